@@ -1,0 +1,1 @@
+"""Small-then-large model cascades for LangGraph, every decision on record."""
