@@ -1,0 +1,382 @@
+"""Prices and costs: unknown stays None, and the table's prices are the table's."""
+
+import datetime as dt
+import json
+import math
+import subprocess
+import sys
+import threading
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascade_agent import pricing
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.pricing import Price, PriceTier, price_of, warm
+from cascade_agent.records import Usage
+
+NOW = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
+rates = st.floats(0, 1e4, allow_nan=False)
+tokens = st.integers(0, 10_000_000)
+
+
+@st.composite
+def prices(draw: st.DrawFn) -> Price:
+    """Any price that can be built."""
+    optional = st.none() | rates
+    starts = draw(st.lists(tokens, max_size=3, unique=True).map(sorted))
+    tiers = tuple(
+        PriceTier(
+            above=start,
+            input=draw(rates),
+            output=draw(rates),
+            cached_input=draw(optional),
+            cache_write=draw(optional),
+        )
+        for start in starts
+    )
+    return Price(
+        draw(rates),
+        draw(rates),
+        cached_input=draw(optional),
+        cache_write=draw(optional),
+        per_call=draw(rates),
+        tiers=tiers,
+        currency=draw(st.sampled_from(["USD", "EUR"])),
+        source=draw(st.none() | st.text()),
+        date=draw(st.none() | st.dates().map(str)),
+    )
+
+
+def test_cost_is_per_million_tokens() -> None:
+    """A million input tokens cost `input`, a million output tokens cost `output`."""
+    assert Price(0.15, 0.6).cost(Usage(input_tokens=1_000_000, output_tokens=0)) == 0.15
+    assert Price(0.15, 0.6).cost(Usage(input_tokens=0, output_tokens=1_000_000)) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (Usage(), None),
+        (Usage(input_tokens=5), None),
+        (Usage(output_tokens=5), None),
+        (Usage(input_tokens=-1, output_tokens=5), None),
+        (Usage(input_tokens=2**70, output_tokens=5), None),
+        (Usage(input_tokens=True, output_tokens=5), None),
+        (Usage(input_tokens=float("nan"), output_tokens=5), None),
+        (Usage(input_tokens="5", output_tokens=5), None),
+        (Usage(input_tokens=0, output_tokens=0), 0.0),
+    ],
+)
+def test_unknown_or_impossible_tokens_have_no_cost(usage: Usage, expected: float | None) -> None:
+    """A count that is unknown, or no count at all, gives None; a known zero gives 0."""
+    assert Price(1, 2).cost(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("price", "usage", "expected"),
+    [
+        (Price(10, 0, cached_input=1), Usage(input_tokens=100, output_tokens=0, cache_read_tokens=90), 190),
+        (Price(10, 0), Usage(input_tokens=100, output_tokens=0, cache_read_tokens=90), 1000),
+        (Price(10, 0, cached_input=0), Usage(input_tokens=100, output_tokens=0, cache_read_tokens=100), 0),
+        (Price(10, 0, cache_write=12.5), Usage(input_tokens=100, output_tokens=0, cache_write_tokens=80), 1200),
+        (Price(10, 0), Usage(input_tokens=100, output_tokens=0, cache_write_tokens=80), 1000),
+        (
+            Price(10, 0, cached_input=1, cache_write=12.5),
+            Usage(input_tokens=100, output_tokens=0, cache_read_tokens=50, cache_write_tokens=40),
+            10 * 10 + 50 * 1 + 40 * 12.5,
+        ),
+        (Price(10, 0, cached_input=1), Usage(input_tokens=10, output_tokens=0, cache_read_tokens=90), 10),
+        (Price(10, 0, cached_input=1), Usage(input_tokens=10, output_tokens=0, cache_read_tokens=-90), 100),
+        (Price(0, 0, per_call=2), Usage(input_tokens=0, output_tokens=0, calls=3), 6e6),
+    ],
+)
+def test_cached_tokens_are_part_of_the_input(price: Price, usage: Usage, expected: float) -> None:
+    """Reads and writes of the cache are charged once, at their own price where known, else as input."""
+    assert price.cost(usage) == pytest.approx(expected / 1e6)
+
+
+def test_a_tier_holds_for_the_whole_call() -> None:
+    """One token over the edge moves every token of the call to the tier's price; on the edge the base holds."""
+    price = Price(
+        1, 2, tiers=(PriceTier(above=100, input=3, output=4, cached_input=1), PriceTier(above=200, input=5, output=6))
+    )
+    assert price.cost(Usage(input_tokens=100, output_tokens=10)) == pytest.approx(120e-6)
+    assert price.cost(Usage(input_tokens=101, output_tokens=10)) == pytest.approx(343e-6)
+    assert price.cost(Usage(input_tokens=101, output_tokens=0, cache_read_tokens=100)) == pytest.approx(103e-6)
+    assert price.cost(Usage(input_tokens=201, output_tokens=0, cache_read_tokens=100)) == pytest.approx(1005e-6)
+
+
+def test_a_sum_of_calls_hides_no_tier() -> None:
+    """The sum of several calls is priced only where none of them can have reached a tier."""
+    price = Price(1, 2, tiers=(PriceTier(above=100, input=3, output=4),))
+    half = Usage(input_tokens=50, output_tokens=0)
+    assert price.cost(half + half) == pytest.approx(100e-6)
+    assert price.cost(half + half + half) is None
+
+
+@given(price=prices(), read=st.none() | tokens, write=st.none() | tokens, given_in=tokens, given_out=tokens)
+def test_cost_is_never_negative_and_never_above_the_dearest_rate(
+    price: Price, read: int | None, write: int | None, given_in: int, given_out: int
+) -> None:
+    """Whatever a provider reports, a cost lies between 0 and every token at the dearest price."""
+    usage = Usage(input_tokens=given_in, output_tokens=given_out, cache_read_tokens=read, cache_write_tokens=write)
+    cost = price.cost(usage)
+    assert cost is not None
+    dearest = max(
+        value or 0.0 for p in (price, *price.tiers) for value in (p.input, p.output, p.cached_input, p.cache_write)
+    )
+    assert 0 <= cost <= (dearest * (given_in + given_out) / 1e6 + price.per_call) * (1 + 1e-9)
+
+
+@given(prices())
+def test_json_both_ways(price: Price) -> None:
+    """A price survives JSON."""
+    assert Price.from_json(json.loads(json.dumps(price.to_json()))) == price
+
+
+def test_json_holds_what_was_given_only() -> None:
+    """A plain price is two numbers."""
+    assert Price(1, 2).to_json() == {"input": 1, "output": 2}
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, math.inf, True, "1", None, Decimal(1)])
+@pytest.mark.parametrize("name", ["input", "output", "cached_input", "cache_write", "per_call"])
+def test_impossible_prices_are_refused_at_construction(name: str, bad: object) -> None:
+    """A price that is not a finite number from 0 up is refused, naming the field."""
+    if bad is None and name.startswith("cache"):
+        assert Price(**{"input": 1, "output": 1, name: None}).to_json() == {"input": 1, "output": 1}
+        return
+    with pytest.raises(ConfigurationError, match=rf"Price\.{name} is"):
+        Price(**{"input": 1, "output": 1, name: bad})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"currency": ""}, "currency"),
+        ({"date": "last week"}, "date"),
+        ({"date": 5}, "date"),
+        ({"tiers": (PriceTier(above=5, input=1, output=1), PriceTier(above=5, input=1, output=1))}, "ascending"),
+        ({"tiers": (PriceTier(above=6, input=1, output=1), PriceTier(above=5, input=1, output=1))}, "ascending"),
+    ],
+)
+def test_impossible_facts_are_refused_at_construction(kwargs: dict[str, object], match: str) -> None:
+    """Currency, date and order of the tiers are checked before any cost is computed."""
+    with pytest.raises(ConfigurationError, match=match):
+        Price(1, 1, **kwargs)
+
+
+@pytest.mark.parametrize("above", [-1, True, 1.5])
+def test_a_tier_starts_at_a_count_of_tokens(above: object) -> None:
+    """The edge of a tier is a number of tokens."""
+    with pytest.raises(ConfigurationError, match=r"PriceTier\.above"):
+        PriceTier(above=above, input=1, output=1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        {"input": 1},
+        {"input": 1, "output": -1},
+        {"input": 1, "output": 1, "cached": 1},
+        {"input": 1, "output": 1, "tiers": 5},
+        {"input": 1, "output": 1, "tiers": [5]},
+        {"input": 1, "output": 1, "tiers": [{"above": 5}]},
+    ],
+)
+def test_what_is_no_price_is_not_read(data: object) -> None:
+    """A misspelled or impossible price in a file is an error, not a guess."""
+    with pytest.raises(RecordError, match="not a price"):
+        Price.from_json(data)
+
+
+# ---- the kept table -------------------------------------------------------------------------------------------------
+
+
+def test_a_hosted_model_has_the_tables_price() -> None:
+    """A model at its provider has a price that says which table it came from and how old that is."""
+    price = price_of("gpt-4o-mini", "openai")
+    assert price is not None
+    assert (price.input, price.output, price.currency) == (0.15, 0.6, "USD")
+    assert price.source is not None
+    assert price.source.startswith("genai-prices ")
+    assert price.source.endswith(" openai/gpt-4o-mini")
+    assert price.date is not None
+    assert dt.date.fromisoformat(price.date) <= dt.datetime.now(dt.UTC).date()
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "base_url"),
+    [
+        ("gpt-4o-mini", None, None),  # no host, no price
+        ("deepseek-r1:8b", None, None),
+        ("llama3", None, None),
+        ("llama3", "ollama", None),
+        ("llama3", "openai", "http://localhost:11434/v1"),
+        ("gpt-4o-mini", "openai", "https://gateway.example.com/v1"),
+        ("gpt-4o-mini", "my-openai-proxy", None),
+        ("gpt-4o-mini-of-our-own", "openai", None),
+        ("ft:gpt-4o-mini:us:x", "openai", None),
+        ("gpt-4o-mini", "groq", None),
+        ("stand-in-small", "openai", None),
+        ("", "openai", None),
+        (None, "openai", None),
+        (None, None, None),
+        ("sonar-deep-research", "perplexity", None),  # has prices for tokens that a usage does not tell apart
+        ("text-embedding-3-small", "openai", None),  # has no price of output
+    ],
+)
+def test_no_price_is_invented(name: str | None, provider: str | None, base_url: str | None) -> None:
+    """A name without a known host, a private address, a fine-tune, an unknown model: all None."""
+    assert price_of(name, provider, base_url=base_url) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "base_url"),
+    [
+        ("gpt-4o-mini-2024-07-18", "openai", None),
+        ("GPT-4o-mini", "OpenAI", None),
+        ("gpt-4o-mini", "ollama", "https://api.openai.com/v1"),
+        ("gemini-2.5-flash", "google_genai", None),
+        ("models/gemini-2.5-flash", "google_vertexai", None),
+        ("claude-haiku-4-5-20251001", "anthropic", None),
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", "bedrock_converse", None),
+        ("gpt-4o-mini", "azure_openai", None),
+        ("mistral-small-latest", "mistralai", None),
+        ("grok-4", "xai", None),
+    ],
+)
+def test_names_as_the_host_writes_them_are_known(name: str, provider: str, base_url: str | None) -> None:
+    """LangChain's own names of providers, dated names and the address of a known host find their price."""
+    assert price_of(name, provider, base_url=base_url) is not None
+
+
+def test_every_alias_leads_to_a_host_in_the_table() -> None:
+    """No alias points at a provider that the table does not have."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    assert set(pricing._PROVIDERS.values()) <= {provider.id for provider in get_snapshot().providers}
+
+
+def _text_models() -> list[tuple[str, object]]:
+    from genai_prices.data_snapshot import get_snapshot
+
+    return [(p.id, m) for p in get_snapshot().providers for m in p.models]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    given_in=st.integers(0, 1_500_000),
+    given_out=st.integers(0, 200_000),
+    shares=st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)),
+    hour=st.integers(0, 23),
+)
+def test_costs_equal_the_tables_own_computation(
+    given_in: int, given_out: int, shares: tuple[float, float], hour: int
+) -> None:
+    """For every priced model of the table our cost is the cost that the table's library computes, to 12 digits."""
+    from genai_prices import Usage as TableUsage
+
+    read, write = (int(given_in * share) for share in shares)
+    ours = Usage(input_tokens=given_in, output_tokens=given_out, cache_read_tokens=read, cache_write_tokens=write)
+    theirs = TableUsage(
+        input_tokens=given_in, output_tokens=given_out, cache_read_tokens=read, cache_write_tokens=write
+    )
+    at, priced = NOW.replace(hour=hour), 0
+    for _, model in _text_models():
+        table_price = model.get_prices(at)
+        price = pricing._from_table(table_price, "test", None)
+        if price is None:
+            continue
+        priced += 1
+        assert price.cost(ours) == pytest.approx(float(table_price.calc_price(theirs)["total_price"]), rel=1e-12)
+    assert priced > 1000
+
+
+def test_prices_follow_the_clock() -> None:
+    """Where the table knows a change of price, the time of the call decides."""
+    changed = [
+        (host, model)
+        for host, model in _text_models()
+        if isinstance(model.prices, list)
+        and pricing._from_table(model.prices[0].prices, "", None)
+        and model.prices[0].prices.input_mtok != model.prices[-1].prices.input_mtok
+        and hasattr(model.prices[-1].constraint, "start_date")
+        and price_of(model.id, host) is not None
+    ]
+    host, model = changed[0]
+    start = dt.datetime.combine(model.prices[-1].constraint.start_date, dt.time(), dt.UTC)
+    before = price_of(model.id, host, at=start - dt.timedelta(days=3650))
+    after = price_of(model.id, host, at=start)
+    assert before is not None
+    assert after is not None
+    assert before.to_json() != after.to_json()
+
+
+def test_an_updated_table_replaces_the_old_one() -> None:
+    """A table that the user's own code fetched is used at once and says so."""
+    from genai_prices.data_snapshot import DataSnapshot, get_snapshot, set_custom_snapshot
+
+    assert price_of("gpt-4o-mini", "openai") is not None
+    try:
+        set_custom_snapshot(DataSnapshot(providers=get_snapshot().providers[:1], from_auto_update=True))
+        assert price_of("gpt-4o-mini", "openai") is None
+        price = price_of("claude-haiku-4-5", "anthropic")
+        assert price is not None
+        assert price.source is not None
+        assert "(updated)" in price.source
+    finally:
+        set_custom_snapshot(None)
+    assert price_of("gpt-4o-mini", "openai") is not None
+
+
+def test_a_broken_table_is_an_unknown_price(caplog: pytest.LogCaptureFixture) -> None:
+    """When the table cannot be read, the price is None and one warning says so."""
+    from genai_prices.data_snapshot import DataSnapshot, set_custom_snapshot
+
+    pricing._warn_once.cache_clear()
+    try:
+        set_custom_snapshot(DataSnapshot(providers=[object()], from_auto_update=False))  # what a faulty update leaves
+        assert price_of("gpt-4o-mini", "openai") is None
+        assert price_of("gpt-4o", "openai") is None
+    finally:
+        set_custom_snapshot(None)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_the_cache_of_prices_is_bounded() -> None:
+    """Ever new model names do not grow the cache for ever."""
+    for index in range(pricing._MAX_ENTRIES + 10):
+        price_of(f"model-{index}", "openai")
+    assert 0 < len(pricing._cache[1]) <= pricing._MAX_ENTRIES
+
+
+def test_the_table_is_imported_on_first_use_only() -> None:
+    """Importing the module, hand-made prices and unknown hosts never import the table; `warm` does, beside the caller."""
+    code = """
+import sys, threading
+from cascade_agent.pricing import Price, price_of, warm
+Price(1, 2); price_of("gpt-4o-mini"); price_of(None, "openai")
+assert "genai_prices" not in sys.modules
+warm()
+[t.join() for t in threading.enumerate() if t.name == "cascade-agent-prices"]
+assert "genai_prices.data" in sys.modules
+assert price_of("gpt-4o-mini", "openai").input == 0.15
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)  # noqa: S603
+
+
+def test_warm_returns_and_leaves_no_thread() -> None:
+    """Warming is a daemon thread that ends by itself."""
+    warm()
+    for thread in threading.enumerate():
+        if thread.name == "cascade-agent-prices":
+            assert thread.daemon
+            thread.join(30)
+            assert not thread.is_alive()
