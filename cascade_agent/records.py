@@ -28,7 +28,7 @@ SCHEMA = 1
 Outcome = Literal["pass", "fail", "abstain"]
 SideEffect = Literal["read", "write", "irreversible"]
 TierName = str
-AttemptOutcome = Literal["accepted", "rejected", "error", "timeout", "cancelled", "skipped"]
+AttemptOutcome = Literal["accepted", "rejected", "error", "timeout", "cancelled", "skipped", "pending"]
 StepOutcome = Literal["accepted", "escalated", "exhausted", "human_review", "interrupted", "cancelled", "error"]
 Action = Literal["accept", "gather", "escalate", "exhausted"]
 
@@ -245,6 +245,9 @@ class Attempt:
     latency: float | None = None
     answer: dict[str, Any] | None = None
     error: str | None = None
+    inner: dict[str, Any] | None = None
+    """The trace of the cascade that this tier is itself, without contents; usage and cost above are its sums."""
+
     gathered: tuple[str, ...] = ()
     """Names of the evidence asked for so far, in order; their cost and usage stand in the step's `evidence`."""
 
