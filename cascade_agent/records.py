@@ -385,14 +385,18 @@ _MAX_DEPTH = 64
 _MAX_TEXT = 65_536
 
 
+_TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
+
+
 def dump(value: object) -> object:
-    """A record as plain JSON; fields that hold their default are left out but for `schema`."""
+    """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
     if isinstance(value, Verdict | Usage | Attempt | Spend | Decision | StepTrace | Label):
         out: dict[str, Any] = {}
-        for f in fields(value):
-            item = getattr(value, f.name)
-            if f.name == "schema" or f.default is MISSING or item != f.default:
-                out[f.name] = dump(item)
+        for name in value.__slots__:
+            item = getattr(value, name)
+            if (item is None or item in ((), "")) and name not in _TOLD:
+                continue
+            out[name] = dump(item)
         return out
     if isinstance(value, tuple):
         return [dump(v) for v in value]

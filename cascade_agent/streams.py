@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager, CallbackManager
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -162,8 +161,3 @@ def token_of(chunk: AIMessageChunk) -> str:
 def result_of(message: AIMessage) -> LLMResult:
     """A message as the result that ends a model run."""
     return LLMResult(generations=[[ChatGeneration(message=message)]])
-
-
-def with_id(message: AIMessage) -> AIMessage:
-    """The message with an id, so that chunks, node output and state are known to be the same answer."""
-    return message if message.id else message.model_copy(update={"id": f"cascade-{uuid4()}"})

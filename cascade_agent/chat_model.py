@@ -1,0 +1,623 @@
+"""`CascadeChatModel`: a small-then-large pair that is itself a LangChain chat model.
+
+Placement: the cascade is a *chain* run, the tiers are the only model runs, so every model call is traced, counted and
+rate-limited exactly once. Drafts are asked whole and unseen; what was accepted is streamed in pieces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import ensure_config, patch_config
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
+
+from cascade_agent import streams
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.journal import Journal
+from cascade_agent.panel import Panel
+from cascade_agent.policy import Policy
+from cascade_agent.pricing import warm
+from cascade_agent.records import Draft, StepContext
+from cascade_agent.runner import Answer, Result, Step, arun, run
+from cascade_agent.settle import settled
+from cascade_agent.tiers import Ready, Role, Tier
+from cascade_agent.toolspec import tool_specs
+from cascade_agent.validators import default_validators
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
+    from langchain_core.callbacks.manager import BaseRunManager
+
+    from cascade_agent.records import StepTrace
+
+_ROLES: tuple[Role, Role] = ("small", "large")
+_MAX_OFFERS = 64
+_STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Offer:
+    """Both tiers made ready for one kind of call."""
+
+    ready: dict[Role, Ready]
+    tool_choice: str | None = None
+    schema: object = None
+    tools: tuple[Any, ...] = ()
+    """The tools as given; keeps alive what the cache key points at."""
+    shown: tuple[dict[str, Any], ...] = ()
+
+
+class OfferedTools(list[dict[str, Any]]):
+    """The tools in `bind_tools(...).kwargs["tools"]`: the OpenAI form to look at, and each tier's own form inside."""
+
+    def __init__(self, offer: _Offer, options: Mapping[str, Any]) -> None:
+        super().__init__(offer.shown)
+        self.offer = offer
+        self.options = frozenset(options)
+
+
+class CascadeChatModel(BaseChatModel):
+    """A chat model that asks `small` first and `large` only when the step needs it.
+
+    ```python
+    model = CascadeChatModel(small="openai:gpt-4o-mini", large="openai:gpt-4o")
+    model.bind_tools(tools).invoke("...").response_metadata["cascade"]["reason"]
+    ```
+
+    It does all that a chat model does: `bind_tools`, `with_structured_output`, `stream`, `batch`, events, async. The
+    returned message keeps its own call's `usage_metadata`; the whole step stands, as plain JSON without the rejected
+    answers, in `response_metadata["cascade"]` (`runner.trace_of` reads it).
+
+    Raises:
+        ConfigurationError: at construction, when a tier, validator or setting cannot work.
+        CascadeExhausted: from a call, when no tier gave an answer that may be returned.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    small: SkipValidation[Any]
+    """The model that is tried first: a chat model, a `Tier`, or a provider string."""
+
+    large: SkipValidation[Any]
+    """The model that answers the steps that need it."""
+
+    validators: SkipValidation[Any] = Field(default=None, repr=False)
+    """What judges a draft; None means `default_validators()`."""
+
+    policy: SkipValidation[Policy] = Field(default_factory=Policy)
+    """When to escalate and what to do when even the large draft fails."""
+
+    name: str | None = "cascade"
+    """Name of the step in traces and journal."""
+
+    journal: SkipValidation[Any] = Field(default=None, repr=False)
+    """Where steps are recorded; None means the file named by `CASCADE_JOURNAL`, if any."""
+
+    _tiers: dict[Role, Tier] = PrivateAttr()
+    _panel: Panel = PrivateAttr()
+    _plain: _Offer = PrivateAttr()
+    _offers: dict[Any, _Offer] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(self.policy, Policy):
+            msg = f"policy is {type(self.policy).__name__}; expected a Policy"
+            raise ConfigurationError(msg)
+        self._tiers = {"small": Tier.of(self.small), "large": Tier.of(self.large)}
+        self._panel = Panel(default_validators() if self.validators is None else self.validators)
+        self._plain = _Offer({role: self._tiers[role].plain() for role in _ROLES})
+        if any(tier.price is None and tier.model_name for tier in self._tiers.values()):
+            warm()
+        if self.profile is None:
+            self.profile = _common_profile([tier.base for tier in self._tiers.values()])
+
+    # ---- asking: sync and async -----------------------------------------------------------------------------------
+
+    def invoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - the host's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Answer one step."""
+        messages = self._convert_input(input).to_messages()
+        with self._run(messages, config) as (manager, config):
+            message = self._answer(messages, manager, config, stop=stop, **kwargs)
+            streams.Replay(manager, messages, name=self.get_name()).whole(message)
+            manager.on_chain_end(message)
+        return message
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - the host's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Async twin of `invoke`."""
+        messages = self._convert_input(input).to_messages()
+        manager, config = await self._astart(messages, config)
+        try:
+            message = await self._aanswer(messages, manager, config, stop=stop, **kwargs)
+            await streams.Replay(manager, messages, name=self.get_name()).awhole(message)
+        except BaseException as error:
+            await manager.on_chain_error(error)
+            raise
+        await manager.on_chain_end(message)
+        return message
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - the host's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """Stream the accepted answer in pieces; the first comes when the step is decided."""
+        messages = self._convert_input(input).to_messages()
+        with self._run(messages, config) as (manager, config):
+            message = self._answer(messages, manager, config, stop=stop, **kwargs)
+            replay = streams.Replay(manager, messages, name=self.get_name())
+            told = replay.start() if replay else None
+            for chunk in streams.pieces(message):
+                if told is not None:
+                    told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
+                yield chunk
+            if told is not None:
+                told.on_llm_end(streams.result_of(message))
+            manager.on_chain_end(message)
+
+    async def astream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - the host's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Async twin of `stream`."""
+        messages = self._convert_input(input).to_messages()
+        manager, config = await self._astart(messages, config)
+        try:
+            message = await self._aanswer(messages, manager, config, stop=stop, **kwargs)
+            replay = streams.Replay(manager, messages, name=self.get_name())
+            told = await replay.astart() if replay else None
+            for chunk in streams.pieces(message):
+                if told is not None:
+                    await told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
+                yield chunk
+            if told is not None:
+                await told.on_llm_end(streams.result_of(message))
+        except BaseException as error:
+            await manager.on_chain_error(error)
+            raise
+        await manager.on_chain_end(message)
+
+    # ---- tools and structured output ------------------------------------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
+        *,
+        tool_choice: Any = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools; each tier formats them its own way when it is asked."""
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return self.bind(tools=OfferedTools(self._offer(tools, kwargs), kwargs), **kwargs)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answers of the given schema; each tier uses its own way. A draft that does not parse escalates.
+
+        With `include_raw` the output is `{"raw", "parsed", "parsing_error"}` and `raw` carries the record of the step.
+        """
+        offer = _Offer({role: self._tiers[role].with_schema(schema, **kwargs) for role in _ROLES}, schema=schema)
+
+        def ask(value: LanguageModelInput, config: RunnableConfig) -> Any:
+            messages = self._convert_input(value).to_messages()
+            with self._run(messages, config) as (manager, inner):
+                native = self._native(self._decided(messages, manager, inner, offer), include_raw=include_raw)
+                manager.on_chain_end(native)
+            return native
+
+        async def aask(value: LanguageModelInput, config: RunnableConfig) -> Any:
+            messages = self._convert_input(value).to_messages()
+            manager, inner = await self._astart(messages, config)
+            try:
+                result = await self._adecided(messages, manager, inner, offer)
+                native = self._native(result, include_raw=include_raw)
+            except BaseException as error:
+                await manager.on_chain_error(error)
+                raise
+            await manager.on_chain_end(native)
+            return native
+
+        return RunnableLambda(ask, aask, name=f"{self.get_name()}.structured")
+
+    # ---- one step ---------------------------------------------------------------------------------------------------
+
+    def _offer(self, tools: Sequence[Any], options: Mapping[str, Any]) -> _Offer:
+        """Both tiers with these tools bound, made once per set of tools (agents bind the same ones at every turn)."""
+        key = (*map(id, tools), repr(sorted(options.items(), key=lambda item: item[0])))
+        offer = self._offers.get(key)
+        if offer is None:
+            from langchain_core.utils.function_calling import convert_to_openai_tool
+
+            specs = tool_specs(tools)
+            shown = tuple(t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools)
+            ready = {role: replace(self._tiers[role].with_tools(tools, **options), specs=specs) for role in _ROLES}
+            choice = _choice(options.get("tool_choice"))
+            offer = _Offer(ready, tool_choice=choice, tools=tuple(tools), shown=shown)
+            while len(self._offers) >= _MAX_OFFERS:
+                self._offers.pop(next(iter(self._offers)), None)
+            self._offers[key] = offer
+        return offer
+
+    def _sorted_kwargs(self, kwargs: dict[str, Any]) -> tuple[_Offer, dict[str, Any]]:
+        """What is asked with, and the arguments that go to the call itself."""
+        tools = kwargs.pop("tools", None)
+        if isinstance(tools, OfferedTools):
+            return tools.offer, {k: v for k, v in kwargs.items() if k not in tools.options}
+        if tools:
+            options = {"tool_choice": kwargs.pop("tool_choice")} if "tool_choice" in kwargs else {}
+            return self._offer(tools, options), kwargs
+        return self._plain, kwargs
+
+    def _answer(
+        self,
+        messages: list[BaseMessage],
+        manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> AIMessage:
+        offer, rest = self._sorted_kwargs(kwargs)
+        return self._message(self._decided(messages, manager, config, offer, **rest))
+
+    async def _aanswer(
+        self,
+        messages: list[BaseMessage],
+        manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        **kwargs: Any,
+    ) -> AIMessage:
+        offer, rest = self._sorted_kwargs(kwargs)
+        return self._message(await self._adecided(messages, manager, config, offer, **rest))
+
+    def _decided(
+        self,
+        messages: list[BaseMessage],
+        manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        offer: _Offer,
+        **kwargs: Any,
+    ) -> Result:
+        def ask(role: Role, note: str | None) -> Answer:
+            inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
+            return _answer(role, offer, offer.ready[role].runnable.invoke(_noted(messages, note), inner, **kwargs))
+
+        return run(replace(self._step(messages, manager, config, offer), ask=ask))
+
+    async def _adecided(
+        self,
+        messages: list[BaseMessage],
+        manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        offer: _Offer,
+        **kwargs: Any,
+    ) -> Result:
+        async def ask(role: Role, note: str | None) -> Answer:
+            inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
+            return _answer(
+                role, offer, await offer.ready[role].runnable.ainvoke(_noted(messages, note), inner, **kwargs)
+            )
+
+        return await arun(replace(self._step(messages, manager, config, offer), aask=ask))
+
+    def _step(
+        self, messages: list[BaseMessage], manager: BaseRunManager, config: RunnableConfig, offer: _Offer
+    ) -> Step:
+        name = self.name or "cascade"
+        if name == "cascade":  # not named by the user: the node it runs in says more
+            name = (config.get("metadata") or {}).get("langgraph_node", name)
+        thread_id = (config.get("configurable") or {}).get("thread_id")
+        small, large = (offer.ready[role].specs for role in _ROLES)
+        context = StepContext(
+            messages=messages,
+            tools=small,
+            state=_STATE.get(),
+            tool_choice=offer.tool_choice,
+            output_schema=offer.schema,
+            step=name,
+            thread_id=None if thread_id is None else str(thread_id),
+            side_effects=self.policy.side_effects,
+        )
+        return Step(
+            name=name,
+            tiers=self._tiers,
+            contexts={"small": context, "large": context if large is small else replace(context, tools=large)},
+            panel=self._panel,
+            policy=self.policy,
+            journal=Journal.from_env() if self.journal is None else self.journal,
+            run_id=str(manager.run_id),
+            config=config,
+        )
+
+    def _message(self, result: Result) -> AIMessage:
+        """The accepted answer with the record of its step; a copy, because hosts change messages in place."""
+        return marked(settled(result, self.policy).draft.message, result.trace)
+
+    def _native(self, result: Result, *, include_raw: bool) -> Any:
+        answer = settled(result, self.policy)
+        if not include_raw:
+            return answer.draft.parsed
+        return {
+            "raw": marked(answer.draft.message, result.trace),
+            "parsed": answer.draft.parsed,
+            "parsing_error": None,
+        }
+
+    # ---- the run that the tiers' runs nest under --------------------------------------------------------------------
+
+    @contextmanager
+    def _run(
+        self, messages: list[BaseMessage], config: RunnableConfig | None
+    ) -> Iterator[tuple[CallbackManagerForChainRun, RunnableConfig]]:
+        config = ensure_config(config)
+        manager = CallbackManager.configure(
+            config.get("callbacks"),
+            self.callbacks,
+            self.verbose,
+            config.get("tags"),
+            self.tags,
+            config.get("metadata"),
+            self.metadata,
+        ).on_chain_start(None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None))
+        try:
+            yield manager, config
+        except BaseException as error:
+            manager.on_chain_error(error)
+            raise
+
+    async def _astart(
+        self, messages: list[BaseMessage], config: RunnableConfig | None
+    ) -> tuple[AsyncCallbackManagerForChainRun, RunnableConfig]:
+        config = ensure_config(config)
+        manager = await AsyncCallbackManager.configure(
+            config.get("callbacks"),
+            self.callbacks,
+            self.verbose,
+            config.get("tags"),
+            self.tags,
+            config.get("metadata"),
+            self.metadata,
+        ).on_chain_start(None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None))
+        return manager, config
+
+    def _run_name(self, config: RunnableConfig) -> str:
+        return config.pop("run_name", None) or f"cascade.step {self.get_name()}"
+
+    # ---- the rest of the chat-model contract ------------------------------------------------------------------------
+
+    def _generate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        del run_manager  # a model run's manager has no children; `generate` goes through `invoke` instead
+        return ChatResult(generations=[ChatGeneration(message=self.invoke(messages, stop=stop, **kwargs))])
+
+    def generate(  # noqa: PLR0913 - the host's signature
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Any = None,
+        *,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        run_name: str | None = None,
+        run_id: Any = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Answer several steps; each is a run of its own, as in `batch`."""
+        config = _config(callbacks, tags, metadata, run_name, run_id if len(messages) == 1 else None)
+        answers = [self.invoke(m, config.copy(), stop=stop, **kwargs) for m in messages]
+        return LLMResult(generations=[[ChatGeneration(message=answer)] for answer in answers])
+
+    async def agenerate(  # noqa: PLR0913 - the host's signature
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Any = None,
+        *,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        run_name: str | None = None,
+        run_id: Any = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        """Async twin of `generate`; the steps run side by side."""
+        config = _config(callbacks, tags, metadata, run_name, run_id if len(messages) == 1 else None)
+        answers = await asyncio.gather(*(self.ainvoke(m, config.copy(), stop=stop, **kwargs) for m in messages))
+        return LLMResult(generations=[[ChatGeneration(message=answer)] for answer in answers])
+
+    def stream_events(
+        self,
+        input: Any,
+        config: RunnableConfig | None = None,
+        *,
+        version: Any = "v2",
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:  # noqa: A002
+        """As `BaseChatModel.stream_events`; under `v3` the accepted answer is told as one model's stream."""
+        if version != "v3":
+            return super().stream_events(input, config, version=version, stop=stop, **kwargs)
+        from langchain_core.language_models._compat_bridge import message_to_events
+        from langchain_core.language_models.chat_model_stream import ChatModelStream
+
+        stream = ChatModelStream()
+
+        def pump() -> bool:
+            try:
+                message = self.invoke(input, config, stop=stop, **kwargs)
+                for event in message_to_events(message, message_id=message.id):
+                    stream.dispatch(event)
+            except BaseException as error:  # noqa: BLE001 - the stream raises it where it is read
+                stream.fail(error)
+            return False
+
+        stream.bind_pump(pump)
+        return stream
+
+    def astream_events(
+        self,
+        input: Any,
+        config: RunnableConfig | None = None,
+        *,
+        version: Any = "v2",
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:  # noqa: A002
+        """Async twin of `stream_events`."""
+        if version != "v3":
+            return super().astream_events(input, config, version=version, stop=stop, **kwargs)
+        return self._atold(input, config, stop=stop, **kwargs)
+
+    async def _atold(self, value: Any, config: RunnableConfig | None, **kwargs: Any) -> Any:
+        from langchain_core.language_models._compat_bridge import message_to_events
+        from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
+
+        stream = AsyncChatModelStream()
+
+        async def produce() -> None:
+            try:
+                message = await self.ainvoke(value, config, **kwargs)
+                for event in message_to_events(message, message_id=message.id):
+                    stream.dispatch(event)
+            except asyncio.CancelledError as error:
+                stream.fail(error)
+                raise
+            except BaseException as error:  # noqa: BLE001 - the stream raises it where it is read
+                stream.fail(error)
+
+        async def start() -> None:
+            if stream._producer_task is None:  # noqa: SLF001 - as BaseChatModel does; there is no public way
+                stream._producer_task = asyncio.get_running_loop().create_task(produce())  # noqa: SLF001
+
+        stream.set_start(start)
+        return stream
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
+        """As the large model counts."""
+        return self._tiers["large"].base.get_num_tokens_from_messages(messages, tools)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """As the large model cuts."""
+        return self._tiers["large"].base.get_token_ids(text)
+
+    @property
+    def _llm_type(self) -> str:
+        return "cascade"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {
+            "small": self._tiers["small"].label,
+            "large": self._tiers["large"].label,
+            "validators": [name for name, _ in (*self._panel.before, *self._panel.local)] + list(self._panel.evidence),
+            "policy": self.policy.version,
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = LangSmithParams(
+            ls_provider="cascade",
+            ls_model_type="chat",
+            ls_model_name=kwargs.get("model") or f"{self._tiers['small'].label}->{self._tiers['large'].label}",
+        )
+        if stop:
+            params["ls_stop"] = stop
+        return params
+
+
+# ---- pieces without a model -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def state_of_step(state: object) -> Iterator[None]:
+    """Let validators of the steps inside see the graph's state (plan consistency reads it)."""
+    token = _STATE.set(state)
+    try:
+        yield
+    finally:
+        _STATE.reset(token)
+
+
+def marked(message: AIMessage, trace: StepTrace) -> AIMessage:
+    """A copy of the message that carries its step's record, as plain JSON without the rejected answers."""
+    metadata = {**message.response_metadata, "cascade": trace.to_json(content=False)}
+    return message.model_copy(update={"response_metadata": metadata})
+
+
+def _answer(role: Role, offer: _Offer, native: Any) -> Answer:
+    if not offer.ready[role].structured:
+        if not isinstance(native, AIMessage):
+            msg = f"the {role} model returned {type(native).__name__}, expected an AIMessage"
+            raise TypeError(msg)
+        return Answer(draft=Draft(message=native, tier=role))
+    error = native.get("parsing_error")
+    parsed = native.get("parsed")
+    fault = None if error is None and parsed is not None else type(error).__name__ if error else "nothing was parsed"
+    return Answer(draft=Draft(message=native["raw"], tier=role, parsed=parsed, parsing_error=fault))
+
+
+def _noted(messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
+    return messages if note is None else [*messages, HumanMessage(note)]
+
+
+def _choice(value: object) -> str | None:
+    """A provider's `tool_choice` in our words: None, "none", "required" or a tool's name."""
+    if isinstance(value, Mapping):
+        function = value.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else value.get("name")
+        value = name if isinstance(name, str) else value.get("type")
+    if value is True or value in ("any", "required"):
+        return "required"
+    return value if isinstance(value, str) and value != "auto" else None
+
+
+def _common_profile(models: Sequence[BaseChatModel]) -> Any:
+    """What both tiers can do: flags by `and`, token limits by `min`; None when either says nothing."""
+    profiles = [model.profile for model in models]
+    if not all(profiles):
+        return None
+    first, second = (cast("dict[str, Any]", p) for p in profiles)
+    common: dict[str, Any] = {}
+    for key in first.keys() & second.keys():
+        a, b = first[key], second[key]
+        if isinstance(a, bool) and isinstance(b, bool):
+            common[key] = a and b
+        elif isinstance(a, int) and isinstance(b, int):
+            common[key] = min(a, b)
+        elif a == b:
+            common[key] = a
+    return common
+
+
+def _config(callbacks: Any, tags: Any, metadata: Any, run_name: Any, run_id: Any) -> RunnableConfig:
+    given = {"callbacks": callbacks, "tags": tags, "metadata": metadata, "run_name": run_name, "run_id": run_id}
+    return cast("RunnableConfig", {k: v for k, v in given.items() if v is not None})

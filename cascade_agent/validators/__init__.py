@@ -1,0 +1,77 @@
+"""The shipped validators, and the set that judges when you name none.
+
+Each is imported when it is first used, so that a graph pays only for what it has.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cascade_agent.validators.after_tool_error import AfterToolError
+    from cascade_agent.validators.complete_response import CompleteResponse
+    from cascade_agent.validators.grounding import Grounding
+    from cascade_agent.validators.no_repeat import NoRepeat
+    from cascade_agent.validators.plan_consistency import PlanConsistency
+    from cascade_agent.validators.structured_output import StructuredOutput
+    from cascade_agent.validators.token_confidence import TokenConfidence
+    from cascade_agent.validators.tool_call_schema import ToolCallSchema
+    from cascade_agent.validators.tool_relevance import ToolRelevance
+
+_ROOMS = {
+    "AfterToolError": "after_tool_error",
+    "CompleteResponse": "complete_response",
+    "Grounding": "grounding",
+    "NoRepeat": "no_repeat",
+    "PlanConsistency": "plan_consistency",
+    "StructuredOutput": "structured_output",
+    "TokenConfidence": "token_confidence",
+    "ToolCallSchema": "tool_call_schema",
+    "ToolRelevance": "tool_relevance",
+}
+
+__all__ = [
+    "AfterToolError",
+    "CompleteResponse",
+    "Grounding",
+    "NoRepeat",
+    "PlanConsistency",
+    "StructuredOutput",
+    "TokenConfidence",
+    "ToolCallSchema",
+    "ToolRelevance",
+    "default_validators",
+]
+
+
+def __getattr__(name: str) -> Any:
+    room = _ROOMS.get(name)
+    if room is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"{__name__}.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def default_validators() -> list[Any]:
+    """All local validators that need neither log-probabilities nor a model, cheapest first.
+
+    `PlanConsistency` is among them and acts only where a plan is found.
+    """
+    names = (
+        "AfterToolError",
+        "CompleteResponse",
+        "StructuredOutput",
+        "ToolCallSchema",
+        "NoRepeat",
+        "PlanConsistency",
+        "Grounding",
+        "ToolRelevance",
+    )
+    return [__getattr__(name)() for name in names]
