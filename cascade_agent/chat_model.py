@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
-from langchain_core.language_models import BaseChatModel, LanguageModelInput, LangSmithParams
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
@@ -133,8 +133,8 @@ class CascadeChatModel(BaseChatModel):
     ) -> AIMessage:
         """Answer one step."""
         messages = self._convert_input(input).to_messages()
-        with self._run(messages, config) as (manager, config):
-            message = self._answer(messages, manager, config, stop=stop, **kwargs)
+        with self._run(messages, config) as (manager, inner):
+            message = self._answer(messages, manager, inner, stop=stop, **kwargs)
             streams.Replay(manager, messages, name=self.get_name()).whole(message)
             manager.on_chain_end(message)
         return message
@@ -169,8 +169,8 @@ class CascadeChatModel(BaseChatModel):
     ) -> Iterator[AIMessageChunk]:
         """Stream the accepted answer in pieces; the first comes when the step is decided."""
         messages = self._convert_input(input).to_messages()
-        with self._run(messages, config) as (manager, config):
-            message = self._answer(messages, manager, config, stop=stop, **kwargs)
+        with self._run(messages, config) as (manager, inner):
+            message = self._answer(messages, manager, inner, stop=stop, **kwargs)
             replay = streams.Replay(manager, messages, name=self.get_name())
             told = replay.start() if replay else None
             for chunk in streams.pieces(message):
@@ -457,13 +457,13 @@ class CascadeChatModel(BaseChatModel):
 
     def stream_events(
         self,
-        input: Any,
+        input: Any,  # noqa: A002 - the host's name
         config: RunnableConfig | None = None,
         *,
         version: Any = "v2",
         stop: list[str] | None = None,
         **kwargs: Any,
-    ) -> Any:  # noqa: A002
+    ) -> Any:
         """As `BaseChatModel.stream_events`; under `v3` the accepted answer is told as one model's stream."""
         if version != "v3":
             return super().stream_events(input, config, version=version, stop=stop, **kwargs)
@@ -486,13 +486,13 @@ class CascadeChatModel(BaseChatModel):
 
     def astream_events(
         self,
-        input: Any,
+        input: Any,  # noqa: A002 - the host's name
         config: RunnableConfig | None = None,
         *,
         version: Any = "v2",
         stop: list[str] | None = None,
         **kwargs: Any,
-    ) -> Any:  # noqa: A002
+    ) -> Any:
         """Async twin of `stream_events`."""
         if version != "v3":
             return super().astream_events(input, config, version=version, stop=stop, **kwargs)

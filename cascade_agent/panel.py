@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.records import Verdict
@@ -44,7 +44,8 @@ class Evidence(Protocol):
 class Panel:
     """Validators ready to judge.
 
-    `before` look at the context alone, before the small model is asked; `local` look at a draft; `evidence` ask a model.
+    `before` look at the context alone, before the small model is asked; `local` look at a draft; `evidence` ask a
+    model.
 
     Raises:
         ConfigurationError: something that is no validator, or two with one name.
@@ -99,7 +100,7 @@ class Panel:
                 if inspect.isawaitable(finding):
                     async with asyncio.timeout(seconds) as limit:
                         finding = await finding
-                _add(found, name, cast("Finding", finding))
+                _add(found, name, finding)
             except TimeoutError as error:
                 timed_out = inspect.isawaitable(finding) and limit.expired()
                 found.append(

@@ -37,7 +37,7 @@ REASONS: Mapping[str, str] = {
     "ToolCallSchema": "schema_invalid",
     "ToolRelevance": "ungrounded",
 }
-"""Shipped validator -> the low-cardinality reason a step escalates for. A validator of the user's own gives its code."""
+"""Shipped validator -> the low-cardinality reason a step escalates for. Your own validators give their code."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
 """The values of a cascade: frozen, and what is recorded goes to JSON and back.
 
 Law: nothing here knows a file, a clock or a running host. `Draft` and `StepContext` are what a validator sees while a
-step runs and hold the host's own message types; `Verdict`, `Usage`, `Attempt`, `Decision`, `StepTrace` and `Label` are the
-record, plain JSON with finite floats and clean strings.
+step runs and hold the host's own message types; `Verdict`, `Usage`, `Attempt`, `Decision`, `StepTrace` and `Label`
+are the record, plain JSON with finite floats and clean strings.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args
 

@@ -186,7 +186,7 @@ async def _aperform(step: Step, effect: Effect) -> object:
     assert_never(effect)
 
 
-class _Late(TimeoutError):
+class _LateError(TimeoutError):
     """Our own deadline passed; a `TimeoutError` of the model's is an error like any other."""
 
 
@@ -195,9 +195,9 @@ def _reply(effect: Ask | Gather, call: Callable[[], object]) -> Reply:
     try:
         with telemetry.using(effect.span):
             value = _within(effect.seconds, call)
-    except _Late as error:
+    except _LateError as error:
         return Reply(None, error, late=True, latency=perf_counter() - started)
-    except Exception as error:  # noqa: BLE001 - a tier's failure is part of the record
+    except Exception as error:
         if is_control_flow(error):
             raise
         return Reply(None, error, late=False, latency=perf_counter() - started)
@@ -214,7 +214,7 @@ async def _areply(effect: Ask | Gather, call: Callable[[], Awaitable[object]]) -
     except TimeoutError as error:
         late = limit.expired()
         return Reply(None, _late(effect.seconds) if late else error, late=late, latency=perf_counter() - started)
-    except Exception as error:  # noqa: BLE001 - a tier's failure is part of the record
+    except Exception as error:
         if is_control_flow(error):
             raise
         return Reply(None, error, late=False, latency=perf_counter() - started)
@@ -248,11 +248,11 @@ def _within(seconds: float | None, call: Callable[[], T]) -> T:
     return cast("T", value)
 
 
-def _late(seconds: float | None) -> _Late:
-    return _Late(f"no answer in {seconds:g} s")
+def _late(seconds: float | None) -> _LateError:
+    return _LateError(f"no answer in {seconds:g} s")
 
 
-# ---- the course of a step, without I/O --------------------------------------------------------------------------------
+# ---- the course of a step, without I/O ------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -363,12 +363,12 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
     seconds = course.seconds(role)
     if seconds is not None and seconds <= 0:
         reply = Reply(
-            None, _Late("the step's latency budget was spent before this tier was asked"), late=True, latency=0.0
+            None, _LateError("the step's latency budget was spent before this tier was asked"), late=True, latency=0.0
         )
     else:
         reply = yield Ask(role, seconds, note, span)
     if reply.error is not None:
-        billed_nothing = seconds is not None and seconds <= 0 or _refused_unbilled(reply.error)
+        billed_nothing = (seconds is not None and seconds <= 0) or _refused_unbilled(reply.error)
         course.error = reply.error
         course.attempt = replace(
             before,
@@ -500,13 +500,10 @@ def _record(course: _Course, outcome: StepOutcome, reason: str, *, final: int | 
 def _total(course: _Course) -> Usage | None:
     """Tokens that the providers reported; a call that raised reported none, one that was cut off is unknown."""
     total = _NOTHING
-    for part in (*course.done, *course.spends):
-        usage = part.usage
+    parts = [replace(_NOTHING, calls=1) if a.usage is None and a.outcome == "error" else a.usage for a in course.done]
+    for usage in parts + [s.usage for s in course.spends]:
         if usage is None:
-            if isinstance(part, Attempt) and part.outcome == "error":
-                usage = replace(_NOTHING, calls=1)
-            else:
-                return None
+            return None
         total += usage
     return total
 

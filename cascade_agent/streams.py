@@ -1,7 +1,7 @@
 """Who sees a draft while it is made, and how an accepted answer is told to stream consumers.
 
-Law 1: no token of a draft reaches a user before it is accepted. LangChain streams a model as soon as a streaming handler
-is attached and repairs cut-off tool calls while it does; so drafts run with those handlers muffled, whole, and the
+Law 1: no token of a draft reaches a user before it is accepted. LangChain streams a model as soon as a streaming
+handler is attached and repairs cut-off tool calls while it does; so drafts run with those handlers muffled, whole, and the
 accepted answer is replayed to them in pieces.
 """
 
@@ -56,7 +56,7 @@ def is_streaming(handler: object) -> bool:
 
 
 def muffle(manager: M) -> M:
-    """A child callback manager under which a draft runs: tagged hidden, streaming handlers muffled. Changes `manager`."""
+    """A child callback manager under which a draft runs: tagged hidden, streaming handlers muffled, in place."""
     for handlers in (manager.handlers, manager.inheritable_handlers):
         for index, handler in enumerate(handlers):
             if is_streaming(handler):

@@ -1,15 +1,14 @@
 """The spans of a step, by the OpenTelemetry API alone. The only file that imports opentelemetry.
 
 Law 4: telemetry never fails or slows a step. Whatever a provider or processor raises is logged once and counted.
-Names follow the GenAI semantic conventions where they have one; no tokens and no cost stand under a `gen_ai.*` name here,
-because backends add those up over the model's own span and would count them twice.
+Names follow the GenAI semantic conventions where they have one; no tokens and no cost stand under a `gen_ai.*` name
+here, because backends add those up over the model's own span and would count them twice.
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -18,6 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextvars import Token
 
     from cascade_agent.records import Attempt, Decision, StepTrace, Verdict
 

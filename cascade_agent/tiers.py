@@ -5,7 +5,6 @@ Law: what was bound to one tier (`small.bind(temperature=0)`) never reaches the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,7 +13,7 @@ from cascade_agent.pricing import Price, price_of
 from cascade_agent.toolspec import tool_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import Runnable, RunnableConfig

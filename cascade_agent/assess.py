@@ -1,0 +1,72 @@
+"""Judge one recorded answer offline: the same validators, scorer and `decide()` as a running step, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cascade_agent.panel import Panel
+from cascade_agent.policy import Policy, decide
+from cascade_agent.records import Attempt, Decision, Draft, StepContext, Verdict
+from cascade_agent.toolspec import tool_specs
+from cascade_agent.validators import default_validators
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import AIMessage, BaseMessage
+
+    from cascade_agent.confidence import Scorer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """What a cascade would do with this answer of its small model.
+
+    `confidence` is P(right) in [0, 1], None when no validator measured it; `accepted` whether the policy would keep the
+    answer; `verdicts` what every validator found; `decision` the move with its reason.
+    """
+
+    confidence: float | None
+    accepted: bool
+    verdicts: tuple[Verdict, ...]
+    decision: Decision
+
+
+def assess(  # noqa: PLR0913 - one keyword per thing a step knows
+    message: AIMessage,
+    *,
+    messages: Sequence[BaseMessage],
+    tools: Sequence[Any] = (),
+    state: object = None,
+    validators: Sequence[Any] | None = None,
+    scorer: Scorer | None = None,
+    policy: Policy | None = None,
+    tool_choice: str | None = None,
+) -> Assessment:
+    """Judge `message` as the small tier's answer to `messages`, with `tools` on offer.
+
+    `scorer` overrides the policy's. Validators that look at the context alone speak too, so an answer that a running
+    cascade would never have asked for is not accepted here either. Evidence (validators that ask a model) stays silent.
+
+    Raises:
+        ConfigurationError: a tool or validator that cannot work.
+    """
+    policy = Policy() if policy is None else policy
+    if scorer is not None:
+        policy = replace(policy, scorer=scorer)
+    panel = Panel(default_validators() if validators is None else validators)
+    context = StepContext(
+        messages=messages,
+        tools=tool_specs(tools) if tools else (),
+        state=state,
+        tool_choice=tool_choice,
+        side_effects=policy.side_effects,
+    )
+    verdicts = panel.judge(None, context) + panel.judge(Draft(message=message), context)
+    confidence = policy.scorer.confidence(verdicts)
+    attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence)
+    decision = decide(policy, (attempt,))
+    return Assessment(
+        confidence=confidence, accepted=decision.action == "accept", verdicts=verdicts, decision=decision
+    )
