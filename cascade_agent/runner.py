@@ -7,16 +7,14 @@ and is sent the result. `run` and `arun` are the two loops that do it, so sync a
 from __future__ import annotations
 
 import asyncio
-import threading
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar, assert_never, cast
+from typing import TYPE_CHECKING, Any, assert_never, cast
 from uuid import uuid4
 
 from cascade_agent import telemetry
+from cascade_agent.deadline import LateError, within
 from cascade_agent.errors import CascadeExhausted, RecordError, RejectedDraft
 from cascade_agent.panel import is_control_flow
 from cascade_agent.policy import decide
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from cascade_agent.records import StepContext, StepOutcome
     from cascade_agent.tiers import Role, Tier
 
-T = TypeVar("T")
 _SMALL_SHARE = 1 / 3
 _NOTHING = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, calls=0)
 _MAX_ERROR = 500
@@ -186,16 +183,12 @@ async def _aperform(step: Step, effect: Effect) -> object:
     assert_never(effect)
 
 
-class _LateError(TimeoutError):
-    """Our own deadline passed; a `TimeoutError` of the model's is an error like any other."""
-
-
 def _reply(effect: Ask | Gather, call: Callable[[], object]) -> Reply:
     started = perf_counter()
     try:
         with telemetry.using(effect.span):
-            value = _within(effect.seconds, call)
-    except _LateError as error:
+            value = within(effect.seconds, call)
+    except LateError as error:
         return Reply(None, error, late=True, latency=perf_counter() - started)
     except Exception as error:
         if is_control_flow(error):
@@ -213,43 +206,14 @@ async def _areply(effect: Ask | Gather, call: Callable[[], Awaitable[object]]) -
                 value = await call()
     except TimeoutError as error:
         late = limit.expired()
-        return Reply(None, _late(effect.seconds) if late else error, late=late, latency=perf_counter() - started)
+        return Reply(
+            None, LateError.after(effect.seconds) if late else error, late=late, latency=perf_counter() - started
+        )
     except Exception as error:
         if is_control_flow(error):
             raise
         return Reply(None, error, late=False, latency=perf_counter() - started)
     return Reply(value, None, late=False, latency=perf_counter() - started)
-
-
-def _within(seconds: float | None, call: Callable[[], T]) -> T:
-    """Call in a thread of its own and wait at most `seconds`.
-
-    Python cannot stop a thread, so a call that is late goes on unheard; the thread is a daemon and never holds up the
-    exit of the interpreter (a pool's threads would). Context variables are carried over.
-    """
-    if seconds is None:
-        return call()
-    box: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-    context = copy_context()
-
-    def work() -> None:
-        try:
-            box.put((context.run(call), None))
-        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
-            box.put((None, error))
-
-    threading.Thread(target=work, name="cascade-tier", daemon=True).start()
-    try:
-        value, error = box.get(timeout=seconds)
-    except Empty:
-        raise _late(seconds) from None
-    if error is not None:
-        raise error
-    return cast("T", value)
-
-
-def _late(seconds: float | None) -> _LateError:
-    return _LateError(f"no answer in {seconds:g} s")
 
 
 # ---- the course of a step, without I/O ------------------------------------------------------------------------------
@@ -363,7 +327,7 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
     seconds = course.seconds(role)
     if seconds is not None and seconds <= 0:
         reply = Reply(
-            None, _LateError("the step's latency budget was spent before this tier was asked"), late=True, latency=0.0
+            None, LateError("the step's latency budget was spent before this tier was asked"), late=True, latency=0.0
         )
     else:
         reply = yield Ask(role, seconds, note, span)

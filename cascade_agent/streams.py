@@ -1,8 +1,8 @@
 """Who sees a draft while it is made, and how an accepted answer is told to stream consumers.
 
 Law 1: no token of a draft reaches a user before it is accepted. LangChain streams a model as soon as a streaming
-handler is attached and repairs cut-off tool calls while it does; so drafts run with those handlers muffled, whole, and the
-accepted answer is replayed to them in pieces.
+handler is attached and repairs cut-off tool calls while it does; so drafts run with those handlers muffled, whole, and
+the accepted answer is replayed to them in pieces.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""A deadline for a synchronous call.
+
+Python cannot stop a thread, so the call runs in a worker thread and a late one goes on unheard. Workers are kept for
+the next call (a hand-over costs about 15 us, a new thread 60) and are daemons: a hung call never holds up the exit of the
+interpreter, as the threads of a `ThreadPoolExecutor` would.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextvars import Context, copy_context
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+_MAX_IDLE = 64
+
+
+class LateError(TimeoutError):
+    """Our own deadline passed; a `TimeoutError` of the callee's is an error like any other."""
+
+    @classmethod
+    def after(cls, seconds: float | None) -> LateError:
+        """The error of a call that was given `seconds`."""
+        return cls(f"no answer in {seconds:g} s")
+
+
+class _Worker:
+    __slots__ = ("inbox",)
+
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[tuple[Context, Callable[[], object], _Box]] = SimpleQueue()
+        threading.Thread(target=self._work, name="cascade-tier", daemon=True).start()
+
+    def _work(self) -> None:
+        keep = True
+        while keep:
+            context, call, box = self.inbox.get()
+            try:
+                outcome: tuple[object, BaseException | None] = (context.run(call), None)
+            except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
+                outcome = (None, error)
+            keep = len(_idle) < _MAX_IDLE
+            if keep:
+                _idle.append(self)  # before the answer is told: the caller's next call finds this worker free
+            box.put(outcome)
+            del context, call, box, outcome  # an idle worker keeps nothing alive
+
+
+_Box = SimpleQueue[tuple[object, BaseException | None]]
+_idle: list[_Worker] = []
+os.register_at_fork(after_in_child=_idle.clear)  # threads do not survive a fork
+
+
+def within(seconds: float | None, call: Callable[[], T]) -> T:
+    """Call and wait at most `seconds` (None: as long as it takes, in this thread). Context variables are carried over.
+
+    Raises:
+        LateError: the call did not return in time.
+    """
+    if seconds is None:
+        return call()
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = _Worker()
+    box: _Box = SimpleQueue()
+    worker.inbox.put((copy_context(), call, box))
+    try:
+        value, error = box.get(timeout=seconds)
+    except Empty:
+        raise LateError.after(seconds) from None
+    if error is not None:
+        raise error
+    return cast("T", value)
