@@ -312,7 +312,7 @@ class CascadeChatModel(BaseChatModel):
             inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
             return _answer(role, offer, offer.ready[role].runnable.invoke(_noted(messages, note), inner, **kwargs))
 
-        return run(replace(self._step(messages, manager, config, offer), ask=ask))
+        return run(self._step(messages, manager, config, offer, ask=ask))
 
     async def _adecided(
         self,
@@ -328,10 +328,15 @@ class CascadeChatModel(BaseChatModel):
                 role, offer, await offer.ready[role].runnable.ainvoke(_noted(messages, note), inner, **kwargs)
             )
 
-        return await arun(replace(self._step(messages, manager, config, offer), aask=ask))
+        return await arun(self._step(messages, manager, config, offer, aask=ask))
 
     def _step(
-        self, messages: list[BaseMessage], manager: BaseRunManager, config: RunnableConfig, offer: _Offer
+        self,
+        messages: list[BaseMessage],
+        manager: BaseRunManager,
+        config: RunnableConfig,
+        offer: _Offer,
+        **asking: Any,
     ) -> Step:
         name = self.name or "cascade"
         if name == "cascade":  # not named by the user: the node it runs in says more
@@ -357,6 +362,7 @@ class CascadeChatModel(BaseChatModel):
             journal=Journal.from_env() if self.journal is None else self.journal,
             run_id=str(manager.run_id),
             config=config,
+            **asking,
         )
 
     def _message(self, result: Result) -> AIMessage:

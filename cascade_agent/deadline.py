@@ -1,8 +1,8 @@
 """A deadline for a synchronous call.
 
 Python cannot stop a thread, so the call runs in a worker thread and a late one goes on unheard. Workers are kept for
-the next call (a hand-over costs about 15 us, a new thread 60) and are daemons: a hung call never holds up the exit of the
-interpreter, as the threads of a `ThreadPoolExecutor` would.
+the next call (a hand-over costs about 15 us, a new thread 60) and are daemons: a hung call never holds up the exit of
+the interpreter, as the threads of a `ThreadPoolExecutor` would.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ class StepTrace:
 
     def to_json(self, *, content: bool = True) -> dict[str, Any]:
         """As plain JSON. `content=False` leaves out the answers and error texts (what goes into message metadata)."""
-        out = cast("dict[str, Any]", dump(self))
+        out = dump(self)
         out["escalated"] = self.escalated
         out["final_tier"] = self.final_tier
         if not content:
@@ -362,7 +362,7 @@ class Label:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return cast("dict[str, Any]", dump(self))
+        return dump(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Label:
@@ -388,19 +388,22 @@ _MAX_TEXT = 65_536
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
 
 
-def dump(value: object) -> object:
+def dump(record: Verdict | Usage | Attempt | Spend | Decision | StepTrace | Label) -> dict[str, Any]:
     """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
-    if isinstance(value, Verdict | Usage | Attempt | Spend | Decision | StepTrace | Label):
-        out: dict[str, Any] = {}
-        for name in value.__slots__:
-            item = getattr(value, name)
-            if (item is None or item in ((), "")) and name not in _TOLD:
-                continue
+    out: dict[str, Any] = {}
+    for name in record.__slots__:
+        item = getattr(record, name)
+        if item is None:
+            if name in _TOLD:
+                out[name] = None
+        elif isinstance(item, tuple):
+            if item:
+                out[name] = [part if type(part) is str else dump(part) for part in item]
+        elif type(item) is Usage:
             out[name] = dump(item)
-        return out
-    if isinstance(value, tuple):
-        return [dump(v) for v in value]
-    return value
+        elif item != "":
+            out[name] = item
+    return out
 
 
 def load(cls: type[T], data: object) -> T:
