@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cascade_agent.policy import decide
-from cascade_agent.records import Attempt, Decision, StepTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from cascade_agent.policy import Policy
+    from cascade_agent.records import Attempt, Decision, StepTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def replay(trace: StepTrace, policy: Policy) -> Replayed:
     )
 
 
-def replay_all(traces: Sequence[StepTrace] | Iterator[StepTrace], policy: Policy) -> Iterator[Replayed]:
+def replay_all(traces: Iterable[StepTrace], policy: Policy) -> Iterator[Replayed]:
     """Replay many steps, one at a time."""
     return (replay(trace, policy) for trace in traces)
 
