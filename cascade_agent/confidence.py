@@ -1,0 +1,244 @@
+"""From verdicts to P(this draft is right): one linear rule in logits, shipped with reasoned numbers, or fitted.
+
+Law: the confidence is finite, the same for the same verdicts in any order, and never falls when a score rises; it reads
+codes and scores alone, never a text, a user or a model's name.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.records import SCHEMA, Json, clean
+
+if TYPE_CHECKING:
+    from cascade_agent.records import Verdict
+
+HARD_FAIL: Final = "hard_fail"
+"""The code under which every hard fail of a shipped validator is weighed."""
+
+RULES: Final[Mapping[str, tuple[float, str]]] = {
+    HARD_FAIL: (8.0, "cannot be executed or stored: no other sign outweighs it"),
+    "call_in_prose": (4.0, "a call written into the text never runs; the model meant to call"),
+    "part_open": (4.0, "words of the request name a tool's subject and nothing of it was called: a call is missing"),
+    "date_invented": (3.0, "a model knows no date that it was not told; such values are guesses"),
+    "placeholder_value": (3.0, "a template was copied, the value is not known"),
+    "required_empty": (3.0, "the model had nothing to fill in and called all the same"),
+    "number_unused": (2.5, "numbers in a request are nearly always meant for an argument"),
+    "calls_alike": (2.5, "the same values twice ask for nothing new"),
+    "choice_unused": (2.5, "the request names an option in the tool's own words and it was passed over"),
+    "quote_unused": (2.0, "what people put in quotation marks they want taken over literally; titles in passing exist"),
+    "calls_split": (2.0, "a list parameter asks for one call; several calls also work with many tools"),
+    "description_match": (2.0, "a fitting tool is described in words of the request; synonyms keep it from being sure"),
+    "argument_grounded": (1.5, "values out of nowhere are guesses; normalised and translated values look like them"),
+    "sibling_unused": (1.5, "one item of a list was used and its neighbour not; appositions look like lists"),
+    "tool_match": (1.0, "the name says the same as the description in fewer words"),
+    "request_covered": (1.0, "words left over ask for something else; stories around a request leave words over too"),
+    "optional_grounded": (1.0, "an optional value that nobody mentioned is seldom wanted; harmless ones are common"),
+    "other_tool_fits": (1.0, "shared words prefer another tool; descriptions of different length blur it"),
+    "no_call": (
+        0.5,
+        "an answer in prose is mostly right where it was chosen freely, also beside a tool with like words",
+    ),
+}
+"""Code -> (weight in logits per unit of objection, reason). Whatever is not here is the user's own validator."""
+
+_BIAS: Final = 3.5
+"""Logit of a draft nobody objects to: about 97 % right, as recorded calls with no sign against them were."""
+
+SHIPPED: Final = frozenset(
+    {
+        "CompleteResponse",
+        "ToolCallSchema",
+        "StructuredOutput",
+        "NoRepeat",
+        "PlanConsistency",
+        "AfterToolError",
+        "Grounding",
+        "ToolRelevance",
+        "TokenConfidence",
+    }
+)
+"""Validators of this library: their plain passes are no opinion about P(right), their hard fails are weighed."""
+
+_LIMIT: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What one code moved the confidence by, in logits (never positive): `-weight * (1 - score)`."""
+
+    code: str
+    weight: float
+    score: float
+    logit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """`logit P(right) = bias - sum of weight * (1 - score)` over the codes in `weights`, then a table of knots.
+
+    The least score of a code counts when it spoke several times. A code that did not speak counts as `means[code]`, or
+    as 1 (nothing to object) when it has no mean. The shipped rules and a fitted scorer are this same value.
+
+    Verdicts whose code is not in `weights` come from the user's validators and are taken at their word: the least of
+    their scores (1 for a plain pass, 0 for a plain fail, an abstain says nothing) is an upper bound of the confidence.
+
+    Attributes:
+        weights: Code -> logits per unit of objection, finite and not negative.
+        bias: Logit of a draft without objection.
+        means: Code -> score in [0, 1] that stands in where the code did not speak.
+        knots: Points (p, calibrated p), both ascending, read with straight lines between them; empty: p stays.
+        provenance: Where the numbers come from (data hash, date, n ...), plain JSON.
+
+    Raises:
+        ConfigurationError: a number that breaks the law of this module.
+    """
+
+    weights: Mapping[str, float] = field(hash=False)
+    bias: float
+    means: Mapping[str, float] = field(default_factory=dict, hash=False)
+    knots: tuple[tuple[float, float], ...] = ()
+    provenance: Mapping[str, Json] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that would break monotony or finiteness."""
+        for code, weight in self.weights.items():
+            if not _number(weight) or not 0.0 <= weight < math.inf:
+                msg = f"Scorer.weights[{code!r}] is {weight!r}; expected a finite number >= 0"
+                raise ConfigurationError(msg)
+        if not _number(self.bias) or not math.isfinite(self.bias):
+            msg = f"Scorer.bias is {self.bias!r}; expected a finite number"
+            raise ConfigurationError(msg)
+        for code, mean in self.means.items():
+            if not _number(mean) or not 0.0 <= mean <= 1.0:
+                msg = f"Scorer.means[{code!r}] is {mean!r}; expected a number in [0, 1]"
+                raise ConfigurationError(msg)
+        flat = [v for knot in self.knots for v in knot]
+        if not all(_number(v) and 0.0 <= v <= 1.0 for v in flat) or any(
+            b[0] <= a[0] or b[1] < a[1] for a, b in zip(self.knots, self.knots[1:], strict=False)
+        ):
+            msg = "Scorer.knots must be pairs in [0, 1] with rising first and not falling second numbers"
+            raise ConfigurationError(msg)
+
+    @classmethod
+    def rules(cls) -> Self:
+        """The shipped rules: `RULES` with its reasons, nothing fitted."""
+        return cls(
+            weights={code: weight for code, (weight, _) in RULES.items()},
+            bias=_BIAS,
+            provenance={"kind": "rules"},
+        )
+
+    def confidence(self, verdicts: Iterable[Verdict]) -> float | None:
+        """P(the draft is right), in [0, 1]; None when no verdict says anything about it."""
+        scores, user = self._read(verdicts)
+        if not scores:
+            return user
+        logit = self.bias
+        for code in sorted(scores):  # one order, so that the sum is the same to the last bit
+            logit -= self.weights[code] * (1.0 - scores[code])
+        for code in self.means:
+            if code not in scores and code in self.weights:
+                logit -= self.weights[code] * (1.0 - self.means[code])
+        p = self._calibrated(1.0 / (1.0 + math.exp(-max(-_LIMIT, min(_LIMIT, logit)))))
+        return p if user is None else min(p, user)
+
+    def explain(self, verdicts: Iterable[Verdict]) -> list[Contribution]:
+        """What each code took away from `bias`, the greatest first; codes that took nothing are left out."""
+        scores, _ = self._read(verdicts)
+        if scores:
+            scores = {c: m for c, m in self.means.items() if c in self.weights} | scores
+        rows = [
+            Contribution(code=c, weight=self.weights[c], score=s, logit=-self.weights[c] * (1.0 - s))
+            for c, s in scores.items()
+        ]
+        return sorted((r for r in rows if r.logit < 0.0), key=lambda r: (r.logit, r.code))
+
+    def _read(self, verdicts: Iterable[Verdict]) -> tuple[dict[str, float], float | None]:
+        """Least score of each known code, and the least of the user's own; None where there is none."""
+        scores: dict[str, float] = {}
+        user: float | None = None
+        weights = self.weights
+        for verdict in verdicts:
+            code, score = verdict.code, verdict.score
+            if code in weights and score is not None:
+                scores[code] = min(score, scores.get(code, 1.0))
+            elif verdict.outcome == "abstain":
+                continue
+            elif verdict.validator in SHIPPED or code in weights:
+                if verdict.outcome == "fail":
+                    known = code if code in weights else HARD_FAIL
+                    if known in weights:
+                        scores[known] = 0.0
+                    else:
+                        user = 0.0
+            else:
+                told = score if score is not None else float(verdict.outcome == "pass")
+                user = told if user is None else min(user, told)
+        return scores, user
+
+    def _calibrated(self, p: float) -> float:
+        knots = self.knots
+        if not knots:
+            return p
+        place = bisect_right(knots, p, key=lambda k: k[0])
+        if place == 0:
+            return knots[0][1]
+        if place == len(knots):
+            return knots[-1][1]
+        (x0, y0), (x1, y1) = knots[place - 1], knots[place]
+        return min(y1, max(y0, y0 + (y1 - y0) * (p - x0) / (x1 - x0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "schema": SCHEMA,
+            "bias": self.bias,
+            "weights": dict(self.weights),
+            "means": dict(self.means),
+            "knots": [list(k) for k in self.knots],
+            "provenance": clean(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: not a scorer, impossible numbers, or written by a newer version.
+        """
+        if not isinstance(data, Mapping):
+            msg = f"expected a JSON object for a Scorer, found {type(data).__name__}"
+            raise RecordError(msg)
+        schema = data.get("schema", SCHEMA)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            msg = f"Scorer has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
+            raise RecordError(msg)
+        try:
+            return cls(
+                weights=dict(_mapping(data, "weights")),
+                bias=data["bias"],
+                means=dict(_mapping(data, "means")),
+                knots=tuple((x, y) for x, y in cast("Any", data.get("knots", ()))),
+                provenance=dict(_mapping(data, "provenance")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"not a Scorer: {error!r}"
+            raise RecordError(msg) from error
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = data.get(key, {})
+    if not isinstance(value, Mapping):
+        msg = f"{key} is a {type(value).__name__}; expected an object"
+        raise TypeError(msg)
+    return value
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,449 @@
+"""Whether the answer fits the request: the right tool, as many calls as were asked for, nothing left over.
+
+Law: words are compared by their stems and weighed by their length alone, so no list of words of one language decides;
+where the request and the tools are written in different languages the comparison says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+from cascade_agent.records import Verdict
+from cascade_agent.validators._text import (
+    REQUEST_CHARS,
+    Answer,
+    Conversation,
+    ToolText,
+    answer,
+    conversation,
+    fold,
+    quoted,
+    stem,
+    tool_text,
+    value_text,
+    weight,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from cascade_agent.records import Draft, StepContext
+
+_WORD = re.compile(r"[^\W_]+")
+_SENTENCE = re.compile(r"[.!?;](?=\s|$)|[。！？；\n]+")
+_LIST_MARK = re.compile(r"(?:^|\n)\s*\(?\d{1,2}[.)](?=\s)|(?<![(\w])\d{1,2}\)(?=\s)")
+_PROSE_CALL = re.compile(
+    r"([^\W\d][\w.\-]{1,80})\s*\(|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
+)
+
+# Between two items of a list, in writing; the words are the usual "and", "or" of some languages. Alone they decide
+# nothing: an item counts only when its neighbour of the same shape became an argument and it did not.
+_AND: Final = "and|or|y|o|e|ou|et|und|oder|en|of|och|og|ja|i|ili|a|и|или|та|і|ve|dan|và|και|和|及|と|や|و|या|और|및"
+_JOINT = re.compile(rf"\s*(?:[,、，;/&+]\s*(?:(?:{_AND})\s+)?|\s(?:{_AND})\s+|[和及とや])", re.IGNORECASE)
+_ITEM = re.compile(r"['\"“(\[]?([^\W_]+(?:[.\-'][^\W_]+)*)")
+
+# Verbs and fillers of identifiers: names of tools are English in every country, and these say nothing of the subject.
+_COMMON_WORDS: Final = (
+    "based",
+    "calculate",
+    "check",
+    "compute",
+    "create",
+    "data",
+    "detail",
+    "determine",
+    "fetch",
+    "find",
+    "function",
+    "generate",
+    "get",
+    "given",
+    "info",
+    "information",
+    "list",
+    "lookup",
+    "make",
+    "name",
+    "number",
+    "perform",
+    "provide",
+    "query",
+    "retrieve",
+    "return",
+    "search",
+    "set",
+    "show",
+    "specific",
+    "type",
+    "value",
+)
+_COMMON: Final = frozenset(stem(word) for word in _COMMON_WORDS)
+_COMMON_WEIGHT: Final = 0.3
+_NEUTRAL: Final = 0.7
+"""What the comparison of request and tool scores where it cannot be made: about what right calls score."""
+_SENTENCE_SUBJECT: Final = 1.6
+"""Weight of words about the tools from which on a sentence is taken to ask for something."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRelevance:
+    """Judges how the draft's calls, or its lack of calls, fit the request.
+
+    Always one of `tool_match` (calls) or `no_call` (prose while tools are offered), so that a scorer knows it ran. Soft
+    fails: `call_in_prose`. Graded, only where they apply: `description_match`, `request_covered`, `number_unused`,
+    `quote_unused`, `sibling_unused`, `choice_unused`, `other_tool_fits`, `part_open`, `calls_split`, `calls_alike`.
+    Silent without tools and where structured output was asked for.
+    """
+
+    name: ClassVar[str] = "ToolRelevance"
+    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+
+    def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
+        """Judge the whole answer."""
+        if context.output_schema is not None or not context.tools:
+            return ()
+        conv = conversation(context)
+        offered = [tool_text(tool) for tool in context.tools[:_MAX_TOOLS]]
+        if not draft.tool_calls:
+            return _prose(draft, context, conv, offered)
+        found = answer(draft, context)
+        return [*_match(found, conv, offered), *_coverage(found, conv, offered), *_calls(found, conv)]
+
+
+_MAX_TOOLS: Final = 64
+
+
+def _graded(code: str, score: float, reason: str = "") -> Verdict:
+    score = min(1.0, max(0.0, score))
+    return Verdict(outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score)
+
+
+# ---- prose ----------------------------------------------------------------------------------------------------------
+
+
+def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Sequence[ToolText]) -> list[Verdict]:
+    """An answer without calls: right where no tool fits or the tools have answered, wrong where it spells a call."""
+    if context.tool_choice == "none":
+        return []
+    text = draft.text[:REQUEST_CHARS]
+    names = {"".join(_WORD.findall(fold(t.name))) for t in offered}
+    for match in _PROSE_CALL.finditer(text):
+        written = "".join(_WORD.findall(fold(match.group(1) or match.group(2))))
+        if written in names:
+            reason = "the text writes out a call to an offered tool instead of making it"
+            return [Verdict(outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
+    if conv.turn_results or not conv.request:
+        return [_graded("no_call", 1.0)]
+    if _foreign(conv, offered):
+        return [_graded("no_call", _NEUTRAL)]
+    fit = max(
+        min(_share(t.name_terms, conv.request_set), _share(t.description_terms, conv.request_set) * 2) for t in offered
+    )
+    return [_graded("no_call", 1.0 - fit, "no call although an offered tool resembles the request")]
+
+
+# ---- request and tool -----------------------------------------------------------------------------------------------
+
+
+def _weight(term: str) -> float:
+    return weight(term) * (_COMMON_WEIGHT if term in _COMMON else 1.0)
+
+
+def _share(wanted: Iterable[str], present: frozenset[str]) -> float:
+    """Weighted share of the wanted terms that are present; .5 when none of them says anything."""
+    total = held = 0.0
+    for term in wanted:
+        size = _weight(term)
+        total += size
+        if term in present:
+            held += size
+    return held / total if total else 0.5
+
+
+def _foreign(conv: Conversation, offered: Sequence[ToolText]) -> bool:
+    """Whether request and tools share not even one of the short words that bind sentences: another language.
+
+    Fewer than three short words on a side say nothing, except where the scripts differ altogether.
+    """
+    asked = {t for t in conv.request_set if 2 <= len(t) <= 3 and t.isalpha()}  # noqa: PLR2004
+    told = {t for tool in offered for t in tool.described if 2 <= len(t) <= 3}  # noqa: PLR2004
+    if len(asked) >= 3 and len(told) >= 3 and not asked & told:  # noqa: PLR2004
+        return True
+    words = [t for t in conv.request_set if weight(t) > 0]
+    plain = sum(t.isascii() for t in words)
+    return bool(words) and plain * 3 < len(words) and all(t.isascii() for tool in offered for t in tool.name_terms)
+
+
+def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> list[Verdict]:
+    """The called tools against the request: words of the name, words of the description, and the other tools."""
+    called = list({id(t): t for t in found.tools if t is not None}.values())
+    if None in found.tools:
+        reason = "a called tool is not on offer"
+        return [_graded("tool_match", 0.0, reason), _graded("description_match", 0.0, reason)]
+    if conv.turn_results or _foreign(conv, offered):
+        return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
+    known = conv.request_set if not conv.follow_up else conv.evidence_set
+    name = _typical([_share(t.name_terms, known) for t in called])
+    description = _typical([_share(t.description_terms, known) for t in called])
+    out = [
+        _graded("tool_match", name, "the name of a called tool shares few words with the request"),
+        _graded("description_match", description, "the description of a called tool shares few words with the request"),
+    ]
+    others = [t for t in offered if all(t is not c for c in called)]
+    if others:
+        here = min(_fit(t, known) for t in called)
+        best = max(_fit(t, known) for t in others)
+        if best > here:
+            out.append(_graded("other_tool_fits", 1.0 - (best - here), "another offered tool shares more words"))
+        left = known - found.used_set
+        for tool in called:
+            left -= tool.description_terms
+        part = max(_own(t, left) for t in others)
+        if part > 0:
+            out.append(_graded("part_open", 1.0 - part, "words of the request belong to a tool that was not called"))
+    return out
+
+
+def _typical(shares: list[float]) -> float:
+    """Between the least and the mean, so that one odd tool among several well-fitting ones does not say all."""
+    return (min(shares) + sum(shares) / len(shares)) / 2
+
+
+def _fit(tool: ToolText, known: frozenset[str]) -> float:
+    return (_share(tool.name_terms, known) + _share(tool.description_terms, known)) / 2
+
+
+def _own(tool: ToolText, left: frozenset[str]) -> float:
+    return _share(tool.name_terms, left) * _share(tool.description_terms, left)
+
+
+# ---- what is left of the request ------------------------------------------------------------------------------------
+
+
+def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> list[Verdict]:
+    """Words, numbers and quotations of the request that neither became arguments nor belong to the called tools."""
+    if not conv.request:
+        return []
+    asking = _asking(found, conv, offered)
+    out: list[Verdict] = []
+    if not conv.turn_results and not _foreign(conv, offered):
+        out.append(_graded("request_covered", _covered(found, conv, asking), "words of the request found in no call"))
+    unused, count = _numbers_unused(found, conv, asking)
+    if unused:
+        score = (1.0 - unused / count) / unused if unused < count else 0.0
+        out.append(_graded("number_unused", score, "numbers of the request that no argument takes up"))
+    quotes = quoted(conv.request)
+    if quotes:
+        lost = [q for q in quotes if q not in found.used and "".join(_WORD.findall(q)) not in found.used_compact]
+        lost = [q for q in lost if not _names_tool(q, offered)]
+        if lost:
+            out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
+    siblings = _siblings(found, conv)
+    if siblings:
+        out.append(_graded("sibling_unused", 1.0 / (1 + siblings), "items of a list of which another item is used"))
+    choices = _choices_unused(found, conv)
+    if choices:
+        out.append(_graded("choice_unused", 1.0 / (1 + choices), "options that the request names were not chosen"))
+    return out
+
+
+def _names_tool(text: str, offered: Sequence[ToolText]) -> bool:
+    joined = "".join(_WORD.findall(text))
+    return any(joined == "".join(_WORD.findall(fold(t.name))) for t in offered)
+
+
+def _asking(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> list[tuple[int, int]]:
+    """The sentences that ask for something: an argument was taken from them or they speak of the tools' subjects."""
+    about = frozenset().union(*(t.described for t in offered)) if offered else frozenset()
+    out: list[tuple[int, int]] = []
+    start = 0
+    ends = [m.end() for m in _SENTENCE.finditer(conv.folded)]
+    for end in [*ends, len(conv.folded)]:
+        taken, subject = False, 0.0
+        for match in _WORD.finditer(conv.folded, start, end):
+            term = stem(match.group())
+            if term in found.used_set and (weight(term) >= 0.7 or term.isdecimal()):  # noqa: PLR2004 - four letters
+                taken = True
+                break
+            if term in about:
+                subject += _weight(term)
+        if taken or subject >= _SENTENCE_SUBJECT:
+            out.append((start, end))
+        start = end
+    return out or [(0, len(conv.folded))]
+
+
+def _within(place: int, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= place < end for start, end in spans)
+
+
+def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]]) -> float:
+    """Weighted share of the words that are no arguments which the called tools' texts explain."""
+    about = frozenset().union(*(t.described for t in found.tools if t is not None))
+    if all(t is None for t in found.tools):
+        return 0.0
+    asked: set[str] = set()
+    for start, end in asking:
+        asked.update(stem(m.group()) for m in _WORD.finditer(conv.folded, start, end))
+    if not conv.folded.isascii():
+        asked = set(conv.request_terms) if len(asking) > 1 or not asked & conv.request_set else asked
+    total = held = 0.0
+    for term in asked:
+        if term in found.used_set:
+            continue
+        size = _weight(term)
+        total += size
+        if term in about:
+            held += size
+    return held / total if total > 0.5 else _NEUTRAL  # noqa: PLR2004 - less than one short word is left
+
+
+def _numbers_unused(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """How many numbers of the asking sentences no argument takes up, and how many there are.
+
+    Numbers inside words, list marks and percent turned into fractions are no loss; each number among the arguments that
+    the request does not hold may stand for one that was worked out from others.
+    """
+    spans = conv.spans
+    if not spans:
+        return 0, 0
+    marks = {p for m in _LIST_MARK.finditer(conv.folded) for p in range(m.start(), m.end())}
+    used = found.used_numbers
+    count = unused = 0
+    for span in spans:
+        if span.joined or span.start in marks or not _within(span.start, asking):
+            continue
+        count += 1
+        if any(v in used or v * 0.01 in used or round(v * 0.01, 9) in used for v in span.values):
+            continue
+        if any(str(int(v)) in found.used_compact for v in span.values if v.is_integer() and abs(v) < 1e12):  # noqa: PLR2004
+            continue
+        unused += 1
+    worked_out = sum(1 for v in used if v not in conv.numbers) if unused else 0
+    return max(0, unused - worked_out), count
+
+
+def _siblings(found: Answer, conv: Conversation) -> int:
+    """Items beside an argument in a list of the request, of the same shape, that became no argument."""
+    request, folded = conv.request, conv.folded
+    if len(folded) != len(request):  # folding moved the places
+        request = folded
+    missing: set[str] = set()
+    for leaf in found.leaves[:_MAX_SIBLING_LEAVES]:
+        text = fold(value_text(leaf.value)).strip()
+        if isinstance(leaf.value, bool) or leaf.value is None or not text or len(text) > 80:  # noqa: PLR2004
+            continue
+        place = folded.find(text)
+        end = place + len(text)
+        if place < 0 or folded[place - 1 : place].isalnum() or folded[end : end + 1].isalnum():
+            continue
+        while request[end : end + 1] in ("'", '"', "”", ")", "]", "%") and end < len(request):
+            end += 1
+        joint = _JOINT.match(request, end)
+        item = _ITEM.match(request, joint.end()) if joint is not None else None
+        if item is not None and _same_shape(request[place], item.group(1)) and not _taken(item.group(1), found):
+            missing.add(item.group(1))
+    return len(missing)
+
+
+_MAX_SIBLING_LEAVES: Final = 24
+
+
+def _same_shape(first: str, item: str) -> bool:
+    if first.isdigit() or item[0].isdigit():
+        return first.isdigit() and item[0].isdigit()
+    return first.isupper() and item[0].isupper() and len(item) > 2  # noqa: PLR2004 - ", NY" belongs to the item
+
+
+def _taken(item: str, found: Answer) -> bool:
+    folded = fold(item)
+    if folded in found.used or stem(folded) in found.used_set:
+        return True
+    try:
+        return float(folded) in found.used_numbers
+    except ValueError:
+        return False
+
+
+def _choices_unused(found: Answer, conv: Conversation) -> int:
+    """Enum options that the request names and no call chose, for parameters that the calls set."""
+    chosen: dict[str, set[str]] = {}
+    options: dict[str, list[Any]] = {}
+    for leaf in found.leaves:
+        listed = leaf.schema.get("enum")
+        if isinstance(listed, list) and isinstance(leaf.value, str):
+            chosen.setdefault(leaf.key, set()).add(fold(leaf.value[:80]))
+            options[leaf.key] = listed[:32]
+    missing = 0
+    for key, listed in options.items():
+        for option in listed:
+            if not isinstance(option, str) or len(option) <= 2:  # noqa: PLR2004
+                continue
+            word = fold(option[:80])
+            if word in conv.folded and not any(word in c or c in word for c in chosen[key]) and word not in found.used:
+                missing += 1
+    return missing
+
+
+# ---- the calls among each other -------------------------------------------------------------------------------------
+
+
+def _calls(found: Answer, conv: Conversation) -> list[Verdict]:  # noqa: ARG001
+    """Calls that one call would do: split over a list parameter, or the same values again."""
+    if len(found.calls) < 2:  # noqa: PLR2004
+        return []
+    out: list[Verdict] = []
+    groups: dict[str, list[tuple[Mapping[str, Any], ToolText]]] = {}
+    for call, tool in zip(found.calls, found.tools, strict=True):
+        args = call.get("args")
+        if tool is not None and isinstance(args, Mapping):
+            groups.setdefault(tool.name, []).append((args, tool))
+    several = [(g[0][1], [a for a, _ in g]) for g in groups.values() if len(g) > 1]
+    if any(_split(tool, calls) for tool, calls in several):
+        out.append(_graded("calls_split", 0.0, "calls differ only in a parameter that takes a list"))
+    if any(_alike(tool, calls) for tool, calls in several):
+        out.append(_graded("calls_alike", 0.0, "two calls carry the same values"))
+    return out
+
+
+def _split(tool: ToolText, calls: Sequence[Mapping[str, Any]]) -> bool:
+    for key, schema in tool.properties.items():
+        if not isinstance(schema, Mapping) or schema.get("type") != "array":
+            continue
+        if not all(isinstance(c.get(key), list) and len(c[key]) <= 1 for c in calls):
+            continue
+        rest = {_frozen({k: v for k, v in c.items() if k != key}) for c in calls}
+        if len(rest) < len(calls):
+            return True
+    return False
+
+
+def _alike(tool: ToolText, calls: Sequence[Mapping[str, Any]]) -> bool:
+    seen: set[str] = set()
+    for args in calls:
+        values = sorted(_frozen(v) for k, v in args.items() if k in tool.required)
+        optional = sorted(
+            f"{k}={_frozen(v)}"
+            for k, v in args.items()
+            if k not in tool.required and not _default(v, tool.properties.get(k))
+        )
+        key = "|".join([*values, *optional])
+        if key in seen:
+            return True
+        seen.add(key)
+    return False
+
+
+def _default(value: object, schema: object) -> bool:
+    return isinstance(schema, Mapping) and "default" in schema and str(schema["default"]) == str(value)
+
+
+def _frozen(value: object) -> str:
+    try:
+        return fold(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)[:1_000])
+    except (TypeError, ValueError, RecursionError):
+        return ""
