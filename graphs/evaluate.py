@@ -1,0 +1,160 @@
+"""Runs a graph on a task over a fresh database and measures success from the database and the answers.
+
+Law: success is what `judge` finds in the rows and the texts; nothing a model says about itself counts.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphRecursionError
+
+from cascade_agent.errors import CascadeExhausted
+from cascade_agent.records import Usage
+from tools.database import OrderDatabase, Snapshot, changes
+
+if TYPE_CHECKING:
+    from langchain_core.outputs import LLMResult
+    from langgraph.graph.state import CompiledStateGraph
+
+    from graphs.tasks import Task
+
+Builder = Callable[..., "CompiledStateGraph[Any, Any, Any, Any]"]
+"""`build(db=..., checkpointer=...)` gives a graph over that database."""
+
+MAX_SUPERSTEPS: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """What came of one task. `missed` says why it did not succeed; `calls` holds model and tokens of every call."""
+
+    task: str
+    success: bool
+    missed: tuple[str, ...]
+    answers: tuple[str, ...]
+    calls: tuple[tuple[str, Usage], ...] = ()
+    seconds: float = 0.0
+
+    def cost(self, price: Callable[[str, Usage], float | None]) -> float | None:
+        """Cost of all model calls, rejected drafts included; None when that of one call is unknown."""
+        costs = [price(name, usage) for name, usage in self.calls]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+
+class Tally(BaseCallbackHandler):
+    """Notes the tokens of every model call, with the name that the answer carries."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Usage]] = []
+
+    def on_llm_end(self, response: LLMResult, **kwargs: Any) -> None:
+        """Note one call."""
+        del kwargs
+        message = getattr(response.generations[0][0], "message", None)
+        if isinstance(message, AIMessage):
+            meta = message.response_metadata
+            self.calls.append((str(meta.get("model_name") or meta.get("model") or "unknown"), Usage.of(message)))
+
+
+def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> TaskResult:
+    """Let a graph do a task over a fresh database, turn by turn in one thread, and judge what came of it."""
+    db, tally = OrderDatabase(), Tally()
+    before = db.snapshot()
+    graph = build(db=db, checkpointer=InMemorySaver())
+    config: Any = {
+        "configurable": {"thread_id": thread_id or task.id},
+        "callbacks": [tally],
+        "recursion_limit": MAX_SUPERSTEPS,
+    }
+    answers: list[str] = []
+    stopped: str | None = None
+    started = time.perf_counter()
+    for turn in task.turns:
+        try:
+            state = graph.invoke({"messages": [HumanMessage(turn)]}, config)
+        except GraphRecursionError:
+            stopped = f"did not come to an end within {MAX_SUPERSTEPS} supersteps"
+            break
+        except CascadeExhausted as error:
+            stopped = f"no usable answer: {error.message}"
+            break
+        last = state["messages"][-1]
+        answers.append(str(last.text) if isinstance(last, AIMessage) else "")
+    seconds = time.perf_counter() - started
+    missed = judge(task, before, db.snapshot(), answers)
+    db.close()
+    if stopped:
+        missed = (stopped, *missed)
+    return TaskResult(
+        task=task.id,
+        success=not missed,
+        missed=missed,
+        answers=tuple(answers),
+        calls=tuple(tally.calls),
+        seconds=seconds,
+    )
+
+
+def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> tuple[str, ...]:
+    """Everything that is not as the task wants it; empty when it succeeded."""
+    missed = _unequal(task.changes, changes(before, after), after)
+    if len(answers) < len(task.turns) or not all(answer.strip() for answer in answers):
+        missed.append("a turn has no answer")
+    text = "\n".join(answers)
+    missed.extend(f"the answer lacks {fact[0]!r}" for fact in task.facts if not any(holds(text, word) for word in fact))
+    missed.extend(f"the answer holds {word!r}" for word in task.forbidden if holds(text, word, whole=False))
+    return tuple(missed)
+
+
+def holds(text: str, fact: str, *, whole: bool = True) -> bool:
+    """Whether a text holds a fact, whatever the case; `whole` keeps `3` from being found in `13`, `2.3` or `3.5`."""
+    if not whole:
+        return fact.casefold() in text.casefold()
+    pattern = rf"(?<![a-z0-9])(?<!\d[.,]){re.escape(fact.casefold())}(?![a-z0-9]|[.,]\d)"
+    return re.search(pattern, text.casefold()) is not None
+
+
+def _unequal(wanted: Mapping[str, Any], found: Mapping[str, Any], after: Snapshot) -> list[str]:
+    missed: list[str] = []
+    for table in sorted(wanted.keys() | found.keys()):
+        want, have = dict(wanted.get(table, {})), dict(found.get(table, {}))
+        new = [_without_number(have.pop(key)) for key in list(have) if have[key] and _is_new(table, have[key])]
+        for row in want.pop("+", []):
+            if row in new:
+                new.remove(row)
+            else:
+                missed.append(f"{table}: a new row is missing")
+        missed.extend(f"{table}: a row that nobody asked for" for _ in new)
+        for key in sorted(want.keys() | have.keys()):
+            if key not in want:
+                missed.append(f"{table} {key}: changed, though nobody asked for it")
+            elif key not in have:
+                missed.append(f"{table} {key}: not changed")
+            elif not _fits(want[key], have[key], after[table].get(key)):
+                missed.append(f"{table} {key}: changed in another way")
+    return missed
+
+
+def _is_new(table: str, row: Mapping[str, Any]) -> bool:
+    return table == "refunds" and "id" in row
+
+
+def _without_number(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: value for column, value in row.items() if column != "id"}
+
+
+def _fits(want: Mapping[str, Any], changed: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Every wanted column holds a wanted value, and no other column was changed."""
+    if changed is None or now is None or not changed.keys() <= want.keys():
+        return False
+    return all(now[k] in v if isinstance(v, list) else now[k] == v for k, v in want.items())
