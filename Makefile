@@ -1,0 +1,76 @@
+# Everything runs in .venv, made by `python3 -m venv` from a hash-pinned list and the package index this machine is set to.
+#   make demo   a multi-step agent on cascades, beside always-small and always-large
+#   make test   the tests              make lint   formatter, linter, type checkers
+PYTHON ?= python3
+VENV ?= .venv
+LOCK ?= requirements-dev.txt
+SELECT ?= not slow
+JOBS ?= 2
+ARGS ?=
+DATA ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+READY := $(VENV)/.ready
+SCRIPTS = $(filter-out benchmarks/replay_steps.py,$(wildcard benchmarks/[a-z]*.py))
+
+.PHONY: help setup demo test lint format bench test-lowest build lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,3s/^# *//p' Makefile
+
+setup: $(READY)
+
+$(VENV)/.locked: $(LOCK)
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --require-hashes -r $(LOCK)
+	touch $@
+
+$(READY): $(VENV)/.locked pyproject.toml
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/cascade-agent demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) -m "$(SELECT)" $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The scripts in benchmarks/; the one that needs recorded data runs with `make bench DATA=path`.
+bench: $(READY)
+	@set -e; for script in $(SCRIPTS); do echo "== $$script"; $(BIN)/python $$script; done
+	@if [ -n "$(DATA)" ]; then $(BIN)/python benchmarks/replay_steps.py --data $(DATA) $(ARGS); fi
+
+# The same tests on the lowest versions that pyproject.toml allows.
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest LOCK=requirements-lowest.txt
+
+build: $(READY)
+	$(BIN)/python -m build --no-isolation
+
+# Renew both lists from pyproject.toml. They hold every platform's hashes and name no host.
+LOCKER := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra dev
+lock: .venv-lock/bin/uv
+	$(LOCKER) --output-file requirements-dev.txt pyproject.toml
+	$(LOCKER) --resolution lowest-direct --output-file requirements-lowest.txt pyproject.toml
+
+.venv-lock/bin/uv:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip --disable-pip-version-check install -q uv
+
+clean:
+	rm -rf .venv .venv-lowest .venv-lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .cascade
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

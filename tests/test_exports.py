@@ -1,0 +1,119 @@
+"""The surface: exactly these names, each where it belongs, each imported when it is first used."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import cascade_agent
+from cascade_agent import validators
+
+NAMES = {
+    "Assessment",
+    "CascadeChatModel",
+    "CascadeError",
+    "CascadeExhausted",
+    "CascadeMiddleware",
+    "Draft",
+    "Journal",
+    "Policy",
+    "Price",
+    "Scorer",
+    "StepContext",
+    "StepTrace",
+    "Tier",
+    "Verdict",
+    "assess",
+    "cascade_node",
+    "cascade_step",
+    "default_validators",
+    "swap_node",
+}
+
+VALIDATORS = {
+    "AfterToolError",
+    "CompleteResponse",
+    "Grounding",
+    "NoRepeat",
+    "PlanConsistency",
+    "StructuredOutput",
+    "TokenConfidence",
+    "ToolCallSchema",
+    "ToolRelevance",
+}
+
+SIGNATURES = {
+    "CascadeMiddleware": ["large", "small", "validators", "policy"],
+    "cascade_node": ["small", "large", "tools", "prompt", "step", "validators", "policy", "name"],
+    "cascade_step": ["small", "large", "validators", "policy"],
+    "swap_node": ["builder", "name", "node"],
+    "assess": ["message", "messages", "tools", "state", "validators", "scorer", "policy"],
+}
+"""The first parameters of the doors, in order; more may follow."""
+
+POLICY = {
+    "threshold",
+    "scorer",
+    "evidence_band",
+    "on_exhausted",
+    "handover",
+    "latency_budget",
+    "hedge_after",
+    "max_cost",
+    "shadow_rate",
+    "latch",
+    "side_effects",
+    "provenance",
+}
+
+
+def test_the_names_are_pinned() -> None:
+    """The root exports exactly the public names, and says so to `dir`."""
+    assert set(cascade_agent.__all__) == NAMES
+    assert len(cascade_agent.__all__) == len(NAMES)
+    assert set(dir(cascade_agent)) >= NAMES | {"__version__"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_every_name_is_there(name: str) -> None:
+    """Every public name can be imported, calls itself so, and lives in this package."""
+    value = getattr(cascade_agent, name)
+    assert value.__name__ == name
+    assert value.__module__.split(".")[0] == "cascade_agent"
+    assert inspect.getdoc(value)
+
+
+@pytest.mark.parametrize("name", sorted(VALIDATORS))
+def test_every_validator_is_there(name: str) -> None:
+    """Every shipped validator can be imported from `cascade_agent.validators`, which lists it."""
+    assert name in validators.__all__
+    assert getattr(validators, name).__name__ == name
+
+
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
+def test_the_doors_keep_their_parameters(name: str) -> None:
+    """The parameters that users write are there, in this order."""
+    parameters = list(inspect.signature(getattr(cascade_agent, name)).parameters)
+    assert parameters[: len(SIGNATURES[name])] == SIGNATURES[name]
+
+
+def test_the_policy_keeps_its_fields() -> None:
+    """Every documented field of a policy is a keyword of it."""
+    parameters = inspect.signature(cascade_agent.Policy).parameters
+    assert set(parameters) >= POLICY
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """A misspelled name fails as in any module."""
+    with pytest.raises(AttributeError, match="CascadeChatModle"):
+        cascade_agent.CascadeChatModle  # noqa: B018
+    with pytest.raises(ImportError):
+        from cascade_agent import CascadeChatModle  # noqa: F401
+
+
+def test_a_star_import_gives_the_names() -> None:
+    """`from cascade_agent import *` works with lazy names."""
+    code = "from cascade_agent import *\nassert Policy and swap_node and CascadeMiddleware"
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603

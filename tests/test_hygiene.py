@@ -1,0 +1,72 @@
+"""What is committed is fit to be public: no registry, no machine, nothing heavy."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SKIP = {".git", "build", "dist", "__pycache__", ".hypothesis", ".cascade", "results"}
+
+
+def _files() -> list[Path]:
+    """The tracked files; without git (an unpacked source archive) all files that are no product of a tool."""
+    git = shutil.which("git")
+    if git and (ROOT / ".git").exists():
+        listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: S603
+        files = [ROOT / name for name in listed.split("\0") if name]
+    else:
+        files = [
+            file
+            for file in ROOT.rglob("*")
+            if not any(part in SKIP or part.startswith(".venv") or part.endswith("_cache") for part in file.parts)
+        ]
+    return [file for file in files if file.is_file()]
+
+
+def _joined(*parts: str) -> str:
+    return re.escape("".join(parts))
+
+
+# Built from pieces, so that this file holds none of them.
+REGISTRIES = [
+    _joined("pypi", ".org"),
+    _joined("python", "hosted", ".org"),
+    _joined("npm", "js", ".org"),
+    _joined("proxy.", "golang", ".org"),
+    _joined("--index", "-url"),
+    _joined("--extra", "-index-url"),
+    _joined("--trusted", "-host"),
+    _joined("--find", "-links"),
+]
+MACHINE = [rf"(?<![\w.]){_joined('/', top, '/')}" for top in ("work", "root", "home", "Users")]
+MACHINE += [_joined("/", "tmp/dev"), _joined("/opt", "/wheels"), _joined("/opt", "/py", "pi")]
+
+
+@pytest.mark.parametrize(("what", "patterns"), [("a registry", REGISTRIES), ("a machine", MACHINE)])
+def test_no_file_names(what: str, patterns: list[str]) -> None:
+    """No file names a package registry, an option that does, or a path of the machine it was written on."""
+    found = []
+    for file in _files():
+        text = file.read_bytes().decode("utf-8", "replace")
+        for pattern in patterns:
+            found += [f"{file.relative_to(ROOT)}: {m.group()}" for m in re.finditer(pattern, text)]
+    assert not found, f"{what}: {found[:20]}"
+
+
+def test_no_file_is_heavy() -> None:
+    """No file is larger than one megabyte."""
+    assert not [str(file.relative_to(ROOT)) for file in _files() if file.stat().st_size > 1_000_000]
+
+
+def test_there_is_something_to_look_at() -> None:
+    """The list of files is not empty and holds the lists of pinned packages, which all have a hash and no address."""
+    names = {str(file.relative_to(ROOT)) for file in _files()}
+    assert {"pyproject.toml", "requirements-dev.txt", "requirements-lowest.txt", "tests/test_hygiene.py"} <= names
+    for name in ("requirements-dev.txt", "requirements-lowest.txt"):
+        entries = re.split(r"\n(?=\S)", (ROOT / name).read_text())
+        pinned = [entry for entry in entries if not entry.startswith("#")]
+        assert len(pinned) > 50
+        assert all("==" in entry and "--hash=sha256:" in entry and "://" not in entry for entry in pinned)
