@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 MAX_CHARACTERS: Final = 200
 _MAX_DEPTH: Final = 20
 _MAX_VALUE: Final = Decimal(10) ** 15
-_TOKEN: Final = re.compile(r"\s*(?:(\d{1,15}(?:\.\d{1,10})?)|([-+*/()]))")
+_TOKEN: Final = re.compile(r"\s*(?:([0-9]{1,15}(?:\.[0-9]{1,10})?)|([-+*/()]))")
 
 
 def evaluate(expression: str) -> Decimal:

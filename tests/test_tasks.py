@@ -1,0 +1,122 @@
+"""The measured tasks: each can be done, none is done by doing nothing, and the judge sees every difference."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphs.evaluate import holds, judge
+from graphs.tasks import load_tasks, wordings
+from tools.database import OrderDatabase
+from tools.orders import SIDE_EFFECTS, order_tools
+
+TASKS = load_tasks()
+by_id = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+
+
+def answer_of(task) -> list[str]:
+    """An answer for every turn, the last one holding one wording of every fact."""
+    return ["ok"] * (len(task.turns) - 1) + [" ; ".join(fact[0] for fact in task.facts) or "You're welcome."]
+
+
+def carried_out(task):
+    """The database before and after the task's own calls, and their statuses."""
+    db = OrderDatabase()
+    before = db.snapshot()
+    tools = {tool.name: tool for tool in order_tools(db)}
+    statuses = []
+    for number, (name, args) in enumerate(task.calls):
+        message = tools[name].invoke({"type": "tool_call", "id": str(number), "name": name, "args": args})
+        statuses.append(message.status)
+    after = db.snapshot()
+    db.close()
+    return before, after, statuses
+
+
+@by_id
+def test_the_calls_and_facts_of_a_task_succeed(task):
+    """The task's own calls, run on a fresh database, reach its end state, and the facts as answer are accepted."""
+    before, after, statuses = carried_out(task)
+    assert set(statuses) <= {"success"}
+    assert judge(task, before, after, answer_of(task)) == ()
+
+
+@by_id
+def test_doing_and_saying_nothing_is_no_success(task):
+    """Without calls and with empty answers every task is missed."""
+    before = OrderDatabase().snapshot()
+    assert judge(task, before, before, [""] * len(task.turns))
+    assert judge(task, before, before, [])
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if t.facts or t.changes], ids=lambda task: task.id)
+def test_a_friendly_word_is_no_success(task):
+    """A task that needs facts or changes is missed by an answer that holds none."""
+    before = OrderDatabase().snapshot()
+    assert judge(task, before, before, ["Of course!"] * len(task.turns))
+
+
+@pytest.mark.parametrize("task", [t for t in TASKS if t.changes], ids=lambda task: task.id)
+def test_right_words_without_the_deed_are_no_success(task):
+    """A task that wants a change is missed by the right answer alone."""
+    before = OrderDatabase().snapshot()
+    assert any("not changed" in m or "missing" in m for m in judge(task, before, before, answer_of(task)))
+
+
+@by_id
+def test_one_deed_too_many_is_no_success(task):
+    """Whatever the task, another order cancelled or refunded on top is found."""
+    before, after, _ = carried_out(task)
+    spare = next(o for o, row in after["orders"].items() if row["status"] == "processing" and o not in str(task))
+    after["orders"][spare] = {**after["orders"][spare], "status": "cancelled"}
+    assert f"orders {spare}: changed, though nobody asked for it" in judge(task, before, after, answer_of(task))
+
+
+@by_id
+def test_a_refund_too_many_is_no_success(task):
+    """A refund that nobody asked for is found, also beside one that was asked for."""
+    before, after, _ = carried_out(task)
+    after["refunds"]["999"] = {
+        "id": 999,
+        "order_id": "O-2138",
+        "amount_cents": 1,
+        "reason": "late",
+        "refunded_on": "2026-03-15",
+    }
+    assert "refunds: a row that nobody asked for" in judge(task, before, after, answer_of(task))
+
+
+def test_there_are_enough_tasks_of_both_graphs_with_unique_ids():
+    """At least 60 tasks: at least 40 for the agent loop and 20 for plan and execute; some in other languages."""
+    assert len(TASKS) >= 60
+    assert len({task.id for task in TASKS}) == len(TASKS)
+    assert sum(task.graph == "support" for task in TASKS) >= 40
+    assert sum(task.graph == "plan_execute" for task in TASKS) >= 20
+    assert {"de", "es", "fr", "ja"} <= {task.language for task in TASKS}
+    assert {name for task in TASKS for name, _ in task.calls} <= SIDE_EFFECTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "fact", "found"),
+    [
+        ("There are 3 orders.", "3", True),
+        ("Order O-2133 of 13.3", "3", False),
+        ("3.5 of them", "3", False),
+        ("It was 11.00 EUR.", "11.00", True),
+        ("It was 111.00 EUR.", "11.00", False),
+        ("It was 1.11.00", "11.00", False),
+        ("in DUBLIN now", "Dublin", True),
+        ("Dublinです", "Dublin", True),
+        ("Dubliners", "Dublin", False),
+    ],
+)
+def test_a_fact_is_found_as_a_whole(text, fact, found):
+    """A number inside another number and a word inside another word do not count."""
+    assert holds(text, fact) is found
+
+
+def test_wordings_of_dates_and_amounts():
+    """A date or an amount is accepted in the usual spellings."""
+    assert {"2026-03-16", "March 16", "16 March", "16.03", "3月16日"} <= set(wordings({"date": "2026-03-16"}))
+    assert wordings({"amount": "20.00"}) == ("20.00", "20,00", "20", "20.0")
+    assert wordings({"amount": "11.50"}) == ("11.50", "11,50", "11.5")
+    assert wordings({"amount": "11.55"}) == ("11.55", "11,55")
