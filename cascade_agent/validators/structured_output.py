@@ -1,0 +1,111 @@
+"""`StructuredOutput`: whether an answer that was asked for in a schema could be read as that schema.
+
+Law: the reason names the error class, the kind of error and the path, never a value; names that the schema does not
+declare are written `*`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from cascade_agent.records import Verdict
+
+if TYPE_CHECKING:
+    from cascade_agent.records import Draft, StepContext
+
+_ERROR_CLASS = re.compile(r"(?:[A-Za-z_]\w{0,80}\.)*([A-Za-z_]\w{0,80}(?:Error|Exception))\b")
+_PYDANTIC_LINE = re.compile(r"^(\S[^\n]{0,200})\n  [^\n]{0,2000}?\[type=([a-z_]{1,60})\b", re.MULTILINE)
+_MAX_ERROR_TEXT = 20_000
+_MAX_NAMES = 2_000
+_MAX_PATH_PARTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutput:
+    """Fails hard with `unparsed_output` when the answer does not parse into what was asked for.
+
+    Acts when structured output was asked for (`context.output_schema`) or parsing it failed (`draft.parsing_error`).
+    An answer that calls one of the offered tools first is not yet the structured answer and is left alone.
+    """
+
+    name: ClassVar[str] = "StructuredOutput"
+    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+
+    def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
+        """One hard fail, or nothing."""
+        error = draft.parsing_error
+        if error is not None:
+            reason, path = _explain(error, context.output_schema)
+            return _fail(reason, path)
+        if context.output_schema is None or draft.parsed is not None:
+            return None
+        if draft.tool_calls and any(call.get("name") in context.tools_by_name for call in draft.tool_calls):
+            return None
+        return _fail("the answer holds no output of the schema that was asked for", "/parsed")
+
+
+def _fail(reason: str, path: str) -> Verdict:
+    return Verdict(outcome="fail", code="unparsed_output", reason=reason, path=path, validator=StructuredOutput.name)
+
+
+def _explain(error: object, schema: object) -> tuple[str, str]:
+    """A sentence and a path from an error's text as pydantic, json and the LangChain parsers write it."""
+    text = error[:_MAX_ERROR_TEXT] if isinstance(error, str) else type(error).__name__
+    found = _ERROR_CLASS.match(text)
+    reason = f"the answer does not parse into the schema ({found[1] if found else 'parsing error'})"
+    line = _PYDANTIC_LINE.search(text)
+    if line is None:
+        return reason, "/parsed"
+    path = "/parsed" + _pointer(line[1].strip(), _names(schema))
+    return f"{reason}: {line[2]} at {path}"[:500], path
+
+
+def _pointer(location: str, names: frozenset[str]) -> str:
+    parts = location.split(".")[:_MAX_PATH_PARTS]
+    return "".join(f"/{part if part in names or (part.isdigit() and len(part) <= 6) else '*'}" for part in parts)  # noqa: PLR2004 - an index
+
+
+def _names(schema: object) -> frozenset[str]:
+    """Names of the fields that a schema declares at any depth: JSON Schema, pydantic model, TypedDict or dataclass."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    stack: list[object] = [schema]
+    for _ in range(_MAX_NAMES):
+        if not stack:
+            break
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Mapping):
+            properties = item.get("properties")
+            if isinstance(properties, Mapping):
+                names.update(key for key in properties if isinstance(key, str))
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+        elif isinstance(item, type) and not item.__module__.startswith("builtins"):
+            for key, annotation in _fields(item).items():
+                names.add(key)
+                stack.append(annotation)
+        else:
+            stack.extend(get_args(item))
+    return frozenset(names)
+
+
+def _fields(cls: type) -> dict[str, object]:
+    model_fields = getattr(cls, "model_fields", None)
+    if isinstance(model_fields, Mapping):
+        out: dict[str, object] = {}
+        for key, info in model_fields.items():
+            annotation = getattr(info, "annotation", None)
+            out[str(key)] = annotation
+            alias = getattr(info, "alias", None)
+            if isinstance(alias, str):
+                out[alias] = annotation
+        return out
+    annotations = getattr(cls, "__annotations__", None)
+    return dict(annotations) if isinstance(annotations, Mapping) else {}
