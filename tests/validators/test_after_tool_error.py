@@ -1,0 +1,179 @@
+"""Tests of AfterToolError on tool results as langgraph and langchain write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt.tool_node import (
+    INVALID_TOOL_NAME_ERROR_TEMPLATE,
+    TOOL_CALL_ERROR_TEMPLATE,
+    TOOL_EXECUTION_ERROR_TEMPLATE,
+    TOOL_INVOCATION_ERROR_TEMPLATE,
+)
+from langgraph.runtime import Runtime
+
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.records import StepContext, Verdict
+from cascade_agent.validators.after_tool_error import AfterToolError
+
+CALL = {"name": "divide", "args": {"a": 1, "b": 0}, "id": "c1"}
+SMALL = {"cascade": {"final_tier": "small"}}
+LARGE = {"cascade": {"final_tier": "large"}}
+
+
+def ai(meta: dict[str, Any], *calls: Any) -> AIMessage:
+    """An assistant message with one call."""
+    return AIMessage("", tool_calls=list(calls or [CALL]), response_metadata=meta)
+
+
+def result(content: Any = "4", status: str = "success", call_id: str = "c1") -> ToolMessage:
+    """A tool result."""
+    return ToolMessage(content, tool_call_id=call_id, name="divide", status=status)
+
+
+def judge(*messages: BaseMessage) -> Verdict | None:
+    """Judge a history."""
+    return AfterToolError()(None, StepContext(messages=[HumanMessage("Divide"), *messages]))
+
+
+@tool
+def divide(a: int, b: int) -> int:
+    """Divide a by b."""
+    return a // b
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        CALL,
+        {"name": "divide", "args": {"a": "x", "b": 1}, "id": "c1"},
+        {"name": "divide", "args": {}, "id": "c1"},
+        {"name": "multiply", "args": {}, "id": "c1"},
+    ],
+)
+@pytest.mark.parametrize("keep_status", [True, False])
+def test_errors_that_the_tool_node_writes(call: dict[str, Any], keep_status: bool) -> None:
+    """A raising tool, wrong or missing arguments and an unknown tool escalate, also when a store lost the status."""
+    asked = ai(SMALL, call)
+    config = {"configurable": {"__pregel_runtime": Runtime()}}
+    answer = ToolNode([divide], handle_tool_errors=True).invoke({"messages": [asked]}, config)["messages"][0]
+    assert answer.status == "error"
+    if not keep_status:
+        answer = ToolMessage(answer.content, tool_call_id="c1", name="divide")
+    verdict = judge(asked, answer)
+    assert verdict is not None
+    assert (verdict.outcome, verdict.code) == ("fail", "after_tool_error")
+    assert not verdict.hard
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TOOL_CALL_ERROR_TEMPLATE.format(error="ZeroDivisionError('x')"),
+        TOOL_EXECUTION_ERROR_TEMPLATE.format(tool_name="divide", tool_kwargs="{}", error="boom"),
+        TOOL_INVOCATION_ERROR_TEMPLATE.format(tool_name="divide", tool_kwargs="{}", error="boom"),
+        INVALID_TOOL_NAME_ERROR_TEMPLATE.format(requested_tool="multiply", available_tools="divide, add"),
+    ],
+)
+def test_templates(text: str) -> None:
+    """Each template of the host is known by its text."""
+    assert judge(ai(SMALL), result(text)) is not None
+
+
+def test_structured_output_that_failed() -> None:
+    """What create_agent answers to unusable structured output has the status success and is an error all the same."""
+    from langchain.agents.factory import STRUCTURED_OUTPUT_ERROR_TEMPLATE
+
+    assert judge(ai(SMALL), result(STRUCTURED_OUTPUT_ERROR_TEMPLATE.format(error="no"))) is not None
+
+
+def test_one_of_several_results() -> None:
+    """One failed call among good ones is enough, in any place."""
+    two = [CALL, {**CALL, "id": "c2"}]
+    good, bad = result(call_id="c1"), result("boom", "error", "c2")
+    assert judge(ai(SMALL, *two), good, bad) is not None
+    assert judge(ai(SMALL, *two), bad, good) is not None
+
+
+def test_custom_error_text() -> None:
+    """A status of error counts whatever the text says, also with content blocks."""
+    assert judge(ai(SMALL), result("Nope.", "error")) is not None
+    assert judge(ai(SMALL), result([{"type": "text", "text": "Nope."}], "error")) is not None
+
+
+def test_a_chunk_is_a_message() -> None:
+    """A streamed message that was kept as a chunk counts like any other."""
+    chunk = AIMessageChunk("", tool_call_chunks=[], response_metadata=SMALL)
+    assert judge(chunk, result("boom", "error")) is not None
+
+
+KEPT = {
+    "a good result": [ai(SMALL), result()],
+    "an error of the large tier's call": [ai(LARGE), result("boom", "error")],
+    "an error of a message that no cascade wrote": [ai({}), result("boom", "error")],
+    "strange metadata": [ai({"cascade": "small"}), result("boom", "error")],
+    "an error that has been dealt with": [ai(SMALL), result("boom", "error"), ai(SMALL), result()],
+    "an error before the last answer": [ai(SMALL), result("boom", "error"), AIMessage("Sorry."), HumanMessage("Hi")],
+    "a result that speaks of errors": [ai(SMALL), result("Error: 404 lines of the log hold the word error")],
+    "a log": [ai(SMALL), result("ERROR db down\nPlease fix your mistakes.")],
+    "a quoted template": [ai(SMALL), result("The log says: Error: x\n Please fix your mistakes.")],
+    "a sentence about a tool": [ai(SMALL), result("Error: saw is not a valid tool, try one of the others")],
+    "JSON with an error key": [ai(SMALL), result('{"error": null, "rows": []}')],
+    "a call limit of the host": [ai(SMALL), result("Tool call limit exceeded. Do not call 'divide' again.", "error")],
+    "no tool result": [AIMessage("Hello", response_metadata=SMALL)],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_kept(case: str) -> None:
+    """What is no error of the small tier's own last call is left alone."""
+    assert judge(*KEPT[case]) is None
+
+
+def test_message_after_the_error() -> None:
+    """A system or human message behind the failed result does not hide it."""
+    assert judge(ai(SMALL), result("boom", "error"), SystemMessage("Be brief.")) is not None
+    assert judge(ai(SMALL), result("boom", "error"), HumanMessage("Go on")) is not None
+
+
+def test_after_twenty_steps() -> None:
+    """A long history before the error changes nothing."""
+    history = [m for _ in range(20) for m in (ai(SMALL), result())]
+    assert judge(*history) is None
+    assert judge(*history, ai(SMALL), result("boom", "error")) is not None
+
+
+def test_stage_and_settings() -> None:
+    """It is asked before the small model is, and a score that is no probability is refused."""
+    assert AfterToolError.stage == "context"
+    with pytest.raises(ConfigurationError, match="score"):
+        AfterToolError(score=1.5)
+
+
+MESSAGES = st.one_of(
+    st.builds(HumanMessage, st.text()),
+    st.builds(
+        lambda c, m: AIMessage.model_construct(content=c, response_metadata=m),
+        st.text() | st.none(),
+        st.none() | st.dictionaries(st.just("cascade"), st.none() | st.text() | st.just({"final_tier": "small"})),
+    ),
+    st.builds(
+        lambda c, s: ToolMessage.model_construct(content=c, status=s),
+        st.text() | st.none() | st.lists(st.integers()) | st.just("Error: "),
+        st.sampled_from(["error", "success", None]),
+    ),
+)
+
+
+@given(st.lists(MESSAGES, max_size=8))
+def test_never_raises(messages: list[BaseMessage]) -> None:
+    """No history makes it raise; what it says is a soft fail or nothing."""
+    verdict = AfterToolError()(None, StepContext(messages=messages))
+    assert verdict is None or (verdict.outcome == "fail" and verdict.score is not None)
