@@ -1,0 +1,338 @@
+"""Tests of NoRepeat: what is the same call, what is a loop, and what may be done again."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.validators.no_repeat import NoRepeat
+
+SEARCH = ToolSpec(
+    "search",
+    parameters={
+        "type": "object",
+        "properties": {
+            "query": {"type": "string"},
+            "limit": {"type": "integer", "default": 5},
+            "page": {"type": ["integer", "null"], "default": None},
+        },
+        "required": ["query"],
+    },
+)
+TOOLS = (SEARCH, ToolSpec("read"), ToolSpec("save"))
+EFFECTS = {"save": "write", "pay": "irreversible", "search": "read"}
+
+
+def call(name: str, **args: Any) -> dict[str, Any]:
+    """A tool call without an id."""
+    return {"name": name, "args": args, "id": ""}
+
+
+class Turn:
+    """Builds the messages of one turn with matching call ids."""
+
+    def __init__(self) -> None:
+        self.messages: list[BaseMessage] = [HumanMessage("Do it")]
+        self.count = 0
+
+    def did(self, *calls: dict[str, Any], status: str | None = "success") -> Turn:
+        """One assistant message and, unless `status` is None, the results of its calls."""
+        numbered = []
+        for c in calls:
+            self.count += 1
+            numbered.append({**c, "id": f"c{self.count}"})
+        self.messages.append(AIMessage("", tool_calls=numbered))
+        if status is not None:
+            self.messages += [ToolMessage("r", tool_call_id=c["id"], name=c["name"], status=status) for c in numbered]
+        return self
+
+    def said(self, text: Any) -> Turn:
+        self.messages.append(AIMessage(text))
+        return self
+
+    def asked(self) -> Turn:
+        self.messages.append(HumanMessage("Again, please"))
+        return self
+
+
+def judge(turn: Turn, *calls: dict[str, Any], text: Any = "", effects: Any = EFFECTS) -> list[Verdict]:
+    """Judge an answer after a turn."""
+    message = AIMessage(text, tool_calls=[{**c, "id": f"d{i}"} for i, c in enumerate(calls)])
+    context = StepContext(messages=turn.messages, tools=TOOLS, side_effects=effects)
+    return NoRepeat()(Draft(message=message), context) or []
+
+
+def codes(*args: Any, **kwargs: Any) -> list[str]:
+    """The codes of the verdicts."""
+    return [verdict.code for verdict in judge(*args, **kwargs)]
+
+
+A, B, C = call("search", query="a"), call("read", id=1), call("search", query="c")
+
+SAME = {
+    "identical": (call("search", query="a"), call("search", query="a")),
+    "order of keys": (call("read", x=1, y=2), call("read", y=2, x=1)),
+    "case and outer white space": (call("search", query="Oslo "), call("search", query="oslo")),
+    "5 and 5.0": (call("read", id=5), call("read", id=5.0)),
+    "a declared default": (call("search", query="a"), call("search", query="a", limit=5)),
+    "a declared default of null": (call("search", query="a", page=None), call("search", query="a")),
+    "nested": (call("read", q={"a": [1, {"b": "X"}]}), call("read", q={"a": [1.0, {"b": "x"}]})),
+    "no arguments": (call("read"), call("read")),
+    "large integers": (call("read", id=2**70), call("read", id=2**70)),
+}
+DIFFERENT = {
+    "another value": (call("search", query="a"), call("search", query="b")),
+    "another tool": (call("search", query="a"), call("read", query="a")),
+    "another value beside a default": (call("search", query="a"), call("search", query="b", limit=5)),
+    "not the default": (call("search", query="a"), call("search", query="a", limit=6)),
+    "an argument without a default": (call("search", query="a"), call("search", query="a", lang="en")),
+    "true and 1": (call("read", id=True), call("read", id=1)),
+    "true and false": (call("read", id=True), call("read", id=False)),
+    "1 and the text 1": (call("read", id=1), call("read", id="1")),
+    "null and nothing": (call("read", id=None), call("read")),
+    "null and zero": (call("read", id=None), call("read", id=0)),
+    "another order of a list": (call("read", ids=[1, 2]), call("read", ids=[2, 1])),
+    "a longer list": (call("read", ids=[1, 2]), call("read", ids=[1, 2, 3])),
+    "another nesting": (call("read", q={"a": {"b": 1}}), call("read", q={"a": [1]})),
+    "other keys": (call("read", q={"a": 1}), call("read", q={"b": 1})),
+    "inner white space": (call("search", query="a b"), call("search", query="ab")),
+    "the next page": (call("search", query="a", page=1), call("search", query="a", page=2)),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_same_calls(case: str) -> None:
+    """Calls that mean the same are the same, within one answer and across the turn."""
+    first, second = SAME[case]
+    assert codes(Turn(), first, second) == ["duplicate_call"]
+    assert codes(Turn().did(first), second) == ["repeated_call"]
+    assert codes(Turn().did(second), first) == ["repeated_call"]
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_different_calls(case: str) -> None:
+    """Calls that mean different things are kept, within one answer and across the turn."""
+    first, second = DIFFERENT[case]
+    assert codes(Turn(), first, second) == []
+    assert codes(Turn().did(first), second) == []
+
+
+def test_soft_and_located() -> None:
+    """A repeat is a soft fail that points at the call and quotes no argument."""
+    (verdict,) = judge(Turn().did(A), B, A)
+    assert (verdict.outcome, verdict.hard, verdict.path) == ("fail", False, "/tool_calls/1")
+    assert "query" not in verdict.reason
+
+
+def test_a_call_that_failed() -> None:
+    """The same call that already failed is a repeat, and the reason says so."""
+    (verdict,) = judge(Turn().did(A, status="error"), A)
+    assert verdict.code == "repeated_call"
+    assert "failed" in verdict.reason
+
+
+def test_another_call_between() -> None:
+    """Reading something else in between does not make the same call useful."""
+    assert codes(Turn().did(A).did(B), A) == ["repeated_call"]
+
+
+def test_after_a_write() -> None:
+    """After a successful write or irreversible call the world is another one; reading again is kept."""
+    assert codes(Turn().did(A).did(call("save", x=1)), A) == []
+    assert codes(Turn().did(A).did(call("pay", x=1)), A) == []
+    assert codes(Turn().did(A, status="error").did(call("save", x=1)), A) == []
+    assert codes(Turn().did(A, call("save", x=1)), A) == []
+
+
+def test_a_write_that_does_not_help() -> None:
+    """A write that failed, was never answered, came before or is not declared as one does not excuse a repeat."""
+    assert codes(Turn().did(A).did(call("save", x=1), status="error"), A) == ["repeated_call"]
+    assert codes(Turn().did(A).did(call("save", x=1), status=None), A) == ["repeated_call"]
+    assert codes(Turn().did(call("save", x=1)).did(A), A) == ["repeated_call"]
+    assert codes(Turn().did(A).did(call("save", x=1)), A, effects={}) == ["repeated_call"]
+
+
+def test_the_write_itself() -> None:
+    """Doing the same write twice is a repeat."""
+    assert codes(Turn().did(call("save", x=1)), call("save", x=1)) == ["repeated_call"]
+
+
+def test_kept_across_turns() -> None:
+    """The user may ask for the same thing again."""
+    assert codes(Turn().did(A).said("Done").asked(), A) == []
+
+
+def test_kept_when_never_answered() -> None:
+    """A call that was never answered (an interrupt, a crash) may be made again."""
+    assert codes(Turn().did(A, status=None), A) == []
+
+
+def test_loops() -> None:
+    """A, B, A, B and A, B, C, A, B, C are loops, also where a write in between excuses each single repeat."""
+    save = call("save", x=1)
+    assert codes(Turn().did(A).did(B).did(A), B) == ["call_loop"]
+    assert codes(Turn().did(A).did(B).did(C).did(A).did(B), C) == ["call_loop"]
+    assert codes(Turn().did(A).did(save).did(A), save) == ["call_loop"]
+    assert codes(Turn().did(C).did(A).did(B).did(A), B) == ["call_loop"]
+    assert codes(Turn().did(A, B), A, B) == ["call_loop"]
+
+
+def test_no_loops() -> None:
+    """The same call over and over is a repeat, not a loop; a pattern that moves on is neither."""
+    assert codes(Turn().did(A).did(A).did(A), A) == ["repeated_call"]
+    assert codes(Turn().did(call("read", id=1)).did(A).did(call("read", id=2)), C) == []
+    pages = Turn()
+    for page in range(6):
+        pages.did(call("search", query="a", page=page)).did(call("read", id=page))
+    assert codes(pages, call("search", query="a", page=6)) == []
+
+
+def test_both_findings() -> None:
+    """A duplicate inside the answer and a repeat of the turn are both reported."""
+    assert codes(Turn().did(A), A, A) == ["duplicate_call", "repeated_call"]
+
+
+def test_twenty_steps() -> None:
+    """A fresh call after twenty other steps is kept; a repeat of the first one is found."""
+    turn = Turn()
+    for number in range(20):
+        turn.did(call("read", id=number))
+    assert codes(turn, call("read", id=20)) == []
+    assert codes(turn, call("read", id=0)) == ["repeated_call"]
+
+
+def test_window() -> None:
+    """What lies before the window is not read."""
+    turn = Turn().did(call("read", id=0))
+    for number in range(1, 40):
+        turn.did(call("read", id=number))
+    assert codes(turn, call("read", id=0)) == []
+    assert codes(turn, call("read", id=39)) == ["repeated_call"]
+
+
+def test_repeated_text() -> None:
+    """The same text again in one turn lowers the confidence and decides nothing."""
+    turn = Turn().said("I will look.").did(A)
+    (verdict,) = judge(turn, text="I will look. ")
+    assert (verdict.code, verdict.outcome) == ("repeated_answer", "abstain")
+    assert verdict.score is not None
+    blocks = [{"type": "text", "text": "I will "}, {"type": "text", "text": "look."}]
+    assert codes(turn, text=blocks) == ["repeated_answer"]
+
+
+def test_other_texts_are_kept() -> None:
+    """Another text, the same text in another turn, and a text where none was before are kept."""
+    assert codes(Turn().said("I will look.").did(A), text="Here it is.") == []
+    assert codes(Turn().said("Yes").asked(), text="Yes") == []
+    assert codes(Turn().did(A), text="Yes") == []
+    assert codes(Turn().said("A").said("B"), text="A") == []
+
+
+@pytest.mark.parametrize("args", [None, "x", [1], 7])
+def test_strange_arguments(args: Any) -> None:
+    """Arguments that are no object are compared with nothing."""
+    message = AIMessage.model_construct(
+        content="", tool_calls=[{"name": "read", "args": args, "id": "1"}, call("read", id=1)], invalid_tool_calls=[]
+    )
+    context = StepContext(messages=Turn().did(B).messages, tools=TOOLS)
+    found = NoRepeat()(Draft(message=message), context)
+    assert [v.code for v in found or []] == ["repeated_call"]
+
+
+def test_huge_arguments_end() -> None:
+    """Arguments too large, too deep or too long to compare are different, and comparing them ends."""
+
+    def deep() -> Any:
+        value: Any = 1
+        for _ in range(900):
+            value = [value]
+        return value
+
+    for huge in (lambda: {"x": list(range(100_000))}, lambda: {"x": deep()}, lambda: {str(i): i for i in range(10**5)}):
+        assert codes(Turn().did(call("read", **huge())), call("read", **huge())) == []
+    assert codes(Turn().did(call("read", x="X" * 10**6)), call("read", x="x" * 10**6)) == []
+    assert codes(Turn(), *[call("read", id=n) for n in range(5_000)]) == []
+    many = {str(i): i for i in range(1_000)}
+    assert codes(Turn().did(call("search", **many)), call("search", **many, limit=5)) == []
+
+
+def test_only_the_newest_calls_are_held() -> None:
+    """Of a message with hundreds of calls the newest 128 are compared."""
+    turn = Turn().did(*[call("read", id=n) for n in range(300)], status=None)
+    turn.messages += [ToolMessage("r", tool_call_id=f"c{n + 1}", name="read") for n in (10, 290)]
+    assert codes(turn, call("read", id=10)) == []
+    assert codes(turn, call("read", id=290)) == ["repeated_call"]
+
+
+def test_other_messages_are_passed_over() -> None:
+    """A system message within the turn changes nothing; values of no JSON type are different."""
+    turn = Turn().did(A)
+    turn.messages.append(SystemMessage("Be brief."))
+    assert codes(turn, A) == ["repeated_call"]
+    odd = AIMessage.model_construct(content="", tool_calls=[call("read", x={1}), call("read", x={1})])
+    assert NoRepeat()(Draft(message=odd), StepContext()) is None
+
+
+@pytest.mark.parametrize("settings", [{"score": -0.1}, {"answer_score": 2}, {"window": 0}])
+def test_settings(settings: dict[str, Any]) -> None:
+    """A setting that cannot work is refused at construction and named."""
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        NoRepeat(**settings)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["search", "read", "save", None]), "args": JSON | st.dictionaries(st.text(), JSON)},
+        optional={"id": st.sampled_from(["1", "2", None])},
+    ),
+    max_size=4,
+)
+MESSAGES = st.one_of(
+    st.builds(HumanMessage, st.text()),
+    st.builds(lambda content, calls: AIMessage.model_construct(content=content, tool_calls=calls), JSON, CALLS),
+    st.builds(
+        lambda key, status: ToolMessage.model_construct(content="x", tool_call_id=key, status=status),
+        st.sampled_from(["1", "2", None]),
+        st.sampled_from(["success", "error", None]),
+    ),
+)
+
+
+@given(history=st.lists(MESSAGES, max_size=8), content=JSON, calls=CALLS)
+def test_never_raises(history: list[BaseMessage], content: Any, calls: Any) -> None:
+    """No history and no answer make it raise, and nothing it says is a hard fail."""
+    message = AIMessage.model_construct(content=content, tool_calls=calls)
+    found = NoRepeat()(Draft(message=message), StepContext(messages=history, tools=TOOLS, side_effects=EFFECTS))
+    assert all(not v.hard and v.score is not None for v in found or [])
+    assert len(found or []) <= 2
+
+
+@given(args=st.dictionaries(st.text(), JSON, max_size=4))
+def test_every_call_repeats_itself(args: dict[str, Any]) -> None:
+    """A call whose numbers are numbers is the same as itself after any copy."""
+
+    def finite(value: Any) -> bool:
+        if isinstance(value, float):
+            return not math.isnan(value)
+        if isinstance(value, dict):
+            return all(map(finite, value.values()))
+        return all(map(finite, value)) if isinstance(value, list) else True
+
+    if finite(args):
+        again = copy.deepcopy(args)
+        assert codes(
+            Turn().did({"name": "read", "args": args, "id": ""}), {"name": "read", "args": again, "id": ""}
+        ) == ["repeated_call"]
