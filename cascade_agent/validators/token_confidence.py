@@ -1,0 +1,208 @@
+"""`TokenConfidence`: how sure the model was of the tokens that act, from the log-probabilities of its provider.
+
+Law: a provider that gives no log-probabilities is unknown, never sure and never unsure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.records import Verdict
+
+if TYPE_CHECKING:
+    from cascade_agent.records import Draft, StepContext
+
+_MAX_TOKENS = 4_096
+_MAX_WORD = 100
+_MAX_VALUES = 64
+_MAX_NODES = 500
+_MAX_NEEDLE = 2_000
+_IMPOSSIBLE = -10_000
+_TOKEN_KEYS = ("token", "text")
+_LOGPROB_KEYS = ("logprob", "log_probability", "logProbability")
+
+Tokens = list[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenConfidence:
+    """Scores the draft with the probability of its least sure tokens.
+
+    The score is `exp` of a low quantile of the tokens' log-probabilities: a mean hides the one wrong token of a call
+    behind many sure ones, a sum punishes length (Gupta et al., *Language Model Cascades: Token-level uncertainty and
+    beyond*, ICLR 2024, arXiv:2404.10136, there "Chow-Quantile"; `quantile=0` is the least sure token).
+
+    Of an answer with tool calls only the tokens that spell the tools' names and the values of their arguments count;
+    when the provider reports none of these (some report the prose alone), nothing is known. Log-probabilities are
+    read from `response_metadata["logprobs"]` (OpenAI, vLLM, Groq: `{"content": [{"token", "logprob"}]}`; Ollama: the
+    list alone; legacy completions: `{"tokens", "token_logprobs"}`) and `["logprobs_result"]` (Gemini). Ask for them,
+    for example with `ChatOpenAI(logprobs=True)`. At most the last 4,096 tokens are read.
+
+    Codes: `token_confidence` (pass with a score), `no_logprobs` (abstain without one).
+
+    Args:
+        quantile: which quantile of the log-probabilities, in [0, 1).
+
+    Raises:
+        ConfigurationError: `quantile` is outside [0, 1).
+    """
+
+    quantile: float = 0.1
+    name: ClassVar[str] = "TokenConfidence"
+    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no quantile."""
+        if not 0.0 <= self.quantile < 1.0:
+            msg = f"TokenConfidence.quantile is {self.quantile!r}; expected a number in [0, 1), for example 0.1"
+            raise ConfigurationError(msg)
+
+    def __call__(self, draft: Draft, context: StepContext) -> Verdict:  # noqa: ARG002 - the answer alone counts
+        """One graded verdict, or an abstain when nothing is known."""
+        tokens = _tokens(draft.message.response_metadata)
+        calls = draft.tool_calls
+        values = _action_tokens(tokens, calls) if calls else [logprob for _, logprob in tokens]
+        if not values:
+            reason = "the provider reports no log-probabilities" + (" of the call" if tokens else "")
+            return Verdict(outcome="abstain", code="no_logprobs", reason=reason, validator=self.name)
+        values.sort()
+        score = math.exp(values[int(self.quantile * len(values))])
+        what = "call" if calls else "answer"
+        return Verdict(
+            outcome="pass",
+            code="token_confidence",
+            reason=f"quantile {self.quantile:g} of {len(values)} tokens of the {what}",
+            score=score,
+            validator=self.name,
+        )
+
+
+# ---- where the providers keep them ----------------------------------------------------------------------------------
+
+
+def _tokens(meta: Mapping[str, Any]) -> Tokens:
+    for key in ("logprobs", "logprobs_result"):
+        tokens = _read(meta.get(key))
+        if tokens:
+            return tokens
+    return []
+
+
+def _read(data: object) -> Tokens:
+    if isinstance(data, Mapping):
+        if isinstance(data.get("token_logprobs"), list):
+            texts, logprobs = data.get("tokens"), data["token_logprobs"]
+            if not isinstance(texts, list) or len(texts) != len(logprobs):
+                texts = [""] * len(logprobs)
+            return _clean(zip(texts[-_MAX_TOKENS:], logprobs[-_MAX_TOKENS:], strict=True))
+        for key in ("content", "chosen_candidates", "chosenCandidates"):
+            if isinstance(data.get(key), list):
+                return _read(data[key])
+        return []
+    if isinstance(data, list):
+        return _clean(_pair(item) for item in data[-_MAX_TOKENS:])
+    return []
+
+
+def _pair(item: object) -> tuple[object, object]:
+    if not isinstance(item, Mapping):
+        return "", item
+    text = next((item[key] for key in _TOKEN_KEYS if key in item), "")
+    return text, next((item[key] for key in _LOGPROB_KEYS if key in item), None)
+
+
+def _clean(pairs: Iterable[tuple[object, object]]) -> Tokens:
+    """Keep what is a number, between impossible and certain."""
+    out: Tokens = []
+    for text, logprob in pairs:
+        if isinstance(logprob, int | float) and not isinstance(logprob, bool) and logprob == logprob:  # noqa: PLR0124 - not NaN, of any size
+            # Byte-level vocabularies write a leading space as one of these two letters.
+            word = text[:_MAX_WORD].replace("Ġ", " ").replace("▁", " ") if isinstance(text, str) else ""
+            out.append((word, float(max(_IMPOSSIBLE, min(0, logprob)))))
+    return out
+
+
+# ---- the tokens that act --------------------------------------------------------------------------------------------
+
+
+def _action_tokens(tokens: Tokens, calls: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Log-probabilities of the tokens that overlap a tool's name or a value of its arguments, in any order of calls."""
+    if not tokens:
+        return []
+    text = "".join(token for token, _ in tokens)
+    spans: list[tuple[int, int]] = []
+    cursor = 0
+    for call in calls:
+        start = text.find(str(call.get("name")), cursor)
+        if start < 0:
+            continue
+        cursor = start + len(str(call.get("name")))
+        needles = _needles(call.get("args"))
+        values = _value_spans(text, needles, cursor)
+        if needles and not values:
+            continue  # the name stands in prose; the call itself was not reported
+        spans.append((start, cursor))
+        spans.extend(values)
+        cursor = max(end for _, end in (*values, (start, cursor)))
+        if len(spans) >= _MAX_VALUES:
+            break
+    return _overlapping(tokens, sorted(spans))
+
+
+def _value_spans(text: str, needles: list[tuple[str, ...]], start: int) -> list[tuple[int, int]]:
+    """Where the values stand, each looked for behind the one before it first."""
+    spans: list[tuple[int, int]] = []
+    cursor = start
+    for spellings in needles:
+        span = _span(text, spellings, cursor) or _span(text, spellings, start)
+        if span is not None:
+            spans.append(span)
+            cursor = max(cursor, span[1])
+    return spans
+
+
+def _span(text: str, needles: tuple[str, ...], start: int) -> tuple[int, int] | None:
+    for needle in needles:
+        at = text.find(needle, start)
+        if at >= 0:
+            return at, at + len(needle)
+    return None
+
+
+def _needles(args: object) -> list[tuple[str, ...]]:
+    """How each value of the arguments may be spelled in the answer: as plain text and as JSON."""
+    out: list[tuple[str, ...]] = []
+    stack: list[object] = [args]
+    for _ in range(_MAX_NODES):
+        if not stack or len(out) >= _MAX_VALUES:
+            break
+        item = stack.pop()
+        if isinstance(item, Mapping):
+            stack.extend(reversed(list(islice(item.values(), _MAX_VALUES))))
+        elif isinstance(item, list | tuple):
+            stack.extend(reversed(item[:_MAX_VALUES]))
+        elif isinstance(item, str):
+            if 0 < len(item) <= _MAX_NEEDLE:
+                out.append((json.dumps(item)[1:-1], json.dumps(item, ensure_ascii=False)[1:-1], item))
+        elif item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256):  # noqa: PLR2004 - str() of huge ones is refused
+            out.append((json.dumps(item), str(item)))
+    return out
+
+
+def _overlapping(tokens: Tokens, spans: list[tuple[int, int]]) -> list[float]:
+    out: list[float] = []
+    position = at = 0
+    for token, logprob in tokens:
+        end = position + len(token)
+        while at < len(spans) and spans[at][1] <= position:
+            at += 1
+        if at < len(spans) and spans[at][0] < end and token:
+            out.append(logprob)
+        position = end
+    return out

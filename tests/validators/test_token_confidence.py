@@ -1,0 +1,187 @@
+"""Tests of TokenConfidence on log-probabilities as the providers' LangChain packages keep them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage
+
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.records import Draft, StepContext, Verdict
+from cascade_agent.validators.token_confidence import TokenConfidence
+
+
+def judge(message: AIMessage, quantile: float = 0.1) -> Verdict:
+    """Judge one answer."""
+    return TokenConfidence(quantile=quantile)(Draft(message=message), StepContext())
+
+
+def openai(*tokens: tuple[str, float]) -> dict[str, Any]:
+    """Metadata as langchain-openai keeps it."""
+    content = [{"token": t, "bytes": list(t.encode()), "logprob": p, "top_logprobs": []} for t, p in tokens]
+    return {"logprobs": {"content": content, "refusal": None}}
+
+
+WORDS = [("The", -0.01), (" answer", -0.02), (" is", -0.03), (" four", -1.5)]
+
+SHAPES = {
+    "OpenAI, Groq, vLLM": openai(*WORDS),
+    "Ollama": {"logprobs": [{"token": t, "logprob": p} for t, p in WORDS]},
+    "legacy completions": {"logprobs": {"tokens": [t for t, _ in WORDS], "token_logprobs": [p for _, p in WORDS]}},
+    "legacy without tokens": {"logprobs": {"token_logprobs": [None, *(p for _, p in WORDS)]}},
+    "numbers alone": {"logprobs": [p for _, p in WORDS]},
+    "Gemini list": {"logprobs_result": [{"token": t, "logprob": p, "top_logprobs": []} for t, p in WORDS]},
+    "Gemini object": {"logprobs_result": {"chosen_candidates": [{"token": t, "log_probability": p} for t, p in WORDS]}},
+    "TGI": {"logprobs": [{"text": t, "logprob": p} for t, p in WORDS]},
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_shapes(case: str) -> None:
+    """The least sure token of an answer is found in every shape."""
+    verdict = judge(AIMessage("The answer is four", response_metadata=SHAPES[case]), quantile=0)
+    assert (verdict.outcome, verdict.code) == ("pass", "token_confidence")
+    assert verdict.score == pytest.approx(math.exp(-1.5))
+
+
+NOTHING = {
+    "no metadata": {},
+    "null (OpenAI without the option)": {"logprobs": None},
+    "content null": {"logprobs": {"content": None, "refusal": None}},
+    "empty": {"logprobs": {"content": []}},
+    "an average alone": {"avg_logprobs": -0.2},
+    "text": {"logprobs": "high"},
+    "only NaN": {"logprobs": [float("nan")]},
+    "only booleans": {"logprobs": [True, False]},
+    "no numbers": {"logprobs": [{"token": "a"}, {"token": "b", "logprob": None}, "c"]},
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_abstains(case: str) -> None:
+    """Where the provider gives none it abstains without a score."""
+    verdict = judge(AIMessage("The answer is four", response_metadata=NOTHING[case]))
+    assert (verdict.outcome, verdict.code, verdict.score) == ("abstain", "no_logprobs", None)
+
+
+def test_quantile_is_no_mean() -> None:
+    """One unsure token among ten decides at .1; one among eleven does not, and the mean plays no part."""
+    ten = AIMessage("x", response_metadata={"logprobs": [-3.0] + [-0.1] * 8 + [-0.2]})
+    assert judge(ten, 0).score == pytest.approx(math.exp(-3))
+    assert judge(ten, 0.1).score == pytest.approx(math.exp(-0.2))
+    assert judge(ten, 0.5).score == pytest.approx(math.exp(-0.1))
+
+
+def test_action_tokens_first() -> None:
+    """Of a call that was reported token by token only the name and the values count, not the prose or the syntax."""
+    raw = [
+        ("Let", -2.0), (" me", -2.0), (" see", -2.0), ("<tool_call>", -2.0), ('{"name": "', -2.0), ("get", -0.1),
+        ("_weather", -0.2), ('", "arguments": {"', -2.0), ("city", -2.0), ('": "', -2.0), ("Os", -0.3), ("lo", -0.4),
+        ('", "days": ', -2.0), ("3", -0.9), ("}}", -2.0),
+    ]  # fmt: skip
+    calls = [{"name": "get_weather", "args": {"city": "Oslo", "days": 3}, "id": "1"}]
+    message = AIMessage("Let me see", tool_calls=calls, response_metadata=openai(*raw))
+    assert judge(message, 0).score == pytest.approx(math.exp(-0.9))
+    assert "5 tokens of the call" in judge(message, 0).reason
+
+
+def test_parallel_calls_and_escapes() -> None:
+    """Each of several calls is found, and values written as JSON escapes are."""
+    first, second = {"q": 'say "hi"\n'}, {"q": "東京", "deep": {"list": [True, None, 1.5]}}
+    text = json.dumps({"name": "find", "arguments": first}) + json.dumps({"name": "find", "arguments": second})
+    tokens = [(char, -0.5) for char in text]
+    calls = [{"name": "find", "args": first, "id": "1"}, {"name": "find", "args": second, "id": "2"}]
+    message = AIMessage("", tool_calls=calls, response_metadata=openai(*tokens))
+    verdict = judge(message)
+    spelled = 2 * len("find") + len('say \\"hi\\"\\n') + len("\\u6771\\u4eac") + len("true") + len("null") + len("1.5")
+    assert f" {spelled} tokens" in verdict.reason
+
+
+def test_leading_space_letters() -> None:
+    """Tokens of byte-level vocabularies, with a letter for the space, are found as well."""
+    calls = [{"name": "find", "args": {"q": "New York"}, "id": "1"}]
+    raw = openai(("find", -0.1), ("(q=", -3.0), ("New", -0.2), ("ĠYork", -0.7), (")", -3.0))
+    assert judge(AIMessage("", tool_calls=calls, response_metadata=raw), 0).score == pytest.approx(math.exp(-0.7))
+
+
+def test_prose_beside_a_call_says_nothing_about_the_call() -> None:
+    """Where only the prose was reported it abstains, also where the prose names the tool."""
+    calls = [{"name": "find", "args": {"q": "Oslo"}, "id": "1"}]
+    raw = openai(("I", -0.01), (" find", -0.01), (" it", -0.01))
+    verdict = judge(AIMessage("I find it", tool_calls=calls, response_metadata=raw))
+    assert (verdict.outcome, verdict.score) == ("abstain", None)
+
+
+def test_call_without_arguments() -> None:
+    """Of a call without arguments the name counts."""
+    raw = openai(("list", -0.1), ("_all", -0.6), ("()", -3.0))
+    message = AIMessage("", tool_calls=[{"name": "list_all", "args": {}, "id": "1"}], response_metadata=raw)
+    assert judge(message, 0).score == pytest.approx(math.exp(-0.6))
+
+
+def test_extremes() -> None:
+    """Impossible tokens score 0, certain and slightly positive ones 1."""
+    assert judge(AIMessage("x", response_metadata={"logprobs": [-9999.0, -0.1]}), 0).score == 0.0
+    assert judge(AIMessage("x", response_metadata={"logprobs": [-math.inf]}), 0).score == 0.0
+    assert judge(AIMessage("x", response_metadata={"logprobs": [1e-7, 0, 10**400]}), 0).score == 1.0
+
+
+def test_only_the_end_is_read() -> None:
+    """Of a very long answer the last 4,096 tokens count."""
+    logprobs = [-5.0] + [-0.5] * 4_096
+    assert judge(AIMessage("x", response_metadata={"logprobs": logprobs}), 0).score == pytest.approx(math.exp(-0.5))
+
+
+def test_bounds() -> None:
+    """Of very many, very long or strange arguments a fixed number is looked for, and the rest is left out."""
+    text = [("find", -0.1), *((str(n), -0.2) for n in range(10, 99))]
+
+    def score(args: Any) -> float | None:
+        message = AIMessage.model_construct(
+            content="", tool_calls=[{"name": "find", "args": args, "id": "1"}] * 2, response_metadata=openai(*text)
+        )
+        return judge(message, 0).score
+
+    assert score({"ids": list(range(10, 99))}) == pytest.approx(math.exp(-0.2))
+    assert score({"x": "y" * 10_000}) == pytest.approx(math.exp(-0.1))
+    assert score({"x": {1, 2}}) == pytest.approx(math.exp(-0.1))
+    assert score({"x": 2**300}) == pytest.approx(math.exp(-0.1))
+    assert score([[[[]] * 60] * 60] * 60) == pytest.approx(math.exp(-0.1))
+
+
+@pytest.mark.parametrize("quantile", [-0.1, 1.0, math.nan])
+def test_settings(quantile: float) -> None:
+    """What is no quantile is refused at construction."""
+    with pytest.raises(ConfigurationError, match="quantile"):
+        TokenConfidence(quantile=quantile)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["content", "token", "logprob", "tokens", "token_logprobs"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    logprobs=JSON, args=JSON | st.dictionaries(st.text(), JSON), name=st.none() | st.text(), quantile=st.floats(0, 0.99)
+)
+def test_never_raises(logprobs: Any, args: Any, name: str | None, quantile: float) -> None:
+    """No metadata and no call make it raise; it passes with a score or abstains without one."""
+    message = AIMessage.model_construct(
+        content="", tool_calls=[{"name": name, "args": args, "id": "1"}], response_metadata={"logprobs": logprobs}
+    )
+    for draft in (message, AIMessage("x", response_metadata={"logprobs": logprobs})):
+        verdict = judge(draft, quantile)
+        assert (verdict.outcome == "pass") == (verdict.score is not None)
+        assert verdict.outcome != "fail"
