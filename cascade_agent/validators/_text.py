@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -159,36 +159,46 @@ def _readings(token: str) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class NumberSpan:
-    """One number of a text: the values that it may mean, its place, and whether it is part of a word (`ca123`, `a-19`)."""
+    """One number of a text.
+
+    `values` are what it may mean as a whole, `parts` its runs of digits when there are several ("2024-05-01", "3,4").
+    `joined` says that it is part of a word (`ca123`, `a-19`).
+    """
 
     values: tuple[float, ...]
+    parts: tuple[float, ...]
     start: int
+    end: int
     joined: bool = False
 
 
 def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
-    """Numbers of a folded text in order. Digits inside a word (`ca123`) and ordinals count as numbers too."""
+    """Numbers of a folded text in order, those inside words too."""
     out: list[NumberSpan] = []
     for match in _NUMBER.finditer(folded):
         token, start = match.group(), match.start()
         values = _readings(token)
-        parts = _DIGITS.findall(token)
-        if len(parts) > 1:  # "3,4" or "2023.05.01" may be several numbers
-            values += [v for v in (float(p) for p in parts if len(p) < 300) if v not in values]  # noqa: PLR2004
+        runs = _DIGITS.findall(token)
+        parts = tuple(float(run[:300]) for run in runs) if len(runs) > 1 else ()
         if token[0] in "-\u2212+":
             values += [-v for v in values]
         before = folded[max(0, start - 2) : start]
-        joined = before[-1:].isalpha() or (before[-1:] in "-_" and before[:1].isalpha() and len(before) > 1)
-        out.append(NumberSpan(tuple(values), start, joined))
+        joined = before[-1:].isalpha() or (before[-1:] in ("-", "_") and before[:1].isalpha())
+        out.append(NumberSpan(tuple(values), parts, start, match.end(), joined))
         if len(out) >= limit:
             break
     if not folded.isascii():
         for index, char in enumerate(folded[:REQUEST_CHARS]):
-            if char.isnumeric() and not char.isdigit():  # one-character numerals: 五, ½, Ⅳ
-                out.append(NumberSpan((unicodedata.numeric(char),), index, joined=True))
+            if char.isnumeric() and not char.isdecimal():  # one-character numerals: 五, ½, Ⅳ
+                out.append(NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True))
                 if len(out) >= limit:
                     break
     return out
+
+
+def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
+    """All values and parts of the numbers."""
+    return frozenset(v for s in spans for v in (*s.values, *s.parts))
 
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
@@ -283,10 +293,8 @@ class Conversation:
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers of the evidence."""
-        values = {v for s in self.spans for v in s.values}
-        if self.others:
-            values.update(v for s in number_spans(self.others, limit=600) for v in s.values)
-        return frozenset(values)
+        values = numbers_of(self.spans)
+        return values | numbers_of(number_spans(self.others, limit=600)) if self.others else values
 
     @cached_property
     def compact(self) -> str:
@@ -387,10 +395,15 @@ class ToolText:
     """Stems of name, description and parameter names and descriptions."""
     description_terms: frozenset[str]
     """Stems of name and description alone."""
+    told: bool
+    """Whether the description says enough to be compared with a request."""
     properties: Mapping[str, Any]
     required: frozenset[str]
     parameters: Mapping[str, Any] = field(repr=False)
 
+
+_TOLD: Final = 2.0
+"""Weight of the words of a description from which on it can be compared: two long words."""
 
 _MEMO_SIZE = 512
 _memo: OrderedDict[tuple[int, str, str], ToolText] = OrderedDict()
@@ -426,14 +439,16 @@ def _read_tool(tool: ToolSpec) -> ToolText:
         room -= len(text)
         if room <= 0:
             break
+    listed = {r for r in required if isinstance(r, str)} if isinstance(required, list) else set()
     base = frozenset(names).union(description)
     return ToolText(
         name=tool.name,
         name_terms=tuple(names),
         described=base.union(rest),
         description_terms=base,
+        told=sum(weight(t) for t in set(description)) >= _TOLD,
         properties=properties,
-        required=frozenset(r for r in required if isinstance(r, str)) if isinstance(required, list) else frozenset(),
+        required=frozenset(listed),
         parameters=tool.parameters,
     )
 
@@ -476,7 +491,7 @@ class Answer:
     @cached_property
     def used_numbers(self) -> frozenset[float]:
         """Numbers in the values, in all readings."""
-        return frozenset(v for s in number_spans(self.used, limit=600) for v in s.values)
+        return numbers_of(number_spans(self.used, limit=600))
 
     @cached_property
     def used_compact(self) -> str:

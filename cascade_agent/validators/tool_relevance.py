@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.records import Verdict
+from cascade_agent.validators._origin import groundings, typical
 from cascade_agent.validators._text import (
     REQUEST_CHARS,
     Answer,
@@ -29,7 +30,7 @@ from cascade_agent.validators._text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from cascade_agent.records import Draft, StepContext
 
@@ -94,8 +95,9 @@ class ToolRelevance:
     """Judges how the draft's calls, or its lack of calls, fit the request.
 
     Always one of `tool_match` (calls) or `no_call` (prose while tools are offered), so that a scorer knows it ran. Soft
-    fails: `call_in_prose`. Graded, only where they apply: `description_match`, `request_covered`, `number_unused`,
-    `quote_unused`, `sibling_unused`, `choice_unused`, `other_tool_fits`, `part_open`, `calls_split`, `calls_alike`.
+    fails: `call_in_prose`, `off_topic`, `calls_alike`, and `number_unused` when no number of the request was used.
+    Graded, only where they apply: `description_match`, `request_covered`, `number_unused`, `quote_unused`,
+    `sibling_unused`, `choice_unused`, `other_tool_fits`, `part_open`, `calls_split`.
     Silent without tools and where structured output was asked for.
     """
 
@@ -111,7 +113,10 @@ class ToolRelevance:
         if not draft.tool_calls:
             return _prose(draft, context, conv, offered)
         found = answer(draft, context)
-        return [*_match(found, conv, offered), *_coverage(found, conv, offered), *_calls(found, conv)]
+        out = [*_match(found, conv, offered), *_coverage(found, conv, offered), *_calls(found)]
+        if context.tool_choice is None and _off_topic(out, found, conv):
+            out.append(Verdict(outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
+        return out
 
 
 _MAX_TOOLS: Final = 64
@@ -187,8 +192,8 @@ def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> li
     if conv.turn_results or _foreign(conv, offered):
         return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
     known = conv.request_set if not conv.follow_up else conv.evidence_set
-    name = _typical([_share(t.name_terms, known) for t in called])
-    description = _typical([_share(t.description_terms, known) for t in called])
+    name = typical([_share(t.name_terms, known) for t in called])
+    description = typical([_share(t.description_terms, known) for t in called])
     out = [
         _graded("tool_match", name, "the name of a called tool shares few words with the request"),
         _graded("description_match", description, "the description of a called tool shares few words with the request"),
@@ -208,9 +213,30 @@ def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> li
     return out
 
 
-def _typical(shares: list[float]) -> float:
-    """Between the least and the mean, so that one odd tool among several well-fitting ones does not say all."""
-    return (min(shares) + sum(shares) / len(shares)) / 2
+_OFF_TOPIC: Final = "request and called tool have next to nothing in common"
+_APART: Final = 0.4
+"""`tool_match + 2 description_match + request_covered` under which they have nothing in common (of 4)."""
+_LOW: Final = 0.25
+_UNKNOWN: Final = 0.3
+
+
+def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation) -> bool:
+    """The soft fail of several weak signs together: a tool of another subject, or one whose arguments are made up.
+
+    Only for the first call after a request that stands for itself, and only where the tools are described.
+    """
+    if conv.turn_results or conv.follow_up or not all(t is not None and t.told for t in found.tools):
+        return False
+    score = {v.code: 1.0 if v.score is None else v.score for v in verdicts}
+    if "request_covered" not in score:
+        return False
+    description = score["description_match"]
+    if score["tool_match"] + 2 * description + score["request_covered"] < _APART:
+        return True
+    required = [
+        g for leaf, g in zip(found.leaves, groundings(found, conv), strict=True) if g is not None and leaf.required
+    ]
+    return description < _LOW and bool(required) and typical(required) < _UNKNOWN
 
 
 def _fit(tool: ToolText, known: frozenset[str]) -> float:
@@ -232,10 +258,15 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText]) ->
     out: list[Verdict] = []
     if not conv.turn_results and not _foreign(conv, offered):
         out.append(_graded("request_covered", _covered(found, conv, asking), "words of the request found in no call"))
-    unused, count = _numbers_unused(found, conv, asking)
+    about = frozenset().union(*(t.described for t in found.tools if t is not None))
+    unused, count = _numbers_unused(found, conv, asking, about)
     if unused:
-        score = (1.0 - unused / count) / unused if unused < count else 0.0
-        out.append(_graded("number_unused", score, "numbers of the request that no argument takes up"))
+        reason = "numbers of the request that no argument takes up"
+        if unused < count:
+            out.append(_graded("number_unused", (1.0 - unused / count) / unused, reason))
+        else:
+            soft = bool(found.leaves) and not conv.turn_results
+            out.append(Verdict(outcome="fail" if soft else "pass", code="number_unused", reason=reason, score=0.0))
     quotes = quoted(conv.request)
     if quotes:
         lost = [q for q in quotes if q not in found.used and "".join(_WORD.findall(q)) not in found.used_compact]
@@ -302,11 +333,13 @@ def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]
     return held / total if total > 0.5 else _NEUTRAL  # noqa: PLR2004 - less than one short word is left
 
 
-def _numbers_unused(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def _numbers_unused(
+    found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]], about: frozenset[str]
+) -> tuple[int, int]:
     """How many numbers of the asking sentences no argument takes up, and how many there are.
 
-    Numbers inside words, list marks and percent turned into fractions are no loss; each number among the arguments that
-    the request does not hold may stand for one that was worked out from others.
+    Numbers inside words, words of the tools (3D), list marks and percent turned into fractions are no loss; each number
+    among the arguments that the request does not hold may stand for one that was worked out from others.
     """
     spans = conv.spans
     if not spans:
@@ -317,14 +350,18 @@ def _numbers_unused(found: Answer, conv: Conversation, asking: Sequence[tuple[in
     for span in spans:
         if span.joined or span.start in marks or not _within(span.start, asking):
             continue
+        if conv.folded[span.end : span.end + 1].isalpha() and _token(conv.folded, span.start) in about:
+            continue
         count += 1
-        if any(v in used or v * 0.01 in used or round(v * 0.01, 9) in used for v in span.values):
-            continue
-        if any(str(int(v)) in found.used_compact for v in span.values if v.is_integer() and abs(v) < 1e12):  # noqa: PLR2004
-            continue
-        unused += 1
+        taken = any(v in used or round(v * 0.01, 9) in used for v in span.values)
+        unused += not taken and not (span.parts and used.issuperset(span.parts))
     worked_out = sum(1 for v in used if v not in conv.numbers) if unused else 0
     return max(0, unused - worked_out), count
+
+
+def _token(folded: str, start: int) -> str:
+    match = _WORD.match(folded, start)
+    return stem(match.group()) if match is not None else ""
 
 
 def _siblings(found: Answer, conv: Conversation) -> int:
@@ -380,19 +417,25 @@ def _choices_unused(found: Answer, conv: Conversation) -> int:
             options[leaf.key] = listed[:32]
     missing = 0
     for key, listed in options.items():
-        for option in listed:
-            if not isinstance(option, str) or len(option) <= 2:  # noqa: PLR2004
-                continue
-            word = fold(option[:80])
-            if word in conv.folded and not any(word in c or c in word for c in chosen[key]) and word not in found.used:
-                missing += 1
+        missing += sum(1 for o in listed if isinstance(o, str) and _passed_over(o, chosen[key], found, conv))
     return missing
+
+
+def _passed_over(option: str, chosen: Collection[str], found: Answer, conv: Conversation) -> bool:
+    word = fold(option[:80])
+    return (
+        len(word) > 2  # noqa: PLR2004 - shorter options are words of everything
+        and word in conv.folded
+        and word not in found.used
+        and not any(word in c or c in word for c in chosen)
+        and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", conv.folded) is not None
+    )
 
 
 # ---- the calls among each other -------------------------------------------------------------------------------------
 
 
-def _calls(found: Answer, conv: Conversation) -> list[Verdict]:  # noqa: ARG001
+def _calls(found: Answer) -> list[Verdict]:
     """Calls that one call would do: split over a list parameter, or the same values again."""
     if len(found.calls) < 2:  # noqa: PLR2004
         return []
@@ -406,7 +449,7 @@ def _calls(found: Answer, conv: Conversation) -> list[Verdict]:  # noqa: ARG001
     if any(_split(tool, calls) for tool, calls in several):
         out.append(_graded("calls_split", 0.0, "calls differ only in a parameter that takes a list"))
     if any(_alike(tool, calls) for tool, calls in several):
-        out.append(_graded("calls_alike", 0.0, "two calls carry the same values"))
+        out.append(Verdict(outcome="fail", code="calls_alike", reason="two calls carry the same values", score=0.0))
     return out
 
 
