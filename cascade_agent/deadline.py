@@ -71,7 +71,7 @@ def within(seconds: float | None, call: Callable[[], T]) -> T:
     box: _Box = SimpleQueue()
     worker.inbox.put((copy_context(), call, box))
     try:
-        value, error = box.get(timeout=seconds)
+        value, error = box.get(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
     except Empty:
         raise LateError.after(seconds) from None
     if error is not None:

@@ -23,6 +23,8 @@ Finding = Verdict | Iterable[Verdict] | bool | None
 Validator = Callable[..., Finding | Awaitable[Finding]]
 """`(draft, context) -> finding`; a class instance or a plain function, sync or async."""
 
+_MAX_VERDICTS = 256
+
 
 @runtime_checkable
 class Evidence(Protocol):
@@ -58,7 +60,13 @@ class Panel:
         self.local: list[tuple[str, Validator]] = []
         self.evidence: dict[str, Evidence] = {}
         names: set[str] = set()
+        if isinstance(validators, str | bytes) or not isinstance(validators, Iterable):
+            msg = f"validators is {validators!r}; expected a list of them: put a single one into a list"
+            raise ConfigurationError(msg)
         for validator in validators:
+            if isinstance(validator, type):
+                msg = f"validators holds the class {validator.__name__}; expected an instance: {validator.__name__}()"
+                raise ConfigurationError(msg)
             name, stage = name_of(validator), getattr(validator, "stage", "draft")
             if name in names:
                 msg = f"two validators are named {name!r}: give one of them another `name`"
@@ -95,14 +103,16 @@ class Panel:
         """Async twin of `judge`; an asynchronous validator is cancelled after `seconds`."""
         found: list[Verdict] = []
         for name, validator in self.before if draft is None else self.local:
+            limit: asyncio.Timeout | None = None
             try:
                 finding = validator(draft, context)
                 if inspect.isawaitable(finding):
-                    async with asyncio.timeout(seconds) as limit:
+                    limit = asyncio.timeout(seconds)
+                    async with limit:
                         finding = await finding
                 _add(found, name, finding)
             except TimeoutError as error:
-                timed_out = inspect.isawaitable(finding) and limit.expired()
+                timed_out = limit is not None and limit.expired()
                 found.append(
                     _broken(
                         name,
@@ -132,9 +142,10 @@ def _add(found: list[Verdict], name: str, finding: Finding) -> None:
     elif isinstance(finding, Verdict):
         found.append(finding if finding.validator else replace(finding, validator=name))
     elif isinstance(finding, Iterable) and not isinstance(finding, str | bytes):
-        for item in finding:
-            if not isinstance(item, Verdict):
-                found.append(_broken(name, f"returned {type(item).__name__}, expected Verdict"))
+        for count, item in enumerate(finding):
+            if not isinstance(item, Verdict) or count >= _MAX_VERDICTS:
+                fault = f"more than {_MAX_VERDICTS} verdicts" if isinstance(item, Verdict) else type(item).__name__
+                found.append(_broken(name, f"returned {fault}, expected Verdict"))
                 return
             found.append(item if item.validator else replace(item, validator=name))
     else:

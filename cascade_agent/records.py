@@ -65,7 +65,17 @@ class Verdict:
         if self.outcome not in _OUTCOMES:
             msg = f"Verdict.outcome is {self.outcome!r}; expected one of {sorted(_OUTCOMES)}"
             raise ConfigurationError(msg)
-        if self.score is not None and not 0.0 <= self.score <= 1.0:  # NaN fails this comparison too
+        score = self.score
+        if score is None:
+            return
+        if type(score) is not float:  # an int, or a number of another library: a record is plain JSON
+            try:
+                score = float(score)
+            except (TypeError, ValueError):
+                score = math.nan
+            else:
+                object.__setattr__(self, "score", score)
+        if not 0.0 <= score <= 1.0:  # NaN fails this comparison too
             msg = f"Verdict.score is {self.score!r}; expected None or a number in [0, 1]"
             raise ConfigurationError(msg)
 
@@ -98,10 +108,10 @@ class Usage:
             return cls()
         details = meta.get("input_token_details") or {}
         return cls(
-            input_tokens=meta.get("input_tokens"),
-            output_tokens=meta.get("output_tokens"),
-            cache_read_tokens=details.get("cache_read"),
-            cache_write_tokens=details.get("cache_creation"),
+            input_tokens=_count(meta.get("input_tokens")),
+            output_tokens=_count(meta.get("output_tokens")),
+            cache_read_tokens=_count(details.get("cache_read")),
+            cache_write_tokens=_count(details.get("cache_creation")),
         )
 
     def __add__(self, other: Usage) -> Usage:
@@ -113,6 +123,11 @@ class Usage:
             cache_write_tokens=_plus(self.cache_write_tokens, other.cache_write_tokens),
             calls=self.calls + other.calls,
         )
+
+
+def _count(tokens: object) -> int | None:
+    """A number of tokens that a store can hold, or None: providers say it, and nobody checked it before."""
+    return tokens if type(tokens) is int and 0 <= tokens < _INT64 else None
 
 
 def _plus(a: int | None, b: int | None) -> int | None:
@@ -283,10 +298,12 @@ class Decision:
 class StepTrace:
     """The whole record of a step: every attempt, every verdict, every decision, who answered and what it cost.
 
-    `cost` and `usage` sum over all attempts and evidence; one unknown part makes the sum unknown. `latency` is in
-    seconds, `started_at` an ISO 8601 time in UTC. `reason` is the code that decided. `kind` says what kind of step it
-    was (`call`, `text`, `structured`) for statistics by kind. `degraded` marks an answer that was returned although
-    it failed soft checks.
+    `cost` and `usage` sum over all attempts and evidence; one unknown part makes the sum unknown. A call that raised
+    reported no tokens: it adds none to `usage`, while its `cost` is unknown unless the provider refused it with an
+    HTTP status; a call that was cut off (`timeout`, `cancelled`) leaves both unknown. `latency` is in seconds,
+    `started_at` an ISO 8601 time in UTC. `reason` is the code that decided. `kind` says what kind of step it was
+    (`call`, `text`, `structured`) for statistics by kind. `degraded` marks an answer that was returned although it
+    failed soft checks.
     """
 
     id: str
@@ -309,6 +326,12 @@ class StepTrace:
     run_id: str | None = None
     policy: str | None = None
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Refuse an end that points at no attempt."""
+        if self.final is not None and not 0 <= self.final < len(self.attempts):
+            msg = f"StepTrace.final is {self.final}; expected None or the index of one of {len(self.attempts)} attempts"
+            raise ConfigurationError(msg)
 
     @property
     def escalated(self) -> bool:
@@ -381,8 +404,14 @@ _PARTS: dict[type, dict[str, type]] = {
     Spend: {"usage": Usage},
     StepTrace: {"attempts": Attempt, "decisions": Decision, "evidence": Spend, "usage": Usage},
 }
+_LISTS: dict[type, frozenset[str]] = {
+    Attempt: frozenset({"verdicts", "gathered"}),
+    StepTrace: frozenset({"attempts", "decisions", "evidence"}),
+}
 _MAX_DEPTH = 64
 _MAX_TEXT = 65_536
+_INT64 = 2**63
+_PLAIN = frozenset({int, float, bool, dict})
 
 
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
@@ -396,13 +425,16 @@ def dump(record: Verdict | Usage | Attempt | Spend | Decision | StepTrace | Labe
         if item is None:
             if name in _TOLD:
                 out[name] = None
+        elif isinstance(item, str):
+            if item:
+                out[name] = item if type(item) is str and item.isascii() and "\0" not in item else clean_text(item)
         elif isinstance(item, tuple):
             if item:
-                out[name] = [part if type(part) is str else dump(part) for part in item]
+                out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
         elif type(item) is Usage:
             out[name] = dump(item)
-        elif item != "":
-            out[name] = item
+        else:  # numbers, flags, and JSON that was cleaned when it was made; what else a validator put there is not
+            out[name] = item if type(item) in _PLAIN else clean(item)
     return out
 
 
@@ -419,12 +451,15 @@ def load(cls: type[T], data: object) -> T:
     if not isinstance(schema, int) or schema > SCHEMA:
         msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
         raise RecordError(msg)
-    parts = _PARTS.get(cls, {})
+    parts, lists = _PARTS.get(cls, {}), _LISTS.get(cls, frozenset())
     kwargs: dict[str, Any] = {}
     for f in fields(cast("Any", cls)):
         if f.name not in data:
             continue
         value, part = data[f.name], parts.get(f.name)
+        if f.name in lists and not isinstance(value, list | tuple):
+            msg = f"{cls.__name__}.{f.name} is {type(value).__name__}; expected a list"
+            raise RecordError(msg)
         if isinstance(value, list):
             value = tuple(value if part is None else [load(part, v) for v in value])
         elif part is not None and value is not None:
@@ -448,16 +483,19 @@ def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:  # noqa: PLR0911 -
     if isinstance(value, str):
         return clean_text(value)
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else _big(value)
+        return int(value) if -_INT64 <= value < _INT64 else _big(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return float(value) if math.isfinite(value) else str(float(value))
     if depth <= 0:
         return "… (nested too deep)"
     if isinstance(value, Mapping):
         return {clean_text(str(k)): clean(v, depth=depth - 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [clean(v, depth=depth - 1) for v in value]
-    return clean_text(str(value))
+    try:
+        return clean_text(str(value))
+    except Exception:  # noqa: BLE001 - a value that cannot even be told as text
+        return f"… ({type(value).__name__})"
 
 
 def _big(value: int) -> str:
@@ -466,6 +504,8 @@ def _big(value: int) -> str:
 
 def clean_text(text: str) -> str:
     """A string without NUL and lone surrogates, at most 65,536 characters."""
+    if type(text) is not str:
+        text = str.__str__(text)  # a plain one: an enum's member or a subclass is no JSON to every store
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + "… (cut)"
     if text.isascii() and "\0" not in text:

@@ -52,8 +52,11 @@ class Tier:
 
     def __post_init__(self) -> None:
         """Unwrap the bindings and read the name once."""
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
             msg = f"Tier.timeout is {self.timeout!r}; expected a positive number of seconds or None"
+            raise ConfigurationError(msg)
+        if self.price is not None and not isinstance(self.price, Price):
+            msg = f"Tier.price is {self.price!r}; expected a Price, such as Price(0.15, 0.60), or None"
             raise ConfigurationError(msg)
         base, bound, config = _unwrap(_resolved(self.model))
         name, provider = _identity(base, bound)
@@ -100,7 +103,7 @@ class Tier:
             msg = f"{self.label} has no structured output: give a model that implements `with_structured_output`"
             raise ConfigurationError(msg) from error
         rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
-        return replace(self._ready(runnable, tools=(), bound=rest), structured=True)
+        return replace(self._ready(_with_bound(runnable, rest), tools=(), bound={}), structured=True)
 
     @property
     def label(self) -> str:
@@ -140,6 +143,19 @@ def _resolved(model: object) -> object:
         raise ConfigurationError(msg) from error
 
 
+def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runnable[Any, Any]:
+    """Bind arguments to the model inside a structured-output chain; the chain itself would not hand them on."""
+    from langchain_core.runnables import RunnableParallel, RunnableSequence
+
+    if not bound:
+        return runnable
+    if isinstance(runnable, RunnableSequence):
+        return RunnableSequence(_with_bound(runnable.first, bound), *runnable.middle, runnable.last)
+    if isinstance(runnable, RunnableParallel):
+        return RunnableParallel({key: _with_bound(step, bound) for key, step in runnable.steps__.items()})
+    return runnable.bind(**bound)
+
+
 def _unwrap(model: object) -> tuple[BaseChatModel, dict[str, Any], RunnableConfig | None]:
     from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import RunnableBinding
@@ -158,9 +174,10 @@ def _unwrap(model: object) -> tuple[BaseChatModel, dict[str, Any], RunnableConfi
             "a Tier, or a provider string such as 'openai:gpt-4o-mini'"
         )
         raise ConfigurationError(msg)
+    # A model set to stream would be judged on repaired fragments; drafts are asked whole (R4).
+    bound.pop("stream", None)
     if getattr(model, "streaming", None) is True:
-        # A model set to stream would be judged on repaired fragments; drafts are asked whole (R4).
-        model = model.model_copy(update={"disable_streaming": True})
+        model = model.model_copy(update={"streaming": False, "disable_streaming": True})
     return model, bound, config
 
 
