@@ -20,6 +20,7 @@ from cascade_agent.validators._text import (
     number,
     schema_text,
     terms,
+    value_text,
     weight,
 )
 
@@ -104,6 +105,8 @@ def _number_grounded(value: float, conv: Conversation) -> float:
         wanted = float(value)
     except OverflowError:
         return 0.0
+    if wanted in conv.request_numbers or -wanted in conv.request_numbers or _written(value, conv.others):
+        return 1.0
     mentioned = conv.numbers
     if wanted in mentioned or -wanted in mentioned:
         return 1.0
@@ -114,6 +117,17 @@ def _number_grounded(value: float, conv: Conversation) -> float:
         if known and any(abs(known * factor - wanted) <= tolerance for factor in _FACTORS):
             return _DERIVED
     return _SMALL if wanted.is_integer() and 0 <= wanted <= 12 else 0.0  # noqa: PLR2004
+
+
+def _written(value: float, text: str) -> bool:
+    """Whether a text holds the number as a word of its own, digit by digit: quicker than reading all of its numbers."""
+    digits = value_text(value)
+    place = text.find(digits) if digits else -1
+    return (
+        place >= 0
+        and not text[place - 1 : place].isalnum()
+        and not text[place + len(digits) : place + len(digits) + 1].isalnum()
+    )
 
 
 def _text_grounded(value: str, conv: Conversation) -> float:

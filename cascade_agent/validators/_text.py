@@ -6,7 +6,6 @@ thousand, and no word of a particular language decides anything here.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import unicodedata
@@ -14,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
@@ -89,20 +89,26 @@ def stem(word: str) -> str:
 
 def terms(folded: str) -> list[str]:
     """Stems of the words of a folded text in order; pairs of characters where a script has no spaces."""
-    words = _WORD.findall(folded)[:MAX_TERMS]
     if folded.isascii() or not _DENSE.search(folded):
-        return [stem(w) for w in words]
-    out: list[str] = []
-    for word in words:
-        position = 0
-        for match in _DENSE.finditer(word):
-            if match.start() > position:
-                out.append(stem(word[position : match.start()]))
-            run = match.group()
-            out.extend(run[i : i + 2] for i in range(max(1, len(run) - 1)))
-            position = match.end()
+        return [stem(w) for w in _WORD.findall(folded)[:MAX_TERMS]]
+    return [term for _, term in placed_terms(folded)]
+
+
+def placed_terms(folded: str) -> list[tuple[int, str]]:
+    """As `terms`, each with the place where it starts."""
+    if folded.isascii() or not _DENSE.search(folded):
+        return [(m.start(), stem(m.group())) for m in islice(_WORD.finditer(folded), MAX_TERMS)]
+    out: list[tuple[int, str]] = []
+    for match in islice(_WORD.finditer(folded), MAX_TERMS):
+        word, start, position = match.group(), match.start(), 0
+        for run in _DENSE.finditer(word):
+            if run.start() > position:
+                out.append((start + position, stem(word[position : run.start()])))
+            first, size = run.start(), run.end() - run.start()
+            out.extend((start + first + i, word[first + i : first + i + 2]) for i in range(max(1, size - 1)))
+            position = run.end()
         if position < len(word):
-            out.append(stem(word[position:]))
+            out.append((start + position, stem(word[position:])))
         if len(out) > MAX_TERMS:
             break
     return out
@@ -124,6 +130,9 @@ def identifier_words(name: str) -> str:
     return fold(_LETTER_DIGIT.sub(" ", _CAMEL.sub(" ", name[:200]))).replace("_", " ")
 
 
+_LONG_NUMBER: Final = 300
+"""Digits from which on a number is cut: more do not fit a float."""
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
@@ -137,7 +146,9 @@ def number(text: str) -> float | None:
 
 
 def _readings(token: str) -> list[float]:
-    """What a run of digits and separators may mean: `1,000.5` -> 1000.5; `1,5` -> 1.5, 15; `1.000` -> 1, 1000."""
+    """What a run of digits and separators may mean: `1,000.5` -> 1000.5; `1,5` -> 1.5; `1.000` -> 1, 1000."""
+    if token.isdecimal() and len(token) < _LONG_NUMBER:
+        return [float(token)]
     token = token.replace("\u2212", "-")
     out: list[float] = []
     grouped = _GROUPED.fullmatch(token.lstrip("+-"))
@@ -175,11 +186,15 @@ class NumberSpan:
 def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
     """Numbers of a folded text in order, those inside words too."""
     out: list[NumberSpan] = []
+    if folded.isascii() and not _DIGITS.search(folded):
+        return out
     for match in _NUMBER.finditer(folded):
         token, start = match.group(), match.start()
         values = _readings(token)
-        runs = _DIGITS.findall(token)
-        parts = tuple(float(run[:300]) for run in runs) if len(runs) > 1 else ()
+        parts: tuple[float, ...] = ()
+        if not token.isdecimal():
+            runs = _DIGITS.findall(token)
+            parts = tuple(float(run[:_LONG_NUMBER]) for run in runs) if len(runs) > 1 else ()
         if token[0] in "-\u2212+":
             values += [-v for v in values]
         before = folded[max(0, start - 2) : start]
@@ -252,8 +267,6 @@ class Conversation:
     """The last human message as it was written."""
     others: str
     """Folded text of this turn's tool results and answers, of earlier messages and of the system."""
-    earlier_calls: tuple[Mapping[str, Any], ...]
-    """Calls that this turn already made."""
     turn_results: int
     """Tool results of this turn."""
     follow_up: bool
@@ -266,9 +279,14 @@ class Conversation:
         return fold(self.request)
 
     @cached_property
+    def placed(self) -> list[tuple[int, str]]:
+        """Stems of the request in order, each with its place."""
+        return placed_terms(self.folded)
+
+    @cached_property
     def request_terms(self) -> list[str]:
         """Stems of the request in order."""
-        return terms(self.folded)
+        return [term for _, term in self.placed]
 
     @cached_property
     def request_set(self) -> frozenset[str]:
@@ -291,9 +309,14 @@ class Conversation:
         return number_spans(self.folded)
 
     @cached_property
+    def request_numbers(self) -> frozenset[float]:
+        """All numbers of the request."""
+        return numbers_of(self.spans)
+
+    @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers of the evidence."""
-        values = numbers_of(self.spans)
+        values = self.request_numbers
         return values | numbers_of(number_spans(self.others, limit=600)) if self.others else values
 
     @cached_property
@@ -332,7 +355,6 @@ def _read(context: StepContext) -> Conversation:
     start = context.turn_start
     request = content_text(messages[start], REQUEST_CHARS) if start >= 0 else ""
     parts: list[str] = []
-    calls: list[Mapping[str, Any]] = []
     room, results, follow_up = RESULT_CHARS, 0, False
     system = ""
     in_turn = True
@@ -351,11 +373,10 @@ def _read(context: StepContext) -> Conversation:
             continue
         if kind == "human":
             follow_up = True
-        if in_turn and start >= 0:
-            results += kind == "tool"
-            calls.extend(getattr(message, "tool_calls", ()))
-        elif kind == "ai":
-            parts.extend(json_text(call.get("args"), 400) for call in getattr(message, "tool_calls", ())[:4])
+        if in_turn and kind == "tool":
+            results += 1
+        elif kind == "ai" and not in_turn and room > 0:
+            parts.extend(_values_text(call.get("args"), VALUE_CHARS) for call in _calls_of(message)[:4])
         if room > 0:
             text = content_text(message, room)
             parts.append(text)
@@ -367,20 +388,32 @@ def _read(context: StepContext) -> Conversation:
     return Conversation(
         request=request,
         others=fold("\n".join(p for p in parts if p)),
-        earlier_calls=tuple(calls[:32]),
         turn_results=results,
         follow_up=follow_up,
         context=context,
     )
 
 
-def json_text(value: object, limit: int) -> str:
-    """A JSON-like value as short text."""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str)[:limit]
-    except (TypeError, ValueError, RecursionError):
-        return ""
+def _calls_of(message: BaseMessage) -> Sequence[Mapping[str, Any]]:
+    return cast("Sequence[Mapping[str, Any]]", getattr(message, "tool_calls", ()))
 
+
+def _values_text(args: object, limit: int) -> str:
+    """The values of earlier arguments as short text."""
+    if not isinstance(args, Mapping):
+        return ""
+    parts: list[str] = []
+    for _, value, _ in islice(_walk(args, {}, "", 3), _MAX_EARLIER):
+        text = value_text(value)
+        parts.append(text)
+        limit -= len(text)
+        if limit <= 0:
+            break
+    return " ".join(parts)
+
+
+_MAX_EARLIER: Final = 16
+"""Values that are read of one earlier call."""
 
 # ---- tools ----------------------------------------------------------------------------------------------------------
 
@@ -481,7 +514,7 @@ class Answer:
     tools: tuple[ToolText | None, ...]
     leaves: tuple[Leaf, ...]
     used: str
-    """Folded text of all argument values of the draft and of the calls this turn already made."""
+    """Folded text of all argument values."""
 
     @cached_property
     def used_set(self) -> frozenset[str]:
@@ -517,7 +550,6 @@ def _read_answer(draft: Draft, context: StepContext) -> Answer:
         if len(leaves) >= MAX_LEAVES:
             break
     used = [value_text(leaf.value) for leaf in leaves]
-    used.extend(json_text(call.get("args"), VALUE_CHARS) for call in conversation(context).earlier_calls)
     return Answer(calls=tuple(calls), tools=specs, leaves=tuple(leaves), used=fold("\n".join(used)))
 
 

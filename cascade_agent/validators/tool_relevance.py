@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.records import Verdict
@@ -113,7 +114,12 @@ class ToolRelevance:
         if not draft.tool_calls:
             return _prose(draft, context, conv, offered)
         found = answer(draft, context)
-        out = [*_match(found, conv, offered), *_coverage(found, conv, offered), *_calls(found)]
+        foreign = _foreign(conv, offered)
+        out = [
+            *_match(found, conv, offered, foreign=foreign),
+            *_coverage(found, conv, offered, foreign=foreign),
+            *_calls(found),
+        ]
         if context.tool_choice is None and _off_topic(out, found, conv):
             out.append(Verdict(outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
         return out
@@ -154,6 +160,7 @@ def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Sequ
 # ---- request and tool -----------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=16_384)
 def _weight(term: str) -> float:
     return weight(term) * (_COMMON_WEIGHT if term in _COMMON else 1.0)
 
@@ -183,13 +190,13 @@ def _foreign(conv: Conversation, offered: Sequence[ToolText]) -> bool:
     return bool(words) and plain * 3 < len(words) and all(t.isascii() for tool in offered for t in tool.name_terms)
 
 
-def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> list[Verdict]:
+def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, foreign: bool) -> list[Verdict]:
     """The called tools against the request: words of the name, words of the description, and the other tools."""
     called = list({id(t): t for t in found.tools if t is not None}.values())
     if None in found.tools:
         reason = "a called tool is not on offer"
         return [_graded("tool_match", 0.0, reason), _graded("description_match", 0.0, reason)]
-    if conv.turn_results or _foreign(conv, offered):
+    if conv.turn_results or foreign:
         return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
     known = conv.request_set if not conv.follow_up else conv.evidence_set
     name = typical([_share(t.name_terms, known) for t in called])
@@ -250,13 +257,16 @@ def _own(tool: ToolText, left: frozenset[str]) -> float:
 # ---- what is left of the request ------------------------------------------------------------------------------------
 
 
-def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> list[Verdict]:
-    """Words, numbers and quotations of the request that neither became arguments nor belong to the called tools."""
-    if not conv.request:
+def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, foreign: bool) -> list[Verdict]:
+    """Words, numbers and quotations of the request that neither became arguments nor belong to the called tools.
+
+    Once tools have answered in this turn the request is worked off step by step, and what is left over says nothing.
+    """
+    if not conv.request or conv.turn_results:
         return []
     asking = _asking(found, conv, offered)
     out: list[Verdict] = []
-    if not conv.turn_results and not _foreign(conv, offered):
+    if not foreign:
         out.append(_graded("request_covered", _covered(found, conv, asking), "words of the request found in no call"))
     about = frozenset().union(*(t.described for t in found.tools if t is not None))
     unused, count = _numbers_unused(found, conv, asking, about)
@@ -265,8 +275,9 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText]) ->
         if unused < count:
             out.append(_graded("number_unused", (1.0 - unused / count) / unused, reason))
         else:
-            soft = bool(found.leaves) and not conv.turn_results
-            out.append(Verdict(outcome="fail" if soft else "pass", code="number_unused", reason=reason, score=0.0))
+            out.append(
+                Verdict(outcome="fail" if found.leaves else "pass", code="number_unused", reason=reason, score=0.0)
+            )
     quotes = quoted(conv.request)
     if quotes:
         lost = [q for q in quotes if q not in found.used and "".join(_WORD.findall(q)) not in found.used_compact]
@@ -289,22 +300,23 @@ def _names_tool(text: str, offered: Sequence[ToolText]) -> bool:
 
 def _asking(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> list[tuple[int, int]]:
     """The sentences that ask for something: an argument was taken from them or they speak of the tools' subjects."""
-    about = frozenset().union(*(t.described for t in offered)) if offered else frozenset()
-    out: list[tuple[int, int]] = []
-    start = 0
     ends = [m.end() for m in _SENTENCE.finditer(conv.folded)]
-    for end in [*ends, len(conv.folded)]:
-        taken, subject = False, 0.0
-        for match in _WORD.finditer(conv.folded, start, end):
-            term = stem(match.group())
-            if term in found.used_set and (weight(term) >= 0.7 or term.isdecimal()):  # noqa: PLR2004 - four letters
-                taken = True
-                break
-            if term in about:
-                subject += _weight(term)
-        if taken or subject >= _SENTENCE_SUBJECT:
-            out.append((start, end))
-        start = end
+    if not ends:
+        return [(0, len(conv.folded))]
+    about = frozenset().union(*(t.described for t in offered))
+    used = found.used_set
+    out: list[tuple[int, int]] = []
+    start, subject, index = 0, 0.0, 0
+    ends.append(len(conv.folded))
+    for place, term in (*conv.placed, (len(conv.folded) + 1, "")):
+        while index < len(ends) and place >= ends[index]:
+            if subject >= _SENTENCE_SUBJECT:
+                out.append((start, ends[index]))
+            start, subject, index = ends[index], 0.0, index + 1
+        if term in used and (weight(term) >= 0.7 or term.isdecimal()):  # noqa: PLR2004 - four letters
+            subject = _SENTENCE_SUBJECT
+        elif term in about:
+            subject += _weight(term)
     return out or [(0, len(conv.folded))]
 
 
@@ -317,11 +329,7 @@ def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]
     about = frozenset().union(*(t.described for t in found.tools if t is not None))
     if all(t is None for t in found.tools):
         return 0.0
-    asked: set[str] = set()
-    for start, end in asking:
-        asked.update(stem(m.group()) for m in _WORD.finditer(conv.folded, start, end))
-    if not conv.folded.isascii():
-        asked = set(conv.request_terms) if len(asking) > 1 or not asked & conv.request_set else asked
+    asked = {term for place, term in conv.placed if _within(place, asking)}
     total = held = 0.0
     for term in asked:
         if term in found.used_set:
@@ -355,7 +363,7 @@ def _numbers_unused(
         count += 1
         taken = any(v in used or round(v * 0.01, 9) in used for v in span.values)
         unused += not taken and not (span.parts and used.issuperset(span.parts))
-    worked_out = sum(1 for v in used if v not in conv.numbers) if unused else 0
+    worked_out = sum(1 for v in used if v not in conv.request_numbers) if unused else 0
     return max(0, unused - worked_out), count
 
 
