@@ -7,10 +7,12 @@ rate-limited exactly once. Drafts are asked whole and unseen; what was accepted 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
@@ -21,15 +23,15 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config, patch_config
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
-from cascade_agent import streams
+from cascade_agent import cache_marks, streams
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal import Journal
 from cascade_agent.panel import Panel
 from cascade_agent.policy import Policy
 from cascade_agent.pricing import warm
 from cascade_agent.records import Draft, StepContext
-from cascade_agent.runner import Answer, Result, Step, arun, run
-from cascade_agent.settle import settled
+from cascade_agent.runner import Answer, Step
+from cascade_agent.settle import Settled, asettle, parse, settle
 from cascade_agent.tiers import Ready, Role, Tier
 from cascade_agent.toolspec import tool_specs
 from cascade_agent.validators import default_validators
@@ -103,8 +105,15 @@ class CascadeChatModel(BaseChatModel):
     journal: SkipValidation[Any] = Field(default=None, repr=False)
     """Where steps are recorded; None means the file named by `CASCADE_JOURNAL`, if any."""
 
+    durable: bool = False
+    """In a graph with a checkpointer: save each answer there at once, so that an interrupt later in the same node
+    neither pays nor changes it. Always so under `on_exhausted="interrupt"`. Costs a write per step, and
+    `stream_mode="updates"` shows the saved record under the key `cascade.step`."""
+
     _tiers: dict[Role, Tier] = PrivateAttr()
     _panel: Panel = PrivateAttr()
+    _kinds: dict[Role, str] = PrivateAttr()
+    _mixed: bool = PrivateAttr()
     _plain: _Offer = PrivateAttr()
     _offers: dict[Any, _Offer] = PrivateAttr(default_factory=dict)
 
@@ -115,6 +124,8 @@ class CascadeChatModel(BaseChatModel):
             raise ConfigurationError(msg)
         self._tiers = {"small": Tier.of(self.small), "large": Tier.of(self.large)}
         self._panel = Panel(default_validators() if self.validators is None else self.validators)
+        self._kinds = {role: self._tiers[role].base._llm_type for role in _ROLES}  # noqa: SLF001 - LangChain's own way to ask
+        self._mixed = len(set(self._kinds.values())) > 1
         self._plain = _Offer({role: self._tiers[role].plain() for role in _ROLES})
         if any(tier.price is None and tier.model_name for tier in self._tiers.values()):
             warm()
@@ -178,6 +189,8 @@ class CascadeChatModel(BaseChatModel):
                     told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
             if told is not None:
+                for event in replay.events(message):
+                    told.on_stream_event(event)
                 told.on_llm_end(streams.result_of(message))
             manager.on_chain_end(message)
 
@@ -201,6 +214,8 @@ class CascadeChatModel(BaseChatModel):
                     await told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
             if told is not None:
+                for event in replay.events(message):
+                    await told.on_stream_event(event)
                 await told.on_llm_end(streams.result_of(message))
         except BaseException as error:
             await manager.on_chain_error(error)
@@ -262,13 +277,29 @@ class CascadeChatModel(BaseChatModel):
 
             specs = tool_specs(tools)
             shown = tuple(t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools)
-            ready = {role: replace(self._tiers[role].with_tools(tools, **options), specs=specs) for role in _ROLES}
-            choice = _choice(options.get("tool_choice"))
+            ready: dict[Role, Ready] = {
+                role: replace(self._with_tools(role, tools, options), specs=specs) for role in _ROLES
+            }
+            choice = tool_choice_of(options.get("tool_choice"))
             offer = _Offer(ready, tool_choice=choice, tools=tuple(tools), shown=shown)
             while len(self._offers) >= _MAX_OFFERS:
                 self._offers.pop(next(iter(self._offers)), None)
             self._offers[key] = offer
         return offer
+
+    def _with_tools(self, role: Role, tools: Sequence[Any], options: Mapping[str, Any]) -> Ready:
+        if self._mixed:
+            tools = cache_marks.for_tools(tools, self._kinds[role])
+        return self._tiers[role].with_tools(tools, **self._arguments(role, options))
+
+    def _arguments(self, role: Role, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return cache_marks.for_settings(given, self._kinds[role]) if self._mixed and given else given
+
+    def _request(self, role: Role, messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
+        """What one tier is told: nothing that only the other's provider understands."""
+        if self._mixed:
+            messages = cache_marks.for_messages(messages, self._kinds[role])
+        return messages if note is None else [*messages, HumanMessage(note)]
 
     def _sorted_kwargs(self, kwargs: dict[str, Any]) -> tuple[_Offer, dict[str, Any]]:
         """What is asked with, and the arguments that go to the call itself."""
@@ -307,12 +338,14 @@ class CascadeChatModel(BaseChatModel):
         config: RunnableConfig,
         offer: _Offer,
         **kwargs: Any,
-    ) -> Result:
+    ) -> Settled:
         def ask(role: Role, note: str | None) -> Answer:
             inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
-            return _answer(role, offer, offer.ready[role].runnable.invoke(_noted(messages, note), inner, **kwargs))
+            request, given = self._request(role, messages, note), self._arguments(role, kwargs)
+            return _answer(role, offer, offer.ready[role].runnable.invoke(request, inner, **given))
 
-        return run(self._step(messages, manager, config, offer, ask=ask))
+        step = self._step(messages, manager, config, offer, ask=ask)
+        return settle(step, partial(_rebuilt, offer), durable=self.durable)
 
     async def _adecided(
         self,
@@ -321,14 +354,14 @@ class CascadeChatModel(BaseChatModel):
         config: RunnableConfig,
         offer: _Offer,
         **kwargs: Any,
-    ) -> Result:
+    ) -> Settled:
         async def ask(role: Role, note: str | None) -> Answer:
             inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
-            return _answer(
-                role, offer, await offer.ready[role].runnable.ainvoke(_noted(messages, note), inner, **kwargs)
-            )
+            request, given = self._request(role, messages, note), self._arguments(role, kwargs)
+            return _answer(role, offer, await offer.ready[role].runnable.ainvoke(request, inner, **given))
 
-        return await arun(self._step(messages, manager, config, offer, aask=ask))
+        step = self._step(messages, manager, config, offer, aask=ask)
+        return await asettle(step, partial(_rebuilt, offer), durable=self.durable)
 
     def _step(
         self,
@@ -365,19 +398,15 @@ class CascadeChatModel(BaseChatModel):
             **asking,
         )
 
-    def _message(self, result: Result) -> AIMessage:
+    def _message(self, settled: Settled) -> AIMessage:
         """The accepted answer with the record of its step; a copy, because hosts change messages in place."""
-        return marked(settled(result, self.policy).draft.message, result.trace)
+        return marked(settled.answer.draft.message, settled.trace)
 
-    def _native(self, result: Result, *, include_raw: bool) -> Any:
-        answer = settled(result, self.policy)
+    def _native(self, settled: Settled, *, include_raw: bool) -> Any:
+        draft = settled.answer.draft
         if not include_raw:
-            return answer.draft.parsed
-        return {
-            "raw": marked(answer.draft.message, result.trace),
-            "parsed": answer.draft.parsed,
-            "parsing_error": None,
-        }
+            return draft.parsed
+        return {"raw": marked(draft.message, settled.trace), "parsed": draft.parsed, "parsing_error": None}
 
     # ---- the run that the tiers' runs nest under --------------------------------------------------------------------
 
@@ -591,11 +620,15 @@ def _answer(role: Role, offer: _Offer, native: Any) -> Answer:
     return Answer(draft=Draft(message=native["raw"], tier=role, parsed=parsed, parsing_error=fault))
 
 
-def _noted(messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
-    return messages if note is None else [*messages, HumanMessage(note)]
+def _rebuilt(offer: _Offer, tier: str, message: AIMessage, parsed: object) -> Answer:
+    """An answer from what was saved of it, or from what a human said."""
+    value = None
+    if offer.schema is not None:
+        value = parse(offer.schema, json.loads(str(message.text)) if parsed is None else parsed)
+    return Answer(draft=Draft(message=message, tier=tier, parsed=value))
 
 
-def _choice(value: object) -> str | None:
+def tool_choice_of(value: object) -> str | None:
     """A provider's `tool_choice` in our words: None, "none", "required" or a tool's name."""
     if isinstance(value, Mapping):
         function = value.get("function")

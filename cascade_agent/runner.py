@@ -40,15 +40,24 @@ _MAX_ERROR = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a tier said: the draft to be judged, and the host's own value that is returned when it is taken."""
+    """What a tier said: the draft to be judged, and the host's own value that is returned when it is taken.
+
+    `context` is set where the answer itself says what it is to be judged as: an agent that owes structured output in
+    the end first calls ordinary tools.
+    """
 
     draft: Draft
     native: object = None
+    context: StepContext | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
-    """One step as a door hands it over. `ask` (or `aask`) asks a tier; a note is a hand-over for the large one."""
+    """One step as a door hands it over. `ask` (or `aask`) asks a tier; a note is a hand-over for the large one.
+
+    `interruptible` says that a human can be asked when the step is exhausted; its record is then not yet the last word
+    and is left to whoever asks him.
+    """
 
     name: str
     tiers: Mapping[Role, Tier]
@@ -60,6 +69,7 @@ class Step:
     journal: Journal | None = None
     run_id: str | None = None
     config: RunnableConfig | None = None
+    interruptible: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,9 +320,9 @@ def _script(step: Step) -> Generator[Effect, Any, Result]:
     if decision.action == "accept":
         outcome, reason = ("accepted", "accepted") if len(course.done) == 1 else ("escalated", _why(course))
     else:
-        outcome, reason = "exhausted", decision.reason
+        outcome, reason = "interrupted" if step.interruptible else "exhausted", decision.reason
         final = decision.attempt if policy.on_exhausted == "return" else None
-    trace = _record(course, outcome, reason, final=final, started_at=started_at)
+    trace = _record(course, outcome, reason, final=final, started_at=started_at, waits=outcome == "interrupted")
     answer, best = (None if index is None else course.answers[index] for index in (final, decision.attempt))
     return Result(answer=answer, best=best, trace=trace, errors=tuple(course.errors))
 
@@ -320,7 +330,7 @@ def _script(step: Step) -> Generator[Effect, Any, Result]:
 def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, Any, None]:
     """Ask a tier, judge what it says, and put the attempt in the course."""
     step, before = course.step, course.attempt
-    tier, context = step.tiers[role], step.contexts[role]
+    tier = step.tiers[role]
     course.attempt_span = span = telemetry.start_attempt(
         course.span, len(course.done), tier=role, model=tier.model_name
     )
@@ -347,7 +357,7 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
     course.answer = answer
     usage, cost, inner = _bill(tier, answer.draft.message)
     course.attempt = replace(before, outcome="rejected", latency=reply.latency, usage=usage, cost=cost, inner=inner)
-    found: tuple[Verdict, ...] = yield Check(answer.draft, context)
+    found: tuple[Verdict, ...] = yield Check(answer.draft, answer.context or step.contexts[role])
     verdicts = before.verdicts + found if before.verdicts else found
     confidence = step.policy.scorer.confidence(verdicts)
     course.attempt = replace(course.attempt, verdicts=verdicts, confidence=confidence)
@@ -355,10 +365,10 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
 
 def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, None]:
     """Ask one piece of evidence about the draft and judge anew. A piece that breaks is an abstain (R10)."""
-    step, attempt = course.step, course.attempt
-    draft = cast("Answer", course.answer).draft
+    step, attempt, answer = course.step, course.attempt, cast("Answer", course.answer)
+    draft, context = answer.draft, answer.context or course.step.contexts["small"]
     reply = yield Gather(
-        evidence, draft, step.contexts["small"], course.seconds("small"), course.attempt_span or course.span
+        evidence, draft, context, course.seconds("small"), course.attempt_span or course.span
     )
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
@@ -423,13 +433,15 @@ def _note(course: _Course) -> str | None:
     return f"A first attempt at this step was not accepted:\n{why}\nIt answered: {said}"
 
 
-def _record(course: _Course, outcome: StepOutcome, reason: str, *, final: int | None, started_at: str) -> StepTrace:
-    """Close the books of a step: the trace, its span, its line in the journal."""
+def _record(  # noqa: PLR0913 - the facts of an end
+    course: _Course, outcome: StepOutcome, reason: str, *, final: int | None, started_at: str, waits: bool = False
+) -> StepTrace:
+    """Close the books of a step: the trace, its span, its line in the journal unless it `waits` for a human."""
     step, attempts = course.step, tuple(course.done)
     context = step.contexts["small"]
     first = next((a for a in course.answers if a is not None), None)
     shown = None if final is None else attempts[final]
-    if step.journal is not None or outcome == "exhausted":
+    if step.journal is not None or outcome == "exhausted" or waits:
         attempts = tuple(
             attempt if answer is None else replace(attempt, answer=answer.draft.to_json())
             for attempt, answer in zip(attempts, course.answers, strict=True)
@@ -456,7 +468,7 @@ def _record(course: _Course, outcome: StepOutcome, reason: str, *, final: int | 
         policy=step.policy.version,
     )
     telemetry.end_step(course.span, trace)
-    if step.journal is not None:
+    if step.journal is not None and not waits:
         step.journal.append(trace)
     return trace
 
@@ -473,7 +485,7 @@ def _total(course: _Course) -> Usage | None:
 
 
 def _kind(context: StepContext, answer: Answer | None) -> str:
-    if context.output_schema is not None:
+    if ((answer and answer.context) or context).output_schema is not None:
         return "structured"
     draft = None if answer is None else answer.draft
     return "call" if draft is not None and (draft.tool_calls or draft.invalid_tool_calls) else "text"

@@ -1,54 +1,281 @@
-"""What becomes of a step that no tier could answer: raise, or ask a human through the host's `interrupt()`."""
+"""From a step to its answer, as the doors share it: run, save where the host saves, and ask a human where none is left.
+
+Law: what was paid is not paid again and what a human approved is what is used. A graph's node runs anew when it is
+resumed after an interrupt; so, where one can come, the tiers run in a LangGraph task, whose result is saved with the
+checkpoint as plain JSON.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from cascade_agent.records import Draft
-from cascade_agent.runner import Answer
+from cascade_agent import telemetry
+from cascade_agent.errors import RejectedDraft
+from cascade_agent.records import Attempt, StepTrace, Usage, clean, load
+from cascade_agent.runner import Answer, Result, Step, arun, run
 
 if TYPE_CHECKING:
-    from cascade_agent.policy import Policy
-    from cascade_agent.runner import Result
+    from langchain_core.messages import AIMessage
+
+Rebuild = Callable[[str, "AIMessage", object], Answer]
+"""`(tier, message, parsed) -> Answer`: the door's own value of a saved or human answer. `parsed` is plain JSON or None.
+
+Raises:
+    ValueError: the message holds no structured output where one was asked for.
+"""
+_NOTHING = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, calls=0)
+TASK = "cascade.step"
+"""Name of the task, and the key under which `stream_mode="updates"` tells its result."""
 
 
-def settled(result: Result, policy: Policy) -> Answer:
-    """The answer to return.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The answer to return and the record of its step."""
 
-    With `on_exhausted="interrupt"` the graph is interrupted with `{"type": "cascade_exhausted", "step", "reason",
-    "draft", "trace"}`; resume it with `"accept"` (take the best draft that passed its hard checks), `"reject"`, or an
-    answer of your own: a text, or `{"content": ..., "tool_calls": [...]}`.
+    answer: Answer
+    trace: StepTrace
+
+
+def settle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
+    """Run a step and give its answer.
+
+    With `on_exhausted="interrupt"` an exhausted step interrupts the graph with `{"type": "cascade_exhausted", "step",
+    "reason", "draft", "trace"}`; resume it with `"accept"` (take the best draft that passed its hard checks),
+    `"reject"`, or an answer of your own: a text, or `{"content": ..., "tool_calls": [...], "parsed": {...}}`. A reply
+    that fits none of these interrupts again with an `"error"`. Without a graph that has a checkpointer it raises.
 
     Raises:
         CascadeExhausted: nothing may be returned.
     """
+    step, saves = _placed(step, durable=durable)
+    if not saves:
+        result = run(step)
+    else:
+        box: list[Result] = []
+
+        def tiers() -> dict[str, Any]:
+            box.append(run(step))
+            return _saved(box[0], step)
+
+        result = _fresh_or_saved(box, _task(tiers)().result(), step, rebuild) or run(step)
     if result.answer is not None:
-        return result.answer
-    if policy.on_exhausted == "interrupt":
-        answer = _human(result)
-        if answer is not None:
-            return answer
-    raise result.exhausted()
+        return Settled(result.answer, result.trace)
+    answer, trace = _by_human(step, result, rebuild)
+    if saves:
+        _task(lambda: _tell(step, trace))().result()
+    elif step.interruptible:
+        _tell(step, trace)
+    return _done(answer, replace(result, trace=trace))
 
 
-def _human(result: Result) -> Answer | None:
-    from langchain_core.messages import AIMessage
+async def asettle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
+    """Async twin of `settle`."""
+    step, saves = _placed(step, durable=durable)
+    if not saves:
+        result = await arun(step)
+    else:
+        box: list[Result] = []
+
+        async def tiers() -> dict[str, Any]:
+            box.append(await arun(step))
+            return _saved(box[0], step)
+
+        result = _fresh_or_saved(box, await _task(tiers)(), step, rebuild) or await arun(step)
+    if result.answer is not None:
+        return Settled(result.answer, result.trace)
+    answer, trace = _by_human(step, result, rebuild)
+    if saves:
+
+        async def told() -> None:
+            _tell(step, trace)
+
+        await _task(told)()
+    elif step.interruptible:
+        _tell(step, trace)
+    return _done(answer, replace(result, trace=trace))
+
+
+# ---- where the step runs --------------------------------------------------------------------------------------------
+
+
+def _placed(step: Step, *, durable: bool) -> tuple[Step, bool]:
+    """The step, knowing whether a human can be asked, and whether its answer is to be saved with a checkpoint."""
+    asks = step.policy.on_exhausted == "interrupt"
+    if not (asks or durable) or "langgraph.runtime" not in sys.modules:
+        return step, False
+    from langgraph.runtime import get_runtime
+
+    try:
+        info = getattr(get_runtime(), "execution_info", None)
+    except RuntimeError:  # no graph is running here
+        info = None
+    if info is None or info.thread_id is None:  # no checkpointer: nothing could be resumed
+        return step, False
+    return (replace(step, interruptible=True) if asks else step), _awaits(step)
+
+
+def _awaits(step: Step) -> bool:
+    """Whether a task can be waited for here: a synchronous call on the thread of a running loop would block it."""
+    if step.ask is None:
+        return True
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
+def _task(function: Callable[[], Any]) -> Callable[[], Any]:
+    from langgraph.func import task
+
+    decorate: Any = task(name=TASK)
+    return cast("Callable[[], Any]", decorate(function))
+
+
+# ---- the human ------------------------------------------------------------------------------------------------------
+
+
+def _by_human(step: Step, result: Result, rebuild: Rebuild) -> tuple[Answer | None, StepTrace]:
+    """Ask a human; what he answers, None for a rejection, and the record that says so."""
+    if not step.interruptible:
+        return None, result.trace
     from langgraph.types import interrupt
 
-    best = result.best
-    reply: Any = interrupt(
-        {
-            "type": "cascade_exhausted",
-            "step": result.trace.step,
-            "reason": result.trace.reason,
-            "draft": None if best is None else best.draft.to_json(),
-            "trace": result.trace.to_json(content=False),
-        }
-    )
-    if reply in ("accept", True):
-        return best
-    if reply in ("reject", None, False):
+    best, trace = result.best, result.trace
+    question: dict[str, Any] = {
+        "type": "cascade_exhausted",
+        "step": trace.step,
+        "reason": trace.reason,
+        "draft": None if best is None else best.draft.to_json(),
+        "trace": trace.to_json(content=False),
+    }
+    while True:
+        reply = interrupt(question)
+        try:
+            answer = _understood(reply, best, trace.id, rebuild)
+        except ValueError as error:
+            question = {**question, "error": str(clean(str(error)[:500]))}
+        else:
+            return answer, _reviewed(trace, answer, best)
+
+
+def _understood(reply: object, best: Answer | None, step_id: str, rebuild: Rebuild) -> Answer | None:
+    from langchain_core.messages import AIMessage
+
+    if reply in ("reject", False, None):
         return None
-    fields = {"content": reply} if isinstance(reply, str) else cast("dict[str, Any]", reply)
-    message = AIMessage(**fields)
-    return Answer(draft=Draft(message=message, tier="human"), native=message)
+    if reply in ("accept", True):
+        if best is None:
+            msg = "there is no draft to accept: every draft failed a hard check"
+            raise ValueError(msg)
+        return best
+    given = {"content": reply} if isinstance(reply, str) else reply
+    if not isinstance(given, Mapping):
+        msg = f"expected 'accept', 'reject', a text or an object with content; got {type(reply).__name__}"
+        raise ValueError(msg)  # noqa: TRY004 - told to the human, who is asked again
+    own = cast("Mapping[str, Any]", given)
+    calls = [{"id": f"human-{step_id}-{i}", **call} for i, call in enumerate(own.get("tool_calls") or ())]
+    message = AIMessage(content=own.get("content") or "", tool_calls=cast("Any", calls), id=f"human-{step_id}")
+    return rebuild("human", message, own.get("parsed"))
+
+
+def _reviewed(trace: StepTrace, answer: Answer | None, best: Answer | None) -> StepTrace:
+    """The record of a step that a human decided; an answer of his own is an attempt that costs nothing."""
+    if answer is None:
+        return replace(trace, outcome="human_review", final=None)
+    if answer is best:
+        final = trace.decisions[-1].attempt
+        confidence = None if final is None else trace.attempts[final].confidence
+        return replace(trace, outcome="human_review", final=final, confidence=confidence)
+    own = Attempt(tier="human", outcome="accepted", usage=_NOTHING, cost=0.0, answer=answer.draft.to_json())
+    return replace(trace, outcome="human_review", attempts=(*trace.attempts, own), final=len(trace.attempts))
+
+
+def _tell(step: Step, trace: StepTrace) -> None:
+    """Write the record of a reviewed step: its line in the journal, and a span of its own.
+
+    The resumed run is another trace than the one that was interrupted; the cost stands on the span of that one.
+    """
+    span = telemetry.start_step(trace.step, policy=step.policy.version, thread_id=trace.thread_id)
+    telemetry.end_step(span, replace(trace, cost=None))
+    if step.journal is not None:
+        step.journal.append(trace)
+
+
+def _done(answer: Answer | None, result: Result) -> Settled:
+    if answer is None:
+        raise result.exhausted()
+    return Settled(answer, result.trace)
+
+
+# ---- a result as plain JSON, and back -------------------------------------------------------------------------------
+
+
+def _saved(result: Result, step: Step) -> dict[str, Any]:
+    best = result.best
+    return {
+        "request": _fingerprint(step),
+        "accepted": result.answer is not None,
+        "trace": result.trace.to_json(content=False),  # a rejected draft is in no checkpoint (law 1)
+        "errors": [str(clean(f"{type(e).__name__}: {e}"[:500])) for e in result.errors],
+        "message": None if best is None else best.draft.message.model_dump(),
+        "tier": None if best is None else best.draft.tier,
+        "parsed": None if best is None else plain(best.draft.parsed),
+    }
+
+
+def _fresh_or_saved(box: list[Result], saved: Mapping[str, Any], step: Step, rebuild: Rebuild) -> Result | None:
+    """The result of the run that just was, or the one that was saved before; None when that was of another request."""
+    from langchain_core.messages import AIMessage
+
+    if box:
+        return box[0]
+    if saved["request"] != _fingerprint(step):
+        return None
+    best = None
+    if saved["message"] is not None:
+        best = rebuild(saved["tier"], AIMessage(**saved["message"]), saved["parsed"])
+    return Result(
+        answer=best if saved["accepted"] else None,
+        best=best,
+        trace=load(StepTrace, saved["trace"]),
+        errors=tuple(RejectedDraft(text) for text in saved["errors"]),
+    )
+
+
+def _fingerprint(step: Step) -> str:
+    """What was asked, but for ids and system texts (they may hold the time of day)."""
+    digest = hashlib.sha256(step.name.encode())
+    for message in step.contexts["small"].messages:
+        if message.type != "system":
+            digest.update(
+                repr((message.type, message.content, getattr(message, "tool_calls", None))).encode("utf-8", "replace")
+            )
+    return digest.hexdigest()
+
+
+def plain(parsed: object) -> object:
+    """Structured output as plain JSON; `None` stays None."""
+    if parsed is None:
+        return None
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(parsed)).dump_python(parsed, mode="json", by_alias=True, round_trip=True)
+
+
+def parse(schema: object, data: object) -> object:
+    """Plain JSON as the structured output that `schema` asks for; a JSON Schema takes it as it is.
+
+    Raises:
+        ValueError: it is not of that schema.
+    """
+    if isinstance(schema, Mapping) or schema is None:
+        return data
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cast("type[object]", schema)).validate_python(data)

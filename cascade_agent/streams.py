@@ -31,6 +31,8 @@ M = TypeVar("M", bound=BaseCallbackManager)
 HIDDEN = "nostream"
 """The tag that LangGraph's message stream leaves out (`langgraph.constants.TAG_NOSTREAM`)."""
 MAX_PIECES = 256
+_EVENT_HANDLER = "_V2StreamingCallbackHandler"
+"""LangChain's marker of a handler that takes content-block events, not tokens; by name, for it has no public one."""
 
 
 class _Muffled:
@@ -134,6 +136,13 @@ class Replay:
         manager = self._manager(AsyncCallbackManager)
         return (await manager.on_chat_model_start({}, [list(self._messages)], name=self._name))[0]
 
+    def events(self, message: AIMessage) -> Iterator[Any]:
+        """The answer as content-block events, for those who listen to these (`stream_events(version="v3")`)."""
+        if any(cls.__name__ == _EVENT_HANDLER for handler in self.handlers for cls in type(handler).__mro__):
+            from langchain_core.language_models._compat_bridge import message_to_events
+
+            yield from message_to_events(message, message_id=message.id)
+
     def whole(self, message: AIMessage) -> None:
         """Tell the answer at once, piece by piece."""
         if not self:
@@ -141,6 +150,8 @@ class Replay:
         run = self.start()
         for chunk in pieces(message):
             run.on_llm_new_token(token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
+        for event in self.events(message):
+            run.on_stream_event(event)
         run.on_llm_end(result_of(message))
 
     async def awhole(self, message: AIMessage) -> None:
@@ -150,6 +161,8 @@ class Replay:
         run = await self.astart()
         for chunk in pieces(message):
             await run.on_llm_new_token(token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
+        for event in self.events(message):
+            await run.on_stream_event(event)
         await run.on_llm_end(result_of(message))
 
 

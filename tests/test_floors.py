@@ -15,6 +15,7 @@ PACKAGE = ROOT / "cascade_agent"
 FLOORS = {
     "errors": 0,
     "records": 0,
+    "cache_marks": 1,
     "confidence": 1,
     "deadline": 1,
     "journal": 1,
