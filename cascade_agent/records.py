@@ -412,6 +412,11 @@ _MAX_DEPTH = 64
 _MAX_TEXT = 65_536
 _INT64 = 2**63
 _PLAIN = frozenset({int, float, bool, dict})
+_BLANK = {
+    cls: frozenset(f.name for f in fields(cls) if f.default in ("", ()))
+    for cls in (Verdict, Usage, Attempt, Spend, Decision, StepTrace, Label)
+}
+"""Fields that are empty by default, and therefore left out when they are."""
 
 
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
@@ -420,16 +425,17 @@ _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "
 def dump(record: Verdict | Usage | Attempt | Spend | Decision | StepTrace | Label) -> dict[str, Any]:
     """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
     out: dict[str, Any] = {}
+    blank = _BLANK[type(record)]
     for name in record.__slots__:
         item = getattr(record, name)
         if item is None:
             if name in _TOLD:
                 out[name] = None
         elif isinstance(item, str):
-            if item:
+            if item or name not in blank:
                 out[name] = item if type(item) is str and item.isascii() and "\0" not in item else clean_text(item)
         elif isinstance(item, tuple):
-            if item:
+            if item or name not in blank:
                 out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
         elif type(item) is Usage:
             out[name] = dump(item)
