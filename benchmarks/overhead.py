@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,9 @@ def measure_steps(rounds: int, n: int) -> dict[str, dict[str, float]]:
         "cascade, no validators": CascadeChatModel(**pair, validators=[]).bind_tools(TOOLS),
         "cascade, hard checks": CascadeChatModel(**pair, validators=hard).bind_tools(TOOLS),
         "cascade, default set": CascadeChatModel(**pair, validators=default_validators()).bind_tools(TOOLS),
-        "cascade, escalated": CascadeChatModel(small=bad, large=good, validators=default_validators()).bind_tools(TOOLS),
+        "cascade, escalated": CascadeChatModel(small=bad, large=good, validators=default_validators()).bind_tools(
+            TOOLS
+        ),
     }
     out: dict[str, dict[str, float]] = {way: {} for way in ways}
     for steps in (1, 20, 100):
@@ -131,11 +134,11 @@ def measure_steps(rounds: int, n: int) -> dict[str, dict[str, float]]:
             for _ in range(rounds):
                 for way, model in ways.items():
                     ask = model.invoke if kind == "sync" else model.ainvoke
-                    seen[way].append(timer(lambda ask=ask: ask(messages), n))
+                    seen[way].append(timer(partial(ask, messages), n))
             direct = statistics.median(seen["direct"])
-            for way in out:
+            for way, cells in out.items():
                 base = 0.0 if way == "direct" else direct
-                out[way][f"{kind} @ {steps}"] = statistics.median(seen[way]) - base
+                cells[f"{kind} @ {steps}"] = statistics.median(seen[way]) - base
     return out
 
 

@@ -37,9 +37,7 @@ class Recorded:
         manifest = json.loads((folder / "manifest.json").read_text())
         core = set(manifest["core_categories"])
         cases = {
-            case["id"]: case
-            for case in _lines(folder / "cases.jsonl.gz")
-            if not core_only or case["category"] in core
+            case["id"]: case for case in _lines(folder / "cases.jsonl.gz") if not core_only or case["category"] in core
         }
         return cls(folder, manifest, cases)
 
