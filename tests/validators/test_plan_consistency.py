@@ -1,0 +1,716 @@
+"""Tests of PlanConsistency: plans as answers, actions against the plan in force, and what must be left alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, ValidationError
+
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
+
+TOOLS = tuple(ToolSpec(name) for name in ("find_order", "refund", "send_mail", "get_weather"))
+
+
+def step(key: Any, tool: str | None = "find_order", *depends_on: Any, **more: Any) -> dict[str, Any]:
+    """One step of a plan as JSON."""
+    return {"id": key, "tool": tool, "description": "do it", "depends_on": list(depends_on), **more}
+
+
+def call(name: str, /, **args: Any) -> dict[str, Any]:
+    """A tool call."""
+    return {"name": name, "args": args, "id": f"c-{name}"}
+
+
+def judge(
+    message: AIMessage | str | list[dict[str, Any]],
+    validator: PlanConsistency | None = None,
+    *,
+    parsed: object = None,
+    **context: Any,
+) -> Verdict | None:
+    """Judge a text, calls or a message in a context."""
+    if isinstance(message, str):
+        message = AIMessage(message)
+    elif isinstance(message, list):
+        message = AIMessage("", tool_calls=message)
+    settings = {"tools": TOOLS, **context}
+    return (validator or PlanConsistency())(Draft(message=message, parsed=parsed), StepContext(**settings))
+
+
+def answered(*names: str, status: str = "success") -> list[BaseMessage]:
+    """A turn in which these tools have answered."""
+    out: list[BaseMessage] = [HumanMessage("Do it")]
+    for name in names:
+        out += [AIMessage("", tool_calls=[call(name)]), ToolMessage("r", tool_call_id="x", name=name, status=status)]
+    return out
+
+
+# ---- a plan as an answer --------------------------------------------------------------------------------------------
+
+BROKEN_PLANS = {
+    "the same id twice": ([step("a"), step("a", "refund")], "plan_duplicate_id", "/1/id"),
+    "the same id as number and text": ([step(1), step("1", "refund")], "plan_duplicate_id", "/1/id"),
+    "an empty id": ([step("a"), step(" ", "refund")], "plan_duplicate_id", "/1/id"),
+    "no id": ([step("a"), step(None, "refund")], "plan_duplicate_id", "/1/id"),
+    "an unknown tool": ([step("a"), step("b", "fly")], "plan_unknown_tool", "/1/tool"),
+    "an unknown dependency": ([step("a", "find_order", "z")], "plan_unknown_dependency", "/0/depends_on/0"),
+    "a circle of one": ([step("a", "find_order", "a")], "plan_cycle", "/0/depends_on"),
+    "a circle of two": ([step("a", "find_order", "b"), step("b", "refund", "a")], "plan_cycle", "/0/depends_on"),
+    "a circle behind a good step": (
+        [step("a"), step("b", "refund", "a", "d"), step("c", "refund", "b"), step("d", "refund", "c")],
+        "plan_cycle",
+        "/1/depends_on",
+    ),
+    "a reference to nothing": ([step("a", args={"x": "${zz}"})], "plan_unknown_reference", "/0/args/x"),
+    "a dotted reference to nothing": ([step("a", args={"x": "$zz.id"})], "plan_unknown_reference", "/0/args/x"),
+    "a reference inside a text": ([step("a", args={"x": "No ${zz.id}!"})], "plan_unknown_reference", "/0/args/x"),
+    "a reference to itself": ([step("a", args={"x": "${a.id}"})], "plan_unknown_reference", "/0/args/x"),
+    "a reference to a later step": (
+        [step("a", args={"x": {"y": ["$b"]}}), step("b", "refund")],
+        "plan_unknown_reference",
+        "/0/args/x/y/0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_PLANS)
+@pytest.mark.parametrize("shape", ["parsed dict", "parsed list", "wrapped", "call", "text", "fenced", "list text"])
+def test_broken_plan(case: str, shape: str) -> None:
+    """A plan that does not hold together is a hard fail with its own code and place, however it is handed in."""
+    steps, code, place = BROKEN_PLANS[case]
+    if shape == "parsed dict":
+        verdict, root = judge("", parsed={"steps": steps}), "/parsed/steps"
+    elif shape == "parsed list":
+        verdict, root = judge("", parsed=steps), "/parsed"
+    elif shape == "wrapped":
+        verdict, root = judge("", parsed=SimpleNamespace(action={"steps": steps})), "/parsed/action/steps"
+    elif shape == "call":
+        verdict, root = judge([call("Plan", steps=steps)]), "/tool_calls/0/args/steps"
+    elif shape == "text":
+        verdict, root = judge(json.dumps({"goal": "g", "steps": steps})), "/text/steps"
+    elif shape == "fenced":
+        verdict, root = judge(f"```json\n{json.dumps({'steps': steps})}\n```"), "/text/steps"
+    else:
+        blocks = [{"type": "text", "text": json.dumps(steps)}]
+        verdict, root = judge(AIMessage(blocks)), "/text"
+    assert verdict is not None
+    assert (verdict.code, verdict.hard, verdict.path) == (code, True, root + place)
+
+
+GOOD_STEPS = [
+    step("look"),
+    step("pay", "refund", "look", args={"order": "${look.id}", "note": "costs $5, see ${HOME}"}),
+    step("tell", "send_mail", "pay", args={"text": "Order $look is done, ${pay.state}", "to": "$USER"}),
+]
+GOOD_PLANS = {
+    "a chain with references": GOOD_STEPS,
+    "one step": [step("a")],
+    "numbers as ids": [step(1), step(2, "refund", 1, args={"order": "$1.id"})],
+    "a step of text": [step("a"), step("b", None, "a")],
+    "a dependency that stands later": [step("a", "refund", "b", args={"x": "${b}"}), step("b")],
+    "a far dependency that stands later": [
+        step("a", "refund", "b", args={"x": "$c"}),
+        step("b", "refund", "c"),
+        step("c"),
+    ],
+    "a dependency reached on two ways": [
+        step("a", "refund", "b", "c", args={"x": "$d"}),
+        step("b", "refund", "d"),
+        step("c", "refund", "d"),
+        step("d"),
+    ],
+    "money and environment": [step("a", args={"x": "$5", "y": "$5.00", "z": "$PATH", "w": "${HOME}/bin", "v": "a$b"})],
+    "two independent steps": [step("a"), step("b", "get_weather")],
+}
+
+
+@pytest.mark.parametrize("case", GOOD_PLANS)
+def test_good_plan(case: str) -> None:
+    """A plan that holds together is kept."""
+    steps = GOOD_PLANS[case]
+    assert judge("", parsed={"steps": steps}) is None
+    assert judge("", parsed=Plan.model_validate({"steps": steps})) is None
+    assert judge([call("Plan", steps=steps)]) is None
+    assert judge(json.dumps({"steps": steps})) is None
+
+
+def test_empty_plan() -> None:
+    """An empty plan fails where a plan was asked for, and is somebody else's data elsewhere."""
+    for parsed, schema in (
+        (Plan(steps=[]), Plan),
+        (Plan(steps=[]), None),
+        ({"steps": []}, Plan),
+        ({"steps": []}, Plan.model_json_schema()),
+    ):
+        verdict = judge("", parsed=parsed, output_schema=schema)
+        assert verdict is not None
+        assert (verdict.code, verdict.hard) == ("plan_empty", True)
+    assert judge("", parsed={"steps": []}) is None
+    assert judge("", parsed={"steps": []}, output_schema={"title": "Recipe", "properties": {"steps": {}}}) is None
+    assert judge('{"steps": []}') is None
+
+
+LOOK_ALIKES: dict[str, Any] = {
+    "a recipe": {"steps": [{"id": 1, "description": "Mix"}, {"id": 2, "description": "Bake"}]},
+    "a recipe with implements": {"steps": [{"id": 1, "tool": "whisk", "description": "Mix"}]},
+    "lines of text": {"steps": ["look", "pay"]},
+    "a to-do list": [{"content": "look", "status": "pending"}],
+    "a workflow of other tools": {"steps": [{"id": "a", "tool": "jenkins", "depends_on": []}]},
+    "ids without steps": {"id": 1, "tool": "find_order"},
+    "steps that are text": {"steps": '"id" "tool"'},
+    "nothing": {},
+    "a number": 7,
+}
+
+
+@pytest.mark.parametrize("case", LOOK_ALIKES)
+def test_other_json_is_kept(case: str) -> None:
+    """JSON that only looks like a plan is an answer like any other, with and without a plan in force."""
+    data = LOOK_ALIKES[case]
+    assert judge(json.dumps(data)) is None
+    assert judge([call("write_file", **(data if isinstance(data, dict) else {"data": data}))]) is None
+
+
+@pytest.mark.parametrize(
+    "text", ['{"steps": [{"id": "tool"', '{"id": "tool"} trailing', '"id" and "tool"', '["id", "tool"]']
+)
+def test_other_text_is_kept(text: str) -> None:
+    """Text with the words of a plan that is no JSON of a plan is kept."""
+    assert judge(text) is None
+
+
+def test_deep_and_long_text_is_kept() -> None:
+    """JSON nested too deep to read and very long text are kept and end."""
+    assert judge('{"id": "tool", "steps": ' + "[" * 100_000) is None
+    assert judge(json.dumps({"steps": [step(n) for n in range(3_000)]})) is None
+
+
+def test_known_tools() -> None:
+    """`known_tools` replaces the tools on offer; without either the tools are not judged."""
+    plan = {"steps": [step("a", "fly")]}
+    assert judge("", parsed=plan, tools=()) is None
+    assert judge("", PlanConsistency(known_tools=["fly"]), parsed=plan) is None
+    verdict = judge("", PlanConsistency(known_tools={"swim"}), parsed=plan, tools=())
+    assert verdict is not None
+    assert verdict.code == "plan_unknown_tool"
+
+
+def test_the_tool_that_hands_in_the_plan_is_no_tool_of_it() -> None:
+    """Where the plan's own schema is the only tool on offer, nothing is known about the others."""
+    draft = AIMessage("", tool_calls=[call("Plan", steps=[step("a", "fly")])])
+    assert judge(draft, parsed=Plan(steps=[PlanStep(id="a", tool="fly")]), tools=[ToolSpec("Plan")]) is None
+    assert judge(draft, tools=[ToolSpec("Plan")]) is None
+
+
+def test_required_outputs() -> None:
+    """Required outputs are covered by ids, tools or declared outputs; what is not covered fails hard."""
+    plan = {"steps": [step("a"), step("b", "refund", outputs=["receipt"])]}
+    assert judge("", PlanConsistency(required_outputs=["a", "refund", "receipt"]), parsed=plan) is None
+    verdict = judge("", PlanConsistency(required_outputs=["receipt", "letter"]), parsed=plan)
+    assert verdict is not None
+    assert (verdict.code, verdict.hard) == ("plan_missing_output", True)
+
+    def asked_for(context: StepContext) -> list[str]:
+        return str(context.messages[-1].content).split()
+
+    validator = PlanConsistency(required_outputs=asked_for)
+    assert judge("", validator, parsed=plan, messages=[HumanMessage("receipt a")]) is None
+    assert judge("", validator, parsed=plan, messages=[HumanMessage("receipt z")]) is not None
+
+
+def test_replanning_is_allowed_and_recorded() -> None:
+    """A good new plan passes with a code of its own and may build on steps that the old one has finished."""
+    state = {"plan": [step("a", status="done"), step("b", "refund", "a", status="failed")]}
+    plan = {"steps": [step("c", "send_mail", "a", args={"x": "${a.id}"}, outputs=["mail"])]}
+    validator = PlanConsistency(required_outputs=["a", "mail"])
+    for verdict in (
+        judge("", validator, parsed=plan, state=state),
+        judge([call("replan", **plan)], validator, state=state),
+        judge(json.dumps(plan), validator, state=state),
+    ):
+        assert verdict is not None
+        assert (verdict.outcome, verdict.code, verdict.score) == ("pass", "replanned", None)
+    waiting = {"steps": [step("c", "send_mail", "a", "d", args={"x": "$d"}), step("d")]}
+    assert judge("", parsed=waiting, state=state).code == "replanned"
+    broken = judge("", parsed={"steps": [step("c", "send_mail", "z")]}, state=state)
+    assert broken is not None
+    assert broken.code == "plan_unknown_dependency"
+    lost = judge("", PlanConsistency(required_outputs=["b"]), parsed={"steps": [step("c")]}, state=state)
+    assert lost is not None
+    assert lost.code == "plan_missing_output"
+
+
+def test_plan_after_an_unreadable_one() -> None:
+    """A good plan where the state held something unreadable is a first plan."""
+    assert judge("", parsed={"steps": [step("a")]}, state={"plan": "look, then pay"}) is None
+
+
+# ---- an action against the plan in force ----------------------------------------------------------------------------
+
+
+def order_plan(look: str = "done", pay: str = "pending", tell: str = "pending") -> list[dict[str, Any]]:
+    """Look, then pay, then tell."""
+    return [
+        step("look", "find_order", status=look, args={"name": "Ada"}),
+        step("pay", "refund", "look", status=pay, args={"order": "${look.id}"}),
+        step("tell", "send_mail", "pay", status=tell),
+    ]
+
+
+RESULTS = {"look": {"id": 17, "total": 5.0}}
+
+BAD_ACTIONS = {
+    "a tool that the plan does not use": (order_plan(), [call("get_weather")], "plan_unexpected_call", "/name"),
+    "a step whose dependency is open": (order_plan(), [call("send_mail")], "plan_dependency_open", ""),
+    "a step whose dependency has failed": (
+        order_plan("failed"),
+        [call("refund", order=17)],
+        "plan_dependency_open",
+        "",
+    ),
+    "a step and the one that waits for it": (
+        order_plan(),
+        [call("refund", order=17), call("send_mail")],
+        "plan_dependency_open",
+        "",
+    ),
+    "a step that is done": (order_plan(), [call("find_order", name="ada ")], "plan_step_done", ""),
+    "a tool of a done step with other arguments": (
+        order_plan(),
+        [call("find_order", name="Bob")],
+        "plan_unexpected_call",
+        "/name",
+    ),
+    "one due step twice": (
+        order_plan(),
+        [call("refund", order=17), call("refund", order=17)],
+        "plan_unexpected_call",
+        "/name",
+    ),
+    "a wrong argument": (order_plan(), [call("refund", order=18)], "plan_wrong_argument", "/args/order"),
+    "a missing argument": (order_plan(), [call("refund")], "plan_wrong_argument", "/args/order"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ACTIONS)
+def test_bad_action(case: str) -> None:
+    """A call that the plan does not have due is a hard fail that points at the call."""
+    steps, calls, code, place = BAD_ACTIONS[case]
+    verdict = judge(calls, state={"plan": {"steps": steps}, "results": RESULTS})
+    assert verdict is not None
+    assert (verdict.code, verdict.hard) == (code, True)
+    assert verdict.path == f"/tool_calls/{len(calls) - 1}{place}"
+    assert "Ada" not in verdict.reason
+    assert "17" not in verdict.reason
+
+
+@dataclass
+class ObjectState:
+    plan: Any
+    results: Any = None
+
+
+class ModelState(BaseModel):
+    plan: Any
+    results: Any = None
+
+
+@pytest.mark.parametrize(
+    "kind", ["dict", "list", "model", "object state", "model state", "callable", "words", "no result"]
+)
+def test_good_action(kind: str) -> None:
+    """The call that is due is kept, whatever the plan and the state are made of."""
+    steps, validator = order_plan(), PlanConsistency()
+    state: Any = {"plan": {"steps": steps}, "results": RESULTS}
+    if kind == "list":
+        state["plan"] = steps
+    elif kind == "model":
+        state["plan"] = Plan.model_validate({"steps": steps})
+    elif kind == "object state":
+        state = ObjectState(plan=tuple(steps), results=RESULTS)
+    elif kind == "model state":
+        state = ModelState(plan=Plan.model_validate({"steps": steps}), results=RESULTS)
+    elif kind == "callable":
+        validator, state = PlanConsistency(lambda s: s["work"]["todo"]), {"work": {"todo": steps}, "results": RESULTS}
+    elif kind == "words":
+        state["plan"] = order_plan("Completed", "to-do", "NOT STARTED")
+    elif kind == "no result":
+        state.pop("results")
+    assert judge([call("refund", order=17)], validator, state=state) is None
+    assert judge([call("send_mail")], validator, state=state) is not None
+
+
+def test_parallel_independent_steps() -> None:
+    """Parallel calls of independent due steps are kept, also of one tool with different arguments in any order."""
+    plan = [
+        step("a", args={"name": "Ada"}, status="pending"),
+        step("b", args={"name": "Bob"}),
+        step("c", "get_weather"),
+    ]
+    calls = [call("find_order", name="Bob"), call("get_weather"), call("find_order", name="Ada")]
+    assert judge(calls, state={"plan": plan}) is None
+
+
+def test_retry_of_a_failed_step() -> None:
+    """A step that failed or is in progress may be called again."""
+    for status in ("failed", "in_progress", "running", "error"):
+        assert judge([call("refund", order=17)], state={"plan": order_plan(pay=status), "results": RESULTS}) is None
+
+
+def test_skipped_dependency() -> None:
+    """A skipped step holds up nobody and is not called."""
+    assert judge([call("refund", order=1)], state={"plan": order_plan("skipped")}) is None
+    verdict = judge([call("find_order")], state={"plan": order_plan("cancelled")})
+    assert verdict is not None
+    assert verdict.code == "plan_unexpected_call"
+
+
+def test_a_status_that_nobody_knows() -> None:
+    """A step with an unknown status is neither open nor in the way."""
+    assert judge([call("refund", order=1)], state={"plan": order_plan("quux")}) is None
+    assert judge([call("find_order", name="Ada")], state={"plan": order_plan("quux")}) is None
+
+
+def test_free_tools() -> None:
+    """Tools that are declared free may be called at any time."""
+    validator = PlanConsistency(free_tools=["get_weather"])
+    assert judge([call("get_weather")], validator, state={"plan": order_plan()}) is None
+    assert judge([call("send_mail")], validator, state={"plan": order_plan()}) is not None
+
+
+def test_a_due_step_of_text_explains_any_call() -> None:
+    """While a step without a tool is due, a call outside the plan may serve it; when it is not due, it may not."""
+    plan = [step("a", None, status="pending"), step("b", "refund", "a")]
+    assert judge([call("get_weather")], state={"plan": plan}) is None
+    assert judge("The order is fine.", state={"plan": plan}) is None
+    plan = [step("a", status="pending"), step("b", None, "a")]
+    assert judge([call("get_weather")], state={"plan": plan}) is not None
+    assert judge("The order is fine.", state={"plan": plan}) is not None
+
+
+def test_final_text_while_steps_are_open() -> None:
+    """A final text while steps are open is a soft fail; when all are settled or failed it is kept."""
+    verdict = judge("All done!", state={"plan": order_plan()})
+    assert verdict is not None
+    assert (verdict.outcome, verdict.code, verdict.hard) == ("fail", "plan_steps_open", False)
+    assert judge("All done!", state={"plan": order_plan("done", "done", "skipped")}) is None
+    assert judge("It did not work.", state={"plan": order_plan("done", "failed", "skipped")}) is None
+
+
+def test_texts_that_are_not_final() -> None:
+    """Structured output, a broken call and the report of a step in progress are no final answers."""
+    state = {"plan": order_plan(pay="in_progress")}
+    assert judge("x", parsed={"a": 1}, state=state) is None
+    assert judge("x", output_schema=Plan, state=state) is None
+    broken = {"name": "refund", "args": "{", "id": "1", "error": "", "type": "invalid_tool_call"}
+    assert judge(AIMessage("", invalid_tool_calls=[broken]), state=state) is None
+    assert judge("Refunded.", state=state, messages=answered("find_order", "refund")) is None
+    assert judge("Refunded.", state=state, messages=answered("find_order")) is not None
+
+
+def test_tool_messages_show_progress() -> None:
+    """Where the graph does not keep the status, a tool that has answered counts for its step; one that failed does not."""
+    state = {"plan": order_plan("pending")}
+    assert judge([call("refund", order=1)], state=state) is not None
+    assert judge([call("refund", order="r")], state=state, messages=answered("find_order")) is None
+    assert judge([call("refund", order="r")], state=state, messages=answered("find_order", status="error")) is not None
+    assert judge("Done.", state=state, messages=answered("find_order", "refund", "send_mail")) is None
+
+
+def test_no_status_at_all() -> None:
+    """Where neither status nor results are said only the tools are held against the plan."""
+    plan = [step("a"), step("b", "refund", "a"), step("c", "send_mail", "b")]
+    assert judge([call("send_mail")], state={"plan": plan}) is None
+    assert judge("Done.", state={"plan": plan}) is None
+    verdict = judge([call("get_weather")], state={"plan": plan})
+    assert verdict is not None
+    assert verdict.code == "plan_unexpected_call"
+    assert judge([call("refund")], state={"plan": plan, "results": {"a": 1}}) is None
+    assert judge([call("send_mail")], state={"plan": plan, "results": {"a": 1}}) is not None
+
+
+def test_numbered_results() -> None:
+    """Results under numbers belong to steps with numbers."""
+    plan = [step(1), step(2, "refund", 1, args={"order": "$1.id"})]
+    assert judge([call("refund", order=17)], state={"plan": plan, "results": {1: {"id": 17}}}) is None
+    assert judge([call("refund", order=18)], state={"plan": plan, "results": {1: {"id": 17}}}) is not None
+
+
+def test_finished_plan_binds_no_later_turn() -> None:
+    """After the plan is finished other calls and texts are free; doing a done step again in the same turn is not."""
+    state = {"plan": order_plan("done", "done", "done")}
+    assert judge([call("get_weather")], state=state) is None
+    assert judge("All done!", state=state) is None
+    assert (
+        judge([call("find_order", name="Ada")], state=state, messages=[*answered("find_order"), HumanMessage("?")])
+        is None
+    )
+    verdict = judge(
+        [call("find_order", name="Ada")], state=state, messages=answered("find_order", "refund", "send_mail")
+    )
+    assert verdict is not None
+    assert verdict.code == "plan_step_done"
+
+
+# ---- arguments taken from earlier results ---------------------------------------------------------------------------
+
+ARGUMENTS: list[tuple[Any, Any, Any, bool]] = [
+    # planned, result of the step "a", given, agrees
+    ("${a.id}", {"id": 17}, 17, True),
+    ("${a.id}", {"id": 17}, "17", True),
+    ("${a.id}", {"id": 17.0}, 17, True),
+    ("${a.id}", {"id": 17}, 18, False),
+    ("${a.id}", {"id": "X1"}, "x1 ", True),
+    ("${a.id}", '{"id": 17}', 17, True),
+    ("${a.id}", '{"id": 17}', 7, False),
+    ("${a.id}", "{broken", 7, True),
+    ("${a.none}", {"id": 17}, 99, True),
+    ("${a.list.1}", {"list": [1, 2]}, 2, True),
+    ("${a.list.1}", {"list": [1, 2]}, 1, False),
+    ("${a.list.9}", {"list": [1, 2]}, 1, True),
+    ("${a.list.x}", {"list": [1, 2]}, 1, True),
+    ("${a.ok}", {"ok": True}, True, True),
+    ("${a.ok}", {"ok": True}, False, False),
+    ("${a.ok}", {"ok": None}, None, True),
+    ("${a.ok}", {"ok": None}, 3, False),
+    ("${a.o}", {"o": {"x": [1, "B"]}}, {"x": [1.0, "b"]}, True),
+    ("${a.o}", {"o": {"x": 1}}, {"x": 2}, False),
+    ("${a.o}", {"o": {"x": 1}}, {"y": 1}, False),
+    ("${a.o}", {"o": [1]}, [1, 2], False),
+    ("$a", 17, 17, True),
+    ("$a", "17", 17, True),
+    ("$a", "17", 7, False),
+    ("$a", "Order 17 was found", 17, True),
+    ("$a", "Order 17 was found", "order 17", True),
+    ("$a", "Order 17 was found", 7, False),
+    ("$a", "Order 17 was found", "", False),
+    ("$a", "Order 17 was found", [17], False),
+    ("$a", "Order 17 was found", "y" * 5_000, False),
+    ("$a", {"id": 17, "lines": [{"sku": "B2"}]}, "b2", True),
+    ("$a", {"id": 17, "lines": [{"sku": "B2"}]}, "c3", False),
+    ("$a", {"n": list(range(500))}, 9_999, True),
+    ("$a", 17, None, False),
+    ("Order ${a.id} please", {"id": 17}, "order 17 please", True),
+    ("Order ${a.id} please", {"id": 17}, "The order 17", True),
+    ("Order ${a.id} please", {"id": 17}, "Order 18 please", False),
+    ("Order ${a.id} please", {"id": 17}, 17, False),
+    ("Order ${a.none} please", {"id": 17}, "Order 18 please", True),
+    ("Order ${a.id} please", {"id": 2**2_000}, "Order 18 please", False),
+    (["${a.id}", 2], {"id": 17}, [17, 2], True),
+    (["${a.id}", 2], {"id": 17}, [18, 2], False),
+    (["${a.id}", 2], {"id": 17}, [17, 3], False),
+    (["${a.id}", "b"], {"id": 17}, [17, "c"], False),
+    (["${a.id}", 2], {"id": 17}, 17, False),
+    ({"o": "${a.id}"}, {"id": 17}, {"o": 17, "more": 1}, True),
+    ({"o": "${a.id}"}, {"id": 17}, {"o": 18}, False),
+    ({"o": "${a.id}"}, {"id": 17}, {}, False),
+    ("${other.id}", {"id": 17}, 99, True),
+    ("$5", {"id": 17}, "$6", True),
+]
+
+
+@pytest.mark.parametrize(("planned", "result", "given", "agrees"), ARGUMENTS)
+def test_arguments_from_results(planned: Any, result: Any, given: Any, agrees: bool) -> None:
+    """An argument taken from a result equals it up to spelling; what is not known agrees."""
+    plan = [step("a", status="done", result=result), step("b", "refund", "a", args={"x": planned})]
+    verdict = judge([call("refund", x=given)], state={"plan": plan})
+    assert (verdict.code if verdict else None) == (None if agrees else "plan_wrong_argument")
+
+
+def test_nesting_without_end() -> None:
+    """Arguments nested deeper than is compared are not known to differ, equal ones or not."""
+    deep: Any = "${a.id}"
+    for _ in range(100):
+        deep = [deep]
+    plan = [
+        step("a", status="done", result={"id": 1, "deep": deep}),
+        step("b", "refund", "a", args={"x": deep, "y": "$a.id"}),
+    ]
+    assert judge([call("refund", x=[[1]], y=1)], state={"plan": plan}) is not None
+    assert judge([call("refund", x=json.loads(json.dumps(deep)), y=1)], state={"plan": plan}) is not None
+
+
+def test_long_planned_text_is_not_compared() -> None:
+    """A planned text that is too long to search for references agrees with anything."""
+    plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["y" * 3_000 + "$a", "$a"]})]
+    assert judge([call("refund", x=["z", 1])], state={"plan": plan}) is None
+
+
+def test_result_from_the_only_tool_message() -> None:
+    """The only message of the only step that calls a tool is its result; of several nothing is known."""
+    plan = [step("a", status="done"), step("b", "refund", "a", args={"order": "${a.id}"})]
+    found = ToolMessage('{"id": 17}', tool_call_id="1", name="find_order")
+    messages: list[BaseMessage] = [HumanMessage("Hi"), AIMessage("", tool_calls=[call("find_order")]), found]
+    assert judge([call("refund", order=17)], state={"plan": plan}, messages=messages) is None
+    assert judge([call("refund", order=18)], state={"plan": plan}, messages=messages) is not None
+    assert (
+        judge([call("refund", order=18)], state={"plan": plan}, messages=[*messages, SystemMessage("."), found]) is None
+    )
+    plan.append(step("c", "find_order", status="done"))
+    assert judge([call("refund", order=18)], state={"plan": plan}, messages=messages) is None
+
+
+def test_literal_argument_that_differs() -> None:
+    """An argument that differs from the plan's own literal only lowers the confidence; the first one is reported."""
+    plan = [step("a", args={"name": "Ada", "limit": 5, "page": None}, status="pending"), step("b", "refund")]
+    assert judge([call("find_order", name="ada", limit=5.0)], state={"plan": plan}) is None
+    verdict = judge([call("find_order", name="Bob", limit=6), call("refund")], state={"plan": plan})
+    assert verdict is not None
+    assert (verdict.outcome, verdict.code, verdict.path) == (
+        "abstain",
+        "plan_argument_differs",
+        "/tool_calls/0/args/name",
+    )
+    hard = judge([call("find_order", name="Bob"), call("get_weather")], state={"plan": plan})
+    assert hard is not None
+    assert hard.code == "plan_unexpected_call"
+
+
+# ---- no plan, strange plans -----------------------------------------------------------------------------------------
+
+NO_PLANS: dict[str, Any] = {
+    "no state": None,
+    "no key": {"messages": []},
+    "null": {"plan": None},
+    "empty": {"plan": []},
+    "empty object": {"plan": {}},
+    "text": {"plan": "1. look 2. pay"},
+    "lines of text": {"plan": ["look", "pay"]},
+    "pairs": {"plan": [("look", "pay")]},
+    "to-dos": {"plan": [{"content": "look", "status": "pending"}]},
+    "a plan of a house": {"plan": {"rooms": 4}},
+    "a list as state": [HumanMessage("Hi")],
+    "too many steps": {"plan": [step(n, status="pending") for n in range(10_000)]},
+    "too many links": {"plan": [step(n, "refund", *range(150), status="pending") for n in range(150)]},
+    "a circle": {"plan": [step("a", "find_order", "b", status="done"), step("b", "refund", "a")]},
+    "ids that stand twice": {"plan": [step("a", status="done"), step("a")]},
+}
+
+
+@pytest.mark.parametrize("case", NO_PLANS)
+def test_no_plan(case: str) -> None:
+    """Where the state holds no plan of our shape, or one that cannot be followed, nothing is said."""
+    for message in ("All done!", [call("get_weather")], [call("refund", order=1)]):
+        assert judge(message, state=NO_PLANS[case]) is None
+
+
+def test_own_reader_that_finds_nonsense() -> None:
+    """What the user's own reader returns is reported when it is no plan; None and an empty plan are no plan."""
+    for value in ("text", 7, [step("a"), step("a")]):
+        verdict = judge("Done.", PlanConsistency(lambda _, value=value: value), state={})
+        assert verdict is not None
+        assert (verdict.outcome, verdict.code, verdict.score) == ("abstain", "plan_unreadable", None)
+    assert judge("Done.", PlanConsistency(lambda _: []), state={}) is None
+
+
+def test_own_reader_that_finds_nothing() -> None:
+    """A reader that returns None means that there is no plan yet."""
+    assert judge("Done.", PlanConsistency(lambda _: None), state={}) is None
+
+
+def test_plan_that_waits_for_a_plan_before_it() -> None:
+    """A plan in force may wait for a step of the plan it replaced."""
+    plan = [step("c", "refund", "a", status="pending")]
+    assert judge([call("refund")], state={"plan": plan}) is None
+
+
+def test_the_answer_is_no_plan_beside_one() -> None:
+    """Structured output of another kind beside a plan is not held against it."""
+    assert judge("", parsed={"answer": 4}, state={"plan": order_plan("done", "done", "done")}) is None
+    assert judge("", parsed=7, state={"plan": order_plan()}) is None
+    assert judge("", parsed={"steps": [step(n) for n in range(500)]}) is None
+
+
+def test_bounds_of_reading() -> None:
+    """References are looked for to a fixed depth, in a fixed number of values; beyond them nothing is known."""
+    deep: Any = "${zz}"
+    for _ in range(50):
+        deep = [deep]
+    assert judge("", parsed={"steps": [step("a", args={"x": deep})]}) is None
+    assert judge("", parsed={"steps": [step("a", args={"z": "${zz}", "x": [1] * 150, "y": [2] * 150})]}) is None
+    plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["$a", deep]})]
+    assert judge([call("refund", x=[1, deep])], state={"plan": plan}) is None
+    assert judge([call("refund", x=[1, 7])], state={"plan": plan}) is not None
+    assert judge("", parsed=[PlanStep(id="a"), PlanStep(id="a")]) is not None
+
+
+def test_schema_of_the_plan() -> None:
+    """The schema is one that models can be asked for; numbers as ids and common status words are read."""
+    schema = convert_to_openai_tool(Plan)["function"]
+    assert schema["name"] == "Plan"
+    assert schema["parameters"]["required"] == ["steps"]
+    parsed = PlanStep.model_validate({"id": 1, "status": "Completed", "unknown": 1})
+    assert (parsed.id, parsed.status) == ("1", "done")
+    for status in ("quux", 7):
+        with pytest.raises(ValidationError):
+            PlanStep.model_validate({"id": "a", "status": status})
+    again = Plan.model_validate(json.loads(json.dumps(Plan(steps=[parsed]).model_dump())))
+    assert again.steps == [parsed]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"open_score": 2},
+        {"differs_score": -1},
+        {"max_steps": 0},
+        {"known_tools": "refund"},
+        {"free_tools": "refund"},
+        {"required_outputs": "x"},
+    ],
+)
+def test_settings(settings: dict[str, Any]) -> None:
+    """A setting that cannot work is refused at construction and named."""
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        PlanConsistency(**settings)
+
+
+KEYS = st.sampled_from(["id", "tool", "depends_on", "status", "args", "result", "outputs", "steps", "description"])
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["a", "b", "$a", "${b.x}", "refund", "done", ""])
+)
+JSON = st.recursive(LEAVES, lambda i: st.lists(i, max_size=3) | st.dictionaries(KEYS, i, max_size=5), max_leaves=12)
+STEPS = st.fixed_dictionaries(
+    {"id": st.sampled_from(["a", "b", "c", 1])},
+    optional={
+        "tool": st.sampled_from(["refund", "find_order", None]),
+        "depends_on": st.lists(st.sampled_from(["a", "b", "c"]), max_size=2) | JSON,
+        "status": st.sampled_from(["done", "pending", "failed", "quux"]) | JSON,
+        "args": st.dictionaries(st.sampled_from(["x", "y"]), JSON) | JSON,
+        "result": JSON,
+    },
+)
+PLANS = JSON | st.lists(STEPS, max_size=4) | st.builds(lambda s: {"steps": s}, st.lists(STEPS, max_size=4))
+CALLS = st.lists(
+    st.builds(
+        lambda name, args: {"name": name, "args": args, "id": None},
+        st.sampled_from(["refund", "find_order", "fly", None]),
+        st.dictionaries(st.sampled_from(["x", "y", "steps"]), JSON | PLANS) | JSON,
+    ),
+    max_size=3,
+)
+
+
+@given(plan=PLANS, results=JSON, parsed=PLANS, calls=CALLS, text=JSON | st.text() | st.builds(json.dumps, PLANS))
+def test_never_raises(plan: Any, results: Any, parsed: Any, calls: Any, text: Any) -> None:
+    """No state, plan or answer makes it raise."""
+    state = {"plan": plan, "results": results}
+    messages = [*answered("find_order"), ToolMessage.model_construct(content=text, name="refund", status=None)]
+    message = AIMessage.model_construct(content=text, tool_calls=calls)
+    judge(message, state=state, messages=messages)
+    judge(message, state=state, messages=messages, parsed=parsed)
+    judge(message, PlanConsistency(lambda s: s["plan"], required_outputs=["x"], known_tools=["refund"]), state=state)
