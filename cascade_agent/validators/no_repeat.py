@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.records import Verdict
 
 if TYPE_CHECKING:
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
     from cascade_agent.records import Draft, StepContext, ToolSpec
 
@@ -86,7 +86,7 @@ class NoRepeat:
         if not calls:
             return self._repeated_answer(draft, context)
         found: list[Verdict] = []
-        fresh = [_Past(str(call.get("name")), call.get("args"), None) for call in calls[:_MAX_CALLS]]
+        fresh = [_Past(call["name"], call["args"], None) for call in calls[:_MAX_CALLS]]
         if len(fresh) > 1:
             self._duplicates(fresh, context, found)
         past = _past_calls(context.messages, self.window)
@@ -161,16 +161,19 @@ def _past_calls(messages: Sequence[BaseMessage], window: int) -> list[_Past]:
         message = messages[index]
         kind = message.type
         if kind in _TOOL:
-            key = getattr(message, "tool_call_id", None)
-            status[key] = str(getattr(message, "status", "success"))
+            answer = cast("ToolMessage", message)
+            status[answer.tool_call_id] = answer.status
         elif kind in _AI:
-            for call in reversed(getattr(message, "tool_calls", None) or ()):
-                if len(newest_first) >= 4 * _MAX_CALLS:
-                    break
-                outcome = status.get(call.get("id"))
-                newest_first.append(_Past(str(call.get("name")), call.get("args"), outcome))
+            calls = cast("AIMessage", message).tool_calls
+            newest_first += [
+                _Past(call["name"], call["args"], status.get(call.get("id")))
+                for call in calls[: -4 * _MAX_CALLS - 1 : -1]
+            ]
+            if len(newest_first) >= 4 * _MAX_CALLS:
+                break
         elif kind in _HUMAN:
             break
+    del newest_first[4 * _MAX_CALLS :]
     newest_first.reverse()
     return newest_first
 
@@ -208,7 +211,7 @@ def _same_call(a: _Past, b: _Past, context: StepContext) -> bool:
     if a.name != b.name:
         return False
     left, right = a.args, b.args
-    if not isinstance(left, Mapping) or not isinstance(right, Mapping):
+    if not isinstance(left, dict) or not isinstance(right, dict):
         return (left or None) is None and (right or None) is None
     return _same_args(left, right, context.tools_by_name.get(a.name))
 
@@ -225,7 +228,7 @@ def _defaults(spec: ToolSpec | None) -> Mapping[str, object]:
     }
 
 
-def _same_args(left: Mapping[str, Any], right: Mapping[str, Any], spec: ToolSpec | None) -> bool:
+def _same_args(left: dict[str, Any], right: dict[str, Any], spec: ToolSpec | None) -> bool:
     budget = [_MAX_NODES]
     if left.keys() == right.keys():
         return _same(left, right, budget, _MAX_DEPTH)
@@ -250,23 +253,19 @@ def _same(a: object, b: object, budget: list[int], depth: int) -> bool:  # noqa:
         return True
     if isinstance(a, str):
         return isinstance(b, str) and (a == b or _fold(a) == _fold(b))
-    if isinstance(a, bool) or isinstance(b, bool):
-        return False  # equal ones are the same object
-    if isinstance(a, int | float):
-        return isinstance(b, int | float) and a == b
-    if isinstance(a, Mapping):
-        return (
-            isinstance(b, Mapping)
-            and len(a) == len(b)
-            and all(key in b and _same(value, b[key], budget, depth - 1) for key, value in a.items())
-        )
+    if isinstance(a, dict):
+        if not isinstance(b, dict) or len(a) != len(b):
+            return False
+        return all(key in b and _same(value, b[key], budget, depth - 1) for key, value in a.items())
     if isinstance(a, list | tuple):
-        return (
-            isinstance(b, list | tuple)
-            and len(a) == len(b)
-            and all(_same(x, y, budget, depth - 1) for x, y in zip(a, b, strict=True))
-        )
-    return False
+        if not isinstance(b, list | tuple) or len(a) != len(b):
+            return False
+        return all(_same(x, y, budget, depth - 1) for x, y in zip(a, b, strict=True))
+    return _is_number(a) and _is_number(b) and a == b
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)  # equal booleans are the same object
 
 
 def _fold(text: str) -> str:

@@ -111,8 +111,10 @@ def _read(data: object) -> Tokens:
 
 
 def _pair(item: object) -> tuple[object, object]:
-    if not isinstance(item, Mapping):
+    if not isinstance(item, dict):
         return "", item
+    if "token" in item and "logprob" in item:
+        return item["token"], item["logprob"]
     text = next((item[key] for key in _TOKEN_KEYS if key in item), "")
     return text, next((item[key] for key in _LOGPROB_KEYS if key in item), None)
 
@@ -121,10 +123,15 @@ def _clean(pairs: Iterable[tuple[object, object]]) -> Tokens:
     """Keep what is a number, between impossible and certain."""
     out: Tokens = []
     for text, logprob in pairs:
+        if type(logprob) is float and _IMPOSSIBLE < logprob <= 0 and type(text) is str and text.isascii():
+            out.append((text[:_MAX_WORD], logprob))  # nearly every token there is
+            continue
         if isinstance(logprob, int | float) and not isinstance(logprob, bool) and logprob == logprob:  # noqa: PLR0124 - not NaN, of any size
             # Byte-level vocabularies write a leading space as one of these two letters.
-            word = text[:_MAX_WORD].replace("Ġ", " ").replace("▁", " ") if isinstance(text, str) else ""
-            out.append((word, float(max(_IMPOSSIBLE, min(0, logprob)))))
+            word = text[:_MAX_WORD] if isinstance(text, str) else ""
+            if not word.isascii():
+                word = word.replace("Ġ", " ").replace("▁", " ")
+            out.append((word, 0.0 if logprob >= 0 else float(max(_IMPOSSIBLE, logprob))))
     return out
 
 

@@ -102,6 +102,7 @@ DIFFERENT = {
     "another order of a list": (call("read", ids=[1, 2]), call("read", ids=[2, 1])),
     "a longer list": (call("read", ids=[1, 2]), call("read", ids=[1, 2, 3])),
     "another nesting": (call("read", q={"a": {"b": 1}}), call("read", q={"a": [1]})),
+    "more keys": (call("read", q={"a": 1}), call("read", q={"a": 1, "b": 2})),
     "other keys": (call("read", q={"a": 1}), call("read", q={"b": 1})),
     "inner white space": (call("search", query="a b"), call("search", query="ab")),
     "the next page": (call("search", query="a", page=1), call("search", query="a", page=2)),
