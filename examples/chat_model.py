@@ -29,6 +29,5 @@ for _ in range(2):
     step = answer.response_metadata["cascade"]
     print(f"{step['final_tier']:5} answered {answer.tool_calls[0]['args']}, reason: {step['reason']}")
     for attempt in step["attempts"]:
-        print(
-            f"      {attempt['tier']:5} {attempt['outcome']:8} {attempt['usage']['input_tokens']} tokens in, ${attempt['cost']:.6f}"
-        )
+        tokens = attempt["usage"]["input_tokens"]
+        print(f"      {attempt['tier']:5} {attempt['outcome']:8} {tokens} tokens in, ${attempt['cost']:.6f}")
