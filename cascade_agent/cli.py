@@ -40,7 +40,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    app(prog_name="cascade-agent")
 
 
 @app.callback()
@@ -178,7 +178,7 @@ def _console(*, quiet: bool = False) -> Console:
 
 @app.command()
 def trace(
-    file: Annotated[Path, typer.Argument(help="A journal (JSON lines).")],
+    file: Annotated[Path, typer.Argument(help="A journal (JSON lines).", metavar="FILE")],
     *,
     thread: Annotated[str | None, typer.Option(help="Only threads whose id starts with this.")] = None,
     escalated: Annotated[bool, typer.Option("--escalated", help="Only steps that reached the large model.")] = False,

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
+    from graphs.reading import Request
+
 Strength = Literal["small", "large"]
 
 _REF = re.compile(r"^\$\{([\w-]+)\.([\w.]+)\}$")
@@ -114,6 +116,8 @@ class StandInModel(BaseChatModel):
             reply = faults.Reply(text=text)
         elif view.plan is not None:
             reply = _due(view)
+            if not small:
+                reply = _repaired(reply, request, view)
         else:
             try:
                 reply = faults.Reply(text=solve(request, view.ask, skills))
@@ -189,6 +193,22 @@ def _due(view: View) -> faults.Reply:
         args = {key: _filled(value, steps) for key, value in step.get("args", {}).items()}
         return faults.Reply(tool=str(step["tool"]), args=args)
     return faults.Reply(text=_DONE)
+
+
+def _repaired(reply: faults.Reply, request: Request, view: View) -> faults.Reply:
+    """A step that cannot be called as it is planned, completed from the user's own words."""
+    if reply.tool is None:
+        return reply
+    args = reply.args or {}
+    required = view.tools.get(reply.tool, {}).get("required", ())
+    sound = reply.tool in view.tools and all(key in args for key in required)
+    if sound and not any(isinstance(value, str) and _REF.match(value) for value in args.values()):
+        return reply
+    try:
+        solve(request, view.ask, Skills())
+    except Unread as unread:
+        return faults.Reply(tool=unread.tool, args=unread.arguments)
+    return reply
 
 
 def _filled(value: Any, steps: dict[str, dict[str, Any]]) -> Any:

@@ -13,7 +13,7 @@ from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.tools import BaseTool, StructuredTool, ToolException, create_schema_from_function
 from pydantic import Field
 
 from tools.calculator import calculator_tool, explain
@@ -274,6 +274,12 @@ def _customer_json(row: Row) -> dict[str, Any]:
     return {"customer_id": row["id"], "name": row["name"], "email": row["email"], "level": row["level"]}
 
 
+@functools.cache
+def _arguments(name: str) -> Any:
+    """The model of a tool's arguments, built once for all databases."""
+    return create_schema_from_function(name, getattr(_Desk, name), parse_docstring=False)
+
+
 def _tool(body: Callable[..., dict[str, Any]]) -> BaseTool:
     """One method as a tool; asynchronous callers get a thread, so SQLite never blocks their loop."""
 
@@ -288,7 +294,14 @@ def _tool(body: Callable[..., dict[str, Any]]) -> BaseTool:
     async def arun(**kwargs: Any) -> dict[str, Any]:
         return await asyncio.to_thread(run, **kwargs)
 
-    return StructuredTool.from_function(run, arun, handle_tool_error=True, handle_validation_error=explain)
+    return StructuredTool.from_function(
+        run,
+        arun,
+        args_schema=_arguments(body.__name__),
+        infer_schema=False,
+        handle_tool_error=True,
+        handle_validation_error=explain,
+    )
 
 
 def order_tools(db: OrderDatabase) -> list[BaseTool]:

@@ -1,0 +1,311 @@
+"""The demo: both graphs on the measured tasks as a cascade, beside the small model alone and the large model alone.
+
+It prints every step of the shown tasks with who answered and why, then success and cost of the three, and leaves a
+journal, the OpenTelemetry spans and a summary behind. Stand-ins are called stand-ins wherever a figure is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+from rich.markup import escape
+from rich.table import Table
+
+from cascade_agent import Price, StepTrace, Tier
+from graphs import plan_execute, support
+from graphs.evaluate import TaskResult, run_task
+from graphs.standins import large_standin, small_standin
+from graphs.tasks import Task, load_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from langchain_core.language_models import BaseChatModel
+    from opentelemetry.sdk.trace import ReadableSpan
+    from rich.console import Console
+
+    from cascade_agent.records import Usage
+
+_GRAPHS: Final = {"support": support, "plan_execute": plan_execute}
+
+STAND_INS: Final = (
+    "Offline stand-ins: two rule-based programs, not language models. They read and err, their prices are made up,\n"
+    "and no figure below says anything about a real model. For live models give --small and --large."
+)
+SMALL_PRICE: Final = Price(0.2, 0.8, source="made up for the offline stand-ins")
+LARGE_PRICE: Final = Price(2.0, 8.0, source="made up for the offline stand-ins")
+"""Made-up list prices of the stand-ins, per million of their tokens, ten to one."""
+
+
+def standin_tiers() -> tuple[Tier, Tier]:
+    """The two offline stand-ins with their made-up prices."""
+    return Tier(small_standin(), price=SMALL_PRICE), Tier(large_standin(), price=LARGE_PRICE)
+
+
+def choose(tasks: Sequence[Task], count: int | None) -> list[Task]:
+    """`count` of the tasks, evenly spread over the list; None is all of them."""
+    if count is None or count >= len(tasks):
+        return list(tasks)
+    return [tasks[index * len(tasks) // count] for index in range(count)]
+
+
+@dataclass(slots=True, kw_only=True)
+class Arm:
+    """One of the three ways to do the tasks, with what was measured. An unknown cost makes the sum unknown."""
+
+    name: str
+    results: list[TaskResult] = field(default_factory=list)
+    costs: list[float | None] = field(default_factory=list)
+    small_calls: int = 0
+    large_calls: int = 0
+
+    @property
+    def cost(self) -> float | None:
+        """Cost of all tasks."""
+        return None if None in self.costs else sum(cost for cost in self.costs if cost is not None)
+
+    @property
+    def succeeded(self) -> int:
+        """Number of tasks with success."""
+        return sum(result.success for result in self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        tokens_in = [usage.input_tokens for result in self.results for _, usage in result.calls]
+        tokens_out = [usage.output_tokens for result in self.results for _, usage in result.calls]
+        return {
+            "tasks": len(self.results),
+            "succeeded": self.succeeded,
+            "success": self.succeeded / len(self.results) if self.results else None,
+            "cost": self.cost,
+            "small_calls": self.small_calls,
+            "large_calls": self.large_calls,
+            "input_tokens": None if None in tokens_in else sum(n for n in tokens_in if n is not None),
+            "output_tokens": None if None in tokens_out else sum(n for n in tokens_out if n is not None),
+            "seconds": round(sum(result.seconds for result in self.results), 3),
+            "missed": {result.task: list(result.missed) for result in self.results if not result.success},
+        }
+
+
+def run_demo(  # noqa: PLR0913 - keyword settings
+    small: Tier,
+    large: Tier,
+    *,
+    tasks: Sequence[Task] | None = None,
+    offline: bool,
+    out: Path,
+    console: Console,
+    show: int = 6,
+) -> dict[str, Any]:
+    """Run the three ways, print them, leave `journal.jsonl`, `spans.jsonl` and `demo.json` in `out`.
+
+    Args:
+        small: the small tier.
+        large: the large tier.
+        tasks: what is done; None is every task.
+        offline: whether the tiers are the stand-ins, which is then said.
+        out: directory that is made and appended to.
+        console: where to print.
+        show: of how many tasks (evenly spread) every step is printed in full; the others get a line each.
+
+    Returns:
+        The summary as written to `demo.json`.
+    """
+    tasks = load_tasks() if tasks is None else tasks
+    out.mkdir(parents=True, exist_ok=True)
+    console.print(STAND_INS if offline else f"Live models: small {small.label}, large {large.label}.", style="bold")
+    console.print(f"{len(tasks)} tasks over a SQLite shop; success is measured from its rows and the answers.\n")
+    arms = {name: Arm(name=name) for name in ("small alone", "cascade", "large alone")}
+    shown = {task.id for task in choose(tasks, show)}
+    started = time.perf_counter()
+    with _journal(out / "journal.jsonl") as journal, _spans(out / "spans.jsonl"):
+        for task in tasks:
+            result, traces = journal.cascade(task, small, large)
+            _count(arms["cascade"], result, traces)
+            _print_task(console, task, result, traces, full=task.id in shown)
+    for name, tier in (("small alone", small), ("large alone", large)):
+        console.print(f"\n[dim]the same tasks with {name} ({escape(tier.label)}) ...[/dim]", end="")
+        for task in tasks:
+            _run_alone(arms[name], task, tier)
+    console.print("\n")
+    summary = {
+        "stand_ins": offline,
+        "note": STAND_INS if offline else "live models",
+        "small": _named(small),
+        "large": _named(large),
+        "arms": {name: arm.to_json() for name, arm in arms.items()},
+        "seconds": round(time.perf_counter() - started, 3),
+        "journal": str(out / "journal.jsonl"),
+        "spans": str(out / "spans.jsonl"),
+    }
+    _print_summary(console, arms, offline=offline, small=small, large=large)
+    (out / "demo.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"\nLeft behind in {escape(str(out))}: journal.jsonl, spans.jsonl, demo.json", highlight=False)
+    console.print(f"Look closer: cascade-agent trace {escape(str(out / 'journal.jsonl'))}", highlight=False)
+    return summary
+
+
+def _named(tier: Tier) -> dict[str, Any]:
+    return {"model": tier.label, "price": tier.price.to_json() if tier.price else None}
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Records:
+    """Reads back what the cascade wrote since the last look."""
+
+    path: Path
+    offset: int
+
+    def cascade(self, task: Task, small: Tier, large: Tier) -> tuple[TaskResult, list[StepTrace]]:
+        build = partial(_GRAPHS[task.graph].build, small, large)
+        return run_task(task, build, thread_id=f"{task.id}-{uuid4().hex[:8]}"), self.new()
+
+    def new(self) -> list[StepTrace]:
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            lines = file.read().splitlines()
+            self.offset = file.tell()
+        records = [json.loads(line) for line in lines]
+        return [StepTrace.from_json(record) for record in records if record.get("type") == "step"]
+
+
+@contextmanager
+def _journal(path: Path) -> Iterator[_Records]:
+    before = os.environ.get("CASCADE_JOURNAL")
+    os.environ["CASCADE_JOURNAL"] = str(path)
+    try:
+        yield _Records(path, path.stat().st_size if path.exists() else 0)
+    finally:
+        if before is None:
+            del os.environ["CASCADE_JOURNAL"]
+        else:
+            os.environ["CASCADE_JOURNAL"] = before
+
+
+def _run_alone(arm: Arm, task: Task, tier: Tier) -> None:
+    def price(_: str, usage: Usage) -> float | None:
+        return tier.cost(usage)
+
+    model: BaseChatModel = tier.base
+    result = run_task(task, partial(_GRAPHS[task.graph].build_alone, model))
+    arm.results.append(result)
+    arm.costs.append(result.cost(price))
+    if arm.name == "small alone":
+        arm.small_calls += len(result.calls)
+    else:
+        arm.large_calls += len(result.calls)
+
+
+def _count(arm: Arm, result: TaskResult, traces: list[StepTrace]) -> None:
+    arm.results.append(result)
+    arm.costs.extend(trace.cost for trace in traces)
+    asked = [attempt.tier for trace in traces for attempt in trace.attempts if attempt.outcome != "skipped"]
+    arm.small_calls += asked.count("small")
+    arm.large_calls += asked.count("large")
+
+
+@contextmanager
+def _spans(path: Path) -> Iterator[None]:
+    """Write every span of the block as a line of JSON, unless this process has a tracer provider of its own."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+    class JsonLines(SpanExporter):
+        """One span per line, as the SDK writes it."""
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(str(span.to_json(indent=None)) + "\n" for span in spans)
+            return SpanExportResult.SUCCESS
+
+    current = trace.get_tracer_provider()
+    if isinstance(current, TracerProvider):
+        provider = current
+    else:
+        provider = TracerProvider(resource=Resource.create({"service.name": "cascade-agent demo"}))
+        trace.set_tracer_provider(provider)
+    processor = SimpleSpanProcessor(JsonLines())
+    provider.add_span_processor(processor)
+    try:
+        yield
+    finally:
+        processor.shutdown()
+
+
+# ---- printing -------------------------------------------------------------------------------------------------------
+
+
+def _print_task(console: Console, task: Task, result: TaskResult, traces: list[StepTrace], *, full: bool) -> None:
+    mark = "[green]done  [/green]" if result.success else "[red]missed[/red]"
+    if not full:
+        steps = " ".join(
+            "[cyan]s[/cyan]" if not t.escalated else f"[yellow]L[/yellow]:{escape(why(t)[0])}" for t in traces
+        )
+        console.print(f"{mark} {escape(task.id)}  {steps}", highlight=False)
+        return
+    console.print(f"{mark} [bold]{escape(task.id)}[/bold]  ({task.graph}, {task.kind})", highlight=False)
+    for turn in task.turns:
+        console.print(f"         user: {escape(turn)}", highlight=False)
+    for trace in traces:
+        code, reason = why(trace)
+        who = "[yellow]large[/yellow]" if trace.final_tier == "large" else "[cyan]small[/cyan]"
+        because = f"{code}: {reason}" if reason else code
+        console.print(f"         {trace.step:<10} {who}  {escape(_said(trace)):<34} {escape(because)}", highlight=False)
+    if result.answers:
+        console.print(f"         answer: {escape(result.answers[-1][:300])}", highlight=False)
+    for missed in result.missed:
+        console.print(f"         [red]{escape(missed)}[/red]", highlight=False)
+
+
+def why(trace: StepTrace) -> tuple[str, str]:
+    """Code and sentence of what decided: the first finding that rejected a draft, or that nothing did."""
+    for attempt in trace.attempts:
+        for verdict in attempt.verdicts:
+            if verdict.outcome == "fail":
+                return verdict.code, verdict.reason
+        if attempt.error:
+            return "model_error", attempt.error
+    return trace.reason, ""
+
+
+def _said(trace: StepTrace) -> str:
+    answer = (trace.attempts[trace.final].answer if trace.final is not None else None) or {}
+    calls = answer.get("tool_calls") or []
+    if calls:
+        return ", ".join(f"{call['name']}({', '.join(call.get('args') or {})})" for call in calls)
+    return "an answer" if answer.get("text") else "nothing"
+
+
+def _print_summary(console: Console, arms: dict[str, Arm], *, offline: bool, small: Tier, large: Tier) -> None:
+    title = "Offline stand-ins at made-up prices (no model's figures)" if offline else "Measured on the live models"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "success", "cost", "cost, large alone = 1", "small calls", "large calls"):
+        table.add_column(column, justify="left" if not column else "right")
+    full = arms["large alone"].cost
+    for arm in arms.values():
+        share = f"{arm.cost / full:.2f}" if arm.cost is not None and full else "unknown"
+        cost = "unknown" if arm.cost is None else f"{arm.cost:.4f}"
+        success = f"{arm.succeeded} of {len(arm.results)}"
+        table.add_row(arm.name, success, cost, share, str(arm.small_calls), str(arm.large_calls))
+    console.print(table)
+    if offline:
+        console.print(
+            f"Made-up prices per million tokens: {small.label} {SMALL_PRICE.input} in, {SMALL_PRICE.output} out; "
+            f"{large.label} {LARGE_PRICE.input} in, {LARGE_PRICE.output} out.",
+            highlight=False,
+        )
