@@ -179,7 +179,7 @@ def swap_node(builder: B, name: str, node: Any) -> B:
 
     Raises:
         ConfigurationError: not a `StateGraph`, or one without a node of that name.
-        ValueError: what `add_node` itself refuses, such as a sync-only node where a timeout is set.
+        ValueError: what `add_node` itself refuses.
     """
     from langgraph.graph import StateGraph
 
@@ -190,7 +190,8 @@ def swap_node(builder: B, name: str, node: Any) -> B:
         raise ConfigurationError(msg)
     spec = graph.nodes.get(name)
     if spec is None:
-        msg = f"the graph has no node {name!r}; its nodes are {', '.join(map(repr, graph.nodes)) or 'none'}"
+        names = ", ".join(repr(known) for known in graph.nodes if not known.startswith("__")) or "none"
+        msg = f"the graph has no node {name!r}; its nodes are {names}"
         raise ConfigurationError(msg)
     scratch = StateGraph(graph.state_schema, graph.context_schema)
     scratch.add_node(name, node, input_schema=spec.input_schema, timeout=spec.timeout)
