@@ -23,6 +23,7 @@ _MAX_RESULT = 200_000
 _MAX_NODES = 200
 _MAX_DEPTH = 16
 _MAX_REFERENCES = 64
+_MAX_REFERENCES_IN_PLAN = 5_000
 MISSING = object()
 
 
@@ -38,10 +39,12 @@ def find_bad_reference(steps: list[Step], earlier: set[str]) -> str | None:
     """Path of the first argument that refers to a step which is unknown, or comes later without being waited for."""
     by_id = {step.id: step for step in steps}
     before = set(earlier)
+    left = _MAX_REFERENCES_IN_PLAN
     for index, step in enumerate(steps):
         waited: set[str] | None = None
         for path, text in _texts(step.args):
-            for found in islice(_REFERENCE.finditer(text), _MAX_REFERENCES):
+            for found in islice(_REFERENCE.finditer(text), max(0, min(left, _MAX_REFERENCES))):
+                left -= 1
                 target = found[1] or found[3]
                 if target in before or (target not in by_id and not _certain(found, text)):
                     continue

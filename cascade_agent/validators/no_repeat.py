@@ -24,9 +24,10 @@ _HUMAN = ("human", "HumanMessageChunk")
 _PERIODS = (2, 3)
 _MAX_CALLS = 32
 """Calls of one answer that are compared; and calls of the turn, newest first, are held to four times as many."""
-_MAX_NODES = 500
+_MAX_WORK = 20_000
+"""Values, or 64 characters of text each, that one call of the validator compares."""
 _MAX_DEPTH = 32
-_MAX_FOLDED = 10_000
+_MAX_ARGS = 500
 
 
 @dataclass(slots=True)
@@ -86,37 +87,38 @@ class NoRepeat:
         if not calls:
             return self._repeated_answer(draft, context)
         found: list[Verdict] = []
+        compare = _Compare(context)
         fresh = [_Past(call["name"], call["args"], None) for call in calls[:_MAX_CALLS]]
         if len(fresh) > 1:
-            self._duplicates(fresh, context, found)
+            self._duplicates(fresh, compare, found)
         past = _past_calls(context.messages, self.window)
         if past:
-            self._repeats(fresh, past, context, found)
+            self._repeats(fresh, past, compare, found)
         return found or None
 
     def _fail(self, code: str, reason: str, index: int) -> Verdict:
         path = f"/tool_calls/{index}"
         return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path=path, validator=self.name)
 
-    def _duplicates(self, fresh: list[_Past], context: StepContext, found: list[Verdict]) -> None:
+    def _duplicates(self, fresh: list[_Past], compare: _Compare, found: list[Verdict]) -> None:
         for later in range(1, len(fresh)):
             for earlier in range(later):
-                if _same_call(fresh[later], fresh[earlier], context):
+                if compare.calls(fresh[later], fresh[earlier]):
                     reason = f"the same call as /tool_calls/{earlier} in one answer"
                     found.append(self._fail("duplicate_call", reason, later))
                     return
 
-    def _repeats(self, fresh: list[_Past], past: list[_Past], context: StepContext, found: list[Verdict]) -> None:
-        period = _loop(past + fresh, context)
+    def _repeats(self, fresh: list[_Past], past: list[_Past], compare: _Compare, found: list[Verdict]) -> None:
+        period = _loop(past + fresh, compare)
         if period:
             reason = f"the calls of this turn go round in a loop of {period}"
             found.append(self._fail("call_loop", reason, len(fresh) - 1))
             return
-        since = _after_last_write(past, context)
+        since = _after_last_write(past, compare.context)
         for index, call in enumerate(fresh):
             for position in range(len(past) - 1, -1, -1):
                 old = past[position]
-                if old.status is None or position < since or not _same_call(call, old, context):
+                if old.status is None or position < since or not compare.calls(call, old):
                     continue
                 what = "failed" if old.status == "error" else "was answered"
                 found.append(self._fail("repeated_call", f"the same call already {what} in this turn", index))
@@ -189,7 +191,7 @@ def _after_last_write(past: list[_Past], context: StepContext) -> int:
     return 0
 
 
-def _loop(calls: list[_Past], context: StepContext) -> int:
+def _loop(calls: list[_Past], compare: _Compare) -> int:
     """Period of the loop in which the calls end, 0 without one. The same call over and over is no loop but a repeat."""
     for period in _PERIODS:
         if len(calls) < 2 * period:
@@ -197,8 +199,8 @@ def _loop(calls: list[_Past], context: StepContext) -> int:
         tail, before = calls[-period:], calls[-2 * period : -period]
         if any(a.name != b.name for a, b in zip(tail, before, strict=True)):
             continue
-        if all(_same_call(a, b, context) for a, b in zip(tail, before, strict=True)) and not all(
-            _same_call(tail[0], other, context) for other in tail[1:]
+        if all(compare.calls(a, b) for a, b in zip(tail, before, strict=True)) and not all(
+            compare.calls(tail[0], other) for other in tail[1:]
         ):
             return period
     return 0
@@ -207,13 +209,63 @@ def _loop(calls: list[_Past], context: StepContext) -> int:
 # ---- when two calls are the same ------------------------------------------------------------------------------------
 
 
-def _same_call(a: _Past, b: _Past, context: StepContext) -> bool:
-    if a.name != b.name:
-        return False
-    left, right = a.args, b.args
-    if not isinstance(left, dict) or not isinstance(right, dict):
-        return (left or None) is None and (right or None) is None
-    return _same_args(left, right, context.tools_by_name.get(a.name))
+class _Compare:
+    """Compares calls with a limit on the work; what lies beyond it is different."""
+
+    def __init__(self, context: StepContext) -> None:
+        self.context = context
+        self._left = _MAX_WORK
+
+    def calls(self, a: _Past, b: _Past) -> bool:
+        """Whether two calls are the same."""
+        if a.name != b.name:
+            return False
+        left, right = a.args, b.args
+        if not isinstance(left, dict) or not isinstance(right, dict):
+            return not left and not right
+        if left.keys() == right.keys():
+            return self._same(left, right, _MAX_DEPTH)
+        return self._same_but_for_defaults(left, right, _defaults(self.context.tools_by_name.get(a.name)))
+
+    def _same_but_for_defaults(
+        self, left: dict[str, Any], right: dict[str, Any], defaults: Mapping[str, object]
+    ) -> bool:
+        if len(left) > _MAX_ARGS or len(right) > _MAX_ARGS:
+            return False
+        for key in left.keys() | right.keys():
+            if key in left and key in right:
+                if not self._same(left[key], right[key], _MAX_DEPTH):
+                    return False
+            elif key not in defaults or not self._same(left.get(key, right.get(key)), defaults[key], _MAX_DEPTH):
+                return False
+        return True
+
+    def _same(self, a: object, b: object, depth: int) -> bool:  # noqa: PLR0911 - one return per JSON type
+        """Equality of JSON values after normalising."""
+        self._left -= 1
+        if self._left < 0 or depth < 0:
+            return False
+        if a is b:
+            return True
+        if isinstance(a, str):
+            return isinstance(b, str) and self._same_text(a, b)
+        if isinstance(a, dict):
+            if not isinstance(b, dict) or len(a) != len(b):
+                return False
+            return all(key in b and self._same(value, b[key], depth - 1) for key, value in a.items())
+        if isinstance(a, list | tuple):
+            if not isinstance(b, list | tuple) or len(a) != len(b):
+                return False
+            return all(self._same(x, y, depth - 1) for x, y in zip(a, b, strict=True))
+        return _is_number(a) and _is_number(b) and a == b
+
+    def _same_text(self, a: str, b: str) -> bool:
+        self._left -= (len(a) + len(b)) // 64
+        return a == b or (self._left >= 0 and a.strip().casefold() == b.strip().casefold())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)  # equal booleans are the same object
 
 
 def _defaults(spec: ToolSpec | None) -> Mapping[str, object]:
@@ -226,47 +278,3 @@ def _defaults(spec: ToolSpec | None) -> Mapping[str, object]:
         for key, schema in properties.items()
         if isinstance(schema, Mapping) and "default" in schema
     }
-
-
-def _same_args(left: dict[str, Any], right: dict[str, Any], spec: ToolSpec | None) -> bool:
-    budget = [_MAX_NODES]
-    if left.keys() == right.keys():
-        return _same(left, right, budget, _MAX_DEPTH)
-    if len(left) > _MAX_NODES or len(right) > _MAX_NODES:
-        return False
-    defaults = _defaults(spec)
-    for key in left.keys() | right.keys():
-        if key in left and key in right:
-            if not _same(left[key], right[key], budget, _MAX_DEPTH):
-                return False
-        elif key not in defaults or not _same(left.get(key, right.get(key)), defaults[key], budget, _MAX_DEPTH):
-            return False
-    return True
-
-
-def _same(a: object, b: object, budget: list[int], depth: int) -> bool:  # noqa: PLR0911 - one return per JSON type
-    """Equality of JSON values after normalising; what is too large or too deep to compare is different."""
-    budget[0] -= 1
-    if budget[0] < 0 or depth < 0:
-        return False
-    if a is b:
-        return True
-    if isinstance(a, str):
-        return isinstance(b, str) and (a == b or _fold(a) == _fold(b))
-    if isinstance(a, dict):
-        if not isinstance(b, dict) or len(a) != len(b):
-            return False
-        return all(key in b and _same(value, b[key], budget, depth - 1) for key, value in a.items())
-    if isinstance(a, list | tuple):
-        if not isinstance(b, list | tuple) or len(a) != len(b):
-            return False
-        return all(_same(x, y, budget, depth - 1) for x, y in zip(a, b, strict=True))
-    return _is_number(a) and _is_number(b) and a == b
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)  # equal booleans are the same object
-
-
-def _fold(text: str) -> str:
-    return text.strip().casefold() if len(text) <= _MAX_FOLDED else text

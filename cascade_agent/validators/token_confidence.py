@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cascade_agent.records import Draft, StepContext
 
 _MAX_TOKENS = 4_096
-_MAX_WORD = 100
+_MAX_WORD = 32
 _MAX_VALUES = 64
 _MAX_NODES = 500
 _MAX_NEEDLE = 2_000
@@ -144,21 +144,20 @@ def _action_tokens(tokens: Tokens, calls: Sequence[Mapping[str, Any]]) -> list[f
         return []
     text = "".join(token for token, _ in tokens)
     spans: list[tuple[int, int]] = []
-    cursor = 0
-    for call in calls:
+    cursor, left = 0, _MAX_VALUES
+    for call in calls[:_MAX_VALUES]:
         start = text.find(str(call.get("name")), cursor)
         if start < 0:
             continue
         cursor = start + len(str(call.get("name")))
-        needles = _needles(call.get("args"))
+        needles = _needles(call.get("args"))[:left]
+        left -= len(needles)
         values = _value_spans(text, needles, cursor)
         if needles and not values:
             continue  # the name stands in prose; the call itself was not reported
         spans.append((start, cursor))
         spans.extend(values)
         cursor = max(end for _, end in (*values, (start, cursor)))
-        if len(spans) >= _MAX_VALUES:
-            break
     return _overlapping(tokens, sorted(spans))
 
 

@@ -644,6 +644,15 @@ def test_bounds_of_reading() -> None:
     assert judge("", parsed=[PlanStep(id="a"), PlanStep(id="a")]) is not None
 
 
+def test_hostile_plan_ends() -> None:
+    """Of a plan with hundreds of thousands of references some thousands are followed."""
+    references = {f"k{n}": "$b " * 600 for n in range(150)}
+    late = [step(f"s{n}", args=references) for n in range(100)]
+    plan = [step("b"), *late, step("c", args={"x": "${zz}"})]
+    assert judge("", parsed={"steps": plan}) is None
+    assert judge("", parsed={"steps": [step("b"), step("c", args={"x": "${zz}"})]}) is not None
+
+
 def test_schema_of_the_plan() -> None:
     """The schema is one that models can be asked for; numbers as ids and common status words are read."""
     schema = convert_to_openai_tool(Plan)["function"]
