@@ -31,7 +31,7 @@ _DATE = re.compile(
 )
 _YEAR = re.compile(r"(?<!\d)(?:1[6-9]|20|21)\d\d(?!\d)")
 _WORD = re.compile(r"[^\W_]+")
-_INITIALS = re.compile(r"(?<=\w)\.(?=\w)|\.(?=\s|$)")
+_DOT = re.compile(r"(?<=\w)\.(?=\w)|\.(?=\s|$)")
 
 # Factors between usual units, percent and fraction, powers of ten in words: 5 % -> 0.05, 2 h -> 120 min, 3 k -> 3000.
 _FACTORS: Final = (0.01, 100.0, 1000.0, 0.001, 60.0, 1 / 60, 3600.0, 12.0, 7.0, 24.0, 10.0, 0.1, 1e6, 1e-6, 1e9)
@@ -159,7 +159,7 @@ def _words_grounded(text: str, conv: Conversation) -> float:
     total = held = 0.0
     known = conv.evidence_set
     for term in terms(identifier_words(text)):
-        size = weight(term) or (0.3 if term.isdecimal() else 0.05)
+        size = weight(term) or (0.05 if not term.isdecimal() else 0.3 if len(term) < 3 else 1.0)  # noqa: PLR2004
         total += size
         if (
             term in known
@@ -171,9 +171,10 @@ def _words_grounded(text: str, conv: Conversation) -> float:
         return 1.0
     score = held / total
     if score < _DERIVED:
-        initials = "".join(w[0] for w in _WORD.findall(fold(text)))
-        if len(initials) > 1 and re.search(rf"(?<!\w){re.escape(initials)}(?!\w)", _INITIALS.sub("", conv.evidence)):
-            return _DERIVED
+        words = _WORD.findall(fold(text))
+        for letters in ("".join(w[0] for w in words), "".join(w[0] for w in words if len(w) > 2)):  # noqa: PLR2004
+            if len(letters) > 1 and re.search(rf"(?<!\w){re.escape(letters)}(?!\w)", _DOT.sub("", conv.evidence)):
+                return _DERIVED
     return score
 
 

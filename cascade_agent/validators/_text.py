@@ -57,6 +57,7 @@ _NUMBER = re.compile(
 )
 _GROUPED = re.compile(r"\d{1,3}(?:([,._'\u202f\u00a0])\d{3})(?:\1\d{3})*(?:[.,]\d+)?")
 _DIGITS = re.compile(r"\d+")
+_FRACTION = re.compile(r"(\d+)\u2044(\d+)")
 _QUOTED = re.compile(
     r"(?<!\w)'([^'\n]{2,80})'(?!\w)|\"([^\"\n]{2,80})\"|[“„«「『]([^”“»」』\n]{2,80})[”“»」』]|`([^`\n]{2,80})`"
 )
@@ -202,13 +203,20 @@ def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
         out.append(NumberSpan(tuple(values), parts, start, match.end(), joined))
         if len(out) >= limit:
             break
-    if not folded.isascii():
-        for index, char in enumerate(folded[:REQUEST_CHARS]):
-            if char.isnumeric() and not char.isdecimal():  # one-character numerals: 五, ½, Ⅳ
-                out.append(NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True))
-                if len(out) >= limit:
-                    break
-    return out
+    return out if folded.isascii() else [*out, *islice(_signs(folded), limit)]
+
+
+def _signs(folded: str) -> Iterator[NumberSpan]:
+    """Numbers that are not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十."""
+    for match in _FRACTION.finditer(folded):
+        below = float(match.group(2)[:_LONG_NUMBER])
+        if below:
+            yield NumberSpan(
+                (float(match.group(1)[:_LONG_NUMBER]) / below,), (), match.start(), match.end(), joined=True
+            )
+    for index, char in enumerate(folded[:REQUEST_CHARS]):
+        if char.isnumeric() and not char.isdecimal():
+            yield NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True)
 
 
 def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:

@@ -118,7 +118,7 @@ class ToolRelevance:
         out = [
             *_match(found, conv, offered, foreign=foreign),
             *_coverage(found, conv, offered, foreign=foreign),
-            *_calls(found),
+            *_calls(found, conv),
         ]
         if context.tool_choice is None and _off_topic(out, found, conv):
             out.append(Verdict(outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
@@ -185,9 +185,13 @@ def _foreign(conv: Conversation, offered: Sequence[ToolText]) -> bool:
     told = {t for tool in offered for t in tool.described if 2 <= len(t) <= 3}  # noqa: PLR2004
     if len(asked) >= 3 and len(told) >= 3 and not asked & told:  # noqa: PLR2004
         return True
-    words = [t for t in conv.request_set if weight(t) > 0]
-    plain = sum(t.isascii() for t in words)
-    return bool(words) and plain * 3 < len(words) and all(t.isascii() for tool in offered for t in tool.name_terms)
+    return _plain(conv.request_set) < 1 / 3 and all(_plain(tool.described) > 2 / 3 for tool in offered)
+
+
+def _plain(words: frozenset[str]) -> float:
+    """Share of words in Latin letters without marks."""
+    said = [t for t in words if weight(t) > 0]
+    return sum(t.isascii() for t in said) / len(said) if said else 0.5
 
 
 def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, foreign: bool) -> list[Verdict]:
@@ -443,7 +447,7 @@ def _passed_over(option: str, chosen: Collection[str], found: Answer, conv: Conv
 # ---- the calls among each other -------------------------------------------------------------------------------------
 
 
-def _calls(found: Answer) -> list[Verdict]:
+def _calls(found: Answer, conv: Conversation) -> list[Verdict]:
     """Calls that one call would do: split over a list parameter, or the same values again."""
     if len(found.calls) < 2:  # noqa: PLR2004
         return []
@@ -456,7 +460,7 @@ def _calls(found: Answer) -> list[Verdict]:
     several = [(g[0][1], [a for a, _ in g]) for g in groups.values() if len(g) > 1]
     if any(_split(tool, calls) for tool, calls in several):
         out.append(_graded("calls_split", 0.0, "calls differ only in a parameter that takes a list"))
-    if any(_alike(tool, calls) for tool, calls in several):
+    if any(_alike(tool, calls, conv) for tool, calls in several):
         out.append(Verdict(outcome="fail", code="calls_alike", reason="two calls carry the same values", score=0.0))
     return out
 
@@ -473,16 +477,19 @@ def _split(tool: ToolText, calls: Sequence[Mapping[str, Any]]) -> bool:
     return False
 
 
-def _alike(tool: ToolText, calls: Sequence[Mapping[str, Any]]) -> bool:
+def _alike(tool: ToolText, calls: Sequence[Mapping[str, Any]], conv: Conversation) -> bool:
+    """Whether two calls are the same but for written-out defaults or for the order of numbers that were named once.
+
+    "The sum of 4 and 5" needs no second call with 5 and 4. Texts in another order are another call: there and back.
+    """
     seen: set[str] = set()
     for args in calls:
-        values = sorted(_frozen(v) for k, v in args.items() if k in tool.required)
-        optional = sorted(
-            f"{k}={_frozen(v)}"
-            for k, v in args.items()
-            if k not in tool.required and not _default(v, tool.properties.get(k))
-        )
-        key = "|".join([*values, *optional])
+        told = {k: v for k, v in args.items() if k in tool.required or not _default(v, tool.properties.get(k))}
+        numbers = [v for v in told.values() if isinstance(v, int | float) and not isinstance(v, bool)]
+        if len(numbers) == len(told) and all(sum(v in s.values for s in conv.spans) == 1 for v in numbers):
+            key = _frozen(sorted(numbers))
+        else:
+            key = _frozen(told)
         if key in seen:
             return True
         seen.add(key)

@@ -1,0 +1,271 @@
+"""Tests of the scorer: the shipped rules, the fitted form as the same value, and the law of monotony."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade_agent.confidence import HARD_FAIL, RULES, SHIPPED, Contribution, Scorer
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.records import Verdict
+
+CODES = sorted(RULES)
+
+
+def told(code: str, score: float | None = None, outcome: Any = "pass", validator: str = "") -> Verdict:
+    """A verdict."""
+    return Verdict(outcome=outcome, code=code, score=score, validator=validator)
+
+
+def confidence(*verdicts: Verdict, scorer: Scorer | None = None) -> float:
+    """The confidence, which is known."""
+    value = (scorer or Scorer.rules()).confidence(verdicts)
+    assert value is not None
+    return value
+
+
+def test_nothing_heard_is_none() -> None:
+    """No verdict, plain passes of shipped validators and broken validators say nothing about P(right)."""
+    rules = Scorer.rules()
+    assert rules.confidence([]) is None
+    assert rules.confidence([told("", validator=name) for name in SHIPPED]) is None
+    assert rules.confidence([told("validator_error", outcome="abstain", validator="mine")]) is None
+    assert rules.confidence([told("whatever", 0.2, outcome="abstain", validator="mine")]) is None
+
+
+def test_rules_are_the_formula() -> None:
+    """The confidence is the logistic of bias minus the weighted objections."""
+    rules = Scorer.rules()
+    logit = rules.bias - rules.weights["tool_match"] * 0.5 - rules.weights["number_unused"] * 0.75
+    expected = 1 / (1 + math.exp(-logit))
+    assert confidence(told("tool_match", 0.5), told("number_unused", 0.25)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_objection_is_likely_right_and_a_hard_fail_is_not() -> None:
+    """A draft without objection is above .9, one with a hard fail of a shipped validator below .05."""
+    assert confidence(told("tool_match", 1.0)) > 0.9
+    assert confidence(told("tool_match", 1.0), told("missing_argument", None, "fail", "ToolCallSchema")) < 0.05
+
+
+def test_every_rule_has_a_reason_and_a_finite_weight() -> None:
+    """The one table gives each code a weight above zero and a sentence."""
+    for weight, reason in RULES.values():
+        assert 0 < weight < math.inf
+        assert len(reason) > 20
+
+
+def test_rules_know_every_code_of_the_shipped_graded_validators() -> None:
+    """No code of Grounding and ToolRelevance is mistaken for a user's validator."""
+    import inspect
+    import re
+
+    from cascade_agent.validators import grounding, tool_relevance
+
+    source = inspect.getsource(grounding) + inspect.getsource(tool_relevance)
+    codes = set(re.findall(r'_graded\(\s*"(\w+)"', source)) | set(re.findall(r'code="(\w+)"', source))
+    codes |= set(re.findall(r'^    "(\w+)": "', source, re.MULTILINE))
+    assert {"argument_grounded", "no_call", "off_topic", "date_invented", "calls_alike"} <= codes
+    assert codes <= set(RULES)
+
+
+def test_least_score_of_a_code_counts() -> None:
+    """Several verdicts of one code count as their worst."""
+    once = confidence(told("tool_match", 0.1))
+    assert confidence(told("tool_match", 0.9), told("tool_match", 0.1), told("tool_match", 0.5)) == once
+
+
+def test_fail_without_score_of_a_known_code_counts_as_zero() -> None:
+    """A hard fail under a code of the table is the greatest objection of that code."""
+    assert confidence(told("tool_match", None, "fail")) == confidence(told("tool_match", 0.0))
+
+
+# ---- the user's own validators ---------------------------------------------------------------------------------------
+
+
+def test_user_verdicts_alone() -> None:
+    """A user's verdicts are taken at their word: the least score, 1 for a plain pass, 0 for a plain fail."""
+    assert confidence(told("", validator="mine")) == 1.0
+    assert confidence(told("mine", 0.7), told("", validator="mine")) == 0.7
+    assert confidence(told("mine", 0.7), told("mine", None, "fail")) == 0.0
+
+
+def test_user_verdicts_are_an_upper_bound() -> None:
+    """With shipped verdicts the lesser of both counts."""
+    high = confidence(told("tool_match", 1.0))
+    assert confidence(told("tool_match", 1.0), told("mine", 0.3)) == 0.3
+    assert confidence(told("tool_match", 1.0), told("mine", 1.0)) == high
+
+
+# ---- law -------------------------------------------------------------------------------------------------------------
+
+SCORES = st.floats(0, 1)
+VERDICTS = st.lists(
+    st.builds(
+        told,
+        st.sampled_from([*CODES, "mine", ""]),
+        st.none() | SCORES,
+        st.sampled_from(["pass", "fail", "abstain"]),
+        st.sampled_from(["", "mine", *sorted(SHIPPED)]),
+    ),
+    max_size=12,
+)
+WEIGHTS = st.dictionaries(st.sampled_from(CODES), st.floats(0, 1e9), max_size=8)
+
+
+@st.composite
+def scorers(draw: st.DrawFn) -> Scorer:
+    """The rules, or a fitted scorer with any lawful numbers."""
+    if draw(st.booleans()):
+        return Scorer.rules()
+    xs = sorted(draw(st.lists(SCORES, max_size=6, unique=True)))
+    ys = sorted(draw(st.lists(SCORES, min_size=len(xs), max_size=len(xs))))
+    return Scorer(
+        weights=draw(WEIGHTS),
+        bias=draw(st.floats(-1e6, 1e6)),
+        means=draw(st.dictionaries(st.sampled_from(CODES), SCORES, max_size=4)),
+        knots=tuple(zip(xs, ys, strict=True)),
+    )
+
+
+@given(scorer=scorers(), verdicts=VERDICTS)
+def test_confidence_is_a_probability(scorer: Scorer, verdicts: list[Verdict]) -> None:
+    """The confidence is None or lies in [0, 1], and so for every lawful scorer."""
+    value = scorer.confidence(verdicts)
+    assert value is None or 0.0 <= value <= 1.0
+
+
+@given(scorer=scorers(), verdicts=VERDICTS, data=st.data())
+def test_order_does_not_matter(scorer: Scorer, verdicts: list[Verdict], data: st.DataObject) -> None:
+    """The same verdicts in any order give the same number to the last bit, and the same explanation."""
+    shuffled = data.draw(st.permutations(verdicts))
+    assert scorer.confidence(shuffled) == scorer.confidence(verdicts)
+    assert scorer.explain(shuffled) == scorer.explain(verdicts)
+
+
+@given(scorer=scorers(), verdicts=VERDICTS.filter(bool), data=st.data())
+def test_monotone_in_each_score(scorer: Scorer, verdicts: list[Verdict], data: st.DataObject) -> None:
+    """Raising one verdict's score never lowers the confidence."""
+    index = data.draw(st.integers(0, len(verdicts) - 1))
+    low, high = sorted([data.draw(SCORES), data.draw(SCORES)])
+    one = verdicts[index]
+
+    def at(score: float) -> float | None:
+        changed = told(one.code, score, one.outcome, one.validator)
+        return scorer.confidence([*verdicts[:index], changed, *verdicts[index + 1 :]])
+
+    before, after = at(low), at(high)
+    assert (before is None) == (after is None)
+    assert before is None or after is None or before <= after
+
+
+@given(scorer=scorers())
+def test_json_round_trip(scorer: Scorer) -> None:
+    """A scorer survives its JSON, and the JSON is plain."""
+    assert Scorer.from_json(json.loads(json.dumps(scorer.to_json(), allow_nan=False))) == scorer
+
+
+# ---- explain ---------------------------------------------------------------------------------------------------------
+
+
+@given(verdicts=VERDICTS)
+def test_explanation_adds_up(verdicts: list[Verdict]) -> None:
+    """Bias plus the contributions is the logit of the confidence where only shipped validators spoke."""
+    rules = Scorer.rules()
+    known = [v for v in verdicts if v.code in RULES and v.score is not None]
+    value = rules.confidence(known)
+    if value is not None:
+        logit = rules.bias + sum(c.logit for c in rules.explain(known))
+        assert value == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-9)
+
+
+def test_explanation_names_the_greatest_first() -> None:
+    """Contributions come by size; a code without objection is left out."""
+    rows = Scorer.rules().explain([told("tool_match", 0.5), told("number_unused", 0.0), told("no_call", 1.0)])
+    weight = RULES["number_unused"][0]
+    assert rows[0] == Contribution(code="number_unused", weight=weight, score=0.0, logit=-weight)
+    assert [r.code for r in rows] == ["number_unused", "tool_match"]
+
+
+def test_explanation_of_a_hard_fail_and_of_nothing() -> None:
+    """A hard fail stands under one common code; nothing heard is nothing explained."""
+    rows = Scorer.rules().explain([told("unknown_tool", None, "fail", "ToolCallSchema")])
+    assert [r.code for r in rows] == [HARD_FAIL]
+    assert Scorer.rules().explain([]) == []
+
+
+# ---- the fitted form -------------------------------------------------------------------------------------------------
+
+
+def test_mean_stands_in_for_a_silent_code() -> None:
+    """A code that did not speak counts as its mean; one that spoke counts as it said."""
+    scorer = Scorer(weights={"tool_match": 2.0, "number_unused": 4.0}, bias=1.0, means={"number_unused": 0.5})
+    silent = confidence(told("tool_match", 1.0), scorer=scorer)
+    assert silent == pytest.approx(1 / (1 + math.exp(-(1.0 - 4.0 * 0.5))))
+    assert confidence(told("tool_match", 1.0), told("number_unused", 1.0), scorer=scorer) > silent
+    assert [c.code for c in scorer.explain([told("tool_match", 1.0)])] == ["number_unused"]
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(-60.0, 0.1), (0.0, 0.5), (60.0, 0.8), (math.log(3), 0.65)])
+def test_knots_are_read_with_straight_lines(bias: float, expected: float) -> None:
+    """Between two knots the line counts, outside of them the end."""
+    scorer = Scorer(weights={"tool_match": 0.0}, bias=bias, knots=((0.2, 0.1), (0.5, 0.5), (1.0, 0.8)))
+    assert confidence(told("tool_match", 1.0), scorer=scorer) == pytest.approx(expected)
+
+
+def test_hard_fail_without_a_weight_is_zero() -> None:
+    """A fitted scorer that has no weight for hard fails still gives a hard fail no chance."""
+    scorer = Scorer(weights={"tool_match": 1.0}, bias=2.0)
+    assert confidence(told("tool_match", 1.0), told("x", None, "fail", "NoRepeat"), scorer=scorer) == 0.0
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"weights": {"a": -1.0}},
+        {"weights": {"a": math.inf}},
+        {"weights": {"a": math.nan}},
+        {"weights": {"a": True}},
+        {"weights": {"a": "1"}},
+        {"bias": math.nan},
+        {"bias": None},
+        {"means": {"a": 1.5}},
+        {"knots": ((0.5, 0.5), (0.5, 0.6))},
+        {"knots": ((0.2, 0.9), (0.5, 0.6))},
+        {"knots": ((0.2, 1.9),)},
+        {"knots": (("a", 0.1),)},
+    ],
+)
+def test_unlawful_numbers_are_refused(bad: dict[str, Any]) -> None:
+    """Numbers that would break monotony or finiteness are refused at construction and in JSON."""
+    given_ = {"weights": {"a": 1.0}, "bias": 0.0, **bad}
+    with pytest.raises(ConfigurationError, match="Scorer"):
+        Scorer(**given_)
+    with pytest.raises(RecordError, match="Scorer"):
+        Scorer.from_json(given_)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, [], "rules", {}, {"bias": 1.0, "weights": []}, {"bias": 1.0, "knots": 3}, {"bias": 1.0, "knots": [[1]]}],
+)
+def test_other_json_is_refused(data: Any) -> None:
+    """What is no scorer is refused with a message that says so."""
+    with pytest.raises(RecordError, match="Scorer"):
+        Scorer.from_json(data)
+
+
+def test_newer_schema_is_refused() -> None:
+    """A scorer written by a newer version is refused with the mend."""
+    with pytest.raises(RecordError, match="upgrade"):
+        Scorer.from_json({**Scorer.rules().to_json(), "schema": 99})
+
+
+def test_scorers_compare_and_hash() -> None:
+    """Equal numbers make equal scorers, usable in sets."""
+    assert Scorer.rules() == Scorer.rules()
+    assert len({Scorer.rules(), Scorer.rules()}) == 1

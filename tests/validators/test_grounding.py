@@ -1,0 +1,332 @@
+"""Tests of Grounding: what is made up is found, and what was said in another writing is left alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.validators.grounding import Grounding
+
+STRING = {"type": "string"}
+NUMBER = {"type": "number"}
+
+
+def tool(required: dict[str, Any], optional: dict[str, Any] | None = None) -> ToolSpec:
+    """A tool `act` with the given parameters."""
+    properties = {**required, **(optional or {})}
+    schema = {"type": "object", "properties": properties, "required": list(required)}
+    return ToolSpec("act", "Acts on what it is given.", schema)
+
+
+def judge(
+    said: str | list[BaseMessage], args: dict[str, Any], spec: ToolSpec | None = None, **context: Any
+) -> dict[str, Verdict]:
+    """The verdicts by code on one call of `act` with `args`."""
+    if spec is None:
+        spec = tool({k: STRING if isinstance(v, str) else NUMBER for k, v in args.items()})
+    messages = [HumanMessage(said)] if isinstance(said, str) else said
+    draft = Draft(message=AIMessage("", tool_calls=[{"name": "act", "args": args, "id": "1"}]))
+    verdicts = Grounding()(draft, StepContext(messages=messages, tools=(spec,), **context))
+    return {v.code: v for v in verdicts}
+
+
+def grounded(said: str | list[BaseMessage], value: Any, schema: dict[str, Any] | None = None) -> float:
+    """Score of one required argument."""
+    spec = tool({"x": schema or (STRING if isinstance(value, str) else NUMBER)})
+    score = judge(said, {"x": value}, spec)["argument_grounded"].score
+    assert score is not None
+    return score
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [
+        ("Weather in Lisbon please", "Lisbon"),
+        ("weather in LISBON", "lisbon"),
+        ("Flights to New York City", "NYC"),
+        ("Flights to NYC", "New York City"),
+        ("The U.S.A. in 1990", "United States of America"),
+        ("transfer 1,250.50 dollars", 1250.5),
+        ("transfer 1.250,50 Euro", 1250.5),
+        ("transfer ５００ yen", 500),
+        ("5 apples", 5.0),
+        ("five apples and ½ a pear", 0.5),
+        ("at minus -3 degrees", -3),
+        ("Give order #A-7731 back", "A-7731"),
+        ("order a 7731", "A7731"),
+        ("evaluate 3x^2 + 2x at 1", "3*x**2 + 2*x"),
+        ("meet on March 3rd 2024", "2024-03-03"),
+        ("meet on 3.3.2024", "2024-03-03"),
+        ("2024年3月3日に会いましょう", "2024-03-03"),
+        ("東京の天気は?", "東京"),
+        ("Привет, погода в Москве", "Москве"),
+        ("pay in Euros", "EUR"),
+        ("find user_name john_doe", "john doe"),
+        ("the straße is closed", "STRASSE"),
+    ],
+)
+def test_what_was_said_in_any_writing_is_grounded(said: str, value: Any) -> None:
+    """A value that the request holds in another writing, case, alphabet width or date format has nothing against it."""
+    assert grounded(said, value) >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [
+        ("a rate of 5%", 0.05),
+        ("a rate of 5 percent", 0.05),
+        ("wait two or rather 2 hours", 120),
+        ("walk 3 km", 3000),
+        ("4.5 million people", 4_500_000),
+        ("90 minutes", 1.5),
+    ],
+)
+def test_change_of_unit_is_derived_not_invented(said: str, value: float) -> None:
+    """A number that follows from a mentioned one by a usual factor counts as grounded."""
+    assert grounded(said, value) >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [
+        ("What is the weather like?", "Springfield"),
+        ("How tall is the tower?", 324),
+        ("Look up my order", "ORD-99812"),
+        ("天気は?", "大阪"),
+    ],
+)
+def test_value_out_of_nowhere_is_objected_to(said: str, value: Any) -> None:
+    """A value that nobody mentioned scores low, with the path of the argument and without quoting it."""
+    verdict = judge(said, {"x": value})["argument_grounded"]
+    assert verdict.score is not None
+    assert verdict.score < 0.4
+    assert verdict.outcome == "pass"
+    assert verdict.path == "/tool_calls/0/args/x"
+    assert str(value) not in verdict.reason
+
+
+def test_worst_of_several_arguments_is_named() -> None:
+    """The path is that of the argument with the least support, and the score lies between the least and the mean."""
+    verdict = judge("Send 20 euros to Ana", {"to": "Ana", "amount": 20, "iban": "DE89370400"})["argument_grounded"]
+    assert verdict.path.endswith("/iban")
+    assert verdict.score is not None
+    assert 0.0 < verdict.score < 0.7
+
+
+def test_escaped_path() -> None:
+    """A parameter name with a slash is escaped as JSON pointers want it."""
+    verdict = judge("hello", {"a/b~c": "zzzzz"})["argument_grounded"]
+    assert verdict.path == "/tool_calls/0/args/a~1b~0c"
+
+
+def history(steps: int) -> list[BaseMessage]:
+    """A turn of `steps` calls with results; the first result names an id that nothing else does."""
+    messages: list[BaseMessage] = [SystemMessage("Be brief."), HumanMessage("Clean up my account")]
+    for k in range(steps):
+        messages.append(AIMessage("", tool_calls=[{"name": "act", "args": {"x": f"page {k}"}, "id": str(k)}]))
+        text = "ticket TCK-48213 is open" if k == 0 else f"page {k}: nothing here " + "filler " * 40
+        messages.append(ToolMessage(text, tool_call_id=str(k)))
+    return messages
+
+
+@pytest.mark.parametrize("steps", [1, 20, 90])
+def test_argument_from_an_early_tool_result(steps: int) -> None:
+    """An id that only a tool result many steps ago holds is grounded."""
+    assert grounded(history(steps), "TCK-48213") == 1.0
+    assert grounded(history(steps), "TCK-99999") < 0.5
+
+
+def test_number_from_a_tool_result() -> None:
+    """A number that only a tool result holds is grounded; its neighbour digits are not it."""
+    messages = [HumanMessage("Pay the bill"), ToolMessage('{"total": 4718.5, "id": 9921}', tool_call_id="1")]
+    assert grounded(messages, 4718.5) == 1.0
+    assert grounded(messages, 9921) == 1.0
+    assert grounded(messages, 992) < 0.5
+
+
+def test_earlier_human_and_system_messages_count() -> None:
+    """Values of earlier turns and of the system text are known."""
+    messages = [SystemMessage("The user is Ada Lovelace, account 55-10."), HumanMessage("I live in Turin")]
+    messages += [AIMessage("Noted."), HumanMessage("Order a taxi to my place")]
+    assert grounded(messages, "Turin") == 1.0
+    assert grounded(messages, "55-10") == 1.0
+
+
+def test_content_blocks_are_read() -> None:
+    """Requests made of content blocks are read like plain ones, and pictures are passed over."""
+    blocks: list[Any] = [{"type": "image", "url": "http://x"}, {"type": "text", "text": "Weather in Porto"}, "now"]
+    assert grounded([HumanMessage(blocks)], "Porto") == 1.0
+
+
+def test_enum_default_and_suggested_values_are_lenient() -> None:
+    """Choosing among the tool's own words is not inventing; a declared default is never objected to."""
+    assert grounded("How warm is it?", "celsius", {"type": "string", "enum": ["celsius", "kelvin"]}) >= 0.6
+    assert grounded("How warm is it?", 10, {"type": "integer", "default": 10}) == 1.0
+    assert grounded("How warm is it?", "metric", {"type": "string", "description": "metric or imperial"}) >= 0.5
+
+
+def test_small_numbers_may_be_words() -> None:
+    """A small whole number may stand in words of any language, so it is doubted less than a large one."""
+    assert grounded("a table for deux", 2) > grounded("a table for deux", 2000)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_booleans_are_not_judged(value: bool) -> None:
+    """No verdict on a truth value: no text holds one."""
+    assert judge("Do it", {"x": value}, tool({"x": {"type": "boolean"}})) == {}
+
+
+def test_lists_and_nested_values_are_judged_by_element() -> None:
+    """Elements of lists and fields of objects are looked up one by one, with their path."""
+    spec = tool({"items": {"type": "array", "items": STRING}, "who": {"type": "object"}})
+    verdicts = judge("milk and bread for Ana", {"items": ["milk", "bread", "caviar"], "who": {"name": "Ana"}}, spec)
+    assert verdicts["argument_grounded"].path == "/tool_calls/0/args/items/2"
+
+
+def test_optional_value_out_of_thin_air() -> None:
+    """An optional argument that nobody mentioned is its own sign, and a mentioned one says nothing."""
+    spec = tool({"city": STRING}, {"tone": STRING, "days": {"type": "integer"}})
+    assert "optional_grounded" not in judge("Weather in Rome for 30 days", {"city": "Rome", "days": 30}, spec)
+    verdict = judge("Weather in Rome", {"city": "Rome", "tone": "pirate"}, spec)["optional_grounded"]
+    assert verdict.score == 0.0
+    assert verdict.outcome == "pass"
+
+
+@pytest.mark.parametrize("value", ["2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日"])
+def test_invented_date_is_a_soft_fail(value: str) -> None:
+    """A full date whose year nobody mentioned, while no date is known at all, is a soft fail."""
+    verdict = judge("When is sunset tomorrow?", {"x": value})["date_invented"]
+    assert verdict.outcome == "fail"
+    assert verdict.score is not None
+    assert not verdict.hard
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [SystemMessage("Today is 2023-10-03."), HumanMessage("When is sunset tomorrow?")],
+        [HumanMessage("When is sunset on 4 October 2023?")],
+        [HumanMessage("When was it?"), ToolMessage("now: Tue Oct 3 2023", tool_call_id="1")],
+    ],
+)
+def test_date_that_follows_from_a_known_one(messages: list[BaseMessage]) -> None:
+    """Where the conversation knows a date, tomorrow's date is no invention."""
+    assert "date_invented" not in judge(messages, {"x": "2023-10-04"})
+
+
+def test_default_date_is_not_invented() -> None:
+    """The declared default of a parameter is fine whatever it is."""
+    spec = tool({}, {"since": {"type": "string", "default": "1970-01-01"}})
+    assert judge("List files", {"since": "1970-01-01"}, spec) == {}
+
+
+@pytest.mark.parametrize(
+    "value", ["<city>", "{{city}}", "{city}", "[CITY_NAME]", "...", "???", "XXXX", "____", "your_api_key", "city_name"]
+)
+def test_placeholder_shapes(value: str) -> None:
+    """Shapes that stand for a value, and the parameter's own name, are a soft fail in every language."""
+    verdict = judge("天気は?", {"city_name": value})["placeholder_value"]
+    assert verdict.outcome == "fail"
+    assert verdict.score == 0.0
+
+
+@pytest.mark.parametrize("value", ["N/A", "unknown", "TBD", "null", "string"])
+def test_words_for_no_value(value: str) -> None:
+    """A word that programs use for "no value" is a placeholder where nobody said it."""
+    assert "placeholder_value" in judge("Weather?", {"city": value})
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "schema"),
+    [
+        ("Replace <city> in the template", "<city>", STRING),
+        ("Search for 'unknown'", "unknown", STRING),
+        ("Which?", "unknown", {"type": "string", "enum": ["known", "unknown"]}),
+        ("Which?", "none", {"type": "string", "description": "filter, or none"}),
+        ("Which?", "none", {"type": "string", "default": "none"}),
+        ("Solve it", "[1, 2]", STRING),
+        ("Send it", '{"a": 1}', STRING),
+        ("Search", "-5", STRING),
+    ],
+)
+def test_look_alikes_of_placeholders(said: str, value: str, schema: dict[str, Any]) -> None:
+    """What the user wrote, an option, a default and JSON text are no placeholders."""
+    assert "placeholder_value" not in judge(said, {"x": value}, tool({"x": schema}))
+
+
+@pytest.mark.parametrize(("value", "schema"), [(None, STRING), ("", STRING), ("  ", STRING), (None, NUMBER)])
+def test_empty_required_value(value: Any, schema: dict[str, Any]) -> None:
+    """Null and an empty text where the tool requires a value are a soft fail."""
+    assert judge("Do it", {"x": value}, tool({"x": schema}))["required_empty"].outcome == "fail"
+
+
+@pytest.mark.parametrize(
+    ("value", "schema"),
+    [
+        (None, {"type": ["string", "null"]}),
+        (None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (None, {"type": "string", "nullable": True}),
+        ("", {"type": "string", "enum": ["", "a"]}),
+        ("", {"type": "string", "default": ""}),
+        ([], {"type": "array"}),
+    ],
+)
+def test_emptiness_that_the_tool_allows(value: Any, schema: dict[str, Any]) -> None:
+    """Null or empty is fine where the schema says so."""
+    assert "required_empty" not in judge("Do it", {"x": value}, tool({"x": schema}))
+
+
+def test_empty_optional_value() -> None:
+    """An empty optional value is no sign of anything."""
+    assert judge("Do it", {"x": ""}, tool({}, {"x": STRING})) == {}
+
+
+def test_silent_without_calls_and_for_structured_output() -> None:
+    """Nothing is said about prose, about an unknown tool's arguments, nor where structured output was asked for."""
+    context = StepContext(messages=[HumanMessage("hi")], tools=(tool({"x": STRING}),))
+    assert list(Grounding()(Draft(message=AIMessage("Hello!")), context)) == []
+    assert judge("hi", {"x": "zzz"}, output_schema={"type": "object"}) == {}
+    draft = Draft(message=AIMessage("", tool_calls=[{"name": "other", "args": {"x": "zzz"}, "id": "1"}]))
+    assert list(Grounding()(draft, context)) == []
+
+
+def test_no_human_message() -> None:
+    """A conversation without a human message is judged by what there is."""
+    assert grounded([SystemMessage("Nightly job for Oslo")], "Oslo") == 1.0
+    assert grounded([], "Oslo") == 0.0
+
+
+NASTY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(2**4000) | st.just("\ud800\x00"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150)
+@given(said=st.text(max_size=80), args=st.dictionaries(st.text(max_size=6), NASTY, max_size=4), schema=NASTY)
+def test_never_raises(said: str, args: dict[str, Any], schema: Any) -> None:
+    """Any text, any arguments and any schema give verdicts with scores in [0, 1]."""
+    spec = ToolSpec("act", "", {"type": "object", "properties": dict.fromkeys(args, schema), "required": list(args)})
+    for verdict in judge(said, args, spec).values():
+        assert verdict.score is not None
+        assert 0.0 <= verdict.score <= 1.0
+        assert len(verdict.reason) <= 500
+
+
+def test_hostile_sizes() -> None:
+    """Five megabytes of text, 100,000 list elements and deep nests are cut, not read."""
+    deep: Any = "x"
+    for _ in range(500):
+        deep = [deep]
+    huge = "9" * 5_000_000
+    args = {"a": huge, "b": list(range(100_000)), "c": deep, "d": math.nan, "e": "word " * 1_000_000}
+    messages = [HumanMessage("1.1," * 1_000_000), ToolMessage(huge, tool_call_id="1")]
+    verdicts = judge(messages, args, tool({key: {} for key in args}))
+    assert verdicts["argument_grounded"].score is not None

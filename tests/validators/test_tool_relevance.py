@@ -1,0 +1,397 @@
+"""Tests of ToolRelevance: answers that do not fit their request are found, look-alikes of them are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.validators.tool_relevance import ToolRelevance
+
+STRING = {"type": "string"}
+
+
+def tool(name: str, description: str, *required: str, **properties: dict[str, Any]) -> ToolSpec:
+    """A tool whose required parameters are strings; `properties` adds or overrides."""
+    schema = {"type": "object", "properties": {**dict.fromkeys(required, STRING), **properties}}
+    return ToolSpec(name, description, {**schema, "required": list(required)})
+
+
+FORECAST = tool("weather_forecast", "Get the weather forecast for a city on the coming days.", "city")
+TRAIN = tool("train_booking", "Book a train ticket between two cities for a number of passengers.", "origin", "target")
+SUM = tool("add_numbers", "Add a list of numbers.", numbers={"type": "array", "items": {"type": "number"}})
+PRICE = tool("stock_price", "Look up the current price of stocks.", tickers={"type": "array", "items": STRING})
+LOAN = tool("loan_rate", "Calculate the monthly rate of a loan.", "amount", "years")
+
+
+def call(name: str, **args: Any) -> dict[str, Any]:
+    """A tool call."""
+    return {"name": name, "args": args, "id": "1"}
+
+
+def judge(
+    said: str | list[BaseMessage], answer: str | list[dict[str, Any]], *tools: ToolSpec, **context: Any
+) -> dict[str, Verdict]:
+    """The verdicts by code on an answer in prose or in calls."""
+    messages = [HumanMessage(said)] if isinstance(said, str) else said
+    message = AIMessage(answer) if isinstance(answer, str) else AIMessage("", tool_calls=answer)
+    verdicts = list(ToolRelevance()(Draft(message=message), StepContext(messages=messages, tools=tools, **context)))
+    assert len({v.code for v in verdicts}) == len(verdicts)
+    return {v.code: v for v in verdicts}
+
+
+def score(verdicts: dict[str, Verdict], code: str) -> float:
+    """Score of one code, 1 where it did not speak."""
+    verdict = verdicts.get(code)
+    return 1.0 if verdict is None or verdict.score is None else verdict.score
+
+
+def fails(verdicts: dict[str, Verdict]) -> set[str]:
+    """Codes that fail."""
+    return {code for code, v in verdicts.items() if v.outcome == "fail"}
+
+
+def test_fitting_call_has_nothing_against_it() -> None:
+    """A call of the tool that the request speaks of, with all that it names, fails nothing and scores high."""
+    verdicts = judge("What is the weather forecast for Lisbon?", [call("weather_forecast", city="Lisbon")], FORECAST)
+    assert fails(verdicts) == set()
+    assert score(verdicts, "tool_match") > 0.9
+    assert score(verdicts, "description_match") > 0.3
+    assert score(verdicts, "request_covered") > 0.7
+
+
+def test_every_answer_with_tools_gets_a_match_verdict() -> None:
+    """`tool_match` or `no_call` always speaks where tools are offered, so that a scorer knows the validator ran."""
+    assert "tool_match" in judge("hm", [call("weather_forecast", city="x")], FORECAST)
+    assert "tool_match" in judge("hm", [call("no_such_tool")], FORECAST)
+    assert "no_call" in judge("hm", "Hello", FORECAST)
+    assert "no_call" in judge([], "Hello", FORECAST)
+
+
+def test_call_of_another_subject_is_a_soft_fail() -> None:
+    """A described tool that shares nothing with the request is off topic; the verdict is soft, not hard."""
+    verdicts = judge("Who painted the Mona Lisa?", [call("loan_rate", amount="1000", years="5")], LOAN)
+    assert "off_topic" in fails(verdicts)
+    assert not verdicts["off_topic"].hard
+
+
+def test_unknown_tool_matches_nothing() -> None:
+    """A tool that is not on offer scores 0; the hard fail is the schema check's business."""
+    verdicts = judge("Weather in Rome", [call("get_weather", city="Rome")], FORECAST)
+    assert score(verdicts, "tool_match") == score(verdicts, "description_match") == 0.0
+    assert "off_topic" not in verdicts
+
+
+def test_off_topic_needs_a_description() -> None:
+    """A tool that nobody described is not accused of being another subject."""
+    bare = ToolSpec("zq7", "", {"type": "object", "properties": {"q": STRING}, "required": ["q"]})
+    assert "off_topic" not in judge("Who painted the Mona Lisa?", [call("zq7", q="Mona Lisa")], bare)
+
+
+@pytest.mark.parametrize("choice", ["required", "loan_rate"])
+def test_off_topic_is_silent_where_the_call_was_demanded(choice: str) -> None:
+    """Where the host demands a call, the model had no other choice."""
+    answer = [call("loan_rate", amount="1000", years="5")]
+    assert "off_topic" not in judge("Who painted the Mona Lisa?", answer, LOAN, tool_choice=choice)
+
+
+def test_off_topic_is_silent_in_a_follow_up_and_after_results() -> None:
+    """A "yes, do it" and the steps after a tool's answer lean on what was said before."""
+    answer = [call("loan_rate", amount="1000", years="5")]
+    talk = [
+        HumanMessage("What would a loan of 1000 cost over 5 years?"),
+        AIMessage("Shall I look?"),
+        HumanMessage("Yes"),
+    ]
+    assert fails(judge(talk, answer, LOAN)) == set()
+    turn = [HumanMessage("Mona Lisa please"), AIMessage("", tool_calls=[call("weather_forecast", city="x")])]
+    assert fails(judge([*turn, ToolMessage("r", tool_call_id="1")], answer, LOAN)) == set()
+
+
+def test_other_tool_fits_better() -> None:
+    """Another offered tool that shares more words lowers its own code."""
+    said = "Book a train ticket from Rome to Milan"
+    good = judge(said, [call("train_booking", origin="Rome", target="Milan")], TRAIN, FORECAST)
+    bad = judge(said, [call("weather_forecast", city="Rome")], TRAIN, FORECAST)
+    assert score(good, "other_tool_fits") == 1.0
+    assert score(bad, "other_tool_fits") < 0.6
+
+
+def test_part_of_the_request_left_open() -> None:
+    """Words that belong to a tool that was not called say that a call is missing."""
+    said = "Weather forecast for Rome, and book a train ticket from Rome to Milan"
+    one = [call("weather_forecast", city="Rome")]
+    both = [*one, call("train_booking", origin="Rome", target="Milan")]
+    assert score(judge(said, one, FORECAST, TRAIN), "part_open") < 0.9
+    assert "part_open" not in judge(said, both, FORECAST, TRAIN)
+
+
+# ---- numbers, quotations, lists --------------------------------------------------------------------------------------
+
+
+def test_no_number_used_is_a_soft_fail() -> None:
+    """A call that takes up none of the request's numbers fails softly; one that takes up some is graded."""
+    said = "Monthly rate of a loan of 25000 over 12 years, and of 40000 over 15 years?"
+    none = judge(said, [call("loan_rate", amount="some", years="many")], LOAN)
+    half = judge(said, [call("loan_rate", amount="25000", years="12")], LOAN)
+    full = judge(
+        said, [call("loan_rate", amount="25000", years="12"), call("loan_rate", amount="40000", years="15")], LOAN
+    )
+    assert "number_unused" in fails(none)
+    assert 0.0 < score(half, "number_unused") < 0.5
+    assert "number_unused" not in fails(half)
+    assert "number_unused" not in full
+
+
+@pytest.mark.parametrize(
+    ("said", "args"),
+    [
+        ("Loan of $25,000 at 5% over 12 years", {"amount": "25000", "years": "12", "rate": 0.05}),
+        ("Loan of 25.000,50 over 12 years", {"amount": 25000.5, "years": 12}),
+        ("Loan number A1B2 of 100 for 3 years", {"amount": "100", "years": "3"}),
+        ("1) Loan of 100 for 3 years\n2) nothing else", {"amount": "100", "years": "3"}),
+        ("Loan of 100 since 2024-05-01 for 3 years", {"amount": 100, "years": 3, "since": "May 1, 2024"}),
+        ("Loan of 100 for 2 years and 6 months", {"amount": 100, "years": 2.5}),
+        ("Loan of 100 for 36 months", {"amount": 100, "years": 3}),
+        ("Loan of 100 for 3 years. Written in Python 3 by COVID-19 survivors.", {"amount": 100, "years": 3}),
+        ("100のローンを3年で", {"amount": 100, "years": 3}),
+    ],
+)
+def test_numbers_in_another_writing_are_used(said: str, args: dict[str, Any]) -> None:
+    """Grouped digits, per cent, dates, list marks, names with digits, worked-out values: none is a loss."""
+    assert "number_unused" not in fails(judge(said, [call("loan_rate", **args)], LOAN))
+
+
+def test_unused_quotation() -> None:
+    """What stands in quotation marks is wanted literally; a part of it, or the tool's own name, is not missed."""
+    said = "Weather for \"Rome\" and for 'Oslo'"
+    assert score(judge(said, [call("weather_forecast", city="Rome")], FORECAST), "quote_unused") == 0.5
+    both = [call("weather_forecast", city="Rome"), call("weather_forecast", city="OSLO")]
+    assert "quote_unused" not in judge(said, both, FORECAST)
+    named = "Use 'weather_forecast' for Rome, it's the best"
+    assert "quote_unused" not in judge(named, [call("weather_forecast", city="Rome")], FORECAST)
+
+
+@pytest.mark.parametrize(
+    ("said", "city"),
+    [
+        ("Weather in Rome and Madrid", "Rome"),
+        ("Clima en Roma y Madrid", "Roma"),
+        ("Weather in Rome, Madrid, Oslo", "Rome"),
+        ("Wetter in Rom und Madrid", "Rom"),
+    ],
+)
+def test_sibling_of_a_used_item(said: str, city: str) -> None:
+    """A name beside a used one in a list, itself in no call, is a sign of a missing call."""
+    assert score(judge(said, [call("weather_forecast", city=city)], FORECAST), "sibling_unused") < 1.0
+
+
+@pytest.mark.parametrize("said", ["Weather in Rome, NY", "Weather in Rome and tell me a joke", "Weather in Rome."])
+def test_what_follows_a_name_is_not_always_its_sibling(said: str) -> None:
+    """A state's letters and the next clause are no second item."""
+    assert "sibling_unused" not in judge(said, [call("weather_forecast", city="Rome")], FORECAST)
+
+
+def test_option_that_the_request_names() -> None:
+    """An enum option named in the request and passed over is a sign; the chosen one, or a longer one, is not."""
+    paint = tool("paint", "Paint a wall in a color.", color={"type": "string", "enum": ["red", "dark red", "blue"]})
+    assert score(judge("Paint the wall blue", [call("paint", color="red")], paint), "choice_unused") < 1.0
+    assert "choice_unused" not in judge("Paint the wall blue", [call("paint", color="blue")], paint)
+    assert "choice_unused" not in judge("Paint the wall dark red", [call("paint", color="dark red")], paint)
+
+
+def test_after_results_leftovers_say_nothing() -> None:
+    """Once tools have answered in this turn, a request is worked off step by step."""
+    turn = [HumanMessage("Weather in 'Rome', then rate of a loan of 25000 over 12 years")]
+    turn += [AIMessage("", tool_calls=[call("loan_rate", amount="25000", years="12")])]
+    turn += [ToolMessage("200", tool_call_id="1")]
+    verdicts = judge(turn, [call("weather_forecast", city="Rome")], FORECAST, LOAN)
+    assert set(verdicts) == {"tool_match", "description_match"}
+
+
+# ---- the calls among each other --------------------------------------------------------------------------------------
+
+
+def test_calls_split_over_a_list_parameter() -> None:
+    """Several calls that differ only in a parameter made for lists could have been one."""
+    said = "Price of the stocks AAA and BBB"
+    split = [call("stock_price", tickers=["AAA"]), call("stock_price", tickers=["BBB"])]
+    assert score(judge(said, split, PRICE), "calls_split") == 0.0
+    assert "calls_split" not in judge(said, [call("stock_price", tickers=["AAA", "BBB"])], PRICE)
+    sums = [call("add_numbers", numbers=[1, 2]), call("add_numbers", numbers=[3, 4])]
+    assert "calls_split" not in judge("Add 1 and 2, then add 3 and 4", sums, SUM)
+
+
+GCD = ToolSpec(
+    "gcd",
+    "Greatest common divisor of two numbers.",
+    {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}, "base": {"type": "integer", "default": 10}},
+        "required": ["a", "b"],
+    },
+)
+
+
+def test_alike_calls_are_a_soft_fail() -> None:
+    """The same numbers in another order, or with a default written out, ask for nothing new."""
+    said = "Greatest common divisor of 12 and 18"
+    swapped = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
+    spelled = [call("gcd", a=12, b=18), call("gcd", a=12, b=18, base=10)]
+    different = [call("gcd", a=12, b=18), call("gcd", a=12, b=18, base=2)]
+    assert "calls_alike" in fails(judge(said, swapped, GCD))
+    assert "calls_alike" in fails(judge(said, spelled, GCD))
+    assert "calls_alike" not in judge(said, different, GCD)
+
+
+def test_there_and_back_is_not_alike() -> None:
+    """Two directions of one way are two calls, and so are numbers that the request names in both orders."""
+    ways = [call("train_booking", origin="Rome", target="Milan"), call("train_booking", origin="Milan", target="Rome")]
+    assert "calls_alike" not in judge("A return train from Rome to Milan", ways, TRAIN)
+    orders = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
+    assert "calls_alike" not in judge("Is gcd of 12 and 18 that of 18 and 12?", orders, GCD)
+
+
+# ---- prose -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[weather_forecast(city='Rome')]",
+        "I will call weather.forecast(city='Rome') now.",
+        '{"name": "weather_forecast", "arguments": {"city": "Rome"}}',
+        "```json\n{'function': 'weather_forecast'}\n```",
+    ],
+)
+def test_call_written_into_the_text(text: str) -> None:
+    """A call to an offered tool that is spelled in the text is a soft fail."""
+    assert fails(judge("Weather in Rome", text, FORECAST)) == {"call_in_prose"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Yes",
+        "No.",
+        "Rome is sunny (about 25 degrees).",
+        "I can't help with that.",
+        '{"name": "Ada", "age": 36}',
+        "print(weather)",
+        "明日は晴れです。",
+        "I could look at the weather forecast for you; which city do you mean?",
+    ],
+)
+def test_prose_that_is_kept(text: str) -> None:
+    """One word, a right refusal, JSON text, Japanese, a question: no answer in prose fails for being prose."""
+    assert fails(judge("Tell me about Rome", text, FORECAST)) == set()
+
+
+def test_prose_beside_a_fitting_tool_is_graded() -> None:
+    """Prose scores lower beside a tool that fits the request than beside one that does not, and 1 after results."""
+    fit = judge("What is the weather forecast for the city of Rome?", "It is sunny.", FORECAST)
+    apart = judge("Who painted the Mona Lisa?", "Leonardo.", FORECAST)
+    assert score(fit, "no_call") < 0.5 < score(apart, "no_call")
+    turn = [
+        HumanMessage("Weather forecast for Rome?"),
+        AIMessage("", tool_calls=[call("weather_forecast", city="Rome")]),
+    ]
+    assert score(judge([*turn, ToolMessage("sunny", tool_call_id="1")], "Sunny.", FORECAST), "no_call") == 1.0
+
+
+def test_prose_where_calls_are_forbidden() -> None:
+    """Where the host forbids calls, prose needs no judging."""
+    assert judge("Weather in Rome?", "Sunny.", FORECAST, tool_choice="none") == {}
+
+
+def test_silent_without_tools_and_for_structured_output() -> None:
+    """Nothing is said without tools, nor where structured output was asked for."""
+    assert judge("Hello", "Hi") == {}
+    assert judge("Weather in Rome", [call("weather_forecast", city="x")], FORECAST, output_schema={}) == {}
+
+
+# ---- other languages -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "明日のリスボンの天気を教えてください",
+        "¿Qué tiempo hará en Lisboa los próximos días con mi madre?",
+        "Какая погода будет в Лиссабоне завтра?",
+        "ما هو الطقس في لشبونة غدا؟",
+    ],
+)
+def test_another_language_than_the_tools(said: str) -> None:
+    """A request in another language than the tools' texts is not called off topic, and the match is neutral."""
+    city = {"明": "リスボン", "¿": "Lisboa", "К": "Лиссабон", "م": "لشبونة"}[said[0]]
+    verdicts = judge(said, [call("weather_forecast", city=city)], FORECAST)
+    assert fails(verdicts) == set()
+    assert score(verdicts, "tool_match") >= 0.7
+    assert score(verdicts, "request_covered") >= 0.7
+    assert fails(judge(said, "..", FORECAST)) == set()
+
+
+def test_japanese_tools_for_a_japanese_request() -> None:
+    """Where tools are described in the language of the request, a fitting one scores above another, without spaces."""
+    weather = tool("tenki", "都市の天気予報を調べます。", "city")
+    trains = tool("densha", "列車の切符を予約します。", "city")
+    said = "リスボンの天気予報を教えて"
+    fit = judge(said, [call("tenki", city="リスボン")], weather, trains)
+    apart = judge(said, [call("densha", city="リスボン")], weather, trains)
+    assert score(fit, "description_match") > score(apart, "description_match") + 0.2
+    assert "other_tool_fits" in apart
+    assert "other_tool_fits" not in fit
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------------
+
+TEXT = st.text(max_size=60) | st.sampled_from(
+    ["weather_forecast(", "Rome, Oslo and Bern", "1,5 ½ 五 'a b' “c”", "\ud800\x00"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200)
+@given(said=TEXT, text=TEXT, args=st.dictionaries(TEXT, VALUES, max_size=3), schema=VALUES, calls=st.integers(0, 3))
+def test_never_raises(said: str, text: str, args: dict[str, Any], schema: Any, calls: int) -> None:
+    """Any request, answer and schema give verdicts with scores in [0, 1], the same ones each time."""
+    spec = ToolSpec("act", text, {"type": "object", "properties": dict.fromkeys(args, schema), "required": schema})
+    answer: Any = [call("act", **{"x": 1, **args})] * calls or text
+    first = judge(said, answer, spec, FORECAST)
+    for verdict in first.values():
+        assert verdict.score is not None
+        assert len(verdict.reason) <= 500
+    assert first == judge(said, answer, spec, FORECAST)
+
+
+@pytest.mark.parametrize("schema", [{}, {"properties": []}, {"properties": {"a": 3}}, {"required": "a"}, [], None])
+def test_strange_parameter_schemas(schema: Any) -> None:
+    """A tool with a schema of any shape is read without complaint."""
+    assert "tool_match" in judge("Do it", [call("act", a=1)], ToolSpec("act", "Acts.", schema))
+
+
+def test_hostile_sizes() -> None:
+    """Megabytes of request, answer, schema and history are cut, not read."""
+    many = [tool(f"tool_{k}", "word " * 100_000, "a") for k in range(200)]
+    said = [SystemMessage("s " * 1_000_000)]
+    said += [HumanMessage("Rome and Oslo, 1.1 'a' " * 200_000) for _ in range(50)]
+    assert "tool_match" in judge(said, [call("tool_1", a="Rome " * 1_000_000)] * 100, *many)
+    assert fails(judge(said, "tool_1 (" * 500_000, *many)) == {"call_in_prose"}
+
+
+def test_same_schema_object_is_read_once_and_a_changed_one_again() -> None:
+    """The memory of tools goes by the schema object, the name and the description."""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    said, answer = "Open the window please", [call("act")]
+    first = judge(said, answer, ToolSpec("act", "Opens the window of a room.", parameters))
+    second = judge(said, answer, ToolSpec("act", "Sings a song about the sea.", parameters))
+    assert score(first, "description_match") > score(second, "description_match")
