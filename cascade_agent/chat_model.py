@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config, patch_config
@@ -44,6 +51,7 @@ if TYPE_CHECKING:
 
 _ROLES: tuple[Role, Role] = ("small", "large")
 _MAX_OFFERS = 64
+_PLAIN_MESSAGES = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
 _STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
 
 
@@ -143,7 +151,7 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Answer one step."""
-        messages = self._convert_input(input).to_messages()
+        messages = self._messages_of(input)
         with self._run(messages, config) as (manager, inner):
             message = self._answer(messages, manager, inner, stop=stop, **kwargs)
             streams.Replay(manager, messages, name=self.get_name()).whole(message)
@@ -159,7 +167,7 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Async twin of `invoke`."""
-        messages = self._convert_input(input).to_messages()
+        messages = self._messages_of(input)
         manager, config = await self._astart(messages, config)
         try:
             message = await self._aanswer(messages, manager, config, stop=stop, **kwargs)
@@ -179,7 +187,7 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Stream the accepted answer in pieces; the first comes when the step is decided."""
-        messages = self._convert_input(input).to_messages()
+        messages = self._messages_of(input)
         with self._run(messages, config) as (manager, inner):
             message = self._answer(messages, manager, inner, stop=stop, **kwargs)
             replay = streams.Replay(manager, messages, name=self.get_name())
@@ -203,7 +211,7 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Async twin of `stream`."""
-        messages = self._convert_input(input).to_messages()
+        messages = self._messages_of(input)
         manager, config = await self._astart(messages, config)
         try:
             message = await self._aanswer(messages, manager, config, stop=stop, **kwargs)
@@ -246,14 +254,14 @@ class CascadeChatModel(BaseChatModel):
         offer = _Offer({role: self._tiers[role].with_schema(schema, **kwargs) for role in _ROLES}, schema=schema)
 
         def ask(value: LanguageModelInput, config: RunnableConfig) -> Any:
-            messages = self._convert_input(value).to_messages()
+            messages = self._messages_of(value)
             with self._run(messages, config) as (manager, inner):
                 native = self._native(self._decided(messages, manager, inner, offer), include_raw=include_raw)
                 manager.on_chain_end(native)
             return native
 
         async def aask(value: LanguageModelInput, config: RunnableConfig) -> Any:
-            messages = self._convert_input(value).to_messages()
+            messages = self._messages_of(value)
             manager, inner = await self._astart(messages, config)
             try:
                 result = await self._adecided(messages, manager, inner, offer)
@@ -265,6 +273,12 @@ class CascadeChatModel(BaseChatModel):
             return native
 
         return RunnableLambda(ask, aask, name=f"{self.get_name()}.structured")
+
+    def _messages_of(self, value: LanguageModelInput) -> list[BaseMessage]:
+        """The request as messages. A list of messages is taken as it is: checking a long history again costs 0.2 ms."""
+        if isinstance(value, list) and all(type(message) in _PLAIN_MESSAGES for message in value):
+            return list(cast("list[BaseMessage]", value))
+        return self._convert_input(value).to_messages()
 
     # ---- one step ---------------------------------------------------------------------------------------------------
 
@@ -394,9 +408,16 @@ class CascadeChatModel(BaseChatModel):
             policy=self.policy,
             journal=Journal.from_env() if self.journal is None else self.journal,
             run_id=str(manager.run_id),
-            config=config,
+            config=self._evidence_config(manager, config),
             **asking,
         )
+
+    def _evidence_config(self, manager: BaseRunManager, config: RunnableConfig) -> RunnableConfig | None:
+        """The config under which evidence asks its models: child runs of this step, unseen by streams."""
+        if not self._panel.evidence:
+            return None
+        children = cast("CallbackManagerForChainRun", manager).get_child("evidence")
+        return patch_config(config, callbacks=streams.muffle(children))
 
     def _message(self, settled: Settled) -> AIMessage:
         """The accepted answer with the record of its step; a copy, because hosts change messages in place."""

@@ -229,14 +229,22 @@ class Judge(_Asking):
 
     def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
         del draft, context
-        parsed = native.get("parsed")
-        verdict = parsed.get("verdict") if isinstance(parsed, Mapping) else None
-        certainty = parsed.get("certainty") if isinstance(parsed, Mapping) else None
-        number = isinstance(certainty, int | float) and not isinstance(certainty, bool) and 0.0 <= certainty <= 1.0
-        if verdict not in ("right", "wrong") or not number:
+        told = _judgment(native.get("parsed"))
+        if told is None:
             return Verdict(outcome="abstain", code="judge_unclear", reason="the judge's answer is not a judgment")
+        verdict, certainty = told
         signed = certainty if verdict == "right" else -certainty
-        return Verdict(outcome="abstain", code="judged_right", reason=f"judged {verdict}", score=(1.0 + signed) / 2.0)
+        score = (1.0 + signed) / 2.0
+        return Verdict(outcome="abstain", code="judged_right", reason=f"judged {verdict}", score=score)
+
+
+def _judgment(parsed: object) -> tuple[str, float] | None:
+    if not isinstance(parsed, Mapping):
+        return None
+    verdict, certainty = parsed.get("verdict"), parsed.get("certainty")
+    if verdict not in ("right", "wrong") or not isinstance(certainty, int | float) or isinstance(certainty, bool):
+        return None
+    return (verdict, float(certainty)) if 0.0 <= certainty <= 1.0 else None
 
 
 def _text(message: BaseMessage) -> str:

@@ -203,7 +203,7 @@ class _Call:
             policy=door.policy,
             journal=Journal.from_env() if door.journal is None else door.journal,
             run_id=str(manager.run_id),
-            config=patch_config(self.config, callbacks=cast("Any", manager).get_child()),
+            config=patch_config(self.config, callbacks=streams.muffle(cast("Any", manager).get_child("evidence"))),
             **asking,
         )
 

@@ -185,6 +185,10 @@ def decide(policy: Policy, attempts: Sequence[Attempt], *, evidence: Sequence[st
     return _by_confidence(policy, last, len(attempts) - 1, evidence)
 
 
+_BETTER_THAN_EVEN = 0.5
+"""Without a threshold, a draft that evidence was paid for is kept when it is more likely right than wrong."""
+
+
 def _by_confidence(policy: Policy, attempt: Attempt, index: int, evidence: Sequence[str]) -> Decision:
     confidence, threshold = attempt.confidence, policy.threshold
     low, high = policy.evidence_band
@@ -192,6 +196,8 @@ def _by_confidence(policy: Policy, attempt: Attempt, index: int, evidence: Seque
         waiting = next((name for name in evidence if name not in attempt.gathered), None)
         if waiting is not None:
             return Decision(action="gather", reason="in_band", evidence=waiting)
+    if threshold is None and attempt.gathered:
+        threshold = _BETTER_THAN_EVEN
     if threshold is None or (confidence is not None and confidence >= threshold):
         return Decision(action="accept", reason="accepted", attempt=index)
     detail = "no validator measured a confidence" if confidence is None else f"{confidence:.3f} < {threshold:.3f}"

@@ -27,6 +27,7 @@ FLOORS = {
     "validators": 1,
     "policy": 2,
     "tiers": 2,
+    "evidence": 2.5,  # validators that need a tier
     "replay": 3,
     "runner": 3,
     "settle": 3.5,  # what the doors share on top of the runner

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cascade_agent.evidence import CrossCheck, Judge
     from cascade_agent.validators.after_tool_error import AfterToolError
     from cascade_agent.validators.complete_response import CompleteResponse
     from cascade_agent.validators.grounding import Grounding
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 _ROOMS = {
     "AfterToolError": "after_tool_error",
     "CompleteResponse": "complete_response",
+    "CrossCheck": "cascade_agent.evidence",
     "Grounding": "grounding",
+    "Judge": "cascade_agent.evidence",
     "NoRepeat": "no_repeat",
     "PlanConsistency": "plan_consistency",
     "StructuredOutput": "structured_output",
@@ -34,7 +37,9 @@ _ROOMS = {
 __all__ = [
     "AfterToolError",
     "CompleteResponse",
+    "CrossCheck",
     "Grounding",
+    "Judge",
     "NoRepeat",
     "PlanConsistency",
     "StructuredOutput",
@@ -50,7 +55,7 @@ def __getattr__(name: str) -> Any:
     if room is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(f"{__name__}.{room}"), name)
+    value = getattr(import_module(room if "." in room else f"{__name__}.{room}"), name)
     globals()[name] = value
     return value
 

@@ -104,7 +104,8 @@ def normal(value: Any, depth: int = _MAX_DEPTH) -> Any:  # noqa: PLR0911 - one r
     if depth <= 0:
         return "..."
     if isinstance(value, Mapping):
-        return tuple(sorted((str(k), normal(v, depth - 1)) for k, v in list(value.items())[:_MAX_ITEMS]), key=_key)
+        items = [(str(k), normal(v, depth - 1)) for k, v in list(value.items())[:_MAX_ITEMS]]
+        return tuple(sorted(items, key=_key))
     if isinstance(value, list | tuple):
         return tuple(normal(v, depth - 1) for v in value[:_MAX_ITEMS])
     return str(value)
