@@ -62,12 +62,12 @@ def settle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
             box.append(run(step))
             return _saved(box[0], step)
 
-        result = _fresh_or_saved(box, _task(tiers)().result(), step, rebuild) or run(step)
+        result = _fresh_or_saved(box, _waited(tiers), step, rebuild) or run(step)
     if result.answer is not None:
         return Settled(result.answer, result.trace)
     answer, trace = _by_human(step, result, rebuild)
     if saves:
-        _task(lambda: _tell(step, trace))().result()
+        _waited(lambda: _tell(step, trace))
     elif step.interruptible:
         _tell(step, trace)
     return _done(answer, replace(result, trace=trace))
@@ -116,18 +116,25 @@ def _placed(step: Step, *, durable: bool) -> tuple[Step, bool]:
         info = None
     if info is None or info.thread_id is None:  # no checkpointer: nothing could be resumed
         return step, False
-    return (replace(step, interruptible=True) if asks else step), _awaits(step)
+    return (replace(step, interruptible=True) if asks else step), True
 
 
-def _awaits(step: Step) -> bool:
-    """Whether a task can be waited for here: a synchronous call on the thread of a running loop would block it."""
-    if step.ask is None:
-        return True
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return True
-    return False
+def _waited(function: Callable[[], Any]) -> Any:
+    """The result of a function, saved as a task's.
+
+    A synchronous call in a node of an asynchronous run stands on the thread of the loop that would have to run the
+    task: there it is run at once, and not saved.
+    """
+    done = False
+
+    def once() -> Any:
+        return None if done else function()
+
+    future = _task(once)()
+    if asyncio.isfuture(future):
+        done = True
+        return function()
+    return future.result()
 
 
 def _task(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -229,13 +236,13 @@ def _saved(result: Result, step: Step) -> dict[str, Any]:
     }
 
 
-def _fresh_or_saved(box: list[Result], saved: Mapping[str, Any], step: Step, rebuild: Rebuild) -> Result | None:
+def _fresh_or_saved(box: list[Result], saved: Mapping[str, Any] | None, step: Step, rebuild: Rebuild) -> Result | None:
     """The result of the run that just was, or the one that was saved before; None when that was of another request."""
     from langchain_core.messages import AIMessage
 
     if box:
         return box[0]
-    if saved["request"] != _fingerprint(step):
+    if saved is None or saved["request"] != _fingerprint(step):
         return None
     best = None
     if saved["message"] is not None:

@@ -1,0 +1,605 @@
+"""The middleware door in real `create_agent` agents: tools, structured output, streams, neighbours, humans."""
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    ExtendedModelResponse,
+    HumanInTheLoopMiddleware,
+    ModelCallLimitMiddleware,
+    ModelFallbackMiddleware,
+    ModelRetryMiddleware,
+    SummarizationMiddleware,
+)
+from langchain.agents.structured_output import ProviderStrategy, StructuredOutputValidationError, ToolStrategy
+from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
+from pydantic import BaseModel
+
+from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy, Tier, Verdict, cascade_node
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from cascade_agent.validators import ToolCallSchema
+
+BOTH = pytest.mark.parametrize("how", ["sync", "async"])
+SENT: list[str] = []
+
+
+@tool
+def lookup(order: str) -> str:
+    """Look up an order by its number."""
+    return f"order {order} was shipped"
+
+
+@tool
+def refund(order: str) -> str:
+    """Refund an order."""
+    SENT.append(order)
+    return f"order {order} was refunded"
+
+
+class Report(BaseModel):
+    """The final report."""
+
+    order: str
+    days: int
+
+
+def call(name, *, id="c1", **args):  # noqa: A002 - a call's id
+    """An answer that calls one tool."""
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": id}])
+
+
+def model(*replies, **settings):
+    """A scripted model with usage; it streams where a real one would."""
+    return ScriptedChatModel(list(replies), **{"usage": (10, 2), "streams": True, **settings})
+
+
+def no_draft(draft, context):
+    """Softly refuses what calls itself a draft."""
+    return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
+
+
+async def run(agent, value, config=None, *, how):
+    """Run an agent one way or the other."""
+    if isinstance(value, str):
+        value = {"messages": [HumanMessage(value)]}
+    return agent.invoke(value, config) if how == "sync" else await agent.ainvoke(value, config)
+
+
+async def streamed(agent, value, config=None, *, mode, how):
+    """Everything a stream mode shows."""
+    value = {"messages": [HumanMessage(value)]} if isinstance(value, str) else value
+    if how == "sync":
+        return list(agent.stream(value, config, stream_mode=mode))
+    return [part async for part in agent.astream(value, config, stream_mode=mode)]
+
+
+def record(message):
+    """The record on an answer."""
+    return message.response_metadata["cascade"]
+
+
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+
+
+# ---- a step ---------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_the_agents_model_is_tried_and_large_answers_what_needs_it(how):
+    """A wrong call of the agent's own model is answered by `large`; the next step is small's again."""
+    small = model(call("look_up", order="7"), "Order 7 was shipped.", name="small")
+    large = model(call("lookup", order="7"), name="large")
+    agent = create_agent(small, [lookup], middleware=[CascadeMiddleware(large)], system_prompt="Be brief.")
+    usage = UsageMetadataCallbackHandler()
+    out = await run(agent, "Where is order 7?", {"callbacks": [usage]}, how=how)
+    _, first, told, last = out["messages"]
+    assert first.tool_calls[0]["name"] == "lookup"
+    assert isinstance(told, ToolMessage)
+    assert last.text == "Order 7 was shipped."
+    assert (record(first)["outcome"], record(first)["reason"]) == ("escalated", "schema_invalid")
+    assert (record(last)["outcome"], record(last)["final_tier"]) == ("accepted", "small")
+    assert [m.text for m in large.calls[0]] == ["Be brief.", "Where is order 7?"]
+    assert [t["function"]["name"] for t in large.offered[0]] == ["lookup"]
+    assert {k: v["input_tokens"] for k, v in usage.usage_metadata.items()} == {"small": 20, "large": 10}
+    assert record(first)["usage"]["calls"] == 2
+    assert first.usage_metadata["input_tokens"] == 10
+
+
+@BOTH
+async def test_no_token_of_a_rejected_draft_is_seen_and_the_accepted_answer_once(how):
+    """`messages`, `updates` and `values` show the accepted answer; its chunks add up to it; the draft is nowhere."""
+    small = model("a draft that nobody sees", loop=True)
+    agent = create_agent(
+        small, middleware=[CascadeMiddleware(model("the final answer", loop=True), validators=[no_draft])]
+    )
+    messages = await streamed(agent, "hi", mode="messages", how=how)
+    assert "".join(m.text for m, _ in messages) == "the final answer"
+    assert len(messages) > 2
+    assert {meta["langgraph_node"] for _, meta in messages} == {"model"}
+    for mode in ("updates", "values", "tasks", "checkpoints"):
+        assert "nobody sees" not in repr(await streamed(agent, "hi", mode=mode, how=how))
+
+
+@BOTH
+async def test_an_error_of_the_small_model_escalates(how):
+    """Whatever the small model raises is on record and answered by large."""
+    agent = create_agent(model(TimeoutError("busy")), middleware=[CascadeMiddleware(model("fine"))])
+    out = await run(agent, "hi", how=how)
+    assert record(out["messages"][-1])["reason"] == "model_error"
+    assert record(out["messages"][-1])["attempts"][0]["error"] == "TimeoutError"
+
+
+@BOTH
+async def test_a_small_model_of_its_own_goes_before_the_agents(how):
+    """With `small=` the agent's model is not asked."""
+    own, other = model("never"), model("fine")
+    agent = create_agent(own, middleware=[CascadeMiddleware(model("never"), small=other)])
+    assert (await run(agent, "hi", how=how))["messages"][-1].text == "fine"
+    assert own.asked == 0
+
+
+@BOTH
+async def test_arguments_bound_to_a_tier_reach_that_tier_alone(how):
+    """`bind(temperature=...)` of each tier survives that the agent binds tools anew."""
+    small, large = model("draft"), model("fine")
+    agent = create_agent(
+        small.bind(temperature=0.1),  # type: ignore[arg-type]
+        [lookup],
+        middleware=[CascadeMiddleware(Tier(large.bind(temperature=0.9, stop=["#"])), validators=[no_draft])],
+    )
+    await run(agent, "hi", how=how)
+    assert [m.options[0].get("temperature") for m in (small, large)] == [0.1, 0.9]
+    assert [m.options[0].get("stop") for m in (small, large)] == [None, ["#"]]
+    assert [len(m.offered[0]) for m in (small, large)] == [1, 1]
+
+
+class OtherProvider(ScriptedChatModel):
+    """A model of another provider."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "anthropic-chat"
+
+
+class Marks(AgentMiddleware):
+    """Sets cache marks as a provider's caching middleware does."""
+
+    def wrap_model_call(self, request, handler):
+        marked = {"type": "text", "text": "long", "cache_control": {"type": "ephemeral"}}
+        settings = {"cache_control": {"type": "ephemeral"}, "prompt_cache_key": "k", "top_p": 1}
+        return handler(
+            request.override(
+                system_message=SystemMessage([marked]), messages=[HumanMessage([marked])], model_settings=settings
+            )
+        )
+
+
+@pytest.mark.parametrize(("small_kind", "large_kind"), [(OtherProvider, ScriptedChatModel), (ScriptedChatModel,) * 2])
+def test_cache_marks_of_one_provider_are_not_sent_to_another(small_kind, large_kind):
+    """`cache_control` and `prompt_cache_key` reach the provider that they were set for, and no other one."""
+    small, large = small_kind(["draft"], name="s"), large_kind(["fine"], name="l")
+    create_agent(small, middleware=[Marks(), CascadeMiddleware(large, validators=[no_draft])]).invoke(
+        {"messages": "hi"}
+    )
+    assert "cache_control" in repr(small.calls)
+    assert "cache_control" in small.options[0]
+    same = small_kind is large_kind
+    assert ("cache_control" in repr(large.calls)) is same
+    assert ("prompt_cache_key" in large.options[0]) is same
+    assert large.options[0]["top_p"] == 1
+
+
+def test_a_hand_over_with_feedback_quotes_the_draft_to_large():
+    """Under `handover="feedback"` large reads why the draft was refused, as text, after the conversation."""
+    large = model("fine")
+    policy = Policy(handover="feedback")
+    create_agent(model("draft"), middleware=[CascadeMiddleware(large, validators=[no_draft], policy=policy)]).invoke(
+        {"messages": "hi"}
+    )
+    assert [m.type for m in large.calls[0]] == ["human", "human"]
+    assert "not accepted" in large.calls[0][-1].text
+
+
+def test_validators_see_request_state_tools_and_thread():
+    """The context holds the system message, the tools, the state and the thread of the agent."""
+    seen = []
+
+    def look(draft, context):
+        seen.append((context.messages[0].text, [t.name for t in context.tools], context.thread_id, context.step))
+        assert context.state["messages"][0].text == "hi"
+
+    agent = create_agent(
+        model("fine"),
+        [lookup],
+        system_prompt="Be brief.",
+        middleware=[CascadeMiddleware(model("x"), validators=[look])],
+        checkpointer=InMemorySaver(),
+        name="desk",
+    )
+    agent.invoke({"messages": "hi"}, THREAD)
+    assert seen == [("Be brief.", ["lookup"], "t", "desk")]
+
+
+# ---- structured output ----------------------------------------------------------------------------------------------
+
+GOOD, BAD = {"order": "7", "days": 3}, {"order": "7", "days": "soon"}
+
+
+@BOTH
+@pytest.mark.parametrize("handle_errors", [True, False])
+async def test_a_structured_answer_that_does_not_parse_escalates(handle_errors, how):
+    """A tool-strategy answer that the agent would refuse is a verdict, whether the agent tells it or raises it."""
+    small = model(call("lookup", order="7"), call("Report", **BAD, id="c2"))
+    large = model(call("Report", **GOOD, id="c3"))
+    agent = create_agent(
+        small,
+        [lookup],
+        response_format=ToolStrategy(Report, handle_errors=handle_errors),
+        middleware=[CascadeMiddleware(large)],
+    )
+    out = await run(agent, "How late is order 7, by 3 days?", how=how)
+    assert out["structured_response"] == Report(order="7", days=3)
+    first, last = (m for m in out["messages"] if isinstance(m, AIMessage))
+    assert (record(first)["outcome"], record(first)["kind"]) == ("accepted", "call")
+    assert (record(last)["reason"], record(last)["kind"]) == ("schema_invalid", "structured")
+    assert "soon" not in repr(out)
+
+
+@BOTH
+async def test_a_structured_answer_that_parses_is_accepted_as_such(how):
+    """The tool that carries it is known, its arguments are judged by the parser: "3" is a whole number there."""
+    small = model(call("Report", order="7", days="3"))
+    agent = create_agent(
+        small, [lookup], response_format=ToolStrategy(Report), middleware=[CascadeMiddleware(model("x"))]
+    )
+    out = await run(agent, "How late is order 7, by 3 days?", how=how)
+    assert out["structured_response"] == Report(order="7", days=3)
+    assert record(out["messages"][1])["outcome"] == "accepted"
+
+
+@BOTH
+async def test_two_structured_answers_at_once_escalate(how):
+    """Two calls of the output tool are one refused draft."""
+    twice = AIMessage("", tool_calls=[{"name": "Report", "args": GOOD, "id": i} for i in ("a", "b")])
+    agent = create_agent(
+        model(twice),
+        response_format=ToolStrategy(Report),
+        middleware=[CascadeMiddleware(model(call("Report", **GOOD)))],
+    )
+    out = await run(agent, "report on 7", how=how)
+    assert record(out["messages"][1])["reason"] == "schema_invalid"
+    assert out["structured_response"] == Report(order="7", days=3)
+
+
+@BOTH
+async def test_prose_where_structured_output_is_owed_escalates(how):
+    """LangChain would end such a run without a structured response."""
+    agent = create_agent(
+        model("It is late."),
+        [lookup],
+        response_format=ToolStrategy(Report),
+        middleware=[CascadeMiddleware(model(call("Report", **GOOD)))],
+    )
+    out = await run(agent, "report on 7", how=how)
+    assert out["structured_response"] == Report(order="7", days=3)
+
+
+NATIVE: Any = {"structured_output": True}
+
+
+@BOTH
+async def test_each_tier_gives_structured_output_its_own_way(how):
+    """A native draft that does not parse is a verdict, not a model error; large answers by a tool call."""
+    small = model('{"order": "7", "days": "soon"}', profile=NATIVE)
+    large = model(call("Report", **GOOD))
+    agent = create_agent(small, response_format=Report, middleware=[CascadeMiddleware(large)])
+    out = await run(agent, "report on 7", how=how)
+    assert out["structured_response"] == Report(order="7", days=3)
+    attempt = record(out["messages"][1])["attempts"][0]
+    assert (attempt["outcome"], attempt["verdicts"][-1]["code"]) == ("rejected", "unparsed_output")
+    assert "soon" not in repr(record(out["messages"][1]))
+
+
+@BOTH
+async def test_a_native_structured_answer_is_accepted(how):
+    """Native JSON that parses needs no large model."""
+    agent = create_agent(
+        model('{"order": "7", "days": 3}', profile=NATIVE),
+        response_format=ProviderStrategy(Report),
+        middleware=[CascadeMiddleware(model("x"))],
+    )
+    out = await run(agent, "report on 7", how=how)
+    assert out["structured_response"] == Report(order="7", days=3)
+
+
+def test_without_the_validator_an_unparsed_answer_raises_as_without_a_cascade():
+    """Whoever leaves `StructuredOutput` out gets LangChain's own error."""
+    agent = create_agent(
+        model("{}", profile=NATIVE),
+        response_format=ProviderStrategy(Report),
+        middleware=[CascadeMiddleware(model("x"), validators=[ToolCallSchema()])],
+    )
+    with pytest.raises(StructuredOutputValidationError):
+        agent.invoke({"messages": "report"})
+
+
+# ---- neighbours -----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_retries_inside_a_tier_are_that_tiers_own(how):
+    """`ModelRetryMiddleware` listed after the cascade retries the small model before anything escalates."""
+    small, large = model(ConnectionError("once"), "fine"), model("never")
+    retry = ModelRetryMiddleware(max_retries=2, initial_delay=0.0, jitter=False, on_failure="error")
+    out = await run(create_agent(small, middleware=[CascadeMiddleware(large), retry]), "hi", how=how)
+    assert out["messages"][-1].text == "fine"
+    assert record(out["messages"][-1])["outcome"] == "accepted"
+
+
+@BOTH
+async def test_a_fallback_around_the_cascade_answers_when_both_tiers_are_down(how):
+    """`ModelFallbackMiddleware` listed before it sees one error of the step, and its model is the small tier then."""
+    small, large, third = model(OSError("down")), model(OSError("down"), loop=True), model("third")
+    agent = create_agent(small, middleware=[ModelFallbackMiddleware(third), CascadeMiddleware(large)])
+    assert (await run(agent, "hi", how=how))["messages"][-1].text == "third"
+
+
+@BOTH
+async def test_a_call_limit_counts_steps_not_tier_calls(how):
+    """Two steps, four model calls, limit two: the agent ends by itself."""
+    small = model(call("look_up", order="7"), "draft")
+    large = model(call("lookup", order="7"), "done")
+    limit = ModelCallLimitMiddleware(run_limit=2, exit_behavior="error")
+    agent = create_agent(
+        small, [lookup], middleware=[limit, CascadeMiddleware(large, validators=[ToolCallSchema(), no_draft])]
+    )
+    assert (await run(agent, "Where is order 7?", how=how))["messages"][-1].text == "done"
+
+
+@BOTH
+async def test_a_human_approves_the_call_that_was_accepted(how):
+    """`HumanInTheLoopMiddleware` shows the accepted call, and no tier is asked again when it is approved."""
+    SENT.clear()
+    small, large = model(call("refnd", order="7"), "done"), model(call("refund", order="7"))
+    agent = create_agent(
+        small,
+        [refund],
+        middleware=[CascadeMiddleware(large), HumanInTheLoopMiddleware({"refund": True})],
+        checkpointer=InMemorySaver(),
+    )
+    out = await run(agent, "Refund order 7", THREAD, how=how)
+    assert out["__interrupt__"][0].value["action_requests"][0]["name"] == "refund"
+    assert SENT == []
+    out = await run(agent, Command(resume={"decisions": [{"type": "approve"}]}), THREAD, how=how)
+    assert SENT == ["7"]
+    assert (small.asked, large.asked) == (2, 1)
+
+
+@BOTH
+async def test_summaries_are_made_beside_the_cascade(how):
+    """`SummarizationMiddleware` shortens what the tiers are asked with; its own model call is not part of the step."""
+    small, summary = model("fine"), model("a summary")
+    agent = create_agent(
+        small,
+        middleware=[
+            SummarizationMiddleware(summary, trigger=("messages", 4), keep=("messages", 2)),
+            CascadeMiddleware(model("x")),
+        ],
+    )
+    past = [HumanMessage("one"), AIMessage("two"), HumanMessage("three"), AIMessage("four"), HumanMessage("five")]
+    out = await run(agent, {"messages": past}, how=how)
+    assert out["messages"][-1].text == "fine"
+    assert "a summary" in small.calls[0][0].text
+    assert len(small.calls[0]) == 3
+
+
+class Noting(AgentMiddleware):
+    """Writes a command beside each response, as inner middleware may."""
+
+    def wrap_model_call(self, request, handler):
+        response = handler(request)
+        said = response.result[-1].text
+        return ExtendedModelResponse(response, Command(update={"messages": [HumanMessage(f"noted {said}")]}))
+
+
+def test_a_rejected_draft_leaves_no_command_of_inner_middleware_behind():
+    """Only the accepted tier's command reaches the state."""
+    agent = create_agent(model("draft"), middleware=[CascadeMiddleware(model("fine"), validators=[no_draft]), Noting()])
+    assert [m.text for m in agent.invoke({"messages": "hi"})["messages"]] == ["hi", "fine", "noted fine"]
+
+
+@BOTH
+async def test_two_cascades_of_different_names_nest(how):
+    """The outer one's tiers are asked through the inner one; without names LangChain refuses the pair."""
+    small, middle, large = model("draft one"), model("draft two", loop=True), model("fine")
+    agent = create_agent(
+        small,
+        middleware=[
+            CascadeMiddleware(large, name="outer", validators=[no_draft]),
+            CascadeMiddleware(middle, name="inner", validators=[no_draft], policy=Policy(on_exhausted="return")),
+        ],
+    )
+    out = await run(agent, "hi", how=how)
+    assert (out["messages"][-1].text, record(out["messages"][-1])["step"]) == ("fine", "outer")
+    with pytest.raises(AssertionError, match="duplicate"):
+        create_agent(small, middleware=[CascadeMiddleware(large), CascadeMiddleware(large)])
+
+
+# ---- ends -----------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
+    """`return` gives the large draft marked degraded, `raise` raises, and hard fails are never returned."""
+
+    def agent(on_exhausted, reply):
+        cascade = CascadeMiddleware(
+            model(reply), validators=[no_draft, ToolCallSchema()], policy=Policy(on_exhausted=on_exhausted)
+        )
+        return create_agent(model(reply), [lookup], middleware=[cascade])
+
+    out = await run(agent("return", "draft"), "hi", how=how)
+    assert record(out["messages"][-1])["degraded"]
+    for on_exhausted, reply in (("raise", "draft"), ("return", call("nope"))):
+        with pytest.raises(CascadeExhausted) as caught:
+            await run(agent(on_exhausted, reply), "hi", how=how)
+        assert len(caught.value.exceptions) == 2
+
+
+def human_agent(journal, *, small=None, large=None, **settings):
+    """An agent whose steps end at a human."""
+    small = small or model("draft small", "draft small again", name="s")
+    large = large or model("draft large", "draft large again", name="l")
+    cascade = CascadeMiddleware(
+        large, validators=[no_draft, ToolCallSchema()], policy=Policy(on_exhausted="interrupt"), journal=journal
+    )
+    return small, large, create_agent(small, middleware=[cascade], checkpointer=InMemorySaver(), **settings)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("reply", "text", "tier"),
+    [("accept", "draft large", "large"), ("my own words", "my own words", "human"), ({"content": "x"}, "x", "human")],
+)
+async def test_a_human_decides_an_exhausted_step_and_no_tier_is_paid_twice(reply, text, tier, how):
+    """The run is interrupted with the draft; resumed, that draft or the human's own answer stands, on one record."""
+    journal = TraceCapture()
+    small, large, agent = human_agent(journal)
+    out = await run(agent, "hi", THREAD, how=how)
+    question = out["__interrupt__"][0].value
+    assert (question["type"], question["draft"]["text"]) == ("cascade_exhausted", "draft large")
+    assert len(journal) == 0
+    shown = await streamed(agent, Command(resume=reply), THREAD, mode="messages", how=how)
+    assert "".join(m.text for m, _ in shown) == text
+    last = agent.get_state(THREAD).values["messages"][-1]
+    assert (last.text, record(last)["outcome"], record(last)["final_tier"]) == (text, "human_review", tier)
+    assert (small.asked, large.asked) == (1, 1)
+    assert [t.outcome for t in journal] == ["human_review"]
+    assert journal.traces[0].id == record(last)["id"]
+
+
+@BOTH
+async def test_a_rejection_raises_and_is_on_record(how):
+    """`reject` is the human's word that nothing may be used."""
+    journal = TraceCapture()
+    _, _, agent = human_agent(journal)
+    await run(agent, "hi", THREAD, how=how)
+    with pytest.raises(CascadeExhausted):
+        await run(agent, Command(resume="reject"), THREAD, how=how)
+    assert [(t.outcome, t.final) for t in journal] == [("human_review", None)]
+
+
+async def test_a_synchronous_call_inside_an_asynchronous_node_answers():
+    """Blocking the loop's own thread cannot wait for a saved task: the step runs unsaved and does not hang."""
+    cascade = cascade_node(
+        model("draft"), model("fine"), validators=[no_draft], policy=Policy(on_exhausted="interrupt")
+    ).model
+
+    async def blocking(state):
+        return {"messages": [cascade.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", blocking)
+    builder.add_edge(START, "agent")
+    out = await builder.compile(checkpointer=InMemorySaver()).ainvoke({"messages": "hi"}, THREAD)
+    assert out["messages"][-1].text == "fine"
+
+
+def test_a_reply_that_cannot_be_used_asks_again():
+    """A number, or an approval where every draft failed a hard check, interrupts again with an error."""
+    small, large, agent = human_agent(TraceCapture(), small=model(call("nope")), large=model(call("nope")))
+    agent.invoke({"messages": "hi"}, THREAD)
+    again = agent.invoke(Command(resume=7), THREAD)["__interrupt__"][0].value
+    assert "int" in again["error"]
+    again = agent.invoke(Command(resume="accept"), THREAD)["__interrupt__"][0].value
+    assert "hard check" in again["error"]
+    assert agent.invoke(Command(resume="mine"), THREAD)["messages"][-1].text == "mine"
+    assert (small.asked, large.asked) == (1, 1)
+
+
+def test_a_human_gives_structured_output():
+    """As JSON text or as `parsed`; what is not of the schema asks again."""
+    for reply in (
+        '{"order": "7", "days": 3}',
+        {"parsed": GOOD},
+        {"tool_calls": [{"name": "Report", "args": GOOD}], "parsed": GOOD},
+    ):
+        small, large = model(call("Report", **BAD)), model(call("Report", **BAD))
+        cascade = CascadeMiddleware(large, policy=Policy(on_exhausted="interrupt"))
+        agent = create_agent(
+            small, response_format=ToolStrategy(Report), middleware=[cascade], checkpointer=InMemorySaver()
+        )
+        agent.invoke({"messages": "report on 7"}, THREAD)
+        assert "error" in agent.invoke(Command(resume="late"), THREAD)["__interrupt__"][0].value
+        out = agent.invoke(Command(resume=reply), THREAD)
+        assert out["structured_response"] == Report(order="7", days=3)
+        assert (small.asked, large.asked) == (1, 1)
+
+
+@BOTH
+async def test_control_flow_of_the_host_passes_through(how):
+    """An `interrupt()` inside a tier's call is no model error: it stops the graph, and nothing escalates."""
+    journal = TraceCapture()
+
+    class Ask(AgentMiddleware):
+        def wrap_model_call(self, request, handler):
+            return handler(request.override(messages=[HumanMessage(interrupt("what now?"))]))
+
+        async def awrap_model_call(self, request, handler):
+            return await handler(request.override(messages=[HumanMessage(interrupt("what now?"))]))
+
+    small, large = model("fine"), model("never")
+    cascade = CascadeMiddleware(large, journal=journal)
+    agent = create_agent(small, middleware=[cascade, Ask()], checkpointer=InMemorySaver())
+    assert (await run(agent, "hi", THREAD, how=how))["__interrupt__"][0].value == "what now?"
+    assert (small.asked, large.asked) == (0, 0)
+    out = await run(agent, Command(resume="this"), THREAD, how=how)
+    assert (out["messages"][-1].text, small.calls[0][0].text) == ("fine", "this")
+    assert [t.outcome for t in journal] == ["interrupted", "accepted"]
+
+
+async def test_cancellation_reaches_the_tier_and_nothing_is_asked_after():
+    """Cancelled in the small model's call, the run ends at once and large is never asked."""
+    small, large = model("late", delay=5.0), model("never")
+    journal = TraceCapture()
+    agent = create_agent(small, middleware=[CascadeMiddleware(large, journal=journal)])
+    task = asyncio.create_task(agent.ainvoke({"messages": "hi"}))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert large.asked == 0
+    assert [t.outcome for t in journal] == ["cancelled"]
+
+
+def test_without_langchain_the_import_names_the_extra():
+    """Where langchain is missing, the name says how to get it, and the rest of the package works."""
+    code = (
+        "import sys; sys.modules['langchain'] = None\n"
+        "from cascade_agent import cascade_node\n"
+        "from cascade_agent.errors import ConfigurationError\n"
+        "try:\n    from cascade_agent import CascadeMiddleware\n"
+        "except ConfigurationError as error:\n    assert 'cascade-agent[langchain]' in str(error)\n"
+        "else:\n    raise SystemExit('no error')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our own code
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_are_checked_at_construction():
+    """A policy that is none, a tier that is none."""
+    with pytest.raises(ConfigurationError, match="policy"):
+        CascadeMiddleware(model("x"), policy={"threshold": 1})  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="tier"):
+        CascadeMiddleware(7)
