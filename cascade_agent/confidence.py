@@ -21,35 +21,51 @@ if TYPE_CHECKING:
 HARD_FAIL: Final = "hard_fail"
 """The code under which every hard fail of a shipped validator is weighed."""
 
-RULES: Final[Mapping[str, tuple[float, str]]] = {
-    HARD_FAIL: (8.0, "cannot be executed or stored: no other sign outweighs it"),
-    "call_in_prose": (4.0, "a call written into the text never runs; the model meant to call"),
-    "part_open": (4.0, "words of the request name a tool's subject and nothing of it was called: a call is missing"),
-    "off_topic": (1.0, "several weak signs at once; each of them is weighed already"),
-    "date_invented": (3.0, "a model knows no date that it was not told; such values are guesses"),
-    "placeholder_value": (3.0, "a template was copied, the value is not known"),
-    "required_empty": (3.0, "the model had nothing to fill in and called all the same"),
-    "number_unused": (4.0, "numbers in a request are nearly always meant for an argument"),
-    "calls_alike": (2.5, "the same values twice ask for nothing new"),
-    "choice_unused": (2.5, "the request names an option in the tool's own words and it was passed over"),
-    "quote_unused": (2.0, "what people put in quotation marks they want taken over literally; titles in passing exist"),
-    "calls_split": (2.0, "a list parameter asks for one call; several calls also work with many tools"),
-    "description_match": (2.0, "a fitting tool is described in words of the request; synonyms keep it from being sure"),
-    "argument_grounded": (1.5, "values out of nowhere are guesses; normalised and translated values look like them"),
-    "sibling_unused": (1.5, "one item of a list was used and its neighbour not; appositions look like lists"),
-    "tool_match": (1.0, "the name says the same as the description in fewer words"),
-    "request_covered": (1.0, "words left over ask for something else; stories around a request leave words over too"),
-    "optional_grounded": (1.0, "an optional value that nobody mentioned is seldom wanted; harmless ones are common"),
-    "other_tool_fits": (1.0, "shared words prefer another tool; descriptions of different length blur it"),
-    "no_call": (
-        0.5,
-        "an answer in prose is mostly right where it was chosen freely, also beside a tool with like words",
+_PRIOR: Final = "the score of this code is itself an estimate of P(right); this weight hands it on"
+
+RULES: Final[Mapping[str, tuple[float, float, str]]] = {
+    HARD_FAIL: (8.0, 1.0, "cannot be executed or stored: no other sign outweighs it"),
+    # Local signs: silent or 1 is "nothing to object".
+    "call_in_prose": (4.0, 1.0, "a call written into the text never runs; the model meant to call"),
+    "part_open": (4.0, 1.0, "the request speaks of a tool's subject and that tool was not called: a call is missing"),
+    "number_unused": (4.0, 1.0, "numbers in a request are nearly always meant for an argument"),
+    "date_invented": (3.0, 1.0, "a model knows no date that it was not told; such values are guesses"),
+    "placeholder_value": (3.0, 1.0, "a template was copied, the value is not known"),
+    "required_empty": (3.0, 1.0, "the model had nothing to fill in and called all the same"),
+    "calls_alike": (2.5, 1.0, "the same values twice ask for nothing new"),
+    "choice_unused": (2.5, 1.0, "the request names an option in the tool's own words and it was passed over"),
+    "quote_unused": (2.0, 1.0, "what stands in quotation marks is wanted literally; titles in passing exist"),
+    "calls_split": (2.0, 1.0, "a list parameter asks for one call; several calls also work with many tools"),
+    "description_match": (2.0, 1.0, "a fitting tool is described in words of the request; synonyms are the exception"),
+    "argument_grounded": (1.5, 1.0, "values out of nowhere are guesses; normalised and translated ones look like them"),
+    "off_topic": (1.0, 1.0, "several weak signs at once; each of them is weighed already"),
+    "tool_match": (1.0, 1.0, "the name says the same as the description in fewer words"),
+    "request_covered": (1.0, 1.0, "words left over ask for something else; a story around a request leaves words too"),
+    "sibling_unused": (1.0, 1.0, "one item of a list was used and its neighbour not; appositions look like lists"),
+    "optional_grounded": (1.0, 1.0, "an optional value that nobody mentioned is seldom wanted, and often harmless"),
+    "other_tool_fits": (1.0, 1.0, "shared words prefer another tool; descriptions of unequal length blur it"),
+    "no_call": (0.5, 1.0, "prose that was chosen freely is mostly right, also beside a tool with like words"),
+    # Signs whose validators say how likely the draft is right.
+    "duplicate_call": (6.0, 1.0, _PRIOR),
+    "call_loop": (6.0, 1.0, _PRIOR),
+    "repeated_call": (6.0, 1.0, _PRIOR),
+    "repeated_answer": (6.0, 1.0, _PRIOR),
+    "plan_steps_open": (6.0, 1.0, _PRIOR),
+    "plan_argument_differs": (6.0, 1.0, _PRIOR),
+    "after_tool_error": (6.0, 1.0, _PRIOR),
+    # Evidence speaks for a draft as well as against it: it is weighed from the score that says nothing.
+    "token_confidence": (
+        3.0,
+        0.8,
+        "tokens chosen without doubt are a little more often right; models are overconfident",
     ),
+    "agreement": (4.0, 0.7, "models of two families seldom make the same mistake; two thirds of their answers agree"),
+    "judged_right": (3.0, 0.5, "a judge that is unsure says one half; judges are lenient and see less than they say"),
 }
-"""Code -> (weight in logits per unit of objection, reason). Whatever is not here is the user's own validator."""
+"""Code -> (weight in logits, score that says nothing, reason). What is not here is the user's validator."""
 
 _BIAS: Final = 3.5
-"""Logit of a draft nobody objects to: about 97 % right, as recorded calls with no sign against them were."""
+"""Logit of a draft nobody objects to: 97 % right, as about 97 of 100 recorded answers without a sign were."""
 
 SHIPPED: Final = frozenset(
     {
@@ -64,14 +80,14 @@ SHIPPED: Final = frozenset(
         "TokenConfidence",
     }
 )
-"""Validators of this library: their plain passes are no opinion about P(right), their hard fails are weighed."""
+"""Local validators of this library: their plain passes are no opinion about P(right), their hard fails are weighed."""
 
 _LIMIT: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """What one code moved the confidence by, in logits (never positive): `-weight * (1 - score)`."""
+    """What one code moved the confidence by, in logits: `weight * (score - mean)`."""
 
     code: str
     weight: float
@@ -81,18 +97,18 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """`logit P(right) = bias - sum of weight * (1 - score)` over the codes in `weights`, then a table of knots.
+    """`logit P(right) = bias + sum of weight * (score - mean)` over the codes that spoke, then a table of knots.
 
-    The least score of a code counts when it spoke several times. A code that did not speak counts as `means[code]`, or
-    as 1 (nothing to object) when it has no mean. The shipped rules and a fitted scorer are this same value.
+    The least score of a code counts when it spoke several times. A code that did not speak moves nothing: its mean is
+    the score that says nothing, 1 where none is given. The shipped rules and a fitted scorer are this same value.
 
     Verdicts whose code is not in `weights` come from the user's validators and are taken at their word: the least of
     their scores (1 for a plain pass, 0 for a plain fail, an abstain says nothing) is an upper bound of the confidence.
 
     Attributes:
-        weights: Code -> logits per unit of objection, finite and not negative.
-        bias: Logit of a draft without objection.
-        means: Code -> score in [0, 1] that stands in where the code did not speak.
+        weights: Code -> logits per unit of score, finite and not negative.
+        bias: Logit of a draft on which all codes are silent.
+        means: Code -> score in [0, 1] that says nothing; 1 for codes that are not here.
         knots: Points (p, calibrated p), both ascending, read with straight lines between them; empty: p stays.
         provenance: Where the numbers come from (data hash, date, n ...), plain JSON.
 
@@ -130,8 +146,9 @@ class Scorer:
     def rules(cls) -> Self:
         """The shipped rules: `RULES` with its reasons, nothing fitted."""
         return cls(
-            weights={code: weight for code, (weight, _) in RULES.items()},
+            weights={code: weight for code, (weight, _, _) in RULES.items()},
             bias=_BIAS,
+            means={code: mean for code, (_, mean, _) in RULES.items() if mean != 1.0},
             provenance={"kind": "rules"},
         )
 
@@ -140,25 +157,24 @@ class Scorer:
         scores, user = self._read(verdicts)
         if not scores:
             return user
+        if HARD_FAIL in scores and HARD_FAIL not in self.weights:
+            return 0.0
         logit = self.bias
         for code in sorted(scores):  # one order, so that the sum is the same to the last bit
-            logit -= self.weights[code] * (1.0 - scores[code])
-        for code in self.means:
-            if code not in scores and code in self.weights:
-                logit -= self.weights[code] * (1.0 - self.means[code])
+            logit += self.weights[code] * (scores[code] - self.means.get(code, 1.0))
         p = self._calibrated(1.0 / (1.0 + math.exp(-max(-_LIMIT, min(_LIMIT, logit)))))
         return p if user is None else min(p, user)
 
     def explain(self, verdicts: Iterable[Verdict]) -> list[Contribution]:
-        """What each code took away from `bias`, the greatest first; codes that took nothing are left out."""
+        """What each code added to `bias`, the greatest loss first; codes that moved nothing are left out."""
         scores, _ = self._read(verdicts)
-        if scores:
-            scores = {c: m for c, m in self.means.items() if c in self.weights} | scores
+        weights, means = self.weights, self.means
         rows = [
-            Contribution(code=c, weight=self.weights[c], score=s, logit=-self.weights[c] * (1.0 - s))
+            Contribution(code=c, weight=weights[c], score=s, logit=weights[c] * (s - means.get(c, 1.0)))
             for c, s in scores.items()
+            if c in weights
         ]
-        return sorted((r for r in rows if r.logit < 0.0), key=lambda r: (r.logit, r.code))
+        return sorted((r for r in rows if r.logit), key=lambda r: (r.logit, r.code))
 
     def _read(self, verdicts: Iterable[Verdict]) -> tuple[dict[str, float], float | None]:
         """Least score of each known code, and the least of the user's own; None where there is none."""
@@ -171,13 +187,12 @@ class Scorer:
                 scores[code] = min(score, scores.get(code, 1.0))
             elif verdict.outcome == "abstain":
                 continue
-            elif verdict.validator in SHIPPED or code in weights:
-                if verdict.outcome == "fail":
-                    known = code if code in weights else HARD_FAIL
-                    if known in weights:
-                        scores[known] = 0.0
-                    else:
-                        user = 0.0
+            elif code in weights or verdict.validator in SHIPPED:
+                if not verdict.hard:
+                    continue  # a pass, or a graded code that this scorer was fitted without
+                if code not in weights:
+                    code = HARD_FAIL
+                scores[code] = 0.0
             else:
                 told = score if score is not None else float(verdict.outcome == "pass")
                 user = told if user is None else min(user, told)

@@ -54,8 +54,9 @@ def test_no_objection_is_likely_right_and_a_hard_fail_is_not() -> None:
 
 def test_every_rule_has_a_reason_and_a_finite_weight() -> None:
     """The one table gives each code a weight above zero and a sentence."""
-    for weight, reason in RULES.values():
+    for weight, mean, reason in RULES.values():
         assert 0 < weight < math.inf
+        assert 0 < mean <= 1
         assert len(reason) > 20
 
 
@@ -201,13 +202,32 @@ def test_explanation_of_a_hard_fail_and_of_nothing() -> None:
 # ---- the fitted form -------------------------------------------------------------------------------------------------
 
 
-def test_mean_stands_in_for_a_silent_code() -> None:
-    """A code that did not speak counts as its mean; one that spoke counts as it said."""
-    scorer = Scorer(weights={"tool_match": 2.0, "number_unused": 4.0}, bias=1.0, means={"number_unused": 0.5})
-    silent = confidence(told("tool_match", 1.0), scorer=scorer)
-    assert silent == pytest.approx(1 / (1 + math.exp(-(1.0 - 4.0 * 0.5))))
-    assert confidence(told("tool_match", 1.0), told("number_unused", 1.0), scorer=scorer) > silent
-    assert [c.code for c in scorer.explain([told("tool_match", 1.0)])] == ["number_unused"]
+def test_mean_is_the_score_that_says_nothing() -> None:
+    """A code at its mean moves nothing, one above it raises the confidence, and a silent one counts as its mean."""
+    scorer = Scorer(weights={"tool_match": 2.0, "agreement": 4.0}, bias=1.0, means={"agreement": 0.5})
+    silent = confidence(told("tool_match", 0.5), scorer=scorer)
+    assert silent == pytest.approx(1 / (1 + math.exp(-(1.0 - 2.0 * 0.5))))
+    assert confidence(told("tool_match", 0.5), told("agreement", 0.5), scorer=scorer) == silent
+    assert confidence(told("tool_match", 0.5), told("agreement", 1.0), scorer=scorer) > silent
+    assert confidence(told("tool_match", 0.5), told("agreement", 0.0), scorer=scorer) < silent
+    assert [c.logit for c in scorer.explain([told("agreement", 1.0)])] == [2.0]
+
+
+def test_evidence_moves_the_rules_both_ways() -> None:
+    """With the shipped rules a second model that agrees raises the confidence and one that differs lowers it."""
+    local = told("description_match", 0.2)
+    agree = Verdict(outcome="abstain", code="agreement", score=1.0, validator="CrossCheck")
+    differ = Verdict(outcome="abstain", code="agreement", score=0.0, validator="CrossCheck")
+    assert confidence(local, differ) < confidence(local) < confidence(local, agree)
+
+
+def test_graded_code_that_a_fitted_scorer_does_not_know() -> None:
+    """A shipped graded code without a weight is passed over; a plain pass under a known code too."""
+    scorer = Scorer(weights={"tool_match": 1.0}, bias=2.0)
+    base = confidence(told("tool_match", 0.5), scorer=scorer)
+    soft = told("off_topic", 0.0, "fail", "ToolRelevance")
+    assert confidence(told("tool_match", 0.5), soft, scorer=scorer) == base
+    assert confidence(told("tool_match", 0.5), told("tool_match", None, "pass"), scorer=scorer) == base
 
 
 @pytest.mark.parametrize(("bias", "expected"), [(-60.0, 0.1), (0.0, 0.5), (60.0, 0.8), (math.log(3), 0.65)])
