@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cascade_agent.assess import Assessment, assess
+    from cascade_agent.assessment import Assessment, assess
     from cascade_agent.chat_model import CascadeChatModel
     from cascade_agent.confidence import Scorer
     from cascade_agent.errors import CascadeError, CascadeExhausted
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Assessment": "assess",
+    "Assessment": "assessment",
     "CascadeChatModel": "chat_model",
     "CascadeError": "errors",
     "CascadeExhausted": "errors",
@@ -40,7 +40,7 @@ _ROOMS = {
     "StepTrace": "records",
     "Tier": "tiers",
     "Verdict": "records",
-    "assess": "assess",
+    "assess": "assessment",
     "cascade_node": "node",
     "cascade_step": "node",
     "default_validators": "validators",

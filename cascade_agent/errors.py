@@ -7,7 +7,7 @@ CascadeError
 └── CascadeExhausted (ExceptionGroup)    no tier gave an answer that may be used; carries the whole trace
 ```
 
-Control flow of the host (`GraphBubbleUp`, cancellation, `KeyboardInterrupt`) is never caught and is no part of this tree.
+Control flow of the host (`GraphBubbleUp`, cancellation, `KeyboardInterrupt`) is never caught and no part of this tree.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from cascade_agent.records import StepTrace
 
@@ -32,7 +33,7 @@ class RecordError(CascadeError, ValueError):
     """A record, journal or policy file that cannot be read. The message names the place and the mend."""
 
 
-class RejectedDraft(CascadeError):
+class RejectedDraft(CascadeError):  # noqa: N818 - it says what happened
     """Why one tier's draft could not be used; a leaf of `CascadeExhausted`."""
 
 
@@ -45,13 +46,13 @@ class CascadeExhausted(CascadeError, ExceptionGroup[Exception]):  # noqa: N818 -
 
     trace: StepTrace
 
-    def __new__(cls, message: str, exceptions: Sequence[Exception], *, trace: StepTrace) -> CascadeExhausted:
+    def __new__(cls, message: str, exceptions: Sequence[Exception], *, trace: StepTrace) -> Self:
         """Build the group (an `ExceptionGroup` takes its arguments in `__new__`)."""
         self = super().__new__(cls, message, list(exceptions))
         self.trace = trace
         return self
 
-    def __init__(self, message: str, exceptions: Sequence[Exception], *, trace: StepTrace) -> None:
+    def __init__(self, message: str, exceptions: Sequence[Exception], *, trace: StepTrace) -> None:  # noqa: ARG002
         """Keep `args` as an `ExceptionGroup` has them; `trace` was set in `__new__`."""
         super().__init__(message, list(exceptions))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cascade_agent.validators.complete_response import CompleteResponse
     from cascade_agent.validators.grounding import Grounding
     from cascade_agent.validators.no_repeat import NoRepeat
-    from cascade_agent.validators.plan_consistency import PlanConsistency
+    from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
     from cascade_agent.validators.structured_output import StructuredOutput
     from cascade_agent.validators.token_confidence import TokenConfidence
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
@@ -27,7 +27,9 @@ _ROOMS = {
     "Grounding": "grounding",
     "Judge": "cascade_agent.evidence",
     "NoRepeat": "no_repeat",
+    "Plan": "plan_consistency",
     "PlanConsistency": "plan_consistency",
+    "PlanStep": "plan_consistency",
     "StructuredOutput": "structured_output",
     "TokenConfidence": "token_confidence",
     "ToolCallSchema": "tool_call_schema",
@@ -41,7 +43,9 @@ __all__ = [
     "Grounding",
     "Judge",
     "NoRepeat",
+    "Plan",
     "PlanConsistency",
+    "PlanStep",
     "StructuredOutput",
     "TokenConfidence",
     "ToolCallSchema",

@@ -67,6 +67,4 @@ def assess(  # noqa: PLR0913 - one keyword per thing a step knows
     confidence = policy.scorer.confidence(verdicts)
     attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence)
     decision = decide(policy, (attempt,))
-    return Assessment(
-        confidence=confidence, accepted=decision.action == "accept", verdicts=verdicts, decision=decision
-    )
+    return Assessment(confidence=confidence, accepted=decision.action == "accept", verdicts=verdicts, decision=decision)
