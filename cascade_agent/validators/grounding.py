@@ -44,6 +44,9 @@ _EMPTY_WORDS: Final = frozenset(
 _YOUR = re.compile(r"<?your[_ -][a-z0-9_ -]{2,40}>?", re.IGNORECASE)
 
 
+_NAME: Final = "Grounding"
+
+
 @dataclass(frozen=True, slots=True)
 class Grounding:
     """Judges where the arguments of the draft's calls come from.
@@ -53,7 +56,7 @@ class Grounding:
     calls and where structured output was asked for.
     """
 
-    name: ClassVar[str] = "Grounding"
+    name: ClassVar[str] = _NAME
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
 
     def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
@@ -69,7 +72,11 @@ class Grounding:
                 continue
             fault = _fault(leaf, conv)
             if fault is not None:
-                out.append(Verdict(outcome="fail", code=fault, reason=_REASONS[fault], score=0.0, path=leaf.path))
+                out.append(
+                    Verdict(
+                        validator=_NAME, outcome="fail", code=fault, reason=_REASONS[fault], score=0.0, path=leaf.path
+                    )
+                )
             elif grounded is not None:
                 (required if leaf.required else optional).append((grounded, leaf.path))
         if required:
@@ -94,8 +101,8 @@ def _graded(code: str, values: list[tuple[float, str]]) -> Verdict:
     _, path = min(values)
     score = typical([v for v, _ in values])
     if score >= 1.0:
-        return Verdict(outcome="pass", code=code, score=1.0)
-    return Verdict(outcome="pass", code=code, reason=_REASONS[code], score=max(0.0, score), path=path)
+        return Verdict(validator=_NAME, outcome="pass", code=code, score=1.0)
+    return Verdict(validator=_NAME, outcome="pass", code=code, reason=_REASONS[code], score=max(0.0, score), path=path)
 
 
 def _fault(leaf: Leaf, conv: Conversation) -> str | None:

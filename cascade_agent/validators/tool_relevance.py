@@ -91,6 +91,9 @@ _SENTENCE_SUBJECT: Final = 1.6
 """Weight of words about the tools from which on a sentence is taken to ask for something."""
 
 
+_NAME: Final = "ToolRelevance"
+
+
 @dataclass(frozen=True, slots=True)
 class ToolRelevance:
     """Judges how the draft's calls, or its lack of calls, fit the request.
@@ -102,7 +105,7 @@ class ToolRelevance:
     Silent without tools and where structured output was asked for.
     """
 
-    name: ClassVar[str] = "ToolRelevance"
+    name: ClassVar[str] = _NAME
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
 
     def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
@@ -121,7 +124,7 @@ class ToolRelevance:
             *_calls(found, conv),
         ]
         if context.tool_choice is None and _off_topic(out, found, conv):
-            out.append(Verdict(outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
+            out.append(Verdict(validator=_NAME, outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
         return out
 
 
@@ -130,7 +133,7 @@ _MAX_TOOLS: Final = 64
 
 def _graded(code: str, score: float, reason: str = "") -> Verdict:
     score = min(1.0, max(0.0, score))
-    return Verdict(outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score)
+    return Verdict(validator=_NAME, outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score)
 
 
 # ---- prose ----------------------------------------------------------------------------------------------------------
@@ -146,7 +149,7 @@ def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Sequ
         written = "".join(_WORD.findall(fold(match.group(1) or match.group(2))))
         if written in names:
             reason = "the text writes out a call to an offered tool instead of making it"
-            return [Verdict(outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
+            return [Verdict(validator=_NAME, outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
     if conv.turn_results or not conv.request:
         return [_graded("no_call", 1.0)]
     if _foreign(conv, offered):
@@ -280,7 +283,13 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
             out.append(_graded("number_unused", (1.0 - unused / count) / unused, reason))
         else:
             out.append(
-                Verdict(outcome="fail" if found.leaves else "pass", code="number_unused", reason=reason, score=0.0)
+                Verdict(
+                    validator=_NAME,
+                    outcome="fail" if found.leaves else "pass",
+                    code="number_unused",
+                    reason=reason,
+                    score=0.0,
+                )
             )
     quotes = quoted(conv.request)
     if quotes:
@@ -461,7 +470,11 @@ def _calls(found: Answer, conv: Conversation) -> list[Verdict]:
     if any(_split(tool, calls) for tool, calls in several):
         out.append(_graded("calls_split", 0.0, "calls differ only in a parameter that takes a list"))
     if any(_alike(tool, calls, conv) for tool, calls in several):
-        out.append(Verdict(outcome="fail", code="calls_alike", reason="two calls carry the same values", score=0.0))
+        out.append(
+            Verdict(
+                validator=_NAME, outcome="fail", code="calls_alike", reason="two calls carry the same values", score=0.0
+            )
+        )
     return out
 
 
