@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
-    from cascade_agent.records import StepTrace
+    from cascade_agent.records import StepTrace, Verdict
     from cascade_agent.tiers import Tier
 
 app = typer.Typer(
@@ -228,11 +228,15 @@ def _trees(steps: Iterable[StepTrace]) -> Iterator[Tree]:
                     leaf.add(escape(attempt.error))
                 for verdict in attempt.verdicts:
                     if verdict.outcome != "pass" or verdict.score is not None:
-                        score = "" if verdict.score is None else f" {verdict.score:.2f}"
-                        where = f" at {verdict.path}" if verdict.path else ""
-                        text = f"{verdict.validator} {verdict.outcome}{score} {verdict.code}{where}: {verdict.reason}"
-                        leaf.add(escape(text))
+                        leaf.add(escape(_finding(verdict)))
         yield tree
+
+
+def _finding(verdict: Verdict) -> str:
+    score = "" if verdict.score is None else f" {verdict.score:.2f}"
+    where = f" at {verdict.path}" if verdict.path else ""
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    return f"{verdict.validator} {verdict.outcome}{score} {verdict.code}{where}{reason}"
 
 
 def _answer(answer: dict[str, Any] | None) -> str:

@@ -122,7 +122,10 @@ def run_demo(  # noqa: PLR0913 - keyword settings
     tasks = load_tasks() if tasks is None else tasks
     out.mkdir(parents=True, exist_ok=True)
     console.print(STAND_INS if offline else f"Live models: small {small.label}, large {large.label}.", style="bold")
-    console.print(f"{len(tasks)} tasks over a SQLite shop; success is measured from its rows and the answers.\n")
+    console.print(f"{len(tasks)} tasks over a SQLite shop; success is measured from its rows and the answers.")
+    console.print(
+        "Steps: s = the small model's draft was taken; L:why = the large model answered, and why; X = nobody.\n"
+    )
     arms = {name: Arm(name=name) for name in ("small alone", "cascade", "large alone")}
     shown = {task.id for task in choose(tasks, show)}
     started = time.perf_counter()
@@ -253,9 +256,7 @@ def _spans(path: Path) -> Iterator[None]:
 def _print_task(console: Console, task: Task, result: TaskResult, traces: list[StepTrace], *, full: bool) -> None:
     mark = "[green]done  [/green]" if result.success else "[red]missed[/red]"
     if not full:
-        steps = " ".join(
-            "[cyan]s[/cyan]" if not t.escalated else f"[yellow]L[/yellow]:{escape(why(t)[0])}" for t in traces
-        )
+        steps = " ".join(_short(trace) for trace in traces)
         console.print(f"{mark} {escape(task.id)}  {steps}", highlight=False)
         return
     console.print(f"{mark} [bold]{escape(task.id)}[/bold]  ({task.graph}, {task.kind})", highlight=False)
@@ -263,13 +264,22 @@ def _print_task(console: Console, task: Task, result: TaskResult, traces: list[S
         console.print(f"         user: {escape(turn)}", highlight=False)
     for trace in traces:
         code, reason = why(trace)
-        who = "[yellow]large[/yellow]" if trace.final_tier == "large" else "[cyan]small[/cyan]"
+        who = {"small": "[cyan]small[/cyan] ", "large": "[yellow]large[/yellow] "}.get(
+            trace.final_tier or "", "[red]nobody[/red]"
+        )
         because = f"{code}: {reason}" if reason else code
-        console.print(f"         {trace.step:<10} {who}  {escape(_said(trace)):<34} {escape(because)}", highlight=False)
+        console.print(f"         {trace.step:<10} {who} {escape(_said(trace)):<34} {escape(because)}", highlight=False)
     if result.answers:
-        console.print(f"         answer: {escape(result.answers[-1][:300])}", highlight=False)
+        console.print(f"         answer: {escape(' '.join(result.answers[-1].split())[:300])}", highlight=False)
     for missed in result.missed:
         console.print(f"         [red]{escape(missed)}[/red]", highlight=False)
+
+
+def _short(trace: StepTrace) -> str:
+    if trace.final_tier == "small":
+        return "[cyan]s[/cyan]"
+    colour, letter = ("yellow", "L") if trace.final_tier == "large" else ("red", "X")
+    return f"[{colour}]{letter}[/{colour}]:{escape(why(trace)[0])}"
 
 
 def why(trace: StepTrace) -> tuple[str, str]:

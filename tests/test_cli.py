@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from langchain_core.messages import convert_to_messages
 
 from cascade_agent.journal import Journal, read
 from cascade_agent.records import Attempt, StepTrace, Verdict
+from graphs.standins import large_standin, small_standin
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,6 +114,57 @@ def test_bad_input_is_told_in_a_line_with_an_exit_code(tmp_path, args, code, par
     assert part in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == "" or args[-1] == "1"
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint on loopback behind which the stand-ins answer."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        model = small_standin() if body["model"] == "tiny" else large_standin()
+        answer = model.bind(tools=body.get("tools", ())).invoke(convert_to_messages(body["messages"]))
+        broken = [{"id": c["id"], "name": c["name"], "text": c["args"]} for c in answer.invalid_tool_calls]
+        sound = [{"id": c["id"], "name": c["name"], "text": json.dumps(c["args"])} for c in answer.tool_calls]
+        calls = [
+            {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": c["text"]}}
+            for c in sound + broken
+        ]
+        usage = answer.usage_metadata
+        reply = {
+            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": answer.response_metadata["finish_reason"],
+                         "message": {"role": "assistant", "content": answer.text, **({"tool_calls": calls} if calls else {})}}],
+            "usage": {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"],
+                      "total_tokens": usage["total_tokens"]},
+        }  # fmt: skip
+        data = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_the_demo_asks_any_compatible_endpoint(tmp_path):
+    """With --base-url both models are asked over HTTP; it says that they are live and leaves unknown costs unknown."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        out = tmp_path / "live"
+        args = ("--small", "tiny", "--large", "huge", "--base-url", url, "--tasks", 4, "--out", out)
+        result = run("demo", *args, cwd=tmp_path, OPENAI_API_KEY="")
+        server.shutdown()
+    assert result.returncode == 0, result.stderr
+    assert "Live models: small tiny, large huge" in result.stdout
+    assert "stand-in" not in result.stdout
+    summary = json.loads((out / "demo.json").read_text(encoding="utf-8"))
+    assert summary["stand_ins"] is False
+    assert {arm["cost"] for arm in summary["arms"].values()} == {None}
+    assert summary["arms"]["large alone"]["succeeded"] == 4
+    assert summary["arms"]["cascade"]["large_calls"] > 0
 
 
 def test_out_that_is_a_file_is_refused(tmp_path):

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cascade_agent.testing import ScriptedChatModel
-from cascade_agent.validators import PlanConsistency
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from cascade_agent import Policy
 from cascade_agent.journal import read
+from cascade_agent.testing import ScriptedChatModel
+from cascade_agent.validators import PlanConsistency
 from graphs import plan_execute, support
 from graphs.demo import LARGE_PRICE, SMALL_PRICE, choose, standin_tiers
 from graphs.evaluate import run_task
