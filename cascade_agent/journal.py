@@ -49,7 +49,8 @@ _ENV = "CASCADE_JOURNAL"
 _CANCEL = b"\x18\n"
 """Ends a line that a failed or killed write left unfinished; no JSON text holds this character, so readers know it."""
 _MAX_LINE = 64 * 2**20
-_LOCK_TRIES = 50
+_LOCK_TRIES = 1000
+_ROTATE_TRIES = 5
 _LOCK_WAIT = 0.001
 T = TypeVar("T")
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -228,6 +229,8 @@ class Journal:
         for _ in range(_LOCK_TRIES):
             fd = self._open() if self._fd is None else self._fd
             if self.max_bytes is not None and not _lock(fd, exclusive=False):
+                if self._warned:  # after a loss nobody waits again
+                    break
                 time.sleep(_LOCK_WAIT)
                 continue
             state = self._state()
@@ -271,9 +274,14 @@ class Journal:
 
     def _rotate(self, fd: int) -> bool:
         """Put the full file away. False: not now (others are writing, the directory is read-only), write on."""
-        if not _lock(fd, exclusive=True):
-            return False
-        if self._state() is not None:
+        for attempt in range(_ROTATE_TRIES):
+            if _lock(fd, exclusive=True):
+                break
+            if attempt == _ROTATE_TRIES - 1:
+                return False
+            time.sleep(_LOCK_WAIT)
+        mine = self._state() is not None  # or somebody else has put it away
+        if mine:
             try:
                 self.path.rename(self._rotated_name())
             except OSError as error:
@@ -282,8 +290,9 @@ class Journal:
                 self._stuck = True
                 return False
             self._stuck = False
-            self._sweep()
         self._close_fd()  # gives the lock back
+        if mine:
+            self._sweep()
         return True
 
     def _rotated_name(self) -> Path:

@@ -347,7 +347,7 @@ def test_four_processes_lose_nothing_and_never_interleave(tmp_path: Path, max_by
     for who in "abcd":
         mine = [int(name.split("-")[1]) for name in ids if name.startswith(who)]
         assert mine == sorted(mine)
-    assert (len(Journal(path).files()) > 4) == bool(max_bytes)
+    assert (len(Journal(path).files()) > 1) == bool(max_bytes)
 
 
 def test_threads_share_one_object(tmp_path: Path) -> None:
@@ -383,18 +383,18 @@ def test_a_fork_writes_on(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_writer_that_holds_the_lock_for_ever_costs_a_bounded_wait(tmp_path: Path) -> None:
-    """A process stopped in the middle of a rotation makes others lose and count, never hang."""
+def test_a_writer_that_holds_the_lock_for_ever_costs_one_bounded_wait(tmp_path: Path) -> None:
+    """A process stopped in the middle of a rotation makes others lose and count, never hang; all ends with the lock."""
     import fcntl
 
-    journal = Journal(tmp_path / "j.jsonl", max_bytes=1000)
+    journal = Journal(tmp_path / "j.jsonl", max_bytes=10_000)
     assert journal.append(a_trace())
     with journal.path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        journal2 = Journal(journal.path, max_bytes=1000)
-        assert not journal2.append(a_trace())
-        assert journal2.lost == 1
-    assert journal2.append(a_trace())
+        assert [journal.append(a_trace()) for _ in range(100)] == [False] * 100
+    assert journal.lost == 100
+    assert journal.append(a_trace())
+    assert len(list(journal)) == 2
 
 
 @linux
@@ -425,6 +425,7 @@ def _settle() -> None:
 def test_rotation_keeps_order_and_size(tmp_path: Path) -> None:
     """A full file is put away under its time; reading gives all records in order; foreign files are left alone."""
     (tmp_path / "j.notes.jsonl").write_text("not ours")
+    (tmp_path / "j.20260101T000000.000000Z.txt").write_text("nor this")
     journal = Journal(tmp_path / "j.jsonl", max_bytes=1500)
     for n in range(20):
         journal.append(a_trace(str(n)))
