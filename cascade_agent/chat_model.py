@@ -356,7 +356,7 @@ class CascadeChatModel(BaseChatModel):
         def ask(role: Role, note: str | None) -> Answer:
             inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
-            return _answer(role, offer, offer.ready[role].runnable.invoke(request, inner, **given))
+            return _answer(role, offer, offer.ready[role].ask(request, inner, **given))
 
         step = self._step(messages, manager, config, offer, ask=ask)
         return settle(step, partial(_rebuilt, offer), durable=self.durable)
@@ -372,7 +372,7 @@ class CascadeChatModel(BaseChatModel):
         async def ask(role: Role, note: str | None) -> Answer:
             inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
-            return _answer(role, offer, await offer.ready[role].runnable.ainvoke(request, inner, **given))
+            return _answer(role, offer, await offer.ready[role].aask(request, inner, **given))
 
         step = self._step(messages, manager, config, offer, aask=ask)
         return await asettle(step, partial(_rebuilt, offer), durable=self.durable)

@@ -20,7 +20,7 @@ from cascade_agent.validators._agreement import agreement
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.records import ToolSpec
 
@@ -67,9 +67,9 @@ class _Asking:
         """Ask, and say what was found and what it cost. The runner turns what the model raises into an abstain."""
         if not self._breaker.allows():
             return self._silent()
-        runnable, messages = self._request(draft, context)
+        ready, messages = self._request(draft, context)
         try:
-            native = runnable.invoke(messages, config)
+            native = ready.ask(messages, config)
         except Exception:
             self._breaker.tell(worked=False)
             raise
@@ -81,9 +81,9 @@ class _Asking:
         """Async twin of `gather`."""
         if not self._breaker.allows():
             return self._silent()
-        runnable, messages = self._request(draft, context)
+        ready, messages = self._request(draft, context)
         try:
-            native = await runnable.ainvoke(messages, config)
+            native = await ready.aask(messages, config)
         except Exception:
             self._breaker.tell(worked=False)
             raise
@@ -102,7 +102,7 @@ class _Asking:
         verdict = Verdict(outcome="abstain", code="evidence_paused", reason=reason, validator=self.name)
         return verdict, Spend(name=self.name, usage=nothing, cost=0.0)
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Runnable[Any, Any], list[BaseMessage]]:
+    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         raise NotImplementedError
 
     def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
@@ -130,7 +130,7 @@ class CrossCheck(_Asking):
         self._similarity = similarity
         self._ready: dict[Any, tuple[Ready, Any]] = {}
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Runnable[Any, Any], list[BaseMessage]]:
+    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         del draft  # the second model must not see the first one's answer
         key = (*map(id, context.tools), id(context.output_schema), context.tool_choice)
         known = self._ready.get(key)
@@ -139,7 +139,7 @@ class CrossCheck(_Asking):
             while len(self._ready) >= _MAX_READY:
                 self._ready.pop(next(iter(self._ready)), None)
             self._ready[key] = known
-        return known[0].runnable, list(context.messages)
+        return known[0], list(context.messages)
 
     def _bound(self, context: StepContext) -> Ready:
         if context.output_schema is not None:
@@ -205,7 +205,7 @@ class Judge(_Asking):
         self.rubric = rubric
         self._ready = self.tier.with_schema(_JUDGMENT)
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Runnable[Any, Any], list[BaseMessage]]:
+    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         from langchain_core.messages import HumanMessage, SystemMessage
 
         mark = secrets.token_hex(8)
@@ -225,7 +225,7 @@ class Judge(_Asking):
             HumanMessage(f"Step:\n<{mark}>\n{_json(asked)}\n</{mark}>"),
             HumanMessage(f"Draft:\n<{mark}>\n{_json(draft.to_json())}\n</{mark}>"),
         ]
-        return self._ready.runnable, messages
+        return self._ready, messages
 
     def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
         del draft, context
