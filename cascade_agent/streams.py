@@ -139,9 +139,13 @@ class Replay:
     def events(self, message: AIMessage) -> Iterator[Any]:
         """The answer as content-block events, for those who listen to these (`stream_events(version="v3")`)."""
         if any(cls.__name__ == _EVENT_HANDLER for handler in self.handlers for cls in type(handler).__mro__):
-            from langchain_core.language_models._compat_bridge import message_to_events
+            from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
 
-            yield from message_to_events(message, message_id=message.id)
+            if isinstance(message.content, str):
+                chunks = (ChatGenerationChunk(message=chunk) for chunk in pieces(message))
+                yield from chunks_to_events(chunks, message_id=message.id)
+            else:
+                yield from message_to_events(message, message_id=message.id)
 
     def whole(self, message: AIMessage) -> None:
         """Tell the answer at once, piece by piece."""

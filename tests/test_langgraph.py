@@ -1,0 +1,655 @@
+"""A cascade inside LangGraph itself: policies of a node, interrupts, savers, branches, subgraphs, streams. No mocks."""
+
+import asyncio
+import warnings
+from contextlib import asynccontextmanager
+from operator import add
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.tools import tool
+from langgraph.cache.memory import InMemoryCache
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.errors import NodeError, NodeTimeoutError
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.types import CachePolicy, Command, RetryPolicy, Send, TimeoutPolicy, interrupt
+from pydantic import BaseModel
+
+from cascade_agent import (
+    CascadeChatModel,
+    CascadeExhausted,
+    CascadeMiddleware,
+    Policy,
+    Price,
+    Tier,
+    Verdict,
+    cascade_node,
+    cascade_step,
+    default_validators,
+)
+from cascade_agent.testing import ScriptedChatModel, TraceCapture
+
+BOTH = pytest.mark.parametrize("how", ["sync", "async"])
+SAVERS = pytest.mark.parametrize("database", ["memory", "sqlite"])
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+HI: Any = {"messages": [HumanMessage("hi")]}
+
+
+def model(*replies, **settings):
+    """A scripted model with usage; it streams where a real one would."""
+    return ScriptedChatModel(list(replies), **{"usage": (10, 2), "streams": True, **settings})
+
+
+def no_draft(draft, context):
+    """Softly refuses what calls itself a draft."""
+    return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
+
+
+def graph_of(node, schema=MessagesState, *, saver=None, cache=None, **settings):
+    """A compiled graph of one node."""
+    builder = StateGraph(schema)
+    builder.add_node("agent", node, **settings)
+    builder.add_edge(START, "agent")
+    return builder.compile(checkpointer=saver, cache=cache)
+
+
+async def run(graph, state, config=None, *, how, **settings):
+    """Run a graph one way or the other."""
+    if how == "sync":
+        return await asyncio.to_thread(graph.invoke, state, config, **settings)
+    return await graph.ainvoke(state, config, **settings)
+
+
+async def streamed(graph, state, config=None, *, how, **settings):
+    """All parts of a stream."""
+    if how == "sync":
+        return list(graph.stream(state, config, **settings))
+    return [part async for part in graph.astream(state, config, **settings)]
+
+
+def record(message):
+    """The record on an answer."""
+    return message.response_metadata["cascade"]
+
+
+@asynccontextmanager
+async def saver_of(database, how, path):
+    """A checkpointer for one way of running."""
+    if database == "memory":
+        yield InMemorySaver()
+    elif how == "async":
+        async with AsyncSqliteSaver.from_conn_string(str(path / "s.db")) as saver:
+            yield saver
+    else:
+        with SqliteSaver.from_conn_string(str(path / "s.db")) as saver:
+            yield saver
+
+
+def door(kind, small, large, **settings):
+    """The same pair behind each door, as a compiled graph (`saver` is its checkpointer)."""
+    saver = settings.pop("saver", None)
+    if kind == "middleware":
+        return create_agent(small, middleware=[CascadeMiddleware(large, **settings)], checkpointer=saver)
+    if kind == "node":
+        return graph_of(cascade_node(small, large, **settings), saver=saver)
+    if kind == "step":
+
+        @cascade_step(small=small, large=large, **settings)
+        def agent(state: MessagesState, *, model: Any) -> dict:
+            return {"messages": [model.invoke(state["messages"])]}
+
+        return graph_of(agent, saver=saver)
+    return create_agent(CascadeChatModel(small=small, large=large, **settings), checkpointer=saver)
+
+
+DOORS = pytest.mark.parametrize("kind", ["model", "node", "step", "middleware"])
+
+
+# ---- what is seen of a step -----------------------------------------------------------------------------------------
+
+
+@BOTH
+@DOORS
+async def test_every_door_shows_the_accepted_answer_once_and_a_rejected_draft_never(kind, how):
+    """In `messages`, `updates`, `values`, `debug` and in the checkpoints, from both kinds of models."""
+    for streams in (True, False):
+        saver = InMemorySaver()
+        small, large = (model(text, loop=True, streams=streams) for text in ("a draft unseen", "the final answer"))
+        graph = door(kind, small, large, validators=[no_draft], saver=saver)
+        parts = await streamed(graph, HI, THREAD, how=how, stream_mode=["messages", "updates", "values", "debug"])
+        tokens = [part[0] for mode, part in parts if mode == "messages"]
+        assert [t.text for t in tokens] == ["the", " final", " answer", ""]
+        assert len({t.id for t in tokens}) == 1
+        assert sum(t.usage_metadata is not None for t in tokens) == 1
+        assert "unseen" not in repr(parts)
+        assert "unseen" not in repr(saver.storage) + repr(saver.writes) + repr(saver.blobs)
+        assert [m.text for m in graph.get_state(THREAD).values["messages"]] == ["hi", "the final answer"]
+
+
+@BOTH
+@DOORS
+async def test_every_door_counts_every_model_call_once(kind, how):
+    """Usage callbacks hear each tier once, streamed or not, and agree with the record."""
+    for mode in ("values", "messages"):
+        usage = UsageMetadataCallbackHandler()
+        journal = TraceCapture()
+        small, large = model("draft", name="small"), model("fine", name="large")
+        graph = door(kind, small, large, validators=[no_draft], journal=journal)
+        await streamed(graph, HI, {"callbacks": [usage]}, how=how, stream_mode=mode)
+        assert {name: u["total_tokens"] for name, u in usage.usage_metadata.items()} == {"small": 12, "large": 12}
+        (trace,) = journal
+        assert (trace.usage.input_tokens, trace.usage.output_tokens, trace.usage.calls) == (20, 4, 2)
+
+
+@pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
+@BOTH
+@DOORS
+async def test_event_streams_show_the_accepted_answer_in_pieces(kind, how):
+    """`stream_events(version="v3")`: one message, its text in pieces, the record on it; the draft is not there."""
+    graph = door(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    if how == "sync":
+        told = [(list(m.text), m.output) for m in graph.stream_events(HI, version="v3").messages]
+    else:
+        events = await graph.astream_events(HI, version="v3")
+        told = [([t async for t in m.text], await m.output) async for m in events.messages]
+    ((pieces, message),) = told
+    assert pieces == ["the", " final", " answer"]
+    assert message.text == "the final answer"
+    assert record(message)["outcome"] == "escalated"
+
+
+@DOORS
+async def test_older_event_streams_show_drafts_only_under_the_hidden_tag(kind):
+    """`astream_events(version="v2")`: a consumer that excludes `nostream` hears the accepted answer alone."""
+    graph = door(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    heard, all_ends = [], 0
+    async for event in graph.astream_events(HI, version="v2"):
+        hidden = "nostream" in event.get("tags", ())
+        if event["event"] == "on_chat_model_stream":
+            assert not hidden
+            heard.append(event["data"]["chunk"].text)
+        all_ends += hidden and event["event"] == "on_chat_model_end"
+    assert "".join(heard) == "the final answer"
+    assert all_ends == 2
+
+
+@BOTH
+async def test_an_answer_that_is_not_returned_as_a_message_streams_too(how):
+    """A body that returns `{"summary": text}` still streams the accepted answer."""
+
+    class Summary(TypedDict):
+        summary: str
+
+    def body(state, model):
+        return {"summary": model.invoke("sum up").text}
+
+    node = cascade_node(model("draft"), model("a summary"), step=body, validators=[no_draft])
+    parts = await streamed(graph_of(node, Summary), {"summary": ""}, how=how, stream_mode=["messages", "values"])
+    assert "".join(part[0].text for mode, part in parts if mode == "messages") == "a summary"
+    assert parts[-1] == ("values", {"summary": "a summary"})
+
+
+@BOTH
+async def test_a_body_that_streams_its_model_streams_the_accepted_answer(how):
+    """`model.stream(...)` in a body gives the accepted answer in pieces, to the body and to the consumer, once."""
+
+    def body(state, model):
+        return {"messages": [AIMessage("|".join(chunk.text for chunk in model.stream("?")))]}
+
+    node = cascade_node(model("draft"), model("one two"), step=body, validators=[no_draft])
+    parts = await streamed(graph_of(node), HI, how=how, stream_mode="messages")
+    assert [m.text for m, _ in parts] == ["one", " two", "", "one| two|"]
+
+
+# ---- policies of a node ---------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_a_retry_policy_runs_an_exhausted_step_again(how):
+    """The node's own retries see `CascadeExhausted` and start a new step."""
+    small = model(OSError("a"), "fine")
+    node = cascade_node(small, model(OSError("b")), validators=[no_draft])
+    policy = RetryPolicy(max_attempts=2, initial_interval=0.01, jitter=False, retry_on=CascadeExhausted)
+    out = await run(graph_of(node, retry_policy=policy), HI, how=how)
+    assert (out["messages"][-1].text, small.asked) == ("fine", 2)
+
+
+@BOTH
+async def test_a_cache_policy_answers_the_same_state_without_a_model(how):
+    """The second run of the same input asks nobody."""
+    small = model("fine")
+    graph = graph_of(cascade_node(small, model("x")), cache=InMemoryCache(), cache_policy=CachePolicy(ttl=60))
+    state = {"messages": [HumanMessage("hi", id="1")]}
+    first, second = await run(graph, state, how=how), await run(graph, state, how=how)
+    assert first["messages"][-1].text == second["messages"][-1].text == "fine"
+    assert small.asked == 1
+
+
+@BOTH
+async def test_an_error_handler_gets_the_exhausted_step(how):
+    """It reads the whole trace from the error and may answer in its place."""
+
+    def handler(state, error: NodeError):
+        trace = error.error.trace
+        return Command(goto=END, update={"messages": [AIMessage(f"{trace.step}: {trace.outcome}")]})
+
+    node = cascade_node(model("draft"), model("draft"), validators=[no_draft], policy=Policy(on_exhausted="raise"))
+    out = await run(graph_of(node, error_handler=handler), HI, how=how)
+    assert out["messages"][-1].text == "agent: exhausted"
+
+
+async def test_a_node_timeout_ends_the_step_and_asks_nobody_after():
+    """The host's own timeout cancels the step; it is on record as cancelled."""
+    journal = TraceCapture()
+    large = model("never")
+    node = cascade_node(model("late", delay=5.0), large, journal=journal)
+    with pytest.raises(NodeTimeoutError):
+        await graph_of(node, timeout=TimeoutPolicy(run_timeout=0.1)).ainvoke(HI)
+    assert large.asked == 0
+    assert [t.outcome for t in journal] == ["cancelled"]
+
+
+async def test_a_cancelled_run_leaves_no_task_and_no_later_call():
+    """`CancelledError` comes out at once; nothing of the step goes on."""
+    large = model("never")
+    graph = graph_of(cascade_node(model("late", delay=5.0), large))
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(graph.ainvoke(HI))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert large.asked == 0
+
+
+# ---- interrupts -----------------------------------------------------------------------------------------------------
+
+
+def ends_at_a_human(journal, **settings):
+    """A pair whose every draft is refused softly, and the settings that ask a human then."""
+    small, large = (model(f"draft {n} 1", f"draft {n} 2", name=n) for n in ("s", "l"))
+    return small, large, {"validators": [no_draft], "policy": Policy(on_exhausted="interrupt"), "journal": journal}
+
+
+@BOTH
+@DOORS
+@SAVERS
+async def test_after_an_interrupt_each_tier_was_paid_once_and_the_approved_draft_is_used(kind, how, database, tmp_path):
+    """R14 behind every door and with both savers: calls, record and answer are those of one step."""
+    journal = TraceCapture()
+    small, large, settings = ends_at_a_human(journal)
+    async with saver_of(database, how, tmp_path) as saver:
+        graph = door(kind, small, large, saver=saver, **settings)
+        out = await run(graph, HI, THREAD, how=how)
+        assert out["__interrupt__"][0].value["draft"]["text"] == "draft l 1"
+        assert len(journal) == 0
+        out = await run(graph, Command(resume="accept"), THREAD, how=how)
+    assert out["messages"][-1].text == "draft l 1"
+    assert (small.asked, large.asked) == (1, 1)
+    (trace,) = journal
+    assert (trace.outcome, trace.final_tier, trace.usage.calls) == ("human_review", "large", 2)
+    assert record(out["messages"][-1])["id"] == trace.id
+
+
+@BOTH
+async def test_a_second_interrupt_of_the_same_node_neither_pays_nor_records_again(how):
+    """A body that asks a person after the reviewed step runs three times; the step stays one."""
+    journal = TraceCapture()
+    small, large, settings = ends_at_a_human(journal)
+
+    def body(state, model):
+        said = model.invoke(state["messages"])
+        return {"messages": [said, AIMessage(f"{said.text}: {interrupt('send it?')}")]}
+
+    graph = graph_of(cascade_node(small, large, step=body, **settings), saver=InMemorySaver())
+    await run(graph, HI, THREAD, how=how)
+    out = await run(graph, Command(resume="mine"), THREAD, how=how)
+    assert out["__interrupt__"][0].value == "send it?"
+    out = await run(graph, Command(resume="yes"), THREAD, how=how)
+    assert out["messages"][-1].text == "mine: yes"
+    assert (small.asked, large.asked, len(journal)) == (1, 1, 1)
+
+
+@BOTH
+async def test_a_durable_answer_survives_an_interrupt_later_in_the_body(how):
+    """`durable=True`: what the person saw is what is used, paid and recorded once; without it the body asks anew."""
+    for durable, asked in ((True, 1), (False, 2)):
+        journal = TraceCapture()
+        small = model("first", "second")
+
+        def body(state, model):
+            said = model.invoke(state["messages"])
+            return {"messages": [AIMessage(f"{said.text}: {interrupt(said.text)}")]}
+
+        node = cascade_node(small, model("x"), step=body, journal=journal, durable=durable)
+        graph = graph_of(node, saver=InMemorySaver())
+        assert (await run(graph, HI, THREAD, how=how))["__interrupt__"][0].value == "first"
+        out = await run(graph, Command(resume="yes"), THREAD, how=how)
+        assert out["messages"][-1].text == ("first: yes" if durable else "second: yes")
+        assert small.asked == len(journal) == asked
+
+
+def test_a_saved_answer_is_not_used_for_another_request():
+    """When the body asks something else after the interrupt, the saved answer is left alone and the model asked."""
+    questions = iter(["one?", "two?"])
+    small = model("first", "second")
+
+    def body(state, model):
+        said = model.invoke(next(questions))
+        return {"messages": [AIMessage(f"{said.text}: {interrupt('?')}")]}
+
+    graph = graph_of(cascade_node(small, model("x"), step=body, durable=True), saver=InMemorySaver())
+    graph.invoke(HI, THREAD)
+    assert graph.invoke(Command(resume="yes"), THREAD)["messages"][-1].text == "second: yes"
+
+
+class Plan(BaseModel):
+    """A plan."""
+
+    goal: str
+    steps: list[str]
+
+
+@BOTH
+async def test_structured_output_survives_an_interrupt_as_the_object_it_was(how):
+    """A durable structured answer is saved as plain JSON and made again as the pydantic object."""
+    small = model('{"goal": "g", "steps": ["a"]}', name="s")
+    calls = model(
+        AIMessage("", tool_calls=[{"name": "Plan", "args": {"goal": "g", "steps": ["a"]}, "id": "1"}]), name="s"
+    )
+    cascade = CascadeChatModel(small=calls, large=small, durable=True, validators=[])
+    structured = cascade.with_structured_output(Plan)
+
+    def body(state):
+        plan = structured.invoke(state["messages"])
+        assert isinstance(plan, Plan)
+        return {"messages": [AIMessage(f"{plan.goal}{plan.steps}: {interrupt('ok?')}")]}
+
+    graph = graph_of(body, saver=InMemorySaver())
+    await run(graph, HI, THREAD, how=how)
+    out = await run(graph, Command(resume="yes"), THREAD, how=how)
+    assert out["messages"][-1].text == "g['a']: yes"
+    assert calls.asked == 1
+
+
+@BOTH
+async def test_without_a_checkpointer_an_exhausted_step_raises(how):
+    """Nothing could be resumed there, so nothing waits for a human; the step is on record as exhausted."""
+    journal = TraceCapture()
+    small, large, settings = ends_at_a_human(journal)
+    with pytest.raises(CascadeExhausted):
+        await run(graph_of(cascade_node(small, large, **settings)), HI, how=how)
+    with pytest.raises(CascadeExhausted):
+        CascadeChatModel(small=model("draft"), large=model("draft"), **settings).invoke("hi")
+    assert [t.outcome for t in journal] == ["exhausted"] * 2
+
+
+@BOTH
+async def test_an_interrupt_of_the_host_inside_a_body_passes_through(how):
+    """`interrupt()` before any model call stops the graph as ever; the models are asked after the resume only."""
+    small = model("fine")
+
+    def body(state, model):
+        name = interrupt("who?")
+        return {"messages": [model.invoke(f"hi {name}")]}
+
+    graph = graph_of(cascade_node(small, model("x"), step=body), saver=InMemorySaver())
+    assert (await run(graph, HI, THREAD, how=how))["__interrupt__"][0].value == "who?"
+    assert small.asked == 0
+    assert (await run(graph, Command(resume="Ada"), THREAD, how=how))["messages"][-1].text == "fine"
+    assert small.calls[0][0].text == "hi Ada"
+
+
+@BOTH
+async def test_static_interrupts_stop_before_and_after_the_node(how):
+    """`interrupt_before` and `interrupt_after` of `compile` work as for any node."""
+    small = model("fine")
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", cascade_node(small, model("x")))
+    builder.add_edge(START, "agent")
+    graph = builder.compile(checkpointer=InMemorySaver(), interrupt_before=["agent"])
+    await run(graph, HI, THREAD, how=how)
+    assert (graph.get_state(THREAD).next, small.asked) == (("agent",), 0)
+    assert (await run(graph, None, THREAD, how=how))["messages"][-1].text == "fine"
+
+
+@BOTH
+async def test_a_thread_continues_and_forks_with_its_records(how):
+    """A second turn sees the first; an older checkpoint can be run again, with a record of its own."""
+    small = model("one", "two", "two again")
+    graph = graph_of(cascade_node(small, model("x")), saver=InMemorySaver())
+    await run(graph, HI, THREAD, how=how)
+    await run(graph, {"messages": [HumanMessage("and?")]}, THREAD, how=how)
+    history = list(graph.get_state_history(THREAD))
+    assert [m.text for m in history[0].values["messages"]] == ["hi", "one", "and?", "two"]
+    before_second = next(s for s in history if s.next == ("agent",) and len(s.values["messages"]) == 3)
+    out = await run(graph, None, before_second.config, how=how)
+    ids = [record(m)["id"] for m in (history[0].values["messages"][-1], out["messages"][-1])]
+    assert out["messages"][-1].text == "two again"
+    assert ids[0] != ids[1]
+    assert record(out["messages"][-1])["thread_id"] == "t"
+
+
+# ---- shapes of graphs -----------------------------------------------------------------------------------------------
+
+
+class Fan(TypedDict):
+    items: list[str]
+    messages: Annotated[list[AnyMessage], add]
+
+
+class Item(TypedDict):
+    item: str
+
+
+@BOTH
+async def test_parallel_branches_and_send_keep_their_answers_and_records_apart(how):
+    """Twelve steps side by side, every second one escalated: each message carries its own record."""
+
+    def echo(messages):
+        return AIMessage(f"{'draft' if int(messages[0].text) % 2 else 'small'} {messages[0].text}")
+
+    def ask(state: Item, model):
+        return {"messages": [model.invoke(state["item"])]}
+
+    journal = TraceCapture()
+    small = model(echo, loop=True)
+    large = model(lambda messages: AIMessage(f"large {messages[0].text}"), loop=True)
+    builder = StateGraph(Fan)
+    builder.add_node(
+        "ask", cascade_node(small, large, step=ask, validators=[no_draft], journal=journal), input_schema=Item
+    )
+    builder.add_conditional_edges(START, lambda state: [Send("ask", {"item": i}) for i in state["items"]], ["ask"])
+    out = await run(builder.compile(), {"items": [str(i) for i in range(12)], "messages": []}, how=how)
+    expected = {f"{'large' if i % 2 else 'small'} {i}" for i in range(12)}
+    assert {m.text for m in out["messages"]} == expected
+    for message in out["messages"]:
+        assert record(message)["final_tier"] == message.text.split()[0]
+    assert len({t.id for t in journal}) == len(journal) == 12
+
+
+@BOTH
+async def test_two_nodes_in_parallel_share_one_cascade(how):
+    """One node object under two names answers in both places; its steps carry the name of the place."""
+    node = cascade_node(model("fine", loop=True), model("x"))
+    builder = StateGraph(MessagesState)
+    builder.add_node("left", node)
+    builder.add_node("right", node)
+    builder.add_edge(START, "left")
+    builder.add_edge(START, "right")
+    out = await run(builder.compile(), HI, how=how)
+    assert sorted(record(m)["step"] for m in out["messages"][1:]) == ["left", "right"]
+
+
+@BOTH
+async def test_a_cascade_in_a_subgraph_streams_and_interrupts_through_its_parent(how):
+    """Tokens come from the subgraph's namespace; an interrupt inside is resumed from outside; nobody is paid twice."""
+    journal = TraceCapture()
+    small, large, settings = ends_at_a_human(journal)
+    inner = graph_of(cascade_node(small, large, **settings))
+    graph = graph_of(inner, saver=InMemorySaver())
+    await run(graph, HI, THREAD, how=how)
+    parts = await streamed(graph, Command(resume="accept"), THREAD, how=how, stream_mode="messages", subgraphs=True)
+    assert "".join(m.text for _, (m, _) in parts) == "draft l 1"
+    assert all(namespace and namespace[0].startswith("agent:") for namespace, _ in parts)
+    assert (small.asked, large.asked, len(journal)) == (1, 1, 1)
+
+
+@tool
+def lookup(order: str) -> str:
+    """Look up an order by its number."""
+    return f"order {order} was shipped"
+
+
+def wrong(name):
+    """A call of a tool that is not there, then an answer."""
+    call = AIMessage("", tool_calls=[{"name": name, "args": {"order": "7"}, "id": "1"}])
+    return [call, AIMessage("Order 7 was shipped.")]
+
+
+@BOTH
+async def test_an_agent_loop_of_ones_own_runs_on_a_cascade_node(how):
+    """`ToolNode` and `tools_condition` around a cascade node: the wrong call never reaches the tools."""
+    small, large = model(*wrong("look_up")), model(*wrong("lookup"))
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", cascade_node(small, large, tools=[lookup]))
+    builder.add_node("tools", ToolNode([lookup]))
+    builder.add_edge(START, "agent")
+    builder.add_conditional_edges("agent", tools_condition)
+    builder.add_edge("tools", "agent")
+    out = await run(builder.compile(), {"messages": "Where is order 7?"}, how=how)
+    assert [m.type for m in out["messages"]] == ["human", "ai", "tool", "ai"]
+    assert out["messages"][2].status == "success"
+    assert [record(m)["final_tier"] for m in out["messages"] if m.type == "ai"] == ["large", "small"]
+
+
+@pytest.mark.parametrize("prebuilt", ["create_react_agent", "create_agent"])
+@BOTH
+async def test_prebuilt_agents_take_a_cascade_as_their_model(prebuilt, how):
+    """`CascadeChatModel` is a chat model to both of them, with tools and with structured output."""
+    report = AIMessage("", tool_calls=[{"name": "Plan", "args": {"goal": "g", "steps": ["a"]}, "id": "9"}])
+    cascade = CascadeChatModel(small=model(*wrong("look_up"), report), large=model(*wrong("lookup")))
+    if prebuilt == "create_agent":
+        agent = create_agent(cascade, [lookup])
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from langgraph.prebuilt import create_react_agent
+
+            agent = create_react_agent(cascade, [lookup], response_format=Plan)
+    out = await run(agent, {"messages": "Where is order 7?"}, how=how)
+    assert [m.type for m in out["messages"]] == ["human", "ai", "tool", "ai"]
+    assert record(out["messages"][1])["reason"] == "schema_invalid"
+    if prebuilt == "create_react_agent":
+        assert out["structured_response"] == Plan(goal="g", steps=["a"])
+
+
+@BOTH
+async def test_a_ladder_of_three_bills_each_call_once(how):
+    """A tier that is itself a cascade: three calls, three bills, one message."""
+    usage = UsageMetadataCallbackHandler()
+    inner = CascadeChatModel(
+        small=Tier(model("draft", name="m"), price=Price(input=2, output=2)),
+        large=Tier(model("fine", name="l"), price=Price(input=3, output=3)),
+        validators=[no_draft],
+        name="inner",
+    )
+    node = cascade_node(Tier(model("draft", name="s"), price=Price(input=1, output=1)), inner, validators=[no_draft])
+    out = await run(graph_of(node), HI, {"callbacks": [usage]}, how=how)
+    assert record(out["messages"][-1])["usage"]["calls"] == 3
+    assert record(out["messages"][-1])["cost"] == pytest.approx(12 * (1 + 2 + 3) / 1e6)
+    assert {k: v["total_tokens"] for k, v in usage.usage_metadata.items()} == {"s": 12, "m": 12, "l": 12}
+
+
+# ---- hostile answers and savers -------------------------------------------------------------------------------------
+
+
+def nested(depth):
+    """A nest of lists."""
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def calling(order, **more):
+    """A call of the look-up tool with one argument."""
+    return AIMessage("", tool_calls=[{"name": "lookup", "args": {"order": order}, "id": "1"}], **more)
+
+
+HOSTILE = {
+    "integer over 64 bits": calling(2**70),
+    "not a number": calling(float("nan")),
+    "infinite": calling(float("inf")),
+    "lone surrogate in an argument": calling("\ud800"),
+    "NUL in an argument": calling("a\0b"),
+    "900 deep": calling(nested(900)),
+    "5 MB in an argument": calling("x" * 5_000_000),
+    "lone surrogate in the text": AIMessage("\udc00 order"),
+    "NUL in the text": AIMessage("a\0b"),
+    "5 MB of text": AIMessage("x " * 2_500_000),
+    "lone surrogate in metadata": AIMessage("", additional_kwargs={"note": "\ud800"}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@BOTH
+@SAVERS
+@pytest.mark.parametrize("kind", ["node", "middleware"])
+async def test_a_hostile_draft_crashes_no_run_with_a_saver(what, database, kind, how, tmp_path):
+    """R19: what a checkpoint cannot hold is refused before it is stored; large answers and the record is stored."""
+    hostile, safe = HOSTILE[what], AIMessage("Order 7 was shipped.")
+    small, large = model(hostile, streams=False), model(safe, streams=False)
+    journal = TraceCapture()
+    async with saver_of(database, how, tmp_path) as saver:
+        if kind == "node":
+            graph = graph_of(cascade_node(small, large, tools=[lookup], journal=journal), saver=saver)
+        else:
+            cascade = CascadeMiddleware(large, journal=journal)
+            graph = create_agent(small, [lookup], middleware=[cascade], checkpointer=saver)
+        out = await run(graph, {"messages": "Where is order 7?"}, THREAD, how=how)
+        assert out["messages"][1].text == "Order 7 was shipped."
+        assert (await graph.aget_state(THREAD) if how == "async" else graph.get_state(THREAD)).values == out
+    assert journal.traces[0].attempts[0].outcome == "rejected"
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@BOTH
+async def test_a_hostile_draft_of_both_tiers_asks_a_human_who_can_answer(what, how, tmp_path):
+    """R19 with an interrupt: question and record are storable although neither draft is."""
+    settings = {"tools": [lookup], "policy": Policy(on_exhausted="interrupt"), "journal": TraceCapture()}
+    node = cascade_node(model(HOSTILE[what], streams=False), model(HOSTILE[what], streams=False), **settings)
+    async with saver_of("sqlite", how, tmp_path) as saver:
+        graph = graph_of(node, saver=saver)
+        out = await run(graph, {"messages": "Where is order 7?"}, THREAD, how=how)
+        assert out["__interrupt__"][0].value["draft"] is None
+        out = await run(graph, Command(resume="mine"), THREAD, how=how)
+        assert out["messages"][-1].text == "mine"
+
+
+def test_the_default_set_is_what_protects_the_savers():
+    """The test above means what it says: without validators the same answer does crash the saver."""
+    saver = InMemorySaver()
+    graph = graph_of(cascade_node(model(calling(2**70)), model("x"), validators=[]), saver=saver)
+    with pytest.raises(TypeError, match="not msgpack serializable"):
+        graph.invoke({"messages": "hi"}, THREAD)
+    assert default_validators()
+
+
+def test_messages_of_a_channel_are_not_changed_by_a_step():
+    """The cascade copies what it marks: the model's own message object has no record on it."""
+    own = AIMessage("fine", id="own")
+    seen = []
+    node = cascade_node(model(lambda messages: seen.append(messages) or own), model("x"))
+    out = graph_of(node, Annotated[list[AnyMessage], add_messages]).invoke([HumanMessage("hi", id="1")])
+    assert record(out[-1])["outcome"] == "accepted"
+    assert "cascade" not in own.response_metadata
