@@ -103,7 +103,8 @@ def demo(  # noqa: PLR0913 - the options of the command
         if out.exists() and not out.is_dir():
             fail(f"--out {out} is a file; give a directory", code=2)
         _find_demo()
-        from graphs.demo import choose, run_demo, standin_tiers
+        from graphs.demo import choose, run_demo
+        from graphs.standins import standin_tiers
         from graphs.tasks import load_tasks
 
         chosen = [task for task in load_tasks() if graph in (None, task.graph)]

@@ -18,10 +18,10 @@ from uuid import uuid4
 from rich.markup import escape
 from rich.table import Table
 
-from cascade_agent import Price, StepTrace, Tier
+from cascade_agent import StepTrace, Tier
 from graphs import plan_execute, support
 from graphs.evaluate import TaskResult, run_task
-from graphs.standins import large_standin, small_standin
+from graphs.standins import LARGE_PRICE, SMALL_PRICE
 from graphs.tasks import Task, load_tasks
 
 if TYPE_CHECKING:
@@ -40,14 +40,6 @@ STAND_INS: Final = (
     "Offline stand-ins: two rule-based programs, not language models. They read and err, their prices are made up,\n"
     "and no figure below says anything about a real model. For live models give --small and --large."
 )
-SMALL_PRICE: Final = Price(0.2, 0.8, source="made up for the offline stand-ins")
-LARGE_PRICE: Final = Price(2.0, 8.0, source="made up for the offline stand-ins")
-"""Made-up list prices of the stand-ins, per million of their tokens, ten to one."""
-
-
-def standin_tiers() -> tuple[Tier, Tier]:
-    """The two offline stand-ins with their made-up prices."""
-    return Tier(small_standin(), price=SMALL_PRICE), Tier(large_standin(), price=LARGE_PRICE)
 
 
 def choose(tasks: Sequence[Task], count: int | None) -> list[Task]:

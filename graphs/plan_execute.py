@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from cascade_agent import CascadeExhausted, Policy, cascade_node, default_validators
 from cascade_agent.validators import PlanConsistency
-from graphs.standins import large_standin, small_standin
+from graphs.standins import standin_tiers
 from graphs.view import PLAN_MARK, PLAN_TOOL
 from tools.database import TODAY, OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
@@ -253,5 +253,5 @@ def _after_replan(state: PlanState) -> str:
     return "executor" if pending and state.get("replans", 0) <= MAX_REPLANS else END
 
 
-graph = build(small_standin(), large_standin())
+graph = build(*standin_tiers())
 """For `langgraph.json`: offline stand-ins over a fresh copy of the shop."""

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage
@@ -24,10 +24,11 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from cascade_agent import Price, Tier
 from graphs import faults
 from graphs.reading import read
 from graphs.solving import Skills, Unknowable, Unread, solve
-from graphs.view import ACTIONS, PLAN_TOOL, Planner, View, chance
+from graphs.view import PLAN_TOOL, Planner, View, chance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
     from graphs.reading import Request
+
+SMALL_PRICE: Final = Price(0.2, 0.8, source="made up for the offline stand-ins")
+LARGE_PRICE: Final = Price(2.0, 8.0, source="made up for the offline stand-ins")
+"""Made-up list prices, per million of the stand-ins' own tokens, ten to one."""
 
 Strength = Literal["small", "large"]
 
@@ -169,6 +174,11 @@ def large_standin() -> StandInModel:
     return StandInModel(strength="large", model_name="standin-large")
 
 
+def standin_tiers() -> tuple[Tier, Tier]:
+    """Both stand-ins, small and large, with their made-up prices."""
+    return Tier(small_standin(), price=SMALL_PRICE), Tier(large_standin(), price=LARGE_PRICE)
+
+
 def tokens(text: str) -> int:
     """Tokens of a text by the stand-ins' own count: characters / 4, rounded up."""
     return -(-len(text) // _CHARACTERS_PER_TOKEN)
@@ -224,6 +234,3 @@ def _filled(value: Any, steps: dict[str, dict[str, Any]]) -> Any:
         else:
             return value
     return float(found) if isinstance(found, str) and re.fullmatch(r"\d+\.\d\d", found) else found
-
-
-__all__ = ["ACTIONS", "StandInModel", "large_standin", "small_standin", "tokens"]

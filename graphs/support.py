@@ -14,7 +14,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from cascade_agent import Policy, cascade_node
-from graphs.standins import large_standin, small_standin
+from graphs.standins import standin_tiers
 from tools.database import TODAY, OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
 
@@ -88,5 +88,5 @@ def _graph(
     return builder.compile(checkpointer=checkpointer)
 
 
-graph = build(small_standin(), large_standin())
+graph = build(*standin_tiers())
 """For `langgraph.json`: offline stand-ins over a fresh copy of the shop."""

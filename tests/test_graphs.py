@@ -16,9 +16,9 @@ from cascade_agent.journal import read
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import PlanConsistency
 from graphs import plan_execute, support
-from graphs.demo import LARGE_PRICE, SMALL_PRICE, choose, standin_tiers
+from graphs.demo import choose
 from graphs.evaluate import run_task
-from graphs.standins import large_standin, small_standin
+from graphs.standins import LARGE_PRICE, SMALL_PRICE, large_standin, small_standin, standin_tiers
 from graphs.tasks import load_tasks
 from tools.database import OrderDatabase
 
