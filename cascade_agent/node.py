@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.messages import BaseMessage, SystemMessage
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
-from langchain_core.runnables.config import run_in_executor
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables.config import ensure_config, run_in_executor, var_child_runnable_config
 
 from cascade_agent.chat_model import CascadeChatModel, state_of_step
 from cascade_agent.errors import ConfigurationError
@@ -31,19 +31,42 @@ _POLICY = Policy()
 _INJECTED = ("config", "runtime", "store", "writer")
 
 
-class CascadeNode(RunnableLambda[Any, Any]):
-    """A node for `StateGraph.add_node`, sync and async. `model` is the cascade that it asks."""
+class CascadeNode(Runnable[Any, Any]):
+    """A node for `StateGraph.add_node`, sync and async. `model` is the cascade that it asks.
+
+    It opens no run of its own: the graph has one for the node, the cascade one for each step.
+    """
 
     def __init__(
         self,
         model: CascadeChatModel,
         call: Callable[[Any, RunnableConfig], Any],
-        acall: Callable[[Any, RunnableConfig], Any],
+        acall: Callable[[Any, RunnableConfig], Awaitable[Any]],
         *,
         name: str,
     ) -> None:
-        super().__init__(call, acall, name=name)
-        self.model = model
+        self.model, self.name = model, name
+        self._call, self._acall = call, acall
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - the host's name
+        """Run the node on a state; gives its update."""
+        del kwargs
+        config = ensure_config(config)
+        token = var_child_runnable_config.set(config)
+        try:
+            return self._call(input, config)
+        finally:
+            var_child_runnable_config.reset(token)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - the host's name
+        """Async twin of `invoke`."""
+        del kwargs
+        config = ensure_config(config)
+        token = var_child_runnable_config.set(config)
+        try:
+            return await self._acall(input, config)
+        finally:
+            var_child_runnable_config.reset(token)
 
 
 def cascade_node(  # noqa: PLR0913 - a door: all but the models has a default
