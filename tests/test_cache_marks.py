@@ -1,0 +1,114 @@
+"""What only one provider understands is taken out for the others, and nothing else is touched."""
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.tools import StructuredTool
+
+from cascade_agent import CascadeChatModel, Verdict, cache_marks
+from cascade_agent.testing import ScriptedChatModel
+
+MARK = {"type": "ephemeral"}
+BLOCK: dict[str, Any] = {"type": "text", "text": "long", "cache_control": MARK}
+
+
+def lookup(order: str) -> str:
+    """Look up an order."""
+    return order
+
+
+def marked_tool() -> StructuredTool:
+    """A tool that a caching middleware has marked."""
+    return StructuredTool.from_function(lookup, extras={"cache_control": MARK, "defer_loading": True})
+
+
+@pytest.mark.parametrize("kind", ["anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", "cascade"])
+def test_anthropic_models_and_nested_cascades_keep_the_marks(kind):
+    """Everything is handed on as the same objects."""
+    messages, tools = [HumanMessage([BLOCK])], [marked_tool(), {"name": "t", "cache_control": MARK}]
+    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, kind), messages, strict=True))
+    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, kind), tools, strict=True))
+    assert cache_marks.for_settings({"cache_control": MARK}, kind) == {"cache_control": MARK}
+
+
+@pytest.mark.parametrize(
+    ("block", "left"),
+    [
+        (BLOCK, {"type": "text", "text": "long"}),
+        ({"type": "image", "extras": {"cache_control": MARK, "x": 1}}, {"type": "image", "extras": {"x": 1}}),
+        ({"type": "file", "metadata": {"cache_control": MARK}}, {"type": "file", "metadata": {}}),
+        ({"type": "text", "text": "plain", "extras": None}, {"type": "text", "text": "plain", "extras": None}),
+        ("a string", "a string"),
+    ],
+)
+def test_marks_of_content_blocks_go(block, left):
+    """On the block, in its extras and in its metadata; the message given stays as it was."""
+    message = SystemMessage([block], id="1", name="n")
+    (out,) = cache_marks.for_messages([message], "openai-chat")
+    assert out.content == [left]
+    assert (out.id, out.name, type(out)) == ("1", "n", SystemMessage)
+    assert message.content == [block]
+    assert (out is message) is (left == block)
+
+
+def test_unmarked_messages_and_tools_are_the_same_objects():
+    """Nothing is copied without need."""
+    messages = [HumanMessage("text"), AIMessage([{"type": "text", "text": "x"}])]
+    tools = [StructuredTool.from_function(lookup), {"name": "t"}, lookup]
+    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, "x"), messages, strict=True))
+    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, "x"), tools, strict=True))
+
+
+def test_marks_of_tools_go():
+    """From a tool's extras and from a dict; other extras stay."""
+    tool = marked_tool()
+    out, raw = cache_marks.for_tools([tool, {"name": "t", "cache_control": MARK}], "openai-chat")
+    assert out.extras == {"defer_loading": True}
+    assert tool.extras == {"cache_control": MARK, "defer_loading": True}
+    assert raw == {"name": "t"}
+    (bare,) = cache_marks.for_tools([StructuredTool.from_function(lookup, extras={"cache_control": MARK})], "x")
+    assert bare.extras is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("openai-chat", {"prompt_cache_key": "k", "top_p": 1}),
+        ("azure-openai-chat", {"prompt_cache_key": "k", "top_p": 1}),
+        ("fireworks-chat", {"prompt_cache_key": "k", "top_p": 1, "extra_headers": {"X-Session-Affinity": "s"}}),
+        ("anthropic-chat", {"cache_control": MARK, "top_p": 1}),
+        ("other", {"top_p": 1}),
+    ],
+)
+def test_settings_keep_what_the_provider_takes(kind, left):
+    """`cache_control`, `prompt_cache_key` and the affinity header reach only who knows them."""
+    headers = {"X-Session-Affinity": "s"}
+    given = {"cache_control": MARK, "prompt_cache_key": "k", "top_p": 1, "extra_headers": headers}
+    assert cache_marks.for_settings(given, kind) == left
+    assert cache_marks.for_settings({"extra_headers": {**headers, "A": "b"}}, "openai-chat") == {
+        "extra_headers": {"A": "b"}
+    }
+
+
+class Anthropic(ScriptedChatModel):
+    """A model that says it is Anthropic's."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "anthropic-chat"
+
+
+@pytest.mark.parametrize("large_kind", [ScriptedChatModel, Anthropic])
+def test_a_chat_model_of_two_providers_sends_each_its_own(large_kind):
+    """Messages, tools and call arguments of an Anthropic small tier reach another provider's large tier unmarked."""
+    small, large = Anthropic(["draft"]), large_kind(["fine"])
+    cascade = CascadeChatModel(
+        small=small, large=large, validators=[lambda d, c: Verdict(outcome="fail") if d.text == "draft" else None]
+    )
+    cascade.bind_tools([marked_tool()], cache_control=MARK).invoke([HumanMessage([BLOCK])])
+    assert small.calls[0][0].content == [BLOCK]
+    assert small.options[0]["cache_control"] == MARK
+    same = large_kind is Anthropic
+    assert (large.calls[0][0].content == [BLOCK]) is same
+    assert ("cache_control" in large.options[0]) is same
