@@ -367,9 +367,7 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
     """Ask one piece of evidence about the draft and judge anew. A piece that breaks is an abstain (R10)."""
     step, attempt, answer = course.step, course.attempt, cast("Answer", course.answer)
     draft, context = answer.draft, answer.context or course.step.contexts["small"]
-    reply = yield Gather(
-        evidence, draft, context, course.seconds("small"), course.attempt_span or course.span
-    )
+    reply = yield Gather(evidence, draft, context, course.seconds("small"), course.attempt_span or course.span)
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
         verdict = Verdict(outcome="abstain", code=code, reason=type(reply.error).__name__, validator=evidence.name)
