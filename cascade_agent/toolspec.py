@@ -41,8 +41,8 @@ def tool_specs(tools: Sequence[ToolLike]) -> tuple[ToolSpec, ...]:
     Accepts LangChain tools, plain functions, pydantic and TypedDict classes, and dicts in the forms of OpenAI (nested
     and flat), Anthropic, Bedrock Converse, Gemini (`function_declarations` gives several), MCP (`inputSchema`) and
     plain JSON Schema with a `title`. The schema of a LangChain tool is its `tool_call_schema`: injected arguments
-    (state, runtime, call id) are not part of it. A tool that the provider runs itself (`{"type": "web_search_20250305"}`)
-    becomes a spec whose arguments are unchecked.
+    (state, runtime, call id) are not part of it. A tool that the provider runs itself (such as
+    `{"type": "web_search_20250305"}`) becomes a spec whose arguments are unchecked.
 
     The same tool object gives the same `ToolSpec` again (the last 256 are remembered), so what is compiled per spec is
     compiled once. A dict is read anew each time, but its schema is passed on as the same object.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from types import NoneType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from cascade_agent.validators._pattern import Budget, BudgetSpent, Pattern, PatternError, compile_pattern
 
@@ -23,8 +23,6 @@ _MAX_BITS = 4_096
 
 Path = tuple[Any, ...]
 """Where a value stands: `()` for the root, else `(path of the parent, key or index)`."""
-
-T = TypeVar("T")
 
 
 class Fault(NamedTuple):
@@ -134,10 +132,7 @@ def run(node: Node, value: Any, path: Path, st: Run) -> bool:
 
 
 def _base_type(value: object) -> type:
-    for kind in _TYPES[1:]:  # bool before int; object matches everything
-        if isinstance(value, kind):
-            return kind
-    return object
+    return next(kind for kind in _TYPES if isinstance(value, kind))  # bool before int; object matches everything
 
 
 def _trial(node: Node, value: Any, path: Path, st: Run) -> tuple[bool, list[tuple[Path, str, str]]]:
@@ -850,7 +845,7 @@ def _seen_names(node: Node, value: dict[str, Any], path: Path, st: Run) -> set[s
     st.spend(1 + len(value))
     names = {k for k in value if k in note.names or any(p.search(str(k), st) is not False for p in note.patterns)}
     for kid in _applied(node, value, path, st):
-        more = None if kid.annotations.leftover_properties else _nested(kid, value, path, st, _seen_names)
+        more = None if kid.annotations.leftover_properties else _seen_names(kid, value, path, st)
         if more is None:
             return None
         names |= more
@@ -867,20 +862,11 @@ def _seen_items(node: Node, value: list[Any], path: Path, st: Run) -> set[int] |
     for kid in note.contains:
         seen |= {i for i, item in enumerate(value) if _trial(kid, item, (path, i), st)[0]}
     for kid in _applied(node, value, path, st):
-        more = None if kid.annotations.leftover_items else _nested(kid, value, path, st, _seen_items)
+        more = None if kid.annotations.leftover_items else _seen_items(kid, value, path, st)
         if more is None:
             return None
         seen |= more
     return seen
-
-
-def _nested(node: Node, value: Any, path: Path, st: Run, collect: Callable[[Node, Any, Path, Run], T]) -> T:
-    st.depth += 1
-    if st.depth > _MAX_FRAMES:
-        raise BudgetSpent
-    found = collect(node, value, path, st)
-    st.depth -= 1
-    return found
 
 
 def unevaluated(c: Compiler, node: Node, schema: dict[str, Any]) -> None:

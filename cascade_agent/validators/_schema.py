@@ -123,25 +123,31 @@ class _Unusable(Exception):  # noqa: N818 - a signal
     """Why a schema as a whole cannot be used."""
 
 
-def _copy(schema: object, report: list[Fault]) -> object:
-    """A private copy made of plain dicts and lists, built without recursion, so that depth and cycles cannot hurt.
+_IDENTIFIERS = frozenset(("$anchor", "$dynamicAnchor", "$id"))
+
+
+def _copy(schema: object, report: list[Fault]) -> tuple[object, bool]:
+    """A private copy made of plain dicts and lists, and whether anything in it may be an identifier.
+
+    Built without recursion, so that depth and cycles cannot hurt.
 
     Raises:
         _Unusable: too large or nested too deep (a cyclic value is both).
     """
     out: list[object] = [None]
     stack: list[tuple[object, Any, Any, int]] = [(schema, out, 0, 0)]
-    size = 0
+    size, named = 0, False
     while stack:
         value, into, key, depth = stack.pop()
         if depth > MAX_DEPTH:
-            msg = f"nested more than {MAX_DEPTH} deep"
+            msg = f"is nested more than {MAX_DEPTH} deep"
             raise _Unusable(msg)
         copied: object
         if isinstance(value, Mapping):
             names = [k for k in value if isinstance(k, str)]
             if len(names) < len(value):
                 report.append(Fault("", "", "a name that is not a string"))
+            named = named or not _IDENTIFIERS.isdisjoint(names)
             copied = dict.fromkeys(names)  # keeps the order while the stack fills in backwards
             stack.extend((value[k], copied, k, depth + 1) for k in names)
             size += 2 + sum(map(len, names)) + 4 * len(names)
@@ -154,9 +160,9 @@ def _copy(schema: object, report: list[Fault]) -> object:
             size += length
         into[key] = copied
         if size > MAX_BYTES:
-            msg = f"larger than {MAX_BYTES:,} bytes"
+            msg = f"is larger than {MAX_BYTES:,} bytes"
             raise _Unusable(msg)
-    return out[0]
+    return out[0], named
 
 
 def _scalar(value: object) -> tuple[object, int]:
@@ -214,15 +220,17 @@ class _Compiler:
 
     def compile(self, schema: object) -> Node:
         try:
-            copied = _copy(schema, self.reports)
+            copied, named = _copy(schema, self.reports)
         except _Unusable as error:
             return self.give_up(str(error))
         except Exception as error:  # noqa: BLE001 - a Mapping of a stranger may raise anything
             return self.give_up(f"cannot be read ({type(error).__name__})")
         if not isinstance(copied, dict | bool):
-            return self.give_up("not an object")
+            return self.give_up("is not an object")
         if isinstance(copied, dict):
-            self.index(copied)
+            self.resources[""] = copied
+            if named:
+                self.index(copied)
         root = self.node(copied, "")
         while self.queue:
             node, item = self.queue.popleft()
@@ -232,12 +240,11 @@ class _Compiler:
         return root
 
     def give_up(self, reason: str) -> Node:
-        self.reports.append(Fault("", "", f"the schema is {reason}"))
+        self.reports.append(Fault("", "", f"the schema {reason}"))
         return self.unknown
 
     def index(self, root: dict[str, Any]) -> None:
         """Find base URIs and anchors, by position."""
-        self.resources[""] = root
         stack: list[tuple[dict[str, Any], str]] = [(root, "")]
         while stack:
             schema, base = stack.pop()

@@ -64,6 +64,8 @@ add(
     unchecked=True,
 )
 add("ref", "$id is broken", {"$id": "http://[", **beside({})}, OK, BAD)
+add("ref", "$id is broken below", {"$id": "http://e.com/a", **beside({"$id": "http://["})}, OK, BAD)
+add("ref", "a broken reference", {"$id": "http://e.com/a", **beside({"$ref": "http://["})}, OK, BAD, unchecked=True)
 add("ref", "$id is a number", {"$id": 7, **beside({})}, OK, BAD)
 add(
     "ref", "$id moves the base",
@@ -183,6 +185,19 @@ add(
     unchecked=True,
 )
 add("growth", "unevaluatedProperties through recursion", {"allOf": [{"$ref": "#/$defs/a"}], "unevaluatedProperties": False, "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"properties": {"n": {}}}]}}}, {"n": 1}, unchecked=True)  # fmt: skip
+add(
+    "growth",
+    "unevaluated beside an unknown condition",
+    {
+        "if": {"required": ["n"], "patternProperties": {r"(a)\1": {}}},
+        "then": {"properties": {"n": {}}},
+        "else": {"properties": {"x": {}}},
+        "unevaluatedProperties": False,
+    },
+    OK,
+    {"n": 1, "z": 2},
+    unchecked=True,
+)
 add("growth", "contains in contains", lambda: wrap("contains", 40, {"type": "string"}), {})
 
 
@@ -237,12 +252,24 @@ for pattern, good, bad in (
     (r"\bcat\b", "a cat", "concat"),
     (r"^.{1,5000}$", "abc", ""),
     (r"^[]$", NONE, "a"),
+    (r"^(?!x)[^]$", "\n", "x"),
+    (r"^(?!x)(?:[]|b)$", "b", "x"),
+    (r"^[\W]$", "-", "a"),
+    (r"^[a-\d]$", "-", "b"),
+    (r"^[\-\b]$", "\b", "b"),
+    (r"^\t\v$", "\t\v", "tv"),
+    (r"^\p{Any}\P{ASCII}$", "aé", "aa"),
+    (r"^[\P{L}]$", "1", "a"),
+    (r"^[\P{Any}1]$", "1", "a"),
+    (r"^(?:){5}a(?:^b)*$", "a", "ab"),
+    (r"^(?!(?:a|b){2,}c).*$", "ac", "abc"),
+    (r"^(?!(?:a|b)*c)[^c]*$", "ab", "abc"),
     (r"^[^]$", "\n", "ab"),
     (r"^\cA\x41\0$", "\x01A\0", "A"),
 ):  # fmt: skip
     add("pattern", pattern, {"type": "string", "pattern": pattern}, good, bad)
 for pattern in (
-    r"(a)\1", r"(?<n>a)\k<n>", r"(?i)abc", r"(?P=x)", r"a++", r"(?>a)", r"(", r")", r"[", r"[z-a]", r"a{3,1}", r"*a", r"\Aa\Z",
+    r"^*", r"(?=a)+", r"(?!x)\p{L}", r"(a)\1", r"(?<n>a)\k<n>", r"(?i)abc", r"(?P=x)", r"a++", r"(?>a)", r"(", r")", r"[", r"[z-a]", r"a{3,1}", r"*a", r"\Aa\Z",
     r"a{1,999999999}", r"((((a{1,90}){1,90}){1,90}){1,90})\b", r"(?<=a+)b", r"\p{Script=Greek}", r"\p{Nope}", "(" * 500 + ")" * 500,
     r"\u{110000}", "a" * 20_000, r"(?=(a+)+$)", r"\x", "(?#c)", r"(?(1)a|b)", "\\", r"[[:alpha:]]{2}{3}",
 ):  # fmt: skip
@@ -332,6 +359,8 @@ for name, sub, good, bad in (
     ("uniqueItems of 20,000", {"uniqueItems": True}, lambda: list(range(20_000)), lambda: [*range(20_000), 3]),
     ("uniqueItems of 4,000 lists", {"uniqueItems": True}, lambda: [[i] for i in range(4_000)], lambda: [[i % 3_999] for i in range(4_000)]),
     ("enum of 10,000", lambda: {"enum": [f"e{i}" for i in range(10_000)]}, "e9999", "f"),
+    ("enum of a value nested 100 deep", lambda: {"enum": [deep_list(100)]}, "v", NONE),
+    ("const of 10,000 digits", lambda: {"const": [10**9_999]}, "v", NONE),
     ("enum of lists", lambda: {"enum": [[i] for i in range(5_000)]}, [4_999.0], [-1]),
 ):  # fmt: skip
     add("size", name, sub, good, bad)

@@ -7,6 +7,7 @@ import random
 import re
 import sys
 import threading
+from collections import UserDict
 from typing import Any
 
 import jsonschema
@@ -374,6 +375,23 @@ def test_a_schema_above_the_byte_limit_is_refused_as_a_whole():
     assert [f.message for f in Schema({"type": "string", "description": "d" * MAX_BYTES}).unchecked] == [
         "the schema is larger than 256,000 bytes"
     ]
+
+
+def test_reports_are_bounded_and_a_mapping_that_raises_is_no_schema():
+    """A hundred malformed keywords give 20 reports; a mapping whose reading fails is reported as such."""
+
+    class Broken(UserDict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            raise RuntimeError(key)
+
+    assert len(Schema({"properties": {f"p{i}": {"type": 5} for i in range(100)}}).unchecked) == 20
+    assert [f.message for f in Schema(Broken(a=1)).unchecked] == ["the schema cannot be read (RuntimeError)"]
+
+
+def test_many_leftovers_are_counted_to_the_bound():
+    """Of a thousand names that nothing evaluated, ten are reported."""
+    report = Schema({"unevaluatedProperties": False}).check({f"k{i}": 1 for i in range(1_000)})
+    assert len(report.faults) == MAX_FAULTS
 
 
 def test_a_later_change_of_the_schema_changes_nothing():

@@ -1,0 +1,444 @@
+"""Whether every call of a draft is one that its tool accepts and a checkpoint can hold.
+
+Law: valid means what the tool itself accepts. A Python tool is asked through its own pydantic model (`"2"` for an
+integer is fine there); where only a JSON Schema stands, that schema decides, because nothing after it will. Arguments
+that a checkpoint cannot hold are refused before anything else looks at them.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.validators._schema import Schema, pointer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import ToolCall
+
+_logger = logging.getLogger("cascade_agent")
+
+MAX_ARGUMENT_BYTES = 1_000_000
+"""Size of one call's arguments, about as JSON."""
+MAX_ARGUMENT_DEPTH = 64
+_INT_MIN, _INT_END = -(2**63), 2**64
+"""What msgpack, in which LangGraph stores a checkpoint, can hold."""
+_MAX_VERDICTS = 10
+_MAX_ERRORS = 200
+_MAX_REMEMBERED = 512
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a call: pointer below the arguments, code, reason without values."""
+
+    path: str
+    code: str
+    reason: str
+
+
+class ToolCallSchema:
+    """Refuse calls that cannot be executed or stored. Every finding is a hard fail.
+
+    Codes: `unknown_tool`, `malformed_arguments`, `missing_argument`, `wrong_type`, `not_in_enum`, `out_of_range`,
+    `pattern_mismatch`, `extra_argument` (an argument that the tool does not declare), `schema_violation` for any other
+    rule, `duplicate_id`, `unstorable_argument`. `unchecked` is an abstain: the schema is too costly to
+    follow to its end.
+
+    A tool with a pydantic model is asked through that model. Any other tool is held to its JSON Schema, compiled once.
+    What a schema demands but cannot be enforced (a remote reference, a pattern that could hang) is logged once, as a
+    warning, and then not held against any call.
+
+    Where structured output was asked for, only storability is looked at: its shape is another validator's business.
+
+    Args:
+        strict: Hold Python tools to their JSON Schema too, so that `"2"` is no integer.
+    """
+
+    name: str = "ToolCallSchema"
+    stage: ClassVar[Literal["draft"]] = "draft"
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+
+    def __repr__(self) -> str:
+        """The constructor call."""
+        return f"ToolCallSchema(strict={self.strict})"
+
+    def __call__(self, draft: Draft, context: StepContext) -> list[Verdict] | None:
+        """Judge the calls of a draft; None when there is nothing to object."""
+        found: list[Verdict] = []
+        for verdict in self._judge(draft, context):
+            found.append(verdict)
+            if len(found) >= _MAX_VERDICTS:
+                break
+        return found or None
+
+    def prepare(self, tools: Sequence[ToolSpec]) -> None:
+        """Compile the tools now and log what cannot be enforced, so that the first step does not have to."""
+        for spec in tools:
+            _checker(spec, strict=self.strict)
+
+    def _judge(self, draft: Draft, context: StepContext) -> Iterator[Verdict]:
+        structured = context.output_schema is not None
+        if not structured:
+            for index in range(len(draft.invalid_tool_calls)):
+                path = f"/invalid_tool_calls/{index}/args"
+                yield self._fail(path, "malformed_arguments", "the arguments are not a JSON object")
+        seen: set[object] = set()
+        for index, call in enumerate(draft.tool_calls):
+            base = f"/tool_calls/{index}"
+            if not structured:
+                call_id = call.get("id")
+                if isinstance(call_id, str) and call_id:
+                    if call_id in seen:
+                        yield self._fail(f"{base}/id", "duplicate_id", "another call of this answer has the same id")
+                    seen.add(call_id)
+            for problem in self._problems(call, context, structured=structured):
+                if problem.code == "unchecked":
+                    yield Verdict(
+                        outcome="abstain", code=problem.code, reason=problem.reason, path=base, validator=self.name
+                    )
+                else:
+                    yield self._fail(base + problem.path, problem.code, problem.reason)
+
+    def _fail(self, path: str, code: str, reason: str) -> Verdict:
+        return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=self.name)
+
+    def _problems(self, call: ToolCall, context: StepContext, *, structured: bool) -> Iterator[Problem]:
+        name: object = call.get("name")
+        arguments: object = call.get("args")
+        if not isinstance(arguments, dict):
+            yield Problem("/args", "malformed_arguments", "the arguments are not a JSON object")
+            return
+        unstorable = _unstorable(arguments)
+        if unstorable is not None:
+            yield unstorable
+        if structured:
+            return
+        if not isinstance(name, str) or not name:
+            yield Problem("/name", "unknown_tool", "the call names no tool")
+            return
+        spec = context.tools_by_name.get(name)
+        if spec is None:
+            if context.tools:
+                yield Problem("/name", "unknown_tool", "no tool of this name was offered")
+            elif context.tool_choice != "none":
+                yield Problem("/name", "unknown_tool", "a call although no tool was offered")
+        elif unstorable is None:
+            yield from _checker(spec, strict=self.strict)(arguments)
+
+
+# ---- storability ----------------------------------------------------------------------------------------------------
+
+
+def _unstorable(arguments: dict[str, Any]) -> Problem | None:
+    """The first thing in the arguments that a checkpoint cannot hold; without recursion, in linear time."""
+    stack: list[tuple[Any, tuple[Any, ...], int]] = [(arguments, (), 1)]
+    size = 0
+    while stack:
+        value, path, depth = stack.pop()
+        size += 2 * len(value)
+        if depth > MAX_ARGUMENT_DEPTH:
+            return _cannot(path, f"nested more than {MAX_ARGUMENT_DEPTH} deep")
+        is_object = isinstance(value, dict)
+        for key, item in value.items() if is_object else enumerate(value):
+            if is_object:
+                if wrong := _bad_name(key):
+                    return _cannot((path, key), wrong)
+                size += len(key)
+            if isinstance(item, dict | list):
+                stack.append((item, (path, key), depth + 1))
+            elif wrong := _bad_scalar(item):
+                return _cannot((path, key), wrong)
+            elif isinstance(item, str):
+                size += len(item)
+        if size > MAX_ARGUMENT_BYTES:
+            return _cannot((), f"larger than {MAX_ARGUMENT_BYTES:,} bytes")
+    return None
+
+
+def _cannot(path: tuple[Any, ...], reason: str) -> Problem:
+    return Problem("/args" + pointer_of(path), "unstorable_argument", f"a checkpoint cannot hold it: {reason}")
+
+
+def _bad_name(key: object) -> str:
+    return _bad_text(key) if isinstance(key, str) else "a name that is not a string"
+
+
+def _bad_text(text: str) -> str:
+    if "\0" in text:
+        return "a NUL character"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "a lone surrogate"
+    return ""
+
+
+def _bad_scalar(value: object) -> str:
+    if isinstance(value, str):
+        return _bad_text(value)
+    if value is None or isinstance(value, bool):
+        return ""
+    if isinstance(value, int):
+        return "" if _INT_MIN <= value < _INT_END else "an integer over 64 bits"
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else "a number that is not finite"
+    return "no JSON value"
+
+
+# ---- one checker per tool -------------------------------------------------------------------------------------------
+
+Checker = Callable[[dict[str, Any]], Iterator[Problem]]
+
+_checkers: weakref.WeakKeyDictionary[ToolSpec, dict[bool, Checker]] = weakref.WeakKeyDictionary()
+_schemas: OrderedDict[int, tuple[Mapping[str, Any], Schema]] = OrderedDict()
+_warned: set[tuple[str, object]] = set()
+_lock = threading.RLock()
+
+
+def _checker(spec: ToolSpec, *, strict: bool) -> Checker:
+    held = _checkers.get(spec)
+    found = held.get(strict) if held is not None else None
+    if found is None:
+        with _lock:
+            native = None if strict or spec.strict else _native_checker(spec)
+            found = native or _SchemaChecker(_schema(spec))
+            _checkers.setdefault(spec, {})[strict] = found
+    return found
+
+
+def _schema(spec: ToolSpec) -> Schema:
+    """Compile a tool's schema, or find it again by its object: hosts describe the same tool anew for each step."""
+    source = spec.parameters
+    known = _schemas.get(id(source))
+    if known is not None and known[0] is source:
+        _schemas.move_to_end(id(source))
+        return known[1]
+    made = Schema(source)
+    _schemas[id(source)] = (source, made)
+    while len(_schemas) > _MAX_REMEMBERED:
+        _schemas.popitem(last=False)
+    _warn(spec.name, made)
+    return made
+
+
+def _warn(name: str, schema: Schema) -> None:
+    key = (name, schema.unchecked)
+    if not schema.unchecked or key in _warned or len(_warned) >= _MAX_REMEMBERED:
+        return
+    _warned.add(key)
+    parts = [f"{f.path or '/'} {f.keyword}: {f.message}".replace(" :", ":") for f in schema.unchecked[:5]]
+    more = len(schema.unchecked) - len(parts)
+    _logger.warning(
+        "tool %r: parts of its schema cannot be enforced and are not held against a call: %s%s",
+        name[:80],
+        "; ".join(parts),
+        f"; and {more} more" if more else "",
+    )
+
+
+_CODES = {
+    "required": "missing_argument",
+    "dependentRequired": "missing_argument",
+    "type": "wrong_type",
+    "enum": "not_in_enum",
+    "const": "not_in_enum",
+    "pattern": "pattern_mismatch",
+    "additionalProperties": "extra_argument",
+    "unevaluatedProperties": "extra_argument",
+    **dict.fromkeys(
+        ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"),
+        "out_of_range",
+    ),
+    **dict.fromkeys(("minItems", "maxItems", "minProperties", "maxProperties"), "out_of_range"),
+}
+
+
+class _SchemaChecker:
+    """Holds a call to a JSON Schema, and to the arguments that it lists."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+
+    def __call__(self, arguments: dict[str, Any]) -> Iterator[Problem]:
+        report = self.schema.check(arguments)
+        reported = set()
+        for fault in report.faults:
+            reported.add(fault.path)
+            yield Problem("/args" + fault.path, _CODES.get(fault.keyword, "schema_violation"), fault.message)
+        for key in self.schema.undeclared(arguments):
+            path = pointer_of(((), key))
+            if path not in reported:
+                yield Problem("/args" + path, "extra_argument", "the tool declares no such argument")
+        if not report.complete:
+            yield Problem("", "unchecked", "the schema takes too many steps to follow to its end")
+
+
+# ---- Python tools ---------------------------------------------------------------------------------------------------
+
+
+def _native_checker(spec: ToolSpec) -> Checker | None:
+    """The checker that asks a Python tool's own model; None when the tool has none that validates."""
+    tool = spec.native
+    if tool is None:
+        return None
+    model: Any = tool.args_schema
+    if model is None and spec.parameters.get("properties", {}).keys() == {"__arg1"}:
+        return _one_argument
+    if model is None:
+        model = tool.tool_call_schema
+    if not isinstance(model, type):
+        return None
+    offered: Any = tool.tool_call_schema
+    return _ModelChecker(model, injected=_fields(model).keys() - _fields(offered).keys())
+
+
+def _one_argument(arguments: dict[str, Any]) -> Iterator[Problem]:
+    """A LangChain `Tool` takes exactly one argument, whatever the model calls it."""
+    if len(arguments) != 1:
+        code = "missing_argument" if not arguments else "extra_argument"
+        yield Problem("/args", code, "the tool takes exactly one argument")
+
+
+def _fields(model: Any) -> Mapping[str, Any]:
+    fields = getattr(model, "model_fields", None)
+    if fields is None:
+        fields = getattr(model, "__fields__", None)  # pydantic's v1 classes
+    return fields if isinstance(fields, Mapping) else {}
+
+
+class _ModelChecker:
+    """Asks a pydantic model, without what the host injects, and looks for arguments that the model would drop."""
+
+    def __init__(self, model: Any, *, injected: Any) -> None:
+        self.injected: frozenset[str] = frozenset(injected)
+        self.validate = getattr(model, "model_validate", None) or model.parse_obj
+        self.known = _accepted_names(model) - self.injected
+        self.open = _is_open(model)
+        decorators = getattr(model, "__pydantic_decorators__", None)
+        # A validator of the tool's author may change what it is given; a draft must stay as it is.
+        self.copy: Callable[[dict[str, Any]], dict[str, Any]] = (
+            copy.deepcopy
+            if decorators is None or decorators.model_validators or decorators.field_validators
+            else dict[str, Any]
+        )
+
+    def __call__(self, arguments: dict[str, Any]) -> Iterator[Problem]:
+        try:
+            self.validate(self.copy(arguments))
+        except Exception as error:  # noqa: BLE001 - whatever the tool's own validator raises
+            yield from self.problems(error)
+        if not self.open:
+            unknown = [key for key in arguments if key not in self.known]
+            for key in unknown[:_MAX_VERDICTS]:
+                yield Problem("/args" + pointer_of(((), key)), "extra_argument", "the tool declares no such argument")
+
+    def problems(self, error: Exception) -> Iterator[Problem]:
+        from pydantic import ValidationError
+
+        if isinstance(error, ValidationError):
+            if error.error_count() > _MAX_ERRORS:
+                yield Problem("/args", "schema_violation", f"the tool's model finds {error.error_count()} errors")
+                return
+            found: list[Any] = list(error.errors(include_url=False, include_context=False, include_input=False))
+        elif _is_v1_error(error):
+            found = error.errors()  # type: ignore[attr-defined]  # pydantic's v1 classes have no type of ours
+        else:
+            from langgraph.errors import GraphBubbleUp
+
+            if isinstance(error, GraphBubbleUp):
+                raise error
+            if not self.injected:  # with injected arguments it may be their absence that made it raise
+                yield Problem("/args", "schema_violation", f"the tool's own validation raised {type(error).__name__}")
+            return
+        for item in found:
+            if item["loc"] and item["loc"][0] in self.injected:
+                continue
+            kind = str(item["type"])
+            code = "missing_argument" if _is_missing(kind) else _pydantic_code(kind)
+            if code == "extra_argument" and len(item["loc"]) == 1:
+                continue  # found below, for every model
+            reason = "refused by the tool's own validation" if code == "schema_violation" else kind.replace("_", " ")
+            yield Problem("/args" + pointer_of(_path(item["loc"])), code, reason)
+
+
+def _path(loc: tuple[Any, ...]) -> tuple[Any, ...]:
+    path: tuple[Any, ...] = ()
+    for key in loc:
+        path = (path, key)
+    return path
+
+
+def _is_v1_error(error: Exception) -> bool:
+    return type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic")
+
+
+def _is_missing(kind: str) -> bool:
+    return kind in ("missing", "value_error.missing")
+
+
+_OUT_OF_RANGE = frozenset(
+    (
+        *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number"),
+        *("too_short", "too_long", "string_too_short", "string_too_long", "bytes_too_short", "bytes_too_long"),
+        *("decimal_max_digits", "decimal_max_places", "decimal_whole_digits"),
+    )
+)
+
+
+def _pydantic_code(kind: str) -> str:
+    if kind in ("enum", "literal_error", "type_error.enum", "value_error.const"):
+        return "not_in_enum"
+    if kind in _OUT_OF_RANGE or kind.startswith(("value_error.number", "value_error.any_str", "value_error.list")):
+        return "out_of_range"
+    if kind in ("string_pattern_mismatch", "value_error.str.regex"):
+        return "pattern_mismatch"
+    if kind in ("extra_forbidden", "value_error.extra"):
+        return "extra_argument"
+    if kind.endswith(("_type", "_parsing")) or kind.startswith("type_error") or kind == "int_from_float":
+        return "wrong_type"
+    return "schema_violation"
+
+
+def _accepted_names(model: Any) -> set[str]:
+    """Field names and aliases; a name that the model does not take by itself is then missing, not invented."""
+    names: set[str] = set()
+    for name, field in _fields(model).items():
+        names.add(name)
+        for alias in (getattr(field, "alias", None), getattr(field, "validation_alias", None)):
+            names.update(_first_names(alias))
+    return names
+
+
+def _first_names(alias: object) -> Iterator[str]:
+    """The top-level keys that an alias reads: a name, an `AliasPath` or an `AliasChoices`."""
+    if isinstance(alias, str):
+        yield alias
+    for choice in getattr(alias, "choices", ()):
+        yield from _first_names(choice)
+    path = getattr(alias, "path", None)
+    if path and isinstance(path[0], str):
+        yield path[0]
+
+
+def _is_open(model: Any) -> bool:
+    """Whether the tool takes arguments that it does not list: `extra="allow"`, `**kwargs`, or a root model."""
+    config: Any = getattr(model, "model_config", None)
+    if config is None:
+        config = {"extra": getattr(getattr(model, "Config", None), "extra", None)}
+    extra = config.get("extra") if isinstance(config, Mapping) else None
+    return (
+        getattr(extra, "value", extra) == "allow"
+        or "kwargs" in _fields(model)
+        or bool(getattr(model, "__pydantic_root_model__", False))
+    )
