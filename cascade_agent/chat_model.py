@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager, CallbackManager
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import (
     AIMessage,
@@ -49,10 +51,16 @@ if TYPE_CHECKING:
 
     from cascade_agent.records import StepTrace
 
+C = TypeVar("C", CallbackManager, AsyncCallbackManager)
 _ROLES: tuple[Role, Role] = ("small", "large")
 _MAX_OFFERS = 64
+_OFFERS_LOCK = threading.Lock()
+_SETTINGS = frozenset({"small", "large", "validators", "policy"})
 _PLAIN_MESSAGES = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
 _STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
+_NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
+"""Whether a tier is being asked here. The step of a cascade that is itself a tier stands in the outer one's record; the
+journal that the environment names would count it twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +81,7 @@ class OfferedTools(list[dict[str, Any]]):
     def __init__(self, offer: _Offer, options: Mapping[str, Any]) -> None:
         super().__init__(offer.shown)
         self.offer = offer
-        self.options = frozenset(options)
+        self.options = dict(options)
 
 
 class CascadeChatModel(BaseChatModel):
@@ -127,6 +135,10 @@ class CascadeChatModel(BaseChatModel):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._assemble()
+
+    def _assemble(self) -> None:
+        """Make ready what the settings name; again whenever they change."""
         if not isinstance(self.policy, Policy):
             msg = f"policy is {type(self.policy).__name__}; expected a Policy"
             raise ConfigurationError(msg)
@@ -134,11 +146,36 @@ class CascadeChatModel(BaseChatModel):
         self._panel = Panel(default_validators() if self.validators is None else self.validators)
         self._kinds = {role: self._tiers[role].base._llm_type for role in _ROLES}  # noqa: SLF001 - LangChain's own way to ask
         self._mixed = len(set(self._kinds.values())) > 1
-        self._plain = _Offer({role: self._tiers[role].plain() for role in _ROLES})
+        choice = tool_choice_of(self._tiers["small"].bound.get("tool_choice"))
+        self._plain = _Offer({role: self._tiers[role].plain() for role in _ROLES}, tool_choice=choice)
+        self._offers = {}
         if any(tier.price is None and tier.model_name for tier in self._tiers.values()):
             warm()
         if self.profile is None:
             self.profile = _common_profile([tier.base for tier in self._tiers.values()])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Take a changed setting seriously."""
+        super().__setattr__(name, value)
+        if name in _SETTINGS:
+            self._assemble()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with changed settings."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._assemble()  # noqa: SLF001 - of our own class
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that shares nothing; offers are known by the identity of their tools, and these are others now."""
+        copied = super().__deepcopy__(memo)
+        copied._offers = {}  # noqa: SLF001 - of our own class
+        return copied
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What goes into a pickle: all but the offers, for the reason above."""
+        state = super().__getstate__()
+        return {**state, "__pydantic_private__": {**state["__pydantic_private__"], "_offers": {}}}
 
     # ---- asking: sync and async -----------------------------------------------------------------------------------
 
@@ -192,10 +229,15 @@ class CascadeChatModel(BaseChatModel):
             message = self._answer(messages, manager, inner, stop=stop, **kwargs)
             replay = streams.Replay(manager, messages, name=self.get_name())
             told = replay.start() if replay else None
-            for chunk in streams.pieces(message):
+            try:
+                for chunk in streams.pieces(message):
+                    if told is not None:
+                        told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
+                    yield chunk
+            except BaseException as error:  # the consumer left
                 if told is not None:
-                    told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
-                yield chunk
+                    told.on_llm_error(error)
+                raise
             if told is not None:
                 for event in replay.events(message):
                     told.on_stream_event(event)
@@ -217,10 +259,15 @@ class CascadeChatModel(BaseChatModel):
             message = await self._aanswer(messages, manager, config, stop=stop, **kwargs)
             replay = streams.Replay(manager, messages, name=self.get_name())
             told = await replay.astart() if replay else None
-            for chunk in streams.pieces(message):
+            try:
+                for chunk in streams.pieces(message):
+                    if told is not None:
+                        await told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
+                    yield chunk
+            except BaseException as error:  # the consumer left
                 if told is not None:
-                    await told.on_llm_new_token(streams.token_of(chunk), chunk=ChatGenerationChunk(message=chunk))
-                yield chunk
+                    await told.on_llm_error(error)
+                raise
             if told is not None:
                 for event in replay.events(message):
                     await told.on_stream_event(event)
@@ -250,22 +297,30 @@ class CascadeChatModel(BaseChatModel):
         """Answers of the given schema; each tier uses its own way. A draft that does not parse escalates.
 
         With `include_raw` the output is `{"raw", "parsed", "parsing_error"}` and `raw` carries the record of the step.
+
+        Raises:
+            CascadeExhausted: from a call, when no tier gave an answer that parses.
+            OutputParserException: from a call, when the answer does not parse and `StructuredOutput` is not among the
+                validators; with `include_raw` it is told as LangChain does.
         """
         offer = _Offer({role: self._tiers[role].with_schema(schema, **kwargs) for role in _ROLES}, schema=schema)
 
-        def ask(value: LanguageModelInput, config: RunnableConfig) -> Any:
+        def ask(value: LanguageModelInput, config: RunnableConfig, **call: Any) -> Any:
             messages = self._messages_of(value)
             with self._run(messages, config) as (manager, inner):
-                native = self._native(self._decided(messages, manager, inner, offer), include_raw=include_raw)
+                settled = self._decided(messages, manager, inner, offer, **call)
+                streams.Replay(manager, messages, name=self.get_name()).whole(settled.answer.draft.message)
+                native = self._native(settled, include_raw=include_raw)
                 manager.on_chain_end(native)
             return native
 
-        async def aask(value: LanguageModelInput, config: RunnableConfig) -> Any:
+        async def aask(value: LanguageModelInput, config: RunnableConfig, **call: Any) -> Any:
             messages = self._messages_of(value)
             manager, inner = await self._astart(messages, config)
             try:
-                result = await self._adecided(messages, manager, inner, offer)
-                native = self._native(result, include_raw=include_raw)
+                settled = await self._adecided(messages, manager, inner, offer, **call)
+                await streams.Replay(manager, messages, name=self.get_name()).awhole(settled.answer.draft.message)
+                native = self._native(settled, include_raw=include_raw)
             except BaseException as error:
                 await manager.on_chain_error(error)
                 raise
@@ -295,10 +350,13 @@ class CascadeChatModel(BaseChatModel):
                 role: replace(self._with_tools(role, tools, options), specs=specs) for role in _ROLES
             }
             choice = tool_choice_of(options.get("tool_choice"))
+            if choice not in (None, "none", "required", *(spec.name for spec in specs)):
+                choice = None  # a tool that the provider carries out itself
             offer = _Offer(ready, tool_choice=choice, tools=tuple(tools), shown=shown)
-            while len(self._offers) >= _MAX_OFFERS:
-                self._offers.pop(next(iter(self._offers)), None)
-            self._offers[key] = offer
+            with _OFFERS_LOCK:
+                while len(self._offers) >= _MAX_OFFERS:
+                    del self._offers[next(iter(self._offers))]
+                self._offers[key] = offer
         return offer
 
     def _with_tools(self, role: Role, tools: Sequence[Any], options: Mapping[str, Any]) -> Ready:
@@ -319,7 +377,10 @@ class CascadeChatModel(BaseChatModel):
         """What is asked with, and the arguments that go to the call itself."""
         tools = kwargs.pop("tools", None)
         if isinstance(tools, OfferedTools):
-            return tools.offer, {k: v for k, v in kwargs.items() if k not in tools.options}
+            bound = tools.options
+            changed = {k: v for k, v in kwargs.items() if (k in bound or k == "tool_choice") and v != bound.get(k)}
+            offer = self._offer(tools.offer.tools, {**bound, **changed}) if changed else tools.offer
+            return offer, {k: v for k, v in kwargs.items() if k not in bound and k != "tool_choice"}
         if tools:
             options = {"tool_choice": kwargs.pop("tool_choice")} if "tool_choice" in kwargs else {}
             return self._offer(tools, options), kwargs
@@ -356,7 +417,8 @@ class CascadeChatModel(BaseChatModel):
         def ask(role: Role, note: str | None) -> Answer:
             inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
-            return _answer(role, offer, offer.ready[role].ask(request, inner, **given))
+            with _nested():
+                return _answer(role, offer, offer.ready[role].ask(request, inner, **given))
 
         step = self._step(messages, manager, config, offer, ask=ask)
         return settle(step, partial(_rebuilt, offer), durable=self.durable)
@@ -372,7 +434,8 @@ class CascadeChatModel(BaseChatModel):
         async def ask(role: Role, note: str | None) -> Answer:
             inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
-            return _answer(role, offer, await offer.ready[role].aask(request, inner, **given))
+            with _nested():
+                return _answer(role, offer, await offer.ready[role].aask(request, inner, **given))
 
         step = self._step(messages, manager, config, offer, aask=ask)
         return await asettle(step, partial(_rebuilt, offer), durable=self.durable)
@@ -406,7 +469,7 @@ class CascadeChatModel(BaseChatModel):
             contexts={"small": context, "large": context if large is small else replace(context, tools=large)},
             panel=self._panel,
             policy=self.policy,
-            journal=Journal.from_env() if self.journal is None else self.journal,
+            journal=Journal.from_env() if self.journal is None and not _NESTED.get() else self.journal,
             run_id=str(manager.run_id),
             config=self._evidence_config(manager, config),
             **asking,
@@ -421,13 +484,19 @@ class CascadeChatModel(BaseChatModel):
 
     def _message(self, settled: Settled) -> AIMessage:
         """The accepted answer with the record of its step; a copy, because hosts change messages in place."""
-        return marked(settled.answer.draft.message, settled.trace)
+        message = settled.answer.draft.message
+        if self.output_version == "v1" and message.response_metadata.get("output_version") != "v1":
+            metadata = {**message.response_metadata, "output_version": "v1"}
+            message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
+        return marked(message, settled.trace)
 
     def _native(self, settled: Settled, *, include_raw: bool) -> Any:
-        draft = settled.answer.draft
-        if not include_raw:
-            return draft.parsed
-        return {"raw": marked(draft.message, settled.trace), "parsed": draft.parsed, "parsing_error": None}
+        draft, error = settled.answer.draft, settled.answer.native
+        if include_raw:
+            return {"raw": marked(draft.message, settled.trace), "parsed": draft.parsed, "parsing_error": error}
+        if draft.parsing_error is not None:
+            raise error if isinstance(error, Exception) else OutputParserException(f"the answer: {draft.parsing_error}")
+        return draft.parsed
 
     # ---- the run that the tiers' runs nest under --------------------------------------------------------------------
 
@@ -436,15 +505,9 @@ class CascadeChatModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig | None
     ) -> Iterator[tuple[CallbackManagerForChainRun, RunnableConfig]]:
         config = ensure_config(config)
-        manager = CallbackManager.configure(
-            config.get("callbacks"),
-            self.callbacks,
-            self.verbose,
-            config.get("tags"),
-            self.tags,
-            config.get("metadata"),
-            self.metadata,
-        ).on_chain_start(None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None))
+        manager = self._heard(CallbackManager, config).on_chain_start(
+            None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None)
+        )
         try:
             yield manager, config
         except BaseException as error:
@@ -455,16 +518,26 @@ class CascadeChatModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig | None
     ) -> tuple[AsyncCallbackManagerForChainRun, RunnableConfig]:
         config = ensure_config(config)
-        manager = await AsyncCallbackManager.configure(
+        manager = await self._heard(AsyncCallbackManager, config).on_chain_start(
+            None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None)
+        )
+        return manager, config
+
+    def _heard(self, kind: type[C], config: RunnableConfig) -> C:
+        """Who hears of this step: the call's handlers, and the model's own, which hear of the tiers' calls too."""
+        manager = cast("Any", kind).configure(
             config.get("callbacks"),
-            self.callbacks,
+            None,
             self.verbose,
             config.get("tags"),
             self.tags,
             config.get("metadata"),
             self.metadata,
-        ).on_chain_start(None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None))
-        return manager, config
+        )
+        own = self.callbacks
+        for handler in own.handlers if isinstance(own, BaseCallbackManager) else own or ():
+            manager.add_handler(handler)
+        return cast("C", manager)
 
     def _run_name(self, config: RunnableConfig) -> str:
         return config.pop("run_name", None) or f"cascade.step {self.get_name()}"
@@ -508,8 +581,12 @@ class CascadeChatModel(BaseChatModel):
     ) -> LLMResult:
         """Async twin of `generate`; the steps run side by side."""
         config = _config(callbacks, tags, metadata, run_name, run_id if len(messages) == 1 else None)
-        answers = await asyncio.gather(*(self.ainvoke(m, config.copy(), stop=stop, **kwargs) for m in messages))
-        return LLMResult(generations=[[ChatGeneration(message=answer)] for answer in answers])
+        asked = (self.ainvoke(m, config.copy(), stop=stop, **kwargs) for m in messages)
+        answers = await asyncio.gather(*asked, return_exceptions=True)  # no step goes on behind the caller's back
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return LLMResult(generations=[[ChatGeneration(message=cast("AIMessage", answer))] for answer in answers])
 
     def stream_events(
         self,
@@ -614,6 +691,15 @@ class CascadeChatModel(BaseChatModel):
 
 
 @contextmanager
+def _nested() -> Iterator[None]:
+    token = _NESTED.set(True)
+    try:
+        yield
+    finally:
+        _NESTED.reset(token)
+
+
+@contextmanager
 def state_of_step(state: object) -> Iterator[None]:
     """Let validators of the steps inside see the graph's state (plan consistency reads it)."""
     token = _STATE.set(state)
@@ -638,7 +724,7 @@ def _answer(role: Role, offer: _Offer, native: Any) -> Answer:
     error = native.get("parsing_error")
     parsed = native.get("parsed")
     fault = None if error is None and parsed is not None else type(error).__name__ if error else "nothing was parsed"
-    return Answer(draft=Draft(message=native["raw"], tier=role, parsed=parsed, parsing_error=fault))
+    return Answer(draft=Draft(message=native["raw"], tier=role, parsed=parsed, parsing_error=fault), native=error)
 
 
 def _rebuilt(offer: _Offer, tier: str, message: AIMessage, parsed: object) -> Answer:
@@ -654,7 +740,11 @@ def tool_choice_of(value: object) -> str | None:
     if isinstance(value, Mapping):
         function = value.get("function")
         name = function.get("name") if isinstance(function, Mapping) else value.get("name")
-        value = name if isinstance(name, str) else value.get("type")
+        if value.get("type") == "allowed_tools":
+            allowed = value.get("allowed_tools", value)
+            value = allowed.get("mode") if isinstance(allowed, Mapping) else None
+        else:
+            value = name if isinstance(name, str) else value.get("type")
     if value is True or value in ("any", "required"):
         return "required"
     return value if isinstance(value, str) and value != "auto" else None

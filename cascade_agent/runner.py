@@ -342,15 +342,17 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
     else:
         reply = yield Ask(role, seconds, note, span)
     if reply.error is not None:
-        billed_nothing = (seconds is not None and seconds <= 0) or _refused_unbilled(reply.error)
         course.error = reply.error
+        unasked = seconds is not None and seconds <= 0
+        usage, cost, inner = (_NOTHING, 0.0, None) if unasked else _bill_of_error(reply.error)
         course.attempt = replace(
             before,
             outcome="timeout" if reply.late else "error",
             error=_error_text(reply.error),
             latency=reply.latency,
-            usage=replace(_NOTHING, calls=1) if billed_nothing else None,
-            cost=0.0 if billed_nothing else None,
+            usage=usage,
+            cost=cost,
+            inner=inner,
         )
         return
     answer = cast("Answer", reply.value)
@@ -367,11 +369,17 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
     """Ask one piece of evidence about the draft and judge anew. A piece that breaks is an abstain (R10)."""
     step, attempt, answer = course.step, course.attempt, cast("Answer", course.answer)
     draft, context = answer.draft, answer.context or course.step.contexts["small"]
-    reply = yield Gather(evidence, draft, context, course.seconds("small"), course.attempt_span or course.span)
+    seconds = course.seconds("small")
+    unasked = seconds is not None and seconds <= 0
+    if unasked:
+        reply = Reply(None, LateError("the step's latency budget was spent"), late=True, latency=0.0)
+    else:
+        reply = yield Gather(evidence, draft, context, seconds, course.attempt_span or course.span)
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
         verdict = Verdict(outcome="abstain", code=code, reason=type(reply.error).__name__, validator=evidence.name)
-        spend = Spend(name=evidence.name, latency=reply.latency)
+        usage, cost = (_NOTHING, 0.0) if unasked else (None, None)
+        spend = Spend(name=evidence.name, usage=usage, cost=cost, latency=reply.latency)
     else:
         verdict, spend = cast("tuple[Verdict, Spend]", reply.value)
         spend = replace(spend, name=evidence.name, latency=reply.latency)
@@ -394,9 +402,27 @@ def _bill(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str
             trace = StepTrace.from_json(inner)
         except RecordError:
             return Usage(), None, None
-        return trace.usage or Usage(), trace.cost, inner
+        return trace.usage or Usage(calls=_calls(trace)), trace.cost, inner
     usage = Usage.of(message)
+    if (
+        cast("dict[str, Any]", message.usage_metadata or {}).get("total_cost") == 0
+    ):  # LangChain's mark of an answer from its cache
+        return usage, 0.0, None
     return usage, tier.cost(usage), None
+
+
+def _bill_of_error(error: BaseException) -> tuple[Usage | None, float | None, dict[str, Any] | None]:
+    """Usage and cost of a call that raised: unknown, unless the provider refused it or a cascade says what it spent."""
+    if isinstance(error, CascadeExhausted):
+        trace = error.trace
+        return trace.usage or Usage(calls=_calls(trace)), trace.cost, trace.to_json(content=False)
+    if _refused_unbilled(error):
+        return replace(_NOTHING, calls=1), 0.0, None
+    return None, None, None
+
+
+def _calls(trace: StepTrace) -> int:
+    return sum(a.outcome != "skipped" for a in trace.attempts) + len(trace.evidence)
 
 
 def _refused_unbilled(error: BaseException) -> bool:
@@ -409,7 +435,11 @@ def _refused_unbilled(error: BaseException) -> bool:
 
 
 def _error_text(error: BaseException) -> str:
-    return clean_text(f"{type(error).__name__}: {error}"[:_MAX_ERROR])
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot be told still is one
+        text = ""
+    return clean_text(f"{type(error).__name__}: {text}"[:_MAX_ERROR])
 
 
 def _stopped(error: BaseException) -> StepOutcome:
@@ -444,7 +474,7 @@ def _record(  # noqa: PLR0913 - the facts of an end
             attempt if answer is None else replace(attempt, answer=answer.draft.to_json())
             for attempt, answer in zip(attempts, course.answers, strict=True)
         )
-    costs = [a.cost for a in attempts] + [s.cost for s in course.spends]
+    cost, currency = _sum(course)
     trace = StepTrace(
         id=uuid4().hex,
         step=step.name,
@@ -457,7 +487,8 @@ def _record(  # noqa: PLR0913 - the facts of an end
         kind=_kind(context, first),
         degraded=outcome == "exhausted" and final is not None,
         confidence=None if shown is None else shown.confidence,
-        cost=None if any(c is None for c in costs) else sum(cast("list[float]", costs)),
+        cost=cost,
+        currency=currency,
         usage=_total(course),
         latency=perf_counter() - course.started,
         started_at=started_at,
@@ -469,6 +500,22 @@ def _record(  # noqa: PLR0913 - the facts of an end
     if step.journal is not None and not waits:
         step.journal.append(trace)
     return trace
+
+
+def _sum(course: _Course) -> tuple[float | None, str]:
+    """Cost of a step and its currency; None when a part is unknown, or was paid in another currency than the rest."""
+    currencies: set[str] = set()
+    total: float | None = 0.0
+    for attempt in course.done:
+        total = None if total is None or attempt.cost is None else total + attempt.cost
+        if attempt.cost:
+            tier = course.step.tiers["small" if attempt.tier == "small" else "large"]
+            currencies.add((attempt.inner or {}).get("currency") or tier.currency)
+    for spend in course.spends:
+        total = None if total is None or spend.cost is None else total + spend.cost
+    if len(currencies) > 1:
+        return None, "USD"
+    return total, next(iter(currencies), course.step.tiers["large"].currency)
 
 
 def _total(course: _Course) -> Usage | None:

@@ -54,7 +54,11 @@ class _Muffled:
 
 def is_streaming(handler: object) -> bool:
     """Whether a callback handler makes models stream (`stream_mode="messages"`, `astream_events`, `astream_log`)."""
-    return hasattr(handler, "tap_output_iter")
+    return hasattr(handler, "tap_output_iter") or _takes_events(handler)
+
+
+def _takes_events(handler: object) -> bool:
+    return any(cls.__name__ == _EVENT_HANDLER for cls in type(handler).__mro__)
 
 
 def muffle(manager: M) -> M:
@@ -70,18 +74,19 @@ def muffle(manager: M) -> M:
 def pieces(message: AIMessage) -> Iterator[AIMessageChunk]:
     """A whole answer as the chunks of a stream: text word by word, then one per tool call, then the last with usage.
 
-    Adding the chunks up gives the message again, its usage and metadata exactly once.
+    Adding the chunks up gives the message again, its usage and metadata exactly once (but for `name`, which LangChain's
+    own sum drops). Calls whose arguments are not JSON come as one chunk: adding chunks up would repair and offer them.
     """
     content = message.content
+    if message.invalid_tool_calls:
+        yield AIMessageChunk(**{**message.model_dump(exclude={"type"}), "chunk_position": "last"})
+        return
     for text in _words(content) if isinstance(content, str) else ([content] if content else []):
         yield AIMessageChunk(content=text, id=message.id, name=message.name)
-    calls: list[tuple[Any, Any, Any]] = [
-        (c["name"], json.dumps(c["args"], ensure_ascii=False), c.get("id")) for c in message.tool_calls
-    ]
-    calls += [(c.get("name"), c.get("args"), c.get("id")) for c in message.invalid_tool_calls]
     empty: str | list[Any] = "" if isinstance(content, str) else []
-    for index, (name, args, call_id) in enumerate(calls):
-        chunk = tool_call_chunk(name=name, args=args, id=call_id, index=index)
+    for index, call in enumerate(message.tool_calls):
+        args = json.dumps(call["args"], ensure_ascii=False)
+        chunk = tool_call_chunk(name=call["name"], args=args, id=call.get("id"), index=index)
         yield AIMessageChunk(content=cast("Any", empty), tool_call_chunks=[chunk], id=message.id)
     yield AIMessageChunk(
         content=cast("Any", empty),
@@ -122,7 +127,7 @@ class Replay:
             handlers=self.handlers,
             inheritable_handlers=[],
             parent_run_id=run.run_id,
-            tags=[t for t in run.tags if t != HIDDEN],
+            tags=list(run.tags),  # HIDDEN among them when the user asked for it
             metadata=dict(run.metadata),
         )
 
@@ -138,7 +143,7 @@ class Replay:
 
     def events(self, message: AIMessage) -> Iterator[Any]:
         """The answer as content-block events, for those who listen to these (`stream_events(version="v3")`)."""
-        if any(cls.__name__ == _EVENT_HANDLER for handler in self.handlers for cls in type(handler).__mro__):
+        if any(_takes_events(handler) for handler in self.handlers):
             from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
 
             if isinstance(message.content, str):

@@ -81,6 +81,11 @@ class Tier:
         price = self.price or price_of(self.model_name, self.provider, base_url=self.base_url)
         return None if price is None else price.cost(usage)
 
+    @property
+    def currency(self) -> str:
+        """The unit of `cost`; the price table is in US dollars."""
+        return "USD" if self.price is None else self.price.currency
+
     def plain(self) -> Ready:
         """Ready to be asked as it is; tools bound to the model itself are on offer."""
         return self._ready(self.base, tools=cast("Sequence[Any]", self.bound.get("tools") or ()), bound=self.bound)
