@@ -89,6 +89,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self.panel = Panel(default_validators() if validators is None else validators)
         self.policy, self.step_name, self.journal, self.durable = policy, name, journal, durable
         self._seen: tuple[Any, Tier] | None = None
+        self._known: tuple[tuple[Any, ...], tuple[ToolSpec, ...]] | None = None
         if any(tier is not None and tier.price is None and tier.model_name for tier in (self.small, self.large)):
             warm()
 
@@ -147,6 +148,13 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         await manager.on_chain_end(_last_answer(response))
         return response
 
+    def specs(self, tools: Sequence[Any]) -> tuple[ToolSpec, ...]:
+        """The tools as validators see them; the same tools give the same specs, which are compiled once."""
+        seen = self._known
+        if seen is None or len(seen[0]) != len(tools) or any(a is not b for a, b in zip(seen[0], tools, strict=True)):
+            seen = self._known = (tuple(tools), tool_specs(tools))
+        return seen[1]
+
     def tiers(self, request: ModelRequest[Any]) -> dict[Role, Tier]:
         """The pair that answers this request."""
         small = self.small
@@ -182,7 +190,7 @@ class _Call:
         settings = request.model_settings
         self.context = StepContext(
             messages=self.messages,
-            tools=tool_specs(request.tools),
+            tools=door.specs(request.tools),
             state=request.state,
             tool_choice=tool_choice_of(request.tool_choice or settings.get("tool_choice")),
             step=self.step_name,

@@ -16,10 +16,15 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import NodeError, NodeTimeoutError
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send, TimeoutPolicy, interrupt
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from pydantic import BaseModel
 
 from cascade_agent import (
@@ -33,6 +38,8 @@ from cascade_agent import (
     cascade_node,
     cascade_step,
     default_validators,
+    swap_node,
+    telemetry,
 )
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 
@@ -382,6 +389,44 @@ async def test_structured_output_survives_an_interrupt_as_the_object_it_was(how)
 
 
 @BOTH
+async def test_a_workflow_of_the_functional_api_asks_a_human_too(how):
+    """In an `entrypoint` the step is interrupted, resumed and paid as in a node."""
+    small, large, settings = ends_at_a_human(TraceCapture())
+    cascade = CascadeChatModel(small=small, large=large, **settings)
+
+    @entrypoint(checkpointer=InMemorySaver())
+    def flow(question: str) -> str:
+        return cascade.invoke(question).text
+
+    @entrypoint(checkpointer=InMemorySaver())
+    async def aflow(question: str) -> str:
+        return (await cascade.ainvoke(question)).text
+
+    graph = flow if how == "sync" else aflow
+    assert "__interrupt__" in (await streamed(graph, "hi", THREAD, how=how))[-1]
+    assert await run(graph, Command(resume="accept"), THREAD, how=how) == "draft l 1"
+    assert (small.asked, large.asked) == (1, 1)
+
+
+def test_an_interrupted_step_and_its_review_are_a_span_each_and_the_cost_stands_on_one(monkeypatch):
+    """The spans say `interrupted` and `human_review`, neither is an error, and no back end counts the cost twice."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry, "_TRACER", provider.get_tracer("test"))
+    _, _, settings = ends_at_a_human(TraceCapture())
+    price = Price(input=1, output=1)
+    node = cascade_node(Tier(model("draft"), price=price), Tier(model("draft"), price=price), **settings)
+    graph = graph_of(node, saver=InMemorySaver())
+    graph.invoke(HI, THREAD)
+    graph.invoke(Command(resume="accept"), THREAD)
+    steps = [s for s in exporter.get_finished_spans() if s.name.startswith("cascade.step")]
+    assert [s.attributes["cascade.step.outcome"] for s in steps] == ["interrupted", "human_review"]
+    assert ["cascade.step.cost" in s.attributes for s in steps] == [True, False]
+    assert not any(s.status.status_code is StatusCode.ERROR for s in steps)
+
+
+@BOTH
 async def test_without_a_checkpointer_an_exhausted_step_raises(how):
     """Nothing could be resumed there, so nothing waits for a human; the step is on record as exhausted."""
     journal = TraceCapture()
@@ -551,6 +596,32 @@ async def test_prebuilt_agents_take_a_cascade_as_their_model(prebuilt, how):
     assert record(out["messages"][1])["reason"] == "schema_invalid"
     if prebuilt == "create_react_agent":
         assert out["structured_response"] == Plan(goal="g", steps=["a"])
+
+
+def test_the_model_node_of_an_agent_can_be_swapped():
+    """`create_agent(...).builder` is a graph like any other: its node `model` becomes a cascade node."""
+    agent = create_agent(model("never"), [lookup])
+    builder = swap_node(agent.builder, "model", cascade_node(model("draft"), model("fine"), validators=[no_draft]))
+    assert builder.compile().invoke(HI)["messages"][-1].text == "fine"
+
+
+@pytest.mark.parametrize("kind", ["model", "node", "middleware"])
+async def test_many_runs_side_by_side_do_not_mix(kind):
+    """Two hundred at once, half of them escalated: each message carries its own record."""
+
+    def echo(messages):
+        return AIMessage(f"{'draft' if int(messages[-1].text) % 2 else 'small'} {messages[-1].text}")
+
+    journal = TraceCapture()
+    small = model(echo, loop=True, delay=0.01)
+    large = model(lambda messages: AIMessage(f"large {messages[-1].text}"), loop=True, delay=0.01)
+    graph = door(kind, small, large, validators=[no_draft], journal=journal)
+    outs = await asyncio.gather(*(graph.ainvoke({"messages": [HumanMessage(str(i))]}) for i in range(200)))
+    for i, out in enumerate(outs):
+        last = out["messages"][-1]
+        assert last.text == f"{'large' if i % 2 else 'small'} {i}"
+        assert record(last)["final_tier"] == last.text.split()[0]
+    assert len({t.id for t in journal}) == len(journal) == 200
 
 
 @BOTH

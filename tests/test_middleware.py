@@ -231,6 +231,18 @@ def test_validators_see_request_state_tools_and_thread():
     assert seen == [("Be brief.", ["lookup"], "t", "desk")]
 
 
+def test_tools_given_as_dicts_are_read_once():
+    """A tool that the provider's own form describes is the same spec at every step, so it is compiled once."""
+    seen = []
+    raw = {"type": "function", "function": {"name": "raw", "description": "", "parameters": {"type": "object"}}}
+    small = model(call("lookup", order="7"), "fine")
+    look = CascadeMiddleware(model("x"), validators=[lambda draft, context: seen.append(context.tools)])
+    create_agent(small, [lookup, raw], middleware=[look]).invoke({"messages": "hi"})
+    assert len(seen) == 2
+    assert seen[0] is seen[1]
+    assert [spec.name for spec in seen[0]] == ["lookup", "raw"]
+
+
 # ---- structured output ----------------------------------------------------------------------------------------------
 
 GOOD, BAD = {"order": "7", "days": 3}, {"order": "7", "days": "soon"}
