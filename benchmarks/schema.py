@@ -266,8 +266,8 @@ def main() -> None:
     print()
     for engine, found in result["hostile"].items():
         print(
-            f"hostile schemas, {engine}: survived {found['survived']} of {found['cases']}, judged right {found['judged']}, "
-            f"slowest {found['slowest_ms']} ms, {found['outcomes']}"
+            f"hostile schemas, {engine}: survived {found['survived']} and judged right {found['judged']} "
+            f"of {found['cases']}, slowest {found['slowest_ms']} ms, {found['outcomes']}"
         )
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -153,7 +153,7 @@ def _unstorable(arguments: dict[str, Any]) -> Problem | None:
             if is_object:
                 if wrong := _bad_name(key):
                     return _cannot((path, key), wrong)
-                size += len(key)
+                size += len(str(key))
             if isinstance(item, dict | list):
                 stack.append((item, (path, key), depth + 1))
             elif wrong := _bad_scalar(item):
