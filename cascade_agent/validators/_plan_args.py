@@ -6,6 +6,7 @@ Law: a `$` is a reference only where it cannot be something else, and what is no
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -22,6 +23,7 @@ _MAX_PLANNED = 2_000
 _MAX_RESULT = 200_000
 _MAX_NODES = 200
 _MAX_DEPTH = 16
+_MAX_NUMBER = 40
 _MAX_REFERENCES = 64
 _MAX_REFERENCES_IN_PLAN = 5_000
 MISSING = object()
@@ -234,7 +236,14 @@ def _holds(tree: object, given: object) -> bool:
 
 
 def _plain(value: object) -> str:
-    """A scalar as text: case and outer white space off, 5.0 as 5."""
+    """A scalar as text: case and outer white space off, 5.0 as 5, and a number in a text as that number."""
+    if isinstance(value, str) and len(value) <= _MAX_NUMBER:
+        try:
+            number = float(value)
+        except ValueError:
+            pass
+        else:
+            value = number if math.isfinite(number) else value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and value.bit_length() > 1_100:  # noqa: PLR2004 - str() of huge ones is refused
@@ -243,7 +252,7 @@ def _plain(value: object) -> str:
 
 
 def same(a: object, b: object, depth: int = 0) -> bool:
-    """Equality after normalising: 5 is 5.0 and "5"; case and outer white space of text do not count."""
+    """Equality after normalising: 5 is 5.0 and "5.00"; case and outer white space of text do not count."""
     if a is b:
         return True
     if a is MISSING or b is MISSING or depth >= _MAX_DEPTH:

@@ -142,7 +142,7 @@ class PlanConsistency:
         if draft.parsed is not None:
             return _proposed_parsed(draft.parsed, context)
         items, path = _proposed_calls(draft) if draft.tool_calls else _proposed_text(draft.message.content)
-        if items is not None:
+        if items is not None and self.known_tools is None:
             known = self._known(draft, context)
             if known and not any(field_of(item, "tool") in known for item in islice(items, self.max_steps)):
                 return None, ""  # a recipe, a bill of materials: data of that shape that was asked for

@@ -723,3 +723,24 @@ def test_never_raises(plan: Any, results: Any, parsed: Any, calls: Any, text: An
     judge(message, state=state, messages=messages)
     judge(message, state=state, messages=messages, parsed=parsed)
     judge(message, PlanConsistency(lambda s: s["plan"], required_outputs=["x"], known_tools=["refund"]), state=state)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [("566.60", 566.6, True), ("5.00", 5, True), ("nan", "NaN", True), ("12", "13", False), ("1e3", 1000, True)],
+)
+def test_numbers_in_texts_are_compared_as_numbers(a: object, b: object, equal: bool) -> None:
+    """A number that a tool returned as decimal text is the same number in a later argument."""
+    from cascade_agent.validators._plan_args import same
+
+    assert same(a, b) is equal
+    assert same(b, a) is equal
+
+
+def test_named_tools_are_held_to_even_when_no_step_uses_one() -> None:
+    """With `known_tools` given, an answer of a plan's shape is judged although every step names an unknown tool."""
+    text = '{"steps": [{"id": "a", "tool": "nope", "description": "x", "depends_on": []}]}'
+    draft = Draft(message=AIMessage(text))
+    verdict = PlanConsistency(known_tools=["look_up"])(draft, StepContext(messages=[HumanMessage("Plan it.")]))
+    assert verdict is not None
+    assert verdict.code == "plan_unknown_tool"
