@@ -33,7 +33,7 @@ from cascade_agent.validators._text import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.records import Draft, Outcome, StepContext
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE = re.compile(r"[.!?;](?=\s|$)|[。！？；\n]+")
@@ -123,7 +123,7 @@ class ToolRelevance:
             *_coverage(found, conv, offered, foreign=foreign),
             *_calls(found, conv),
         ]
-        if context.tool_choice is None and _off_topic(out, found, conv):
+        if context.tool_choice is None and _off_topic(out, found, conv, offered):
             out.append(Verdict(validator=_NAME, outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
         return out
 
@@ -232,14 +232,20 @@ _APART: Final = 0.4
 """`tool_match + 2 description_match + request_covered` under which they have nothing in common (of 4)."""
 _LOW: Final = 0.25
 _UNKNOWN: Final = 0.3
+_NEXT: Final = 0.15
+"""Share of a tool's words in the request from which on that tool may be the next step."""
+_IDENTIFIER = re.compile(r"(?=[^\s]*[\d@])(?=[^\s]*[^\W\d])\S{4,120}")
 
 
-def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation) -> bool:
+def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
     """The soft fail of several weak signs together: a tool of another subject, or one whose arguments are made up.
 
-    Only for the first call after a request that stands for itself, and only where the tools are described.
+    Only for the first call after a request that stands for itself, and only where the tools are described. A look-up
+    that prepares what was asked for is no other subject.
     """
     if conv.turn_results or conv.follow_up or not all(t is not None and t.told for t in found.tools):
+        return False
+    if _prepares(found, conv, offered):
         return False
     score = {v.code: 1.0 if v.score is None else v.score for v in verdicts}
     if "request_covered" not in score:
@@ -251,6 +257,19 @@ def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation) -
         g for leaf, g in zip(found.leaves, groundings(found, conv), strict=True) if g is not None and leaf.required
     ]
     return description < _LOW and bool(required) and typical(required) < _UNKNOWN
+
+
+def _prepares(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
+    """Whether the calls may be the look-up before the step that was asked for.
+
+    They take up an identifier of the request (an order number, an address with @), or a tool that was not called fits.
+    """
+    if any(t not in found.tools and _fit(t, conv.request_set) > _NEXT for t in offered):
+        return True
+    return any(
+        isinstance(leaf.value, str) and _IDENTIFIER.fullmatch(leaf.value) and fold(leaf.value) in conv.folded
+        for leaf in found.leaves
+    )
 
 
 def _fit(tool: ToolText, known: frozenset[str]) -> float:
@@ -282,15 +301,8 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
         if unused < count:
             out.append(_graded("number_unused", (1.0 - unused / count) / unused, reason))
         else:
-            out.append(
-                Verdict(
-                    validator=_NAME,
-                    outcome="fail" if found.leaves else "pass",
-                    code="number_unused",
-                    reason=reason,
-                    score=0.0,
-                )
-            )
+            soft: Outcome = "fail" if found.leaves and not _prepares(found, conv, offered) else "pass"
+            out.append(Verdict(validator=_NAME, outcome=soft, code="number_unused", reason=reason, score=0.0))
     quotes = quoted(conv.request)
     if quotes:
         lost = [q for q in quotes if q not in found.used and "".join(_WORD.findall(q)) not in found.used_compact]

@@ -86,6 +86,26 @@ def test_unknown_tool_matches_nothing() -> None:
     assert "off_topic" not in verdicts
 
 
+ORDER = tool("get_order", "Look up one of the orders by its number.", "order_id")
+REFUND = tool("refund_payment", "Pay money back to a customer.", "order_id", "amount")
+
+
+@pytest.mark.parametrize("identifier", ["Q-7713", "ana@example.com", "b7f3c2"])
+def test_look_up_with_an_identifier_of_the_request_prepares(identifier: str) -> None:
+    """A first look-up that takes up an identifier of the request is no other subject, whatever numbers wait."""
+    said = f"The 3 lamps are broken, I want 25.50 returned for {identifier}!"
+    answer = [call("get_order", order_id=identifier)]
+    assert fails(judge(said, answer, ORDER)) == set()
+    assert fails(judge("The 3 lamps are broken, I want 25.50 returned!", [call("get_order", order_id="x")], ORDER))
+
+
+def test_call_before_a_fitting_tool_prepares() -> None:
+    """Where another tool on offer fits the request, a call of something else may be the step before it."""
+    said = "Please pay back the money for all lamps to the customer"
+    assert "off_topic" in fails(judge(said, [call("get_order", order_id="all")], ORDER))
+    assert "off_topic" not in fails(judge(said, [call("get_order", order_id="all")], ORDER, REFUND))
+
+
 def test_off_topic_needs_a_description() -> None:
     """A tool that nobody described is not accused of being another subject."""
     bare = ToolSpec("zq7", "", {"type": "object", "properties": {"q": STRING}, "required": ["q"]})
