@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -354,9 +355,8 @@ class _ModelChecker:
         elif _is_v1_error(error):
             found = error.errors()  # type: ignore[attr-defined]  # pydantic's v1 classes have no type of ours
         else:
-            from langgraph.errors import GraphBubbleUp
-
-            if isinstance(error, GraphBubbleUp):
+            host = sys.modules.get("langgraph.errors")  # whoever raises its control flow has imported it
+            if host is not None and isinstance(error, host.GraphBubbleUp):
                 raise error
             if not self.injected:  # with injected arguments it may be their absence that made it raise
                 yield Problem("/args", "schema_violation", f"the tool's own validation raised {type(error).__name__}")
