@@ -2,7 +2,8 @@
 
 Law: what was paid is not paid again and what a human approved is what is used. A graph's node runs anew when it is
 resumed after an interrupt; so, where one can come, the tiers run in a LangGraph task, whose result is saved with the
-checkpoint as plain JSON.
+checkpoint as plain JSON. (LangGraph before 1.2.16 runs the tasks of a *subgraph* again on resume: there a step is paid
+twice, and `"accept"` takes the draft of the second time.)
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from operator import add
 from typing import Annotated, Any, TypedDict
 
@@ -46,6 +47,7 @@ from cascade_agent.testing import ScriptedChatModel, TraceCapture
 BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 SAVERS = pytest.mark.parametrize("database", ["memory", "sqlite"])
 THREAD: Any = {"configurable": {"thread_id": "t"}}
+KEEPS_TASKS_OF_SUBGRAPHS = (1, 2, 16)
 HI: Any = {"messages": [HumanMessage("hi")]}
 
 
@@ -535,6 +537,10 @@ async def test_two_nodes_in_parallel_share_one_cascade(how):
     assert sorted(record(m)["step"] for m in out["messages"][1:]) == ["left", "right"]
 
 
+@pytest.mark.skipif(
+    tuple(int(part) for part in version("langgraph").split(".")[:3]) < KEEPS_TASKS_OF_SUBGRAPHS,
+    reason="this LangGraph runs the saved tasks of a subgraph again on resume",
+)
 @BOTH
 async def test_a_cascade_in_a_subgraph_streams_and_interrupts_through_its_parent(how):
     """Tokens come from the subgraph's namespace; an interrupt inside is resumed from outside; nobody is paid twice."""
