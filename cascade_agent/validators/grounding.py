@@ -51,9 +51,9 @@ _NAME: Final = "Grounding"
 class Grounding:
     """Judges where the arguments of the draft's calls come from.
 
-    Soft fails (measured precision in `docs`): `date_invented`, `placeholder_value`, `required_empty`. Graded:
-    `argument_grounded` (always when a required argument was judged), `optional_grounded`. Silent for answers without
-    calls and where structured output was asked for.
+    Soft fails: `date_invented` (right 94 times in 100 on recorded drafts of six small models), `placeholder_value` and
+    `required_empty` (both too rare there for a figure). Graded: `argument_grounded` (always when a required argument
+    was judged), `optional_grounded`. Silent for answers without calls and where structured output was asked for.
     """
 
     name: ClassVar[str] = _NAME
