@@ -1,0 +1,249 @@
+"""An OpenAI-compatible server on the loopback, for tests: deterministic, and sensible enough for an agent.
+
+The name of the model says how it behaves:
+
+- `good...`: answers what was asked: calls the tool that the request names (or that `tool_choice` forces), fills
+  arguments from the schema and the request, follows a `response_format`, keeps `stop`, reads tool results;
+- `weak...`: as `good`, but its text is empty and its calls and JSON are cut off (`finish_reason` length);
+- `fail-429`, `fail-500`, `fail-context` (400, context too long), `fail-drop` (closes the connection), `fail-hang`
+  (answers after `hang` seconds).
+
+Usage counts words. With `"stream": true` the answer comes as server-sent events, arguments of a call in two pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+WORD = re.compile(r"\w+")
+NUMBER = re.compile(r"-?\d+")
+
+
+class StubOpenAI:
+    """The server; `url` is the base URL of its API, `requests` every payload it was sent, in order of arrival."""
+
+    def __init__(self, *, hang: float = 30.0) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.released = threading.Event()
+        self.hang = hang
+        handler = type("Handler", (_Handler,), {"stub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def asked(self, model: str) -> int:
+        """How many requests named this model."""
+        return sum(request["model"] == model for request in self.requests)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request; HTTP/1.0, so that no connection outlives the test that made it."""
+
+    stub: StubOpenAI
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:  # noqa: PLR0911 - one per way to behave
+        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.stub.requests.append(payload)
+        model = payload["model"]
+        if model == "fail-429":
+            return self._json(429, _error("rate limit reached", "rate_limit_exceeded"), {"Retry-After": "20"})
+        if model == "fail-500":
+            return self._json(500, _error("the server had an error", "server_error"))
+        if model == "fail-context":
+            text = "This model's maximum context length is 8 tokens. Please reduce the length of the messages."
+            return self._json(400, _error(text, "context_length_exceeded"))
+        if model == "fail-drop":
+            self.close_connection = True
+            return self.connection.close()
+        if model == "fail-hang":
+            self.stub.released.wait(self.stub.hang)
+        message, finish = answer(payload)
+        usage = _usage(payload, message)
+        try:
+            if payload.get("stream"):
+                return self._stream(payload, message, finish, usage)
+            choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+            return self._json(200, {**_head(payload, "chat.completion"), "choices": [choice], "usage": usage})
+        except (BrokenPipeError, ConnectionResetError):
+            return None  # the asker gave up
+
+    def _json(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": len(data), **(headers or {})}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self, payload: dict[str, Any], message: dict[str, Any], finish: str, usage: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        head = _head(payload, "chat.completion.chunk")
+        for delta in _deltas(message):
+            choice = {"index": 0, "delta": delta, "finish_reason": None}
+            self._event({**head, "choices": [choice], "usage": None})
+        self._event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": None})
+        if (payload.get("stream_options") or {}).get("include_usage"):
+            self._event({**head, "choices": [], "usage": usage})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _event(self, body: dict[str, Any]) -> None:
+        self.wfile.write(b"data: " + json.dumps(body).encode() + b"\n\n")
+        self.wfile.flush()
+
+
+def _error(message: str, code: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "stub", "param": None, "code": code}}
+
+
+def _head(payload: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{id(payload):x}", "object": kind, "created": 1_700_000_000, "model": payload["model"]}
+
+
+def _usage(payload: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    sent = len(WORD.findall(json.dumps(payload["messages"])))
+    said = len(WORD.findall(json.dumps(message)))
+    return {
+        "prompt_tokens": sent,
+        "completion_tokens": said,
+        "total_tokens": sent + said,
+        "prompt_tokens_details": {"cached_tokens": sent // 4, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+
+
+def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    out += [{"content": piece} for piece in re.findall(r"\s*\S+|\s+$", message["content"] or "")]
+    for index, call in enumerate(message.get("tool_calls") or []):
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        half = len(arguments) // 2
+        first = {"index": index, "id": call["id"], "type": "function", "function": {"name": name, "arguments": ""}}
+        out.append({"tool_calls": [first]})
+        out += [
+            {"tool_calls": [{"index": index, "function": {"arguments": part}}]}
+            for part in (arguments[:half], arguments[half:])
+            if part
+        ]
+    return out
+
+
+# ---- what is answered -----------------------------------------------------------------------------------------------
+
+
+def answer(payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The assistant's message and its finish reason."""
+    weak = payload["model"].startswith("weak")
+    asked = _last_text(payload["messages"])
+    tool = _called(payload, asked)
+    if tool is not None:
+        arguments = json.dumps(_value(tool.get("parameters") or {}, "", asked, {}), ensure_ascii=False)
+        call = {"id": f"call_{len(payload['messages'])}_{tool['name']}", "type": "function"}
+        call["function"] = {"name": tool["name"], "arguments": arguments[:-3] if weak else arguments}
+        message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
+        return message, "length" if weak else "tool_calls"
+    text = _text(payload, asked)
+    for mark in _stops(payload):
+        text = text.partition(mark)[0]
+    if weak:
+        text = text[: len(text) // 2] if payload.get("response_format") else ""
+    return {"role": "assistant", "content": text, "refusal": None}, "length" if weak else "stop"
+
+
+def _stops(payload: dict[str, Any]) -> list[str]:
+    stop = payload.get("stop") or []
+    return [stop] if isinstance(stop, str) else stop
+
+
+def _last_text(messages: list[dict[str, Any]]) -> str:
+    return next((_plain(m["content"]) for m in reversed(messages) if m["role"] == "user"), "")
+
+
+def _plain(content: Any) -> str:
+    if isinstance(content, list):
+        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+def _called(payload: dict[str, Any], asked: str) -> dict[str, Any] | None:
+    tools = [tool["function"] for tool in payload.get("tools") or [] if tool.get("type") == "function"]
+    choice = payload.get("tool_choice", "auto")
+    if not tools or choice == "none":
+        return None
+    if isinstance(choice, dict):
+        return next(tool for tool in tools if tool["name"] == choice["function"]["name"])
+    words = set(WORD.findall(asked.lower()))
+    wanted = [t for t in tools if t["name"] in words or words & {w for w in t["name"].lower().split("_") if len(w) > 3}]
+    if choice == "required":
+        return (wanted or tools)[0]
+    if payload["messages"][-1]["role"] == "tool":
+        return None
+    return wanted[0] if wanted else None
+
+
+def _text(payload: dict[str, Any], asked: str) -> str:
+    form = payload.get("response_format") or {}
+    if form.get("type") == "json_schema":
+        return json.dumps(_value(form["json_schema"]["schema"], "", asked, {}), ensure_ascii=False)
+    if form.get("type") == "json_object":
+        return json.dumps({key: f"the {key}" for key in re.findall(r"'(\w+)'", asked)})
+    last = payload["messages"][-1]
+    if last["role"] == "tool":
+        return f"The tool says: {_plain(last['content'])}"
+    return f"You said to me: {asked}"
+
+
+def _value(schema: dict[str, Any], name: str, asked: str, defs: dict[str, Any]) -> Any:  # noqa: C901, PLR0911 - one per type
+    """A value of the schema, taken from the request where it holds one."""
+    defs = {**defs, **(schema.get("$defs") or schema.get("definitions") or {})}
+    if "$ref" in schema:
+        return _value(defs[schema["$ref"].rsplit("/", 1)[-1]], name, asked, defs)
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    for union in ("anyOf", "oneOf", "allOf"):
+        if schema.get(union):
+            return _value(schema[union][0], name, asked, defs)
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    kind = kind[0] if isinstance(kind, list) else kind
+    number = NUMBER.search(asked)
+    match kind:
+        case "object":
+            return {k: _value(v, k, asked, defs) for k, v in (schema.get("properties") or {}).items()}
+        case "array":
+            return [_value(schema.get("items") or {}, name, asked, defs)]
+        case "integer":
+            return int(number[0]) if number else 1
+        case "number":
+            return float(number[0]) if number else 1.0
+        case "boolean":
+            return True
+        case "null":
+            return None
+    quoted = re.search(r"'([^']+)'", asked)
+    proper = re.findall(r"(?<!^)\b[A-Z]\w+(?: [A-Z]\w+)*", asked)
+    return quoted[1] if quoted else proper[0] if proper else asked
