@@ -500,7 +500,7 @@ def _split(tool: ToolText, calls: Sequence[Mapping[str, Any]]) -> bool:
             continue
         if not all(isinstance(c.get(key), list) and len(c[key]) <= 1 for c in calls):
             continue
-        rest = {_frozen({k: v for k, v in c.items() if k != key}) for c in calls}
+        rest = {_frozen({k: _short(v) for k, v in c.items() if k != key}) for c in calls}
         if len(rest) < len(calls):
             return True
     return False
@@ -513,7 +513,7 @@ def _alike(tool: ToolText, calls: Sequence[Mapping[str, Any]], conv: Conversatio
     """
     seen: set[str] = set()
     for args in calls:
-        told = {k: v for k, v in args.items() if k in tool.required or not _default(v, tool.properties.get(k))}
+        told = {k: _short(v) for k, v in args.items() if k in tool.required or not _default(v, tool.properties.get(k))}
         numbers = [v for v in told.values() if isinstance(v, int | float) and not isinstance(v, bool)]
         if len(numbers) == len(told) and all(sum(v in s.values for s in conv.spans) == 1 for v in numbers):
             key = _frozen(sorted(numbers))
@@ -529,8 +529,17 @@ def _default(value: object, schema: object) -> bool:
     return isinstance(schema, Mapping) and "default" in schema and str(schema["default"]) == str(value)
 
 
+def _short(value: object) -> object:
+    """A value cut to what is compared."""
+    return value[:_COMPARED] if isinstance(value, str | list) else value
+
+
+_COMPARED: Final = 500
+"""Characters or elements of a value that two calls are compared by."""
+
+
 def _frozen(value: object) -> str:
     try:
-        return fold(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)[:1_000])
+        return fold(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
     except (TypeError, ValueError, RecursionError):
         return ""
