@@ -287,8 +287,8 @@ def oracle(test: Bench, pair: Pair, names: list[str]) -> dict[str, float | None]
 
 def interval(
     values: dict[str, list[bool]], confidence: dict[str, list[float]], draws: int = 200
-) -> tuple[float, float]:
-    """90 % bootstrap interval over groups of the AUROC."""
+) -> tuple[float, float] | None:
+    """90 % bootstrap interval over groups of the AUROC; None where no draft was right, or none wrong."""
     chance = random.Random(0)
     groups = sorted(values)
     seen = []
@@ -298,7 +298,7 @@ def interval(
         if value is not None:
             seen.append(value)
     seen.sort()
-    return seen[len(seen) // 20], seen[-1 - len(seen) // 20]
+    return (seen[len(seen) // 20], seen[-1 - len(seen) // 20]) if seen else None
 
 
 def codes(test: Bench, models: list[str]) -> list[dict[str, Any]]:
@@ -386,7 +386,7 @@ def main() -> None:
 def show(
     result: dict[str, dict[str, dict[str, float | None]]],
     table: list[dict[str, Any]],
-    ranges: dict[str, tuple[float, float]],
+    ranges: dict[str, tuple[float, float] | None],
     cases: int,
 ) -> None:
     console = Console(width=150)
@@ -411,9 +411,10 @@ def show(
         grid.add_row(way, *cells)
     console.print(grid)
     lines = Table("small", "AUROC of the default validators, 90 % over groups")
-    for small, (low, high) in ranges.items():
+    for small, limits in ranges.items():
         value = next(p["auroc"] for pair, p in result["default"].items() if pair.startswith(f"{small} -> "))
-        lines.add_row(small, f"{value:.3f} ({low:.3f} to {high:.3f})")
+        known = value is not None and limits is not None
+        lines.add_row(small, f"{value:.3f} ({limits[0]:.3f} to {limits[1]:.3f})" if known else "one kind of draft only")
     console.print(lines)
     signs = Table("code", "fails", "n", "precision", "recall", title="fails or scores below one half, all small models")
     for row in table:
