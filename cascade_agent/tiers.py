@@ -138,11 +138,18 @@ class Ready:
 
     def ask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
         """Ask the tier; arguments of this call win over bound ones."""
-        return self.runnable.invoke(messages, config, **{**self.given, **more})
+        runnable, given = self._called(more)
+        return runnable.invoke(messages, config, **given)
 
     async def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
         """Async twin of `ask`."""
-        return await self.runnable.ainvoke(messages, config, **{**self.given, **more})
+        runnable, given = self._called(more)
+        return await runnable.ainvoke(messages, config, **given)
+
+    def _called(self, more: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+        if more and self.structured:
+            return _with_bound(self.runnable, more), dict(self.given)
+        return self.runnable, {**self.given, **more}
 
 
 def _unbound(runnable: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
@@ -173,10 +180,12 @@ def _resolved(model: object) -> object:
 
 def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runnable[Any, Any]:
     """Bind arguments to the model inside a structured-output chain; the chain itself would not hand them on."""
-    from langchain_core.runnables import RunnableParallel, RunnableSequence
+    from langchain_core.runnables import RunnableBinding, RunnableParallel, RunnableSequence
 
     if not bound:
         return runnable
+    if isinstance(runnable, RunnableBinding) and isinstance(runnable.bound, RunnableSequence):
+        return runnable.model_copy(update={"bound": _with_bound(runnable.bound, bound)})
     if isinstance(runnable, RunnableSequence):
         return RunnableSequence(_with_bound(runnable.first, bound), *runnable.middle, runnable.last)
     if isinstance(runnable, RunnableParallel):
