@@ -67,10 +67,8 @@ def settle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
     if result.answer is not None:
         return Settled(result.answer, result.trace)
     answer, trace = _by_human(step, result, rebuild)
-    if saves:
+    if step.interruptible:
         _waited(lambda: _tell(step, trace))
-    elif step.interruptible:
-        _tell(step, trace)
     return _done(answer, replace(result, trace=trace))
 
 
@@ -90,14 +88,12 @@ async def asettle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Set
     if result.answer is not None:
         return Settled(result.answer, result.trace)
     answer, trace = _by_human(step, result, rebuild)
-    if saves:
+    if step.interruptible:
 
         async def told() -> None:
             _tell(step, trace)
 
         await _task(told)()
-    elif step.interruptible:
-        _tell(step, trace)
     return _done(answer, replace(result, trace=trace))
 
 
@@ -225,6 +221,9 @@ def _done(answer: Answer | None, result: Result) -> Settled:
 
 
 def _saved(result: Result, step: Step) -> dict[str, Any]:
+    """What a checkpoint keeps of a result. Not a failure that raises: a retry of the node is to ask anew."""
+    if result.answer is None and not step.interruptible:
+        raise result.exhausted()
     best = result.best
     return {
         "request": _fingerprint(step),

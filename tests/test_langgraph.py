@@ -347,6 +347,22 @@ async def test_a_durable_answer_survives_an_interrupt_later_in_the_body(how):
         assert small.asked == len(journal) == asked
 
 
+@BOTH
+async def test_a_durable_step_that_raises_is_asked_anew_by_a_retry(how):
+    """A failure is not saved: a retry, or the graph continued after an outage, is a new step with its own record."""
+    journal = TraceCapture()
+    small = model(OSError("down"), OSError("down"), "back")
+    settings: Any = {"policy": Policy(on_exhausted="raise"), "journal": journal, "durable": True}
+    node = cascade_node(small, model(OSError("down"), loop=True), **settings)
+    policy = RetryPolicy(max_attempts=2, initial_interval=0.01, jitter=False, retry_on=CascadeExhausted)
+    graph = graph_of(node, saver=InMemorySaver(), retry_policy=policy)
+    with pytest.raises(CascadeExhausted):
+        await run(graph, HI, THREAD, how=how)
+    assert [t.outcome for t in journal] == ["exhausted"] * 2
+    assert (await run(graph, None, THREAD, how=how))["messages"][-1].text == "back"
+    assert [t.outcome for t in journal] == ["exhausted", "exhausted", "accepted"]
+
+
 def test_a_saved_answer_is_not_used_for_another_request():
     """When the body asks something else after the interrupt, the saved answer is left alone and the model asked."""
     questions = iter(["one?", "two?"])
