@@ -1,0 +1,56 @@
+"""Calibration: from a labelled journal to a scorer, and to a threshold with a guarantee.
+
+`calibrate` does the whole; the parts stand beside it.
+"""
+
+from __future__ import annotations
+
+from cascade_agent.calibration.certificate import (
+    Certificate,
+    Claim,
+    NoThreshold,
+    Unit,
+    binomial_cdf,
+    certify,
+    certify_by_kind,
+    labels_for_power,
+    labels_needed,
+    upper_bound,
+)
+from cascade_agent.calibration.fitting import Example, Fit, fit, isotonic
+from cascade_agent.calibration.labels import Case, Joined, join, same_answers
+from cascade_agent.calibration.measures import auroc, brier, calibration_error, interval
+from cascade_agent.calibration.policy_file import check_fit, load_policy, write_policy
+from cascade_agent.calibration.run import CalibrationResult, Quality, Sample, calibrate
+
+__all__ = [
+    "CalibrationResult",
+    "Case",
+    "Certificate",
+    "Claim",
+    "Example",
+    "Fit",
+    "Joined",
+    "NoThreshold",
+    "Quality",
+    "Sample",
+    "Unit",
+    "auroc",
+    "binomial_cdf",
+    "brier",
+    "calibrate",
+    "calibration_error",
+    "certify",
+    "certify_by_kind",
+    "check_fit",
+    "fit",
+    "interval",
+    "isotonic",
+    "join",
+    "labels_for_power",
+    "labels_needed",
+    "load_policy",
+    "same_answers",
+    "upper_bound",
+    "write_policy",
+]

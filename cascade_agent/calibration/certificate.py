@@ -1,0 +1,403 @@
+"""A threshold with a guarantee: exact binomial tests along a fixed sequence of thresholds (Learn then Test).
+
+Law: a threshold is returned only if, whatever the scores are worth, the chance that its risk exceeds the target is at
+most `1 - confidence`; else the answer is `NoThreshold`, which says how many labels are missing.
+
+Method: Angelopoulos, Bates, Candès, Jordan, Lei, *Learn then Test: Calibrating Predictive Algorithms to Achieve Risk
+Control*, 2021 (arXiv:2110.01052), fixed-sequence testing with the binomial p-value `P(Bin(n, max_loss) <= losses)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from cascade_agent.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Risk = Literal["harm", "selective_error"]
+Per = Literal["step", "episode"]
+
+_BISECTIONS = 100
+_MAX_LABELS = 2**40
+SELECTIVE_GRID = (1.0, 0.999, 0.998, 0.995, *(1.0 - i / 100 for i in range(1, 101)))
+"""Thresholds tested for a selective error, where the grid must not depend on the labels."""
+
+_FIRST_LOSSES = 2
+"""Losses that the first test of a selective error can bear; a walk that begins at 0 ends at the first bad luck."""
+
+
+# ---- the binomial distribution --------------------------------------------------------------------------------------
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """P(Bin(n, p) <= k), from the terms themselves, each from its neighbour: no cancellation, good beyond n = 1e6."""
+    if k < 0:
+        return 0.0
+    if k >= n or p <= 0.0:
+        return 1.0
+    if p >= 1.0:
+        return 0.0
+    down = k <= n * p
+    at = k if down else k + 1
+    log_term = (
+        math.lgamma(n + 1)
+        - math.lgamma(at + 1)
+        - math.lgamma(n - at + 1)
+        + at * math.log(p)
+        + (n - at) * math.log1p(-p)
+    )
+    odds = (1.0 - p) / p if down else p / (1.0 - p)
+    term = total = 1.0
+    for i in range(at, 0, -1) if down else range(at, n):
+        term *= odds * (i / (n - i + 1) if down else (n - i) / (i + 1))
+        total += term
+        if term < total * 1e-17:
+            break
+    tail = math.exp(log_term) * total
+    return min(1.0, tail) if down else max(0.0, 1.0 - tail)
+
+
+def upper_bound(losses: int, n: int, confidence: float = 0.9) -> float:
+    """The one-sided Clopper-Pearson bound: the greatest rate that `losses` of `n` do not refute; 1 without data."""
+    if losses >= n:
+        return 1.0
+    low, high = losses / n, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(losses, n, middle) > 1.0 - confidence else (low, middle)
+    return high
+
+
+def labels_needed(max_loss: float, confidence: float = 0.9, *, losses: int = 0) -> int:
+    """Labelled units below which no test of `risk > max_loss` can succeed when `losses` of them are losses."""
+    _check(max_loss, confidence)
+    low, high = losses, losses + 1
+    while binomial_cdf(losses, high, max_loss) > 1.0 - confidence:
+        low, high = high, high * 2
+        if high > _MAX_LABELS:
+            msg = f"max_loss is {max_loss!r}: no number of labels shows a risk that small"
+            raise ConfigurationError(msg)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if binomial_cdf(losses, middle, max_loss) <= 1.0 - confidence else (middle, high)
+    return high
+
+
+def labels_for_power(max_loss: float, confidence: float = 0.9, *, rate: float | None = None, power: float = 0.8) -> int:
+    """Labelled units with which the test succeeds with probability `power` when the true risk is `rate`.
+
+    `rate` is half of `max_loss` when it is None.
+
+    Raises:
+        ConfigurationError: a `rate` that is not below `max_loss`, or a `power` outside (0, 1).
+    """
+    _check(max_loss, confidence)
+    rate = max_loss / 2 if rate is None else rate
+    if not 0.0 <= rate <= 0.9 * max_loss or not 0.0 < power < 1.0:
+        msg = f"rate is {rate!r} and power {power!r}; expected 0 <= rate <= 0.9 * max_loss and 0 < power < 1"
+        raise ConfigurationError(msg)
+    losses = 0
+    while True:
+        n = labels_needed(max_loss, confidence, losses=losses)
+        if binomial_cdf(losses, n, rate) >= power:
+            return n
+        losses += 1
+
+
+def _check(max_loss: float, confidence: float) -> None:
+    for name, value in (("max_loss", max_loss), ("confidence", confidence)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1.0:
+            msg = f"{name} is {value!r}; expected a number between 0 and 1, such as {0.02 if name[0] == 'm' else 0.9}"
+            raise ConfigurationError(msg)
+
+
+# ---- what is tested, and what comes out -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One labelled step.
+
+    `confidence` is what the scorer under test says, None when the step escalates under every threshold. `wrong` says
+    whether the small draft was wrong, `harm` whether it was wrong and the large answer right. `episode` groups the
+    steps that depend on each other (a thread); `step_id` tells them apart.
+    """
+
+    episode: str
+    step_id: str
+    confidence: float | None
+    harm: bool
+    wrong: bool = False
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """Accepting at `threshold` has a risk of at most `max_loss`, with probability `confidence` over the labels.
+
+    `losses` of `n` independent units were losses at this threshold, `p_value` is the exact binomial one and `upper` the
+    Clopper-Pearson bound of the risk. `escalated` is the share of the steps below the threshold. `per` and `seed` say
+    how units were made of episodes, `risk` what a loss is.
+    """
+
+    threshold: float
+    max_loss: float
+    confidence: float
+    n: int
+    losses: int
+    p_value: float
+    upper: float
+    escalated: float
+    episodes: int
+    risk: Risk = "harm"
+    per: Per = "step"
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoThreshold:
+    """No threshold holds with this much data; false in a condition.
+
+    `reason` is a sentence for people. `missing` is how many more independent labelled units are needed if none of all
+    of them is a loss, `missing_for_power` how many more give 80 % power when the true risk is half the target.
+    """
+
+    reason: str
+    max_loss: float
+    confidence: float
+    n: int
+    losses: int
+    missing: int
+    missing_for_power: int
+    risk: Risk = "harm"
+    per: Per = "step"
+    seed: int = 0
+
+    def __bool__(self) -> bool:
+        """There is none."""
+        return False
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"threshold": None} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What is to be shown: see `certify` for the fields.
+
+    Raises:
+        ConfigurationError: a target that is no probability, or a combination that has no test.
+    """
+
+    max_loss: float
+    confidence: float = 0.9
+    risk: Risk = "harm"
+    per: Per = "step"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be tested."""
+        _check(self.max_loss, self.confidence)
+        if self.risk not in ("harm", "selective_error") or self.per not in ("step", "episode"):
+            msg = (
+                f"risk={self.risk!r}, per={self.per!r}; expected risk 'harm' or 'selective_error', "
+                "per 'step' or 'episode'"
+            )
+            raise ConfigurationError(msg)
+        if self.risk == "selective_error" and self.per == "episode":
+            msg = "risk='selective_error' has no test per episode; use per='step'"
+            raise ConfigurationError(msg)
+
+    def test(self, units: Iterable[Unit], grid: Sequence[float] | None = None) -> Certificate | NoThreshold:
+        """The least threshold for which the claim holds."""
+        episodes: dict[str, list[Unit]] = defaultdict(list)
+        for unit in units:
+            episodes[unit.episode].append(unit)
+        every = [unit for steps in episodes.values() for unit in steps]
+        drawn = self.per == "step"
+        sample = [_drawn(e, steps, self.seed) if drawn else _worst(steps) for e, steps in episodes.items()]
+        if self.risk == "harm":
+            seen = {u.confidence for u in every if u.confidence is not None}
+            found, n, losses = _walk_harm(sample, self, seen if grid is None else grid)
+        else:
+            found, n, losses = _walk_selective(sample, self, SELECTIVE_GRID if grid is None else grid)
+        if found is None:
+            return self.none(self._why(n, losses), n=n, losses=losses)
+        accepted = sum(1 for u in every if u.confidence is not None and u.confidence >= found)
+        return Certificate(
+            threshold=found,
+            max_loss=self.max_loss,
+            confidence=self.confidence,
+            n=n,
+            losses=losses,
+            p_value=binomial_cdf(losses, n, self.max_loss),
+            upper=upper_bound(losses, n, self.confidence),
+            escalated=1.0 - accepted / len(every),
+            episodes=len(episodes),
+            risk=self.risk,
+            per=self.per,
+            seed=self.seed,
+        )
+
+    def test_by_kind(self, units: Iterable[Unit]) -> dict[str, Certificate | NoThreshold]:
+        """One threshold per kind that has enough units, one for the rest: see `certify_by_kind`."""
+        groups: dict[str, list[Unit]] = defaultdict(list)
+        for unit in units:
+            groups[unit.kind].append(unit)
+        need = labels_needed(self.max_loss, self._shared(len(groups)).confidence)
+        merged: dict[str, list[Unit]] = {}
+        for kind, members in sorted(groups.items()):
+            enough = len({u.episode for u in members}) >= need
+            merged.setdefault(kind if enough else "", []).extend(members)
+        claim = self._shared(len(merged))
+        return {kind: claim.test(members) for kind, members in sorted(merged.items())}
+
+    def _shared(self, groups: int) -> Claim:
+        return replace(self, confidence=1.0 - (1.0 - self.confidence) / max(1, groups))
+
+    def none(self, reason: str, *, n: int, losses: int) -> NoThreshold:
+        """That nothing holds, and what is missing."""
+        return NoThreshold(
+            reason=reason,
+            max_loss=self.max_loss,
+            confidence=self.confidence,
+            n=n,
+            losses=losses,
+            missing=max(0, labels_needed(self.max_loss, self.confidence) - n),
+            missing_for_power=max(0, labels_for_power(self.max_loss, self.confidence) - n),
+            risk=self.risk,
+            per=self.per,
+            seed=self.seed,
+        )
+
+    def _why(self, n: int, losses: int) -> str:
+        need, comfortable = (f(self.max_loss, self.confidence) for f in (labels_needed, labels_for_power))
+        what = "episodes with a label" if self.risk == "harm" else "accepted episodes with a label"
+        claim = f"a risk of at most {self.max_loss:g} at confidence {self.confidence:g}"
+        if n < need:
+            return (
+                f"{n} {what}, at least {need} without a loss are needed to show {claim}: {need - n} are missing "
+                f"({comfortable - n} for 80 % power at half the target)"
+            )
+        if losses:
+            return (
+                f"even among the surest steps {losses} of {n} {what} are losses, too many to show {claim}: the "
+                "confidence does not tell the losses apart, or the target is out of reach"
+            )
+        return f"no step can be accepted: each of {n} has a failed check or no confidence"
+
+
+def certify(  # noqa: PLR0913 - one keyword per part of the claim
+    units: Iterable[Unit],
+    *,
+    max_loss: float,
+    confidence: float = 0.9,
+    grid: Sequence[float] | None = None,
+    risk: Risk = "harm",
+    per: Per = "step",
+    seed: int = 0,
+) -> Certificate | NoThreshold:
+    """The least threshold whose risk is certified to be at most `max_loss`.
+
+    Risk `harm` is P(accepted, small wrong and large right) over all steps. Its loss can only grow when the threshold
+    falls, so testing every threshold that the scores tell apart costs nothing and `grid` may stay None. Risk
+    `selective_error` is P(small wrong | accepted), for tools whose effect cannot be taken back; it is tested on a fixed
+    grid, beginning where enough steps are accepted for a test to succeed. (That start is chosen by counts alone, which
+    keeps the guarantee as long as steps of lower confidence are not more often right.)
+
+    Steps of one episode depend on each other, so units are episodes. `per="step"` takes one step of each episode, drawn
+    uniformly (by a hash of `seed` and the episode, so that it can be repeated): the risk is that of a step. With
+    `per="episode"` an episode is a loss if any of its steps is: a stronger claim, which never has more power at the
+    same `max_loss`, and the one for "at most this share of my tasks".
+
+    Args:
+        units: labelled steps; those that escalate under every threshold (confidence None) belong to them.
+        max_loss: target of the risk, in (0, 1).
+        confidence: probability with which the claim holds, in (0, 1).
+        grid: thresholds to test, in any order; must not have been chosen by looking at these labels.
+        risk: what is bounded.
+        per: what is a unit.
+        seed: of the draws.
+
+    Raises:
+        ConfigurationError: a target that is no probability, or a combination that has no test.
+    """
+    return Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed).test(units, grid)
+
+
+def certify_by_kind(  # noqa: PLR0913 - as `certify`
+    units: Iterable[Unit],
+    *,
+    max_loss: float,
+    confidence: float = 0.9,
+    risk: Risk = "harm",
+    per: Per = "step",
+    seed: int = 0,
+) -> dict[str, Certificate | NoThreshold]:
+    """One threshold per kind of step that has enough units, and one for the rest together (under `""`).
+
+    All of them hold at once with probability `confidence`: each of the m groups is tested at `1 - (1 - confidence) / m`
+    (Bonferroni). A kind has enough when a test without a loss would succeed at that level; counts alone decide.
+    """
+    return Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed).test_by_kind(units)
+
+
+def _drawn(episode: str, steps: list[Unit], seed: int) -> Unit:
+    if len(steps) == 1:
+        return steps[0]
+    ordered = sorted(steps, key=lambda u: u.step_id)
+    digest = hashlib.sha256(f"{seed}\0{episode}".encode(errors="replace")).digest()
+    return ordered[int.from_bytes(digest[:8], "big") % len(ordered)]
+
+
+def _worst(steps: list[Unit]) -> Unit:
+    """An episode as one unit: a loss from the threshold down at which the first of its harms is accepted."""
+    harms = [u for u in steps if u.harm and u.confidence is not None]
+    return max(harms, key=lambda u: u.confidence or 0.0) if harms else replace(steps[0], harm=False)
+
+
+def _walk_harm(sample: list[Unit], claim: Claim, grid: Iterable[float]) -> tuple[float | None, int, int]:
+    """The least threshold before the first at which the test fails, from the top; else None and the losses there."""
+    n = len(sample)
+    known = sorted((u for u in sample if u.confidence is not None), key=lambda u: -(u.confidence or 0.0))
+    found: float | None = None
+    at = losses = held = 0
+    tested = -1
+    for threshold in sorted(set(grid), reverse=True):
+        while at < len(known) and (known[at].confidence or 0.0) >= threshold:
+            losses += known[at].harm
+            at += 1
+        if losses > tested and binomial_cdf(losses, n, claim.max_loss) > 1.0 - claim.confidence:
+            break
+        found, held, tested = threshold, losses, losses
+    return found, n, losses if found is None else held
+
+
+def _walk_selective(sample: list[Unit], claim: Claim, grid: Iterable[float]) -> tuple[float | None, int, int]:
+    known = sorted((u for u in sample if u.confidence is not None), key=lambda u: -(u.confidence or 0.0))
+    start = labels_needed(claim.max_loss, claim.confidence, losses=_FIRST_LOSSES)
+    if len(known) < 2 * start:
+        start = labels_needed(claim.max_loss, claim.confidence)
+    found: float | None = None
+    at = losses = n = held = 0
+    for threshold in sorted(set(grid), reverse=True):
+        while at < len(known) and (known[at].confidence or 0.0) >= threshold:
+            losses += known[at].wrong
+            at += 1
+        if at < start:
+            continue
+        if binomial_cdf(losses, at, claim.max_loss) > 1.0 - claim.confidence:
+            break
+        found, n, held = threshold, at, losses
+    return (None, at, losses) if found is None else (found, n, held)

@@ -1,0 +1,348 @@
+"""Labels joined to the steps of a journal: what is known about each small draft, and who says so.
+
+Law: nothing is overwritten. Labels of one step stand side by side; where they contradict each other the result shows
+all of them beside the one that counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.journal import read, read_labels
+from cascade_agent.records import Label
+from cascade_agent.validators._agreement import arguments, text_agreement
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+    from cascade_agent.records import Attempt, StepTrace, Verdict
+
+_UNFINISHED = ("interrupted", "cancelled", "error")
+Evaluator = Callable[["StepTrace"], bool | None]
+SameText = Callable[[str, str], bool | None]
+OnConflict = Literal["precedence", "exclude"]
+
+PRECEDENCE: Final = ("person", "evaluator", "shadow", "tool_error", "escalation")
+"""Who counts when labels of one step contradict each other, the first most; among equals the latest label."""
+
+
+_COMPARED = ("escalation", "shadow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A step as calibration needs it, without anything that people or models said.
+
+    `verdicts` are those of the small draft, evidence included, without reasons and paths. `drafted` is False when the
+    small tier was not asked or gave no answer. `answered` says whether the small draft was returned, `irreversible`
+    whether it calls a tool whose effect cannot be taken back. `right` and `harm` are what counts of `labels`, `source`
+    who said it; None is unknown. `propensity` is the probability with which this step came to have its label.
+    """
+
+    id: str
+    episode: str
+    kind: str
+    step: str
+    verdicts: tuple[Verdict, ...] = ()
+    gathered: tuple[str, ...] = ()
+    drafted: bool = True
+    answered: bool = True
+    irreversible: bool = False
+    right: bool | None = None
+    harm: bool | None = None
+    source: str | None = None
+    propensity: float | None = None
+    labels: tuple[Label, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it is known if the small draft was right, or at least if accepting it does harm."""
+        return self.right is not None or self.harm is not None
+
+    @property
+    def loss(self) -> bool:
+        """Whether accepting the draft counts as harm. A wrong draft whose large answer nobody knows does."""
+        return self.harm if self.harm is not None else self.right is False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """All steps of some journals with their labels.
+
+    `cases` holds the steps that escalated or have a label, in the order of the journal. Steps that small answered and
+    nobody labelled are only counted (`unlabelled`, of them `undecided` have labels that say neither right nor wrong).
+    `conflicts` are the cases whose labels contradict each other, `orphans` the ids of labels without a step,
+    `repeated` the number of steps that came a second time (overlapping paths), which are left out. `by_source` counts
+    labels that counted.
+    """
+
+    cases: tuple[Case, ...]
+    steps: int
+    answered: int
+    unlabelled: int
+    undecided: int
+    conflicts: tuple[Case, ...]
+    orphans: tuple[str, ...]
+    repeated: int
+    by_source: Mapping[str, int]
+    models: tuple[str, ...]
+    validators: Mapping[str, tuple[str, ...]]
+    """Validator -> its codes that carried a score or a hard fail, as seen in these steps."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    steps: int = 0
+    answered: int = 0
+    unlabelled: int = 0
+    undecided: int = 0
+    repeated: int = 0
+    seen: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)
+    codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def join(
+    *paths: str | os.PathLike[str],
+    evaluator: Evaluator | None = None,
+    same_text: SameText | None = None,
+    on_conflict: OnConflict = "precedence",
+    side_effects: Mapping[str, str] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Joined:
+    """Read journals and join their labels to their steps, one step in memory at a time.
+
+    An escalated step labels itself: when the small draft and the large answer say the same thing the draft was right
+    enough, when they differ it counts as harm. That is conservative (it counts about twice the true harm) and needs
+    nobody. Texts that are neither equal, equal numbers nor equal JSON say nothing, unless `same_text` decides.
+
+    Args:
+        paths: journal files or glob patterns. Labels may stand in other files than their steps.
+        evaluator: your own judgement of a step: True, False, or None where it cannot tell.
+        same_text: `(small, large) -> bool | None` for prose.
+        on_conflict: `precedence` lets the first of `PRECEDENCE` count, `exclude` treats such steps as unlabelled.
+        side_effects: tool name -> `read`, `write` or `irreversible`, as in the policy.
+        on_error: what a line that is no record does, as in `journal.read`.
+
+    Raises:
+        RecordError: a path without a file, a line that is no record, a journal without steps, an impossible label.
+        ConfigurationError: an unknown `on_conflict`.
+    """
+    if on_conflict not in ("precedence", "exclude"):
+        msg = f"on_conflict is {on_conflict!r}; expected 'precedence' or 'exclude'"
+        raise ConfigurationError(msg)
+    told: dict[str, list[Label]] = defaultdict(list)
+    for label in read_labels(*paths, on_error=on_error):
+        told[label.step_id].append(_checked(label))
+    tally = _Tally()
+    reader = _Reader(told, tally, evaluator, same_text, on_conflict, side_effects or {})
+    cases = tuple(reader.cases(read(*paths, on_error=on_error)))
+    if not tally.steps:
+        names = ", ".join(str(path) for path in paths)
+        msg = f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
+        raise RecordError(msg)
+    return Joined(
+        cases=cases,
+        steps=tally.steps,
+        answered=tally.answered,
+        unlabelled=tally.unlabelled,
+        undecided=tally.undecided,
+        conflicts=tuple(case for case in cases if _contradict(case.labels)),
+        orphans=tuple(sorted(told.keys() - tally.seen)),
+        repeated=tally.repeated,
+        by_source=dict(sorted(Counter(c.source for c in cases if c.source is not None and c.labelled).items())),
+        models=tuple(sorted(tally.models)),
+        validators={name: tuple(sorted(codes)) for name, codes in sorted(tally.codes.items())},
+    )
+
+
+@dataclass(slots=True)
+class _Reader:
+    told: Mapping[str, Sequence[Label]]
+    tally: _Tally
+    evaluator: Evaluator | None
+    same_text: SameText | None
+    on_conflict: OnConflict
+    side_effects: Mapping[str, str]
+    shared: dict[Verdict, Verdict] = field(default_factory=dict)
+
+    def cases(self, traces: Iterable[StepTrace]) -> Iterator[Case]:
+        for trace in traces:
+            if trace.id in self.tally.seen:
+                self.tally.repeated += 1
+                continue
+            self.tally.seen.add(trace.id)
+            self.tally.steps += 1
+            case = self._case(trace)
+            if case is not None:
+                yield case
+
+    def _case(self, trace: StepTrace) -> Case | None:
+        tally = self.tally
+        if not trace.attempts or trace.outcome in _UNFINISHED:
+            return None
+        small = trace.attempts[0]
+        tally.models.update(a.model for a in trace.attempts if a.model)
+        labels = [*self.told.get(trace.id, ()), *self._own(trace)]
+        answered = trace.final_tier == "small" and not trace.escalated
+        counted = resolve(labels, self.on_conflict)
+        tally.answered += answered
+        if answered and counted is None:
+            tally.unlabelled += 1
+            tally.undecided += bool(labels)
+            self._count_codes(small)
+            return None
+        right, harm = (None, None) if counted is None else _meaning(counted)
+        if harm is None and any(label.harm is False and label.source in _COMPARED for label in labels):
+            harm = False  # small and large said the same: whoever calls it wrong, escalating gains nothing
+        shadow = [label.propensity for label in labels if label.propensity is not None]
+        return Case(
+            id=trace.id,
+            episode=trace.thread_id or f"step:{trace.id}",
+            kind=trace.kind,
+            step=trace.step,
+            verdicts=self._count_codes(small),
+            gathered=small.gathered,
+            drafted=small.outcome in ("accepted", "rejected"),
+            answered=answered,
+            irreversible=self._irreversible(small),
+            right=right,
+            harm=harm,
+            source=None if counted is None else counted.source,
+            propensity=max(shadow, default=None),
+            labels=tuple(labels),
+        )
+
+    def _own(self, trace: StepTrace) -> Iterator[Label]:
+        """The labels that need nobody: the evaluator's, and that of two answers to compare."""
+        if self.evaluator is not None:
+            right = self.evaluator(trace)
+            if right is not None:
+                yield Label(step_id=trace.id, source="evaluator", right=bool(right))
+        if trace.escalated:
+            same = same_answers(trace, same_text=self.same_text)
+            if same is not None:
+                yield Label(step_id=trace.id, source="escalation", right=same, harm=not same)
+
+    def _count_codes(self, small: Attempt) -> tuple[Verdict, ...]:
+        kept = []
+        for verdict in small.verdicts:
+            bare = replace(verdict, reason="", path="")
+            kept.append(self.shared.setdefault(bare, bare))
+            if verdict.code and (verdict.score is not None or verdict.hard):
+                self.tally.codes[verdict.validator].add(verdict.code)
+        return tuple(kept)
+
+    def _irreversible(self, small: Attempt) -> bool:
+        return any(self.side_effects.get(str(call.get("name"))) == "irreversible" for call in _calls(small.answer))
+
+
+# ---- which label counts ---------------------------------------------------------------------------------------------
+
+
+def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> Label | None:
+    """The label that counts, by `PRECEDENCE`, then the latest; None when none says anything (or they contradict)."""
+    telling = [label for label in labels if label.right is not None or label.harm is not None]
+    if not telling or (on_conflict == "exclude" and _contradict(telling)):
+        return None
+    order = {source: rank for rank, source in enumerate(PRECEDENCE)}
+    rank, _ = min((order.get(label.source, len(order)), i) for i, label in enumerate(telling))
+    best = [label for label in telling if order.get(label.source, len(order)) == rank]
+    return max(enumerate(best), key=lambda pair: (pair[1].at or "", pair[0]))[1]
+
+
+def _meaning(label: Label) -> tuple[bool | None, bool | None]:
+    """(right, harm) of a label, each from the other where it follows."""
+    right, harm = label.right, label.harm
+    if harm:
+        right = False
+    elif right:
+        harm = False
+    return right, harm
+
+
+def _contradict(labels: Sequence[Label]) -> bool:
+    meanings = [_meaning(label) for label in labels]
+    rights = {right for right, _ in meanings if right is not None}
+    harms = {harm for _, harm in meanings if harm is not None}
+    return len(rights) > 1 or len(harms) > 1
+
+
+def _checked(label: Label) -> Label:
+    p = label.propensity
+    if p is not None and not (isinstance(p, int | float) and math.isfinite(p) and 0.0 < p <= 1.0):
+        msg = f"label of step {label.step_id!r} has propensity {p!r}; expected a number in (0, 1]: correct the line"
+        raise RecordError(msg)
+    for name in ("right", "harm"):
+        value = getattr(label, name)
+        if value is not None and not isinstance(value, bool):
+            msg = (
+                f"label of step {label.step_id!r} has {name}={value!r}; expected true, false or null: correct the line"
+            )
+            raise RecordError(msg)
+    if label.right and label.harm:
+        msg = f"label of step {label.step_id!r} says right and harm at once; harm is small wrong and large right"
+        raise RecordError(msg)
+    return label
+
+
+# ---- two answers to one step ----------------------------------------------------------------------------------------
+
+
+def same_answers(  # noqa: PLR0911 - one return per kind of answer
+    trace: StepTrace, *, same_text: SameText | None = None
+) -> bool | None:
+    """Whether the small draft and the large answer of an escalated step say the same thing; None when it is unclear.
+
+    Calls are compared without their order, after normalising. Of the tools nothing is recorded but their calls, so an
+    argument that repeats a declared default counts as a difference.
+    """
+    small = trace.attempts[0].answer
+    large = next((a for a in reversed(trace.attempts) if a.tier != "small"), None)
+    if large is None or large.answer is None or not large.usable or small is None:
+        return None
+    ours, theirs = _calls(small), _calls(large.answer)
+    if large.answer.get("invalid_tool_calls"):
+        return None
+    if small.get("invalid_tool_calls"):
+        return False
+    if ours or theirs:
+        return _same_calls(ours, theirs)
+    one, two = str(small.get("text") or ""), str(large.answer.get("text") or "")
+    if not two.strip():
+        return None
+    if not one.strip():
+        return False
+    # words in common are worth nothing here: 1 is equality, 0 a difference of numbers or of JSON
+    score = text_agreement(one, two, similarity=lambda _a, _b: 0.5)
+    if score in (0.0, 1.0):
+        return score == 1.0
+    return None if same_text is None else same_text(one, two)
+
+
+def _calls(answer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    calls = None if answer is None else answer.get("tool_calls")
+    return [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+
+
+def _same_calls(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> bool:
+    if len(ours) != len(theirs):
+        return False
+    waiting = [_call(call) for call in theirs]
+    for call in ours:
+        key = _call(call)
+        if key not in waiting:
+            return False
+        waiting.remove(key)
+    return True
+
+
+def _call(call: Mapping[str, Any]) -> tuple[str, Any]:
+    args = call.get("args")
+    return str(call.get("name")), arguments(args, None) if isinstance(args, Mapping) else args

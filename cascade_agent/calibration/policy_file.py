@@ -1,0 +1,127 @@
+"""Policy files: a calibrated policy with its provenance as JSON, and the refusal of one that does not fit.
+
+Law: a threshold is only worth what was measured, so a file is refused where the validators it was measured with are not
+the ones in use.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.panel import name_of
+from cascade_agent.policy import Policy
+from cascade_agent.records import SCHEMA, clean
+
+if TYPE_CHECKING:
+    import os
+
+
+def library_version() -> str:
+    """The version of this library."""
+    return str(sys.modules["cascade_agent"].__version__)
+
+
+def write_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Write a policy file, whole or not at all.
+
+    Raises:
+        RecordError: it cannot be written there.
+    """
+    target = Path(path)
+    data = {"type": "policy", "schema": SCHEMA, "version": library_version(), "policy": clean(policy.to_json())}
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    part: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as file:
+            part = Path(file.name)
+            file.write(text)
+        part.replace(target)
+    except OSError as error:
+        if part is not None:
+            part.unlink(missing_ok=True)
+        msg = f"{target}: the policy cannot be written ({error}); give a file in an existing, writable directory"
+        raise RecordError(msg) from error
+
+
+def load_policy(path: str | os.PathLike[str], *, validators: Sequence[Any] | None = None) -> Policy:
+    """Read a policy file (or the bare JSON of `Policy.to_json`).
+
+    Args:
+        path: the file.
+        validators: what the cascade judges with, evidence included; None checks nothing (see `check_fit`).
+
+    Raises:
+        RecordError: no such file, no policy in it, or one that a newer version wrote.
+        ConfigurationError: the policy was calibrated with validators that are not among `validators`.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read as a policy file ({error}); write one with `cascade-agent calibrate --out`"
+        raise RecordError(msg) from error
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        msg = f"{path}{line}: not JSON ({error}); write the file anew with `cascade-agent calibrate --out`"
+        raise RecordError(msg) from error
+    policy = _policy(data, path)
+    if validators is not None:
+        check_fit(policy, validators)
+    return policy
+
+
+def _policy(data: object, path: str | os.PathLike[str]) -> Policy:
+    if not isinstance(data, Mapping):
+        msg = f"{path}: expected a JSON object with a policy, found {type(data).__name__}"
+        raise RecordError(msg)
+    if data.get("type", "policy") != "policy":
+        msg = f"{path}: holds a {data['type']!r}, not a policy; a journal goes to `cascade-agent calibrate` first"
+        raise RecordError(msg)
+    schema = data.get("schema", SCHEMA)
+    if isinstance(schema, bool) or not isinstance(schema, int) or schema > SCHEMA:
+        msg = (
+            f"{path}: the policy file has schema {schema!r} (cascade_agent {data.get('version', '?')}), this version "
+            f"reads up to {SCHEMA}: upgrade cascade_agent or calibrate anew"
+        )
+        raise RecordError(msg)
+    inner = data.get("policy", data)
+    if not isinstance(inner, Mapping) or not ({"threshold", "scorer"} & inner.keys()):
+        msg = f"{path}: no policy in it; write one with `cascade-agent calibrate --out`"
+        raise RecordError(msg)
+    try:
+        return Policy.from_json(inner)
+    except RecordError as error:
+        msg = f"{path}: {error}"
+        raise RecordError(msg) from error
+
+
+def check_fit(policy: Policy, validators: Sequence[Any]) -> None:
+    """Refuse a calibrated policy whose validators are not all among `validators`.
+
+    A validator that spoke when the threshold was measured and is silent now would leave drafts with more confidence
+    than they were measured to have. Validators that are new only object more, which costs money and no guarantee.
+
+    Raises:
+        ConfigurationError: names what is missing and the mend.
+    """
+    measured = policy.provenance.get("validators")
+    if not isinstance(measured, Mapping):
+        return
+    in_use = {name_of(validator) for validator in validators}
+    missing = {name: codes for name, codes in measured.items() if name not in in_use}
+    if missing:
+        told = "; ".join(f"{name} ({', '.join(map(str, codes))})" for name, codes in sorted(missing.items()))
+        msg = (
+            f"the policy was calibrated with validators that are not in use: {told}. "
+            f"In use: {', '.join(sorted(in_use)) or 'none'}. Add them, or calibrate anew on a journal without them"
+        )
+        raise ConfigurationError(msg)

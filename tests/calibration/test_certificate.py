@@ -1,0 +1,328 @@
+"""Certified thresholds: the tails are exact, the guarantee holds in resampling, and little is given away for it."""
+
+import json
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, binom
+
+from cascade_agent.calibration import (
+    Certificate,
+    NoThreshold,
+    Unit,
+    binomial_cdf,
+    certify,
+    certify_by_kind,
+    labels_for_power,
+    labels_needed,
+    upper_bound,
+)
+from cascade_agent.errors import ConfigurationError
+
+DELTA = 0.1
+
+
+def units(confidence, harm, episode=None, wrong=None, kind=""):
+    """Arrays as units, each step its own episode when none is given."""
+    rows = zip(confidence, harm, strict=True)
+    return [
+        Unit(
+            episode=str(i if episode is None else episode[i]),
+            step_id=str(i),
+            confidence=None if c is None else float(c),
+            harm=bool(h),
+            wrong=bool(h if wrong is None else wrong[i]),
+            kind=kind,
+        )
+        for i, (c, h) in enumerate(rows)
+    ]
+
+
+# ---- tails ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 10**6), st.floats(1e-6, 1 - 1e-6), st.floats(-8, 8))
+def test_binomial_tail_is_that_of_scipy(n, p, z):
+    """The tail agrees with scipy to 1e-7 of itself, from the far left to the far right, for n up to a million."""
+    k = max(0, min(n - 1, round(n * p + z * math.sqrt(n * p * (1 - p)))))
+    expected = binom.cdf(k, n, p)
+    if expected > 1e-290:
+        assert binomial_cdf(k, n, p) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "p", "expected"),
+    [
+        (-1, 10, 0.5, 0.0),
+        (10, 10, 0.5, 1.0),
+        (0, 0, 0.5, 1.0),
+        (3, 10, 0.0, 1.0),
+        (3, 10, 1.0, 0.0),
+        (0, 10**6, 0.9, 0.0),
+    ],
+)
+def test_binomial_tail_at_its_ends(k, n, p, expected):
+    """Impossible and certain counts give 0 and 1, and an underflow gives 0 instead of an error."""
+    assert binomial_cdf(k, n, p) == expected
+
+
+@given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.99]))
+def test_upper_bound_is_clopper_pearson(n, share, confidence):
+    """The bound is the quantile of the beta distribution that Clopper and Pearson gave."""
+    losses = round(share * n)
+    expected = 1.0 if losses == n else beta.ppf(confidence, losses + 1, n - losses)
+    assert upper_bound(losses, n, confidence) == pytest.approx(expected, abs=1e-9)
+
+
+def test_upper_bound_without_data_is_one():
+    """Nothing seen refutes nothing."""
+    assert upper_bound(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(("max_loss", "zero", "power"), [(0.05, 45, 282), (0.02, 114, 708), (0.01, 230, 1418)])
+def test_labels_needed(max_loss, zero, power):
+    """The numbers of labels are exact: one fewer fails, and they are those that scipy gives."""
+    assert labels_needed(max_loss) == zero
+    assert labels_for_power(max_loss) == power
+    assert binom.cdf(0, zero, max_loss) <= DELTA < binom.cdf(0, zero - 1, max_loss)
+    allowed = max(k for k in range(power) if binom.cdf(k, power, max_loss) <= DELTA)
+    assert binom.cdf(allowed, power, max_loss / 2) >= 0.8
+
+
+@given(st.floats(0.005, 0.5), st.floats(0.5, 0.99), st.integers(0, 20))
+def test_labels_needed_is_the_least(max_loss, confidence, losses):
+    """With as many labels the test succeeds, with one fewer it does not."""
+    n = labels_needed(max_loss, confidence, losses=losses)
+    assert binomial_cdf(losses, n, max_loss) <= 1 - confidence
+    assert n == losses + 1 or binomial_cdf(losses, n - 1, max_loss) > 1 - confidence
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, math.nan, "0.02", True, None])
+def test_impossible_targets_are_refused(bad):
+    """A target or confidence that is no probability is refused, and the message gives one that is."""
+    with pytest.raises(ConfigurationError, match=r"max_loss is .* such as 0\.02"):
+        certify([], max_loss=bad)
+    with pytest.raises(ConfigurationError, match=r"confidence is .* such as 0\.9"):
+        certify([], max_loss=0.02, confidence=bad)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.019, -1.0])
+def test_power_without_distance_is_refused(rate):
+    """No number of labels separates a risk from itself."""
+    with pytest.raises(ConfigurationError, match="rate is"):
+        labels_for_power(0.02, rate=rate)
+
+
+def test_unreachable_targets_are_refused():
+    """A target below what any number of labels can show ends in a message, not in an endless search."""
+    with pytest.raises(ConfigurationError, match="no number of labels"):
+        labels_needed(1e-15)
+
+
+# ---- what is certified ----------------------------------------------------------------------------------------------
+
+
+def test_no_label_is_no_threshold():
+    """Without data the answer says how many labels are missing."""
+    found = certify([], max_loss=0.02)
+    assert isinstance(found, NoThreshold)
+    assert not found
+    assert (found.missing, found.missing_for_power) == (114, 708)
+    assert "114 are missing" in found.reason
+
+
+@pytest.mark.parametrize(("n", "missing"), [(113, 1), (114, 0)])
+def test_the_last_missing_label(n, missing):
+    """One label too few gives none, the next one gives a threshold."""
+    found = certify(units([0.9] * n, [False] * n), max_loss=0.02)
+    assert bool(found) is (missing == 0)
+    assert (0 if isinstance(found, Certificate) else found.missing) == missing
+
+
+def test_threshold_is_the_least_that_passes():
+    """The walk ends before the first threshold at which the exact test fails, and reports what it saw there."""
+    rng = np.random.default_rng(1)
+    confidence = rng.random(1000)
+    harm = rng.random(1000) < 0.3 * (1 - confidence) ** 2
+    found = certify(units(confidence, harm), max_loss=0.02)
+    accepted = confidence >= found.threshold
+    assert found.losses == int((harm & accepted).sum())
+    assert found.p_value == pytest.approx(binom.cdf(found.losses, 1000, 0.02))
+    assert found.p_value <= DELTA
+    assert found.escalated == pytest.approx(1 - accepted.mean())
+    assert found.upper == pytest.approx(upper_bound(found.losses, 1000))
+    below = confidence[confidence < found.threshold].max()
+    assert binom.cdf((harm & (confidence >= below)).sum(), 1000, 0.02) > DELTA
+
+
+def test_harm_among_the_surest_is_no_threshold():
+    """When all steps look alike and too many are harmful there is none, and the reason is not the number of labels."""
+    found = certify(units([0.9] * 500, [True] * 50 + [False] * 450), max_loss=0.02)
+    assert (found.threshold if found else None) is None
+    assert (found.missing, found.losses) == (0, 50)
+    assert "surest" in found.reason
+
+
+def test_nothing_acceptable_is_no_threshold():
+    """Steps that escalate under every threshold certify nothing."""
+    found = certify(units([None] * 500, [False] * 500), max_loss=0.02)
+    assert not found
+    assert "no step can be accepted" in found.reason
+
+
+def test_a_grid_is_walked_from_the_top():
+    """A threshold of the grid that lies behind a failed one is not returned, whatever order the grid has."""
+    confidence = [0.9] * 300 + [0.5] * 300
+    found = certify(units(confidence, [False] * 300 + [True] * 300), max_loss=0.02, grid=[0.1, 0.95, 0.7])
+    assert found.threshold == 0.7
+    assert found.losses == 0
+
+
+@given(st.integers(0, 2**32), st.permutations(list(range(60))))
+def test_order_of_the_labels_does_not_matter(seed, order):
+    """The same labels in any order give the same certificate, with the draws from its episodes."""
+    rng = random.Random(seed)
+    rows = [
+        Unit(episode=str(rng.randrange(9)), step_id=str(i), confidence=rng.random(), harm=rng.random() < 0.1)
+        for i in range(60)
+    ]
+    assert certify(rows, max_loss=0.4, seed=seed) == certify([rows[i] for i in order], max_loss=0.4, seed=seed)
+
+
+def test_one_step_of_each_episode_is_drawn():
+    """Episodes are the units, the draw is uniform over their steps, and another seed draws other steps."""
+    rows = units([0.9] * 4000, [i % 4 == 0 for i in range(4000)], episode=[i // 4 for i in range(4000)])
+    losses = [certify(rows, max_loss=0.9, seed=seed).losses for seed in range(20)]
+    assert certify(rows, max_loss=0.9).n == 1000
+    assert len(set(losses)) > 5
+    assert abs(np.mean(losses) - 250) < 4 * math.sqrt(1000 * 0.25 * 0.75 / 20)
+
+
+def test_harm_per_episode_counts_any_step():
+    """An episode is lost from the threshold on at which its first harmful step is accepted."""
+    rows = [
+        Unit(episode=str(i), step_id=f"{i}.{s}", confidence=0.3 + 0.2 * s, harm=s == 0)
+        for i in range(300)
+        for s in (0, 1, 2)
+    ]
+    whole = certify(rows, max_loss=0.02, per="episode")
+    assert (whole.threshold, whole.losses, whole.n) == (0.5, 0, 300)
+
+
+@pytest.mark.parametrize("kwargs", [{"risk": "loss"}, {"per": "task"}, {"risk": "selective_error", "per": "episode"}])
+def test_unknown_claims_are_refused(kwargs):
+    """A risk or unit without a test is refused at once."""
+    with pytest.raises(ConfigurationError, match="risk"):
+        certify([], max_loss=0.02, **kwargs)
+
+
+def test_json():
+    """Certificates and their absence are plain JSON."""
+    found = certify(units([0.9] * 200, [False] * 200), max_loss=0.02)
+    assert json.loads(json.dumps(found.to_json()))["threshold"] == 0.9
+    assert json.loads(json.dumps(certify([], max_loss=0.02).to_json()))["threshold"] is None
+
+
+# ---- the guarantee --------------------------------------------------------------------------------------------------
+
+
+def noise(trials):
+    """Three standard errors of a share that is DELTA."""
+    return 3 * math.sqrt(DELTA * (1 - DELTA) / trials)
+
+
+def true_risk(threshold):
+    """P(accepted and harm) for confidence uniform on [0, 1] and P(harm | c) = .3 (1 - c)^2."""
+    return 0.1 * (1 - threshold) ** 3
+
+
+def test_violations_stay_below_delta_and_little_is_given_away():
+    """In 500 resamplings at 2 % and delta .1 the risk exceeds the target in at most 10 % + noise, at <= 1.4x escalation."""
+    rng = np.random.default_rng(7)
+    best = 1 - (0.02 / 0.1) ** (1 / 3)
+    violations, escalated = 0, []
+    for _ in range(500):
+        confidence = rng.random(1000)
+        found = certify(units(confidence, rng.random(1000) < 0.3 * (1 - confidence) ** 2), max_loss=0.02)
+        violations += true_risk(found.threshold) > 0.02
+        escalated.append(found.threshold)
+    assert violations / 500 <= DELTA + noise(500)
+    assert violations > 0, "a test that is never wrong gives something away"
+    assert np.mean(escalated) <= 1.4 * best
+
+
+def clustered(rng, episodes=150, steps=12):
+    """Episodes whose steps share their fate: all of one episode's steps are harmful when accepted, or none."""
+    level = rng.random(episodes)
+    harm = rng.random(episodes) < 0.3 * (1 - level) ** 2
+    index = np.repeat(np.arange(episodes), steps)
+    return units(level[index], harm[index], episode=index)
+
+
+def test_steps_of_an_episode_do_not_count_twice():
+    """With dependent steps the guarantee holds for drawn steps; steps taken as units would break it."""
+    rng = np.random.default_rng(3)
+    kept = naive = 0
+    for _ in range(200):
+        rows = clustered(rng)
+        found = certify(rows, max_loss=0.02)
+        kept += bool(found) and true_risk(found.threshold) > 0.02
+        wrongly = certify([replace(u, episode=u.step_id) for u in rows], max_loss=0.02)
+        naive += bool(wrongly) and true_risk(wrongly.threshold) > 0.02
+    assert kept / 200 <= DELTA + noise(200)
+    assert naive / 200 > DELTA + noise(200)
+
+
+@pytest.mark.parametrize("n", [400, 2000])
+def test_selective_error_holds(n):
+    """P(wrong | accepted) stays below its target in all but delta of the resamplings, with few units and with many."""
+    rng = np.random.default_rng(n)
+    violations = found_any = 0
+    for _ in range(400):
+        confidence = rng.random(n)
+        wrong = rng.random(n) < 0.2 * (1 - confidence)
+        found = certify(units(confidence, wrong), max_loss=0.05, risk="selective_error")
+        found_any += bool(found)
+        violations += bool(found) and 0.1 * (1 - found.threshold) > 0.05
+    assert violations / 400 <= DELTA + noise(400)
+    assert found_any > 160
+
+
+def test_selective_error_says_what_is_missing():
+    """Too few accepted steps are named as such."""
+    found = certify(units([0.9] * 100 + [None] * 500, [False] * 600), max_loss=0.02, risk="selective_error")
+    assert (found.n, found.missing) == (100, 14)
+    assert "accepted episodes" in found.reason
+
+
+def test_kinds_share_the_confidence():
+    """Every kind with enough units has its own threshold at a stricter level; the others are tested together."""
+    rows = []
+    for kind, n in (("call", 400), ("text", 300), ("structured", 40)):
+        rows += [replace(u, episode=f"{kind}{u.episode}") for u in units([0.9] * n, [False] * n, kind=kind)]
+    found = certify_by_kind(rows, max_loss=0.02)
+    assert sorted(found) == ["", "call", "text"]
+    assert {round(c.confidence, 6) for c in found.values()} == {round(1 - 0.1 / 3, 6)}
+    assert found["call"]
+    assert not found[""]
+
+
+def test_all_kinds_hold_at_once():
+    """The chance that any kind's risk exceeds the target is at most delta, though the kinds differ."""
+    rng = np.random.default_rng(11)
+    violations = 0
+    for _ in range(200):
+        rows = []
+        for kind, factor in (("call", 0.3), ("text", 0.1)):
+            confidence = rng.random(600)
+            some = units(confidence, rng.random(600) < factor * (1 - confidence) ** 2, kind=kind)
+            rows += [replace(u, episode=kind + u.episode) for u in some]
+        found = certify_by_kind(rows, max_loss=0.02)
+        risks = [f / 3 * (1 - found[k].threshold) ** 3 for k, f in (("call", 0.3), ("text", 0.1)) if found[k]]
+        violations += any(r > 0.02 for r in risks)
+    assert violations / 200 <= DELTA + noise(200)

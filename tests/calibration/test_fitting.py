@@ -1,0 +1,335 @@
+"""Fitted scorers: the solver is right, few labels stay with the rules, and only codes and scores count."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from cascade_agent.calibration import Example, fit, isotonic
+from cascade_agent.calibration.fitting import (
+    ENOUGH_FOR_KNOTS,
+    FEW_STRENGTH,
+    MIN_SEEN,
+    NEW_WEIGHT,
+    STRENGTHS,
+    _Model,
+    pava,
+    read_codes,
+)
+from cascade_agent.calibration.measures import auroc
+from cascade_agent.confidence import HARD_FAIL, Scorer
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.records import Verdict
+
+FLAT = Scorer(weights={"a": 0.0, "b": 0.0}, bias=0.0)
+
+
+def graded(code, score, validator="Mine"):
+    """A graded finding."""
+    return Verdict(outcome="pass", code=code, score=score, validator=validator)
+
+
+def world(n, *, seed=0, weights=None, bias=2.0, episodes=None):
+    """Drafts whose errors follow a logistic law in the scores of some codes; a code is silent half of the time."""
+    weights = {"a": 3.0, "b": 1.0} if weights is None else weights
+    rng = random.Random(seed)
+    out = []
+    for i in range(n):
+        scores = {c: rng.random() for c in weights if rng.random() < 0.5}
+        logit = bias - sum(weights[c] * (1 - s) for c, s in scores.items())
+        wrong = rng.random() > 1 / (1 + np.exp(-logit))
+        episode = str(i if episodes is None else i % episodes)
+        verdicts = tuple(graded(c, s) for c, s in scores.items())
+        out.append(Example(verdicts=verdicts, wrong=wrong, gain=wrong and rng.random() < 0.5, episode=episode))
+    return out
+
+
+def matrix(examples, codes):
+    """The examples as a dense matrix of objections."""
+    rows = [read_codes(e.verdicts, dict.fromkeys(codes)) for e in examples]
+    return np.array([[1 - row.get(c, 1.0) for c in codes] for row in rows])
+
+
+# ---- the solver -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", [1.0, 30.0])
+def test_logistic_is_that_of_scikit_learn(strength):
+    """Around a prior of zeros it is the L2 logistic regression of scikit-learn on scaled features."""
+    examples = world(2000)
+    x = matrix(examples, ["a", "b"])
+    spread = x.std(axis=0)
+    y = [not e.wrong for e in examples]
+    other = LogisticRegression(C=1 / strength, tol=1e-8).fit(x / spread, y)
+    scorer = fit(examples, prior=FLAT, strength=strength).scorer
+    assert [scorer.weights[c] for c in "ab"] == pytest.approx(-other.coef_[0] / spread, rel=0.01)
+    assert scorer.bias == pytest.approx(other.intercept_[0], rel=0.01)
+
+
+@given(st.integers(0, 200), st.sampled_from(STRENGTHS), st.booleans())
+def test_bounded_optimum_is_that_of_scipy(seed, strength, backwards):
+    """With bounds and the whole prior no descent from the solution is left: scipy finds nothing better."""
+    weights = {"a": 2.0, "b": 0.5, "c": -1.5 if backwards else 1.0}
+    examples = world(120, seed=seed, weights=weights)
+    prior = Scorer(weights={"a": 1.0, "b": 2.0, "c": 0.5}, bias=1.0)
+    model = _Model.of(examples, [not e.wrong for e in examples], prior)
+    members, penalty = list(range(120)), model._penalty(strength)
+    ours = model.solve(members, strength)
+    found = minimize(
+        lambda t: model._loss(members, list(t), penalty),
+        ours,
+        jac=lambda t: np.array(model._derivatives(members, list(t), penalty)[0]),
+        bounds=[(None, None), (0, None), (0, None), (0, None)],
+        method="L-BFGS-B",
+        options={"ftol": 1e-14, "gtol": 1e-10},
+    )
+    value = model._loss(members, ours, penalty)
+    assert value <= found.fun + 1e-6 * (1 + abs(found.fun))
+    assert ours == pytest.approx(list(found.x), abs=2e-3)
+    assert min(ours[1:]) >= 0.0
+
+
+def test_prior_lets_all_weights_stretch_together():
+    """One common factor on the rules costs far less than the same change of one weight alone."""
+    model = _Model.of(world(300), [True] * 300, Scorer(weights={"a": 2.0, "b": 2.0}, bias=1.0))
+    penalty = np.array(model._penalty(100.0))
+    together, alone = np.array([0.0, 1.0, 1.0]), np.array([0.0, 2**0.5, 0.0])
+    assert together @ penalty @ together < 0.1 * (alone @ penalty @ alone)
+    assert (np.linalg.eigvalsh(penalty) > 0).all()
+
+
+def test_one_sort_of_labels_has_a_finite_fit():
+    """When every draft was right the prior keeps the numbers finite and the confidence below 1."""
+    scorer = fit([replace(e, wrong=False) for e in world(200)]).scorer
+    assert 0.9 < scorer.confidence([graded("argument_grounded", 1.0)]) < 1.0
+
+
+# ---- the prior ------------------------------------------------------------------------------------------------------
+
+
+def test_few_labels_stay_with_the_rules():
+    """With ten labels that say nothing the fit is near the rules, and even ten against them do not turn their order."""
+    rules = Scorer.rules()
+    bad, good = [graded("argument_grounded", 0.0)], [graded("argument_grounded", 1.0)]
+    examples = [Example(verdicts=tuple(good if i % 2 else bad), wrong=bool(i % 2), episode=str(i)) for i in range(10)]
+    against = fit(examples).scorer
+    assert against.confidence(bad) < against.confidence(good)
+    found = fit([replace(e, wrong=i % 4 > 1) for i, e in enumerate(examples)])
+    assert found.strength == FEW_STRENGTH
+    assert found.scorer.confidence(bad) < found.scorer.confidence(good)
+    assert found.scorer.weights["argument_grounded"] > 0.5 * rules.weights["argument_grounded"]
+
+
+def test_many_labels_outvote_the_rules():
+    """With 900 labels a code that means nothing here loses its weight and one that means much gains it."""
+    truth = {"argument_grounded": 0.0, "tool_match": 5.0}
+    scorer = fit(world(900, weights=truth, bias=1.5)).scorer
+    assert scorer.weights["argument_grounded"] < 0.5
+    assert scorer.weights["tool_match"] > 3.5
+
+
+def test_fit_beats_wrong_rules_on_new_episodes():
+    """On episodes that it has not seen a fit orders drafts better than rules that are wrong for them."""
+    truth = {"argument_grounded": 0.3, "tool_match": 5.0, "request_covered": 3.0}
+    scorer = fit(world(600, weights=truth)).scorer
+    fresh = world(2000, seed=9, weights=truth)
+    right = [not e.wrong for e in fresh]
+    ranked = [
+        auroc(
+            [s.confidence(e.verdicts) or 0.0 for e in fresh if e.verdicts],
+            [y for y, e in zip(right, fresh, strict=True) if e.verdicts],
+        )
+        for s in (scorer, Scorer.rules())
+    ]
+    assert ranked[0] > ranked[1] + 0.01
+
+
+def test_confidence_is_calibrated():
+    """The fitted confidence is what it says, out of sample; the rules' was not."""
+    found = fit(world(800, bias=0.5))
+    assert found.error < 0.05
+    assert found.auroc > 0.6
+
+
+# ---- features -------------------------------------------------------------------------------------------------------
+
+
+def test_own_codes_are_weighed_once_seen_often():
+    """A code of the user's validator gets a weight after MIN_SEEN labelled drafts; before that it stays at its word."""
+    few, many = world(MIN_SEEN - 1, weights={"mine": 2.0}), world(400, weights={"mine": 2.0})
+    assert "mine" not in fit(few).scorer.weights
+    assert fit(many).scorer.weights["mine"] == pytest.approx(NEW_WEIGHT, abs=0.8)
+
+
+def test_silence_of_an_own_code_says_nothing():
+    """What the silence of an own code stands for is learned: here 1, as the drafts on which it was silent were right."""
+    scorer = fit(world(1000, weights={"mine": 4.0}, bias=1.0), strength=1.0).scorer
+    silent = scorer.confidence([graded("argument_grounded", 1.0)])
+    assert silent == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.05)
+    assert scorer.means["mine"] > 0.85
+    assert scorer.confidence([graded("mine", 0.0)]) == pytest.approx(1 / (1 + np.exp(3.0)), abs=0.05)
+
+
+@given(st.integers(0, 100), st.sampled_from(STRENGTHS))
+def test_what_is_fitted_is_always_a_scorer(seed, strength):
+    """Whatever own and evidence codes say, weights stay >= 0 and means in [0, 1], and the model is the scorer."""
+    rng = random.Random(seed)
+    examples = [
+        Example(
+            verdicts=tuple(
+                graded(c, rng.random() ** rng.choice([0.2, 1, 5])) for c in ("agreement", "mine") if rng.random() < 0.7
+            ),
+            wrong=rng.random() < rng.random(),
+            episode=str(i),
+        )
+        for i in range(60)
+    ]
+    model = _Model.of(examples, [not e.wrong for e in examples], Scorer.rules())
+    theta = model.solve(range(60), strength)
+    scorer = model.scorer(theta, ())
+    for i, example in enumerate(examples):
+        if example.verdicts:
+            assert scorer.confidence(example.verdicts) == pytest.approx(model.predict(i, theta), abs=1e-9)
+
+
+verdicts_of_any_kind = st.lists(
+    st.builds(
+        Verdict,
+        outcome=st.sampled_from(["pass", "fail", "abstain"]),
+        code=st.sampled_from(["", "a", "b", "argument_grounded", "unknown_tool", HARD_FAIL]),
+        score=st.none() | st.sampled_from([0.0, 0.3, 1.0]),
+        validator=st.sampled_from(["Grounding", "ToolCallSchema", "Mine"]),
+    ),
+    max_size=6,
+)
+
+
+@given(verdicts_of_any_kind, st.sampled_from([{"a"}, {"a", HARD_FAIL}, {"a", "b", "argument_grounded", HARD_FAIL}]))
+def test_features_are_what_the_scorer_reads(verdicts, codes):
+    """A fit sees exactly the scores that the scorer will read at run time."""
+    read, _ = Scorer(weights=dict.fromkeys(codes, 1.0), bias=0.0)._read(verdicts)
+    if HARD_FAIL not in codes:  # such a scorer refuses the draft without weighing it
+        read.pop(HARD_FAIL, None)
+    assert read_codes(verdicts, dict.fromkeys(codes)) == read
+
+
+def test_confidence_at_run_time_is_what_was_fitted():
+    """The scorer's confidence is the model's own prediction, draft by draft."""
+    examples = world(300, weights={"a": 2.0, "argument_grounded": 1.0})
+    right = [not e.wrong for e in examples]
+    model = _Model.of(examples, right, Scorer.rules())
+    theta = model.solve(range(300), 10.0)
+    scorer = model.scorer(theta, ())
+    for i, example in enumerate(examples):
+        if example.verdicts:
+            assert scorer.confidence(example.verdicts) == pytest.approx(model.predict(i, theta), abs=1e-12)
+
+
+def test_fit_is_repeatable_and_reads_nothing_else():
+    """The same labels give the same numbers, and reasons, paths and names of episodes change none of them."""
+    examples = world(300)
+    first = fit(examples, strength=10.0).scorer
+    assert fit(examples, strength=10.0).scorer.to_json() == first.to_json()
+    disguised = [
+        replace(
+            e,
+            episode=f"someone {e.episode}",
+            verdicts=tuple(replace(v, reason="secret", path="/tool_calls/0") for v in e.verdicts),
+        )
+        for e in examples
+    ]
+    assert fit(disguised, strength=10.0).scorer.to_json() == first.to_json()
+    assert fit(examples).scorer.to_json() == fit(examples).scorer.to_json()
+
+
+def test_labels_without_meaning_teach_nothing():
+    """With shuffled labels the held-out order of drafts is that of chance."""
+    examples = world(600)
+    wrong = [e.wrong for e in examples]
+    random.Random(1).shuffle(wrong)
+    found = fit([replace(e, wrong=w) for e, w in zip(examples, wrong, strict=True)])
+    assert abs(found.auroc - 0.5) < 0.08
+
+
+def test_scorer_survives_json():
+    """What was fitted is plain JSON and reads back the same."""
+    scorer = fit(world(200)).scorer
+    assert Scorer.from_json(scorer.to_json()) == scorer
+
+
+# ---- targets, weights, knots ----------------------------------------------------------------------------------------
+
+
+def test_gain_is_fitted_on_gain():
+    """Where half of the errors are large's too, P(escalating gains nothing) is above P(right)."""
+    examples = world(900)
+    error, gain = (fit(examples, target=t).scorer.confidence([graded("a", 0.2)]) for t in ("error", "gain"))
+    assert gain > error + 0.05
+
+
+def test_unknown_gain_counts_as_error():
+    """Without knowing large's answer a wrong draft counts as a gain."""
+    examples = [replace(e, gain=None) for e in world(200)]
+    assert fit(examples, target="gain").scorer == fit(examples, target="error").scorer
+
+
+def test_weights_stand_for_copies():
+    """Doubling a weight moves the fit towards that draft; equal weights of any size change nothing."""
+    examples = world(300)
+    same = fit([replace(e, weight=7.0) for e in examples], strength=10.0).scorer
+    assert same.weights == pytest.approx(fit(examples, strength=10.0).scorer.weights)
+    heavy = fit([replace(e, weight=5.0 if e.wrong else 1.0) for e in examples], strength=10.0).scorer
+    assert heavy.confidence([graded("a", 0.5)]) < same.confidence([graded("a", 0.5)]) - 0.1
+
+
+@pytest.mark.parametrize("kwargs", [{"target": "loss"}, {"strength": 0.0}, {"strength": float("nan")}])
+def test_impossible_settings_are_refused(kwargs):
+    """A target or strength that cannot be is refused."""
+    with pytest.raises(ConfigurationError, match="target="):
+        fit(world(30), **kwargs)
+
+
+def test_no_examples_are_refused():
+    """Nothing can be fitted on nothing."""
+    with pytest.raises(ConfigurationError, match="label some steps"):
+        fit([])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 5)), min_size=1, max_size=40))
+def test_pava_is_that_of_scikit_learn(rows):
+    """Pooling adjacent violators gives the isotonic regression of scikit-learn."""
+    values, weights = [r[0] for r in rows], [r[1] for r in rows]
+    other = IsotonicRegression().fit_transform(np.arange(len(rows)), values, sample_weight=weights)
+    assert pava(values, weights) == pytest.approx(list(other), abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]) | st.floats(0, 1), st.booleans()), max_size=60))
+def test_isotonic_table_is_one_that_a_scorer_takes(rows):
+    """The knots are accepted by a scorer, rise, and leave 0 and 1 in place."""
+    knots = isotonic([r[0] for r in rows], [r[1] for r in rows])
+    Scorer(weights={}, bias=0.0, knots=knots)
+    assert (knots[0], knots[-1]) == ((0.0, 0.0), (1.0, 1.0))
+
+
+def test_isotonic_only_with_enough_labels():
+    """The table comes with ENOUGH_FOR_KNOTS labels, mends a curve that no line fits, and keeps the order of drafts."""
+    rng = random.Random(0)
+    examples = []
+    for i in range(ENOUGH_FOR_KNOTS + 500):
+        score = rng.random()
+        examples.append(
+            Example(verdicts=(graded("a", score),), wrong=rng.random() > (0.95 if score > 0.5 else 0.4), episode=str(i))
+        )
+    few, many = fit(examples[: ENOUGH_FOR_KNOTS - 1], prior=FLAT), fit(examples, prior=FLAT)
+    assert not few.scorer.knots
+    assert many.scorer.knots
+    assert many.error < few.error
+    line = [many.scorer.confidence([graded("a", i / 100)]) for i in range(101)]
+    assert line == sorted(line)
+    assert len(set(line)) == 101
