@@ -8,6 +8,7 @@ are the record, plain JSON with finite floats and clean strings.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -411,6 +412,7 @@ _LISTS: dict[type, frozenset[str]] = {
 _MAX_DEPTH = 64
 _MAX_TEXT = 65_536
 _INT64 = 2**63
+_UNHELD = re.compile("[\0\ud800-\udfff]")
 _PLAIN = frozenset({int, float, bool, dict})
 _BLANK = {
     cls: frozenset(f.name for f in fields(cls) if f.default in ("", ()))
@@ -516,4 +518,4 @@ def clean_text(text: str) -> str:
         text = text[:_MAX_TEXT] + "… (cut)"
     if text.isascii() and "\0" not in text:
         return text
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+    return _UNHELD.sub("\ufffd", text)

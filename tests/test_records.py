@@ -1,0 +1,389 @@
+"""Records: frozen values that go to plain JSON and back, whatever was put into them."""
+
+import enum
+import json
+import math
+from dataclasses import FrozenInstanceError
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+
+from cascade_agent.errors import CascadeError, CascadeExhausted, ConfigurationError, RecordError
+from cascade_agent.records import (
+    SCHEMA,
+    Attempt,
+    Decision,
+    Draft,
+    Label,
+    Spend,
+    StepContext,
+    StepTrace,
+    ToolSpec,
+    Usage,
+    Verdict,
+    clean,
+    clean_text,
+    dump,
+    load,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+unit = st.floats(0, 1)
+measures = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+counts = st.none() | st.integers(0, 2**63 - 1)
+verdicts = st.builds(
+    Verdict,
+    outcome=st.sampled_from(["pass", "fail", "abstain"]),
+    code=texts,
+    reason=texts,
+    score=st.none() | unit,
+    path=texts,
+    validator=texts,
+)
+usages = st.builds(
+    Usage,
+    input_tokens=counts,
+    output_tokens=counts,
+    cache_read_tokens=counts,
+    cache_write_tokens=counts,
+    calls=st.integers(0, 9),
+)
+attempts = st.builds(
+    Attempt,
+    tier=st.sampled_from(["small", "large"]),
+    model=st.none() | texts,
+    outcome=st.sampled_from(["accepted", "rejected", "error", "timeout", "cancelled", "skipped", "pending"]),
+    verdicts=st.lists(verdicts, max_size=3).map(tuple),
+    confidence=st.none() | unit,
+    threshold=st.none() | unit,
+    usage=st.none() | usages,
+    cost=measures,
+    latency=measures,
+    answer=st.none() | st.fixed_dictionaries({"text": texts}),
+    error=st.none() | texts,
+    inner=st.none() | st.fixed_dictionaries({"id": texts}),
+    gathered=st.lists(texts, max_size=2).map(tuple),
+)
+decisions = st.builds(
+    Decision,
+    action=st.sampled_from(["accept", "gather", "escalate", "exhausted"]),
+    reason=texts,
+    detail=texts,
+    attempt=st.none() | st.integers(0, 1),
+    evidence=st.none() | texts,
+)
+spends = st.builds(Spend, name=texts, usage=st.none() | usages, cost=measures, latency=measures)
+traces = st.builds(
+    StepTrace,
+    id=texts,
+    step=texts,
+    outcome=st.sampled_from(["accepted", "escalated", "exhausted", "interrupted", "cancelled", "error"]),
+    reason=texts,
+    attempts=st.lists(attempts, min_size=1, max_size=2).map(tuple),
+    decisions=st.lists(decisions, max_size=3).map(tuple),
+    evidence=st.lists(spends, max_size=2).map(tuple),
+    final=st.none() | st.just(0),
+    kind=st.sampled_from(["text", "call"]),
+    degraded=st.booleans(),
+    confidence=st.none() | unit,
+    cost=measures,
+    usage=st.none() | usages,
+    latency=measures,
+    started_at=st.none() | texts,
+    thread_id=st.none() | texts,
+    run_id=st.none() | texts,
+    policy=st.none() | texts,
+)
+labels = st.builds(
+    Label,
+    step_id=texts,
+    source=texts,
+    right=st.none() | st.booleans(),
+    harm=st.none() | st.booleans(),
+    propensity=st.none() | unit,
+    note=texts,
+    at=st.none() | texts,
+)
+
+
+@given(st.one_of(traces, labels))
+def test_a_record_goes_to_json_and_back(record):
+    """What is written is read back equal, through the text of a JSON file."""
+    text = json.dumps(record.to_json(), allow_nan=False)
+    assert type(record).from_json(json.loads(text)) == record
+
+
+@given(traces)
+def test_metadata_holds_no_answer_and_no_error_text(trace):
+    """`content=False` leaves out answers and what errors quote; the class of an error stays."""
+    for attempt, told in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
+        assert "answer" not in told
+        assert told.get("error") == (attempt.error and attempt.error.partition(":")[0])
+
+
+@given(traces)
+def test_unknown_measures_stand_there_as_null(trace):
+    """A reader sees that a cost is unknown, not that there is none."""
+    told = trace.to_json()
+    assert {"cost", "usage", "confidence", "latency", "final"} <= told.keys()
+    assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in told["attempts"])
+    assert told["final_tier"] == trace.final_tier
+    assert told["escalated"] == any(a.tier == "large" for a in trace.attempts)
+
+
+def a_trace(**kwargs: Any) -> StepTrace:
+    """A step that the small tier answered."""
+    given_ = {"id": "1", "step": "s", "outcome": "accepted", "reason": "accepted", "attempts": (Attempt(tier="small"),)}
+    return StepTrace(**{**given_, **kwargs})
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        3,
+        [],
+        {},
+        {"id": "1"},
+        {**a_trace().to_json(), "schema": SCHEMA + 1},
+        {**a_trace().to_json(), "schema": "1"},
+        {**a_trace().to_json(), "attempts": None},
+        {**a_trace().to_json(), "attempts": {"tier": "small"}},
+        {**a_trace().to_json(), "attempts": [3]},
+        {**a_trace().to_json(), "attempts": [{"tier": "small", "verdicts": "x"}]},
+        {**a_trace().to_json(), "attempts": [{"tier": "small", "verdicts": [{"outcome": "maybe"}]}]},
+        {**a_trace().to_json(), "attempts": [{"tier": "small", "verdicts": [{"outcome": "pass", "score": 2}]}]},
+        {**a_trace().to_json(), "usage": 3},
+        {**a_trace().to_json(), "final": 1},
+        {**a_trace().to_json(), "final": -1},
+        {**a_trace().to_json(), "final": "first"},
+    ],
+)
+def test_what_is_no_record_is_refused(broken):
+    """A missing or impossible field, or a newer schema, is a `RecordError`, never a broken record."""
+    with pytest.raises(RecordError):
+        StepTrace.from_json(broken)
+
+
+def test_fields_of_a_newer_minor_version_are_passed_over():
+    """Unknown keys do not stop an older reader."""
+    assert StepTrace.from_json({**a_trace().to_json(), "novelty": 1}) == a_trace()
+    assert Label.from_json({"step_id": "1", "source": "person", "novelty": 1}) == Label(step_id="1", source="person")
+
+
+def test_records_are_frozen():
+    """A record never changes after it was made."""
+    with pytest.raises(FrozenInstanceError):
+        a_trace().reason = "other"
+
+
+# ---- verdicts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, math.nan, math.inf, "high", 1j, [1]])
+def test_a_score_is_a_number_from_0_to_1(score):
+    """Anything else is refused where it is made, so the fault is the validator's."""
+    with pytest.raises(ConfigurationError, match="expected None or a number"):
+        Verdict(outcome="pass", score=score)
+
+
+@pytest.mark.parametrize("score", [0, 1, True, Fraction(1, 2), "0.5"])
+def test_a_score_of_another_type_becomes_a_float(score):
+    """Numbers of other libraries never get into a record."""
+    assert type(Verdict(outcome="pass", score=score).score) is float
+
+
+def test_an_outcome_is_one_of_three():
+    """A misspelled outcome is refused."""
+    with pytest.raises(ConfigurationError, match="expected one of"):
+        Verdict(outcome="failed")
+
+
+def test_hard_soft_and_broken_are_told_apart():
+    """A fail without a score is hard, with one it is soft; an abstain with the right code is a broken validator."""
+    assert Verdict(outcome="fail").hard
+    assert not Verdict(outcome="fail", score=0.0).hard
+    assert not Verdict(outcome="pass").hard
+    assert Verdict(outcome="abstain", code="validator_timeout").broken
+    assert not Verdict(outcome="abstain", code="unknown").broken
+    assert not Verdict(outcome="fail", code="validator_error").broken
+
+
+# ---- usage ----------------------------------------------------------------------------------------------------------
+
+
+def test_usage_is_read_as_langchain_defines_it():
+    """Cached tokens are part of the input; what is not reported, or cannot be, is unknown."""
+    details = {"cache_read": 3, "cache_creation": 2}
+    meta = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "input_token_details": details}
+    assert Usage.of(AIMessage("x", usage_metadata=meta)) == Usage(
+        input_tokens=10, output_tokens=5, cache_read_tokens=3, cache_write_tokens=2
+    )
+    assert Usage.of(AIMessage("x")) == Usage()
+    odd = {"input_tokens": -1, "output_tokens": 2**63, "total_tokens": 0}
+    assert Usage.of(AIMessage("x", usage_metadata=odd)) == Usage()
+
+
+@given(usages, usages, usages)
+def test_usages_add_up_in_any_order(a, b, c):
+    """Addition is associative and commutative, and unknown plus anything is unknown."""
+    assert (a + b) + c == a + (b + c)
+    assert a + b == b + a
+    total = a + b
+    assert (total.input_tokens is None) == (a.input_tokens is None or b.input_tokens is None)
+    assert total.calls == a.calls + b.calls
+
+
+# ---- drafts and contexts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["finish_reason", "stop_reason", "done_reason", "stopReason"])
+def test_the_finish_reason_is_found_under_every_providers_name(key):
+    """In lower case; None when the provider does not say."""
+    assert Draft(message=AIMessage("x", response_metadata={key: "MAX_TOKENS"})).finish_reason == "max_tokens"
+    assert Draft(message=AIMessage("x", response_metadata={key: 3})).finish_reason is None
+
+
+def test_a_draft_tells_its_answer_as_json():
+    """Text of all blocks, calls, broken calls, finish reason and parsing error; empty parts are left out."""
+    call = {"name": "f", "args": {"a": 2**70}, "id": "1"}
+    broken = {"name": "g", "args": "{", "id": None, "error": "e"}
+    message = AIMessage(
+        [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+        tool_calls=[call],
+        invalid_tool_calls=[broken],
+        response_metadata={"finish_reason": "stop"},
+    )
+    told = Draft(message=message, parsing_error="ValueError").to_json()
+    assert told == {
+        "text": "ab",
+        "tool_calls": [{"name": "f", "args": {"a": str(2**70)}, "id": "1"}],
+        "invalid_tool_calls": [{"name": "g", "args": "{", "id": None}],
+        "finish_reason": "stop",
+        "parsing_error": "ValueError",
+    }
+    assert Draft(message=AIMessage("x")).to_json() == {"text": "x", "tool_calls": []}
+
+
+def test_a_context_knows_its_turn_and_its_tools():
+    """The turn starts at the last human message; tools are found by name; the cache belongs to one step."""
+    spec = ToolSpec("f")
+    context = StepContext(messages=[HumanMessage("1"), AIMessage("2"), HumanMessage("3"), AIMessage("4")], tools=[spec])
+    assert context.turn_start == 2
+    assert context.tools_by_name == {"f": spec}
+    context.cache["x"] = 1
+    assert StepContext().cache == {}
+    assert StepContext(messages=[SystemMessage("s")]).turn_start == -1
+    assert StepContext().turn_start == -1
+
+
+# ---- cleaning -------------------------------------------------------------------------------------------------------
+
+
+class Color(enum.StrEnum):
+    """A text that is more than a text."""
+
+    RED = "red"
+
+
+class _Untold:
+    def __str__(self) -> str:
+        raise ValueError
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3)
+    ),
+)
+
+
+@given(json_like)
+def test_anything_becomes_json_that_every_store_holds(value):
+    """No NUL, no lone surrogate, no integer over 64 bits, no infinity; and cleaning twice changes nothing."""
+    once = clean(value)
+    text = json.dumps(once, allow_nan=False, ensure_ascii=False)
+    text.encode("utf-8")
+    assert "\\u0000" not in text
+    assert clean(once) == once
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (2**63, str(2**63)),
+        (-(2**63), -(2**63)),
+        (10**400, "… (integer of 1329 bits)"),
+        (math.inf, "inf"),
+        (math.nan, "nan"),
+        (Color.RED, "red"),
+        ("a\0\ud800b", "a\ufffd\ufffdb"),
+        ("x" * 70_000, "x" * 65_536 + "… (cut)"),
+        (_Untold(), "… (_Untold)"),
+        ({1: {2}}, {"1": "{2}"}),
+    ],
+    ids=["big", "64 bits", "digits", "infinity", "NaN", "enum", "characters", "long", "untold", "keys and sets"],
+)
+def test_what_json_cannot_hold_is_told(value, told):
+    """It is cut or written out, and says so."""
+    assert clean(value) == told
+
+
+def test_a_deep_nest_is_cut():
+    """At 64 levels the rest is left out, without a recursion error."""
+    value: Any = 1
+    for _ in range(5000):
+        value = [value]
+    assert "nested too deep" in json.dumps(clean(value))
+
+
+def test_a_text_of_another_type_becomes_a_plain_one():
+    """A subclass of `str` is no text to every serializer."""
+    assert type(clean_text(Color.RED)) is str
+    assert type(dump(Verdict(outcome="fail", code=Color.RED))["code"]) is str
+
+
+def test_rubbish_in_a_verdict_becomes_json():
+    """A code that is no text, a path that cannot be told: the record stays JSON."""
+    told = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
+    json.dumps(told, allow_nan=False)
+    assert told["code"] == "… (_Untold)"
+
+
+def test_load_names_the_field_that_is_wrong():
+    """The message says which field of what is wrong and what was expected."""
+    with pytest.raises(RecordError, match=r"StepTrace.attempts is str; expected a list"):
+        load(StepTrace, {**a_trace().to_json(), "attempts": "x"})
+    with pytest.raises(RecordError, match="upgrade cascade_agent"):
+        load(Label, {"schema": 99})
+
+
+# ---- the error that carries a record --------------------------------------------------------------------------------
+
+
+def test_exhausted_is_a_group_that_keeps_its_trace():
+    """`except*`, `split`, `derive` and a pickle keep the trace; the tree has one root."""
+    import pickle
+
+    error = CascadeExhausted("nobody", [ValueError("a"), KeyError("b")], trace=a_trace())
+    assert isinstance(error, CascadeError)
+    assert isinstance(error, ExceptionGroup)
+    matching, rest = error.split(ValueError)
+    assert matching.trace == rest.trace == a_trace()
+    assert error.derive([OSError()]).trace == a_trace()
+    twin = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert (twin.trace, twin.message, len(twin.exceptions)) == (a_trace(), "nobody", 2)
+    caught = []
+    try:
+        raise error
+    except* KeyError as group:
+        caught.append(group.trace)
+    except* ValueError:
+        pass
+    assert caught == [a_trace()]
