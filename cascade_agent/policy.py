@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args
 
 from cascade_agent.confidence import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -86,8 +86,7 @@ class Policy:
         """Refuse at construction what would fail at the first step."""
         if self.threshold is not None and not _in_unit(self.threshold):
             _refuse("threshold", self.threshold, "None or a number in [0, 1]")
-        low, high = self.evidence_band
-        if not (_in_unit(low) and _in_unit(high) and low <= high):
+        if not _is_band(self.evidence_band):
             _refuse("evidence_band", self.evidence_band, "two numbers 0 <= low <= high <= 1")
         for name, allowed in (("on_exhausted", OnExhausted), ("on_broken", OnBroken), ("handover", Handover)):
             if getattr(self, name) not in get_args(allowed):
@@ -97,9 +96,9 @@ class Policy:
                 continue
             if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
                 _refuse(name, value, "a positive number of seconds")
-        for tool, effect in self.side_effects.items():
-            if effect not in get_args(SideEffect):
-                _refuse(f"side_effects[{tool!r}]", effect, f"one of {', '.join(get_args(SideEffect))}")
+        if not isinstance(self.scorer, Scorer):
+            _refuse("scorer", self.scorer, "a Scorer")
+        _check_effects(self.side_effects)
 
     @property
     def version(self) -> str:
@@ -153,7 +152,21 @@ def _in_unit(value: object) -> bool:
     return isinstance(value, int | float) and 0.0 <= value <= 1.0
 
 
-def _refuse(name: str, value: object, expected: str) -> None:
+def _check_effects(effects: object) -> None:
+    if not isinstance(effects, Mapping):
+        _refuse("side_effects", effects, "a mapping of tool names")
+    for tool, effect in effects.items():
+        if effect not in get_args(SideEffect):
+            _refuse(f"side_effects[{tool!r}]", effect, f"one of {', '.join(get_args(SideEffect))}")
+
+
+def _is_band(value: object) -> bool:
+    if not isinstance(value, tuple | list) or len(value) != 2:  # noqa: PLR2004 - a pair
+        return False
+    return all(map(_in_unit, value)) and value[0] <= value[1]
+
+
+def _refuse(name: str, value: object, expected: str) -> NoReturn:
     msg = f"Policy.{name} is {value!r}; expected {expected}"
     raise ConfigurationError(msg)
 

@@ -1,0 +1,261 @@
+"""`Policy` refuses what cannot work and goes to JSON and back; `decide()` is pure, and its laws hold for any history."""
+
+import copy
+import json
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade_agent.confidence import Scorer
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.policy import REASONS, Policy, best_usable, decide, objection
+from cascade_agent.records import Attempt, Verdict
+
+unit = st.floats(0, 1)
+names = st.sampled_from(["", "mine", *REASONS])
+verdicts = st.builds(
+    Verdict,
+    outcome=st.sampled_from(["pass", "fail", "abstain"]),
+    code=st.sampled_from(["", "odd", "validator_error", "validator_timeout"]),
+    score=st.none() | unit,
+    validator=names,
+    path=st.sampled_from(["", "/tool_calls/0"]),
+)
+some_verdicts = st.lists(verdicts, max_size=4).map(tuple)
+EVIDENCE = ("cheap", "dear")
+
+
+def attempts(tier: str, *outcomes: str) -> st.SearchStrategy[Attempt]:
+    """Attempts of one tier."""
+    return st.builds(
+        Attempt,
+        tier=st.just(tier),
+        outcome=st.sampled_from(outcomes),
+        verdicts=some_verdicts,
+        confidence=st.none() | unit,
+        gathered=st.sampled_from([(), ("cheap",), ("cheap", "dear")]),
+        error=st.sampled_from([None, "ValueError: secret"]),
+    )
+
+
+smalls = attempts("small", "rejected", "error", "timeout", "pending")
+larges = attempts("large", "rejected", "error", "timeout")
+histories = st.one_of(
+    st.tuples(smalls), st.tuples(attempts("small", "rejected", "error", "timeout", "skipped"), larges)
+)
+bands = st.tuples(unit, unit).map(sorted).map(tuple)
+policies = st.builds(
+    Policy,
+    threshold=st.none() | unit,
+    evidence_band=bands,
+    on_exhausted=st.sampled_from(["return", "raise", "interrupt"]),
+    on_broken=st.sampled_from(["escalate", "accept"]),
+    handover=st.sampled_from(["fresh", "feedback"]),
+    latency_budget=st.none() | st.floats(0.1, 1e6),
+    validator_timeout=st.floats(0.1, 60),
+    side_effects=st.dictionaries(st.text(max_size=3), st.sampled_from(["read", "write", "irreversible"]), max_size=2),
+    provenance=st.just({"n": 3, "date": "2026-01-01"}),
+)
+
+
+@given(policies, histories)
+def test_the_same_history_gives_the_same_move(policy, history):
+    """`decide()` is pure: equal inputs, equal moves; nothing that it was given is changed."""
+    before = copy.deepcopy((policy, history))
+    move = decide(policy, history, evidence=EVIDENCE)
+    assert decide(Policy.from_json(policy.to_json()), copy.deepcopy(history), evidence=list(EVIDENCE)) == move
+    assert (policy, history) == before
+
+
+@given(policies, histories)
+def test_a_hard_fail_is_never_accepted(policy, history):
+    """Under no policy is a draft with a hard fail accepted or offered as the best, whatever else speaks for it."""
+    move = decide(policy, history, evidence=EVIDENCE)
+    if any(v.hard for v in history[-1].verdicts) or history[-1].outcome in ("error", "timeout"):
+        assert move.action in ("escalate", "exhausted")
+    if move.attempt is not None:
+        chosen = history[move.attempt]
+        assert not any(v.hard for v in chosen.verdicts)
+        assert chosen.outcome == "rejected"
+
+
+@given(policies, histories)
+def test_a_soft_fail_is_never_accepted_but_may_be_the_best(policy, history):
+    """A soft fail always escalates; the draft may be returned, marked, when nothing better exists."""
+    if any(v.outcome == "fail" for v in history[-1].verdicts):
+        assert decide(policy, history, evidence=EVIDENCE).action in ("escalate", "exhausted")
+
+
+@given(policies, histories)
+def test_large_is_the_last_resort(policy, history):
+    """After large there is an end; before it there is never an exhausted step."""
+    move = decide(policy, history, evidence=EVIDENCE)
+    assert (move.action in ("accept", "exhausted")) if len(history) == 2 else (move.action != "exhausted")
+
+
+@given(policies, attempts("small", "rejected"), unit, unit)
+def test_a_higher_threshold_accepts_no_more(policy, attempt, a, b):
+    """What a threshold accepts, every lower one accepts."""
+    low, high = sorted((a, b))
+    if decide(replace(policy, threshold=high), (attempt,)).action == "accept":
+        assert decide(replace(policy, threshold=low), (attempt,)).action == "accept"
+
+
+@given(policies, attempts("small", "rejected"), unit, unit)
+def test_a_higher_confidence_is_refused_no_sooner(policy, attempt, a, b):
+    """What is accepted at a confidence is accepted at every higher one."""
+    low, high = sorted((a, b))
+    if decide(policy, (replace(attempt, confidence=low),)).action == "accept":
+        assert decide(policy, (replace(attempt, confidence=high),)).action == "accept"
+
+
+@given(policies, attempts("small", "rejected"), st.lists(unit, min_size=2, max_size=2))
+def test_gathering_ends(policy, attempt, found):
+    """Each piece of evidence is asked at most once, in order, and only while the confidence lies in the band."""
+    attempt = replace(attempt, gathered=())
+    asked: list[str] = []
+    for confidence in [*found, None]:
+        move = decide(policy, (attempt,), evidence=EVIDENCE)
+        if move.action != "gather":
+            break
+        low, high = policy.evidence_band
+        assert attempt.confidence is None or low <= attempt.confidence <= high
+        asked.append(str(move.evidence))
+        attempt = replace(attempt, gathered=(*attempt.gathered, str(move.evidence)), confidence=confidence)
+    else:
+        assert decide(policy, (attempt,), evidence=EVIDENCE).action != "gather"
+    assert asked == list(EVIDENCE[: len(asked)])
+
+
+def small(*found: Verdict, **kwargs: Any) -> Attempt:
+    """A draft of the small tier, judged."""
+    return Attempt(tier="small", outcome="rejected", verdicts=found, **kwargs)
+
+
+def fail(validator: str = "mine", code: str = "odd", **kwargs: Any) -> Verdict:
+    """An objection."""
+    return Verdict(outcome="fail", validator=validator, code=code, **kwargs)
+
+
+BROKEN = Verdict(outcome="abstain", code="validator_error", validator="mine")
+
+
+@pytest.mark.parametrize(
+    ("policy", "attempt", "action", "reason"),
+    [
+        (Policy(), small(), "accept", "accepted"),
+        (Policy(), small(confidence=0.01), "accept", "accepted"),
+        (Policy(), small(BROKEN), "escalate", "validator_error"),
+        (Policy(on_broken="accept"), small(BROKEN), "accept", "accepted"),
+        (Policy(), small(fail()), "escalate", "odd"),
+        (Policy(), small(fail(code="")), "escalate", "mine"),
+        (Policy(), small(fail("", "")), "escalate", "rejected"),
+        (Policy(), small(fail("Grounding", score=0.1)), "escalate", "ungrounded"),
+        (Policy(), small(fail("Grounding", score=0.1), fail("CompleteResponse")), "escalate", "incomplete"),
+        (Policy(threshold=0.5), small(confidence=0.5), "accept", "accepted"),
+        (Policy(threshold=0.5), small(confidence=0.4), "escalate", "low_confidence"),
+        (Policy(threshold=0.0), small(), "escalate", "low_confidence"),
+        (Policy(), small(confidence=0.5, gathered=("cheap",)), "escalate", "low_confidence"),
+        (Policy(), small(confidence=0.95, gathered=("cheap",)), "accept", "accepted"),
+        (Policy(), Attempt(tier="small", outcome="pending"), "gather", "draft"),
+        (
+            Policy(),
+            Attempt(tier="small", outcome="pending", verdicts=(fail("AfterToolError"),)),
+            "escalate",
+            "after_tool_error",
+        ),
+        (Policy(), Attempt(tier="small", outcome="error", error="E: x"), "escalate", "model_error"),
+        (Policy(), Attempt(tier="small", outcome="timeout"), "escalate", "timeout"),
+    ],
+)
+def test_what_is_decided_about_the_small_draft(policy, attempt, action, reason):
+    """The table of the rule: hard, soft, broken, graded, pending, failed."""
+    move = decide(policy, (attempt,))
+    assert (move.action, move.reason) == (action, reason)
+
+
+def test_what_is_decided_about_the_large_draft():
+    """Large is accepted unless something rules it out; a broken validator and a low confidence do not."""
+    first = small(fail(score=0.2))
+    large = Attempt(tier="large", outcome="rejected", confidence=0.01, verdicts=(BROKEN,))
+    assert decide(Policy(threshold=0.9), (first, large)).action == "accept"
+    bad = replace(large, verdicts=(fail(path="/text"),))
+    move = decide(Policy(), (first, bad))
+    assert (move.action, move.reason, move.detail, move.attempt) == ("exhausted", "odd", "mine: odd at /text", 0)
+    soft = replace(large, verdicts=(fail(score=0.1),))
+    assert decide(Policy(), (first, soft)).attempt == 1, "the stronger tier's draft is the better one"
+    assert decide(Policy(), (small(fail()), bad)).attempt is None
+    assert decide(Policy(), (small(fail()), Attempt(tier="large", outcome="error"))).attempt is None
+
+
+def test_details_never_quote_an_error():
+    """A decision holds the class of what was raised, not its text."""
+    attempt = Attempt(tier="small", outcome="error", error="ValueError: secret")
+    assert decide(Policy(), (attempt,)).detail == "ValueError"
+    assert objection(Attempt(tier="small", outcome="cancelled")) == ("model_error", "")
+    assert objection(small()) is None
+    assert best_usable(()) is None
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------
+
+
+@given(policies)
+def test_a_policy_goes_to_json_and_back(policy):
+    """Through the text of a file; the version is a hash of the settings and stays the same."""
+    twin = Policy.from_json(json.loads(json.dumps(policy.to_json())))
+    assert twin == policy
+    assert twin.version == policy.version
+    assert pickle.loads(pickle.dumps(policy)) == policy  # noqa: S301 - our own
+    other = replace(policy, threshold=0.123456)
+    assert (other.version == policy.version) == (other == policy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"threshold": 1.1}, "threshold is 1.1"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": "high"}, "threshold is 'high'"),
+        ({"evidence_band": (0.9, 0.1)}, "evidence_band"),
+        ({"evidence_band": (0.1, 0.2, 0.3)}, "evidence_band"),
+        ({"evidence_band": None}, "evidence_band is None"),
+        ({"evidence_band": (0, 2)}, "evidence_band"),
+        ({"on_exhausted": "retry"}, "on_exhausted is 'retry'; expected one of return, raise, interrupt"),
+        ({"on_broken": "ignore"}, "on_broken"),
+        ({"handover": "paste"}, "handover"),
+        ({"latency_budget": 0}, "latency_budget is 0; expected a positive number of seconds"),
+        ({"latency_budget": float("inf")}, "latency_budget"),
+        ({"validator_timeout": None}, "validator_timeout is None"),
+        ({"validator_timeout": "5"}, "validator_timeout"),
+        ({"scorer": "rules"}, "scorer is 'rules'; expected a Scorer"),
+        ({"side_effects": ["pay"]}, "side_effects"),
+        (
+            {"side_effects": {"pay": "bad"}},
+            r"side_effects\['pay'\] is 'bad'; expected one of read, write, irreversible",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(settings, says):
+    """At construction, naming the setting and what was expected; from a file as a `RecordError`."""
+    with pytest.raises(ConfigurationError, match=says):
+        Policy(**settings)
+    if not isinstance(settings.get("scorer"), str):
+        with pytest.raises(RecordError, match="not a policy"):
+            Policy.from_json(settings)
+
+
+def test_a_misspelled_setting_is_refused():
+    """A policy file with a key that is no setting is not read as if it were not there."""
+    with pytest.raises(RecordError, match="treshold"):
+        Policy.from_json({"treshold": 0.5})
+
+
+def test_a_scorer_travels_with_its_policy():
+    """The scorer is part of the file and of the version."""
+    assert Policy.from_json({"scorer": Scorer.rules().to_json()}) == Policy()
+    assert Policy().version == Policy(scorer=Scorer.rules()).version
