@@ -274,12 +274,8 @@ class Journal:
 
     def _rotate(self, fd: int) -> bool:
         """Put the full file away. False: not now (others are writing, the directory is read-only), write on."""
-        for attempt in range(_ROTATE_TRIES):
-            if _lock(fd, exclusive=True):
-                break
-            if attempt == _ROTATE_TRIES - 1:
-                return False
-            time.sleep(_LOCK_WAIT)
+        if not _lock_alone(fd):
+            return False
         mine = self._state() is not None  # or somebody else has put it away
         if mine:
             try:
@@ -299,7 +295,7 @@ class Journal:
         while True:
             stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
             name = self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}")
-            if not name.exists():
+            if not name.exists():  # pragma: no branch - two rotations within a microsecond
                 return name
 
     def files(self) -> list[Path]:
@@ -401,7 +397,7 @@ def _after_fork() -> None:
         journal._reset()  # noqa: SLF001 - same module
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork)
 
 
@@ -441,6 +437,15 @@ def _lock(fd: int, *, exclusive: bool) -> bool:
     return True
 
 
+def _lock_alone(fd: int) -> bool:
+    """Take the exclusive lock, with a few milliseconds of patience for those who are just writing."""
+    for _ in range(_ROTATE_TRIES):
+        if _lock(fd, exclusive=True):
+            return True
+        time.sleep(_LOCK_WAIT)
+    return False
+
+
 def _unlock(fd: int) -> None:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
@@ -449,10 +454,10 @@ def _unlock(fd: int) -> None:
 
 def _ends_line(fd: int, size: int) -> bool:
     """Whether the file ends with a newline. Seeing another writer's half is harmless: readers ignore a lone mark."""
-    if sys.platform != "win32":
-        return os.pread(fd, 1, size - 1) == b"\n"
-    os.lseek(fd, size - 1, os.SEEK_SET)
-    return os.read(fd, 1) == b"\n"
+    if sys.platform == "win32":
+        os.lseek(fd, size - 1, os.SEEK_SET)
+        return os.read(fd, 1) == b"\n"
+    return os.pread(fd, 1, size - 1) == b"\n"
 
 
 def _is_stamp(text: str) -> bool:

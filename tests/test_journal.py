@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import Journal, read, read_labels
+from cascade_agent.journal import Journal, _lock, read, read_labels
 from cascade_agent.records import Attempt, Decision, Label, Spend, StepTrace, Usage, Verdict
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
@@ -282,6 +282,17 @@ def test_a_torn_last_line_is_left_out_and_stays_harmless(
     assert "j.jsonl:2: a writer was stopped in this line" in caplog.text
 
 
+def test_a_mark_without_a_line_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A writer that saw another one's half-written line marks it; the line was whole after all, and nothing is said."""
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.append(a_trace("1"))
+    with journal.path.open("ab") as file:
+        file.write(b"\x18\n")
+    journal.append(a_trace("2"))
+    assert [t.id for t in journal] == ["1", "2"]
+    assert caplog.text == ""
+
+
 def test_a_complete_last_line_needs_no_newline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that an editor left without its last newline is whole."""
     journal = Journal(tmp_path / "j.jsonl")
@@ -398,6 +409,14 @@ def test_a_writer_that_holds_the_lock_for_ever_costs_one_bounded_wait(tmp_path: 
 
 
 @linux
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path) -> None:
+    """Where the system refuses to lock at all, the writer goes on without."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    os.close(fd)  # a closed descriptor is refused like one on a file system without locks
+    assert _lock(fd, exclusive=True)
+
+
+@linux
 def test_a_busy_file_is_not_rotated_but_written(tmp_path: Path) -> None:
     """While somebody else is writing, a full file grows on; the first free moment puts it away."""
     import fcntl
@@ -471,6 +490,35 @@ def test_a_file_compressed_after_it_was_listed_is_found(tmp_path: Path) -> None:
     second.with_name(second.name + ".gz").write_bytes(gzip.compress(second.read_bytes()))
     second.unlink()
     assert [t.id for t in steps] == ["1", "2"]
+
+
+def test_what_cannot_be_tidied_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A rotated file that cannot be deleted or compressed is said and left; the journal goes on."""
+    journal = Journal(tmp_path / "j.jsonl", max_bytes=10, keep=1)
+    (tmp_path / "j.20260101T000000.000000Z.jsonl").mkdir()  # a directory cannot be unlinked
+    for n in range(3):
+        assert journal.append(a_trace(str(n)))
+        _settle()
+    assert "could not be tidied" in caplog.text
+    assert journal.lost == 0
+
+
+def test_a_file_gone_while_it_is_tidied_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two writers tidy at once: each passes over what the other has done."""
+    journals = [Journal(tmp_path / "j.jsonl", max_bytes=10, compress=True, keep=5) for _ in range(2)]
+    for n in range(12):
+        assert journals[n % 2].append(a_trace(str(n)))
+    _settle()
+    assert caplog.text == ""
+
+
+def test_rotating_by_others_is_seen(tmp_path: Path) -> None:
+    """Of two writers with a full file only one puts it away; the other goes on in the new one."""
+    first, second = (Journal(tmp_path / "j.jsonl", max_bytes=10) for _ in range(2))
+    for n in range(8):
+        assert (first if n % 2 else second).append(a_trace(str(n)))
+    assert [t.id for t in first] == [str(n) for n in range(8)]
+    assert len(first.files()) == 8
 
 
 @linux

@@ -350,6 +350,15 @@ def test_a_broken_table_is_an_unknown_price(caplog: pytest.LogCaptureFixture) ->
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+def test_a_missing_table_is_an_unknown_price(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the package of the table every price is None, warming does nothing, one warning says so."""
+    pricing._warn_once.cache_clear()
+    monkeypatch.setitem(sys.modules, "genai_prices.data_snapshot", None)  # as if it were not installed
+    pricing._load()
+    assert price_of("gpt-4o-mini", "openai") is None
+    assert len(caplog.records) == 1
+
+
 def test_the_cache_of_prices_is_bounded() -> None:
     """Ever new model names do not grow the cache for ever."""
     for index in range(pricing._MAX_ENTRIES + 10):
