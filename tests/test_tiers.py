@@ -1,0 +1,157 @@
+"""Tiers: a model is named, priced and unwrapped once, and what was bound to it stays with it."""
+
+import sys
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import RunnableLambda
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
+
+from cascade_agent import Price, Tier
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.records import Usage
+from cascade_agent.testing import ScriptedChatModel
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+
+
+def gpt(**kwargs: Any) -> ChatOpenAI:
+    """A model that is never asked."""
+    return ChatOpenAI(**{"model": "gpt-4o-mini", "api_key": "none", **kwargs})
+
+
+def test_a_tier_is_what_it_is_made_of():
+    """A model, a binding of one, a tier: the base, the bound arguments and the config are found."""
+    model = ScriptedChatModel("a", name="m")
+    bound = model.bind(a=1, b=1).with_config(tags=["x"]).bind(b=2).with_config(metadata={"y": 1})
+    tier = Tier.of(bound)
+    assert tier.base is model
+    assert tier.bound == {"a": 1, "b": 2}
+    assert (tier.config["tags"], tier.config["metadata"]) == (["x"], {"y": 1})
+    assert Tier.of(tier) is tier
+    assert (tier.model_name, tier.label) == ("m", "m")
+    assert Tier(model).config is None
+
+
+def test_the_name_the_provider_and_the_host_are_read_once():
+    """As tracers read them; a bound `model` wins, a host of one's own is known for the price."""
+    tier = Tier(gpt(base_url="http://127.0.0.1:1/v1"))
+    assert (tier.model_name, tier.provider, tier.base_url) == ("gpt-4o-mini", "openai", "http://127.0.0.1:1/v1")
+    assert Tier(gpt().bind(model="gpt-4o")).model_name == "gpt-4o"
+    assert Tier(ScriptedChatModel("a")).base_url is None
+
+
+class Nameless(BaseChatModel):
+    """A model that cannot name itself."""
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("x"))])
+
+    def _get_ls_params(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    @property
+    def _llm_type(self) -> str:
+        return "nameless"
+
+
+def test_a_model_that_cannot_name_itself_has_no_name():
+    """It is known by its class, and its cost is unknown."""
+    tier = Tier(Nameless())
+    assert (tier.model_name, tier.label) == (None, "Nameless")
+    assert tier.cost(Usage(input_tokens=1, output_tokens=1)) is None
+
+
+def test_the_cost_is_the_given_price_or_the_tables():
+    """A price by hand wins; the table knows a public model at its own host; nobody knows it at another."""
+    usage = Usage(input_tokens=1_000_000, output_tokens=0)
+    assert Tier(gpt(), price=Price(7, 8, currency="EUR")).cost(usage) == 7
+    assert Tier(gpt(), price=Price(7, 8, currency="EUR")).currency == "EUR"
+    assert Tier(gpt()).cost(usage) == pytest.approx(0.15)
+    assert Tier(gpt()).currency == "USD"
+    assert Tier(gpt()).cost(Usage()) is None
+    assert Tier(gpt(base_url="http://127.0.0.1:1/v1")).cost(usage) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "says"),
+    [
+        (3, {}, "a tier is int; expected a chat model"),
+        (None, {}, "a tier is NoneType"),
+        (RunnableLambda(lambda x: x), {}, "a tier is RunnableLambda"),
+        (ScriptedChatModel("a"), {"timeout": 0}, "Tier.timeout is 0; expected a positive number"),
+        (ScriptedChatModel("a"), {"timeout": float("nan")}, "Tier.timeout is nan"),
+        (ScriptedChatModel("a"), {"timeout": "5"}, "Tier.timeout is '5'"),
+        (ScriptedChatModel("a"), {"price": 3}, "Tier.price is 3; expected a Price"),
+        ("nobody:model", {}, "the provider string 'nobody:model' gives no model"),
+    ],
+)
+def test_what_is_no_tier_is_refused(model, settings, says):
+    """At construction, with what was expected."""
+    with pytest.raises(ConfigurationError) as caught:
+        Tier(model, **settings)
+    assert says in str(caught.value)
+
+
+def test_a_provider_string_gives_a_model(monkeypatch):
+    """As `init_chat_model` reads it; without langchain the mend is named."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    tier = Tier("openai:gpt-4o-mini")
+    assert isinstance(tier.base, ChatOpenAI)
+    assert tier.model_name == "gpt-4o-mini"
+    monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'cascade-agent\[langchain\]'"):
+        Tier("openai:gpt-4o-mini")
+
+
+def test_a_model_that_is_set_to_stream_is_asked_whole():
+    """The user's own object is left as it is."""
+    model = gpt(streaming=True)
+    tier = Tier(model.bind(stream=True))
+    assert tier.base.streaming is False
+    assert tier.base.disable_streaming is True
+    assert tier.bound == {}
+    assert model.streaming is True
+
+
+def test_arguments_reach_the_model_inside_a_structured_chain():
+    """LangChain's chain would drop bound arguments and a call's; here both arrive, the call's win."""
+    for wrapped in (False, True):
+        model = ScriptedChatModel(
+            AIMessage("", tool_calls=[{"name": "City", "args": {"name": "x"}, "id": "1"}]), loop=True
+        )
+        bound: Any = model.bind(a=1, b=1)
+        tier = Tier(bound.with_config(tags=["x"]) if wrapped else bound)
+        ready = tier.with_schema(City)
+        assert ready.ask(["hi"], None)["parsed"] == City(name="x")
+        ready.ask(["hi"], None, b=2, c=3)
+        first, second = model.options
+        assert {k: first[k] for k in ("a", "b")} == {"a": 1, "b": 1}
+        assert {k: second[k] for k in ("a", "b", "c")} == {"a": 1, "b": 2, "c": 3}
+
+
+def test_tools_replace_those_of_the_tier_itself():
+    """With tools of the step, what was bound to the tier as tools is not on offer; its other arguments are."""
+    own = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
+    model = ScriptedChatModel("a", loop=True)
+    tier = Tier(model.bind(tools=[own], tool_choice="own", t=1))
+    assert [s.name for s in tier.plain().specs] == ["own"]
+    assert [s.name for s in tier.with_tools([City]).specs] == ["City"]
+    tier.plain().ask(["x"], None)
+    tier.with_tools([City], tool_choice="any").ask(["x"], None)
+    assert model.options == [{"tool_choice": "own", "t": 1}, {"tool_choice": "any", "t": 1}]
+    assert [o[0]["function"]["name"] for o in model.offered] == ["own", "City"]
+
+
+def test_a_model_without_structured_output_says_so():
+    """When the schema is given, naming the model."""
+    with pytest.raises(ConfigurationError, match="Nameless has no structured output"):
+        Tier(Nameless()).with_schema(City)
