@@ -39,35 +39,29 @@ def _failed(error: Exception) -> None:
 
 
 def start_step(name: str, *, policy: str, thread_id: str | None) -> Span:
-    """Open `cascade.step {name}` under the current span."""
+    """Open `cascade.step {name}` under the current span. What is known now is given now: samplers see nothing later."""
     try:
-        span = _TRACER.start_span(f"cascade.step {name}", kind=SpanKind.INTERNAL)
-        if span.is_recording():
-            span.set_attribute("cascade.step.name", name)
-            span.set_attribute("cascade.policy.version", policy)
-            span.set_attribute("openinference.span.kind", "CHAIN")
-            if thread_id is not None:
-                span.set_attribute("gen_ai.conversation.id", thread_id)
+        known = {"cascade.step.name": name, "cascade.policy.version": policy, "openinference.span.kind": "CHAIN"}
+        if thread_id is not None:
+            known["gen_ai.conversation.id"] = thread_id
+        return _TRACER.start_span(f"cascade.step {name}", kind=SpanKind.INTERNAL, attributes=known)
     except Exception as error:  # noqa: BLE001 - law 4
         _failed(error)
         return _NONE
-    return span
 
 
 def start_attempt(step: Span, index: int, *, tier: str, model: str | None) -> Span:
     """Open `cascade.attempt {tier}` under the step's span."""
     try:
         parent = otel_trace.set_span_in_context(step)
-        span = _TRACER.start_span(f"cascade.attempt {tier}", context=parent, kind=SpanKind.INTERNAL)
-        if span.is_recording():
-            span.set_attribute("cascade.attempt.index", index)
-            span.set_attribute("cascade.tier.name", tier)
-            if model is not None:
-                span.set_attribute("cascade.tier.model", model)
+        known: dict[str, str | int] = {"cascade.attempt.index": index, "cascade.tier.name": tier}
+        if model is not None:
+            known["cascade.tier.model"] = model
+        name = f"cascade.attempt {tier}"
+        return _TRACER.start_span(name, context=parent, kind=SpanKind.INTERNAL, attributes=known)
     except Exception as error:  # noqa: BLE001 - law 4
         _failed(error)
         return _NONE
-    return span
 
 
 @contextmanager

@@ -1,0 +1,395 @@
+"""Spans of a step: how they nest, what they say, and that a broken provider never reaches the step."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage
+from langgraph.errors import GraphInterrupt
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel_trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, sampling
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict, telemetry
+from cascade_agent.records import Attempt, Decision, StepTrace
+from cascade_agent.runner import trace_of
+from cascade_agent.testing import ScriptedChatModel, always_fail
+
+BOTH = pytest.mark.parametrize("how", ["sync", "async", "stream", "astream"])
+
+
+class Spans:
+    """A provider of one test, and what it exported."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider()
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = self.provider.get_tracer("test")
+
+    @property
+    def all(self) -> list[ReadableSpan]:
+        """The finished spans in the order in which they started."""
+        return sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        """Those of a name."""
+        return [span for span in self.all if span.name == name]
+
+    def tree(self, parent: int | None = None) -> list[Any]:
+        """Names, nested."""
+        children = [s for s in self.all if (s.parent.span_id if s.parent else None) == parent]
+        return [(s.name, self.tree(s.context.span_id)) for s in children]
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
+    """The library's tracer is this test's own; the process has one global provider, which is left alone."""
+    own = Spans()
+    monkeypatch.setattr(telemetry, "_TRACER", own.provider.get_tracer("cascade_agent"))
+    monkeypatch.setattr(telemetry, "lost", 0)
+    return own
+
+
+async def ask(model: Any, *, how: str = "sync", **kwargs: Any) -> Any:
+    """One call, on one of the four ways."""
+    match how:
+        case "sync":
+            return model.invoke("hi", **kwargs)
+        case "async":
+            return await model.ainvoke("hi", **kwargs)
+        case "stream":
+            return list(model.stream("hi", **kwargs))[-1]
+        case _:
+            return [chunk async for chunk in model.astream("hi", **kwargs)][-1]
+
+
+def refuses_small(draft: Any, _context: Any) -> Verdict | None:
+    """A validator that objects to every draft of the small tier."""
+    if draft.tier == "large":
+        return Verdict(outcome="pass", score=0.75, code="fine")
+    return Verdict(outcome="fail", code="odd", reason="it is small", path="/text")
+
+
+def instrumented(spans: Spans, text: str) -> Any:
+    """A reply of a model that opens a span of its own, as an instrumented client does."""
+
+    def reply(_messages: Any) -> AIMessage:
+        with spans.tracer.start_as_current_span("chat"):
+            usage = {"input_tokens": 11, "output_tokens": 5, "total_tokens": 16}
+            return AIMessage(text, usage_metadata=usage)
+
+    return reply
+
+
+def cascade(spans: Spans, **kwargs: Any) -> CascadeChatModel:
+    """Two instrumented models; small is refused."""
+    settings: dict[str, Any] = {
+        "small": Tier(ScriptedChatModel(instrumented(spans, "a"), name="s", loop=True), price=Price(1, 1)),
+        "large": Tier(ScriptedChatModel(instrumented(spans, "b"), name="l", loop=True), price=Price(10, 10)),
+        "validators": [refuses_small],
+        "name": "desk",
+        **kwargs,
+    }
+    return CascadeChatModel(**settings)
+
+
+ONE_STEP = ("cascade.step desk", [("cascade.attempt small", [("chat", [])]), ("cascade.attempt large", [("chat", [])])])
+
+
+@BOTH
+@pytest.mark.parametrize("budget", [60.0, None], ids=["deadline", "no deadline"])
+async def test_attempts_nest_under_their_step_and_calls_under_their_attempt(spans, how, budget):
+    """With no instrumentation of LangChain, in threads with a deadline, in tasks, in streams; under the user's span."""
+    with spans.tracer.start_as_current_span("request"):
+        await ask(cascade(spans, policy=Policy(latency_budget=budget)), how=how)
+    assert spans.tree() == [("request", [ONE_STEP])]
+    assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
+
+
+async def test_parallel_steps_nest_apart(spans):
+    """Steps of one gather each hold their own attempts, under the span that was current."""
+    model = cascade(spans)
+    with spans.tracer.start_as_current_span("request"):
+        await asyncio.gather(*(model.ainvoke("hi") for _ in range(20)))
+        model.batch(["hi"] * 20)
+    assert spans.tree() == [("request", [ONE_STEP] * 40)]
+
+
+async def test_evidence_nests_under_the_attempt_it_judges(spans):
+    """A judge's own spans belong to the attempt whose draft is judged."""
+
+    class Judge:
+        name, stage = "judge", "evidence"
+
+        def gather(self, draft: Any, context: Any, *, config: Any) -> Any:
+            from cascade_agent.records import Spend
+
+            with spans.tracer.start_as_current_span("judging"):
+                return Verdict(outcome="pass", score=0.95, code="judged"), Spend(name="judge", cost=0.0)
+
+        async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
+            return self.gather(draft, context, config=config)
+
+    model = cascade(spans, validators=[Judge()])
+    await ask(model, how="sync")
+    await ask(model, how="async")
+    one = ("cascade.step desk", [("cascade.attempt small", [("chat", []), ("judging", [])])])
+    assert spans.tree() == [one, one]
+
+
+def test_what_the_spans_say(spans):
+    """Names, attributes and events as TELEMETRY lists them; nothing under a `gen_ai.usage` name, no content."""
+    trace = trace_of(cascade(spans, policy=Policy(threshold=0.5)).invoke("hi", {"configurable": {"thread_id": "t1"}}))
+    (step,) = spans.named("cascade.step desk")
+    (small,) = spans.named("cascade.attempt small")
+    (large,) = spans.named("cascade.attempt large")
+    assert step.attributes == {
+        "cascade.step.name": "desk",
+        "cascade.policy.version": trace.policy,
+        "openinference.span.kind": "CHAIN",
+        "gen_ai.conversation.id": "t1",
+        "cascade.step.escalated": True,
+        "cascade.step.attempts": 2,
+        "cascade.step.final_tier": "large",
+        "cascade.step.reason": "odd",
+        "cascade.step.confidence": trace.confidence,
+        "cascade.step.cost": pytest.approx(16 / 1e6 + 160 / 1e6),
+        "cascade.cost.currency": "USD",
+        "cascade.step.outcome": "escalated",
+    }
+    (event,) = step.events
+    assert event.name == "cascade.escalation"
+    assert event.attributes == {
+        "cascade.tier.from": "small",
+        "cascade.tier.to": "large",
+        "cascade.escalation.reason": "odd",
+    }
+    assert small.attributes == {
+        "cascade.attempt.index": 0,
+        "cascade.tier.name": "small",
+        "cascade.tier.model": "s",
+        "cascade.attempt.score": trace.attempts[0].confidence,
+        "cascade.attempt.threshold": 0.5,
+        "cascade.attempt.input_tokens": 11,
+        "cascade.attempt.output_tokens": 5,
+        "cascade.attempt.cost": pytest.approx(16 / 1e6),
+        "cascade.validation.passed": False,
+        "cascade.validation.failed": ("refuses_small",),
+        "cascade.attempt.outcome": "rejected",
+    }
+    assert (large.attributes["cascade.attempt.index"], large.attributes["cascade.attempt.outcome"]) == (1, "accepted")
+    assert large.attributes["cascade.validation.passed"] is True
+    (judged,) = small.events
+    assert judged.name == "gen_ai.evaluation.result"
+    assert judged.attributes == {
+        "gen_ai.evaluation.name": "refuses_small",
+        "gen_ai.evaluation.score.label": "fail",
+        "gen_ai.evaluation.explanation": "/text: odd it is small",
+    }
+    assert large.events[0].attributes["gen_ai.evaluation.score.value"] == 0.75
+    assert {span.status.status_code for span in (step, small, large)} == {StatusCode.UNSET}
+    assert all(len(span.attributes) <= 25 for span in spans.all)
+
+
+def test_a_broken_validator_and_a_long_reason(spans):
+    """A broken validator is labelled an error, an abstain as skipped; an explanation has at most 512 characters."""
+
+    def breaks(_draft: Any, _context: Any) -> Any:
+        raise KeyError
+
+    def unsure(_draft: Any, _context: Any) -> Verdict:
+        return Verdict(outcome="abstain", reason="x" * 2000)
+
+    cascade(spans, validators=[breaks, unsure]).invoke("hi")
+    events = spans.named("cascade.attempt small")[0].events
+    assert [e.attributes["gen_ai.evaluation.score.label"] for e in events] == ["error", "skipped"]
+    assert len(events[1].attributes["gen_ai.evaluation.explanation"]) == 512
+
+
+@BOTH
+async def test_how_failed_steps_end(spans, how):
+    """An exhausted step and a tier that raised are errors with their type; a rejected draft is none."""
+    model = cascade(spans, small=ScriptedChatModel(ValueError("secret"), name="s"), validators=[always_fail()])
+    with pytest.raises(CascadeExhausted):
+        await ask(model, how=how)
+    (step,), (small,), (large,) = (
+        spans.named(name) for name in ("cascade.step desk", "cascade.attempt small", "cascade.attempt large")
+    )
+    assert (small.status.status_code, small.attributes["error.type"]) == (StatusCode.ERROR, "ValueError")
+    assert large.status.status_code is StatusCode.UNSET
+    assert (step.status.status_code, step.attributes["error.type"]) == (StatusCode.ERROR, "CascadeExhausted")
+    assert step.attributes["cascade.step.outcome"] == "exhausted"
+    assert "cascade.step.final_tier" not in step.attributes
+    assert "secret" not in str([span.to_json() for span in spans.all])
+
+
+async def test_how_stopped_steps_end(spans):
+    """An interrupt of the host and a cancellation close every span and are no errors."""
+
+    def stops(_draft: Any, _context: Any) -> None:
+        raise GraphInterrupt(())
+
+    with pytest.raises(GraphInterrupt):
+        cascade(spans, validators=[stops]).invoke("hi")
+    task = asyncio.create_task(cascade(spans, small=ScriptedChatModel("a", delay=30)).ainvoke("hi"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    steps, attempts = spans.named("cascade.step desk"), spans.named("cascade.attempt small")
+    assert [s.attributes["cascade.step.outcome"] for s in steps] == ["interrupted", "cancelled"]
+    assert [a.attributes["cascade.attempt.outcome"] for a in attempts] == ["cancelled", "cancelled"]
+    assert {s.status.status_code for s in (*steps, *attempts)} == {StatusCode.UNSET}
+
+
+def test_a_skipped_tier_has_no_span(spans):
+    """What was not asked is no attempt of the trace."""
+
+    def hopeless(_draft: Any, _context: Any) -> Verdict:
+        return Verdict(outcome="fail", code="hopeless")
+
+    hopeless.stage = "context"
+    cascade(spans, validators=[hopeless]).invoke("hi")
+    assert spans.tree() == [("cascade.step desk", [("cascade.attempt large", [("chat", [])])])]
+    assert spans.named("cascade.step desk")[0].attributes["cascade.step.attempts"] == 1
+
+
+async def test_a_stream_that_is_left_leaves_no_context_behind(spans, caplog):
+    """Breaking a stream off, in another task or none at all, logs nothing and leaves no span current."""
+    with caplog.at_level(logging.DEBUG, "opentelemetry"):
+        for _ in cascade(spans).stream("hi"):
+            assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
+            break
+        stream = cascade(spans).astream("hi")
+        await asyncio.create_task(anext(stream))
+        await asyncio.create_task(stream.aclose())
+    assert "detach" not in caplog.text
+    assert otel_context.get_current() == otel_context.Context()
+    assert len(spans.named("cascade.step desk")) == 2
+
+
+def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):
+    """Samplers see the attributes of the start alone: name, policy and thread of a step; place and model of an attempt."""
+    seen: list[Any] = []
+
+    class Sampler(sampling.Sampler):
+        def should_sample(self, _context, _trace_id, name, kind=None, attributes=None, links=None, trace_state=None):
+            seen.append((name, set(attributes or ())))
+            return sampling.SamplingResult(sampling.Decision.DROP)
+
+        def get_description(self):
+            return "drops all"
+
+    monkeypatch.setattr(telemetry, "_TRACER", TracerProvider(sampler=Sampler()).get_tracer("x"))
+    CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), name="desk").invoke("hi")
+    telemetry.start_attempt(otel_trace.INVALID_SPAN, 3, tier="large", model=None)
+    step = {"cascade.step.name", "cascade.policy.version", "openinference.span.kind"}
+    attempt = {"cascade.attempt.index", "cascade.tier.name"}
+    assert seen == [
+        ("cascade.step desk", step),
+        ("cascade.attempt small", attempt | {"cascade.tier.model"}),
+        ("cascade.attempt large", attempt),
+    ]
+
+
+# ---- a provider that breaks -----------------------------------------------------------------------------------------
+
+
+class _Raising(SpanProcessor):
+    """A processor that raises where it is told to."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        """Raise, perhaps."""
+        if self.where == "start":
+            msg = "no collector"
+            raise ConnectionError(msg)
+
+    def on_end(self, span: Any) -> None:
+        """Raise, perhaps."""
+        if self.where == "end":
+            msg = "no collector"
+            raise ConnectionError(msg)
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["start", "end"])
+async def test_a_processor_that_raises_never_fails_a_step(monkeypatch, caplog, how, where):
+    """R11, law 4: the step answers; the fault is logged once and every loss is counted."""
+    provider = TracerProvider()
+    provider.add_span_processor(_Raising(where))
+    monkeypatch.setattr(telemetry, "_TRACER", provider.get_tracer("cascade_agent"))
+    monkeypatch.setattr(telemetry, "lost", 0)
+    model = CascadeChatModel(
+        small=ScriptedChatModel("a", loop=True), large=ScriptedChatModel("b", loop=True), validators=[refuses_small]
+    )
+    for _ in range(3):
+        assert (await ask(model, how=how)).response_metadata["cascade"]["final_tier"] == "large"
+    assert telemetry.lost == 9
+    told = [r for r in caplog.records if r.name == "cascade_agent"]
+    assert [r.levelname for r in told] == ["WARNING"]
+    assert "ConnectionError: no collector" in told[0].getMessage()
+
+
+class _Hostile:
+    """A span that refuses all it is told."""
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_: Any, **__: Any) -> Any:
+            msg = f"no {name}"
+            raise RuntimeError(msg)
+
+        return refuse
+
+
+def test_a_span_that_refuses_everything_never_fails_a_step(monkeypatch):
+    """Whatever a foreign tracer gives back, each call is guarded."""
+    monkeypatch.setattr(telemetry, "lost", 1)
+    span: Any = _Hostile()
+    trace = StepTrace(id="1", step="s", outcome="accepted", reason="accepted", attempts=(Attempt(tier="small"),))
+    telemetry.escalation(span, Decision(action="escalate", reason="odd"))
+    telemetry.end_attempt(span, trace.attempts[0])
+    telemetry.end_step(span, trace)
+    assert telemetry.lost == 4
+    monkeypatch.setattr(telemetry, "_TRACER", span)
+    assert telemetry.start_step("s", policy="p", thread_id=None) is otel_trace.INVALID_SPAN
+    monkeypatch.setattr(otel_context, "attach", span.attach)
+    with telemetry.using(otel_trace.INVALID_SPAN):
+        pass
+    assert telemetry.lost == 6
+
+
+def test_without_a_provider_nothing_is_told_and_nothing_lost(monkeypatch):
+    """The API alone does nothing: no span records, no call is counted as lost."""
+    monkeypatch.setattr(telemetry, "lost", 0)
+    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[refuses_small])
+    assert model.invoke("hi").text == "b"
+    assert telemetry.lost == 0
+
+
+def test_a_provider_that_is_set_later_is_used():
+    """The library takes the global provider, also one that is set after the import, and sets none itself."""
+    code = """
+from opentelemetry import trace
+from cascade_agent.chat_model import CascadeChatModel
+from cascade_agent.testing import ScriptedChatModel
+assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+exporter, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b")).invoke("hi")
+assert [s.name for s in exporter.get_finished_spans()] == ["cascade.attempt small", "cascade.step cascade"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
