@@ -15,8 +15,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
-from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
+from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 from typing_extensions import TypedDict
@@ -962,3 +963,166 @@ async def test_streams_and_whole_answers_agree_on_random_drafts(how):
             await way(model.bind_tools([forecast]), "Paris and Lyon?", how=how)
             decisions.append([(d.action, d.reason) for d in journal.traces[0].decisions])
         assert decisions[0] == decisions[1]
+
+
+# ---- rare ways ----------------------------------------------------------------------------------------------------------
+
+
+class _Listening(Runs):
+    """A handler that makes models stream, and hears tokens and events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: list[str] = []
+        self.events: list[str] = []
+
+    def on_llm_new_token(self, token, **_):
+        self.tokens.append(token)
+
+    def on_stream_event(self, event, **_):
+        self.events.append(event["event"])
+
+
+class _Tokens(_Listening, _StreamingCallbackHandler):
+    def tap_output_iter(self, _run_id, output):
+        return output
+
+    def tap_output_aiter(self, _run_id, output):
+        return output
+
+
+class _Blocks(_Listening, _V2StreamingCallbackHandler):
+    pass
+
+
+@BOTH
+async def test_handlers_that_stream_hear_the_stream_as_it_goes(how):
+    """Both kinds of streaming handlers hear an accepted answer, piece by piece or block by block, and only that."""
+    tokens, blocks = _Tokens(), _Blocks()
+    model = cascade("the draft", "one two", validators=[small_is_bad])
+    await streamed(model, how=how, config={"callbacks": [tokens, blocks]})
+    assert "".join(tokens.tokens) == "one two"
+    assert (blocks.events[0], blocks.events[-1]) == ("message-start", "message-finish")
+    assert [run["end"] for run in tokens.runs.values()] == ["end"] * 4
+
+
+@BOTH
+async def test_a_stream_that_is_left_closes_the_run_it_was_told_in(how):
+    """The run under which streaming handlers heard the pieces ends too when the consumer leaves."""
+    tokens = _Tokens()
+    model = cascade("one two three four")
+    if how == "sync":
+        iterator = model.stream("hi", config={"callbacks": [tokens]})
+        next(iterator)
+        iterator.close()
+    else:
+        stream = model.astream("hi", config={"callbacks": [tokens]})
+        await anext(stream)
+        await stream.aclose()
+    assert [run["end"] for run in tokens.runs.values()] == ["GeneratorExit", "end", "GeneratorExit"]
+    assert "".join(tokens.tokens) == "one"
+
+
+@BOTH
+async def test_the_user_can_hide_a_step_from_the_message_stream(how):
+    """The tag `nostream` of LangGraph holds for a cascade as for any model."""
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    def graph(tags: list[str]) -> Any:
+        model = cascade("one two")
+
+        def node(_state: Any, config: RunnableConfig) -> Any:
+            model.invoke("hi", {**config, "tags": tags})
+            return {}
+
+        async def anode(_state: Any, config: RunnableConfig) -> Any:
+            await model.ainvoke("hi", {**config, "tags": tags})
+            return {}
+
+        return StateGraph(MessagesState).add_node("n", anode if how == "async" else node).add_edge(START, "n").compile()
+
+    shown = await streamed(graph([]), {"messages": []}, how=how, stream_mode="messages")
+    assert "".join(part[0].text for part in shown) == "one two"
+    assert await streamed(graph(["nostream"]), {"messages": []}, how=how, stream_mode="messages") == []
+
+
+@BOTH
+async def test_what_is_no_message_is_a_fault_of_the_tier(how):
+    """A model that returns something else is a tier that failed, and named as such."""
+
+    class Odd(ScriptedChatModel):
+        def invoke(self, *_: Any, **__: Any) -> Any:
+            return "text"
+
+        async def ainvoke(self, *_: Any, **__: Any) -> Any:
+            return "text"
+
+    told = record(await ask(cascade(Odd("x"), "large"), how=how))
+    assert (told["final_tier"], told["attempts"][0]["error"]) == ("large", "TypeError")
+
+
+@BOTH
+async def test_marks_of_one_provider_do_not_reach_the_other(how):
+    """Cache settings that only one tier's provider knows are taken out for the other, in tools, messages and settings."""
+    small, large = ScriptedChatModel("a"), _Claude("b")
+    marked = {"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}
+    block = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
+    model = cascade(small, large, validators=[small_is_bad]).bind_tools([marked])
+    await ask(model, [HumanMessage([block])], how=how, cache_control={"type": "ephemeral"})
+    assert "cache_control" not in str((small.calls, small.offered, small.options))
+    assert str((large.calls, large.options)).count("cache_control") == 2
+
+
+class _Claude(ScriptedChatModel):
+    @property
+    def _llm_type(self) -> str:
+        return "anthropic-chat"
+
+
+async def test_a_v3_stream_that_is_cancelled_stops_its_step():
+    """Cancelling the producer of an event stream ends the step; nobody is asked later."""
+    small = ScriptedChatModel("a", delay=30)
+    stream = await cascade(small).astream_events("hi", version="v3")
+    waiting = asyncio.create_task(_first(stream))
+    await asyncio.sleep(0.05)
+    producer = stream._producer_task
+    producer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await producer
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert small.asked == 0
+
+
+async def _first(stream: Any) -> Any:
+    return await anext(aiter(stream))
+
+
+def test_synchronous_events_of_the_older_version_are_those_of_every_model():
+    """`stream_events(v2)` is answered as `BaseChatModel` answers it: it has none."""
+    with pytest.raises((NotImplementedError, ValueError, TypeError)):
+        list(cascade("a").stream_events("hi", version="v2"))
+
+
+@BOTH
+async def test_evidence_asks_under_the_step_and_unseen(how):
+    """A judge's model call is a child run of the step, hidden from message streams."""
+    from cascade_agent.records import Spend
+
+    asked = ScriptedChatModel("fine", name="judge", loop=True)
+
+    class Judge:
+        name, stage = "judge", "evidence"
+
+        def gather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
+            asked.invoke("is it?", config)
+            return Verdict(outcome="pass", score=1.0, code="judged"), Spend(name="judge", cost=0.0)
+
+        async def agather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
+            await asked.ainvoke("is it?", config)
+            return Verdict(outcome="pass", score=1.0, code="judged"), Spend(name="judge", cost=0.0)
+
+    heard = Runs()
+    await ask(cascade("a", validators=[Judge()], name="desk"), how=how, config={"callbacks": [heard]})
+    assert heard.tree() == [("chain", "cascade.step desk", [("model", "s", []), ("model", "judge", [])])]
+    assert "nostream" in list(heard.runs.values())[-1]["tags"]
