@@ -51,6 +51,7 @@ _SCALE_WIDTH = 0.5
 _LIMIT = 60.0
 _NEWTON_STEPS = 60
 _SWEEPS = 300
+_ENOUGH = 1e-9
 _STILL = 1e-9
 """Of a standard error: coordinate descent has arrived."""
 
@@ -124,12 +125,13 @@ def fit(
     folds = [_fold(e.episode, seed) for e in examples]
     if strength is None:
         strength = model.choose(folds) if min(sum(right), len(right) - sum(right)) >= FEW else FEW_STRENGTH
-    held = model.held_out(folds, strength)
+    theta = model.solve(range(len(right)), strength)
+    held = model.held_out(folds, strength, theta)
     knots: tuple[tuple[float, float], ...] = ()
     if len(examples) >= ENOUGH_FOR_KNOTS:
         knots = isotonic(held, right, weights=model.weights)
         held = _held_out_knots(held, right, model.weights, folds)
-    scorer = model.scorer(model.solve(range(len(right)), strength), knots)
+    scorer = model.scorer(theta, strength, knots)
     return Fit(
         scorer=scorer,
         target=target,
@@ -186,9 +188,11 @@ class _Model:
 
     The parameters are [bias, weight of each of `codes`, shift of each of `shifted`]. A weight meets `mean - score`. A
     shift meets every draft on which its code spoke, whatever it said, and moves the code's mean (the score that says
-    nothing) by `-shift / weight`; local rules have none, their silence is 1 by meaning.
+    nothing) by `-shift / weight`; local rules have none, their silence is 1 by meaning. Codes that never spoke are
+    not among them: `scorer` gives them what the prior expects.
     """
 
+    prior: Scorer
     codes: list[str]
     shifted: list[str]
     rows: list[list[tuple[int, float]]]
@@ -203,17 +207,19 @@ class _Model:
     @classmethod
     def of(cls, examples: Sequence[Example], right: list[bool], prior: Scorer) -> _Model:
         new = new_codes(examples, prior)
-        codes = sorted({*prior.weights, *new})
+        every = {*prior.weights, *new}
+        read = [read_codes(e.verdicts, dict.fromkeys(every)) for e in examples]
+        codes = sorted({code for scores in read for code in scores})
         means = {code: new.get(code, prior.means.get(code, 1.0)) for code in codes}
         shifted = [code for code in codes if means[code] != 1.0]
         place = {code: i + 1 for i, code in enumerate(codes)}
         shift = {code: i + 1 + len(codes) for i, code in enumerate(shifted)}
         partner = {place[c]: (shift[c], means[c]) for c in shifted} | {shift[c]: (place[c], means[c]) for c in shifted}
         rows = []
-        for example in examples:
-            scores = sorted(read_codes(example.verdicts, place).items())
-            row = [(place[code], means[code] - score) for code, score in scores if score != means[code]]
-            rows.append(row + [(shift[code], -1.0) for code, _ in scores if code in shift])
+        for scores in read:
+            told = sorted(scores.items())
+            row = [(place[code], means[code] - score) for code, score in told if score != means[code]]
+            rows.append(row + [(shift[code], -1.0) for code, _ in told if code in shift])
         total = math.fsum(e.weight for e in examples)
         effective = total**2 / math.fsum(e.weight**2 for e in examples)
         weights = [e.weight * effective / total for e in examples]
@@ -227,7 +233,7 @@ class _Model:
             max(_SPREAD, math.sqrt(max(0.0, squares[i] / n - (sums[i] / n) ** 2))) for i in range(1, size)
         ]
         centre = [prior.bias, *(prior.weights.get(code, NEW_WEIGHT) for code in codes), *(0.0 for _ in shifted)]
-        return cls(codes, shifted, rows, right, weights, centre, spread, means, partner)
+        return cls(prior, codes, shifted, rows, right, weights, centre, spread, means, partner)
 
     def limits(self, i: int, point: list[float]) -> tuple[float, float]:
         """Between which numbers a parameter may move: weights stay >= 0 and means inside of [0, 1]."""
@@ -261,7 +267,7 @@ class _Model:
                 if trial_value <= value or size < 1e-6:  # noqa: PLR2004 - no descent is left
                     break
                 size /= 2
-            done = value - trial_value < 1e-9 * (1.0 + abs(value))
+            done = value - trial_value < _ENOUGH * (1.0 + abs(value))
             if trial_value <= value:
                 theta, value = trial, trial_value
             if done:
@@ -289,23 +295,26 @@ class _Model:
                 break
         return [p - t for p, t in zip(point, theta, strict=True)]
 
+    def _pull(self, strength: float) -> tuple[list[float], float]:
+        """What each parameter says about the common factor of the prior, and the precision of that factor."""
+        pull = [s * s * strength * c for s, c in zip(self.spread, self.centre, strict=True)]
+        pull[0] = 0.0
+        return pull, 1.0 / _SCALE_WIDTH**2 + math.fsum(p * c for p, c in zip(pull, self.centre, strict=True))
+
     def _penalty(self, strength: float) -> list[list[float]]:
         """The precision of the prior around `centre`: each weight on the scale of its feature, one common factor free.
 
         The rules may be right about what matters more and wrong about how much everything matters on these steps, so
-        stretching all weights by one factor costs far less than changing one against the others.
+        stretching all weights by one factor costs far less than changing one against the others. A weight is
+        `(1 + f) * centre + own` with f ~ N(0, _SCALE_WIDTH) and own ~ N(0, 1 / (strength * spread)); f is integrated
+        out (Sherman-Morrison).
         """
-        size = len(self.centre)
-        scaled = [s * s * strength for s in self.spread]
-        matrix = [[0.0] * size for _ in range(size)]
-        matrix[0][0] = 1.0 / _BIAS_WIDTH**2
-        # weight = (1 + f) * centre + own; f ~ N(0, _SCALE_WIDTH), own ~ N(0, 1 / scaled): f is integrated out
-        #   (Sherman-Morrison): D - D c c' D / (1 / _SCALE_WIDTH**2 + c' D c)
-        pull = [0.0, *(scaled[i] * self.centre[i] for i in range(1, size))]
-        total = 1.0 / _SCALE_WIDTH**2 + math.fsum(pull[i] * self.centre[i] for i in range(1, size))
+        pull, total = self._pull(strength)
+        size = len(pull)
+        matrix = [[-pull[i] * pull[j] / total for j in range(size)] for i in range(size)]
         for i in range(1, size):
-            for j in range(1, size):
-                matrix[i][j] = (scaled[i] if i == j else 0.0) - pull[i] * pull[j] / total
+            matrix[i][i] += self.spread[i] ** 2 * strength
+        matrix[0][0] = 1.0 / _BIAS_WIDTH**2
         return matrix
 
     def _logit(self, row: list[tuple[int, float]], theta: list[float]) -> float:
@@ -351,10 +360,9 @@ class _Model:
     def predict(self, member: int, theta: list[float]) -> float:
         return 1.0 / (1.0 + math.exp(-self._logit(self.rows[member], theta)))
 
-    def held_out(self, folds: list[int], strength: float) -> list[float]:
-        """Each example's confidence by a fit on the other folds."""
+    def held_out(self, folds: list[int], strength: float, start: list[float]) -> list[float]:
+        """Each example's confidence by a fit on the other folds; `start` is where the search begins."""
         out = [0.0] * len(folds)
-        start = self.solve(range(len(folds)), strength)
         for fold in range(_FOLDS):
             theta = self.solve([m for m, f in enumerate(folds) if f != fold], strength, start)
             for m, f in enumerate(folds):
@@ -367,16 +375,13 @@ class _Model:
 
         The error is that of the paired difference (the one-standard-error rule of Breiman et al., 1984).
         """
-        losses = {strength: self._losses(self.held_out(folds, strength)) for strength in STRENGTHS}
-        best = min(STRENGTHS, key=lambda strength: (math.fsum(losses[strength]), -strength))
-        n = len(folds)
+        losses: dict[float, list[float]] = {}
+        start: list[float] | None = None
         for strength in reversed(STRENGTHS):
-            gaps = [a - b for a, b in zip(losses[strength], losses[best], strict=True)]
-            mean = math.fsum(gaps) / n
-            spread = math.sqrt(math.fsum((g - mean) ** 2 for g in gaps) / n)
-            if mean <= spread / math.sqrt(n):
-                return strength
-        return best
+            start = self.solve(range(len(folds)), strength, start)
+            losses[strength] = self._losses(self.held_out(folds, strength, start))
+        best = min(STRENGTHS, key=lambda strength: (math.fsum(losses[strength]), -strength))
+        return next(s for s in reversed(STRENGTHS) if _no_worse(losses[s], losses[best]))
 
     def _losses(self, held: list[float]) -> list[float]:
         return [
@@ -384,14 +389,26 @@ class _Model:
             for p, y, w in zip(held, self.right, self.weights, strict=True)
         ]
 
-    def scorer(self, theta: list[float], knots: tuple[tuple[float, float], ...]) -> Scorer:
-        weights = {code: theta[i + 1] for i, code in enumerate(self.codes)}
-        means = {}
+    def scorer(self, theta: list[float], strength: float, knots: tuple[tuple[float, float], ...] = ()) -> Scorer:
+        """The parameters as a scorer; codes that never spoke are stretched as the others were."""
+        pull, total = self._pull(strength)
+        factor = math.fsum(p * (t - c) for p, t, c in zip(pull, theta, self.centre, strict=True)) / total
+        weights = {code: max(0.0, 1.0 + factor) * weight for code, weight in self.prior.weights.items()}
+        weights |= {code: theta[i + 1] for i, code in enumerate(self.codes)}
+        weights = dict(sorted(weights.items()))
+        means = dict(self.prior.means)
         for code in self.shifted:
             i = self.codes.index(code) + 1
             mean = self.means[code] - (theta[self.partner[i][0]] / theta[i] if theta[i] else 0.0)
             means[code] = min(1.0, max(0.0, mean))
         return Scorer(weights=weights, bias=theta[0], means=means, knots=knots)
+
+
+def _no_worse(some: Sequence[float], best: Sequence[float]) -> bool:
+    """Whether the mean of `some` is within one standard error (of the paired difference) of that of `best`."""
+    gaps = [a - b for a, b in zip(some, best, strict=True)]
+    mean = math.fsum(gaps) / len(gaps)
+    return mean <= math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps)) / len(gaps)
 
 
 def _fold(episode: str, seed: int) -> int:

@@ -7,19 +7,16 @@ the ones in use.
 from __future__ import annotations
 
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.panel import name_of
 from cascade_agent.policy import Policy
 from cascade_agent.records import SCHEMA, clean
-
-if TYPE_CHECKING:
-    import os
 
 
 def library_version() -> str:
@@ -36,17 +33,12 @@ def write_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     data = {"type": "policy", "schema": SCHEMA, "version": library_version(), "policy": clean(policy.to_json())}
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    part: Path | None = None
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            part = Path(file.name)
-            file.write(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(target)
     except OSError as error:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         msg = f"{target}: the policy cannot be written ({error}); give a file in an existing, writable directory"
         raise RecordError(msg) from error
 

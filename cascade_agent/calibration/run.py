@@ -13,7 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from cascade_agent.calibration.certificate import Certificate, Claim, NoThreshold, Per, Risk, Unit, labels_needed
+from cascade_agent.calibration.certificate import (
+    Certificate,
+    Claim,
+    NoThreshold,
+    Per,
+    Risk,
+    Unit,
+    labels_for_power,
+    labels_needed,
+)
 from cascade_agent.calibration.fitting import Example, Fit, Target, fit
 from cascade_agent.calibration.labels import Case, Evaluator, Joined, OnConflict, SameText, join
 from cascade_agent.calibration.measures import auroc, auroc_within, brier, calibration_error, interval
@@ -38,7 +47,7 @@ MAX_FIT: Final = 2000
 """Labelled drafts beyond which more of them go to the certificate; the ranking is settled by then."""
 
 _SPARE = 1.1
-"""The certificate keeps this many times the episodes that it cannot do without."""
+"""The certificate keeps this many times the episodes that it needs: a split by hash is not exact."""
 
 _LOOKING = ("person", "evaluator")
 _MIN_KIND = 30
@@ -195,7 +204,7 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     if not any(case.labelled for case in joined.cases):
         raise RecordError(_no_labels(files, joined))
     sample = draw(joined, base, seed=seed)
-    learn, test = _split(joined, sample, labels_needed(max_loss, confidence), seed, fitting=scorer != "rules")
+    learn, test = _split(joined, sample, claim, scorer)
     fits = _fits(learn, sample, base.scorer, scorer, seed)
     chosen = _choose(fits, learn, base, scorer)
     candidates = {"rules": base.scorer} | {name: f.scorer for name, f in fits.items()}
@@ -254,6 +263,7 @@ def draw(joined: Joined, policy: Policy, *, seed: int = 0) -> Sample:
         basis, kept = "propensity", [case for case in chosen if _coin(case, seed) < rate / _chance(case)]
     else:
         return Sample(cases=(), basis="none", rate=0.0, unclear=0)
+    policy = replace(policy, threshold=0.0)
     drawn = [case for case in others if _coin(case, seed) < rate]
     known = [case for case in drawn if case.labelled or judge(case, policy) is None]
     cases = sorted([*kept, *known], key=lambda case: case.id)
@@ -278,14 +288,19 @@ def _hash(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
 
 
-def _split(joined: Joined, sample: Sample, need: int, seed: int, *, fitting: bool) -> tuple[list[Case], list[Case]]:
-    """(labelled cases to learn from, sampled cases to certify on), by episode. No learning while labels are few."""
+def _split(joined: Joined, sample: Sample, claim: Claim, choice: ScorerChoice) -> tuple[list[Case], list[Case]]:
+    """(labelled cases to learn from, sampled cases to certify on), by episode.
+
+    The certificate comes first: under `auto` it keeps what gives it 80 % power at half the target, under a named
+    scorer what it cannot do without. Learning gets the rest, at most half, and nothing below `MIN_FIT` labels.
+    """
     drafts = [case for case in joined.cases if case.right is not None and case.drafted]
-    share = min(0.5, MAX_FIT / max(1, len(drafts))) if fitting else 0.0
     episodes = len({case.episode for case in sample.cases})
-    if len(drafts) * share < MIN_FIT or episodes * (1.0 - share) < _SPARE * need:
+    keep = (labels_for_power if choice == "auto" else labels_needed)(claim.max_loss, claim.confidence)
+    share = min(0.5, MAX_FIT / max(1, len(drafts)), 1.0 - _SPARE * keep / max(1, episodes))
+    if choice == "rules" or len(drafts) * share < MIN_FIT:
         return [], list(sample.cases)
-    learning = {e for e in {c.episode for c in joined.cases} if _hash(f"split\0{seed}\0{e}") < share}
+    learning = {e for e in {c.episode for c in joined.cases} if _hash(f"split\0{claim.seed}\0{e}") < share}
     return (
         [case for case in drafts if case.episode in learning],
         [case for case in sample.cases if case.episode not in learning],
@@ -299,7 +314,8 @@ def judge(case: Case, policy: Policy) -> float | None:
     """The confidence with which the policy would decide this step; None when it escalates under every threshold."""
     if not case.drafted:
         return None
-    policy = replace(policy, threshold=0.0)
+    if policy.threshold != 0.0:
+        policy = replace(policy, threshold=0.0)
     asked: tuple[str, ...] = ()
     while True:
         silent = {name for name in case.gathered if name not in asked}
@@ -314,6 +330,7 @@ def judge(case: Case, policy: Policy) -> float | None:
 
 def units_of(cases: Sequence[Case], policy: Policy) -> list[Unit]:
     """Labelled steps as units of a certificate for this policy's scorer."""
+    policy = replace(policy, threshold=0.0)
     return [
         Unit(
             episode=case.episode,
@@ -360,6 +377,7 @@ def _choose(fits: Mapping[str, Fit], learn: Sequence[Case], base: Policy, choice
     """The candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on."""
     if choice != "auto" or not fits:
         return choice if choice in fits else "rules"
+    base = replace(base, threshold=0.0)
     free = [(i, p) for i, case in enumerate(learn) if (p := judge(case, base)) is not None]
     harmless = [not learn[i].loss for i, _ in free]
     folds = next(iter(fits.values())).folds

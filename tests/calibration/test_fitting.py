@@ -104,6 +104,19 @@ def test_prior_lets_all_weights_stretch_together():
     assert (np.linalg.eigvalsh(penalty) > 0).all()
 
 
+def test_silent_codes_are_stretched_with_the_others():
+    """A code of the rules that never spoke gets the weight that the whole prior, fitted with it, would give it."""
+    examples = world(400, weights={"a": 6.0, "b": 3.0})
+    prior = Scorer(weights={"a": 2.0, "b": 1.0, "silent": 4.0}, bias=2.0)
+    model = _Model.of(examples, [not e.wrong for e in examples], prior)
+    fitted = model.scorer(model.solve(range(400), 30.0), 30.0)
+    assert 4.0 < fitted.weights["silent"] < 16.0
+    once = [*examples, Example(verdicts=(graded("silent", 1.0),), wrong=False, weight=1e-9)]  # spoke, and said nothing
+    other = _Model.of(once, [not e.wrong for e in once], prior)
+    whole = other.scorer(other.solve(range(401), 30.0), 30.0)
+    assert fitted.weights == pytest.approx(whole.weights, rel=0.02)
+
+
 def test_one_sort_of_labels_has_a_finite_fit():
     """When every draft was right the prior keeps the numbers finite and the confidence below 1."""
     scorer = fit([replace(e, wrong=False) for e in world(200)]).scorer
@@ -192,7 +205,7 @@ def test_what_is_fitted_is_always_a_scorer(seed, strength):
     ]
     model = _Model.of(examples, [not e.wrong for e in examples], Scorer.rules())
     theta = model.solve(range(60), strength)
-    scorer = model.scorer(theta, ())
+    scorer = model.scorer(theta, strength)
     for i, example in enumerate(examples):
         if example.verdicts:
             assert scorer.confidence(example.verdicts) == pytest.approx(model.predict(i, theta), abs=1e-9)
@@ -225,7 +238,7 @@ def test_confidence_at_run_time_is_what_was_fitted():
     right = [not e.wrong for e in examples]
     model = _Model.of(examples, right, Scorer.rules())
     theta = model.solve(range(300), 10.0)
-    scorer = model.scorer(theta, ())
+    scorer = model.scorer(theta, 10.0)
     for i, example in enumerate(examples):
         if example.verdicts:
             assert scorer.confidence(example.verdicts) == pytest.approx(model.predict(i, theta), abs=1e-12)
