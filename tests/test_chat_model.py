@@ -615,11 +615,19 @@ async def test_generate_is_a_batch_of_steps(how):
 
 async def test_agenerate_leaves_no_step_behind():
     """When one of several prompts fails, the others are awaited, not left running."""
-    slow = ScriptedChatModel([ValueError("x"), "late"], delay=0.01)
-    before = asyncio.all_tasks()
+
+    class Slow(ScriptedChatModel):
+        async def _agenerate(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+            if messages[-1].text == "slow":
+                await asyncio.sleep(0.1)
+                return await super()._agenerate(messages, *args, **kwargs)
+            raise ValueError
+
+    before, small = asyncio.all_tasks(), Slow("late")
     with pytest.raises(CascadeExhausted):
-        await cascade(slow, ScriptedChatModel(ValueError("y"))).agenerate([[HumanMessage("1")], [HumanMessage("2")]])
+        await cascade(small, Slow("x")).agenerate([[HumanMessage("fails")], [HumanMessage("slow")]])
     assert asyncio.all_tasks() == before
+    assert small.asked == 1
 
 
 async def test_events_v2_show_the_step_its_tiers_and_the_answer():

@@ -354,6 +354,11 @@ def test_rubbish_in_a_verdict_becomes_json():
     told = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
     json.dumps(told, allow_nan=False)
     assert told["code"] == "… (_Untold)"
+    assert dump(Verdict(outcome="fail", code="a\0b", reason="\ud800é")) == {
+        "outcome": "fail",
+        "code": "a\ufffdb",
+        "reason": "\ufffdé",
+    }
 
 
 def test_load_names_the_field_that_is_wrong():
