@@ -25,6 +25,7 @@ from cascade_agent.validators._text import (
     fold,
     quoted,
     stem,
+    terms,
     tool_text,
     value_text,
     weight,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from cascade_agent.records import Draft, Outcome, StepContext
 
 _WORD = re.compile(r"[^\W_]+")
-_SENTENCE = re.compile(r"[.!?;](?=\s|$)|[。！？；\n]+")
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？\n]+")
 _LIST_MARK = re.compile(r"(?:^|\n)\s*\(?\d{1,2}[.)](?=\s)|(?<![(\w])\d{1,2}\)(?=\s)")
 _PROSE_CALL = re.compile(
     r"([^\W\d][\w.\-]{1,80})\s*\(|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
@@ -234,6 +235,9 @@ def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, fo
 _OFF_TOPIC: Final = "request and called tool have next to nothing in common"
 _APART: Final = 0.4
 """`tool_match + 2 description_match + request_covered` under which they have nothing in common (of 4)."""
+_NO_ACCIDENT: Final = 3
+_FROM_REQUEST: Final = 0.8
+"""Three required arguments that all come from the request fit it, whatever words it is put in."""
 _LOW: Final = 0.25
 _UNKNOWN: Final = 0.3
 _NEXT: Final = 0.15
@@ -249,18 +253,49 @@ def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, o
     """
     if conv.turn_results or conv.follow_up or not all(t is not None and t.told for t in found.tools):
         return False
-    if _prepares(found, conv, offered):
+    if _prepares(found, conv, offered) or _composed(found, conv):
         return False
     score = {v.code: 1.0 if v.score is None else v.score for v in verdicts}
     if "request_covered" not in score:
         return False
     description = score["description_match"]
+    taken = {
+        (leaf.call, leaf.key): g
+        for leaf, g in zip(found.leaves, groundings(found, conv), strict=True)
+        if g is not None and leaf.required
+    }
+    if len(taken) >= _NO_ACCIDENT and typical(list(taken.values())) >= _FROM_REQUEST:
+        return False
     if score["tool_match"] + 2 * description + score["request_covered"] < _APART:
         return True
     required = [
         g for leaf, g in zip(found.leaves, groundings(found, conv), strict=True) if g is not None and leaf.required
     ]
     return description < _LOW and bool(required) and typical(required) < _UNKNOWN
+
+
+def _composed(found: Answer, conv: Conversation) -> bool:
+    """Whether the calls may serve any request: arguments that a model writes itself, or none at all.
+
+    Agents begin with `list_tables()`, write SQL, code, shell commands and search queries: words of the request are not
+    to be expected in them or in the tool's description.
+    """
+    with_arguments = {leaf.call for leaf in found.leaves}
+    if len(with_arguments) < len(found.calls):
+        return True
+    for leaf in found.leaves:
+        if isinstance(leaf.value, str) and not leaf.schema.get("enum"):
+            tool = found.tools[leaf.call]
+            if len(_WORD.findall(leaf.value)) >= _WRITTEN:
+                return True
+            alone = tool is not None and len(tool.properties) == 1
+            if alone and conv.request_set.intersection(terms(fold(leaf.value))):
+                return True
+    return False
+
+
+_WRITTEN: Final = 3
+"""Words from which on a text argument was composed by the model rather than copied."""
 
 
 def _prepares(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
@@ -302,11 +337,13 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
     unused, count = _numbers_unused(found, conv, asking, about)
     if unused:
         reason = "numbers of the request that no argument takes up"
-        if unused < count:
-            out.append(_graded("number_unused", (1.0 - unused / count) / unused, reason))
-        else:
-            soft: Outcome = "fail" if found.leaves and not _prepares(found, conv, offered) else "pass"
-            out.append(Verdict(validator=_NAME, outcome=soft, code="number_unused", reason=reason, score=0.0))
+        score = (1.0 - unused / count) / unused
+        told = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
+        soft: Outcome = "fail" if told else "pass"
+        out.append(Verdict(validator=_NAME, outcome=soft, code="number_unused", reason=reason, score=score))
+    questions = sum(conv.request.count(mark) for mark in "?？؟")
+    if questions > len(found.calls):
+        out.append(_graded("question_open", len(found.calls) / questions, "more questions than calls"))
     quotes = quoted(conv.request)
     if quotes:
         lost = [q for q in quotes if q not in found.used and "".join(_WORD.findall(q)) not in found.used_compact]
@@ -320,6 +357,39 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
     if choices:
         out.append(_graded("choice_unused", 1.0 / (1 + choices), "options that the request names were not chosen"))
     return out
+
+
+def _takes_numbers(found: Answer) -> bool:
+    """Whether a called tool has a parameter for a number; else numbers may be meant for the answer ("in 5 lines")."""
+    kinds = [
+        kind
+        for tool in found.tools
+        if tool is not None
+        for schema in tool.properties.values()
+        if isinstance(schema, Mapping)
+        for kind in _kinds(schema)
+    ]
+    return any(kind in _NUMERIC for kind in kinds)
+
+
+def _kinds(schema: Mapping[str, Any]) -> list[str]:
+    """The types that a parameter takes, one level deep."""
+    kinds: list[str] = []
+    items = schema.get("items")
+    for part in (schema, items if isinstance(items, Mapping) else {}, *_branches(schema)):
+        kind = part.get("type")
+        kinds += [k for k in (kind if isinstance(kind, list) else [kind]) if isinstance(k, str)]
+    return [kind.lower() for kind in kinds]
+
+
+def _branches(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    branches = schema.get("anyOf")
+    return [b for b in branches[:8] if isinstance(b, Mapping)] if isinstance(branches, list) else []
+
+
+_NUMERIC: Final = frozenset({"integer", "number", "int", "float", "double"})
+_MOST_UNUSED: Final = 0.2
+"""Score of `number_unused` up to which it fails: all numbers, two of three, three of up to seven, four of any."""
 
 
 def _names_tool(text: str, offered: Sequence[ToolText]) -> bool:

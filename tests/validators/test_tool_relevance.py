@@ -102,8 +102,8 @@ def test_look_up_with_an_identifier_of_the_request_prepares(identifier: str) -> 
 def test_call_before_a_fitting_tool_prepares() -> None:
     """Where another tool on offer fits the request, a call of something else may be the step before it."""
     said = "Please pay back the money for all lamps to the customer"
-    assert "off_topic" in fails(judge(said, [call("get_order", order_id="all")], ORDER))
-    assert "off_topic" not in fails(judge(said, [call("get_order", order_id="all")], ORDER, REFUND))
+    assert "off_topic" in fails(judge(said, [call("get_order", order_id="some")], ORDER))
+    assert "off_topic" not in fails(judge(said, [call("get_order", order_id="some")], ORDER, REFUND))
 
 
 def test_off_topic_needs_a_description() -> None:
@@ -155,8 +155,10 @@ def test_part_of_the_request_left_open() -> None:
 
 def test_no_number_used_is_a_soft_fail() -> None:
     """A call that takes up none of the request's numbers fails softly; one that takes up some is graded."""
+    amounts = {"amount": {"type": "number"}, "years": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
+    typed = ToolSpec(LOAN.name, LOAN.description, {"type": "object", "properties": amounts})
     said = "Monthly rate of a loan of 25000 over 12 years, and of 40000 over 15 years?"
-    none = judge(said, [call("loan_rate", amount="some", years="many")], LOAN)
+    none = judge(said, [call("loan_rate", amount="some", years="many")], typed)
     half = judge(said, [call("loan_rate", amount="25000", years="12")], LOAN)
     full = judge(
         said, [call("loan_rate", amount="25000", years="12"), call("loan_rate", amount="40000", years="15")], LOAN
@@ -165,6 +167,37 @@ def test_no_number_used_is_a_soft_fail() -> None:
     assert 0.0 < score(half, "number_unused") < 0.5
     assert "number_unused" not in fails(half)
     assert "number_unused" not in full
+
+
+SEARCH = ToolSpec(
+    "web_search",
+    "A search engine for current events. Input should be a search query.",
+    {"type": "object", "properties": {"query": STRING}, "required": ["query"]},
+)
+SQL = ToolSpec(
+    "run_sql",
+    "Input to this tool is a detailed and correct query, output is a result from the database.",
+    {"type": "object", "properties": {"statement": STRING}, "required": ["statement"]},
+)
+TABLES = ToolSpec("list_tables", "List the tables in the database with their columns.", {"type": "object"})
+HANDOFF = ToolSpec("transfer_to_math", "Assign the task to the mathematics assistant.", {"type": "object"})
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "tools"),
+    [
+        ("What do you know about LangGraph?", call("web_search", query="LangGraph"), [SEARCH]),
+        ("List 5 health benefits of green tea", call("web_search", query="health benefits green tea"), [SEARCH]),
+        ("Should I take an umbrella tomorrow?", call("web_search", query="weather forecast tomorrow"), [SEARCH]),
+        ("Which 3 clients matter most?", call("run_sql", statement="SELECT name FROM customers LIMIT 3"), [SQL]),
+        ("How many employees are there?", call("run_sql", statement="SELECT COUNT(*) FROM employees"), [SQL]),
+        ("Which genre has the longest tracks?", call("list_tables"), [TABLES, SQL]),
+        ("what's (3 + 5) x 7", call("transfer_to_math"), [HANDOFF]),
+    ],
+)
+def test_generic_tools_fit_any_request(said: str, answer: Any, tools: list[ToolSpec]) -> None:
+    """First steps of common agents are kept: searches, SQL, look-ups and hand-offs without arguments."""
+    assert not fails(judge(said, [answer], *tools))
 
 
 @pytest.mark.parametrize(
