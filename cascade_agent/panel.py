@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from cascade_agent.records import Draft, Spend, StepContext
 
+_LOG = logging.getLogger("cascade_agent")
+_MAX_TOLD = 256
+_told: set[tuple[str, str]] = set()
 Finding = Verdict | Iterable[Verdict] | bool | None
 Validator = Callable[..., Finding | Awaitable[Finding]]
 """`(draft, context) -> finding`; a class instance or a plain function, sync or async."""
@@ -153,6 +157,10 @@ def _add(found: list[Verdict], name: str, finding: Finding) -> None:
 
 
 def _broken(name: str, fault: str, *, code: str = "validator_error") -> Verdict:
+    if (name, fault) not in _told:
+        if len(_told) < _MAX_TOLD:
+            _told.add((name, fault))
+        _LOG.warning("validator %s gives no verdict: %s (told once; see Policy.on_broken)", name, fault)
     return Verdict(outcome="abstain", code=code, reason=fault, validator=name)
 
 

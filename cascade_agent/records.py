@@ -264,13 +264,22 @@ class Attempt:
     inner: dict[str, Any] | None = None
     """The trace of the cascade that this tier is itself, without contents; usage and cost above are its sums."""
 
+    effect: SideEffect | None = None
+    """What the calls of the draft would do to the world, the gravest, as far as the policy declares it."""
+
     gathered: tuple[str, ...] = ()
     """Names of the evidence asked for so far, in order; their cost and usage stand in the step's `evidence`."""
 
     @property
     def usable(self) -> bool:
-        """Whether there is a draft that passed every hard check."""
-        return self.outcome in ("accepted", "rejected") and not any(v.hard for v in self.verdicts)
+        """Whether the draft may be returned although it was not accepted.
+
+        It passed every hard check, and it changes nothing in the world or passed the soft ones too.
+        """
+        if self.outcome not in ("accepted", "rejected"):
+            return False
+        harmless = self.effect in (None, "read")
+        return not any(v.hard or (v.outcome == "fail" and not harmless) for v in self.verdicts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

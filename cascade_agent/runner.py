@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cascade_agent.journal import Journal
     from cascade_agent.panel import Evidence, Panel
     from cascade_agent.policy import Policy
-    from cascade_agent.records import StepContext, StepOutcome
+    from cascade_agent.records import SideEffect, StepContext, StepOutcome
     from cascade_agent.tiers import Role, Tier
 
 _SMALL_SHARE = 1 / 3
@@ -358,11 +358,25 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
     answer = cast("Answer", reply.value)
     course.answer = answer
     usage, cost, inner = _bill(tier, answer.draft.message)
-    course.attempt = replace(before, outcome="rejected", latency=reply.latency, usage=usage, cost=cost, inner=inner)
+    course.attempt = replace(
+        before,
+        outcome="rejected",
+        latency=reply.latency,
+        usage=usage,
+        cost=cost,
+        inner=inner,
+        effect=_effect(answer.draft, step.policy) if step.policy.side_effects else None,
+    )
     found: tuple[Verdict, ...] = yield Check(answer.draft, answer.context or step.contexts[role])
     verdicts = before.verdicts + found if before.verdicts else found
     confidence = step.policy.scorer.confidence(verdicts)
     course.attempt = replace(course.attempt, verdicts=verdicts, confidence=confidence)
+
+
+def _effect(draft: Draft, policy: Policy) -> SideEffect | None:
+    """The gravest declared side effect of a draft's calls."""
+    declared = {policy.side_effects.get(call["name"]) for call in draft.tool_calls}
+    return next((effect for effect in ("irreversible", "write", "read") if effect in declared), None)
 
 
 def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, None]:

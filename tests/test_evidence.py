@@ -38,7 +38,7 @@ def cascade(small: Any, second: Any, large: Any, **policy: Any) -> tuple[Cascade
         small=Tier(ScriptedChatModel([small], usage=(10, 5)), price=Price(1, 1)),
         large=Tier(ScriptedChatModel([large], usage=(10, 5)), price=Price(10, 10)),
         validators=[*default_validators(), CrossCheck(Tier(second, price=Price(2, 2)))],
-        policy=Policy(**policy),
+        policy=Policy(**{"evidence_band": (0.0, 1.0), **policy}),
         journal=journal,
     )
     return model, journal
@@ -231,6 +231,7 @@ def test_a_judge_can_turn_a_draft_down() -> None:
             small=ScriptedChatModel(["Paris"]),
             large=ScriptedChatModel(["Lyon"]),
             validators=[*default_validators(), Judge(ScriptedChatModel([judged(verdict, 1.0)]), "Must be right.")],
+            policy=Policy(evidence_band=(0.0, 1.0)),
         )
         assert model.invoke("Capital of France?").response_metadata["cascade"]["final_tier"] == tier
 

@@ -259,3 +259,23 @@ def test_a_scorer_travels_with_its_policy():
     """The scorer is part of the file and of the version."""
     assert Policy.from_json({"scorer": Scorer.rules().to_json()}) == Policy()
     assert Policy().version == Policy(scorer=Scorer.rules()).version
+
+
+def test_shipped_soft_fails_do_not_rule_a_large_draft_out() -> None:
+    """Shipped soft rules were measured on small drafts; a large one is ruled out by hard fails and by users' rules."""
+    small = Attempt(tier="small", verdicts=(Verdict(outcome="fail", code="x", validator="mine"),))
+    shipped = Verdict(outcome="fail", code="off_topic", score=0.0, validator="ToolRelevance")
+    mine = Verdict(outcome="fail", code="mine", score=0.0, validator="mine")
+    hard = Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema")
+    for verdict, action in ((shipped, "accept"), (mine, "exhausted"), (hard, "exhausted")):
+        assert decide(Policy(), (small, Attempt(tier="large", verdicts=(verdict,)))).action == action
+
+
+@pytest.mark.parametrize(("effect", "best"), [(None, 0), ("read", 0), ("write", None), ("irreversible", None)])
+def test_a_doubtful_draft_that_changes_the_world_is_never_returned(effect: Any, best: int | None) -> None:
+    """With large down, a draft that failed soft checks is returned only if its calls change nothing that is declared."""
+    soft = Verdict(outcome="fail", code="off_topic", score=0.0, validator="ToolRelevance")
+    small = Attempt(tier="small", verdicts=(soft,), effect=effect)
+    large = Attempt(tier="large", outcome="error", error="RateLimitError: 429")
+    decision = decide(Policy(), (small, large))
+    assert (decision.action, decision.attempt) == ("exhausted", best)
