@@ -1,4 +1,4 @@
-"""`StructuredOutput`: whether an answer that was asked for in a schema could be read as that schema.
+"""`StructuredOutput`: whether an answer that was asked for in a schema could be read as that schema, and fits it.
 
 Law: the reason names the error class, the kind of error and the path, never a value; names that the schema does not
 declare are written `*`.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from cascade_agent.records import Verdict
+from cascade_agent.validators._output_schema import compiled
 
 if TYPE_CHECKING:
     from cascade_agent.records import Draft, StepContext
@@ -29,6 +30,12 @@ class StructuredOutput:
 
     Acts when structured output was asked for (`context.output_schema`) or parsing it failed (`draft.parsing_error`).
     An answer that calls one of the offered tools first is not yet the structured answer and is left alone.
+
+    LangChain validates what it reads into a pydantic class and hands on everything else as it is. Plain output of a
+    JSON Schema (also of a tool or a response format) or of a `TypedDict` is therefore held to that schema here; keys
+    that it does not declare are a fault only where it forbids them. What a schema demands but cannot be enforced (a
+    remote reference, a pattern that could hang) is not held against an answer; `unchecked` is an abstain: the output
+    is too large to be followed to its end.
     """
 
     name: ClassVar[str] = "StructuredOutput"
@@ -40,8 +47,10 @@ class StructuredOutput:
         if error is not None:
             reason, path = _explain(error, context.output_schema)
             return _fail(reason, path)
-        if context.output_schema is None or draft.parsed is not None:
+        if context.output_schema is None:
             return None
+        if draft.parsed is not None:
+            return _unfit(draft.parsed, context.output_schema)
         if draft.tool_calls and any(call.get("name") in context.tools_by_name for call in draft.tool_calls):
             return None
         return _fail("the answer holds no output of the schema that was asked for", "/parsed")
@@ -49,6 +58,35 @@ class StructuredOutput:
 
 def _fail(reason: str, path: str) -> Verdict:
     return Verdict(outcome="fail", code="unparsed_output", reason=reason, path=path, validator=StructuredOutput.name)
+
+
+def _unfit(parsed: object, wanted: object) -> Verdict | None:
+    """The first rule of the schema that plain output breaks, or nothing."""
+    if not isinstance(parsed, dict | list | str | int | float):
+        return None
+    asked = compiled(wanted)
+    if asked is None:
+        return None
+    report = asked.schema.check(parsed)
+    if report.faults:
+        fault = report.faults[0]
+        path = "/parsed" + _declared(fault.path, _names(asked.source))
+        reason = f"the answer breaks a rule of the schema: {fault.keyword or 'type'} at {path}"
+        return _fail(reason[:500], path)
+    if report.complete:
+        return None
+    reason = "the schema takes too many steps to follow to its end"
+    return Verdict(outcome="abstain", code="unchecked", reason=reason, path="/parsed", validator=StructuredOutput.name)
+
+
+def _declared(pointer: str, names: frozenset[str]) -> str:
+    """A JSON pointer without the names that nobody declared."""
+    parts = pointer.split("/")[1 : _MAX_PATH_PARTS + 1]
+    return "".join([f"/{part if _shown(part.replace('~1', '/').replace('~0', '~'), names) else '*'}" for part in parts])
+
+
+def _shown(part: str, names: frozenset[str]) -> bool:
+    return part in names or (part.isdigit() and len(part) <= 6)  # noqa: PLR2004 - an index
 
 
 def _explain(error: object, schema: object) -> tuple[str, str]:
@@ -65,7 +103,7 @@ def _explain(error: object, schema: object) -> tuple[str, str]:
 
 def _pointer(location: str, names: frozenset[str]) -> str:
     parts = location.split(".")[:_MAX_PATH_PARTS]
-    return "".join(f"/{part if part in names or (part.isdigit() and len(part) <= 6) else '*'}" for part in parts)  # noqa: PLR2004 - an index
+    return "".join([f"/{part if _shown(part, names) else '*'}" for part in parts])
 
 
 def _names(schema: object) -> frozenset[str]:
@@ -84,6 +122,9 @@ def _names(schema: object) -> frozenset[str]:
             properties = item.get("properties")
             if isinstance(properties, Mapping):
                 names.update(key for key in properties if isinstance(key, str))
+            required = item.get("required")
+            if isinstance(required, list | tuple):
+                names.update(key for key in required[:_MAX_NAMES] if isinstance(key, str))
             stack.extend(item.values())
         elif isinstance(item, list | tuple):
             stack.extend(item)

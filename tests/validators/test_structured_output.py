@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict
 
 import pytest
+import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import PydanticOutputParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field, ValidationError
 
+from cascade_agent import CascadeChatModel, CascadeMiddleware
 from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.testing import ScriptedChatModel
+from cascade_agent.validators import _output_schema
 from cascade_agent.validators.structured_output import StructuredOutput
 
 
@@ -161,3 +168,214 @@ def test_never_raises(error: str | None, schema: object) -> None:
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
     assert verdict is None or (verdict.hard and len(verdict.reason) <= 500)
     assert (verdict is None) == (error is None and schema is None)
+
+
+# ---- plain output against its schema --------------------------------------------------------------------------------
+
+PERSON: dict[str, Any] = {
+    "title": "Person",
+    "type": "object",
+    "properties": {"age": {"type": "integer"}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}}},
+    "required": ["age"],
+}
+BODY = {key: value for key, value in PERSON.items() if key != "title"}
+
+
+class Part(typing_extensions.TypedDict, total=False):
+    sku: str
+    count: int
+
+
+class Person(TypedDict):
+    age: int
+    tags: NotRequired[list[Literal["a", "b"]]]
+    nick: Optional[str]  # noqa: UP045 - both spellings are met
+    height: float | None
+    note: Annotated[str, "", "a remark"]
+    parts: list[Part]
+    sizes: dict[str, int]
+    friend: NotRequired[Person]
+    pair: tuple[int, int]
+    anything: Any
+    named: Annotated[int, ..., "described"]
+
+
+ADA: dict[str, Any] = {
+    "age": 36,
+    "nick": None,
+    "height": 2,
+    "parts": [{"sku": "x"}, {}],
+    "sizes": {"a": 1},
+    "pair": (1, 2),
+    "anything": object(),
+    "named": 1,
+}
+
+WRAPPED = {
+    "plain": PERSON,
+    "OpenAI tool": convert_to_openai_tool(PERSON),
+    "OpenAI function": {"name": "Person", "description": "", "parameters": BODY},
+    "Anthropic tool": {"name": "Person", "input_schema": BODY},
+    "Bedrock tool": {"toolSpec": {"name": "Person", "inputSchema": {"json": BODY}}},
+    "response format": {"type": "json_schema", "json_schema": {"name": "Person", "strict": True, "schema": BODY}},
+    "response format, flat": {"type": "json_schema", "name": "Person", "schema": BODY},
+    "tool strategy": ToolStrategy(PERSON),
+    "provider strategy": ProviderStrategy(PERSON),
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_plain_output_is_held_to_its_json_schema(form: str) -> None:
+    """Output that breaks the schema fails hard in every wrapping; output that fits is kept, other keys included."""
+    for bad in ({"agee": "x"}, {"age": SECRET}, {"age": 1, "tags": ["a", SECRET]}, [], "x", 3):
+        verdict = judge(Draft(message=AIMessage("x"), parsed=bad), output_schema=WRAPPED[form])
+        assert verdict is not None
+        assert (verdict.code, verdict.hard) == ("unparsed_output", True)
+        assert verdict.path.startswith("/parsed")
+        assert SECRET not in verdict.reason + verdict.path
+    for good in ({"age": 1}, {"age": 1, "tags": ["b"], "other": "y"}):
+        assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=WRAPPED[form]) is None
+
+
+def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
+    """The path is that of the value; a name that the schema does not declare is a star."""
+    schema = {**PERSON, "additionalProperties": False}
+    cases: list[tuple[object, str, str]] = [
+        ({"age": 1, "tags": ["a", "c"]}, "/parsed/tags/1", "enum"),
+        ({"age": "1"}, "/parsed/age", "type"),
+        ({}, "/parsed/age", "required"),
+        ({"age": 1, SECRET: 1}, "/parsed/*", "additionalProperties"),
+    ]
+    for value, path, rule in cases:
+        verdict = judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
+        assert verdict is not None
+        assert verdict.path == path
+        assert rule in verdict.reason
+        assert SECRET not in verdict.reason
+
+
+def test_any_of_several_schemas_will_do() -> None:
+    """The host takes `oneOf` at the top for schemas to choose from: a value that fits two of them is kept."""
+    schema = {"oneOf": [PERSON, {"title": "Box", "type": "object", "required": ["lid"]}]}
+    for good in ({"age": 1}, {"lid": 1}, {"age": 1, "lid": 1}):
+        assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=schema) is None
+    assert judge(Draft(message=AIMessage("x"), parsed={"agee": 1}), output_schema=schema)
+
+
+def test_typed_dict_that_fits() -> None:
+    """Keys that may be left out, null for `Optional`, whole numbers for floats and open types are kept."""
+    assert judge(Draft(message=AIMessage("x"), parsed=ADA), output_schema=Person) is None
+    nested = {**ADA, "friend": {**ADA, "extra": 1}, "tags": ["a"], "note": "n"}
+    assert judge(Draft(message=AIMessage("x"), parsed=nested), output_schema=Person) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"age": "36"}, "/parsed/age"),
+        ({"tags": ["c"]}, "/parsed/tags/0"),
+        ({"nick": 3}, "/parsed/nick"),
+        ({"height": "tall"}, "/parsed/height"),
+        ({"parts": [{"sku": 3}]}, "/parsed/parts/0/sku"),
+        ({"parts": {}}, "/parsed/parts"),
+        ({"sizes": {SECRET: "x"}}, "/parsed/sizes/*"),
+        ({"friend": {"age": 3}}, "/parsed/friend"),
+        ({"named": None}, "/parsed/named"),
+    ],
+)
+def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None:
+    """A value of another type at any depth fails hard at its place."""
+    verdict = judge(Draft(message=AIMessage("x"), parsed={**ADA, **change}), output_schema=Person)
+    assert verdict is not None
+    assert verdict.hard
+    assert verdict.path.startswith(path)
+    assert SECRET not in verdict.path
+    assert judge(Draft(message=AIMessage("x"), parsed={"agee": 36}), output_schema=Person)
+
+
+def test_what_is_validated_elsewhere_is_not_judged_again() -> None:
+    """Instances, and plain output of pydantic classes, dataclasses and things that are no schema, are kept."""
+    for schema in (Line, Plain, int, list[int], Line | None, "x", 3):
+        assert judge(Draft(message=AIMessage("x"), parsed={"other": 1}), output_schema=schema) is None
+    assert judge(Draft(message=AIMessage("x"), parsed=Plain(count=1)), output_schema=PERSON) is None
+
+
+def test_output_too_large_to_follow_is_not_held_against_the_answer() -> None:
+    """A check that ends at its budget abstains."""
+    schema = {"type": "array", "uniqueItems": True, "items": {"anyOf": [{"type": "object"}, {"type": "integer"}]}}
+    verdict = judge(Draft(message=AIMessage("x"), parsed=list(range(100_000))), output_schema=schema)
+    assert verdict is not None
+    assert (verdict.outcome, verdict.code) == ("abstain", "unchecked")
+
+
+def test_schemas_are_compiled_once_and_forgotten_in_the_end() -> None:
+    """The same object is compiled once, and the memory is bounded."""
+    known = _output_schema.compiled(PERSON)
+    assert _output_schema.compiled(PERSON) is known
+    for _ in range(300):
+        _output_schema.compiled(dict(PERSON))
+    assert len(_output_schema._compiled) <= 128
+    assert _output_schema.compiled(PERSON) is not known
+
+
+class Hostile(dict[str, Any]):
+    """A schema that cannot be read."""
+
+    def get(self, *_: Any) -> Any:
+        raise RuntimeError
+
+
+class Deep(TypedDict):
+    inner: list[list[list[list[Deep]]]]
+
+
+class Lost(TypedDict):
+    inner: Nowhere  # noqa: F821 - a name that cannot be resolved
+
+
+def test_hostile_schemas_are_safe() -> None:
+    """Schemas that raise, loop, lead outside or cannot be resolved demand nothing that they do not say."""
+    for schema in (Hostile(), LOOPED, Lost, {"$ref": "https://example.org/x"}, {"type": 7}, {"pattern": "(a+)+$"}):
+        for value in ({"a": {}}, "a" * 5_000 + "!"):
+            judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
+    assert judge(Draft(message=AIMessage("x"), parsed={"a": 1}), output_schema=Lost) is None
+    assert judge(Draft(message=AIMessage("x"), parsed={"inner": [[[[{"inner": []}]]]]}), output_schema=Deep) is None
+    assert judge(Draft(message=AIMessage("x"), parsed={"inner": [[[[{"inner": 3}]]]]}), output_schema=Deep)
+
+
+class Aged(TypedDict):
+    """A person."""
+
+    age: int
+
+
+@pytest.mark.parametrize("schema", [PERSON, Aged], ids=["json", "typed dict"])
+def test_a_chat_model_escalates_on_output_that_does_not_fit(schema: Any) -> None:
+    """A small model's well-formed output of the wrong shape does not get through `with_structured_output`."""
+
+    def said(**args: Any) -> AIMessage:
+        name = convert_to_openai_tool(schema)["function"]["name"]
+        return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
+
+    small, large = ScriptedChatModel(said(agee="x")), ScriptedChatModel(said(age=36))
+    model = CascadeChatModel(small=small, large=large).with_structured_output(schema)
+    assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
+    assert (small.asked, large.asked) == (1, 1)
+
+
+def test_an_agent_escalates_on_output_that_does_not_fit() -> None:
+    """The same in an agent with a JSON Schema as its response format, by tool call and natively."""
+
+    def said(**args: Any) -> AIMessage:
+        return AIMessage("", tool_calls=[{"name": "Person", "args": args, "id": "c"}])
+
+    for form, bad, good in (
+        (ToolStrategy(PERSON), said(agee="x"), said(age=36)),
+        (ProviderStrategy(PERSON), '{"agee": "x"}', '{"age": 36}'),
+        (PERSON, said(agee="x"), said(age=36)),
+    ):
+        small, large = ScriptedChatModel(bad), ScriptedChatModel(good)
+        agent: Any = create_agent(small, response_format=form, middleware=[CascadeMiddleware(large)])
+        out = agent.invoke({"messages": "How old is Ada, who is 36?"})
+        assert out["structured_response"] == {"age": 36}
+        assert large.asked == 1
