@@ -49,7 +49,9 @@ class PlanConsistency:
     The plan in force is `plan(context.state)`, by default what stands under `plan` in the state (a mapping or an
     object): a `Plan`, its JSON, or a list of its steps. It is read tolerantly: numbers as ids, common words for a
     status (`completed`, `todo`, `doing`). Where neither a status nor a result is said, only the tools are held against
-    the plan; a plan that is finished binds no later turn.
+    the plan; a plan that is finished binds no later turn. A plan that was found by default binds actions only where its
+    steps name tools and all of these are on offer: anything else under that name is the graph's own business. With
+    `plan` or `known_tools` given it always binds.
 
     *A plan as an answer* (`draft.parsed`, the arguments of a call, or text that is JSON of that shape), hard:
     `plan_empty`, `plan_duplicate_id` (also an empty id), `plan_unknown_tool`, `plan_unknown_dependency`, `plan_cycle`,
@@ -117,7 +119,7 @@ class PlanConsistency:
             steps = read_steps(items, self.max_steps)
             return None if steps is None else self._judge_plan(steps, path, in_force, draft, context)
         if in_force:
-            return self._judge_action(in_force, draft, context)
+            return self._judge_action(in_force, draft, context) if self._binds(in_force, context) else None
         if self.plan is not None and in_force is None:
             reason = "what `plan` returned is no consistent plan of at most max_steps steps"
             return Verdict(outcome="abstain", code="plan_unreadable", reason=reason, validator=self.name)
@@ -131,6 +133,13 @@ class PlanConsistency:
         steps = None if items is None else read_steps(items, self.max_steps)
         # A plan made by an earlier re-planning may wait for steps of the one before it.
         return None if steps is None or _contradicts_itself(steps) else steps
+
+    def _binds(self, steps: list[Step], context: StepContext) -> bool:
+        """Whether actions are held against this plan: it was named, or its tools show that it is one of these tools."""
+        if self.plan is not None or self.known_tools is not None:
+            return True
+        tools = {step.tool for step in steps if step.tool is not None}
+        return bool(tools) and tools <= context.tools_by_name.keys()
 
     def _fail(self, code: str, reason: str, path: str, score: float | None = None) -> Verdict:
         return Verdict(outcome="fail", code=code, reason=reason, path=path, score=score, validator=self.name)

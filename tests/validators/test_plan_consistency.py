@@ -604,6 +604,32 @@ def test_no_plan(case: str) -> None:
         assert judge(message, state=NO_PLANS[case]) is None
 
 
+FOREIGN_PLANS: dict[str, list[dict[str, Any]]] = {
+    "names of systems": [{"id": 1, "tool": "Orders API", "status": "pending"}],
+    "a tool that is not on offer": [*order_plan(), step("fly", "book_flight", "pay")],
+    "one tool on offer among names": [step("a", status="pending"), step("b", "the CRM", "a")],
+    "no tools at all": [{"id": 1, "status": "failed"}, {"id": 2, "depends_on": [1], "status": "pending"}],
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN_PLANS)
+def test_a_plan_of_other_tools_binds_nothing_unless_it_was_named(case: str) -> None:
+    """What merely stands under `plan` and names other things than the tools on offer is left alone."""
+    state = {"plan": FOREIGN_PLANS[case]}
+    for action in ([call("get_weather")], [call("send_mail")], "All done!"):
+        assert judge(action, state=state) is None
+    for validator in (PlanConsistency(lambda s: s["plan"]), PlanConsistency(known_tools=["find_order"])):
+        verdict = judge([call("get_weather")], validator, state=state)
+        assert verdict is not None
+        assert verdict.code == "plan_unexpected_call"
+
+
+def test_a_plan_whose_tools_are_not_offered_at_this_step_binds_nothing() -> None:
+    """A step that offers other tools, or none, is not judged against a plan found by default."""
+    for tools in ((), (ToolSpec("get_weather"),)):
+        assert judge([call("get_weather")], state={"plan": order_plan()}, tools=tools) is None
+
+
 def test_own_reader_that_finds_nonsense() -> None:
     """What the user's own reader returns is reported when it is no plan; None and an empty plan are no plan."""
     for value in ("text", 7, [step("a"), step("a")]):
