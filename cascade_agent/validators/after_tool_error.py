@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _WINDOW = 64
 _AI = ("ai", "AIMessageChunk")
 _TOOL = ("tool", "ToolMessageChunk")
-_LIMIT = "Tool call limit exceeded"
+_NOT_ITS_FAULT = ("Tool call limit exceeded", "User rejected the tool call for `")
+"""How langchain's `ToolCallLimitMiddleware` and `HumanInTheLoopMiddleware` begin; both set the status `error`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class AfterToolError:
 
     It acts when one of the tool results after the last assistant message is an error and that message was written by
     the small tier (`response_metadata["cascade"]["final_tier"] == "small"`). Errors of the large tier's calls and of
-    messages that no cascade wrote are left alone, so are calls that a call limit of the host blocked.
+    messages that no cascade wrote are left alone, so are calls that a call limit of the host blocked or that a human
+    rejected in langchain's words (before langchain 1.4 a reason of the human's own replaces these words).
 
     Args:
         score: P(the small tier gets this step right), in [0, 1]. The default is what 600 recorded multi-turn tasks of
@@ -86,7 +88,7 @@ def _is_error(message: BaseMessage) -> bool:
     content = message.content
     text = content if isinstance(content, str) else ""
     if getattr(message, "status", None) == "error":
-        return not text.startswith(_LIMIT)
+        return not text.startswith(_NOT_ITS_FAULT)
     return _is_error_text(text)
 
 

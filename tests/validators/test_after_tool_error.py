@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import ToolNode
 from langgraph.prebuilt.tool_node import (
     INVALID_TOOL_NAME_ERROR_TEMPLATE,
@@ -17,9 +20,11 @@ from langgraph.prebuilt.tool_node import (
     TOOL_INVOCATION_ERROR_TEMPLATE,
 )
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.records import StepContext, Verdict
+from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.after_tool_error import AfterToolError
 
 CALL = {"name": "divide", "args": {"a": 1, "b": 0}, "id": "c1"}
@@ -148,6 +153,28 @@ def test_after_twenty_steps() -> None:
     history = [m for _ in range(20) for m in (ai(SMALL), result())]
     assert judge(*history) is None
     assert judge(*history, ai(SMALL), result("boom", "error")) is not None
+
+
+@pytest.mark.parametrize("reason", [None, "Not today."])
+def test_a_call_that_a_human_rejected_is_no_error_of_the_small_tier(reason: str | None) -> None:
+    """What `HumanInTheLoopMiddleware` writes for a rejected call is left alone; an error beside it still counts."""
+    agent: Any = create_agent(
+        ScriptedChatModel([AIMessage("", tool_calls=[CALL]), AIMessage("As you like.")]),
+        [divide],
+        middleware=[HumanInTheLoopMiddleware({"divide": True})],
+        checkpointer=InMemorySaver(),
+    )
+    config = {"configurable": {"thread_id": "1"}}
+    agent.invoke({"messages": "Divide"}, config)
+    decision = {"type": "reject"} if reason is None else {"type": "reject", "message": reason}
+    out = agent.invoke(Command(resume={"decisions": [decision]}), config)
+    rejection = next(message for message in out["messages"] if isinstance(message, ToolMessage))
+    assert rejection.status == "error"
+    if rejection.text == reason:
+        pytest.skip("this langchain writes the human's reason alone, as any tool might")
+    two = ai(SMALL, CALL, {**CALL, "id": "c2"})
+    assert judge(two, rejection) is None
+    assert judge(two, rejection, result("boom", "error", "c2")) is not None
 
 
 def test_stage_and_settings() -> None:
