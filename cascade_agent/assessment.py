@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cascade_agent.errors import ConfigurationError
 from cascade_agent.panel import Panel
 from cascade_agent.policy import Policy, decide
 from cascade_agent.records import Attempt, Decision, Draft, StepContext, Verdict
@@ -14,7 +15,7 @@ from cascade_agent.validators import default_validators
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.messages import AIMessage
 
     from cascade_agent.confidence import Scorer
 
@@ -36,7 +37,7 @@ class Assessment:
 def assess(  # noqa: PLR0913 - one keyword per thing a step knows
     message: AIMessage,
     *,
-    messages: Sequence[BaseMessage],
+    messages: Any,
     tools: Sequence[Any] = (),
     state: object = None,
     validators: Sequence[Any] | None = None,
@@ -44,14 +45,24 @@ def assess(  # noqa: PLR0913 - one keyword per thing a step knows
     policy: Policy | None = None,
     tool_choice: str | None = None,
 ) -> Assessment:
-    """Judge `message` as the small tier's answer to `messages`, with `tools` on offer.
+    """Judge `message` as the small tier's answer to `messages` (anything a chat model takes), with `tools` on offer.
 
     `scorer` overrides the policy's. Validators that look at the context alone speak too, so an answer that a running
     cascade would never have asked for is not accepted here either. Evidence (validators that ask a model) stays silent.
 
     Raises:
-        ConfigurationError: a tool or validator that cannot work.
+        ConfigurationError: no AIMessage, messages that are none, or a tool or validator that cannot work.
     """
+    from langchain_core.messages import AIMessage, convert_to_messages
+
+    if not isinstance(message, AIMessage):
+        msg = f"assess() judges an AIMessage; got {type(message).__name__}"
+        raise ConfigurationError(msg)
+    try:
+        messages = convert_to_messages([("user", messages)] if isinstance(messages, str) else messages)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        msg = f"assess() takes the messages of the request, as a model does: {error}"
+        raise ConfigurationError(msg) from error
     policy = Policy() if policy is None else policy
     if scorer is not None:
         policy = replace(policy, scorer=scorer)

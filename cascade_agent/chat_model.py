@@ -12,9 +12,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager, CallbackManager
 from langchain_core.exceptions import OutputParserException
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 
     from cascade_agent.records import StepTrace
 
-C = TypeVar("C", CallbackManager, AsyncCallbackManager)
 _ROLES: tuple[Role, Role] = ("small", "large")
 _MAX_OFFERS = 64
 _OFFERS_LOCK = threading.Lock()
 _SETTINGS = frozenset({"small", "large", "validators", "policy"})
+_POLICY_SETTINGS = frozenset(field.name for field in fields(Policy))
 _PLAIN_MESSAGES = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
 _STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
 _NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
@@ -119,7 +119,7 @@ class CascadeChatModel(BaseChatModel):
     """Name of the step in traces and journal."""
 
     journal: SkipValidation[Any] = Field(default=None, repr=False)
-    """Where steps are recorded; None means the file named by `CASCADE_JOURNAL`, if any."""
+    """Where steps are recorded: a `Journal` or a path; None means the file named by `CASCADE_JOURNAL`, if any."""
 
     durable: bool = False
     """In a graph with a checkpointer: save each answer there at once, so that an interrupt later in the same node
@@ -128,12 +128,18 @@ class CascadeChatModel(BaseChatModel):
 
     _tiers: dict[Role, Tier] = PrivateAttr()
     _panel: Panel = PrivateAttr()
+    _journal: Any = PrivateAttr(default=None)
     _kinds: dict[Role, str] = PrivateAttr()
     _mixed: bool = PrivateAttr()
     _plain: _Offer = PrivateAttr()
     _offers: dict[Any, _Offer] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **kwargs: Any) -> None:
+        misplaced = sorted(_POLICY_SETTINGS & kwargs.keys())
+        if misplaced:
+            name = misplaced[0]
+            msg = f"{name!r} is a setting of the policy: write policy=Policy({name}=...)"
+            raise ConfigurationError(msg)
         super().__init__(**kwargs)
         self._assemble()
 
@@ -143,6 +149,7 @@ class CascadeChatModel(BaseChatModel):
             msg = f"policy is {type(self.policy).__name__}; expected a Policy"
             raise ConfigurationError(msg)
         self._tiers = {"small": Tier.of(self.small), "large": Tier.of(self.large)}
+        self._journal = Journal.of(self.journal)
         self._panel = Panel(default_validators() if self.validators is None else self.validators)
         self._kinds = {role: self._tiers[role].base._llm_type for role in _ROLES}  # noqa: SLF001 - LangChain's own way to ask
         self._mixed = len(set(self._kinds.values())) > 1
@@ -191,7 +198,7 @@ class CascadeChatModel(BaseChatModel):
         messages = self._messages_of(input)
         with self._run(messages, config) as (manager, inner):
             message = self._answer(messages, manager, inner, stop=stop, **kwargs)
-            streams.Replay(manager, messages, name=self.get_name()).whole(message)
+            self._replay(manager, messages, message).whole(message)
             manager.on_chain_end(message)
         return message
 
@@ -208,7 +215,7 @@ class CascadeChatModel(BaseChatModel):
         manager, config = await self._astart(messages, config)
         try:
             message = await self._aanswer(messages, manager, config, stop=stop, **kwargs)
-            await streams.Replay(manager, messages, name=self.get_name()).awhole(message)
+            await self._replay(manager, messages, message).awhole(message)
         except BaseException as error:
             await manager.on_chain_error(error)
             raise
@@ -227,7 +234,7 @@ class CascadeChatModel(BaseChatModel):
         messages = self._messages_of(input)
         with self._run(messages, config) as (manager, inner):
             message = self._answer(messages, manager, inner, stop=stop, **kwargs)
-            replay = streams.Replay(manager, messages, name=self.get_name())
+            replay = self._replay(manager, messages, message)
             told = replay.start() if replay else None
             try:
                 for chunk in streams.pieces(message):
@@ -257,7 +264,7 @@ class CascadeChatModel(BaseChatModel):
         manager, config = await self._astart(messages, config)
         try:
             message = await self._aanswer(messages, manager, config, stop=stop, **kwargs)
-            replay = streams.Replay(manager, messages, name=self.get_name())
+            replay = self._replay(manager, messages, message)
             told = await replay.astart() if replay else None
             try:
                 for chunk in streams.pieces(message):
@@ -339,12 +346,12 @@ class CascadeChatModel(BaseChatModel):
 
     def _offer(self, tools: Sequence[Any], options: Mapping[str, Any]) -> _Offer:
         """Both tiers with these tools bound, made once per set of tools (agents bind the same ones at every turn)."""
-        key = (*map(id, tools), repr(sorted(options.items(), key=lambda item: item[0])))
+        specs = tool_specs(tools)  # remembered per tool; a tool that was changed gives another
+        key = (*map(id, specs), repr(sorted(options.items(), key=lambda item: item[0])))
         offer = self._offers.get(key)
         if offer is None:
             from langchain_core.utils.function_calling import convert_to_openai_tool
 
-            specs = tool_specs(tools)
             shown = tuple(t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools)
             ready: dict[Role, Ready] = {
                 role: replace(self._with_tools(role, tools, options), specs=specs) for role in _ROLES
@@ -469,11 +476,19 @@ class CascadeChatModel(BaseChatModel):
             contexts={"small": context, "large": context if large is small else replace(context, tools=large)},
             panel=self._panel,
             policy=self.policy,
-            journal=Journal.from_env() if self.journal is None and not _NESTED.get() else self.journal,
+            journal=Journal.from_env() if self._journal is None and not _NESTED.get() else self._journal,
             run_id=str(manager.run_id),
             config=self._evidence_config(manager, config),
             **asking,
         )
+
+    def _replay(self, manager: BaseRunManager, messages: list[BaseMessage], message: AIMessage) -> streams.Replay:
+        """How streams hear of an answer; not at all when the user keeps the tier that gave it out of them."""
+        replay = streams.Replay(manager, messages, name=self.get_name())
+        tier = self._tiers.get(message.response_metadata.get("cascade", {}).get("final_tier"))
+        if tier is not None and tier.hidden:
+            replay.handlers = []
+        return replay
 
     def _evidence_config(self, manager: BaseRunManager, config: RunnableConfig) -> RunnableConfig | None:
         """The config under which evidence asks its models: child runs of this step, unseen by streams."""
@@ -505,7 +520,7 @@ class CascadeChatModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig | None
     ) -> Iterator[tuple[CallbackManagerForChainRun, RunnableConfig]]:
         config = ensure_config(config)
-        manager = self._heard(CallbackManager, config).on_chain_start(
+        manager: CallbackManagerForChainRun = self._heard(CallbackManager, config).on_chain_start(
             None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
         try:
@@ -518,14 +533,14 @@ class CascadeChatModel(BaseChatModel):
         self, messages: list[BaseMessage], config: RunnableConfig | None
     ) -> tuple[AsyncCallbackManagerForChainRun, RunnableConfig]:
         config = ensure_config(config)
-        manager = await self._heard(AsyncCallbackManager, config).on_chain_start(
+        manager: AsyncCallbackManagerForChainRun = await self._heard(AsyncCallbackManager, config).on_chain_start(
             None, {"messages": messages}, name=self._run_name(config), run_id=config.pop("run_id", None)
         )
         return manager, config
 
-    def _heard(self, kind: type[C], config: RunnableConfig) -> C:
+    def _heard(self, kind: Any, config: RunnableConfig) -> Any:
         """Who hears of this step: the call's handlers, and the model's own, which hear of the tiers' calls too."""
-        manager = cast("Any", kind).configure(
+        manager = kind.configure(
             config.get("callbacks"),
             None,
             self.verbose,
@@ -537,7 +552,7 @@ class CascadeChatModel(BaseChatModel):
         own = self.callbacks
         for handler in own.handlers if isinstance(own, BaseCallbackManager) else own or ():
             manager.add_handler(handler)
-        return cast("C", manager)
+        return manager
 
     def _run_name(self, config: RunnableConfig) -> str:
         return config.pop("run_name", None) or f"cascade.step {self.get_name()}"

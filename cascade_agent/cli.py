@@ -248,3 +248,7 @@ def _answer(answer: dict[str, Any] | None) -> str:
     if calls:
         return ", ".join(f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})" for call in calls)
     return json.dumps(str(answer.get("text", ""))[:100], ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -111,6 +111,20 @@ class Journal:
         self._sweeping = False
         self._stuck = False
 
+    @staticmethod
+    def of(value: Any) -> Any:
+        """What a door was given as its journal: None, a path, or anything with `append(trace)`.
+
+        Raises:
+            ConfigurationError: nothing of these.
+        """
+        if isinstance(value, str | os.PathLike):
+            return Journal(cast("PathLike", value))
+        if value is None or callable(getattr(value, "append", None)):
+            return value
+        msg = f"journal is {type(value).__name__}; expected a Journal, a path, or None"
+        raise ConfigurationError(msg)
+
     @classmethod
     def from_env(cls) -> Journal | None:
         """The journal that `CASCADE_JOURNAL` names; None when it is unset, empty or impossible.

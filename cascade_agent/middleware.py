@@ -87,7 +87,8 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self.large = Tier.of(large)
         self.small = None if small is None else Tier.of(small)
         self.panel = Panel(default_validators() if validators is None else validators)
-        self.policy, self.step_name, self.journal, self.durable = policy, name, journal, durable
+        self.policy, self.step_name, self.durable = policy, name, durable
+        self.journal = Journal.of(journal)
         self._seen: tuple[Any, Tier] | None = None
         self._known: tuple[tuple[Any, ...], tuple[ToolSpec, ...]] | None = None
         if any(tier is not None and tier.price is None and tier.model_name for tier in (self.small, self.large)):

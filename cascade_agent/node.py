@@ -116,7 +116,7 @@ def cascade_node(  # noqa: PLR0913 - a door: all but the models has a default
     model = _cascade(
         small=small, large=large, validators=validators, policy=policy, name=name, journal=journal, durable=durable
     )
-    offered = model.bind_tools(list(tools)) if tools else model
+    offered = model.bind_tools(tools) if tools else model
     if step is not None:
         return _with_body(model, offered, step, name=name or str(getattr(step, "__name__", "cascade")))
 
@@ -252,23 +252,43 @@ def _cascade(*, name: str | None, **settings: Any) -> CascadeChatModel:
 
 def _with_body(model: CascadeChatModel, offered: Any, step: Callable[..., Any], *, name: str) -> CascadeNode:
     takes = [key for key in _INJECTED if key in inspect.signature(step).parameters]
+    by_name = _takes_model_by_name(step)
     native = inspect.iscoroutinefunction(step) or inspect.iscoroutinefunction(getattr(step, "__call__", None))  # noqa: B004 - a callable object's own method
+
+    def body(state: Any, config: RunnableConfig) -> Any:
+        given = _injection(takes, config)
+        return step(owned(state), model=offered, **given) if by_name else step(owned(state), offered, **given)
 
     def call(state: Any, config: RunnableConfig) -> Any:
         if native:
             msg = f"the step of node {name!r} is async: run the graph with ainvoke or astream, or give a sync step"
             raise ConfigurationError(msg)
         with state_of_step(state):
-            return step(owned(state), offered, **_injection(takes, config))
+            return body(state, config)
 
     async def acall(state: Any, config: RunnableConfig) -> Any:
         with state_of_step(state):
-            given = _injection(takes, config)
             if native:
-                return await step(owned(state), offered, **given)
-            return await run_in_executor(config, functools.partial(step, owned(state), offered, **given))
+                return await body(state, config)
+            return await run_in_executor(config, body, state, config)
 
     return CascadeNode(model, call, acall, name=name)
+
+
+def _takes_model_by_name(step: Callable[..., Any]) -> bool:
+    """Whether the body is `(state, *, model)` or has a parameter of that name; else the model is the second one.
+
+    Raises:
+        ConfigurationError: it takes no model.
+    """
+    parameters = list(inspect.signature(step).parameters.values())
+    if any(p.name == "model" and p.kind is not p.POSITIONAL_ONLY for p in parameters[1:]):
+        return True
+    by_place = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    if len(by_place) > 1 or any(p.kind is p.VAR_POSITIONAL for p in by_place):
+        return False
+    msg = f"{getattr(step, '__name__', 'step')!r} takes no model; expected step(state, model) -> update"
+    raise ConfigurationError(msg)
 
 
 def _injection(takes: Sequence[str], config: RunnableConfig) -> dict[str, Any]:

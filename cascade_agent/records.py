@@ -107,12 +107,15 @@ class Usage:
         meta = message.usage_metadata
         if meta is None:
             return cls()
-        details = meta.get("input_token_details") or {}
+        details: Mapping[str, Any] = meta.get("input_token_details") or {}
+        # Anthropic tells writes by how long they are kept and sets the common key to 0 then.
+        by_life = [_count(details.get(f"ephemeral_{life}_input_tokens")) for life in ("5m", "1h")]
+        written = sum(count or 0 for count in by_life) or _count(details.get("cache_creation"))
         return cls(
             input_tokens=_count(meta.get("input_tokens")),
             output_tokens=_count(meta.get("output_tokens")),
             cache_read_tokens=_count(details.get("cache_read")),
-            cache_write_tokens=_count(details.get("cache_creation")),
+            cache_write_tokens=written,
         )
 
     def __add__(self, other: Usage) -> Usage:

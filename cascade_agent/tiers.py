@@ -86,6 +86,11 @@ class Tier:
         """The unit of `cost`; the price table is in US dollars."""
         return "USD" if self.price is None else self.price.currency
 
+    @property
+    def hidden(self) -> bool:
+        """Whether its user tagged it to stay out of LangGraph's message stream."""
+        return "nostream" in [*(self.base.tags or ()), *((self.config or {}).get("tags") or ())]
+
     def plain(self) -> Ready:
         """Ready to be asked as it is; tools bound to the model itself are on offer."""
         return self._ready(self.base, tools=cast("Sequence[Any]", self.bound.get("tools") or ()), bound=self.bound)
@@ -208,7 +213,8 @@ def _unwrap(model: object) -> tuple[BaseChatModel, dict[str, Any], RunnableConfi
     if not isinstance(model, BaseChatModel):
         msg = (
             f"a tier is {type(model).__name__}; expected a chat model, one with bound arguments, "
-            "a Tier, or a provider string such as 'openai:gpt-4o-mini'"
+            "a Tier, or a provider string such as 'openai:gpt-4o-mini' (put with_retry and with_fallbacks "
+            "around the cascade, or give the model its own max_retries)"
         )
         raise ConfigurationError(msg)
     # A model set to stream would be judged on repaired fragments; drafts are asked whole (R4).

@@ -8,6 +8,7 @@ from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel, Draft, Policy, StepContext, Verdict, assess
 from cascade_agent.confidence import Scorer
+from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 
 
@@ -79,3 +80,16 @@ def test_policy_scorer_and_state_are_used() -> None:
     found = assess(call(amount=25, to="A"), messages=ASKED, state={"score": 1.0}, validators=[by_state], scorer=strict)
     assert found.confidence is not None
     assert found.confidence < 0.01
+
+
+def test_requests_are_read_as_a_model_reads_them_and_garbage_is_refused() -> None:
+    """Tuples, dicts and a text are messages; what is no message or no answer is refused with its name."""
+    for messages in (
+        [("user", "Pay 25 to Amélie")],
+        [{"role": "user", "content": "Pay 25 to Amélie"}],
+        "Pay 25 to Amélie",
+    ):
+        assert assess(call(amount=25, to="Amélie"), messages=messages, tools=[pay]).accepted
+    for message, messages in ((None, ASKED), ("text", ASKED), (call(to="A"), [object()]), (call(to="A"), 5)):
+        with pytest.raises(ConfigurationError, match="assess"):
+            assess(message, messages=messages)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -19,10 +20,11 @@ from langchain_core.runnables import ConfigurableField, RunnableConfig, Runnable
 from langchain_core.tools import tool
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 from langchain_openai import ChatOpenAI
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict
+from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
 from cascade_agent.chat_model import tool_choice_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.records import StepTrace
@@ -1134,3 +1136,53 @@ async def test_evidence_asks_under_the_step_and_unseen(how):
     await ask(cascade("a", validators=[Judge()], name="desk"), how=how, config={"callbacks": [heard]})
     assert heard.tree() == [("chain", "cascade.step desk", [("model", "s", []), ("model", "judge", [])])]
     assert "nostream" in list(heard.runs.values())[-1]["tags"]
+
+
+def test_a_journal_may_be_named_by_its_path(tmp_path: Path) -> None:
+    """`journal="steps.jsonl"` is that file; anything else is refused at construction."""
+    path = tmp_path / "steps.jsonl"
+    CascadeChatModel(small=ScriptedChatModel(["a"]), large=ScriptedChatModel(["b"]), journal=str(path)).invoke("x")
+    assert [trace.outcome for trace in Journal(path)] == ["accepted"]
+    with pytest.raises(ConfigurationError, match="journal is int"):
+        CascadeChatModel(small=ScriptedChatModel(["a"]), large=ScriptedChatModel(["b"]), journal=7)
+
+
+@pytest.mark.parametrize("setting", ["threshold", "on_exhausted", "latency_budget"])
+def test_a_setting_of_the_policy_is_not_swallowed(setting: str) -> None:
+    """A policy's setting given to the model itself is refused, with where it belongs."""
+    with pytest.raises(ConfigurationError, match=f"policy=Policy\\({setting}"):
+        CascadeChatModel(small=ScriptedChatModel(["a"]), large=ScriptedChatModel(["b"]), **{setting: 1})
+
+
+def test_a_changed_tool_is_offered_anew() -> None:
+    """A tool whose description changed between two bindings is offered as it is now."""
+
+    @tool
+    def pick(option: str) -> str:
+        """Options: A."""
+        return option
+
+    small = ScriptedChatModel(["x"], loop=True)
+    model = CascadeChatModel(small=small, large=ScriptedChatModel(["y"], loop=True))
+    model.bind_tools([pick]).invoke("?")
+    pick.description = "Options: B."
+    model.bind_tools([pick]).invoke("?")
+    assert [offered[0]["function"]["description"] for offered in small.offered] == ["Options: A.", "Options: B."]
+
+
+def test_a_tier_that_its_user_hides_from_streams_stays_hidden() -> None:
+    """The answer of a tier tagged `nostream` is not told to LangGraph's message stream."""
+
+    def build(**kwargs: Any) -> Any:
+        model = CascadeChatModel(small=ScriptedChatModel(["secret thoughts"], **kwargs), large=ScriptedChatModel(["-"]))
+        builder = StateGraph(MessagesState)
+        builder.add_node("think", lambda state: model.invoke(state["messages"]) and {"messages": []})
+        builder.add_edge(START, "think")
+        return builder.compile()
+
+    def told(graph: Any) -> str:
+        parts = graph.stream({"messages": [("human", "hi")]}, stream_mode="messages")
+        return "".join(str(chunk.content) for chunk, _ in parts)
+
+    assert told(build()) == "secret thoughts"
+    assert told(build(tags=["nostream"])) == ""

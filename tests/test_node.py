@@ -475,3 +475,22 @@ def test_settings_are_checked_at_construction():
         cascade_node(b"nope", ScriptedChatModel("x"))
     with pytest.raises(ConfigurationError, match="named"):
         cascade_node(*pair(), validators=[always_pass(), always_pass()])
+
+
+def test_a_body_takes_the_model_by_place_or_by_name() -> None:
+    """`step(state, model)`, `step(state, *, model)` and `step(state, anything)` all work; a body without one is refused."""
+
+    def by_place(state: Any, model: Any) -> Any:
+        return {"messages": [model.invoke("x")]}
+
+    def by_name(state: Any, *, model: Any) -> Any:
+        return {"messages": [model.invoke("x")]}
+
+    def otherwise(state: Any, llm: Any) -> Any:
+        return {"messages": [llm.invoke("x")]}
+
+    for body in (by_place, by_name, otherwise):
+        node = cascade_node(ScriptedChatModel(["hello"]), ScriptedChatModel(["-"]), step=body)
+        assert node.invoke({"messages": []})["messages"][0].content == "hello"
+    with pytest.raises(ConfigurationError, match="takes no model"):
+        cascade_node(ScriptedChatModel(["hello"]), ScriptedChatModel(["-"]), step=lambda state: state)

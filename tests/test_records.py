@@ -392,3 +392,11 @@ def test_exhausted_is_a_group_that_keeps_its_trace():
     except* ValueError:
         pass
     assert caught == [a_trace()]
+
+
+def test_cache_writes_that_are_told_by_their_life_are_read() -> None:
+    """Anthropic's `ephemeral_5m_input_tokens` and `ephemeral_1h_input_tokens` are cache writes."""
+    details = {"cache_creation": 0, "cache_read": 7, "ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}
+    usage: Any = {"input_tokens": 50, "output_tokens": 5, "total_tokens": 55, "input_token_details": details}
+    read = Usage.of(AIMessage("x", usage_metadata=usage))
+    assert (read.cache_read_tokens, read.cache_write_tokens) == (7, 30)
