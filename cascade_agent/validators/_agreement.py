@@ -1,7 +1,9 @@
 """How far two answers to the same step say the same thing: the comparison behind cross-checks and free labels.
 
 Calls are compared after normalising (declared defaults stripped, empty optional values stripped, 5 and 5.0 and "5",
-case and white space), independent of their order; texts are equal, equal as numbers, equal as JSON, or similar.
+case and white space), independent of their order, and graded by how their arguments differ: a value worded otherwise
+costs less than another value. Texts are equal, equal as numbers, equal as JSON, or similar; before any tool answered,
+two texts agree at least on calling nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from cascade_agent.records import Draft, StepContext, ToolSpec
@@ -20,7 +23,31 @@ _MAX_CALLS = 64
 _MAX_DEPTH = 32
 _MAX_ITEMS = 2_000
 _MAX_TEXT = 20_000
+_MAX_DESCRIPTION = 2_000
 _WORD = re.compile(r"\w+")
+_COMPACT = re.compile(r"[^\w+\-]+|(?<!\w)[+\-]|_")
+_LOOSE = re.compile(r"[\s*'\"`,“”‘’]+")
+_FORMULA = re.compile(r"(?=.*\d).*(?:[+*^=<>]|\s[-/]\s)", re.DOTALL)
+_DEFAULT = re.compile(r"\bdefault(?:s|ed)?\b([^;\n]{1,80})", re.IGNORECASE)
+
+# Likeness of two values that are not the same letter by letter.
+_ONE_SIDED: Final = 0.8
+"""An optional argument that only one gives: mostly a default written out."""
+_LISTED: Final = 0.95
+"""A scalar and a list of nothing else."""
+_REORDERED: Final = 0.95
+"""The same items in another order: most lists are sets."""
+_ROUNDED: Final = 0.5
+_REWORDED: Final = 0.9
+"""The same words in another order or number, or the initials of them."""
+_CONTAINED: Final = 0.7
+"""The one says all that the other says, and more."""
+_PROSE: Final = 12
+"""Different words from which on two texts are composed, and compared by their words."""
+_TALK: Final = 4
+"""Words of the longer one from which on two texts are prose."""
+_BOTH_PROSE: Final = 0.85
+"""Least agreement of two answers that both call none of the tools offered: they agree on what to do."""
 
 
 def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarity | None = None) -> float | None:
@@ -33,9 +60,27 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
         return None
     if a.tool_calls or b.tool_calls:
         return _calls(a.tool_calls, b.tool_calls, context)
-    if a.invalid_tool_calls:
-        return 0.0
-    return text_agreement(a.text, b.text, similarity=similarity)
+    return 0.0 if a.invalid_tool_calls else _texts(a.text, b.text, context, similarity)
+
+
+def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) -> float:
+    """Agreement of two answers without calls."""
+    told = text_agreement(a, b, similarity=similarity)
+    if context.tools and context.tool_choice != "none" and _prose(a, b) and not _answered(context):
+        return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * told
+    return told
+
+
+def _prose(a: str, b: str) -> bool:
+    """Whether two texts talk, and are not two short answers that must be the same: numbers, names, yes and no."""
+    if isinstance(normal(a), float) or isinstance(normal(b), float):
+        return False
+    return max(len(_WORD.findall(t[:_MAX_TEXT])) for t in (a, b)) >= _TALK
+
+
+def _answered(context: StepContext) -> bool:
+    """Whether a tool has answered in this turn: then an answer without calls is the final one, and its words count."""
+    return any(m.type == "tool" for m in context.messages[max(0, context.turn_start) :])
 
 
 def text_agreement(a: str, b: str, *, similarity: Similarity | None = None) -> float:
@@ -58,19 +103,135 @@ def words_in_common(a: str, b: str) -> float:
 
 
 def _calls(ours: Sequence[Any], theirs: Sequence[Any], context: StepContext) -> float:
-    """Share of calls that have an equal partner, out of the longer list."""
-    if not ours or not theirs:
+    """Mean likeness of the calls to their likest partners, over the longer list; equal calls are paired first."""
+    if not ours or not theirs or max(len(ours), len(theirs)) > _MAX_CALLS:
         return 0.0
-    if len(ours) > _MAX_CALLS or len(theirs) > _MAX_CALLS:
+    specs = context.tools_by_name
+    left = [_Call.of(c, specs.get(c["name"])) for c in ours]
+    right = [_Call.of(c, specs.get(c["name"])) for c in theirs]
+    pairs = sorted(
+        ((_alike(a, b), i, j) for i, a in enumerate(left) for j, b in enumerate(right) if a.name == b.name),
+        key=lambda found: (-found[0], found[1], found[2]),
+    )
+    total, one, two = 0.0, set[int](), set[int]()
+    for score, i, j in pairs:
+        if i not in one and j not in two:
+            total += score
+            one.add(i)
+            two.add(j)
+    return total / max(len(left), len(right))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call in its normal form."""
+
+    name: str
+    args: Mapping[str, Any]
+    required: frozenset[str]
+    properties: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, call: Mapping[str, Any], spec: ToolSpec | None) -> _Call:
+        parameters: Mapping[str, Any] = {} if spec is None else spec.parameters
+        properties, required = parameters.get("properties"), parameters.get("required")
+        return cls(
+            name=call["name"],
+            args=dict(arguments(call["args"], spec)),
+            required=frozenset(map(str, required)) if isinstance(required, list | tuple) else frozenset(),
+            properties=properties if isinstance(properties, Mapping) else {},
+        )
+
+
+def _alike(a: _Call, b: _Call) -> float:
+    """Likeness of two calls of one tool: the product of the likenesses of their arguments."""
+    score = 1.0
+    for key in sorted({*a.args, *b.args}):
+        if key in a.args and key in b.args:
+            score *= likeness(a.args[key], b.args[key])
+        elif key in a.required:
+            return 0.0
+        else:
+            value = a.args[key] if key in a.args else b.args[key]
+            score *= 1.0 if _told_default(value, a.properties.get(key)) else _ONE_SIDED
+    return score
+
+
+def _told_default(value: Any, schema: Any) -> bool:
+    """Whether the description of a parameter names this value as the default (`Default is 5.`)."""
+    if not isinstance(schema, Mapping) or not isinstance(schema.get("description"), str):
+        return False
+    place = _DEFAULT.search(schema["description"][:_MAX_DESCRIPTION])
+    if place is None or isinstance(value, tuple):
+        return False
+    words = _COMPACT.sub(" ", place.group(1).casefold()).split()
+    written = f"{value:g}" if isinstance(value, float) else str(value)
+    wanted = _COMPACT.sub(" ", written.casefold()).split()
+    return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in range(len(words)))
+
+
+def likeness(a: Any, b: Any) -> float:  # noqa: PLR0911 - one return per way of being alike
+    """How far two normalised values mean the same, in [0, 1]."""
+    if a == b:
+        return 1.0
+    if isinstance(a, tuple) != isinstance(b, tuple):  # a scalar and a list of it
+        alone, many = (b, a) if isinstance(a, tuple) else (a, b)
+        return likeness(many[0], alone) * _LISTED if len(many) == 1 else 0.0
+    if isinstance(a, tuple):
+        return _lists_alike(a, b)
+    if isinstance(a, bool) or isinstance(b, bool) or a is None or b is None:
         return 0.0
-    open_calls = [(c["name"], arguments(c["args"], context.tools_by_name.get(c["name"]))) for c in theirs]
-    matched = 0
-    for call in ours:
-        key = (call["name"], arguments(call["args"], context.tools_by_name.get(call["name"])))
-        if key in open_calls:
-            open_calls.remove(key)
-            matched += 1
-    return matched / max(len(ours), len(theirs))
+    if isinstance(a, float) and isinstance(b, float):
+        return 1.0 if math.isclose(a, b, rel_tol=1e-6) else _ROUNDED if math.isclose(a, b, rel_tol=1e-2) else 0.0
+    if isinstance(a, str) and isinstance(b, str):
+        return _texts_alike(a, b)
+    return 0.0
+
+
+def _lists_alike(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
+    keyed = [all(isinstance(i, _Pair) for i in side) for side in (a, b)]
+    if all(keyed):
+        one, two = dict(a), dict(b)
+        if one.keys() != two.keys():
+            return _ONE_SIDED * float(one.keys() <= two.keys() or two.keys() <= one.keys())
+        return math.prod(likeness(v, two[k]) for k, v in one.items())
+    if len(a) != len(b) or any(keyed):
+        return 0.0
+    if sorted(map(repr, a)) == sorted(map(repr, b)):
+        return _REORDERED
+    return math.prod(likeness(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _texts_alike(a: str, b: str) -> float:  # noqa: PLR0911 - one return per way of being alike
+    if _squeezed(a) == _squeezed(b):
+        return 1.0
+    if _FORMULA.search(a) or _FORMULA.search(b):
+        return 0.0
+    one, two = _COMPACT.sub(" ", a).split(), _COMPACT.sub(" ", b).split()
+    if not one or not two:
+        return 0.0
+    if len(one) > len(two):
+        one, two = two, one
+    left, right = {_singular(w) for w in one}, {_singular(w) for w in two}
+    if left == right:
+        return _REWORDED
+    if len(one) == 1 and len(two) > 1 and one[0] == "".join(w[0] for w in two):
+        return _REWORDED
+    common = len(left & right)
+    if left < right:
+        return _CONTAINED
+    if len(left | right) >= _PROSE:
+        return 2 * common / (len(left) + len(right))
+    return _CONTAINED * common / len(left | right)
+
+
+def _squeezed(text: str) -> str:
+    """A text without white space, quotation marks and trailing points; formulas in one writing."""
+    return _LOOSE.sub("", text.replace("**", "^")).rstrip(".")
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word  # noqa: PLR2004
 
 
 def arguments(args: Mapping[str, Any], spec: ToolSpec | None) -> Any:
@@ -104,11 +265,17 @@ def normal(value: Any, depth: int = _MAX_DEPTH) -> Any:  # noqa: PLR0911 - one r
     if depth <= 0:
         return "..."
     if isinstance(value, Mapping):
-        items = [(str(k), normal(v, depth - 1)) for k, v in list(value.items())[:_MAX_ITEMS]]
+        items = [_Pair((str(k), normal(v, depth - 1))) for k, v in list(value.items())[:_MAX_ITEMS]]
         return tuple(sorted(items, key=_key))
     if isinstance(value, list | tuple):
         return tuple(normal(v, depth - 1) for v in value[:_MAX_ITEMS])
     return str(value)
+
+
+class _Pair(tuple[str, Any]):
+    """An entry of an object: tells objects from lists."""
+
+    __slots__ = ()
 
 
 def _key(item: Any) -> str:

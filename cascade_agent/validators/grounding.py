@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.records import Verdict
 from cascade_agent.validators._origin import date_grounded, groundings, is_default, typical
-from cascade_agent.validators._text import VALUE_CHARS, Conversation, Leaf, answer, conversation, fold
+from cascade_agent.validators._text import VALUE_CHARS, Conversation, Leaf, answer, conversation, fold, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +53,8 @@ class Grounding:
 
     Soft fails: `date_invented` (right 94 times in 100 on recorded drafts of six small models), `placeholder_value` and
     `required_empty` (both too rare there for a figure). Graded: `argument_grounded` (always when a required argument
-    was judged), `optional_grounded`. Silent for answers without calls and where structured output was asked for.
+    was judged), `optional_grounded`, `percent_as_written`. Silent for answers without calls and where structured
+    output was asked for.
     """
 
     name: ClassVar[str] = _NAME
@@ -81,6 +82,9 @@ class Grounding:
                 (required if leaf.required else optional).append((grounded, leaf.path))
         if required:
             out.append(_graded("argument_grounded", required))
+        if any(_percent_as_written(leaf, conv) for leaf in found.leaves):
+            reason = "a share given in percent was passed on as the number written, where a fraction may be meant"
+            out.append(Verdict(validator=_NAME, outcome="pass", code="percent_as_written", reason=reason, score=0.0))
         if optional:
             worst = _graded("optional_grounded", optional)
             if worst.score is not None and worst.score < 1.0:
@@ -119,6 +123,25 @@ def _fault(leaf: Leaf, conv: Conversation) -> str | None:
     if date_grounded(value, conv) == 0.0 and not conv.literally(value):
         return "date_invented"
     return None
+
+
+def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
+    """Whether a number of the request that stands in percent went unchanged into a number that speaks of no percent.
+
+    Integers, and parameters whose texts, default or bounds allow for numbers above 1, take percent as they are.
+    """
+    value, schema = leaf.value, leaf.schema
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:  # noqa: PLR2004
+        return False
+    if schema.get("type") != "number" or "%" not in conv.folded:
+        return False
+    about = f"{leaf.key} {schema.get('description', '')}".lower()
+    if any(word in about for word in ("percent", "pct", "%", "per cent")):
+        return False
+    known = [schema.get(key) for key in ("default", "maximum", "exclusiveMaximum", "example")]
+    if any(isinstance(k, int | float) and k > 1 for k in known):
+        return False
+    return re.search(rf"(?<![\d.,]){re.escape(value_text(value))}(?:[.,]0+)?\s?%", conv.folded) is not None
 
 
 def _may_be_empty(value: object, schema: Mapping[str, Any]) -> bool:

@@ -330,3 +330,31 @@ def test_hostile_sizes() -> None:
     messages = [HumanMessage("1.1," * 1_000_000), ToolMessage(huge, tool_call_id="1")]
     verdicts = judge(messages, args, tool({key: {} for key in args}))
     assert verdicts["argument_grounded"].score is not None
+
+
+RATE = {"type": "number", "description": "Yearly rate of interest."}
+
+
+def test_percent_passed_on_as_written_is_a_sign() -> None:
+    """A number in percent that went unchanged into a parameter that speaks of no percent is doubted, never failed."""
+    verdict = judge("Interest at 8% on it", {"rate": 8}, tool({"rate": RATE}))["percent_as_written"]
+    assert (verdict.outcome, verdict.score) == ("pass", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "schema"),
+    [
+        ("Interest at 8% on it", 0.08, RATE),
+        ("Interest at 8% on it", 8, {**RATE, "description": "Rate in percent"}),
+        ("Interest at 8% on it", 8, {**RATE, "maximum": 100}),
+        ("Interest at 8% on it", 8, {**RATE, "default": 5}),
+        ("Interest at 8% on it", 8, {"type": "integer"}),
+        ("A discount of 18% on 8 lamps", 8, RATE),
+        ("A discount of 0.8% on it", 8, RATE),
+        ("Interest of 8 on it", 8, RATE),
+        ("100% sure: 8 lamps", True, {"type": "boolean"}),
+    ],
+)
+def test_percent_that_is_meant_as_written(said: str, value: Any, schema: dict[str, Any]) -> None:
+    """Fractions, integers, parameters that name percent or allow for numbers above 1, and other numbers are let be."""
+    assert "percent_as_written" not in judge(said, {"rate": value}, tool({"rate": schema}))

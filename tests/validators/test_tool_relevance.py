@@ -448,3 +448,43 @@ def test_same_schema_object_is_read_once_and_a_changed_one_again() -> None:
     first = judge(said, answer, ToolSpec("act", "Opens the window of a room.", parameters))
     second = judge(said, answer, ToolSpec("act", "Sings a song about the sea.", parameters))
     assert score(first, "description_match") > score(second, "description_match")
+
+
+def test_more_questions_than_calls_is_a_sign() -> None:
+    """Two questions and one call leave one open; it is graded, since questions in passing and look-ups exist."""
+    said = "What is the weather forecast for Lisbon? And what is it for Porto?"
+    one = judge(said, [call("weather_forecast", city="Lisbon")], FORECAST)
+    both = judge(said, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
+    assert one["question_open"].outcome == "pass"
+    assert score(one, "question_open") == 0.5
+    assert "question_open" not in both
+
+
+def test_several_calls_are_told() -> None:
+    """Several calls are doubted a little more than one, and never failed for being several."""
+    said = "What is the weather forecast for Lisbon and for Porto?"
+    both = judge(said, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
+    assert score(both, "several_calls") == 0.0
+    assert not fails(both)
+    assert "several_calls" not in judge(said, [call("weather_forecast", city="Lisbon")], FORECAST)
+
+
+CONVERT = tool("exchange", "Turns money of one currency into another.", "source", "target", "amount")
+
+
+def test_three_values_of_the_request_fit_whatever_the_words() -> None:
+    """A call whose three required values all come from the request is of its subject, though no word is shared."""
+    said = "How much are 300 Swiss francs, CHF, worth over in EUR these days?"
+    assert not fails(judge(said, [call("exchange", source="CHF", target="EUR", amount="300")], CONVERT))
+
+
+def test_most_numbers_left_out_is_a_soft_fail() -> None:
+    """Lists of numbers of which only the first is used fail; one number left of several is graded."""
+    numbers = {"type": "array", "items": {"type": "number"}}
+    add = tool("add_numbers", "Add a list of numbers.", numbers=numbers)
+    said = "Add the numbers 3, 7 and 2; add the numbers 5, 12 and 4; add the numbers 8, 16 and 6."
+    assert "number_unused" in fails(judge(said, [call("add_numbers", numbers=[3, 7])], add))
+    most = [[3, 7, 2], [5, 12, 4], [8, 16]]
+    almost = judge(said, [call("add_numbers", numbers=n) for n in most], add)
+    assert "number_unused" not in fails(almost)
+    assert 0.0 < score(almost, "number_unused") < 1.0

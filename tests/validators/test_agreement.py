@@ -1,0 +1,157 @@
+"""Tests of the comparison of two answers: what means the same agrees, what a tool would do otherwise does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from cascade_agent.records import Draft, StepContext, ToolSpec
+from cascade_agent.validators._agreement import agreement, likeness, normal
+
+STRING: dict[str, Any] = {"type": "string"}
+RIDE = ToolSpec(
+    "book_ride",
+    "Books a ride.",
+    {
+        "type": "object",
+        "properties": {
+            "start": STRING,
+            "via": {"type": "array", "items": STRING},
+            "seats": {"type": "integer", "description": "How many seats. Default is 4."},
+            "car": {"type": "string", "description": "Kind of car (default: small van)"},
+            "pets": {"type": "boolean", "default": False},
+        },
+        "required": ["start"],
+    },
+)
+
+
+def context(*later: Any) -> StepContext:
+    """A step in which a ride can be booked."""
+    return StepContext(messages=[HumanMessage("A ride, please"), *later], tools=(RIDE,))
+
+
+def calls(*many: dict[str, Any]) -> Draft:
+    """An answer that books some rides."""
+    made = [{"name": "book_ride", "args": args, "id": str(i)} for i, args in enumerate(many)]
+    return Draft(message=AIMessage("", tool_calls=made))
+
+
+def alike(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """Agreement of two single calls; the same both ways."""
+    one, two = agreement(calls(a), calls(b), context()), agreement(calls(b), calls(a), context())
+    assert one is not None
+    assert one == two
+    return one
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ({"start": "Old Town"}, {"start": "old  town."}),
+        ({"start": "x**2 + 3*x"}, {"start": "x^2+3x"}),
+        ({"start": "Bern"}, {"start": "Bern", "seats": 4}),
+        ({"start": "Bern"}, {"start": "Bern", "car": "Small van"}),
+        ({"start": "Bern", "pets": False}, {"start": "Bern"}),
+        ({"start": "Bern", "seats": 2}, {"start": "Bern", "seats": "2.0"}),
+    ],
+)
+def test_other_writing_is_the_same_answer(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Case, space, quotation, the writing of formulas and of numbers, declared and described defaults do not count."""
+    assert alike(a, b) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ({"start": "Bern", "via": ["Thun", "Spiez"]}, {"start": "Bern", "via": ["Spiez", "Thun"]}),
+        ({"start": "Bern", "via": "Thun"}, {"start": "Bern", "via": ["Thun"]}),
+        ({"start": "city center Bern"}, {"start": "Bern City Center"}),
+        ({"start": "night trains"}, {"start": "night train"}),
+        ({"start": "New York City"}, {"start": "NYC"}),
+        ({"start": "Bern"}, {"start": "Bern", "car": "bus"}),
+        ({"start": "Zoo, Basel"}, {"start": "Zoo"}),
+    ],
+)
+def test_a_small_difference_costs_little(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Order of items and of words, plurals, initials, extra detail and one optional argument agree for the most part."""
+    assert 0.7 <= alike(a, b) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ({"start": "Bern"}, {"start": "Basel"}),
+        ({"start": "Bern", "seats": 2}, {"start": "Bern", "seats": 3}),
+        ({"start": "Bern", "seats": -2}, {"start": "Bern", "seats": 2}),
+        ({"start": "Bern", "pets": True}, {"start": "Bern", "pets": "no"}),
+        ({"start": "Bern", "via": ["Thun"]}, {"start": "Bern", "via": ["Thun", "Spiez"]}),
+        ({"start": "3x + 2"}, {"start": "3x - 2"}),
+        ({}, {"start": "Bern"}),
+    ],
+)
+def test_another_value_is_another_answer(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Other places, numbers, signs, kinds of value or lengths of a list, and a missing required value do not agree."""
+    assert alike(a, b) <= 0.35
+
+
+def test_missing_call_counts_by_its_share() -> None:
+    """Of three calls two with equal partners agree by two thirds, whatever their order."""
+    three = calls({"start": "A"}, {"start": "B"}, {"start": "C"})
+    assert agreement(three, calls({"start": "C"}, {"start": "A"}), context()) == pytest.approx(2 / 3)
+
+
+def test_equal_calls_are_paired_before_similar_ones() -> None:
+    """A call that resembles two others takes its equal."""
+    ours, theirs = calls({"start": "Zoo"}, {"start": "Zoo, Basel"}), calls({"start": "Zoo, Basel"}, {"start": "Zoo"})
+    assert agreement(ours, theirs, context()) == 1.0
+
+
+def test_two_answers_in_prose_agree_not_to_call() -> None:
+    """Before any tool answered, two models that both talk agree on that; afterwards their words count."""
+    a = Draft(message=AIMessage("For that I have no tool, sorry about it"))
+    b = Draft(message=AIMessage("Where would you like to start from, and when?"))
+    before = agreement(a, b, context())
+    result = [
+        AIMessage("", tool_calls=[{"name": "book_ride", "args": {}, "id": "1"}]),
+        ToolMessage("ok", tool_call_id="1"),
+    ]
+    after = agreement(a, b, context(*result))
+    assert before is not None
+    assert after is not None
+    assert before >= 0.85
+    assert after < 0.5
+
+
+@pytest.mark.parametrize(("a", "b"), [("42", "43"), ("yes", "no"), ("Paris", "Lyon")])
+def test_short_answers_must_be_the_same(a: str, b: str) -> None:
+    """Numbers, names, yes and no are compared even where tools were on offer."""
+    assert agreement(Draft(message=AIMessage(a)), Draft(message=AIMessage(b)), context()) == 0.0
+
+
+def test_call_and_prose_do_not_agree() -> None:
+    """One model calls, the other does not: no agreement."""
+    talk = Draft(message=AIMessage("Where would you like to start from?"))
+    assert agreement(calls({"start": "Bern"}), talk, context()) == 0.0
+    assert agreement(talk, calls({"start": "Bern"}), context()) == 0.0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(JSON, JSON)
+def test_likeness_is_bounded_and_symmetric(a: object, b: object) -> None:
+    """Likeness lies in [0, 1], is 1 of a value with itself and the same both ways."""
+    one, two = normal(a), normal(b)
+    assert likeness(one, one) == 1.0
+    score = likeness(one, two)
+    assert 0.0 <= score <= 1.0
+    assert score == pytest.approx(likeness(two, one))
