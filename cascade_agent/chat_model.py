@@ -338,7 +338,7 @@ class CascadeChatModel(BaseChatModel):
 
     def _messages_of(self, value: LanguageModelInput) -> list[BaseMessage]:
         """The request as messages. A list of messages is taken as it is: checking a long history again costs 0.2 ms."""
-        if isinstance(value, list) and all(type(message) in _PLAIN_MESSAGES for message in value):
+        if isinstance(value, list) and _PLAIN_MESSAGES.issuperset(map(type, value)):
             return list(cast("list[BaseMessage]", value))
         return self._convert_input(value).to_messages()
 
