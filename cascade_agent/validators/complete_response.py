@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.records import Verdict
+from cascade_agent.validators._raw_calls import is_markup, raw_calls
 
 if TYPE_CHECKING:
     from cascade_agent.records import Draft, StepContext
@@ -100,7 +101,10 @@ class CompleteResponse:
     - `generation_failed`: the provider says that generating went wrong (malformed call, internal error)
     - `call_forbidden`: a call although `tool_choice` was `"none"`
     - `call_required`: prose, or another tool, although `tool_choice` required a call
-    - `empty_answer`: no text, no call, no image or other content; white space and reasoning alone are empty
+    - `empty_answer`: no text, no call, no image or other content; white space, reasoning and the special tokens of a
+      chat template (`<|im_end|>`) alone are empty
+    - `call_as_text`: nothing but the raw markup of calls, of an offered tool, where the server should have parsed them;
+      prose or a code block that shows a call is an answer, so is bare JSON
     - `unstorable_text`: NUL, lone surrogates or more than `max_chars` characters, which no checkpoint store holds
 
     A finish reason of `None` says nothing: a stream that broke half-way cannot be told from a provider that is silent.
@@ -124,7 +128,14 @@ class CompleteResponse:
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """The first thing that makes the answer unusable, or nothing."""
-        return _stopped(draft) or _refusal(draft) or _choice(draft, context) or _empty(draft) or self._unstorable(draft)
+        return (
+            _stopped(draft)
+            or _refusal(draft)
+            or _choice(draft, context)
+            or _empty(draft)
+            or _call_as_text(draft, context)
+            or self._unstorable(draft)
+        )
 
     def _unstorable(self, draft: Draft) -> Verdict | None:
         message = draft.message
@@ -254,10 +265,45 @@ def _answers(block: object) -> bool:
 
 
 def _says_something(text: str) -> bool:
-    """Whether anything but white space, invisible characters and inline reasoning stands in the text."""
-    if text[:64].lstrip().startswith("<think>"):  # served without a reasoning parser
-        text = text.partition("</think>")[2]
-    return _VISIBLE.search(text) is not None
+    """Whether anything but white space, invisible characters, inline reasoning and special tokens is in the text."""
+    text = _without_thoughts(text)
+    seen = _VISIBLE.search(text)
+    return seen is not None and not (seen[0] in "<[" and is_markup(text))
+
+
+def _without_thoughts(text: str) -> str:
+    """The text behind inline reasoning, which stands there when a model is served without a reasoning parser."""
+    return text.partition("</think>")[2] if text[:64].lstrip().startswith("<think>") else text
+
+
+def _call_as_text(draft: Draft, context: StepContext) -> Verdict | None:
+    message = draft.message
+    if not context.tools or message.tool_calls or message.invalid_tool_calls or draft.parsed is not None:
+        return None
+    if any(message.additional_kwargs.get(key) for key in _ANSWER_KWARGS):
+        return None
+    content = message.content
+    text = content if isinstance(content, str) else _only_text(content)
+    seen = _VISIBLE.search(text)
+    if seen is None or seen[0] not in "<[ft":  # how markup begins
+        return None
+    if not any(name in context.tools_by_name for name in raw_calls(_without_thoughts(text))):
+        return None
+    return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call", "/text")
+
+
+def _only_text(content: object) -> str:
+    """All text of content blocks; none when something else than text is part of the answer."""
+    if not isinstance(content, list) or len(content) > _MAX_BLOCKS:
+        return ""
+    texts: list[str] = []
+    for block in content:
+        text = block.get("text") if isinstance(block, Mapping) else block
+        if isinstance(text, str):
+            texts.append(text)
+        elif _answers(block):
+            return ""
+    return "".join(texts)
 
 
 # ---- can be kept ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from cascade_agent.validators.complete_response import CompleteResponse
 CALL = {"name": "get_weather", "args": {"city": "Oslo"}, "id": "c1"}
 BAD_CALL = {"name": "get_weather", "args": '{"city": ', "id": "c1", "error": "cut", "type": "invalid_tool_call"}
 TOOLS = (ToolSpec("get_weather"), ToolSpec("get_time"))
+CUT = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": '}}
+WHOLE = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
 
 
 def judge(message: AIMessage, *, parsed: object = None, **context: Any) -> Verdict | None:
@@ -53,6 +55,16 @@ BROKEN = {
     "inline thinking only": (AIMessage("<think>\nHm\n</think>\n\n"), "empty_answer"),
     "inline thinking that never ends": (AIMessage("<think>\nHm"), "empty_answer"),
     "empty after a stop": (said("", finish_reason="stop"), "empty_answer"),
+    "end of turn (Qwen)": (AIMessage("<|im_end|>"), "empty_answer"),
+    "end of text": (AIMessage("\n<|endoftext|>\n"), "empty_answer"),
+    "end of turn (Llama)": (AIMessage("<|start_header_id|>assistant<|end_header_id|>\n\n<|eot_id|>"), "empty_answer"),
+    "end of sequence": (AIMessage("</s></s>"), "empty_answer"),
+    "instruction marks (Mistral)": (AIMessage(" [/INST] "), "empty_answer"),
+    "turn marks (Gemma)": (AIMessage("<start_of_turn>model\n<end_of_turn>"), "empty_answer"),
+    "end of sentence (DeepSeek)": (AIMessage("<\uff5cend\u2581of\u2581sentence\uff5c>"), "empty_answer"),
+    "an empty channel": (AIMessage("<|channel|>final<|message|><|return|>"), "empty_answer"),
+    "a special token after thinking": (AIMessage("<think>Hm</think>\n<|im_end|>"), "empty_answer"),
+    "special tokens in blocks": (AIMessage([{"type": "text", "text": "<|im_end|>"}]), "empty_answer"),
     # cut off
     "length (OpenAI)": (said(finish_reason="length"), "truncated"),
     "max_tokens (Anthropic)": (said(stop_reason="max_tokens"), "truncated"),
@@ -136,6 +148,14 @@ KEPT = {
     "text of a string block": AIMessage(["4"]),
     "a word about thinking": AIMessage("The tag <think> opens a thought."),
     "a list of many blocks": AIMessage([{"type": "text", "text": ""}] * 1_500),
+    "a token in a sentence": AIMessage("<|im_end|> ends a turn in ChatML."),
+    "a token in quotes": AIMessage("`<|im_end|>`"),
+    "an answer behind a token": AIMessage("<|im_start|>assistant\nIt is sunny."),
+    "an answer before a token": AIMessage("4<|im_end|>"),
+    "HTML": AIMessage("<p>4</p>"),
+    "struck out HTML": AIMessage("<s>4</s>"),
+    "a less-than sign": AIMessage("<"),
+    "a list": AIMessage("[1, 2]"),
     "stop": said("4", finish_reason="stop"),
     "STOP (Gemini)": said("4", finish_reason="STOP"),
     "end_turn": said("4", stop_reason="end_turn"),
@@ -154,6 +174,123 @@ KEPT = {
 def test_kept(case: str) -> None:
     """An answer that only looks broken is kept."""
     assert judge(KEPT[case]) is None
+
+
+ARGS = r'{"city": "Oslo :) (\"far\")", "note": "it is :("}'
+JSON_CALL = f'{{"name": "get_weather", "arguments": {ARGS}}}'
+RAW = {
+    "functions": f"functions.get_weather({ARGS})",
+    "functions with keywords": "functions.get_weather(city='Oslo', days=3)",
+    "functions twice": f"functions.get_weather({ARGS})\nfunctions.get_time({{}})",
+    "functions without brackets": f"functions.get_weather{ARGS}",
+    "functions with a number (Kimi)": f"functions.get_weather:0{ARGS}",
+    "a section (Kimi)": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+    f"<|tool_call_argument_begin|>{ARGS}<|tool_call_end|><|tool_calls_section_end|>",
+    "a channel (Harmony)": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{ARGS}<|call|>",
+    "a recipient alone (Harmony)": f"to=functions.get_weather json\n{ARGS}",
+    "function tag": f"<function=get_weather>{ARGS}</function>",
+    "function tag that is not closed": f"<function=get_weather>{ARGS}<|eom_id|>",
+    "function tag with parameters (Qwen coder)": "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n"
+    "</parameter>\n</function>\n</tool_call>",
+    "the same without its beginning": "<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n"
+    "</tool_call>",
+    "invoke": '<invoke name="get_weather"><parameter name="city">Oslo</parameter></invoke>',
+    "invoke in function_calls": '<function_calls>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n'
+    "</invoke>\n</function_calls>",
+    "TOOL_CALLS (Mistral)": f"[TOOL_CALLS]get_weather{ARGS}",
+    "TOOL_CALLS with ARGS": f"[TOOL_CALLS]get_weather[ARGS]{ARGS}",
+    "TOOL_CALLS twice": f"[TOOL_CALLS]get_weather{ARGS}[TOOL_CALLS]get_time{{}}</s>",
+    "TOOL_CALLS with a list": f"[TOOL_CALLS] [{JSON_CALL}]",
+    "tool_call (Hermes)": f"<tool_call>\n{JSON_CALL}\n</tool_call>",
+    "tool_call twice": f"<tool_call>{JSON_CALL}</tool_call>\n<tool_call>{JSON_CALL}</tool_call><|im_end|>",
+    "tool_call with broken JSON": f"<tool_call>\n{JSON_CALL[:-1]}\n</tool_call>",
+    "tool_call that is not closed": f"<tool_call>\n{JSON_CALL}",
+    "tool_call with keys (GLM)": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n"
+    "</tool_call>",
+    "python_tag with JSON (Llama)": f"<|python_tag|>{JSON_CALL.replace('arguments', 'parameters')}<|eom_id|>",
+    "python_tag with a call": '<|python_tag|>get_weather.call(city="Oslo")',
+    "python_tag with two calls": '<|python_tag|>get_weather(city="Oslo"); get_time()',
+    "tool call tokens (DeepSeek)": "<\uff5ctool\u2581calls\u2581begin\uff5c><\uff5ctool\u2581call\u2581begin\uff5c>function"
+    f"<\uff5ctool\u2581sep\uff5c>get_weather\n```json\n{ARGS}\n```<\uff5ctool\u2581call\u2581end\uff5c>",
+    "after thinking": f"<think>Hm</think>\n<tool_call>{JSON_CALL}</tool_call>",
+}
+
+
+@pytest.mark.parametrize("case", RAW)
+def test_a_call_as_text(case: str) -> None:
+    """The raw markup of a call to an offered tool is no answer, as text and as a text block."""
+    for content in (RAW[case], [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": RAW[case]}]):
+        verdict = judge(AIMessage(content))
+        assert verdict is not None
+        assert (verdict.code, verdict.hard, verdict.path) == ("call_as_text", True, "/text")
+        assert "Oslo" not in verdict.reason
+
+
+@pytest.mark.parametrize("case", RAW)
+def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
+    """Markup in prose or in a code block, beside a call or an image, or of no offered tool is an answer."""
+    text = RAW[case]
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for message in (
+        AIMessage(f"Hermes writes {text}"),
+        AIMessage(f"```\n{text}\n```"),
+        AIMessage(f"`{text}`"),
+        AIMessage(text, tool_calls=[CALL]),
+        AIMessage(text, invalid_tool_calls=[BAD_CALL]),
+        AIMessage([{"type": "text", "text": text}, image]),
+        AIMessage(text, additional_kwargs={"tool_calls": [WHOLE]}),
+    ):
+        assert judge(message) is None
+    assert judge(AIMessage(text), tools=(ToolSpec("other"),)) is None
+    assert judge(AIMessage(text), tools=()) is None
+    assert judge(AIMessage(text), parsed={"city": "Oslo"}) is None
+    if "not closed" not in case:
+        assert judge(AIMessage(f"{text} is how the call looks.")) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        JSON_CALL,
+        f"[{JSON_CALL}]",
+        '{"name": "get_weather"}',
+        "functions.get_weather",
+        "functions.get_weather is a tool (see above)",
+        "functions.get_weather( is how it begins (see above)",
+        "functions are good; get_weather({})",
+        "function get_weather() {}",
+        "to get the weather call get_weather({})",
+        f"functions.get_weather({ARGS}) is right, functions.get_weather() is not",
+        "<tool_call> is a tag of get_weather.",
+        "<tool_call>{} is empty",
+        '<tool_call>{"city": "get_weather"}</tool_call>',
+        "<function> get_weather </function>",
+        "<invoke>get_weather</invoke>",
+        "[TOOL_CALLS] comes before get_weather({})",
+        "[TOOL_CALLS]",
+        "<table><tr><td>get_weather</td></tr></table>",
+        "[get_weather](https://example.org)",
+    ],
+)
+def test_text_that_only_looks_like_a_call(text: str) -> None:
+    """JSON, prose that begins with such a word, other tags and links are answers."""
+    assert judge(AIMessage(text)) is None
+
+
+def test_long_markup_is_read_once() -> None:
+    """Texts that invite going back and forth end; what is longer than is read is kept."""
+    for text in (
+        "functions.get_weather(" * 4_000,
+        "functions.get_weather('" + "\\'" * 40_000,
+        "<|im_end|>" * 90_000 + "x",
+        "<tool_call>{" * 8_000,
+        "[TOOL_CALLS]" * 8_000 + "x",
+        "<|" * 40_000,
+        "[TOOL_CALLS]" + "x" * 90_000,
+        '<tool_call>{"name"' + " " * 90_000,
+    ):
+        assert judge(AIMessage(text)) is None
+    assert judge(AIMessage(f"functions.get_weather({{{'1' * 200_000}}})")) is None
 
 
 CHOICES = [
@@ -210,10 +347,6 @@ def openai_answer(message: dict[str, Any], finish_reason: str) -> AIMessage:
         return ChatOpenAI(model="m", api_key=SecretStr("k"), http_client=client).invoke("Hi")
 
 
-CUT = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": '}}
-WHOLE = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
-
-
 @pytest.mark.parametrize(
     ("message", "finish_reason", "code"),
     [
@@ -265,11 +398,12 @@ JSON = st.recursive(
 WORDS = st.sampled_from(
     ["type", "text", "refusal", "value", "thinking", "finish_reason", "status", "incomplete_details"]
 )
+PIECES = ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "functions.", "get_time", "{", "}", "(", "'", '"name": "', " "]
 BLOCKS = st.lists(st.text() | st.dictionaries(WORDS | st.text(), JSON, max_size=4), max_size=5)
 
 
 @given(
-    content=st.text() | BLOCKS | JSON,
+    content=st.text() | BLOCKS | JSON | st.lists(st.sampled_from(PIECES)).map("".join),
     meta=st.dictionaries(WORDS, JSON, max_size=4),
     kwargs=st.dictionaries(WORDS | st.text(), JSON, max_size=4),
     choice=st.sampled_from([None, "none", "any", "required", "get_time"]),
