@@ -14,7 +14,7 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.records import Verdict
 
 if TYPE_CHECKING:
-    from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+    from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
     from cascade_agent.records import Draft, StepContext, ToolSpec
 
@@ -32,11 +32,12 @@ _MAX_ARGS = 500
 
 @dataclass(slots=True)
 class _Past:
-    """A call of this turn: its name and arguments, and what became of it (None: never answered)."""
+    """A call of this turn: its name and arguments, what became of it (None: never answered) and what it returned."""
 
     name: str
     args: object
     status: str | None
+    result: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,9 @@ class NoRepeat:
 
     Calls are the same after normalising: order of keys, case and outer white space of strings, 5 and 5.0, arguments
     that hold the default which the tool declares.
+
+    Polling is no repetition: a call whose last two results in this turn, neither an error, differ from each other may
+    be made again, and a loop that holds such a call may go on. The second call of a poll cannot be told from a repeat.
 
     Args:
         score: P(right) that a repeated call leaves, in [0, 1]. In 11,050 recorded single steps of 13 models 29
@@ -110,6 +114,8 @@ class NoRepeat:
 
     def _repeats(self, fresh: list[_Past], past: list[_Past], compare: _Compare, found: list[Verdict]) -> None:
         period = _loop(past + fresh, compare)
+        if period and any(_polls(call, past, compare) for call in [*past, *fresh][-period:]):
+            return
         if period:
             reason = f"the calls of this turn go round in a loop of {period}"
             found.append(self._fail("call_loop", reason, len(fresh) - 1))
@@ -120,6 +126,8 @@ class NoRepeat:
                 old = past[position]
                 if old.status is None or position < since or not compare.calls(call, old):
                     continue
+                if _polls(call, past, compare):
+                    break
                 what = "failed" if old.status == "error" else "was answered"
                 found.append(self._fail("repeated_call", f"the same call already {what} in this turn", index))
                 return
@@ -157,20 +165,17 @@ def _text(content: object) -> str:
 
 def _past_calls(messages: Sequence[BaseMessage], window: int) -> list[_Past]:
     """The calls since the last human message, oldest first, with what became of them."""
-    status: dict[object, str] = {}
+    answers: dict[object, ToolMessage] = {}
     newest_first: list[_Past] = []
     for index in range(len(messages) - 1, max(-1, len(messages) - 1 - window), -1):
         message = messages[index]
         kind = message.type
         if kind in _TOOL:
             answer = cast("ToolMessage", message)
-            status[answer.tool_call_id] = answer.status
+            answers[answer.tool_call_id] = answer
         elif kind in _AI:
             calls = cast("AIMessage", message).tool_calls
-            newest_first += [
-                _Past(call["name"], call["args"], status.get(call.get("id")))
-                for call in calls[: -4 * _MAX_CALLS - 1 : -1]
-            ]
+            newest_first += [_past(call, answers.get(call.get("id"))) for call in calls[: -4 * _MAX_CALLS - 1 : -1]]
             if len(newest_first) >= 4 * _MAX_CALLS:
                 break
         elif kind in _HUMAN:
@@ -178,6 +183,26 @@ def _past_calls(messages: Sequence[BaseMessage], window: int) -> list[_Past]:
     del newest_first[4 * _MAX_CALLS :]
     newest_first.reverse()
     return newest_first
+
+
+def _past(call: ToolCall, answer: ToolMessage | None) -> _Past:
+    if answer is None:
+        return _Past(call["name"], call["args"], None)
+    return _Past(call["name"], call["args"], answer.status, _text(answer.content))
+
+
+def _polls(call: _Past, past: list[_Past], compare: _Compare) -> bool:
+    """Whether the last two results of this call differ: it is made again because its answer changes."""
+    last: str | None = None
+    for old in reversed(past):
+        if old.status is None or not compare.calls(call, old):
+            continue
+        if old.status == "error":
+            return False
+        if last is not None:
+            return last != old.result
+        last = old.result
+    return False
 
 
 def _after_last_write(past: list[_Past], context: StepContext) -> int:

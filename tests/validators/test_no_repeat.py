@@ -43,7 +43,7 @@ class Turn:
         self.messages: list[BaseMessage] = [HumanMessage("Do it")]
         self.count = 0
 
-    def did(self, *calls: dict[str, Any], status: str | None = "success") -> Turn:
+    def did(self, *calls: dict[str, Any], status: str | None = "success", result: Any = "r") -> Turn:
         """One assistant message and, unless `status` is None, the results of its calls."""
         numbered = []
         for c in calls:
@@ -51,7 +51,9 @@ class Turn:
             numbered.append({**c, "id": f"c{self.count}"})
         self.messages.append(AIMessage("", tool_calls=numbered))
         if status is not None:
-            self.messages += [ToolMessage("r", tool_call_id=c["id"], name=c["name"], status=status) for c in numbered]
+            self.messages += [
+                ToolMessage(result, tool_call_id=c["id"], name=c["name"], status=status) for c in numbered
+            ]
         return self
 
     def said(self, text: Any) -> Turn:
@@ -337,3 +339,54 @@ def test_every_call_repeats_itself(args: dict[str, Any]) -> None:
         assert codes(
             Turn().did({"name": "read", "args": args, "id": ""}), {"name": "read", "args": again, "id": ""}
         ) == ["repeated_call"]
+
+
+# ---- polling --------------------------------------------------------------------------------------------------------
+
+WAIT = call("save", seconds=5)
+
+
+@pytest.mark.parametrize("as_blocks", [False, True])
+def test_a_call_whose_results_change_is_polling(as_blocks: bool) -> None:
+    """Once the same call has given two different results it may be made again; before that nothing shows it."""
+
+    def result(text: str) -> Any:
+        return [{"type": "text", "text": text}] if as_blocks else text
+
+    turn = Turn().did(A, result=result("queued"))
+    assert codes(turn, A) == ["repeated_call"]
+    assert codes(turn.did(A, result=result("running: 10 %")), A) == []
+    assert codes(turn.did(A, result=result("running: 20 %")), A) == []
+    assert codes(turn, A, B) == []
+    assert codes(turn.did(B), B) == ["repeated_call"]
+    assert codes(turn, B, A) == ["repeated_call"]
+
+
+def test_a_call_whose_results_have_stopped_changing_is_a_repeat() -> None:
+    """The last two results decide: when they are the same, asking again is a repeat."""
+    turn = Turn().did(A, result="queued").did(A, result="done")
+    assert codes(turn, A) == []
+    assert codes(turn.did(A, result="done"), A) == ["repeated_call"]
+
+
+def test_errors_are_no_changing_results() -> None:
+    """A call that failed before it was answered, or failed in two ways, is not polled."""
+    assert codes(Turn().did(A, status="error", result="busy").did(A, result="done"), A) == ["repeated_call"]
+    assert codes(Turn().did(A, status="error", result="1").did(A, status="error", result="2"), A) == ["repeated_call"]
+    assert codes(Turn().did(A, result="1").did(A, status="error", result="2"), A) == ["repeated_call"]
+
+
+def test_polling_with_a_wait_between_is_no_loop() -> None:
+    """A loop in which one call's results change goes on; one in which nothing changes is a loop."""
+    turn = Turn().did(A, result="1").did(WAIT).did(A, result="2")
+    assert codes(turn, WAIT, effects={}) == []
+    assert codes(turn.did(WAIT), A, effects={}) == []
+    assert codes(turn.did(A, result="3"), WAIT, effects={}) == []
+    still = Turn().did(A).did(WAIT).did(A)
+    assert codes(still, WAIT, effects={}) == ["call_loop"]
+
+
+def test_the_same_call_twice_in_one_answer_is_no_polling() -> None:
+    """Two identical calls in one answer stay a fault, whatever the earlier results were."""
+    turn = Turn().did(A, result="1").did(A, result="2")
+    assert codes(turn, A, A) == ["duplicate_call"]
