@@ -4,13 +4,21 @@
 
 Both folders hold recorded answers (cases, truth, models, manifest). Where they are the same folder the groups are cut
 into two halves and each is judged by what was learned on the other; related cases never stand on both sides. Figures
-are means over the small -> large pairs of the test folder's manifest, with 90 % intervals over groups where shown.
+are means over the small -> large pairs of the test folder's manifest, with 90 % bootstrap intervals over groups. What
+is learned comes from the same small model where the training folder has it, else from all of its small models.
 
 ways: `schema` the schema check alone; `default` the default validators and the shipped rules, no label and no second
-model; `+second` the same with the answer of one cheap model of another family inside the band; `fit N` the scorer
-fitted on N labelled training cases, local or with the second model's answer; `oracle` escalates exactly where small is
-wrong and large right. Cost and accuracy are those of the threshold that cost least on the training cases while losing
-at most one point there, at list prices, always-large = 1.
+model; `+second` the same with a cross-check asked inside the default policy's band, `+second wide` inside a wider one;
+`fit N` the scorer fitted on N labelled training cases, without and with the second model's answer; `oracle` escalates
+exactly where small is wrong and large right.
+
+The second model is of another family than small and is not large; of those that cost at most a quarter of large, the
+one whose answers agree most with large's on the training cases. No label is needed for that. Where none is so cheap it
+is the cheapest.
+
+loss (against large) and cost (list prices, always-large = 1, second model included) are those of a threshold: the one
+that cost least on the training cases while losing at most one point there. `rule` is the default policy's decision
+without any threshold; `cost@-1` the least cost on the test cases themselves of a threshold that loses at most a point.
 """
 
 from __future__ import annotations
@@ -24,7 +32,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -33,17 +41,21 @@ from recorded import Recorded, Row, answer, request, tokens
 from rich.console import Console
 from rich.table import Table
 
-from cascade_agent import Scorer, default_validators
+from cascade_agent import Policy, Scorer, default_validators
 from cascade_agent.calibration.fitting import Example, fit
 from cascade_agent.calibration.measures import auroc, calibration_error
-from cascade_agent.evidence import agreement
 from cascade_agent.panel import Panel
 from cascade_agent.records import Draft, StepContext, Verdict
 from cascade_agent.toolspec import tool_specs
 from cascade_agent.validators import ToolCallSchema
+from cascade_agent.validators._agreement import agreement
 
-BAND = (0.2, 0.95)
+BAND = Policy().evidence_band
 """Confidence between which the second model is asked."""
+WIDE = (0.2, 0.95)
+KEEP = 0.9
+"""Confidence from which the default policy keeps a draft after evidence."""
+DRAWS = 200
 MAX_LOSS = 0.01
 FEW = 3
 """Right and wrong drafts that a kind of step must have to be ranked within."""
@@ -58,7 +70,7 @@ class Bench:
     contexts: dict[str, StepContext] = field(default_factory=dict)
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
     found: dict[tuple[str, str], dict[str, tuple[Verdict, ...]]] = field(default_factory=dict)
-    scorers: dict[tuple[str, str, str, int], Scorer] = field(default_factory=dict)
+    scorers: dict[tuple[str, ...], Scorer] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Bench:
@@ -66,8 +78,8 @@ class Bench:
         data = Recorded.load(folder)
         with gzip.open(folder / "truth.jsonl.gz", "rt", encoding="utf-8") as lines:
             truth = {row["id"]: row for row in map(json.loads, lines)}
-        for case in [c for c in data.cases if not truth[c]["core"]]:
-            del data.cases[case]
+        for outside in [c for c in data.cases if not truth[c]["core"]]:
+            del data.cases[outside]
         bench = cls(data, truth)
         for name, case in data.cases.items():
             bench.contexts[name] = StepContext(messages=request(case), tools=tool_specs(case["tools"]))
@@ -112,47 +124,81 @@ class Bench:
         """Price of one answer."""
         used, written = tokens(self.answers(model)[name])
         entry = self.data.manifest["models"][model]
-        return (used * entry["usd_per_1m_in"] + written * entry["usd_per_1m_out"]) / 1e6
+        return float(used * entry["usd_per_1m_in"] + written * entry["usd_per_1m_out"]) / 1e6
 
-    def second(self, small: str) -> str:
-        """The cheapest model of another family; of several the one that is right most often."""
+    def pairs_like(self, pair: Pair) -> list[Pair]:
+        """This pair where its models were recorded here, else all pairs of this folder."""
         models = self.data.manifest["models"]
-        others = [
-            m for m, e in models.items() if e["family"] != models[small]["family"] and e["price_source"] != "assumed"
-        ]
-        return min(
-            others, key=lambda m: (models[m]["usd_per_1m_in"], -fmean(r["correct"] for r in self.answers(m).values()))
-        )
+        return [pair] if all(model in models for model in pair) else self.data.pairs()
 
-    def fitted(self, small: str, names: list[str], way: Way) -> Scorer:
+    def second(self, pair: Pair, names: list[str]) -> str:
+        """The model of the cross-check, chosen on these cases without a label: see the head of this file."""
+        small, large = pair
+        models = self.data.manifest["models"]
+        others: list[str] = [m for m in models if models[m]["family"] != models[small]["family"] and m != large]
+        price = {m: sum(self.cost(m, n) for n in names) for m in (*others, large)}
+        cheap = [m for m in others if price[m] <= CHEAP * price[large]]
+        if not cheap:
+            return min(others, key=lambda m: (price[m], m))
+        alike = {m: fmean(self.agreement(large, m)[n].score or 0.0 for n in names) for m in cheap}
+        return max(cheap, key=lambda m: (alike[m], m))
+
+    def fitted(self, pair: Pair, names: list[str], way: Way) -> Scorer:
         """The scorer fitted on the first `way.size` of these cases in an order that has nothing to do with them."""
-        drawn = sorted(names, key=lambda n: hashlib.sha256(n.encode()).digest())[: way.size]
-        key = (small, way.title, "".join(drawn[:1]), len(drawn))
+        pairs = self.pairs_like(pair)
+        smalls = list(dict.fromkeys(small for small, _ in pairs))
+        seconds = {p[0]: self.second(p, names) for p in pairs} if way.second else {}
+        drawn = sorted(
+            ((small, name) for small in smalls for name in names),
+            key=lambda d: hashlib.sha256(d[1].encode() + bytes(smalls.index(d[0]))).digest(),
+        )[: way.size]
+        key = (
+            "|".join(smalls),
+            way.title,
+            "|".join(seconds.values()),
+            hashlib.sha256(repr(drawn).encode()).hexdigest(),
+        )
         if key not in self.scorers:
-            found, rows = self.verdicts("default", small), self.answers(small)
-            agreed = self.agreement(small, self.second(small)) if way.second else {}
-            labelled = [
-                Example(
-                    verdicts=(*found[n], agreed[n]) if way.second else found[n],
-                    wrong=not rows[n]["correct"],
-                    episode=self.data.cases[n]["group"],
+            labelled = []
+            for small, name in drawn:
+                found = self.verdicts("default", small)[name]
+                agreed = (self.agreement(small, seconds[small])[name],) if way.second else ()
+                labelled.append(
+                    Example(
+                        verdicts=(*found, *agreed),
+                        wrong=not self.answers(small)[name]["correct"],
+                        episode=self.data.cases[name]["group"],
+                    )
                 )
-                for n in drawn
-            ]
             self.scorers[key] = fit(labelled).scorer
         return self.scorers[key]
 
 
+CHEAP = 0.25
+"""Share of large's price that the second model may cost."""
+
+
 @dataclass
 class Judged:
-    """One way on one small model: per case the confidence, whether it must escalate, whether `second` was asked."""
-
-    second: str | None = None
+    """One way on one pair: per case what was found and what each decision gives and costs."""
 
     names: list[str] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
     fails: list[bool] = field(default_factory=list)
     asked: list[bool] = field(default_factory=list)
+    """Whether the second model was paid: not for a draft that a rule ruled out."""
+    right: list[bool] = field(default_factory=list)
+    large: list[bool] = field(default_factory=list)
+    """Whether large was right."""
+    kept: list[float] = field(default_factory=list)
+    """What the step costs when the draft is kept: draft and evidence."""
+    price: list[float] = field(default_factory=list)
+    """What large costs."""
+
+    def extend(self, other: Judged) -> None:
+        """Append the cases of another part."""
+        for key, values in vars(other).items():
+            getattr(self, key).extend(values)
 
 
 @dataclass(frozen=True)
@@ -162,6 +208,7 @@ class Way:
     title: str
     second: bool = False
     fitted: bool = False
+    band: tuple[float, float] = BAND
     size: int | None = None
 
 
@@ -175,50 +222,71 @@ def half(group: str) -> int:
     return hashlib.sha256(f"judge:{group}".encode()).digest()[0] % 2
 
 
-def judge(bench: Bench, small: str, names: list[str], scorer: Scorer, way: Way) -> Judged:
+def judge(  # noqa: PLR0913 - one way on one pair
+    bench: Bench, pair: Pair, names: list[str], scorer: Scorer, way: Way, *, second: str | None = None
+) -> Judged:
     """Confidence of one way on some cases; the second model is asked inside the band only."""
-    second = bench.second(small) if way.second else None
-    out = Judged(second)
+    small, large = pair
+    out = Judged()
     found = bench.verdicts("schema" if way.title == "schema" else "default", small)
     agreed = bench.agreement(small, second) if second else {}
     for name in names:
         verdicts = found[name]
         hard = any(v.hard for v in verdicts)
+        fails = any(v.outcome == "fail" for v in verdicts)
         value = None if way.title == "schema" else scorer.confidence(verdicts)
         value = float(not hard) if value is None else value
-        ask = second is not None and not hard and BAND[0] <= value <= BAND[1]
+        ask = second is not None and not fails and way.band[0] <= value <= way.band[1]
         if ask:
             value = scorer.confidence((*verdicts, agreed[name])) or 0.0
         out.names.append(name)
         out.confidence.append(0.0 if hard else value)
-        out.fails.append(any(v.outcome == "fail" for v in verdicts))
+        out.fails.append(fails)
         out.asked.append(ask)
+        out.right.append(bool(bench.answers(small)[name]["correct"]))
+        out.large.append(bool(bench.answers(large)[name]["correct"]))
+        out.kept.append(bench.cost(small, name) + (bench.cost(second, name) if ask and second else 0.0))
+        out.price.append(bench.cost(large, name))
     return out
 
 
-def accuracy_and_cost(bench: Bench, pair: Pair, judged: Judged, threshold: float) -> tuple[float, float]:
-    """Accuracy of a threshold and its cost, always-large = 1. What fails escalates in any case."""
-    small, large = pair
-    ours, theirs = bench.answers(small), bench.answers(large)
-    right, cost, full = 0, 0.0, 0.0
-    for name, p, fails, asked in zip(judged.names, judged.confidence, judged.fails, judged.asked, strict=True):
-        up = fails or p < threshold
-        right += theirs[name]["correct"] if up else ours[name]["correct"]
-        cost += bench.cost(small, name) + (bench.cost(large, name) if up else 0.0)
-        cost += bench.cost(judged.second, name) if asked and judged.second else 0.0
-        full += bench.cost(large, name)
-    return right / len(judged.names), cost / full
+def escalated(judged: Judged, threshold: float) -> list[bool]:
+    """What goes up: what fails, and what has less confidence than the threshold."""
+    return [f or p < threshold for f, p in zip(judged.fails, judged.confidence, strict=True)]
 
 
-def operating_point(bench: Bench, pair: Pair, judged: Judged) -> float:
-    """The cheapest threshold that loses at most a point against large on these cases."""
-    goal = fmean(bench.answers(pair[1])[n]["correct"] for n in judged.names) - MAX_LOSS
-    best = (float("inf"), 1.01)
-    for threshold in sorted({0.0, 1.01, *(round(p, 3) for p in judged.confidence)}):
-        accuracy, cost = accuracy_and_cost(bench, pair, judged, threshold)
-        if accuracy >= goal:
-            best = min(best, (cost, threshold))
-    return best[1]
+def by_rule(judged: Judged, way: Way) -> list[bool]:
+    """What the default policy sends up without a threshold: evidence moves the bar, see `Policy`."""
+    low = way.band[0] if way.second else 0.0
+    return [
+        f or p < (KEEP if asked else low)
+        for f, p, asked in zip(judged.fails, judged.confidence, judged.asked, strict=True)
+    ]
+
+
+def loss_and_cost(judged: Judged, up: list[bool], members: list[int] | None = None) -> tuple[float, float]:
+    """Loss of accuracy against large, and cost with always-large = 1."""
+    members = list(range(len(up))) if members is None else members
+    lost = sum(judged.large[i] - judged.right[i] for i in members if not up[i])
+    cost = sum(judged.kept[i] + (judged.price[i] if up[i] else 0.0) for i in members)
+    return lost / len(members), cost / sum(judged.price[i] for i in members)
+
+
+def operating_point(judged: Judged) -> tuple[float, float]:
+    """(threshold, cost) of the cheapest threshold that loses at most `MAX_LOSS` against large on these cases."""
+    free = sorted(i for i, f in enumerate(judged.fails) if not f)
+    free.sort(key=lambda i: -judged.confidence[i])
+    cost = sum(judged.kept) + sum(judged.price)  # all go up
+    best, lost, at = (cost, 1.01), 0, 0
+    while at < len(free):
+        p = judged.confidence[free[at]]
+        while at < len(free) and judged.confidence[free[at]] == p:
+            lost += judged.large[free[at]] - judged.right[free[at]]
+            cost -= judged.price[free[at]]
+            at += 1
+        if lost <= MAX_LOSS * len(judged.names):
+            best = min(best, (cost, p))
+    return best[1], best[0] / sum(judged.price)
 
 
 def within(bench: Bench, names: list[str], confidence: list[float], right: list[bool]) -> float | None:
@@ -243,83 +311,128 @@ def risk_area(confidence: list[float], right: list[bool]) -> float:
     return total / len(right)
 
 
-def measure(train: Bench, test: Bench, pair: Pair, parts: list[Part], way: Way) -> dict[str, float | None]:
-    """All figures of one way on one pair."""
-    small, large = pair
-    pooled, rights, costs = Judged(), [], []
+Figures = dict[str, float | None]
+HEAD = (
+    "auroc",
+    "within",
+    "risk_area",
+    "calibration_error",
+    "fail_precision",
+    "fail_recall",
+    "loss",
+    "cost",
+    "cost@-1",
+    "rule_loss",
+    "rule_cost",
+    "asked",
+)
+
+
+def run(train: Bench, test: Bench, pair: Pair, parts: list[Part], way: Way) -> tuple[Judged, list[bool]]:
+    """One way on one pair over all parts: what was found, and what the learned threshold sends up."""
+    pooled, up = Judged(), list[bool]()
     for learn, exam in parts:
-        scorer = train.fitted(small, learn, way) if way.fitted else Scorer.rules()
-        judged = judge(test, small, exam, scorer, way)
+        second = None
+        if way.second:
+            known = all(m in train.data.manifest["models"] for m in test.data.manifest["models"])
+            second = train.second(pair, learn) if known else test.second(pair, sorted(exam)[:UNLABELLED])
+        scorer = train.fitted(pair, learn, way) if way.fitted else Scorer.rules()
+        judged = judge(test, pair, exam, scorer, way, second=second)
         threshold = 0.5
         if way.title != "schema":
-            threshold = operating_point(train, pair, judge(train, small, learn, scorer, way))
-        accuracy, cost = accuracy_and_cost(test, pair, judged, threshold)
-        rights.append((accuracy, len(exam)))
-        costs.append((cost, len(exam)))
-        for key in ("names", "confidence", "fails", "asked"):
-            getattr(pooled, key).extend(getattr(judged, key))
-    right = [bool(test.answers(small)[n]["correct"]) for n in pooled.names]
-    fired = [not r for r, f in zip(right, pooled.fails, strict=True) if f]
-    total = sum(n for _, n in costs)
-    best = fmean(test.answers(large)[n]["correct"] for n in pooled.names)
+            learned = [
+                judge(train, p, learn, scorer, way, second=train.second(p, learn) if way.second else None)
+                for p in train.pairs_like(pair)
+            ]
+            threshold = median(operating_point(found)[0] for found in learned)
+        pooled.extend(judged)
+        up += escalated(judged, threshold)
+    return pooled, up
+
+
+UNLABELLED = 200
+"""Test cases on which the second model is chosen (by agreement, without labels) when training has not its models."""
+
+
+def measure(test: Bench, pooled: Judged, up: list[bool], way: Way) -> Figures:
+    """All figures of one way on one pair."""
+    fired = [not r for r, f in zip(pooled.right, pooled.fails, strict=True) if f]
+    loss, cost = loss_and_cost(pooled, up)
+    rule_loss, rule_cost = loss_and_cost(pooled, by_rule(pooled, way))
     return {
-        "auroc": auroc(pooled.confidence, right),
-        "within": within(test, pooled.names, pooled.confidence, right),
-        "risk_area": risk_area(pooled.confidence, right),
-        "calibration_error": calibration_error(pooled.confidence, right),
+        "auroc": auroc(pooled.confidence, pooled.right),
+        "within": within(test, pooled.names, pooled.confidence, pooled.right),
+        "risk_area": risk_area(pooled.confidence, pooled.right),
+        "calibration_error": calibration_error(pooled.confidence, pooled.right),
         "fail_precision": fmean(fired) if fired else None,
-        "fail_recall": sum(fired) / max(1, len(right) - sum(right)),
-        "loss": best - sum(a * n for a, n in rights) / total,
-        "cost": sum(c * n for c, n in costs) / total,
+        "fail_recall": sum(fired) / max(1, len(pooled.right) - sum(pooled.right)),
+        "loss": loss,
+        "cost": cost,
+        "cost@-1": operating_point(pooled)[1],
+        "rule_loss": None if way.fitted else rule_loss,
+        "rule_cost": None if way.fitted else rule_cost,
         "asked": fmean(pooled.asked),
     }
 
 
-def oracle(test: Bench, pair: Pair, names: list[str]) -> dict[str, float | None]:
+def oracle(test: Bench, pair: Pair, names: list[str]) -> Figures:
     """Escalates exactly where small is wrong and large is right."""
-    small, large = (test.answers(model) for model in pair)
-    up = [large[n]["correct"] and not small[n]["correct"] for n in names]
-    judged = Judged(None, names, [1.0] * len(names), up, [False] * len(names))
-    accuracy, cost = accuracy_and_cost(test, pair, judged, 0.0)
-    best = fmean(large[n]["correct"] for n in names)
-    return {"auroc": 1.0, "loss": best - accuracy, "cost": cost}
+    judged = judge(test, pair, names, Scorer.rules(), Way("schema"))
+    up = [large and not right for large, right in zip(judged.large, judged.right, strict=True)]
+    loss, cost = loss_and_cost(judged, up)
+    return {"auroc": 1.0, "loss": loss, "cost": cost}
 
 
-def interval(
-    values: dict[str, list[bool]], confidence: dict[str, list[float]], draws: int = 200
-) -> tuple[float, float] | None:
-    """90 % bootstrap interval over groups of the AUROC; None where no draft was right, or none wrong."""
+def intervals(test: Bench, found: list[tuple[Judged, list[bool]]], way: Way) -> dict[str, tuple[float, float]]:
+    """90 % bootstrap intervals over groups of the means over pairs."""
     chance = random.Random(0)
-    groups = sorted(values)
-    seen = []
-    for _ in range(draws):
-        drawn = chance.choices(groups, k=len(groups))
-        value = auroc([p for g in drawn for p in confidence[g]], [v for g in drawn for v in values[g]])
-        if value is not None:
-            seen.append(value)
-    seen.sort()
-    return (seen[len(seen) // 20], seen[-1 - len(seen) // 20]) if seen else None
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(found[0][0].names):
+        places[test.data.cases[name]["group"]].append(i)
+    groups = sorted(places)
+    seen: dict[str, list[float]] = defaultdict(list)
+    for _ in range(DRAWS):
+        drawn = [i for g in chance.choices(groups, k=len(groups)) for i in places[g]]
+        figures: dict[str, list[float]] = defaultdict(list)
+        for judged, up in found:
+            ranked = auroc([judged.confidence[i] for i in drawn], [judged.right[i] for i in drawn])
+            if ranked is not None:
+                figures["auroc"].append(ranked)
+            for prefix, moved in (("", up), *(() if way.fitted else (("rule_", by_rule(judged, way)),))):
+                loss, cost = loss_and_cost(judged, moved, drawn)
+                figures[f"{prefix}loss"].append(loss)
+                figures[f"{prefix}cost"].append(cost)
+        for key, values in figures.items():
+            seen[key].append(fmean(values))
+    out = {}
+    for key, values in seen.items():
+        values.sort()
+        out[key] = (values[len(values) // 20], values[-1 - len(values) // 20])
+    return out
 
 
 def codes(test: Bench, models: list[str]) -> list[dict[str, Any]]:
     """Per code: how often it fails or scores below one half, how precise that is, which share of the wrong it finds."""
-    hits: dict[str, list[bool]] = defaultdict(list)
-    fails: dict[str, bool] = {}
+    hits: dict[tuple[str, bool], list[bool]] = defaultdict(list)
     wrong = 0
     for model in models:
         rows = test.answers(model)
         for name, verdicts in test.verdicts("default", model).items():
             bad = not rows[name]["correct"]
             wrong += bad
-            for code in {v.code for v in verdicts if v.outcome == "fail" or (v.score is not None and v.score < 0.5)}:
-                hits[code].append(bad)
-            for v in verdicts:
-                fails[v.code] = fails.get(v.code, False) or v.outcome == "fail"
+            told = {(v.code, v.outcome == "fail") for v in verdicts if v.outcome == "fail" or (v.score or 1.0) < LOW}
+            told |= {(v.code, False) for v in verdicts if v.outcome != "fail" and v.score == 0.0}
+            for sign in told:
+                hits[sign].append(bad)
     rows_ = [
-        {"code": c, "fails": fails[c], "n": len(h), "precision": fmean(h), "recall": sum(h) / wrong}
-        for c, h in hits.items()
+        {"code": c, "fails": f, "n": len(h), "precision": fmean(h), "recall": sum(h) / max(1, wrong)}
+        for (c, f), h in hits.items()
     ]
     return sorted(rows_, key=lambda r: (not r["fails"], -r["n"]))
+
+
+LOW = 0.5
+"""Score under which a graded sign is counted in the table of codes."""
 
 
 def parts_of(train: Bench, test: Bench, left_out: str | None) -> list[Part]:
@@ -356,70 +469,62 @@ def main() -> None:
     names = [n for _, exam in parts for n in exam]
     sizes = [None if s == "all" else int(s) for s in options.sizes.split(",") if s]
     ways = [Way("schema"), Way("default"), Way("default +second", second=True)]
+    ways.append(Way("default +second wide", second=True, band=WIDE))
     for second in (False, True):
         ways += [
             Way(f"fit {size or 'all'}{' +second' * second}", second=second, fitted=True, size=size) for size in sizes
         ]
     pairs = test.data.pairs()
-    result: dict[str, dict[str, dict[str, float | None]]] = {}
+    result: dict[str, dict[str, Figures]] = {}
+    ranges: dict[str, dict[str, tuple[float, float]]] = {}
     for way in ways:
-        result[way.title] = {f"{p[0]} -> {p[1]}": measure(train, test, p, parts, way) for p in pairs}
+        found = [run(train, test, pair, parts, way) for pair in pairs]
+        result[way.title] = {f"{p[0]} -> {p[1]}": measure(test, *f, way) for p, f in zip(pairs, found, strict=True)}
+        ranges[way.title] = intervals(test, found, way)
     result["oracle"] = {f"{p[0]} -> {p[1]}": oracle(test, p, names) for p in pairs}
-    smalls = list(dict.fromkeys(s for s, _ in pairs))
-    table = codes(test, smalls)
-    ranges = {}
-    for small in smalls:
-        judged = judge(test, small, names, Scorer.rules(), Way("default"))
-        values: dict[str, list[bool]] = defaultdict(list)
-        confidence: dict[str, list[float]] = defaultdict(list)
-        for name, p in zip(judged.names, judged.confidence, strict=True):
-            group = test.data.cases[name]["group"]
-            values[group].append(bool(test.answers(small)[name]["correct"]))
-            confidence[group].append(p)
-        ranges[small] = interval(values, confidence)
+    table = codes(test, list(dict.fromkeys(s for s, _ in pairs)))
     show(result, table, ranges, len(names))
     if options.json:
-        report = {"ways": result, "codes": table, "default_auroc_90": ranges, "cases": len(names)}
+        report = {"ways": result, "codes": table, "intervals_90": ranges, "cases": len(names)}
         options.json.write_text(json.dumps(report, indent=1))
 
 
 def show(
-    result: dict[str, dict[str, dict[str, float | None]]],
+    result: dict[str, dict[str, Figures]],
     table: list[dict[str, Any]],
-    ranges: dict[str, tuple[float, float] | None],
+    ranges: dict[str, dict[str, tuple[float, float]]],
     cases: int,
 ) -> None:
-    console = Console(width=150)
-    head = (
-        "auroc",
-        "worst",
-        "within",
-        "risk_area",
-        "calibration_error",
-        "fail_precision",
-        "fail_recall",
-        "loss",
-        "cost",
-        "asked",
-    )
-    grid = Table("way", *head, title=f"mean over pairs, {cases} cases")
+    """Print all tables."""
+    console = Console(width=170)
+    grid = Table("way", "auroc", "worst", *HEAD[1:], title=f"mean over pairs, {cases} cases")
     for way, pairs in result.items():
         cells = []
-        for key in head:
+        for key in ("auroc", "worst", *HEAD[1:]):
             values = [v for p in pairs.values() if (v := p.get("auroc" if key == "worst" else key)) is not None]
             cells.append("" if not values else f"{min(values) if key == 'worst' else fmean(values):.3f}")
         grid.add_row(way, *cells)
     console.print(grid)
-    lines = Table("small", "AUROC of the default validators, 90 % over groups")
-    for small, limits in ranges.items():
-        value = next(p["auroc"] for pair, p in result["default"].items() if pair.startswith(f"{small} -> "))
-        known = value is not None and limits is not None
-        lines.add_row(small, f"{value:.3f} ({limits[0]:.3f} to {limits[1]:.3f})" if known else "one kind of draft only")
+    keys = ("auroc", "loss", "cost", "rule_loss", "rule_cost")
+    lines = Table("way", *keys, title="90 % intervals over groups")
+    for way, limits in ranges.items():
+        lines.add_row(way, *(f"{limits[k][0]:.3f} to {limits[k][1]:.3f}" if k in limits else "" for k in keys))
     console.print(lines)
-    signs = Table("code", "fails", "n", "precision", "recall", title="fails or scores below one half, all small models")
-    for row in table:
+    each = Table("pair", *(way for way in result if way.startswith("default")), title="AUROC of each pair")
+    for pair in result["default"]:
+        row = [result[way][pair]["auroc"] for way in result if way.startswith("default")]
+        each.add_row(pair, *("" if v is None else f"{v:.3f}" for v in row))
+    console.print(each)
+    signs = Table(
+        "code", "fails", "n", "precision", "recall", title="fails, and scores below one half, all small models"
+    )
+    for sign in table:
         signs.add_row(
-            row["code"], "yes" if row["fails"] else "", str(row["n"]), f"{row['precision']:.2f}", f"{row['recall']:.3f}"
+            sign["code"],
+            "yes" if sign["fails"] else "",
+            str(sign["n"]),
+            f"{sign['precision']:.2f}",
+            f"{sign['recall']:.3f}",
         )
     console.print(signs)
 

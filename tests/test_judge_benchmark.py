@@ -34,8 +34,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         out.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def folder(path: Path, *, labels: int = 0, ids: str = "case", categories: int = 0) -> Path:
-    """Sixteen cases and two models; the numbers shuffle the labels and the kinds of step, `ids` renames the cases."""
+def folder(path: Path, *, labels: int = 0, ids: str = "case", categories: int = 0, large: int = 0) -> Path:
+    """Sixteen cases and three models; the numbers shuffle labels, kinds of step and large's answers, `ids` the names."""
     (path / "models").mkdir(parents=True)
     numbers = range(len(CITIES) * 2)
     right = [k % 3 != 0 for k in numbers]
@@ -53,44 +53,86 @@ def folder(path: Path, *, labels: int = 0, ids: str = "case", categories: int = 
     entry = {"usd_per_1m_in": 1.0, "usd_per_1m_out": 1.0, "price_source": "list"}
     manifest = {
         "core_categories": ["one", "two"],
-        "models": {"small": {**entry, "family": "a"}, "large": {**entry, "family": "b"}},
+        "models": {
+            "small": {**entry, "family": "a"},
+            "large": {**entry, "family": "b", "usd_per_1m_in": 20.0},
+            "other": {**entry, "family": "c"},
+        },
         "pairs": [{"small": "small", "large": "large"}],
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
-    for model in ("small", "large"):
+    shuffled = list(CITIES)
+    random.Random(large).shuffle(shuffled)
+    cities = {"small": CITIES, "large": shuffled if large else CITIES, "other": CITIES}
+    for model in ("small", "large", "other"):
         rows = []
         for k, n in enumerate(names):
-            city = CITIES[k % len(CITIES)] if k % 4 or model == "large" else "Atlantis"
+            city = cities[model][k % len(CITIES)] if k % 4 or model == "large" else "Atlantis"
             call = {"name": "show_weather", "args": {"city": city}}
             row = {
                 "id": n,
                 "status": "calls",
                 "tool_calls": [call],
                 "text": "",
-                "correct": right[k] or model == "large",
+                "correct": right[k] if model == "small" or large else True,
             }
             rows.append({**row, "input_tokens": 100, "output_tokens": 10})
         write(path / "models" / f"{model}.jsonl.gz", rows)
     return path
 
 
-def confidences(path: Path) -> list[float]:
+def confidences(path: Path, way: judge.Way) -> list[float]:
     """The confidence of each draft in the order of the cases."""
     bench = judge.Bench.load(path)
-    return judge.judge(bench, "small", list(bench.data.cases), Scorer.rules(), judge.Way("default")).confidence
+    names = list(bench.data.cases)
+    second = "other" if way.second else None
+    return judge.judge(bench, ("small", "large"), names, Scorer.rules(), way, second=second).confidence
 
 
-@pytest.mark.parametrize("changed", [{"labels": 5}, {"ids": "other"}, {"categories": 7}])
-def test_no_feature_looks_at_label_id_or_kind(tmp_path: Path, changed: dict[str, Any]) -> None:
-    """Shuffled labels, renamed cases and shuffled kinds of step leave every confidence as it was."""
-    plain = confidences(folder(tmp_path / "plain"))
+WAYS = [judge.Way("default"), judge.Way("default +second", second=True, band=(0.0, 1.0))]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
+@pytest.mark.parametrize("changed", [{"labels": 5}, {"ids": "other"}, {"categories": 7}, {"large": 3}])
+def test_no_feature_looks_at_label_id_kind_or_large(tmp_path: Path, changed: dict[str, Any], way: judge.Way) -> None:
+    """Shuffled labels, renamed cases, shuffled kinds of step and other answers of large leave every confidence alone."""
+    plain = confidences(folder(tmp_path / "plain"), way)
     assert len(set(plain)) > 1
-    assert confidences(folder(tmp_path / "changed", **changed)) == plain
+    assert confidences(folder(tmp_path / "changed", **changed), way) == plain
+
+
+def test_second_model_is_chosen_without_labels(tmp_path: Path) -> None:
+    """Shuffled labels leave the choice of the second model as it was; it is of another family and not large."""
+    found = {
+        judge.Bench.load(path).second(("small", "large"), [f"case_{k}" for k in range(8)])
+        for path in (folder(tmp_path / "a"), folder(tmp_path / "b", labels=5))
+    }
+    assert found == {"other"}
+
+
+def test_operating_point_loses_no_more_than_a_point() -> None:
+    """The threshold keeps as much as the allowed loss lets it, and what fails goes up in any case."""
+    found = judge.Judged(
+        names=list("abcd"),
+        confidence=[0.9, 0.8, 0.7, 0.95],
+        fails=[False, False, False, True],
+        asked=[False] * 4,
+        right=[True, True, False, False],
+        large=[True] * 4,
+        kept=[1.0] * 4,
+        price=[10.0] * 4,
+    )
+    threshold, cost = judge.operating_point(found)
+    assert threshold == 0.8
+    assert cost == pytest.approx((4 + 20) / 40)
+    loss, again = judge.loss_and_cost(found, judge.escalated(found, threshold))
+    assert loss == 0.0
+    assert again == pytest.approx(cost)
 
 
 def test_made_up_value_ranks_below_a_mentioned_one(tmp_path: Path) -> None:
     """The drafts with the city that nobody named have the least confidence."""
-    found = confidences(folder(tmp_path / "x"))
+    found = confidences(folder(tmp_path / "x"), WAYS[0])
     assert max(found[k] for k in range(16) if k % 4 == 0) < min(found[k] for k in range(16) if k % 4)
 
 
@@ -121,7 +163,10 @@ def test_whole_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     judge.main()
     report = json.loads(out.read_text())
-    assert set(report["ways"]) == {"schema", "default", "default +second", "fit 4", "fit 4 +second", "oracle"}
+    evidence = {"default +second", "default +second wide"}
+    assert set(report["ways"]) == {"schema", "default", *evidence, "fit 4", "fit 4 +second", "oracle"}
+    low, high = report["intervals_90"]["default"]["auroc"]
+    assert 0.0 <= low <= high <= 1.0
     assert report["ways"]["oracle"]["small -> large"]["loss"] == 0.0
     assert 0.0 <= report["ways"]["default"]["small -> large"]["auroc"] <= 1.0
 
@@ -132,3 +177,21 @@ def test_risk_area_of_perfect_and_of_reversed_order() -> None:
     bad = judge.risk_area([0.1, 0.2, 0.9], [True, True, False])
     assert good == pytest.approx(1 / 9)
     assert bad == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_models_that_training_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings of other models are judged by what all small models of the training folder taught."""
+    train, test, out = folder(tmp_path / "a"), folder(tmp_path / "b", ids="new"), tmp_path / "out.json"
+    manifest = json.loads((test / "manifest.json").read_text())
+    for model in ("small", "large", "other"):
+        (test / "models" / f"{model}.jsonl.gz").rename(test / "models" / f"new-{model}.jsonl.gz")
+    manifest["models"] = {f"new-{model}": entry for model, entry in manifest["models"].items()}
+    manifest["pairs"] = [{"small": "new-small", "large": "new-large"}]
+    (test / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(
+        sys, "argv", ["judge", "--train", str(train), "--test", str(test), "--sizes", "4", "--json", str(out)]
+    )
+    judge.main()
+    report = json.loads(out.read_text())
+    assert report["cases"] == 16
+    assert report["ways"]["fit 4 +second"]["new-small -> new-large"]["auroc"] is not None
