@@ -279,3 +279,22 @@ def test_a_doubtful_draft_that_changes_the_world_is_never_returned(effect: Any, 
     large = Attempt(tier="large", outcome="error", error="RateLimitError: 429")
     decision = decide(Policy(), (small, large))
     assert (decision.action, decision.attempt) == ("exhausted", best)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "gathered", "evidence", "action"),
+    [
+        (0.1, (), (), "accept"),
+        (0.1, (), EVIDENCE, "escalate"),
+        (0.5, (), EVIDENCE, "gather"),
+        (0.95, (), EVIDENCE, "accept"),
+        (None, (), EVIDENCE, "gather"),
+        (0.5, EVIDENCE, EVIDENCE, "escalate"),
+        (0.89, EVIDENCE, EVIDENCE, "escalate"),
+        (0.95, EVIDENCE, EVIDENCE, "accept"),
+    ],
+)
+def test_without_threshold_evidence_decides(confidence, gathered, evidence, action):
+    """Rules alone accept; where evidence can be asked, doubt below the band escalates unasked and above it accepts."""
+    attempt = small(confidence=confidence, gathered=gathered)
+    assert decide(Policy(), (attempt,), evidence=evidence).action == action
