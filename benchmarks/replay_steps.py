@@ -4,7 +4,8 @@
     python benchmarks/replay_steps.py --data DIR --all-pairs
 
 Accuracy is the recorded label of the answer that the cascade returned; cost is at the manifest's list prices, drafts
-included. "oracle" escalates exactly where small is wrong and large is right.
+and evidence included. "default + cross-check" asks a second model of another family (chosen without labels, or named
+by --second) inside the default policy's band. "oracle" escalates exactly where small is wrong and large is right.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from recorded import Recorded, RecordedModel, Row, request, tokens
+from recorded import Recorded, RecordedModel, Row, answer, request, tokens
 from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Tier, default_validators
+from cascade_agent.evidence import CrossCheck
+from cascade_agent.records import Draft, StepContext
 from cascade_agent.runner import trace_of
+from cascade_agent.toolspec import tool_specs
 from cascade_agent.validators import CompleteResponse, ToolCallSchema
+from cascade_agent.validators._agreement import agreement
 
 
 @dataclass
@@ -64,7 +69,7 @@ def run_cascade(model: CascadeChatModel, case: Row, rows: dict[str, dict[str, Ro
     return {"right": right, "cost": trace.cost, "escalated": trace.escalated, "reason": trace.reason}
 
 
-def measure(data: Recorded, small: str, large: str) -> dict[str, dict[str, Tally]]:
+def measure(data: Recorded, small: str, large: str, second: str) -> dict[str, dict[str, Tally]]:
     """Every way of answering on every case: way -> kind of step (and "all") -> tally."""
     rows = {"small": data.answers(small), "large": data.answers(large)}
     prices = {"small": data.price(small), "large": data.price(large)}
@@ -72,9 +77,11 @@ def measure(data: Recorded, small: str, large: str) -> dict[str, dict[str, Tally
         role: Tier(RecordedModel(model_name=name, rows=rows[role]), price=prices[role])
         for role, name in (("small", small), ("large", large))
     }
-    cascades = {
+    checking = Tier(RecordedModel(model_name=second, rows=data.answers(second)), price=data.price(second))
+    cascades: dict[str, Any] = {
         "schema only": [CompleteResponse(), ToolCallSchema()],
         "default validators": default_validators(),
+        "default + cross-check": [*default_validators(), CrossCheck(checking)],
     }
     models = {
         way: CascadeChatModel(**tiers, validators=validators, policy=Policy()) for way, validators in cascades.items()
@@ -104,10 +111,38 @@ def measure(data: Recorded, small: str, large: str) -> dict[str, dict[str, Tally
 
 def _cost(price: Any, row: Row) -> float:
     used, written = tokens(row)
-    return (used * price.input + written * price.output) / 1e6
+    return float(used * price.input + written * price.output) / 1e6
 
 
-ORDER = ("always small", "schema only", "default validators", "oracle", "always large")
+def second_of(data: Recorded, small: str, large: str) -> str:
+    """The model of the cross-check, chosen without labels as `judge.py` does.
+
+    Of the models of another family than small's that cost at most a quarter of large, the one whose answers to the
+    first 200 cases agree most with large's; the cheapest where none is so cheap.
+    """
+    models = data.manifest["models"]
+    others: list[str] = [m for m, entry in models.items() if entry["family"] != models[small]["family"] and m != large]
+    cost = {m: sum(_cost(data.price(m), row) for row in data.answers(m).values()) for m in (*others, large)}
+    cheap = [m for m in others if cost[m] <= CHEAP * cost[large]]
+    if not cheap:
+        return min(others, key=lambda m: (cost[m], m))
+    theirs, seen = data.answers(large), sorted(data.cases)[:200]
+
+    def alike(model: str) -> float:
+        rows, total = data.answers(model), 0.0
+        for case in (data.cases[name] for name in seen):
+            context = StepContext(messages=request(case), tools=tool_specs(case["tools"]))
+            one, two = (Draft(message=answer(found[case["id"]])) for found in (theirs, rows))
+            total += agreement(one, two, context) or 0.0
+        return total
+
+    return max(cheap, key=lambda m: (alike(m), m))
+
+
+CHEAP = 0.25
+"""Share of large's price that the second model may cost."""
+
+ORDER = ("always small", "schema only", "default validators", "default + cross-check", "oracle", "always large")
 
 
 def show(console: Console, small: str, large: str, ways: dict[str, dict[str, Tally]]) -> None:
@@ -162,6 +197,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of recordings (cases, models, manifest)")
     parser.add_argument("--small", help="name of the small model in the manifest")
     parser.add_argument("--large", help="name of the large model in the manifest")
+    parser.add_argument("--second", help="model of the cross-check; chosen without labels when not given")
     parser.add_argument("--all-pairs", action="store_true", help="every pair of the manifest, and their means")
     parser.add_argument("--all-cases", action="store_true", help="also the categories outside the core")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -170,12 +206,13 @@ def main() -> None:
     if args.all_pairs == bool(args.small and args.large):
         parser.error("give --small and --large, or --all-pairs")
     pairs = data.pairs() if args.all_pairs else [(args.small, args.large)]
-    for name in {name for pair in pairs for name in pair} - set(data.manifest["models"]):
+    named = {name for pair in pairs for name in pair} | ({args.second} if args.second else set())
+    for name in named - set(data.manifest["models"]):
         parser.error(f"{name!r} is not in the manifest; it has {', '.join(data.manifest['models'])}")
     console = Console()
     out: dict[str, Any] = {}
     for small, large in pairs:
-        ways = measure(data, small, large)
+        ways = measure(data, small, large, args.second or second_of(data, small, large))
         show(console, small, large, ways)
         out[f"{small} -> {large}"] = as_json(ways)
     if len(pairs) > 1:
