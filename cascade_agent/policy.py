@@ -218,13 +218,19 @@ def _by_confidence(policy: Policy, attempt: Attempt, index: int, evidence: Seque
         if waiting is not None:
             return Decision(action="gather", reason="in_band", evidence=waiting)
     if threshold is None and attempt.gathered:
-        threshold = _AS_GOOD_AS_LARGE
-    elif threshold is None and evidence:
+        threshold = _AS_GOOD_AS_LARGE if _evidence_spoke(attempt) else None  # a judge that is down decides nothing
+    elif threshold is None and evidence and confidence is not None:
         threshold = low  # nobody need be asked whether a draft is wrong that hardly anything speaks for
     if threshold is None or (confidence is not None and confidence >= threshold):
         return Decision(action="accept", reason="accepted", attempt=index)
     detail = "no validator measured a confidence" if confidence is None else f"{confidence:.3f} < {threshold:.3f}"
     return Decision(action="escalate", reason="low_confidence", detail=detail)
+
+
+def _evidence_spoke(attempt: Attempt) -> bool:
+    return any(
+        v.validator in attempt.gathered and (v.score is not None or v.outcome != "abstain") for v in attempt.verdicts
+    )
 
 
 def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str, str] | None:

@@ -326,6 +326,9 @@ class StepTrace:
     attempts: tuple[Attempt, ...]
     decisions: tuple[Decision, ...] = ()
     evidence: tuple[Spend, ...] = ()
+    askable: tuple[str, ...] = ()
+    """Names of the evidence that could be asked in this step, cheapest first; what was asked stands in `evidence`."""
+
     final: int | None = None
     kind: str = "text"
     degraded: bool = False

@@ -44,7 +44,7 @@ def replay(trace: StepTrace, policy: Policy) -> Replayed:
     evidence = {spend.name: spend for spend in trace.evidence}
     known = True
     while True:
-        decision = decide(policy, (*done, attempt), evidence=tuple(evidence))
+        decision = decide(policy, (*done, attempt), evidence=trace.askable)
         decisions.append(decision)
         if decision.action == "gather":
             if decision.evidence is None:
@@ -53,6 +53,9 @@ def replay(trace: StepTrace, policy: Policy) -> Replayed:
                     break
                 attempt = _rescored(policy, small, ())
                 costs.append(small.cost)
+            elif decision.evidence not in evidence:
+                known = False
+                break
             else:
                 attempt = _rescored(policy, small, (*attempt.gathered, decision.evidence))
                 costs.append(evidence[decision.evidence].cost)

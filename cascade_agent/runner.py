@@ -497,6 +497,7 @@ def _record(  # noqa: PLR0913 - the facts of an end
         attempts=attempts,
         decisions=tuple(course.decisions),
         evidence=tuple(course.spends),
+        askable=tuple(step.panel.evidence),
         final=final,
         kind=_kind(context, first),
         degraded=outcome == "exhausted" and final is not None,

@@ -94,8 +94,10 @@ def test_evidence_is_not_asked_when_it_cannot_matter() -> None:
 def test_evidence_that_breaks_abstains(fault: Any) -> None:
     """A second model that is down or says nothing leaves the decision to the local rules, and says so."""
     model, _ = cascade(call(city="Lyon", nights=2), ScriptedChatModel([fault]), call(city="Lyon", nights=2))
+    model.validators = [*model.validators, lambda draft, context: Verdict(outcome="pass", code="doubt", score=0.5)]
     step = model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]
     verdict = step["attempts"][0]["verdicts"][-1]
+    assert step["attempts"][0]["confidence"] == 0.5, "in doubt, and nobody to ask"
     assert step["final_tier"] == "small"
     assert verdict["outcome"] == "abstain"
     assert verdict["code"] in ("evidence_error", "agreement_unknown")
