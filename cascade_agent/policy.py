@@ -44,7 +44,7 @@ REASONS: Mapping[str, str] = {
 class Policy:
     """Settings of the decision; plain values, JSON both ways.
 
-    Without a threshold a step escalates on hard fails, on soft fails (rules measured to be right at least 8 times in
+    Without a threshold a step escalates on hard fails, on soft fails (shipped rules together right 8 times in
     10) and on a validator that broke. Where evidence can be asked it also escalates when the confidence lies below the
     band, or is lower than .9 after asking.
 

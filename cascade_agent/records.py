@@ -42,7 +42,8 @@ class Verdict:
 
     - `fail` without a score is a **hard** fail: the draft is unusable (a call no tool accepts, an empty answer). It
       escalates under every policy and the draft is never returned.
-    - `fail` with a score is a **soft** fail: evidence that was measured to be right at least 8 times in 10. It
+    - `fail` with a score is a **soft** fail: strong evidence that the draft is wrong. The shipped ones together were
+      right 8 times in 10 on recorded drafts; some alone are weaker or too rare for a figure, as they say themselves. It
       escalates under every policy; the draft may still be returned, marked, when nothing better can be had.
     - `pass` or `abstain` with a score is a graded signal: it moves the confidence and decides only with a threshold.
 

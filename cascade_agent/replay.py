@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from cascade_agent.policy import decide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from cascade_agent.policy import Policy
     from cascade_agent.records import Attempt, Decision, StepTrace
 
@@ -79,11 +77,6 @@ def replay(trace: StepTrace, policy: Policy) -> Replayed:
         final_tier=None if final is None else (*done, attempt)[final].tier,
         cost=sum(c for c in costs if c is not None) if known and None not in costs else None,
     )
-
-
-def replay_all(traces: Iterable[StepTrace], policy: Policy) -> Iterator[Replayed]:
-    """Replay many steps, one at a time."""
-    return (replay(trace, policy) for trace in traces)
 
 
 def _rescored(policy: Policy, attempt: Attempt, gathered: tuple[str, ...]) -> Attempt:

@@ -528,6 +528,9 @@ def _sum(course: _Course) -> tuple[float | None, str]:
             currencies.add((attempt.inner or {}).get("currency") or tier.currency)
     for spend in course.spends:
         total = None if total is None or spend.cost is None else total + spend.cost
+        asked = getattr(course.step.panel.evidence.get(spend.name), "tier", None)
+        if spend.cost and asked is not None:  # evidence of the user's own counts in the currency of the step
+            currencies.add(asked.currency)
     if len(currencies) > 1:
         return None, "USD"
     return total, next(iter(currencies), course.step.tiers["large"].currency)

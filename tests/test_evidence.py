@@ -64,6 +64,20 @@ def test_agreement_keeps_the_draft_and_is_paid() -> None:
     assert second.offered[0][0]["function"]["name"] == "book"
 
 
+def test_evidence_paid_in_another_currency_makes_the_sum_unknown() -> None:
+    """Euros of the second model are not added to dollars of the tiers."""
+    second = Tier(ScriptedChatModel([call(city="Lyon", nights=2)], usage=(10, 5)), price=Price(2, 2, currency="EUR"))
+    model = CascadeChatModel(
+        small=Tier(ScriptedChatModel([call(city="Lyon", nights=2)], usage=(10, 5)), price=Price(1, 1)),
+        large=Tier(ScriptedChatModel(["-"]), price=Price(10, 10)),
+        validators=[*default_validators(), CrossCheck(second)],
+        policy=Policy(evidence_band=(0.0, 1.0)),
+    )
+    step = model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]
+    assert step["evidence"][0]["cost"] == pytest.approx(30e-6)
+    assert step["cost"] is None
+
+
 def test_disagreement_escalates() -> None:
     """A second model that says something else takes the draft's confidence below what a large model reaches: large is asked."""
     model, _ = cascade(

@@ -16,7 +16,7 @@ from cascade_agent.deadline import LateError, within
 from cascade_agent.errors import RecordError
 from cascade_agent.panel import Panel
 from cascade_agent.records import Attempt, Draft, Spend, StepContext, StepTrace, Usage
-from cascade_agent.replay import replay, replay_all
+from cascade_agent.replay import replay
 from cascade_agent.runner import Answer, Step, arun, run, trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 
@@ -420,7 +420,7 @@ def test_replay_says_what_it_cannot_know():
     """A policy that would have asked whom the record lacks gives an unknown end, never an invented one."""
     step, _ = a_step(Says("answers", validator="graded", score=0.5), Says("answers"))
     trace = run(step).trace
-    (again,) = replay_all([trace], Policy(threshold=1.0))
+    again = replay(trace, Policy(threshold=1.0))
     assert (again.known, again.final_tier, again.cost) == (False, None, None)
     skipped = run(a_step(Says("answers"), Says("answers"), context="soft")[0]).trace
     assert replay(skipped, Policy()).final_tier == "large"
