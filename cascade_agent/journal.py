@@ -427,7 +427,7 @@ def _journal_at(path: str) -> Journal | None:
 def _without_content(record: StepTrace | Label) -> dict[str, Any]:
     """A record reduced to numbers, names of ours and its ids: nothing that a person or a model said."""
     if isinstance(record, Label):
-        return {key: value for key, value in record.to_json().items() if key != "note"}
+        return {key: value for key, value in record.to_json().items() if key not in ("note", "answer")}
     data = record.to_json(content=False)
     for key in ("thread_id", "run_id", "decisions"):
         data.pop(key, None)

@@ -271,6 +271,9 @@ class Attempt:
     effect: SideEffect | None = None
     """What the calls of the draft would do to the world, the gravest, as far as the policy declares it."""
 
+    retry_after: float | None = None
+    """Seconds after which the provider that refused said to ask again."""
+
     gathered: tuple[str, ...] = ()
     """Names of the evidence asked for so far, in order; their cost and usage stand in the step's `evidence`."""
 
@@ -297,6 +300,40 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a decision knows beside the attempts: the step's place in the run, and what steps like it were like.
+
+    All of it is optional; None is unknown and moves nothing. Money is in the step's currency, times in seconds.
+    """
+
+    kind: str | None = None
+    """`call`, `text` or `structured`, as soon as a draft says it."""
+    escalation: float | None = None
+    """Lower 95 % bound of P(escalate) for steps of this name; None before enough of them were seen."""
+    broken: float | None = None
+    """Lower 95 % bound of P(small gives nothing usable: an error, a timeout, a hard fail) for steps of this name."""
+    small_cost: float | None = None
+    """Mean cost of the small tier's call and of the evidence asked about its draft."""
+    large_cost: float | None = None
+    """Mean cost of the large tier's call."""
+    large_cost_now: float | None = None
+    """Cost of asking large for this very request, what its provider still has in its prompt cache being cheaper."""
+    small_latency: float | None = None
+    """Mean time of the small tier's call and of the evidence asked about its draft."""
+    large_latency: float | None = None
+    time_left: float | None = None
+    """What the latency budget leaves the step."""
+    money_left: float | None = None
+    """What the ceilings of run and thread leave, the narrower of them."""
+    latched: bool = False
+    """Whether a step of this turn escalated already."""
+    probe: bool = False
+    """Whether small is to be asked although it does not pay: to see whether it does again."""
+    retry: bool = True
+    """Whether the budget of retries allows another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One move of `decide()`: what to do next, which reason decided, and for `gather` which evidence to ask."""
 
@@ -306,6 +343,8 @@ class Decision:
     attempt: int | None = None
     """For `accept` and `exhausted`: index of the attempt whose draft is (or may be) returned; None without one."""
     evidence: str | None = None
+    wait: float | None = None
+    """For `escalate`: seconds to wait before asking, as the provider said (`Retry-After`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +368,9 @@ class StepTrace:
     evidence: tuple[Spend, ...] = ()
     askable: tuple[str, ...] = ()
     """Names of the evidence that could be asked in this step, cheapest first; what was asked stands in `evidence`."""
+
+    situation: Situation | None = None
+    """What the decisions knew beside the attempts, as of the last one."""
 
     final: int | None = None
     kind: str = "text"
@@ -388,7 +430,8 @@ class Label:
 
     `right` says whether the small draft was right, `harm` whether small was wrong and large right. `source` is
     `escalation`, `shadow`, `tool_error`, `person` or `evaluator`; `propensity` the probability with which a shadow
-    call was made. Labels of one step from several sources stand side by side.
+    call was made. `spend` is what finding it out cost (a shadow call), `answer` what the large tier said then. Labels
+    of one step from several sources stand side by side.
     """
 
     step_id: str
@@ -398,6 +441,8 @@ class Label:
     propensity: float | None = None
     note: str = ""
     at: str | None = None
+    spend: Spend | None = None
+    answer: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -419,7 +464,14 @@ class Label:
 _PARTS: dict[type, dict[str, type]] = {
     Attempt: {"verdicts": Verdict, "usage": Usage},
     Spend: {"usage": Usage},
-    StepTrace: {"attempts": Attempt, "decisions": Decision, "evidence": Spend, "usage": Usage},
+    StepTrace: {
+        "attempts": Attempt,
+        "decisions": Decision,
+        "evidence": Spend,
+        "situation": Situation,
+        "usage": Usage,
+    },
+    Label: {"spend": Spend},
 }
 _LISTS: dict[type, frozenset[str]] = {
     Attempt: frozenset({"verdicts", "gathered"}),
@@ -432,15 +484,16 @@ _UNHELD = re.compile("[\0\ud800-\udfff]")
 _PLAIN = frozenset({int, float, bool, dict})
 _BLANK = {
     cls: frozenset(f.name for f in fields(cls) if f.default in ("", ()))
-    for cls in (Verdict, Usage, Attempt, Spend, Decision, StepTrace, Label)
+    for cls in (Verdict, Usage, Attempt, Spend, Situation, Decision, StepTrace, Label)
 }
 """Fields that are empty by default, and therefore left out when they are."""
 
 
+_RECORDS = frozenset((Usage, Spend, Situation))
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
 
 
-def dump(record: Verdict | Usage | Attempt | Spend | Decision | StepTrace | Label) -> dict[str, Any]:
+def dump(record: Verdict | Usage | Attempt | Spend | Situation | Decision | StepTrace | Label) -> dict[str, Any]:
     """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
     out: dict[str, Any] = {}
     blank = _BLANK[type(record)]
@@ -455,7 +508,7 @@ def dump(record: Verdict | Usage | Attempt | Spend | Decision | StepTrace | Labe
         elif isinstance(item, tuple):
             if item or name not in blank:
                 out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
-        elif type(item) is Usage:
+        elif type(item) in _RECORDS:
             out[name] = dump(item)
         else:  # numbers, flags, and JSON that was cleaned when it was made; what else a validator put there is not
             out[name] = item if type(item) in _PLAIN else clean(item)

@@ -40,8 +40,8 @@ from cascade_agent import (
     cascade_step,
     default_validators,
     swap_node,
-    telemetry,
 )
+from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 
 BOTH = pytest.mark.parametrize("how", ["sync", "async"])

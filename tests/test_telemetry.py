@@ -16,9 +16,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict, telemetry
+from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict
 from cascade_agent.records import Attempt, Decision, StepTrace
 from cascade_agent.runner import trace_of
+from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, always_fail
 
 BOTH = pytest.mark.parametrize("how", ["sync", "async", "stream", "astream"])

@@ -1,0 +1,5 @@
+"""`python -m cascade_agent.cli`."""
+
+from cascade_agent.cli import main
+
+main()

@@ -1,0 +1,120 @@
+"""`cascade-agent demo`: two agents as cascades, beside the small and the large model alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.errors import CascadeError
+
+if TYPE_CHECKING:
+    from cascade_agent.tiers import Tier
+
+
+@app.command()
+def demo(  # noqa: PLR0913 - the options of the command
+    *,
+    small: Annotated[
+        str | None, typer.Option(help="Small model: a provider string such as openai:gpt-4o-mini.", metavar="MODEL")
+    ] = None,
+    large: Annotated[str | None, typer.Option(help="Large model, in the same way.", metavar="MODEL")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible endpoint of both models (Ollama, vLLM), such as http://localhost:11434/v1. "
+            "Its key is OPENAI_API_KEY, if set.",
+            metavar="URL",
+        ),
+    ] = None,
+    tasks: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many tasks, spread over the list. Default: all offline, 6 with live models."),
+    ] = None,
+    graph: Annotated[str | None, typer.Option(help="Only tasks of one graph: support or plan_execute.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="Of how many tasks every step is printed in full.")] = 6,
+    out: Annotated[Path, typer.Option(help="Directory for journal, spans and summary.")] = Path(".cascade"),
+    as_json: JsonFlag = False,
+) -> None:
+    """Run two LangGraph agents as cascades, beside the small and the large model alone.
+
+    Without --small and --large two offline stand-ins answer: rule-based programs, not language models.
+    """
+    with clear_errors():
+        pair = _live_pair(small, large, base_url)
+        if graph not in (None, "support", "plan_execute"):
+            fail(f"--graph is {graph!r}; expected support or plan_execute", code=2)
+        if out.exists() and not out.is_dir():
+            fail(f"--out {out} is a file; give a directory", code=2)
+        _find_demo()
+        from graphs.demo import choose, run_demo
+        from graphs.standins import standin_tiers
+        from graphs.tasks import load_tasks
+
+        chosen = [task for task in load_tasks() if graph in (None, task.graph)]
+        chosen = choose(chosen, tasks if tasks is not None or pair is None else 6)
+        first, second = pair or standin_tiers()
+        try:
+            summary = run_demo(
+                first,
+                second,
+                tasks=chosen,
+                offline=pair is None,
+                out=out,
+                console=make_console(quiet=as_json),
+                show=show,
+            )
+        except CascadeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a provider raises is told in one line
+            fail(f"the demo stopped: {type(error).__name__}: {error}", code=1)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+
+
+def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tuple[Tier, Tier] | None:
+    if small is None and large is None:
+        if base_url is not None:
+            fail("--base-url needs --small and --large: the names of two models of that endpoint", code=2)
+        return None
+    if small is None or large is None:
+        fail("give both --small and --large, or neither for the offline stand-ins", code=2)
+    from cascade_agent.tiers import Tier
+
+    if base_url is None:
+        return Tier(small), Tier(large)
+    try:
+        from langchain_openai import ChatOpenAI
+    except ImportError:
+        fail("--base-url needs langchain-openai: pip install langchain-openai", code=2)
+    from pydantic import SecretStr
+
+    key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
+    return (
+        Tier(ChatOpenAI(model=small, base_url=base_url, api_key=key, max_retries=0)),
+        Tier(ChatOpenAI(model=large, base_url=base_url, api_key=key)),
+    )
+
+
+def _find_demo() -> None:
+    """Make `graphs` and `tools` importable: beside this package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    for root in (package.parent, package / "_demo"):
+        if (root / "graphs" / "demo.py").is_file():
+            break
+    else:
+        fail("the demo's graphs are not installed; run it from a checkout", code=1)
+    if sys.path[:1] != [str(root)]:
+        sys.path.insert(0, str(root))
+    other = next((m for m in ("graphs", "tools") if m in sys.modules and not _inside(sys.modules[m], root)), None)
+    if other:
+        fail(f"another module named {other!r} is loaded already; run the demo in a process of its own", code=1)
+
+
+def _inside(module: Any, root: Path) -> bool:
+    return any(Path(place).resolve().parent == root for place in getattr(module, "__path__", ()))
