@@ -345,6 +345,10 @@ class Decision:
     evidence: str | None = None
     wait: float | None = None
     """For `escalate`: seconds to wait before asking, as the provider said (`Retry-After`)."""
+    hedge: float | None = None
+    """For `gather` of the draft: seconds after which the large tier is asked beside the small one."""
+    beside: tuple[str, ...] = ()
+    """For `gather` of the draft: evidence that is asked at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -475,7 +479,8 @@ _PARTS: dict[type, dict[str, type]] = {
 }
 _LISTS: dict[type, frozenset[str]] = {
     Attempt: frozenset({"verdicts", "gathered"}),
-    StepTrace: frozenset({"attempts", "decisions", "evidence"}),
+    Decision: frozenset({"beside"}),
+    StepTrace: frozenset({"askable", "attempts", "decisions", "evidence"}),
 }
 _MAX_DEPTH = 64
 _MAX_TEXT = 65_536

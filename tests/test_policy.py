@@ -232,7 +232,7 @@ def test_a_policy_goes_to_json_and_back(policy):
         ({"on_exhausted": "retry"}, "on_exhausted is 'retry'; expected one of return, raise, interrupt"),
         ({"on_broken": "ignore"}, "on_broken"),
         ({"handover": "paste"}, "handover"),
-        ({"latency_budget": 0}, "latency_budget is 0; expected a positive number of seconds"),
+        ({"latency_budget": 0}, "latency_budget is 0; expected None or a positive number of seconds"),
         ({"latency_budget": float("inf")}, "latency_budget"),
         ({"validator_timeout": None}, "validator_timeout is None"),
         ({"validator_timeout": "5"}, "validator_timeout"),
@@ -240,7 +240,7 @@ def test_a_policy_goes_to_json_and_back(policy):
         ({"side_effects": ["pay"]}, "side_effects"),
         (
             {"side_effects": {"pay": "bad"}},
-            r"side_effects\['pay'\] is 'bad'; expected one of read, write, irreversible",
+            r"side_effects is {'pay': 'bad'}; expected a mapping of tool names to read, write or irreversible",
         ),
     ],
 )
