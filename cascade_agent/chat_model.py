@@ -35,12 +35,14 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 from cascade_agent import cache_marks, streams
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal import Journal
+from cascade_agent.ledger import Ledger
 from cascade_agent.panel import Panel
 from cascade_agent.policy import Policy
 from cascade_agent.pricing import warm
 from cascade_agent.records import Draft, StepContext
 from cascade_agent.runner import Answer, Step
 from cascade_agent.settle import Settled, asettle, parse, settle
+from cascade_agent.shadow import SHADOW
 from cascade_agent.tiers import Ready, Role, Tier
 from cascade_agent.toolspec import tool_specs
 from cascade_agent.validators import default_validators
@@ -129,6 +131,7 @@ class CascadeChatModel(BaseChatModel):
     _tiers: dict[Role, Tier] = PrivateAttr()
     _panel: Panel = PrivateAttr()
     _journal: Any = PrivateAttr(default=None)
+    _ledger: Ledger = PrivateAttr(default_factory=Ledger)
     _kinds: dict[Role, str] = PrivateAttr()
     _mixed: bool = PrivateAttr()
     _plain: _Offer = PrivateAttr()
@@ -427,7 +430,8 @@ class CascadeChatModel(BaseChatModel):
             with _nested():
                 return _answer(role, offer, offer.ready[role].ask(request, inner, **given))
 
-        step = self._step(messages, manager, config, offer, ask=ask)
+        shadow = partial(self._shadow, messages, offer, **kwargs)
+        step = self._step(messages, manager, config, offer, ask=ask, shadow=shadow)
         return settle(step, partial(_rebuilt, offer), durable=self.durable)
 
     async def _adecided(
@@ -444,8 +448,15 @@ class CascadeChatModel(BaseChatModel):
             with _nested():
                 return _answer(role, offer, await offer.ready[role].aask(request, inner, **given))
 
-        step = self._step(messages, manager, config, offer, aask=ask)
+        shadow = partial(self._shadow, messages, offer, **kwargs)
+        step = self._step(messages, manager, config, offer, aask=ask, shadow=shadow)
         return await asettle(step, partial(_rebuilt, offer), durable=self.durable)
+
+    def _shadow(self, messages: list[BaseMessage], offer: _Offer, **kwargs: Any) -> Answer:
+        """Ask the large tier beside the graph: nobody who listens to the step hears of it."""
+        request, given = self._request("large", messages, None), self._arguments("large", kwargs)
+        with _nested():
+            return _answer("large", offer, offer.ready["large"].ask(request, SHADOW, **given))
 
     def _step(
         self,
@@ -477,6 +488,7 @@ class CascadeChatModel(BaseChatModel):
             panel=self._panel,
             policy=self.policy,
             journal=Journal.from_env() if self._journal is None and not _NESTED.get() else self._journal,
+            ledger=self._ledger,
             run_id=str(manager.run_id),
             config=self._evidence_config(manager, config),
             **asking,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import Future
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -64,12 +65,7 @@ def within(seconds: float | None, call: Callable[[], T]) -> T:
     """
     if seconds is None:
         return call()
-    try:
-        worker = _idle.pop()
-    except IndexError:
-        worker = _Worker()
-    box: _Box = SimpleQueue()
-    worker.inbox.put((copy_context(), call, box))
+    box = _hand_over(copy_context(), call)
     try:
         value, error = box.get(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
     except Empty:
@@ -77,3 +73,42 @@ def within(seconds: float | None, call: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return cast("T", value)
+
+
+class Begun(Future[T]):
+    """A call that runs beside its caller, or will after a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dropped = threading.Event()
+
+    def drop(self) -> None:
+        """Nobody waits for it any more: it is not made if it did not begin yet, else it goes on unheard."""
+        self._dropped.set()
+        self.cancel()
+
+    def work(self, call: Callable[[], T], after: float) -> None:
+        """Make the call `after` seconds from now, if it was not dropped until then."""
+        if (after and self._dropped.wait(after)) or not self.set_running_or_notify_cancel():
+            return
+        try:
+            self.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where its result is asked for
+            self.set_exception(error)
+
+
+def begin(call: Callable[[], T], *, after: float = 0.0, context: Context | None = None) -> Begun[T]:
+    """Let a worker make a call, `after` seconds from now, in a copy of this context or in the one given."""
+    begun: Begun[T] = Begun()
+    _hand_over(copy_context() if context is None else context, lambda: begun.work(call, after))
+    return begun
+
+
+def _hand_over(context: Context, call: Callable[[], object]) -> _Box:
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = _Worker()
+    box: _Box = SimpleQueue()
+    worker.inbox.put((context, call, box))
+    return box

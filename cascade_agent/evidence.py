@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Similarity = Callable[[str, str], float]
 _MAX_READY = 64
+_PAUSED: Any = object()
 
 
 class _Breaker:
@@ -65,36 +66,47 @@ class _Asking:
 
     def gather(self, draft: Draft, context: StepContext, *, config: RunnableConfig | None) -> tuple[Verdict, Spend]:
         """Ask, and say what was found and what it cost. The runner turns what the model raises into an abstain."""
-        if not self._breaker.allows():
-            return self._silent()
-        ready, messages = self._request(draft, context)
-        try:
-            native = ready.ask(messages, config)
-        except Exception:
-            self._breaker.tell(worked=False)
-            raise
-        return self._told(native, draft, context)
+        return self._told(self._ask(draft, context, config), draft, context)
 
     async def agather(
         self, draft: Draft, context: StepContext, *, config: RunnableConfig | None
     ) -> tuple[Verdict, Spend]:
         """Async twin of `gather`."""
+        return self._told(await self._aask(draft, context, config), draft, context)
+
+    def _ask(self, draft: Draft | None, context: StepContext, config: RunnableConfig | None) -> Any:
         if not self._breaker.allows():
-            return self._silent()
+            return _PAUSED
         ready, messages = self._request(draft, context)
         try:
-            native = await ready.aask(messages, config)
+            return ready.ask(messages, config)
         except Exception:
             self._breaker.tell(worked=False)
             raise
-        return self._told(native, draft, context)
+
+    async def _aask(self, draft: Draft | None, context: StepContext, config: RunnableConfig | None) -> Any:
+        if not self._breaker.allows():
+            return _PAUSED
+        ready, messages = self._request(draft, context)
+        try:
+            return await ready.aask(messages, config)
+        except Exception:
+            self._breaker.tell(worked=False)
+            raise
 
     def _told(self, native: Any, draft: Draft, context: StepContext) -> tuple[Verdict, Spend]:
-        message = native["raw"] if isinstance(native, Mapping) else native
-        usage = Usage.of(message)
+        if native is _PAUSED:
+            return self._silent()
         verdict = self._read(native, draft, context)
         self._breaker.tell(worked=verdict.outcome != "abstain" or verdict.score is not None)
-        return verdict, Spend(name=self.name, usage=usage, cost=self.tier.cost(usage))
+        return verdict, self.spent(native)
+
+    def spent(self, native: Any) -> Spend:
+        """What a call cost, by its answer."""
+        if native is _PAUSED:
+            return self._silent()[1]
+        usage = Usage.of(native["raw"] if isinstance(native, Mapping) else native)
+        return Spend(name=self.name, usage=usage, cost=self.tier.cost(usage))
 
     def _silent(self) -> tuple[Verdict, Spend]:
         reason = "not asked: it failed 5 times in a row, the next try is due within 30 s"
@@ -102,7 +114,7 @@ class _Asking:
         verdict = Verdict(outcome="abstain", code="evidence_paused", reason=reason, validator=self.name)
         return verdict, Spend(name=self.name, usage=nothing, cost=0.0)
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
+    def _request(self, draft: Draft | None, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         raise NotImplementedError
 
     def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
@@ -130,7 +142,19 @@ class CrossCheck(_Asking):
         self._similarity = similarity
         self._ready: dict[Any, tuple[Ready, Any]] = {}
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
+    def begin(self, context: StepContext, *, config: RunnableConfig | None) -> Any:
+        """Ask without a draft, to be compared by `read` when there is one."""
+        return self._ask(None, context, config)
+
+    async def abegin(self, context: StepContext, *, config: RunnableConfig | None) -> Any:
+        """Async twin of `begin`."""
+        return await self._aask(None, context, config)
+
+    def read(self, native: Any, draft: Draft, context: StepContext) -> tuple[Verdict, Spend]:
+        """What `begin` was answered says of this draft, and what it cost."""
+        return self._told(native, draft, context)
+
+    def _request(self, draft: Draft | None, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         del draft  # the second model must not see the first one's answer
         key = (*map(id, context.tools), id(context.output_schema), context.tool_choice)
         known = self._ready.get(key)
@@ -205,7 +229,10 @@ class Judge(_Asking):
         self.rubric = rubric
         self._ready = self.tier.with_schema(_JUDGMENT)
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
+    def _request(self, draft: Draft | None, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
+        if draft is None:
+            msg = "a judge needs a draft to judge"
+            raise TypeError(msg)
         from langchain_core.messages import HumanMessage, SystemMessage
 
         mark = secrets.token_hex(8)

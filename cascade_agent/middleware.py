@@ -19,12 +19,14 @@ from cascade_agent import cache_marks, streams
 from cascade_agent.chat_model import marked, tool_choice_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal import Journal
+from cascade_agent.ledger import Ledger
 from cascade_agent.panel import Panel
 from cascade_agent.policy import Policy
 from cascade_agent.pricing import warm
 from cascade_agent.records import Draft, StepContext, ToolSpec
 from cascade_agent.runner import Answer, Step
 from cascade_agent.settle import Settled, asettle, parse, settle
+from cascade_agent.shadow import SHADOW
 from cascade_agent.tiers import Role, Tier
 from cascade_agent.toolspec import tool_specs
 from cascade_agent.validators import default_validators
@@ -89,6 +91,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self.panel = Panel(default_validators() if validators is None else validators)
         self.policy, self.step_name, self.durable = policy, name, durable
         self.journal = Journal.of(journal)
+        self.ledger = Ledger()
         self._seen: tuple[Any, Tier] | None = None
         self._known: tuple[tuple[Any, ...], tuple[ToolSpec, ...]] | None = None
         if any(tier is not None and tier.price is None and tier.model_name for tier in (self.small, self.large)):
@@ -211,10 +214,20 @@ class _Call:
             panel=door.panel,
             policy=door.policy,
             journal=Journal.from_env() if door.journal is None else door.journal,
+            ledger=door.ledger,
+            shadow=self.shadow if self.schema is None else None,  # what carries structured output is the agent's to say
             run_id=str(manager.run_id),
             config=patch_config(self.config, callbacks=streams.muffle(cast("Any", manager).get_child("evidence"))),
             **asking,
         )
+
+    def shadow(self) -> Answer:
+        """Ask the large tier beside the agent, past its other middleware."""
+        request, tier = self.request_of("large", None), self.tiers["large"]
+        ready = tier.with_tools(request.tools, tool_choice=request.tool_choice) if request.tools else tier.plain()
+        system = request.system_message
+        messages = [*([] if system is None else [system]), *request.messages]
+        return self.answer("large", ready.ask(cast("Any", messages), SHADOW, **request.model_settings))
 
     def request_of(self, role: Role, note: str | None) -> ModelRequest[Any]:
         """The request with the tier's model and bound arguments, without what only another provider understands."""

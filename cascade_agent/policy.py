@@ -97,12 +97,12 @@ class Policy:
     max_cost: float | Mapping[Ceiling, float] | None = None
     """Ceilings of what cascades may spend, in the currency of the tiers' prices: per `run` (one invocation of the graph
     with its subgraphs; a number is this) and per `thread` (in this process, begun with the costs that the thread's
-    messages tell). At the ceiling no tier is asked any more: the step ends as `on_exhausted` says, for the reason
-    `budget`. Calls in flight are not stopped, so it is overrun by one call of each at most; see `strict_cost`."""
+    messages tell). Where less is left than a call is expected to cost, it is not made: the step ends as
+    `on_exhausted` says, for the reason `budget`. A call that costs more than expected overruns; see `strict_cost`."""
 
     strict_cost: bool = False
-    """Reserve the most that a call can cost before it is made, so that parallel steps do not overrun `max_cost`. Needs
-    a price, and models that limit their output (`max_tokens`); without one, paid steps of a run wait their turn."""
+    """Never overrun `max_cost`: before a call the most that it can cost is set aside, a token for every byte of the
+    request and `max_tokens` of answer. Needs a price and a `max_tokens` of both models."""
 
     skip_small: bool = True
     """Leave the small tier out where it does not pay: its calls and evidence cost more than the large calls they save,
@@ -304,7 +304,7 @@ def decide(
 
 
 def _ask_small(policy: Policy, attempts: Sequence[Attempt], situation: Situation, evidence: Sequence[str]) -> Decision:
-    if _broke(situation, 0.0):
+    if _broke(situation, situation.small_price):
         return _out_of_money(attempts)
     beside = tuple(evidence) if policy.parallel_evidence else ()
     return Decision(action="gather", reason="draft", hedge=hedge_delay(policy, situation), beside=beside)
@@ -313,15 +313,14 @@ def _ask_small(policy: Policy, attempts: Sequence[Attempt], situation: Situation
 def _escalate(
     attempts: Sequence[Attempt], situation: Situation, reason: str, detail: str, wait: float | None = None
 ) -> Decision:
-    price = situation.large_cost if situation.large_cost_now is None else situation.large_cost_now
-    if _broke(situation, price or 0.0):
+    if _broke(situation, situation.large_price):
         return _out_of_money(attempts)
     return Decision(action="escalate", reason=reason, detail=detail, wait=wait)
 
 
-def _broke(situation: Situation, price: float) -> bool:
+def _broke(situation: Situation, price: float | None) -> bool:
     left = situation.money_left
-    return left is not None and (left <= 0.0 or left < price)
+    return left is not None and (left <= 0.0 or (price is not None and left < price))
 
 
 def _out_of_money(attempts: Sequence[Attempt]) -> Decision:
@@ -434,7 +433,7 @@ def _by_confidence(
     low, high = policy.evidence_band
     if confidence is None or low <= confidence <= high:
         waiting = next((name for name in evidence if name not in attempt.gathered), None)
-        if waiting is not None and not _broke(situation, 0.0):
+        if waiting is not None and not _broke(situation, None):
             return Decision(action="gather", reason="in_band", evidence=waiting)
     if threshold is not None:
         threshold = at_this_price(policy, threshold, situation)

@@ -291,7 +291,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """A model call of the step that drafted nothing: evidence (cross-check, judge) or a shadow call."""
+    """A model call beside the drafts that were judged: evidence, a shadow call, a `hedge` that was dropped."""
 
     name: str
     usage: Usage | None = None
@@ -325,6 +325,10 @@ class Situation:
     """What the latency budget leaves the step."""
     money_left: float | None = None
     """What the ceilings of run and thread leave, the narrower of them."""
+    small_price: float | None = None
+    """What must be left to ask small: the expected cost of the call, under `strict_cost` the most it can cost."""
+    large_price: float | None = None
+    """The same of large."""
     latched: bool = False
     """Whether a step of this turn escalated already."""
     probe: bool = False
@@ -373,8 +377,8 @@ class StepTrace:
     askable: tuple[str, ...] = ()
     """Names of the evidence that could be asked in this step, cheapest first; what was asked stands in `evidence`."""
 
-    situation: Situation | None = None
-    """What the decisions knew beside the attempts, as of the last one."""
+    situations: tuple[Situation, ...] = ()
+    """What each decision knew beside the attempts."""
 
     final: int | None = None
     kind: str = "text"
@@ -472,7 +476,7 @@ _PARTS: dict[type, dict[str, type]] = {
         "attempts": Attempt,
         "decisions": Decision,
         "evidence": Spend,
-        "situation": Situation,
+        "situations": Situation,
         "usage": Usage,
     },
     Label: {"spend": Spend},
@@ -480,7 +484,7 @@ _PARTS: dict[type, dict[str, type]] = {
 _LISTS: dict[type, frozenset[str]] = {
     Attempt: frozenset({"verdicts", "gathered"}),
     Decision: frozenset({"beside"}),
-    StepTrace: frozenset({"askable", "attempts", "decisions", "evidence"}),
+    StepTrace: frozenset({"askable", "attempts", "decisions", "evidence", "situations"}),
 }
 _MAX_DEPTH = 64
 _MAX_TEXT = 65_536
@@ -494,7 +498,7 @@ _BLANK = {
 """Fields that are empty by default, and therefore left out when they are."""
 
 
-_RECORDS = frozenset((Usage, Spend, Situation))
+_RECORDS = frozenset((Usage, Spend))
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cascade_agent.policy import decide
+from cascade_agent.records import Situation
 
 if TYPE_CHECKING:
     from cascade_agent.policy import Policy
@@ -41,8 +42,13 @@ def replay(trace: StepTrace, policy: Policy) -> Replayed:
     attempt = replace(small, outcome="pending", verdicts=() if drafted else small.verdicts, gathered=())
     evidence = {spend.name: spend for spend in trace.evidence}
     known = True
+    larges = iter([a for a in trace.attempts if a.tier == "large"])
+    situations = trace.situations or (Situation(),)
     while True:
-        decision = decide(policy, (*done, attempt), evidence=trace.askable)
+        situation = situations[min(len(decisions), len(situations) - 1)]
+        if policy.thresholds:
+            situation = replace(situation, kind=trace.kind)
+        decision = decide(policy, (*done, attempt), evidence=trace.askable, situation=situation)
         decisions.append(decision)
         if decision.action == "gather":
             if decision.evidence is None:
@@ -59,7 +65,7 @@ def replay(trace: StepTrace, policy: Policy) -> Replayed:
                 costs.append(evidence[decision.evidence].cost)
         elif decision.action == "escalate":
             done.append(attempt)
-            large = next((a for a in trace.attempts if a.tier != "small"), None)
+            large = next(larges, None)
             if large is None:
                 known = False
                 break

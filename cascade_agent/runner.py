@@ -7,27 +7,44 @@ and is sent the result. `run` and `arun` are the two loops that do it, so sync a
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, assert_never, cast
 from uuid import uuid4
 
 from cascade_agent import telemetry
-from cascade_agent.deadline import LateError, within
-from cascade_agent.errors import CascadeExhausted, RecordError, RejectedDraft
+from cascade_agent.deadline import Begun, LateError, begin, within
+from cascade_agent.errors import CascadeExhausted, ConfigurationError, RecordError, RejectedDraft
 from cascade_agent.panel import is_control_flow
 from cascade_agent.policy import decide
-from cascade_agent.records import Attempt, Decision, Draft, Spend, StepTrace, Usage, Verdict, clean_text, load
+from cascade_agent.records import (
+    Attempt,
+    Decision,
+    Draft,
+    Situation,
+    Spend,
+    StepTrace,
+    Usage,
+    Verdict,
+    clean_text,
+    load,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping
+    from concurrent.futures import Future
 
     from langchain_core.messages import AIMessage
     from langchain_core.runnables import RunnableConfig
     from opentelemetry.trace import Span
 
     from cascade_agent.journal import Journal
+    from cascade_agent.ledger import Ledger, Purse
     from cascade_agent.panel import Evidence, Panel
     from cascade_agent.policy import Policy
     from cascade_agent.records import SideEffect, StepContext, StepOutcome
@@ -36,6 +53,7 @@ if TYPE_CHECKING:
 _SMALL_SHARE = 1 / 3
 _NOTHING = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, calls=0)
 _MAX_ERROR = 500
+_UNKNOWN = Situation()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +71,10 @@ class Answer:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
-    """One step as a door hands it over. `ask` (or `aask`) asks a tier; a note is a hand-over for the large one.
+    """One step as a door hands it over.
+
+    `ask` (or `aask`) asks a tier; a note is a hand-over for the large one. `shadow` asks the large one out of sight of
+    the host.
 
     `interruptible` says that a human can be asked when the step is exhausted; its record is then not yet the last word
     and is left to whoever asks him.
@@ -66,7 +87,10 @@ class Step:
     policy: Policy
     ask: Callable[[Role, str | None], Answer] | None = None
     aask: Callable[[Role, str | None], Awaitable[Answer]] | None = None
+    shadow: Callable[[], Answer] | None = None
     journal: Journal | None = None
+    ledger: Ledger | None = None
+    purse: Purse | None = None
     run_id: str | None = None
     config: RunnableConfig | None = None
     interruptible: bool = False
@@ -88,19 +112,25 @@ class Result:
     def exhausted(self) -> CascadeExhausted:
         """The error that tells this end, with one leaf per attempt."""
         tried = "; ".join(_line(a) for a in self.trace.attempts)
+        why = self.errors or (RejectedDraft(f"no tier was asked: {self.trace.reason}"),)
         return CascadeExhausted(
-            f"step {self.trace.step!r}: no tier gave a usable answer ({tried})", self.errors, trace=self.trace
+            f"step {self.trace.step!r}: no tier gave a usable answer ({tried})", why, trace=self.trace
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask a tier for its draft within `seconds`."""
+    """Ask a tier for its draft within `seconds`.
+
+    `hedge` begins the call of large, that many seconds later, beside this one of small; should large answer first,
+    small is given up.
+    """
 
     role: Role
     seconds: float | None
     note: str | None
     span: Span
+    hedge: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +143,28 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """Ask a piece of evidence about a draft within `seconds`."""
+    """Ask a piece of evidence about a draft within `seconds`; without a draft, begin to ask beside what follows."""
 
     evidence: Evidence
-    draft: Draft
+    draft: Draft | None
     context: StepContext
     seconds: float | None
     span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait, as a provider asked."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Give up the calls that were begun beside others: by name, the reply, None for one that was still running.
+
+    A call that was to begin later and was never made is not among them.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +177,8 @@ class Reply:
     latency: float
 
 
-Effect = Ask | Check | Gather
+Effect = Ask | Check | Gather | Sleep | Drop
+_BESIDE = "large answered first"
 
 
 # ---- the two loops --------------------------------------------------------------------------------------------------
@@ -140,64 +186,230 @@ Effect = Ask | Check | Gather
 
 def run(step: Step) -> Result:
     """Run a step. Raises only what the host steers with (`GraphBubbleUp`, `KeyboardInterrupt`, ...)."""
-    script = _script(step)
+    script, hands = _script(step), _Hands(step)
     try:
         effect = next(script)
         while True:
             try:
-                done = _perform(step, effect)
+                done = hands.do(effect)
             except BaseException as error:  # noqa: BLE001 - the script records it and raises it again
                 effect = script.throw(error)
             else:
                 effect = script.send(done)
     except StopIteration as stop:
         return cast("Result", stop.value)
+    finally:
+        hands.drop()
 
 
 async def arun(step: Step) -> Result:
     """Async twin of `run`."""
-    script = _script(step)
+    script, hands = _script(step), _AsyncHands(step)
     try:
         effect = next(script)
         while True:
             try:
-                done = await _aperform(step, effect)
+                done = await hands.do(effect)
             except BaseException as error:  # noqa: BLE001 - the script records it and raises it again
                 effect = script.throw(error)
             else:
                 effect = script.send(done)
     except StopIteration as stop:
         return cast("Result", stop.value)
+    finally:
+        hands.drop()
 
 
-def _perform(step: Step, effect: Effect) -> object:
-    if isinstance(effect, Check):
-        return step.panel.judge(effect.draft, effect.context)
-    if isinstance(effect, Ask):
-        ask, role, note = cast("Callable[[Role, str | None], Answer]", step.ask), effect.role, effect.note
-        return _reply(effect, lambda: ask(role, note))
-    if isinstance(effect, Gather):
-        call = effect
-        return _reply(effect, lambda: call.evidence.gather(call.draft, call.context, config=step.config))
-    assert_never(effect)
+class _Hands:
+    """Does what a script wants done, and keeps the calls that were begun beside others, by name."""
+
+    __slots__ = ("asked", "begun", "step")
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.begun: dict[str, Begun[Reply]] = {}
+        self.asked: set[str] = set()
+
+    def do(self, effect: Effect) -> object:
+        step = self.step
+        if isinstance(effect, Check):
+            return step.panel.judge(effect.draft, effect.context)
+        if isinstance(effect, Ask):
+            if effect.hedge is not None or effect.role in self.begun:
+                return self._beside(effect)
+            return _reply(effect, self._asking(effect))
+        if isinstance(effect, Gather):
+            return self._gather(effect)
+        if isinstance(effect, Sleep):
+            time.sleep(effect.seconds)
+            return None
+        if isinstance(effect, Drop):
+            made = {name: _made(call) for name, call in self.begun.items() if name in self.asked}
+            self.drop()
+            return made
+        assert_never(effect)
+
+    def drop(self) -> None:
+        """Nobody waits for what is still running."""
+        for call in self.begun.values():
+            call.drop()
+        self.begun.clear()
+
+    def _asking(self, effect: Ask) -> Callable[[], object]:
+        ask, role, note = cast("Callable[[Role, str | None], Answer]", self.step.ask), effect.role, effect.note
+        return lambda: ask(role, note)
+
+    def _beside(self, effect: Ask) -> Reply:
+        """Ask where another call may be running: large beside small, or large that was begun before."""
+        own = self.begun.pop(effect.role, None) or begin(partial(_reply, effect, self._asking(effect), timed=False))
+        if effect.hedge is not None:
+            self.begun["large"] = begin(partial(self._hedge, effect), after=effect.hedge)
+        started, rival = perf_counter(), self.begun.get("large")
+        waiting: set[Future[Any]] = {own} if rival is None else {own, rival}
+        while waiting:
+            left = None if effect.seconds is None else effect.seconds - (perf_counter() - started)
+            done, _ = wait(waiting, left, return_when=FIRST_COMPLETED)
+            if own in done:
+                return own.result()
+            if not done or (rival in done and rival is not None and rival.result().error is None):
+                break
+            waiting -= done  # large failed: small is all there is
+        own.drop()
+        error = (
+            LateError(_BESIDE) if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
+        )
+        return Reply(None, error, late=True, latency=perf_counter() - started)
+
+    def _hedge(self, effect: Ask) -> Reply:
+        self.asked.add("large")
+        large = replace(effect, role="large", hedge=None)
+        return _reply(large, self._asking(large), timed=False)
+
+    def _gather(self, effect: Gather) -> Reply | None:
+        evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
+        if draft is None:
+            call = partial(_reply, effect, lambda: evidence.begin(context, config=config), timed=False)
+            self.begun[evidence.name] = begin(call)
+            self.asked.add(evidence.name)
+            return None
+        begun = self.begun.pop(evidence.name, None)
+        if begun is None:
+            return _reply(effect, lambda: evidence.gather(draft, context, config=config))
+        try:
+            reply = begun.result(effect.seconds)
+        except TimeoutError:
+            begun.drop()
+            return Reply(None, LateError.after(effect.seconds), late=True, latency=effect.seconds or 0.0)
+        return _read(reply, evidence, draft, context)
 
 
-async def _aperform(step: Step, effect: Effect) -> object:
-    if isinstance(effect, Check):
-        return await step.panel.ajudge(effect.draft, effect.context, seconds=step.policy.validator_timeout)
-    if isinstance(effect, Ask):
-        aask = cast("Callable[[Role, str | None], Awaitable[Answer]]", step.aask)
-        return await _areply(effect, lambda: aask(effect.role, effect.note))
-    if isinstance(effect, Gather):
-        return await _areply(effect, lambda: effect.evidence.agather(effect.draft, effect.context, config=step.config))
-    assert_never(effect)
+class _AsyncHands:
+    """Async twin of `_Hands`."""
+
+    __slots__ = ("asked", "begun", "step")
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.begun: dict[str, asyncio.Task[Reply]] = {}
+        self.asked: set[str] = set()
+
+    async def do(self, effect: Effect) -> object:
+        step = self.step
+        if isinstance(effect, Check):
+            return await step.panel.ajudge(effect.draft, effect.context, seconds=step.policy.validator_timeout)
+        if isinstance(effect, Ask):
+            if effect.hedge is not None or effect.role in self.begun:
+                return await self._beside(effect)
+            return await _areply(effect, self._asking(effect))
+        if isinstance(effect, Gather):
+            return await self._gather(effect)
+        if isinstance(effect, Sleep):
+            await asyncio.sleep(effect.seconds)
+            return None
+        if isinstance(effect, Drop):
+            made = {name: _made(call) for name, call in self.begun.items() if name in self.asked}
+            self.drop()
+            return made
+        assert_never(effect)
+
+    def drop(self) -> None:
+        """Cancel what is still running."""
+        for call in self.begun.values():
+            call.cancel()
+        self.begun.clear()
+
+    def _asking(self, effect: Ask) -> Callable[[], Awaitable[object]]:
+        aask = cast("Callable[[Role, str | None], Awaitable[Answer]]", self.step.aask)
+        return lambda: aask(effect.role, effect.note)
+
+    async def _beside(self, effect: Ask) -> Reply:
+        """Ask where another call may be running: large beside small, or large that was begun before."""
+        own = self.begun.pop(effect.role, None) or asyncio.create_task(
+            _areply(effect, self._asking(effect), timed=False)
+        )
+        if effect.hedge is not None:
+            self.begun["large"] = asyncio.create_task(self._hedge(effect, effect.hedge))
+        started, rival = perf_counter(), self.begun.get("large")
+        waiting: set[asyncio.Task[Reply]] = {own} if rival is None else {own, rival}
+        try:
+            while waiting:
+                left = None if effect.seconds is None else effect.seconds - (perf_counter() - started)
+                done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if own in done:
+                    return own.result()
+                if not done or (rival in done and rival is not None and rival.result().error is None):
+                    break
+                waiting -= done  # large failed: small is all there is
+        finally:
+            own.cancel()
+        error = (
+            LateError(_BESIDE) if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
+        )
+        return Reply(None, error, late=True, latency=perf_counter() - started)
+
+    async def _hedge(self, effect: Ask, after: float) -> Reply:
+        await asyncio.sleep(after)
+        self.asked.add("large")
+        large = replace(effect, role="large", hedge=None)
+        return await _areply(large, self._asking(large), timed=False)
+
+    async def _gather(self, effect: Gather) -> Reply | None:
+        evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
+        if draft is None:
+            call = _areply(effect, lambda: evidence.abegin(context, config=config), timed=False)
+            self.begun[evidence.name] = asyncio.create_task(call)
+            self.asked.add(evidence.name)
+            return None
+        begun = self.begun.pop(evidence.name, None)
+        if begun is None:
+            return await _areply(effect, lambda: evidence.agather(draft, context, config=config))
+        done, _ = await asyncio.wait({begun}, timeout=effect.seconds)
+        if not done:
+            begun.cancel()
+            return Reply(None, LateError.after(effect.seconds), late=True, latency=effect.seconds or 0.0)
+        return _read(begun.result(), evidence, draft, context)
 
 
-def _reply(effect: Ask | Gather, call: Callable[[], object]) -> Reply:
+def _made(call: Begun[Reply] | asyncio.Task[Reply]) -> Reply | None:
+    """The reply of a call that was begun; None when it has none, or was not even made."""
+    return call.result() if call.done() and not call.cancelled() and call.exception() is None else None
+
+
+def _read(reply: Reply, evidence: Any, draft: Draft, context: StepContext) -> Reply:
+    """What a call that was begun without a draft says of this one."""
+    if reply.error is not None:
+        return reply
+    try:
+        return replace(reply, value=evidence.read(reply.value, draft, context))
+    except Exception as error:  # noqa: BLE001 - R10: evidence that breaks is an abstain
+        return replace(reply, value=None, error=error)
+
+
+def _reply(effect: Ask | Gather, call: Callable[[], object], *, timed: bool = True) -> Reply:
     started = perf_counter()
     try:
         with telemetry.using(effect.span):
-            value = within(effect.seconds, call)
+            value = within(effect.seconds if timed else None, call)
     except LateError as error:
         return Reply(None, error, late=True, latency=perf_counter() - started)
     except Exception as error:
@@ -207,9 +419,9 @@ def _reply(effect: Ask | Gather, call: Callable[[], object]) -> Reply:
     return Reply(value, None, late=False, latency=perf_counter() - started)
 
 
-async def _areply(effect: Ask | Gather, call: Callable[[], Awaitable[object]]) -> Reply:
+async def _areply(effect: Ask | Gather, call: Callable[[], Awaitable[object]], *, timed: bool = True) -> Reply:
     started = perf_counter()
-    limit = asyncio.timeout(effect.seconds)
+    limit = asyncio.timeout(effect.seconds if timed else None)
     try:
         with telemetry.using(effect.span):
             async with limit:
@@ -246,20 +458,89 @@ class _Course:
     answer: Answer | None = None
     error: Exception | None = None
 
+    known: Situation = _UNKNOWN
+    """What the ledger knew when the step began."""
+    situations: list[Situation] = field(default_factory=list)
+
+    @property
+    def time_left(self) -> float | None:
+        """What the latency budget leaves."""
+        budget = self.step.policy.latency_budget
+        return None if budget is None else budget - (perf_counter() - self.started)
+
     def seconds(self, role: Role) -> float | None:
         """How long a tier may take now: its own limit, and what the step's budget leaves it."""
-        own, budget = self.step.tiers[role].timeout, self.step.policy.latency_budget
-        if budget is None:
+        own, budget, left = self.step.tiers[role].timeout, self.step.policy.latency_budget, self.time_left
+        if budget is None or left is None:
             return own
-        left = budget - (perf_counter() - self.started)
         if own is None:
             own = budget * _SMALL_SHARE if role == "small" else budget
         return min(own, left)
 
+    def decide(self) -> Decision:
+        """The next move, and what it was made on."""
+        situation = self.situation()
+        evidence = self.step.panel.evidence
+        decision = decide(self.step.policy, (*self.done, self.attempt), evidence=tuple(evidence), situation=situation)
+        self.situations.append(situation)
+        self.decisions.append(decision)
+        return decision
+
+    def situation(self) -> Situation:
+        """What is known beside the attempts now; nothing that no rule could use."""
+        step, policy, context = self.step, self.step.policy, self.step.contexts["small"]
+        more: dict[str, Any] = {}
+        if self.known.large_latency is not None or self.attempt.retry_after is not None:
+            more["time_left"] = self.time_left
+        if self.answer is not None and self.attempt.tier == "small":
+            if policy.thresholds:
+                more["kind"] = _kind(context, self.answer)
+            if policy.price_aware and step.ledger is not None:
+                usage, large = self.attempt.usage, step.tiers["large"]
+                more["large_cost_now"] = step.ledger.large_cost_now(step.name, large, usage, context.thread_id)
+        if policy.latch:
+            more["latched"] = _latched(context)
+        if step.purse is not None:
+            more["money_left"] = step.purse.left()
+            more["small_price"], more["large_price"] = self.price("small"), self.price("large")
+        return replace(self.known, **more) if more else self.known
+
+    def price(self, role: Role) -> float | None:
+        """What must be left to ask a tier: what it is expected to cost, or the most that it can."""
+        step = self.step
+        mean = None if step.policy.strict_cost or step.ledger is None else step.ledger.expected(step.name, role)
+        if mean is not None:
+            return mean
+        tier, size = step.tiers[role], _size(step.contexts[role])
+        found = tier.foreseen(size, most=step.policy.strict_cost)
+        if found is None and step.policy.strict_cost:
+            msg = f"strict_cost cannot bound a call of {tier.label}: give the tier a Price and the model a max_tokens"
+            raise ConfigurationError(msg)
+        return found
+
+    def hold(self, role: Role) -> float | None:
+        """Set aside what the call of a tier costs. None when a step beside this one was faster: decide again."""
+        purse = self.step.purse
+        if purse is None:
+            return 0.0
+        amount = self.price(role) or 0.0
+        if purse.hold(amount):
+            return amount
+        self.decisions.pop()
+        self.situations.pop()
+        return None
+
+    def settle(self, held: float, cost: float | None) -> None:
+        """A call is over: what it cost is spent, what was set aside for it when that is unknown."""
+        if self.step.purse is not None:
+            self.step.purse.settle(held, cost)
+
     def close_attempt(self, outcome: Any = None) -> None:
         """Fix the attempt's outcome and close its span."""
         attempt = self.attempt
-        if outcome is not None and attempt.outcome in ("pending", "rejected"):
+        if attempt.outcome == "pending":
+            attempt = replace(attempt, outcome=outcome or "skipped")
+        elif outcome is not None and attempt.outcome == "rejected":
             attempt = replace(attempt, outcome=outcome)
         if self.attempt_span is not None:
             telemetry.end_attempt(self.attempt_span, attempt)
@@ -289,25 +570,23 @@ def _script(step: Step) -> Generator[Effect, Any, Result]:
     span = telemetry.start_step(step.name, policy=policy.version, thread_id=step.contexts["small"].thread_id)
     course = _Course(step=step, span=span, started=perf_counter())
     try:
+        if step.ledger is not None:
+            course.known = step.ledger.situation(step.name)
         before = (yield Check(None, step.contexts["small"])) if panel.before else ()
         course.open_attempt("small", before)
-        evidence = tuple(panel.evidence)
         while True:
-            decision = decide(policy, (*course.done, course.attempt), evidence=evidence)
-            course.decisions.append(decision)
+            decision = course.decide()
             if decision.action == "gather":
                 if decision.evidence is None:
-                    yield from _draft(course, "small", None)
+                    yield from _small(course, decision)
                 else:
                     yield from _evidence(course, panel.evidence[decision.evidence])
             elif decision.action == "escalate":
-                note = _note(course) if policy.handover == "feedback" else None
-                course.close_attempt("skipped" if course.attempt.outcome == "pending" else None)
-                telemetry.escalation(span, decision)
-                course.open_attempt("large")
-                yield from _draft(course, "large", note)
+                yield from _large(course, decision)
             else:
                 break
+        if decision.action == "accept" and course.attempt.tier == "small":
+            yield from _dropped(course)
     except BaseException as error:
         outcome: StepOutcome = "interrupted" if is_control_flow(error) else _stopped(error)
         if course.attempt.outcome == "pending":
@@ -327,7 +606,81 @@ def _script(step: Step) -> Generator[Effect, Any, Result]:
     return Result(answer=answer, best=best, trace=trace, errors=tuple(course.errors))
 
 
-def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, Any, None]:
+def _small(course: _Course, decision: Decision) -> Generator[Effect, Any, None]:
+    """Ask the small tier, and beside it what the decision names."""
+    step, context = course.step, course.step.contexts["small"]
+    held = course.hold("small")
+    if held is None:
+        return
+    for name in decision.beside:
+        if hasattr(step.panel.evidence[name], "begin"):
+            yield Gather(step.panel.evidence[name], None, context, None, course.span)
+    yield from _paid(course, held, _draft(course, "small", None, hedge=decision.hedge))
+
+
+def _large(course: _Course, decision: Decision) -> Generator[Effect, Any, None]:
+    """Hand the step over to the large tier, after a wait when its provider asked for one."""
+    held = course.hold("large")
+    if held is None:
+        return
+    note = _note(course) if course.step.policy.handover == "feedback" else None
+    first = course.attempt.tier == "small"
+    course.close_attempt()
+    if first:
+        telemetry.escalation(course.span, decision)
+    course.open_attempt("large")
+    if decision.wait:
+        yield Sleep(decision.wait)
+    yield from _paid(course, held, _draft(course, "large", note))
+
+
+def _paid(course: _Course, held: float, asking: Generator[Effect, Any, None]) -> Generator[Effect, Any, None]:
+    """Ask, and account for what was set aside; a call that failed is taken not to be billed."""
+    try:
+        yield from asking
+    except BaseException:
+        course.settle(held, None)
+        raise
+    course.settle(held, 0.0 if course.attempt.outcome == "error" else course.attempt.cost)
+
+
+def _dropped(course: _Course) -> Generator[Effect, Any, None]:
+    """The draft stands: give up what was begun beside it, and put what that cost into the books."""
+    made: Mapping[str, Reply | None] = yield Drop()
+    for name, reply in made.items():
+        spend = Spend(name="hedge" if name == "large" else name)
+        if reply is not None:
+            if reply.error is not None:
+                usage, cost, _ = _bill_of_error(reply.error)
+            elif name == "large":
+                usage, cost, _ = bill(course.step.tiers["large"], cast("Answer", reply.value).draft.message)
+            else:
+                told = cast("Any", course.step.panel.evidence[name]).spent(reply.value)
+                usage, cost = told.usage, told.cost
+            spend = replace(spend, usage=usage, cost=cost, latency=reply.latency)
+        course.settle(0.0, spend.cost)
+        course.spends.append(spend)
+
+
+def _latched(context: StepContext) -> bool:
+    """Whether an answer of this turn came from a step that escalated."""
+    for message in context.messages[context.turn_start + 1 :]:
+        told = message.response_metadata.get("cascade") if message.type == "ai" else None
+        if isinstance(told, dict) and told.get("escalated"):
+            return True
+    return False
+
+
+def _size(context: StepContext) -> int:
+    """Bytes of a request: its messages with their calls, and the tools on offer."""
+    asked = [(m.content, getattr(m, "tool_calls", None)) for m in context.messages]
+    tools = [(t.name, t.description, t.parameters) for t in context.tools]
+    return len(repr(asked).encode("utf-8", "replace")) + len(repr(tools).encode("utf-8", "replace"))
+
+
+def _draft(
+    course: _Course, role: Role, note: str | None, *, hedge: float | None = None
+) -> Generator[Effect, Any, None]:
     """Ask a tier, judge what it says, and put the attempt in the course."""
     step, before = course.step, course.attempt
     tier = step.tiers[role]
@@ -340,7 +693,7 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
             None, LateError("the step's latency budget was spent before this tier was asked"), late=True, latency=0.0
         )
     else:
-        reply = yield Ask(role, seconds, note, span)
+        reply = yield Ask(role, seconds, note, span, hedge)
     if reply.error is not None:
         course.error = reply.error
         unasked = seconds is not None and seconds <= 0
@@ -353,11 +706,12 @@ def _draft(course: _Course, role: Role, note: str | None) -> Generator[Effect, A
             usage=usage,
             cost=cost,
             inner=inner,
+            retry_after=_retry_after(reply.error),
         )
         return
     answer = cast("Answer", reply.value)
     course.answer = answer
-    usage, cost, inner = _bill(tier, answer.draft.message)
+    usage, cost, inner = bill(tier, answer.draft.message)
     course.attempt = replace(
         before,
         outcome="rejected",
@@ -398,6 +752,7 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
         verdict, spend = cast("tuple[Verdict, Spend]", reply.value)
         spend = replace(spend, name=evidence.name, latency=reply.latency)
         verdict = verdict if verdict.validator else replace(verdict, validator=evidence.name)
+    course.settle(0.0, spend.cost)
     course.spends.append(spend)
     verdicts = (*attempt.verdicts, verdict)
     course.attempt = replace(
@@ -408,7 +763,7 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
     )
 
 
-def _bill(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str, Any] | None]:
+def bill(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str, Any] | None]:
     """Usage and cost of one call. A tier that is itself a cascade bills what its own record says."""
     inner = message.response_metadata.get("cascade")
     if isinstance(inner, dict) and tier.base._llm_type == "cascade":  # noqa: SLF001 - the public way to ask is this
@@ -446,6 +801,18 @@ def _refused_unbilled(error: BaseException) -> bool:
         if isinstance(status, int):
             return status >= 400  # noqa: PLR2004 - HTTP
     return False
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """Seconds after which a provider that is busy said to ask again (`Retry-After`, RFC 9110)."""
+    response: Any = getattr(error, "response", None)
+    if getattr(error, "status_code", getattr(response, "status_code", None)) not in (429, 503):
+        return None
+    try:
+        seconds = float(response.headers.get("retry-after"))
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _error_text(error: BaseException) -> str:
@@ -498,6 +865,7 @@ def _record(  # noqa: PLR0913 - the facts of an end
         decisions=tuple(course.decisions),
         evidence=tuple(course.spends),
         askable=tuple(step.panel.evidence),
+        situations=() if all(s == _UNKNOWN for s in course.situations) else tuple(course.situations),
         final=final,
         kind=_kind(context, first),
         degraded=outcome == "exhausted" and final is not None,
@@ -512,6 +880,8 @@ def _record(  # noqa: PLR0913 - the facts of an end
         policy=step.policy.version,
     )
     telemetry.end_step(course.span, trace)
+    if step.ledger is not None:
+        step.ledger.tell(trace)
     if step.journal is not None and not waits:
         step.journal.append(trace)
     return trace

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent import telemetry
 from cascade_agent.errors import RejectedDraft
+from cascade_agent.ledger import Purse
 from cascade_agent.records import Attempt, StepTrace, Usage, clean, load
 from cascade_agent.runner import Answer, Result, Step, arun, run
+from cascade_agent.shadow import shadow
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
@@ -64,6 +66,9 @@ def settle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
             return _saved(box[0], step)
 
         result = _fresh_or_saved(box, _waited(tiers), step, rebuild) or run(step)
+        if not box:
+            step = replace(step, shadow=None)  # the first time drew
+    shadow(step, result)
     if result.answer is not None:
         return Settled(result.answer, result.trace)
     answer, trace = _by_human(step, result, rebuild)
@@ -85,6 +90,9 @@ async def asettle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Set
             return _saved(box[0], step)
 
         result = _fresh_or_saved(box, await _task(tiers)(), step, rebuild) or await arun(step)
+        if not box:
+            step = replace(step, shadow=None)  # the first time drew
+    shadow(step, result)
     if result.answer is not None:
         return Settled(result.answer, result.trace)
     answer, trace = _by_human(step, result, rebuild)
@@ -101,19 +109,33 @@ async def asettle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Set
 
 
 def _placed(step: Step, *, durable: bool) -> tuple[Step, bool]:
-    """The step, knowing whether a human can be asked, and whether its answer is to be saved with a checkpoint."""
-    asks = step.policy.on_exhausted == "interrupt"
-    if not (asks or durable) or "langgraph.runtime" not in sys.modules:
+    """The step, knowing its purse and whether a human can be asked, and whether its answer goes into a checkpoint."""
+    policy = step.policy
+    asks = policy.on_exhausted == "interrupt"
+    if not (asks or durable or policy.ceilings):
         return step, False
+    runtime = _runtime()
+    if policy.ceilings:
+        context = step.contexts["small"]
+        run = getattr(runtime, "control", None)
+        purse = Purse(policy.ceilings, run=run, thread_id=context.thread_id, messages=context.messages)
+        step = replace(step, purse=purse)
+    info = getattr(runtime, "execution_info", None)
+    if not (asks or durable) or info is None or info.thread_id is None:  # no checkpointer: nothing could be resumed
+        return step, False
+    return (replace(step, interruptible=True) if asks else step), True
+
+
+def _runtime() -> object:
+    """The runtime of the graph that is running, None outside of one."""
+    if "langgraph.runtime" not in sys.modules:
+        return None
     from langgraph.runtime import get_runtime
 
     try:
-        info = getattr(get_runtime(), "execution_info", None)
-    except RuntimeError:  # no graph is running here
-        info = None
-    if info is None or info.thread_id is None:  # no checkpointer: nothing could be resumed
-        return step, False
-    return (replace(step, interruptible=True) if asks else step), True
+        return get_runtime()
+    except RuntimeError:
+        return None
 
 
 def _waited(function: Callable[[], Any]) -> Any:

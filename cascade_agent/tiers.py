@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.pricing import Price, price_of
+from cascade_agent.records import Usage
 from cascade_agent.toolspec import tool_specs
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable, RunnableConfig
 
-    from cascade_agent.records import ToolSpec, Usage
+    from cascade_agent.records import ToolSpec
 
 Role = Literal["small", "large"]
 
@@ -50,6 +51,8 @@ class Tier:
     model_name: str | None = field(init=False)
     provider: str | None = field(init=False, repr=False)
     base_url: str | None = field(init=False, repr=False)
+    max_tokens: int | None = field(init=False, repr=False)
+    """The most tokens that an answer may have, where the model says so."""
 
     def __post_init__(self) -> None:
         """Unwrap the bindings and read the name once."""
@@ -60,7 +63,7 @@ class Tier:
             msg = f"Tier.price is {self.price!r}; expected a Price, such as Price(0.15, 0.60), or None"
             raise ConfigurationError(msg)
         base, bound, config = _unwrap(_resolved(self.model))
-        name, provider = _identity(base, bound)
+        name, provider, max_tokens = _identity(base, bound)
         for key, value in (
             ("base", base),
             ("bound", bound),
@@ -68,6 +71,7 @@ class Tier:
             ("model_name", name),
             ("provider", provider),
             ("base_url", _base_url(base)),
+            ("max_tokens", max_tokens),
         ):
             object.__setattr__(self, key, value)
 
@@ -80,6 +84,18 @@ class Tier:
         """Cost of a usage at this tier's price, None when price or tokens are unknown."""
         price = self.price or price_of(self.model_name, self.provider, base_url=self.base_url)
         return None if price is None else price.cost(usage)
+
+    def foreseen(self, request: int, *, most: bool) -> float | None:
+        """What a call is going to cost, by the bytes of its request; None when price or limit are unknown.
+
+        `most` is a bound: no token is shorter than a byte, no answer longer than `max_tokens`. Otherwise it is a guess
+        for want of a mean: four bytes a token, 250 tokens of answer.
+        """
+        if not most:
+            return self.cost(Usage(input_tokens=request // 4, output_tokens=min(250, self.max_tokens or 250)))
+        if self.max_tokens is None:
+            return None
+        return self.cost(Usage(input_tokens=request, output_tokens=self.max_tokens))
 
     @property
     def currency(self) -> str:
@@ -224,12 +240,14 @@ def _unwrap(model: object) -> tuple[BaseChatModel, dict[str, Any], RunnableConfi
     return model, bound, config
 
 
-def _identity(base: BaseChatModel, bound: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _identity(base: BaseChatModel, bound: Mapping[str, Any]) -> tuple[str | None, str | None, int | None]:
+    """Name, provider and limit of output, as tracers are told them."""
+    limit = next((bound[key] for key in ("max_tokens", "max_completion_tokens") if bound.get(key)), None)
     try:
         params = base._get_ls_params(**({"model": bound["model"]} if "model" in bound else {}))  # noqa: SLF001 - the hook that tracers read
     except Exception:  # noqa: BLE001 - a model that cannot name itself has no name
-        return None, None
-    return params.get("ls_model_name"), params.get("ls_provider")
+        return None, None, limit
+    return params.get("ls_model_name"), params.get("ls_provider"), limit or params.get("ls_max_tokens")
 
 
 def _base_url(base: BaseChatModel) -> str | None:

@@ -29,8 +29,10 @@ FLOORS = {
     "tiers": 2,
     "evidence": 2.5,  # validators that need a tier
     "validators/__init__": 2.6,  # the shop window: names all validators, imports none of them
+    "ledger": 2.5,  # counts what tiers cost
     "replay": 3,
     "runner": 3,
+    "shadow": 3.2,  # asks beside a run that has ended
     "settle": 3.5,  # what the doors share on top of the runner
     "assessment": 4,
     "calibration": 4,

@@ -116,7 +116,7 @@ async def test_attempts_nest_under_their_step_and_calls_under_their_attempt(span
 
 async def test_parallel_steps_nest_apart(spans):
     """Steps of one gather each hold their own attempts, under the span that was current."""
-    model = cascade(spans)
+    model = cascade(spans, policy=Policy(skip_small=False))
     with spans.tracer.start_as_current_span("request"):
         await asyncio.gather(*(model.ainvoke("hi") for _ in range(20)))
         model.batch(["hi"] * 20)

@@ -10,12 +10,12 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import read, read_labels
 from cascade_agent.records import Label
-from cascade_agent.validators._agreement import arguments, text_agreement
+from cascade_agent.validators._agreement import recorded_calls, same
 
 if TYPE_CHECKING:
     import os
@@ -240,7 +240,9 @@ class _Reader:
         return tuple(kept)
 
     def _irreversible(self, small: Attempt) -> bool:
-        return any(self.side_effects.get(str(call.get("name"))) == "irreversible" for call in _calls(small.answer))
+        return any(
+            self.side_effects.get(str(call.get("name"))) == "irreversible" for call in recorded_calls(small.answer)
+        )
 
 
 # ---- which label counts ---------------------------------------------------------------------------------------------
@@ -295,9 +297,7 @@ def _checked(label: Label) -> Label:
 # ---- two answers to one step ----------------------------------------------------------------------------------------
 
 
-def same_answers(  # noqa: PLR0911 - one return per kind of answer
-    trace: StepTrace, *, same_text: SameText | None = None
-) -> bool | None:
+def same_answers(trace: StepTrace, *, same_text: SameText | None = None) -> bool | None:
     """Whether the small draft and the large answer of an escalated step say the same thing; None when it is unclear.
 
     Calls are compared without their order, after normalising. Of the tools nothing is recorded but their calls, so an
@@ -307,42 +307,4 @@ def same_answers(  # noqa: PLR0911 - one return per kind of answer
     large = next((a for a in reversed(trace.attempts) if a.tier != "small"), None)
     if large is None or large.answer is None or not large.usable or small is None:
         return None
-    ours, theirs = _calls(small), _calls(large.answer)
-    if large.answer.get("invalid_tool_calls"):
-        return None
-    if small.get("invalid_tool_calls"):
-        return False
-    if ours or theirs:
-        return _same_calls(ours, theirs)
-    one, two = str(small.get("text") or ""), str(large.answer.get("text") or "")
-    if not two.strip():
-        return None
-    if not one.strip():
-        return False
-    # words in common are worth nothing here: 1 is equality, 0 a difference of numbers or of JSON
-    score = text_agreement(one, two, similarity=lambda _a, _b: 0.5)
-    if score in (0.0, 1.0):
-        return score == 1.0
-    return None if same_text is None else same_text(one, two)
-
-
-def _calls(answer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    calls = None if answer is None else answer.get("tool_calls")
-    return [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
-
-
-def _same_calls(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> bool:
-    if len(ours) != len(theirs):
-        return False
-    waiting = [_call(call) for call in theirs]
-    for call in ours:
-        key = _call(call)
-        if key not in waiting:
-            return False
-        waiting.remove(key)
-    return True
-
-
-def _call(call: Mapping[str, Any]) -> tuple[str, Any]:
-    args = call.get("args")
-    return str(call.get("name")), arguments(args, None) if isinstance(args, Mapping) else args
+    return same(small, large.answer, same_text=same_text)

@@ -302,3 +302,56 @@ def _json(text: str) -> Any:
 def _plain(value: object) -> Any:
     dump = getattr(value, "model_dump", None)
     return dump(mode="json") if callable(dump) else value
+
+
+# ---- two recorded answers -------------------------------------------------------------------------------------------
+
+
+def same(  # noqa: PLR0911 - one return per kind of answer
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], *, same_text: Callable[[str, str], bool | None] | None = None
+) -> bool | None:
+    """Whether two answers, as `Draft.to_json` records them, say the same thing; None when it is unclear.
+
+    Calls are compared without their order, after normalising. Of the tools nothing is recorded but their calls, so an
+    argument that repeats a declared default counts as a difference.
+    """
+    if theirs.get("invalid_tool_calls"):
+        return None
+    if ours.get("invalid_tool_calls"):
+        return False
+    calls, others = recorded_calls(ours), recorded_calls(theirs)
+    if calls or others:
+        return _same_calls(calls, others)
+    one, two = str(ours.get("text") or ""), str(theirs.get("text") or "")
+    if not two.strip():
+        return None
+    if not one.strip():
+        return False
+    # words in common are worth nothing here: 1 is equality, 0 a difference of numbers or of JSON
+    score = text_agreement(one, two, similarity=lambda _a, _b: 0.5)
+    if score in (0.0, 1.0):
+        return score == 1.0
+    return None if same_text is None else same_text(one, two)
+
+
+def recorded_calls(answer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The calls of a recorded answer; none of an answer that was not recorded."""
+    calls = None if answer is None else answer.get("tool_calls")
+    return [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+
+
+def _same_calls(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> bool:
+    if len(ours) != len(theirs):
+        return False
+    waiting = [_recorded(call) for call in theirs]
+    for call in ours:
+        key = _recorded(call)
+        if key not in waiting:
+            return False
+        waiting.remove(key)
+    return True
+
+
+def _recorded(call: Mapping[str, Any]) -> tuple[str, Any]:
+    args = call.get("args")
+    return str(call.get("name")), arguments(args, None) if isinstance(args, Mapping) else args

@@ -1,0 +1,152 @@
+"""Shadow calls: what the large tier would have said to a step that the small one answered.
+
+Law: a shadow runs after the answer is on its way, in a thread and a context of its own, so that it can neither delay
+nor fail a step, nor be seen by the graph; at exit it is not waited for. What it finds is a label in the journal with
+the probability with which it was drawn, and what it cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from contextvars import Context
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cascade_agent.records import Label, Spend
+from cascade_agent.runner import bill
+from cascade_agent.validators._agreement import same
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langchain_core.runnables import RunnableConfig
+
+    from cascade_agent.runner import Result, Step
+
+__all__ = ["lost", "shadow", "wait"]
+
+SHADOW: RunnableConfig = {"run_name": "cascade.shadow", "tags": ["cascade:shadow", "nostream"], "callbacks": []}
+"""The config of such a call."""
+_LOG = logging.getLogger("cascade_agent")
+_THREADS, _WAITING = 4, 256
+
+lost: int = 0
+"""Shadow calls of this process that failed, or that found too many others waiting."""
+
+
+class _Crew:
+    """A few daemon threads that take what waits, made when they are needed."""
+
+    def __init__(self) -> None:
+        self._todo: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._threads, self._idle, self._busy = 0, 0, 0
+
+    def take(self, job: Callable[[], None]) -> bool:
+        with self._changed:
+            if len(self._todo) >= _WAITING:
+                return False
+            self._todo.append(job)
+            if not self._idle and self._threads < _THREADS:
+                self._threads += 1
+                threading.Thread(target=self._work, name="cascade-shadow", daemon=True).start()
+            self._changed.notify()
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._todo:
+                    self._changed.wait()
+                self._idle -= 1
+                job = self._todo.popleft()
+                self._busy += 1
+            with contextlib.suppress(Exception):  # a job tells its own failures
+                Context().run(job)
+            del job
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def wait(self, seconds: float | None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._todo or self._busy), seconds)
+
+
+_crew = _Crew()
+
+
+def _after_fork() -> None:
+    global _crew  # noqa: PLW0603 - threads do not survive a fork
+    _crew = _Crew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def wait(seconds: float | None = None) -> bool:
+    """Wait until all shadow calls are made and written down, at most `seconds`; whether they are.
+
+    For scripts: what still runs when the interpreter exits is lost.
+    """
+    return _crew.wait(seconds)
+
+
+def shadow(step: Step, result: Result) -> None:
+    """Draw whether an accepted step is shadowed, and have it done if so. Never raises."""
+    rate, trace, ask = step.policy.shadow_rate, result.trace, step.shadow
+    if not rate or ask is None or step.journal is None or trace.outcome != "accepted" or result.answer is None:
+        return
+    if int(trace.id[:13], 16) / 16**13 >= rate:  # the id is random: 52 bits of it are a draw in [0, 1)
+        return
+    held = 0.0
+    if step.purse is not None:
+        held = step.ledger.expected(step.name, "large") or 0.0 if step.ledger is not None else 0.0
+        if not step.purse.hold(held):
+            return
+    draft = result.answer.draft.to_json()
+    if not _crew.take(lambda: _ask(step, trace.id, draft, held)):
+        _failed("too many are waiting")
+
+
+def _ask(step: Step, step_id: str, draft: dict[str, object], held: float) -> None:
+    spend, answer, right = Spend(name="shadow"), None, None
+    started = time.perf_counter()
+    try:
+        assert step.shadow is not None  # noqa: S101 - asked before
+        large = step.shadow().draft
+    except Exception as error:  # noqa: BLE001 - a shadow fails alone
+        _failed(type(error).__name__)
+    else:
+        answer = large.to_json()
+        usage, cost, _ = bill(step.tiers["large"], large.message)
+        spend = Spend(name="shadow", usage=usage, cost=cost, latency=time.perf_counter() - started)
+        right = None if large.parsing_error is not None else same(draft, answer)
+    if step.purse is not None:
+        step.purse.settle(held, spend.cost)
+    if step.journal is not None:
+        step.journal.append_label(
+            Label(
+                step_id=step_id,
+                source="shadow",
+                right=right,
+                harm=None if right is None else not right,
+                propensity=step.policy.shadow_rate,
+                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                spend=spend,
+                answer=answer,
+            )
+        )
+
+
+def _failed(why: str) -> None:
+    global lost  # noqa: PLW0603 - a process-wide counter, by design
+    if lost == 0:
+        _LOG.warning("a shadow call failed (%s); more of them are counted and not told", why)
+    lost += 1
