@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from time import monotonic
@@ -32,7 +31,7 @@ _KEPT = 0.5 ** (1 / 100)
 """What a step counts when the next one is told: half of it after 100 steps."""
 _Z = 1.6449  # the 95 % quantile of the normal distribution
 _CACHED_FOR = 300.0  # seconds that the large providers keep a prompt, at least
-_NAMES, _THREADS = 256, 4096
+_NAMES, _THREADS, _ACCOUNTS = 256, 4096, 4096
 _RETRIES, _FREE_RETRIES = 0.1, 1.0
 
 
@@ -90,7 +89,7 @@ class Ledger:
     def situation(self, name: str) -> Situation:
         """What is known of the next step of this name. One in 30 s at most is told to probe."""
         with self._lock:
-            steps, retry = self._steps.get(name), self._retries < _RETRIES * self._calls + _FREE_RETRIES
+            steps, retry = self._steps.get(name), self._retries < max(_RETRIES * self._calls, _FREE_RETRIES)
             if steps is None or steps.seen < ENOUGH:
                 return _NEW if retry else _NO_RETRY
             now = self._clock()
@@ -189,15 +188,23 @@ def _plus(first: float | None, more: Sequence[float | None]) -> float | None:
 class _Account:
     """What a run or a thread spent, and what is set aside for calls in flight."""
 
-    __slots__ = ("__weakref__", "held", "spent")
+    __slots__ = ("held", "run", "spent")
 
-    def __init__(self, spent: float = 0.0) -> None:
+    def __init__(self, spent: float = 0.0, *, run: object = None) -> None:
         self.spent, self.held = spent, 0.0
+        self.run = run  # kept alive, so that no other run gets its identity
 
 
 _money = threading.Lock()
-_runs: weakref.WeakKeyDictionary[Any, _Account] = weakref.WeakKeyDictionary()
-_threads: OrderedDict[Hashable, _Account] = OrderedDict()
+_accounts: OrderedDict[Hashable, _Account] = OrderedDict()
+
+
+def _account(key: Hashable, new: Callable[[], _Account]) -> _Account:
+    account = _accounts.pop(key, None) or new()
+    _accounts[key] = account
+    if len(_accounts) > _ACCOUNTS:
+        _accounts.popitem(last=False)
+    return account
 
 
 class Purse:
@@ -221,14 +228,10 @@ class Purse:
         self._limits: list[tuple[_Account, float]] = []
         with _money:
             if "run" in ceilings:
-                account = _Account() if run is None else _runs.setdefault(run, _Account())
+                account = _Account() if run is None else _account(id(run), lambda: _Account(run=run))
                 self._limits.append((account, ceilings["run"]))
             if "thread" in ceilings and thread_id is not None:
-                known = _threads.pop(thread_id, None)
-                account = _Account(_told(messages)) if known is None else known
-                _threads[thread_id] = account
-                if len(_threads) > _THREADS:
-                    _threads.popitem(last=False)
+                account = _account(thread_id, lambda: _Account(_told(messages)))
                 self._limits.append((account, ceilings["thread"]))
 
     def left(self) -> float | None:

@@ -328,6 +328,8 @@ def _out_of_money(attempts: Sequence[Attempt]) -> Decision:
 
 
 _MAX_ATTEMPTS = 5
+_PATIENCE = 60.0
+"""Seconds of `Retry-After` beyond which nobody waits; the limit of the OpenAI and Anthropic clients too."""
 
 
 def _may_ask_again(attempts: Sequence[Attempt], situation: Situation) -> bool:
@@ -337,7 +339,7 @@ def _may_ask_again(attempts: Sequence[Attempt], situation: Situation) -> bool:
     (Google SRE book, chapter 21).
     """
     wait, left = attempts[-1].retry_after, situation.time_left
-    if wait is None or not situation.retry or len(attempts) >= _MAX_ATTEMPTS:
+    if wait is None or wait > _PATIENCE or not situation.retry or len(attempts) >= _MAX_ATTEMPTS:
         return False
     return left is None or wait < left
 

@@ -112,6 +112,8 @@ class Result:
     def exhausted(self) -> CascadeExhausted:
         """The error that tells this end, with one leaf per attempt."""
         tried = "; ".join(_line(a) for a in self.trace.attempts)
+        if self.trace.reason == "budget":
+            tried += "; max_cost leaves no more"
         why = self.errors or (RejectedDraft(f"no tier was asked: {self.trace.reason}"),)
         return CascadeExhausted(
             f"step {self.trace.step!r}: no tier gave a usable answer ({tried})", why, trace=self.trace

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.runner import Result, Step
+    from cascade_agent.runner import Answer, Result, Step
 
 __all__ = ["lost", "shadow", "wait"]
 
@@ -100,8 +100,9 @@ def wait(seconds: float | None = None) -> bool:
 
 def shadow(step: Step, result: Result) -> None:
     """Draw whether an accepted step is shadowed, and have it done if so. Never raises."""
-    rate, trace, ask = step.policy.shadow_rate, result.trace, step.shadow
-    if not rate or ask is None or step.journal is None or trace.outcome != "accepted" or result.answer is None:
+    rate, trace = step.policy.shadow_rate, result.trace
+    keep: Callable[[Label], object] | None = getattr(step.journal, "append_label", None)
+    if not rate or step.shadow is None or keep is None or trace.outcome != "accepted" or result.answer is None:
         return
     if int(trace.id[:13], 16) / 16**13 >= rate:  # the id is random: 52 bits of it are a draw in [0, 1)
         return
@@ -111,16 +112,23 @@ def shadow(step: Step, result: Result) -> None:
         if not step.purse.hold(held):
             return
     draft = result.answer.draft.to_json()
-    if not _crew.take(lambda: _ask(step, trace.id, draft, held)):
+    ask = step.shadow
+
+    def job() -> None:
+        keep(_found(step, ask, trace.id, draft, held))
+
+    if not _crew.take(job):
+        if step.purse is not None:
+            step.purse.settle(held, 0.0)
         _failed("too many are waiting")
 
 
-def _ask(step: Step, step_id: str, draft: dict[str, object], held: float) -> None:
+def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str, object], held: float) -> Label:
+    """Ask large, and say whether it agrees."""
     spend, answer, right = Spend(name="shadow"), None, None
     started = time.perf_counter()
     try:
-        assert step.shadow is not None  # noqa: S101 - asked before
-        large = step.shadow().draft
+        large = ask().draft
     except Exception as error:  # noqa: BLE001 - a shadow fails alone
         _failed(type(error).__name__)
     else:
@@ -130,19 +138,16 @@ def _ask(step: Step, step_id: str, draft: dict[str, object], held: float) -> Non
         right = None if large.parsing_error is not None else same(draft, answer)
     if step.purse is not None:
         step.purse.settle(held, spend.cost)
-    if step.journal is not None:
-        step.journal.append_label(
-            Label(
-                step_id=step_id,
-                source="shadow",
-                right=right,
-                harm=None if right is None else not right,
-                propensity=step.policy.shadow_rate,
-                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                spend=spend,
-                answer=answer,
-            )
-        )
+    return Label(
+        step_id=step_id,
+        source="shadow",
+        right=right,
+        harm=None if right is None else not right,
+        propensity=step.policy.shadow_rate,
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        spend=spend,
+        answer=answer,
+    )
 
 
 def _failed(why: str) -> None:

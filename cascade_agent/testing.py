@@ -20,7 +20,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, SkipValidation
 
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import StepTrace, Verdict
+from cascade_agent.records import Label, StepTrace, Verdict
 from cascade_agent.streams import pieces
 
 if TYPE_CHECKING:
@@ -219,19 +219,26 @@ def always_fail(*, code: str = "refused", score: float | None = None) -> Callabl
 
 
 class TraceCapture:
-    """A journal in memory: give it as `journal=` and read `traces`, oldest first. Safe to share between threads."""
+    """A journal in memory: give it as `journal=`, read `traces` and `labels`, oldest first. Safe among threads."""
 
     def __init__(self) -> None:
         self.traces: list[StepTrace] = []
+        self.labels: list[Label] = []
 
     def append(self, trace: StepTrace) -> bool:
         """Keep a step."""
         self.traces.append(trace)
         return True
 
+    def append_label(self, label: Label) -> bool:
+        """Keep what a shadow call found."""
+        self.labels.append(label)
+        return True
+
     def clear(self) -> None:
-        """Forget all steps."""
+        """Forget all steps and labels."""
         self.traces.clear()
+        self.labels.clear()
 
     def __len__(self) -> int:
         """How many steps were kept."""

@@ -5,6 +5,7 @@ The name of the model says how it behaves:
 - `good...`: answers what was asked: calls the tool that the request names (or that `tool_choice` forces), fills
   arguments from the schema and the request, follows a `response_format`, keeps `stop`, reads tool results;
 - `weak...`: as `good`, but its text is empty and its calls and JSON are cut off (`finish_reason` length);
+- `busy-once`: refuses its first request with `Retry-After`, then as `good`;
 - `fail-429`, `fail-500`, `fail-context` (400, context too long), `fail-drop` (closes the connection), `fail-hang`
   (answers after `hang` seconds).
 
@@ -69,6 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
         model = payload["model"]
         if model == "fail-429":
             return self._json(429, _error("rate limit reached", "rate_limit_exceeded"), {"Retry-After": "20"})
+        if model == "busy-once" and sum(r["model"] == model for r in self.stub.requests) == 1:
+            return self._json(429, _error("rate limit reached", "rate_limit_exceeded"), {"Retry-After": "0.05"})
         if model == "fail-500":
             return self._json(500, _error("the server had an error", "server_error"))
         if model == "fail-context":

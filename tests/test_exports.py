@@ -59,6 +59,10 @@ POLICY = {
     "on_exhausted",
     "handover",
     "latency_budget",
+    "hedge_after",
+    "max_cost",
+    "shadow_rate",
+    "latch",
     "side_effects",
     "provenance",
 }

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.graph import START, MessagesState, StateGraph
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict
+from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict, cascade_node
+from cascade_agent.errors import ConfigurationError
 from cascade_agent.runner import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
 from tests.stub_openai import StubOpenAI
@@ -789,3 +792,147 @@ def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_pat
     assert message.text == "large"
     assert (trace.usage.input_tokens, trace.usage.calls) == (10, 3)
     assert [a["model"] for a in trace.attempts[1].inner["attempts"]] == ["scripted", "scripted"]
+
+
+# ---- R17, R18: what is known of earlier steps, and what may be spent --------------------------------------------------
+
+
+@BOTH
+async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
+    """R17: within 20 steps; asked again every 30 s, and kept when it is well again."""
+    from cascade_agent import ledger
+
+    now = [0.0]
+    monkeypatch.setattr(ledger, "monotonic", lambda: now[0])
+    journal, well = TraceCapture(), False
+    small = ScriptedChatModel([lambda _: AIMessage("fine" if well else "")], name="small", loop=True)
+    llm = CascadeChatModel(small=small, large=ScriptedChatModel("large", loop=True), journal=journal)
+    llm._ledger._clock = lambda: now[0]
+    for _ in range(50):
+        assert (await ask(llm, how=how)).content == "large"
+    assert small.asked == 19
+    assert journal.traces[-1].reason == "skipped_small"
+    assert journal.traces[-1].attempts[0].outcome == "skipped"
+    assert journal.traces[-1].situations[0].broken > 0.8
+    now[0] = 31.0
+    for _ in range(5):
+        await ask(llm, how=how)
+    assert small.asked == 20
+    well = True
+    for step in range(1, 5):
+        now[0] = 31.0 + 31.0 * step
+        await ask(llm, how=how)
+    assert (await ask(llm, how=how)).content == "fine"
+
+
+def priced(name: str, rate: float, **kwargs: Any) -> Tier:
+    """A model whose every call costs `rate` cents of a dollar."""
+    return Tier(ScriptedChatModel(name, name=name, usage=(0, 10_000), loop=True, **kwargs), price=Price(0, rate))
+
+
+@pytest.mark.parametrize("way", ["async", "threads"])
+async def test_a_thousand_steps_at_once_do_not_overrun_a_budget(way):
+    """R18: calls that are foreseen at their mean are never begun beyond the ceiling."""
+    journal = TraceCapture()
+    policy = Policy(max_cost={"thread": 1.0}, skip_small=False)
+    llm = CascadeChatModel(
+        small=priced("small", 0.1),
+        large=priced("large", 1.0, delay=0.001),
+        validators=[refuses_small],
+        policy=policy,
+        journal=journal,
+    )
+    config = {"configurable": {"thread_id": f"budget {way}"}}
+    await llm.ainvoke("what a call costs", config)
+
+    def one(_: int) -> Any:
+        try:
+            return llm.invoke("hi", config)
+        except CascadeExhausted as error:
+            return error
+
+    if way == "async":
+        ended = await asyncio.gather(*(llm.ainvoke("hi", config) for _ in range(1000)), return_exceptions=True)
+    else:
+        with ThreadPoolExecutor(32) as pool:
+            ended = list(pool.map(one, range(1000)))
+    assert all(isinstance(end, AIMessage | CascadeExhausted) for end in ended)
+    spent = sum(trace.cost for trace in journal)
+    assert 0.9 < spent <= 1.0 + 1e-9
+    assert {t.reason for t in journal} == {"bad", "budget"}
+
+
+@BOTH
+async def test_a_ceiling_holds_for_a_run_of_a_graph(how):
+    """Both nodes and the subgraph spend from one purse; the next run has a full one again."""
+    policy = Policy(max_cost=0.025, on_exhausted="return")
+    journal = TraceCapture()
+
+    def node() -> Any:
+        return cascade_node(
+            priced("small", 0.1), priced("large", 1.0), validators=[refuses_small], policy=policy, journal=journal
+        )
+
+    sub = StateGraph(MessagesState).add_node("inner", node()).add_edge(START, "inner").compile()
+    graph = (
+        StateGraph(MessagesState)
+        .add_node("one", node())
+        .add_node("two", sub)
+        .add_node("three", node())
+        .add_edge(START, "one")
+        .add_edge("one", "two")
+        .add_edge("two", "three")
+        .compile()
+    )
+    await ask(graph, {"messages": [("user", "hi")]}, how=how)  # nobody knows yet what a call costs: one too many
+    assert sum(t.cost for t in journal) == pytest.approx(0.033)
+    for _ in range(2):
+        journal.clear()
+        with pytest.raises(CascadeExhausted, match="max_cost leaves no more"):
+            await ask(graph, {"messages": [("user", "hi")]}, how=how)
+        assert [t.reason for t in journal] == ["bad", "bad", "budget"]
+        assert sum(t.cost for t in journal) == pytest.approx(0.023)
+
+
+@BOTH
+async def test_a_strict_ceiling_is_never_overrun(how):
+    """What a call can cost at most is set aside; a model without a limit of output is refused by name."""
+    small = Tier(ScriptedChatModel("small", usage=(5, 10), loop=True).bind(max_tokens=10), price=Price(1, 1))
+    large = ScriptedChatModel("large", usage=(5, 10), loop=True)
+    policy = Policy(max_cost={"thread": 0.01}, strict_cost=True)
+    llm = CascadeChatModel(
+        small=small,
+        large=Tier(large.bind(max_tokens=100), price=Price(0, 50)),
+        validators=[refuses_small],
+        policy=policy,
+    )
+    config = {"configurable": {"thread_id": f"strict {how}"}}
+    spent, reasons = 0.0, []
+    for _ in range(15):
+        try:
+            told = record(await ask(llm, config=config, how=how))
+        except CascadeExhausted as error:
+            told = error.trace.to_json()
+        spent += told["cost"]
+        reasons.append(told["reason"])
+    assert spent <= 0.01
+    assert set(reasons) == {"bad", "budget"}
+    unbounded = CascadeChatModel(
+        small=small, large=Tier(large, price=Price(0, 50)), validators=[refuses_small], policy=policy
+    )
+    with pytest.raises(ConfigurationError, match=r"strict_cost cannot bound a call of .*max_tokens"):
+        await ask(unbounded, config={"configurable": {"thread_id": "unbounded"}}, how=how)
+
+
+@BOTH
+async def test_a_latched_turn_stays_on_the_large_tier(how):
+    """After an escalation the rest of the turn is large's; the user's next word ends it."""
+    small = ScriptedChatModel("small", name="small", loop=True)
+    llm = CascadeChatModel(
+        small=small, large=ScriptedChatModel("large", loop=True), validators=[refuses_small], policy=Policy(latch=True)
+    )
+    first = await ask(llm, [("user", "hi")], how=how)
+    second = await ask(llm, [("user", "hi"), first, ("tool", "x")][:2], how=how)
+    assert (record(second)["reason"], small.asked) == ("latched", 1)
+    await ask(llm, [("user", "hi"), first, second, ("user", "and now?")], how=how)
+    assert small.asked == 2

@@ -15,7 +15,7 @@ from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
 from cascade_agent.deadline import LateError, within
 from cascade_agent.errors import RecordError
 from cascade_agent.panel import Panel
-from cascade_agent.records import Attempt, Draft, Spend, StepContext, StepTrace, Usage
+from cascade_agent.records import Attempt, Draft, Situation, Spend, StepContext, StepTrace, Usage
 from cascade_agent.replay import replay
 from cascade_agent.runner import Answer, Step, arun, run, trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
@@ -97,6 +97,27 @@ def before(kind: str) -> Any:
     return looks
 
 
+@dataclass(frozen=True)
+class Told:
+    """A ledger that says one thing."""
+
+    said: Situation
+
+    def situation(self, name: str) -> Situation:
+        """Say it."""
+        return self.said
+
+    def tell(self, trace: StepTrace) -> None:
+        """Listen to nothing."""
+
+    def large_cost_now(self, *_: Any) -> float | None:
+        """Say it."""
+        return self.said.large_cost_now
+
+    def expected(self, *_: Any) -> None:
+        """Know nothing."""
+
+
 def a_step(
     small: Says,
     large: Says,
@@ -105,6 +126,7 @@ def a_step(
     evidence: tuple[Piece, ...] = (),
     context: str = "fine",
     prices: tuple[float | None, float | None] = (1.0, 10.0),
+    situation: Situation | None = None,
 ) -> tuple[Step, TraceCapture]:
     """The step, and the journal it writes to."""
     says = {"small": small, "large": large}
@@ -145,6 +167,7 @@ def a_step(
         ask=ask,
         aask=aask,
         journal=journal,
+        ledger=None if situation is None else Told(situation),
     )
     return step, journal
 
@@ -185,6 +208,19 @@ policies = st.builds(
     on_exhausted=st.sampled_from(["return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
     handover=st.sampled_from(["fresh", "feedback"]),
+    thresholds=st.dictionaries(st.sampled_from(["call", "text"]), unit),
+    value_of_time=st.none() | unit,
+    skip_small=st.booleans(),
+    price_aware=st.booleans(),
+)
+situations = st.builds(
+    Situation,
+    escalation=st.none() | unit,
+    broken=st.none() | unit,
+    small_cost=st.none() | unit,
+    large_cost=st.none() | unit,
+    large_cost_now=st.none() | unit,
+    probe=st.booleans(),
 )
 
 
@@ -196,6 +232,7 @@ policies = st.builds(
     evidence=st.lists(pieces, max_size=2).map(lambda ps: tuple(replace(p, name=f"e{i}") for i, p in enumerate(ps))),
     context=st.sampled_from(["fine", "fine", "fine", "hard", "soft"]),
     prices=st.tuples(st.none() | st.floats(0, 9), st.none() | st.floats(0, 9)),
+    situation=st.none() | situations,
 )
 def test_sync_async_and_replay_agree(**script):
     """R20: for any script and policy the same decisions, and records that are byte-identical but for ids and times."""

@@ -1,0 +1,259 @@
+"""The rules that money and time decide: each a pure function of the policy and the situation."""
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from cascade_agent import Policy, Verdict
+from cascade_agent.policy import at_this_price, break_even, decide, hedge_delay, threshold_for
+from cascade_agent.records import Attempt, Situation
+
+unit = st.floats(0, 1)
+amounts = st.floats(1e-6, 1e3)
+PENDING = Attempt(tier="small", outcome="pending")
+GOOD = Attempt(tier="small", confidence=0.9, verdicts=(Verdict(outcome="pass", score=0.9, validator="v"),))
+BAD = Attempt(tier="small", verdicts=(Verdict(outcome="fail", code="no", validator="v"),))
+situations = st.builds(
+    Situation,
+    kind=st.none() | st.sampled_from(["call", "text", "structured"]),
+    escalation=st.none() | unit,
+    broken=st.none() | unit,
+    small_cost=st.none() | amounts,
+    large_cost=st.none() | amounts,
+    large_cost_now=st.none() | amounts,
+    small_latency=st.none() | amounts,
+    large_latency=st.none() | amounts,
+    time_left=st.none() | amounts,
+    latched=st.booleans(),
+    probe=st.booleans(),
+)
+
+
+# ---- skipping the small tier ----------------------------------------------------------------------------------------
+
+
+@given(small=amounts, large=amounts, p=unit, worth=st.none() | amounts, times=st.tuples(amounts, amounts))
+def test_small_is_skipped_just_where_it_costs_more_than_it_saves(small, large, p, worth, times):
+    """S + p L < L, in money and in time at its worth, is what lies below the break-even."""
+    policy = Policy(value_of_time=worth)
+    situation = Situation(
+        small_cost=small, large_cost=large, small_latency=times[0], large_latency=times[1], escalation=p
+    )
+    first, alone = small + (worth or 0) * times[0], large + (worth or 0) * times[1]
+    bar = break_even(policy, situation)
+    assume(not math.isclose(first + p * alone, alone, rel_tol=1e-9))
+    assert (p > bar) == (first + p * alone > alone)
+    decision = decide(policy, [PENDING], situation=situation)
+    assert (decision.action, decision.reason) == (("escalate", "skipped_small") if p > bar else ("gather", "draft"))
+
+
+@pytest.mark.parametrize("unknown", ["small_cost", "large_cost", "escalation"])
+def test_nothing_is_skipped_on_what_is_not_known(unknown):
+    """A rule without one of its numbers does not speak."""
+    known = Situation(small_cost=1, large_cost=1, escalation=1.0)
+    assert decide(Policy(), [PENDING], situation=known).reason == "skipped_small"
+    assert decide(Policy(), [PENDING], situation=replace(known, **{unknown: None})).reason == "draft"
+
+
+def test_a_small_tier_that_answers_garbage_is_skipped_whatever_it_costs():
+    """R17: no price is needed to see that answers cannot be used; a probe and `skip_small=False` ask all the same."""
+    garbage = Situation(broken=0.85)
+    assert decide(Policy(), [PENDING], situation=garbage).reason == "skipped_small"
+    assert decide(Policy(), [PENDING], situation=replace(garbage, probe=True)).reason == "draft"
+    assert decide(Policy(skip_small=False), [PENDING], situation=garbage).reason == "draft"
+    assert decide(Policy(), [PENDING], situation=Situation(broken=0.7)).reason == "draft"
+
+
+@given(left=amounts, small=amounts, large=amounts)
+def test_a_step_without_time_for_two_calls_asks_the_one_that_counts(left, small, large):
+    """Large is asked at once when it fits into what is left and both do not; else small has its chance."""
+    situation = Situation(small_latency=small, large_latency=large, time_left=left)
+    decision = decide(Policy(), [PENDING], situation=situation)
+    assert (decision.reason == "skipped_small") == (large <= left < small + large)
+
+
+def test_the_latch_holds_a_turn_on_the_large_tier():
+    """Off by default; on, the steps after an escalation skip small."""
+    latched = Situation(latched=True)
+    assert decide(Policy(), [PENDING], situation=latched).reason == "draft"
+    assert decide(Policy(latch=True), [PENDING], situation=latched).reason == "latched"
+
+
+# ---- ceilings -------------------------------------------------------------------------------------------------------
+
+
+@given(
+    left=st.floats(-10, 10),
+    small=st.none() | amounts,
+    large=st.none() | amounts,
+    attempt=st.sampled_from([PENDING, BAD]),
+)
+def test_no_tier_is_asked_for_money_that_is_not_there(left, small, large, attempt):
+    """Where less is left than a call takes, the step is exhausted for its budget."""
+    situation = Situation(money_left=left, small_price=small, large_price=large)
+    decision = decide(Policy(max_cost=1), [attempt], situation=situation)
+    price = small if attempt is PENDING else large
+    assert (decision.reason == "budget") == (left <= 0 or (price is not None and left < price))
+    if decision.reason == "budget":
+        assert decision.action == "exhausted"
+        assert decision.attempt is None  # nothing was drafted, or what was drafted cannot be used
+
+
+def test_a_usable_draft_is_what_an_empty_purse_leaves():
+    """A draft of low confidence is the best there is when large cannot be paid."""
+    low = replace(GOOD, confidence=0.2)
+    decision = decide(Policy(threshold=0.5), [low], situation=Situation(money_left=0.0))
+    assert (decision.action, decision.reason, decision.attempt) == ("exhausted", "budget", 0)
+    assert decide(Policy(threshold=0.5), [GOOD], situation=Situation(money_left=0.0)).action == "accept"
+
+
+def test_evidence_is_not_asked_with_an_empty_purse():
+    """It costs money too."""
+    inside = replace(GOOD, confidence=0.6)
+    asked = decide(Policy(threshold=0.5), [inside], evidence=("e",), situation=Situation(money_left=1.0))
+    broke = decide(Policy(threshold=0.5), [inside], evidence=("e",), situation=Situation(money_left=0.0))
+    assert (asked.action, broke.action) == ("gather", "accept")
+
+
+# ---- thresholds -----------------------------------------------------------------------------------------------------
+
+
+@given(general=st.none() | unit, own=st.dictionaries(st.sampled_from(["call", "text", "write", "irreversible"]), unit))
+def test_the_highest_threshold_that_applies_holds(general, own):
+    """By kind and by side effect; the general one where neither is named."""
+    attempt = replace(GOOD, effect="write")
+    found = threshold_for(Policy(threshold=general, thresholds=own), attempt, "call")
+    applies = [own[key] for key in ("call", "write") if key in own]
+    assert found == (max(applies) if applies else general)
+
+
+def test_a_threshold_of_its_own_decides():
+    """The same confidence is enough for a read and not for what cannot be undone."""
+    policy = Policy(threshold=0.5, thresholds={"irreversible": 0.95})
+    assert decide(policy, [replace(GOOD, effect="read")]).action == "accept"
+    assert decide(policy, [replace(GOOD, effect="irreversible")]).reason == "low_confidence"
+
+
+@given(threshold=unit, now=amounts, mean=amounts, certified=st.booleans())
+def test_the_price_of_escalating_now_moves_the_threshold(threshold, now, mean, certified):
+    """Dearer than usual: lower; cheaper: higher; as usual: as it was. A certified one is never lowered."""
+    policy = Policy(price_aware=True, provenance={"n": 1} if certified else {})
+    moved = at_this_price(policy, threshold, Situation(large_cost_now=now, large_cost=mean))
+    assert 0.0 <= moved <= 1.0
+    if certified:
+        assert moved >= threshold
+    elif now > mean:
+        assert moved <= threshold
+    if now < mean:
+        assert moved >= threshold
+    assert at_this_price(policy, threshold, Situation(large_cost_now=mean, large_cost=mean)) == pytest.approx(threshold)
+    assert (
+        at_this_price(replace(policy, price_aware=False), threshold, Situation(large_cost_now=now, large_cost=mean))
+        == threshold
+    )
+
+
+# ---- hedging and retries --------------------------------------------------------------------------------------------
+
+
+@given(p=unit, price=amounts, seconds=amounts, worth=amounts)
+def test_a_hedge_starts_at_once_where_waiting_costs_more_than_a_wasted_call(p, price, seconds, worth):
+    """P v l > (1 - p) c."""
+    policy = Policy(hedge_after=3.0, value_of_time=worth)
+    situation = Situation(escalation=p, large_cost=price, small_latency=seconds)
+    assume(not math.isclose(p * worth * seconds, (1 - p) * price, rel_tol=1e-6, abs_tol=1e-12))
+    assert hedge_delay(policy, situation) == (0.0 if p * worth * seconds > (1 - p) * price else 3.0)
+    assert hedge_delay(Policy(value_of_time=worth), situation) is None
+    assert hedge_delay(Policy(hedge_after=3.0), situation) == 3.0
+
+
+@given(
+    after=st.none() | st.floats(0, 100),
+    left=st.none() | st.floats(0, 100),
+    tries=st.integers(1, 6),
+    allowed=st.booleans(),
+)
+def test_large_is_asked_again_when_its_provider_said_when(after, left, tries, allowed):
+    """R16: within the deadline, at most five attempts a step, and not beyond the budget of retries."""
+    refused = Attempt(tier="large", outcome="error", error="RateLimitError: busy", retry_after=after)
+    attempts = [BAD, *[refused] * tries]
+    decision = decide(Policy(), attempts, situation=Situation(time_left=left, retry=allowed))
+    again = after is not None and after <= 60 and allowed and len(attempts) < 5 and (left is None or after < left)
+    assert (decision.action == "escalate") == again
+    if again:
+        assert (decision.reason, decision.wait) == ("rate_limited", after)
+
+
+# ---- all of them together -------------------------------------------------------------------------------------------
+
+
+@given(
+    attempt=st.sampled_from([PENDING, GOOD, BAD, replace(GOOD, confidence=0.5), replace(GOOD, confidence=None)]),
+    threshold=st.none() | unit,
+    evidence=st.sampled_from([(), ("e",)]),
+)
+def test_a_situation_that_knows_nothing_moves_nothing(attempt, threshold, evidence):
+    """The decision on nothing is the decision without one."""
+    policy = Policy(threshold=threshold, latch=True, price_aware=True, value_of_time=1.0, hedge_after=None)
+    plain = decide(Policy(threshold=threshold), [attempt], evidence=evidence)
+    assert decide(policy, [attempt], evidence=evidence, situation=Situation()) == plain
+
+
+@given(situation=situations, attempt=st.sampled_from([BAD, replace(BAD, outcome="error", error="E: x")]))
+def test_no_situation_saves_a_draft_that_failed_a_hard_check(situation, attempt):
+    """Law 2, under every rule of this page."""
+    policy = Policy(threshold=0.0, thresholds={"call": 0.0}, latch=True, price_aware=True, value_of_time=1.0)
+    assert decide(policy, [attempt], situation=situation).action == "escalate"
+
+
+@given(situation=situations)
+def test_a_situation_survives_json(situation):
+    """It stands in the record, field by field."""
+    from cascade_agent.records import dump, load
+
+    assert load(Situation, dump(situation)) == situation
+    assert {f.name for f in fields(Situation)} >= set(dump(situation))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"thresholds": {"calls": 0.5}}, "thresholds is {'calls': 0.5}; expected numbers in .* by call, text"),
+        ({"thresholds": {"call": 2}}, "thresholds"),
+        ({"hedge_after": -1}, "hedge_after is -1; expected None or a number of seconds >= 0"),
+        ({"hedge_after": 1, "handover": "feedback"}, "handover is 'feedback'; expected 'fresh' with hedge_after"),
+        ({"value_of_time": float("inf")}, "value_of_time"),
+        ({"max_cost": -1}, "max_cost is -1; expected None, a number >= 0"),
+        ({"max_cost": {"day": 1}}, "max_cost"),
+        ({"max_cost": True}, "max_cost"),
+        ({"shadow_rate": 1.5}, "shadow_rate is 1.5; expected a share"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(settings, says):
+    """At construction, naming the setting and the mend."""
+    from cascade_agent.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match=says):
+        Policy(**settings)
+
+
+def test_a_policy_with_all_of_it_survives_json():
+    """And its version tells it from another."""
+    policy = Policy(
+        thresholds={"call": 0.9},
+        hedge_after=0.5,
+        parallel_evidence=True,
+        value_of_time=0.01,
+        max_cost={"thread": 1.0},
+        strict_cost=True,
+        skip_small=False,
+        latch=True,
+        price_aware=True,
+        shadow_rate=0.1,
+    )
+    assert Policy.from_json(policy.to_json()) == policy
+    assert policy.version != Policy().version
+    assert Policy(max_cost=2).ceilings == {"run": 2}

@@ -1,0 +1,221 @@
+"""What a cascade learns of its steps, and what its purse holds."""
+
+import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage
+from scipy.stats import binomtest
+
+from cascade_agent import Price, Tier, Verdict
+from cascade_agent.ledger import ENOUGH, Ledger, Purse, _Mean
+from cascade_agent.records import Attempt, Situation, StepTrace, Usage
+from cascade_agent.testing import ScriptedChatModel
+
+HARD = (Verdict(outcome="fail", code="no", validator="v"),)
+
+
+class Clock:
+    """Time that a test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def a_step(*, accepted: bool = False, hard: bool = True, name: str = "desk", thread: str | None = None) -> StepTrace:
+    """A step whose small draft was kept or not."""
+    small = Attempt(
+        tier="small",
+        outcome="accepted" if accepted else "rejected",
+        cost=1.0,
+        latency=0.5,
+        verdicts=() if accepted or not hard else HARD,
+    )
+    usage = Usage(input_tokens=1000, output_tokens=10, cache_read_tokens=500)
+    large = Attempt(tier="large", outcome="accepted", cost=10.0, latency=2.0, usage=usage)
+    return StepTrace(
+        id="0" * 32,
+        step=name,
+        outcome="accepted" if accepted else "escalated",
+        reason="x",
+        thread_id=thread,
+        attempts=(small,) if accepted else (small, large),
+        final=0 if accepted else 1,
+    )
+
+
+def taught(steps: int, clock: Clock | None = None, **kwargs) -> Ledger:
+    """A ledger that saw so many equal steps."""
+    ledger = Ledger(clock or Clock())
+    for _ in range(steps):
+        ledger.tell(a_step(**kwargs))
+    return ledger
+
+
+def test_nothing_is_said_before_enough_steps():
+    """18 steps say nothing, 19 say all, and only of steps of their name."""
+    assert taught(ENOUGH - 1).situation("desk") == Situation()
+    told = taught(ENOUGH).situation("desk")
+    assert told.broken == told.escalation
+    assert told.broken > 0.8
+    assert (told.small_cost, told.large_cost, told.small_latency, told.large_latency) == (1.0, 10.0, 0.5, 2.0)
+    assert taught(ENOUGH).situation("other") == Situation()
+
+
+def test_a_good_small_tier_is_never_near_the_bar():
+    """And one that escalates on soft grounds escalates, but is not broken."""
+    assert taught(100, accepted=True).situation("desk").escalation < 0.01
+    soft = taught(100, hard=False).situation("desk")
+    assert soft.broken < 0.01
+    assert soft.escalation > 0.9
+
+
+@given(right=st.integers(0, 60), wrong=st.integers(0, 60))
+def test_the_bound_is_wilsons(right, wrong):
+    """The lower bound of a share without forgetting is that of scipy."""
+    if right + wrong == 0:
+        return
+    mean = _Mean()
+    mean.total, mean.weight = float(wrong), float(right + wrong)
+    wilson = binomtest(wrong, right + wrong).proportion_ci(0.9, method="wilson").low
+    assert mean.lower() == pytest.approx(wilson, abs=1e-4)
+
+
+def test_one_step_in_thirty_seconds_probes():
+    """R17: the first after 30 s, and no other beside it."""
+    clock = Clock()
+    ledger = taught(ENOUGH, clock)
+    clock.now = 29.9
+    assert not ledger.situation("desk").probe
+    clock.now = 30.0
+    assert [ledger.situation("desk").probe for _ in range(3)] == [True, False, False]
+    clock.now = 59.0
+    assert not ledger.situation("desk").probe
+    clock.now = 61.0
+    assert ledger.situation("desk").probe
+
+
+def test_a_small_tier_that_recovers_is_asked_again():
+    """A few good probes bring the bound below the bar."""
+    ledger = taught(ENOUGH)
+    for _ in range(3):
+        ledger.tell(a_step(accepted=True))
+    assert ledger.situation("desk").broken < 0.8
+
+
+def test_the_retry_budget_is_a_tenth_of_the_calls():
+    """R16: an outage is not made worse; the first retry is free."""
+    ledger, once = Ledger(Clock()), a_step()
+    twice = replace(once, attempts=(*once.attempts, once.attempts[1]))
+    calls = retries = 0
+    for _ in range(300):
+        again = ledger.situation("desk").retry
+        ledger.tell(twice if again else once)
+        calls, retries = calls + 2 + again, retries + again
+    assert 20 <= retries <= 0.1 * calls + 2
+
+
+def test_a_warm_prompt_makes_escalating_cheap():
+    """What large read in this thread in the last five minutes counts as cached, where its provider caches."""
+    clock = Clock()
+    ledger = taught(1, clock, thread="t")
+    tier = Tier(ScriptedChatModel("x"), price=Price(10, 10, cached_input=1))
+    usage = Usage(input_tokens=1200, output_tokens=1)
+    warm = ledger.large_cost_now("desk", tier, usage, "t")
+    assert warm == pytest.approx((1000 * 1 + 200 * 10 + 10 * 10) / 1e6)
+    cold = ledger.large_cost_now("desk", tier, usage, "another")
+    assert cold == pytest.approx((1200 * 10 + 10 * 10) / 1e6)
+    clock.now = 301.0
+    assert ledger.large_cost_now("desk", tier, usage, "t") == cold
+    assert ledger.large_cost_now("desk", tier, Usage(), "t") is None
+    assert ledger.large_cost_now("unseen", tier, usage, "t") is None
+
+
+def test_a_copy_begins_anew():
+    """A pickled or copied cascade has no memory of another process, and no shared lock."""
+    ledger = taught(ENOUGH)
+    for other in (pickle.loads(pickle.dumps(ledger)), copy.deepcopy(ledger)):  # noqa: S301 - our own bytes
+        assert other.situation("desk") == Situation()
+
+
+def test_names_without_end_take_no_memory_without_end():
+    """The ledger keeps the 256 names that it heard of last."""
+    ledger = Ledger(Clock())
+    for i in range(1000):
+        ledger.tell(a_step(name=f"s{i}", thread=f"t{i}"))
+    assert len(ledger._steps) == 256
+
+
+# ---- the purse ------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """What a graph keeps for the length of a run."""
+
+
+def test_a_run_and_a_thread_are_limited_each():
+    """The narrower one is what is left; another run of the thread has a new run account."""
+    one, two = Run(), Run()
+    limits = {"run": 1.0, "thread": 1.5}
+    first = Purse(limits, run=one, thread_id="limits")
+    assert first.left() == 1.0
+    assert first.hold(0.8)
+    first.settle(0.8, 0.7)
+    assert Purse(limits, run=one, thread_id="limits").left() == pytest.approx(0.3)
+    assert Purse(limits, run=two, thread_id="limits").left() == pytest.approx(0.8)
+    assert Purse(limits, run=two, thread_id="other limits").left() == 1.0
+    assert Purse({}, run=one, thread_id="limits").left() is None
+
+
+def test_what_is_held_is_not_left():
+    """It comes back when the call cost less, and stays spent when nobody knows what it cost."""
+    purse = Purse({"run": 1.0})
+    assert purse.hold(0.6)
+    assert purse.left() == pytest.approx(0.4)
+    assert not purse.hold(0.5)
+    purse.settle(0.6, 0.1)
+    assert purse.left() == pytest.approx(0.9)
+    assert purse.hold(0.5)
+    purse.settle(0.5, None)
+    assert purse.left() == pytest.approx(0.4)
+
+
+def test_a_thread_remembers_what_its_messages_cost():
+    """After a restart the account is opened with the costs on the conversation's answers."""
+    history = [
+        HumanMessage("hi"),
+        AIMessage("x", response_metadata={"cascade": {"cost": 0.25}}),
+        AIMessage("x", response_metadata={"cascade": {"cost": None}}),
+        AIMessage("x", response_metadata={"cascade": "spoiled"}),
+        AIMessage("x", response_metadata={"cascade": {"cost": 0.5}}),
+    ]
+    assert Purse({"thread": 1.0}, thread_id="restarted", messages=history).left() == pytest.approx(0.25)
+    assert Purse({"thread": 1.0}, thread_id="restarted", messages=history * 2).left() == pytest.approx(0.25)
+
+
+def test_many_threads_never_hold_more_than_there_is():
+    """R18: what is set aside at once is never more than the ceiling."""
+    run, most, lock, held = Run(), 0.0, threading.Lock(), 0.0
+
+    def spend(_: int) -> bool:
+        nonlocal held, most
+        purse = Purse({"run": 1.0}, run=run)
+        if not purse.hold(0.01):
+            return False
+        with lock:
+            held += 0.01
+            most = max(most, held)
+        purse.settle(0.01, 0.01)
+        return True
+
+    with ThreadPoolExecutor(32) as pool:
+        paid = sum(pool.map(spend, range(1000)))
+    assert paid == pytest.approx(100, abs=1)  # the last cent may fall to rounding
+    assert most <= 1.0 + 1e-9
