@@ -32,7 +32,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config, patch_config
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
-from cascade_agent import cache_marks, streams
+from cascade_agent import cache_marks, streams, telemetry
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal import Journal
 from cascade_agent.ledger import Ledger
@@ -425,13 +425,16 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Settled:
         def ask(role: Role, note: str | None) -> Answer:
-            inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
-            with _nested():
-                return _answer(role, offer, offer.ready[role].ask(request, inner, **given))
+            callbacks = streams.muffle(manager.get_child(role))
+            with _nested(), telemetry.asking(callbacks, role, tier=self._tiers[role], messages=request) as call:
+                inner = patch_config(config, callbacks=call.callbacks)
+                answer = _answer(role, offer, offer.ready[role].ask(request, inner, **given))
+                call.told(answer.draft.message)
+                return answer
 
-        shadow = partial(self._shadow, messages, offer, **kwargs)
-        step = self._step(messages, manager, config, offer, ask=ask, shadow=shadow)
+        shadow, run = partial(self._shadow, messages, offer, **kwargs), telemetry.StepRun(manager)
+        step = self._step(messages, manager, config, offer, ask=ask, shadow=shadow, run=run)
         return settle(step, partial(_rebuilt, offer), durable=self.durable)
 
     async def _adecided(
@@ -443,14 +446,21 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Settled:
         async def ask(role: Role, note: str | None) -> Answer:
-            inner = patch_config(config, callbacks=streams.muffle(manager.get_child(role)))
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
+            callbacks = streams.muffle(manager.get_child(role))
             with _nested():
-                return _answer(role, offer, await offer.ready[role].aask(request, inner, **given))
+                async with telemetry.asking(callbacks, role, tier=self._tiers[role], messages=request) as call:
+                    inner = patch_config(config, callbacks=call.callbacks)
+                    answer = _answer(role, offer, await offer.ready[role].aask(request, inner, **given))
+                    call.told(answer.draft.message)
+                    return answer
 
-        shadow = partial(self._shadow, messages, offer, **kwargs)
-        step = self._step(messages, manager, config, offer, aask=ask, shadow=shadow)
-        return await asettle(step, partial(_rebuilt, offer), durable=self.durable)
+        shadow, run = partial(self._shadow, messages, offer, **kwargs), telemetry.StepRun(manager)
+        step = self._step(messages, manager, config, offer, aask=ask, shadow=shadow, run=run)
+        try:
+            return await asettle(step, partial(_rebuilt, offer), durable=self.durable)
+        finally:
+            await run.settled()
 
     def _shadow(self, messages: list[BaseMessage], offer: _Offer, **kwargs: Any) -> Answer:
         """Ask the large tier beside the graph: nobody who listens to the step hears of it."""
@@ -564,7 +574,7 @@ class CascadeChatModel(BaseChatModel):
         own = self.callbacks
         for handler in own.handlers if isinstance(own, BaseCallbackManager) else own or ():
             manager.add_handler(handler)
-        return manager
+        return telemetry.shown(manager)
 
     def _run_name(self, config: RunnableConfig) -> str:
         return config.pop("run_name", None) or f"cascade.step {self.get_name()}"

@@ -15,7 +15,7 @@ from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config, merge_configs, patch_config, var_child_runnable_config
 
-from cascade_agent import cache_marks, streams
+from cascade_agent import cache_marks, streams, telemetry
 from cascade_agent.chat_model import marked, tool_choice_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal import Journal
@@ -107,17 +107,21 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """Run one model call of the agent as a step."""
         call = _Call(self, request)
-        manager = CallbackManager.configure(**call.callbacks).on_chain_start(None, call.inputs, name=call.run_name)
+        heard = telemetry.shown(CallbackManager.configure(**call.callbacks))
+        manager = heard.on_chain_start(None, call.inputs, name=call.run_name)
+        run = telemetry.StepRun(manager)
 
         def ask(role: Role, note: str | None) -> Answer:
-            with call.hidden(role, manager.get_child(role)):
+            with call.asking(role, manager) as asked, call.hidden(role, asked.callbacks):
                 try:
-                    return call.answer(role, handler(call.request_of(role, note)))
+                    answer = call.answer(role, handler(call.request_of(role, note)))
                 except StructuredOutputError as error:
-                    return call.unparsed(role, error)
+                    answer = call.unparsed(role, error)
+                asked.told(answer.draft.message)
+                return answer
 
         try:
-            settled = settle(call.step(manager, ask=ask), call.rebuilt, durable=self.durable)
+            settled = settle(call.step(manager, ask=ask, run=run), call.rebuilt, durable=self.durable)
             response = _response(settled)
             streams.Replay(manager, call.messages, name=call.step_name).whole(_last_answer(response))
         except BaseException as error:
@@ -131,19 +135,25 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """Async twin of `wrap_model_call`."""
         call = _Call(self, request)
-        manager = await AsyncCallbackManager.configure(**call.callbacks).on_chain_start(
-            None, call.inputs, name=call.run_name
-        )
+        heard = telemetry.shown(AsyncCallbackManager.configure(**call.callbacks))
+        manager = await heard.on_chain_start(None, call.inputs, name=call.run_name)
+        run = telemetry.StepRun(manager)
 
         async def ask(role: Role, note: str | None) -> Answer:
-            with call.hidden(role, manager.get_child(role)):
-                try:
-                    return call.answer(role, await handler(call.request_of(role, note)))
-                except StructuredOutputError as error:
-                    return call.unparsed(role, error)
+            async with call.asking(role, manager) as asked:
+                with call.hidden(role, asked.callbacks):
+                    try:
+                        answer = call.answer(role, await handler(call.request_of(role, note)))
+                    except StructuredOutputError as error:
+                        answer = call.unparsed(role, error)
+                asked.told(answer.draft.message)
+                return answer
 
         try:
-            settled = await asettle(call.step(manager, aask=ask), call.rebuilt, durable=self.durable)
+            try:
+                settled = await asettle(call.step(manager, aask=ask, run=run), call.rebuilt, durable=self.durable)
+            finally:
+                await run.settled()
             response = _response(settled)
             await streams.Replay(manager, call.messages, name=call.step_name).awhole(_last_answer(response))
         except BaseException as error:
@@ -246,10 +256,15 @@ class _Call:
             changes["messages"] = [*messages, HumanMessage(note)]
         return request.override(**changes)
 
+    def asking(self, role: Role, manager: BaseRunManager) -> telemetry.Asking:
+        """What stands around the call of a tier."""
+        children = streams.muffle(cast("Any", manager).get_child(role))
+        return telemetry.asking(children, role, tier=self.tiers[role], messages=self.messages)
+
     @contextmanager
     def hidden(self, role: Role, callbacks: Any) -> Iterator[None]:
         """The tier's call is a child of the step's run and unseen by stream consumers."""
-        inner = patch_config(self.config, callbacks=streams.muffle(callbacks))
+        inner = patch_config(self.config, callbacks=callbacks)
         bound = self.tiers[role].config
         token = var_child_runnable_config.set(merge_configs(inner, bound) if bound else inner)
         try:

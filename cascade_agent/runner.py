@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import AIMessage
     from langchain_core.runnables import RunnableConfig
-    from opentelemetry.trace import Span
 
     from cascade_agent.journal import Journal
     from cascade_agent.ledger import Ledger, Purse
@@ -94,6 +93,7 @@ class Step:
     run_id: str | None = None
     config: RunnableConfig | None = None
     interruptible: bool = False
+    run: telemetry.StepRun | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +131,9 @@ class Ask:
     role: Role
     seconds: float | None
     note: str | None
-    span: Span
+    span: telemetry.AttemptScope
     hedge: float | None = None
+    hedge_span: telemetry.AttemptScope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class Gather:
     draft: Draft | None
     context: StepContext
     seconds: float | None
-    span: Span
+    span: telemetry.Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,19 +285,26 @@ class _Hands:
 
     def _hedge(self, effect: Ask) -> Reply:
         self.asked.add("large")
-        large = replace(effect, role="large", hedge=None)
+        large = replace(effect, role="large", hedge=None, span=effect.hedge_span or effect.span)
         return _reply(large, self._asking(large), timed=False)
 
     def _gather(self, effect: Gather) -> Reply | None:
         evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
+
+        def ask() -> object:
+            with telemetry.validating(effect.span, evidence, config) as call:
+                if draft is None:
+                    return call.begun(evidence.begin(context, config=call.config))
+                return call.told(evidence.gather(draft, context, config=call.config))
+
         if draft is None:
-            call = partial(_reply, effect, lambda: evidence.begin(context, config=config), timed=False)
+            call = partial(_reply, effect, ask, timed=False)
             self.begun[evidence.name] = begin(call)
             self.asked.add(evidence.name)
             return None
         begun = self.begun.pop(evidence.name, None)
         if begun is None:
-            return _reply(effect, lambda: evidence.gather(draft, context, config=config))
+            return _reply(effect, ask)
         try:
             reply = begun.result(effect.seconds)
         except TimeoutError:
@@ -372,19 +380,26 @@ class _AsyncHands:
     async def _hedge(self, effect: Ask, after: float) -> Reply:
         await asyncio.sleep(after)
         self.asked.add("large")
-        large = replace(effect, role="large", hedge=None)
+        large = replace(effect, role="large", hedge=None, span=effect.hedge_span or effect.span)
         return await _areply(large, self._asking(large), timed=False)
 
     async def _gather(self, effect: Gather) -> Reply | None:
         evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
+
+        async def ask() -> object:
+            async with telemetry.validating(effect.span, evidence, config) as call:
+                if draft is None:
+                    return call.begun(await evidence.abegin(context, config=call.config))
+                return call.told(await evidence.agather(draft, context, config=call.config))
+
         if draft is None:
-            call = _areply(effect, lambda: evidence.abegin(context, config=config), timed=False)
+            call = _areply(effect, ask, timed=False)
             self.begun[evidence.name] = asyncio.create_task(call)
             self.asked.add(evidence.name)
             return None
         begun = self.begun.pop(evidence.name, None)
         if begun is None:
-            return await _areply(effect, lambda: evidence.agather(draft, context, config=config))
+            return await _areply(effect, ask)
         done, _ = await asyncio.wait({begun}, timeout=effect.seconds)
         if not done:
             begun.cancel()
@@ -448,7 +463,7 @@ class _Course:
     """What has happened so far in one step; lives and dies with one `_script`."""
 
     step: Step
-    span: Span
+    span: telemetry.StepScope
     started: float
     done: list[Attempt] = field(default_factory=list)
     answers: list[Answer | None] = field(default_factory=list)
@@ -456,7 +471,9 @@ class _Course:
     decisions: list[Decision] = field(default_factory=list)
     spends: list[Spend] = field(default_factory=list)
     attempt: Attempt = field(default_factory=lambda: Attempt(tier="small", outcome="pending"))
-    attempt_span: Span | None = None
+    attempt_span: telemetry.AttemptScope | None = None
+    hedge_span: telemetry.AttemptScope | None = None
+    """Of the large tier's attempt that was begun beside the small one's, until it is asked for or given up."""
     answer: Answer | None = None
     error: Exception | None = None
 
@@ -569,7 +586,8 @@ class _Course:
 def _script(step: Step) -> Generator[Effect, Any, Result]:
     policy, panel = step.policy, step.panel
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    span = telemetry.start_step(step.name, policy=policy.version, thread_id=step.contexts["small"].thread_id)
+    thread_id = step.contexts["small"].thread_id
+    span = telemetry.start_step(step.name, policy=policy.version, thread_id=thread_id, run=step.run)
     course = _Course(step=step, span=span, started=perf_counter())
     try:
         if step.ledger is not None:
@@ -686,16 +704,24 @@ def _draft(
     """Ask a tier, judge what it says, and put the attempt in the course."""
     step, before = course.step, course.attempt
     tier = step.tiers[role]
-    course.attempt_span = span = telemetry.start_attempt(
-        course.span, len(course.done), tier=role, model=tier.model_name
-    )
+    span = course.hedge_span if role == "large" else None
+    if span is None:
+        span = telemetry.start_attempt(course.span, len(course.done), tier=role, model=tier.model_name)
+    else:
+        course.hedge_span = None
+    course.attempt_span = span
+    if hedge is not None:
+        name = step.tiers["large"].model_name
+        course.hedge_span = telemetry.start_attempt(
+            course.span, len(course.done) + 1, tier="large", model=name, later=True
+        )
     seconds = course.seconds(role)
     if seconds is not None and seconds <= 0:
         reply = Reply(
             None, LateError("the step's latency budget was spent before this tier was asked"), late=True, latency=0.0
         )
     else:
-        reply = yield Ask(role, seconds, note, span, hedge)
+        reply = yield Ask(role, seconds, note, span, hedge, course.hedge_span)
     if reply.error is not None:
         course.error = reply.error
         unasked = seconds is not None and seconds <= 0
@@ -849,6 +875,8 @@ def _record(  # noqa: PLR0913 - the facts of an end
 ) -> StepTrace:
     """Close the books of a step: the trace, its span, its line in the journal unless it `waits` for a human."""
     step, attempts = course.step, tuple(course.done)
+    if course.hedge_span is not None:
+        telemetry.drop_attempt(course.hedge_span)
     context = step.contexts["small"]
     first = next((a for a in course.answers if a is not None), None)
     shown = None if final is None else attempts[final]

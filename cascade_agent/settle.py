@@ -227,7 +227,7 @@ def _tell(step: Step, trace: StepTrace) -> None:
 
     The resumed run is another trace than the one that was interrupted; the cost stands on the span of that one.
     """
-    span = telemetry.start_step(trace.step, policy=step.policy.version, thread_id=trace.thread_id)
+    span = telemetry.start_step(trace.step, policy=step.policy.version, thread_id=trace.thread_id, run=step.run)
     telemetry.end_step(span, replace(trace, cost=None))
     if step.journal is not None:
         step.journal.append(trace)

@@ -496,19 +496,22 @@ async def test_a_cascade_as_a_tier_has_structured_output_and_keeps_its_arguments
 @BOTH
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_tiers_runs_are_children_of_one_chain_run(how, stream):
-    """One chain run named for the step, under it one model run per call; tags, metadata, name and id arrive."""
+    """A run named for the step, under it one per attempt, there the model's; tags, metadata, name and id arrive."""
     heard, run_id = Runs(), uuid4()
     config: Any = {"callbacks": [heard], "tags": ["t"], "metadata": {"m": 1}, "run_id": run_id}
     model = cascade("a", "b", validators=[small_is_bad], name="desk")
     await (streamed if stream else ask)(model, how=how, config=config)
-    assert heard.tree() == [("chain", "cascade.step desk", [("model", "s", []), ("model", "l", [])])]
-    root, *models = heard.runs.values()
+    small = ("chain", "cascade.attempt small", [("model", "s", [])])
+    large = ("chain", "cascade.attempt large", [("model", "l", [])])
+    assert heard.tree() == [("chain", "cascade.step desk", [small, large])]
+    root = next(iter(heard.runs.values()))
+    models = [run for run in heard.runs.values() if run["kind"] == "model"]
     assert next(iter(heard.runs)) == run_id
     assert root["tags"] == ["t"]
     assert root["metadata"]["m"] == 1
     assert [set(run["tags"]) for run in models] == [{"t", "nostream", "small"}, {"t", "nostream", "large"}]
     assert [run["metadata"]["m"] for run in models] == [1, 1]
-    assert [run["end"] for run in heard.runs.values()] == ["end"] * 3
+    assert [run["end"] for run in heard.runs.values()] == ["end"] * 5
     assert config["run_id"] == run_id, "the caller's config is untouched"
     named = Runs()
     await ask(model, how=how, config={"callbacks": [named], "run_name": "mine"})
@@ -517,11 +520,12 @@ async def test_the_tiers_runs_are_children_of_one_chain_run(how, stream):
 
 @BOTH
 async def test_runs_are_closed_when_nobody_answers(how):
-    """An exhausted step closes its run with the error; so do the tiers that raised."""
+    """An exhausted step closes its run with the error; so do the attempts and models that raised."""
     heard = Runs()
     with pytest.raises(CascadeExhausted):
         await ask(cascade(ValueError(), KeyError()), how=how, config={"callbacks": [heard]})
-    assert [run["end"] for run in heard.runs.values()] == ["CascadeExhausted", "ValueError", "KeyError"]
+    ends = [run["end"] for run in heard.runs.values()]
+    assert ends == ["CascadeExhausted", "ValueError", "ValueError", "KeyError", "KeyError"]
 
 
 @BOTH
@@ -532,7 +536,11 @@ async def test_inside_a_chain_the_step_is_its_child(how):
     await ask(chain, how=how, config={"callbacks": [heard]})
     ((_, name, children),) = heard.tree()
     assert name == "RunnableSequence"
-    assert children[1] == ("chain", "cascade.step desk", [("model", "s", [])])
+    assert children[1] == (
+        "chain",
+        "cascade.step desk",
+        [("chain", "cascade.attempt small", [("model", "s", [])])],
+    )
 
 
 @BOTH
@@ -543,7 +551,7 @@ async def test_callbacks_of_the_model_hear_the_tiers(how, kind):
     callbacks: Any = [usage, runs] if kind is list else CallbackManager(handlers=[usage, runs])
     await ask(cascade("a", "b", validators=[small_is_bad], callbacks=callbacks), how=how)
     assert {name: u["total_tokens"] for name, u in usage.usage_metadata.items()} == {"s": 10, "l": 10}
-    assert [run["kind"] for run in runs.runs.values()] == ["chain", "model", "model"]
+    assert [run["kind"] for run in runs.runs.values()] == ["chain", "chain", "model", "chain", "model"]
 
 
 @BOTH
@@ -611,7 +619,7 @@ async def test_generate_is_a_batch_of_steps(how):
     out = await model.agenerate(prompts, **more) if how == "async" else model.generate(prompts, **more)
     assert [g[0].message.text for g in out.generations] == ["b", "b"]
     assert record(out.generations[0][0].message)["outcome"] == "escalated"
-    assert sorted(run["kind"] for run in heard.runs.values()) == ["chain"] * 2 + ["model"] * 4
+    assert sorted(run["kind"] for run in heard.runs.values()) == ["chain"] * 6 + ["model"] * 4
     assert model._generate([HumanMessage("3")]).generations[0].message.text == "b"
 
 
@@ -690,7 +698,7 @@ async def test_a_stream_that_is_left_early_is_closed():
             iterator = model.stream("hi", config={"callbacks": [heard]})
             next(iterator)
             iterator.close()
-        assert [run["end"] for run in heard.runs.values()] == ["GeneratorExit", "end"]
+        assert [run["end"] for run in heard.runs.values()] == ["GeneratorExit", "end", "end"]
         assert asyncio.all_tasks() == before
 
 
@@ -1013,7 +1021,7 @@ async def test_handlers_that_stream_hear_the_stream_as_it_goes(how):
     await streamed(model, how=how, config={"callbacks": [tokens, blocks]})
     assert "".join(tokens.tokens) == "one two"
     assert (blocks.events[0], blocks.events[-1]) == ("message-start", "message-finish")
-    assert [run["end"] for run in tokens.runs.values()] == ["end"] * 4
+    assert [run["end"] for run in tokens.runs.values()] == ["end"] * 6
 
 
 @BOTH
@@ -1029,7 +1037,7 @@ async def test_a_stream_that_is_left_closes_the_run_it_was_told_in(how):
         stream = model.astream("hi", config={"callbacks": [tokens]})
         await anext(stream)
         await stream.aclose()
-    assert [run["end"] for run in tokens.runs.values()] == ["GeneratorExit", "end", "GeneratorExit"]
+    assert [run["end"] for run in tokens.runs.values()] == ["GeneratorExit", "end", "end", "GeneratorExit"]
     assert "".join(tokens.tokens) == "one"
 
 
@@ -1134,7 +1142,9 @@ async def test_evidence_asks_under_the_step_and_unseen(how):
 
     heard = Runs()
     await ask(cascade("a", validators=[Judge()], name="desk"), how=how, config={"callbacks": [heard]})
-    assert heard.tree() == [("chain", "cascade.step desk", [("model", "s", []), ("model", "judge", [])])]
+    judge = ("chain", "cascade.validate judge", [("model", "judge", [])])
+    attempt = ("chain", "cascade.attempt small", [("model", "s", []), judge])
+    assert heard.tree() == [("chain", "cascade.step desk", [attempt])]
     assert "nostream" in list(heard.runs.values())[-1]["tags"]
 
 

@@ -19,6 +19,7 @@ from opentelemetry.trace import StatusCode
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict
 from cascade_agent.records import Attempt, Decision, StepTrace
 from cascade_agent.runner import trace_of
+from cascade_agent.telemetry import configure, faults, settings
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, always_fail
 
@@ -54,7 +55,9 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
     """The library's tracer is this test's own; the process has one global provider, which is left alone."""
     own = Spans()
     monkeypatch.setattr(telemetry, "_TRACER", own.provider.get_tracer("cascade_agent"))
-    monkeypatch.setattr(telemetry, "lost", 0)
+    monkeypatch.setattr(faults, "lost", 0)
+    monkeypatch.setattr(settings, "_settings", None)
+    configure(llm_spans=False)  # the models of these tests open a span of their own
     return own
 
 
@@ -141,7 +144,8 @@ async def test_evidence_nests_under_the_attempt_it_judges(spans):
     model = cascade(spans, validators=[Judge()])
     await ask(model, how="sync")
     await ask(model, how="async")
-    one = ("cascade.step desk", [("cascade.attempt small", [("chat", []), ("judging", [])])])
+    validate = ("cascade.validate judge", [("judging", [])])
+    one = ("cascade.step desk", [("cascade.attempt small", [("chat", []), validate])])
     assert spans.tree() == [one, one]
 
 
@@ -289,13 +293,17 @@ def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):
             return "drops all"
 
     monkeypatch.setattr(telemetry, "_TRACER", TracerProvider(sampler=Sampler()).get_tracer("x"))
+    monkeypatch.setattr(settings, "_settings", None)
     CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), name="desk").invoke("hi")
-    telemetry.start_attempt(otel_trace.INVALID_SPAN, 3, tier="large", model=None)
+    telemetry.start_attempt(telemetry.start_step("desk", policy="p", thread_id=None), 3, tier="large", model=None)
     step = {"cascade.step.name", "cascade.policy.version", "openinference.span.kind"}
     attempt = {"cascade.attempt.index", "cascade.tier.name"}
+    chat = {"gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model"}
     assert seen == [
         ("cascade.step desk", step),
         ("cascade.attempt small", attempt | {"cascade.tier.model"}),
+        ("chat scripted", chat),
+        ("cascade.step desk", step),
         ("cascade.attempt large", attempt),
     ]
 
@@ -329,13 +337,14 @@ async def test_a_processor_that_raises_never_fails_a_step(monkeypatch, caplog, h
     provider = TracerProvider()
     provider.add_span_processor(_Raising(where))
     monkeypatch.setattr(telemetry, "_TRACER", provider.get_tracer("cascade_agent"))
-    monkeypatch.setattr(telemetry, "lost", 0)
+    monkeypatch.setattr(faults, "lost", 0)
+    monkeypatch.setattr(settings, "_settings", None)
     model = CascadeChatModel(
         small=ScriptedChatModel("a", loop=True), large=ScriptedChatModel("b", loop=True), validators=[refuses_small]
     )
     for _ in range(3):
         assert (await ask(model, how=how)).response_metadata["cascade"]["final_tier"] == "large"
-    assert telemetry.lost == 9
+    assert faults.lost == (3 if where == "start" else 3 * 5), "a step that could not be opened is not tried further"
     told = [r for r in caplog.records if r.name == "cascade_agent"]
     assert [r.levelname for r in told] == ["WARNING"]
     assert "ConnectionError: no collector" in told[0].getMessage()
@@ -354,27 +363,30 @@ class _Hostile:
 
 def test_a_span_that_refuses_everything_never_fails_a_step(monkeypatch):
     """Whatever a foreign tracer gives back, each call is guarded."""
-    monkeypatch.setattr(telemetry, "lost", 1)
+    monkeypatch.setattr(faults, "lost", 1)
     span: Any = _Hostile()
+    step = telemetry.StepScope(span)
     trace = StepTrace(id="1", step="s", outcome="accepted", reason="accepted", attempts=(Attempt(tier="small"),))
-    telemetry.escalation(span, Decision(action="escalate", reason="odd"))
-    telemetry.end_attempt(span, trace.attempts[0])
-    telemetry.end_step(span, trace)
-    assert telemetry.lost == 4
+    telemetry.escalation(step, Decision(action="escalate", reason="odd"))
+    telemetry.end_attempt(telemetry.AttemptScope(telemetry.StepScope(), "a", {}, span), trace.attempts[0])
+    telemetry.end_step(step, trace)
+    assert faults.lost == 4
     monkeypatch.setattr(telemetry, "_TRACER", span)
-    assert telemetry.start_step("s", policy="p", thread_id=None) is otel_trace.INVALID_SPAN
+    assert telemetry.start_step("s", policy="p", thread_id=None).span is otel_trace.INVALID_SPAN
+    telemetry.start_attempt(step, 0, tier="small", model=None)
+    assert faults.lost == 6
     monkeypatch.setattr(otel_context, "attach", span.attach)
-    with telemetry.using(otel_trace.INVALID_SPAN):
+    with telemetry.using(telemetry.StepScope(TracerProvider().get_tracer("x").start_span("x"))):
         pass
-    assert telemetry.lost == 6
+    assert faults.lost == 7
 
 
 def test_without_a_provider_nothing_is_told_and_nothing_lost(monkeypatch):
     """The API alone does nothing: no span records, no call is counted as lost."""
-    monkeypatch.setattr(telemetry, "lost", 0)
+    monkeypatch.setattr(faults, "lost", 0)
     model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[refuses_small])
     assert model.invoke("hi").text == "b"
-    assert telemetry.lost == 0
+    assert faults.lost == 0
 
 
 def test_a_provider_that_is_set_later_is_used():
@@ -391,6 +403,6 @@ exporter, provider = InMemorySpanExporter(), TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
 CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b")).invoke("hi")
-assert [s.name for s in exporter.get_finished_spans()] == ["cascade.attempt small", "cascade.step cascade"]
+assert [s.name for s in exporter.get_finished_spans()] == ["chat scripted", "cascade.attempt small", "cascade.step cascade"]
 """
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603

@@ -1,0 +1,18 @@
+"""What went wrong while telling: counted, and logged once. Law 4: telemetry never fails a step."""
+
+from __future__ import annotations
+
+import logging
+
+_LOG = logging.getLogger("cascade_agent")
+
+lost: int = 0
+"""How many telemetry calls failed in this process."""
+
+
+def count(error: BaseException) -> None:
+    """Note that something could not be told. The first one of a process is logged, with its class and message."""
+    global lost  # noqa: PLW0603 - a process-wide counter, by design
+    if lost == 0:
+        _LOG.warning("telemetry failed and is ignored from here on: %s: %s", type(error).__name__, error)
+    lost += 1
