@@ -123,13 +123,15 @@ class Replay:
 
     def _manager(self, kind: type[M]) -> M:
         run = self._run
-        return kind(
-            handlers=self.handlers,
-            inheritable_handlers=[],
+        manager = kind(
+            handlers=[],
+            inheritable_handlers=list(run.inheritable_handlers),  # instrumentations add themselves where they miss one
             parent_run_id=run.run_id,
             tags=list(run.tags),  # HIDDEN among them when the user asked for it
             metadata=dict(run.metadata),
         )
+        manager.handlers = list(self.handlers)
+        return manager
 
     def start(self) -> CallbackManagerForLLMRun:
         """Open the run that the pieces belong to."""

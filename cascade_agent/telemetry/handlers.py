@@ -98,9 +98,12 @@ def _langsmith_exports() -> bool:
     )
 
 
-def hears_runs(handlers: Sequence[object]) -> bool:
-    """Whether one of them is told of our runs and listens to runs of chains at all."""
-    return any(kind_of(h) is not Kind.HIDDEN and not getattr(h, "ignore_chain", False) for h in handlers)
+def hears_runs(handlers: Sequence[object], *, hides: bool) -> bool:
+    """Whether one of them is told of our runs (with `hides` not all are) and listens to runs of chains at all."""
+    return any(
+        not (hides and kind_of(handler) is Kind.HIDDEN) and not getattr(handler, "ignore_chain", False)
+        for handler in handlers
+    )
 
 
 def adopter(handlers: Iterable[object]) -> object | None:
@@ -119,7 +122,7 @@ def adopted(handler: Any, run_id: object) -> Span | None:
 
 
 def parent_context(handlers: Iterable[object], parent_run_id: object) -> Context | None:
-    """Where a run's span belongs for a handler that keeps its spans out of the current context; None: the current one."""
+    """Where a run's span belongs by a handler that keeps its own spans out of the current context; None: there."""
     if parent_run_id is None:
         return None
     for handler in handlers:

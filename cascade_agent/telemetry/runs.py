@@ -65,6 +65,7 @@ class Asking:
             faults.count(error)
 
     def __enter__(self) -> Self:
+        """Open the attempt's run, and the span of the model call."""
         scope = self._scope
         if scope is not None:
             if scope.step.tells:
@@ -75,6 +76,7 @@ class Asking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close what is ended here; an error passes through."""
         scope = self._scope
         if scope is None:
             return
@@ -84,6 +86,7 @@ class Asking:
             detach(self._token)
 
     async def __aenter__(self) -> Self:
+        """Async twin of `__enter__`."""
         scope = self._scope
         if scope is not None:
             if scope.step.tells:
@@ -97,6 +100,7 @@ class Asking:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Async twin of `__exit__`."""
         self.__exit__(kind, error, trace)
 
     def _inputs(self, scope: AttemptScope) -> dict[str, Any]:
@@ -158,6 +162,7 @@ class Validating:
         return found
 
     def __enter__(self) -> Self:
+        """Open run and span."""
         children = self._children()
         if children is not None:
             self._started(_start(children, self._title, {"validator": self._name}))
@@ -167,6 +172,7 @@ class Validating:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close what is ended here; an error passes through."""
         self._close(error)
         if self._run is not None:
             try:
@@ -178,6 +184,7 @@ class Validating:
                 faults.count(fault)
 
     async def __aenter__(self) -> Self:
+        """Async twin of `__enter__`."""
         children = self._children()
         if children is not None:
             self._started(await _astart(children, self._title, {"validator": self._name}))
@@ -187,6 +194,7 @@ class Validating:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Async twin of `__exit__`."""
         self._close(error)
         if self._run is not None:
             try:
@@ -254,28 +262,32 @@ class Validating:
 
 
 def asking(callbacks: BaseCallbackManager, role: str, *, tier: Any, messages: Sequence[BaseMessage]) -> Asking:
-    """Around the call of a tier: `with asking(...) as call: call.told(model.invoke(..., callbacks=call.callbacks))`."""
+    """What stands around the call of a tier, for `with` or `async with`."""
     return Asking(callbacks, role, tier, messages)
 
 
 def validating(scope: Scope, evidence: Any, config: RunnableConfig | None) -> Validating:
-    """Around the gathering of evidence about the draft of an attempt."""
+    """What stands around the gathering of evidence about the draft of an attempt, for `with` or `async with`."""
     return Validating(scope, evidence, config)
 
 
 def _start(children: Any, title: str, inputs: dict[str, Any]) -> Any:
     """Open a run below one of ours; None when that failed."""
+    everyone = children.handlers
     try:
         return shown(children).on_chain_start(None, inputs, name=title)
     except Exception as error:  # noqa: BLE001 - law 4
         faults.count(error)
+        children.handlers = everyone
         return None
 
 
 async def _astart(children: Any, title: str, inputs: dict[str, Any]) -> Any:
+    everyone = children.handlers
     try:
         run = shown(children).on_chain_start(None, inputs, name=title)
         return await run if inspect.isawaitable(run) else run
     except Exception as error:  # noqa: BLE001 - law 4
         faults.count(error)
+        children.handlers = everyone
         return None

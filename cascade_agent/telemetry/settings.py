@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.telemetry import faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LOG = logging.getLogger("cascade_agent")
 T = TypeVar("T")
@@ -77,12 +79,14 @@ def configure(
     content: bool | None = None,
     redact: Callable[[str], str] | None = None,
 ) -> TelemetrySettings:
-    """Say what is told of a step, for the whole process; best before the first one. What is None stays as the
-    environment has it, so `configure()` reads that anew. Returns the settings now in force.
+    """Say what is told of a step, for the whole process; best before the first one.
+
+    What is None stays as the environment has it, so `configure()` reads that anew. `TelemetrySettings` says what each
+    setting does. Returns the settings now in force.
 
     Raises:
         ConfigurationError: a setting that cannot work.
-    """  # noqa: D205 - one thought
+    """
     global _settings  # noqa: PLW0603 - process-wide, by design
     for name, flag in (("otel_spans", otel_spans), ("content", content)):
         if flag is not None and not isinstance(flag, bool):

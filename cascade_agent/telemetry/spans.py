@@ -135,9 +135,10 @@ _ASKING: ContextVar[AttemptScope | None] = ContextVar("cascade_attempt", default
 
 
 def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | None = None) -> StepScope:
-    """Open `cascade.step {name}`: under the span of the run's parent where an instrumentation keeps one, else under
-    the current span. What is known now is given now: samplers see nothing later.
-    """  # noqa: D205 - one thought
+    """Open `cascade.step {name}`, under the span of the run's parent where an instrumentation keeps one.
+
+    Else it stands under the current span. What is known now is given now: samplers see nothing later.
+    """
     try:
         settings = current()
         manager = None if run is None else run.manager
@@ -146,7 +147,7 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
             return _SILENT
         scope = StepScope(run=run)
         if handlers:
-            scope.tells = hears_runs(handlers)
+            scope.tells = hears_runs(handlers, hides=settings.otel_spans)
         if not settings.otel_spans:
             return scope
         known = {names.STEP_NAME: name, names.POLICY_VERSION: policy, names.SPAN_KIND: names.KIND_CHAIN}
@@ -250,7 +251,7 @@ def end_run(scope: AttemptScope, attempt: Attempt) -> None:
     """Tell the handlers that the attempt's run ended, now or as soon as it can be awaited."""
     run, scope.run = scope.run, None
     error = scope.error if attempt.outcome in ("error", "timeout") else None
-    if attempt.outcome == "timeout" and error is None:
+    if attempt.outcome == "timeout" and not isinstance(error, Exception):  # a task is cancelled, a thread told nothing
         error = TimeoutError(attempt.error or "")
     if scope.is_async and scope.step.run is not None:
         scope.step.run.owe(run, attempt, error)

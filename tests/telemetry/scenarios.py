@@ -13,8 +13,7 @@ import json
 import logging
 import operator
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
@@ -35,6 +34,9 @@ from cascade_agent.records import Spend
 from cascade_agent.telemetry import configure, faults, invoke_workflow
 from cascade_agent.testing import ScriptedChatModel, always_fail
 from cascade_agent.validators import CrossCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INPUT = ("gen_ai.usage.input_tokens", "llm.token_count.prompt")
 OUTPUT = ("gen_ai.usage.output_tokens", "llm.token_count.completion")
@@ -64,33 +66,36 @@ LOGS = Logs()
 # ---- backends -------------------------------------------------------------------------------------------------------
 
 
-class Runs(LangChainTracer):
-    """LangSmith's own tracer; what it would send is kept instead."""
+class LocalClient:
+    """Stands where LangSmith's client does and keeps what its tracer would send."""
+
+    tracing_queue = otel_exporter = None
 
     def __init__(self) -> None:
-        super().__init__(client=_NoClient())
-        self.seen: dict[Any, Any] = {}
+        self.runs: dict[Any, dict[str, Any]] = {}
 
-    def _persist_run_single(self, run: Any) -> None:
-        self.seen[run.id] = run
+    def create_run(self, **run: Any) -> None:
+        """A run that began."""
+        self.runs[run["id"]] = dict(run)
 
-    def _update_run_single(self, run: Any) -> None:
-        self.seen[run.id] = run
+    def update_run(self, run_id: Any, **changes: Any) -> None:
+        """A run that ended."""
+        self.runs[run_id] = {**self.runs.get(run_id, {}), **{k: v for k, v in changes.items() if v is not None}}
 
     def tree(self, parent: Any = None) -> list[Any]:
-        """Names and whether they ended, nested."""
-        runs = sorted((r for r in self.seen.values() if r.parent_run_id == parent), key=lambda r: r.dotted_order)
-        return [[run.name if run.end_time is not None else f"{run.name} (open)", self.tree(run.id)] for run in runs]
+        """Names and how they ended, nested."""
+        runs = [(key, run) for key, run in self.runs.items() if run.get("parent_run_id") == parent]
+        return [
+            [run["name"], self.tree(key), _end(run)] for key, run in sorted(runs, key=lambda r: r[1]["dotted_order"])
+        ]
 
 
-class _NoClient:
-    """Stands where LangSmith's client does: nothing is sent."""
-
-    tracing_queue = None
-    _run_ops_buffer_size = None
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
+def _end(run: dict[str, Any]) -> Any:
+    if run.get("end_time") is None:
+        return "open"
+    if run.get("error"):
+        return str(run["error"]).partition("(")[0]
+    return run.get("outputs", {}).get("outcome", "end")
 
 
 def instrument(backend: str) -> None:
@@ -463,8 +468,8 @@ async def run(backend: str, only: str | None) -> dict[str, Any]:
         EXPORTER.clear()
         LOGS.said.clear()
         faults.lost = 0
-        runs, collector = Runs(), RunCollectorCallbackHandler()
-        config = {"callbacks": [runs, collector]} if backend == "langsmith" else {}
+        runs, collector = LocalClient(), RunCollectorCallbackHandler()
+        config = {"callbacks": [LangChainTracer(client=runs), collector]} if backend == "langsmith" else {}
         before = otel_context.get_current()
         await asyncio.create_task(function(config))
         spans = sorted(EXPORTER.get_finished_spans(), key=lambda span: span.start_time or 0)

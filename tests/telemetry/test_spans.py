@@ -370,15 +370,15 @@ def test_a_span_that_refuses_everything_never_fails_a_step(monkeypatch):
     telemetry.escalation(step, Decision(action="escalate", reason="odd"))
     telemetry.end_attempt(telemetry.AttemptScope(telemetry.StepScope(), "a", {}, span), trace.attempts[0])
     telemetry.end_step(step, trace)
-    assert faults.lost == 4
+    assert faults.lost == 6
     monkeypatch.setattr(telemetry, "_TRACER", span)
     assert telemetry.start_step("s", policy="p", thread_id=None).span is otel_trace.INVALID_SPAN
     telemetry.start_attempt(step, 0, tier="small", model=None)
-    assert faults.lost == 6
+    assert faults.lost == 8
     monkeypatch.setattr(otel_context, "attach", span.attach)
     with telemetry.using(telemetry.StepScope(TracerProvider().get_tracer("x").start_span("x"))):
         pass
-    assert faults.lost == 7
+    assert faults.lost == 9
 
 
 def test_without_a_provider_nothing_is_told_and_nothing_lost(monkeypatch):
