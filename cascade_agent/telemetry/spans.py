@@ -405,9 +405,7 @@ def detach(token: Token[Any] | None) -> None:
 
 def set_known(span: Span, attributes: Mapping[str, Any]) -> None:
     """Set what is known, in order: the last one survives when a span has more attributes than it may keep."""
-    for key, value in attributes.items():
-        if value is not None:
-            span.set_attribute(key, value)
+    span.set_attributes({key: value for key, value in attributes.items() if value is not None})
 
 
 def _close(span: Span, tell: Callable[[], None], *, ends: bool) -> None:

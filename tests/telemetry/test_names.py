@@ -1,0 +1,51 @@
+"""All names in one file, and those of the conventions as the conventions have them."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+
+from cascade_agent.telemetry import names
+
+PACKAGE = Path(names.__file__).parents[1]
+NAMES = {name: value for name, value in vars(names).items() if name.isupper()}
+EVENTS = {"gen_ai.evaluation.result"}
+
+
+def _strings(file: Path) -> Iterator[tuple[int, str]]:
+    """The strings of a file that are no docstrings."""
+    tree = ast.parse(file.read_text())
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_names_stand_in_one_file(file):
+    """No file but `names.py` spells a name of the conventions; in this room, none of ours either."""
+    ours = r"|(cascade|openinference.span)\." if file.parent.name == "telemetry" else ""
+    pattern = re.compile(rf"^(gen_ai\.{ours})")
+    spelled = [(line, text) for line, text in _strings(file) if pattern.match(text)]
+    assert file.name == "names.py" or spelled == []
+
+
+def test_the_conventions_have_these_names():
+    """Each `gen_ai.*` attribute is one that the published conventions know."""
+    known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
+    ours = {value for value in NAMES.values() if value.startswith("gen_ai.")}
+    assert ours - EVENTS <= known
+    assert ours & EVENTS
+
+
+def test_no_name_twice():
+    """Each name stands once."""
+    assert len(set(NAMES.values())) == len(NAMES)
+
+
+def test_no_run_is_named_like_an_agent():
+    """Two instrumentations take a run for an agent whose name says so."""
+    assert not any("agent" in value for value in (names.STEP, names.ATTEMPT, names.VALIDATE))
