@@ -90,7 +90,7 @@ class StepScope:
 
 
 class AttemptScope:
-    """What is open for one attempt. `span` is None while it `waits` to be asked, or for an adopted handler to open it."""
+    """What is open for one attempt. `span` is None while it `waits` to be asked, or for its handler to open it."""
 
     __slots__ = (
         "attributes",
@@ -187,10 +187,10 @@ def start_attempt(step: StepScope, index: int, *, tier: str, model: str | None, 
         scope.waits = True
         if not later:
             scope.begin()
-        return scope
     except Exception as error:  # noqa: BLE001 - law 4
         faults.count(error)
         return _SILENT_ATTEMPT
+    return scope
 
 
 def _attempt_span(step: StepScope, title: str, known: Attributes) -> Span:
