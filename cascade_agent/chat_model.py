@@ -460,7 +460,7 @@ class CascadeChatModel(BaseChatModel):
         try:
             return await asettle(step, partial(_rebuilt, offer), durable=self.durable)
         finally:
-            await run.settled()
+            await run.ended()
 
     def _shadow(self, messages: list[BaseMessage], offer: _Offer, **kwargs: Any) -> Answer:
         """Ask the large tier beside the graph: nobody who listens to the step hears of it."""

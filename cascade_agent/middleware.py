@@ -153,7 +153,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
             try:
                 settled = await asettle(call.step(manager, aask=ask, run=run), call.rebuilt, durable=self.durable)
             finally:
-                await run.settled()
+                await run.ended()
             response = _response(settled)
             await streams.Replay(manager, call.messages, name=call.step_name).awhole(_last_answer(response))
         except BaseException as error:

@@ -8,9 +8,11 @@ our attempt), one of the other kind loses such spans and is told (its span is th
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 
 from cascade_agent.telemetry import faults
@@ -40,6 +42,8 @@ _HIDDEN = ("openinference.", "opentelemetry.instrumentation.genai.", "openteleme
 _ADOPTED = "TraceloopCallbackHandler"
 _EXPORTING = ("langfuse.", "langchain_azure_ai.")
 _kinds: dict[type, Kind] = {}
+BEFORE: ContextVar[Context | None] = ContextVar("cascade_before", default=None)
+"""The context before a run was opened that an adopted handler hears of; after asynchronous ones it restores none."""
 H = TypeVar("H")
 
 
@@ -76,6 +80,7 @@ def shown(manager: M) -> M:
     Its inheritable handlers stay: the runs below, of models, are theirs to see.
     """
     if manager.handlers and current().otel_spans:
+        BEFORE.set(otel_context.get_current() if adopter(manager.handlers) is not None else None)
         told = [handler for handler in manager.handlers if kind_of(handler) is not Kind.HIDDEN]
         if len(told) != len(manager.handlers):
             manager.handlers = told

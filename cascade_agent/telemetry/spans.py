@@ -17,7 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from cascade_agent.records import Attempt
 from cascade_agent.telemetry import faults, names
-from cascade_agent.telemetry.handlers import adopted, adopter, hears_runs, opens_llm_spans, parent_context
+from cascade_agent.telemetry.handlers import BEFORE, adopted, adopter, hears_runs, opens_llm_spans, parent_context
 from cascade_agent.telemetry.settings import current
 
 if TYPE_CHECKING:
@@ -44,15 +44,22 @@ class StepRun:
     next place that can await.
     """
 
-    __slots__ = ("_owed", "manager")
+    __slots__ = ("_before", "_owed", "manager")
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
+        self._before = BEFORE.get()
         self._owed: list[tuple[Any, Attempt, BaseException | None]] = []
 
     def owe(self, run: Any, attempt: Attempt, error: BaseException | None) -> None:
         """Remember an end."""
         self._owed.append((run, attempt, error))
+
+    async def ended(self) -> None:
+        """Tell what is owed at the end of the step, and leave its context."""
+        await self.settled()
+        if self._before is not None:
+            otel_context.attach(self._before)
 
     async def settled(self) -> None:
         """Tell what is owed."""

@@ -292,6 +292,43 @@ async def late(config: Any) -> None:
 
 
 @scenario
+async def hedged(config: Any) -> None:
+    """Large is asked beside a slow small one, and answers first; in threads and in tasks."""
+    settings = pair(small=model("s", delay=0.5), policy=Policy(hedge_after=0.02), validators=[])
+    cascade = CascadeChatModel(**settings)
+    assert cascade.invoke("hi", config).text == "l"
+    await asyncio.sleep(0.7)
+    assert (await cascade.ainvoke("hi", config)).text == "l"
+
+
+@scenario
+async def hedged_in_vain(config: Any) -> None:
+    """Large is asked beside small, and small answers first and well."""
+    settings = pair(small=model("s", delay=0.2), large=model("l", delay=0.5), validators=[])
+    cascade = CascadeChatModel(**settings, policy=Policy(hedge_after=0.02))
+    assert cascade.invoke("hi", config).text == "s"
+    await asyncio.sleep(0.7)
+    assert (await cascade.ainvoke("hi", config)).text == "s"
+
+
+@scenario
+async def not_hedged(config: Any) -> None:
+    """Small answers before large would have been asked beside it."""
+    cascade = CascadeChatModel(**pair(validators=[], policy=Policy(hedge_after=30.0)))
+    assert cascade.invoke("hi", config).text == "s"
+    assert (await cascade.ainvoke("hi", config)).text == "s"
+
+
+@scenario
+async def evidence_beside(config: Any) -> None:
+    """The second model is asked at the same time as the small one."""
+    policy = Policy(evidence_band=(0.0, 1.0), parallel_evidence=True)
+    cascade = CascadeChatModel(**pair(validators=[CrossCheck(model("x", "s"))], policy=policy))
+    cascade.invoke("hi", config)
+    await cascade.ainvoke("hi", config)
+
+
+@scenario
 async def raising(config: Any) -> None:
     """The small model raises."""
     await CascadeChatModel(**pair(small=ScriptedChatModel(ValueError("secret"), name="s"))).ainvoke("hi", config)

@@ -228,6 +228,39 @@ def test_a_late_tier(backend):
 
 
 @EVERY
+def test_a_call_beside_another(backend):
+    """Large that is asked beside a slow small one has an attempt of its own, in thread and task, used or not."""
+    for name, outcomes in (("hedged", ("timeout", "accepted")), ("hedged_in_vain", ("accepted", "cancelled"))):
+        told = ran(backend)[name]
+        found = [tree for _, tree in steps(told["tree"])]
+        assert len(found) == 2
+        for tree in found:
+            for child, tier, call in zip(tree[1], ("small", "large"), "sl", strict=True):
+                assert child in (attempt(tier, model(backend, call)), attempt(tier))  # a cancelled call may leave none
+        said = [
+            (s["attributes"]["cascade.tier.name"], s["attributes"]["cascade.attempt.outcome"])
+            for s in told["spans"]
+            if s["name"].startswith("cascade.attempt")
+        ]
+        assert said == [("small", outcomes[0]), ("large", outcomes[1])] * 2
+        assert quiet(told)
+    alone = ["cascade.step desk", [attempt("small", model(backend, "s"))]]
+    assert ran(backend)["not_hedged"]["tree"] == [alone] * 2
+
+
+@EVERY
+def test_evidence_beside_the_draft(backend):
+    """Evidence that is asked while the small model is stands beside the attempt, its tokens once."""
+    told = ran(backend)["evidence_beside"]
+    check = ["cascade.validate CrossCheck", [model(backend, "x")]]
+    for _, (name, children) in steps(told["tree"]):
+        assert name == "cascade.step desk"
+        assert sorted(children) == sorted([attempt("small", model(backend, "s")), check])
+    assert told["tokens"] == [44, 20]
+    assert quiet(told)
+
+
+@EVERY
 def test_a_tier_that_raises(backend):
     """What a tier raised stands on its attempt by its class."""
     told = ran(backend)["raising"]
@@ -308,8 +341,7 @@ def test_spans_of_the_application(backend):
     assert names([first[1][0]])[-1] == "POST"
     if backend in (*OURS, "genai"):
         assert first[1][0] == attempt("small", [model(backend, "s")[0], [["POST", []]]])
-    if backend != "traceloop":  # its own contexts outlive an asynchronous call in one task, with plain LangChain too
-        assert [node[0] for node in request[1]] == ["cascade.step desk"] * 2
+    assert [node[0] for node in request[1]] == ["cascade.step desk"] * 2
 
 
 @EVERY
