@@ -2,8 +2,8 @@
 
     python benchmarks/telemetry.py [--rounds 7] [--calls 200] [--json FILE]
 
-All ways are measured in turn within one run, round after round; a figure is the median over the rounds. CPU is process
-time (all threads, the one that exports too), so other work on the machine does not count. Spans go through the SDK's
+All ways are measured in turn within one run, round after round; a figure is the least over the rounds. CPU is process
+time (all threads, the one that exports too); other work on the machine can only add to it. Spans go through the SDK's
 batch processor to an exporter that drops them: what a network exporter adds happens in its own thread.
 
 `calls alone` runs what one step tells telemetry without the step around it.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,7 +181,7 @@ def measure(rounds: int, n: int) -> dict[str, dict[str, float]]:
                 row.setdefault("calls alone", []).append(cpu(calls_alone(trace), n))
                 row.setdefault("sync", []).append(cpu(lambda c=config: model.invoke(QUESTION, c), n))
                 row.setdefault("async", []).append(acpu(lambda c=config: model.ainvoke(QUESTION, c), n))
-    return {name: {column: statistics.median(took) for column, took in row.items()} for name, row in seen.items()}
+    return {name: {column: min(took) for column, took in row.items()} for name, row in seen.items()}
 
 
 def main() -> None:
