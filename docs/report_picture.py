@@ -65,9 +65,7 @@ def write_journal(path: Path) -> None:
                 if trace.attempts[0].outcome in ("accepted", "rejected"):
                     right = _same(trace, next(asked), large)
                     if right is not None and not trace.escalated:
-                        journal.append_label(
-                            Label(step_id=trace.id, source="evaluator", right=right, harm=not right)
-                        )
+                        journal.append_label(Label(step_id=trace.id, source="evaluator", right=right, harm=not right))
 
 
 def _same(trace: StepTrace, context: StepContext, large: Tier) -> bool | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -27,6 +26,7 @@ from cascade_agent.report.streaming import Timeline
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from cascade_agent.records import Attempt, StepTrace, Verdict
 
@@ -151,9 +151,7 @@ def _latency(out: Gathered) -> list[Latency]:
         if values is not None:
             p50, p95, p99 = values.percentiles(0.5, 0.95, 0.99)
             kept = len(values.kept)
-            found.append(
-                Latency(who=who, n=values.n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == values.n)
-            )
+            found.append(Latency(who=who, n=values.n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == values.n))
     return found
 
 

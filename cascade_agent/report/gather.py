@@ -386,16 +386,13 @@ class _Reader:
             return
         answered = trace.final_tier == "small" and not trace.escalated
         counted = resolve(labels)
-        known = counted is not None
-        if known:
+        if counted is not None:
             out.sources[text(counted.source) or "(nobody)"] += 1
-        sample = out.samples["other" if not answered else "labelled" if known else "unlabelled"]
+        sample = out.samples["other" if not answered else "unlabelled" if counted is None else "labelled"]
         if sample.wants(key):
             sample.add(key, self._record(trace, labels, counted, answered=answered))
 
-    def _record(
-        self, trace: StepTrace, labels: Sequence[Label], counted: Label | None, *, answered: bool
-    ) -> Record:
+    def _record(self, trace: StepTrace, labels: Sequence[Label], counted: Label | None, *, answered: bool) -> Record:
         small = trace.attempts[0]
         drafted = small.outcome in ("accepted", "rejected")
         right, harm = _meaning(counted)
@@ -460,7 +457,7 @@ class _Reader:
             out.notes.append(f"Repeated steps were looked for among the first {MAX_SEEN:,} steps only.")
         if labels.limit < 2**63:
             out.notes.append(
-                f"More than {MAX_LABELLED:,} steps are labelled: curves use a random part of them (by a hash of the id)."
+                f"More than {MAX_LABELLED:,} steps are labelled: curves use a part of them, by a hash of the id."
             )
 
 

@@ -23,7 +23,7 @@ class Markup(str):
     __slots__ = ()
 
 
-Child: TypeAlias = "str | int | float | None | Iterable[Child]"
+Child: TypeAlias = "str | int | float | Iterable[Child] | None"
 Attributes: TypeAlias = Mapping[str, str | float | int | bool | None]
 
 

@@ -27,7 +27,9 @@ _PANELS: Final = 8
 
 def render(report: Report) -> str:
     """The page. The report's figures stand in it once more as JSON (`#report-data`)."""
-    style, script = (files("cascade_agent.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style, script = (
+        files("cascade_agent.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
+    )
     rules = (
         f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -107,16 +109,29 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Child]], *,
         el("tr", None, el("th", {"scope": "row"}, row[0]), *(el("td", None, cell) for cell in row[1:])) for row in rows
     ]
     box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption}
-    inside = el("table", {"id": identifier or None, "class": "figures"}, el("caption", None, caption), el("thead", None, top), el("tbody", None, *body))
+    inside = el(
+        "table",
+        {"id": identifier or None, "class": "figures"},
+        el("caption", None, caption),
+        el("thead", None, top),
+        el("tbody", None, *body),
+    )
     return el("div", box, inside)
 
 
-def behind(caption: str, head: Sequence[str], rows: Sequence[Sequence[Child]], *, identifier: str) -> Markup:
+def behind(
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[Child]],
+    *,
+    identifier: str,
+    summary: str = "The numbers behind this plot",
+) -> Markup:
     """The table behind a plot."""
     return el(
         "details",
         {"class": "behind"},
-        el("summary", None, "The numbers behind this plot"),
+        el("summary", None, summary),
         table(caption, head, rows, identifier=identifier),
     )
 
@@ -126,7 +141,10 @@ def legend(*names: tuple[str, str]) -> Markup:
     return el(
         "ul",
         {"class": "legend"},
-        *(el("li", None, el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"}), name) for kind, name in names),
+        *(
+            el("li", None, el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"}), name)
+            for kind, name in names
+        ),
     )
 
 
@@ -177,12 +195,15 @@ def _headline(report: Report) -> str:
     if compared.share is None:
         return said + f"What the large model alone would have cost is unknown: {compared.why}."
     about = "an estimated " if compared.estimated else ""
+    said = (
+        f"The small model answered {words.percent(small / totals.steps, 0)} of {words.plural(totals.steps, 'step')}, "
+        f"and the whole cost {about}{words.percent(compared.share, 0)} of asking the large model every time. "
+    )
     quality = report.frontier.marks[0].quality
-    good = "How good the answers were is unknown: no step that small answered has a label."
-    if quality.value is not None:
-        good = f"{words.percent(quality.value)} of the answers were at least as good as the large model's"
-        good += f", by {words.plural(quality.n, 'label')}." if quality.n else "."
-    return said + f"The cascade cost {about}{words.percent(compared.share, 0)} of asking the large model every time. {good}"
+    if quality.value is None:
+        return said + "How good the answers were is unknown: no step that small answered has a label."
+    good = f"{words.percent(quality.value, 0)} of the answers were at least as good as the large model's"
+    return f"{said}{good} ({words.plural(quality.n, 'label')})." if quality.n else f"{said}{good}."
 
 
 def _who_answered(report: Report) -> Markup:
@@ -211,12 +232,17 @@ def _tile(name: str, value: str, note: Child, *, identifier: str) -> Markup:
         "div",
         {"class": "tile"},
         el("dt", None, name),
-        el("dd", None, el("span", {"class": "value", "id": f"tile-{identifier}"}, value), el("span", {"class": "note"}, note)),
+        el(
+            "dd",
+            None,
+            el("span", {"class": "value", "id": f"tile-{identifier}"}, value),
+            el("span", {"class": "note"}, note),
+        ),
     )
 
 
 def _tiles(report: Report) -> Markup:
-    totals, compared, currency = report.totals, report.always_large, report.currency
+    totals, compared = report.totals, report.always_large
     nobody = totals.by_outcome.get("exhausted", 0) + totals.by_outcome.get("human_review", 0)
     whole = next((row for row in report.latency if row.who == "step, escalated"), None)
     small = next((row for row in report.latency if row.who == "step, small only"), None)
@@ -244,7 +270,9 @@ def _tiles(report: Report) -> Markup:
         _tile(
             "Degraded",
             words.count(totals.degraded),
-            "answers returned although they failed soft checks" if totals.degraded else "no answer returned with a doubt",
+            "answers returned although they failed soft checks"
+            if totals.degraded
+            else "no answer returned with a doubt",
             identifier="degraded",
         ),
         _tile(
@@ -262,7 +290,6 @@ def _tiles(report: Report) -> Markup:
             identifier="labelled",
         ),
     ]
-    del currency
     return el("dl", {"class": "tiles", "aria-label": "Summary"}, *tiles)
 
 
@@ -291,14 +318,23 @@ def _compared(report: Report) -> str:
     said = f"of {words.money(compared.large, currency)}"
     if not compared.estimated:
         return said + ", as measured: the large model was asked in every step"
+    return f"{said}, estimated from {words.plural(compared.pairs, 'step')} in which both were asked"
+
+
+def _estimate(report: Report) -> str | None:
+    """How the cost of always-large was found."""
+    compared = report.always_large
+    if compared.share is None or not compared.estimated:
+        return None
     how = (
         f"the small call's cost × {words.figure(compared.ratio)}"
         if compared.ratio is not None
-        else "a price per token of the small call"
+        else f"{words.money(compared.per_token, report.currency)} for each token of the small call"
     )
     return (
-        f"{said}, an estimate: large was asked in {words.plural(compared.measured, 'step')}, elsewhere {how}, "
-        f"as in the {words.count(compared.pairs)} steps where both were asked"
+        f"Always large is an estimate. Its cost is known in {words.plural(compared.measured, 'step')} (large was "
+        f"asked); in {words.count(compared.estimated)} it is {how}, as found in the "
+        f"{words.plural(compared.pairs, 'step')} with both."
     )
 
 
@@ -309,8 +345,8 @@ def _frontier(report: Report) -> Markup:
     data = report.frontier
     known = any(p.quality.value is not None and p.cost is not None for p in data.curve if p.threshold is not None)
     lead = (
-        "Each dot is a threshold on the confidence, replayed over this journal: what it would have cost, and how often "
-        "the answer would have been at least as good as the large model's. Up and to the left is better."
+        "Each dot is a threshold on the confidence, replayed over this journal: what it would have cost, and for how "
+        "many steps the answer would have been at least as good as the large model's."
         if known
         else "Each dot is a threshold on the confidence, replayed over this journal. How good the answers would have "
         f"been is unknown: {data.why}."
@@ -325,11 +361,16 @@ def _frontier(report: Report) -> Markup:
             "div",
             {"class": "split"},
             plots.both(draw, 640),
-            el("div", {"class": "aside"}, *(_aside(point) for point in data.marks), el("p", {"class": "small"}, _basis(data))),
+            el(
+                "div",
+                {"class": "aside"},
+                *(_aside(point) for point in data.marks),
+                *(el("p", {"class": "small"}, part) for part in (_estimate(report), _basis(data)) if part),
+            ),
         ),
         behind(
             "Thresholds and ways to answer",
-            ("way", "escalated", "cost", "as good as large", "95 % interval", "labels"),
+            ("way", "escalated", "cost", "as good as large", "95% interval", "labels"),
             rows,
             identifier="frontier-table",
         ),
@@ -341,7 +382,7 @@ def _aside(point: Point) -> Markup:
     quality = point.quality
     good = f"{words.percent(quality.value)} as good as large" if quality.value is not None else "quality unknown"
     if quality.n and quality.low is not None and quality.high is not None:
-        good += f" ({words.percent(quality.low, 0)} to {words.percent(quality.high, 0)})"
+        good += f" ({words.between(quality.low, quality.high)})"
     if kind == "large":
         good = "what the others are compared with"
     return el(
@@ -368,7 +409,7 @@ def _basis(data: Frontier) -> str:
 
 def _row(point: Point) -> list[Child]:
     quality = point.quality
-    interval = "" if not quality.n else f"{words.percent(quality.low)} – {words.percent(quality.high)}"
+    interval = "" if not quality.n else words.between(quality.low, quality.high)
     return [
         el("bdi", None, point.name),
         words.percent(point.escalated),
@@ -440,7 +481,7 @@ def _reliability(data: Reliability) -> Markup:
         sources = ", ".join(f"{who} ({n:,})" for who, n in data.by_source.items())
         lead = (
             "Drafts of like confidence, and how many of them were right. On the line the confidence can be believed; "
-            f"whiskers are exact 95 % binomial intervals. {words.plural(data.n, 'label')}: {sources}."
+            f"whiskers are exact 95% binomial intervals. {words.plural(data.n, 'label')}: {sources}."
         )
         if data.auroc is not None:
             lead += f" A right draft has more confidence than a wrong one in {words.percent(data.auroc)} of all pairs."
@@ -461,7 +502,7 @@ def _reliability(data: Reliability) -> Markup:
         legend(("small", "draft taken"), ("large", "escalated")),
         behind(
             "Labelled drafts by confidence",
-            ("confidence", "mean", "drafts", "right", "share", "95 % interval"),
+            ("confidence", "mean", "drafts", "right", "share", "95% interval"),
             [
                 [
                     f"{b.low:g} – {b.high:g}",
@@ -469,11 +510,12 @@ def _reliability(data: Reliability) -> Markup:
                     words.count(b.n),
                     words.count(b.right),
                     words.percent(b.share),
-                    f"{words.percent(b.interval_low)} – {words.percent(b.interval_high)}",
+                    words.between(b.interval_low, b.interval_high),
                 ]
                 for b in data.bins
             ],
             identifier="calibration-table",
+            summary="The numbers behind the curve",
         )
         if data.bins
         else None,
@@ -485,6 +527,7 @@ def _reliability(data: Reliability) -> Markup:
                 for i, (taken, escalated) in enumerate(data.histogram)
             ],
             identifier="confidence-table",
+            summary="The numbers behind the bars",
         ),
     )
 
@@ -501,10 +544,7 @@ def _latency(report: Report) -> Markup:
         behind(
             "Latency by tier",
             ("calls", "number", "p50", "p95", "p99"),
-            [
-                [r.who, words.count(r.n), words.seconds(r.p50), words.seconds(r.p95), words.seconds(r.p99)]
-                for r in rows
-            ],
+            [[r.who, words.count(r.n), words.seconds(r.p50), words.seconds(r.p95), words.seconds(r.p99)] for r in rows],
             identifier="latency-table",
         ),
     )
@@ -517,7 +557,10 @@ def _spending(report: Report) -> Markup:
     used = [part for part in plots.PARTS if any(getattr(p, part) > 0 for p in data.periods)]
     always = any(p.always_large is not None for p in data.periods)
     estimate = " (estimate)" if report.always_large.estimated else ""
-    names = [(part, {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}.get(part, part)) for part in used]
+    names = [
+        (part, {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}.get(part, part))
+        for part in used
+    ]
     unknown = sum(p.unknown for p in data.periods)
     lead = f"What was paid per {words.width(data.width)} (UTC). {data.prices}"
     if unknown:
@@ -526,7 +569,11 @@ def _spending(report: Report) -> Markup:
         "spending",
         "Spend over time",
         lead,
-        legend(*names, *([("always", f"always large{estimate}")] if always else []), ("quiet", "share of steps that escalated")),
+        legend(
+            *names,
+            *([("always", f"always large{estimate}")] if always else []),
+            ("quiet", "share of steps that escalated"),
+        ),
         plots.both(partial(plots.spending, data, currency), 1000),
         behind(
             f"Spend per {words.width(data.width)} in {currency}",
@@ -558,7 +605,7 @@ def _footer(report: Report) -> Markup:
     parts += report.notes
     parts.append(
         "Costs include rejected drafts and evidence. Unknown is never counted as 0. "
-        f"Made {words.clock(report.made_at)} UTC by cascade-agent {report.version}; this file holds everything it shows "
-        "and asks no server."
+        f"Made {words.clock(report.made_at)} UTC by cascade-agent {report.version}; this file holds everything it "
+        "shows and asks no server."
     )
     return el("footer", None, *(el("p", None, el("bdi", None, part)) for part in parts))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cascade_agent.report import words
@@ -12,6 +11,8 @@ from cascade_agent.report.markup import Markup, el
 from cascade_agent.report.svg import Placer, Scale, label, line, log_ticks, path, rect, svg, ticks, tip
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from cascade_agent.report.data import Frontier, Latency, Period, Point, Reliability, Spending
 
 PARTS: Final = ("small", "large", "evidence", "shadow")
@@ -22,7 +23,12 @@ _FEW: Final = 24
 
 def both(draw: Callable[[float], Markup], wide: float) -> Markup:
     """A chart for each width; style sheets show one of them."""
-    return el("div", {"class": "plot"}, el("div", {"class": "wide"}, draw(wide)), el("div", {"class": "narrow"}, draw(_NARROW)))
+    return el(
+        "div",
+        {"class": "plot"},
+        el("div", {"class": "wide"}, draw(wide)),
+        el("div", {"class": "narrow"}, draw(_NARROW)),
+    )
 
 
 def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
@@ -43,17 +49,23 @@ def frontier(data: Frontier, width: float) -> Markup:
     points = [p for p in data.curve if p.cost is not None and p.quality.value is not None]
     marks = [p for p in data.marks if p.cost is not None and p.quality.value is not None]
     height = 400.0 if width > _PHONE else 340.0
-    left, right, top, bottom = 52.0, width - 14.0, 34.0, height - 44.0
+    left, right, top, bottom = 52.0, width - 14.0, 24.0, height - 44.0
     lows = [p.quality.low or 0.0 for p in points] + [p.quality.value or 0.0 for p in marks]
     floor = max(0.0, math.floor((min(lows, default=0.9) - 0.02) * 20) / 20)
     x = Scale(0.0, max([1.1, *((p.cost or 0.0) * 1.04 for p in [*points, *marks])]), left, right)
-    y = Scale(floor, 1.0, bottom, top)
+    y = Scale(floor, 1.0, bottom, top + 18.0)
     shapes = [label(2, 14, "answers at least as good as the large model's" if width > _PHONE else "as good as large")]
     for value in ticks(floor, 1.0, 5):
-        shapes += [line(left, y(value), right, y(value), "grid"), label(left - 8, y(value) + 4, _share(value), anchor="end")]
+        shapes += [
+            line(left, y(value), right, y(value), "grid"),
+            label(left - 8, y(value) + 4, _share(value), anchor="end"),
+        ]
     for value in ticks(0.0, x.high, 6 if width > _PHONE else 4):
         shapes.append(label(x(value), bottom + 20, _share(value), anchor="middle"))
-    shapes += [line(left, bottom, right, bottom, "base"), label(right, height - 6, "cost, always large = 100 %", anchor="end")]
+    shapes += [
+        line(left, bottom, right, bottom, "base"),
+        label(right, height - 6, "cost, always large = 100%", anchor="end"),
+    ]
     upper = [(x(p.cost or 0), y(p.quality.high or 0)) for p in points]
     lower = [(x(p.cost or 0), y(p.quality.low or 0)) for p in points]
     shapes.append(path([*upper, *reversed(lower)], "band", closed=True) if points else Markup())
@@ -97,15 +109,24 @@ def sweep(data: Frontier, width: float) -> Markup:
     run = data.marks[0].cost if by_cost else data.marks[0].escalated
     most = max([1.0, *(v for _, v in points)]) * 1.05
     x, y = Scale(0.0, 1.0, left, right), Scale(0.0, most, bottom, top)
-    shapes = [label(2, 14, "cost, always large = 100 %" if by_cost else "share of steps that escalate")]
+    shapes = [label(2, 14, "cost, always large = 100%" if by_cost else "share of steps that escalate")]
     for value in ticks(0.0, most, 4):
-        shapes += [line(left, y(value), right, y(value), "grid"), label(left - 8, y(value) + 4, _share(value), anchor="end")]
+        shapes += [
+            line(left, y(value), right, y(value), "grid"),
+            label(left - 8, y(value) + 4, _share(value), anchor="end"),
+        ]
     shapes += [label(x(value), bottom + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
-    shapes += [line(left, bottom, right, bottom, "base"), label(right, height - 6, "threshold on the confidence", anchor="end")]
+    shapes += [
+        line(left, bottom, right, bottom, "base"),
+        label(right, height - 6, "threshold on the confidence", anchor="end"),
+    ]
     shapes.append(path([(x(t), y(v)) for t, v in points], "curve") if points else Markup())
     shapes += [_dot(x(t), y(v), 3, "dot", f"threshold {t:.3f}: {_share(v)}") for t, v in points]
     if run is not None:
-        shapes += [line(left, y(run), right, y(run), "whisker dashed"), label(right, y(run) - 7, f"as it ran: {_share(run)}", "name", "end")]
+        shapes += [
+            line(left, y(run), right, y(run), "whisker dashed"),
+            label(right, y(run) - 7, f"as it ran: {_share(run)}", "name", "end"),
+        ]
     return svg(width, height, f"What {len(points)} thresholds cost", "sweep", *shapes)
 
 
@@ -113,7 +134,7 @@ def _told(point: Point) -> str:
     quality = point.quality
     good = words.percent(quality.value)
     if quality.n and quality.low is not None and quality.high is not None:
-        good += f" ({words.percent(quality.low)} to {words.percent(quality.high)}, {words.plural(quality.n, 'label')})"
+        good += f" ({words.between(quality.low, quality.high)}, {words.plural(quality.n, 'label')})"
     return (
         f"{point.name}: cost {words.percent(point.cost)} of always large, {good} as good as large, "
         f"escalates {words.percent(point.escalated)}"
@@ -121,7 +142,7 @@ def _told(point: Point) -> str:
 
 
 def _share(value: float) -> str:
-    return f"{round(value * 100, 6):g} %"
+    return f"{round(value * 100, 6):g}%"
 
 
 def _dot(x: float, y: float, radius: float, kind: str, said: str) -> Markup:
@@ -141,7 +162,10 @@ def reliability(data: Reliability, width: float) -> Markup:
     if data.bins:
         shapes.append(label(2, 14, "right drafts among the labelled"))
         for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-            shapes += [line(left, y(value), right, y(value), "grid"), label(left - 8, y(value) + 4, _share(value), anchor="end")]
+            shapes += [
+                line(left, y(value), right, y(value), "grid"),
+                label(left - 8, y(value) + 4, _share(value), anchor="end"),
+            ]
         shapes.append(line(x(0), y(0), x(1), y(1), "diagonal"))
         most = max(b.n for b in data.bins)
         for b in data.bins:
@@ -150,7 +174,7 @@ def reliability(data: Reliability, width: float) -> Markup:
                 line(place, y(b.interval_low), place, y(b.interval_high), "whisker"),
                 _dot(place, y(b.share), 3.5 + 5.5 * math.sqrt(b.n / most), "mark-run",
                      f"confidence {b.low:g} to {b.high:g}: {b.right} of {b.n} right, "
-                     f"95 % {words.percent(b.interval_low)} to {words.percent(b.interval_high)}"),
+                     f"95% interval {words.between(b.interval_low, b.interval_high)}"),
             ]  # fmt: skip
     else:
         bottom, floor, height = 22.0, 120.0, 164.0
@@ -167,7 +191,9 @@ def reliability(data: Reliability, width: float) -> Markup:
     shapes += [line(left, floor, right, floor, "base"), label(left - 8, up(tallest) + 4, f"{tallest:,}", anchor="end")]
     shapes += [label(x(value), floor + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
     shapes.append(label(right, height - 6, "confidence in the small draft", anchor="end"))
-    said_all = f"{data.n} labelled drafts in {len(data.bins)} bins of confidence" if data.bins else "Confidences of all steps"
+    said_all = (
+        f"{data.n} labelled drafts in {len(data.bins)} bins of confidence" if data.bins else "Confidences of all steps"
+    )
     return svg(width, height, said_all, "reliability", *shapes)
 
 
@@ -177,18 +203,22 @@ def reliability(data: Reliability, width: float) -> Markup:
 def latency(rows: Sequence[Latency], width: float) -> Markup:
     """Median, 95th and 99th percentile of each row on one logarithmic axis."""
     shown = [row for row in rows if row.p99 > 0]
-    row_height, left, right = 62.0, 10.0, width - 14.0
+    row_height = 78.0 if width > _PHONE else 60.0
+    left, right = 10.0, width - 14.0
     bottom = 14.0 + row_height * len(shown)
     height = bottom + 44.0
-    low = min((max(row.p50, row.p99 / 1e6) for row in shown), default=0.001) / 1.4
+    low = min((max(row.p50, row.p99 / 1e6) for row in shown), default=0.001) / 1.6
     high = max((row.p99 for row in shown), default=1.0) * 1.4
     x = Scale(low, high, left, right, log=True)
     shapes: list[Markup] = []
-    for value in log_ticks(low, high):
-        shapes += [line(x(value), 10, x(value), bottom, "grid"), label(x(value), bottom + 20, words.seconds(value), anchor="middle")]
+    for value in log_ticks(low * 1.15, high / 1.15):
+        shapes += [
+            line(x(value), 10, x(value), bottom, "grid"),
+            label(x(value), bottom + 20, words.tick_seconds(value), anchor="middle"),
+        ]
     for index, row in enumerate(shown):
         top = 14.0 + row_height * index
-        y = top + 40.0
+        y = top + 42.0
         kind = {"small": "small", "large": "large", "evidence": "evidence"}.get(row.who, "ink")
         p50 = max(row.p50, low)
         told = " · ".join(words.seconds(v) for v in (row.p50, row.p95, row.p99))
@@ -197,10 +227,19 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
             label(right, top + 18, told, "axis strong", "end"),
             line(x(p50), y, x(row.p99), y, f"range stroke-{kind}"),
             _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {words.seconds(row.p50)}"),
-            _dot(x(max(row.p95, low)), y, 5, f"hollow stroke-{kind}", f"{row.who}, 95th percentile {words.seconds(row.p95)}"),
+            _dot(
+                x(max(row.p95, low)),
+                y,
+                5,
+                f"hollow stroke-{kind}",
+                f"{row.who}, 95th percentile {words.seconds(row.p95)}",
+            ),
             line(x(row.p99), y - 6, x(row.p99), y + 6, f"range stroke-{kind}"),
         ]
-    shapes += [line(left, bottom, right, bottom, "base"), label(right, height - 6, "median ● · p95 ○ · p99 |", anchor="end")]
+    shapes += [
+        line(left, bottom, right, bottom, "base"),
+        label(right, height - 6, "median ● · p95 ○ · p99 |", anchor="end"),
+    ]
     said = "; ".join(f"{row.who}: median {words.seconds(row.p50)}, p99 {words.seconds(row.p99)}" for row in rows)
     return svg(width, height, f"Latency. {said}", "latency", *shapes)
 
@@ -221,9 +260,15 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     y, rate = Scale(0.0, most * 1.04, bottom, top), Scale(0.0, 1.0, strip, strip_top)
     shapes = [label(2, 14, f"{currency} per {words.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
     for value in ticks(0.0, most, 4):
-        shapes += [line(left, y(value), right, y(value), "grid"), label(left - 8, y(value) + 4, f"{value:g}", anchor="end")]
+        shapes += [
+            line(left, y(value), right, y(value), "grid"),
+            label(left - 8, y(value) + 4, f"{value:g}", anchor="end"),
+        ]
     for value in (0.0, 0.5, 1.0):
-        shapes += [line(left, rate(value), right, rate(value), "grid"), label(left - 8, rate(value) + 4, _share(value), anchor="end")]
+        shapes += [
+            line(left, rate(value), right, rate(value), "grid"),
+            label(left - 8, rate(value) + 4, _share(value), anchor="end"),
+        ]
     inset = min(slot * 0.14, 6.0)
     for period in periods:
         index = round((_time(period) - first) / data.width)

@@ -9,6 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from cascade_agent.calibration.certificate import upper_bound
@@ -257,12 +258,11 @@ def _quality(rows: Sequence[_Row], taken: Taken, basis: Basis) -> Share:
     if not accepted:
         return Share(value=1.0, low=1.0, high=1.0, n=0)
     labelled = [row for row in accepted if row.weight > 0]
-    if not labelled or any(row.weight == 0 and not row.record.answered for row in accepted) and not any(
-        row.weight > 0 and not row.record.answered for row in accepted
-    ):
+    groups = {row.record.answered for row in accepted}
+    if groups != {row.record.answered for row in labelled}:  # escalated steps say nothing about taken ones, nor these
         return _UNKNOWN
     share = sum(row.steps for row in accepted) / total
-    loss, low, high = share_of(((row.record.episode, row.weight, row.loss) for row in labelled))
+    loss, low, high = share_of((row.record.episode, row.weight, row.loss) for row in labelled)
     return Share(value=1.0 - share * loss, low=1.0 - share * high, high=1.0 - share * low, n=len(labelled))
 
 
@@ -331,7 +331,9 @@ def reliability(out: Gathered) -> Reliability:
         bins=tuple(_bins(confidence, right)),
         n=len(told),
         by_source=dict(
-            sorted(Counter(r.source or "?" for r in records if r.right is not None and r.confidence is not None).items())
+            sorted(
+                Counter(r.source or "?" for r in records if r.right is not None and r.confidence is not None).items()
+            )
         ),
         auroc=auroc(confidence, right),
         error=calibration_error(confidence, right),
@@ -341,7 +343,7 @@ def reliability(out: Gathered) -> Reliability:
 
 
 def _bins(confidence: Sequence[float], right: Sequence[bool]) -> Iterable[Bin]:
-    for low, high in zip(EDGES, EDGES[1:], strict=False):
+    for low, high in pairwise(EDGES):
         inside = [i for i, p in enumerate(confidence) if low <= p < high or p == high == 1.0]
         if inside:
             count, hits = len(inside), sum(right[i] for i in inside)

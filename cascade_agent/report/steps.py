@@ -21,7 +21,9 @@ _COLUMNS: Final = (
     ("cost", "Cost", "number"),
     ("latency", "Latency", "number"),
 )
-_OUTCOMES: Final = frozenset({"accepted", "escalated", "exhausted", "human_review", "interrupted", "cancelled", "error"})
+_OUTCOMES: Final = frozenset(
+    {"accepted", "escalated", "exhausted", "human_review", "interrupted", "cancelled", "error"}
+)
 
 
 def steps_section(identifier: str, title: str, lead: str, steps: Sequence[Shown], currency: str) -> Markup:
@@ -38,7 +40,10 @@ def steps_section(identifier: str, title: str, lead: str, steps: Sequence[Shown]
             "label",
             None,
             "Search ",
-            el("input", {"type": "search", "data-filter": "text", "autocomplete": "off", "placeholder": "step, reason, text …"}),
+            el(
+                "input",
+                {"type": "search", "data-filter": "text", "autocomplete": "off", "placeholder": "step, reason, text …"},
+            ),
         ),
         el(
             "label",
@@ -88,7 +93,11 @@ def _body(identifier: str, step: Shown, currency: str) -> Markup:
     row = [
         el(
             "td",
-            {"class": f"{kind} c-{key}", "data-name": name, "data-value": "" if value is None else repr(value) if kind == "number" else str(value)},
+            {
+                "class": f"{kind} c-{key}",
+                "data-name": name,
+                "data-value": "" if value is None else repr(value) if kind == "number" else str(value),
+            },
             cell,
         )
         for (key, name, kind), (cell, value) in zip(_COLUMNS, cells, strict=True)
@@ -107,13 +116,29 @@ def _pill(step: Shown) -> Markup:
 
 
 def _detail(step: Shown, currency: str) -> Markup:
-    facts = [("step id", step.id), ("thread", step.thread), ("kind", step.kind), ("policy", step.policy)]
-    blocks: list[Child] = [
-        el("p", {"class": "ids"}, *(el("span", None, f"{name} ", el("code", None, value)) for name, value in facts if value))
+    facts = [
+        ("step id", step.id),
+        ("thread", step.thread),
+        ("at", words.clock(step.started_at) if step.started_at else ""),
+        ("kind", step.kind),
+        ("policy", step.policy),
     ]
-    blocks += [_attempt(step, index, tried, currency) for index, tried in enumerate(step.attempts)]
+    blocks: list[Child] = [
+        el(
+            "p",
+            {"class": "ids"},
+            *(el("span", None, f"{name} ", el("code", None, value)) for name, value in facts if value),
+        )
+    ]
+    blocks += [_attempt(index, tried, currency) for index, tried in enumerate(step.attempts)]
     moves = [
-        el("li", None, el("b", None, action), f" {reason}", el("span", {"class": "muted"}, f" {detail}") if detail else None)
+        el(
+            "li",
+            None,
+            el("b", None, action),
+            f" {reason}",
+            el("span", {"class": "muted"}, f" {detail}") if detail else None,
+        )
         for action, reason, detail in step.decisions
     ]
     if moves:
@@ -128,7 +153,7 @@ def _detail(step: Shown, currency: str) -> Markup:
     return el("div", {"class": "story"}, *blocks)
 
 
-def _attempt(step: Shown, index: int, tried: Tried, currency: str) -> Markup:
+def _attempt(index: int, tried: Tried, currency: str) -> Markup:
     which = "First answer" if index == 0 else f"Answer {index + 1}"
     tokens = (
         f"{words.count(tried.input_tokens)} → {words.count(tried.output_tokens)} tokens"
@@ -136,9 +161,15 @@ def _attempt(step: Shown, index: int, tried: Tried, currency: str) -> Markup:
         else ""
     )
     confidence = "" if tried.confidence is None else f"confidence {tried.confidence:.3f}"
-    told = [tried.model, tried.outcome, confidence, words.money(tried.cost, currency), words.seconds(tried.latency), tokens]
+    told = [
+        tried.model,
+        tried.outcome,
+        confidence,
+        words.money(tried.cost, currency),
+        words.seconds(tried.latency),
+        tokens,
+    ]
     kind = "small" if tried.tier == "small" else "large"
-    del step
     return el(
         "div",
         {"class": f"block from-{kind}"},

@@ -1,4 +1,4 @@
-"""What is kept of a stream of any length: counts, percentiles, a timeline, the greatest, a sample. All of bounded size."""
+"""What is kept of a stream of any length, in bounded room: counts, percentiles, a timeline, the greatest, a sample."""
 
 from __future__ import annotations
 

@@ -67,14 +67,19 @@ def label(x: float, y: float, words: str, kind: str = "axis", anchor: Anchor = "
     return el("text", {"x": round(x, 1), "y": round(y, 1), "class": kind, "text-anchor": anchor}, words)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:  # noqa: PLR0913, PLR0917 - two points
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     """A straight line."""
     return el("line", {"x1": round(x1, 1), "y1": round(y1, 1), "x2": round(x2, 1), "y2": round(y2, 1), "class": kind})
 
 
-def rect(x: float, y: float, width: float, height: float, kind: str, *inside: Child) -> Markup:  # noqa: PLR0913, PLR0917
+def rect(x: float, y: float, width: float, height: float, kind: str, *inside: Child) -> Markup:
     """A bar."""
-    shape = {"x": round(x, 1), "y": round(y, 1), "width": max(0.0, round(width, 1)), "height": max(0.0, round(height, 1))}
+    shape = {
+        "x": round(x, 1),
+        "y": round(y, 1),
+        "width": max(0.0, round(width, 1)),
+        "height": max(0.0, round(height, 1)),
+    }
     return el("rect", {**shape, "class": kind}, *inside)
 
 
@@ -114,8 +119,8 @@ class Placer:
         width = len(words) * CHAR
         around: list[tuple[float, float, Anchor]] = [
             (x + 12, y + 4, "start"), (x + 10, y + 18, "start"), (x + 10, y - 10, "start"),
-            (x - 12, y + 4, "end"), (x - 10, y + 18, "end"), (x - 10, y - 10, "end"),
-            (x, y + 24, "middle"), (x, y - 14, "middle"),
+            (x, y - 14, "middle"), (x - 12, y + 4, "end"), (x - 10, y + 18, "end"), (x - 10, y - 10, "end"),
+            (x, y + 24, "middle"),
             (x + 10, y + 32, "start"), (x - 10, y + 32, "end"), (x + 10, y - 24, "start"), (x - 10, y - 24, "end"),
         ]  # fmt: skip
         best, least = around[0], math.inf

@@ -6,6 +6,8 @@ import datetime as dt
 import math
 
 UNKNOWN = "unknown"
+_LEAST = -6
+_MINUTE, _HOUR, _DAY, _YEAR = 60.0, 3600.0, 86400.0, 364 * 86400.0
 
 
 def count(value: float | None) -> str:
@@ -15,20 +17,17 @@ def count(value: float | None) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share in percent."""
-    return UNKNOWN if value is None else f"{value * 100:.{digits}f} %"
+    return UNKNOWN if value is None else f"{value * 100:.{digits}f}%"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` that count; never a rounded zero for what is not zero."""
+    """A number with `digits` that count, whole ones from a thousand on; never a rounded zero for what is not zero."""
     if value is None:
         return UNKNOWN
     if value == 0:
         return "0"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    if abs(value) < 1e-6:
-        return f"{value:.1e}"
-    return f"{value:.{digits - 1 - math.floor(math.log10(abs(value)))}f}"
+    exponent = math.floor(math.log10(abs(value)))
+    return f"{value:.1e}" if exponent < _LEAST else f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def money(value: float | None, currency: str, digits: int = 3) -> str:
@@ -48,6 +47,14 @@ def seconds(value: float | None) -> str:
     return f"{figure(value / 1e-6)} µs"
 
 
+def tick_seconds(value: float) -> str:
+    """A round time on an axis."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{round(value / size, 6):g} {unit}"
+    return f"{round(value / 1e-6, 6):g} µs"
+
+
 def day(iso: str | None) -> str:
     """A day of an ISO time."""
     return UNKNOWN if not iso else iso[:10]
@@ -56,6 +63,11 @@ def day(iso: str | None) -> str:
 def clock(iso: str | None) -> str:
     """Day and time of an ISO time."""
     return UNKNOWN if not iso else iso[:19].replace("T", " ")
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval of shares that no line end tears apart."""
+    return UNKNOWN if low is None or high is None else f"{low * 100:.0f}\u2060–\u2060{high * 100:.0f}%"
 
 
 def span(first: str | None, last: str | None) -> str:
@@ -69,7 +81,7 @@ def span(first: str | None, last: str | None) -> str:
 
 def width(size: float) -> str:
     """The length of a period."""
-    for name, unit in (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0)):
+    for name, unit in (("day", _DAY), ("hour", _HOUR), ("minute", _MINUTE), ("second", 1.0)):
         if size >= unit:
             number = size / unit
             return name if number == 1 else f"{number:g} {name}s"
@@ -79,11 +91,11 @@ def width(size: float) -> str:
 def tick_time(iso: str, size: float) -> str:
     """The start of a period on an axis."""
     time = dt.datetime.fromisoformat(iso)
-    if size >= 86400:
-        return f"{time.day} {time:%b}" if size < 300 * 86400 else f"{time.year}"
-    if size >= 3600:
+    if size >= _DAY:
+        return f"{time.day} {time:%b}" if size < _YEAR else f"{time.year}"
+    if size >= _HOUR:
         return f"{time.day} {time:%b} {time:%H}h"
-    return f"{time:%H:%M}" if size >= 60 else f"{time:%H:%M:%S}"
+    return f"{time:%H:%M}" if size >= _MINUTE else f"{time:%H:%M:%S}"
 
 
 def plural(number: float, one: str, many: str | None = None) -> str:
