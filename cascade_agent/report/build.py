@@ -224,7 +224,8 @@ def _notes(out: Gathered, left_out: int) -> list[str]:
         )
     sampled = [who for who, values in out.latency.items() if values.n > len(values.kept)]
     if sampled:
-        notes.append(f"Percentiles of {', '.join(sampled)} come from 10,000 values drawn at random.")
+        kept = max(len(values.kept) for values in out.latency.values())
+        notes.append(f"Percentiles of {', '.join(sampled)} come from {kept:,} values each, drawn at random.")
     return notes
 
 

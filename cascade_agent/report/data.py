@@ -28,7 +28,8 @@ class AlwaysLarge:
     Compared are the `steps` for which both are known: in `measured` of them the large model was asked (by escalation or
     a shadow call), in `estimated` of them its cost is the small call's times `ratio` (or its tokens times `per_token`,
     where the small model is free), as found in `pairs` steps in which both were asked. `left_out` steps lack one.
-    `share` is `cascade / large`; None when nothing can be compared, then `why` says what is missing.
+    `cascade` is what drafts and evidence cost, `shadow` what shadow calls did, `share` is both over `large`; None when
+    nothing can be compared, then `why` says what is missing.
     """
 
     steps: int
@@ -39,6 +40,7 @@ class AlwaysLarge:
     ratio: float | None
     per_token: float | None
     cascade: float
+    shadow: float
     large: float
     share: float | None
     why: str

@@ -41,6 +41,7 @@ RESERVOIR: Final = 10_000
 SHOWN: Final = 20
 UNFINISHED: Final = ("interrupted", "cancelled", "error")
 
+_CLOCKS = (946_684_800.0, 7_258_118_400.0)
 _NO_ANSWER = 2.0  # doubt of a step without any answer: before all that have one
 
 
@@ -167,12 +168,13 @@ def text(value: object) -> str:
 
 
 def moment(value: object) -> float | None:
-    """An ISO 8601 time as seconds since 1970; without a zone it is UTC."""
+    """An ISO 8601 time as seconds since 1970; without a zone it is UTC. None outside of 2000-2200: a clock not set."""
     try:
         time = dt.datetime.fromisoformat(text(value))
-        return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
+        stamp = (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
+    return stamp if _CLOCKS[0] <= stamp < _CLOCKS[1] else None
 
 
 def tokens_of(attempt: Attempt) -> int | None:
@@ -253,7 +255,7 @@ class _Labels:
 class _Reader:
     def __init__(self, out: Gathered, labels: _Labels, policy: Policy, rescore: bool) -> None:
         self.out, self.labels, self.policy, self.rescore = out, labels, policy, rescore
-        self.any_threshold = replace(policy, threshold=0.0)
+        self.any_threshold = replace(policy, threshold=0.0, thresholds={}, price_aware=False)
         self.seen: set[int] = set()
 
     def add(self, trace: StepTrace) -> None:

@@ -12,7 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-_UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+"""What no page may hold, and the marks that turn the direction of the text around them."""
+
 _VOID = frozenset({"br", "circle", "hr", "input", "line", "meta", "path", "polygon", "polyline", "rect"})
 _SVG_VOID = frozenset({"circle", "line", "path", "polygon", "polyline", "rect"})
 
@@ -28,7 +32,7 @@ Attributes: TypeAlias = Mapping[str, str | float | int | bool | None]
 
 
 def escape(text: object) -> Markup:
-    """Any text as HTML that shows it. Characters that no page may hold become U+FFFD."""
+    """Any text as HTML that shows it. Characters that no page may hold, or that turn text around, become U+FFFD."""
     return Markup(html.escape(_UNSHOWABLE.sub("\ufffd", str(text)), quote=True))
 
 

@@ -19,10 +19,11 @@ from cascade_agent.report.steps import steps_section
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cascade_agent.report.data import Frontier, Point, Reliability, Report
+    from cascade_agent.report.data import AlwaysLarge, Frontier, Point, Reliability, Report
 
 _ANSWERS: Final = {"small": "small answered", "large": "large answered", "nobody": "nobody", "unfinished": "unfinished"}
 _PANELS: Final = 8
+_FEW: Final = 3
 
 
 def render(report: Report) -> str:
@@ -164,7 +165,7 @@ def _header(report: Report) -> Markup:
     ]
     threads = "" if totals.threads_counted else "more than "
     facts = [
-        ", ".join(report.files[:3]) + (f" and {len(report.files) - 3} more" if len(report.files) > 3 else ""),  # noqa: PLR2004
+        _few(list(report.files)),
         f"{words.plural(totals.steps, 'step')} in {threads}{words.plural(totals.threads, 'thread')}",
         words.span(totals.first, totals.last),
         *(f"{tier}: {_few(list(models))}" for tier, models in totals.models.items()),
@@ -185,13 +186,15 @@ def _header(report: Report) -> Markup:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
+    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
 
 
 def _headline(report: Report) -> str:
     totals, compared = report.totals, report.always_large
     small = totals.by_answer.get("small", 0)
-    said = f"The small model answered {words.percent(small / totals.steps)} of {words.plural(totals.steps, 'step')}. "
+    said = (
+        f"The small model answered {words.percent(small / totals.steps, 0)} of {words.plural(totals.steps, 'step')}. "
+    )
     if compared.share is None:
         return said + f"What the large model alone would have cost is unknown: {compared.why}."
     about = "an estimated " if compared.estimated else ""
@@ -284,7 +287,7 @@ def _tiles(report: Report) -> Markup:
         _tile(
             "Labelled",
             words.count(sum(totals.labelled.values())),
-            "steps, by " + ", ".join(f"{who} ({words.count(n)})" for who, n in totals.labelled.items())
+            "steps, by " + _few([f"{who} ({words.count(n)})" for who, n in totals.labelled.items()])
             if totals.labelled
             else "no step: quality is unknown",
             identifier="labelled",
@@ -306,7 +309,10 @@ def _cost(report: Report) -> tuple[str, str]:
     if totals.shadow_calls:
         told = words.money(shadow, currency) if shadow else "an unknown amount"
         parts.append(f"{told} of it for {words.plural(totals.shadow_calls, 'shadow call')}")
-    parts += [f"{words.money(m.known, code)} apart" for code, m in totals.other_currencies.items()]
+    others = list(totals.other_currencies.items())
+    parts += [f"and {words.money(m.known, code)}" for code, m in others[:_FEW]]
+    if len(others) > _FEW:
+        parts.append(f"and {len(others) - _FEW} more currencies")
     parts.append(f"{words.money(known / (totals.steps - unknown), currency)} a step")
     return ("≥ " if unknown else "") + words.money(known, currency), "; ".join(parts)
 
@@ -364,7 +370,7 @@ def _frontier(report: Report) -> Markup:
             el(
                 "div",
                 {"class": "aside"},
-                *(_aside(point) for point in data.marks),
+                *(_aside(point, report.always_large) for point in data.marks),
                 *(el("p", {"class": "small"}, part) for part in (_estimate(report), _basis(data)) if part),
             ),
         ),
@@ -377,7 +383,7 @@ def _frontier(report: Report) -> Markup:
     )
 
 
-def _aside(point: Point) -> Markup:
+def _aside(point: Point, compared: AlwaysLarge) -> Markup:
     kind = {"as it ran": "run", "always small": "small", "always large": "large"}.get(point.name, "policy")
     quality = point.quality
     good = f"{words.percent(quality.value)} as good as large" if quality.value is not None else "quality unknown"
@@ -385,6 +391,8 @@ def _aside(point: Point) -> Markup:
         good += f" ({words.between(quality.low, quality.high)})"
     if kind == "large":
         good = "what the others are compared with"
+    if kind == "run" and compared.shadow and compared.large:
+        good += f"; shadow calls cost {words.percent(compared.shadow / compared.large)} more"
     return el(
         "div",
         {"class": "way"},

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PARTS: Final = ("small", "large", "evidence", "shadow")
 _NARROW: Final = 328.0
 _PHONE: Final = 420.0
-_FEW: Final = 24
+_NAME: Final = 24
 
 
 def both(draw: Callable[[float], Markup], wide: float) -> Markup:
@@ -94,8 +94,9 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
     else:
         corners = f"{x},{y - 9:.1f} {x + 9:.1f},{y} {x},{y + 9:.1f} {x - 9:.1f},{y}"
         shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_told(point))))
-    words_x, words_y, anchor = placer.put(x, y, point.name)
-    shapes.append(label(words_x, words_y, point.name, "name" if not reference else "axis strong", anchor))
+    name = cut(point.name, _NAME)
+    words_x, words_y, anchor = placer.put(x, y, name)
+    shapes.append(label(words_x, words_y, name, "name" if not reference else "axis strong", anchor))
     return shapes
 
 
@@ -125,9 +126,14 @@ def sweep(data: Frontier, width: float) -> Markup:
     if run is not None:
         shapes += [
             line(left, y(run), right, y(run), "whisker dashed"),
-            label(right, y(run) - 7, f"as it ran: {_share(run)}", "name", "end"),
+            label(left + 6, y(run) - 7, f"as it ran: {words.percent(run)}", "name"),
         ]
     return svg(width, height, f"What {len(points)} thresholds cost", "sweep", *shapes)
+
+
+def cut(name: str, length: int) -> str:
+    """A name that fits."""
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _told(point: Point) -> str:

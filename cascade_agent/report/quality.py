@@ -71,8 +71,7 @@ def always_large(out: Gathered) -> AlwaysLarge:
     elif guessed is None:
         why = "the large model was asked in no step whose costs are known, so its price is not in the journal"
     cascade = book.cascade_measured + book.open_cost
-    if len(out.books) == 1:
-        cascade += out.shadow
+    shadow = out.shadow if len(out.books) == 1 else 0.0
     large = book.whole.large + (guessed or 0.0)
     if not why and large <= 0:
         why = "the large model costs nothing here"
@@ -85,8 +84,9 @@ def always_large(out: Gathered) -> AlwaysLarge:
         ratio=rates.ratio,
         per_token=rates.per_token,
         cascade=cascade,
+        shadow=shadow,
         large=large,
-        share=None if why else cascade / large,
+        share=None if why else (cascade + shadow) / large,
         why=why,
     )
 
@@ -133,7 +133,8 @@ def frontier(out: Gathered, compared: AlwaysLarge, *, name: str | None) -> Front
         )
 
     ran = at("as it ran", None, lambda r: r.answered, rows)
-    marks = [replace(ran, escalated=out.escalated / out.steps, cost=compared.share)]
+    cost = compared.cascade / compared.large if known else None
+    marks = [replace(ran, escalated=out.escalated / out.steps, cost=cost)]
     differs = any(row.record.policy_small not in (row.record.answered, None) for row in rows)
     decided = [row for row in rows if row.record.policy_small is not None]
     if decided and (name is not None or differs):
