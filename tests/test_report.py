@@ -7,6 +7,7 @@ import datetime as dt
 import hashlib
 import html
 import html.parser
+import importlib
 import json
 import math
 import os
@@ -745,3 +746,19 @@ def test_the_date_of_the_table_is_told(report):
     """The price table in use stands in the report with its source and day."""
     assert re.search(r"genai-prices [\d.]+, with prices as of \d{4}-\d\d-\d\d\.", report.spending.prices)
     assert dt.date.fromisoformat(report.spending.prices[-11:-1])
+
+
+def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
+    """The journal behind `docs/report.png` has evaluator labels on taken small drafts alone, and some drafts are wrong."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.delenv("CASCADE_JOURNAL", raising=False)
+    picture = importlib.import_module("report_picture")
+    path = tmp_path / "journal.jsonl"
+    picture.write_journal(path, tasks=12)
+    steps = {trace.id: trace for trace in read(path)}
+    labels = list(read_labels(path))
+    assert {label.source for label in labels} == {"evaluator"}
+    assert {label.right for label in labels} == {True, False}
+    assert all(not steps[label.step_id].escalated for label in labels)
+    assert len({label.step_id for label in labels}) == len(labels)
+    assert build_report([path]).frontier.basis == "share"
