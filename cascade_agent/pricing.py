@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cascade_agent.records import Usage
 
-__all__ = ["Price", "PriceTier", "price_of", "warm"]
+__all__ = ["Price", "PriceTier", "price_of", "table_version", "warm"]
 
 logger = logging.getLogger("cascade_agent")
 
@@ -251,6 +251,16 @@ def price_of(
 def warm() -> None:
     """Load the table in a daemon thread, so that the first step does not wait 0.4 s for it. Returns at once."""
     threading.Thread(target=_load, name="cascade-agent-prices", daemon=True).start()
+
+
+def table_version() -> tuple[str, str | None] | None:
+    """(source, day) of the table in use, as `Price.source` and `Price.date` name them; None when it cannot be read."""
+    try:
+        table = _snapshot()
+        return _source(table), _date(table)
+    except Exception as error:  # noqa: BLE001 - law 4: pricing never fails a step
+        _warn_once(f"{type(error).__name__}: {error}")
+        return None
 
 
 def _load() -> None:

@@ -29,7 +29,9 @@ def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"cascade_agent"}
     inside = {name for name in names if name.startswith("cascade_agent/")}
     ours = {
-        f"cascade_agent/{file.relative_to(ROOT / 'cascade_agent')}" for file in (ROOT / "cascade_agent").rglob("*.py")
+        f"cascade_agent/{file.relative_to(ROOT / 'cascade_agent')}"
+        for file in (ROOT / "cascade_agent").rglob("*")
+        if file.suffix in (".py", ".css", ".js")
     }
     demo = {
         f"cascade_agent/_demo/{file.relative_to(ROOT)}"

@@ -7,10 +7,10 @@ it. Each command has a file of its own and is known by being imported here.
 
 from __future__ import annotations
 
-from cascade_agent.cli import demo, trace
+from cascade_agent.cli import demo, report, trace
 from cascade_agent.cli.app import app
 
-__all__ = ["app", "demo", "main", "trace"]
+__all__ = ["app", "demo", "main", "report", "trace"]
 
 
 def main() -> None:

@@ -1,0 +1,65 @@
+"""`cascade-agent report`: journals as one HTML file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail
+
+
+@app.command()
+def report(  # noqa: PLR0913 - the options of the command
+    journals: Annotated[list[Path], typer.Argument(help="Journals (JSON lines), or patterns.", metavar="JOURNAL...")],
+    *,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file. Default: report.html.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file: its scorer and its place on the curve.", metavar="FILE")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Cascade report",
+    no_content: Annotated[
+        bool, typer.Option("--no-content", help="Leave out what people and models said (answers, errors, reasons).")
+    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out lines that are no records.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a journal says in one HTML file that needs no network.
+
+    With --json the same figures are printed as JSON; the page is then written only if --out is given.
+    """
+    with clear_errors():
+        from cascade_agent.calibration.policy_file import load_policy
+        from cascade_agent.report import build_report, render
+
+        found = build_report(
+            journals,
+            policy=None if policy is None else load_policy(policy),
+            policy_name="this policy" if policy is None else policy.name,
+            title=title,
+            content=not no_content,
+            on_error="skip" if skip_bad else "raise",
+        )
+        target = out or (None if as_json else Path("report.html"))
+        if target is not None:
+            _write(target, render(found))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        typer.echo(f"{target}: {found.totals.steps} steps, {found.totals.escalated} escalated")
+
+
+def _write(target: Path, page: str) -> None:
+    """Write the page, whole or not at all."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        fail(
+            f"{target}: the report cannot be written ({error}); give a file in an existing, writable directory", code=2
+        )

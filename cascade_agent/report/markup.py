@@ -1,0 +1,76 @@
+"""HTML by construction: every text is escaped unless it is `Markup`, which only `el` makes.
+
+Borrow-before-build: a template engine (Jinja2) would be one more dependency whose escaping is a setting; twenty lines
+in which there is no way to forget it are less.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+_UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+"""What no page may hold, and the marks that turn the direction of the text around them."""
+
+_VOID = frozenset({"br", "circle", "hr", "input", "line", "meta", "path", "polygon", "polyline", "rect"})
+_SVG_VOID = frozenset({"circle", "line", "path", "polygon", "polyline", "rect"})
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+Child: TypeAlias = "str | int | float | Iterable[Child] | None"
+Attributes: TypeAlias = Mapping[str, str | float | int | bool | None]
+
+
+def escape(text: object) -> Markup:
+    """Any text as HTML that shows it. Characters that no page may hold, or that turn text around, become U+FFFD."""
+    return Markup(html.escape(_UNSHOWABLE.sub("\ufffd", str(text)), quote=True))
+
+
+def join(children: Child) -> Markup:
+    """Children one after the other; what is no `Markup` is escaped, None is nothing."""
+    if children is None:
+        return Markup()
+    if isinstance(children, Markup):
+        return children
+    if isinstance(children, str | int | float):
+        return escape(children)
+    return Markup("".join(join(child) for child in children))
+
+
+def el(name: str, attributes: Attributes | None = None, *children: Child) -> Markup:
+    """An element. An attribute that is None or False is left out, True stands without a value.
+
+    A `title` child in an SVG shape is a tooltip, so shapes may have children too.
+    """
+    given = "".join(
+        f" {key}" if value is True else f' {key}="{escape(value)}"'
+        for key, value in (attributes or {}).items()
+        if value is not None and value is not False
+    )
+    inside = join(children)
+    if name in _VOID and not inside:
+        return Markup(f"<{name}{given}{'/' if name in _SVG_VOID else ''}>")
+    return Markup(f"<{name}{given}>{inside}</{name}>")
+
+
+def raw(text: str) -> Markup:
+    """Text of this package's own files. Never for anything that was read."""
+    return Markup(text)
+
+
+def data_script(identifier: str, data: Any) -> Markup:
+    """JSON inside of a page: ASCII only and without `<`, `>` and `&`, so no text in it can end the element."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(f'<script type="application/json" id="{escape(identifier)}">{text}</script>')

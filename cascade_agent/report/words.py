@@ -1,0 +1,103 @@
+"""Figures as people read them. Unknown is called unknown."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+
+UNKNOWN = "unknown"
+_LEAST = -6
+_MINUTE, _HOUR, _DAY, _YEAR = 60.0, 3600.0, 86400.0, 364 * 86400.0
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands told apart."""
+    return UNKNOWN if value is None else f"{round(value):,}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent."""
+    return UNKNOWN if value is None else f"{value * 100:.{digits}f}%"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` that count, whole ones from a thousand on; never a rounded zero for what is not zero."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    return f"{value:.1e}" if exponent < _LEAST else f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def money(value: float | None, currency: str, digits: int = 3) -> str:
+    """An amount with its currency."""
+    return UNKNOWN if value is None else f"{figure(value, digits)} {currency}"
+
+
+def seconds(value: float | None) -> str:
+    """A time in the unit that fits."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0 s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{figure(value / size)} {unit}"
+    return f"{figure(value / 1e-6)} µs"
+
+
+def tick_seconds(value: float) -> str:
+    """A round time on an axis."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{round(value / size, 6):g} {unit}"
+    return f"{round(value / 1e-6, 6):g} µs"
+
+
+def day(iso: str | None) -> str:
+    """A day of an ISO time."""
+    return UNKNOWN if not iso else iso[:10]
+
+
+def clock(iso: str | None) -> str:
+    """Day and time of an ISO time."""
+    return UNKNOWN if not iso else iso[:19].replace("T", " ")
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval of shares that no line end tears apart."""
+    return UNKNOWN if low is None or high is None else f"{low * 100:.0f}\u2060–\u2060{high * 100:.0f}%"
+
+
+def span(first: str | None, last: str | None) -> str:
+    """From when to when."""
+    if not first or not last:
+        return "no times recorded"
+    if first[:10] == last[:10]:
+        return f"{first[:10]}, {first[11:19]} – {last[11:19]} UTC"
+    return f"{first[:10]} – {last[:10]}"
+
+
+def width(size: float) -> str:
+    """The length of a period."""
+    for name, unit in (("day", _DAY), ("hour", _HOUR), ("minute", _MINUTE), ("second", 1.0)):
+        if size >= unit:
+            number = size / unit
+            return name if number == 1 else f"{number:g} {name}s"
+    return f"{size:g} seconds"
+
+
+def tick_time(iso: str, size: float) -> str:
+    """The start of a period on an axis."""
+    time = dt.datetime.fromisoformat(iso)
+    if size >= _DAY:
+        return f"{time.day} {time:%b}" if size < _YEAR else f"{time.year}"
+    if size >= _HOUR:
+        return f"{time.day} {time:%b} {time:%H}h"
+    return f"{time:%H:%M}" if size >= _MINUTE else f"{time:%H:%M:%S}"
+
+
+def plural(number: float, one: str, many: str | None = None) -> str:
+    """A count with its word."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
