@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Category = str | float | None
+_PRECISION = 1e-15
 
 
 # ---- ADWIN ----------------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ class _Spread:
 
 
 def chi2_tail(x: float, df: float) -> float:
-    """P(chi-squared with `df` degrees of freedom > x): the incomplete gamma function by series or continued fraction."""
+    """P(chi-squared with `df` degrees of freedom > x): the incomplete gamma function, by series or Lentz's method."""
     if x <= 0.0:
         return 1.0
     a, half = df / 2.0, x / 2.0
@@ -229,7 +230,7 @@ def chi2_tail(x: float, df: float) -> float:
             term *= half / n
             total += term
         return max(0.0, 1.0 - scale * total)
-    tiny = 1e-300  # Lentz's method
+    tiny = 1e-300
     b = half + 1.0 - a
     c, d = 1.0 / tiny, 1.0 / b
     value = d
@@ -240,7 +241,7 @@ def chi2_tail(x: float, df: float) -> float:
         c = b + an / c or tiny
         d = 1.0 / d
         value *= d * c
-        if abs(d * c - 1.0) < 1e-15:
+        if abs(d * c - 1.0) < _PRECISION:
             break
     return min(1.0, scale * value)
 
@@ -438,8 +439,8 @@ class EDetector:
     the distribution.
 
     X of an observation is 0 or, for a loss seen with probability `p`, `1 / p`: an unseen observation tells as 0, and
-    the mean stays the rate of losses. `p` may change from one observation to the next. A loss may be reported later than its
-    observation was counted, which can only delay an alarm.
+    the mean stays the rate of losses. `p` may change from one observation to the next. A loss may be reported later
+    than its observation was counted: that delays an alarm.
 
     Args:
         bound: greatest mean that is no change, in (0, 1).
@@ -497,13 +498,11 @@ class EDetector:
             return
         self._p, self._bound = p, bound
         top = 0.5 * (1.0 + bound)
-        self._rates = tuple(
-            p * (min(times * bound, top) - bound) / (bound * (1.0 - p * bound)) for times in self.TIMES
-        )
+        self._rates = tuple(p * (min(times * bound, top) - bound) / (bound * (1.0 - p * bound)) for times in self.TIMES)
 
 
 def _check_share(name: str, value: object, *, one: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value
-    if not good or not (value < 1.0 or (one and value == 1.0)):  # type: ignore[operator]
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1.0
+    if not (0.0 < number < 1.0 or (one and number == 1.0)):
         msg = f"{name} is {value!r}; expected a number in (0, 1{']' if one else ')'}"
         raise ConfigurationError(msg)
