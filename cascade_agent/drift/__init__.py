@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from cascade_agent.drift.detectors import Adwin, Change, EDetector, Shift, Stability, chi2_tail, psi
+from cascade_agent.drift.detectors import Adwin, Change, EDetector, Shift, Stability, f_tail, psi
 from cascade_agent.drift.savings import Books, Prices
 from cascade_agent.drift.values import Alarm, DriftReport, Fact, Monitor, Saving
 from cascade_agent.drift.watch import DriftWatch, watch
@@ -24,7 +24,7 @@ __all__ = [
     "Saving",
     "Shift",
     "Stability",
-    "chi2_tail",
+    "f_tail",
     "psi",
     "watch",
 ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Category = str | float | None
-_PRECISION = 1e-15
+_PRECISION, _TINY, _TERMS = 1e-15, 1e-300, 10_000
 
 
 # ---- ADWIN ----------------------------------------------------------------------------------------------------------
@@ -216,34 +216,42 @@ class _Spread:
 # ---- PSI ------------------------------------------------------------------------------------------------------------
 
 
-def chi2_tail(x: float, df: float) -> float:
-    """P(chi-squared with `df` degrees of freedom > x): the incomplete gamma function, by series or Lentz's method."""
+def f_tail(x: float, df: float, scale_df: float) -> float:
+    """P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom: the incomplete beta function.
+
+    By its continued fraction (Lentz's method), on the side where it converges fast.
+    """
     if x <= 0.0:
         return 1.0
-    a, half = df / 2.0, x / 2.0
-    scale = math.exp(a * math.log(half) - half - math.lgamma(a))
-    if half < a + 1.0:
-        term = total = 1.0 / a
-        n = a
-        while term > total * 1e-16:
-            n += 1.0
-            term *= half / n
-            total += term
-        return max(0.0, 1.0 - scale * total)
-    tiny = 1e-300
-    b = half + 1.0 - a
-    c, d = 1.0 / tiny, 1.0 / b
+    a, b, z = scale_df / 2.0, df / 2.0, scale_df / (scale_df + df * x)
+    if z > (a + 1.0) / (a + b + 2.0):
+        return 1.0 - _beta(b, a, 1.0 - z)
+    return _beta(a, b, z)
+
+
+def _beta(a: float, b: float, z: float) -> float:
+    """The regularized incomplete beta function I_z(a, b), for z below its mean."""
+    if z <= 0.0:
+        return 0.0
+    log_scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(z) + b * math.log1p(-z)
+    c, d = 1.0, 1.0 / _away(1.0 - (a + b) * z / (a + 1.0))
     value = d
-    for i in range(1, 10_000):  # pragma: no branch - converges after some dozens
-        an = -i * (i - a)
-        b += 2.0
-        d = an * d + b or tiny
-        c = b + an / c or tiny
-        d = 1.0 / d
-        value *= d * c
-        if abs(d * c - 1.0) < _PRECISION:
+    for m in range(1, _TERMS):  # pragma: no branch - converges after some dozens
+        for term in (
+            m * (b - m) * z / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * z / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1.0 / _away(1.0 + term * d)
+            c = _away(1.0 + term / c)
+            value *= c * d
+        if abs(c * d - 1.0) < _PRECISION:
             break
-    return min(1.0, scale * value)
+    return math.exp(log_scale) * value / a
+
+
+def _away(value: float) -> float:
+    """Never 0, so that it can be divided by."""
+    return value if abs(value) > _TINY else _TINY
 
 
 def psi(reference: Sequence[int], current: Sequence[int]) -> float:
@@ -282,15 +290,17 @@ class Stability:
     An observation is a name, a number, or None. Numbers are put into at most ten bins of equal count, names rarer than
     five in a window are put together with those never seen (`other`), so memory is bounded by the reference.
 
-    A window is a shift when its PSI is at least `least` and its p-value at most `level`. The p-value is that of the
-    chi-squared, after dividing by the design effect of blocks of 50 inside of the reference (Rao and Scott 1981), since
-    steps of one conversation resemble each other. After a shift a new reference is collected.
+    A window is a shift when its PSI is at least `least` and its p-value at most `level`. Steps of one conversation
+    resemble each other, so the chi-squared is divided by a design effect: how much more blocks of 50 (or 100, whichever
+    says more) inside of the reference differ than independent ones would, at least 1. As that is an estimate, the
+    p-value is of the F distribution, with fewer degrees of freedom where the cells' own design effects are unlike
+    (Rao and Scott 1981, Satterthwaite's correction). After a shift a new reference is collected.
 
     Args:
         level: chance of a false shift at one look, in (0, 1).
         window: observations of a window, a multiple of `hop`.
         hop: observations between two looks.
-        reference: observations of the reference, a multiple of 50.
+        reference: observations of the reference, a multiple of 100.
         least: PSI below which a shift is too small to act on.
 
     Raises:
@@ -305,10 +315,10 @@ class Stability:
         self, level: float, *, window: int = 300, hop: int = 100, reference: int = 900, least: float = 0.1
     ) -> None:
         _check_share("level", level)
-        if hop < 1 or window % hop or reference % self.BLOCK or reference < 2 * self.BLOCK:
+        if hop < 1 or window % hop or reference % (2 * self.BLOCK) or reference < 4 * self.BLOCK:
             msg = (
                 f"window {window}, hop {hop}, reference {reference}: expected a window of whole hops and a reference "
-                f"of two or more whole blocks of {self.BLOCK}"
+                f"of two or more whole blocks of {2 * self.BLOCK}"
             )
             raise ConfigurationError(msg)
         self.level, self.window, self.hop, self.reference, self.least = level, window, hop, reference, least
@@ -327,6 +337,8 @@ class Stability:
         self._seen = 0
         self.effect = 1.0
         """Design effect of the reference, at least 1."""
+        self._uneven = 0.0
+        self._scale_df = 1
 
     @property
     def ready(self) -> bool:
@@ -361,7 +373,7 @@ class Stability:
         self._waiting = []
         self._base = _counts(cells, len(self._names))
         blocks = [_counts(cells[i : i + self.BLOCK], len(self._names)) for i in range(0, len(cells), self.BLOCK)]
-        self.effect = _design_effect(self._base, blocks)
+        self.effect, self._uneven, self._scale_df = _design_effect(self._base, blocks)
 
     def _key(self, value: Category) -> Category:
         if isinstance(value, float):
@@ -384,7 +396,9 @@ class Stability:
         df = sum(a + b > 0 for a, b in zip(self._base, now, strict=True)) - 1
         if value < self.least or df < 1:
             return None
-        p_value = chi2_tail(value / (1.0 / self.reference + 1.0 / self.window) / self.effect, df)
+        chi2 = value / (1.0 / self.reference + 1.0 / self.window) / self.effect
+        fewer = 1.0 + self._uneven
+        p_value = f_tail(chi2 / df, df / fewer, self._scale_df / fewer)
         if p_value > self.level:
             return None
         shares = [(a / self.reference, b / self.window) for a, b in zip(self._base, now, strict=True)]
@@ -409,20 +423,35 @@ def _counts(cells: Sequence[int], length: int) -> list[int]:
     return counts
 
 
-def _design_effect(base: Sequence[int], blocks: Sequence[Sequence[int]]) -> float:
-    """Pearson's chi-squared between the blocks over its degrees of freedom, at least 1."""
-    n = sum(base)
+def _design_effect(base: Sequence[int], blocks: Sequence[Sequence[int]]) -> tuple[float, float, int]:
+    """(the design effect, the squared variation of the cells' own ones, degrees of freedom of the estimate)."""
     used = [i for i, count in enumerate(base) if count]
-    df = (len(used) - 1) * (len(blocks) - 1)
-    if df < 1:
-        return 1.0
-    total = 0.0
-    for block in blocks:
-        size = sum(block)
-        for i in used:
-            expected = base[i] * size / n
-            total += (block[i] - expected) ** 2 / expected
-    return max(1.0, total / df)
+    if len(used) < 2:  # noqa: PLR2004 - one cell does not vary
+        return 1.0, 0.0, len(blocks) - 1
+    doubled = [
+        [a + b for a, b in zip(one, two, strict=True)] for one, two in zip(blocks[::2], blocks[1::2], strict=True)
+    ]
+    single = _cell_effects(base, used, blocks)
+    rest = len(used) - 1
+    effect = max(
+        1.0, sum(w * d for w, d in single) / rest, sum(w * d for w, d in _cell_effects(base, used, doubled)) / rest
+    )
+    mean = sum(w * d for w, d in single) / rest
+    square = sum(w * d * d for w, d in single) / rest
+    uneven = square / (mean * mean) - 1.0 if mean > 0.0 else 0.0
+    return effect, max(0.0, uneven), rest * (len(blocks) - 1)
+
+
+def _cell_effects(
+    base: Sequence[int], used: Sequence[int], blocks: Sequence[Sequence[int]]
+) -> list[tuple[float, float]]:
+    """(1 - share, design effect) of each used cell: the variance of its count over the blocks, over the binomial."""
+    n, found = sum(base), []
+    for i in used:
+        share = base[i] / n
+        squares = sum((block[i] - share * sum(block)) ** 2 / (share * sum(block)) for block in blocks)
+        found.append((1.0 - share, squares / (len(blocks) - 1) / (1.0 - share)))
+    return found
 
 
 # ---- e-detector -----------------------------------------------------------------------------------------------------

@@ -152,8 +152,10 @@ class Books:
     @property
     def stopped(self) -> bool:
         """Whether it does not pay now."""
+        if self._run.n < self._window or not self._run.sure:
+            return False
         recent = self.recent
-        return self._run.n >= self._window and self._run.sure and recent is not None and recent <= 0.0
+        return recent is not None and recent <= 0.0
 
     @property
     def recent(self) -> float | None:

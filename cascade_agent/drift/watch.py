@@ -218,7 +218,7 @@ class DriftWatch:
             "confidence": None if small.confidence is None else float(small.confidence),
             "finding": gravest(v for v in small.verdicts if v.validator not in small.gathered),
             "reason": step.reason,
-            "kind": step.kind,
+            "kind": f"{step.step}: {step.kind}",
         }
         for name, value in seen.items():
             alarms += self._shares[name].add(value, place)
