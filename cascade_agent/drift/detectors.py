@@ -260,10 +260,10 @@ def psi(reference: Sequence[int], current: Sequence[int]) -> float:
     Without change it is about (1 / n + 1 / m) times a chi-squared with one degree of freedom less than cells.
 
     Raises:
-        ConfigurationError: rows of different length, or of fewer than two cells.
+        ConfigurationError: rows of different length, or without a cell.
     """
-    if len(reference) != len(current) or len(current) < 2:  # noqa: PLR2004 - a comparison needs two cells
-        msg = f"psi of {len(reference)} and {len(current)} cells; expected two rows of the same two or more"
+    if len(reference) != len(current) or not current:
+        msg = f"psi of {len(reference)} and {len(current)} cells; expected two rows of the same cells"
         raise ConfigurationError(msg)
     n, m = sum(reference) + 0.5 * len(reference), sum(current) + 0.5 * len(current)
     pairs = [((a + 0.5) / n, (b + 0.5) / m) for a, b in zip(reference, current, strict=True)]
