@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from cascade_agent.drift.detectors import Adwin, Change, EDetector, Shift, Stability, f_tail, psi
+from cascade_agent.drift.monitors import DriftWatch, watch
 from cascade_agent.drift.savings import Books, Prices
 from cascade_agent.drift.values import Alarm, DriftReport, Fact, Monitor, Saving
-from cascade_agent.drift.watch import DriftWatch, watch
 
 __all__ = [
     "Adwin",

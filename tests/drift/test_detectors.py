@@ -110,12 +110,9 @@ def test_adwin_cuts_exactly_where_the_definition_does(seed: int) -> None:
 def test_adwin_says_where_the_change_is() -> None:
     """The reported cut lies near the change, with the means of both sides."""
     adwin = Adwin()
-    for index, value in enumerate(coins(3, (2000, 0.1), (1000, 0.6))):
-        change = adwin.update(value)
-        if change is not None:
-            break
+    cuts = ((index, adwin.update(value)) for index, value in enumerate(coins(3, (2000, 0.1), (1000, 0.6))))
+    index, change = next((index, change) for index, change in cuts if change is not None)
     assert 2000 <= index < 2100
-    assert change is not None
     assert abs(index + 1 - change.n_after - 2000) <= 64
     assert change.before == pytest.approx(0.1, abs=0.02)
     assert change.after > 0.3
@@ -138,7 +135,7 @@ def test_blocks_keep_adwin_quiet_on_clustered_observations() -> None:
         for blocks in false:
             adwin = Adwin(1e-4, blocks=blocks)
             values = [float(v) for _ in range(375) for v in [rng.random() < 0.3] * 8]
-            false[blocks] += any([adwin.update(v) is not None for v in values])
+            false[blocks] += sum(adwin.update(v) is not None for v in values) > 0
     assert false[True] == 0
     assert false[False] >= 5
 
