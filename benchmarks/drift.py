@@ -1,8 +1,8 @@
 """Drift monitors: false alarms on stationary streams, and the delay until an alarm after a change.
 
-    python benchmarks/drift.py [--data DIR] [--streams 30] [--seed 1000] [--json FILE]
+    python benchmarks/drift.py [--data DIR] [--streams 30] [--seed 7000] [--longest 8] [--json FILE]
 
-Each stream has 3,000 steps in conversations of 1 to 8 steps, several at a time; a change comes at step 1,500. Streams
+Each stream has 3,000 steps in conversations of 1 to 8 steps, three at a time; a change comes at step 1,500. Streams
 with the same seed are equal up to there. A delay is the number of steps from the change to the first alarm after it,
 counted when the step was added; "missed" streams had none until their end, "early" ones had an alarm before the change.
 
@@ -15,6 +15,8 @@ conversation stays within one category.
 scenarios: `stationary`; `covariate` (other kinds of steps become frequent); `swap` (another small model under the same
 name); `silent` (right answers of small become wrong, each with a chance of 15 or 30 %, while nothing that the
 validators see changes). Each runs with shadow rates 5, 10, 20 %; a shadow call finds harm as the stream has it.
+
+Money is left out: what an alarm of the saving says is no matter of chance.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ Source = Callable[[random.Random, bool], Callable[[], Case]]
 """Draws a conversation; calls of it give its steps. The flag says whether the change has come."""
 
 
-def stream(source: Source, *, seed: int, scenario: str) -> Iterator[Case]:
+def stream(source: Source, *, seed: int, scenario: str, longest: int = 8) -> Iterator[Case]:
     """The steps of one stream: three conversations at a time, each step of a random one of them."""
     rng = random.Random(seed)
     running: list[list[Any]] = []
@@ -71,7 +73,7 @@ def stream(source: Source, *, seed: int, scenario: str) -> Iterator[Case]:
         changed = scenario != "stationary" and index >= CHANGE
         while len(running) < 3:
             running.append(
-                [source(rng, changed and scenario in ("covariate", "swap")), rng.randint(1, 8), str(rng.random())]
+                [source(rng, changed and scenario in ("covariate", "swap")), rng.randint(1, longest), str(rng.random())]
             )
         talk = rng.choice(running)
         talk[1] -= 1
@@ -156,14 +158,13 @@ def made_up(kind: str, confidence: float, rng: random.Random) -> StepTrace:
         outcome="rejected" if escalated else "accepted",
         verdicts=(verdict,),
         confidence=confidence,
-        cost=1.0,
     )
     return of(small, escalated=escalated, reason="low_confidence" if escalated else "accepted", kind="call", step=kind)
 
 
 def of(small: Attempt, *, escalated: bool, reason: str, kind: str, step: str) -> StepTrace:
     """A step trace around the small attempt."""
-    large = Attempt(tier="large", model="large-1", outcome="accepted", cost=10.0)
+    large = Attempt(tier="large", model="large-1", outcome="accepted")
     attempts = (small, large) if escalated else (small,)
     return StepTrace(
         id="",
@@ -224,7 +225,6 @@ class Recordings:
                 outcome="rejected",
                 verdicts=verdicts,
                 confidence=self.scorer.confidence(verdicts),
-                cost=1.0,
             )
             move = decide(policy, (attempt,))
             escalated = move.action != "accept"
@@ -271,12 +271,17 @@ class Recordings:
 # ---- all of it ------------------------------------------------------------------------------------------------------
 
 
-def measure(folder: Path | None, streams: int, seed: int) -> dict[str, Any]:
+def measure(folder: Path | None, streams: int, seed: int, longest: int) -> dict[str, Any]:
     """Every scenario at every shadow rate."""
     recordings = None if folder is None else Recordings(folder)
     pairs = itertools.cycle([("", "")] if recordings is None else recordings.data.pairs())
     chosen = list(itertools.islice(pairs, streams))
-    out: dict[str, Any] = {"data": "generator" if recordings is None else "recorded", "target": TARGET, "rows": []}
+    out: dict[str, Any] = {
+        "data": "generator" if recordings is None else "recorded",
+        "target": TARGET,
+        "longest": longest,
+        "rows": [],
+    }
     for scenario in SCENARIOS:
         sources = {
             pair: generator(scenario) if recordings is None else recordings.source(pair, scenario)
@@ -285,7 +290,7 @@ def measure(folder: Path | None, streams: int, seed: int) -> dict[str, Any]:
         facts: list[tuple[float, ...]] = []
         found: dict[float, list[Outcome]] = defaultdict(list)
         for i, pair in enumerate(chosen):
-            cases = list(stream(sources[pair], seed=seed + i, scenario=scenario))
+            cases = list(stream(sources[pair], seed=seed + i, scenario=scenario, longest=longest))
             facts.append(describe(cases))
             for shadow in SHADOW:
                 outcome = run(cases, seed=seed + i, scenario=scenario, shadow=shadow)
@@ -363,10 +368,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of recordings; made-up steps without it")
     parser.add_argument("--streams", type=int, default=30, help="streams per scenario")
-    parser.add_argument("--seed", type=int, default=1000, help="of the first stream; the next ones count up")
+    parser.add_argument("--seed", type=int, default=7000, help="of the first stream; the next ones count up")
+    parser.add_argument("--longest", type=int, default=8, help="steps of the longest conversation; 1: independent ones")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    out = measure(args.data, args.streams, args.seed)
+    out = measure(args.data, args.streams, args.seed, args.longest)
     show(Console(width=150), out)
     if args.json:
         args.json.write_text(json.dumps(out, indent=1))
