@@ -34,7 +34,7 @@ def step(
     confidence: float | None = 0.9,
     name: str = "agent",
     kind: str = "call",
-    model: str = "small-1",
+    model: str | None = "small-1",
     policy: str | None = None,
     thread: str | None = None,
     costs: tuple[float | None, float | None] = (1.0, 10.0),
@@ -210,6 +210,34 @@ def test_another_small_model_is_a_fact() -> None:
     assert len(in_turn.facts) == 1
     back = watch(step(i, model="b" if 1500 <= i < 3000 else "a") for i in range(4000))
     assert [f.after for f in back.facts] == ["b", "a"]
+
+
+def test_facts_and_strange_models_are_kept_within_limits() -> None:
+    """Of a thousand models the last 200 changes are kept, and 200 of them are alarms; the rest is counted."""
+    policy = Policy(provenance={"models": ["small-1"]})
+    report = watch((step(i, model=f"m{i}") for i in range(1000)), policy=policy)
+    assert len(report.facts) == 200
+    assert report.facts[-1].after == "m999"
+    assert any("799 older facts" in note for note in report.notes)
+    small = by_name(report, "small model")
+    assert (small.count, len(small.alarms)) == (200, 20)
+
+
+def test_a_model_without_a_name_is_no_fact_and_has_no_price() -> None:
+    """Where the record names no model nothing is compared and nothing is priced."""
+    steps = [step(i, model=None) for i in range(50)]
+    report = watch(steps, policy=Policy(provenance={"models": ["small-1"]}), prices={})
+    assert report.facts == ()
+    assert not report.alarmed
+    assert report.savings[1].known == 0
+
+
+def test_many_models_are_told_in_one_line() -> None:
+    """The sources of prices stay short, however many models there are."""
+    steps = [step(i, escalated=True, model=f"m{i}") for i in range(100)]
+    saving = watch(steps, prices=lambda _: Price(1.0, 2.0)).savings[1]
+    assert saving.known == 100
+    assert saving.source.count(";") < 20
 
 
 def test_a_model_that_the_policy_was_not_calibrated_with_is_an_alarm() -> None:
@@ -472,6 +500,41 @@ def test_labels_beyond_the_limit_are_left_out(monkeypatch: pytest.MonkeyPatch) -
     assert report.labels == 10
 
 
+def test_harm_under_an_old_policy_is_forgotten_under_the_next() -> None:
+    """Evidence gathered under one policy is no evidence against another one."""
+    steps, labels = shadowed(1, 500, 0.16)
+    watcher = DriftWatch(max_loss=0.02)
+    told = {label.step_id: label for label in labels}
+    for s in steps:
+        watcher.add(replace(s, policy="a"))
+        if s.id in told:
+            watcher.add_label(told[s.id])
+    before = by_name(watcher.report(), "harm (shadow)").value
+    watcher.add(step(500, policy="b"))
+    after = by_name(watcher.report(), "harm (shadow)").value
+    assert before is not None
+    assert after is not None
+    assert before > 100 > after
+
+
+def test_harm_before_since_is_not_told() -> None:
+    """A labelled alarm before `since` is learned from and not told."""
+    steps, labels = shadowed(2, 3000, 0.16)
+    assert not watch(steps, labels, max_loss=0.02, since=START + dt.timedelta(days=9)).alarmed
+
+
+def test_a_judge_speaks_once_per_conversation() -> None:
+    """Of the labels of one conversation the first one counts."""
+    steps = [step(i, thread="only") for i in range(15)]
+    labels = [Label(step_id=s.id, source="person", right=False) for s in steps]
+    assert by_name(watch(steps, labels, max_loss=0.02), "harm (person, evaluator)").n == 1
+
+
+def test_a_journal_without_labels_is_said_to_be_blind() -> None:
+    """With a certified loss and no label the report says that nothing sees wrong answers."""
+    assert any("no label" in note for note in watch([step(0)], max_loss=0.1).notes)
+
+
 # ---- money ----------------------------------------------------------------------------------------------------------
 
 
@@ -644,6 +707,7 @@ def test_a_real_report_goes_to_json_and_back() -> None:
         ({"monitors": {}}, "monitors"),
         ({"monitors": [3]}, "Monitor"),
         ({"monitors": [{"name": "x"}]}, "method"),
+        ({"facts": ["x"]}, "JSON object for a Fact"),
         ({"false_alarms": None}, "false_alarms"),
         ({"since": 3}, "since"),
     ],
