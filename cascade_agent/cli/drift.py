@@ -1,0 +1,217 @@
+"""`cascade-agent drift`: what changed in a journal, and what to do about it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rich.console import Console
+
+    from cascade_agent.drift import DriftReport, Monitor
+    from cascade_agent.journal import OnError
+    from cascade_agent.pricing import Price
+
+ALARM = 3
+"""Exit code when a monitor raised an alarm."""
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@app.command()
+def drift(  # noqa: PLR0913 - the options of the command
+    journals: Annotated[
+        list[str],
+        typer.Argument(help="Journals (JSON lines, .gz too) or glob patterns, oldest first.", metavar="JOURNAL..."),
+    ],
+    *,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Only alarms from then on: an ISO date or time (UTC without a zone), or how long ago (90m, 12h, 7d, "
+            "2w). What lies before is still learned from.",
+            metavar="WHEN",
+        ),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="The calibrated policy in use: harm is held against its certificate.")
+    ] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="The greatest harm per step, where no policy was calibrated.", metavar="SHARE")
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Price all tokens anew by the current price table: the host of the models (openai), or of one "
+            "(gpt-4o=azure). The journal does not name hosts, and without one no price is known. Repeatable.",
+            metavar="[MODEL=]HOST",
+        ),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            help='Price tokens anew by a file: {"model": {"input": 2.5, "output": 10.0}}, per million tokens.'
+        ),
+    ] = None,
+    false_alarms: Annotated[
+        float, typer.Option(help="Chance that any monitor alarms falsely within 10,000 steps.", metavar="CHANCE")
+    ] = 0.05,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Leave out lines that are no records instead of stopping.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Watch a journal for drift: escalations, confidence, findings, harm, models, prices.
+
+    Exit code 0: no alarm. 3: alarms. 2: input that cannot be used. 1: a run that failed.
+    """
+    with clear_errors():
+        from cascade_agent.calibration import load_policy
+        from cascade_agent.drift import watch
+        from cascade_agent.errors import RecordError
+        from cascade_agent.journal import read, read_labels
+
+        if max_loss is not None and not 0.0 < max_loss < 1.0:
+            fail(f"--max-loss is {max_loss}; expected a share between 0 and 1, such as 0.02", code=2)
+        mode: OnError = "skip" if skip_bad_lines else "raise"
+        report = watch(
+            read(*journals, on_error=mode),
+            read_labels(*journals, on_error=mode),
+            policy=None if policy is None else load_policy(policy),
+            since=None if since is None else parse_since(since, now=dt.datetime.now(dt.UTC)),
+            prices=_prices(provider or [], prices),
+            max_loss=max_loss,
+            false_alarms=false_alarms,
+        )
+        if not report.steps:
+            left = f" ({report.unfinished} unfinished ones)" if report.unfinished else ""
+            msg = (
+                f"{', '.join(journals)}: no finished step to watch{left}; is CASCADE_JOURNAL set where the agent runs?"
+            )
+            raise RecordError(msg)
+    if as_json:
+        typer.echo(json.dumps({**report.to_json(), "alarmed": report.alarmed}, indent=2, ensure_ascii=False))
+    else:
+        _show(make_console(), report)
+    if report.alarmed:
+        raise typer.Exit(ALARM)
+
+
+def parse_since(text: str, *, now: dt.datetime) -> dt.datetime:
+    """An ISO date or time (UTC where it has no zone), or a duration before `now`.
+
+    Raises:
+        ConfigurationError: neither.
+    """
+    from cascade_agent.errors import ConfigurationError
+
+    found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
+    try:
+        if found is not None:
+            return now - dt.timedelta(**{_UNITS[found[2]]: int(found[1])})
+        time = dt.datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError) as error:
+        msg = f"--since is {text!r}; expected an ISO date or time (2026-03-02) or a duration (90m, 12h, 7d, 2w)"
+        raise ConfigurationError(msg) from error
+    return time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
+
+
+def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | None] | None:
+    """A price by the name of a model: from the file, else from the table; None where nothing was asked for."""
+    if not providers and file is None:
+        return None
+    from cascade_agent.pricing import price_of
+
+    given = {} if file is None else _read_prices(file)
+    hosts = {model: host for model, _, host in (text.rpartition("=") for text in providers)}
+    if "" in hosts.values():
+        fail("--provider is empty; expected a host such as openai, or MODEL=HOST", code=2)
+
+    def price(model: str) -> Price | None:
+        return given.get(model) or price_of(model, hosts.get(model) or hosts.get(""))
+
+    return price
+
+
+def _read_prices(file: Path) -> Mapping[str, Price]:
+    from cascade_agent.errors import RecordError
+    from cascade_agent.pricing import Price
+
+    try:
+        data: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{file}: cannot be read as prices ({error}); expected a JSON object of models"
+        raise RecordError(msg) from error
+    if not isinstance(data, dict):
+        msg = f"{file}: expected a JSON object of models, found {type(data).__name__}"
+        raise RecordError(msg)
+    found = {}
+    for model, entry in data.items():
+        try:
+            found[model] = Price.from_json(entry)
+        except RecordError as error:
+            msg = f"{file}: {model}: {error}"
+            raise RecordError(msg) from error
+    return found
+
+
+# ---- for people -----------------------------------------------------------------------------------------------------
+
+
+def _show(console: Console, report: DriftReport) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    span = f", {report.first} to {report.last}" if report.first else ""
+    console.print(f"{report.steps} steps, {report.labels} labels{escape(span)}", highlight=False)
+    for alarm in report.alarms:
+        when = f" ({alarm.at})" if alarm.at else ""
+        console.print(
+            f"[bold red]ALARM[/] {escape(alarm.monitor)} at step {alarm.index}{escape(when)}", highlight=False
+        )
+        console.print(f"  {escape(alarm.what)}\n  do: {escape(alarm.advice)}", highlight=False)
+    if not report.alarmed:
+        console.print("No alarm.")
+    for fact in report.facts:
+        told = f"{fact.what} of {fact.step!r}: {fact.before} -> {fact.after} at step {fact.index} ({fact.at})"
+        console.print(f"fact: {escape(told)}", highlight=False)
+    table = Table(title=f"monitors (together at most {report.false_alarms:g} false alarms in {report.horizon:,} steps)")
+    for name in ("monitor", "step", "n", "value", "alarm at", "alarms"):
+        table.add_column(name, justify="left" if name in ("monitor", "step") else "right")
+    for m in report.monitors:
+        table.add_row(escape(m.name), escape(m.step or "all"), str(m.n), _number(m.value), _limit(m), str(m.count))
+    console.print(table)
+    for saving in report.savings:
+        console.print(_saving(saving), highlight=False, markup=False)
+    for note in report.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _saving(saving: Any) -> str:
+    head = f"at {saving.basis} prices"
+    if saving.saving is None:
+        return f"{head}: saving unknown ({saving.unknown} steps without a known cost, or nothing to compare with)"
+    text = f"{head}: saved {saving.saving:.1%} of always-large over {saving.known} steps"
+    if saving.recent is not None:
+        text += f", {saving.recent:.1%} over the last {saving.recent_steps}"
+    text += f"; {saving.unknown} steps unknown; always-large is estimated where large was not asked"
+    return text + (f"; {saving.source}" if saving.source else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _limit(monitor: Monitor) -> str:
+    if monitor.method == "saving":
+        return "<= 0"
+    return "-" if monitor.limit is None else f">= {monitor.limit:.3g}"
