@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cascade_agent.calibration import write_policy
+from cascade_agent.drift import watch
 from cascade_agent.errors import RecordError
 from cascade_agent.journal import Journal, read, read_labels
 from cascade_agent.policy import Policy
@@ -586,7 +587,7 @@ def test_every_plot_has_words_and_a_table(report):
     charts = re.findall(r'<svg [^>]*class="chart (\w+)"[^>]*>', page)
     assert set(charts) == {"frontier", "reliability", "latency", "spending"}
     assert len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]{20,}"', page)) == len(charts)
-    for name in ("frontier", "reasons", "calibration", "confidence", "latency", "spending"):
+    for name in ("frontier", "reasons", "calibration", "confidence", "latency", "spending", "drift"):
         assert f'<table id="{name}-table"' in page
 
 
@@ -762,3 +763,33 @@ def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
     assert all(not steps[label.step_id].escalated for label in labels)
     assert len({label.step_id for label in labels}) == len(labels)
     assert build_report([path]).frontier.basis == "share"
+
+
+# ---- drift ----------------------------------------------------------------------------------------------------------
+
+
+def test_drift_is_what_the_monitors_say(journal, report):
+    """The monitors of the report are those of `watch` over the same journal, each with its row in the table."""
+    wanted = watch(read(journal), read_labels(journal))
+    assert report.drift == wanted
+    assert report.to_json()["drift"] == wanted.to_json()
+    table = re.search(r'<table id="drift-table".*?</table>', render(report), re.DOTALL)[0]
+    assert table.count('<th scope="row"') == len(wanted.monitors) > 5
+    assert ">no alarm<" in render(report)
+
+
+def test_an_alarm_is_shown_with_what_to_do(tmp_path):
+    """When escalations rise from one in ten to six in ten the page shows the alarm and its advice, all of it escaped."""
+    draw = random.Random(3)
+    with Journal(tmp_path / "j.jsonl") as file:
+        for number in range(1600):
+            bad = draw.random() < (0.1 if number < 900 else 0.6)
+            file.append(step(number, escalated=bad, name="<b onclick=x>", thread=f"t{number}"))
+    report = build_report([tmp_path / "j.jsonl"])
+    assert report.drift.alarmed
+    page = render(report)
+    section = re.search(r'<section class="card" id="drift".*?</section>', page, re.DOTALL)[0]
+    for alarm in report.drift.alarms[-20:]:
+        assert escape(alarm.what) in section
+        assert escape(alarm.advice) in section
+    assert "<b onclick" not in page

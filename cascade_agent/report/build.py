@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cascade_agent.drift import watch
+from cascade_agent.journal import read, read_labels
 from cascade_agent.policy import Policy
 from cascade_agent.report.data import (
     Escalations,
@@ -83,6 +85,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
         spending=_spending(out, policy),
         expensive=tuple(shown(trace, content=content) for trace in out.expensive.items()),
         doubtful=tuple(shown(trace, content=content) for trace in out.doubtful.items()),
+        drift=watch(read(*paths, on_error=on_error), read_labels(*paths, on_error=on_error), policy=policy),
         notes=tuple(_notes(out, compared.left_out)),
     )
 

@@ -6,8 +6,11 @@ are in seconds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cascade_agent.drift import DriftReport
 
 Basis = Literal["all_escalated", "propensity", "share", "none"]
 """How labelled steps stand for all steps that small answered: see `cascade_agent.calibration.run.Sample`."""
@@ -249,9 +252,11 @@ class Report:
     spending: Spending
     expensive: tuple[Shown, ...]
     doubtful: tuple[Shown, ...]
+    drift: DriftReport
     notes: tuple[str, ...]
     """What was left out, cut or sampled, in sentences."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON: tuples are lists, unknown is null."""
-        return asdict(self)
+        out = asdict(replace(self, drift=None))  # type: ignore[arg-type]  # it knows its own JSON
+        return {**out, "drift": self.drift.to_json()}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_agent.report import plots, words
 from cascade_agent.report.markup import Child, Markup, data_script, el, raw
+from cascade_agent.report.monitors import drift_section
 from cascade_agent.report.steps import steps_section
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _sections(report: Report) -> list[Markup]:
         _reasons(report),
         el("div", {"class": "pair"}, _reliability(report.reliability), _latency(report)),
         _spending(report),
+        drift_section(report.drift),
         steps_section(
             "expensive",
             "The most expensive steps",
