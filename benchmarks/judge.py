@@ -44,6 +44,7 @@ from rich.table import Table
 from cascade_agent import Policy, Scorer, default_validators
 from cascade_agent.calibration.fitting import Example, fit
 from cascade_agent.calibration.measures import auroc, calibration_error
+from cascade_agent.evidence import cross_checked
 from cascade_agent.panel import Panel
 from cascade_agent.records import Draft, StepContext, Verdict
 from cascade_agent.toolspec import tool_specs
@@ -70,6 +71,7 @@ class Bench:
     contexts: dict[str, StepContext] = field(default_factory=dict)
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
     found: dict[tuple[str, str], dict[str, tuple[Verdict, ...]]] = field(default_factory=dict)
+    agreed: dict[tuple[str, str, str], float] = field(default_factory=dict)
     scorers: dict[tuple[str, ...], Scorer] = field(default_factory=dict)
 
     @classmethod
@@ -117,8 +119,16 @@ class Bench:
 
     def _compared(self, name: str, ours: Row, theirs: Row) -> Verdict:
         a, b = Draft(message=answer(ours)), Draft(message=answer(theirs))
-        score = agreement(a, b, self.fresh(name))
+        score = cross_checked(a, b, self.fresh(name))
         return Verdict(outcome="abstain", code="agreement", score=score, validator="CrossCheck")
+
+    def alike(self, model: str, other: str, names: list[str]) -> float:
+        """Mean agreement of two models' answers."""
+        for name in names:
+            if (model, other, name) not in self.agreed:
+                a, b = (Draft(message=answer(self.answers(m)[name])) for m in (model, other))
+                self.agreed[model, other, name] = agreement(a, b, self.fresh(name)) or 0.0
+        return fmean(self.agreed[model, other, name] for name in names)
 
     def cost(self, model: str, name: str) -> float:
         """Price of one answer."""
@@ -140,7 +150,7 @@ class Bench:
         cheap = [m for m in others if price[m] <= CHEAP * price[large]]
         if not cheap:
             return min(others, key=lambda m: (price[m], m))
-        alike = {m: fmean(self.agreement(large, m)[n].score or 0.0 for n in names) for m in cheap}
+        alike = {m: self.alike(large, m, names) for m in cheap}
         return max(cheap, key=lambda m: (alike[m], m))
 
     def fitted(self, pair: Pair, names: list[str], way: Way) -> Scorer:
@@ -474,6 +484,8 @@ def main() -> None:
         ways += [
             Way(f"fit {size or 'all'}{' +second' * second}", second=second, fitted=True, size=size) for size in sizes
         ]
+    if None in sizes:
+        ways.append(Way("fit all +second wide", second=True, fitted=True, band=WIDE))
     pairs = test.data.pairs()
     result: dict[str, dict[str, Figures]] = {}
     ranges: dict[str, dict[str, tuple[float, float]]] = {}

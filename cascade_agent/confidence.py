@@ -62,7 +62,7 @@ RULES: Final[Mapping[str, tuple[float, float, str]]] = {
         0.8,
         "tokens chosen without doubt are a little more often right; models are overconfident",
     ),
-    "agreement": (5.0, 0.7, "models of two families seldom make the same mistake; two thirds of their answers agree"),
+    "agreement": (7.0, 0.8, "models of two families seldom make the same mistake; four fifths of an answer agree"),
     "judged_right": (3.0, 0.5, "a judge that is unsure says one half; judges are lenient and see less than they say"),
 }
 """Code -> (weight in logits, score that says nothing, reason). What is not here is the user's validator."""

@@ -11,9 +11,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from cascade_agent.confidence import RULES, Scorer
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.panel import Panel
 from cascade_agent.records import Draft, Spend, StepContext, Usage, Verdict
 from cascade_agent.tiers import Ready, Tier
 from cascade_agent.validators._agreement import agreement
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 Similarity = Callable[[str, str], float]
 _MAX_READY = 64
 _PAUSED: Any = object()
+_NEUTRAL: Final = RULES["agreement"][1]
+"""Agreement that says nothing."""
 
 
 class _Breaker:
@@ -129,7 +134,8 @@ class CrossCheck(_Asking):
     5 and 5.0, case and white space, order of independent calls. Texts: equal, equal numbers, equal JSON, else
     `similarity`.
 
-    The finding is graded: code `agreement` with a score in [0, 1].
+    The finding is graded: code `agreement` with a score in [0, 1]. Disagreement counts as far as the second answer is
+    itself sound: see `cross_checked`.
 
     Args:
         model: The second model: a chat model, a `Tier`, or a provider string.
@@ -177,11 +183,44 @@ class CrossCheck(_Asking):
             other = Draft(message=native["raw"], parsed=native.get("parsed"))
         else:
             other = Draft(message=native)
-        score = agreement(draft, other, context, similarity=self._similarity)
+        score = cross_checked(draft, other, context, similarity=self._similarity)
         if score is None:
             return Verdict(outcome="abstain", code="agreement_unknown", reason="the second model gave no usable answer")
         reason = "both models gave the same answer" if score >= 1.0 else "the second model's answer differs"
         return Verdict(outcome="abstain", code="agreement", reason=reason, score=score)
+
+
+def cross_checked(
+    draft: Draft, other: Draft, context: StepContext, *, similarity: Similarity | None = None
+) -> float | None:
+    """What a second answer says of a draft: 1 the same, 0 a sound answer that has nothing in common with it.
+
+    When two answers differ at least one is wrong, and the less sound one is the likelier: with p and q the chances that
+    each is right and the other wrong, the odds are p (1 - q) to q (1 - p). So disagreement is drawn to the score that
+    says nothing by the shipped rules' confidence in `other` itself; one that breaks its schema speaks against nobody.
+
+    Returns:
+        A score in [0, 1], never above the plain agreement where that says more than nothing; None when `other` is no
+        usable answer.
+    """
+    score = agreement(draft, other, context, similarity=similarity)
+    if score is None or score >= _NEUTRAL:
+        return score
+    panel, scorer = _local()
+    sound = scorer.confidence(panel.judge(other, context))
+    return score if sound is None else _NEUTRAL - (_NEUTRAL - score) * sound
+
+
+@cache
+def _local() -> tuple[Panel, Scorer]:
+    """What judges the second answer: the shipped validators that look at one answer, and the shipped rules."""
+    from cascade_agent.validators.complete_response import CompleteResponse
+    from cascade_agent.validators.grounding import Grounding
+    from cascade_agent.validators.no_repeat import NoRepeat
+    from cascade_agent.validators.tool_call_schema import ToolCallSchema
+    from cascade_agent.validators.tool_relevance import ToolRelevance
+
+    return Panel([CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance()]), Scorer.rules()
 
 
 def _as_openai(spec: ToolSpec) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict, default_validators
+from cascade_agent.confidence import RULES
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.evidence import _Breaker
+from cascade_agent.evidence import _Breaker, cross_checked
 from cascade_agent.records import Draft, StepContext
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.toolspec import tool_specs
@@ -87,9 +88,46 @@ def test_disagreement_escalates() -> None:
     assert (step["final_tier"], step["reason"]) == ("large", "low_confidence")
 
 
+NEUTRAL = RULES["agreement"][1]
+
+
+def checked(ours: AIMessage, theirs: AIMessage, asked: str = ASKED) -> tuple[float, float]:
+    """What a cross-check finds, and the plain agreement."""
+    context = StepContext(messages=[HumanMessage(asked)], tools=tool_specs([book]))
+    a, b = Draft(message=ours), Draft(message=theirs)
+    found, plain = cross_checked(a, b, context), agreement(a, b, context)
+    assert found is not None
+    assert plain is not None
+    return found, plain
+
+
+@pytest.mark.parametrize("theirs", [call("cook", dish="soup"), call(town="Nice"), call(city=["Nice"], nights="many")])
+def test_an_answer_that_cannot_be_executed_speaks_against_nobody(theirs: AIMessage) -> None:
+    """A second answer that breaks its own schema leaves the draft where it was, however different it is."""
+    found, plain = checked(call(city="Lyon", nights=2), theirs)
+    assert plain == 0.0
+    assert found == pytest.approx(NEUTRAL, abs=0.02)
+
+
+def test_a_sound_answer_counts_more_than_a_made_up_one() -> None:
+    """Another value of the request speaks against the draft; one that nobody mentioned speaks against itself."""
+    asked = "Book a room in a city for 2 nights: Lyon, and Nice if it is cheaper."
+    sound, _ = checked(call(city="Lyon", nights=2), call(city="Nice", nights=2), asked)
+    made_up, _ = checked(call(city="Lyon", nights=2), call(city="Ankh", nights=9), asked)
+    assert sound < made_up < NEUTRAL
+
+
+def test_agreement_is_taken_as_it_is() -> None:
+    """Doubt about the second answer never lifts or lowers an agreement: it is the same doubt as about the draft."""
+    found, plain = checked(call(city="Ankh", nights=9), call(city="Ankh", nights=9))
+    assert found == plain == 1.0
+
+
 async def test_async_asks_as_sync() -> None:
     """The asynchronous path gathers the same evidence."""
-    model, _ = cascade(call(city="Lyon", nights=2), ScriptedChatModel([call(city="Nice")]), call(city="Lyon", nights=2))
+    model, _ = cascade(
+        call(city="Lyon", nights=2), ScriptedChatModel([call(city="Nice", nights=7)]), call(city="Lyon", nights=2)
+    )
     step = (await model.bind_tools([book]).ainvoke(ASKED)).response_metadata["cascade"]
     assert [d["action"] for d in step["decisions"]] == ["gather", "gather", "escalate", "accept"]
 

@@ -3,7 +3,7 @@
 Calls are compared after normalising (declared defaults stripped, empty optional values stripped, 5 and 5.0 and "5",
 case and white space), independent of their order, and graded by how their arguments differ: a value worded otherwise
 costs less than another value. Texts are equal, equal as numbers, equal as JSON, or similar; before any tool answered,
-two texts agree at least on calling nothing.
+two texts agree at least on calling nothing, and two that only say so (`[]`, `None`) agree altogether.
 """
 
 from __future__ import annotations
@@ -44,8 +44,13 @@ _CONTAINED: Final = 0.7
 """The one says all that the other says, and more."""
 _PROSE: Final = 12
 """Different words from which on two texts are composed, and compared by their words."""
+_SHORT: Final = 3
+"""Letters of an abbreviation."""
 _TALK: Final = 4
 """Words of the longer one from which on two texts are prose."""
+_NOTHING: Final = frozenset({"", "none", "null", "nil", "n a", "no tool", "no call", "no function"})
+"""Words with which models that write their calls as text say that there is none; `[]` and `{}` have no words at all."""
+_MAX_EMPTY: Final = 40
 _BOTH_PROSE: Final = 0.85
 """Least agreement of two answers that both call none of the tools offered: they agree on what to do."""
 
@@ -66,9 +71,18 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
 def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) -> float:
     """Agreement of two answers without calls."""
     told = text_agreement(a, b, similarity=similarity)
-    if context.tools and context.tool_choice != "none" and _prose(a, b) and not _answered(context):
-        return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * told
+    if context.tools and context.tool_choice != "none" and not _answered(context):
+        if _nothing(a) and _nothing(b):
+            return 1.0
+        if _prose(a, b):
+            return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * told
     return told
+
+
+def _nothing(text: str) -> bool:
+    """Whether a text is one of the ways of writing that nothing is to be called: `[]`, `None`."""
+    text = text.strip()
+    return len(text) <= _MAX_EMPTY and " ".join(_WORD.findall(text.casefold())) in _NOTHING
 
 
 def _prose(a: str, b: str) -> bool:
@@ -217,12 +231,24 @@ def _texts_alike(a: str, b: str) -> float:  # noqa: PLR0911 - one return per way
         return _REWORDED
     if len(one) == 1 and len(two) > 1 and one[0] == "".join(w[0] for w in two):
         return _REWORDED
+    if len(one) == len(two) and all(
+        x == y or _short_for(x, y) or _short_for(y, x) for x, y in zip(one, two, strict=True)
+    ):
+        return _REWORDED
     common = len(left & right)
     if left < right:
         return _CONTAINED
     if len(left | right) >= _PROSE:
         return 2 * common / (len(left) + len(right))
     return _CONTAINED * common / len(left | right)
+
+
+def _short_for(short: str, long: str) -> bool:
+    """Whether a word of two or three letters abbreviates another: km of kilometers, en of English, CA of California."""
+    if not (1 < len(short) <= _SHORT < len(long) and short[0] == long[0] and short.isalpha() and long.isalpha()):
+        return False
+    rest = iter(long)
+    return all(letter in rest for letter in short)
 
 
 def _squeezed(text: str) -> str:

@@ -73,12 +73,14 @@ def test_other_writing_is_the_same_answer(a: dict[str, Any], b: dict[str, Any]) 
         ({"start": "city center Bern"}, {"start": "Bern City Center"}),
         ({"start": "night trains"}, {"start": "night train"}),
         ({"start": "New York City"}, {"start": "NYC"}),
+        ({"start": "Basel", "car": "5 km"}, {"start": "Basel", "car": "5 kilometers"}),
+        ({"start": "Reno, NV"}, {"start": "Reno, Nevada"}),
         ({"start": "Bern"}, {"start": "Bern", "car": "bus"}),
         ({"start": "Zoo, Basel"}, {"start": "Zoo"}),
     ],
 )
 def test_a_small_difference_costs_little(a: dict[str, Any], b: dict[str, Any]) -> None:
-    """Order of items and of words, plurals, initials, extra detail and one optional argument agree for the most part."""
+    """Order of items and words, plurals, initials, short forms, extra detail and one optional argument agree for the most part."""
     assert 0.7 <= alike(a, b) < 1.0
 
 
@@ -91,6 +93,9 @@ def test_a_small_difference_costs_little(a: dict[str, Any], b: dict[str, Any]) -
         ({"start": "Bern", "pets": True}, {"start": "Bern", "pets": "no"}),
         ({"start": "Bern", "via": ["Thun"]}, {"start": "Bern", "via": ["Thun", "Spiez"]}),
         ({"start": "3x + 2"}, {"start": "3x - 2"}),
+        ({"start": "am"}, {"start": "pm"}),
+        ({"start": "m"}, {"start": "miles"}),
+        ({"start": "east"}, {"start": "west"}),
         ({}, {"start": "Bern"}),
     ],
 )
@@ -125,6 +130,15 @@ def test_two_answers_in_prose_agree_not_to_call() -> None:
     assert after is not None
     assert before >= 0.85
     assert after < 0.5
+
+
+@pytest.mark.parametrize(("a", "b"), [("[]", "None"), ("\n[]", "none"), ("N/A", "[]"), ("No function.", "null")])
+def test_two_ways_of_writing_no_call_are_the_same(a: str, b: str) -> None:
+    """Models that write calls as text say `[]` or `None` where no tool fits; without tools these are words like others."""
+    one, two = Draft(message=AIMessage(a)), Draft(message=AIMessage(b))
+    assert agreement(one, two, context()) == 1.0
+    assert agreement(one, two, StepContext(messages=[HumanMessage("Which?")])) == 0.0
+    assert agreement(one, Draft(message=AIMessage("Yes")), context()) == 0.0
 
 
 @pytest.mark.parametrize(("a", "b"), [("42", "43"), ("yes", "no"), ("Paris", "Lyon")])
