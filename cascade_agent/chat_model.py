@@ -40,9 +40,9 @@ from cascade_agent.panel import Panel
 from cascade_agent.policy import Policy
 from cascade_agent.pricing import warm
 from cascade_agent.records import Draft, StepContext
-from cascade_agent.runner import Answer, Step
 from cascade_agent.settle import Settled, asettle, parse, settle
 from cascade_agent.shadow import SHADOW
+from cascade_agent.step import Answer, Step
 from cascade_agent.tiers import Ready, Role, Tier
 from cascade_agent.toolspec import tool_specs
 from cascade_agent.validators import default_validators

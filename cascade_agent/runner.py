@@ -7,19 +7,17 @@ and is sent the result. `run` and `arun` are the two loops that do it, so sync a
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, assert_never, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from cascade_agent import telemetry
-from cascade_agent.deadline import Begun, LateError, begin, within
-from cascade_agent.errors import CascadeExhausted, ConfigurationError, RecordError, RejectedDraft
+from cascade_agent.bills import NOTHING, bill, bill_of_error, retry_after
+from cascade_agent.deadline import LateError
+from cascade_agent.errors import CascadeExhausted, ConfigurationError, RejectedDraft
+from cascade_agent.hands import AsyncHands, Hands
 from cascade_agent.panel import is_control_flow
 from cascade_agent.policy import decide
 from cascade_agent.records import (
@@ -34,66 +32,22 @@ from cascade_agent.records import (
     clean_text,
     load,
 )
+from cascade_agent.step import Answer, Ask, Check, Drop, Gather, Reply, Sleep, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping
-    from concurrent.futures import Future
+    from collections.abc import Generator, Mapping
 
     from langchain_core.messages import AIMessage
-    from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.journal import Journal
-    from cascade_agent.ledger import Ledger, Purse
-    from cascade_agent.panel import Evidence, Panel
+    from cascade_agent.panel import Evidence
     from cascade_agent.policy import Policy
     from cascade_agent.records import SideEffect, StepContext, StepOutcome
-    from cascade_agent.tiers import Role, Tier
+    from cascade_agent.step import Effect
+    from cascade_agent.tiers import Role
 
 _SMALL_SHARE = 1 / 3
-_NOTHING = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, calls=0)
 _MAX_ERROR = 500
 _UNKNOWN = Situation()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a tier said: the draft to be judged, and the host's own value that is returned when it is taken.
-
-    `context` is set where the answer itself says what it is to be judged as: an agent that owes structured output in
-    the end first calls ordinary tools.
-    """
-
-    draft: Draft
-    native: object = None
-    context: StepContext | None = None
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Step:
-    """One step as a door hands it over.
-
-    `ask` (or `aask`) asks a tier; a note is a hand-over for the large one. `shadow` asks the large one out of sight of
-    the host.
-
-    `interruptible` says that a human can be asked when the step is exhausted; its record is then not yet the last word
-    and is left to whoever asks him.
-    """
-
-    name: str
-    tiers: Mapping[Role, Tier]
-    contexts: Mapping[Role, StepContext]
-    panel: Panel
-    policy: Policy
-    ask: Callable[[Role, str | None], Answer] | None = None
-    aask: Callable[[Role, str | None], Awaitable[Answer]] | None = None
-    shadow: Callable[[], Answer] | None = None
-    journal: Journal | None = None
-    ledger: Ledger | None = None
-    purse: Purse | None = None
-    run_id: str | None = None
-    config: RunnableConfig | None = None
-    interruptible: bool = False
-    run: telemetry.StepRun | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,76 +74,12 @@ class Result:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Ask a tier for its draft within `seconds`.
-
-    `hedge` begins the call of large, that many seconds later, beside this one of small; should large answer first,
-    small is given up.
-    """
-
-    role: Role
-    seconds: float | None
-    note: str | None
-    span: telemetry.AttemptScope
-    hedge: float | None = None
-    hedge_span: telemetry.AttemptScope | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Run the local validators on a draft; without one, those that look at the context alone."""
-
-    draft: Draft | None
-    context: StepContext
-
-
-@dataclass(frozen=True, slots=True)
-class Gather:
-    """Ask a piece of evidence about a draft within `seconds`; without a draft, begin to ask beside what follows."""
-
-    evidence: Evidence
-    draft: Draft | None
-    context: StepContext
-    seconds: float | None
-    span: telemetry.Scope
-
-
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """Wait, as a provider asked."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Give up the calls that were begun beside others: by name, the reply, None for one that was still running.
-
-    A call that was to begin later and was never made is not among them.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What asking gave: a value, or the error; `late` when the deadline passed. `latency` is in seconds."""
-
-    value: object
-    error: Exception | None
-    late: bool
-    latency: float
-
-
-Effect = Ask | Check | Gather | Sleep | Drop
-_BESIDE = "large answered first"
-
-
 # ---- the two loops --------------------------------------------------------------------------------------------------
 
 
 def run(step: Step) -> Result:
     """Run a step. Raises only what the host steers with (`GraphBubbleUp`, `KeyboardInterrupt`, ...)."""
-    script, hands = _script(step), _Hands(step)
+    script, hands = _script(step), Hands(step)
     try:
         effect = next(script)
         while True:
@@ -207,7 +97,7 @@ def run(step: Step) -> Result:
 
 async def arun(step: Step) -> Result:
     """Async twin of `run`."""
-    script, hands = _script(step), _AsyncHands(step)
+    script, hands = _script(step), AsyncHands(step)
     try:
         effect = next(script)
         while True:
@@ -221,238 +111,6 @@ async def arun(step: Step) -> Result:
         return cast("Result", stop.value)
     finally:
         hands.drop()
-
-
-class _Hands:
-    """Does what a script wants done, and keeps the calls that were begun beside others, by name."""
-
-    __slots__ = ("asked", "begun", "step")
-
-    def __init__(self, step: Step) -> None:
-        self.step = step
-        self.begun: dict[str, Begun[Reply]] = {}
-        self.asked: set[str] = set()
-
-    def do(self, effect: Effect) -> object:
-        step = self.step
-        if isinstance(effect, Check):
-            return step.panel.judge(effect.draft, effect.context)
-        if isinstance(effect, Ask):
-            if effect.hedge is not None or effect.role in self.begun:
-                return self._beside(effect)
-            return _reply(effect, self._asking(effect))
-        if isinstance(effect, Gather):
-            return self._gather(effect)
-        if isinstance(effect, Sleep):
-            time.sleep(effect.seconds)
-            return None
-        if isinstance(effect, Drop):
-            made = {name: _made(call) for name, call in self.begun.items() if name in self.asked}
-            self.drop()
-            return made
-        assert_never(effect)
-
-    def drop(self) -> None:
-        """Nobody waits for what is still running."""
-        for call in self.begun.values():
-            call.drop()
-        self.begun.clear()
-
-    def _asking(self, effect: Ask) -> Callable[[], object]:
-        ask, role, note = cast("Callable[[Role, str | None], Answer]", self.step.ask), effect.role, effect.note
-        return lambda: ask(role, note)
-
-    def _beside(self, effect: Ask) -> Reply:
-        """Ask where another call may be running: large beside small, or large that was begun before."""
-        own = self.begun.pop(effect.role, None) or begin(partial(_reply, effect, self._asking(effect), timed=False))
-        if effect.hedge is not None:
-            self.begun["large"] = begin(partial(self._hedge, effect), after=effect.hedge)
-        started, rival = perf_counter(), self.begun.get("large")
-        waiting: set[Future[Any]] = {own} if rival is None else {own, rival}
-        while waiting:
-            left = None if effect.seconds is None else effect.seconds - (perf_counter() - started)
-            done, _ = wait(waiting, left, return_when=FIRST_COMPLETED)
-            if own in done:
-                return own.result()
-            if not done or (rival in done and rival is not None and rival.result().error is None):
-                break
-            waiting -= done  # large failed: small is all there is
-        own.drop()
-        error = (
-            LateError(_BESIDE) if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
-        )
-        return Reply(None, error, late=True, latency=perf_counter() - started)
-
-    def _hedge(self, effect: Ask) -> Reply:
-        self.asked.add("large")
-        large = replace(effect, role="large", hedge=None, span=effect.hedge_span or effect.span)
-        return _reply(large, self._asking(large), timed=False)
-
-    def _gather(self, effect: Gather) -> Reply | None:
-        evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
-
-        def ask() -> object:
-            with telemetry.validating(effect.span, evidence, config) as call:
-                if draft is None:
-                    return call.begun(evidence.begin(context, config=call.config))
-                return call.told(evidence.gather(draft, context, config=call.config))
-
-        if draft is None:
-            call = partial(_reply, effect, ask, timed=False)
-            self.begun[evidence.name] = begin(call)
-            self.asked.add(evidence.name)
-            return None
-        begun = self.begun.pop(evidence.name, None)
-        if begun is None:
-            return _reply(effect, ask)
-        try:
-            reply = begun.result(effect.seconds)
-        except TimeoutError:
-            begun.drop()
-            return Reply(None, LateError.after(effect.seconds), late=True, latency=effect.seconds or 0.0)
-        return _read(reply, evidence, draft, context)
-
-
-class _AsyncHands:
-    """Async twin of `_Hands`."""
-
-    __slots__ = ("asked", "begun", "step")
-
-    def __init__(self, step: Step) -> None:
-        self.step = step
-        self.begun: dict[str, asyncio.Task[Reply]] = {}
-        self.asked: set[str] = set()
-
-    async def do(self, effect: Effect) -> object:
-        step = self.step
-        if isinstance(effect, Check):
-            return await step.panel.ajudge(effect.draft, effect.context, seconds=step.policy.validator_timeout)
-        if isinstance(effect, Ask):
-            if effect.hedge is not None or effect.role in self.begun:
-                return await self._beside(effect)
-            return await _areply(effect, self._asking(effect))
-        if isinstance(effect, Gather):
-            return await self._gather(effect)
-        if isinstance(effect, Sleep):
-            await asyncio.sleep(effect.seconds)
-            return None
-        if isinstance(effect, Drop):
-            made = {name: _made(call) for name, call in self.begun.items() if name in self.asked}
-            self.drop()
-            return made
-        assert_never(effect)
-
-    def drop(self) -> None:
-        """Cancel what is still running."""
-        for call in self.begun.values():
-            call.cancel()
-        self.begun.clear()
-
-    def _asking(self, effect: Ask) -> Callable[[], Awaitable[object]]:
-        aask = cast("Callable[[Role, str | None], Awaitable[Answer]]", self.step.aask)
-        return lambda: aask(effect.role, effect.note)
-
-    async def _beside(self, effect: Ask) -> Reply:
-        """Ask where another call may be running: large beside small, or large that was begun before."""
-        own = self.begun.pop(effect.role, None) or asyncio.create_task(
-            _areply(effect, self._asking(effect), timed=False)
-        )
-        if effect.hedge is not None:
-            self.begun["large"] = asyncio.create_task(self._hedge(effect, effect.hedge))
-        started, rival = perf_counter(), self.begun.get("large")
-        waiting: set[asyncio.Task[Reply]] = {own} if rival is None else {own, rival}
-        try:
-            while waiting:
-                left = None if effect.seconds is None else effect.seconds - (perf_counter() - started)
-                done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if own in done:
-                    return own.result()
-                if not done or (rival in done and rival is not None and rival.result().error is None):
-                    break
-                waiting -= done  # large failed: small is all there is
-        finally:
-            own.cancel()
-        error = (
-            LateError(_BESIDE) if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
-        )
-        return Reply(None, error, late=True, latency=perf_counter() - started)
-
-    async def _hedge(self, effect: Ask, after: float) -> Reply:
-        await asyncio.sleep(after)
-        self.asked.add("large")
-        large = replace(effect, role="large", hedge=None, span=effect.hedge_span or effect.span)
-        return await _areply(large, self._asking(large), timed=False)
-
-    async def _gather(self, effect: Gather) -> Reply | None:
-        evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
-
-        async def ask() -> object:
-            async with telemetry.validating(effect.span, evidence, config) as call:
-                if draft is None:
-                    return call.begun(await evidence.abegin(context, config=call.config))
-                return call.told(await evidence.agather(draft, context, config=call.config))
-
-        if draft is None:
-            call = _areply(effect, ask, timed=False)
-            self.begun[evidence.name] = asyncio.create_task(call)
-            self.asked.add(evidence.name)
-            return None
-        begun = self.begun.pop(evidence.name, None)
-        if begun is None:
-            return await _areply(effect, ask)
-        done, _ = await asyncio.wait({begun}, timeout=effect.seconds)
-        if not done:
-            begun.cancel()
-            return Reply(None, LateError.after(effect.seconds), late=True, latency=effect.seconds or 0.0)
-        return _read(begun.result(), evidence, draft, context)
-
-
-def _made(call: Begun[Reply] | asyncio.Task[Reply]) -> Reply | None:
-    """The reply of a call that was begun; None when it has none, or was not even made."""
-    return call.result() if call.done() and not call.cancelled() and call.exception() is None else None
-
-
-def _read(reply: Reply, evidence: Any, draft: Draft, context: StepContext) -> Reply:
-    """What a call that was begun without a draft says of this one."""
-    if reply.error is not None:
-        return reply
-    try:
-        return replace(reply, value=evidence.read(reply.value, draft, context))
-    except Exception as error:  # noqa: BLE001 - R10: evidence that breaks is an abstain
-        return replace(reply, value=None, error=error)
-
-
-def _reply(effect: Ask | Gather, call: Callable[[], object], *, timed: bool = True) -> Reply:
-    started = perf_counter()
-    try:
-        with telemetry.using(effect.span):
-            value = within(effect.seconds if timed else None, call)
-    except LateError as error:
-        return Reply(None, error, late=True, latency=perf_counter() - started)
-    except Exception as error:
-        if is_control_flow(error):
-            raise
-        return Reply(None, error, late=False, latency=perf_counter() - started)
-    return Reply(value, None, late=False, latency=perf_counter() - started)
-
-
-async def _areply(effect: Ask | Gather, call: Callable[[], Awaitable[object]], *, timed: bool = True) -> Reply:
-    started = perf_counter()
-    limit = asyncio.timeout(effect.seconds if timed else None)
-    try:
-        with telemetry.using(effect.span):
-            async with limit:
-                value = await call()
-    except TimeoutError as error:
-        late = limit.expired()
-        return Reply(
-            None, LateError.after(effect.seconds) if late else error, late=late, latency=perf_counter() - started
-        )
-    except Exception as error:
-        if is_control_flow(error):
-            raise
-        return Reply(None, error, late=False, latency=perf_counter() - started)
-    return Reply(value, None, late=False, latency=perf_counter() - started)
 
 
 # ---- the course of a step, without I/O ------------------------------------------------------------------------------
@@ -578,7 +236,7 @@ class _Course:
             outcome="pending",
             verdicts=verdicts,
             threshold=threshold,
-            usage=_NOTHING,
+            usage=NOTHING,
             cost=0.0,
         )
 
@@ -671,7 +329,7 @@ def _dropped(course: _Course) -> Generator[Effect, Any, None]:
         spend = Spend(name="hedge" if name == "large" else name)
         if reply is not None:
             if reply.error is not None:
-                usage, cost, _ = _bill_of_error(reply.error)
+                usage, cost, _ = bill_of_error(reply.error)
             elif name == "large":
                 usage, cost, _ = bill(course.step.tiers["large"], cast("Answer", reply.value).draft.message)
             else:
@@ -725,7 +383,7 @@ def _draft(
     if reply.error is not None:
         course.error = reply.error
         unasked = seconds is not None and seconds <= 0
-        usage, cost, inner = (_NOTHING, 0.0, None) if unasked else _bill_of_error(reply.error)
+        usage, cost, inner = (NOTHING, 0.0, None) if unasked else bill_of_error(reply.error)
         course.attempt = replace(
             before,
             outcome="timeout" if reply.late else "error",
@@ -734,7 +392,7 @@ def _draft(
             usage=usage,
             cost=cost,
             inner=inner,
-            retry_after=_retry_after(reply.error),
+            retry_after=retry_after(reply.error),
         )
         return
     answer = cast("Answer", reply.value)
@@ -774,7 +432,7 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
         verdict = Verdict(outcome="abstain", code=code, reason=type(reply.error).__name__, validator=evidence.name)
-        usage, cost = (_NOTHING, 0.0) if unasked else (None, None)
+        usage, cost = (NOTHING, 0.0) if unasked else (None, None)
         spend = Spend(name=evidence.name, usage=usage, cost=cost, latency=reply.latency)
     else:
         verdict, spend = cast("tuple[Verdict, Spend]", reply.value)
@@ -789,58 +447,6 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
         gathered=(*attempt.gathered, evidence.name),
         confidence=step.policy.scorer.confidence(verdicts),
     )
-
-
-def bill(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str, Any] | None]:
-    """Usage and cost of one call. A tier that is itself a cascade bills what its own record says."""
-    inner = message.response_metadata.get("cascade")
-    if isinstance(inner, dict) and tier.base._llm_type == "cascade":  # noqa: SLF001 - the public way to ask is this
-        try:
-            trace = StepTrace.from_json(inner)
-        except RecordError:
-            return Usage(), None, None
-        return trace.usage or Usage(calls=_calls(trace)), trace.cost, inner
-    usage = Usage.of(message)
-    if (
-        cast("dict[str, Any]", message.usage_metadata or {}).get("total_cost") == 0
-    ):  # LangChain's mark of an answer from its cache
-        return usage, 0.0, None
-    return usage, tier.cost(usage), None
-
-
-def _bill_of_error(error: BaseException) -> tuple[Usage | None, float | None, dict[str, Any] | None]:
-    """Usage and cost of a call that raised: unknown, unless the provider refused it or a cascade says what it spent."""
-    if isinstance(error, CascadeExhausted):
-        trace = error.trace
-        return trace.usage or Usage(calls=_calls(trace)), trace.cost, trace.to_json(content=False)
-    if _refused_unbilled(error):
-        return replace(_NOTHING, calls=1), 0.0, None
-    return None, None, None
-
-
-def _calls(trace: StepTrace) -> int:
-    return sum(a.outcome != "skipped" for a in trace.attempts) + len(trace.evidence)
-
-
-def _refused_unbilled(error: BaseException) -> bool:
-    """Whether the provider answered with an error status: such a call is billed nowhere."""
-    for source in (error, getattr(error, "response", None)):
-        status = getattr(source, "status_code", None)
-        if isinstance(status, int):
-            return status >= 400  # noqa: PLR2004 - HTTP
-    return False
-
-
-def _retry_after(error: BaseException) -> float | None:
-    """Seconds after which a provider that is busy said to ask again (`Retry-After`, RFC 9110)."""
-    response: Any = getattr(error, "response", None)
-    if getattr(error, "status_code", getattr(response, "status_code", None)) not in (429, 503):
-        return None
-    try:
-        seconds = float(response.headers.get("retry-after"))
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _error_text(error: BaseException) -> str:
@@ -938,8 +544,8 @@ def _sum(course: _Course) -> tuple[float | None, str]:
 
 def _total(course: _Course) -> Usage | None:
     """Tokens that the providers reported; a call that raised reported none, one that was cut off is unknown."""
-    total = _NOTHING
-    parts = [replace(_NOTHING, calls=1) if a.usage is None and a.outcome == "error" else a.usage for a in course.done]
+    total = NOTHING
+    parts = [replace(NOTHING, calls=1) if a.usage is None and a.outcome == "error" else a.usage for a in course.done]
     for usage in parts + [s.usage for s in course.spends]:
         if usage is None:
             return None

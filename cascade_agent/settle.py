@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent import telemetry
+from cascade_agent.bills import NOTHING
 from cascade_agent.errors import RejectedDraft
 from cascade_agent.ledger import Purse
-from cascade_agent.records import Attempt, StepTrace, Usage, clean, load
-from cascade_agent.runner import Answer, Result, Step, arun, run
+from cascade_agent.records import Attempt, StepTrace, clean, load
+from cascade_agent.runner import Result, arun, run
 from cascade_agent.shadow import shadow
+from cascade_agent.step import Answer, Step
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
@@ -31,7 +33,6 @@ Rebuild = Callable[[str, "AIMessage", object], Answer]
 Raises:
     ValueError: the message holds no structured output where one was asked for.
 """
-_NOTHING = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, calls=0)
 TASK = "cascade.step"
 """Name of the task, and the key under which `stream_mode="updates"` tells its result."""
 
@@ -218,7 +219,7 @@ def _reviewed(trace: StepTrace, answer: Answer | None, best: Answer | None) -> S
         final = trace.decisions[-1].attempt
         confidence = None if final is None else trace.attempts[final].confidence
         return replace(trace, outcome="human_review", final=final, confidence=confidence)
-    own = Attempt(tier="human", outcome="accepted", usage=_NOTHING, cost=0.0, answer=answer.draft.to_json())
+    own = Attempt(tier="human", outcome="accepted", usage=NOTHING, cost=0.0, answer=answer.draft.to_json())
     return replace(trace, outcome="human_review", attempts=(*trace.attempts, own), final=len(trace.attempts))
 
 

@@ -17,8 +17,8 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cascade_agent.bills import bill
 from cascade_agent.records import Label, Spend
-from cascade_agent.runner import bill
 from cascade_agent.validators._agreement import same
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.runner import Answer, Result, Step
+    from cascade_agent.runner import Result
+    from cascade_agent.step import Answer, Step
 
 __all__ = ["lost", "shadow", "wait"]
 

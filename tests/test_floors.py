@@ -30,6 +30,9 @@ FLOORS = {
     "evidence": 2.5,  # validators that need a tier
     "validators/__init__": 2.6,  # the shop window: names all validators, imports none of them
     "ledger": 2.5,  # counts what tiers cost
+    "bills": 2.5,
+    "step": 2.8,  # the values that the runner and those who do its work share
+    "hands": 2.9,
     "replay": 3,
     "runner": 3,
     "shadow": 3.2,  # asks beside a run that has ended

@@ -17,7 +17,8 @@ from cascade_agent.errors import RecordError
 from cascade_agent.panel import Panel
 from cascade_agent.records import Attempt, Draft, Situation, Spend, StepContext, StepTrace, Usage
 from cascade_agent.replay import replay
-from cascade_agent.runner import Answer, Step, arun, run, trace_of
+from cascade_agent.runner import arun, run, trace_of
+from cascade_agent.step import Answer, Step
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 
 unit = st.floats(0, 1)
