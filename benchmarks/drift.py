@@ -16,6 +16,10 @@ scenarios: `stationary`; `covariate` (other kinds of steps become frequent); `sw
 name); `silent` (right answers of small become wrong, each with a chance of 15 or 30 %, while nothing that the
 validators see changes). Each runs with shadow rates 5, 10, 20 %; a shadow call finds harm as the stream has it.
 
+What was chosen on such streams: PSI's correction for conversations (seeds 5000-5899, stationary, both sources), and
+the 15 and 30 % (seeds 0-29). Streams from seed 7000 on, the default, were looked at for the figures only. On recordings
+the threshold is chosen on the very cases of the streams, with their labels; a certified one would escalate more.
+
 Money is left out: what an alarm of the saving says is no matter of chance.
 """
 

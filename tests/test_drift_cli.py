@@ -179,6 +179,16 @@ def test_tokens_are_priced_anew(calm: Path, tmp_path: Path) -> None:
     assert "this policy stopped paying on 2026-01-01" in dear.stdout
 
 
+def test_facts_and_unknown_savings_are_told(tmp_path: Path) -> None:
+    """Another model is told as a fact with both names; a saving that cannot be told is called unknown."""
+    traces = steps(20, after=0.0, change=0)
+    other = [replace(t, attempts=(replace(t.attempts[0], model="other [x]"),)) for t in traces[10:]]
+    result = run(write(tmp_path / "one.jsonl", [*traces[:10], *other]), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "fact: small_model of 'agent [1]': gpt-4o-mini -> other [x] at step 10" in result.stdout
+    assert "saving unknown (20 steps" in result.stdout
+
+
 def test_several_journals_and_patterns(shaken: Path, tmp_path: Path) -> None:
     """Paths and glob patterns are read one after the other; a step that comes twice counts once."""
     traces = list(read(shaken))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from cascade_agent.drift import DriftReport, Monitor
+    from cascade_agent.drift import DriftReport, Monitor, Saving
     from cascade_agent.journal import OnError
     from cascade_agent.pricing import Price
 
@@ -196,7 +196,7 @@ def _show(console: Console, report: DriftReport) -> None:
         console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def _saving(saving: Any) -> str:
+def _saving(saving: Saving) -> str:
     head = f"at {saving.basis} prices"
     if saving.saving is None:
         return f"{head}: saving unknown ({saving.unknown} steps without a known cost, or nothing to compare with)"

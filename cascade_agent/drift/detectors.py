@@ -385,7 +385,7 @@ class Stability:
 
     def _title(self, key: Category) -> str:
         if not isinstance(key, float):
-            return "none" if key is None else key
+            return "none" if key is None else str(key)
         index = int(key)
         low = "" if index == 0 else f"{self._edges[index - 1]:.3g} < "
         return low + "value" + ("" if index == len(self._edges) else f" <= {self._edges[index]:.3g}")

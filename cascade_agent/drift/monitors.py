@@ -96,7 +96,7 @@ class DriftWatch:
     """The monitors as an object that a running process feeds; safe among threads.
 
     `add` takes each step and `add_label` each label as they come and give the alarms that they raise; `report()` tells
-    how all monitors stand. About 25 us per step.
+    how all monitors stand. About 30 us of CPU per step.
 
     What is watched, and how the chance of a false alarm is shared (`false_alarms` within 10,000 steps, all monitors
     together, by Bonferroni):
