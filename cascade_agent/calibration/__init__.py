@@ -20,8 +20,9 @@ from cascade_agent.calibration.certificate import (
 from cascade_agent.calibration.fitting import Example, Fit, fit, isotonic
 from cascade_agent.calibration.labels import Case, Joined, join, same_answers
 from cascade_agent.calibration.measures import auroc, brier, calibration_error, interval
-from cascade_agent.calibration.policy_file import check_fit, load_policy, write_policy
+from cascade_agent.calibration.policy_file import load_policy, write_policy
 from cascade_agent.calibration.run import CalibrationResult, Quality, Sample, calibrate
+from cascade_agent.panel import check_fit
 
 __all__ = [
     "CalibrationResult",

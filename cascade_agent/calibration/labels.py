@@ -93,7 +93,8 @@ class Joined:
     by_source: Mapping[str, int]
     models: tuple[str, ...]
     validators: Mapping[str, tuple[str, ...]]
-    """Validator -> its codes that carried a score or a hard fail, as seen in these steps."""
+    """Validator -> its codes that carried a score or a hard fail, as seen in these steps. Evidence that could be asked
+    and never said anything has none."""
 
 
 @dataclass(slots=True)
@@ -190,6 +191,8 @@ class _Reader:
         small = trace.attempts[0]
         tally.models.update(a.model for a in trace.attempts if a.model)
         labels = [*self.told.get(trace.id, ()), *self._own(trace)]
+        for name in trace.askable:
+            tally.codes[name].update(())  # known, though it may never say anything
         answered = trace.final_tier == "small" and not trace.escalated
         counted = resolve(labels, self.on_conflict)
         tally.answered += answered
@@ -235,8 +238,8 @@ class _Reader:
         for verdict in small.verdicts:
             bare = replace(verdict, reason="", path="")
             kept.append(self.shared.setdefault(bare, bare))
-            if verdict.code and (verdict.score is not None or verdict.hard):
-                self.tally.codes[verdict.validator].add(verdict.code)
+            if verdict.score is not None or verdict.hard:
+                self.tally.codes[verdict.validator].add(verdict.code or verdict.outcome)
         return tuple(kept)
 
     def _irreversible(self, small: Attempt) -> bool:
