@@ -154,9 +154,10 @@ def check_fit(policy: Measured, validators: Iterable[object]) -> None:
     """Refuse a calibrated policy that was not measured with the validators in use. The doors ask it when they are made.
 
     A validator that spoke when the threshold was measured and is silent now would leave drafts with more confidence
-    than they were measured to have. Evidence that could not be asked then may speak *for* a draft, which would lift
-    drafts over the threshold that were not measured there. Other validators that are new only object more: that costs
-    money and no guarantee. A policy without a measurement (`provenance["validators"]`) fits everything.
+    than they were measured to have. One that is new and may speak *for* a draft (evidence, log-probabilities: their
+    attribute `lifts`) would lift drafts over the threshold that were not measured there. Others that are new only
+    object more: that costs money and no guarantee. A policy without a measurement (`provenance["validators"]`) fits
+    everything.
 
     Raises:
         ConfigurationError: names what does not fit and the mend.
@@ -174,12 +175,12 @@ def check_fit(policy: Measured, validators: Iterable[object]) -> None:
             f"In use: {', '.join(sorted(in_use)) or 'none'}. Add them, or calibrate anew on a journal without them"
         )
         raise ConfigurationError(msg)
-    evidence = [name_of(v) for v in validators if getattr(v, "stage", "draft") == "evidence"]
-    strange = sorted(name for name in evidence if name not in measured)
+    lifting = {name_of(v) for v in validators if getattr(v, "stage", "") == "evidence" or getattr(v, "lifts", False)}
+    strange = sorted(lifting - measured.keys())
     if strange:
         msg = (
-            f"the policy was calibrated without {', '.join(strange)}, and evidence can lift a draft over its threshold: "
-            "leave it out, or calibrate anew on a journal of steps in which it could be asked"
+            f"the policy was calibrated without {', '.join(strange)}, which may lift a draft over its threshold: leave "
+            "it out, or calibrate anew on a journal of steps that were judged with it"
         )
         raise ConfigurationError(msg)
 

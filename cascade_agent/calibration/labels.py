@@ -6,7 +6,6 @@ all of them beside the one that counted.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
 
+    from cascade_agent.journal import OnError
     from cascade_agent.records import Attempt, StepTrace, Verdict
 
 _UNFINISHED = ("interrupted", "cancelled", "error")
@@ -28,8 +28,12 @@ Evaluator = Callable[["StepTrace"], bool | None]
 SameText = Callable[[str, str], bool | None]
 OnConflict = Literal["precedence", "exclude"]
 
-PRECEDENCE: Final = ("person", "evaluator", "shadow", "tool_error", "escalation")
-"""Who counts when labels of one step contradict each other, the first most; among equals the latest label."""
+PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "escalation")
+"""Who counts when labels of one step contradict each other, the first most; among equals the latest label.
+
+`review` is a person who was shown the step because it was doubtful: as true as `person`, but it cannot stand for steps
+that nobody looked at.
+"""
 
 
 _COMPARED = ("escalation", "shadow")
@@ -93,8 +97,8 @@ class Joined:
     by_source: Mapping[str, int]
     models: tuple[str, ...]
     validators: Mapping[str, tuple[str, ...]]
-    """Validator -> its codes that carried a score or a hard fail, as seen in these steps. Evidence that could be asked
-    and never said anything has none."""
+    """Validator -> its codes that carried a score or a hard fail, as seen in these steps. One that said nothing of the
+    kind, or evidence that could be asked and never was, has none."""
 
 
 @dataclass(slots=True)
@@ -115,7 +119,7 @@ def join(
     same_text: SameText | None = None,
     on_conflict: OnConflict = "precedence",
     side_effects: Mapping[str, str] | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
+    on_error: OnError = "raise",
 ) -> Joined:
     """Read journals and join their labels to their steps, one step in memory at a time.
 
@@ -140,7 +144,7 @@ def join(
         raise ConfigurationError(msg)
     told: dict[str, list[Label]] = defaultdict(list)
     for label in read_labels(*paths, on_error=on_error):
-        told[label.step_id].append(_checked(label))
+        told[label.step_id].append(label)
     tally = _Tally()
     reader = _Reader(told, tally, evaluator, same_text, on_conflict, side_effects or {})
     cases = tuple(reader.cases(read(*paths, on_error=on_error)))
@@ -154,7 +158,7 @@ def join(
         answered=tally.answered,
         unlabelled=tally.unlabelled,
         undecided=tally.undecided,
-        conflicts=tuple(case for case in cases if _contradict(case.labels)),
+        conflicts=tuple(case for case in cases if contradict(case.labels)),
         orphans=tuple(sorted(told.keys() - tally.seen)),
         repeated=tally.repeated,
         by_source=dict(sorted(Counter(c.source for c in cases if c.source is not None and c.labelled).items())),
@@ -192,7 +196,7 @@ class _Reader:
         tally.models.update(a.model for a in trace.attempts if a.model)
         labels = [*self.told.get(trace.id, ()), *self._own(trace)]
         for name in trace.askable:
-            tally.codes[name].update(())  # known, though it may never say anything
+            tally.codes[name].update(())  # it was there, though it may never say anything
         answered = trace.final_tier == "small" and not trace.escalated
         counted = resolve(labels, self.on_conflict)
         tally.answered += answered
@@ -238,8 +242,9 @@ class _Reader:
         for verdict in small.verdicts:
             bare = replace(verdict, reason="", path="")
             kept.append(self.shared.setdefault(bare, bare))
+            codes = self.tally.codes[verdict.validator]
             if verdict.score is not None or verdict.hard:
-                self.tally.codes[verdict.validator].add(verdict.code or verdict.outcome)
+                codes.add(verdict.code or verdict.outcome)
         return tuple(kept)
 
     def _irreversible(self, small: Attempt) -> bool:
@@ -254,7 +259,7 @@ class _Reader:
 def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> Label | None:
     """The label that counts, by `PRECEDENCE`, then the latest; None when none says anything (or they contradict)."""
     telling = [label for label in labels if label.right is not None or label.harm is not None]
-    if not telling or (on_conflict == "exclude" and _contradict(telling)):
+    if not telling or (on_conflict == "exclude" and contradict(telling)):
         return None
     order = {source: rank for rank, source in enumerate(PRECEDENCE)}
     rank, _ = min((order.get(label.source, len(order)), i) for i, label in enumerate(telling))
@@ -272,29 +277,12 @@ def _meaning(label: Label) -> tuple[bool | None, bool | None]:
     return right, harm
 
 
-def _contradict(labels: Sequence[Label]) -> bool:
+def contradict(labels: Sequence[Label]) -> bool:
+    """Whether some say right and some wrong, or some harm and some none."""
     meanings = [_meaning(label) for label in labels]
     rights = {right for right, _ in meanings if right is not None}
     harms = {harm for _, harm in meanings if harm is not None}
     return len(rights) > 1 or len(harms) > 1
-
-
-def _checked(label: Label) -> Label:
-    p = label.propensity
-    if p is not None and not (isinstance(p, int | float) and math.isfinite(p) and 0.0 < p <= 1.0):
-        msg = f"label of step {label.step_id!r} has propensity {p!r}; expected a number in (0, 1]: correct the line"
-        raise RecordError(msg)
-    for name in ("right", "harm"):
-        value = getattr(label, name)
-        if value is not None and not isinstance(value, bool):
-            msg = (
-                f"label of step {label.step_id!r} has {name}={value!r}; expected true, false or null: correct the line"
-            )
-            raise RecordError(msg)
-    if label.right and label.harm:
-        msg = f"label of step {label.step_id!r} says right and harm at once; harm is small wrong and large right"
-        raise RecordError(msg)
-    return label
 
 
 # ---- two answers to one step ----------------------------------------------------------------------------------------
