@@ -514,9 +514,14 @@ def read(*paths: PathLike, on_error: OnError = "raise") -> Iterator[StepTrace]:
     return _steps(_expand(paths), _checked(on_error))
 
 
-def read_labels(*paths: PathLike, on_error: OnError = "raise") -> Iterator[Label]:
-    """Stream the labels of journal files; arguments and errors as in `read`."""
-    return _labels(_expand(paths), _checked(on_error))
+def read_labels(
+    *paths: PathLike, on_error: OnError = "raise", check: Callable[[Label], Label] | None = None
+) -> Iterator[Label]:
+    """Stream the labels of journal files; arguments and errors as in `read`.
+
+    `check` gives the label back or raises `RecordError`, which then counts as a fault of the line (`checked_label`).
+    """
+    return _labels(_expand(paths), _checked(on_error), check)
 
 
 def _checked(on_error: OnError) -> OnError:
@@ -544,8 +549,12 @@ def _steps(files: Iterable[Path], on_error: OnError) -> Iterator[StepTrace]:
     return chain.from_iterable(_records(file, "step", StepTrace.from_json, on_error) for file in files)
 
 
-def _labels(files: Iterable[Path], on_error: OnError) -> Iterator[Label]:
-    return chain.from_iterable(_records(file, "label", _label, on_error) for file in files)
+def _labels(files: Iterable[Path], on_error: OnError, check: Callable[[Label], Label] | None = None) -> Iterator[Label]:
+    def build(data: Mapping[str, Any]) -> Label:
+        label = Label.from_json(data)
+        return label if check is None else check(label)
+
+    return chain.from_iterable(_records(file, "label", build, on_error) for file in files)
 
 
 def checked_label(label: Label) -> Label:
@@ -567,10 +576,6 @@ def checked_label(label: Label) -> Label:
         msg = f"label of step {label.step_id!r} says right and harm at once; harm is small wrong and large right"
         raise RecordError(msg)
     return label
-
-
-def _label(data: Mapping[str, Any]) -> Label:
-    return checked_label(Label.from_json(data))
 
 
 class _NotJsonError(RecordError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import read, read_labels
+from cascade_agent.journal import checked_label, read, read_labels
 from cascade_agent.records import Label
 from cascade_agent.validators._agreement import recorded_calls, same
 
@@ -96,6 +96,9 @@ class Joined:
     repeated: int
     by_source: Mapping[str, int]
     models: tuple[str, ...]
+    paid: Mapping[str, Mapping[str, Any]]
+    """Model -> what its answers cost in these steps: calls, tokens, cost in `currency`, as far as known."""
+
     validators: Mapping[str, tuple[str, ...]]
     """Validator -> its codes that carried a score or a hard fail, as seen in these steps. One that said nothing of the
     kind, or evidence that could be asked and never was, has none."""
@@ -109,7 +112,7 @@ class _Tally:
     undecided: int = 0
     repeated: int = 0
     seen: set[str] = field(default_factory=set)
-    models: set[str] = field(default_factory=set)
+    paid: dict[str, dict[str, Any]] = field(default_factory=dict)
     codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
@@ -143,7 +146,7 @@ def join(
         msg = f"on_conflict is {on_conflict!r}; expected 'precedence' or 'exclude'"
         raise ConfigurationError(msg)
     told: dict[str, list[Label]] = defaultdict(list)
-    for label in read_labels(*paths, on_error=on_error):
+    for label in read_labels(*paths, on_error=on_error, check=checked_label):
         told[label.step_id].append(label)
     tally = _Tally()
     reader = _Reader(told, tally, evaluator, same_text, on_conflict, side_effects or {})
@@ -162,7 +165,8 @@ def join(
         orphans=tuple(sorted(told.keys() - tally.seen)),
         repeated=tally.repeated,
         by_source=dict(sorted(Counter(c.source for c in cases if c.source is not None and c.labelled).items())),
-        models=tuple(sorted(tally.models)),
+        models=tuple(sorted(tally.paid)),
+        paid=dict(sorted(tally.paid.items())),
         validators={name: tuple(sorted(codes)) for name, codes in sorted(tally.codes.items())},
     )
 
@@ -193,7 +197,9 @@ class _Reader:
         if not trace.attempts or trace.outcome in _UNFINISHED:
             return None
         small = trace.attempts[0]
-        tally.models.update(a.model for a in trace.attempts if a.model)
+        for attempt in trace.attempts:
+            if attempt.model:
+                self._count_cost(attempt, trace.currency)
         labels = [*self.told.get(trace.id, ()), *self._own(trace)]
         for name in trace.askable:
             tally.codes[name].update(())  # it was there, though it may never say anything
@@ -236,6 +242,18 @@ class _Reader:
             same = same_answers(trace, same_text=self.same_text)
             if same is not None:
                 yield Label(step_id=trace.id, source="escalation", right=same, harm=not same)
+
+    def _count_cost(self, attempt: Attempt, currency: str) -> None:
+        empty = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
+        paid = self.tally.paid.setdefault(str(attempt.model), empty)
+        paid["calls"] += 1
+        usage = attempt.usage
+        for key, value in (
+            ("input_tokens", None if usage is None else usage.input_tokens),
+            ("output_tokens", None if usage is None else usage.output_tokens),
+            ("cost", attempt.cost if currency == paid["currency"] else None),
+        ):
+            paid[key] = None if paid[key] is None or value is None else paid[key] + value
 
     def _count_codes(self, small: Attempt) -> tuple[Verdict, ...]:
         kept = []

@@ -606,6 +606,7 @@ def _provenance(
         "quality": {name: quality.to_json() for name, quality in result.quality.items()},
         "models": list(joined.models),
         "validators": {name: list(codes) for name, codes in joined.validators.items()},
+        "paid": {model: dict(paid) for model, paid in joined.paid.items()},
         "prices": {
             model: {"source": price.source, "date": price.date, "currency": price.currency}
             for model, price in (prices or {}).items()

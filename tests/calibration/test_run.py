@@ -308,6 +308,7 @@ def logged(rng, n, *, shadow=None, looked_at=None, old=0.6, tool_errors=0.0):
         repeated=0,
         by_source={},
         models=(),
+        paid={},
         validators={},
     )
 
@@ -371,6 +372,7 @@ def test_unclear_steps_are_counted():
         repeated=0,
         by_source={},
         models=(),
+        paid={},
         validators={},
     )
     found = draw(joined, POLICY)
