@@ -6,6 +6,7 @@ all of them beside the one that counted.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -152,9 +153,7 @@ def join(
     reader = _Reader(told, tally, evaluator, same_text, on_conflict, side_effects or {})
     cases = tuple(reader.cases(read(*paths, on_error=on_error)))
     if not tally.steps:
-        names = ", ".join(str(path) for path in paths)
-        msg = f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
-        raise RecordError(msg)
+        raise RecordError(no_step(paths))
     return Joined(
         cases=cases,
         steps=tally.steps,
@@ -169,6 +168,12 @@ def join(
         paid=dict(sorted(tally.paid.items())),
         validators={name: tuple(sorted(codes)) for name, codes in sorted(tally.codes.items())},
     )
+
+
+def no_step(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """What to say of journals without a step."""
+    names = ", ".join(str(path) for path in paths)
+    return f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
 
 
 @dataclass(slots=True)
@@ -198,7 +203,7 @@ class _Reader:
             return None
         small = trace.attempts[0]
         for attempt in trace.attempts:
-            if attempt.model:
+            if attempt.model and attempt.outcome != "skipped":
                 self._count_cost(attempt, trace.currency)
         labels = [*self.told.get(trace.id, ()), *self._own(trace)]
         for name in trace.askable:
@@ -301,6 +306,11 @@ def contradict(labels: Sequence[Label]) -> bool:
     rights = {right for right, _ in meanings if right is not None}
     harms = {harm for _, harm in meanings if harm is not None}
     return len(rights) > 1 or len(harms) > 1
+
+
+def unit_hash(text: str) -> float:
+    """A number in [0, 1) that looks drawn and is always the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
 
 
 # ---- two answers to one step ----------------------------------------------------------------------------------------

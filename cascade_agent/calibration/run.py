@@ -25,9 +25,10 @@ from cascade_agent.calibration.certificate import (
     labels_needed,
 )
 from cascade_agent.calibration.fitting import Example, Fit, Target, fit
-from cascade_agent.calibration.labels import Case, Evaluator, Joined, OnConflict, SameText, join
+from cascade_agent.calibration.labels import Case, Evaluator, Joined, OnConflict, SameText, join, unit_hash
 from cascade_agent.calibration.measures import auroc, auroc_within, brier, calibration_error, interval
 from cascade_agent.calibration.policy_file import library_version
+from cascade_agent.confidence import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.policy import Policy, decide
 from cascade_agent.records import Attempt
@@ -35,7 +36,6 @@ from cascade_agent.records import Attempt
 if TYPE_CHECKING:
     import os
 
-    from cascade_agent.confidence import Scorer
     from cascade_agent.journal import OnError
     from cascade_agent.pricing import Price
 
@@ -186,7 +186,8 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         paths: journal files or glob patterns.
         max_loss: the greatest risk per step that you take, for example 0.01.
         confidence: probability with which the certificate holds.
-        policy: settings to start from; its threshold is replaced, its scorer is the prior of a fit.
+        policy: settings to start from; its threshold is replaced, its scorer is the prior of a fit (one that an earlier
+            calibration fitted is left for the shipped rules then, so that no label counts twice).
         scorer: `rules` keeps the policy's scorer, `error` and `gain` fit one, `auto` takes what ranks harm best on
             episodes that the fit did not see (and keeps the policy's while labels are few).
         risk: `harm` or `selective_error` (see `certify`).
@@ -209,6 +210,8 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         raise ConfigurationError(msg)
     claim = Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed)
     base = Policy() if policy is None else policy
+    if scorer != "rules" and _learned(base.scorer):
+        base = replace(base, scorer=Scorer.rules())
     files = list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
     joined = join(
         *files,
@@ -244,7 +247,7 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         quality={name: quality_of(test, judged[name], gain=name == "gain", seed=seed) for name in judged},
         joined=joined,
         sample=sample,
-        data=data_hash(joined.cases),
+        data=dataunit_hash(joined.cases),
     )
     entries = entries_of(result, units) if by_kind else _whole(certificate)
     if entries is None:
@@ -255,10 +258,8 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     provenance = _provenance(result, entries, claim, prices, now or dt.datetime.now(dt.UTC))
     fitted = candidates[chosen]
     if chosen in fits:
-        learned: list[Any] = [list(p) for p in (*_learned(base.scorer), part)]
-        fitted = replace(
-            fitted, provenance={"kind": "fitted", "target": chosen, "data": result.data, "learned": learned}
-        )
+        told: dict[str, Any] = {"kind": "fitted", "target": chosen, "data": result.data, "learned": [list(part)]}
+        fitted = replace(fitted, provenance=told)
     strictest = thresholds.pop("", None)
     return replace(
         result,
@@ -314,12 +315,7 @@ def _tool_failed(case: Case) -> bool:
 
 
 def _coin(case: Case, seed: int) -> float:
-    return _hash(f"draw\0{seed}\0{case.id}")
-
-
-def _hash(text: str) -> float:
-    """A number in [0, 1) that looks drawn and is always the same for the same text."""
-    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
+    return unit_hash(f"draw\0{seed}\0{case.id}")
 
 
 Part = tuple[int, float]
@@ -336,8 +332,8 @@ def _split(
     the policy's scorer learned from earlier is not certified on.
     """
     earlier = _learned(prior)
-    known = {e: _hash(f"split\0{claim.seed}\0{e}") for e in {c.episode for c in joined.cases}}
-    seen = {e for e in known if any(_hash(f"split\0{seed}\0{e}") < share for seed, share in earlier)}
+    known = {e: unit_hash(f"split\0{claim.seed}\0{e}") for e in {c.episode for c in joined.cases}}
+    seen = {e for e in known if any(unit_hash(f"split\0{seed}\0{e}") < share for seed, share in earlier)}
     drafts = [case for case in joined.cases if case.right is not None and case.drafted]
     episodes = len({case.episode for case in sample.cases} - seen)
     keep = (labels_for_power if choice == "auto" else labels_needed)(claim.max_loss, claim.confidence)
@@ -566,7 +562,7 @@ def _thresholds(entries: Entries, base: Policy) -> dict[str, float]:
     return dict(sorted(out.items()))
 
 
-def data_hash(cases: Sequence[Case]) -> str:
+def dataunit_hash(cases: Sequence[Case]) -> str:
     """SHA-256 over step ids and what their labels say, in the order of the ids: the same labels, the same hash."""
     digest = hashlib.sha256()
     for case in sorted(cases, key=lambda c: c.id):
