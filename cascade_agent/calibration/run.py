@@ -249,7 +249,7 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         sample=sample,
         data=dataunit_hash(joined.cases),
     )
-    entries = entries_of(result, units) if by_kind else _whole(certificate)
+    entries = entries_of(kinds, units) if by_kind else _whole(certificate)
     if entries is None:
         return result
     if irreversible is not None:
@@ -525,12 +525,13 @@ def _whole(certificate: Certificate | NoThreshold) -> Entries | None:
     return {"": _entry("all", certificate)} if isinstance(certificate, Certificate) else None
 
 
-def entries_of(result: CalibrationResult, units: Sequence[Unit]) -> Entries | None:
-    """One threshold per kind of step; None when none holds, or when a kind that has none cannot be stopped.
+def entries_of(found: Mapping[str, Certificate | NoThreshold], units: Sequence[Unit]) -> Entries | None:
+    """What `certify_by_kind` found as one threshold per kind of step.
+
+    None when none holds, or when a kind that has none cannot be stopped (drafts of a confidence of 1).
 
     Kinds without enough labels share the certificate of the rest, kinds that the data do not have get 1.0.
     """
-    found = result.by_kind
     if not any(found.values()):
         return None
     seen = {unit.kind for unit in units}
