@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import checked_label, read, read_labels
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cascade_agent.records import Attempt, StepTrace, Verdict
 
 _UNFINISHED = ("interrupted", "cancelled", "error")
+_UNASKED = ("latched", "skipped_small", "budget")
+"""Reasons that leave the small tier out without a look at the step."""
+
 Evaluator = Callable[["StepTrace"], bool | None]
 SameText = Callable[[str, str], bool | None]
 OnConflict = Literal["precedence", "exclude"]
@@ -95,6 +98,10 @@ class Joined:
     conflicts: tuple[Case, ...]
     orphans: tuple[str, ...]
     repeated: int
+    unasked: int
+    """Steps in which small was left out by an economy (latch, skipping, a ceiling). They say nothing about its drafts:
+    were they counted as harmless, the risk would be understated for the day on which small is asked again."""
+
     by_source: Mapping[str, int]
     models: tuple[str, ...]
     paid: Mapping[str, Mapping[str, Any]]
@@ -112,6 +119,7 @@ class _Tally:
     unlabelled: int = 0
     undecided: int = 0
     repeated: int = 0
+    unasked: int = 0
     seen: set[str] = field(default_factory=set)
     paid: dict[str, dict[str, Any]] = field(default_factory=dict)
     codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -163,6 +171,7 @@ def join(
         conflicts=tuple(case for case in cases if contradict(case.labels)),
         orphans=tuple(sorted(told.keys() - tally.seen)),
         repeated=tally.repeated,
+        unasked=tally.unasked,
         by_source=dict(sorted(Counter(c.source for c in cases if c.source is not None and c.labelled).items())),
         models=tuple(sorted(tally.paid)),
         paid=dict(sorted(tally.paid.items())),
@@ -202,6 +211,9 @@ class _Reader:
         if not trace.attempts or trace.outcome in _UNFINISHED:
             return None
         small = trace.attempts[0]
+        if small.outcome == "skipped" and any(move.reason in _UNASKED for move in trace.decisions):
+            tally.unasked += 1
+            return None
         for attempt in trace.attempts:
             if attempt.model and attempt.outcome != "skipped":
                 self._count_cost(attempt, trace.currency)

@@ -140,6 +140,7 @@ class CalibrationResult:
                 "undecided": joined.undecided,
                 "orphans": list(joined.orphans),
                 "repeated_steps": joined.repeated,
+                "small_not_asked": joined.unasked,
                 "conflicts": [
                     {"step_id": case.id, "counted": case.source, "labels": [label.to_json() for label in case.labels]}
                     for case in joined.conflicts

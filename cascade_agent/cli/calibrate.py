@@ -254,6 +254,7 @@ def _labels(result: CalibrationResult) -> Iterable[str]:
     more = [
         (joined.undecided, "answered by small have labels that say neither right nor wrong"),
         (len(joined.orphans), "labels belong to steps that are not in these journals"),
+        (joined.unasked, "steps did not ask small (latch, skipping, a ceiling) and are left out"),
         (joined.repeated, "steps came a second time and were counted once"),
     ]
     yield from (f"{n} {what}." for n, what in more if n)

@@ -112,7 +112,8 @@ class _Desk:
     def __init__(self, paths: Sequence[Path | str], target: Path, on_error: OnError) -> None:
         from cascade_agent.calibration.labelling import labels_of
 
-        self.paths, self.target, self.on_error = paths, target, on_error
+        self.paths, self.target = paths, target
+        self.on_error: OnError = on_error
         self.labels = labels_of(*paths, on_error=on_error)
         self.written: list[Label] = []
         self.repeated = 0
