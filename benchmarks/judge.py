@@ -1,6 +1,6 @@
 """How well the judge knows a wrong draft: ranking, soft fails and cost of the shipped rules, evidence and fits.
 
-    python benchmarks/judge.py --train DIR --test DIR [--leave-out CATEGORY] [--sizes 50,200,400,all] [--json FILE]
+    python benchmarks/judge.py --train DIR --test DIR [--leave-out KIND|each] [--sizes 50,200,400,all] [--json [FILE]]
 
 Both folders hold recorded answers (cases, truth, models, manifest). Where they are the same folder the groups are cut
 into two halves and each is judged by what was learned on the other; related cases never stand on both sides. Figures
@@ -9,16 +9,22 @@ is learned comes from the same small model where the training folder has it, els
 
 ways: `schema` the schema check alone; `default` the default validators and the shipped rules, no label and no second
 model; `+second` the same with a cross-check asked inside the default policy's band, `+second wide` inside a wider one;
-`fit N` the scorer fitted on N labelled training cases, without and with the second model's answer; `oracle` escalates
-exactly where small is wrong and large right.
+`fit N` the scorer fitted on N labelled training cases, without and with the second model's answer (which a log
+holds only where it was asked, so only there it is learned from); `on gain` fitted on "small wrong and large right"
+instead of "small wrong"; `oracle` escalates exactly where small is wrong and large right. With `--leave-out each`
+every kind of step is judged by what was learned on the others.
+
+auroc is against "small is right", auroc_gain against "escalating gains nothing", within the mean of the former inside
+of the kinds of step, risk_area the mean share of wrong drafts among the accepted ones over all coverages.
 
 The second model is of another family than small and is not large; of those that cost at most a quarter of large, the
 one whose answers agree most with large's on the training cases. No label is needed for that. Where none is so cheap it
 is the cheapest.
 
-loss (against large) and cost (list prices, always-large = 1, second model included) are those of a threshold: the one
-that cost least on the training cases while losing at most one point there. `rule` is the default policy's decision
-without any threshold; `cost@-1` the least cost on the test cases themselves of a threshold that loses at most a point.
+accuracy, loss (against large) and cost (list prices, always-large = 1, second model included) are those of a threshold:
+the one that cost least on the training cases while losing at most one point there. `rule` is the default policy's
+decision without any threshold; `cost@-1` the least cost on the test cases themselves of a threshold that loses at most
+a point.
 """
 
 from __future__ import annotations
@@ -42,7 +48,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import Policy, Scorer, default_validators
-from cascade_agent.calibration.fitting import Example, fit
+from cascade_agent.calibration.fitting import Example, Target, fit
 from cascade_agent.calibration.measures import auroc, calibration_error
 from cascade_agent.evidence import cross_checked
 from cascade_agent.panel import Panel
@@ -157,31 +163,32 @@ class Bench:
         """The scorer fitted on the first `way.size` of these cases in an order that has nothing to do with them."""
         pairs = self.pairs_like(pair)
         smalls = list(dict.fromkeys(small for small, _ in pairs))
-        seconds = {p[0]: self.second(p, names) for p in pairs} if way.second else {}
+        larges = dict(reversed(pairs))  # for gain: the first one of each small model
+        seconds = {p[0]: self.second(p, names) for p in reversed(pairs)} if way.second else {}
         drawn = sorted(
             ((small, name) for small in smalls for name in names),
             key=lambda d: hashlib.sha256(d[1].encode() + bytes(smalls.index(d[0]))).digest(),
         )[: way.size]
         key = (
-            "|".join(smalls),
+            "|".join(f"{small}>{larges[small] if way.target == 'gain' else ''}" for small in smalls),
             way.title,
             "|".join(seconds.values()),
             hashlib.sha256(repr(drawn).encode()).hexdigest(),
         )
         if key not in self.scorers:
-            labelled = []
-            for small, name in drawn:
-                found = self.verdicts("default", small)[name]
-                agreed = (self.agreement(small, seconds[small])[name],) if way.second else ()
-                labelled.append(
-                    Example(
-                        verdicts=(*found, *agreed),
-                        wrong=not self.answers(small)[name]["correct"],
-                        episode=self.data.cases[name]["group"],
-                    )
-                )
-            self.scorers[key] = fit(labelled).scorer
+            examples = [self.example(small, name, larges[small], seconds.get(small), way) for small, name in drawn]
+            self.scorers[key] = fit(examples, target=way.target).scorer
         return self.scorers[key]
+
+    def example(self, small: str, name: str, large: str, second: str | None, way: Way) -> Example:
+        """A labelled draft as a log would hold it: with the second model's answer only where the rules asked for it."""
+        verdicts = self.verdicts("default", small)[name]
+        confidence = Scorer.rules().confidence(verdicts)
+        if second and confidence is not None and way.band[0] <= confidence <= way.band[1]:
+            verdicts = (*verdicts, self.agreement(small, second)[name])
+        right = bool(self.answers(small)[name]["correct"])
+        gain = not right and bool(self.answers(large)[name]["correct"])
+        return Example(verdicts=verdicts, wrong=not right, gain=gain, episode=self.data.cases[name]["group"])
 
 
 CHEAP = 0.25
@@ -220,6 +227,7 @@ class Way:
     fitted: bool = False
     band: tuple[float, float] = BAND
     size: int | None = None
+    target: Target = "error"
 
 
 Pair = tuple[str, str]
@@ -324,11 +332,13 @@ def risk_area(confidence: list[float], right: list[bool]) -> float:
 Figures = dict[str, float | None]
 HEAD = (
     "auroc",
+    "auroc_gain",
     "within",
     "risk_area",
     "calibration_error",
     "fail_precision",
     "fail_recall",
+    "accuracy",
     "loss",
     "cost",
     "cost@-1",
@@ -371,11 +381,15 @@ def measure(test: Bench, pooled: Judged, up: list[bool], way: Way) -> Figures:
     rule_loss, rule_cost = loss_and_cost(pooled, by_rule(pooled, way))
     return {
         "auroc": auroc(pooled.confidence, pooled.right),
+        "auroc_gain": auroc(pooled.confidence, no_gain(pooled)),
         "within": within(test, pooled.names, pooled.confidence, pooled.right),
         "risk_area": risk_area(pooled.confidence, pooled.right),
-        "calibration_error": calibration_error(pooled.confidence, pooled.right),
+        "calibration_error": calibration_error(
+            pooled.confidence, no_gain(pooled) if way.target == "gain" else pooled.right
+        ),
         "fail_precision": fmean(fired) if fired else None,
         "fail_recall": sum(fired) / max(1, len(pooled.right) - sum(pooled.right)),
+        "accuracy": fmean(pooled.large) - loss,
         "loss": loss,
         "cost": cost,
         "cost@-1": operating_point(pooled)[1],
@@ -385,12 +399,35 @@ def measure(test: Bench, pooled: Judged, up: list[bool], way: Way) -> Figures:
     }
 
 
+def no_gain(judged: Judged) -> list[bool]:
+    """Where escalating gains nothing: small is right, or large is wrong too."""
+    return [right or not large for right, large in zip(judged.right, judged.large, strict=True)]
+
+
 def oracle(test: Bench, pair: Pair, names: list[str]) -> Figures:
     """Escalates exactly where small is wrong and large is right."""
     judged = judge(test, pair, names, Scorer.rules(), Way("schema"))
     up = [large and not right for large, right in zip(judged.large, judged.right, strict=True)]
     loss, cost = loss_and_cost(judged, up)
-    return {"auroc": 1.0, "loss": loss, "cost": cost}
+    return {"auroc": 1.0, "accuracy": fmean(judged.large) - loss, "loss": loss, "cost": cost}
+
+
+def drawn_figures(test: Bench, judged: Judged, up: list[bool], drawn: list[int], way: Way) -> Figures:
+    """Figures of one way on one pair over some of the cases, with repetitions."""
+    confidence = [judged.confidence[i] for i in drawn]
+    right = [judged.right[i] for i in drawn]
+    loss, cost = loss_and_cost(judged, up, drawn)
+    out: Figures = {
+        "auroc": auroc(confidence, right),
+        "within": within(test, [judged.names[i] for i in drawn], confidence, right),
+        "risk_area": risk_area(confidence, right),
+        "accuracy": fmean(judged.large[i] for i in drawn) - loss,
+        "loss": loss,
+        "cost": cost,
+    }
+    if not way.fitted:
+        out["rule_loss"], out["rule_cost"] = loss_and_cost(judged, by_rule(judged, way), drawn)
+    return out
 
 
 def intervals(test: Bench, found: list[tuple[Judged, list[bool]]], way: Way) -> dict[str, tuple[float, float]]:
@@ -405,13 +442,9 @@ def intervals(test: Bench, found: list[tuple[Judged, list[bool]]], way: Way) -> 
         drawn = [i for g in chance.choices(groups, k=len(groups)) for i in places[g]]
         figures: dict[str, list[float]] = defaultdict(list)
         for judged, up in found:
-            ranked = auroc([judged.confidence[i] for i in drawn], [judged.right[i] for i in drawn])
-            if ranked is not None:
-                figures["auroc"].append(ranked)
-            for prefix, moved in (("", up), *(() if way.fitted else (("rule_", by_rule(judged, way)),))):
-                loss, cost = loss_and_cost(judged, moved, drawn)
-                figures[f"{prefix}loss"].append(loss)
-                figures[f"{prefix}cost"].append(cost)
+            for key, value in drawn_figures(test, judged, up, drawn, way).items():
+                if value is not None:
+                    figures[key].append(value)
         for key, values in figures.items():
             seen[key].append(fmean(values))
     out = {}
@@ -464,9 +497,17 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--leave-out", metavar="CATEGORY", help="kind of step that is examined and never trained on")
+    parser.add_argument(
+        "--leave-out", metavar="CATEGORY", help="kind of step that is examined and never trained on; each: all in turn"
+    )
     parser.add_argument("--sizes", default="50,200,400,all", help="labels to fit with, comma separated; empty: none")
-    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write all figures there; alone: print them and nothing else",
+    )
     return parser.parse_args()
 
 
@@ -475,17 +516,13 @@ def main() -> None:
     test = Bench.load(options.test)
     same = options.train.resolve() == options.test.resolve()
     train = test if same else Bench.load(options.train)
-    parts = parts_of(train, test, options.leave_out)
+    kinds = sorted({case["category"] for case in test.data.cases.values()})
+    left_out = kinds if options.leave_out == "each" else [options.leave_out]
+    if left_out != [None] and not set(left_out) <= set(kinds):
+        sys.exit(f"--leave-out is {options.leave_out!r}; the kinds of step are {', '.join(kinds)}, or each")
+    parts = [part for kind in left_out for part in parts_of(train, test, kind)]
     names = [n for _, exam in parts for n in exam]
-    sizes = [None if s == "all" else int(s) for s in options.sizes.split(",") if s]
-    ways = [Way("schema"), Way("default"), Way("default +second", second=True)]
-    ways.append(Way("default +second wide", second=True, band=WIDE))
-    for second in (False, True):
-        ways += [
-            Way(f"fit {size or 'all'}{' +second' * second}", second=second, fitted=True, size=size) for size in sizes
-        ]
-    if None in sizes:
-        ways.append(Way("fit all +second wide", second=True, fitted=True, band=WIDE))
+    ways = ways_of([None if s == "all" else int(s) for s in options.sizes.split(",") if s])
     pairs = test.data.pairs()
     result: dict[str, dict[str, Figures]] = {}
     ranges: dict[str, dict[str, tuple[float, float]]] = {}
@@ -495,10 +532,29 @@ def main() -> None:
         ranges[way.title] = intervals(test, found, way)
     result["oracle"] = {f"{p[0]} -> {p[1]}": oracle(test, p, names) for p in pairs}
     table = codes(test, list(dict.fromkeys(s for s, _ in pairs)))
+    report = json.dumps({"ways": result, "codes": table, "intervals_90": ranges, "cases": len(names)}, indent=1)
+    if options.json == "-":
+        print(report)
+        return
     show(result, table, ranges, len(names))
     if options.json:
-        report = {"ways": result, "codes": table, "intervals_90": ranges, "cases": len(names)}
-        options.json.write_text(json.dumps(report, indent=1))
+        Path(options.json).write_text(report)
+
+
+def ways_of(sizes: list[int | None]) -> list[Way]:
+    """What is compared; of the fits on gain and in the wide band only those with the most labels."""
+    ways = [Way("schema"), Way("default"), Way("default +second", second=True)]
+    ways.append(Way("default +second wide", second=True, band=WIDE))
+    most = None if None in sizes else max((s for s in sizes if s is not None), default=None)
+    for second in (False, True):
+        more = " +second" * second
+        ways += [Way(f"fit {n or 'all'}{more}", second=second, fitted=True, size=n) for n in sizes]
+        if sizes:
+            title = f"fit {most or 'all'}{more}"
+            ways.append(Way(f"{title} on gain", second=second, fitted=True, size=most, target="gain"))
+            if second:
+                ways.append(Way(f"{title} wide", second=True, fitted=True, size=most, band=WIDE))
+    return ways
 
 
 def show(
@@ -508,7 +564,7 @@ def show(
     cases: int,
 ) -> None:
     """Print all tables."""
-    console = Console(width=170)
+    console = Console(width=200)
     grid = Table("way", "auroc", "worst", *HEAD[1:], title=f"mean over pairs, {cases} cases")
     for way, pairs in result.items():
         cells = []
@@ -517,7 +573,7 @@ def show(
             cells.append("" if not values else f"{min(values) if key == 'worst' else fmean(values):.3f}")
         grid.add_row(way, *cells)
     console.print(grid)
-    keys = ("auroc", "loss", "cost", "rule_loss", "rule_cost")
+    keys = ("auroc", "within", "risk_area", "accuracy", "loss", "cost", "rule_loss", "rule_cost")
     lines = Table("way", *keys, title="90 % intervals over groups")
     for way, limits in ranges.items():
         lines.add_row(way, *(f"{limits[k][0]:.3f} to {limits[k][1]:.3f}" if k in limits else "" for k in keys))

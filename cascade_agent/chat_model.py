@@ -36,7 +36,7 @@ from cascade_agent import cache_marks, streams, telemetry
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal import Journal
 from cascade_agent.ledger import Ledger
-from cascade_agent.panel import Panel
+from cascade_agent.panel import Panel, check_fit
 from cascade_agent.policy import Policy
 from cascade_agent.pricing import warm
 from cascade_agent.records import Draft, StepContext
@@ -154,6 +154,7 @@ class CascadeChatModel(BaseChatModel):
         self._tiers = {"small": Tier.of(self.small), "large": Tier.of(self.large)}
         self._journal = Journal.of(self.journal)
         self._panel = Panel(default_validators() if self.validators is None else self.validators)
+        check_fit(self.policy, self._panel)
         self._kinds = {role: self._tiers[role].base._llm_type for role in _ROLES}  # noqa: SLF001 - LangChain's own way to ask
         self._mixed = len(set(self._kinds.values())) > 1
         choice = tool_choice_of(self._tiers["small"].bound.get("tool_choice"))

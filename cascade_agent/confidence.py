@@ -97,6 +97,10 @@ class Contribution:
     score: float
     logit: float
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"code": self.code, "weight": self.weight, "score": self.score, "logit": self.logit}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
@@ -168,8 +172,21 @@ class Scorer:
         p = self._calibrated(1.0 / (1.0 + math.exp(-max(-_LIMIT, min(_LIMIT, logit)))))
         return p if user is None else min(p, user)
 
+    def read(self, verdicts: Iterable[Verdict]) -> dict[str, float]:
+        """The features: each code of `weights` that spoke, with the score in [0, 1] that counts (its least one).
+
+        A hard fail counts as 0, under its own code where that is weighed, else as `HARD_FAIL` if a shipped validator
+        found it. The user's own verdicts are no features: they bound the confidence from above. Nothing else of a
+        verdict is looked at, and nothing of the step.
+        """
+        return self._read(verdicts)[0]
+
     def explain(self, verdicts: Iterable[Verdict]) -> list[Contribution]:
-        """What each code added to `bias`, the greatest loss first; codes that moved nothing are left out."""
+        """What each code added to `bias`, the greatest loss first; codes that moved nothing are left out.
+
+        The sum of `bias` and all `logit` is the logit of the confidence before `knots`, and before the bound that the
+        user's own verdicts set. Each row goes to plain JSON by `to_json`.
+        """
         scores, _ = self._read(verdicts)
         weights, means = self.weights, self.means
         rows = [

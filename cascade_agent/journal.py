@@ -16,6 +16,7 @@ import glob
 import gzip
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -35,14 +36,14 @@ from cascade_agent.records import Label, StepTrace, clean
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Journal", "Redact", "read", "read_labels"]
+__all__ = ["Journal", "Redact", "checked_label", "read", "read_labels"]
 
 logger = logging.getLogger("cascade_agent")
 
 Redact: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Takes the JSON of one record (with its `type`) and returns what may be written; may change it in place."""
 
-OnError: TypeAlias = Literal["raise", "skip"]
+OnError: TypeAlias = Literal["raise", "skip", "strict"]
 PathLike: TypeAlias = str | os.PathLike[str]
 
 _ENV = "CASCADE_JOURNAL"
@@ -504,7 +505,8 @@ def read(*paths: PathLike, on_error: OnError = "raise") -> Iterator[StepTrace]:
     Args:
         paths: files or glob patterns (`"runs/*.jsonl*"`), plain or gzip, read in this order, a pattern's files by name.
         on_error: what a line that is no record does: `"raise"`, or `"skip"` it with one warning per file. An unfinished
-            last line (a writer was killed, or is just writing) is always skipped with a warning.
+            last line (a writer was killed, or is just writing) is then skipped with a warning; `"strict"` raises for it
+            too, and for a compressed file that is cut off.
 
     Raises:
         RecordError: no such file, a line that is no record, a record of a newer version. Names file, line and mend.
@@ -512,14 +514,19 @@ def read(*paths: PathLike, on_error: OnError = "raise") -> Iterator[StepTrace]:
     return _steps(_expand(paths), _checked(on_error))
 
 
-def read_labels(*paths: PathLike, on_error: OnError = "raise") -> Iterator[Label]:
-    """Stream the labels of journal files; arguments and errors as in `read`."""
-    return _labels(_expand(paths), _checked(on_error))
+def read_labels(
+    *paths: PathLike, on_error: OnError = "raise", check: Callable[[Label], Label] | None = None
+) -> Iterator[Label]:
+    """Stream the labels of journal files; arguments and errors as in `read`.
+
+    `check` gives the label back or raises `RecordError`, which then counts as a fault of the line (`checked_label`).
+    """
+    return _labels(_expand(paths), _checked(on_error), check)
 
 
 def _checked(on_error: OnError) -> OnError:
-    if on_error not in ("raise", "skip"):
-        msg = f"on_error is {on_error!r}; expected 'raise' or 'skip'"
+    if on_error not in ("raise", "skip", "strict"):
+        msg = f"on_error is {on_error!r}; expected 'raise', 'skip' or 'strict'"
         raise ConfigurationError(msg)
     return on_error
 
@@ -542,8 +549,33 @@ def _steps(files: Iterable[Path], on_error: OnError) -> Iterator[StepTrace]:
     return chain.from_iterable(_records(file, "step", StepTrace.from_json, on_error) for file in files)
 
 
-def _labels(files: Iterable[Path], on_error: OnError) -> Iterator[Label]:
-    return chain.from_iterable(_records(file, "label", Label.from_json, on_error) for file in files)
+def _labels(files: Iterable[Path], on_error: OnError, check: Callable[[Label], Label] | None = None) -> Iterator[Label]:
+    def build(data: Mapping[str, Any]) -> Label:
+        label = Label.from_json(data)
+        return label if check is None else check(label)
+
+    return chain.from_iterable(_records(file, "label", build, on_error) for file in files)
+
+
+def checked_label(label: Label) -> Label:
+    """The label itself.
+
+    Raises:
+        RecordError: it says what cannot be.
+    """
+    p = label.propensity
+    if p is not None and not (isinstance(p, int | float) and math.isfinite(p) and 0.0 < p <= 1.0):
+        msg = f"label of step {label.step_id!r} has propensity {p!r}; expected a number in (0, 1]"
+        raise RecordError(msg)
+    for name in ("right", "harm"):
+        value = getattr(label, name)
+        if value is not None and not isinstance(value, bool):
+            msg = f"label of step {label.step_id!r} has {name}={value!r}; expected true, false or null"
+            raise RecordError(msg)
+    if label.right and label.harm:
+        msg = f"label of step {label.step_id!r} says right and harm at once; harm is small wrong and large right"
+        raise RecordError(msg)
+    return label
 
 
 class _NotJsonError(RecordError):
@@ -552,15 +584,22 @@ class _NotJsonError(RecordError):
 
 def _records(file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_error: OnError) -> Iterator[T]:
     skipped = first = 0
-    for number, line in _lines(file):
+    for number, line in _lines(file, strict=on_error == "strict"):
         try:
             data = _parse(line)
             record = build(data) if _kind(data) == kind else None
         except RecordError as error:
-            if isinstance(error, _NotJsonError) and not line.endswith(b"\n"):
+            unfinished = isinstance(error, _NotJsonError) and not line.endswith(b"\n")
+            if unfinished and on_error == "strict":
+                msg = (
+                    f"{file}:{number}: the last line is unfinished (a writer was killed, or is just writing): wait for "
+                    "it, delete the line, or read with on_error='skip'"
+                )
+                raise RecordError(msg) from error
+            if unfinished:
                 logger.warning("%s:%d: the last line is unfinished; it was left out", file, number)
                 break
-            if on_error == "raise":
+            if on_error != "skip":
                 msg = f"{file}:{number}: {error}; repair or delete the line, or read with on_error='skip'"
                 raise RecordError(msg) from error
             skipped, first = skipped + 1, first or number
@@ -599,7 +638,7 @@ def _kind(data: Mapping[str, Any]) -> str:
     raise RecordError(msg)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, bytes]]:
     """The lines of a plain or gzip file with their numbers; blank and cancelled ones are left out."""
     number = 0
     with _opened(file) as stream:
@@ -612,7 +651,10 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
                     line = stream.readline(_MAX_LINE)
                     whole = not line or line.endswith(b"\n")
                     line = b"too long\n"
-            except EOFError:
+            except EOFError as error:
+                if strict:
+                    msg = f"{file}:{number}: the compressed file is cut off; restore it, or read with on_error='skip'"
+                    raise RecordError(msg) from error
                 logger.warning("%s:%d: the compressed file is cut off; what is whole was read", file, number)
                 return
             except (OSError, zlib.error) as error:

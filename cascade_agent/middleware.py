@@ -20,7 +20,7 @@ from cascade_agent.chat_model import marked, tool_choice_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal import Journal
 from cascade_agent.ledger import Ledger
-from cascade_agent.panel import Panel
+from cascade_agent.panel import Panel, check_fit
 from cascade_agent.policy import Policy
 from cascade_agent.pricing import warm
 from cascade_agent.records import Draft, StepContext, ToolSpec
@@ -89,6 +89,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self.large = Tier.of(large)
         self.small = None if small is None else Tier.of(small)
         self.panel = Panel(default_validators() if validators is None else validators)
+        check_fit(policy, self.panel)
         self.policy, self.step_name, self.durable = policy, name, durable
         self.journal = Journal.of(journal)
         self.ledger = Ledger()

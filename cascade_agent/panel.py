@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -44,6 +44,15 @@ class Evidence(Protocol):
         self, draft: Draft, context: StepContext, *, config: RunnableConfig | None
     ) -> tuple[Verdict, Spend]:
         """Async twin of `gather`."""
+        ...
+
+
+class Measured(Protocol):
+    """Settings that say where they come from: a policy."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Of its threshold."""
         ...
 
 
@@ -86,6 +95,11 @@ class Panel:
                     "'context' or 'draft', or evidence with `gather` and `agather`"
                 )
                 raise ConfigurationError(msg)
+
+    def __iter__(self) -> Iterator[Validator | Evidence]:
+        """All of them, in the order in which they may speak."""
+        yield from (validator for _, validator in (*self.before, *self.local))
+        yield from self.evidence.values()
 
     def judge(self, draft: Draft | None, context: StepContext) -> tuple[Verdict, ...]:
         """What the validators find: those before a draft when it is None, else the local ones."""
@@ -134,6 +148,41 @@ def name_of(validator: object) -> str:
     """A validator's name: its `name`, its function name, or its class name."""
     name = getattr(validator, "name", None) or getattr(validator, "__name__", None)
     return name if isinstance(name, str) else type(validator).__name__
+
+
+def check_fit(policy: Measured, validators: Iterable[object]) -> None:
+    """Refuse a calibrated policy that was not measured with the validators in use. The doors ask it when they are made.
+
+    A validator that spoke when the threshold was measured and is silent now would leave drafts with more confidence
+    than they were measured to have. One that is new and may speak *for* a draft (evidence, log-probabilities: their
+    attribute `lifts`) would lift drafts over the threshold that were not measured there. Others that are new only
+    object more: that costs money and no guarantee. A policy without a measurement (`provenance["validators"]`) fits
+    everything.
+
+    Raises:
+        ConfigurationError: names what does not fit and the mend.
+    """
+    measured = policy.provenance.get("validators")
+    if not isinstance(measured, Mapping):
+        return
+    validators = list(validators)
+    in_use = {name_of(validator) for validator in validators}
+    missing = {name: codes for name, codes in measured.items() if codes and name not in in_use}
+    if missing:
+        told = "; ".join(f"{name} ({', '.join(map(str, codes))})" for name, codes in sorted(missing.items()))
+        msg = (
+            f"the policy was calibrated with validators that are not in use: {told}. "
+            f"In use: {', '.join(sorted(in_use)) or 'none'}. Add them, or calibrate anew on a journal without them"
+        )
+        raise ConfigurationError(msg)
+    lifting = {name_of(v) for v in validators if getattr(v, "stage", "") == "evidence" or getattr(v, "lifts", False)}
+    strange = sorted(lifting - measured.keys())
+    if strange:
+        msg = (
+            f"the policy was calibrated without {', '.join(strange)}, which may lift a draft over its threshold: leave "
+            "it out, or calibrate anew on a journal of steps that were judged with it"
+        )
+        raise ConfigurationError(msg)
 
 
 def _add(found: list[Verdict], name: str, finding: Finding) -> None:

@@ -289,3 +289,23 @@ def test_scorers_compare_and_hash() -> None:
     """Equal numbers make equal scorers, usable in sets."""
     assert Scorer.rules() == Scorer.rules()
     assert len({Scorer.rules(), Scorer.rules()}) == 1
+
+
+def test_what_is_read_is_the_least_score_of_each_known_code() -> None:
+    """Known codes alone are features, each with its least score; a hard fail counts as 0 under the code that is weighed."""
+    scorer = Scorer(weights={"a": 1.0, HARD_FAIL: 8.0}, bias=0.0)
+    verdicts = [
+        Verdict(outcome="pass", code="a", score=0.7, validator="Grounding"),
+        Verdict(outcome="pass", code="a", score=0.4, validator="ToolRelevance"),
+        Verdict(outcome="pass", code="b", score=0.1, validator="Grounding"),
+        Verdict(outcome="pass", code="tone", score=0.2, validator="mine"),
+        Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema"),
+    ]
+    assert scorer.read(verdicts) == {"a": 0.4, HARD_FAIL: 0.0}
+    assert scorer.read([]) == {}
+
+
+def test_explanation_is_plain_json() -> None:
+    """Each row of an explanation goes to JSON as it stands."""
+    rows = Scorer.rules().explain([Verdict(outcome="pass", code="tool_match", score=0.5, validator="ToolRelevance")])
+    assert [row.to_json() for row in rows] == [{"code": "tool_match", "weight": 1.0, "score": 0.5, "logit": -0.5}]

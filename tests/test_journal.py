@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import Journal, _lock, read, read_labels
+from cascade_agent.journal import Journal, _lock, checked_label, read, read_labels
 from cascade_agent.records import Attempt, Decision, Label, Spend, StepTrace, Usage, Verdict
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
@@ -746,3 +746,28 @@ def test_a_forgotten_journal_gives_its_descriptor_back(tmp_path: Path) -> None:
     for n in range(50):
         Journal(tmp_path / f"{n}.jsonl").append(a_trace())
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_strict_reading_refuses_what_is_cut_off(tmp_path, zipped):
+    """An unfinished last line, or a compressed file without its end, is an error with file, line and mend."""
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        for i in range(3):
+            journal.label(str(i), source="person", right=True)
+    whole = path.read_bytes()
+    assert len(list(read_labels(path, on_error="strict"))) == 3
+    path.write_bytes(gzip.compress(whole)[:-20] if zipped else whole[:-5])
+    with pytest.raises(RecordError, match=r"j\.jsonl:\d+: the (last line is unfinished|compressed file is cut off)"):
+        list(read_labels(path, on_error="strict"))
+
+
+def test_impossible_labels_are_refused_where_that_is_asked_for(tmp_path):
+    """`checked_label` makes a label that cannot be a fault of its line; without it every label is read."""
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        journal.append_label(Label(step_id="1", source="person", right=True, harm=True))
+    assert len(list(read_labels(path))) == 1
+    with pytest.raises(RecordError, match=r"j\.jsonl:1: label of step '1' says right and harm at once"):
+        list(read_labels(path, check=checked_label))
+    assert not list(read_labels(path, on_error="skip", check=checked_label))

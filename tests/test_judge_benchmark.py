@@ -164,7 +164,9 @@ def test_whole_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     judge.main()
     report = json.loads(out.read_text())
     evidence = {"default +second", "default +second wide"}
-    assert set(report["ways"]) == {"schema", "default", *evidence, "fit 4", "fit 4 +second", "oracle"}
+    fits = {"fit 4", "fit 4 on gain", "fit 4 +second", "fit 4 +second on gain", "fit 4 +second wide"}
+    assert set(report["ways"]) == {"schema", "default", *evidence, *fits, "oracle"}
+    assert set(report["intervals_90"]["default"]) >= {"auroc", "within", "risk_area", "accuracy", "loss", "cost"}
     low, high = report["intervals_90"]["default"]["auroc"]
     assert 0.0 <= low <= high <= 1.0
     assert report["ways"]["oracle"]["small -> large"]["loss"] == 0.0
@@ -195,3 +197,44 @@ def test_models_that_training_does_not_know(tmp_path: Path, monkeypatch: pytest.
     report = json.loads(out.read_text())
     assert report["cases"] == 16
     assert report["ways"]["fit 4 +second"]["new-small -> new-large"]["auroc"] is not None
+
+
+def test_json_alone_prints_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--json` without a file prints the figures as one object; each kind of step can be left out in turn."""
+    path = folder(tmp_path / "x", categories=3)  # both kinds in both halves
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["judge", "--train", str(path), "--test", str(path), "--sizes", "", "--leave-out", "each", "--json"],
+    )
+    judge.main()
+    report = json.loads(capsys.readouterr().out)
+    assert report["cases"] == 16
+    assert set(report["ways"]) == {"schema", "default", "default +second", "default +second wide", "oracle"}
+
+
+def test_an_unknown_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind of step that is not there ends with the names of those that are."""
+    path = folder(tmp_path / "x")
+    monkeypatch.setattr(sys, "argv", ["judge", "--train", str(path), "--test", str(path), "--leave-out", "three"])
+    with pytest.raises(SystemExit, match="one, two, or each"):
+        judge.main()
+
+
+def test_a_log_holds_the_second_answer_only_where_it_was_asked(tmp_path: Path) -> None:
+    """What a fit learns from has the agreement inside of the band and nowhere else; gain needs large to be right."""
+    bench = judge.Bench.load(folder(tmp_path / "x", labels=3))
+    rules = Scorer.rules()
+    asked = []
+    likely = [rules.confidence(v) or 0.0 for v in bench.verdicts("default", "small").values()]
+    top = (min(likely) + max(likely)) / 2
+    for name in bench.data.cases:
+        way = judge.Way("fit", second=True, fitted=True, band=(0.0, top))
+        found = bench.example("small", name, "large", "other", way)
+        told = any(v.code == "agreement" for v in found.verdicts)
+        assert told is ((rules.confidence([v for v in found.verdicts if v.code != "agreement"]) or 0.0) <= top)
+        assert found.gain is (found.wrong and bench.answers("large")[name]["correct"])
+        asked.append(told)
+    assert 0 < sum(asked) < len(asked)

@@ -18,10 +18,12 @@ from cascade_agent.calibration.certificate import (
     upper_bound,
 )
 from cascade_agent.calibration.fitting import Example, Fit, fit, isotonic
+from cascade_agent.calibration.labelling import find_step, import_labels, to_look_at
 from cascade_agent.calibration.labels import Case, Joined, join, same_answers
 from cascade_agent.calibration.measures import auroc, brier, calibration_error, interval
-from cascade_agent.calibration.policy_file import check_fit, load_policy, write_policy
+from cascade_agent.calibration.policy_file import load_policy, write_policy
 from cascade_agent.calibration.run import CalibrationResult, Quality, Sample, calibrate
+from cascade_agent.panel import check_fit
 
 __all__ = [
     "CalibrationResult",
@@ -43,7 +45,9 @@ __all__ = [
     "certify",
     "certify_by_kind",
     "check_fit",
+    "find_step",
     "fit",
+    "import_labels",
     "interval",
     "isotonic",
     "join",
@@ -51,6 +55,7 @@ __all__ = [
     "labels_needed",
     "load_policy",
     "same_answers",
+    "to_look_at",
     "upper_bound",
     "write_policy",
 ]

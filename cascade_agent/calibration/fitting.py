@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.calibration.measures import auroc_within, brier, calibration_error
-from cascade_agent.confidence import HARD_FAIL, SHIPPED, Scorer
+from cascade_agent.confidence import Scorer
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from cascade_agent.records import Verdict
 
@@ -148,18 +148,9 @@ def fit(
 # ---- features -------------------------------------------------------------------------------------------------------
 
 
-def read_codes(verdicts: Iterable[Verdict], codes: Mapping[str, object]) -> dict[str, float]:
-    """Least score of each of `codes` that spoke, exactly as a `Scorer` with these weights reads them."""
-    scores: dict[str, float] = {}
-    for verdict in verdicts:
-        code, score = verdict.code, verdict.score
-        if code in codes and score is not None:
-            scores[code] = min(score, scores.get(code, 1.0))
-        elif verdict.hard and (code in codes or verdict.validator in SHIPPED):
-            known = code if code in codes else HARD_FAIL
-            if known in codes:
-                scores[known] = 0.0
-    return scores
+def read_codes(verdicts: Iterable[Verdict], reader: Scorer) -> dict[str, float]:
+    """What a scorer reads of the codes that it weighs; a hard fail that it does not weigh is no feature."""
+    return {code: score for code, score in reader.read(verdicts).items() if code in reader.weights}
 
 
 def new_codes(examples: Iterable[Example], prior: Scorer) -> dict[str, float]:
@@ -208,7 +199,8 @@ class _Model:
     def of(cls, examples: Sequence[Example], right: list[bool], prior: Scorer) -> _Model:
         new = new_codes(examples, prior)
         every = {*prior.weights, *new}
-        read = [read_codes(e.verdicts, dict.fromkeys(every)) for e in examples]
+        reader = Scorer(weights=dict.fromkeys(every, 1.0), bias=0.0)
+        read = [read_codes(e.verdicts, reader) for e in examples]
         codes = sorted({code for scores in read for code in scores})
         means = {code: new.get(code, prior.means.get(code, 1.0)) for code in codes}
         shifted = [code for code in codes if means[code] != 1.0]

@@ -6,14 +6,14 @@ all of them beside the one that counted.
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import read, read_labels
+from cascade_agent.journal import checked_label, read, read_labels
 from cascade_agent.records import Label
 from cascade_agent.validators._agreement import recorded_calls, same
 
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
 
+    from cascade_agent.journal import OnError
     from cascade_agent.records import Attempt, StepTrace, Verdict
 
 _UNFINISHED = ("interrupted", "cancelled", "error")
+_UNASKED = ("latched", "skipped_small", "budget")
+"""Reasons that leave the small tier out without a look at the step."""
+
 Evaluator = Callable[["StepTrace"], bool | None]
 SameText = Callable[[str, str], bool | None]
 OnConflict = Literal["precedence", "exclude"]
 
-PRECEDENCE: Final = ("person", "evaluator", "shadow", "tool_error", "escalation")
-"""Who counts when labels of one step contradict each other, the first most; among equals the latest label."""
+PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "escalation")
+"""Who counts when labels of one step contradict each other, the first most; among equals the latest label.
+
+`review` is a person who was shown the step because it was doubtful: as true as `person`, but it cannot stand for steps
+that nobody looked at.
+"""
 
 
 _COMPARED = ("escalation", "shadow")
@@ -90,10 +98,18 @@ class Joined:
     conflicts: tuple[Case, ...]
     orphans: tuple[str, ...]
     repeated: int
+    unasked: int
+    """Steps in which small was left out by an economy (latch, skipping, a ceiling). They say nothing about its drafts:
+    were they counted as harmless, the risk would be understated for the day on which small is asked again."""
+
     by_source: Mapping[str, int]
     models: tuple[str, ...]
+    paid: Mapping[str, Mapping[str, Any]]
+    """Model -> what its answers cost in these steps: calls, tokens, cost in `currency`, as far as known."""
+
     validators: Mapping[str, tuple[str, ...]]
-    """Validator -> its codes that carried a score or a hard fail, as seen in these steps."""
+    """Validator -> its codes that carried a score or a hard fail, as seen in these steps. One that said nothing of the
+    kind, or evidence that could be asked and never was, has none."""
 
 
 @dataclass(slots=True)
@@ -103,8 +119,9 @@ class _Tally:
     unlabelled: int = 0
     undecided: int = 0
     repeated: int = 0
+    unasked: int = 0
     seen: set[str] = field(default_factory=set)
-    models: set[str] = field(default_factory=set)
+    paid: dict[str, dict[str, Any]] = field(default_factory=dict)
     codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
@@ -114,7 +131,7 @@ def join(
     same_text: SameText | None = None,
     on_conflict: OnConflict = "precedence",
     side_effects: Mapping[str, str] | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
+    on_error: OnError = "raise",
 ) -> Joined:
     """Read journals and join their labels to their steps, one step in memory at a time.
 
@@ -138,28 +155,34 @@ def join(
         msg = f"on_conflict is {on_conflict!r}; expected 'precedence' or 'exclude'"
         raise ConfigurationError(msg)
     told: dict[str, list[Label]] = defaultdict(list)
-    for label in read_labels(*paths, on_error=on_error):
-        told[label.step_id].append(_checked(label))
+    for label in read_labels(*paths, on_error=on_error, check=checked_label):
+        told[label.step_id].append(label)
     tally = _Tally()
     reader = _Reader(told, tally, evaluator, same_text, on_conflict, side_effects or {})
     cases = tuple(reader.cases(read(*paths, on_error=on_error)))
     if not tally.steps:
-        names = ", ".join(str(path) for path in paths)
-        msg = f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
-        raise RecordError(msg)
+        raise RecordError(no_step(paths))
     return Joined(
         cases=cases,
         steps=tally.steps,
         answered=tally.answered,
         unlabelled=tally.unlabelled,
         undecided=tally.undecided,
-        conflicts=tuple(case for case in cases if _contradict(case.labels)),
+        conflicts=tuple(case for case in cases if contradict(case.labels)),
         orphans=tuple(sorted(told.keys() - tally.seen)),
         repeated=tally.repeated,
+        unasked=tally.unasked,
         by_source=dict(sorted(Counter(c.source for c in cases if c.source is not None and c.labelled).items())),
-        models=tuple(sorted(tally.models)),
+        models=tuple(sorted(tally.paid)),
+        paid=dict(sorted(tally.paid.items())),
         validators={name: tuple(sorted(codes)) for name, codes in sorted(tally.codes.items())},
     )
+
+
+def no_step(paths: Iterable[str | os.PathLike[str]]) -> str:
+    """What to say of journals without a step."""
+    names = ", ".join(str(path) for path in paths)
+    return f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
 
 
 @dataclass(slots=True)
@@ -188,8 +211,15 @@ class _Reader:
         if not trace.attempts or trace.outcome in _UNFINISHED:
             return None
         small = trace.attempts[0]
-        tally.models.update(a.model for a in trace.attempts if a.model)
+        if small.outcome == "skipped" and any(move.reason in _UNASKED for move in trace.decisions):
+            tally.unasked += 1
+            return None
+        for attempt in trace.attempts:
+            if attempt.model and attempt.outcome != "skipped":
+                self._count_cost(attempt, trace.currency)
         labels = [*self.told.get(trace.id, ()), *self._own(trace)]
+        for name in trace.askable:
+            tally.codes[name].update(())  # it was there, though it may never say anything
         answered = trace.final_tier == "small" and not trace.escalated
         counted = resolve(labels, self.on_conflict)
         tally.answered += answered
@@ -230,13 +260,26 @@ class _Reader:
             if same is not None:
                 yield Label(step_id=trace.id, source="escalation", right=same, harm=not same)
 
+    def _count_cost(self, attempt: Attempt, currency: str) -> None:
+        empty = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
+        paid = self.tally.paid.setdefault(str(attempt.model), empty)
+        paid["calls"] += 1
+        usage = attempt.usage
+        for key, value in (
+            ("input_tokens", None if usage is None else usage.input_tokens),
+            ("output_tokens", None if usage is None else usage.output_tokens),
+            ("cost", attempt.cost if currency == paid["currency"] else None),
+        ):
+            paid[key] = None if paid[key] is None or value is None else paid[key] + value
+
     def _count_codes(self, small: Attempt) -> tuple[Verdict, ...]:
         kept = []
         for verdict in small.verdicts:
             bare = replace(verdict, reason="", path="")
             kept.append(self.shared.setdefault(bare, bare))
-            if verdict.code and (verdict.score is not None or verdict.hard):
-                self.tally.codes[verdict.validator].add(verdict.code)
+            codes = self.tally.codes[verdict.validator]
+            if verdict.score is not None or verdict.hard:
+                codes.add(verdict.code or verdict.outcome)
         return tuple(kept)
 
     def _irreversible(self, small: Attempt) -> bool:
@@ -251,7 +294,7 @@ class _Reader:
 def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> Label | None:
     """The label that counts, by `PRECEDENCE`, then the latest; None when none says anything (or they contradict)."""
     telling = [label for label in labels if label.right is not None or label.harm is not None]
-    if not telling or (on_conflict == "exclude" and _contradict(telling)):
+    if not telling or (on_conflict == "exclude" and contradict(telling)):
         return None
     order = {source: rank for rank, source in enumerate(PRECEDENCE)}
     rank, _ = min((order.get(label.source, len(order)), i) for i, label in enumerate(telling))
@@ -269,29 +312,17 @@ def _meaning(label: Label) -> tuple[bool | None, bool | None]:
     return right, harm
 
 
-def _contradict(labels: Sequence[Label]) -> bool:
+def contradict(labels: Sequence[Label]) -> bool:
+    """Whether some say right and some wrong, or some harm and some none."""
     meanings = [_meaning(label) for label in labels]
     rights = {right for right, _ in meanings if right is not None}
     harms = {harm for _, harm in meanings if harm is not None}
     return len(rights) > 1 or len(harms) > 1
 
 
-def _checked(label: Label) -> Label:
-    p = label.propensity
-    if p is not None and not (isinstance(p, int | float) and math.isfinite(p) and 0.0 < p <= 1.0):
-        msg = f"label of step {label.step_id!r} has propensity {p!r}; expected a number in (0, 1]: correct the line"
-        raise RecordError(msg)
-    for name in ("right", "harm"):
-        value = getattr(label, name)
-        if value is not None and not isinstance(value, bool):
-            msg = (
-                f"label of step {label.step_id!r} has {name}={value!r}; expected true, false or null: correct the line"
-            )
-            raise RecordError(msg)
-    if label.right and label.harm:
-        msg = f"label of step {label.step_id!r} says right and harm at once; harm is small wrong and large right"
-        raise RecordError(msg)
-    return label
+def unit_hash(text: str) -> float:
+    """A number in [0, 1) that looks drawn and is always the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
 
 
 # ---- two answers to one step ----------------------------------------------------------------------------------------

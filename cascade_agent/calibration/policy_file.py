@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.panel import name_of
+from cascade_agent.errors import RecordError
+from cascade_agent.panel import check_fit
 from cascade_agent.policy import Policy
 from cascade_agent.records import SCHEMA, clean
 
@@ -52,7 +52,7 @@ def load_policy(path: str | os.PathLike[str], *, validators: Sequence[Any] | Non
 
     Raises:
         RecordError: no such file, no policy in it, or one that a newer version wrote.
-        ConfigurationError: the policy was calibrated with validators that are not among `validators`.
+        ConfigurationError: the policy was not measured with these validators.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -94,26 +94,3 @@ def _policy(data: object, path: str | os.PathLike[str]) -> Policy:
     except RecordError as error:
         msg = f"{path}: {error}"
         raise RecordError(msg) from error
-
-
-def check_fit(policy: Policy, validators: Sequence[Any]) -> None:
-    """Refuse a calibrated policy whose validators are not all among `validators`.
-
-    A validator that spoke when the threshold was measured and is silent now would leave drafts with more confidence
-    than they were measured to have. Validators that are new only object more, which costs money and no guarantee.
-
-    Raises:
-        ConfigurationError: names what is missing and the mend.
-    """
-    measured = policy.provenance.get("validators")
-    if not isinstance(measured, Mapping):
-        return
-    in_use = {name_of(validator) for validator in validators}
-    missing = {name: codes for name, codes in measured.items() if name not in in_use}
-    if missing:
-        told = "; ".join(f"{name} ({', '.join(map(str, codes))})" for name, codes in sorted(missing.items()))
-        msg = (
-            f"the policy was calibrated with validators that are not in use: {told}. "
-            f"In use: {', '.join(sorted(in_use)) or 'none'}. Add them, or calibrate anew on a journal without them"
-        )
-        raise ConfigurationError(msg)

@@ -1,7 +1,8 @@
 """From a labelled journal to a policy with a certified threshold, or to what is missing for one.
 
 Law: what chooses the scorer never tests it. Episodes are split by a hash; a scorer is fitted and chosen on one part,
-the threshold is certified on the other.
+the threshold is certified on the other. A fitted scorer remembers its part, so that no later calibration that starts
+from it certifies on what it learned from.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from cascade_agent.calibration.certificate import (
     labels_needed,
 )
 from cascade_agent.calibration.fitting import Example, Fit, Target, fit
-from cascade_agent.calibration.labels import Case, Evaluator, Joined, OnConflict, SameText, join
+from cascade_agent.calibration.labels import Case, Evaluator, Joined, OnConflict, SameText, join, unit_hash
 from cascade_agent.calibration.measures import auroc, auroc_within, brier, calibration_error, interval
 from cascade_agent.calibration.policy_file import library_version
+from cascade_agent.confidence import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.policy import Policy, decide
 from cascade_agent.records import Attempt
@@ -34,7 +36,7 @@ from cascade_agent.records import Attempt
 if TYPE_CHECKING:
     import os
 
-    from cascade_agent.confidence import Scorer
+    from cascade_agent.journal import OnError
     from cascade_agent.pricing import Price
 
 ScorerChoice = Literal["auto", "rules", "error", "gain"]
@@ -82,8 +84,9 @@ class Sample:
 
     `basis` is `all_escalated` (small answered no step: every label counts), `propensity` (accepted steps were shadowed
     with a known probability, the other steps are thinned to the least of them, `rate`), `share` (accepted steps were
-    labelled by people or an evaluator; **assumed** not to be chosen by their outcome) or `none` (accepted steps have no
-    label, so nothing can be said of them). `unclear` counts drawn steps whose label is unknown; they are left out.
+    labelled by people or an evaluator; **assumed** not to be chosen by their outcome or their confidence) or `none`
+    (accepted steps have no such label, so nothing can be said of them). `unclear` counts drawn steps whose label is
+    unknown; they are left out.
     """
 
     cases: tuple[Case, ...]
@@ -96,11 +99,11 @@ class Sample:
 class CalibrationResult:
     """What calibration found.
 
-    `policy` carries the certified threshold and its provenance; None when nothing holds. `certificate` then says why
+    `policy` carries the certified thresholds and their provenance; None when nothing holds. `certificate` then says why
     and how many labels are missing. `by_kind` and `irreversible` are further claims at the same target: thresholds per
-    kind of step (all at once), and the selective error of drafts that call irreversible tools. `scorer` is the chosen
-    one (`chosen`: `rules`, `error` or `gain`), `fits` what was fitted, `quality` how each candidate did on the episodes
-    kept for the certificate.
+    kind of step (all at once; the kinds without enough labels together under `""`), and the selective error of drafts
+    that call irreversible tools. `scorer` is the chosen one (`chosen`: `rules`, `error` or `gain`), `fits` what was
+    fitted, `quality` how each candidate did on the episodes kept for the certificate.
     """
 
     policy: Policy | None
@@ -137,6 +140,7 @@ class CalibrationResult:
                 "undecided": joined.undecided,
                 "orphans": list(joined.orphans),
                 "repeated_steps": joined.repeated,
+                "small_not_asked": joined.unasked,
                 "conflicts": [
                     {"step_id": case.id, "counted": case.source, "labels": [label.to_json() for label in case.labels]}
                     for case in joined.conflicts
@@ -156,29 +160,44 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     scorer: ScorerChoice = "auto",
     risk: Risk = "harm",
     per: Per = "step",
+    by_kind: bool = False,
     evaluator: Evaluator | None = None,
     same_text: SameText | None = None,
     on_conflict: OnConflict = "precedence",
-    on_error: Literal["raise", "skip"] = "raise",
+    on_error: OnError = "raise",
     prices: Mapping[str, Price] | None = None,
     seed: int = 0,
     now: dt.datetime | None = None,
 ) -> CalibrationResult:
     """Calibrate a policy on labelled journals.
 
+    What then holds, with probability `confidence` over the labels and as long as steps stay like those of the journal:
+
+    - Without `by_kind`, `Policy.threshold` bounds the risk over all steps together.
+    - With `by_kind`, `Policy.thresholds` has one number per kind of step, and the risk is bounded within each kind that
+      has a certificate, in all of them at once, and therefore over all steps too. A kind for which nothing could be
+      shown has 1.0: it goes to the large model.
+    - Where the policy declares irreversible tools, `Policy.thresholds["irreversible"]` bounds P(small wrong | accepted)
+      among the drafts that call one. That claim has its own probability `confidence`; the highest threshold that
+      applies to a draft decides, which keeps the others. Where nothing could be shown it is 1.0.
+
+    Thresholds that were set by hand for a kind or an effect stay where they are the stricter ones.
+
     Args:
         paths: journal files or glob patterns.
         max_loss: the greatest risk per step that you take, for example 0.01.
         confidence: probability with which the certificate holds.
-        policy: settings to start from; its threshold is replaced, its scorer is the prior of a fit.
+        policy: settings to start from; its threshold is replaced, its scorer is the prior of a fit (one that an earlier
+            calibration fitted is left for the shipped rules then, so that no label counts twice).
         scorer: `rules` keeps the policy's scorer, `error` and `gain` fit one, `auto` takes what ranks harm best on
             episodes that the fit did not see (and keeps the policy's while labels are few).
         risk: `harm` or `selective_error` (see `certify`).
         per: one drawn `step` of each episode, or the whole `episode`.
+        by_kind: a threshold for each kind of step, certified for itself.
         evaluator: your own judgement of a step trace.
         same_text: `(small, large) -> bool | None`, whether two texts say the same.
         on_conflict: what contradicting labels do (see `join`).
-        on_error: what a line that is no record does: `raise` or `skip`.
+        on_error: what a line that is no record does (see `journal.read`).
         prices: model -> price that it was run at, for the provenance (source and date).
         seed: of all draws and splits.
         now: date of the provenance; None takes the clock.
@@ -192,6 +211,8 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         raise ConfigurationError(msg)
     claim = Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed)
     base = Policy() if policy is None else policy
+    if scorer != "rules" and _learned(base.scorer):
+        base = replace(base, scorer=Scorer.rules())
     files = list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
     joined = join(
         *files,
@@ -204,21 +225,22 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     if not any(case.labelled for case in joined.cases):
         raise RecordError(_no_labels(files, joined))
     sample = draw(joined, base, seed=seed)
-    learn, test = _split(joined, sample, claim, scorer)
+    learn, test, part = _split(joined, sample, claim, scorer, base.scorer)
     fits = _fits(learn, sample, base.scorer, scorer, seed)
     chosen = _choose(fits, learn, base, scorer)
     candidates = {"rules": base.scorer} | {name: f.scorer for name, f in fits.items()}
     judged = {name: replace(base, scorer=s) for name, s in candidates.items()}
-    certificate, by_kind = _certified(units_of(test, judged[chosen]), sample, claim)
-    final = [case for case in test if case.irreversible]
+    units = units_of(test, judged[chosen])
+    certificate, kinds = _certified(units, sample, claim)
+    final: list[Unit] = []
     irreversible = None
-    if final and sample.basis != "none":
-        selective = replace(claim, risk="selective_error", per="step")
-        irreversible = selective.test(units_of(final, judged[chosen]))
+    if sample.basis != "none" and "irreversible" in base.side_effects.values():
+        final = units_of([case for case in test if case.irreversible], judged[chosen])
+        irreversible = replace(claim, risk="selective_error", per="step").test(final)
     result = CalibrationResult(
         policy=None,
         certificate=certificate,
-        by_kind=by_kind,
+        by_kind=kinds,
         irreversible=irreversible,
         scorer=candidates[chosen],
         chosen=chosen,
@@ -226,16 +248,30 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         quality={name: quality_of(test, judged[name], gain=name == "gain", seed=seed) for name in judged},
         joined=joined,
         sample=sample,
-        data=data_hash(joined.cases),
+        data=dataunit_hash(joined.cases),
     )
-    if not isinstance(certificate, Certificate):
+    entries = entries_of(kinds, units) if by_kind else _whole(certificate)
+    if entries is None:
         return result
-    provenance = _provenance(result, prices, now or dt.datetime.now(dt.UTC))
-    fitted = replace(
-        candidates[chosen],
-        provenance={"kind": "fitted" if chosen in fits else "rules", "target": chosen, "data": result.data},
+    if irreversible is not None:
+        entries["irreversible"] = _entry("irreversible", irreversible)
+    thresholds = _thresholds(entries, base)
+    provenance = _provenance(result, entries, claim, prices, now or dt.datetime.now(dt.UTC))
+    fitted = candidates[chosen]
+    if chosen in fits:
+        told: dict[str, Any] = {"kind": "fitted", "target": chosen, "data": result.data, "learned": [list(part)]}
+        fitted = replace(fitted, provenance=told)
+    strictest = thresholds.pop("", None)
+    return replace(
+        result,
+        policy=replace(
+            base,
+            threshold=max(thresholds.values()) if strictest is None else strictest,
+            thresholds=thresholds,
+            scorer=fitted,
+            provenance=provenance,
+        ),
     )
-    return replace(result, policy=replace(base, threshold=certificate.threshold, scorer=fitted, provenance=provenance))
 
 
 # ---- which steps may speak for all ----------------------------------------------------------------------------------
@@ -263,7 +299,7 @@ def draw(joined: Joined, policy: Policy, *, seed: int = 0) -> Sample:
         basis, kept = "propensity", [case for case in chosen if _coin(case, seed) < rate / _chance(case)]
     else:
         return Sample(cases=(), basis="none", rate=0.0, unclear=0)
-    policy = replace(policy, threshold=0.0)
+    policy = opened(policy)
     drawn = [case for case in others if _coin(case, seed) < rate]
     known = [case for case in drawn if case.labelled or judge(case, policy) is None]
     cases = sorted([*kept, *known], key=lambda case: case.id)
@@ -280,42 +316,60 @@ def _tool_failed(case: Case) -> bool:
 
 
 def _coin(case: Case, seed: int) -> float:
-    return _hash(f"draw\0{seed}\0{case.id}")
+    return unit_hash(f"draw\0{seed}\0{case.id}")
 
 
-def _hash(text: str) -> float:
-    """A number in [0, 1) that looks drawn and is always the same for the same text."""
-    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
+Part = tuple[int, float]
+"""Seed and share of a split: the episodes whose hash is below the share were learned from."""
 
 
-def _split(joined: Joined, sample: Sample, claim: Claim, choice: ScorerChoice) -> tuple[list[Case], list[Case]]:
-    """(labelled cases to learn from, sampled cases to certify on), by episode.
+def _split(
+    joined: Joined, sample: Sample, claim: Claim, choice: ScorerChoice, prior: Scorer
+) -> tuple[list[Case], list[Case], Part]:
+    """(labelled cases to learn from, sampled cases to certify on, how they were split), by episode.
 
     The certificate comes first: under `auto` it keeps what gives it 80 % power at half the target, under a named
-    scorer what it cannot do without. Learning gets the rest, at most half, and nothing below `MIN_FIT` labels.
+    scorer what it cannot do without. Learning gets the rest, at most half, and nothing below `MIN_FIT` labels. What
+    the policy's scorer learned from earlier is not certified on.
     """
+    earlier = _learned(prior)
+    known = {e: unit_hash(f"split\0{claim.seed}\0{e}") for e in {c.episode for c in joined.cases}}
+    seen = {e for e in known if any(unit_hash(f"split\0{seed}\0{e}") < share for seed, share in earlier)}
     drafts = [case for case in joined.cases if case.right is not None and case.drafted]
-    episodes = len({case.episode for case in sample.cases})
+    episodes = len({case.episode for case in sample.cases} - seen)
     keep = (labels_for_power if choice == "auto" else labels_needed)(claim.max_loss, claim.confidence)
     share = min(0.5, MAX_FIT / max(1, len(drafts)), 1.0 - _SPARE * keep / max(1, episodes))
     if choice == "rules" or len(drafts) * share < MIN_FIT:
-        return [], list(sample.cases)
-    learning = {e for e in {c.episode for c in joined.cases} if _hash(f"split\0{claim.seed}\0{e}") < share}
+        return [], [case for case in sample.cases if case.episode not in seen], (claim.seed, 0.0)
+    learning = {e for e, at in known.items() if at < share}
     return (
         [case for case in drafts if case.episode in learning],
-        [case for case in sample.cases if case.episode not in learning],
+        [case for case in sample.cases if case.episode not in learning and case.episode not in seen],
+        (claim.seed, share),
     )
 
 
+def _learned(scorer: Scorer) -> list[Part]:
+    """The parts of journals that a scorer of ours was fitted on."""
+    parts = scorer.provenance.get("learned")
+    return [(int(seed), float(share)) for seed, share in parts] if isinstance(parts, list) else []
+
+
 # ---- scorers --------------------------------------------------------------------------------------------------------
+
+
+def opened(policy: Policy) -> Policy:
+    """The policy with a threshold that every confidence reaches: what still escalates does so under all of them."""
+    if policy.threshold == 0.0 and not policy.thresholds:
+        return policy
+    return replace(policy, threshold=0.0, thresholds={})
 
 
 def judge(case: Case, policy: Policy) -> float | None:
     """The confidence with which the policy would decide this step; None when it escalates under every threshold."""
     if not case.drafted:
         return None
-    if policy.threshold != 0.0:
-        policy = replace(policy, threshold=0.0)
+    policy = opened(policy)
     asked: tuple[str, ...] = ()
     while True:
         silent = {name for name in case.gathered if name not in asked}
@@ -330,7 +384,7 @@ def judge(case: Case, policy: Policy) -> float | None:
 
 def units_of(cases: Sequence[Case], policy: Policy) -> list[Unit]:
     """Labelled steps as units of a certificate for this policy's scorer."""
-    policy = replace(policy, threshold=0.0)
+    policy = opened(policy)
     return [
         Unit(
             episode=case.episode,
@@ -377,7 +431,7 @@ def _choose(fits: Mapping[str, Fit], learn: Sequence[Case], base: Policy, choice
     """The candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on."""
     if choice != "auto" or not fits:
         return choice if choice in fits else "rules"
-    base = replace(base, threshold=0.0)
+    base = opened(base)
     free = [(i, p) for i, case in enumerate(learn) if (p := judge(case, base)) is not None]
     harmless = [not learn[i].loss for i, _ in free]
     folds = next(iter(fits.values())).folds
@@ -435,14 +489,82 @@ def _certified(
         return claim.test(units), claim.test_by_kind(units)
     need = labels_needed(claim.max_loss, claim.confidence)
     reason = (
-        "no step that small answered has a label, and escalated steps say nothing about accepted ones: set "
-        "`shadow_rate`, label some with `cascade-agent label`, or give an evaluator. At least "
-        f"{need} episodes are needed"
+        "no step that small answered has a label that may stand for the others (escalated steps say nothing about "
+        "them, nor do steps that were looked at because they were doubtful): set `shadow_rate`, label some with "
+        f"`cascade-agent label --order random`, or give an evaluator. At least {need} episodes are needed"
     )
     return claim.none(reason, n=0, losses=0), {}
 
 
-def data_hash(cases: Sequence[Case]) -> str:
+Entries = dict[str, "Entry"]
+"""What each threshold of the policy rests on: by kind or effect, `""` for all other drafts."""
+
+KINDS: Final = ("call", "text", "structured")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A threshold and what it rests on; without a certificate it lets nothing pass."""
+
+    claim: Literal["all", "kind", "rest", "irreversible", "unseen"]
+    threshold: float
+    found: Certificate | NoThreshold | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        certificate = None if self.found is None else self.found.to_json()
+        return {"threshold": self.threshold, "claim": self.claim, "certificate": certificate}
+
+
+def _entry(
+    claim: Literal["all", "kind", "rest", "irreversible", "unseen"], found: Certificate | NoThreshold | None
+) -> Entry:
+    return Entry(claim=claim, threshold=found.threshold if isinstance(found, Certificate) else 1.0, found=found)
+
+
+def _whole(certificate: Certificate | NoThreshold) -> Entries | None:
+    return {"": _entry("all", certificate)} if isinstance(certificate, Certificate) else None
+
+
+def entries_of(found: Mapping[str, Certificate | NoThreshold], units: Sequence[Unit]) -> Entries | None:
+    """What `certify_by_kind` found as one threshold per kind of step.
+
+    None when none holds, or when a kind that has none cannot be stopped (drafts of a confidence of 1).
+
+    Kinds without enough labels share the certificate of the rest, kinds that the data do not have get 1.0.
+    """
+    if not any(found.values()):
+        return None
+    seen = {unit.kind for unit in units}
+    entries: Entries = {}
+    for kind in (*KINDS, *sorted(seen - {*KINDS})):
+        if kind in found:
+            entries[kind] = _entry("kind", found[kind])
+        elif kind in seen:
+            entries[kind] = _entry("rest", found[""])
+        else:
+            entries[kind] = _entry("unseen", None)
+    open_ = {kind for kind, entry in entries.items() if not entry.found}
+    if any(u.kind in open_ and u.confidence is not None and u.confidence >= 1.0 for u in units):
+        return None
+    return {kind: entry for kind, entry in entries.items() if kind in KINDS}
+
+
+def _thresholds(entries: Entries, base: Policy) -> dict[str, float]:
+    """The numbers of the policy, `""` its `threshold`: what was shown, and by hand only what is stricter.
+
+    A number for an effect alone takes the place of `threshold`, so it is never below it.
+    """
+    measured = base.provenance.get("thresholds")
+    by_hand = {k: v for k, v in base.thresholds.items() if not isinstance(measured, Mapping) or k not in measured}
+    out = {key: entry.threshold for key, entry in entries.items()}
+    floor = out.get("", 0.0)
+    for key in {*by_hand, *(["irreversible"] if "irreversible" in out else [])}:
+        out[key] = max(floor, by_hand.get(key, 0.0), out.get(key, 0.0))
+    return dict(sorted(out.items()))
+
+
+def dataunit_hash(cases: Sequence[Case]) -> str:
     """SHA-256 over step ids and what their labels say, in the order of the ids: the same labels, the same hash."""
     digest = hashlib.sha256()
     for case in sorted(cases, key=lambda c: c.id):
@@ -451,11 +573,23 @@ def data_hash(cases: Sequence[Case]) -> str:
     return digest.hexdigest()
 
 
-def _provenance(result: CalibrationResult, prices: Mapping[str, Price] | None, now: dt.datetime) -> dict[str, Any]:
+def _provenance(
+    result: CalibrationResult,
+    entries: Entries,
+    claim: Claim,
+    prices: Mapping[str, Price] | None,
+    now: dt.datetime,
+) -> dict[str, Any]:
     joined = result.joined
     return {
         "kind": "calibrated",
         "method": "exact binomial, fixed sequence (Learn then Test)",
+        "target": claim.max_loss,
+        "confidence": claim.confidence,
+        "risk": claim.risk,
+        "per": claim.per,
+        "scope": "all steps together" if "" in entries else "each kind of step, all at once",
+        "thresholds": {key: entry.to_json() for key, entry in entries.items()},
         "date": now.isoformat(timespec="seconds"),
         "version": library_version(),
         "data": result.data,
@@ -470,6 +604,7 @@ def _provenance(result: CalibrationResult, prices: Mapping[str, Price] | None, n
         "quality": {name: quality.to_json() for name, quality in result.quality.items()},
         "models": list(joined.models),
         "validators": {name: list(codes) for name, codes in joined.validators.items()},
+        "paid": {model: dict(paid) for model, paid in joined.paid.items()},
         "prices": {
             model: {"source": price.source, "date": price.date, "currency": price.currency}
             for model, price in (prices or {}).items()

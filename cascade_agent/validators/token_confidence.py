@@ -56,6 +56,8 @@ class TokenConfidence:
     quantile: float = 0.1
     name: ClassVar[str] = "TokenConfidence"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    lifts: ClassVar[bool] = True
+    """A finding may raise the confidence, so a calibrated policy must have been measured with it."""
 
     def __post_init__(self) -> None:
         """Refuse what is no quantile."""

@@ -1,5 +1,6 @@
 """Fitted scorers: the solver is right, few labels stay with the rules, and only codes and scores count."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -52,7 +53,8 @@ def world(n, *, seed=0, weights=None, bias=2.0, episodes=None):
 
 def matrix(examples, codes):
     """The examples as a dense matrix of objections."""
-    rows = [read_codes(e.verdicts, dict.fromkeys(codes)) for e in examples]
+    reader = Scorer(weights=dict.fromkeys(codes, 1.0), bias=0.0)
+    rows = [read_codes(e.verdicts, reader) for e in examples]
     return np.array([[1 - row.get(c, 1.0) for c in codes] for row in rows])
 
 
@@ -226,10 +228,14 @@ verdicts_of_any_kind = st.lists(
 @given(verdicts_of_any_kind, st.sampled_from([{"a"}, {"a", HARD_FAIL}, {"a", "b", "argument_grounded", HARD_FAIL}]))
 def test_features_are_what_the_scorer_reads(verdicts, codes):
     """A fit sees exactly the scores that the scorer will read at run time."""
-    read, _ = Scorer(weights=dict.fromkeys(codes, 1.0), bias=0.0)._read(verdicts)
-    if HARD_FAIL not in codes:  # such a scorer refuses the draft without weighing it
-        read.pop(HARD_FAIL, None)
-    assert read_codes(verdicts, dict.fromkeys(codes)) == read
+    reader = Scorer(weights=dict.fromkeys(codes, 1.0), bias=0.0)
+    found = read_codes(verdicts, reader)
+    assert found.keys() <= set(codes)
+    if found and HARD_FAIL not in reader.read(verdicts).keys() - set(codes):  # else refused without being weighed
+        user = [v for v in verdicts if v.code not in codes and v.validator == "Mine" and v.outcome != "abstain"]
+        logit = sum(score - 1.0 for score in found.values())
+        told = [v.score if v.score is not None else float(v.outcome == "pass") for v in user]
+        assert reader.confidence(verdicts) == pytest.approx(min([1.0 / (1.0 + math.exp(-logit)), *told]))
 
 
 def test_confidence_at_run_time_is_what_was_fitted():

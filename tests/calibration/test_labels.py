@@ -9,7 +9,7 @@ from cascade_agent.calibration import join, same_answers
 from cascade_agent.calibration.labels import resolve
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import Journal
-from cascade_agent.records import Attempt, Label, StepTrace, Verdict
+from cascade_agent.records import Attempt, Decision, Label, StepTrace, Verdict
 
 
 def said(text="", calls=(), **more):
@@ -275,3 +275,24 @@ def test_a_truncated_last_line_is_left_out(journal, caplog):
         file.write('{"type": "step", "id": "2", "att')
     assert join(journal.path).steps == 1
     assert "j.jsonl:2: the last line is unfinished" in caplog.text
+
+
+@pytest.mark.parametrize("reason", ["latched", "skipped_small"])
+def test_steps_that_did_not_ask_small_are_left_out(journal, reason):
+    """An economy that leaves small out says nothing about its drafts; a validator that speaks before it does."""
+    skipped = Attempt(tier="small", outcome="skipped", cost=0.0)
+    large = Attempt(tier="large", outcome="accepted", answer={"text": "x"})
+    for i, why in enumerate((reason, "after_tool_error")):
+        journal.append(
+            StepTrace(
+                id=str(i),
+                step="s",
+                outcome="escalated",
+                reason=why,
+                attempts=(skipped, large),
+                decisions=(Decision(action="escalate", reason=why),),
+                final=1,
+            )
+        )
+    found = join(journal.path)
+    assert (found.unasked, [case.id for case in found.cases]) == (1, ["1"])

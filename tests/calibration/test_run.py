@@ -306,8 +306,10 @@ def logged(rng, n, *, shadow=None, looked_at=None, old=0.6, tool_errors=0.0):
         conflicts=(),
         orphans=(),
         repeated=0,
+        unasked=0,
         by_source={},
         models=(),
+        paid={},
         validators={},
     )
 
@@ -369,8 +371,10 @@ def test_unclear_steps_are_counted():
         conflicts=(),
         orphans=(),
         repeated=0,
+        unasked=0,
         by_source={},
         models=(),
+        paid={},
         validators={},
     )
     found = draw(joined, POLICY)

@@ -1,0 +1,396 @@
+"""`cascade-agent calibrate`: a labelled journal to a policy file with certified thresholds, or to what is missing.
+
+Law: a file is written only if something was shown, and never in the place of one that promises more.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.errors import RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from cascade_agent.calibration import CalibrationResult, Certificate, NoThreshold
+    from cascade_agent.policy import Policy
+
+
+class ScorerName(StrEnum):
+    """How confidence is made of verdicts."""
+
+    AUTO = "auto"
+    RULES = "rules"
+    ERROR = "error"
+    GAIN = "gain"
+
+
+class Unit(StrEnum):
+    """What the risk is a share of."""
+
+    STEP = "step"
+    EPISODE = "episode"
+
+
+_MEASURED = ("threshold", "thresholds", "scorer", "provenance")
+_BASIS = {
+    "all_escalated": "every step was also answered by the large model, so all of them count",
+    "propensity": "steps that small answered were shadowed at random; the others are thinned to the same share",
+    "share": "steps that small answered were looked at by people or an evaluator, taken to be a random choice of them",
+    "none": "no step that small answered has a label that may stand for the others",
+}
+_SHOWN = 20
+_ALIKE = 0.0005
+
+
+@app.command()
+def calibrate(  # noqa: PLR0913 - the options of the command
+    journals: Annotated[
+        list[str],
+        typer.Argument(
+            help="Journals, with their rotated parts: files or glob patterns, plain or gzip.", metavar="JOURNAL..."
+        ),
+    ],
+    *,
+    max_loss: Annotated[
+        float,
+        typer.Option(help="The greatest share of steps that accepting small's drafts may harm, such as 0.01."),
+    ],
+    confidence: Annotated[float, typer.Option(help="Probability with which that holds.")] = 0.9,
+    out: Annotated[Path | None, typer.Option(help="Policy file to write. Without it nothing is written.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="More files with labels of these steps; may be repeated.", metavar="FILE")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file to start from: its settings stay, its scorer is the prior.")
+    ] = None,
+    scorer: Annotated[
+        ScorerName,
+        typer.Option(
+            help="rules: keep the policy's scorer. error, gain: fit one on 'small is wrong' or on 'escalating gains'. "
+            "auto: whichever ranks harm best on held-out episodes."
+        ),
+    ] = ScorerName.AUTO,
+    by_kind: Annotated[
+        bool, typer.Option("--by-kind", help="A threshold for each kind of step, each certified for itself.")
+    ] = False,
+    per: Annotated[
+        Unit, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
+    ] = Unit.STEP,
+    seed: Annotated[int, typer.Option(help="Of all draws and splits.")] = 0,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Leave out lines that are no records instead of refusing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file at --out even where it promises more or is no policy.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the threshold from which small's drafts may be accepted, with a guarantee, and write a policy file.
+
+    Exit code 1: no threshold holds with these labels. It says how many are missing, and --out is left as it was.
+    """
+    with clear_errors():
+        paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
+        from cascade_agent.calibration import calibrate as run
+        from cascade_agent.calibration import load_policy, write_policy
+
+        base = None if policy is None else load_policy(policy)
+        claim = {"target": max_loss, "confidence": confidence, "per": per.value, "by_kind": by_kind}
+        replaced = None if out is None else _replaced(out, base, claim, force=force)
+        try:
+            result = run(
+                paths,
+                max_loss=max_loss,
+                confidence=confidence,
+                policy=base,
+                scorer=scorer.value,
+                per=per.value,
+                by_kind=by_kind,
+                on_error="skip" if skip_bad_lines else "strict",
+                seed=seed,
+            )
+        except RecordError as error:
+            hint = str(error).replace("read with on_error='skip'", "give --skip-bad-lines")
+            raise RecordError(hint) from error
+        if result.policy is not None and out is not None:
+            write_policy(result.policy, out)
+    written = out if result.policy is not None else None
+    if as_json:
+        told = result.to_json() | {
+            "policy": None if result.policy is None else result.policy.to_json(),
+            "out": None if written is None else str(written),
+        }
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        _tell(make_console(), result, by_kind=by_kind)
+        _tell_file(result, out, replaced)
+    if result.policy is None:
+        raise typer.Exit(1)
+
+
+# ---- what stands at --out already -----------------------------------------------------------------------------------
+
+
+def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: bool) -> Policy | None:
+    """The policy that stands there, if it may be replaced; leaves with 2 if it may not."""
+    from cascade_agent.calibration import load_policy
+
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        fail(f"--out {out}: give a file in a directory that exists", code=2)
+    if not out.exists():
+        return None
+    try:
+        old = load_policy(out)
+    except RecordError as error:
+        if force:
+            return None
+        fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
+    objections = list(_objections(old, base, claim))
+    if objections and not force:
+        fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
+    return old
+
+
+def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iterable[str]:
+    """Why an old policy is worth more than the one that would take its place."""
+    from cascade_agent.policy import Policy
+
+    new, before = (Policy() if base is None else base).to_json(), old.to_json()
+    lost = [key for key in before if key not in _MEASURED and before[key] != new[key]]
+    if lost:
+        yield f"it has other settings ({', '.join(lost)}), start from them with --policy"
+    told = old.provenance
+    if told.get("kind") != "calibrated":
+        if old.threshold is not None or old.thresholds:
+            yield "its thresholds were set by hand"
+        return
+    target, confidence = told.get("target"), told.get("confidence")
+    if isinstance(target, int | float) and claim["target"] > target:
+        yield f"it bounds the loss by {target:g}, the new one would by {claim['target']:g}"
+    if isinstance(confidence, int | float) and claim["confidence"] < confidence:
+        yield f"it holds with probability {confidence:g}, the new one would with {claim['confidence']:g}"
+    if told.get("risk", "harm") != "harm":
+        yield f"it bounds another risk ({told['risk']})"
+    if told.get("per") == "episode" and claim["per"] == "step":
+        yield "it holds per episode, the new one would per step"
+    if str(told.get("scope", "")).startswith("each kind") and not claim["by_kind"]:
+        yield "it holds within each kind of step, the new one would over all together (--by-kind keeps that)"
+
+
+def parts_of(name: str) -> list[str]:
+    """The files of a journal: a plain one with its rotated parts; patterns and what does not exist stay as they are."""
+    from cascade_agent.journal import Journal
+
+    return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
+
+
+# ---- in words -------------------------------------------------------------------------------------------------------
+
+
+def _tell(console: Console, result: CalibrationResult, *, by_kind: bool) -> None:
+    for line in (*_labels(result), *_conflicts(result)):
+        _say(console, line)
+    console.print()
+    console.print(_qualities(result), highlight=False)
+    _say(console, _choice(result))
+    console.print()
+    for line in _findings(result, by_kind=by_kind):
+        _say(console, line)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
+    """The thresholds and what is promised of them, or what is missing."""
+    if result.policy is None:
+        if not by_kind:
+            yield f"No threshold holds: {_missing(result.certificate)}"
+            return
+        yield "No threshold holds for any kind of step, or not every other kind could be kept from being accepted."
+        yield from (f"  {kind or 'other kinds'}: {_short(found)}" for kind, found in result.by_kind.items())
+        yield f"  all together: {_short(result.certificate)}"
+        return
+    policy, entries = result.policy, result.policy.provenance["thresholds"]
+    if "" in entries:
+        yield _certified(result)
+        if len(result.by_kind) > 1:
+            yield from (f"  {kind or 'other kinds'} alone: {_short(found)}" for kind, found in result.by_kind.items())
+    else:
+        yield f"One threshold for each kind of step. Within each of them, and in all at once, {_promise(result)}"
+        for kind in (key for key in entries if key != "irreversible"):
+            claim = entries[kind]["claim"]
+            found = result.by_kind.get("" if claim == "rest" else kind)
+            together = " (with the other kinds that have few labels)" if claim == "rest" else ""
+            yield f"  {kind}{together}: {_short(found) if found is not None else 'no such step in the journal'}"
+    if result.irreversible is not None:
+        yield f"  drafts that call an irreversible tool, P(wrong | accepted): {_short(result.irreversible)}"
+    numbers = "".join(f", {key} {_threshold(value)}" for key, value in policy.thresholds.items())
+    yield f"Policy: threshold {_threshold(policy.threshold)}{numbers}."
+
+
+def _threshold(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4g}" + (" (goes to the large model)" if value >= 1.0 else "")
+
+
+def _labels(result: CalibrationResult) -> Iterable[str]:
+    joined, sample = result.joined, result.sample
+    sources = ", ".join(f"{n} {source}" for source, n in joined.by_source.items())
+    labelled = sum(case.labelled for case in joined.cases)
+    yield f"{joined.steps} steps, {joined.answered} answered by small. {labelled} have a label: {sources}."
+    more = [
+        (joined.undecided, "answered by small have labels that say neither right nor wrong"),
+        (len(joined.orphans), "labels belong to steps that are not in these journals"),
+        (joined.unasked, "steps did not ask small (latch, skipping, a ceiling) and are left out"),
+        (joined.repeated, "steps came a second time and were counted once"),
+    ]
+    yield from (f"{n} {what}." for n, what in more if n)
+    yield f"Sample: {len(sample.cases)} steps; {_BASIS[sample.basis]}."
+    if sample.unclear:
+        yield f"{sample.unclear} steps of it could not be judged (prose on both sides) and were left out."
+
+
+def _conflicts(result: CalibrationResult) -> Iterable[str]:
+    conflicts = result.joined.conflicts
+    if conflicts:
+        yield f"{len(conflicts)} steps have labels that contradict each other:"
+    for case in conflicts[:_SHOWN]:
+        counted = "none counts" if case.source is None else f"{case.source} counts"
+        yield f"  {case.id}: {', '.join(label_text(label) for label in case.labels)} ({counted})"
+    if len(conflicts) > _SHOWN:
+        yield f"  ... and {len(conflicts) - _SHOWN} more, all of them in --json"
+
+
+def label_text(label: Any) -> str:
+    """A label in words: who says what."""
+    said = {True: "right", False: "wrong", None: "?"}[label.right]
+    if label.harm is not None:
+        said += ", harm" if label.harm else ", no harm"
+    note = f" '{label.note}'" if label.note else ""
+    return f"{label.source} says {said}{note}"
+
+
+def _qualities(result: CalibrationResult) -> Table:
+    from rich.table import Table
+
+    kinds = sorted({kind for quality in result.quality.values() for kind in quality.by_kind})
+    grid = Table(
+        "scorer",
+        "drafts",
+        "AUROC: wrong",
+        "95 %",
+        "AUROC: harm",
+        "calibration error",
+        *(f"AUROC: {kind}" for kind in kinds),
+        title="on episodes that no scorer was fitted on",
+    )
+    for name, quality in result.quality.items():
+        limits = quality.auroc_interval
+        grid.add_row(
+            name,
+            str(quality.n),
+            _number(quality.auroc),
+            "" if limits is None else f"{limits[0]:.3f} to {limits[1]:.3f}",
+            _number(quality.auroc_gain),
+            _number(quality.calibration_error),
+            *(_number(quality.by_kind.get(kind)) for kind in kinds),
+        )
+    return grid
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _choice(result: CalibrationResult) -> str:
+    fits, quality = result.fits, result.quality
+    if not fits:
+        return "Scorer: that of the policy (the shipped rules, unless --policy has another); nothing was fitted."
+    n = next(iter(fits.values())).n
+    said = f"Scorer: {result.chosen}. Fitted on {n} labels of other episodes"
+    if len(fits) == 1:
+        return f"{said}."
+    said += "; the choice was made on held-out folds of these."
+    gain, error = quality["gain"].auroc_gain, quality["error"].auroc_gain
+    if gain is None or error is None:
+        return said
+    if abs(gain - error) < _ALIKE:
+        return f"{said} Fitting on gain and on error ranked harm alike on the episodes of the table."
+    better = "gain" if gain > error else "error"
+    return f"{said} On the episodes of the table the fit on {better} ranked harm better."
+
+
+def _promise(result: CalibrationResult) -> str:
+    found = result.certificate
+    return (
+        f"accepted drafts that are wrong where large is right are at most {found.max_loss:.3g} of the {found.per}s, "
+        f"with probability {found.confidence:g}."
+    )
+
+
+def _certified(result: CalibrationResult) -> str:
+    from cascade_agent.calibration import Certificate
+
+    found = result.certificate
+    if not isinstance(found, Certificate):
+        return _missing(found)
+    return (
+        f"Threshold {found.threshold:.4g}: {_promise(result)} Seen: {found.losses} in {found.n} episodes, upper bound "
+        f"{found.upper:.4f}; {found.escalated:.1%} of the steps escalate."
+    )
+
+
+def _short(found: Certificate | NoThreshold) -> str:
+    from cascade_agent.calibration import Certificate
+
+    if isinstance(found, Certificate):
+        return (
+            f"threshold {found.threshold:.4g}, {found.losses} losses in {found.n} episodes, upper bound "
+            f"{found.upper:.4f} at {found.confidence:.3g}, {found.escalated:.1%} escalate"
+        )
+    return f"no threshold holds: {_missing(found)}"
+
+
+def _missing(found: Certificate | NoThreshold) -> str:
+    from cascade_agent.calibration import NoThreshold
+
+    if not isinstance(found, NoThreshold):
+        return ""
+    said = f"{found.reason}."
+    if found.missing and "missing" not in found.reason:
+        said += (
+            f" Missing: {found.missing} labelled episodes at the least, about {found.missing_for_power} in practice."
+        )
+    return said
+
+
+def _tell_file(result: CalibrationResult, out: Path | None, replaced: Policy | None) -> None:
+    if out is None:
+        said = (
+            "Nothing was written." if result.policy is None else "Nothing was written; give --out to keep the policy."
+        )
+    elif result.policy is None:
+        said = f"{out} is left as it was." if out.exists() else f"{out} was not written."
+    else:
+        old = "" if replaced is None else f", in the place of one with {_was(replaced)}"
+        said = f"Wrote {out} (data {result.data[:12]}){old}."
+    _say(make_console(), said)
+
+
+def _was(old: Policy) -> str:
+    date, n = old.provenance.get("date"), (old.provenance.get("certificate") or {}).get("n")
+    threshold = "no threshold" if old.threshold is None else f"threshold {old.threshold:.4g}"
+    return threshold + (f" of {date}" if date else "") + (f" on {n} episodes" if n else "")

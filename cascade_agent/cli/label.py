@@ -1,0 +1,307 @@
+"""`cascade-agent label`: what people know about the steps of a journal, one by one, in a session, or from a file.
+
+Law: labels are added and never changed; where they contradict each other all of them are shown.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail
+from cascade_agent.errors import RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from cascade_agent.calibration.labelling import Told
+    from cascade_agent.journal import OnError
+    from cascade_agent.records import Label, StepTrace
+
+
+class Source(StrEnum):
+    """Who says so."""
+
+    PERSON = "person"
+    REVIEW = "review"
+    EVALUATOR = "evaluator"
+    TOOL_ERROR = "tool_error"
+
+
+class Order(StrEnum):
+    """Which steps a session begins with."""
+
+    DOUBTFUL = "doubtful"
+    RANDOM = "random"
+
+
+_KEYS = "r right, w wrong, h wrong and large right, b both wrong, s skip, q quit"
+_MAX_TEXT = 2000
+_NEVER = 2**62
+"""Bytes: a writer with this limit never rotates, and waits for those who do."""
+
+
+@app.command()
+def label(  # noqa: PLR0913 - the options of the command
+    journal: Annotated[str, typer.Argument(help="A journal, or a pattern of its parts (then --out).")],
+    step_id: Annotated[
+        str | None, typer.Argument(help="Id of a step, or its beginning. Without it: a session.", metavar="STEP_ID")
+    ] = None,
+    *,
+    right: Annotated[bool | None, typer.Option("--right/--wrong", help="Whether small's answer was right.")] = None,
+    harm: Annotated[
+        bool | None, typer.Option("--harm/--no-harm", help="Whether small was wrong and large right.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="A remark, kept with the label.")] = "",
+    source: Annotated[Source, typer.Option(help="Who says so. review: because the step looked doubtful.")] = (
+        Source.PERSON
+    ),
+    import_file: Annotated[
+        Path | None,
+        typer.Option("--from", help="Import labels: CSV with a header, or JSON lines (step_id, right, harm, note)."),
+    ] = None,
+    order: Annotated[
+        Order,
+        typer.Option(
+            help="Of a session. doubtful: confidence nearest to one half first, the quickest way to find mistakes. "
+            "random: a sample of what small answered, which is what `calibrate` needs."
+        ),
+    ] = Order.DOUBTFUL,
+    limit: Annotated[int, typer.Option(min=1, help="Of a session: at most so many steps.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the random order.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write labels to this file instead of the journal.")] = None,
+    skip_bad_lines: Annotated[
+        bool, typer.Option("--skip-bad-lines", help="Leave out lines that are no records instead of refusing.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which steps were right: one step, a file of them, or a session that shows them one by one.
+
+    Labels are appended to the journal. Labels of one step stand side by side; contradictions are shown.
+    """
+    if import_file is not None and step_id is not None:
+        fail("give STEP_ID or --from, not both", code=2)
+    if step_id is None and (right is not None or harm is not None or note):
+        fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
+    with clear_errors():
+        try:
+            desk = _Desk.at(journal, out, on_error="skip" if skip_bad_lines else "strict")
+            if step_id is not None:
+                shown = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
+            elif import_file is not None:
+                shown = desk.many(import_file)
+            else:
+                shown = desk.session(order.value, limit, seed, err=as_json)
+        except RecordError as error:
+            raise RecordError(str(error).replace("read with on_error='skip'", "give --skip-bad-lines")) from error
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+    else:
+        for line in _summary(shown):
+            typer.echo(line)
+
+
+class _Desk:
+    """A journal, its labels, and where new ones go."""
+
+    def __init__(self, paths: Sequence[Path | str], target: Path, on_error: OnError) -> None:
+        from cascade_agent.calibration.labelling import labels_of
+
+        self.paths, self.target = paths, target
+        self.on_error: OnError = on_error
+        self.labels = labels_of(*paths, on_error=on_error)
+        self.written: list[Label] = []
+        self.repeated = 0
+
+    @classmethod
+    def at(cls, journal: str, out: Path | None, *, on_error: OnError) -> _Desk:
+        from cascade_agent.journal import Journal
+
+        plain = Path(journal)
+        single = plain.is_file() and plain.suffix != ".gz"
+        if out is None and not single:
+            if plain.is_dir() or not plain.exists():
+                from cascade_agent.journal import read
+
+                next(iter(read(journal)), None)  # says what is wrong with it
+            fail(f"{journal} is no single plain file to append to: give --out FILE for the labels", code=2)
+        paths: list[Path | str] = [*Journal(plain).files()] if single else [journal]
+        if out is not None and out.is_file() and out.resolve() not in {Path(p).resolve() for p in paths}:
+            paths.append(out)
+        return cls(paths, plain if out is None else out, on_error)
+
+    def add(self, label: Label) -> bool:
+        """Append a label unless the very same stands there; False then."""
+        from cascade_agent.journal import Journal
+
+        if any(_same(label, other) for other in self.labels[label.step_id]):
+            self.repeated += 1
+            return False
+        with Journal(self.target, max_bytes=_NEVER) as journal:
+            if not journal.append_label(label):
+                fail(f"{self.target} cannot be written; {len(self.written)} labels were", code=1)
+        self.labels[label.step_id].append(label)
+        self.written.append(label)
+        return True
+
+    # ---- the three ways ---------------------------------------------------------------------------------------------
+
+    def one(self, step_id: str, *, right: bool | None, harm: bool | None, note: str, source: str) -> dict[str, Any]:
+        from cascade_agent.calibration.labelling import find_step
+
+        if right is None and harm is None:
+            fail("say --right or --wrong (or --harm, --no-harm)", code=2)
+        if right and harm:
+            fail("--right and --harm contradict each other: harm is small wrong and large right", code=2)
+        trace = find_step(*self.paths, prefix=step_id, on_error=self.on_error)
+        self.add(_label(trace, right=False if harm else right, harm=harm, note=note, source=source))
+        return self.shown([trace])
+
+    def many(self, file: Path) -> dict[str, Any]:
+        from cascade_agent.calibration.labelling import import_labels
+        from cascade_agent.journal import read
+
+        labels = import_labels(file, journals=self.paths, on_error=self.on_error)
+        for label in labels:
+            self.add(label)
+        ids = {label.step_id for label in labels}
+        return self.shown(trace for trace in read(*self.paths, on_error=self.on_error) if trace.id in ids)
+
+    def session(self, order: str, limit: int, seed: int, *, err: bool) -> dict[str, Any]:
+        from cascade_agent.calibration.labelling import promoted, to_look_at
+
+        def say(text: str = "") -> None:
+            typer.echo(text, err=err)
+
+        steps = to_look_at(
+            *self.paths,
+            labels=self.labels,
+            order=order,  # type: ignore[arg-type]  # the values of the option are those of the literal
+            limit=limit,
+            seed=seed,
+            on_error=self.on_error,
+        )
+        seen = []
+        say(f"{len(steps)} steps to look at. The journal holds answers, not requests. Keys: {_KEYS}.")
+        for number, trace in enumerate(steps, 1):
+            before = promoted(self.labels[trace.id]) if order == "random" else None
+            if before is not None:  # looked at earlier: no need to ask again
+                self.add(_label(trace, right=before.right, harm=before.harm, note="reviewed before", source="person"))
+                seen.append(trace)
+                continue
+            say()
+            say(f"[{number} of {len(steps)}]")
+            for line in _card(trace, self.labels[trace.id]):
+                say(line)
+            key = _asked(say, large=trace.escalated)
+            if key == "q":
+                break
+            if key != "s":
+                source = "review" if order == "doubtful" else "person"
+                harm = {"h": True, "b": False}.get(key)
+                self.add(_label(trace, right=key == "r", harm=harm, note="", source=source))
+                seen.append(trace)
+        return self.shown(seen)
+
+    def shown(self, traces: Iterable[StepTrace]) -> dict[str, Any]:
+        """What was written, and the contradictions among the labels of these steps."""
+        from cascade_agent.calibration.labelling import told
+
+        found: dict[str, Told] = {}
+        for trace in traces:
+            found.setdefault(trace.id, told(trace, self.labels[trace.id]))
+        return {
+            "file": str(self.target),
+            "written": [label.to_json() for label in self.written],
+            "known_already": self.repeated,
+            "conflicts": [
+                {
+                    "step_id": step,
+                    "counted": None if known.counts is None else known.counts.to_json(),
+                    "labels": [label.to_json() for label in known.labels],
+                }
+                for step, known in found.items()
+                if known.conflict
+            ],
+        }
+
+
+def _label(trace: StepTrace, *, right: bool | None, harm: bool | None, note: str, source: str) -> Label:
+    from cascade_agent.records import Label
+
+    at = dt.datetime.now(dt.UTC).isoformat()
+    return Label(step_id=trace.id, source=source, right=right, harm=harm, note=note, at=at)
+
+
+def _same(one: Label, other: Label) -> bool:
+    return (one.source, one.right, one.harm, one.note) == (other.source, other.right, other.harm, other.note)
+
+
+def _asked(say: Callable[..., None], *, large: bool) -> str:
+    """One of the keys; the end of the input quits."""
+    allowed = "rwhbsq" if large else "rwsq"
+    while True:
+        try:
+            key = typer.get_text_stream("stdin").readline()
+        except KeyboardInterrupt:
+            return "q"
+        if not key:
+            return "q"
+        key = key.strip().lower()[:1]
+        if key and key in allowed:
+            return key
+        say(f"{', '.join(part for part in _KEYS.split(', ') if part[0] in allowed)}:")
+
+
+# ---- in words -------------------------------------------------------------------------------------------------------
+
+
+def _card(trace: StepTrace, labels: Sequence[Label]) -> Iterable[str]:
+    """A step as a person judges it: first answer, findings, decision, final answer."""
+    from cascade_agent.cli.calibrate import label_text
+
+    place = f" in thread {trace.thread_id}" if trace.thread_id else ""
+    yield f"{trace.step}{place} ({trace.kind}), id {trace.id}"
+    for attempt in trace.attempts:
+        sure = "" if attempt.confidence is None else f", P(right) {attempt.confidence:.2f}"
+        yield f"  {attempt.tier}{f' {attempt.model}' if attempt.model else ''}{sure}:"
+        yield from (f"    {line}" for line in _said(attempt.answer, attempt.error))
+        for verdict in attempt.verdicts:
+            if verdict.outcome != "pass" or verdict.score is not None:
+                score = "" if verdict.score is None else f" {verdict.score:.2f}"
+                why = f": {verdict.reason}" if verdict.reason else ""
+                yield f"    - {verdict.validator} {verdict.outcome}{score} {verdict.code}{why}"
+    yield f"  {trace.outcome} by {trace.final_tier or 'nobody'} ({trace.reason})"
+    for known in labels:
+        yield f"  label: {label_text(known)}"
+    yield "  Was small's answer right?"
+
+
+def _said(answer: dict[str, Any] | None, error: str | None) -> list[str]:
+    if answer is None:
+        return [error or "(no answer)"]
+    calls = [*(answer.get("tool_calls") or ()), *(answer.get("invalid_tool_calls") or ())]
+    lines = [f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})" for call in calls]
+    text = str(answer.get("text") or "")
+    if text:
+        lines += text[:_MAX_TEXT].splitlines() + (["..."] if len(text) > _MAX_TEXT else [])
+    return lines or ["(empty)"]
+
+
+def _summary(shown: dict[str, Any]) -> Iterable[str]:
+    from cascade_agent.cli.calibrate import label_text
+    from cascade_agent.records import Label
+
+    known = f", {shown['known_already']} stood there already" if shown["known_already"] else ""
+    yield f"{len(shown['written'])} labels written to {shown['file']}{known}."
+    for conflict in shown["conflicts"]:
+        labels = [Label.from_json(label) for label in conflict["labels"]]
+        yield f"{conflict['step_id']}: labels contradict each other, all are kept:"
+        yield from (f"  {label_text(label)}" for label in labels)
+        if conflict["counted"] is not None:
+            yield f"  {label_text(Label.from_json(conflict['counted']))}: this one counts"

@@ -1,0 +1,269 @@
+"""The thresholds that calibration writes into a policy: what each rests on, and that they do what was certified."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from cascade_agent.calibration import (
+    Certificate,
+    NoThreshold,
+    Unit,
+    calibrate,
+    certify_by_kind,
+    join,
+    load_policy,
+    to_look_at,
+    write_policy,
+)
+from cascade_agent.calibration.labelling import labels_of
+from cascade_agent.calibration.run import draw, entries_of, judge
+from cascade_agent.confidence import Scorer
+from cascade_agent.journal import Journal
+from cascade_agent.policy import Policy, decide
+from cascade_agent.records import Attempt, Situation, StepTrace, Verdict
+
+HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
+"""Share of harm among the drafts of each kind with the lowest score; it falls to 0 with the square of the score."""
+
+
+def step(number, score, *, harm, kind="call", tool="find", validator="Grounding"):
+    """An escalated step whose two answers differ where small did harm."""
+    finding = Verdict(outcome="pass", code="argument_grounded", score=score, validator=validator)
+    answers = [{"text": "", "tool_calls": [{"name": tool, "args": {"v": v}, "id": "c"}]} for v in (1, 2 if harm else 1)]
+    small = Attempt(tier="small", outcome="rejected", verdicts=(finding,), answer=answers[0])
+    large = Attempt(tier="large", outcome="accepted", answer=answers[1])
+    return StepTrace(
+        id=f"{number:05d}", step="s", outcome="escalated", reason="r", attempts=(small, large), final=1, kind=kind
+    )
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """An empty journal."""
+    with Journal(tmp_path / "j.jsonl") as journal:
+        yield journal
+
+
+def fill(journal, n, *, kinds=("call",), harm=None, seed=0, **kwargs):
+    """Write n steps, of each kind in turn."""
+    rng = random.Random(seed)
+    for i in range(n):
+        kind, score = kinds[i % len(kinds)], rng.random()
+        p = (harm or HARM)[kind]
+        journal.append(step(i, score, harm=rng.random() < p * (1 - score) ** 2, kind=kind, **kwargs))
+
+
+def accepts(policy, trace, *, effect=None):
+    """Whether the policy would take the small draft of a recorded step."""
+    small = trace.attempts[0]
+    attempt = replace(small, confidence=policy.scorer.confidence(small.verdicts), effect=effect)
+    return decide(policy, (attempt,), situation=Situation(kind=trace.kind)).action == "accept"
+
+
+def test_each_kind_gets_its_own_number(journal):
+    """The policy has one threshold per kind with its certificate in the provenance, and escalates what that says."""
+    fill(journal, 2000, kinds=("call", "text"))
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True)
+    policy, entries = found.policy, found.policy.provenance["thresholds"]
+    assert set(policy.thresholds) == {"call", "text", "structured"}
+    assert policy.thresholds["call"] < policy.thresholds["text"]
+    assert policy.provenance["scope"] == "each kind of step, all at once"
+    for kind in ("call", "text"):
+        assert entries[kind]["claim"] == "kind"
+        assert entries[kind]["certificate"]["confidence"] == pytest.approx(0.95)
+        steps = [trace for trace in journal if trace.kind == kind]
+        share = sum(not accepts(policy, trace) for trace in steps) / len(steps)
+        assert share == pytest.approx(entries[kind]["certificate"]["escalated"], abs=1e-9)
+    assert (entries["structured"]["claim"], policy.thresholds["structured"]) == ("unseen", 1.0)
+    assert policy.threshold == max(policy.thresholds.values())
+
+
+def test_without_by_kind_there_is_one_number(journal):
+    """The default is one threshold over all steps; what holds per kind is only told."""
+    fill(journal, 2000, kinds=("call", "text"))
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules")
+    assert found.policy.thresholds == {}
+    assert found.policy.provenance["thresholds"][""]["claim"] == "all"
+    assert all(found.by_kind.values())
+
+
+def test_kinds_with_few_labels_share_one_number(journal):
+    """Kinds too rare for a test of their own have the certificate of all such kinds together."""
+    fill(journal, 1000, kinds=("call",) * 8 + ("text", "structured"))
+    found = calibrate(journal.path, max_loss=0.02, scorer="rules", by_kind=True, confidence=0.8)
+    entries = found.policy.provenance["thresholds"]
+    assert set(found.by_kind) == {"call", ""}
+    assert [entries[kind]["claim"] for kind in ("call", "text", "structured")] == ["kind", "rest", "rest"]
+    assert found.policy.thresholds["text"] == found.policy.thresholds["structured"] == found.by_kind[""].threshold
+
+
+def test_a_kind_for_which_nothing_holds_goes_to_large(journal):
+    """Its threshold is 1, so none of its drafts is accepted, while the other kind has a number that holds."""
+    fill(journal, 1000, kinds=("call",) * 24 + ("text",))
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True)
+    assert isinstance(found.by_kind[""], NoThreshold)
+    assert found.by_kind[""].missing == 59 - 40  # at the level that two groups share
+    assert found.policy.thresholds["text"] == 1.0
+    assert not any(accepts(found.policy, trace) for trace in journal if trace.kind == "text")
+    assert any(accepts(found.policy, trace) for trace in journal if trace.kind == "call")
+
+
+def test_a_kind_that_no_threshold_stops_has_no_policy(journal):
+    """Where a validator of the user's gives confidence 1 to drafts of a kind that does not hold, nothing is promised."""
+    rng = random.Random(0)
+    for i in range(600):
+        journal.append(step(2 * i, rng.random(), harm=False, kind="call"))
+        bad = step(2 * i + 1, 1.0, harm=rng.random() < 0.5, kind="text", validator="Mine")
+        told = replace(bad.attempts[0].verdicts[0], code="tone")
+        small = replace(bad.attempts[0], verdicts=(told,))
+        journal.append(replace(bad, attempts=(small, bad.attempts[1])))
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True)
+    assert isinstance(found.by_kind["call"], Certificate)
+    assert found.policy is None
+
+
+def test_all_kinds_hold_at_once():
+    """With the numbers of the policy the true harm of some kind exceeds the target in at most delta of the trials."""
+    rng, trials, violations, held = random.Random(5), 200, 0, 0
+    for _ in range(trials):
+        units = []
+        for i in range(900):
+            kind, p = ("call", "text", "structured")[i % 3], rng.random()
+            harm = rng.random() < HARM[kind] * (1 - p) ** 2
+            units.append(Unit(episode=str(i), step_id=str(i), confidence=p, harm=harm, kind=kind))
+        entries = entries_of(certify_by_kind(units, max_loss=0.05), units)
+        held += entries is not None
+        # the harm of a kind at threshold t is the integral of h (1 - p)^2 over p > t
+        risks = [HARM[kind] * (1 - entry.threshold) ** 3 / 3 for kind, entry in (entries or {}).items()]
+        violations += any(risk > 0.05 for risk in risks)
+    assert held == trials
+    assert violations / trials <= 0.1 + 3 * (0.1 * 0.9 / trials) ** 0.5
+
+
+# ---- irreversible tools, numbers set by hand ------------------------------------------------------------------------
+
+PAY = Policy(side_effects={"pay": "irreversible"})
+
+
+def test_irreversible_drafts_have_a_number_that_is_never_the_laxer_one(journal):
+    """P(wrong | accepted) has its entry; a draft that calls such a tool must reach it and the threshold of all."""
+    fill(journal, 1500, tool="pay", harm={"call": 0.1})
+    found = calibrate(journal.path, max_loss=0.08, scorer="rules", policy=PAY)
+    entry = found.policy.provenance["thresholds"]["irreversible"]
+    assert entry["certificate"]["risk"] == "selective_error"
+    assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.threshold)
+
+
+def test_irreversible_drafts_of_which_nothing_is_known_go_to_large(journal):
+    """A declared tool that the journal never saw called has the number that accepts nothing."""
+    fill(journal, 600)
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=PAY)
+    assert isinstance(found.irreversible, NoThreshold)
+    assert found.policy.thresholds == {"irreversible": 1.0}
+    assert not any(accepts(found.policy, trace, effect="irreversible") for trace in journal)
+    assert any(accepts(found.policy, trace) for trace in journal)
+
+
+def test_numbers_set_by_hand_stay_where_they_are_stricter(journal, tmp_path):
+    """Caution of the user's is kept, laxness is not, and numbers that calibration wrote earlier are replaced."""
+    fill(journal, 1500)
+    base = Policy(thresholds={"write": 0.99, "read": 0.1})
+    first = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=base).policy
+    assert first.thresholds == {"write": 0.99, "read": first.threshold}
+    kinds = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True).policy
+    write_policy(kinds, tmp_path / "p.json")
+    again = calibrate(journal.path, max_loss=0.2, scorer="rules", by_kind=True, policy=load_policy(tmp_path / "p.json"))
+    assert again.policy.thresholds["call"] < kinds.thresholds["call"]
+
+
+# ---- a policy that was calibrated before ----------------------------------------------------------------------------
+
+
+def test_calibrating_a_calibrated_policy_again_counts_no_label_twice(journal):
+    """A fitted scorer is not the prior of the next fit: the same journal gives the same scorer however often."""
+    fill(journal, 2000)
+    first = calibrate(journal.path, max_loss=0.05, scorer="error").policy
+    second = calibrate(journal.path, max_loss=0.05, scorer="error", policy=first).policy
+    assert second.scorer == first.scorer
+    assert second.threshold == first.threshold
+
+
+def test_a_fitted_scorer_is_not_certified_on_what_it_learned(journal):
+    """Keeping a fitted scorer certifies it on the other episodes alone, whatever the seed of the new run."""
+    fill(journal, 2000)
+    first = calibrate(journal.path, max_loss=0.05, scorer="error")
+    ((_, share),) = first.policy.scorer.provenance["learned"]
+    assert 0.0 < share <= 0.5
+    kept = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=first.policy, seed=9)
+    assert kept.policy.scorer.weights == first.policy.scorer.weights
+    assert kept.certificate.n == first.certificate.n < 2000
+    assert calibrate(journal.path, max_loss=0.05, scorer="rules").certificate.n == 2000
+
+
+# ---- labels of steps that were picked -------------------------------------------------------------------------------
+
+
+def answered(number, score):
+    """A step that small answered."""
+    trace = step(number, score, harm=False)
+    small = replace(
+        trace.attempts[0], outcome="accepted", confidence=Scorer.rules().confidence(trace.attempts[0].verdicts)
+    )
+    return replace(trace, outcome="accepted", attempts=(small,), final=0)
+
+
+def test_doubtful_steps_do_not_stand_for_the_others(journal):
+    """Labels of a session on doubtful steps certify nothing alone, and leave a random sample as it was."""
+    rng = random.Random(0)
+    for i in range(400):
+        journal.append(answered(i, rng.random()))
+    for trace in to_look_at(journal.path, labels={}, limit=50):
+        journal.label(trace.id, source="review", right=True)
+    joined = join(journal.path)
+    assert joined.by_source == {"review": 50}
+    assert draw(joined, Policy()).basis == "none"
+    found = calibrate(journal.path, max_loss=0.05)
+    assert found.policy is None
+    assert "--order random" in found.certificate.reason
+    sample = to_look_at(journal.path, labels=labels_of(journal.path), order="random", limit=100)
+    for trace in sample:
+        journal.label(trace.id, source="person", right=True)
+    drawn = draw(join(journal.path), Policy())
+    assert drawn.basis == "share"
+    assert {case.id for case in drawn.cases} == {trace.id for trace in sample}
+
+
+def test_doubtful_comes_before_sure_and_random_knows_no_confidence(journal):
+    """The doubtful are those nearest to one half; at random every step has the same chance to be among the first."""
+    rng = random.Random(1)
+    for i in range(60):
+        journal.append(answered(i, rng.random()))
+    doubts = [abs(t.attempts[0].confidence - 0.5) for t in to_look_at(journal.path, labels={}, limit=60)]
+    assert doubts == sorted(doubts)
+    first = Counter(
+        t.id for seed in range(300) for t in to_look_at(journal.path, labels={}, order="random", limit=6, seed=seed)
+    )
+    assert len(first) == 60
+    assert max(first.values()) < 60  # 30 expected, 5.2 standard deviation
+
+
+def test_a_later_random_session_goes_on_where_the_first_stopped(journal):
+    """The order is one for all sessions of a seed, so that any beginning of it is a random sample."""
+    for i in range(50):
+        journal.append(answered(i, 0.5))
+    whole = [t.id for t in to_look_at(journal.path, labels={}, order="random")]
+    for trace_id in whole[:20]:
+        journal.label(trace_id, source="person", right=True)
+    rest = [t.id for t in to_look_at(journal.path, labels=labels_of(journal.path), order="random")]
+    assert rest == whole[20:]
+
+
+def test_judge_ignores_the_thresholds_of_the_policy(journal):
+    """What a unit's confidence is does not depend on numbers that the policy brings, of any kind."""
+    fill(journal, 20)
+    cases = join(journal.path).cases
+    strict = Policy(threshold=0.99, thresholds={"call": 1.0})
+    assert [judge(case, strict) for case in cases] == [judge(case, Policy()) for case in cases]
+    assert all(judge(case, strict) is not None for case in cases)

@@ -1,0 +1,87 @@
+"""A calibrated policy is refused, when a door is made, by validators that it was not measured with."""
+
+import pytest
+from langchain_core.messages import AIMessage
+
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, cascade_node, cascade_step
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.evidence import CrossCheck
+from cascade_agent.panel import Panel, check_fit
+from cascade_agent.testing import ScriptedChatModel
+from cascade_agent.validators import Grounding, TokenConfidence, default_validators
+
+MEASURED = {name: ["code"] for name in ("Grounding", "ToolRelevance", "CompleteResponse")} | {"NoRepeat": []}
+
+
+def policy(**more):
+    """A policy that was measured with some validators."""
+    return Policy(threshold=0.8, provenance={"kind": "calibrated", "validators": {**MEASURED, **more}})
+
+
+def model():
+    """A chat model."""
+    return ScriptedChatModel([AIMessage("x")])
+
+
+def body(state, *, model):
+    """A node."""
+    return state
+
+
+DOORS = {
+    "model": lambda **kw: CascadeChatModel(small=model(), large=model(), **kw),
+    "node": lambda **kw: cascade_node(model(), model(), **kw),
+    "body": lambda **kw: cascade_node(model(), model(), step=lambda state, model: state, **kw),
+    "decorator": lambda **kw: cascade_step(small=model(), large=model(), **kw)(body),
+    "middleware": lambda **kw: CascadeMiddleware(model(), **kw),
+}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+def test_doors_refuse_a_policy_that_does_not_fit(door):
+    """Each door names what is missing at construction; with the right validators it is made."""
+    with pytest.raises(ConfigurationError, match=r"not in use: CompleteResponse \(code\); ToolRelevance \(code\)"):
+        door(validators=[Grounding()], policy=policy())
+    door(policy=policy())
+    door(validators=default_validators(), policy=policy())
+    door(validators=[Grounding()], policy=Policy(threshold=0.8))
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+def test_doors_refuse_evidence_that_was_not_measured(door):
+    """Evidence speaks for a draft as well as against it: new, it is refused; measured or merely askable, it fits."""
+    validators = [*default_validators(), CrossCheck(model())]
+    with pytest.raises(ConfigurationError, match="calibrated without CrossCheck, which may lift a draft"):
+        door(validators=validators, policy=policy())
+    door(validators=validators, policy=policy(CrossCheck=[]))
+    door(validators=validators, policy=policy(CrossCheck=["agreement"]))
+
+
+def test_log_probabilities_may_lift_a_draft_too():
+    """`TokenConfidence` must have been there when the threshold was measured, though it may never have spoken."""
+    validators = [*default_validators(), TokenConfidence()]
+    with pytest.raises(ConfigurationError, match="without TokenConfidence"):
+        check_fit(policy(), validators)
+    check_fit(policy(TokenConfidence=[]), validators)
+
+
+def test_new_validators_that_only_object_fit():
+    """A user's own rule adds doubt alone; one that said nothing when measured may be gone."""
+
+    def mine(draft, context):
+        """Nothing."""
+
+    check_fit(policy(), [*(v for v in default_validators() if type(v).__name__ != "NoRepeat"), mine])
+
+
+def test_copies_with_another_policy_are_checked():
+    """A cascade that is copied with a new policy is assembled anew, check included."""
+    cascade = CascadeChatModel(small=model(), large=model(), validators=[Grounding()])
+    with pytest.raises(ConfigurationError, match="not in use"):
+        cascade.model_copy(update={"policy": policy()})
+
+
+def test_a_panel_gives_its_validators_back():
+    """Iterating over a panel gives what it was made of, those that speak first in front."""
+    validators = [*default_validators(), CrossCheck(model())]
+    assert {id(v) for v in Panel(validators)} == {id(v) for v in validators}
