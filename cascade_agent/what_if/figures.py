@@ -365,28 +365,28 @@ def _saving(line: Line, ground: Ground) -> tuple[float | None, float | None]:
     What an unrecorded large call costs stands on both sides of the ratio, so each of them moves it one way only: the
     ends are where those that the policy makes are all cheap or all dear, and the others too.
     """
-    most: list[float | None] = []
-    least: list[float | None] = []
+    most: list[float] = []
+    least: list[float] = []
     rest = (ground.x_lo - line.x_lo - line.y_lo, ground.x_hi - line.x_hi - line.y_hi)
     rest_none = ground.x_none - line.x_none - line.y_none
     for others, shadow in zip(rest, (line.shadow_lo, line.shadow_hi), strict=True):
         for x, y in ((line.x_lo, line.y_lo), (line.x_hi, line.y_hi)):
             made = line.own_hi + line.big + line.big_more + shadow + x + y
-            most.append(_ratio(made, ground.big + others + x + y))
-            least.append(_ratio(line.own_lo + line.big + shadow + x, ground.big + others + x + y))
-    if line.x_none or line.y_none:  # dear beyond all bounds, made or not
+            most += _ratio(made, ground.big + others + x + y)
+            least += _ratio(line.own_lo + line.big + shadow + x, ground.big + others + x + y)
+    if line.x_none or line.y_none:  # dear beyond all bounds, and made
         most.append(1.0)
-    if rest_none or line.y_none:
+        least.append(1.0)
+    if rest_none or line.y_none:  # and not made
         least.append(0.0)
-    if line.own_none or None in most or (line.shadow_none and rest_none):
-        worst = None
-    else:
-        worst = 1.0 - max(ratio for ratio in most if ratio is not None)
-    return worst, None if None in least else 1.0 - min(ratio for ratio in least if ratio is not None)
+    if line.own_none or (line.shadow_none and rest_none):
+        most.append(math.inf)
+    return 1.0 - max(most) if most else None, 1.0 - min(least) if least else None
 
 
-def _ratio(a: float, b: float) -> float | None:
-    return a / b if b > 0 else None
+def _ratio(a: float, b: float) -> list[float]:
+    """A / b, as far as that is a number: nothing over nothing is none."""
+    return [a / b] if b > 0 else [math.inf] if a > 0 else []
 
 
 def _estimated(line: Line, ground: Ground, name: str) -> Pair:

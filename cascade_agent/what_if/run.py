@@ -52,7 +52,8 @@ class Comparison:
     """What policies would have done with the steps of some journals, beside the baselines.
 
     `steps` are all that were read; `unfinished` ones (interrupted, cancelled, broken off) are in no figure. `episodes`
-    is estimated to 2 % beyond 4,096 of them (`episodes_exact`). `labels` counts steps by who said what counts,
+    is estimated to 2 % beyond 4,096 of them (`episodes_exact`). `unseen` counts the steps of which nothing is known:
+    small answered, and no label says anything. `labels` counts steps by who said what counts,
     `conflicts` those whose labels contradict each other, `orphans` steps that have labels and are not in the journals.
     `copies` are files that were left out because they begin with the same step as another. `notes` say what to mind.
     """
@@ -63,6 +64,7 @@ class Comparison:
     unfinished: int
     episodes: int
     episodes_exact: bool
+    unseen: int
     labels: Mapping[str, int]
     conflicts: int
     orphans: int
@@ -77,6 +79,7 @@ class Comparison:
             "unfinished": self.unfinished,
             "episodes": self.episodes,
             "episodes_exact": self.episodes_exact,
+            "unseen": self.unseen,
             "labels": dict(self.labels),
             "conflicts": self.conflicts,
             "orphans": self.orphans,
@@ -218,6 +221,7 @@ def compare(  # noqa: PLR0913 - what is known beside the tally
         unfinished=tally.unfinished,
         episodes=episodes,
         episodes_exact=exact,
+        unseen=tally.unseen,
         labels=dict(sorted(tally.sources.items())),
         conflicts=tally.conflicts,
         orphans=orphans,

@@ -19,7 +19,7 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.policy import Policy
 from cascade_agent.records import Spend
 from cascade_agent.replay import sweep
-from cascade_agent.what_if.facts import facts_of, money
+from cascade_agent.what_if.facts import WORLDS, facts_of, money
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -326,6 +326,13 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         least = sorted(self.episodes)[:_SKETCH]
         found = (self.currencies, self.validators, least, self.base, self.rows, self.times, self.base_times)
         return (self.plan.version, *counts, *found, self.ranges)
+
+    @property
+    def unseen(self) -> int:
+        """How many steps are possible in every world."""
+        anything = (1 << len(WORLDS)) - 1
+        cells = ((key, sums) for (place, key), sums in self.base.items() if not isinstance(place, int))
+        return sum(unpack(sums, 1)[0] for key, sums in cells if key.worlds == anything)
 
     @property
     def episode_count(self) -> tuple[int, bool]:
