@@ -177,7 +177,7 @@ class _Record:
         return _State((), _rescored(policy, self.small, ()), (self.small, *beside), longest, (decision,))
 
     def _beside(self, names: Sequence[str]) -> tuple[Spend, ...]:
-        """Evidence begun with the draft. What such a record lacks could not be begun; what another lacks has no price."""
+        """Evidence begun with the draft. What a record of such lacks could not be begun, else its price is unknown."""
         if not names:
             return ()
         told = any(decision.beside for decision in self.trace.decisions)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, Label, Situation, Spend, StepTrace, Verdict
+from cascade_agent.records import Attempt, Decision, Label, Situation, Spend, StepTrace, Verdict
 
 CODES = ["tool_match", "argument_grounded", "date_invented"]
 scores = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
@@ -105,7 +105,8 @@ def traces(draw, number=None):
         attempts=attempts,
         evidence=tuple(Spend(name=name, cost=draw(costs), latency=draw(times)) for name in gathered),
         askable=askable,
-        situation=draw(situations),
+        situations=tuple(s for s in draw(st.lists(situations, max_size=3)) if s is not None),
+        decisions=draw(st.sampled_from([(), (Decision(action="gather", reason="draft", hedge=0.3, beside=askable),)])),
         final=draw(st.none() | st.integers(0, len(attempts) - 1)),
         cost=draw(costs),
         latency=draw(times),
@@ -141,6 +142,7 @@ policies = st.builds(
     skip_small=st.booleans(),
     price_aware=st.booleans(),
     parallel_evidence=st.booleans(),
+    hedge_after=st.sampled_from([None, None, 0.1, 0.5]),
     shadow_rate=st.sampled_from([0.0, 0.0, 0.1]),
 )
 

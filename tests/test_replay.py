@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, Situation, Spend, StepTrace, Verdict
+from cascade_agent.records import Attempt, Decision, Situation, Spend, StepTrace, Verdict
 from cascade_agent.replay import replay, sweep
 from tests.journals import policies, scores, traces
 
@@ -50,12 +50,40 @@ LARGE = Attempt(tier="large", outcome="accepted", cost=0.01, latency=2.0)
 
 def test_what_was_asked_is_named_and_timed():
     """The calls that a policy would have made, their cost and their time."""
-    trace = _step(_small(0.5), LARGE, evidence=(Spend(name="e", cost=0.002, latency=0.3),), askable=("e",))
+    small = _small(0.5, gathered=("e",))
+    trace = _step(small, LARGE, evidence=(Spend(name="e", cost=0.002, latency=0.3),), askable=("e",))
     found = replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0)))
     assert [getattr(call, "tier", None) or call.name for call in found.asked] == ["small", "e", "large"]
     assert found.cost == pytest.approx(0.013)
     assert found.latency == pytest.approx(2.8)
     assert (found.final_tier, found.escalated, found.missing) == ("large", True, None)
+
+
+def test_evidence_that_was_dropped_is_not_there():
+    """A call that was begun beside the draft and given up said nothing: a policy that needs it cannot be told."""
+    trace = _step(_small(0.5), LARGE, evidence=(Spend(name="e", cost=0.002, latency=0.3),), askable=("e",))
+    assert replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0))).missing == "evidence"
+
+
+def test_a_race_that_was_lost_is_not_a_failure():
+    """Where small was given up because large was faster, a policy that would have waited for it cannot be told."""
+    late = Attempt(tier="small", outcome="timeout", error="LateError: x", cost=None, latency=0.4)
+    trace = _step(late, LARGE, decisions=(Decision(action="gather", reason="draft", hedge=0.3),))
+    assert replay(trace, Policy(hedge_after=0.3)).final_tier == "large"
+    assert replay(trace, Policy(hedge_after=0.1)).final_tier == "large"
+    assert replay(trace, Policy(hedge_after=0.5)).missing == "draft"
+    assert replay(trace, Policy()).missing == "draft"
+
+
+def test_a_hedge_that_was_not_needed_is_paid():
+    """A large call begun beside a slow draft is in the cost of the step that small answered, unknown if unrecorded."""
+    policy = Policy(hedge_after=0.3)
+    recorded = _step(_small(1.0), evidence=(Spend(name="hedge", cost=0.004),))
+    assert replay(recorded, policy).cost == pytest.approx(0.005)
+    assert replay(_step(_small(1.0)), policy).cost is None
+    assert replay(_step(_small(1.0, latency=0.2)), policy).cost == pytest.approx(0.001)
+    same = _step(_small(1.0), decisions=(Decision(action="gather", reason="draft", hedge=0.3),))
+    assert replay(same, policy).cost == pytest.approx(0.001)
 
 
 def test_what_is_missing_is_named():
@@ -99,6 +127,6 @@ def test_evidence_beside_the_draft_is_paid_whether_it_is_needed_or_not():
 
 def test_the_recorded_situation_counts():
     """A policy that latches asks large at once where the record says that a step of the turn escalated."""
-    trace = _step(_small(1.0), LARGE, situation=Situation(latched=True))
+    trace = _step(_small(1.0), LARGE, situations=(Situation(latched=True),))
     assert replay(trace, Policy(latch=True)).decisions[0].reason == "latched"
     assert replay(trace, Policy()).final_tier == "small"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -91,24 +91,25 @@ def _thresholds(text: str | None) -> list[float]:
     if text is None:
         return []
     try:
-        if ":" not in text:
-            found = [Decimal(part.strip()) for part in text.split(",")]
-        else:
-            first, last, step = map(Decimal, text.split(":"))
-            if step <= 0 or last < first:
-                raise ValueError
-            found = [first + step * i for i in range(min(_MOST, int((last - first) / step)) + 1)]
-        if not all(0 <= threshold <= 1 for threshold in found):
-            raise ValueError
-    except (ValueError, ArithmeticError, InvalidOperation):
+        found = _range(*map(Decimal, text.split(":"))) if ":" in text else list(map(Decimal, text.split(",")))
+    except (ArithmeticError, TypeError, ValueError):
+        found = []
+    thresholds = [float(threshold) for threshold in found]
+    if not thresholds or not all(0.0 <= threshold <= 1.0 for threshold in thresholds):
         fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]", code=2)
-    return [float(threshold) for threshold in found]
+    return thresholds
+
+
+def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
+    return [first + step * i for i in range(min(_MOST, int((last - first) / step)) + 1)] if step > 0 else []
 
 
 # ---- for people -----------------------------------------------------------------------------------------------------
 
 
 def _show(console: Console, found: Comparison) -> None:
+    from rich.markup import escape
+
     episodes = f"{found.episodes} episodes" if found.episodes_exact else f"about {found.episodes} episodes"
     said = ", ".join(f"{n} {source}" for source, n in found.labels.items()) or "none"
     console.print(
@@ -116,19 +117,19 @@ def _show(console: Console, found: Comparison) -> None:
     )
     table = _table("policy")
     for row in (*found.baselines, *found.policies):
-        table.add_row(row.title, *_cells(row.all))
+        table.add_row(escape(row.title), *_cells(row.all))
     console.print(table)
     (row, *others) = found.policies
     for title, parts in (("step", row.by_step), ("kind", row.by_kind)):
         if len(parts) > 1:
-            table = _table(f"{row.title}, by {title}")
+            table = _table(escape(f"{row.title}, by {title}"))
             for name, figures in parts.items():
-                table.add_row(f"{name} ({figures.steps})", *_cells(figures))
+                table.add_row(escape(f"{name} ({figures.steps})"), *_cells(figures))
             console.print(table)
     notes = [
-        "success, loss (against always large) and escalation are shares of steps; saving is of the cost of always large",
+        "success, loss (against always large), escalation: shares of steps; saving: of the cost of always large",
         "a .. b: what it may be, as far as the journal says; ~: estimated from the probabilities of shadow calls",
-        "in brackets: 95 % bootstrap interval over episodes",
+        "(a, b): 95 % bootstrap interval over episodes",
     ]
     notes += [f"{found.unfinished} unfinished steps are in no figure"] * bool(found.unfinished)
     notes += [f"{found.conflicts} steps have labels that contradict each other"] * bool(found.conflicts)
@@ -165,7 +166,7 @@ def _cells(figures: Figures) -> list[str]:
 def _percent(figure: Figure, *, interval: bool = False) -> str:
     text = _text(figure, lambda value: f"{100 * value:.1f}")
     if interval and figure.interval is not None:
-        text += f" [{100 * figure.interval[0]:.1f}, {100 * figure.interval[1]:.1f}]"
+        text += f" ({100 * figure.interval[0]:.1f}, {100 * figure.interval[1]:.1f})"
     return text if text == "?" else f"{text} %"
 
 

@@ -1,6 +1,6 @@
 """What if: recorded steps under other policies. What would have succeeded, what it would have cost, what is not known.
 
-`what_if` does the whole on one machine; `what_if.on_dask` does it on many. The parts stand beside it.
+`what_if` does the whole in one process, `on_dask.what_if_on_dask` in many. The parts stand beside it.
 """
 
 from __future__ import annotations

@@ -88,18 +88,14 @@ def facts_of(trace: StepTrace, known: Known) -> Facts:
             spent = _plus(spent, money(label.spend.cost, trace))
         if label.source == "shadow" and shadow is None:
             shadow = label
-    calls: Sequence[Attempt | Spend] = tried
     weight = 0
-    if shadow is not None and not tried:
-        if shadow.spend is not None:
-            calls = (shadow.spend,)
-            priced.append(("large", money(shadow.spend.cost, trace)))
-        weight = round(WEIGHT / max(_LEAST, shadow.propensity)) if shadow.propensity else 0
-    large: int | None = 0 if calls else None
-    time: float | None = 0.0 if calls else None
-    for call in calls:
-        large, took = _plus(large, money(call.cost, trace)), seconds(call.latency, trace)
-        time = None if time is None or took is None else time + took
+    if shadow is not None and shadow.propensity and not tried:
+        weight = round(WEIGHT / max(_LEAST, shadow.propensity))
+    calls: Sequence[Attempt | Spend] = tried
+    if shadow is not None and shadow.spend is not None and not tried:
+        calls = (shadow.spend,)
+        priced.append(("large", money(shadow.spend.cost, trace)))
+    large, time = _sums(calls, trace)
     told = tried or trace.outcome != "accepted"
     return Facts(
         stratum="told" if told else "drawn" if weight else "open",
@@ -113,6 +109,16 @@ def facts_of(trace: StepTrace, known: Known) -> Facts:
         evidence=evidence,
         priced=priced,
     )
+
+
+def _sums(calls: Sequence[Attempt | Spend], trace: StepTrace) -> tuple[int | None, float | None]:
+    """Cost and time of calls one after the other; unknown without any."""
+    cost: int | None = 0 if calls else None
+    time: float | None = 0.0 if calls else None
+    for call in calls:
+        cost, took = _plus(cost, money(call.cost, trace)), seconds(call.latency, trace)
+        time = None if time is None or took is None else time + took
+    return cost, time
 
 
 def _plus(a: int | None, b: int | None) -> int | None:

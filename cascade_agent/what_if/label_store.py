@@ -13,7 +13,7 @@ from cascade_agent.records import Label
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from cascade_agent.journal import OnError
@@ -59,6 +59,11 @@ class LabelStore:
             return []
         found = self._db.execute("SELECT record FROM label WHERE step = ? ORDER BY rowid", (step_id,)).fetchall()
         return [Label.from_json(json.loads(record)) for (record,) in found]
+
+    def __iter__(self) -> Iterator[Label]:
+        """All labels in the order in which they were read."""
+        for (record,) in self._db.execute("SELECT record FROM label ORDER BY rowid"):
+            yield Label.from_json(json.loads(record))
 
     def close(self) -> None:
         """Drop them."""

@@ -125,7 +125,7 @@ def what_if(  # noqa: PLR0913 - one keyword per question
         ConfigurationError: a policy or grid that cannot work.
     """
     plan = Plan.of(policies, grid)
-    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    given = as_list(paths)
     files, copies = originals(given, on_error=on_error)
     with LabelStore.of(files, labels, on_error=on_error) as store:
         tally = tally_of(
@@ -139,6 +139,13 @@ def what_if(  # noqa: PLR0913 - one keyword per question
         )
         orphans = store.steps - tally.told
     return compare(tally, orphans=orphans, copies=copies, resamples=resamples, seed=seed, names=given)
+
+
+def as_list(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> Sequence[str | os.PathLike[str]]:
+    """One path, or several, as several."""
+    return [paths] if isinstance(paths, str | os.PathLike) else paths
 
 
 def originals(paths: Iterable[str | os.PathLike[str]], *, on_error: OnError = "raise") -> tuple[list[Path], list[str]]:
