@@ -75,19 +75,19 @@ def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, i
         low = high = record.decide(policies[first], state)
         if end - first > 1 and state.attempt.tier == "small" and state.attempt.outcome != "pending":
             high = record.decide(policies[end - 1], state)  # only a draft that was judged is held against a threshold
-        if low is high or _move(low) == _move(high):
-            after = record.after(policies[first], state, high)
-            if isinstance(after, _State):
-                waiting.append((first, end, after))
-            else:
-                yield first, end, _end(record, policies[first], state, high, after)
-        elif low.action == "accept" and high.action != "gather":
+        if low is not high and _move(low) != _move(high):
+            if low.action != "accept" or high.action == "gather":
+                half = (first + end) // 2
+                waiting += (first, half, state), (half, end, state)
+                continue
             cut = bisect_left(policies, True, first + 1, end - 1, key=lambda p: not record.reaches(p, state))
             yield first, cut, _end(record, policies[first], state, low, None)
-            waiting.append((cut, end, state))
+            first = cut
+        after = record.after(policies[first], state, high)
+        if isinstance(after, _State):
+            waiting.append((first, end, after))
         else:
-            half = (first + end) // 2
-            waiting += (first, half, state), (half, end, state)
+            yield first, end, _end(record, policies[first], state, high, after)
 
 
 def _move(decision: Decision) -> tuple[object, ...]:

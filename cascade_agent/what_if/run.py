@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from cascade_agent.errors import RecordError
 from cascade_agent.journal import files_of, read, records
-from cascade_agent.records import StepTrace
+from cascade_agent.records import StepTrace, Verdict, load
 from cascade_agent.what_if.figures import ALL, BASELINES, figures_of
 from cascade_agent.what_if.label_store import LabelStore
 from cascade_agent.what_if.tally import Plan, Tally
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cascade_agent.calibration.labels import Evaluator, OnConflict, SameText
     from cascade_agent.journal import OnError
     from cascade_agent.policy import Policy
+    from cascade_agent.records import Outcome
     from cascade_agent.what_if.figures import Figures, Subset
 
 RESAMPLES: Final = 300
@@ -188,13 +190,52 @@ def tally_of(  # noqa: PLR0913 - one keyword per question
     tally = Tally(plan)
 
     def count(data: Mapping[str, Any]) -> None:
-        trace = StepTrace.from_json(data)
+        trace = _lean(data)
         told = labels.of_step(trace.id)
         tally.add(trace, told, evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
 
     for _ in records(*files, kind="step", build=count, on_error=on_error):
         pass
     return tally
+
+
+def _lean(data: Mapping[str, Any]) -> StepTrace:
+    """A step without what no figure needs: tokens, texts of verdicts, decisions but for what they began beside others.
+
+    Most of the time that reading a record takes goes into its verdicts, of which there are few different ones.
+
+    Raises:
+        RecordError: not a step trace, or written by a newer version.
+    """
+    attempts = data.get("attempts")
+    if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
+        return StepTrace.from_json(data)  # says what is wrong with it
+    bare = [{k: v for k, v in attempt.items() if k not in ("usage", "verdicts")} for attempt in attempts]
+    rest = {k: v for k, v in data.items() if k not in ("usage", "decisions")}
+    decisions = data.get("decisions", ())
+    if isinstance(decisions, list) and any("hedge" in d or "beside" in d for d in decisions if isinstance(d, dict)):
+        rest["decisions"] = decisions
+    trace = StepTrace.from_json({**rest, "attempts": bare})
+    judged = tuple(
+        replace(attempt, verdicts=_verdicts(told["verdicts"])) if told.get("verdicts") else attempt
+        for attempt, told in zip(trace.attempts, attempts, strict=True)
+    )
+    return replace(trace, attempts=judged)
+
+
+def _verdicts(told: object) -> tuple[Verdict, ...]:
+    try:
+        return tuple(
+            _verdict(data.get("validator", ""), data.get("code", ""), data["outcome"], data.get("score"))
+            for data in cast("list[dict[str, Any]]", told)
+        )
+    except (AttributeError, KeyError, TypeError):
+        return tuple(load(Verdict, data) for data in cast("list[object]", told))  # says what is wrong with it
+
+
+@lru_cache(maxsize=65_536)
+def _verdict(validator: str, code: str, outcome: Outcome, score: float | None) -> Verdict:
+    return load(Verdict, {"validator": validator, "code": code, "outcome": outcome, "score": score})
 
 
 def compare(  # noqa: PLR0913 - what is known beside the tally

@@ -60,6 +60,8 @@ class Plan:
     policies: tuple[Policy, ...]
     families: tuple[tuple[Policy, ...], ...]
     places: tuple[tuple[int, int], ...]
+    calibrated: bool = False
+    """Whether one of them says with which validators it was measured."""
 
     @classmethod
     def of(cls, policies: Policy | Mapping[str, Policy] | None = None, grid: Sequence[float] = ()) -> Self:
@@ -94,6 +96,7 @@ class Plan:
             policies=tuple(wanted.values()),
             families=tuple(tuple(families[same][value] for value in sizes[same]) for same in order),
             places=tuple((order.index(same), sizes[same].index(value)) for same, value in keys),
+            calibrated=any("validators" in policy.provenance for policy in wanted.values()),
         )
 
     @property
@@ -238,7 +241,8 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
             self.conflicts += len(rights) > 1 or len(harms) > 1
         if trace.cost:
             self.currencies.add(trace.currency)
-        self.validators.update(verdict.validator for verdict in trace.attempts[0].verdicts)
+        if self.plan.calibrated:
+            self.validators.update(verdict.validator for verdict in trace.attempts[0].verdicts)
         for role, cost in facts.priced:
             if cost is not None:
                 self._range(trace.step, role, cost)
