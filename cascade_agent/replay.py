@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from cascade_agent.policy import at_this_price, decide, threshold_for
@@ -59,7 +60,7 @@ def replay(trace: StepTrace, policy: Policy) -> Replayed:
 def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, int, Replayed]]:
     """Replay a step under policies that differ in `threshold` alone, ascending, deciding each stretch of them once.
 
-    Gives `(first, end, replayed)` for stretches of `policies` with the same outcome, covering all of them, in no order.
+    Gives `(first, end, replayed)` for stretches of `policies` with the same outcome, one after the other.
     `replayed` is what `replay` gives for each of them, but for the text in `Decision.detail`.
 
     A stretch whose first and last policy make the same move makes it throughout: a draft is accepted up to the
@@ -68,26 +69,21 @@ def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, i
     """
     if not policies:
         return
-    record = _Record(trace)
-    waiting = [(0, len(policies), record.begin())]
-    while waiting:
-        first, end, state = waiting.pop()
+    record, first, end = _Record(trace), 0, len(policies)
+    state = record.begin()
+    while True:
         low = high = record.decide(policies[first], state)
         if end - first > 1 and state.attempt.tier == "small" and state.attempt.outcome != "pending":
-            high = record.decide(policies[end - 1], state)  # only a draft that was judged is held against a threshold
+            high = record.decide(policies[-1], state)  # only a draft that was judged is held against a threshold
         if low is not high and _move(low) != _move(high):
-            if low.action != "accept" or high.action == "gather":
-                half = (first + end) // 2
-                waiting += (first, half, state), (half, end, state)
-                continue
-            cut = bisect_left(policies, True, first + 1, end - 1, key=lambda p: not record.reaches(p, state))
+            cut = bisect_left(policies, True, first + 1, end - 1, key=partial(record.misses, state))
             yield first, cut, _end(record, policies[first], state, low, None)
             first = cut
         after = record.after(policies[first], state, high)
-        if isinstance(after, _State):
-            waiting.append((first, end, after))
-        else:
+        if not isinstance(after, _State):
             yield first, end, _end(record, policies[first], state, high, after)
+            return
+        state = after
 
 
 def _move(decision: Decision) -> tuple[object, ...]:
@@ -143,13 +139,11 @@ class _Record:
             told = self._kinds
         return told[min(number, len(told) - 1)]
 
-    def reaches(self, policy: Policy, state: _State) -> bool:
-        """Whether the draft reaches the threshold that `decide` would hold it against."""
+    def misses(self, state: _State, policy: Policy) -> bool:
+        """Whether the draft falls short of the threshold that `decide` would hold it against."""
         attempt, situation = state.attempt, self.situation(policy, len(state.decisions))
-        bar = threshold_for(policy, attempt, situation.kind)
-        if bar is None or attempt.confidence is None:
-            return bar is None
-        return attempt.confidence >= at_this_price(policy, bar, situation)
+        bar, confidence = threshold_for(policy, attempt, situation.kind), attempt.confidence
+        return bar is not None and (confidence is None or confidence < at_this_price(policy, bar, situation))
 
     def after(self, policy: Policy, state: _State, decision: Decision) -> _State | Missing | None:
         """The step after a move; what the record lacks for it, or None where the step ends."""

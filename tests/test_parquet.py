@@ -37,6 +37,15 @@ def test_there_and_back(journal, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_many_records_go_through_in_batches(tmp_path):
+    """More records than are held in memory at a time come back in their order."""
+    pytest.importorskip("pyarrow")
+    line = '{{"type":"label","step_id":"{}","source":"person","right":true}}\n'
+    (tmp_path / "a.jsonl").write_text("".join(line.format(i) for i in range(10_500)))
+    assert to_parquet(tmp_path / "a.jsonl", out=tmp_path / "a.parquet") == 10_500
+    assert [label.step_id for label in read_labels(tmp_path / "a.parquet")] == [str(i) for i in range(10_500)]
+
+
 def test_what_is_no_journal_is_refused(journal, tmp_path):
     """Another table, a torn file, a row that is no record: named with file and row."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")

@@ -185,9 +185,8 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
 
     def __post_init__(self) -> None:
         """Room for each family."""
-        if not self.rows:
-            self.rows = [{} for _ in self.plan.families]
-            self.times = [{} for _ in self.plan.families]
+        self.rows = self.rows or [{} for _ in self.plan.families]
+        self.times = self.times or [{} for _ in self.plan.families]
 
     # ---- adding -----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from cascade_agent.policy import Policy
 from cascade_agent.records import Attempt, Label, Spend, StepTrace, Verdict
 from cascade_agent.what_if import LabelStore, Plan, Tally, compare, what_if
 from cascade_agent.what_if.figures import figures_of
+from cascade_agent.what_if.run import _lean
 from cascade_agent.what_if.tally import bucket, middle, pack, unpack
 from tests.journals import labels_of, policies, scores, traces, world
 
@@ -359,6 +360,29 @@ def test_journals_are_read_from_any_kind_of_file(tmp_path):
     assert what_if(tmp_path / "all.parquet", Policy(threshold=0.6), grid=GRID).to_json() == whole
 
 
+@settings(max_examples=60, deadline=None)
+@given(trace=traces(), policy=policies)
+def test_what_is_left_unread_is_not_needed(trace, policy):
+    """A step read without tokens, texts and most decisions is replayed like the whole one."""
+    data = json.loads(json.dumps(trace.to_json()))
+    lean = _lean(data)
+    assert data == trace.to_json()
+    plan = Plan.of(policy, GRID)
+    assert tallied([lean], [], plan) == tallied([trace], [], plan)
+
+
+def test_costs_may_be_whole_numbers():
+    """A cost of 1 is a cost of 1.0, and a time of 2 one of 2.0."""
+    steps, _, _ = world(1, threshold=0.0)
+    small = replace(steps[0].attempts[0], cost=1, latency=2)
+    whole, real = (
+        rows([replace(steps[0], attempts=(replace(small, cost=cost, latency=time),))], [])["policy"]
+        for cost, time in ((1, 2), (1.0, 2.0))
+    )
+    assert whole == real
+    assert whole.cost.low == 1
+
+
 def test_copies_are_counted_once(tmp_path):
     """A file named twice, or beside its own compressed copy, is read once, and the copy is named."""
     steps, labels, _ = world(5, shadow=0.5)
@@ -416,6 +440,26 @@ def test_a_policy_of_other_validators_is_noted(tmp_path):
         (
             b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","latency":"1"}]}\n',
             "latency of '1'",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":3}\n',
+            "expected a list",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[3]}\n',
+            "expected a JSON object",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","verdicts":[3]}]}\n',
+            "expected a JSON object",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","verdicts":[{"code":"x"}]}]}\n',
+            "not a Verdict",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","verdicts":[{"outcome":"maybe"}]}]}\n',
+            "outcome is 'maybe'",
         ),
     ],
 )
