@@ -204,15 +204,15 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         Raises:
             RecordError: a cost or latency that is no number.
         """
-        counts = bool(trace.attempts) and trace.outcome not in UNFINISHED
-        if counts:
-            found = known(trace, labels, evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
-            facts = facts_of(trace, found)  # raises, if anything does: what is refused is counted nowhere
-        self.told += bool(labels)
-        self.steps += 1
-        if not counts:
+        if not trace.attempts or trace.outcome in UNFINISHED:
+            self.steps += 1
             self.unfinished += 1
+            self.told += bool(labels)
             return
+        found = known(trace, labels, evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
+        facts = facts_of(trace, found)  # raises, if anything does: what is refused is counted nowhere
+        self.steps += 1
+        self.told += bool(labels)
         self._note(trace, found, facts)
         cell = (trace.step, trace.kind)
         number = int.from_bytes(
