@@ -30,13 +30,14 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
 
+from cascade_agent import parquet
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.records import Label, StepTrace, clean
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Journal", "Redact", "checked_label", "read", "read_labels"]
+__all__ = ["Journal", "Redact", "checked_label", "files_of", "read", "read_labels", "records", "to_parquet"]
 
 logger = logging.getLogger("cascade_agent")
 
@@ -503,7 +504,8 @@ def read(*paths: PathLike, on_error: OnError = "raise") -> Iterator[StepTrace]:
     """Stream the step traces of journal files, one record in memory at a time.
 
     Args:
-        paths: files or glob patterns (`"runs/*.jsonl*"`), plain or gzip, read in this order, a pattern's files by name.
+        paths: files or glob patterns (`"runs/*.jsonl*"`), plain or gzip JSON lines or Parquet (see `to_parquet`), read
+            in this order, a pattern's files by name.
         on_error: what a line that is no record does: `"raise"`, or `"skip"` it with one warning per file. An unfinished
             last line (a writer was killed, or is just writing) is then skipped with a warning; `"strict"` raises for it
             too, and for a compressed file that is cut off.
@@ -522,6 +524,57 @@ def read_labels(
     `check` gives the label back or raises `RecordError`, which then counts as a fault of the line (`checked_label`).
     """
     return _labels(_expand(paths), _checked(on_error), check)
+
+
+def records(
+    *paths: PathLike,
+    kind: Literal["step", "label"],
+    build: Callable[[Mapping[str, Any]], T],
+    on_error: OnError = "raise",
+    containing: bytes = b"",
+) -> Iterator[T]:
+    """Stream what `build` makes of the records of one kind; a `RecordError` that it raises is told with file and line.
+
+    `containing` leaves out, unread, the lines without these bytes; faults in them are then not seen. Arguments and
+    errors else as in `read`.
+    """
+    on_error = _checked(on_error)
+    return chain.from_iterable(_records(file, kind, build, on_error, containing) for file in _expand(paths))
+
+
+def files_of(*paths: PathLike) -> list[Path]:
+    """The files that paths and glob patterns name, each once.
+
+    Raises:
+        RecordError: a path or pattern without a file, or a directory.
+    """
+    return list({file.resolve(): file for file in _expand(paths)}.values())
+
+
+def to_parquet(*paths: PathLike, out: PathLike) -> int:
+    """Write the records of journals, steps and labels, into one Parquet file, and give their number.
+
+    A row holds a record as it stands in the journal (`record`, JSON), and beside it for other tools what is asked for
+    most: `type`, `id`, `step`, `kind`, `outcome`, `thread_id`, `started_at`, `cost`, `currency`. Needs the extra
+    `parquet`.
+
+    Raises:
+        RecordError: a journal that cannot be read (an unfinished last line is), or a place that cannot be written to.
+        ConfigurationError: pyarrow is not installed.
+    """
+
+    def rows() -> Iterator[tuple[dict[str, Any], bytes]]:
+        for file in _expand(paths):
+            for number, line in _lines(file):
+                try:
+                    data = _parse(line)
+                    _kind(data)
+                except RecordError as error:
+                    msg = f"{file}:{number}: {error}; repair or delete the line"
+                    raise RecordError(msg) from error
+                yield data, line
+
+    return parquet.write(rows(), Path(out))
 
 
 def _checked(on_error: OnError) -> OnError:
@@ -582,9 +635,13 @@ class _NotJsonError(RecordError):
     """A line that no writer finished, or no writer wrote."""
 
 
-def _records(file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_error: OnError) -> Iterator[T]:
+def _records(
+    file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_error: OnError, containing: bytes = b""
+) -> Iterator[T]:
     skipped = first = 0
     for number, line in _lines(file, strict=on_error == "strict"):
+        if containing not in line and line.endswith(b"\n"):
+            continue
         try:
             data = _parse(line)
             record = build(data) if _kind(data) == kind else None
@@ -639,17 +696,25 @@ def _kind(data: Mapping[str, Any]) -> str:
 
 
 def _lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, bytes]]:
-    """The lines of a plain or gzip file with their numbers; blank and cancelled ones are left out."""
+    """The lines of a file with their numbers, or the records of a Parquet file with those of their rows."""
+    return parquet.lines(file) if parquet.is_parquet(file) else _text_lines(file, strict=strict)
+
+
+def _text_lines(file: Path, *, strict: bool) -> Iterator[tuple[int, bytes]]:
+    """The lines of a plain or gzip file; blank and cancelled ones are left out.
+
+    `strict` makes a compressed file that is cut off an error.
+    """
     number = 0
     with _opened(file) as stream:
         while True:
             number += 1
             try:
                 line = stream.readline(_MAX_LINE)
-                whole = len(line) < _MAX_LINE or line.endswith(b"\n")
-                while not whole:  # drop what no record can be, piece by piece
+                ended = len(line) < _MAX_LINE or line.endswith(b"\n")
+                while not ended:  # drop what no record can be, piece by piece
                     line = stream.readline(_MAX_LINE)
-                    whole = not line or line.endswith(b"\n")
+                    ended = not line or line.endswith(b"\n")
                     line = b"too long\n"
             except EOFError as error:
                 if strict:

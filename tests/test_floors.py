@@ -15,6 +15,7 @@ PACKAGE = ROOT / "cascade_agent"
 FLOORS = {
     "errors": 0,
     "records": 0,
+    "parquet": 0.5,  # lines of a file, as the journal reads them
     "cache_marks": 1,
     "confidence": 1,
     "deadline": 1,
@@ -42,6 +43,7 @@ FLOORS = {
     "chat_model": 4,
     "drift": 4,
     "testing": 4,
+    "what_if": 4.2,  # labels as calibration reads them, policies as replay does
     "middleware": 4.5,  # doors that are built on the first one
     "node": 4.5,
     "cli": 5,
@@ -57,11 +59,14 @@ ONLY_IN = {
     "genai_prices": {"pricing"},
     "rich": {"cli", "report"},
     "typer": {"cli"},
+    "dask": {"what_if"},
+    "pyarrow": {"parquet"},
     "sklearn": {"calibration"},
 }
 """Packages and the only rooms that may import them at run time; anything else in the house does without."""
 
 HEAVY = (
+    "dask",
     "genai_prices",
     "jsonschema",
     "langchain",
@@ -69,6 +74,7 @@ HEAVY = (
     "langgraph",
     "numpy",
     "opentelemetry",
+    "pyarrow",
     "pydantic",
     "rich",
     "sklearn",

@@ -217,21 +217,22 @@ class _Reader:
         for attempt in trace.attempts:
             if attempt.model and attempt.outcome != "skipped":
                 self._count_cost(attempt, trace.currency)
-        labels = [*self.told.get(trace.id, ()), *self._own(trace)]
         for name in trace.askable:
             tally.codes[name].update(())  # it was there, though it may never say anything
+        found = known(
+            trace,
+            self.told.get(trace.id, ()),
+            evaluator=self.evaluator,
+            same_text=self.same_text,
+            on_conflict=self.on_conflict,
+        )
         answered = trace.final_tier == "small" and not trace.escalated
-        counted = resolve(labels, self.on_conflict)
         tally.answered += answered
-        if answered and counted is None:
+        if answered and found.source is None:
             tally.unlabelled += 1
-            tally.undecided += bool(labels)
+            tally.undecided += bool(found.labels)
             self._count_codes(small)
             return None
-        right, harm = (None, None) if counted is None else _meaning(counted)
-        if harm is None and any(label.harm is False and label.source in _COMPARED for label in labels):
-            harm = False  # small and large said the same: whoever calls it wrong, escalating gains nothing
-        shadow = [label.propensity for label in labels if label.propensity is not None]
         return Case(
             id=trace.id,
             episode=trace.thread_id or f"step:{trace.id}",
@@ -242,23 +243,12 @@ class _Reader:
             drafted=small.outcome in ("accepted", "rejected"),
             answered=answered,
             irreversible=self._irreversible(small),
-            right=right,
-            harm=harm,
-            source=None if counted is None else counted.source,
-            propensity=max(shadow, default=None),
-            labels=tuple(labels),
+            right=found.right,
+            harm=found.harm,
+            source=found.source,
+            propensity=found.propensity,
+            labels=found.labels,
         )
-
-    def _own(self, trace: StepTrace) -> Iterator[Label]:
-        """The labels that need nobody: the evaluator's, and that of two answers to compare."""
-        if self.evaluator is not None:
-            right = self.evaluator(trace)
-            if right is not None:
-                yield Label(step_id=trace.id, source="evaluator", right=bool(right))
-        if trace.escalated:
-            same = same_answers(trace, same_text=self.same_text)
-            if same is not None:
-                yield Label(step_id=trace.id, source="escalation", right=same, harm=not same)
 
     def _count_cost(self, attempt: Attempt, currency: str) -> None:
         empty = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
@@ -286,6 +276,69 @@ class _Reader:
         return any(
             self.side_effects.get(str(call.get("name"))) == "irreversible" for call in recorded_calls(small.answer)
         )
+
+
+# ---- what the labels of one step say --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the labels of one step say together; the fields are those of `Case`."""
+
+    right: bool | None = None
+    harm: bool | None = None
+    source: str | None = None
+    propensity: float | None = None
+    labels: tuple[Label, ...] = ()
+
+    @property
+    def large_right(self) -> bool | None:
+        """Whether the large answer is right. Where it was compared with small's and nobody judged, it is the measure.
+
+        Else it is known where it was the same as small's, or where small is wrong and harm is known.
+        """
+        if self.source in _COMPARED:
+            return True
+        if any(label.source in _COMPARED and (label.right or label.harm is False) for label in self.labels):
+            return self.right
+        return self.harm if self.right is False else None
+
+
+def known(
+    trace: StepTrace,
+    told: Sequence[Label],
+    *,
+    evaluator: Evaluator | None = None,
+    same_text: SameText | None = None,
+    on_conflict: OnConflict = "precedence",
+) -> Known:
+    """What is known about a step from the labels it was told and from those that need nobody (see `join`)."""
+    labels = [*told, *_own(trace, evaluator, same_text)]
+    if not labels:
+        return Known()
+    counted = resolve(labels, on_conflict)
+    right, harm = (None, None) if counted is None else _meaning(counted)
+    if harm is None and any(label.harm is False and label.source in _COMPARED for label in labels):
+        harm = False  # small and large said the same: whoever calls it wrong, escalating gains nothing
+    return Known(
+        right=right,
+        harm=harm,
+        source=None if counted is None else counted.source,
+        propensity=max((label.propensity for label in labels if label.propensity is not None), default=None),
+        labels=tuple(labels),
+    )
+
+
+def _own(trace: StepTrace, evaluator: Evaluator | None, same_text: SameText | None) -> Iterator[Label]:
+    """The labels that need nobody: the evaluator's, and that of two answers to compare."""
+    if evaluator is not None:
+        right = evaluator(trace)
+        if right is not None:
+            yield Label(step_id=trace.id, source="evaluator", right=bool(right))
+    if trace.escalated:
+        same = same_answers(trace, same_text=same_text)
+        if same is not None:
+            yield Label(step_id=trace.id, source="escalation", right=same, harm=not same)
 
 
 # ---- which label counts ---------------------------------------------------------------------------------------------

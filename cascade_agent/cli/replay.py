@@ -1,0 +1,182 @@
+"""`cascade-agent replay`: what other policies would have done with the steps of a journal, and at what cost."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from cascade_agent.policy import Policy
+    from cascade_agent.what_if import Comparison, Figure, Figures
+
+_MOST: Final = 1000
+
+
+@app.command()
+def replay(  # noqa: PLR0913 - the options of the command
+    journals: Annotated[
+        list[str],
+        typer.Argument(
+            help="Journals: files or quoted patterns, JSON lines, plain or gzip, or Parquet.", metavar="JOURNAL..."
+        ),
+    ],
+    *,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A policy file (`cascade-agent calibrate --out`); may be given again. Default: the default policy."
+        ),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Thresholds to try with each policy: FROM:TO:STEP, or a list such as 0.5,0.7,0.9."),
+    ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="Further file of labels, beside those in the journals; may be given again."),
+    ] = None,
+    on_conflict: Annotated[
+        str, typer.Option(help="Labels that contradict each other: `precedence` of sources, or `exclude` the step.")
+    ] = "precedence",
+    resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap over episodes; 0: no intervals.")] = 300,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what other policies would have done with recorded steps, and at what cost. No model is asked.
+
+    Beside each policy stand always-small, always-large, an oracle and what was recorded. What the journal cannot say is
+    an interval; where shadow calls were drawn with a logged probability, an estimate (~).
+    """
+    with clear_errors():
+        from cascade_agent.what_if import what_if
+
+        if on_conflict not in ("precedence", "exclude"):
+            fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
+        found = what_if(
+            journals,
+            _policies(policy or []),
+            grid=_thresholds(grid),
+            labels=labels or [],
+            on_conflict="exclude" if on_conflict == "exclude" else "precedence",
+            on_error="strict",
+            resamples=resamples,
+        )
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _show(make_console(), found)
+
+
+def _policies(files: list[Path]) -> Policy | Mapping[str, Policy] | None:
+    from cascade_agent.calibration import load_policy
+
+    if not files:
+        return None
+    loaded = {str(file): load_policy(file) for file in files}
+    return next(iter(loaded.values())) if len(files) == 1 else loaded
+
+
+def _thresholds(text: str | None) -> list[float]:
+    """The thresholds of `--grid`; in decimals, so that 0.5:0.95:0.05 is what it says."""
+    if text is None:
+        return []
+    try:
+        found = _range(*map(Decimal, text.split(":"))) if ":" in text else list(map(Decimal, text.split(",")))
+    except (ArithmeticError, TypeError, ValueError):
+        found = []
+    thresholds = [float(threshold) for threshold in found]
+    if not thresholds or not all(0.0 <= threshold <= 1.0 for threshold in thresholds):
+        fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]", code=2)
+    return thresholds
+
+
+def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
+    return [first + step * i for i in range(min(_MOST, int((last - first) / step)) + 1)] if step > 0 else []
+
+
+# ---- for people -----------------------------------------------------------------------------------------------------
+
+
+def _show(console: Console, found: Comparison) -> None:
+    from rich.markup import escape
+
+    episodes = f"{found.episodes} episodes" if found.episodes_exact else f"about {found.episodes} episodes"
+    said = ", ".join(f"{n} {source}" for source, n in found.labels.items()) or "none"
+    console.print(
+        f"{found.steps} steps of {episodes}; labels: {said}; nothing known of {found.unseen}", highlight=False
+    )
+    table = _table("policy")
+    for row in (*found.baselines, *found.policies):
+        table.add_row(escape(row.title), *_cells(row.all))
+    console.print(table)
+    (row, *others) = found.policies
+    for title, parts in (("step", row.by_step), ("kind", row.by_kind)):
+        if len(parts) > 1:
+            table = _table(escape(f"{row.title}, by {title}"))
+            for name, figures in parts.items():
+                table.add_row(escape(f"{name} ({figures.steps})"), *_cells(figures))
+            console.print(table)
+    notes = [
+        "success, loss (against always large), escalation: shares of steps; saving: of the cost of always large",
+        "a .. b: what it may be, as far as the journal says; ~: estimated from the probabilities of shadow calls",
+        "(a, b): 95 % bootstrap interval over episodes",
+    ]
+    notes += [f"{found.unfinished} unfinished steps are in no figure"] * bool(found.unfinished)
+    notes += [f"{found.conflicts} steps have labels that contradict each other"] * bool(found.conflicts)
+    notes += [f"labels of {found.orphans} steps that are not here"] * bool(found.orphans)
+    notes += [f"left out as a copy: {name}" for name in found.copies]
+    notes += ["by step and kind for the other policies: --json"] * bool(others)
+    for note in (*notes, *found.notes):
+        console.print(f"- {note}", highlight=False, style="dim", markup=False)
+
+
+def _table(title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    table.add_column(title, overflow="fold")
+    for name in ("success", "loss", "saving", "of oracle", "cost/success", "p50", "p95", "escalation"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _cells(figures: Figures) -> list[str]:
+    return [
+        _percent(figures.success),
+        _percent(figures.loss, interval=True),
+        _percent(figures.saving, interval=True),
+        _percent(figures.oracle_share),
+        _text(figures.cost_per_success, lambda value: f"{value:.3g}"),
+        _text(figures.p50, lambda value: f"{value:.2f}"),
+        _text(figures.p95, lambda value: f"{value:.2f}"),
+        _percent(figures.escalation),
+    ]
+
+
+def _percent(figure: Figure, *, interval: bool = False) -> str:
+    text = _text(figure, lambda value: f"{100 * value:.1f}")
+    if interval and figure.interval is not None:
+        text += f" ({100 * figure.interval[0]:.1f}, {100 * figure.interval[1]:.1f})"
+    return text if text == "?" else f"{text} %"
+
+
+def _text(figure: Figure, form: Callable[[float], str]) -> str:
+    if figure.estimate is not None and (figure.low is None or figure.low != figure.high):
+        low, high = map(form, figure.estimate)
+        if (figure.low, figure.high) != figure.estimate:
+            return f"~{low}" if low == high else f"~{low} .. {high}"
+    if figure.low is None and figure.high is None:
+        return "?"
+    low = "?" if figure.low is None else form(figure.low)
+    high = "?" if figure.high is None else form(figure.high)
+    return low if low == high else f"{low} .. {high}"

@@ -1,0 +1,132 @@
+"""A recorded step under another policy: one threshold at a time, or many at once."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascade_agent.policy import Policy
+from cascade_agent.records import Attempt, Decision, Situation, Spend, StepTrace, Verdict
+from cascade_agent.replay import replay, sweep
+from tests.journals import policies, scores, traces
+
+
+def without_detail(replayed):
+    """All but the text in which a decision quotes its numbers."""
+    return replace(replayed, decisions=tuple(replace(d, detail="") for d in replayed.decisions))
+
+
+@settings(max_examples=600, deadline=None)
+@given(trace=traces(), policy=policies, grid=st.lists(scores | st.floats(0, 1), min_size=1, max_size=12, unique=True))
+def test_a_sweep_is_a_replay_per_threshold(trace, policy, grid):
+    """For any record and policy the stretches of a sweep cover each threshold once, with what `replay` says of it."""
+    family = [replace(policy, threshold=threshold) for threshold in sorted(grid)]
+    swept = {}
+    for first, end, replayed in sweep(trace, family):
+        for place in range(first, end):
+            assert place not in swept
+            swept[place] = without_detail(replayed)
+    assert swept == {place: without_detail(replay(trace, one)) for place, one in enumerate(family)}
+
+
+def test_a_sweep_of_nothing_is_nothing():
+    """Without policies there is no stretch."""
+    assert list(sweep(_step(_small(0.5)), [])) == []
+
+
+def _small(score, **more):
+    verdict = Verdict(outcome="pass", code="mine", score=score, validator="mine")
+    base = {"outcome": "accepted", "confidence": score, "cost": 0.001, "latency": 0.5, **more}
+    return Attempt(tier="small", verdicts=(verdict,), **base)
+
+
+def _step(*attempts, **more):
+    return StepTrace(id="1", step="s", outcome="accepted", reason="r", attempts=attempts, **more)
+
+
+LARGE = Attempt(tier="large", outcome="accepted", cost=0.01, latency=2.0)
+
+
+def test_what_was_asked_is_named_and_timed():
+    """The calls that a policy would have made, their cost and their time."""
+    small = _small(0.5, gathered=("e",))
+    trace = _step(small, LARGE, evidence=(Spend(name="e", cost=0.002, latency=0.3),), askable=("e",))
+    found = replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0)))
+    assert [getattr(call, "tier", None) or call.name for call in found.asked] == ["small", "e", "large"]
+    assert found.cost == pytest.approx(0.013)
+    assert found.latency == pytest.approx(2.8)
+    assert (found.final_tier, found.escalated, found.missing) == ("large", True, None)
+
+
+def test_evidence_that_was_dropped_is_not_there():
+    """A call that was begun beside the draft and given up said nothing: a policy that needs it cannot be told."""
+    trace = _step(_small(0.5), LARGE, evidence=(Spend(name="e", cost=0.002, latency=0.3),), askable=("e",))
+    assert replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0))).missing == "evidence"
+
+
+def test_a_race_that_was_lost_is_not_a_failure():
+    """Where small was given up because large was faster, a policy that would have waited for it cannot be told."""
+    late = Attempt(tier="small", outcome="timeout", error="LateError: x", cost=None, latency=0.4)
+    trace = _step(late, LARGE, decisions=(Decision(action="gather", reason="draft", hedge=0.3),))
+    assert replay(trace, Policy(hedge_after=0.3)).final_tier == "large"
+    assert replay(trace, Policy(hedge_after=0.1)).final_tier == "large"
+    assert replay(trace, Policy(hedge_after=0.5)).missing == "draft"
+    assert replay(trace, Policy()).missing == "draft"
+
+
+def test_a_hedge_that_was_not_needed_is_paid():
+    """A large call begun beside a slow draft is in the cost of the step that small answered, unknown if unrecorded."""
+    policy = Policy(hedge_after=0.3)
+    recorded = _step(_small(1.0), evidence=(Spend(name="hedge", cost=0.004),))
+    assert replay(recorded, policy).cost == pytest.approx(0.005)
+    assert replay(_step(_small(1.0)), policy).cost is None
+    assert replay(_step(_small(1.0, latency=0.2)), policy).cost == pytest.approx(0.001)
+    same = _step(_small(1.0), decisions=(Decision(action="gather", reason="draft", hedge=0.3),))
+    assert replay(same, policy).cost == pytest.approx(0.001)
+
+
+def test_what_is_missing_is_named():
+    """No draft, no evidence, no large answer: each is said, and nothing is made up for it."""
+    skipped = Attempt(tier="small", outcome="skipped", cost=0.0)
+    cases = {
+        "large": (_step(_small(0.5)), Policy(threshold=0.9)),
+        "evidence": (_step(_small(0.5), LARGE, askable=("e",)), Policy(evidence_band=(0.0, 1.0))),
+        "draft": (_step(skipped, LARGE), Policy()),
+    }
+    for missing, (trace, policy) in cases.items():
+        found = replay(trace, policy)
+        assert (found.missing, found.known, found.cost, found.latency, found.final_tier) == (
+            missing,
+            False,
+            None,
+            None,
+            None,
+        )
+
+
+def test_a_refused_large_call_is_made_again_as_recorded():
+    """Large calls are taken from the record in their order, each paid; a human's answer is no large call."""
+    refused = Attempt(tier="large", outcome="error", error="RateLimit: x", retry_after=1.0, cost=0.0, latency=0.1)
+    human = Attempt(tier="human", outcome="accepted", cost=0.0)
+    policy = Policy(threshold=0.9)
+    assert replay(_step(_small(0.5), refused, LARGE, human), policy).final_tier == "large"
+    again = replay(_step(_small(0.5), refused, human), policy)
+    assert (again.missing, again.escalated) == ("large", True)
+
+
+def test_evidence_beside_the_draft_is_paid_whether_it_is_needed_or_not():
+    """With parallel evidence the draft's time is the longest of both, and a price that is not recorded is unknown."""
+    spend = Spend(name="e", cost=0.002, latency=0.8)
+    policy = Policy(parallel_evidence=True, evidence_band=(0.0, 0.1))
+    found = replay(_step(_small(0.5), evidence=(spend,), askable=("e",)), policy)
+    assert (found.cost, found.latency) == (pytest.approx(0.003), 0.8)
+    unknown = replay(_step(_small(0.5), askable=("e",)), policy)
+    assert (unknown.known, unknown.final_tier, unknown.cost) == (True, "small", None)
+
+
+def test_the_recorded_situation_counts():
+    """A policy that latches asks large at once where the record says that a step of the turn escalated."""
+    trace = _step(_small(1.0), LARGE, situations=(Situation(latched=True),))
+    assert replay(trace, Policy(latch=True)).decisions[0].reason == "latched"
+    assert replay(trace, Policy()).final_tier == "small"

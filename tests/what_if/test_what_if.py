@@ -1,0 +1,521 @@
+"""What a journal says of other policies: exact where it can be, an interval where it cannot, the same from any parts."""
+
+import copy
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascade_agent.calibration import interval
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.journal import Journal, to_parquet
+from cascade_agent.policy import Policy
+from cascade_agent.records import Attempt, Label, Spend, StepTrace, Verdict
+from cascade_agent.what_if import LabelStore, Plan, Tally, compare, what_if
+from cascade_agent.what_if.figures import figures_of
+from cascade_agent.what_if.run import _lean
+from cascade_agent.what_if.tally import bucket, middle, pack, unpack
+from tests.journals import labels_of, policies, scores, traces, world
+
+GRID = [0.2, 0.4, 0.6, 0.8, 0.95]
+FIGURES = ("success", "loss", "harm", "escalation", "cost", "saving", "oracle_share", "cost_per_success", "p50", "p95")
+
+
+def tallied(steps, labels, plan):
+    """A tally of steps with their labels."""
+    told = {}
+    for label in labels:
+        told.setdefault(label.step_id, []).append(label)
+    tally = Tally(plan)
+    for step in steps:
+        tally.add(step, told.get(step.id, ()))
+    return tally
+
+
+def rows(steps, labels, policy=None, grid=GRID, **kwargs):
+    """Figures over all steps by title, baselines and policies."""
+    found = compare(
+        tallied(steps, labels, Plan.of(policy or Policy(threshold=0.6), grid)), **{"resamples": 0, **kwargs}
+    )
+    return {row.title: row.all for row in (*found.baselines, *found.policies)}
+
+
+# ---- exact where everything is known --------------------------------------------------------------------------------
+
+
+def test_known_journals_give_the_figures_of_a_hand_count():
+    """With every accepted step shadowed, each figure is the plain count over the steps under that threshold."""
+    steps, labels, truth = world(200, shadow=1.0)
+    found = rows(steps, labels)
+    alone = math.fsum(large for _, _, large in truth)
+    for threshold in GRID:
+        figures = found[f"threshold {threshold:g}"]
+        kept = [p >= threshold for p, _, _ in truth]
+        n = len(truth)
+        success = sum(right if keep else 1 for keep, (_, right, _) in zip(kept, truth, strict=True)) / n
+        cost = math.fsum(0.001 + (0 if keep else large) for keep, (_, _, large) in zip(kept, truth, strict=True))
+        assert figures.success.value == pytest.approx(success)
+        assert figures.loss.value == figures.harm.value == pytest.approx(1 - success)
+        assert figures.escalation.value == pytest.approx(1 - sum(kept) / n)
+        assert figures.cost.value == pytest.approx(cost / n)
+        assert figures.saving.value == pytest.approx(1 - cost / alone)
+        assert figures.cost_per_success.value == pytest.approx(cost / n / success)
+        best = math.fsum(0.001 + (0 if right else large) for _, right, large in truth)
+        assert figures.oracle_share.value == pytest.approx((1 - cost / alone) / (1 - best / alone))
+        median = 0.5 if sum(kept) >= n / 2 else 2.5
+        assert figures.p50.value == pytest.approx(median / 2.0, rel=0.04)
+
+
+def test_the_baselines_stand_beside():
+    """Always-small, always-large, the oracle and what was recorded, each as a hand count has it."""
+    steps, labels, truth = world(100, shadow=1.0)
+    found = rows(steps, labels)
+    n, rights = len(truth), sum(right for _, right, _ in truth)
+    alone = math.fsum(large for _, _, large in truth)
+    assert found["always large"].success.value == 1
+    assert found["always large"].saving.value == found["always large"].loss.value == 0
+    assert found["always large"].p95.value == 1
+    assert found["always small"].success.value == pytest.approx(rights / n)
+    assert found["always small"].cost.value == pytest.approx(0.001)
+    assert found["always small"].p50.value == pytest.approx(0.25, rel=0.04)
+    assert found["oracle"].success.value == 1
+    assert found["oracle"].oracle_share.value == 1
+    assert found["oracle"].escalation.value == pytest.approx(1 - rights / n)
+    shadows = math.fsum(label.spend.cost for label in labels)
+    paid = math.fsum(step.cost for step in steps) + shadows
+    assert found["as recorded"].saving.value == pytest.approx(1 - paid / alone), "shadow calls are in it"
+    assert found["as recorded"].loss.value == pytest.approx(found["threshold 0.6"].loss.value)
+
+
+def test_shadow_calls_cost_what_the_policy_itself_would_draw():
+    """A policy with a shadow rate pays that share of large's price on each step that it accepts, whatever was drawn."""
+    steps, labels, truth = world(100, shadow=1.0)
+    without, with_rate = (
+        rows(steps, labels, Policy(threshold=0.6, shadow_rate=rate), ())["policy"].cost.value for rate in (0.0, 0.1)
+    )
+    accepted = math.fsum(large for p, _, large in truth if p >= 0.6)
+    assert with_rate - without == pytest.approx(0.1 * accepted / len(truth))
+
+
+# ---- an interval where the journal cannot say -----------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 5), threshold=scores)
+def test_bounds_hold_whatever_is_left_out(data, seed, threshold):
+    """Whichever shadow labels are missing, each figure of the whole lies in what the rest says it may be."""
+    steps, labels, _ = world(12, seed=seed, threshold=threshold)
+    kept = [label for label in labels if data.draw(st.booleans())]
+    kept = [replace(label, propensity=None) for label in kept]
+    whole, part = rows(steps, labels), rows(steps, kept)
+    for title, figures in part.items():
+        for name in FIGURES:
+            figure, true = getattr(figures, name), getattr(whole[title], name).value
+            if title == "as recorded" and name in ("cost", "saving", "oracle_share", "cost_per_success"):
+                continue  # without its shadow calls it did cost less
+            if true is None:
+                continue
+            exact = name in ("success", "loss", "harm", "escalation") or _ranges_known(steps, kept)
+            if exact and figure.low is not None:
+                assert figure.low <= true * (1 + 1e-9) + 1e-9, (title, name)
+            if exact and figure.high is not None:
+                assert figure.high >= true * (1 - 1e-9) - 1e-9, (title, name)
+
+
+def _ranges_known(steps, labels):
+    """Whether each step name has both its cheapest and its dearest large call in the record."""
+    seen = {"plan": set(), "act": set()}
+    told = {label.step_id: label for label in labels}
+    for step in steps:
+        calls = [step.attempts[-1]] if step.escalated else [told[step.id].spend] if step.id in told else []
+        seen[step.step].update(call.cost for call in calls)
+    return all(len(seen[step.step]) == 2 for step in steps)
+
+
+def test_an_accept_that_nobody_looked_at_is_an_interval():
+    """Accepted steps without a label may be right or wrong: worst and best case, no figure in between."""
+    steps, _, truth = world(100, shadow=0.0)
+    figures = rows(steps, [])["threshold 0.6"]
+    share = sum(p >= 0.6 for p, _, _ in truth) / len(truth)
+    assert (figures.success.low, figures.success.high) == (pytest.approx(1 - share), 1.0)
+    assert figures.harm.high == pytest.approx(share)
+    assert figures.loss.low == pytest.approx(-share), "large may be the one that is wrong"
+    assert figures.success.value is figures.success.estimate is None
+    assert figures.saving.low < figures.saving.high
+
+
+def test_large_calls_that_were_never_made_have_no_price():
+    """Where large was never asked, its cost is unbounded: the policy that never asks it has a best case alone."""
+    steps, _, _ = world(20, shadow=0.0, threshold=0.0)
+    found = rows(steps, [])
+    assert found["always large"].cost.high is None
+    assert found["always large"].saving.value == 0
+    assert (found["always small"].saving.low, found["always small"].saving.high) == (None, 1.0)
+    high = found["threshold 0.95"]
+    assert (high.cost.high, high.saving.high) == (None, 1.0)
+    assert high.escalation.value > 0.5, "who escalates is known all the same"
+
+
+def test_evidence_that_was_never_asked_leaves_the_step_open():
+    """A policy that would have asked evidence that is not in the record may accept or escalate."""
+    verdict = Verdict(outcome="pass", code="mine", score=0.5, validator="mine")
+    small = Attempt(tier="small", outcome="rejected", verdicts=(verdict,), cost=0.001, answer={"text": "1"})
+    large = Attempt(tier="large", outcome="accepted", cost=0.01, answer={"text": "2"})
+    step = StepTrace(
+        id="1", step="s", outcome="escalated", reason="r", attempts=(small, large), final=1, askable=("e",)
+    )
+    figures = rows([step], [], Policy(threshold=0.9, evidence_band=(0.4, 0.6)), ())["policy"]
+    assert (figures.escalation.low, figures.escalation.high) == (0, 1)
+    assert (figures.success.low, figures.success.high) == (0, 1)
+    assert (figures.cost.low, figures.cost.high) == (pytest.approx(0.001), None), "what it costs was never seen"
+
+
+# ---- estimates from propensities ------------------------------------------------------------------------------------
+
+
+def test_estimates_are_near_the_truth_and_bounds_hold_them():
+    """With one accepted step in five drawn, the weighted estimate is near the figure of the whole, its interval wider."""
+    steps, labels, _ = world(3000, shadow=1.0, seed=3)
+    chance = random.Random(0)
+    drawn = [replace(label, propensity=0.2) for label in labels if chance.random() < 0.2]
+    whole, part = rows(steps, labels), rows(steps, drawn, resamples=100)
+    for title in ("threshold 0.2", "threshold 0.6", "threshold 0.95", "always small"):
+        for name in ("success", "loss", "harm", "saving", "cost"):
+            figure, true = getattr(part[title], name), getattr(whole[title], name).value
+            low, high = figure.estimate
+            assert low == high == pytest.approx(true, abs=0.025)
+            assert figure.low - 1e-12 <= low <= figure.high + 1e-12
+    a, b = part["threshold 0.6"].loss.interval
+    assert a < whole["threshold 0.6"].loss.value < b
+    assert part["threshold 0.2"].p50.estimate[0] == pytest.approx(whole["threshold 0.2"].p50.value, rel=0.05)
+
+
+def test_propensities_weigh():
+    """A step that was drawn with a small probability stands for many."""
+    steps, labels, _ = world(2000, shadow=1.0, seed=5, threshold=0.0)
+    chance, drawn = random.Random(1), []
+    for label in labels:
+        rate = 0.9 if label.harm else 0.3  # what goes wrong is drawn three times as often
+        if chance.random() < rate:
+            drawn.append(replace(label, propensity=rate))
+    true, found = rows(steps, labels)["always small"].loss.value, rows(steps, drawn)["always small"].loss
+    assert found.estimate[0] == pytest.approx(true, abs=0.02)
+    naive = sum(label.harm for label in drawn) / len(drawn)
+    assert abs(naive - true) > 0.1
+
+
+# ---- intervals ------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_draws_episodes():
+    """The bootstrap over hashed groups of episodes agrees with one over the episodes themselves, not over steps."""
+    steps, labels, truth = world(1500, steps=8, shadow=1.0, seed=2)
+    figure = rows(steps, labels, resamples=400)["threshold 0.2"].loss
+    items = [(step.thread_id, p >= 0.2 and not right) for step, (p, right, _) in zip(steps, truth, strict=True)]
+
+    def mean(some):
+        return sum(lost for _, lost in some) / len(some)
+
+    by_episode = interval(items, mean, episode=lambda item: item[0], resamples=200)
+    width, wanted = figure.interval[1] - figure.interval[0], by_episode[1] - by_episode[0]
+    assert figure.interval[0] < figure.value < figure.interval[1]
+    assert width == pytest.approx(wanted, rel=0.25)
+
+
+def test_no_resamples_no_interval():
+    """Intervals are left out when nobody asks for resamples, or when there is but one episode."""
+    steps, labels, _ = world(3, shadow=1.0)
+    assert rows(steps, labels)["threshold 0.6"].loss.interval is None
+    one = [step for step in steps if step.thread_id == steps[0].thread_id]
+    assert rows(one, labels, resamples=50)["threshold 0.6"].loss.interval is None
+
+
+# ---- parts and wholes -----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def journals(draw):
+    """Steps with their labels."""
+    count = draw(st.integers(1, 8))
+    steps = [draw(traces(number=i)) for i in range(count)]
+    return [(step, draw(labels_of(step))) for step in steps]
+
+
+@settings(max_examples=80, deadline=None)
+@given(journal=journals(), policy=policies, parts=st.lists(st.integers(0, 2), min_size=8, max_size=8), data=st.data())
+def test_any_partition_gives_the_identical_result(journal, policy, parts, data):
+    """Steps dealt to parts in any way and order, merged in any order: the same tally, the same figures to the last bit."""
+    plan = Plan.of(policy, GRID)
+    whole = Tally(plan)
+    for step, labels in journal:
+        whole.add(step, labels)
+    dealt = [Tally(plan) for _ in range(3)]
+    order = data.draw(st.permutations(range(len(journal))))
+    for i in order:
+        dealt[parts[i]].add(*journal[i])
+    a, b, c = data.draw(st.permutations(dealt))
+    left = copy.deepcopy(a).merge(b).merge(c)
+    right = copy.deepcopy(a).merge(copy.deepcopy(b).merge(c))
+    assert left == right == whole
+    if whole.steps > whole.unfinished:
+        told = [json.dumps(compare(one, resamples=20).to_json(), sort_keys=True) for one in (whole, left, right)]
+        assert told[0] == told[1] == told[2]
+
+
+def test_tallies_of_other_policies_do_not_merge():
+    """Parts that were swept with another grid are refused."""
+    with pytest.raises(ConfigurationError, match="same plan"):
+        Tally(Plan.of(None, [0.5])).merge(Tally(Plan.of(None, [0.6])))
+    assert Tally(Plan.of(None, [0.5])) != Tally(Plan.of(None, [0.6]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(journal=journals(), policy=policies)
+def test_every_figure_is_in_order(journal, policy):
+    """Whatever is recorded: low is not above high, shares lie in [0, 1], always-large neither saves nor loses."""
+    tally = Tally(Plan.of(policy, GRID))
+    for step, labels in journal:
+        tally.add(step, labels)
+    if tally.steps == tally.unfinished:
+        return
+    baselines, swept = figures_of(tally, resamples=5, seed=0)
+    for found in (*baselines, *swept):
+        for figures in found.values():
+            for name in FIGURES:
+                figure = getattr(figures, name)
+                if figure.low is not None and figure.high is not None:
+                    assert figure.low <= figure.high + 1e-9
+                if figure.estimate is not None:
+                    assert figure.estimate[0] <= figure.estimate[1] + 1e-9
+            for name in ("success", "harm", "escalation"):
+                assert 0 <= getattr(figures, name).low <= getattr(figures, name).high <= 1
+    assert all(f.loss.low == f.loss.high == 0 for f in baselines[2].values())
+
+
+def test_the_number_of_episodes_is_exact_and_then_estimated():
+    """Up to 4,096 episodes are counted; beyond that the least hashes tell their number, the same from any parts."""
+    steps, _, _ = world(20_000, steps=1, shadow=0.0)
+    plan = Plan.of(None)
+    few, first, second = (
+        tallied(steps[:3000], [], plan),
+        tallied(steps[:9000], [], plan),
+        tallied(steps[9000:], [], plan),
+    )
+    assert few.episode_count == (3000, True)
+    count, exact = copy.deepcopy(first).merge(second).episode_count
+    assert not exact
+    assert count == pytest.approx(20_000, rel=0.06)
+    assert count == copy.deepcopy(second).merge(first).episode_count[0]
+
+
+@given(
+    st.lists(st.integers(0, 2**150), min_size=1, max_size=6), st.lists(st.integers(0, 2**150), min_size=6, max_size=6)
+)
+def test_packed_sums_are_sums(a, b):
+    """Numbers packed into one add up like themselves."""
+    b = b[: len(a)]
+    assert unpack(pack(*a) + pack(*b), len(a)) == tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+@given(st.floats(1e-5, 1e5))
+def test_buckets_of_latencies_are_two_percent_wide(seconds):
+    """A latency is told from its bucket to 1 %."""
+    assert middle(bucket(seconds)) == pytest.approx(seconds, rel=0.0101)
+
+
+# ---- from files -----------------------------------------------------------------------------------------------------
+
+
+def written(path, steps, labels):
+    """A journal of steps, with their labels after them."""
+    with Journal(path) as journal:
+        for step in steps:
+            journal.append(step)
+        for label in labels:
+            journal.append_label(label)
+    return path
+
+
+def test_journals_are_read_from_any_kind_of_file(tmp_path):
+    """Plain, gzip and Parquet files, by glob, with the labels in the same file or another, say the same."""
+    import gzip
+
+    steps, labels, _ = world(30, shadow=0.5)
+    one = written(tmp_path / "all.jsonl", steps, labels)
+    whole = what_if(one, Policy(threshold=0.6), grid=GRID).to_json()
+    (tmp_path / "parts").mkdir()
+    written(tmp_path / "parts/a.jsonl", steps[:50], [])
+    second = written(tmp_path / "b.jsonl", steps[50:], labels)
+    (tmp_path / "parts/b.jsonl.gz").write_bytes(gzip.compress(second.read_bytes()))
+    assert what_if(tmp_path / "parts/*", Policy(threshold=0.6), grid=GRID).to_json() == whole
+    lone = written(tmp_path / "labels.jsonl", [], labels)
+    bare = written(tmp_path / "bare.jsonl", steps, [])
+    assert what_if([bare], Policy(threshold=0.6), grid=GRID, labels=[lone]).to_json() == whole
+    pytest.importorskip("pyarrow")
+    assert to_parquet(one, out=tmp_path / "all.parquet") == len(steps) + len(labels)
+    assert what_if(tmp_path / "all.parquet", Policy(threshold=0.6), grid=GRID).to_json() == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(trace=traces(), policy=policies)
+def test_what_is_left_unread_is_not_needed(trace, policy):
+    """A step read without tokens, texts and most decisions is replayed like the whole one."""
+    data = json.loads(json.dumps(trace.to_json()))
+    lean = _lean(data)
+    assert data == trace.to_json()
+    plan = Plan.of(policy, GRID)
+    assert tallied([lean], [], plan) == tallied([trace], [], plan)
+
+
+def test_costs_may_be_whole_numbers():
+    """A cost of 1 is a cost of 1.0, and a time of 2 one of 2.0."""
+    steps, _, _ = world(1, threshold=0.0)
+    small = replace(steps[0].attempts[0], cost=1, latency=2)
+    whole, real = (
+        rows([replace(steps[0], attempts=(replace(small, cost=cost, latency=time),))], [])["policy"]
+        for cost, time in ((1, 2), (1.0, 2.0))
+    )
+    assert whole == real
+    assert whole.cost.low == 1
+
+
+def test_copies_are_counted_once(tmp_path):
+    """A file named twice, or beside its own compressed copy, is read once, and the copy is named."""
+    steps, labels, _ = world(5, shadow=0.5)
+    one = written(tmp_path / "a.jsonl", steps, labels)
+    again = written(tmp_path / "b.jsonl", steps, labels)
+    found = what_if([one, one, again])
+    assert found.steps == len(steps)
+    assert found.copies == (str(again),)
+
+
+def test_what_was_read_is_told(tmp_path):
+    """Steps, unfinished ones, who labelled, contradictions, labels without a step, mixed currencies."""
+    steps, labels, _ = world(10, shadow=1.0)
+    steps = [*steps, replace(steps[0], id="cut", outcome="cancelled")]
+    labels = [*labels, Label(step_id=labels[0].step_id, source="person", right=not labels[0].right)]
+    labels.append(Label(step_id="nowhere", source="person", right=True))
+    found = what_if(written(tmp_path / "a.jsonl", steps, labels))
+    assert (found.steps, found.unfinished, found.episodes, found.episodes_exact) == (41, 1, 10, True)
+    assert (found.conflicts, found.orphans, found.currency) == (1, 1, "USD")
+    assert found.labels["person"] == 1
+    assert sum(found.labels.values()) == 40
+    assert set(found.policies[0].by_step) == {"plan", "act"}
+    assert set(found.policies[0].by_kind) == {"text"}
+    assert sum(figures.steps for figures in found.policies[0].by_step.values()) == 40
+    mixed = [replace(steps[1], id="eur", currency="EUR"), steps[0]]
+    found = what_if(written(tmp_path / "b.jsonl", mixed, []))
+    assert found.currency is None
+    assert "EUR, USD" in found.notes[0]
+    assert found.policies[0].all.cost.low is None
+
+
+def test_a_policy_of_other_validators_is_noted(tmp_path):
+    """A calibrated policy says with which validators it was measured; those that never spoke here are named."""
+    steps, labels, _ = world(5)
+    policy = Policy(threshold=0.5, provenance={"validators": {"mine": ["mine"], "CrossCheck": ["agreement"], "Q": []}})
+    (note,) = what_if(written(tmp_path / "a.jsonl", steps, labels), policy).notes
+    assert note.endswith(": CrossCheck")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"type":"step","id":"x","step":"s"', "last line is unfinished"),
+        (b'{"type":"step","id":"x","step":"s"\n', "not a line of JSON"),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[],"schema":99}\n',
+            "upgrade",
+        ),
+        (b'{"type":"label","step_id":"x","source":"shadow","propensity":7}\n', "propensity"),
+        (b'{"type":"label","step_id":"x","source":"person","right":true,"schema":99}\n', "upgrade"),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","cost":-1}]}\n',
+            "cost of -1",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","latency":"1"}]}\n',
+            "latency of '1'",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":3}\n',
+            "expected a list",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[3]}\n',
+            "expected a JSON object",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","verdicts":[3]}]}\n',
+            "expected a JSON object",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","verdicts":[{"code":"x"}]}]}\n',
+            "not a Verdict",
+        ),
+        (
+            b'{"type":"step","id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[{"tier":"small","verdicts":[{"outcome":"maybe"}]}]}\n',
+            "outcome is 'maybe'",
+        ),
+    ],
+)
+def test_bad_lines_are_refused_by_file_and_line(tmp_path, line, told):
+    """A line that cannot be counted stops the whole, names file, line and mend, and the journal stays as it was."""
+    steps, labels, _ = world(2)
+    path = written(tmp_path / "a.jsonl", steps, labels)
+    number = len(path.read_bytes().splitlines()) + 1
+    path.write_bytes(path.read_bytes() + line)
+    before = path.read_bytes()
+    with pytest.raises(RecordError, match=f"a.jsonl:{number}: .*{told}"):
+        what_if(path, on_error="strict")
+    assert path.read_bytes() == before
+    if line.endswith(b"\n"):
+        assert what_if(path, on_error="skip").steps == len(steps)
+
+
+def test_empty_journals_are_refused(tmp_path):
+    """No file, no step, no finished step: each is said."""
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(RecordError, match=r"empty\.jsonl: no step yet"):
+        what_if(tmp_path / "empty.jsonl")
+    with pytest.raises(RecordError, match="no journal matches"):
+        what_if(tmp_path / "none*.jsonl")
+    cut = replace(world(1)[0][0], outcome="interrupted")
+    with pytest.raises(RecordError, match="1 steps, none of them finished"):
+        what_if(written(tmp_path / "cut.jsonl", [cut], []))
+
+
+def test_plans_are_checked():
+    """A threshold outside of [0, 1], no policy at all, or a thousand of them are refused."""
+    with pytest.raises(ConfigurationError, match="threshold"):
+        Plan.of(None, [1.5])
+    with pytest.raises(ConfigurationError, match="0 policies"):
+        Plan.of({})
+    with pytest.raises(ConfigurationError, match="1001 policies"):
+        Plan.of(None, [i / 1000 for i in range(1000)])
+
+
+def test_policies_by_title_keep_their_order():
+    """Several policies, each with the grid: rows in the order asked for, one family per set of other settings."""
+    plan = Plan.of({"b": Policy(threshold=0.7), "a": Policy(threshold=0.2, latch=True)}, [0.9, 0.5])
+    assert plan.titles == ("b", "b at 0.9", "b at 0.5", "a", "a at 0.9", "a at 0.5")
+    assert [[p.threshold for p in family] for family in plan.families] == [[0.5, 0.7, 0.9], [0.2, 0.5, 0.9]]
+    assert plan.places == ((0, 1), (0, 2), (0, 0), (1, 0), (1, 2), (1, 1))
+
+
+def test_labels_outgrow_memory_into_a_file_of_their_own():
+    """The store gives each step its labels in their order, without what was said, and knows how many steps it has."""
+    many = [Label(step_id=f"s{i % 500}", source="person", right=bool(i % 2), note="secret") for i in range(2000)]
+    with LabelStore(many) as store:
+        assert store.steps == 500
+        assert [label.right for label in store.of_step("s3")] == [True] * 4
+        assert [label.note for label in store.of_step("s2")] == [""] * 4
+        assert store.of_step("nobody") == []
+    spend = Spend(name="large", cost=0.5)
+    shadow = Label(step_id="1", source="shadow", spend=spend, propensity=0.5, answer={"text": "x"})
+    with LabelStore([shadow]) as store:
+        assert store.of_step("1") == [replace(shadow, answer=None)]
