@@ -509,12 +509,12 @@ def read(*paths: PathLike, on_error: OnError = "raise") -> Iterator[StepTrace]:
     Raises:
         RecordError: no such file, a line that is no record, a record of a newer version. Names file, line and mend.
     """
-    return _steps(_expand(paths), _checked(on_error))
+    return _steps(expand(paths), _checked(on_error))
 
 
 def read_labels(*paths: PathLike, on_error: OnError = "raise") -> Iterator[Label]:
     """Stream the labels of journal files; arguments and errors as in `read`."""
-    return _labels(_expand(paths), _checked(on_error))
+    return _labels(expand(paths), _checked(on_error))
 
 
 def _checked(on_error: OnError) -> OnError:
@@ -524,7 +524,12 @@ def _checked(on_error: OnError) -> OnError:
     return on_error
 
 
-def _expand(paths: Iterable[PathLike]) -> list[Path]:
+def expand(paths: Iterable[PathLike]) -> list[Path]:
+    """The files that paths and glob patterns name, in this order.
+
+    Raises:
+        RecordError: a directory, or nothing of that name.
+    """
     files: list[Path] = []
     for path in paths:
         if Path(path).is_dir():
@@ -546,18 +551,18 @@ def _labels(files: Iterable[Path], on_error: OnError) -> Iterator[Label]:
     return chain.from_iterable(_records(file, "label", Label.from_json, on_error) for file in files)
 
 
-class _NotJsonError(RecordError):
+class NotJsonError(RecordError):
     """A line that no writer finished, or no writer wrote."""
 
 
 def _records(file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_error: OnError) -> Iterator[T]:
     skipped = first = 0
-    for number, line in _lines(file):
+    for number, line in lines(file):
         try:
-            data = _parse(line)
-            record = build(data) if _kind(data) == kind else None
+            data = parse(line)
+            record = build(data) if kind_of(data) == kind else None
         except RecordError as error:
-            if isinstance(error, _NotJsonError) and not line.endswith(b"\n"):
+            if isinstance(error, NotJsonError) and not line.endswith(b"\n"):
                 logger.warning("%s:%d: the last line is unfinished; it was left out", file, number)
                 break
             if on_error == "raise":
@@ -571,12 +576,17 @@ def _records(file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_
         logger.warning("%s: %d lines are no records and were skipped, the first is line %d", file, skipped, first)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        RecordError: none; `NotJsonError` when it is no JSON at all.
+    """
     try:
         data = json.loads(line.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         msg = f"not a line of JSON ({type(error).__name__})"
-        raise _NotJsonError(msg) from error
+        raise NotJsonError(msg) from error
     if not isinstance(data, dict):
         msg = f"expected a JSON object, found {type(data).__name__}"
         raise RecordError(msg)
@@ -588,7 +598,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def _kind(data: Mapping[str, Any]) -> str:
+def kind_of(data: Mapping[str, Any]) -> str:
     """What a line holds. Bare records (`StepTrace.to_json()` written by hand) are known by their fields."""
     kind = data.get("type")
     if kind is None:
@@ -599,7 +609,7 @@ def _kind(data: Mapping[str, Any]) -> str:
     raise RecordError(msg)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a plain or gzip file with their numbers; blank and cancelled ones are left out."""
     number = 0
     with _opened(file) as stream:
