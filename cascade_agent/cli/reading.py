@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from cascade_agent.errors import RecordError
 from cascade_agent.journal import NotJsonError, expand, kind_of, lines, parse
@@ -16,7 +17,7 @@ from cascade_agent.records import Label, StepTrace
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 _LOG = logging.getLogger("cascade_agent")
@@ -27,8 +28,40 @@ _EXPECTED: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A step that was read, and made a record only when it is looked at: that takes ten times as long as reading."""
+
+    data: Mapping[str, Any] | StepTrace
+    at: str = ""
+    """File and line."""
+
+    def is_of(self, thread: str | None, *, escalated: bool) -> bool:
+        """Whether its thread's id starts so, and whether it reached the large model where that is asked."""
+        step = self.data
+        if isinstance(step, StepTrace):
+            name, large = step.thread_id, step.escalated
+        else:
+            name = step.get("thread_id")
+            large = escalated and self.record().escalated
+        return (thread is None or str(name or "").startswith(thread)) and (large or not escalated)
+
+    def record(self) -> StepTrace:
+        """The step.
+
+        Raises:
+            RecordError: it makes no record.
+        """
+        if isinstance(self.data, StepTrace):
+            return self.data
+        try:
+            return StepTrace.from_json(self.data)
+        except RecordError as error:
+            raise RecordError(f"{self.at}: {error}" if self.at else str(error)) from error
+
+
 class Reader:
-    """Turns lines into records, whoever wrote them."""
+    """Turns lines into steps and labels, whoever wrote them."""
 
     def __init__(self) -> None:
         self.skipped = 0
@@ -36,7 +69,7 @@ class Reader:
         self._steps = Steps()
         self._spans = False
 
-    def line(self, line: bytes, *, now: float = 0.0) -> Iterator[StepTrace | Label]:
+    def line(self, line: bytes, *, now: float = 0.0, at: str = "") -> Iterator[Found | Label]:
         """The records that a line completes.
 
         Raises:
@@ -52,33 +85,34 @@ class Reader:
         if format_of(data) != "other":
             self._spans = True
             for span in spans_of(data):
-                yield from self._steps.feed(span, now=now)
+                yield from map(Found, self._steps.feed(span, now=now))
             return
         try:
             kind = kind_of(data)
         except RecordError as error:
             msg = f"{error}; {_EXPECTED}"
             raise RecordError(msg) from error
-        yield StepTrace.from_json(data) if kind == "step" else Label.from_json(data)
+        yield Found(data, at) if kind == "step" else Label.from_json(data)
 
-    def tolerant(self, line: bytes, *, now: float) -> Iterator[StepTrace | Label]:
+    def tolerant(self, line: bytes, *, now: float) -> Iterator[Found | Label]:
         """As `line`, of a file that others write while it is read: what is no record is said once and left out."""
         if not line.strip() or line.endswith(_CANCELED):
             return
         try:
-            yield from self.line(line, now=now)
+            for found in self.line(line, now=now):
+                yield Found(found.record()) if isinstance(found, Found) else found
         except RecordError as error:
             if not self.skipped:
                 _LOG.warning("a line is left out: %s", error)
             self.skipped += 1
 
-    def ready(self, *, before: float) -> Iterator[StepTrace]:
+    def ready(self, *, before: float) -> Iterator[Found]:
         """The steps whose spans came before a time and that wait for nothing any more."""
-        return self._steps.ready(before=before)
+        return map(Found, self._steps.ready(before=before))
 
-    def rest(self) -> Iterator[StepTrace]:
+    def rest(self) -> Iterator[Found]:
         """The steps that still wait for spans, as they are."""
-        return self._steps.rest()
+        return map(Found, self._steps.rest())
 
     def complaints(self) -> Iterator[str]:
         """What could not be shown."""
@@ -109,7 +143,7 @@ class Files:
         self.files = expand(paths)
         self._reader = Reader()
 
-    def records(self) -> Iterator[StepTrace | Label]:
+    def records(self) -> Iterator[Found | Label]:
         """Steps and labels.
 
         Raises:
@@ -118,7 +152,7 @@ class Files:
         for file in self.files:
             for number, line in lines(file):
                 try:
-                    yield from self._reader.line(line)
+                    yield from self._reader.line(line, at=f"{file}:{number}")
                 except RecordError as error:
                     if isinstance(error, NotJsonError) and not line.endswith(b"\n"):
                         _LOG.warning("%s:%d: the last line is unfinished; it was left out", file, number)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cascade_agent.cli.app import app, clear_errors, fail, make_console
-from cascade_agent.records import Label, StepTrace
+from cascade_agent.records import Label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
-    from cascade_agent.cli.reading import Labels, Reader
+    from cascade_agent.cli.reading import Found, Labels, Reader
+    from cascade_agent.records import StepTrace
 
 _GROUPED = 1000
 """Steps that wait to be printed under the heading of their thread."""
@@ -57,16 +58,18 @@ def trace(  # noqa: PLR0913 - the options of the command
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print an array of records and nothing else; with --follow one per line.")
+        bool,
+        typer.Option(
+            "--json", help="Print an array of records, one per line, and nothing else; with --follow the lines alone."
+        ),
     ] = False,
 ) -> None:
     """Print the steps of a journal, or of spans in a file, as a tree: thread, step, attempts, findings, labels."""
     with suppress(AttributeError, ValueError):  # what the output's encoding lacks is escaped, not an error
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
-    def wanted(step: StepTrace) -> bool:
-        in_thread = thread is None or (step.thread_id or "").startswith(thread)
-        return in_thread and (step.escalated or not escalated)
+    def wanted(found: Found) -> bool:
+        return found.is_of(thread, escalated=escalated)
 
     with clear_errors():
         if not follow:
@@ -81,17 +84,16 @@ def trace(  # noqa: PLR0913 - the options of the command
 # ---- what is in the files -------------------------------------------------------------------------------------------
 
 
-def _show(files: list[Path], wanted: Callable[[StepTrace], bool], last: int | None, *, as_json: bool) -> None:
+def _show(files: list[Path], wanted: Callable[[Found], bool], last: int | None, *, as_json: bool) -> None:
     from cascade_agent.cli.reading import Files, Labels
 
     source, labels = Files(files), Labels()
-    steps: Iterable[StepTrace]
     if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
         for label in source.labels():
             labels.add(label)
-        steps = (record for record in source.records() if isinstance(record, StepTrace) and wanted(record))
+        steps = (found.record() for found in source.records() if not isinstance(found, Label) and wanted(found))
     else:
-        steps = _last(source.records(), wanted, labels, last)
+        steps = (found.record() for found in _last(source.records(), wanted, labels, last))
     if as_json:
         _print_array(steps, labels)
     else:
@@ -101,26 +103,25 @@ def _show(files: list[Path], wanted: Callable[[StepTrace], bool], last: int | No
 
 
 def _last(
-    records: Iterable[StepTrace | Label], wanted: Callable[[StepTrace], bool], labels: Labels, count: int
-) -> deque[StepTrace]:
-    steps: deque[StepTrace] = deque(maxlen=count)
-    for record in records:
-        if isinstance(record, Label):
-            labels.add(record)
-        elif wanted(record):
-            steps.append(record)
+    records: Iterable[Found | Label], wanted: Callable[[Found], bool], labels: Labels, count: int
+) -> deque[Found]:
+    steps: deque[Found] = deque(maxlen=count)
+    for found in records:
+        if isinstance(found, Label):
+            labels.add(found)
+        elif wanted(found):
+            steps.append(found)
     return steps
 
 
 def _print_array(steps: Iterable[StepTrace], labels: Labels) -> None:
     from cascade_agent.cli.tree import harmless_json
 
-    before = "["
+    before = "[\n"
     for step in steps:
-        text = harmless_json([_record(step, labels)])
-        sys.stdout.write(f"{before}{text[1:-2]}")
-        before = ","
-    sys.stdout.write("[]\n" if before == "[" else "\n]\n")
+        sys.stdout.write(before + harmless_json(_record(step, labels)))
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
     sys.stdout.flush()
 
 
@@ -191,7 +192,7 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
 # ---- what comes -----------------------------------------------------------------------------------------------------
 
 
-def _follow(file: Path, wanted: Callable[[StepTrace], bool], count: int, *, as_json: bool) -> None:
+def _follow(file: Path, wanted: Callable[[Found], bool], count: int, *, as_json: bool) -> None:
     from cascade_agent.cli.reading import Labels, Reader, is_compressed
     from cascade_agent.cli.tail import Tail
 
@@ -205,24 +206,24 @@ def _follow(file: Path, wanted: Callable[[StepTrace], bool], count: int, *, as_j
     try:
         seen = _last(_new(tail, reader), wanted, labels, count)
         seen.extend(filter(wanted, reader.ready(before=time.monotonic())))
-        for step in seen:
-            show.step(step)
+        for found in seen:
+            show.step(found.record())
         while True:
             time.sleep(_LOOK)
-            for record in _new(tail, reader):
-                if isinstance(record, Label):
-                    show.label(record)
-                elif wanted(record):
-                    show.step(record)
-            for step in filter(wanted, reader.ready(before=time.monotonic() - _SETTLE)):
-                show.step(step)
+            for new in _new(tail, reader):
+                if isinstance(new, Label):
+                    show.label(new)
+                elif wanted(new):
+                    show.step(new.record())
+            for found in filter(wanted, reader.ready(before=time.monotonic() - _SETTLE)):
+                show.step(found.record())
     finally:
-        for step in filter(wanted, reader.rest()):
-            show.step(step)
+        for found in filter(wanted, reader.rest()):
+            show.step(found.record())
         tail.close()
 
 
-def _new(tail: Any, reader: Reader) -> Iterator[StepTrace | Label]:
+def _new(tail: Any, reader: Reader) -> Iterator[Found | Label]:
     """The records of the lines that came since the last look. Whatever is none is told once and left out."""
     for line in tail.new():
         yield from reader.tolerant(line, now=time.monotonic())
@@ -246,7 +247,7 @@ class _Follower:
         from cascade_agent.cli.tree import harmless_json, plain, step_tree, thread_name
 
         if self._as_json:
-            typer.echo(harmless_json(_record(step, self._labels), indent=None))
+            typer.echo(harmless_json(_record(step, self._labels)))
             return
         name = thread_name(step)
         if name != self._thread:
@@ -262,7 +263,7 @@ class _Follower:
         from cascade_agent.cli.tree import harmless_json, label_line
 
         if self._as_json:
-            typer.echo(harmless_json({"type": "label", **label.to_json()}, indent=None))
+            typer.echo(harmless_json({"type": "label", **label.to_json()}))
         elif label.step_id in self._names:
             line = label_line(label)
             line.append(f"  for {self._names[label.step_id]}", "dim")

@@ -53,12 +53,10 @@ def plain(text: object, limit: int = _LONG) -> str:
     return _SURROGATE.sub("\ufffd", _ACTS.sub(_escape, line))
 
 
-def harmless_json(data: Any, *, indent: int | None = 2) -> str:
-    """JSON whose strings hold nothing that a terminal acts upon; it reads back as the same."""
-    text = json.dumps(data, indent=indent, ensure_ascii=False)
-    return _SURROGATE.sub(
-        _escape_json, re.sub("[\x7f-\x9f\u061c\u200b\u200e-\u200f\u2028-\u202e\u2060-\u206f\ufeff]", _escape_json, text)
-    )
+def harmless_json(data: Any) -> str:
+    """JSON in one line whose strings hold nothing that a terminal acts upon; it reads back as the same."""
+    text = json.dumps(data, ensure_ascii=False)
+    return _SURROGATE.sub(_escape_json, _ACTS.sub(_escape_json, text))
 
 
 def _escape(match: re.Match[str]) -> str:
