@@ -234,15 +234,16 @@ class Steps:
         self.alone = 0
         """Attempts that were given up because their step did not come."""
         self._traces: OrderedDict[str, _Trace] = OrderedDict()
-        self._waiting = 0
+        self.waiting = 0
+        """Spans that wait now."""
 
     def feed(self, span: Span, *, now: float = 0.0) -> Iterator[StepTrace]:
         """Take a span; give the steps that must go to make room. `now` is any clock's time in seconds."""
         trace = self._traces.setdefault(span.trace_id, _Trace())
         before = len(trace.spans)
         trace.add(span, now)
-        self._waiting += len(trace.spans) - before
-        while self._waiting > self.hold:
+        self.waiting += len(trace.spans) - before
+        while self.waiting > self.hold:
             yield from self._make_room()
 
     def ready(self, *, before: float) -> Iterator[StepTrace]:
@@ -261,13 +262,13 @@ class Steps:
     def _make_room(self) -> Iterator[StepTrace]:
         """Let the oldest trace go; where that frees enough, what waits for a step that still runs may stay."""
         trace_id, trace = next(iter(self._traces.items()))
-        before = self._waiting
+        before = self.waiting
         built = self._take(trace, trace.outer())
         others = [span.id for span in trace.spans.values() if span.kind == "other"]
         for span_id in others:
             trace.drop(span_id)
-        self._waiting -= len(others)
-        if before - self._waiting < self.hold // 8:
+        self.waiting -= len(others)
+        if before - self.waiting < self.hold // 8:
             built += self._give_up(trace_id)
         elif not trace.spans:
             del self._traces[trace_id]
@@ -279,7 +280,7 @@ class Steps:
         trace = self._traces.pop(trace_id)
         built = self._take(trace, trace.outer())
         built += self._take(trace, [trace.spans[i] for i in trace.came])  # tiers of steps that did not come
-        self._waiting -= len(trace.spans)
+        self.waiting -= len(trace.spans)
         self.alone += sum(span.kind == "attempt" for span in trace.spans.values())
         return built
 
@@ -290,7 +291,7 @@ class Steps:
             record = self._build(trace, step) if step.id in trace.spans else None
             if record is not None:
                 built.append(record)
-        self._waiting -= before - len(trace.spans)
+        self.waiting -= before - len(trace.spans)
         return built
 
     def _build(self, trace: _Trace, step: Span, depth: int = _DEPTH) -> StepTrace | None:
