@@ -201,18 +201,21 @@ def test_a_rule_that_acted_is_shown_with_what_was_known(tmp_path):
         escalation=0.62, small_cost=0.0001, large_cost=0.002, time_left=3.25, money_left=0.5, retry=False
     )
     skipped = (Attempt(tier="small", outcome="skipped"), Attempt(tier="large", outcome="accepted"))
-    plain_one = step(2, situation=situation, decisions=(Decision(action="accept", reason="accepted"),))
+    plain_one = step(2, situations=(situation,), decisions=(Decision(action="accept", reason="accepted"),))
     by_rule = step(
-        1, attempts=skipped, outcome="escalated", reason="skipped_small", final=1, situation=situation,
+        1, attempts=skipped, outcome="escalated", reason="skipped_small", final=1, situations=(situation,),
         decisions=(Decision(action="escalate", reason="skipped_small", detail="P(escalate) >= 0.620 > 0.500"),),
         evidence=(Spend(name="cross_check", cost=0.0004, latency=0.5),),
     )  # fmt: skip
     latched = step(
         3,
-        situation=Situation(latched=True, probe=True),
+        situations=(Situation(latched=True, probe=True),),
         decisions=(Decision(action="escalate", reason="latched", wait=2.0),),
     )
-    written(tmp_path / "j.jsonl", by_rule, plain_one, latched)
+    beside = Decision(action="gather", reason="draft", hedge=1.5)
+    hedged = step(4, decisions=(beside, plain_one.decisions[0]), evidence=(Spend(name="hedge"),))
+    probe = step(6, decisions=(Decision(action="gather", reason="draft"),), situations=(Situation(probe=True),))
+    written(tmp_path / "j.jsonl", by_rule, plain_one, latched, hedged, step(5, decisions=(beside,)), probe)
     text = run(tmp_path / "j.jsonl").stdout
     assert "rule skipped_small: P(escalate) >= 0.620 > 0.500" in text
     assert (
@@ -222,7 +225,9 @@ def test_a_rule_that_acted_is_shown_with_what_was_known(tmp_path):
     assert "asked cross_check: 0.000400 USD, 500.0 ms" in text
     assert "rule latched: waited 2 s" in text
     assert "small asked to see whether it pays again, a step of this turn escalated" in text
-    assert text.count("known then") == 2
+    assert text.count("known then") == 3
+    assert text.count("rule hedge: large asked too after 1.5 s") == 1
+    assert "rule probe" in text
 
 
 def test_the_cascade_inside_of_a_tier_is_nested(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
@@ -82,8 +83,7 @@ def step_tree(step: StepTrace, labels: Iterable[Label] = (), *, depth: int = _DE
         _add_attempt(tree, attempt, step.currency, depth)
     for spend in step.evidence:
         tree.add(Text(f"asked {plain(spend.name)}: {_money(spend.cost, step.currency)}{_time(spend.latency)}", "dim"))
-    for line in _rules(step):
-        tree.add(line)
+    _add_rules(tree, step)
     for label in labels:
         tree.add(label_line(label))
     return tree
@@ -146,31 +146,31 @@ def _answer(answer: dict[str, Any]) -> str:
     return plain(json.dumps(str(answer.get("text", ""))[:_SHORT], ensure_ascii=False), 3 * _SHORT)
 
 
-def _rules(step: StepTrace) -> Iterator[Text]:
-    """The decisions that a rule made, and what was known then."""
-    acted = [line for decision in step.decisions if (line := _rule(decision))]
-    for line in acted:
-        yield Text(line, "magenta")
-    situation = step.situation
-    if situation is not None and (acted or situation.probe):
-        known = ", ".join(_known(situation, plain(step.currency, 8)))
+def _add_rules(tree: Tree, step: StepTrace) -> None:
+    """The decisions that a rule made, each with what was known then."""
+    hedged = any(a.outcome == "cancelled" for a in step.attempts) or any(s.name == "hedge" for s in step.evidence)
+    for decision, situation in zip_longest(step.decisions, step.situations[: len(step.decisions)]):
+        rule = _rule(decision, hedged=hedged)
+        if rule is None and not (situation is not None and situation.probe and decision.reason == "draft"):
+            continue
+        leaf = tree.add(Text(rule or "rule probe", "magenta"))
+        known = "" if situation is None else ", ".join(_known(situation, plain(step.currency, 8)))
         if known:
-            yield Text(f"known then: {known}", "dim")
+            leaf.add(Text(f"known then: {known}", "dim"))
 
 
-def _rule(decision: Decision) -> str | None:
-    extra: list[str] = []
-    wait, hedge, beside = (getattr(decision, name, None) for name in ("wait", "hedge", "beside"))
-    if wait is not None:
-        extra.append(f"waited {wait:.3g} s")
-    if hedge is not None:
-        extra.append("large asked at once" if hedge == 0 else f"large asked too after {hedge:.3g} s")
-    if beside:
-        extra.append(f"asked at the same time: {', '.join(map(str, beside))}")
-    if not extra and decision.reason not in _RULES:
+def _rule(decision: Decision, *, hedged: bool) -> str | None:
+    name, extra = decision.reason, list[str]()
+    if decision.hedge is not None and hedged:
+        name = "hedge"
+        extra.append("large asked at once" if decision.hedge == 0 else f"large asked too after {decision.hedge:.3g} s")
+    if decision.wait is not None:
+        extra.append(f"waited {decision.wait:.3g} s")
+    if decision.beside:
+        extra.append(f"asked at the same time: {', '.join(map(str, decision.beside))}")
+    if not extra and name not in _RULES:
         return None
     detail = "; ".join(part for part in (decision.detail, *extra) if part)
-    name = "hedge" if hedge is not None and decision.reason == "draft" else decision.reason
     return plain(f"rule {name}: {detail}" if detail else f"rule {name}")
 
 
