@@ -68,9 +68,9 @@ def scrubbed(value: Any) -> Any:
     return [scrubbed(item) for item in value] if isinstance(value, list) else value
 
 
-def refuses(_record: dict[str, Any]) -> dict[str, Any]:
+def refuses(told: Any) -> Any:
     """A `redact` that breaks, and says on what."""
-    raise ValueError("zqxredact " + str(_record)[:2000])
+    raise ValueError("zqxredact " + str(told)[:2000])
 
 
 class Journals:
@@ -432,7 +432,8 @@ def main(out: Path, collector: str) -> None:
     if os.environ.get("PRIVACY_CONTENT"):
         from cascade_agent import telemetry
 
-        redact = (lambda text: str(scrubbed(text))) if os.environ["PRIVACY_CONTENT"] == "redacted" else None
+        hooks = {"redacted": lambda text: str(scrubbed(text)), "broken": refuses}
+        redact = hooks.get(os.environ["PRIVACY_CONTENT"])
         telemetry.configure(content=True, events="both", redact=redact)  # type: ignore[attr-defined]
 
     journal = Journals(out)
