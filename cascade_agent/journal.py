@@ -513,7 +513,7 @@ def read(*paths: PathLike, on_error: OnError = "raise") -> Iterator[StepTrace]:
     Raises:
         RecordError: no such file, a line that is no record, a record of a newer version. Names file, line and mend.
     """
-    return _steps(_expand(paths), _checked(on_error))
+    return _steps(expand(paths), _checked(on_error))
 
 
 def read_labels(
@@ -523,7 +523,7 @@ def read_labels(
 
     `check` gives the label back or raises `RecordError`, which then counts as a fault of the line (`checked_label`).
     """
-    return _labels(_expand(paths), _checked(on_error), check)
+    return _labels(expand(paths), _checked(on_error), check)
 
 
 def records(
@@ -539,7 +539,7 @@ def records(
     errors else as in `read`.
     """
     on_error = _checked(on_error)
-    return chain.from_iterable(_records(file, kind, build, on_error, containing) for file in _expand(paths))
+    return chain.from_iterable(_records(file, kind, build, on_error, containing) for file in expand(paths))
 
 
 def files_of(*paths: PathLike) -> list[Path]:
@@ -548,7 +548,7 @@ def files_of(*paths: PathLike) -> list[Path]:
     Raises:
         RecordError: a path or pattern without a file, or a directory.
     """
-    return list({file.resolve(): file for file in _expand(paths)}.values())
+    return list({file.resolve(): file for file in expand(paths)}.values())
 
 
 def to_parquet(*paths: PathLike, out: PathLike) -> int:
@@ -564,11 +564,11 @@ def to_parquet(*paths: PathLike, out: PathLike) -> int:
     """
 
     def rows() -> Iterator[tuple[dict[str, Any], bytes]]:
-        for file in _expand(paths):
-            for number, line in _lines(file):
+        for file in expand(paths):
+            for number, line in lines(file):
                 try:
-                    data = _parse(line)
-                    _kind(data)
+                    data = parse(line)
+                    kind_of(data)
                 except RecordError as error:
                     msg = f"{file}:{number}: {error}; repair or delete the line"
                     raise RecordError(msg) from error
@@ -584,7 +584,12 @@ def _checked(on_error: OnError) -> OnError:
     return on_error
 
 
-def _expand(paths: Iterable[PathLike]) -> list[Path]:
+def expand(paths: Iterable[PathLike]) -> list[Path]:
+    """The files that paths and glob patterns name, in this order.
+
+    Raises:
+        RecordError: a directory, or nothing of that name.
+    """
     files: list[Path] = []
     for path in paths:
         if Path(path).is_dir():
@@ -631,7 +636,7 @@ def checked_label(label: Label) -> Label:
     return label
 
 
-class _NotJsonError(RecordError):
+class NotJsonError(RecordError):
     """A line that no writer finished, or no writer wrote."""
 
 
@@ -639,14 +644,14 @@ def _records(
     file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_error: OnError, containing: bytes = b""
 ) -> Iterator[T]:
     skipped = first = 0
-    for number, line in _lines(file, strict=on_error == "strict"):
+    for number, line in lines(file, strict=on_error == "strict"):
         if containing not in line and line.endswith(b"\n"):
             continue
         try:
-            data = _parse(line)
-            record = build(data) if _kind(data) == kind else None
+            data = parse(line)
+            record = build(data) if kind_of(data) == kind else None
         except RecordError as error:
-            unfinished = isinstance(error, _NotJsonError) and not line.endswith(b"\n")
+            unfinished = isinstance(error, NotJsonError) and not line.endswith(b"\n")
             if unfinished and on_error == "strict":
                 msg = (
                     f"{file}:{number}: the last line is unfinished (a writer was killed, or is just writing): wait for "
@@ -667,12 +672,17 @@ def _records(
         logger.warning("%s: %d lines are no records and were skipped, the first is line %d", file, skipped, first)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        RecordError: it is none; `NotJsonError` when it is no JSON at all.
+    """
     try:
         data = json.loads(line.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         msg = f"not a line of JSON ({type(error).__name__})"
-        raise _NotJsonError(msg) from error
+        raise NotJsonError(msg) from error
     if not isinstance(data, dict):
         msg = f"expected a JSON object, found {type(data).__name__}"
         raise RecordError(msg)
@@ -684,7 +694,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def _kind(data: Mapping[str, Any]) -> str:
+def kind_of(data: Mapping[str, Any]) -> str:
     """What a line holds. Bare records (`StepTrace.to_json()` written by hand) are known by their fields."""
     kind = data.get("type")
     if kind is None:
@@ -695,7 +705,7 @@ def _kind(data: Mapping[str, Any]) -> str:
     raise RecordError(msg)
 
 
-def _lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, bytes]]:
+def lines(file: Path, *, strict: bool = False) -> Iterator[tuple[int, bytes]]:
     """The lines of a file with their numbers, or the records of a Parquet file with those of their rows."""
     return parquet.lines(file) if parquet.is_parquet(file) else _text_lines(file, strict=strict)
 

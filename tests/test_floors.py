@@ -20,6 +20,7 @@ FLOORS = {
     "confidence": 1,
     "deadline": 1,
     "journal": 1,
+    "otlp": 1,
     "panel": 1,
     "pricing": 1,
     "streams": 1,

@@ -595,7 +595,12 @@ def _walk(
         nested = schema.get("properties")
         for key, item in list(value.items())[:MAX_LEAVES]:
             sub = nested.get(key) if isinstance(nested, Mapping) else None
-            yield from _walk(item, sub if isinstance(sub, Mapping) else {}, f"{path}/{str(key)[:80]}", depth - 1)
+            yield from _walk(
+                item,
+                sub if isinstance(sub, Mapping) else {},
+                f"{path}/{str(key)[:80].replace('~', '~0').replace('/', '~1')}",
+                depth - 1,
+            )
     elif isinstance(value, list) and value and depth > 0:
         items = schema.get("items")
         for position, item in enumerate(value[:MAX_LEAVES]):

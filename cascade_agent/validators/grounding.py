@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from cascade_agent.records import Verdict
 from cascade_agent.validators._origin import date_grounded, groundings, is_default, typical
 from cascade_agent.validators._text import VALUE_CHARS, Conversation, Leaf, answer, conversation, fold, value_text
+from cascade_agent.validators._told import offered, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,20 +74,17 @@ class Grounding:
                 continue
             fault = _fault(leaf, conv)
             if fault is not None:
-                out.append(
-                    Verdict(
-                        validator=_NAME, outcome="fail", code=fault, reason=_REASONS[fault], score=0.0, path=leaf.path
-                    )
-                )
+                path, reason = told(leaf.path, lambda: offered(context)), _REASONS[fault]
+                out.append(Verdict(validator=_NAME, outcome="fail", code=fault, reason=reason, score=0.0, path=path))
             elif grounded is not None:
                 (required if leaf.required else optional).append((grounded, leaf.path))
         if required:
-            out.append(_graded("argument_grounded", required))
+            out.append(_graded("argument_grounded", required, context))
         if any(_percent_as_written(leaf, conv) for leaf in found.leaves):
             reason = "a share given in percent was passed on as the number written, where a fraction may be meant"
             out.append(Verdict(validator=_NAME, outcome="pass", code="percent_as_written", reason=reason, score=0.0))
         if optional:
-            worst = _graded("optional_grounded", optional)
+            worst = _graded("optional_grounded", optional, context)
             if worst.score is not None and worst.score < 1.0:
                 out.append(worst)
         return out
@@ -101,11 +99,12 @@ _REASONS: Final[Mapping[str, str]] = {
 }
 
 
-def _graded(code: str, values: list[tuple[float, str]]) -> Verdict:
+def _graded(code: str, values: list[tuple[float, str]], context: StepContext) -> Verdict:
     _, path = min(values)
     score = typical([v for v, _ in values])
     if score >= 1.0:
         return Verdict(validator=_NAME, outcome="pass", code=code, score=1.0)
+    path = told(path, lambda: offered(context))
     return Verdict(validator=_NAME, outcome="pass", code=code, reason=_REASONS[code], score=max(0.0, score), path=path)
 
 

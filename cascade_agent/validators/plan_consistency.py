@@ -27,6 +27,7 @@ from cascade_agent.validators._plan import (
     read_steps,
 )
 from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference, pointer_part, same
+from cascade_agent.validators._told import offered, told
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -109,6 +110,12 @@ class PlanConsistency:
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """The first finding, or nothing."""
+        verdict = self._judge(draft, context)
+        if verdict is None or not verdict.path:
+            return verdict
+        return replace(verdict, path=told(verdict.path, lambda: offered(context)))
+
+    def _judge(self, draft: Draft, context: StepContext) -> Verdict | None:
         state = context.state
         found = None if state is None else self._in_force(state)
         items, path = self._proposed(draft, context)

@@ -7,12 +7,12 @@ declare are written `*`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.records import Verdict
 from cascade_agent.validators._output_schema import compiled
+from cascade_agent.validators._told import declared, told
 
 if TYPE_CHECKING:
     from cascade_agent.records import Draft, StepContext
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 _ERROR_CLASS = re.compile(r"(?:[A-Za-z_]\w{0,80}\.)*([A-Za-z_]\w{0,80}(?:Error|Exception))\b")
 _PYDANTIC_LINE = re.compile(r"^(\S[^\n]{0,200})\n  [^\n]{0,2000}?\[type=([a-z_]{1,60})\b", re.MULTILINE)
 _MAX_ERROR_TEXT = 20_000
-_MAX_NAMES = 2_000
-_MAX_PATH_PARTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +68,13 @@ def _unfit(parsed: object, wanted: object) -> Verdict | None:
     report = asked.schema.check(parsed)
     if report.faults:
         fault = report.faults[0]
-        path = "/parsed" + _declared(fault.path, _names(asked.source))
+        path = "/parsed" + told(fault.path, lambda: declared(asked.source))
         reason = f"the answer breaks a rule of the schema: {fault.keyword or 'type'} at {path}"
         return _fail(reason[:500], path)
     if report.complete:
         return None
     reason = "the schema takes too many steps to follow to its end"
     return Verdict(outcome="abstain", code="unchecked", reason=reason, path="/parsed", validator=StructuredOutput.name)
-
-
-def _declared(pointer: str, names: frozenset[str]) -> str:
-    """A JSON pointer without the names that nobody declared."""
-    parts = pointer.split("/")[1 : _MAX_PATH_PARTS + 1]
-    return "".join([f"/{part if _shown(part.replace('~1', '/').replace('~0', '~'), names) else '*'}" for part in parts])
-
-
-def _shown(part: str, names: frozenset[str]) -> bool:
-    return part in names or (part.isdigit() and len(part) <= 6)  # noqa: PLR2004 - an index
 
 
 def _explain(error: object, schema: object) -> tuple[str, str]:
@@ -97,56 +85,6 @@ def _explain(error: object, schema: object) -> tuple[str, str]:
     line = _PYDANTIC_LINE.search(text)
     if line is None:
         return reason, "/parsed"
-    path = "/parsed" + _pointer(line[1].strip(), _names(schema))
+    location = "".join(f"/{part}" for part in line[1].strip().split("."))
+    path = "/parsed" + told(location, lambda: declared(schema))
     return f"{reason}: {line[2]} at {path}"[:500], path
-
-
-def _pointer(location: str, names: frozenset[str]) -> str:
-    parts = location.split(".")[:_MAX_PATH_PARTS]
-    return "".join([f"/{part if _shown(part, names) else '*'}" for part in parts])
-
-
-def _names(schema: object) -> frozenset[str]:
-    """Names of the fields that a schema declares at any depth: JSON Schema, pydantic model, TypedDict or dataclass."""
-    names: set[str] = set()
-    seen: set[int] = set()
-    stack: list[object] = [schema]
-    for _ in range(_MAX_NAMES):
-        if not stack:
-            break
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Mapping):
-            properties = item.get("properties")
-            if isinstance(properties, Mapping):
-                names.update(key for key in properties if isinstance(key, str))
-            required = item.get("required")
-            if isinstance(required, list | tuple):
-                names.update(key for key in required[:_MAX_NAMES] if isinstance(key, str))
-            stack.extend(item.values())
-        elif isinstance(item, list | tuple):
-            stack.extend(item)
-        elif isinstance(item, type) and not item.__module__.startswith("builtins"):
-            for key, annotation in _fields(item).items():
-                names.add(key)
-                stack.append(annotation)
-        else:
-            stack.extend(get_args(item))
-    return frozenset(names)
-
-
-def _fields(cls: type) -> dict[str, object]:
-    model_fields = getattr(cls, "model_fields", None)
-    if isinstance(model_fields, Mapping):
-        out: dict[str, object] = {}
-        for key, info in model_fields.items():
-            annotation = getattr(info, "annotation", None)
-            out[str(key)] = annotation
-            alias = getattr(info, "alias", None)
-            if isinstance(alias, str):
-                out[alias] = annotation
-        return out
-    annotations = getattr(cls, "__annotations__", None)
-    return dict(annotations) if isinstance(annotations, Mapping) else {}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators._schema import Schema, pointer_of
+from cascade_agent.validators._told import offered, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +109,8 @@ class ToolCallSchema:
                         outcome="abstain", code=problem.code, reason=problem.reason, path=base, validator=self.name
                     )
                 else:
-                    yield self._fail(base + problem.path, problem.code, problem.reason)
+                    path = told(base + problem.path, lambda: offered(context))
+                    yield self._fail(path, problem.code, problem.reason)
 
     def _fail(self, path: str, code: str, reason: str) -> Verdict:
         return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=self.name)

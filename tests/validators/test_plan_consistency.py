@@ -78,7 +78,7 @@ BROKEN_PLANS = {
     "a reference to a later step": (
         [step("a", args={"x": {"y": ["$b"]}}), step("b", "refund")],
         "plan_unknown_reference",
-        "/0/args/x/y/0",
+        "/0/args/x/*/0",
     ),
 }
 
@@ -93,7 +93,7 @@ def test_broken_plan(case: str, shape: str) -> None:
     elif shape == "parsed list":
         verdict, root = judge("", parsed=steps), "/parsed"
     elif shape == "wrapped":
-        verdict, root = judge("", parsed=SimpleNamespace(action={"steps": steps})), "/parsed/action/steps"
+        verdict, root = judge("", parsed=SimpleNamespace(action={"steps": steps})), "/parsed/*/steps"
     elif shape == "call":
         verdict, root = judge([call("Plan", steps=steps)]), "/tool_calls/0/args/steps"
     elif shape == "text":

@@ -145,14 +145,14 @@ def test_valid_means_what_the_tool_accepts():
 
 
 def test_an_argument_that_the_schema_forbids_is_named_once():
-    """`additionalProperties: false` and the list of declared arguments say the same; nested ones count too."""
+    """`additionalProperties: false` and the list of declared arguments say the same; nested ones count, unnamed."""
     closed = {
         "type": "object",
         "properties": {"a": {"type": "object", "additionalProperties": False}},
         "additionalProperties": False,
     }
     found = judge({"a": {"x": 1}, "b": 2}, {"name": "flight", "parameters": closed})
-    assert brief(found) == [("extra_argument", "/a/x"), ("extra_argument", "/b")]
+    assert brief(found) == [("extra_argument", "/a/*"), ("extra_argument", "/b")]
 
 
 def test_strict_holds_a_python_tool_to_its_schema():
@@ -247,13 +247,13 @@ def nested(levels: int) -> Any:
 UNSTORABLE = [
     ({"a": 2**64}, "/a"),
     ({"a": -(2**63) - 1}, "/a"),
-    ({"a": [1, {"b": 10**5_000}]}, "/a/1/b"),
+    ({"a": [1, {"b": 10**5_000}]}, "/a/1/*"),
     ({"a": float("nan")}, "/a"),
     ({"a": [float("-inf")]}, "/a/0"),
     ({"a": "x\0y"}, "/a"),
     ({"a": "\ud800"}, "/a"),
-    ({"\udfff": 1}, "/\ufffd"),
-    ({"a\0": 1}, "/a\ufffd"),
+    ({"\udfff": 1}, "/*"),
+    ({"a\0": 1}, "/*"),
     ({"a": (1, 2)}, "/a"),
     ({"a": b"x"}, "/a"),
     ({"a": {5: 1}}, "/a/5"),

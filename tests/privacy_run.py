@@ -1,0 +1,462 @@
+"""A program full of secrets: steps of every kind through every door, told to every exporter. Run by test_privacy.py.
+
+Every secret holds `zqx`; what stands behind that word says where it was planted. `python privacy_run.py OUT COLLECTOR`
+leaves what each exporter was told as a file in OUT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import StructuredTool
+from langgraph.errors import GraphInterrupt
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+from opentelemetry import metrics, trace
+from opentelemetry._logs import set_logger_provider
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pydantic import BaseModel, Field
+
+from cascade_agent import (
+    CascadeChatModel,
+    CascadeMiddleware,
+    Policy,
+    Price,
+    Tier,
+    Verdict,
+    cascade_node,
+    default_validators,
+    swap_node,
+)
+from cascade_agent.evidence import CrossCheck, Judge
+from cascade_agent.journal import Journal
+from cascade_agent.testing import ScriptedChatModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from langchain_core.runnables import RunnableConfig
+
+Reply = Any
+
+
+def scrubbed(value: Any) -> Any:
+    """JSON without any secret: what a user's `redact` does."""
+    if isinstance(value, str):
+        return re.sub(r"\S*zqx\S*", "***", value, flags=re.IGNORECASE)
+    if isinstance(value, dict):
+        return {scrubbed(key): scrubbed(item) for key, item in value.items()}
+    return [scrubbed(item) for item in value] if isinstance(value, list) else value
+
+
+def refuses(told: Any) -> Any:
+    """A `redact` that breaks, and says on what."""
+    raise ValueError("zqxredact " + str(told)[:2000])
+
+
+class Journals:
+    """A step goes to a journal as it is, to one that is redacted, and to one whose redaction breaks."""
+
+    def __init__(self, out: Path) -> None:
+        self.messages = (out / "metadata.jsonl").open("w", encoding="utf-8")
+        self.all = [
+            Journal(out / "plain.jsonl"),
+            Journal(out / "redacted.jsonl", redact=scrubbed),
+            Journal(out / "broken.jsonl", redact=refuses),
+        ]
+
+    def append(self, record: Any) -> bool:
+        """Write it everywhere, and as it would stand on a message."""
+        self.messages.write(json.dumps(record.to_json(content=False)) + "\n")
+        written = [journal.append(record) for journal in self.all]
+        return all(written)
+
+
+# ---- what is asked, and who answers ---------------------------------------------------------------------------------
+
+
+class Order(BaseModel):
+    """zqxschemadoc: an order."""
+
+    number: int = Field(description="zqxfielddoc")
+    note: str = Field(default="", description="zqxfielddoc")
+    extra: dict[str, int] = Field(default_factory=dict)
+
+
+class Answer(TypedDict):
+    """zqxschemadoc."""
+
+    number: int
+    people: dict[str, int]
+
+
+def look(number: int, note: str = "", extra: dict[str, int] | None = None) -> str:
+    """Look an order up."""
+    if note.startswith("zqxfails"):
+        raise RuntimeError(f"zqxtoolerror {note}")
+    return f"zqxtoolresult {number} {note} {extra}"
+
+
+LOOK = StructuredTool.from_function(
+    look, name="look", description="zqxtooldoc: look an order up", args_schema=Order, handle_tool_error=True
+)
+PLAIN_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "description": "zqxtooldoc",
+        "parameters": {
+            "type": "object",
+            "required": ["city"],
+            "properties": {
+                "city": {"type": "string", "enum": ["Rome", "zqxenum"], "description": "zqxfielddoc"},
+                "people": {"type": "object", "additionalProperties": {"type": "integer"}},
+                "mail": {"type": "string", "pattern": "^[a-z]+$", "format": "email"},
+                "when": {"type": "string", "format": "date", "maxLength": 10},
+                "list": {"type": "array", "items": {"type": "integer", "maximum": 5}},
+            },
+        },
+    },
+}
+
+
+def said(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
+    """An answer with calls."""
+    made = [{"id": f"zqxcallid{n}", "type": "tool_call", **call} for n, call in enumerate(calls)]
+    return AIMessage(text, tool_calls=made, response_metadata={"note": "zqxresponsemeta"}, **more)
+
+
+def look_up(**args: Any) -> AIMessage:
+    """A call of `look`."""
+    return said({"name": "look", "args": args})
+
+
+def book(**args: Any) -> AIMessage:
+    """A call of `book`."""
+    return said({"name": "book", "args": args})
+
+
+def raises(error: type[BaseException] = ConnectionError) -> Callable[[list[BaseMessage]], AIMessage]:
+    """A model that fails with what it was told in its message."""
+
+    def reply(messages: list[BaseMessage]) -> AIMessage:
+        raise error(f"zqxmodelerror 400 Bad request: {messages[-1].text}")
+
+    return reply
+
+
+DRAFTS: list[Reply] = [
+    "zqxanswer: a fine text",
+    "",
+    raises(),
+    raises(TimeoutError),
+    look_up(number=1, note="zqxarg right"),
+    look_up(number="zqxarg wrong type"),
+    look_up(note="zqxarg missing"),
+    look_up(number=1, **{"zqx arg@name.example": "zqxarg"}),
+    look_up(number=1, extra={"zqxkey@mail.example": "zqxarg"}),
+    look_up(number=1, extra={"zqxkey": 1.5, "zqxkey2": "x"}),
+    look_up(number=1, note="zqxarg \0 and \ud800"),
+    look_up(number=2**80, note="zqxarg"),
+    book(city="zqxarg"),
+    book(city="Rome", mail="zqxarg@mail.example", when="zqxarg long and no date"),
+    book(city="Rome", people={"zqxkey": "zqxarg", "zqxkey@mail.example": None}),
+    book(city="Rome", list=["zqxarg", 7, {"zqxkey": 1}]),
+    book(people="zqxarg", nonsense={"zqxkey": "zqxarg"}),
+    said({"name": "zqxnosuchtool", "args": {"zqxkey": "zqxarg"}}),
+    said({"name": "look", "args": {"number": 1}}, {"name": "look", "args": {"number": 1}}),
+    AIMessage("", invalid_tool_calls=[{"name": "look", "args": '{"number": zqxarg', "id": "x", "error": "zqxparse"}]),
+    AIMessage("zqxanswer cut", response_metadata={"finish_reason": "length", "zqx": "zqxresponsemeta"}),
+    AIMessage("zqxanswer odd", response_metadata={"finish_reason": "odd"}),
+    AIMessage("", response_metadata={"finish_reason": "content_filter"}, additional_kwargs={"refusal": "zqxrefusal"}),
+    AIMessage([{"type": "refusal", "refusal": "zqxrefusal"}, {"type": "text", "text": "zqxanswer"}]),
+    'zqxanswer I call look(number=1, note="zqxarg") now. <tool_call>{"name": "look", "arguments": {"n": "zqxarg"}}</tool_call>',
+    said({"name": "make_plan", "args": {"steps": [
+        {"id": "zqxplan", "tool": "zqxplantool", "args": {"zqxkey@a b": "${zqxplan9.zqxfield}"}, "depends_on": ["zqxother"]},
+        {"id": "zqxplan", "tool": "look", "args": {"number": "${zqxplan9}"}, "depends_on": []},
+    ]}}),
+    said({"name": "make_plan", "args": {"steps": [
+        {"id": "a", "tool": "look", "args": {"extra": {"zqx key": "${zqxplan9.zqxfield}"}}, "depends_on": []},
+    ]}}),
+]  # fmt: skip
+"""What the small model says, step by step."""
+
+HISTORY = [
+    SystemMessage('zqxsystem Plan so far (JSON): {"steps": [{"id": "s1", "tool": "look", "args": {"number": 1, "note": "zqxplanned"}}]}'),
+    HumanMessage('zqxprompt: please look up order 4711 for "zqxquoted name" in zqxcity, 30 % off'),
+    look_up(number=2, note="zqxfails in history"),
+    ToolMessage("zqxtoolerror: Error: no such zqxthing", tool_call_id="zqxcallid0", status="error"),
+    HumanMessage("zqxprompt again: order 4711, mail zqxperson@mail.example"),
+]  # fmt: skip
+
+
+def model(reply: Reply, name: str = "tiny") -> ScriptedChatModel:
+    """A model that always answers this."""
+    return ScriptedChatModel(reply, name=name, usage=(100, 10), loop=True)
+
+
+def tier(reply: Reply, name: str = "tiny", price: float = 1.0, **more: Any) -> Tier:
+    """The same with a price."""
+    return Tier(model(reply, name), price=Price(price, price), **more)
+
+
+def breaks(_draft: Any, context: Any) -> Verdict:
+    """A validator that breaks, and says on what."""
+    raise KeyError(f"zqxvalidatorerror {context.messages[-1].text}")
+
+
+async def breaks_later(_draft: Any, context: Any) -> Verdict:
+    """An asynchronous one."""
+    raise ValueError(f"zqxvalidatorerror {context.messages[-1].text}")
+
+
+def says_nonsense(_draft: Any, _context: Any) -> Any:
+    """A validator that returns what none may."""
+    return "zqxvalidatorresult"
+
+
+def always_hard(draft: Any, _context: Any) -> bool:
+    """A rule of the user's own that refuses everything."""
+    return not draft.text.startswith("zqx never")
+
+
+CONFIG: RunnableConfig = {
+    "configurable": {"thread_id": "thread-1", "user": "zqxconfigurable"},
+    "metadata": {"note": "zqxmetadata"},
+    "tags": ["zqxtag"],
+}
+LARGE = look_up(number=4711, note="zqxlarge")
+
+
+def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
+    """Chat models, each with what makes its step end in another way."""
+    common: dict[str, Any] = {"journal": journal, "name": "desk"}
+    for reply in DRAFTS:
+        large = tier(LARGE, "huge", 10.0)
+        yield "draft", CascadeChatModel(small=tier(reply), large=large, **common).bind_tools([LOOK, PLAIN_TOOL])
+        yield (
+            "both",
+            CascadeChatModel(
+                small=tier(reply), large=tier(reply, "huge", 10.0), policy=Policy(on_exhausted="raise"), **common
+            ).bind_tools([LOOK, PLAIN_TOOL]),
+        )
+        yield (
+            "structured",
+            CascadeChatModel(
+                small=tier(reply),
+                large=tier('{"number": "zqxlarge", "people": {"zqxkey": "zqxlarge"}}', "huge"),
+                **common,
+            ).with_structured_output(Answer, method="json_schema"),
+        )
+        yield (
+            "pydantic",
+            CascadeChatModel(small=tier(reply), large=tier(reply, "huge"), **common).with_structured_output(
+                Order, include_raw=True
+            ),
+        )
+    checks: list[Any] = [breaks, says_nonsense, always_hard]
+    for check in checks:
+        for policy in (Policy(), Policy(on_broken="accept"), Policy(handover="feedback")):
+            yield (
+                "validator",
+                CascadeChatModel(
+                    small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[check], policy=policy, **common
+                ),
+            )
+    asked = [
+        CrossCheck(tier(raises(), "second")), CrossCheck(tier("zqxsecond opinion", "second")), CrossCheck(tier(LARGE, "second")),
+        Judge(tier('{"verdict": "wrong", "reason": "zqxjudged"}', "judge"), "zqxrubric"), Judge(tier("zqxjudged", "judge"), "zqxrubric"),
+    ]  # fmt: skip
+    for evidence in asked:
+        yield "evidence", CascadeChatModel(
+            small=tier(look_up(number=5, note="zqxarg")), large=tier(LARGE, "huge"),
+            validators=[*default_validators(), evidence], policy=Policy(evidence_band=(0.0, 1.0)), **common,
+        ).bind_tools([LOOK])  # fmt: skip
+    inner = CascadeChatModel(small=tier(""), large=tier("zqxlarge", "huge"), name="inner")
+    yield "inner", CascadeChatModel(small=inner, large=tier("zqxlarge", "huge"), **common)
+    yield "inner", CascadeChatModel(small=tier(raises()), large=inner, **common)
+    slow = ScriptedChatModel("zqxanswer", name="slow", delay=0.4, loop=True)
+    yield "late", CascadeChatModel(small=Tier(slow, timeout=0.05), large=tier("zqxlarge", "huge"), **common)
+
+
+def drive(ask: Callable[[], Any]) -> None:
+    """Do one step; how it ends is the caller's to see, and told to nobody else."""
+    with contextlib.suppress(Exception):
+        ask()
+
+
+async def adrive(ask: Any) -> None:
+    """The same."""
+    with contextlib.suppress(Exception):
+        await ask
+
+
+async def consumed(stream: Any) -> None:
+    """Read a stream to its end."""
+    async for _ in stream:
+        pass
+
+
+async def chat_models(journal: Journals) -> None:
+    """Four ways to call each, and one that is cancelled."""
+    few = "PRIVACY_CONTENT" in os.environ
+    for number, (kind, cascade) in enumerate(cascades(journal)):
+        if few and number % 5:
+            continue
+        drive(lambda: cascade.invoke(HISTORY, CONFIG))  # noqa: B023 - called at once
+        await adrive(cascade.ainvoke(HISTORY, CONFIG))
+        if kind in ("both", "pydantic"):
+            continue
+        drive(lambda: list(cascade.stream(HISTORY[1:2], CONFIG)))  # noqa: B023
+        await adrive(consumed(cascade.astream(HISTORY[1:2], CONFIG)))
+    late = CascadeChatModel(
+        small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[breaks_later], journal=journal
+    )
+    await adrive(late.ainvoke(HISTORY))
+    slow = CascadeChatModel(
+        small=ScriptedChatModel("zqxanswer", delay=30.0), large=tier("zqxlarge"), journal=journal, name="left"
+    )
+    task = asyncio.create_task(slow.ainvoke(HISTORY))
+    await asyncio.sleep(0.05)
+    task.cancel("zqxcancelled")
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+    def stops(_draft: Any, _context: Any) -> Verdict:
+        raise GraphInterrupt(["zqxinterrupt"])
+
+    steered = CascadeChatModel(small=tier("zqxanswer"), large=tier("zqxlarge"), validators=[stops], journal=journal)
+    drive(lambda: steered.invoke(HISTORY))
+
+
+class Shop(MessagesState):
+    """A state with a secret in it."""
+
+    secret: str
+
+
+async def graphs(journal: Journals) -> None:
+    """Nodes, a swapped node, a node body, and the middleware: agents whose tools fail and succeed."""
+
+    def graph(node: Any) -> Any:
+        builder = StateGraph(Shop)
+        builder.add_node("agent", node)
+        builder.add_node("tools", ToolNode([LOOK], handle_tool_errors=True))
+        builder.add_edge(START, "agent")
+        builder.add_conditional_edges("agent", tools_condition)
+        builder.add_edge("tools", "agent")
+        return builder
+
+    def body(state: Shop, *, model: Any) -> dict[str, Any]:
+        if "zqxraise" in state["secret"]:
+            raise RuntimeError("zqxnodeerror " + state["secret"])
+        return {
+            "messages": [
+                model.bind_tools([LOOK]).invoke([SystemMessage("zqxsystem " + state["secret"]), *state["messages"]])
+            ]
+        }
+
+    def small() -> Tier:
+        replies = [look_up(number=1, note="zqxfails"), look_up(number="zqxarg"), "zqxanswer done", "zqxanswer done"]
+        return Tier(ScriptedChatModel(replies, usage=(10, 1), loop=True))
+
+    def large() -> Tier:
+        return Tier(ScriptedChatModel([look_up(number=2, note="zqxlarge"), "zqxlarge done"], usage=(10, 1), loop=True))
+
+    async def run(compiled: Any, state: dict[str, Any]) -> None:
+        drive(lambda: compiled.invoke(state, CONFIG))
+        await adrive(compiled.ainvoke(state, CONFIG))
+        drive(lambda: list(compiled.stream(state, CONFIG, stream_mode=["updates", "messages"])))
+
+    state = {"messages": HISTORY, "secret": "zqxstate"}
+    await run(graph(cascade_node(small(), large(), tools=[LOOK], prompt="zqxsystem", journal=journal)).compile(), state)
+    await run(graph(cascade_node(small(), large(), step=body, journal=journal)).compile(), state)
+    await run(
+        graph(cascade_node(small(), large(), step=body, journal=journal)).compile(), {**state, "secret": "zqxraise"}
+    )
+    builder = graph(lambda _state: {"messages": []})
+    swap_node(builder, "agent", cascade_node(small(), large(), tools=[LOOK], journal=journal))
+    await run(builder.compile(), state)
+    with contextlib.suppress(ImportError):
+        from langchain.agents import create_agent
+
+        middleware = CascadeMiddleware(large(), journal=journal)
+        agent = create_agent(small().base, tools=[LOOK], system_prompt="zqxsystem", middleware=[middleware])
+        await run(agent, {"messages": HISTORY})
+
+
+# ---- who is told ----------------------------------------------------------------------------------------------------
+
+
+def main(out: Path, collector: str) -> None:
+    """Set every exporter up, run, and leave what they were told."""
+    logging.basicConfig(filename=out / "python.log", level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s")
+    logging.captureWarnings(capture=True)
+    memory, console = InMemorySpanExporter(), (out / "console.json").open("w", encoding="utf-8")
+    tracing, told = TracerProvider(), LoggerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(memory))
+    tracing.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=console)))
+    tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{collector}/v1/traces")))
+    with contextlib.suppress(ImportError):
+        from opentelemetry.exporter.otlp.json.file.trace_exporter import FileSpanExporter
+
+        tracing.add_span_processor(SimpleSpanProcessor(FileSpanExporter(out / "otlp.jsonl")))
+    told.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(f"{collector}/v1/logs")))
+    reader = InMemoryMetricReader()
+    periodic = PeriodicExportingMetricReader(
+        OTLPMetricExporter(f"{collector}/v1/metrics"), export_interval_millis=60_000
+    )
+    metering = MeterProvider([reader, periodic])
+    trace.set_tracer_provider(tracing)
+    set_logger_provider(told)
+    metrics.set_meter_provider(metering)
+    if os.environ.get("PRIVACY_CONTENT"):
+        from cascade_agent import telemetry
+
+        hooks = {"redacted": lambda text: str(scrubbed(text)), "broken": refuses}
+        redact = hooks.get(os.environ["PRIVACY_CONTENT"])
+        telemetry.configure(content=True, events="both", redact=redact)  # type: ignore[attr-defined]
+
+    journal = Journals(out)
+    asyncio.run(chat_models(journal))
+    asyncio.run(graphs(journal))
+
+    data = reader.get_metrics_data()
+    (out / "metrics.json").write_text("" if data is None else data.to_json(), encoding="utf-8")
+    tracing.force_flush()
+    (out / "spans.txt").write_text(
+        "\n".join(
+            f"{s.to_json(indent=None)} {s.status.description} {s.events} {s.links}" for s in memory.get_finished_spans()
+        ),
+        encoding="utf-8",
+    )
+    for provider in (tracing, told, metering):
+        provider.shutdown()
+    console.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), sys.argv[2])
+    except BaseException:
+        (Path(sys.argv[1]) / "crash.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        raise

@@ -1,0 +1,65 @@
+"""Paths as they may be told: names that nobody declared are the model's own words."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cascade_agent.validators._told import declared, told
+
+
+def of(pointer: str, *names: str) -> str:
+    """The pointer as it is told where these names are declared."""
+    return told(pointer, lambda: frozenset(names))
+
+
+@pytest.mark.parametrize(
+    ("pointer", "shown"),
+    [
+        ("", ""),
+        ("/tool_calls/0/args/city", "/tool_calls/0/args/city"),
+        ("/tool_calls/0/args/made_up", "/tool_calls/0/args/made_up"),
+        ("/tool_calls/0/args/jo@mail.example", "/tool_calls/0/args/*"),
+        ("/tool_calls/0/args/people/jo", "/tool_calls/0/args/people/*"),
+        ("/tool_calls/0/args/people/jo/age", "/tool_calls/0/args/people/*/age"),
+        ("/tool_calls/0/args/list/3", "/tool_calls/0/args/list/3"),
+        ("/tool_calls/0/args/phones/4915112345678", "/tool_calls/0/args/phones/*"),
+        ("/tool_calls/0/args/people/args/jo", "/tool_calls/0/args/people/args/*"),
+        ("/tool_calls/0/args/steps/2/args/x/y", "/tool_calls/0/args/steps/2/args/x/*"),
+        ("/parsed/a~1b", "/parsed/a~1b"),
+        ("/parsed/a~0b", "/parsed/*"),
+        ("/text/steps/1/tool", "/text/steps/1/tool"),
+    ],
+)
+def test_what_is_shown(pointer, shown):
+    """Declared names, positions, and the name of an argument that looks like one."""
+    assert of(pointer, "city", "people", "age", "list", "phones", "a/b") == shown
+
+
+@given(keys=st.lists(st.text(min_size=1), max_size=20))
+def test_nothing_undeclared_is_told_below_an_argument(keys):
+    """Whatever the keys are, only positions and stars come out, and never more than 16 parts."""
+    pointer = "/tool_calls/0/args/x" + "".join("/" + k.replace("~", "~0").replace("/", "~1") + "q@" for k in keys)
+    parts = of(pointer, "x").split("/")[1:]
+    assert parts[:4] == ["tool_calls", "0", "args", "x"]
+    assert set(parts[4:]) <= {"*"}
+    assert len(parts) <= 16
+
+
+def test_names_are_asked_for_only_where_they_matter():
+    """Most paths end at an argument: nothing is collected for them."""
+
+    def never() -> Any:
+        raise AssertionError
+
+    assert told("/tool_calls/0/args/city", never) == "/tool_calls/0/args/city"
+
+
+def test_declared_names_are_found_at_any_depth():
+    """In `$defs`, items and branches."""
+    schema = {
+        "$defs": {"a": {"properties": {"deep": {}}}},
+        "anyOf": [{"properties": {"b": {"items": {"required": ["c"]}}}}],
+    }
+    assert declared(schema, None) == {"deep", "b", "c"}
