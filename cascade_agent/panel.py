@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cascade_agent.errors import ConfigurationError
@@ -26,6 +27,8 @@ _told: set[tuple[str, str]] = set()
 Finding = Verdict | Iterable[Verdict] | bool | None
 Validator = Callable[..., Finding | Awaitable[Finding]]
 """`(draft, context) -> finding`; a class instance or a plain function, sync or async."""
+Timed = Callable[[str, str, str, float], None]
+"""`(step, tier, validator, seconds)`: is told how long each validator took, and never raises."""
 
 _MAX_VERDICTS = 256
 
@@ -60,15 +63,16 @@ class Panel:
     """Validators ready to judge.
 
     `before` look at the context alone, before the small model is asked; `local` look at a draft; `evidence` ask a
-    model.
+    model. `timed` is told how long each of the first two took.
 
     Raises:
         ConfigurationError: something that is no validator, or two with one name.
     """
 
-    __slots__ = ("before", "evidence", "local")
+    __slots__ = ("before", "evidence", "local", "timed")
 
-    def __init__(self, validators: Sequence[Validator | Evidence]) -> None:
+    def __init__(self, validators: Sequence[Validator | Evidence], *, timed: Timed | None = None) -> None:
+        self.timed = timed
         self.before: list[tuple[str, Validator]] = []
         self.local: list[tuple[str, Validator]] = []
         self.evidence: dict[str, Evidence] = {}
@@ -105,6 +109,7 @@ class Panel:
         """What the validators find: those before a draft when it is None, else the local ones."""
         found: list[Verdict] = []
         for name, validator in self.before if draft is None else self.local:
+            started = perf_counter()
             try:
                 finding = validator(draft, context)
                 if inspect.isawaitable(finding):
@@ -115,6 +120,8 @@ class Panel:
             except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
                 _reraise_control_flow(error)
                 found.append(_broken(name, type(error).__name__))
+            if self.timed is not None:
+                self.timed(context.step, "small" if draft is None else draft.tier, name, perf_counter() - started)
         return tuple(found)
 
     async def ajudge(self, draft: Draft | None, context: StepContext, *, seconds: float) -> tuple[Verdict, ...]:
@@ -122,6 +129,7 @@ class Panel:
         found: list[Verdict] = []
         for name, validator in self.before if draft is None else self.local:
             limit: asyncio.Timeout | None = None
+            started = perf_counter()
             try:
                 finding = validator(draft, context)
                 if inspect.isawaitable(finding):
@@ -141,6 +149,8 @@ class Panel:
             except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
                 _reraise_control_flow(error)
                 found.append(_broken(name, type(error).__name__))
+            if self.timed is not None:
+                self.timed(context.step, "small" if draft is None else draft.tier, name, perf_counter() - started)
         return tuple(found)
 
 
