@@ -27,8 +27,8 @@ _told: set[tuple[str, str]] = set()
 Finding = Verdict | Iterable[Verdict] | bool | None
 Validator = Callable[..., Finding | Awaitable[Finding]]
 """`(draft, context) -> finding`; a class instance or a plain function, sync or async."""
-Timed = Callable[[str, str, str, float], None]
-"""`(step, tier, validator, seconds)`: is told how long each validator took, and never raises."""
+Timed = Callable[[str, str, Sequence[tuple[str, float]]], None]
+"""`(step, tier, [(validator, seconds), ...])`: is told how long each validator took over a draft, and never raises."""
 
 _MAX_VERDICTS = 256
 
@@ -108,6 +108,7 @@ class Panel:
     def judge(self, draft: Draft | None, context: StepContext) -> tuple[Verdict, ...]:
         """What the validators find: those before a draft when it is None, else the local ones."""
         found: list[Verdict] = []
+        took: list[tuple[str, float]] = []
         for name, validator in self.before if draft is None else self.local:
             started = perf_counter()
             try:
@@ -120,13 +121,14 @@ class Panel:
             except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
                 _reraise_control_flow(error)
                 found.append(_broken(name, type(error).__name__))
-            if self.timed is not None:
-                self.timed(context.step, "small" if draft is None else draft.tier, name, perf_counter() - started)
+            took.append((name, perf_counter() - started))
+        self._tell(draft, context, took)
         return tuple(found)
 
     async def ajudge(self, draft: Draft | None, context: StepContext, *, seconds: float) -> tuple[Verdict, ...]:
         """Async twin of `judge`; an asynchronous validator is cancelled after `seconds`."""
         found: list[Verdict] = []
+        took: list[tuple[str, float]] = []
         for name, validator in self.before if draft is None else self.local:
             limit: asyncio.Timeout | None = None
             started = perf_counter()
@@ -149,9 +151,13 @@ class Panel:
             except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
                 _reraise_control_flow(error)
                 found.append(_broken(name, type(error).__name__))
-            if self.timed is not None:
-                self.timed(context.step, "small" if draft is None else draft.tier, name, perf_counter() - started)
+            took.append((name, perf_counter() - started))
+        self._tell(draft, context, took)
         return tuple(found)
+
+    def _tell(self, draft: Draft | None, context: StepContext, took: list[tuple[str, float]]) -> None:
+        if self.timed is not None:
+            self.timed(context.step, "small" if draft is None else draft.tier, took)
 
 
 def name_of(validator: object) -> str:

@@ -29,6 +29,7 @@ DIMENSIONS = {
     "cascade.attempt.score": {"step", "tier"},
     "cascade.validation.results": {"step", "tier", "validator", "outcome"},
     "cascade.validation.duration": {"step", "tier", "validator"},
+    "cascade.validation.time": {"step", "tier", "validator"},
     "cascade.cost": {"step", "tier", "currency"},
     "cascade.cost.unknown": {"step", "tier"},
     "cascade.telemetry.lost": set(),
@@ -113,7 +114,8 @@ async def test_an_escalated_step_is_counted_once(seen, how):
         ("fail", "desk", "small", "odd"): 1,
         ("pass", "desk", "large", "odd"): 1,
     }
-    assert seen.values("cascade.validation.duration") == {("desk", "small", "odd"): 1, ("desk", "large", "odd"): 1}
+    assert seen.values("cascade.validation.duration") == {("desk", "small", "local"): 1, ("desk", "large", "local"): 1}
+    assert seen.values("cascade.validation.time").keys() == {("desk", "small", "odd"), ("desk", "large", "odd")}
     assert seen.values("cascade.cost") == {
         ("USD", "desk", "small"): pytest.approx(110 / 1e6),
         ("USD", "desk", "large"): pytest.approx(1100 / 1e6),
@@ -192,9 +194,11 @@ async def test_a_broken_validator_is_an_error_and_is_timed(seen):
         ("error", "desk", "small", "breaks"): 1,
         ("error", "desk", "small", "late"): 1,
     }
-    timed = {p.attributes["validator"]: p.sum for p in seen.points("cascade.validation.duration")}
+    timed = {p.attributes["validator"]: p.value for p in seen.points("cascade.validation.time")}
     assert timed.keys() == {"breaks", "late"}
-    assert timed["late"] >= 0.05
+    assert timed["late"] >= 0.04
+    (together,) = seen.points("cascade.validation.duration")
+    assert together.sum == pytest.approx(sum(timed.values()))
 
 
 async def test_evidence_is_timed_and_paid(seen):
@@ -323,7 +327,7 @@ def test_a_validator_that_names_its_findings_at_will_is_bounded_too(seen):
     assert max(map(len, validators)) == 128
     assert all(len(m.data.data_points) <= 2000 + 2 for m in seen.read().values())
     many = metrics.Series(metrics.Names(), "step", "tier", "reason")
-    sets = {tuple(many.of(f"s{i}", "small", f"r{j}").items()) for i in range(100) for j in range(60)}
+    sets = {tuple(many.of(f"s{i}", "small", f"r{j}").attributes.items()) for i in range(100) for j in range(60)}
     assert len(sets) == 2001
     assert (("step", "other"), ("tier", "small"), ("reason", "other")) in sets
     assert sum(seen.values("cascade.validation.results").values()) == 3000

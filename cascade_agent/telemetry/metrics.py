@@ -9,15 +9,21 @@ given, an instrument the first sets of them; what comes later is counted under `
 | `cascade.attempts` | counter | step, tier, outcome, reason |
 | `cascade.attempt.score` | histogram, confidence in [0, 1] | step, tier |
 | `cascade.validation.results` | counter of verdicts | step, tier, validator, outcome |
-| `cascade.validation.duration` | histogram, s | step, tier, validator |
+| `cascade.validation.duration` | histogram, s, of evidence, and of all `local` validators together | step, tier, validator |
+| `cascade.validation.time` | counter, s, of each validator | step, tier, validator |
 | `cascade.cost` | counter, in the currency of the dimension | step, tier, currency |
 | `cascade.cost.unknown` | counter of calls whose cost nobody knows | step, tier |
-| `cascade.telemetry.lost` | observable counter of telemetry calls that failed | - |
-| `cascade.journal.lost` | observable counter of records that no journal took | - |
+| `cascade.telemetry.lost` | counter of telemetry calls that failed | - |
+| `cascade.journal.lost` | counter of records that no journal took | - |
+
+Counters are kept here and read when somebody collects: a call of the SDK costs many times as much as an addition.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import metrics as otel_metrics
@@ -31,10 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import CallbackOptions, Meter
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter
     from opentelemetry.trace import Span
 
-    from cascade_agent.records import Attempt, StepTrace
+    from cascade_agent.records import StepTrace
 
 SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84)
 """Bounds for a step: those that the GenAI conventions give for a model call, and one more for two of them."""
@@ -43,6 +49,8 @@ JUDGING: Final = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1
 SCORES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 """Bounds for a confidence, closer where thresholds lie."""
 
+LOCAL: Final = "local"
+"""The `validator` under which the time of all local validators of a draft stands together."""
 OTHER: Final = "other"
 _MAX_NAMES: Final = {"step": 200}
 _MAX_OTHER_NAMES: Final = 64
@@ -50,6 +58,7 @@ _MAX_SETS: Final = 2000
 _MAX_LENGTH: Final = 128
 _OPEN: Final = frozenset({"step", "reason", "validator"})
 _LABELS: Final = {"pass": "pass", "fail": "fail", "abstain": "skipped"}
+_API: Final = "opentelemetry.metrics"
 
 
 class Names:
@@ -59,7 +68,7 @@ class Names:
         self._taken: dict[str, set[str]] = {}
 
     def bounded(self, dimension: str, name: str) -> str:
-        """The name itself while there is room for it, else `other`. No lock: racing threads may add one each."""
+        """The name itself while there is room for it, else `other`."""
         name = clean_text(name)[:_MAX_LENGTH]
         taken = self._taken.setdefault(dimension, set())
         if name not in taken:
@@ -69,30 +78,47 @@ class Names:
         return name
 
 
+class One:
+    """One series: its attributes, and its sum where it is a counter's."""
+
+    __slots__ = ("attributes", "total")
+
+    def __init__(self, attributes: dict[str, str]) -> None:
+        self.attributes = attributes
+        self.total = 0.0
+
+
 class Series:
-    """The attribute sets of one instrument: few, made once, handed out again and again."""
+    """The series of one instrument. The caller holds the lock of the instruments."""
 
     __slots__ = ("_by_value", "_dimensions", "_names", "_sets")
 
     def __init__(self, names: Names, *dimensions: str) -> None:
         self._names, self._dimensions = names, dimensions
-        self._sets: dict[tuple[str, ...], dict[str, str]] = {}
-        self._by_value: dict[tuple[str, ...], dict[str, str]] = {}
+        self._sets: dict[tuple[str, ...], One] = {}
+        self._by_value: dict[tuple[str, ...], One] = {}
 
-    def of(self, *values: str) -> dict[str, str]:
-        """The attributes for these values, one per dimension."""
+    def of(self, *values: str) -> One:
+        """The series for these values, one per dimension."""
         return self._by_value.get(values) or self._new(values)
 
-    def _new(self, values: tuple[str, ...]) -> dict[str, str]:
+    def _new(self, values: tuple[str, ...]) -> One:
         pairs = zip(self._dimensions, values, strict=True)
         names = tuple(self._names.bounded(dimension, value) for dimension, value in pairs)
-        told = dict(zip(self._dimensions, names, strict=True))
         if names not in self._sets and len(self._sets) >= _MAX_SETS:
-            return {dimension: OTHER if dimension in _OPEN else name for dimension, name in told.items()}
-        known = self._sets.setdefault(names, told)
+            pairs = zip(self._dimensions, names, strict=True)
+            names = tuple(OTHER if dimension in _OPEN else name for dimension, name in pairs)
+        one = self._sets.get(names)
+        if one is None:
+            one = self._sets[names] = One(dict(zip(self._dimensions, names, strict=True)))
         if names == values:  # others come in any number and are looked up anew
-            self._by_value[values] = known
-        return known
+            self._by_value[values] = one
+        return one
+
+    def observe(self, _: CallbackOptions) -> Iterator[Observation]:
+        """The sums, for a collection."""
+        for one in list(self._sets.values()):
+            yield Observation(int(one.total) if one.total.is_integer() else one.total, one.attributes)
 
 
 class Instruments:
@@ -100,16 +126,13 @@ class Instruments:
 
     def __init__(self, meter: Meter) -> None:
         names = Names()
+        self.lock = threading.Lock()
+        self._waiting = type(meter).__module__.startswith(_API)
         self.step_duration = meter.create_histogram(
             "cascade.step.duration",
             unit="s",
             description="How long a step took, with both tiers and all evidence.",
             explicit_bucket_boundaries_advisory=SECONDS,
-        )
-        self.attempts = meter.create_counter(
-            "cascade.attempts",
-            unit="{attempt}",
-            description="Drafts of a tier; `skipped` ones were not asked for.",
         )
         self.attempt_score = meter.create_histogram(
             "cascade.attempt.score",
@@ -117,39 +140,36 @@ class Instruments:
             description="Confidence in a draft, P(right) by the policy's scorer.",
             explicit_bucket_boundaries_advisory=SCORES,
         )
-        self.validation_results = meter.create_counter(
-            "cascade.validation.results", unit="{verdict}", description="What validators found."
-        )
         self.validation_duration = meter.create_histogram(
             "cascade.validation.duration",
             unit="s",
-            description="How long a validator or a piece of evidence took over a draft.",
+            description="How long the local validators together, or a piece of evidence, took over a draft.",
             explicit_bucket_boundaries_advisory=JUDGING,
         )
-        self.cost = meter.create_counter(
-            "cascade.cost", unit="{currency}", description="What drafts and evidence cost, as far as it is known."
-        )
-        self.cost_unknown = meter.create_counter(
-            "cascade.cost.unknown", unit="{call}", description="Model calls whose cost is unknown."
-        )
-        meter.create_observable_counter(
-            "cascade.telemetry.lost",
-            callbacks=[_told],
-            unit="{call}",
-            description="Calls of telemetry that failed and were ignored.",
-        )
-        meter.create_observable_counter(
-            "cascade.journal.lost",
-            callbacks=[_unwritten],
-            unit="{record}",
-            description="Records that could not be written to a journal.",
-        )
         self.steps = Series(names, "step", "outcome")
-        self.tries = Series(names, "step", "tier", "outcome", "reason")
         self.tiers = Series(names, "step", "tier")
+        self.judged = Series(names, "step", "tier", "validator")
+        self.attempts = Series(names, "step", "tier", "outcome", "reason")
         self.results = Series(names, "step", "tier", "validator", "outcome")
-        self.validators = Series(names, "step", "tier", "validator")
-        self.costs = Series(names, "step", "tier", "currency")
+        self.time = Series(names, "step", "tier", "validator")
+        self.cost = Series(names, "step", "tier", "currency")
+        self.cost_unknown = Series(names, "step", "tier")
+        for name, read, unit, description in (
+            ("attempts", self.attempts.observe, "{attempt}", "Drafts of a tier; `skipped` ones were not asked for."),
+            ("validation.results", self.results.observe, "{verdict}", "What validators found."),
+            ("validation.time", self.time.observe, "s", "Time that each validator took in all."),
+            ("cost", self.cost.observe, "{currency}", "Cost of drafts and evidence, as far as it is known."),
+            ("cost.unknown", self.cost_unknown.observe, "{call}", "Model calls whose cost is unknown."),
+            ("telemetry.lost", _told, "{call}", "Calls of telemetry that failed and were ignored."),
+            ("journal.lost", _unwritten, "{record}", "Records that could not be written to a journal."),
+        ):
+            meter.create_observable_counter(f"cascade.{name}", [read], unit=unit, description=description)
+
+    def live(self) -> bool:
+        """Whether anybody can ever read: the provider is more than the API's own, which keeps nothing."""
+        if self._waiting:
+            self._waiting = type(otel_metrics.get_meter_provider()).__module__.startswith(_API)
+        return not self._waiting
 
 
 # ---- what was lost --------------------------------------------------------------------------------------------------
@@ -174,60 +194,86 @@ def _unwritten(_: CallbackOptions) -> Iterator[Observation]:
 _NOW = Instruments(otel_metrics.get_meter("cascade_agent"))
 
 
+def _after_fork() -> None:
+    _NOW.lock = threading.Lock()  # another thread of the parent may have held it
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 # ---- recording ------------------------------------------------------------------------------------------------------
 
 
 def record(span: Span, trace: StepTrace) -> None:
     """Count a step that ended. The step's span goes along, so that backends can show an example of a series."""
     try:
-        to, where = _NOW, otel_trace.set_span_in_context(span)
-        to.step_duration.record(trace.latency or 0.0, to.steps.of(trace.step, trace.outcome), context=where)
-        if trace.outcome != "human_review":  # all else was counted when the step stopped for the human
-            for attempt, reason in zip(trace.attempts, _reasons(trace), strict=True):
-                _record_attempt(to, trace.step, attempt, reason, where)
-            _record_cost(to, trace)
-            for spend in trace.evidence:
-                if spend.latency is not None:
-                    to.validation_duration.record(spend.latency, to.validators.of(trace.step, "small", spend.name))
+        to, step = _NOW, trace.step
+        if not to.live():
+            return
+        reviewed = trace.outcome == "human_review"  # all else was counted when the step stopped for the human
+        with to.lock:
+            ended = to.steps.of(step, trace.outcome)
+            scores = [] if reviewed else [(a.confidence, to.tiers.of(step, a.tier)) for a in trace.attempts]
+            asked = [] if reviewed else [(s.latency, to.judged.of(step, "small", s.name)) for s in trace.evidence]
+            if not reviewed:
+                _count(to, trace)
+        where = otel_trace.set_span_in_context(span)
+        to.step_duration.record(trace.latency or 0.0, ended.attributes, context=where)
+        _observe(to.attempt_score, scores, where)
+        _observe(to.validation_duration, asked, where)
     except Exception as error:  # noqa: BLE001 - law 4
         spans._failed(error)  # noqa: SLF001 - one room
 
 
-def validated(step: str, tier: str, validator: str, seconds: float) -> None:
-    """Note how long a validator took over a draft."""
+def validated(step: str, tier: str, took: Sequence[tuple[str, float]]) -> None:
+    """Note how long the local validators took over a draft, in seconds by name."""
     try:
-        _NOW.validation_duration.record(seconds, _NOW.validators.of(step, tier, validator))
+        to = _NOW
+        if not took or not to.live():
+            return
+        with to.lock:
+            judged = to.judged.of(step, tier, LOCAL)
+            for name, seconds in took:
+                to.time.of(step, tier, name).total += seconds
+        to.validation_duration.record(sum(seconds for _, seconds in took), judged.attributes)
     except Exception as error:  # noqa: BLE001 - law 4
         spans._failed(error)  # noqa: SLF001 - one room
 
 
-def _reasons(trace: StepTrace) -> Sequence[str]:
+def _observe(histogram: Histogram, values: Sequence[tuple[float | None, One]], where: Context) -> None:
+    for value, one in values:
+        if value is not None:
+            histogram.record(value, one.attributes, context=where)
+
+
+def _reasons(trace: StepTrace) -> Iterator[str]:
     """Why each attempt ended: what the decision after it said, `accepted` for the one that was taken."""
     ends = [decision.reason for decision in trace.decisions if decision.action != "gather"]
-    return [
-        "accepted" if attempt.outcome == "accepted" else ends[index] if index < len(ends) else attempt.outcome
-        for index, attempt in enumerate(trace.attempts)
-    ]
+    for index, attempt in enumerate(trace.attempts):
+        if attempt.outcome == "accepted":
+            yield "accepted"
+        else:
+            yield ends[index] if index < len(ends) else attempt.outcome
 
 
-def _record_attempt(to: Instruments, step: str, attempt: Attempt, reason: str, where: Context) -> None:
-    tier = attempt.tier
-    to.attempts.add(1, to.tries.of(step, tier, attempt.outcome, reason))
-    if attempt.confidence is not None:
-        to.attempt_score.record(attempt.confidence, to.tiers.of(step, tier), context=where)
-    for verdict in attempt.verdicts:
-        label = "error" if verdict.broken else _LABELS[verdict.outcome]
-        to.validation_results.add(1, to.results.of(step, tier, verdict.validator, label))
-
-
-def _record_cost(to: Instruments, trace: StepTrace) -> None:
-    """Add each part once: a tier that is a cascade itself has told its own."""
+def _count(to: Instruments, trace: StepTrace) -> None:
+    step = trace.step
+    for attempt, reason in zip(trace.attempts, _reasons(trace), strict=True):
+        to.attempts.of(step, attempt.tier, attempt.outcome, reason).total += 1
+        for verdict in attempt.verdicts:
+            label = "error" if verdict.broken else _LABELS[verdict.outcome]
+            to.results.of(step, attempt.tier, verdict.validator, label).total += 1
+    for spend in trace.evidence:
+        if spend.latency is not None:
+            to.time.of(step, "small", spend.name).total += spend.latency
+    # Each part of the cost once: a tier that is a cascade itself has told its own.
     parts = [(a.tier, a.cost) for a in trace.attempts if a.inner is None and a.outcome != "skipped"]
     parts += [("evidence", spend.cost) for spend in trace.evidence]
     costs = [attempt.cost for attempt in trace.attempts] + [spend.cost for spend in trace.evidence]
-    mixed = trace.cost is None and None not in costs
+    mixed = trace.cost is None and None not in costs  # in several currencies; which is in which the record does not say
     for tier, cost in parts:
-        if cost is None or (mixed and cost):  # parts in several currencies: which is in which, the record does not say
-            to.cost_unknown.add(1, to.tiers.of(trace.step, tier))
+        if cost is None or (mixed and cost):
+            to.cost_unknown.of(step, tier).total += 1
         else:
-            to.cost.add(cost, to.costs.of(trace.step, tier, trace.currency))
+            to.cost.of(step, tier, trace.currency).total += cost
