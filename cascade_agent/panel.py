@@ -27,8 +27,9 @@ _told: set[tuple[str, str]] = set()
 Finding = Verdict | Iterable[Verdict] | bool | None
 Validator = Callable[..., Finding | Awaitable[Finding]]
 """`(draft, context) -> finding`; a class instance or a plain function, sync or async."""
-Timed = Callable[[str, str, Sequence[tuple[str, float]]], None]
-"""`(step, tier, [(validator, seconds), ...])`: is told how long each validator took over a draft, and never raises."""
+Timed = Callable[[str, str | None, Sequence[tuple[str, float]]], None]
+"""`(step, tier, [(validator, seconds), ...])`: is told how long each validator took over a tier's draft, or over the
+context alone (None). It never raises."""
 
 _MAX_VERDICTS = 256
 
@@ -157,7 +158,7 @@ class Panel:
 
     def _tell(self, draft: Draft | None, context: StepContext, took: list[tuple[str, float]]) -> None:
         if self.timed is not None:
-            self.timed(context.step, "small" if draft is None else draft.tier, took)
+            self.timed(context.step, None if draft is None else draft.tier, took)
 
 
 def name_of(validator: object) -> str:

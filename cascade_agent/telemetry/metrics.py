@@ -9,7 +9,7 @@ given, an instrument the first sets of them; what comes later is counted under `
 | `cascade.attempts` | counter | step, tier, outcome, reason |
 | `cascade.attempt.score` | histogram, confidence in [0, 1] | step, tier |
 | `cascade.validation.results` | counter of verdicts | step, tier, validator, outcome |
-| `cascade.validation.duration` | histogram, s, of evidence, and of all `local` validators together | step, tier, validator |
+| `cascade.validation.duration` | histogram, s; `local`: all on a draft, `context`: all before | step, tier, validator |
 | `cascade.validation.time` | counter, s, of each validator | step, tier, validator |
 | `cascade.cost` | counter, in the currency of the dimension | step, tier, currency |
 | `cascade.cost.unknown` | counter of calls whose cost nobody knows | step, tier |
@@ -50,11 +50,12 @@ SCORES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 
 """Bounds for a confidence, closer where thresholds lie."""
 
 LOCAL: Final = "local"
-"""The `validator` under which the time of all local validators of a draft stands together."""
+BEFORE: Final = "context"
+"""The `validator` under which the time of all local validators of a draft, or of the context before it, stands."""
 OTHER: Final = "other"
 _MAX_NAMES: Final = {"step": 200}
 _MAX_OTHER_NAMES: Final = 64
-_MAX_SETS: Final = 2000
+_MAX_SETS: Final = 1900  # SDKs keep 2,000 per instrument
 _MAX_LENGTH: Final = 128
 _OPEN: Final = frozenset({"step", "reason", "validator"})
 _LABELS: Final = {"pass": "pass", "fail": "fail", "abstain": "skipped"}
@@ -143,7 +144,7 @@ class Instruments:
         self.validation_duration = meter.create_histogram(
             "cascade.validation.duration",
             unit="s",
-            description="How long the local validators together, or a piece of evidence, took over a draft.",
+            description="How long evidence, or all local validators together, took over a draft.",
             explicit_bucket_boundaries_advisory=JUDGING,
         )
         self.steps = Series(names, "step", "outcome")
@@ -226,16 +227,16 @@ def record(span: Span, trace: StepTrace) -> None:
         spans._failed(error)  # noqa: SLF001 - one room
 
 
-def validated(step: str, tier: str, took: Sequence[tuple[str, float]]) -> None:
-    """Note how long the local validators took over a draft, in seconds by name."""
+def validated(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
+    """Note how long the local validators took over a tier's draft, or over the context before it (None), in seconds."""
     try:
         to = _NOW
         if not took or not to.live():
             return
         with to.lock:
-            judged = to.judged.of(step, tier, LOCAL)
+            judged = to.judged.of(step, tier or "small", LOCAL if tier else BEFORE)
             for name, seconds in took:
-                to.time.of(step, tier, name).total += seconds
+                to.time.of(step, tier or "small", name).total += seconds
         to.validation_duration.record(sum(seconds for _, seconds in took), judged.attributes)
     except Exception as error:  # noqa: BLE001 - law 4
         spans._failed(error)  # noqa: SLF001 - one room
