@@ -31,7 +31,8 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.metrics import Observation
 
 from cascade_agent.records import clean_text
-from cascade_agent.telemetry import spans
+from cascade_agent.telemetry import faults, names
+from cascade_agent.telemetry.spans import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,6 @@ _MAX_OTHER_NAMES: Final = 64
 _MAX_SETS: Final = 1900  # SDKs keep 2,000 per instrument
 _MAX_LENGTH: Final = 128
 _OPEN: Final = frozenset({"step", "reason", "validator"})
-_LABELS: Final = {"pass": "pass", "fail": "fail", "abstain": "skipped"}
 _API: Final = "opentelemetry.metrics"
 
 
@@ -126,45 +126,50 @@ class Instruments:
     """The instruments of one meter."""
 
     def __init__(self, meter: Meter) -> None:
-        names = Names()
+        few = Names()
         self.lock = threading.Lock()
         self._waiting = type(meter).__module__.startswith(_API)
         self.step_duration = meter.create_histogram(
-            "cascade.step.duration",
+            names.STEP_DURATION,
             unit="s",
             description="How long a step took, with both tiers and all evidence.",
             explicit_bucket_boundaries_advisory=SECONDS,
         )
         self.attempt_score = meter.create_histogram(
-            "cascade.attempt.score",
+            names.SCORES,
             unit="1",
             description="Confidence in a draft, P(right) by the policy's scorer.",
             explicit_bucket_boundaries_advisory=SCORES,
         )
         self.validation_duration = meter.create_histogram(
-            "cascade.validation.duration",
+            names.VALIDATION_DURATION,
             unit="s",
             description="How long evidence, or all local validators together, took over a draft.",
             explicit_bucket_boundaries_advisory=JUDGING,
         )
-        self.steps = Series(names, "step", "outcome")
-        self.tiers = Series(names, "step", "tier")
-        self.judged = Series(names, "step", "tier", "validator")
-        self.attempts = Series(names, "step", "tier", "outcome", "reason")
-        self.results = Series(names, "step", "tier", "validator", "outcome")
-        self.time = Series(names, "step", "tier", "validator")
-        self.cost = Series(names, "step", "tier", "currency")
-        self.cost_unknown = Series(names, "step", "tier")
+        self.steps = Series(few, "step", "outcome")
+        self.tiers = Series(few, "step", "tier")
+        self.judged = Series(few, "step", "tier", "validator")
+        self.attempts = Series(few, "step", "tier", "outcome", "reason")
+        self.results = Series(few, "step", "tier", "validator", "outcome")
+        self.time = Series(few, "step", "tier", "validator")
+        self.cost = Series(few, "step", "tier", "currency")
+        self.cost_unknown = Series(few, "step", "tier")
         for name, read, unit, description in (
-            ("attempts", self.attempts.observe, "{attempt}", "Drafts of a tier; `skipped` ones were not asked for."),
-            ("validation.results", self.results.observe, "{verdict}", "What validators found."),
-            ("validation.time", self.time.observe, "s", "Time that each validator took in all."),
-            ("cost", self.cost.observe, "{currency}", "Cost of drafts and evidence, as far as it is known."),
-            ("cost.unknown", self.cost_unknown.observe, "{call}", "Model calls whose cost is unknown."),
-            ("telemetry.lost", _told, "{call}", "Calls of telemetry that failed and were ignored."),
-            ("journal.lost", _unwritten, "{record}", "Records that could not be written to a journal."),
+            (
+                names.ATTEMPTS,
+                self.attempts.observe,
+                "{attempt}",
+                "Drafts of a tier; `skipped` ones were not asked for.",
+            ),
+            (names.VALIDATION_RESULTS, self.results.observe, "{verdict}", "What validators found."),
+            (names.VALIDATION_TIME, self.time.observe, "s", "Time that each validator took in all."),
+            (names.COST, self.cost.observe, "{currency}", "Cost of drafts and evidence, as far as it is known."),
+            (names.COST_UNKNOWN, self.cost_unknown.observe, "{call}", "Model calls whose cost is unknown."),
+            (names.TELEMETRY_LOST, _told, "{call}", "Calls of telemetry that failed and were ignored."),
+            (names.JOURNAL_LOST, _unwritten, "{record}", "Records that could not be written to a journal."),
         ):
-            meter.create_observable_counter(f"cascade.{name}", [read], unit=unit, description=description)
+            meter.create_observable_counter(name, [read], unit=unit, description=description)
 
     def live(self) -> bool:
         """Whether anybody can ever read: the provider is more than the API's own, which keeps nothing."""
@@ -185,7 +190,7 @@ def count_losses(read: Callable[[], int]) -> None:
 
 
 def _told(_: CallbackOptions) -> Iterator[Observation]:
-    yield Observation(spans.lost)
+    yield Observation(faults.lost)
 
 
 def _unwritten(_: CallbackOptions) -> Iterator[Observation]:
@@ -224,7 +229,7 @@ def record(span: Span, trace: StepTrace) -> None:
         _observe(to.attempt_score, scores, where)
         _observe(to.validation_duration, asked, where)
     except Exception as error:  # noqa: BLE001 - law 4
-        spans._failed(error)  # noqa: SLF001 - one room
+        faults.count(error)
 
 
 def validated(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
@@ -239,7 +244,7 @@ def validated(step: str, tier: str | None, took: Sequence[tuple[str, float]]) ->
                 to.time.of(step, tier or "small", name).total += seconds
         to.validation_duration.record(sum(seconds for _, seconds in took), judged.attributes)
     except Exception as error:  # noqa: BLE001 - law 4
-        spans._failed(error)  # noqa: SLF001 - one room
+        faults.count(error)
 
 
 def _observe(histogram: Histogram, values: Sequence[tuple[float | None, One]], where: Context) -> None:
@@ -263,8 +268,7 @@ def _count(to: Instruments, trace: StepTrace) -> None:
     for attempt, reason in zip(trace.attempts, _reasons(trace), strict=True):
         to.attempts.of(step, attempt.tier, attempt.outcome, reason).total += 1
         for verdict in attempt.verdicts:
-            label = "error" if verdict.broken else _LABELS[verdict.outcome]
-            to.results.of(step, attempt.tier, verdict.validator, label).total += 1
+            to.results.of(step, attempt.tier, verdict.validator, label_of(verdict)).total += 1
     for spend in trace.evidence:
         if spend.latency is not None:
             to.time.of(step, "small", spend.name).total += spend.latency

@@ -18,7 +18,7 @@ from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, P
 from cascade_agent.journal import lost_records
 from cascade_agent.records import Attempt, Decision, Spend, StepTrace
 from cascade_agent.runner import trace_of
-from cascade_agent.telemetry import metrics, spans
+from cascade_agent.telemetry import faults, metrics
 from cascade_agent.testing import ScriptedChatModel, always_fail
 
 BOTH = pytest.mark.parametrize("how", ["sync", "async"])
@@ -70,7 +70,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Metrics:
     """The library's instruments are this test's own; the process has one global provider, which is left alone."""
     own = Metrics()
     monkeypatch.setattr(metrics, "_NOW", metrics.Instruments(own.meter))
-    monkeypatch.setattr(spans, "lost", 0)
+    monkeypatch.setattr(faults, "lost", 0)
     return own
 
 
@@ -356,7 +356,7 @@ def test_instruments_that_raise_never_fail_a_step(monkeypatch, seen, caplog):
     monkeypatch.setattr(metrics, "_NOW", _Hostile())
     assert cascade().invoke("hi").text == "b"
     assert [r.levelname for r in caplog.records if r.name == "cascade_agent"] == ["WARNING"]
-    lost = spans.lost
+    lost = faults.lost
     assert lost == 3  # two timings, one end
     monkeypatch.undo()
 
@@ -372,7 +372,7 @@ def test_losses_are_counted(seen, tmp_path):
     del journal
     assert seen.values("cascade.journal.lost") == {(): before + 2}
     assert seen.values("cascade.telemetry.lost") == {(): 0}
-    spans._failed(ValueError("x"))
+    faults.count(ValueError("x"))
     assert seen.values("cascade.telemetry.lost") == {(): 1}
 
 
