@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cascade_agent.telemetry import logs, metrics, spans
 from cascade_agent.telemetry.handlers import shown
-from cascade_agent.telemetry.metrics import count_losses, validated
+from cascade_agent.telemetry.metrics import count_losses, spent, validated
 from cascade_agent.telemetry.runs import Asking, asking, validating
 from cascade_agent.telemetry.settings import TelemetrySettings, configure
 from cascade_agent.telemetry.spans import (
@@ -44,6 +44,7 @@ __all__ = [
     "escalation",
     "invoke_workflow",
     "shown",
+    "spent",
     "start_attempt",
     "start_step",
     "using",

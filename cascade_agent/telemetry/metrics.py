@@ -11,7 +11,7 @@ given, an instrument the first sets of them; what comes later is counted under `
 | `cascade.validation.results` | counter of verdicts | step, tier, validator, outcome |
 | `cascade.validation.duration` | histogram, s; `local`: all on a draft, `context`: all before | step, tier, validator |
 | `cascade.validation.time` | counter, s, of each validator | step, tier, validator |
-| `cascade.cost` | counter, in the currency of the dimension | step, tier, currency |
+| `cascade.cost` | counter; tier is also `evidence`, `hedge`, `shadow` | step, tier, currency |
 | `cascade.cost.unknown` | counter of calls whose cost nobody knows | step, tier |
 | `cascade.telemetry.lost` | counter of telemetry calls that failed | - |
 | `cascade.journal.lost` | counter of records that no journal took | - |
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter
     from opentelemetry.trace import Span
 
-    from cascade_agent.records import StepTrace
+    from cascade_agent.records import Spend, StepTrace
 
 SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84)
 """Bounds for a step: those that the GenAI conventions give for a model call, and one more for two of them."""
@@ -53,6 +53,8 @@ SCORES: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 
 LOCAL: Final = "local"
 BEFORE: Final = "context"
 """The `validator` under which the time of all local validators of a draft, or of the context before it, stands."""
+HEDGE: Final = "hedge"
+"""Name of a call to the large tier that was begun beside the small one and dropped."""
 OTHER: Final = "other"
 _MAX_NAMES: Final = {"step": 200}
 _MAX_OTHER_NAMES: Final = 64
@@ -136,7 +138,7 @@ class Instruments:
             explicit_bucket_boundaries_advisory=SECONDS,
         )
         self.attempt_score = meter.create_histogram(
-            names.SCORES,
+            names.ATTEMPT_SCORE,
             unit="1",
             description="Confidence in a draft, P(right) by the policy's scorer.",
             explicit_bucket_boundaries_advisory=SCORES,
@@ -164,7 +166,12 @@ class Instruments:
             ),
             (names.VALIDATION_RESULTS, self.results.observe, "{verdict}", "What validators found."),
             (names.VALIDATION_TIME, self.time.observe, "s", "Time that each validator took in all."),
-            (names.COST, self.cost.observe, "{currency}", "Cost of drafts and evidence, as far as it is known."),
+            (
+                names.COST,
+                self.cost.observe,
+                "{currency}",
+                "Cost of drafts, evidence, hedges and shadow calls, as far as known.",
+            ),
             (names.COST_UNKNOWN, self.cost_unknown.observe, "{call}", "Model calls whose cost is unknown."),
             (names.TELEMETRY_LOST, _told, "{call}", "Calls of telemetry that failed and were ignored."),
             (names.JOURNAL_LOST, _unwritten, "{record}", "Records that could not be written to a journal."),
@@ -221,7 +228,7 @@ def record(span: Span, trace: StepTrace) -> None:
         with to.lock:
             ended = to.steps.of(step, trace.outcome)
             scores = [] if reviewed else [(a.confidence, to.tiers.of(step, a.tier)) for a in trace.attempts]
-            asked = [] if reviewed else [(s.latency, to.judged.of(step, "small", s.name)) for s in trace.evidence]
+            asked = [] if reviewed else [(s.latency, to.judged.of(step, "small", s.name)) for s in _evidence(trace)]
             if not reviewed:
                 _count(to, trace)
         where = otel_trace.set_span_in_context(span)
@@ -243,6 +250,16 @@ def validated(step: str, tier: str | None, took: Sequence[tuple[str, float]]) ->
             for name, seconds in took:
                 to.time.of(step, tier or "small", name).total += seconds
         to.validation_duration.record(sum(seconds for _, seconds in took), judged.attributes)
+    except Exception as error:  # noqa: BLE001 - law 4
+        faults.count(error)
+
+
+def spent(step: str, tier: str, cost: float | None, currency: str) -> None:
+    """Add the cost of a call that is in no record of a step, such as a shadow's; None is unknown."""
+    try:
+        if _NOW.live():
+            with _NOW.lock:
+                _pay(_NOW, step, tier, cost, currency)
     except Exception as error:  # noqa: BLE001 - law 4
         faults.count(error)
 
@@ -269,16 +286,25 @@ def _count(to: Instruments, trace: StepTrace) -> None:
         to.attempts.of(step, attempt.tier, attempt.outcome, reason).total += 1
         for verdict in attempt.verdicts:
             to.results.of(step, attempt.tier, verdict.validator, label_of(verdict)).total += 1
-    for spend in trace.evidence:
+    for spend in _evidence(trace):
         if spend.latency is not None:
             to.time.of(step, "small", spend.name).total += spend.latency
     # Each part of the cost once: a tier that is a cascade itself has told its own.
     parts = [(a.tier, a.cost) for a in trace.attempts if a.inner is None and a.outcome != "skipped"]
-    parts += [("evidence", spend.cost) for spend in trace.evidence]
+    parts += [(HEDGE if spend.name == HEDGE else "evidence", spend.cost) for spend in trace.evidence]
     costs = [attempt.cost for attempt in trace.attempts] + [spend.cost for spend in trace.evidence]
     mixed = trace.cost is None and None not in costs  # in several currencies; which is in which the record does not say
     for tier, cost in parts:
-        if cost is None or (mixed and cost):
-            to.cost_unknown.of(step, tier).total += 1
-        else:
-            to.cost.of(step, tier, trace.currency).total += cost
+        _pay(to, step, tier, None if mixed and cost else cost, trace.currency)
+
+
+def _pay(to: Instruments, step: str, tier: str, cost: float | None, currency: str) -> None:
+    if cost is None:
+        to.cost_unknown.of(step, tier).total += 1
+    else:
+        to.cost.of(step, tier, currency).total += cost
+
+
+def _evidence(trace: StepTrace) -> list[Spend]:
+    """What was asked about drafts, without a call that was begun beside one and dropped."""
+    return [spend for spend in trace.evidence if spend.name != HEDGE]

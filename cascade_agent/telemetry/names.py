@@ -53,7 +53,6 @@ EVALUATION_RESULT: Final = "gen_ai.evaluation.result"
 
 STEP_DURATION: Final = "cascade.step.duration"
 ATTEMPTS: Final = "cascade.attempts"
-SCORES: Final = "cascade.attempt.score"
 VALIDATION_RESULTS: Final = "cascade.validation.results"
 VALIDATION_DURATION: Final = "cascade.validation.duration"
 VALIDATION_TIME: Final = "cascade.validation.time"

@@ -14,7 +14,7 @@ from opentelemetry.metrics import get_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
+from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict, shadow
 from cascade_agent.journal import lost_records
 from cascade_agent.records import Attempt, Decision, Spend, StepTrace
 from cascade_agent.runner import trace_of
@@ -217,6 +217,24 @@ async def test_evidence_is_timed_and_paid(seen):
     assert seen.values("cascade.validation.duration") == {("desk", "small", "judge"): 1}
     assert seen.values("cascade.validation.results") == {("pass", "desk", "small", "judge"): 1}
     assert seen.values("cascade.cost")["USD", "desk", "evidence"] == 0.5
+
+
+def test_calls_beside_the_drafts_are_paid_and_are_no_validators(seen, tmp_path):
+    """A dropped hedge and a shadow call have a cost of their own, and no place among the validators."""
+    hedge = Spend(name="hedge", cost=2.0, latency=1.0)
+    parts = (Attempt(tier="small", outcome="accepted", cost=1.0),)
+    trace = StepTrace(
+        id="1", step="desk", outcome="accepted", reason="accepted", attempts=parts, evidence=(hedge,), cost=3.0
+    )
+    metrics.record(otel_trace.INVALID_SPAN, trace)
+    assert seen.values("cascade.cost") == {("USD", "desk", "small"): 1.0, ("USD", "desk", "hedge"): 2.0}
+    assert seen.values("cascade.validation.duration") == {}
+    assert seen.values("cascade.validation.time") == {}
+    model = cascade(name="shy", validators=[], policy=Policy(shadow_rate=1.0), journal=Journal(tmp_path / "j.jsonl"))
+    model.invoke("hi")
+    assert shadow.wait(30)
+    assert seen.values("cascade.cost")["USD", "shy", "shadow"] == pytest.approx(1100 / 1e6)
+    assert seen.values("cascade.attempts")["accepted", "accepted", "shy", "small"] == 1
 
 
 async def test_a_cascade_in_a_cascade_is_paid_once(seen):
