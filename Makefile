@@ -8,6 +8,7 @@ SELECT ?= not slow
 JOBS ?= 2
 ARGS ?=
 DATA ?=
+PICTURE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -61,7 +62,7 @@ test-lowest:
 BACKENDS := phoenix mlflow
 .venv-phoenix/.ready: TOOL = arize-phoenix==20.26.1
 .venv-mlflow/.ready: TOOL = mlflow==3.17.0
-$(BACKENDS:%=.venv-%/.ready): Makefile
+$(BACKENDS:%=.venv-%/.ready):
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install -q "$(TOOL)" "httpx<1"
@@ -71,9 +72,9 @@ $(BACKENDS:%=.venv-%/.ready): Makefile
 phoenix: .venv-phoenix/.ready
 	.venv-phoenix/bin/python examples/observability/phoenix_server.py $(ARGS)
 
-# The demo sent to the real thing and read back over its API; with Chromium the picture in docs/ is made anew.
+# The demo sent to the real thing and read back over its API; PICTURE=docs/phoenix.png makes that picture anew.
 phoenix-test: $(READY) .venv-phoenix/.ready
-	PHOENIX_PICTURE=docs/phoenix.png $(BIN)/python -m pytest -m phoenix $(ARGS)
+	PHOENIX_PICTURE=$(PICTURE) $(BIN)/python -m pytest -m phoenix $(ARGS)
 
 mlflow-test: $(READY) .venv-mlflow/.ready
 	$(BIN)/python -m pytest -m mlflow $(ARGS)

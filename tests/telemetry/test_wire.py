@@ -1,11 +1,13 @@
 """What goes over the wire: spans, metrics and log events of a step through the real OTLP exporters, read as protobuf."""
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 ROOT = Path(__file__).parents[2]
+SDK = tuple(int(part) for part in version("opentelemetry-sdk").split(".")[:2])
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 KINDS: dict[str, Any] = {
     "/v1/traces": ExportTraceServiceRequest,
@@ -114,7 +117,8 @@ def _value(value: Any) -> Any:
 def wire(request: pytest.FixtureRequest) -> Iterator[tuple[Collector, str]]:
     """One escalated step of an application with batch processors, with events on spans and as logs."""
     collector = Collector()
-    env = {"CASCADE_EVENTS": request.param, "PYTHONPATH": str(ROOT), "PATH": ""}
+    env = {"CASCADE_EVENTS": request.param, "PATH": ""}
+    env["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])
     command = [sys.executable, "-c", APP, collector.url]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
@@ -261,7 +265,8 @@ def test_metrics_on_the_wire(wire):
         if metric.WhichOneof("data") == "sum":
             assert data.is_monotonic
     (duration,) = found["cascade.step.duration"].histogram.data_points
-    assert list(duration.explicit_bounds)[:2] == [0.01, 0.02]
+    if SDK >= (1, 33):  # before, the OTLP exporter laid the SDK's own buckets over those that an instrument asks for
+        assert list(duration.explicit_bounds)[:2] == [0.01, 0.02]
     assert (duration.count, plain(duration.attributes)) == (1, {"step": "desk", "outcome": "escalated"})
     attempts = [(p.as_int, plain(p.attributes)) for p in found["cascade.attempts"].sum.data_points]
     assert attempts == [
