@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -374,9 +376,40 @@ def test_instruments_that_raise_never_fail_a_step(monkeypatch, seen, caplog):
     monkeypatch.setattr(metrics, "_NOW", _Hostile())
     assert cascade().invoke("hi").text == "b"
     assert [r.levelname for r in caplog.records if r.name == "cascade_agent"] == ["WARNING"]
-    lost = faults.lost
-    assert lost == 3  # two timings, one end
-    monkeypatch.undo()
+    assert faults.lost == 3  # two timings, one end
+    metrics.spent("desk", "shadow", 1.0, "USD")
+    assert faults.lost == 4
+
+
+def test_a_forked_process_never_waits_for_a_lock_of_its_parent(seen):
+    """A thread of the parent may hold the lock while the process forks; the child has a lock of its own."""
+    held = metrics._NOW.lock
+    with held:
+        metrics._after_fork()
+        assert metrics._NOW.lock is not held
+        assert cascade().invoke("hi").text == "b"
+    assert seen.values("cascade.step.duration") == {("escalated", "desk"): 1}
+
+
+def test_a_provider_that_is_set_later_is_used_from_then_on():
+    """Without a provider nothing is kept; steps after it is set are counted, those before are not."""
+    code = """
+from opentelemetry import metrics
+from cascade_agent.chat_model import CascadeChatModel
+from cascade_agent.testing import ScriptedChatModel
+model = CascadeChatModel(small=ScriptedChatModel("a", loop=True), large=ScriptedChatModel("b"), validators=[])
+model.invoke("hi")
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+model.invoke("hi")
+model.invoke("hi")
+found = {m.name: m for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics for m in s.metrics}
+assert [p.count for p in found["cascade.step.duration"].data.data_points] == [2]
+assert [p.value for p in found["cascade.attempts"].data.data_points] == [2]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
 
 
 def test_losses_are_counted(seen, tmp_path):
