@@ -8,13 +8,14 @@ SELECT ?= not slow
 JOBS ?= 2
 ARGS ?=
 DATA ?=
+PICTURE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 READY := $(VENV)/.ready
 SCRIPTS = $(filter-out benchmarks/replay_steps.py,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: help setup demo test lint format bench test-lowest build lock clean
+.PHONY: help setup demo test lint format bench test-lowest phoenix phoenix-test mlflow-test build lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -57,6 +58,27 @@ bench: $(READY)
 test-lowest:
 	$(MAKE) test VENV=.venv-lowest LOCK=requirements-lowest.txt
 
+# Backends of traces, each from an environment of its own: tools beside us, about 850 MB each, never dependencies.
+BACKENDS := phoenix mlflow
+.venv-phoenix/.ready: TOOL = arize-phoenix==20.26.1
+.venv-mlflow/.ready: TOOL = mlflow==3.17.0
+$(BACKENDS:%=.venv-%/.ready):
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install -q "$(TOOL)" "httpx<1"
+	touch $@
+
+# Phoenix on 127.0.0.1:6006; then `.venv/bin/python examples/observability/send_demo.py` in another terminal.
+phoenix: .venv-phoenix/.ready
+	.venv-phoenix/bin/python examples/observability/phoenix_server.py $(ARGS)
+
+# The demo sent to the real thing and read back over its API; PICTURE=docs/phoenix.png makes that picture anew.
+phoenix-test: $(READY) .venv-phoenix/.ready
+	PHOENIX_PICTURE=$(PICTURE) $(BIN)/python -m pytest -m phoenix $(ARGS)
+
+mlflow-test: $(READY) .venv-mlflow/.ready
+	$(BIN)/python -m pytest -m mlflow $(ARGS)
+
 build: $(READY)
 	$(BIN)/python -m build --no-isolation
 
@@ -72,5 +94,5 @@ lock: .venv-lock/bin/uv
 	.venv-lock/bin/python -m pip --disable-pip-version-check install -q uv
 
 clean:
-	rm -rf .venv .venv-lowest .venv-lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .cascade
+	rm -rf .venv .venv-lowest .venv-lock .venv-phoenix .venv-mlflow build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .cascade
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

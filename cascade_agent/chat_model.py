@@ -34,7 +34,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from cascade_agent import cache_marks, streams, telemetry
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.journal import Journal
+from cascade_agent.journal import Journal, lost_records
 from cascade_agent.ledger import Ledger
 from cascade_agent.panel import Panel, check_fit
 from cascade_agent.policy import Policy
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from langchain_core.callbacks.manager import BaseRunManager
 
     from cascade_agent.records import StepTrace
+
+telemetry.count_losses(lost_records)
 
 _ROLES: tuple[Role, Role] = ("small", "large")
 _MAX_OFFERS = 64
@@ -153,7 +155,9 @@ class CascadeChatModel(BaseChatModel):
             raise ConfigurationError(msg)
         self._tiers = {"small": Tier.of(self.small), "large": Tier.of(self.large)}
         self._journal = Journal.of(self.journal)
-        self._panel = Panel(default_validators() if self.validators is None else self.validators)
+        self._panel = Panel(
+            default_validators() if self.validators is None else self.validators, timed=telemetry.validated
+        )
         check_fit(self.policy, self._panel)
         self._kinds = {role: self._tiers[role].base._llm_type for role in _ROLES}  # noqa: SLF001 - LangChain's own way to ask
         self._mixed = len(set(self._kinds.values())) > 1

@@ -37,7 +37,17 @@ from cascade_agent.records import Label, StepTrace, clean
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Journal", "Redact", "checked_label", "files_of", "read", "read_labels", "records", "to_parquet"]
+__all__ = [
+    "Journal",
+    "Redact",
+    "checked_label",
+    "files_of",
+    "lost_records",
+    "read",
+    "read_labels",
+    "records",
+    "to_parquet",
+]
 
 logger = logging.getLogger("cascade_agent")
 
@@ -183,6 +193,7 @@ class Journal:
                 self._warned = False
         except Exception as error:  # noqa: BLE001 - law 4: the journal never fails a step
             self.lost += 1
+            _note_loss()
             if not self._warned:
                 self._warned = True
                 logger.warning(
@@ -397,6 +408,19 @@ class Journal:
         """A copy is another writer of the same file."""
         settings = {"redact": self.redact, "max_bytes": self.max_bytes, "compress": self.compress, "keep": self.keep}
         return (_rebuild, (os.fspath(self.path), settings))
+
+
+_lost_here = 0
+
+
+def _note_loss() -> None:
+    global _lost_here  # noqa: PLW0603 - a counter of the process, by design
+    _lost_here += 1
+
+
+def lost_records() -> int:
+    """How many records the journals of this process could not write, those of journals long gone too."""
+    return _lost_here
 
 
 def _rebuild(path: str, settings: dict[str, Any]) -> Journal:

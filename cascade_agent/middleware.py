@@ -88,7 +88,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
             raise ConfigurationError(msg)
         self.large = Tier.of(large)
         self.small = None if small is None else Tier.of(small)
-        self.panel = Panel(default_validators() if validators is None else validators)
+        self.panel = Panel(default_validators() if validators is None else validators, timed=telemetry.validated)
         check_fit(policy, self.panel)
         self.policy, self.step_name, self.durable = policy, name, durable
         self.journal = Journal.of(journal)

@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cascade_agent.errors import ConfigurationError
@@ -26,6 +27,9 @@ _told: set[tuple[str, str]] = set()
 Finding = Verdict | Iterable[Verdict] | bool | None
 Validator = Callable[..., Finding | Awaitable[Finding]]
 """`(draft, context) -> finding`; a class instance or a plain function, sync or async."""
+Timed = Callable[[str, str | None, Sequence[tuple[str, float]]], None]
+"""`(step, tier, [(validator, seconds), ...])`: is told how long each validator took over a tier's draft, or over the
+context alone (None). It never raises."""
 
 _MAX_VERDICTS = 256
 
@@ -60,15 +64,16 @@ class Panel:
     """Validators ready to judge.
 
     `before` look at the context alone, before the small model is asked; `local` look at a draft; `evidence` ask a
-    model.
+    model. `timed` is told how long each of the first two took.
 
     Raises:
         ConfigurationError: something that is no validator, or two with one name.
     """
 
-    __slots__ = ("before", "evidence", "local")
+    __slots__ = ("before", "evidence", "local", "timed")
 
-    def __init__(self, validators: Sequence[Validator | Evidence]) -> None:
+    def __init__(self, validators: Sequence[Validator | Evidence], *, timed: Timed | None = None) -> None:
+        self.timed = timed
         self.before: list[tuple[str, Validator]] = []
         self.local: list[tuple[str, Validator]] = []
         self.evidence: dict[str, Evidence] = {}
@@ -104,7 +109,9 @@ class Panel:
     def judge(self, draft: Draft | None, context: StepContext) -> tuple[Verdict, ...]:
         """What the validators find: those before a draft when it is None, else the local ones."""
         found: list[Verdict] = []
+        took: list[tuple[str, float]] = []
         for name, validator in self.before if draft is None else self.local:
+            started = perf_counter()
             try:
                 finding = validator(draft, context)
                 if inspect.isawaitable(finding):
@@ -115,13 +122,17 @@ class Panel:
             except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
                 _reraise_control_flow(error)
                 found.append(_broken(name, type(error).__name__))
+            took.append((name, perf_counter() - started))
+        self._tell(draft, context, took)
         return tuple(found)
 
     async def ajudge(self, draft: Draft | None, context: StepContext, *, seconds: float) -> tuple[Verdict, ...]:
         """Async twin of `judge`; an asynchronous validator is cancelled after `seconds`."""
         found: list[Verdict] = []
+        took: list[tuple[str, float]] = []
         for name, validator in self.before if draft is None else self.local:
             limit: asyncio.Timeout | None = None
+            started = perf_counter()
             try:
                 finding = validator(draft, context)
                 if inspect.isawaitable(finding):
@@ -141,7 +152,13 @@ class Panel:
             except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
                 _reraise_control_flow(error)
                 found.append(_broken(name, type(error).__name__))
+            took.append((name, perf_counter() - started))
+        self._tell(draft, context, took)
         return tuple(found)
+
+    def _tell(self, draft: Draft | None, context: StepContext, took: list[tuple[str, float]]) -> None:
+        if self.timed is not None:
+            self.timed(context.step, None if draft is None else draft.tier, took)
 
 
 def name_of(validator: object) -> str:

@@ -17,6 +17,7 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cascade_agent import telemetry
 from cascade_agent.bills import bill
 from cascade_agent.records import Label, Spend
 from cascade_agent.validators._agreement import same
@@ -139,6 +140,7 @@ def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str,
         right = None if large.parsing_error is not None else same(draft, answer)
     if step.purse is not None:
         step.purse.settle(held, spend.cost)
+    telemetry.spent(step.name, "shadow", spend.cost, step.tiers["large"].currency)
     return Label(
         step_id=step_id,
         source="shadow",

@@ -49,6 +49,18 @@ ESCALATION_REASON: Final = "cascade.escalation.reason"
 ESCALATION: Final = "cascade.escalation"
 EVALUATION_RESULT: Final = "gen_ai.evaluation.result"
 
+# ---- metrics --------------------------------------------------------------------------------------------------------
+
+STEP_DURATION: Final = "cascade.step.duration"
+ATTEMPTS: Final = "cascade.attempts"
+VALIDATION_RESULTS: Final = "cascade.validation.results"
+VALIDATION_DURATION: Final = "cascade.validation.duration"
+VALIDATION_TIME: Final = "cascade.validation.time"
+COST: Final = "cascade.cost"
+COST_UNKNOWN: Final = "cascade.cost.unknown"
+TELEMETRY_LOST: Final = "cascade.telemetry.lost"
+JOURNAL_LOST: Final = "cascade.journal.lost"
+
 # ---- OpenTelemetry --------------------------------------------------------------------------------------------------
 
 ERROR_TYPE: Final = "error.type"

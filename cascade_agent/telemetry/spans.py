@@ -16,7 +16,7 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from cascade_agent.records import Attempt
-from cascade_agent.telemetry import faults, names
+from cascade_agent.telemetry import faults, log_api, names
 from cascade_agent.telemetry.handlers import BEFORE, adopted, adopter, hears_runs, opens_llm_spans, parent_context
 from cascade_agent.telemetry.settings import current
 
@@ -277,7 +277,7 @@ def end_step(scope: StepScope, trace: StepTrace) -> None:
 def escalation(scope: StepScope, decision: Decision) -> None:
     """Mark on the step's span that small handed over to large, and why."""
     try:
-        if scope.span.is_recording() and current().events != "log":
+        if scope.span.is_recording() and _on_spans():
             scope.span.add_event(names.ESCALATION, escalation_event(decision))
     except Exception as error:  # noqa: BLE001 - law 4
         faults.count(error)
@@ -307,6 +307,11 @@ def evaluation_event(verdict: Verdict, response_id: str | None = None) -> Attrib
     return event
 
 
+def _on_spans() -> bool:
+    """Whether events are told on spans: not where they are log records alone, as long as these can be made."""
+    return current().events != "log" or not log_api.possible()
+
+
 def label_of(verdict: Verdict) -> str:
     """A verdict in one word: pass, fail, error or skipped."""
     return "error" if verdict.broken else _LABELS[verdict.outcome]
@@ -326,7 +331,7 @@ def run_outputs(attempt: Attempt) -> dict[str, Any]:
 
 
 def _tell_attempt(span: Span, attempt: Attempt, response_id: str | None) -> None:
-    if current().events != "log":
+    if _on_spans():
         for verdict in told_verdicts(attempt):
             span.add_event(names.EVALUATION_RESULT, evaluation_event(verdict, response_id))
     failed = sorted({v.validator for v in attempt.verdicts if v.outcome == "fail"})

@@ -1,0 +1,168 @@
+"""Events of a step as log records, in whichever form the installed OpenTelemetry has them."""
+
+import importlib
+import inspect
+from typing import Any
+
+import pytest
+from opentelemetry import _logs as logs_api
+from opentelemetry.sdk import _logs as logs_sdk
+from opentelemetry.sdk._logs import export as logs_export
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from cascade_agent import CascadeChatModel, Verdict
+from cascade_agent.telemetry import configure, faults, log_api, settings
+from cascade_agent.telemetry import spans as telemetry
+from cascade_agent.testing import ScriptedChatModel
+
+pytestmark = pytest.mark.filterwarnings("ignore:LogRecord init with")  # 1.35-1.37 warn of their own event loggers
+NAMED = "event_name" in inspect.signature(logs_api.Logger.emit).parameters
+"""Whether this version of OpenTelemetry's loggers take events by name; older ones have event loggers."""
+Exporter: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
+
+
+class Told:
+    """The spans and log records of one test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, sampler: Any = None) -> None:
+        self._spans, self._logs = InMemorySpanExporter(), Exporter()
+        tracing = TracerProvider(sampler=sampler)
+        tracing.add_span_processor(SimpleSpanProcessor(self._spans))
+        self.logging = logs_sdk.LoggerProvider()
+        self.logging.add_log_record_processor(logs_export.SimpleLogRecordProcessor(self._logs))
+        monkeypatch.setattr(telemetry, "_TRACER", tracing.get_tracer("cascade_agent"))
+        monkeypatch.setattr(faults, "lost", 0)
+        monkeypatch.setattr(settings, "_settings", None)
+        if NAMED:
+            monkeypatch.setattr(logs_api, "get_logger", self.logging.get_logger)
+        else:
+            events = importlib.import_module("opentelemetry._events")
+            provider = importlib.import_module("opentelemetry.sdk._events").EventLoggerProvider(self.logging)
+            monkeypatch.setattr(events, "get_event_logger", provider.get_event_logger)
+        log_api._emitter.cache_clear()
+
+    @property
+    def spans(self) -> dict[str, ReadableSpan]:
+        """The finished spans by name."""
+        return {span.name: span for span in self._spans.get_finished_spans()}
+
+    @property
+    def on_spans(self) -> list[str]:
+        """Names of the span events."""
+        return [event.name for span in self.spans.values() for event in span.events]
+
+    @property
+    def logs(self) -> list[tuple[str, Any, dict[str, Any]]]:
+        """Name, record and attributes of each log record."""
+        found = []
+        for data in self._logs.get_finished_logs():
+            record, attributes = data.log_record, dict(data.log_record.attributes or {})
+            name = attributes.pop("event.name", None) or getattr(record, "event_name", None)
+            found.append((str(name), record, attributes))
+        return found
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Providers of this test alone."""
+    choose = log_api._emitter
+    yield Told(monkeypatch)
+    choose.cache_clear()
+
+
+def refuses_small(draft: Any, _context: Any) -> Verdict | None:
+    """A validator that objects to every draft of the small tier."""
+    if draft.tier == "large":
+        return None
+    return Verdict(outcome="fail", code="odd", reason="it is small", path="/text", score=0.25)
+
+
+def run() -> None:
+    """One escalated step."""
+    models = {"small": ScriptedChatModel("SECRET a", loop=True), "large": ScriptedChatModel("b", loop=True)}
+    CascadeChatModel(**models, validators=[refuses_small], name="desk").invoke("SECRET question")
+
+
+EVENTS = ["gen_ai.evaluation.result", "cascade.escalation"]
+
+
+@pytest.mark.parametrize(
+    ("where", "on_spans", "as_logs"), [("span", EVENTS, []), ("log", [], EVENTS), ("both", EVENTS, EVENTS)]
+)
+def test_where_events_go(told, where, on_spans, as_logs):
+    """To the spans by default, to the log, or to both, as the setting says."""
+    assert settings.current().events == "span"
+    configure(events=where)
+    run()
+    assert sorted(told.on_spans) == sorted(on_spans)
+    assert [name for name, _, _ in told.logs] == as_logs
+    assert faults.lost == 0
+
+
+def test_what_log_records_say(told):
+    """Each names its event, belongs to the span it is about, has a time and a severity, and holds no content."""
+    configure(events="log")
+    run()
+    (judged, one, evaluation), (escalated, other, escalation) = told.logs
+    attempt, step = told.spans["cascade.attempt small"], told.spans["cascade.step desk"]
+    assert (judged, escalated) == tuple(EVENTS)
+    assert evaluation == {
+        "gen_ai.evaluation.name": "refuses_small",
+        "gen_ai.evaluation.score.label": "fail",
+        "gen_ai.evaluation.score.value": 0.25,
+        "gen_ai.evaluation.explanation": "/text: odd it is small",
+    }
+    assert escalation == {
+        "cascade.tier.from": "small",
+        "cascade.tier.to": "large",
+        "cascade.escalation.reason": "odd",
+    }
+    assert (one.trace_id, one.span_id) == (attempt.context.trace_id, attempt.context.span_id)
+    assert (other.trace_id, other.span_id) == (step.context.trace_id, step.context.span_id)
+    assert attempt.start_time <= one.timestamp <= attempt.end_time
+    assert one.severity_number is logs_api.SeverityNumber.INFO
+    assert not one.body
+    assert "SECRET" not in str(
+        [record.to_json() if hasattr(record, "to_json") else vars(record) for record in (one, other)]
+    )
+
+
+def test_a_step_that_is_not_sampled_still_logs(monkeypatch):
+    """Logs are kept or dropped by their own pipeline, not by the sampler of the spans."""
+    told = Told(monkeypatch, sampler=sampling.ALWAYS_OFF)
+    configure(events="both")
+    run()
+    assert told.spans == {}
+    assert [name for name, _, _ in told.logs] == EVENTS
+    log_api._emitter.cache_clear()
+
+
+def test_without_a_way_to_log_events_go_to_the_span(told, monkeypatch, caplog):
+    """An API that has neither form loses nothing: the span has the events, and the log says it once."""
+
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(log_api.importlib, "import_module", missing)
+    configure(events="log")
+    run()
+    run()
+    assert sorted(set(told.on_spans)) == sorted(EVENTS)
+    assert told.logs == []
+    assert [r.levelname for r in caplog.records if r.name == "cascade_agent"] == ["WARNING"]
+    assert faults.lost == 0
+
+
+def test_a_logger_that_raises_never_fails_a_step(told, monkeypatch):
+    """Law 4: the step answers, the loss is counted, the span is closed."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        msg = "no collector"
+        raise ConnectionError(msg)
+
+    monkeypatch.setattr(log_api, "_emitter", lambda: broken)
+    configure(events="both")
+    run()
+    assert faults.lost == 2

@@ -1,0 +1,311 @@
+"""What goes over the wire: spans, metrics and log events of a step through the real OTLP exporters, read as protobuf."""
+
+import gzip
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
+
+ROOT = Path(__file__).parents[2]
+SDK = tuple(int(part) for part in version("opentelemetry-sdk").split(".")[:2])
+CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+KINDS: dict[str, Any] = {
+    "/v1/traces": ExportTraceServiceRequest,
+    "/v1/metrics": ExportMetricsServiceRequest,
+    "/v1/logs": ExportLogsServiceRequest,
+}
+
+APP = """
+import sys
+from langchain_core.messages import AIMessage
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+collector, resource = sys.argv[1], Resource.create({"service.name": "desk"})
+tracing, logging = TracerProvider(resource=resource), LoggerProvider(resource=resource)
+tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector + "/v1/traces")))
+logging.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(collector + "/v1/logs")))
+reader = PeriodicExportingMetricReader(OTLPMetricExporter(collector + "/v1/metrics"), export_interval_millis=60_000)
+metering = MeterProvider([reader], resource=resource)
+trace.set_tracer_provider(tracing), _logs.set_logger_provider(logging), metrics.set_meter_provider(metering)
+try:  # before 1.38 events have a provider of their own
+    from opentelemetry._events import set_event_logger_provider
+    from opentelemetry.sdk._events import EventLoggerProvider
+    set_event_logger_provider(EventLoggerProvider(logging))
+except ImportError:
+    pass
+
+from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
+from cascade_agent.testing import ScriptedChatModel
+
+def careful(draft, context):
+    if draft.tier == "large":
+        return Verdict(outcome="pass", score=0.75, code="fine")
+    return Verdict(outcome="fail", code="odd", reason="it is small", path="/text", score=0.25)
+
+def tier(name, text, usage, price):
+    return Tier(ScriptedChatModel([AIMessage(text)], usage=usage, name=name), price=Price(price, price))
+
+small, large = tier("s-1", "SECRET draft", (100, 10), 1), tier("l-1", "SECRET answer", (100, 20), 10)
+policy = Policy(threshold=0.5)
+desk = CascadeChatModel(small=small, large=large, validators=[careful], policy=policy, name="desk")
+with trace.get_tracer("app").start_as_current_span("request"):
+    desk.invoke("SECRET question", {"configurable": {"thread_id": "t1"}})
+for provider in (tracing, logging, metering):
+    provider.shutdown()
+"""
+
+
+class Collector:
+    """A receiver of OTLP over HTTP that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.bodies: list[tuple[str, bytes]] = []
+        kept = self.bodies
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                kept.append((self.path, gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body))
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def got(self, path: str) -> list[Any]:
+        """The messages sent to a path."""
+        return [KINDS[where].FromString(body) for where, body in self.bodies if where == path]
+
+
+def plain(attributes: Any) -> dict[str, Any]:
+    """Attributes as Python values of the type that they have on the wire."""
+    return {pair.key: _value(pair.value) for pair in attributes}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    return [_value(item) for item in value.array_value.values] if kind == "array_value" else getattr(value, kind)
+
+
+@pytest.fixture(scope="module", params=["span", "log"])
+def wire(request: pytest.FixtureRequest) -> Iterator[tuple[Collector, str]]:
+    """One escalated step of an application with batch processors, with events on spans and as logs."""
+    collector = Collector()
+    env = {"CASCADE_EVENTS": request.param, "PATH": ""}
+    env["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])
+    command = [sys.executable, "-c", APP, collector.url]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    yield collector, request.param
+    collector.server.shutdown()
+    collector.server.server_close()
+
+
+def spans_of(collector: Collector) -> dict[str, Any]:
+    """The spans by name."""
+    sent = [
+        s for r in collector.got("/v1/traces") for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans
+    ]
+    assert len({span.name for span in sent}) == len(sent)
+    return {span.name: span for span in sent}
+
+
+def test_the_tree_of_spans(wire):
+    """Step under the request, attempts under the step, model calls under their attempts, in one trace."""
+    spans = spans_of(wire[0])
+    parents = {
+        name: next((p.name for p in spans.values() if p.span_id == s.parent_span_id), None) for name, s in spans.items()
+    }
+    assert parents == {
+        "request": None,
+        "cascade.step desk": "request",
+        "cascade.attempt small": "cascade.step desk",
+        "cascade.attempt large": "cascade.step desk",
+        "chat s-1": "cascade.attempt small",
+        "chat l-1": "cascade.attempt large",
+    }
+    assert len({span.trace_id for span in spans.values()}) == 1
+
+
+def test_attributes_have_their_types(wire):
+    """Counts are integers, money and scores doubles, flags booleans, failed validators a list of strings."""
+    spans = spans_of(wire[0])
+    step, small = (plain(spans[name].attributes) for name in ("cascade.step desk", "cascade.attempt small"))
+    assert {key: type(value) for key, value in step.items()} == {
+        "cascade.step.name": str,
+        "cascade.policy.version": str,
+        "openinference.span.kind": str,
+        "gen_ai.conversation.id": str,
+        "cascade.step.escalated": bool,
+        "cascade.step.attempts": int,
+        "cascade.step.final_tier": str,
+        "cascade.step.reason": str,
+        "cascade.step.confidence": float,
+        "cascade.step.cost": float,
+        "cascade.cost.currency": str,
+        "cascade.step.outcome": str,
+    }
+    assert (step["cascade.step.outcome"], step["cascade.step.reason"]) == ("escalated", "odd")
+    assert step["cascade.step.cost"] == pytest.approx((110 + 1200) / 1e6)
+    assert {key: type(value) for key, value in small.items()} == {
+        "cascade.attempt.index": int,
+        "cascade.tier.name": str,
+        "cascade.tier.model": str,
+        "cascade.attempt.score": float,
+        "cascade.attempt.threshold": float,
+        "cascade.attempt.input_tokens": int,
+        "cascade.attempt.output_tokens": int,
+        "cascade.attempt.cost": float,
+        "cascade.validation.passed": bool,
+        "cascade.validation.failed": list,
+        "cascade.attempt.outcome": str,
+    }
+    assert small["cascade.validation.failed"] == ["careful"]
+
+
+def test_tokens_are_counted_once(wire):
+    """What a backend adds up over all spans is what the models reported, and only the model's spans say it."""
+    attributes = {name: plain(span.attributes) for name, span in spans_of(wire[0]).items()}
+    used = {
+        n: (a["gen_ai.usage.input_tokens"], a["gen_ai.usage.output_tokens"])
+        for n, a in attributes.items()
+        if "gen_ai.usage.input_tokens" in a
+    }
+    assert used == {"chat s-1": (100, 10), "chat l-1": (100, 20)}
+    assert not [key for a in attributes.values() for key in a if key.startswith("llm.")]
+
+
+def test_events_go_where_they_are_asked_for(wire):
+    """As span events or as log records, with the same attributes, and the records know their spans."""
+    collector, where = wire
+    spans = spans_of(collector)
+    records = [
+        r for m in collector.got("/v1/logs") for rl in m.resource_logs for sl in rl.scope_logs for r in sl.log_records
+    ]
+    on_spans = [(name, e.name, plain(e.attributes)) for name, s in spans.items() for e in s.events]
+    logged = []
+    for record in records:
+        span = next(s for s in spans.values() if s.span_id == record.span_id)
+        assert record.trace_id == span.trace_id
+        facts = plain(record.attributes)
+        named = facts.pop("event.name", None) or record.event_name
+        logged.append((span.name, named, facts))
+    told, silent = (on_spans, logged) if where == "span" else (logged, on_spans)
+    assert silent == []
+    evaluation = {
+        "gen_ai.evaluation.name": "careful",
+        "gen_ai.evaluation.score.label": "fail",
+        "gen_ai.evaluation.explanation": "/text: odd it is small",
+        "gen_ai.evaluation.score.value": 0.25,
+    }
+    assert {(span, name) for span, name, _ in told} == {
+        ("cascade.attempt small", "gen_ai.evaluation.result"),
+        ("cascade.attempt large", "gen_ai.evaluation.result"),
+        ("cascade.step desk", "cascade.escalation"),
+    }
+    (small,) = [facts for span, _, facts in told if span == "cascade.attempt small"]
+    assert evaluation.items() <= small.items()
+    (step,) = [facts for _, name, facts in told if name == "cascade.escalation"]
+    assert step == {"cascade.tier.from": "small", "cascade.tier.to": "large", "cascade.escalation.reason": "odd"}
+
+
+def test_metrics_on_the_wire(wire):
+    """Histograms with our buckets, monotonic cumulative sums, units, and values that agree with the step."""
+    sent = [
+        m
+        for r in wire[0].got("/v1/metrics")
+        for rm in r.resource_metrics
+        for sm in rm.scope_metrics
+        if sm.scope.name == "cascade_agent"
+        for m in sm.metrics
+    ]
+    found = {metric.name: metric for metric in sent}
+    kinds = {name: (metric.WhichOneof("data"), metric.unit) for name, metric in found.items()}
+    assert kinds == {
+        "cascade.step.duration": ("histogram", "s"),
+        "cascade.attempt.score": ("histogram", "1"),
+        "cascade.validation.duration": ("histogram", "s"),
+        "cascade.attempts": ("sum", "{attempt}"),
+        "cascade.validation.results": ("sum", "{verdict}"),
+        "cascade.validation.time": ("sum", "s"),
+        "cascade.cost": ("sum", "{currency}"),
+        "cascade.telemetry.lost": ("sum", "{call}"),
+        "cascade.journal.lost": ("sum", "{record}"),
+    }
+    for metric in found.values():
+        data = getattr(metric, metric.WhichOneof("data"))
+        assert data.aggregation_temporality == CUMULATIVE
+        if metric.WhichOneof("data") == "sum":
+            assert data.is_monotonic
+    (duration,) = found["cascade.step.duration"].histogram.data_points
+    if SDK >= (1, 33):  # before, the OTLP exporter laid the SDK's own buckets over those that an instrument asks for
+        assert list(duration.explicit_bounds)[:2] == [0.01, 0.02]
+    assert (duration.count, plain(duration.attributes)) == (1, {"step": "desk", "outcome": "escalated"})
+    attempts = [(p.as_int, plain(p.attributes)) for p in found["cascade.attempts"].sum.data_points]
+    assert attempts == [
+        (1, {"step": "desk", "tier": "small", "outcome": "rejected", "reason": "odd"}),
+        (1, {"step": "desk", "tier": "large", "outcome": "accepted", "reason": "accepted"}),
+    ]
+    cost = sum(point.as_double for point in found["cascade.cost"].sum.data_points)
+    assert cost == pytest.approx((110 + 1200) / 1e6)
+    assert found["cascade.telemetry.lost"].sum.data_points[0].as_int == 0
+
+
+def test_an_example_of_a_duration_leads_to_its_trace(wire):
+    """The histogram's exemplar holds the trace and span of the step."""
+    spans = spans_of(wire[0])
+    found = [
+        m
+        for r in wire[0].got("/v1/metrics")
+        for rm in r.resource_metrics
+        for sm in rm.scope_metrics
+        for m in sm.metrics
+    ]
+    (duration,) = next(m for m in found if m.name == "cascade.step.duration").histogram.data_points
+    step = spans["cascade.step desk"]
+    assert {(e.trace_id, e.span_id) for e in duration.exemplars} == {(step.trace_id, step.span_id)}
+
+
+def test_every_signal_has_its_resource_and_scope(wire):
+    """The application's service name and this library's name as the instrumentation scope."""
+    collector, where = wire
+    parts = [rs for r in collector.got("/v1/traces") for rs in r.resource_spans]
+    parts += [rm for r in collector.got("/v1/metrics") for rm in r.resource_metrics]
+    parts += [rl for r in collector.got("/v1/logs") for rl in r.resource_logs]
+    assert {plain(part.resource.attributes)["service.name"] for part in parts} == {"desk"}
+    assert {path for path, _ in collector.bodies} == set(KINDS) - ({"/v1/logs"} if where == "span" else set())
+    scopes = {s.scope.name for r in collector.got("/v1/traces") for rs in r.resource_spans for s in rs.scope_spans}
+    assert scopes == {"app", "cascade_agent"}
+
+
+def test_no_content_is_sent(wire):
+    """Nothing that people or models said is in any byte that left the process."""
+    assert wire[0].bodies
+    assert not [path for path, body in wire[0].bodies if b"SECRET" in body]
