@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
+from cascade_agent import names
 from cascade_agent.errors import CascadeError, RecordError
 from cascade_agent.records import Attempt, AttemptOutcome, Outcome, StepOutcome, StepTrace, Usage, Verdict
 
@@ -23,7 +24,6 @@ _HOLD = 4096
 _DEPTH = 16
 """Of cascades inside of cascades."""
 _STEP, _ATTEMPT = "cascade.step.outcome", "cascade.attempt.outcome"
-_VERDICT = "gen_ai.evaluation.result"
 _VERDICTS: Mapping[str, tuple[Outcome, str]] = {
     "pass": ("pass", ""),
     "fail": ("fail", ""),
@@ -322,7 +322,7 @@ def _step(span: Span, attempts: tuple[Attempt, ...]) -> StepTrace:
     tier = get("cascade.step.final_tier")
     taken = [i for i, attempt in enumerate(attempts) if attempt.tier == tier]
     final = next((i for i in taken if attempts[i].outcome == "accepted"), taken[-1] if taken else None)
-    thread = get("gen_ai.conversation.id")
+    thread = get(names.CONVERSATION_ID)
     return StepTrace(
         id=span.id,
         step=str(get("cascade.step.name") or span.name.removeprefix("cascade.step ")),
@@ -349,7 +349,7 @@ def _attempt(span: Span) -> Attempt:
         tier=str(get("cascade.tier.name") or "?"),
         model=_text(get("cascade.tier.model")),
         outcome=_one_of(get(_ATTEMPT), get_args(AttemptOutcome)),
-        verdicts=tuple(_verdict(event) for name, event in span.events if name == _VERDICT),
+        verdicts=tuple(_verdict(event) for name, event in span.events if name == names.EVALUATION_RESULT),
         confidence=_number(get("cascade.attempt.score")),
         threshold=_number(get("cascade.attempt.threshold")),
         usage=None if tokens == (None, None) else Usage(input_tokens=tokens[0], output_tokens=tokens[1]),
@@ -360,8 +360,8 @@ def _attempt(span: Span) -> Attempt:
 
 
 def _verdict(event: Mapping[str, Any]) -> Verdict:
-    outcome, broken = _VERDICTS.get(str(event.get("gen_ai.evaluation.score.label")), ("abstain", ""))
-    text = str(event.get("gen_ai.evaluation.explanation") or "")
+    outcome, broken = _VERDICTS.get(str(event.get(names.EVALUATION_LABEL)), ("abstain", ""))
+    text = str(event.get(names.EVALUATION_EXPLANATION) or "")
     path = ""
     if text.startswith("/"):
         path, _, text = text.partition(": ")
@@ -370,9 +370,9 @@ def _verdict(event: Mapping[str, Any]) -> Verdict:
         outcome=outcome,
         code=broken if broken and not code.startswith("validator_") else code,
         reason=reason,
-        score=_number(event.get("gen_ai.evaluation.score.value")),
+        score=_number(event.get(names.EVALUATION_SCORE)),
         path=path,
-        validator=str(event.get("gen_ai.evaluation.name") or ""),
+        validator=str(event.get(names.EVALUATION_NAME) or ""),
     )
 
 

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from cascade_agent import names
 from cascade_agent.records import Usage
-from cascade_agent.telemetry import faults, names
+from cascade_agent.telemetry import faults
 from cascade_agent.telemetry.settings import TelemetrySettings, current
 from cascade_agent.telemetry.spans import open_span, set_known
 

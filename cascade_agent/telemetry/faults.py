@@ -11,8 +11,11 @@ lost: int = 0
 
 
 def count(error: BaseException) -> None:
-    """Note that something could not be told. The first one of a process is logged, with its class and message."""
+    """Note that something could not be told. The first one of a process is logged, by its class.
+
+    Its message stays out: a `redact` hook that breaks may quote what it was to hide.
+    """
     global lost  # noqa: PLW0603 - a process-wide counter, by design
     if lost == 0:
-        _LOG.warning("telemetry failed and is ignored from here on: %s: %s", type(error).__name__, error)
+        _LOG.warning("telemetry failed and is ignored from here on: %s", type(error).__name__)
     lost += 1

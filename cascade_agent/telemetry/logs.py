@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cascade_agent.telemetry import faults, log_api, names
+from cascade_agent import names
+from cascade_agent.telemetry import faults, log_api
 from cascade_agent.telemetry.settings import current
 from cascade_agent.telemetry.spans import escalation_event, evaluation_event, told_verdicts
 

@@ -30,8 +30,9 @@ from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace as otel_trace
 from opentelemetry.metrics import Observation
 
+from cascade_agent import names
 from cascade_agent.records import clean_text
-from cascade_agent.telemetry import faults, names
+from cascade_agent.telemetry import faults
 from cascade_agent.telemetry.spans import label_of
 
 if TYPE_CHECKING:

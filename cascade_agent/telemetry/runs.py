@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import Span, Status, StatusCode
 
-from cascade_agent.telemetry import faults, names
+from cascade_agent import names
+from cascade_agent.telemetry import faults
 from cascade_agent.telemetry.chat import close_chat, open_chat, response_id, tell_answer, tell_usage
 from cascade_agent.telemetry.handlers import adopted, shown
 from cascade_agent.telemetry.spans import (

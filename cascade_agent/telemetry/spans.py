@@ -15,8 +15,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from cascade_agent import names
 from cascade_agent.records import Attempt
-from cascade_agent.telemetry import faults, log_api, names
+from cascade_agent.telemetry import faults, log_api
 from cascade_agent.telemetry.handlers import BEFORE, adopted, adopter, hears_runs, opens_llm_spans, parent_context
 from cascade_agent.telemetry.settings import current
 

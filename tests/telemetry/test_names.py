@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
-from cascade_agent.telemetry import names
+from cascade_agent import names
 
 PACKAGE = Path(names.__file__).parents[1]
 NAMES = {name: value for name, value in vars(names).items() if name.isupper()}
