@@ -86,7 +86,7 @@ build: $(READY)
 LOCKER := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra dev
 lock: .venv-lock/bin/uv
-	$(LOCKER) --output-file requirements-dev.txt pyproject.toml
+	$(LOCKER) --extra interop --output-file requirements-dev.txt pyproject.toml
 	$(LOCKER) --resolution lowest-direct --output-file requirements-lowest.txt pyproject.toml
 
 .venv-lock/bin/uv:
