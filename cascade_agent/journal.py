@@ -15,7 +15,6 @@ import datetime as dt
 import glob
 import gzip
 import json
-import logging
 import os
 import shutil
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
 
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.log import LOG
 from cascade_agent.records import Label, StepTrace, clean
 
 if sys.platform != "win32":
@@ -37,7 +37,6 @@ if sys.platform != "win32":
 
 __all__ = ["Journal", "Redact", "read", "read_labels"]
 
-logger = logging.getLogger("cascade_agent")
 
 Redact: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Takes the JSON of one record (with its `type`) and returns what may be written; may change it in place."""
@@ -183,7 +182,7 @@ class Journal:
             self.lost += 1
             if not self._warned:
                 self._warned = True
-                logger.warning(
+                LOG.warning(
                     "journal %s: a record could not be written (%s: %s); counting losses until one can",
                     self.path,
                     type(error).__name__,
@@ -215,7 +214,7 @@ class Journal:
             fault = f"raised {type(error).__name__}"
         self.unredacted += 1
         if self.unredacted == 1:
-            logger.warning("journal %s: redact %s; such records are written without their content", self.path, fault)
+            LOG.warning("journal %s: redact %s; such records are written without their content", self.path, fault)
         return {"type": kind, **_without_content(record)}
 
     def _write(self, line: bytes) -> None:
@@ -296,7 +295,7 @@ class Journal:
                 self.path.rename(self._rotated_name())
             except OSError as error:
                 if not self._stuck:
-                    logger.warning("journal %s cannot be rotated (%s) and grows on", self.path, error)
+                    LOG.warning("journal %s cannot be rotated (%s) and grows on", self.path, error)
                 self._stuck = True
                 return False
             self._stuck = False
@@ -350,7 +349,7 @@ class Journal:
                     elif self.compress and file.suffix != ".gz":
                         _compress(file)
         except OSError as error:
-            logger.warning("journal %s: rotated files could not be tidied (%s)", self.path, error)
+            LOG.warning("journal %s: rotated files could not be tidied (%s)", self.path, error)
         finally:
             self._sweeping = False
 
@@ -420,7 +419,7 @@ def _journal_at(path: str) -> Journal | None:
     try:
         return Journal(path)
     except ConfigurationError as error:
-        logger.warning("%s: %s; no journal is kept", _ENV, error)
+        LOG.warning("%s: %s; no journal is kept", _ENV, error)
         return None
 
 
@@ -563,7 +562,7 @@ def _records(file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_
             record = build(data) if kind_of(data) == kind else None
         except RecordError as error:
             if isinstance(error, NotJsonError) and not line.endswith(b"\n"):
-                logger.warning("%s:%d: the last line is unfinished; it was left out", file, number)
+                LOG.warning("%s:%d: the last line is unfinished; it was left out", file, number)
                 break
             if on_error == "raise":
                 msg = f"{file}:{number}: {error}; repair or delete the line, or read with on_error='skip'"
@@ -573,7 +572,7 @@ def _records(file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_
             if record is not None:
                 yield record
     if skipped:
-        logger.warning("%s: %d lines are no records and were skipped, the first is line %d", file, skipped, first)
+        LOG.warning("%s: %d lines are no records and were skipped, the first is line %d", file, skipped, first)
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -623,7 +622,7 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
                     whole = not line or line.endswith(b"\n")
                     line = b"too long\n"
             except EOFError:
-                logger.warning("%s:%d: the compressed file is cut off; what is whole was read", file, number)
+                LOG.warning("%s:%d: the compressed file is cut off; what is whole was read", file, number)
                 return
             except (OSError, zlib.error) as error:
                 msg = f"{file}:{number}: cannot be read ({error}); restore the file, or take it out of the list"
@@ -632,7 +631,7 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 return
             if line.endswith(_CANCEL):
                 if line != _CANCEL:
-                    logger.warning("%s:%d: a writer was stopped in this line; it was left out", file, number)
+                    LOG.warning("%s:%d: a writer was stopped in this line; it was left out", file, number)
             elif line.strip():
                 yield number, line
 
