@@ -15,6 +15,7 @@ PACKAGE = ROOT / "cascade_agent"
 FLOORS = {
     "errors": 0,
     "names": 0,
+    "log": 0,
     "records": 0,
     "parquet": 0.5,  # lines of a file, as the journal reads them
     "cache_marks": 1,
