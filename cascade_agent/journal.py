@@ -15,7 +15,6 @@ import datetime as dt
 import glob
 import gzip
 import json
-import logging
 import math
 import os
 import shutil
@@ -32,6 +31,7 @@ from typing import IO, Any, Literal, NoReturn, Self, TypeAlias, TypeVar, cast
 
 from cascade_agent import parquet
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.log import LOG
 from cascade_agent.records import Label, StepTrace, clean
 
 if sys.platform != "win32":
@@ -49,7 +49,6 @@ __all__ = [
     "to_parquet",
 ]
 
-logger = logging.getLogger("cascade_agent")
 
 Redact: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Takes the JSON of one record (with its `type`) and returns what may be written; may change it in place."""
@@ -196,7 +195,7 @@ class Journal:
             _note_loss()
             if not self._warned:
                 self._warned = True
-                logger.warning(
+                LOG.warning(
                     "journal %s: a record could not be written (%s: %s); counting losses until one can",
                     self.path,
                     type(error).__name__,
@@ -228,7 +227,7 @@ class Journal:
             fault = f"raised {type(error).__name__}"
         self.unredacted += 1
         if self.unredacted == 1:
-            logger.warning("journal %s: redact %s; such records are written without their content", self.path, fault)
+            LOG.warning("journal %s: redact %s; such records are written without their content", self.path, fault)
         return {"type": kind, **_without_content(record)}
 
     def _write(self, line: bytes) -> None:
@@ -309,7 +308,7 @@ class Journal:
                 self.path.rename(self._rotated_name())
             except OSError as error:
                 if not self._stuck:
-                    logger.warning("journal %s cannot be rotated (%s) and grows on", self.path, error)
+                    LOG.warning("journal %s cannot be rotated (%s) and grows on", self.path, error)
                 self._stuck = True
                 return False
             self._stuck = False
@@ -363,7 +362,7 @@ class Journal:
                     elif self.compress and file.suffix != ".gz":
                         _compress(file)
         except OSError as error:
-            logger.warning("journal %s: rotated files could not be tidied (%s)", self.path, error)
+            LOG.warning("journal %s: rotated files could not be tidied (%s)", self.path, error)
         finally:
             self._sweeping = False
 
@@ -446,7 +445,7 @@ def _journal_at(path: str) -> Journal | None:
     try:
         return Journal(path)
     except ConfigurationError as error:
-        logger.warning("%s: %s; no journal is kept", _ENV, error)
+        LOG.warning("%s: %s; no journal is kept", _ENV, error)
         return None
 
 
@@ -683,7 +682,7 @@ def _records(
                 )
                 raise RecordError(msg) from error
             if unfinished:
-                logger.warning("%s:%d: the last line is unfinished; it was left out", file, number)
+                LOG.warning("%s:%d: the last line is unfinished; it was left out", file, number)
                 break
             if on_error != "skip":
                 msg = f"{file}:{number}: {error}; repair or delete the line, or read with on_error='skip'"
@@ -693,7 +692,7 @@ def _records(
             if record is not None:
                 yield record
     if skipped:
-        logger.warning("%s: %d lines are no records and were skipped, the first is line %d", file, skipped, first)
+        LOG.warning("%s: %d lines are no records and were skipped, the first is line %d", file, skipped, first)
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -754,7 +753,7 @@ def _text_lines(file: Path, *, strict: bool) -> Iterator[tuple[int, bytes]]:
                 if strict:
                     msg = f"{file}:{number}: the compressed file is cut off; restore it, or read with on_error='skip'"
                     raise RecordError(msg) from error
-                logger.warning("%s:%d: the compressed file is cut off; what is whole was read", file, number)
+                LOG.warning("%s:%d: the compressed file is cut off; what is whole was read", file, number)
                 return
             except (OSError, zlib.error) as error:
                 msg = f"{file}:{number}: cannot be read ({error}); restore the file, or take it out of the list"
@@ -763,7 +762,7 @@ def _text_lines(file: Path, *, strict: bool) -> Iterator[tuple[int, bytes]]:
                 return
             if line.endswith(_CANCEL):
                 if line != _CANCEL:
-                    logger.warning("%s:%d: a writer was stopped in this line; it was left out", file, number)
+                    LOG.warning("%s:%d: a writer was stopped in this line; it was left out", file, number)
             elif line.strip():
                 yield number, line
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.log import LOG
 from cascade_agent.records import Verdict
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from cascade_agent.records import Draft, Spend, StepContext
 
-_LOG = logging.getLogger("cascade_agent")
 _MAX_TOLD = 256
 _told: set[tuple[str, str]] = set()
 Finding = Verdict | Iterable[Verdict] | bool | None
@@ -226,7 +225,7 @@ def _broken(name: str, fault: str, *, code: str = "validator_error") -> Verdict:
     if (name, fault) not in _told:
         if len(_told) < _MAX_TOLD:
             _told.add((name, fault))
-        _LOG.warning("validator %s gives no verdict: %s (told once; see Policy.on_broken)", name, fault)
+        LOG.warning("validator %s gives no verdict: %s (told once; see Policy.on_broken)", name, fault)
     return Verdict(outcome="abstain", code=code, reason=fault, validator=name)
 
 

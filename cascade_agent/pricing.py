@@ -10,7 +10,6 @@ before.
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import math
 import re
 import threading
@@ -20,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.log import LOG
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Price", "PriceTier", "price_of", "table_version", "warm"]
 
-logger = logging.getLogger("cascade_agent")
 
 _MILLION = 1_000_000
 _MAX_TOKENS = 2**53
@@ -272,7 +271,7 @@ def _load() -> None:
 
 @cache
 def _warn_once(fault: str) -> None:
-    logger.warning("no price can be read from the table of genai-prices (%s); costs stay unknown", fault)
+    LOG.warning("no price can be read from the table of genai-prices (%s); costs stay unknown", fault)
 
 
 def _snapshot() -> DataSnapshot:

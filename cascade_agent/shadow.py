@@ -8,7 +8,6 @@ the probability with which it was drawn, and what it cost.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from cascade_agent import telemetry
 from cascade_agent.bills import bill
+from cascade_agent.log import LOG
 from cascade_agent.records import Label, Spend
 from cascade_agent.validators._agreement import same
 
@@ -34,7 +34,6 @@ __all__ = ["lost", "shadow", "wait"]
 
 SHADOW: RunnableConfig = {"run_name": "cascade.shadow", "tags": ["cascade:shadow", "nostream"], "callbacks": []}
 """The config of such a call."""
-_LOG = logging.getLogger("cascade_agent")
 _THREADS, _WAITING = 4, 256
 
 lost: int = 0
@@ -156,5 +155,5 @@ def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str,
 def _failed(why: str) -> None:
     global lost  # noqa: PLW0603 - a process-wide counter, by design
     if lost == 0:
-        _LOG.warning("a shadow call failed (%s); more of them are counted and not told", why)
+        LOG.warning("a shadow call failed (%s); more of them are counted and not told", why)
     lost += 1

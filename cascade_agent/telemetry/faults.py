@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-
-_LOG = logging.getLogger("cascade_agent")
+from cascade_agent.log import LOG
 
 lost: int = 0
 """How many telemetry calls failed in this process."""
@@ -17,5 +15,5 @@ def count(error: BaseException) -> None:
     """
     global lost  # noqa: PLW0603 - a process-wide counter, by design
     if lost == 0:
-        _LOG.warning("telemetry failed and is ignored from here on: %s", type(error).__name__)
+        LOG.warning("telemetry failed and is ignored from here on: %s", type(error).__name__)
     lost += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from time import time_ns
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace as otel_trace
 
+from cascade_agent.log import LOG
+
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-_LOG = logging.getLogger("cascade_agent")
 _SCOPE = "cascade_agent"
 Emitter = Callable[["Span", str, Mapping[str, Any]], None]
 
@@ -46,7 +46,7 @@ def _emitter() -> Emitter | None:
             continue
         if emitter is not None:
             return emitter
-    _LOG.warning("this version of OpenTelemetry has no log events that are known here; they go to the spans instead")
+    LOG.warning("this version of OpenTelemetry has no log events that are known here; they go to the spans instead")
     return None
 
 

@@ -6,18 +6,17 @@ an import or a step.
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.log import LOG
 from cascade_agent.telemetry import faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOG = logging.getLogger("cascade_agent")
 T = TypeVar("T")
 LlmSpans = Literal["auto"] | bool
 Events = Literal["span", "log", "both"]
@@ -127,6 +126,6 @@ def _read(name: str, words: dict[str, T], *, default: T) -> T:
     if not word:
         return default
     if word not in words:
-        _LOG.warning("%s is %r; expected one of %s: it is ignored", name, word, ", ".join(words))
+        LOG.warning("%s is %r; expected one of %s: it is ignored", name, word, ", ".join(words))
         return default
     return words[word]

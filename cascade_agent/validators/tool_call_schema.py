@@ -8,7 +8,6 @@ that a checkpoint cannot hold are refused before anything else looks at them.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import sys
 import threading
@@ -17,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from cascade_agent.log import LOG
 from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators._schema import Schema, pointer_of
 from cascade_agent.validators._told import offered, told
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import ToolCall
 
-_logger = logging.getLogger("cascade_agent")
 
 MAX_ARGUMENT_BYTES = 1_000_000
 """Size of one call's arguments, about as JSON."""
@@ -242,7 +241,7 @@ def _warn(name: str, schema: Schema) -> None:
     _warned.add(key)
     parts = [f"{f.path or '/'} {f.keyword}: {f.message}".replace(" :", ":") for f in schema.unchecked[:5]]
     more = len(schema.unchecked) - len(parts)
-    _logger.warning(
+    LOG.warning(
         "tool %r: parts of its schema cannot be enforced and are not held against a call: %s%s",
         name[:80],
         "; ".join(parts),
