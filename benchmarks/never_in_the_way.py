@@ -86,7 +86,7 @@ def work(way: str, collector: str) -> None:
 
     from langchain_core.messages import AIMessage
 
-    from cascade_agent import CascadeChatModel, Price, Tier, Verdict
+    from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
     from cascade_agent.testing import ScriptedChatModel
 
     def refuses(draft: Any, _context: Any) -> Verdict:
@@ -102,7 +102,11 @@ def work(way: str, collector: str) -> None:
     else:
         small = tier(["yes, small", "no, small"], 1)
     model = CascadeChatModel(
-        small=small, large=tier(["yes, large"], 10), validators=[refuses, *checks], journal=journal
+        small=small,
+        large=tier(["yes, large"], 10),
+        validators=[refuses, *checks],
+        policy=Policy(on_broken="accept"),
+        journal=journal,
     )
     config: Any = {"configurable": {"thread_id": "t"}, "callbacks": handlers}
     for line in sys.stdin:
