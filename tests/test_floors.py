@@ -14,6 +14,7 @@ PACKAGE = ROOT / "cascade_agent"
 
 FLOORS = {
     "errors": 0,
+    "log": 0,
     "names": 0,
     "log": 0,
     "records": 0,

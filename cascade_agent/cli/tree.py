@@ -98,18 +98,19 @@ def _step_line(step: StepTrace) -> Text:
 
 
 def _add_attempt(tree: Tree, attempt: Attempt, currency: str, depth: int) -> None:
-    line = Text(plain(attempt.tier), "cyan" if attempt.tier == "small" else "yellow")
+    line = Text()
+    line.append(plain(attempt.tier), "cyan" if attempt.tier == "small" else "yellow")
     if attempt.model:
-        line.append(f" {plain(attempt.model)}", "default")
-    line.append(": ", "default")
+        line.append(f" {plain(attempt.model)}")
+    line.append(": ")
     line.append(plain(attempt.outcome), _OUTCOMES.get(attempt.outcome, ""))
     if attempt.confidence is not None:
         bar = "" if attempt.threshold is None else f" of {attempt.threshold:.2f}"
-        line.append(f", P(right) {attempt.confidence:.2f}{bar}", "default")
+        line.append(f", P(right) {attempt.confidence:.2f}{bar}")
     if attempt.outcome != "skipped":
         line.append(f", {_money(attempt.cost, currency)}{_time(attempt.latency)}", "dim")
     if attempt.answer:
-        line.append(f"  {_answer(attempt.answer)}", "default")
+        line.append(f"  {_answer(attempt.answer)}")
     leaf = tree.add(line)
     if attempt.error:
         leaf.add(Text(plain(attempt.error), "red"))
@@ -207,8 +208,9 @@ def label_line(label: Label) -> Text:
     else:
         large = {True: ", large right", False: ", and so was large", None: ""}[label.harm]
         words, style = f"small was wrong{large}", "red"
-    line = Text(f"label: {words}", style)
-    line.append(f" ({plain(label.source)})", "default")
+    line = Text()
+    line.append(f"label: {words}", style)
+    line.append(f" ({plain(label.source)})")
     if label.note:
         line.append(f"  {plain(label.note, 2 * _SHORT)}", "dim")
     return line
