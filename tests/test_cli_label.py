@@ -188,6 +188,20 @@ def test_a_session_begins_with_the_most_doubtful(journal: Path) -> None:
     ]
 
 
+def test_a_session_in_a_process_of_its_own_reads_every_key(journal: Path) -> None:
+    """Keys that come through a pipe all at once are taken one by one."""
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "cascade_agent.cli", "label", str(journal)],
+        input="s\nw\nr\nq\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said(journal) == [("c1", "review", False, None), ("b1", "review", True, None)]
+
+
 def test_keys_that_mean_nothing_are_asked_again_and_the_end_of_input_quits(journal: Path) -> None:
     """Unknown keys (and h where no large answer is) ask again; skipped steps get no label; b is wrong without harm."""
     text = run(journal, keys="x\n\nh\ns\nb\n").stdout

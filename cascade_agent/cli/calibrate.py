@@ -201,8 +201,9 @@ def _tell(console: Console, result: CalibrationResult, *, by_kind: bool) -> None
     for line in (*_labels(result), *_conflicts(result)):
         _say(console, line)
     console.print()
-    console.print(_qualities(result), highlight=False)
-    _say(console, _choice(result))
+    if any(quality.n for quality in result.quality.values()):
+        console.print(_qualities(result), highlight=False)
+        _say(console, _choice(result))
     console.print()
     for line in _findings(result, by_kind=by_kind):
         _say(console, line)
@@ -371,9 +372,7 @@ def _missing(found: Certificate | NoThreshold) -> str:
         return ""
     said = f"{found.reason}."
     if found.missing and "missing" not in found.reason:
-        said += (
-            f" Missing: {found.missing} labelled episodes at the least, about {found.missing_for_power} in practice."
-        )
+        said += f" About {found.missing_for_power} give a test 80 % power at half the target."
     return said
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -247,7 +248,7 @@ def _asked(say: Callable[..., None], *, large: bool) -> str:
     allowed = "rwhbsq" if large else "rwsq"
     while True:
         try:
-            key = typer.get_text_stream("stdin").readline()
+            key = sys.stdin.readline()  # one stream for the whole session: another one would lose what this read ahead
         except KeyboardInterrupt:
             return "q"
         if not key:
