@@ -16,7 +16,6 @@ FLOORS = {
     "errors": 0,
     "log": 0,
     "names": 0,
-    "log": 0,
     "records": 0,
     "parquet": 0.5,  # lines of a file, as the journal reads them
     "cache_marks": 1,
