@@ -275,10 +275,10 @@ def test_bad_lines_name_file_line_and_mend(journal: Path, line: str, complaint: 
     told = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
     assert complaint in told
     assert "Traceback" not in told
-    assert "--skip-bad-lines" in told
+    assert "--skip-bad" in told
     assert (journal.read_bytes(), out.exists()) == (before, False)
     if skipped:
-        run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad-lines")
+        run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad")
         assert out.exists()
 
 

@@ -315,9 +315,9 @@ def test_bad_lines_of_the_journal_are_named(journal: Path, line: str, complaint:
     told = run(journal, "a1", "--right", code=2).stderr
     assert f"{journal}:6: " in told
     assert complaint in told
-    assert "--skip-bad-lines" in told
+    assert "--skip-bad" in told
     assert journal.read_bytes() == before
-    run(journal, "a1", "--right", "--skip-bad-lines")
+    run(journal, "a1", "--right", "--skip-bad")
     assert journal.read_bytes().startswith(before)
     found = [label for label in read_labels(journal, on_error="skip") if label.right is True]
     assert [label.step_id for label in found] == ["a1"]

@@ -210,7 +210,7 @@ def test_a_torn_last_line_loses_nothing_else(calm: Path, tmp_path: Path) -> None
 
 
 def test_a_bad_line_is_named_or_skipped(calm: Path, tmp_path: Path) -> None:
-    """A line that is no record is an error with file, line and mend; `--skip-bad-lines` goes on without it."""
+    """A line that is no record is an error with file, line and mend; `--skip-bad` goes on without it."""
     lines = calm.read_bytes().splitlines(keepends=True)
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b"".join([*lines[:7], b"nonsense\n", *lines[7:]]))
@@ -218,7 +218,7 @@ def test_a_bad_line_is_named_or_skipped(calm: Path, tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "bad.jsonl:8" in result.stderr
     assert result.stdout == ""
-    skipped = run(path, "--skip-bad-lines", "--json", cwd=tmp_path)
+    skipped = run(path, "--skip-bad", "--json", cwd=tmp_path)
     assert skipped.returncode == 0
     assert json.loads(skipped.stdout)["steps"] == 1500
 

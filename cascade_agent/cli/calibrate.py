@@ -87,8 +87,8 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         Unit, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
     ] = Unit.STEP,
     seed: Annotated[int, typer.Option(help="Of all draws and splits.")] = 0,
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Leave out lines that are no records instead of refusing.")
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of refusing.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a file at --out even where it promises more or is no policy.")
@@ -116,11 +116,11 @@ def calibrate(  # noqa: PLR0913 - the options of the command
                 scorer=scorer.value,
                 per=per.value,
                 by_kind=by_kind,
-                on_error="skip" if skip_bad_lines else "strict",
+                on_error="skip" if skip_bad else "strict",
                 seed=seed,
             )
         except RecordError as error:
-            hint = str(error).replace("read with on_error='skip'", "give --skip-bad-lines")
+            hint = str(error).replace("read with on_error='skip'", "give --skip-bad")
             raise RecordError(hint) from error
         if result.policy is not None and out is not None:
             write_policy(result.policy, out)

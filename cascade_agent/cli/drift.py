@@ -65,8 +65,8 @@ def drift(  # noqa: PLR0913 - the options of the command
     false_alarms: Annotated[
         float, typer.Option(help="Chance that any monitor alarms falsely within 10,000 steps.", metavar="CHANCE")
     ] = 0.05,
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Leave out lines that are no records instead of stopping.")
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of stopping.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -82,7 +82,7 @@ def drift(  # noqa: PLR0913 - the options of the command
 
         if max_loss is not None and not 0.0 < max_loss < 1.0:
             fail(f"--max-loss is {max_loss}; expected a share between 0 and 1, such as 0.02", code=2)
-        mode: OnError = "skip" if skip_bad_lines else "raise"
+        mode: OnError = "skip" if skip_bad else "raise"
         report = watch(
             read(*journals, on_error=mode),
             read_labels(*journals, on_error=mode),

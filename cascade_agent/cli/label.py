@@ -76,8 +76,8 @@ def label(  # noqa: PLR0913 - the options of the command
     limit: Annotated[int, typer.Option(min=1, help="Of a session: at most so many steps.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random order.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write labels to this file instead of the journal.")] = None,
-    skip_bad_lines: Annotated[
-        bool, typer.Option("--skip-bad-lines", help="Leave out lines that are no records instead of refusing.")
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of refusing.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -91,7 +91,7 @@ def label(  # noqa: PLR0913 - the options of the command
         fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
     with clear_errors():
         try:
-            desk = _Desk.at(journal, out, on_error="skip" if skip_bad_lines else "strict")
+            desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
             if step_id is not None:
                 shown = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
             elif import_file is not None:
@@ -99,7 +99,7 @@ def label(  # noqa: PLR0913 - the options of the command
             else:
                 shown = desk.session(order.value, limit, seed, err=as_json)
         except RecordError as error:
-            raise RecordError(str(error).replace("read with on_error='skip'", "give --skip-bad-lines")) from error
+            raise RecordError(str(error).replace("read with on_error='skip'", "give --skip-bad")) from error
     if as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
     else:
