@@ -23,7 +23,9 @@ _ROWS: Final = 5_000
 
 
 def is_parquet(file: Path) -> bool:
-    """Whether a file says so in its first bytes; False when it cannot be opened."""
+    """Whether a file says so in its first bytes; False when it cannot be opened, or read twice as a pipe cannot."""
+    if not file.is_file():
+        return False
     try:
         with file.open("rb") as stream:
             return stream.read(len(_MAGIC)) == _MAGIC

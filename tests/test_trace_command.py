@@ -131,6 +131,17 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path, source):
     assert "unfinished" in result.stderr
 
 
+def test_what_comes_through_a_pipe_is_read():
+    """A name that can be read once only: labels behind their steps are not seen there, all else is."""
+    with SPANS.open("rb") as stream:
+        piped = subprocess.Popen(["cat"], stdin=stream, stdout=subprocess.PIPE)  # noqa: S607
+        done = subprocess.run(  # noqa: S603 - our own command
+            [*COMMAND, "/dev/stdin", "--json"], stdin=piped.stdout, env=environment(), capture_output=True, check=True
+        )
+        piped.communicate()
+    assert len(json.loads(done.stdout)) == 4
+
+
 def test_a_broken_line_among_spans_is_left_out_and_counted(tmp_path):
     """A process that was killed and started again writes on behind its own half line; the rest is shown."""
     first, second = SPANS.read_bytes().splitlines(keepends=True)
@@ -473,12 +484,14 @@ def test_spans_are_followed_with_inner_cascades_in_their_place(tmp_path):
     assert follow.text.index("model_error") < follow.text.index("ladder:")
 
 
-@pytest.mark.parametrize("what", ["directory", "compressed", "two"])
+@pytest.mark.parametrize("what", ["directory", "compressed", "table", "two"])
 def test_what_cannot_be_followed_is_said(tmp_path, what):
     """Exit code 2 and the reason."""
     file = tmp_path / "x.gz"
     file.write_bytes(gzip.compress(b"{}"))
-    args = {"directory": [tmp_path], "compressed": [file], "two": [file, file]}[what]
+    table = tmp_path / "x.parquet"
+    table.write_bytes(b"PAR1...")
+    args = {"directory": [tmp_path], "compressed": [file], "table": [table], "two": [file, file]}[what]
     result = run("--follow", *args)
     assert result.returncode == 2
     assert "--follow takes" in result.stderr

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOG = logging.getLogger("cascade_agent")
-_GZIP: Final = b"\x1f\x8b"
+_NO_LINES: Final = (b"\x1f\x8b", b"PAR1")
+"""How files of gzip and Parquet begin."""
 _CANCELED: Final = b"\x18\n"
 _EXPECTED: Final = (
     "expected a journal's lines, or spans: OTLP as JSON with a request per line, or the SDK's JSON per line"
@@ -124,12 +125,12 @@ class Reader:
             yield f"{self._steps.unread} spans are named as ours and make no record; they are not shown"
 
 
-def is_compressed(file: Path) -> bool:
-    """Whether a file is one that gzip wrote."""
+def grows(file: Path) -> bool:
+    """Whether a file is one of lines, which may get more of them; one that is not there yet may become so."""
     if not file.is_file():
-        return False
+        return not file.is_dir()
     with file.open("rb") as stream:
-        return stream.read(2) == _GZIP
+        return not stream.read(4).startswith(_NO_LINES)
 
 
 class Files:

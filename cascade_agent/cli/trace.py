@@ -193,12 +193,11 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
 
 
 def _follow(file: Path, wanted: Callable[[Found], bool], count: int, *, as_json: bool) -> None:
-    from cascade_agent.cli.reading import Labels, Reader, is_compressed
+    from cascade_agent.cli.reading import Labels, Reader, grows
     from cascade_agent.cli.tail import Tail
 
-    if file.is_dir() or is_compressed(file):
-        what = "a directory" if file.is_dir() else "compressed and does not grow"
-        fail(f"{file} is {what}; --follow takes a file of lines", code=2)
+    if not grows(file):
+        fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
     if not file.exists():
         typer.echo(f"cascade-agent: waiting for {file}", err=True)
     tail, reader, labels = Tail(file), Reader(), Labels()
