@@ -139,10 +139,9 @@ class Heard(logging.Handler):
 
 def telemetry_lost() -> int:
     """How many calls of telemetry failed."""
-    from cascade_agent import telemetry
+    from cascade_agent.telemetry import faults
 
-    room: Any = getattr(telemetry, "faults", None) or telemetry.spans
-    return int(room.lost)
+    return faults.lost
 
 
 def set_up(way: str, collector: str, place: Path) -> tuple[Any, list[Any], list[Any]]:

@@ -434,7 +434,7 @@ def main(out: Path, collector: str) -> None:
 
         hooks = {"redacted": lambda text: str(scrubbed(text)), "broken": refuses}
         redact = hooks.get(os.environ["PRIVACY_CONTENT"])
-        telemetry.configure(content=True, events="both", redact=redact)  # type: ignore[attr-defined]
+        telemetry.configure(content=True, events="both", redact=redact)
 
     journal = Journals(out)
     asyncio.run(chat_models(journal))

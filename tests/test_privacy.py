@@ -21,7 +21,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import StructuredTool
 from pydantic import BaseModel
 
-from cascade_agent import StepContext, default_validators, telemetry
+from cascade_agent import StepContext, default_validators
 from cascade_agent.panel import Panel
 from cascade_agent.records import Draft
 from cascade_agent.toolspec import tool_specs
@@ -37,10 +37,6 @@ PLANTED = {
     *("zqxprompt", "zqxperson"),
 }
 """Secrets that the journal holds when nothing is taken out: proof that they were there to leak."""
-
-
-TALKATIVE = hasattr(telemetry, "configure")
-"""Whether the package has metrics, log events and content on request."""
 
 
 @contextmanager
@@ -104,7 +100,7 @@ def test_the_secrets_were_there_and_so_were_the_exporters(sinks):
             assert word in sinks[name], (name, word)
     assert b"validator_error" in sinks["spans.txt"]
     assert b"gives no verdict" in sinks["python.log"]
-    for name in ("/v1/metrics", "metrics.json", "/v1/logs") if TALKATIVE else ():
+    for name in ("/v1/metrics", "metrics.json", "/v1/logs"):
         assert len(sinks.get(name, b"")) > 1000, name
 
 
@@ -131,7 +127,6 @@ def test_a_record_without_content_holds_no_secret(sinks):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not TALKATIVE, reason="needs telemetry.configure")
 @pytest.mark.parametrize("how", ["content", "redacted", "broken"])
 def test_spans_hold_content_when_it_is_asked_for_and_redacted(tmp_path, how):
     """Content is told only on request, and then each text through `redact`; where that breaks, no text and no quote."""
