@@ -13,7 +13,8 @@ PICTURE ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 READY := $(VENV)/.ready
-SCRIPTS = $(filter-out benchmarks/replay_steps.py,$(wildcard benchmarks/[a-z]*.py))
+RECORDED = benchmarks/replay_steps.py benchmarks/judge.py benchmarks/recorded.py
+SCRIPTS = $(filter-out $(RECORDED),$(wildcard benchmarks/[a-z]*.py))
 
 .PHONY: help setup demo test lint format bench test-lowest phoenix phoenix-test mlflow-test build lock clean
 .DELETE_ON_ERROR:
@@ -49,10 +50,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The scripts in benchmarks/; the one that needs recorded data runs with `make bench DATA=path`.
+# The scripts in benchmarks/; those that need recorded data run with `make bench DATA=path`.
 bench: $(READY)
 	@set -e; for script in $(SCRIPTS); do echo "== $$script"; $(BIN)/python $$script; done
-	@if [ -n "$(DATA)" ]; then $(BIN)/python benchmarks/replay_steps.py --data $(DATA) $(ARGS); fi
+	@if [ -n "$(DATA)" ]; then \
+	    $(BIN)/python benchmarks/replay_steps.py --data $(DATA) $(ARGS); \
+	    $(BIN)/python benchmarks/judge.py --train $(DATA) --test $(DATA); fi
 
 # The same tests on the lowest versions that pyproject.toml allows.
 test-lowest:

@@ -52,7 +52,7 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     extras = {
         line.removeprefix("Provides-Extra: ") for line in metadata.splitlines() if line.startswith("Provides-Extra")
     }
-    assert extras == {"langchain", "calibrate", "parquet", "dask", "report", "cli", "dev"}
+    assert extras == {"langchain", "calibrate", "parquet", "dask", "report", "cli", "dev", "interop"}
     assert not [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "@" in line]
     assert "cascade-agent = cascade_agent.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
 

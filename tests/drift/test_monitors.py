@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cascade_agent import Policy, Price, StepTrace, Verdict
@@ -684,7 +684,7 @@ REPORTS = st.builds(
 
 
 @given(REPORTS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))  # reports are large values
 def test_a_report_goes_to_json_and_back(report: DriftReport) -> None:
     """Through JSON text and back every value is the same, alarms and monitors inside it too."""
     assert DriftReport.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report

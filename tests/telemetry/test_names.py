@@ -10,7 +10,7 @@ from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from cascade_agent import names
 
-PACKAGE = Path(names.__file__).parents[1]
+PACKAGE = Path(names.__file__).parent
 NAMES = {name: value for name, value in vars(names).items() if name.isupper()}
 EVENTS = {"gen_ai.evaluation.result"}
 
