@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = Path(__file__).parent / "privacy_run.py"
-SECRET = re.compile(rb"zqx[a-z0-9]*", re.IGNORECASE)
+SECRET = re.compile(rb"zqx[a-z]{3,}\w*", re.IGNORECASE)  # three letters more: random ids hold shorter words
 PLANTED = {
     *("zqxanswer", "zqxarg", "zqxkey", "zqxlarge", "zqxmodelerror", "zqxnosuchtool", "zqxplan", "zqxplantool"),
     *("zqxprompt", "zqxperson"),

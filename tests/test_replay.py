@@ -17,7 +17,7 @@ def without_detail(replayed):
     return replace(replayed, decisions=tuple(replace(d, detail="") for d in replayed.decisions))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(trace=traces(), policy=policies, grid=st.lists(scores | st.floats(0, 1), min_size=1, max_size=12, unique=True))
 def test_a_sweep_is_a_replay_per_threshold(trace, policy, grid):
     """For any record and policy the stretches of a sweep cover each threshold once, with what `replay` says of it."""
