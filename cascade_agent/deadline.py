@@ -30,6 +30,13 @@ class LateError(TimeoutError):
         return cls(f"no answer in {seconds:g} s")
 
 
+class OvertakenError(LateError):
+    """Nothing was late: a call beside this one answered first."""
+
+    def __init__(self) -> None:
+        super().__init__("large answered first")
+
+
 class _Worker:
     __slots__ = ("inbox",)
 

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, assert_never, cast
 
 from cascade_agent import telemetry
-from cascade_agent.deadline import Begun, LateError, begin, within
+from cascade_agent.deadline import Begun, LateError, OvertakenError, begin, within
 from cascade_agent.panel import is_control_flow
 from cascade_agent.step import Ask, Check, Drop, Gather, Reply, Sleep
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from cascade_agent.records import Draft, StepContext
     from cascade_agent.step import Answer, Effect, Step
     from cascade_agent.tiers import Role
-
-_BESIDE = "large answered first"
 
 
 class Hands:
@@ -71,6 +69,7 @@ class Hands:
 
     def _beside(self, effect: Ask) -> Reply:
         """Ask where another call may be running: large beside small, or large that was begun before."""
+        self.asked.discard(effect.role)
         own = self.begun.pop(effect.role, None) or begin(partial(_reply, effect, self._asking(effect), timed=False))
         if effect.hedge is not None:
             self.begun["large"] = begin(partial(self._hedge, effect), after=effect.hedge)
@@ -85,9 +84,7 @@ class Hands:
                 break
             waiting -= done  # large failed: small is all there is
         own.drop()
-        error = (
-            LateError(_BESIDE) if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
-        )
+        error = OvertakenError() if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
         return Reply(None, error, late=True, latency=perf_counter() - started)
 
     def _hedge(self, effect: Ask) -> Reply:
@@ -110,6 +107,7 @@ class Hands:
             self.asked.add(evidence.name)
             return None
         begun = self.begun.pop(evidence.name, None)
+        self.asked.discard(evidence.name)
         if begun is None:
             return _reply(effect, ask)
         try:
@@ -162,6 +160,7 @@ class AsyncHands:
 
     async def _beside(self, effect: Ask) -> Reply:
         """Ask where another call may be running: large beside small, or large that was begun before."""
+        self.asked.discard(effect.role)
         own = self.begun.pop(effect.role, None) or asyncio.create_task(
             _areply(effect, self._asking(effect), timed=False)
         )
@@ -180,9 +179,7 @@ class AsyncHands:
                 waiting -= done  # large failed: small is all there is
         finally:
             own.cancel()
-        error = (
-            LateError(_BESIDE) if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
-        )
+        error = OvertakenError() if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
         return Reply(None, error, late=True, latency=perf_counter() - started)
 
     async def _hedge(self, effect: Ask, after: float) -> Reply:
@@ -206,6 +203,7 @@ class AsyncHands:
             self.asked.add(evidence.name)
             return None
         begun = self.begun.pop(evidence.name, None)
+        self.asked.discard(evidence.name)
         if begun is None:
             return await _areply(effect, ask)
         done, _ = await asyncio.wait({begun}, timeout=effect.seconds)

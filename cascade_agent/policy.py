@@ -70,8 +70,8 @@ class Policy:
 
     on_exhausted: OnExhausted = "return"
     """When even the large draft fails: `return` the best draft that passed its hard checks, marked `degraded`, and
-    raise if there is none (a draft that failed soft checks and calls a tool declared `write` or `irreversible` is
-    none); `raise` `CascadeExhausted`; `interrupt` the graph for a human."""
+    raise if there is none (a doubtful draft that calls a tool declared `write` or `irreversible` is none); `raise`
+    `CascadeExhausted`; `interrupt` the graph for a human, who may take any draft that passed its hard checks."""
 
     on_broken: OnBroken = "escalate"
     """When a validator raises or times out: `escalate` (fail closed) or `accept` what the others say (fail open)."""
@@ -194,7 +194,7 @@ class Policy:
 
 
 def _in_unit(value: object) -> bool:
-    return isinstance(value, int | float) and 0.0 <= value <= 1.0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
 
 
 def _is_amount(value: object) -> bool:
@@ -251,6 +251,11 @@ _SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
         "None, a number >= 0, or numbers >= 0 by run, thread",
     ),
     ("shadow_rate", _in_unit, "a share in [0, 1]"),
+    *(
+        (name, lambda value: isinstance(value, bool), "True or False")
+        for name in ("parallel_evidence", "strict_cost", "skip_small", "latch", "price_aware")
+    ),
+    ("provenance", lambda value: isinstance(value, Mapping), "a mapping"),
     (
         "side_effects",
         _maps(None, lambda value: value in get_args(SideEffect)),
@@ -289,8 +294,10 @@ def decide(
         if ruled_out is None:
             return Decision(action="accept", reason="escalated", attempt=len(attempts) - 1)
         if _may_ask_again(attempts, situation):
-            return _escalate(attempts, situation, "rate_limited", ruled_out[1], wait=last.retry_after)
-        return Decision(action="exhausted", reason=ruled_out[0], detail=ruled_out[1], attempt=best_usable(attempts))
+            return _escalate(policy, attempts, situation, ("rate_limited", ruled_out[1]), last.retry_after)
+        return Decision(
+            action="exhausted", reason=ruled_out[0], detail=ruled_out[1], attempt=best_usable(policy, attempts)
+        )
     ruled_out = objection(last)
     if ruled_out is None and policy.on_broken == "escalate":
         ruled_out = next((("validator_error", _describe(v)) for v in last.verdicts if v.broken), None)
@@ -299,23 +306,27 @@ def decide(
         if ruled_out is None:
             return _ask_small(policy, attempts, situation, evidence)
     if ruled_out is not None:
-        return _escalate(attempts, situation, *ruled_out)
+        return _escalate(policy, attempts, situation, ruled_out)
     return _by_confidence(policy, attempts, evidence, situation)
 
 
 def _ask_small(policy: Policy, attempts: Sequence[Attempt], situation: Situation, evidence: Sequence[str]) -> Decision:
     if _broke(situation, situation.small_price):
-        return _out_of_money(attempts)
+        return _out_of_money(policy, attempts)
     beside = tuple(evidence) if policy.parallel_evidence else ()
     return Decision(action="gather", reason="draft", hedge=hedge_delay(policy, situation), beside=beside)
 
 
 def _escalate(
-    attempts: Sequence[Attempt], situation: Situation, reason: str, detail: str, wait: float | None = None
+    policy: Policy,
+    attempts: Sequence[Attempt],
+    situation: Situation,
+    why: tuple[str, str],
+    wait: float | None = None,
 ) -> Decision:
     if _broke(situation, situation.large_price):
-        return _out_of_money(attempts)
-    return Decision(action="escalate", reason=reason, detail=detail, wait=wait)
+        return _out_of_money(policy, attempts)
+    return Decision(action="escalate", reason=why[0], detail=why[1], wait=wait)
 
 
 def _broke(situation: Situation, price: float | None) -> bool:
@@ -323,8 +334,8 @@ def _broke(situation: Situation, price: float | None) -> bool:
     return left is not None and (left <= 0.0 or (price is not None and left < price))
 
 
-def _out_of_money(attempts: Sequence[Attempt]) -> Decision:
-    return Decision(action="exhausted", reason="budget", detail="max_cost", attempt=best_usable(attempts))
+def _out_of_money(policy: Policy, attempts: Sequence[Attempt]) -> Decision:
+    return Decision(action="exhausted", reason="budget", detail="max_cost", attempt=best_usable(policy, attempts))
 
 
 _MAX_ATTEMPTS = 5
@@ -446,13 +457,17 @@ def _by_confidence(
     if threshold is None or (confidence is not None and confidence >= threshold):
         return Decision(action="accept", reason="accepted", attempt=len(attempts) - 1)
     detail = "no validator measured a confidence" if confidence is None else f"{confidence:.3f} < {threshold:.3f}"
-    return _escalate(attempts, situation, "low_confidence", detail)
+    return _escalate(policy, attempts, situation, ("low_confidence", detail))
 
 
 def _evidence_spoke(attempt: Attempt) -> bool:
     return any(
         v.validator in attempt.gathered and (v.score is not None or v.outcome != "abstain") for v in attempt.verdicts
     )
+
+
+_ENDED_EARLY = {"error": "model_error", "timeout": "timeout", "cancelled": "overtaken"}
+"""What became of a call without a draft -> the reason to go on without it; a hedge is what overtakes a small call."""
 
 
 def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str, str] | None:
@@ -462,9 +477,8 @@ def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str,
     validators were measured on small models' drafts; `measured_on_small=False` leaves them out, for a large draft, of
     which far fewer are wrong and after which nobody is left to ask.
     """
-    if attempt.outcome in ("error", "timeout", "cancelled"):
-        reason = "timeout" if attempt.outcome == "timeout" else "model_error"
-        return reason, (attempt.error or "").partition(":")[0]
+    if attempt.outcome in _ENDED_EARLY:
+        return _ENDED_EARLY[attempt.outcome], (attempt.error or "").partition(":")[0]
     soft: Verdict | None = None
     for verdict in attempt.verdicts:
         if verdict.outcome == "fail":
@@ -475,9 +489,11 @@ def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str,
     return None if soft is None else (_reason(soft), _describe(soft))
 
 
-def best_usable(attempts: Sequence[Attempt]) -> int | None:
-    """Index of the strongest tier's draft that may be returned (`Attempt.usable`); None when there is none."""
-    return next((i for i in range(len(attempts) - 1, -1, -1) if attempts[i].usable), None)
+def best_usable(policy: Policy, attempts: Sequence[Attempt]) -> int | None:
+    """Index of the strongest tier's draft that may be returned, or that a human may be shown; None without one."""
+    asks = policy.on_exhausted == "interrupt"
+    order = range(len(attempts) - 1, -1, -1)
+    return next((i for i in order if (attempts[i].reviewable if asks else attempts[i].usable)), None)
 
 
 def _reason(verdict: Verdict) -> str:

@@ -279,14 +279,13 @@ class Attempt:
 
     @property
     def usable(self) -> bool:
-        """Whether the draft may be returned although it was not accepted.
+        """Whether the draft may be returned although it was not accepted: it can be reviewed, and changes nothing."""
+        return self.reviewable and (self.outcome == "accepted" or self.effect in (None, "read"))
 
-        It passed every hard check, and it changes nothing in the world or passed the soft ones too.
-        """
-        if self.outcome not in ("accepted", "rejected"):
-            return False
-        harmless = self.effect in (None, "read")
-        return not any(v.hard or (v.outcome == "fail" and not harmless) for v in self.verdicts)
+    @property
+    def reviewable(self) -> bool:
+        """Whether a human may take the draft: it passed every hard check."""
+        return self.outcome in ("accepted", "rejected") and not any(v.hard for v in self.verdicts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ class _Record:
         self.drafted = self.small.outcome not in ("skipped", "pending")
         self.large = [a for a in trace.attempts if a.tier == "large"]
         self.evidence = {spend.name: spend for spend in trace.evidence}
-        given_up = self.small.outcome == "timeout"
+        given_up = self.small.outcome == "cancelled"
         self.raced = next((d.hedge for d in trace.decisions if given_up and d.hedge is not None), None)
         """Seconds after which large was asked beside small, where small did not answer then."""
         self._kinds: tuple[Situation, ...] | None = None

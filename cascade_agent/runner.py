@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from cascade_agent import telemetry
 from cascade_agent.bills import NOTHING, bill, bill_of_error, retry_after
-from cascade_agent.deadline import LateError
+from cascade_agent.deadline import LateError, OvertakenError
 from cascade_agent.errors import CascadeExhausted, ConfigurationError, RejectedDraft
 from cascade_agent.hands import AsyncHands, Hands
 from cascade_agent.panel import is_control_flow
@@ -35,13 +35,13 @@ from cascade_agent.records import (
 from cascade_agent.step import Answer, Ask, Check, Drop, Gather, Reply, Sleep, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Collection, Generator, Mapping
 
     from langchain_core.messages import AIMessage
 
     from cascade_agent.panel import Evidence
     from cascade_agent.policy import Policy
-    from cascade_agent.records import SideEffect, StepContext, StepOutcome
+    from cascade_agent.records import AttemptOutcome, SideEffect, StepContext, StepOutcome
     from cascade_agent.step import Effect
     from cascade_agent.tiers import Role
 
@@ -79,7 +79,8 @@ class Result:
 
 def run(step: Step) -> Result:
     """Run a step. Raises only what the host steers with (`GraphBubbleUp`, `KeyboardInterrupt`, ...)."""
-    script, hands = _script(step), Hands(step)
+    hands = Hands(step)
+    script = _script(step, hands.asked)
     try:
         effect = next(script)
         while True:
@@ -97,7 +98,8 @@ def run(step: Step) -> Result:
 
 async def arun(step: Step) -> Result:
     """Async twin of `run`."""
-    script, hands = _script(step), AsyncHands(step)
+    hands = AsyncHands(step)
+    script = _script(step, hands.asked)
     try:
         effect = next(script)
         while True:
@@ -224,7 +226,7 @@ class _Course:
             self.attempt_span = None
         self.done.append(attempt)
         self.answers.append(self.answer)
-        if attempt.outcome not in ("accepted", "skipped", "cancelled"):
+        if attempt.outcome not in ("accepted", "skipped"):
             self.errors.append(self.error or RejectedDraft(_line(attempt)))
         self.answer = self.error = None
 
@@ -241,7 +243,7 @@ class _Course:
         )
 
 
-def _script(step: Step) -> Generator[Effect, Any, Result]:
+def _script(step: Step, beside: Collection[str]) -> Generator[Effect, Any, Result]:
     policy, panel = step.policy, step.panel
     started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
     thread_id = step.contexts["small"].thread_id
@@ -269,6 +271,7 @@ def _script(step: Step) -> Generator[Effect, Any, Result]:
         outcome: StepOutcome = "interrupted" if is_control_flow(error) else _stopped(error)
         if course.attempt.outcome == "pending":
             course.attempt = replace(course.attempt, usage=None, cost=None)
+        course.spends += [Spend(name="hedge" if name == "large" else name) for name in beside]
         course.close_attempt("cancelled")
         _record(course, outcome, outcome, final=None, started_at=started_at)
         raise
@@ -386,7 +389,7 @@ def _draft(
         usage, cost, inner = (NOTHING, 0.0, None) if unasked else bill_of_error(reply.error)
         course.attempt = replace(
             before,
-            outcome="timeout" if reply.late else "error",
+            outcome=_ended(reply),
             error=_error_text(reply.error),
             latency=reply.latency,
             usage=usage,
@@ -411,6 +414,13 @@ def _draft(
     verdicts = before.verdicts + found if before.verdicts else found
     confidence = step.policy.scorer.confidence(verdicts)
     course.attempt = replace(course.attempt, verdicts=verdicts, confidence=confidence)
+
+
+def _ended(reply: Reply) -> AttemptOutcome:
+    """What became of a call that gave no draft."""
+    if isinstance(reply.error, OvertakenError):
+        return "cancelled"
+    return "timeout" if reply.late else "error"
 
 
 def _effect(draft: Draft, policy: Policy) -> SideEffect | None:

@@ -229,6 +229,10 @@ def test_a_situation_survives_json(situation):
         ({"max_cost": -1}, "max_cost is -1; expected None, a number >= 0"),
         ({"max_cost": {"day": 1}}, "max_cost"),
         ({"max_cost": True}, "max_cost"),
+        ({"latch": "false"}, "latch is 'false'; expected True or False"),
+        ({"skip_small": None}, "skip_small"),
+        ({"threshold": True}, "threshold is True"),
+        ({"provenance": "abc"}, "provenance is 'abc'; expected a mapping"),
         ({"shadow_rate": 1.5}, "shadow_rate is 1.5; expected a share"),
     ],
 )

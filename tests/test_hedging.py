@@ -72,12 +72,21 @@ async def test_a_small_tier_that_is_slow_is_overtaken(how):
     small.let_go.set()
     assert answer.content == "large"
     trace = journal.traces[0]
-    assert [(a.tier, a.outcome) for a in trace.attempts] == [("small", "timeout"), ("large", "accepted")]
-    assert trace.attempts[0].error == "LateError: large answered first"
-    assert (trace.outcome, trace.reason, trace.cost) == ("escalated", "timeout", None)
+    assert [(a.tier, a.outcome) for a in trace.attempts] == [("small", "cancelled"), ("large", "accepted")]
+    assert trace.attempts[0].error == "OvertakenError: large answered first"
+    assert (trace.outcome, trace.reason, trace.cost) == ("escalated", "overtaken", None)
     assert trace.decisions[0].hedge == 0.0
     if how == "async":
         assert small.cancelled.wait(5)
+
+
+async def test_a_small_tier_that_loses_races_is_not_called_useless():
+    """Its answers were never seen: nothing is learned from them, and it is asked every time."""
+    small = model("small", delay=0.05)
+    llm, journal = cascade(small, model("large"))
+    for _ in range(25):
+        await llm.ainvoke("hi")
+    assert {t.reason for t in journal} == {"overtaken"}
 
 
 @BOTH

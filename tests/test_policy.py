@@ -200,9 +200,9 @@ def test_details_never_quote_an_error():
     """A decision holds the class of what was raised, not its text."""
     attempt = Attempt(tier="small", outcome="error", error="ValueError: secret")
     assert decide(Policy(), (attempt,)).detail == "ValueError"
-    assert objection(Attempt(tier="small", outcome="cancelled")) == ("model_error", "")
+    assert objection(Attempt(tier="small", outcome="cancelled")) == ("overtaken", "")
     assert objection(small()) is None
-    assert best_usable(()) is None
+    assert best_usable(Policy(), ()) is None
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------

@@ -936,3 +936,54 @@ async def test_a_latched_turn_stays_on_the_large_tier(how):
     assert (record(second)["reason"], small.asked) == ("latched", 1)
     await ask(llm, [("user", "hi"), first, second, ("user", "and now?")], how=how)
     assert small.asked == 2
+
+
+@BOTH
+@pytest.mark.parametrize("doubt", ["low confidence", "broken validator", "threshold of its own"])
+async def test_a_doubtful_call_that_cannot_be_undone_is_never_returned(how, doubt):
+    """Large is down: a draft that nobody vouched for does not act, whatever made it doubtful."""
+
+    @tool
+    def refund(order_id: int) -> str:
+        """Refund an order."""
+        return f"refunded {order_id}"
+
+    def doubts(_draft: Any, _context: Any) -> Verdict:
+        if doubt == "broken validator":
+            raise KeyError(doubt)
+        return Verdict(outcome="pass", code="doubt", score=0.4)
+
+    call = AIMessage("", tool_calls=[{"name": "refund", "args": {"order_id": 99}, "id": "1"}])
+    policy = Policy(
+        threshold=0.3 if doubt == "threshold of its own" else 0.9,
+        thresholds={"irreversible": 1.0} if doubt == "threshold of its own" else {},
+        side_effects={"refund": "irreversible"},
+    )
+    llm = CascadeChatModel(
+        small=ScriptedChatModel([call], loop=True),
+        large=ScriptedChatModel([TimeoutError("down")], loop=True),
+        validators=[doubts],
+        policy=policy,
+    )
+    with pytest.raises(CascadeExhausted):
+        await ask(llm.bind_tools([refund]), how=how)
+
+
+async def test_a_cancelled_step_tells_of_the_call_beside_it():
+    """The books of a hedged step that was cancelled hold both calls, of unknown cost."""
+    journal = TraceCapture()
+    llm = CascadeChatModel(
+        small=ScriptedChatModel("a", delay=5),
+        large=ScriptedChatModel("b", delay=5),
+        policy=Policy(hedge_after=0.0),
+        journal=journal,
+    )
+    task = asyncio.create_task(llm.ainvoke("hi"))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (trace,) = journal.traces
+    assert [(a.tier, a.outcome) for a in trace.attempts] == [("small", "cancelled")]
+    assert [(s.name, s.cost) for s in trace.evidence] == [("hedge", None)]
+    assert trace.cost is None

@@ -67,7 +67,7 @@ def test_evidence_that_was_dropped_is_not_there():
 
 def test_a_race_that_was_lost_is_not_a_failure():
     """Where small was given up because large was faster, a policy that would have waited for it cannot be told."""
-    late = Attempt(tier="small", outcome="timeout", error="LateError: x", cost=None, latency=0.4)
+    late = Attempt(tier="small", outcome="cancelled", error="OvertakenError: x", cost=None, latency=0.4)
     trace = _step(late, LARGE, decisions=(Decision(action="gather", reason="draft", hedge=0.3),))
     assert replay(trace, Policy(hedge_after=0.3)).final_tier == "large"
     assert replay(trace, Policy(hedge_after=0.1)).final_tier == "large"

@@ -793,3 +793,26 @@ def test_an_alarm_is_shown_with_what_to_do(tmp_path):
         assert escape(alarm.what) in section
         assert escape(alarm.advice) in section
     assert "<b onclick" not in page
+
+
+def test_the_command_writes_over_pages_alone(tmp_path, monkeypatch):
+    """A journal or a policy is never replaced by the page; an older page is."""
+    from typer.testing import CliRunner
+
+    from cascade_agent import CascadeChatModel, Journal
+    from cascade_agent.cli import app
+    from cascade_agent.testing import ScriptedChatModel
+
+    path = tmp_path / "steps.jsonl"
+    CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), journal=Journal(path)).invoke("hi")
+    before = path.read_bytes()
+    told = CliRunner().invoke(app, ["report", str(path), "-o", str(path)])
+    assert (told.exit_code, path.read_bytes()) == (2, before)
+    assert "is no HTML page" in told.output
+    page = tmp_path / "page.html"
+    link = tmp_path / "link.html"
+    link.symlink_to(page)
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["report", str(path), "-o", str(link)]).exit_code == 0
+    assert link.is_symlink()
+    assert page.read_text().lower().startswith("<!doctype html")

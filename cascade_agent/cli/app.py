@@ -43,7 +43,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, RecordError) as error:
-        fail(str(error), code=2)
+        fail(str(error).replace("read with on_error='skip'", "give --skip-bad"), code=2)
     except CascadeError as error:
         fail(f"{type(error).__name__}: {error}", code=1)
 

@@ -50,6 +50,9 @@ def replay(  # noqa: PLR0913 - the options of the command
         str, typer.Option(help="Labels that contradict each other: `precedence` of sources, or `exclude` the step.")
     ] = "precedence",
     resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap over episodes; 0: no intervals.")] = 300,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of refusing.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Say what other policies would have done with recorded steps, and at what cost. No model is asked.
@@ -68,7 +71,7 @@ def replay(  # noqa: PLR0913 - the options of the command
             grid=_thresholds(grid),
             labels=labels or [],
             on_conflict="exclude" if on_conflict == "exclude" else "precedence",
-            on_error="strict",
+            on_error="skip" if skip_bad else "strict",
             resamples=resamples,
         )
     if as_json:

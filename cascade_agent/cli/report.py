@@ -35,6 +35,9 @@ def report(  # noqa: PLR0913 - the options of the command
         from cascade_agent.calibration.policy_file import load_policy
         from cascade_agent.report import build_report, render
 
+        target = out or (None if as_json else Path("report.html"))
+        if target is not None:
+            _refuse_to_destroy(target)
         found = build_report(
             journals,
             policy=None if policy is None else load_policy(policy),
@@ -43,7 +46,6 @@ def report(  # noqa: PLR0913 - the options of the command
             content=not no_content,
             on_error="skip" if skip_bad else "raise",
         )
-        target = out or (None if as_json else Path("report.html"))
         if target is not None:
             _write(target, render(found))
     if as_json:
@@ -52,8 +54,22 @@ def report(  # noqa: PLR0913 - the options of the command
         typer.echo(f"{target}: {found.totals.steps} steps, {found.totals.escalated} escalated")
 
 
+def _refuse_to_destroy(target: Path) -> None:
+    """Only a page is written over: not a journal, not a policy."""
+    if target.is_dir():
+        fail(f"{target}: is a directory; give a file in it, such as {target}/report.html", code=2)
+    if target.is_file() and target.stat().st_size:
+        with target.open("rb") as file:
+            if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
+                fail(f"{target}: exists and is no HTML page; give another file, or remove it", code=2)
+
+
 def _write(target: Path, page: str) -> None:
     """Write the page, whole or not at all."""
+    target = target.resolve()
+    if target.exists() and not target.is_file():  # a pipe, a terminal
+        target.write_text(page, encoding="utf-8")
+        return
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         part.write_text(page, encoding="utf-8")
