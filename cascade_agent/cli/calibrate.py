@@ -107,21 +107,17 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         base = None if policy is None else load_policy(policy)
         claim = {"target": max_loss, "confidence": confidence, "per": per.value, "by_kind": by_kind}
         replaced = None if out is None else _replaced(out, base, claim, force=force)
-        try:
-            result = run(
-                paths,
-                max_loss=max_loss,
-                confidence=confidence,
-                policy=base,
-                scorer=scorer.value,
-                per=per.value,
-                by_kind=by_kind,
-                on_error="skip" if skip_bad else "strict",
-                seed=seed,
-            )
-        except RecordError as error:
-            hint = str(error).replace("read with on_error='skip'", "give --skip-bad")
-            raise RecordError(hint) from error
+        result = run(
+            paths,
+            max_loss=max_loss,
+            confidence=confidence,
+            policy=base,
+            scorer=scorer.value,
+            per=per.value,
+            by_kind=by_kind,
+            on_error="skip" if skip_bad else "strict",
+            seed=seed,
+        )
         if result.policy is not None and out is not None:
             write_policy(result.policy, out)
     written = out if result.policy is not None else None

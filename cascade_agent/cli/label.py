@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail
-from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -85,21 +84,20 @@ def label(  # noqa: PLR0913 - the options of the command
 
     Labels are appended to the journal. Labels of one step stand side by side; contradictions are shown.
     """
+    if step_id is not None and not step_id.strip():
+        fail("STEP_ID is empty; give the id of a step, or its beginning", code=2)
     if import_file is not None and step_id is not None:
         fail("give STEP_ID or --from, not both", code=2)
     if step_id is None and (right is not None or harm is not None or note):
         fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
     with clear_errors():
-        try:
-            desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
-            if step_id is not None:
-                shown = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
-            elif import_file is not None:
-                shown = desk.many(import_file)
-            else:
-                shown = desk.session(order.value, limit, seed, err=as_json)
-        except RecordError as error:
-            raise RecordError(str(error).replace("read with on_error='skip'", "give --skip-bad")) from error
+        desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
+        if step_id is not None:
+            shown = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
+        elif import_file is not None:
+            shown = desk.many(import_file)
+        else:
+            shown = desk.session(order.value, limit, seed, err=as_json)
     if as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
     else:
