@@ -104,10 +104,10 @@ class Begun(Future[T]):
             self.set_exception(error)
 
 
-def begin(call: Callable[[], T], *, after: float = 0.0, context: Context | None = None) -> Begun[T]:
-    """Let a worker make a call, `after` seconds from now, in a copy of this context or in the one given."""
+def begin(call: Callable[[], T], *, after: float = 0.0) -> Begun[T]:
+    """Let a worker make a call, `after` seconds from now, in a copy of this context."""
     begun: Begun[T] = Begun()
-    _hand_over(copy_context() if context is None else context, lambda: begun.work(call, after))
+    _hand_over(copy_context(), lambda: begun.work(call, after))
     return begun
 
 

@@ -265,7 +265,7 @@ def _script(step: Step, beside: Collection[str]) -> Generator[Effect, Any, Resul
                 yield from _large(course, decision)
             else:
                 break
-        if decision.action == "accept" and course.attempt.tier == "small":
+        if beside:
             yield from _dropped(course)
     except BaseException as error:
         outcome: StepOutcome = "interrupted" if is_control_flow(error) else _stopped(error)
@@ -326,7 +326,7 @@ def _paid(course: _Course, held: float, asking: Generator[Effect, Any, None]) ->
 
 
 def _dropped(course: _Course) -> Generator[Effect, Any, None]:
-    """The draft stands: give up what was begun beside it, and put what that cost into the books."""
+    """The step is decided: give up what was begun beside it, and put what that cost into the books."""
     made: Mapping[str, Reply | None] = yield Drop()
     for name, reply in made.items():
         spend = Spend(name="hedge" if name == "large" else name)

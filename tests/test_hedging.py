@@ -257,6 +257,23 @@ async def test_evidence_that_was_not_needed_is_paid_all_the_same(how):
     assert [(s.name, s.cost) for s in trace.evidence] == [("CrossCheck", pytest.approx(30e-6))]
 
 
+@BOTH
+async def test_evidence_beside_a_draft_that_failed_is_paid_all_the_same(how):
+    """Nobody needed it, because the draft broke a rule; the books of the escalated step hold its price."""
+    second = model("other")
+    llm, journal = cascade(
+        model("small", delay=0.1),
+        model("large"),
+        validators=[CrossCheck(Tier(second, price=Price(2, 2))), refuses_small],
+        policy=Policy(parallel_evidence=True),
+    )
+    assert (await ask(llm, how=how)).content == "large"
+    trace = journal.traces[0]
+    assert [(s.name, s.cost) for s in trace.evidence] == [("CrossCheck", pytest.approx(30e-6))]
+    assert trace.cost == pytest.approx((15 + 30 + 150) * 1e-6)
+    assert replay(trace, llm.policy).decisions == trace.decisions
+
+
 def fine(_draft: Any, _context: Any) -> Verdict:
     """Nothing to object."""
     return Verdict(outcome="pass", code="fine", score=0.99)
