@@ -27,11 +27,12 @@ setup: $(READY)
 $(VENV)/.locked: $(LOCK)
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -q --require-hashes -r $(LOCK)
+	$(PIP) install -q --no-deps --require-hashes -r $(LOCK)
 	touch $@
 
 $(READY): $(VENV)/.locked pyproject.toml
 	$(PIP) install -q --no-deps --no-build-isolation -e .
+	$(PIP) check
 	touch $@
 
 demo: $(READY)
@@ -86,7 +87,7 @@ build: $(READY)
 	$(BIN)/python -m build --no-isolation
 
 # Renew both lists from pyproject.toml. They hold every platform's hashes and name no host.
-LOCKER := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+LOCKER := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --upgrade \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --extra dev
 lock: .venv-lock/bin/uv
 	$(LOCKER) --extra interop --output-file requirements-dev.txt pyproject.toml

@@ -35,7 +35,7 @@ try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
     from langchain.agents.structured_output import StructuredOutputError
 except ImportError as missing:
-    _MSG = "CascadeMiddleware needs langchain: pip install 'cascade-agent[langchain]'"
+    _MSG = "CascadeMiddleware needs langchain: pip install 'langgraph-cascade[langchain]'"
     raise ConfigurationError(_MSG) from missing
 
 if TYPE_CHECKING:

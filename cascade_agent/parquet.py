@@ -106,6 +106,6 @@ def _pyarrow() -> tuple[Any, Any]:
     try:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")  # it has no types
     except ImportError as error:
-        msg = "Parquet journals need pyarrow: pip install 'cascade-agent[parquet]'"
+        msg = "Parquet journals need pyarrow: pip install 'langgraph-cascade[parquet]'"
         raise ConfigurationError(msg) from error
     return pa, pq

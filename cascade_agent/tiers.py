@@ -190,7 +190,7 @@ def _resolved(model: object) -> object:
     try:
         from langchain.chat_models import init_chat_model
     except ImportError as error:
-        msg = f"the provider string {model!r} needs langchain: pip install 'cascade-agent[langchain]'"
+        msg = f"the provider string {model!r} needs langchain: pip install 'langgraph-cascade[langchain]'"
         raise ConfigurationError(msg) from error
     try:
         return init_chat_model(model)

@@ -3,9 +3,12 @@
 import re
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SKIP = {".git", "build", "dist", "__pycache__", ".hypothesis", ".cascade", "results"}
@@ -70,3 +73,43 @@ def test_there_is_something_to_look_at() -> None:
         pinned = [entry for entry in entries if not entry.startswith("#")]
         assert len(pinned) > 50
         assert all("==" in entry and "--hash=sha256:" in entry and "://" not in entry for entry in pinned)
+
+
+REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+)(?:\[(?P<extras>[\w,.-]+)\])?==", re.MULTILINE)
+
+
+def _missing_extras(pinned: str) -> list[str]:
+    """Packages that an installed distribution asks for with an extra that the list does not pin with it."""
+    extras = {m["name"]: set((m["extras"] or "").split(",")) - {""} for m in REQUIREMENT.finditer(pinned)}
+    missing = []
+    for distribution in metadata.distributions():
+        if canonicalize_name(distribution.name) not in extras:
+            continue
+        for line in distribution.requires or ():
+            asked = Requirement(line)
+            name = canonicalize_name(asked.name)
+            if name in extras and (asked.marker is None or asked.marker.evaluate({"extra": ""})):
+                lost = asked.extras - extras[name]
+                missing += [f"{distribution.name} asks for {name}[{extra}]" for extra in sorted(lost)]
+    return missing
+
+
+@pytest.mark.parametrize("name", ["requirements-dev.txt", "requirements-lowest.txt"])
+def test_an_extra_that_is_asked_for_is_pinned(name: str) -> None:
+    """A list holds every extra that a package on it asks for: an installer may resolve `x[y]` apart from a pinned `x`."""
+    assert _missing_extras((ROOT / name).read_text()) == []
+
+
+def test_a_list_without_its_extras_is_refused() -> None:
+    """The check above sees a list whose extras were stripped."""
+    stripped = re.sub(
+        r"^([\w.-]+)\[[^\]]+\]==", r"\1==", (ROOT / "requirements-dev.txt").read_text(), flags=re.MULTILINE
+    )
+    assert "pytest-cov asks for coverage[toml]" in _missing_extras(stripped)
+
+
+def test_the_set_up_installs_the_complete_list_alone() -> None:
+    """The Makefile installs the list without resolving anything, and checks afterwards that nothing is missing."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert "install -q --no-deps --require-hashes -r $(LOCK)" in makefile
+    assert "$(PIP) check" in makefile and "--no-strip-extras" in makefile

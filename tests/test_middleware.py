@@ -602,7 +602,7 @@ def test_without_langchain_the_import_names_the_extra():
         "from cascade_agent import cascade_node\n"
         "from cascade_agent.errors import ConfigurationError\n"
         "try:\n    from cascade_agent import CascadeMiddleware\n"
-        "except ConfigurationError as error:\n    assert 'cascade-agent[langchain]' in str(error)\n"
+        "except ConfigurationError as error:\n    assert 'langgraph-cascade[langchain]' in str(error)\n"
         "else:\n    raise SystemExit('no error')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our own code

@@ -26,7 +26,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
     """One top-level package; every module of ours is in it, the demo's graphs and tools inside, no tests and no caches."""
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].partition("-")[0] for name in names} == {"cascade_agent"}
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"cascade_agent", "langgraph_cascade"}
+    assert all(".dist-info" in name.split("/")[0] for name in names if name.startswith("langgraph_cascade"))
     inside = {name for name in names if name.startswith("cascade_agent/")}
     ours = {
         f"cascade_agent/{file.relative_to(ROOT / 'cascade_agent')}"
@@ -48,11 +49,12 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     info = next(name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name)
     metadata = archive.read(f"{info}/METADATA").decode()
+    assert "\nName: langgraph-cascade\n" in metadata
     assert "License-Expression: MIT" in metadata
     extras = {
         line.removeprefix("Provides-Extra: ") for line in metadata.splitlines() if line.startswith("Provides-Extra")
     }
-    assert extras == {"langchain", "calibrate", "parquet", "dask", "report", "cli", "dev", "interop"}
+    assert extras == {"langchain", "parquet", "dask", "dev", "interop"}
     assert not [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "@" in line]
     assert "cascade-agent = cascade_agent.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
 

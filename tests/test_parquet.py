@@ -80,9 +80,9 @@ def test_a_journal_with_a_fault_is_not_written(journal, tmp_path):
 def test_without_pyarrow_it_says_what_to_install(journal, tmp_path, monkeypatch):
     """Where pyarrow is missing the error names the extra, and other journals are read as ever."""
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ConfigurationError, match=r"cascade-agent\[parquet\]"):
+    with pytest.raises(ConfigurationError, match=r"langgraph-cascade\[parquet\]"):
         to_parquet(journal, out=tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes(b"PAR1xxxx")
-    with pytest.raises(ConfigurationError, match=r"cascade-agent\[parquet\]"):
+    with pytest.raises(ConfigurationError, match=r"langgraph-cascade\[parquet\]"):
         list(read(tmp_path / "b.parquet"))
     assert list(read(journal))

@@ -108,7 +108,7 @@ def test_a_provider_string_gives_a_model(monkeypatch):
     assert isinstance(tier.base, ChatOpenAI)
     assert tier.model_name == "gpt-4o-mini"
     monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'cascade-agent\[langchain\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'langgraph-cascade\[langchain\]'"):
         Tier("openai:gpt-4o-mini")
 
 

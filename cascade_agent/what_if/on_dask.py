@@ -53,7 +53,7 @@ def what_if_on_dask(  # noqa: PLR0913 - one keyword per question
     try:
         dask: Any = import_module("dask")
     except ImportError as error:
-        msg = "what_if_on_dask needs dask: pip install 'cascade-agent[dask]'"
+        msg = "what_if_on_dask needs dask: pip install 'langgraph-cascade[dask]'"
         raise ConfigurationError(msg) from error
     given = as_list(paths)
     plan = Plan.of(policies, grid)

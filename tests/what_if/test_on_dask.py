@@ -59,5 +59,5 @@ def test_errors_come_through(files):
 def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch):
     """Where dask is missing the error names the extra."""
     monkeypatch.setitem(__import__("sys").modules, "dask", None)
-    with pytest.raises(ConfigurationError, match=r"cascade-agent\[dask\]"):
+    with pytest.raises(ConfigurationError, match=r"langgraph-cascade\[dask\]"):
         what_if_on_dask(tmp_path)
