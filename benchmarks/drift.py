@@ -43,9 +43,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import Policy, Scorer, StepTrace, Verdict
-from cascade_agent.drift import DriftWatch
-from cascade_agent.policy import decide
-from cascade_agent.records import Attempt, Label
+from cascade_agent.core.decide import decide
+from cascade_agent.core.records import Attempt, Label
+from cascade_agent.offline.drift import DriftWatch
 
 STEPS, CHANGE = 3000, 1500
 SHADOW = (0.05, 0.10, 0.20)
@@ -200,9 +200,9 @@ class Recordings:
         from recorded import answer, request
 
         from cascade_agent import StepContext, default_validators
-        from cascade_agent.panel import Panel
-        from cascade_agent.records import Draft
-        from cascade_agent.toolspec import tool_specs
+        from cascade_agent.core.records import Draft
+        from cascade_agent.models.tool_spec import tool_specs
+        from cascade_agent.validators.validator_set import Panel
 
         if model not in self.judged:
             panel = Panel(default_validators())

@@ -48,14 +48,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import Policy, Scorer, default_validators
-from cascade_agent.calibration.fitting import Example, Target, fit
-from cascade_agent.calibration.measures import auroc, calibration_error
-from cascade_agent.evidence import cross_checked
-from cascade_agent.panel import Panel
-from cascade_agent.records import Draft, StepContext, Verdict
-from cascade_agent.toolspec import tool_specs
+from cascade_agent.core.records import Draft, StepContext, Verdict
+from cascade_agent.models.tool_spec import tool_specs
+from cascade_agent.offline.calibration.fit import Example, Target, fit
+from cascade_agent.offline.evaluation.metrics import auroc, calibration_error
 from cascade_agent.validators import ToolCallSchema
-from cascade_agent.validators._agreement import agreement
+from cascade_agent.validators.agreement import agreement
+from cascade_agent.validators.cross_check import cross_checked
+from cascade_agent.validators.validator_set import Panel
 
 BAND = Policy().evidence_band
 """Confidence between which the second model is asked."""

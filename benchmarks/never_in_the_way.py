@@ -139,7 +139,7 @@ class Heard(logging.Handler):
 
 def telemetry_lost() -> int:
     """How many calls of telemetry failed."""
-    from cascade_agent.telemetry import faults
+    from cascade_agent.telemetry import errors as faults
 
     return faults.lost
 
@@ -232,7 +232,7 @@ def broken_handler(how: str) -> Any:
 
 def broken_journal(how: str, place: Path) -> Any:
     """A journal that cannot write, or cannot any more."""
-    from cascade_agent.journal import Journal
+    from cascade_agent.journal.writer import Journal
 
     if how == "disk full":
         return Journal("/dev/full")

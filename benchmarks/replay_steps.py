@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Tier, default_validators
-from cascade_agent.evidence import CrossCheck
-from cascade_agent.records import Draft, StepContext
-from cascade_agent.runner import trace_of
-from cascade_agent.toolspec import tool_specs
+from cascade_agent.core.records import Draft, StepContext
+from cascade_agent.engine.engine import trace_of
+from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import CompleteResponse, ToolCallSchema
-from cascade_agent.validators._agreement import agreement
+from cascade_agent.validators.agreement import agreement
+from cascade_agent.validators.cross_check import CrossCheck
 
 
 @dataclass

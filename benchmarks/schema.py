@@ -120,9 +120,9 @@ def speed(rounds: int) -> dict[str, Any]:
     import jsonschema
     from langchain_core.messages import AIMessage
 
-    from cascade_agent.records import Draft, StepContext
-    from cascade_agent.toolspec import tool_specs
-    from cascade_agent.validators._schema import Schema
+    from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.models.tool_spec import tool_specs
+    from cascade_agent.validators.json_schema.schema import Schema
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
 
     out: dict[str, Any] = {}
@@ -165,7 +165,7 @@ def worker(engine: str, pipe: Any) -> None:
     hostile = corpus()
     from jsonschema import Draft202012Validator
 
-    from cascade_agent.validators._schema import Schema
+    from cascade_agent.validators.json_schema.schema import Schema
 
     def ours(schema: Any, values: list[Any]) -> list[bool]:
         compiled = Schema(schema)

@@ -32,13 +32,13 @@ from rich.table import Table
 
 from cascade_agent import CascadeChatModel, Policy
 from cascade_agent import telemetry as told
-from cascade_agent.runner import trace_of
+from cascade_agent.engine.engine import trace_of
 from cascade_agent.telemetry import spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from cascade_agent.records import StepTrace
+    from cascade_agent.core.records import StepTrace
 
 
 @tool

@@ -29,10 +29,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, Decision, Label, Spend, StepTrace, Usage, Verdict
-from cascade_agent.replay import replay
-from cascade_agent.what_if import Plan, Tally, compare, what_if
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepTrace, Usage, Verdict
+from cascade_agent.offline.evaluation import Plan, Tally, compare, what_if
+from cascade_agent.offline.evaluation.replay import replay
 
 GRIDS = {"0.5:0.95:0.05": 10, "0.05:0.95:0.05": 19, "0.5:0.95:0.01": 46, "0.05:0.95:0.01": 91}
 CODES = (
@@ -98,7 +98,7 @@ def made_up(count, seed=0):
             reason="low_confidence" if escalated else "accepted",
             attempts=attempts,
             decisions=(
-                Decision(action="gather", reason="draft"),
+                Decision(action="ask_small", reason="draft"),
                 Decision(action="accept", reason="accepted", attempt=0),
             ),
             final=len(attempts) - 1,
@@ -117,7 +117,7 @@ def made_up(count, seed=0):
                 right=same,
                 harm=not same,
                 propensity=0.1,
-                spend=Spend(name="shadow", cost=large_cost, latency=large_time),
+                side_call=SideCall(name="shadow", cost=large_cost, latency=large_time),
                 answer=right,
             )
         yield trace, label

@@ -10,41 +10,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cascade_agent.assessment import Assessment, assess
-    from cascade_agent.chat_model import CascadeChatModel
-    from cascade_agent.confidence import Scorer
+    from cascade_agent.adapters.chat_model import CascadeChatModel
+    from cascade_agent.adapters.middleware import CascadeMiddleware
+    from cascade_agent.adapters.node import cascade_node, cascade_step, swap_node
+    from cascade_agent.core.policy import Policy
+    from cascade_agent.core.records import Draft, StepContext, StepTrace, Verdict
+    from cascade_agent.core.scoring import Scorer
     from cascade_agent.errors import CascadeError, CascadeExhausted
-    from cascade_agent.journal import Journal
-    from cascade_agent.middleware import CascadeMiddleware
-    from cascade_agent.node import cascade_node, cascade_step, swap_node
-    from cascade_agent.policy import Policy
-    from cascade_agent.pricing import Price
-    from cascade_agent.records import Draft, StepContext, StepTrace, Verdict
-    from cascade_agent.tiers import Tier
+    from cascade_agent.journal.writer import Journal
+    from cascade_agent.models.pricing import Price
+    from cascade_agent.models.tier import Tier
+    from cascade_agent.offline.evaluation.assess import Assessment, assess
     from cascade_agent.validators import default_validators
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Assessment": "assessment",
-    "CascadeChatModel": "chat_model",
+    "Assessment": "offline.evaluation.assess",
+    "CascadeChatModel": "adapters.chat_model",
     "CascadeError": "errors",
     "CascadeExhausted": "errors",
-    "CascadeMiddleware": "middleware",
-    "Draft": "records",
-    "Journal": "journal",
-    "Policy": "policy",
-    "Price": "pricing",
-    "Scorer": "confidence",
-    "StepContext": "records",
-    "StepTrace": "records",
-    "Tier": "tiers",
-    "Verdict": "records",
-    "assess": "assessment",
-    "cascade_node": "node",
-    "cascade_step": "node",
+    "CascadeMiddleware": "adapters.middleware",
+    "Draft": "core.records",
+    "Journal": "journal.writer",
+    "Policy": "core.policy",
+    "Price": "models.pricing",
+    "Scorer": "core.scoring",
+    "StepContext": "core.records",
+    "StepTrace": "core.records",
+    "Tier": "models.tier",
+    "Verdict": "core.records",
+    "assess": "offline.evaluation.assess",
+    "cascade_node": "adapters.node",
+    "cascade_step": "adapters.node",
     "default_validators": "validators",
-    "swap_node": "node",
+    "swap_node": "adapters.node",
 }
 
 __all__ = [

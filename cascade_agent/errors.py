@@ -12,13 +12,11 @@ Control flow of the host (`GraphBubbleUp`, cancellation, `KeyboardInterrupt`) is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
-
-    from cascade_agent.records import StepTrace
 
 
 class CascadeError(Exception):
@@ -44,15 +42,16 @@ class CascadeExhausted(CascadeError, ExceptionGroup[Exception]):  # noqa: N818 -
     was not usable. `trace` is the whole record of the step.
     """
 
-    trace: StepTrace
+    trace: Any
+    """The `StepTrace` of the step."""
 
-    def __new__(cls, message: str, exceptions: Sequence[Exception], *, trace: StepTrace) -> Self:
+    def __new__(cls, message: str, exceptions: Sequence[Exception], *, trace: Any) -> Self:
         """Build the group (an `ExceptionGroup` takes its arguments in `__new__`)."""
         self = super().__new__(cls, message, list(exceptions))
         self.trace = trace
         return self
 
-    def __init__(self, message: str, exceptions: Sequence[Exception], *, trace: StepTrace) -> None:  # noqa: ARG002
+    def __init__(self, message: str, exceptions: Sequence[Exception], *, trace: Any) -> None:  # noqa: ARG002
         """Keep `args` as an `ExceptionGroup` has them; `trace` was set in `__new__`."""
         super().__init__(message, list(exceptions))
 
@@ -65,5 +64,5 @@ class CascadeExhausted(CascadeError, ExceptionGroup[Exception]):  # noqa: N818 -
         return (_rebuild_exhausted, (self.message, list(self.exceptions), self.trace))
 
 
-def _rebuild_exhausted(message: str, exceptions: list[Exception], trace: StepTrace) -> CascadeExhausted:
+def _rebuild_exhausted(message: str, exceptions: list[Exception], trace: Any) -> CascadeExhausted:
     return CascadeExhausted(message, exceptions, trace=trace)

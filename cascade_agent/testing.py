@@ -19,15 +19,15 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, SkipValidation
 
+from cascade_agent.adapters.streaming import pieces
+from cascade_agent.core.records import Label, StepTrace, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Label, StepTrace, Verdict
-from cascade_agent.streams import pieces
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.runnables import Runnable
 
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext
 
 Reply = AIMessage | str | BaseException | type[BaseException] | Callable[[list[BaseMessage]], AIMessage | str]
 """One answer of a script: a message, its text, an exception to raise, or a function of the messages."""

@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cascade_agent import Draft, Journal, StepContext, default_validators  # noqa: E402
-from cascade_agent.calibration import same_answers  # noqa: E402
-from cascade_agent.records import Attempt, Label, StepTrace  # noqa: E402
-from cascade_agent.report import build_report, render  # noqa: E402
+from cascade_agent.core.records import Attempt, Label, StepTrace  # noqa: E402
+from cascade_agent.offline.calibration import same_answers  # noqa: E402
+from cascade_agent.offline.report import build_report, render  # noqa: E402
 from graphs import plan_execute, support  # noqa: E402
 from graphs.demo import choose  # noqa: E402
 from graphs.evaluate import run_task  # noqa: E402

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from cascade_agent import CascadeChatModel, Journal, Policy, Price, Tier, Verdict
-from cascade_agent.replay import replay
+from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel
 
 SCORES = {"a": 0.9, "b": 0.6, "c": 0.3}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from rich.console import Console
 
-    from cascade_agent.records import Usage
+    from cascade_agent.core.records import Usage
 
 _GRAPHS: Final = {"support": support, "plan_execute": plan_execute}
 

@@ -16,8 +16,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
 
+from cascade_agent.core.records import Usage
 from cascade_agent.errors import CascadeExhausted
-from cascade_agent.records import Usage
 from tools.database import OrderDatabase, Snapshot, changes
 
 if TYPE_CHECKING:

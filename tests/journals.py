@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, Decision, Label, Situation, Spend, StepTrace, Verdict
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Label, SideCall, StepTrace, Verdict
 
 CODES = ["tool_match", "argument_grounded", "date_invented"]
 scores = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
@@ -52,8 +52,8 @@ def drafts(draw, tier, outcomes=("accepted", "rejected", "rejected", "error", "t
 
 
 numbers = st.none() | st.sampled_from([0.0, 0.01, 0.5, 2.0, 100.0])
-situations = st.none() | st.builds(
-    Situation,
+inputs_seen = st.none() | st.builds(
+    DecisionInputs,
     kind=st.sampled_from([None, "call", "text"]),
     escalation=st.none() | scores,
     broken=st.none() | scores,
@@ -64,7 +64,7 @@ situations = st.none() | st.builds(
     large_latency=numbers,
     time_left=numbers,
     money_left=st.none() | st.none() | numbers,
-    latched=st.booleans(),
+    stays_on_large=st.booleans(),
     probe=st.booleans(),
     retry=st.booleans(),
 )
@@ -103,10 +103,12 @@ def traces(draw, number=None):
         outcome=outcome,
         reason="r",
         attempts=attempts,
-        evidence=tuple(Spend(name=name, cost=draw(costs), latency=draw(times)) for name in gathered),
+        evidence=tuple(SideCall(name=name, cost=draw(costs), latency=draw(times)) for name in gathered),
         askable=askable,
-        situations=tuple(s for s in draw(st.lists(situations, max_size=3)) if s is not None),
-        decisions=draw(st.sampled_from([(), (Decision(action="gather", reason="draft", hedge=0.3, beside=askable),)])),
+        inputs_seen=tuple(s for s in draw(st.lists(inputs_seen, max_size=3)) if s is not None),
+        decisions=draw(
+            st.sampled_from([(), (Decision(action="ask_small", reason="draft", hedge=0.3, beside=askable),)])
+        ),
         final=draw(st.none() | st.integers(0, len(attempts) - 1)),
         cost=draw(costs),
         latency=draw(times),
@@ -121,12 +123,12 @@ def labels_of(draw, trace):
     if draw(st.booleans()):
         found.append(Label(step_id=trace.id, source="person", right=draw(st.none() | st.booleans())))
     if not trace.escalated and draw(st.booleans()):
-        spend = draw(st.none() | st.builds(Spend, name=st.just("large"), cost=costs, latency=times))
+        spend = draw(st.none() | st.builds(SideCall, name=st.just("large"), cost=costs, latency=times))
         right = draw(st.none() | st.booleans())
         harm = None if right is None else not right
         propensity = draw(st.sampled_from([None, 0.1, 0.3, 1.0]))
         found.append(
-            Label(step_id=trace.id, source="shadow", right=right, harm=harm, propensity=propensity, spend=spend)
+            Label(step_id=trace.id, source="shadow", right=right, harm=harm, propensity=propensity, side_call=spend)
         )
     return found
 
@@ -138,7 +140,7 @@ policies = st.builds(
     evidence_band=st.sampled_from([(0.0, 1.0), (0.3, 0.89), (0.6, 0.7), (0.0, 0.0)]),
     on_exhausted=st.sampled_from(["return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
-    latch=st.booleans(),
+    stay_on_large=st.booleans(),
     skip_small=st.booleans(),
     price_aware=st.booleans(),
     parallel_evidence=st.booleans(),
@@ -203,7 +205,7 @@ def world(episodes, steps=4, *, seed=0, shadow=1.0, threshold=0.6):
                         right=right,
                         harm=not right,
                         propensity=shadow,
-                        spend=Spend(name="large", cost=large_cost, latency=2.0),
+                        side_call=SideCall(name="large", cost=large_cost, latency=2.0),
                     )
                 )
     return found, labels, truth

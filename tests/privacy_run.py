@@ -47,9 +47,9 @@ from cascade_agent import (
     default_validators,
     swap_node,
 )
-from cascade_agent.evidence import CrossCheck, Judge
-from cascade_agent.journal import Journal
+from cascade_agent.journal.writer import Journal
 from cascade_agent.testing import ScriptedChatModel
+from cascade_agent.validators.cross_check import CrossCheck, Judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

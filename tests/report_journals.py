@@ -7,8 +7,8 @@ import json
 import random
 from typing import TYPE_CHECKING
 
-from cascade_agent.journal import Journal
-from cascade_agent.records import Attempt, Decision, Label, Spend, StepTrace, Usage, Verdict
+from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepTrace, Usage, Verdict
+from cascade_agent.journal.writer import Journal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ def step(
                         latency=1.0 + number / 1000, answer=call(n=1))  # fmt: skip
         attempts, final = (small, large), 1
     costs = [a.cost for a in attempts] + [spend.cost for spend in more.get("evidence", ())]
-    decisions = [Decision(action="gather", reason="draft")]
+    decisions = [Decision(action="ask_small", reason="draft")]
     decisions += [Decision(action="escalate", reason=reason), Decision(action="accept", reason="escalated", attempt=1)] if escalated else [
         Decision(action="accept", reason="accepted", attempt=0)
     ]  # fmt: skip
@@ -106,7 +106,7 @@ def ordinary(path: Path, count: int = 120) -> Path:
             confidence = round(draw.uniform(0.2, 1.0), 3)
             more = {}
             if number % 10 == 3:
-                more["evidence"] = (Spend(name="CrossCheck", cost=0.0005, latency=0.4),)
+                more["evidence"] = (SideCall(name="CrossCheck", cost=0.0005, latency=0.4),)
                 more["askable"] = ("CrossCheck",)
             trace = step(
                 number,
@@ -123,7 +123,7 @@ def ordinary(path: Path, count: int = 120) -> Path:
                 right = draw.random() < confidence
                 journal.append_label(
                     Label(step_id=trace.id, source="shadow", right=right, harm=not right, propensity=0.6,
-                          spend=Spend(name="shadow", cost=0.011), at=trace.started_at)
+                          side_call=SideCall(name="shadow", cost=0.011), at=trace.started_at)
                 )  # fmt: skip
         journal.append(step(count, escalated=True, outcome="exhausted", name="planner", large_cost=0.05))
     return path

@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel, Draft, Policy, StepContext, Verdict, assess
-from cascade_agent.confidence import Scorer
+from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 

@@ -6,7 +6,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import StructuredTool
 
-from cascade_agent import CascadeChatModel, Verdict, cache_marks
+from cascade_agent import CascadeChatModel, Verdict
+from cascade_agent.models import prompt_cache as cache_marks
 from cascade_agent.testing import ScriptedChatModel
 
 MARK = {"type": "ephemeral"}

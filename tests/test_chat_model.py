@@ -25,10 +25,10 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
-from cascade_agent.chat_model import tool_choice_of
+from cascade_agent.adapters.chat_model import tool_choice_of
+from cascade_agent.core.records import StepTrace
+from cascade_agent.engine.engine import trace_of
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import StepTrace
-from cascade_agent.runner import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.stub_openai import StubOpenAI
 
@@ -1125,7 +1125,7 @@ def test_synchronous_events_of_the_older_version_are_those_of_every_model():
 @BOTH
 async def test_evidence_asks_under_the_step_and_unseen(how):
     """A judge's model call is a child run of the step, hidden from message streams."""
-    from cascade_agent.records import Spend
+    from cascade_agent.core.records import SideCall
 
     asked = ScriptedChatModel("fine", name="judge", loop=True)
 
@@ -1134,11 +1134,11 @@ async def test_evidence_asks_under_the_step_and_unseen(how):
 
         def gather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
             asked.invoke("is it?", config)
-            return Verdict(outcome="pass", score=1.0, code="judged"), Spend(name="judge", cost=0.0)
+            return Verdict(outcome="pass", score=1.0, code="judged"), SideCall(name="judge", cost=0.0)
 
         async def agather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
             await asked.ainvoke("is it?", config)
-            return Verdict(outcome="pass", score=1.0, code="judged"), Spend(name="judge", cost=0.0)
+            return Verdict(outcome="pass", score=1.0, code="judged"), SideCall(name="judge", cost=0.0)
 
     heard = Runs()
     await ask(cascade("a", validators=[Judge()], name="desk"), how=how, config={"callbacks": [heard]})

@@ -5,10 +5,10 @@ from langchain_core.messages import AIMessage
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, cascade_node, cascade_step
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.evidence import CrossCheck
-from cascade_agent.panel import Panel, check_fit
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import Grounding, TokenConfidence, default_validators
+from cascade_agent.validators.cross_check import CrossCheck
+from cascade_agent.validators.validator_set import Panel, check_fit
 
 MEASURED = {name: ["code"] for name in ("Grounding", "ToolRelevance", "CompleteResponse")} | {"NoRepeat": []}
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cascade_agent.calibration import load_policy, write_policy
 from cascade_agent.cli import app
-from cascade_agent.journal import Journal
-from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, StepTrace, Verdict
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, StepTrace, Verdict
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.calibration import load_policy, write_policy
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,10 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cascade_agent.calibration import write_policy
 from cascade_agent.cli import app
-from cascade_agent.journal import Journal
-from cascade_agent.policy import Policy
+from cascade_agent.core.policy import Policy
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.calibration import write_policy
 from tests.journals import world
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.confidence import HARD_FAIL, RULES, SHIPPED, Contribution, Scorer
+from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import HARD_FAIL, RULES, SHIPPED, Contribution, Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.records import Verdict
 
 CODES = sorted(RULES)
 

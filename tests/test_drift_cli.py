@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from cascade_agent import Journal, Policy, StepTrace
-from cascade_agent.calibration import write_policy
 from cascade_agent.cli.drift import parse_since
-from cascade_agent.drift import DriftReport, watch
+from cascade_agent.core.records import Attempt, Label, Usage
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.journal import read, read_labels
-from cascade_agent.records import Attempt, Label, Usage
+from cascade_agent.journal.writer import read, read_labels
+from cascade_agent.offline.calibration import write_policy
+from cascade_agent.offline.drift import DriftReport, watch
 
 ROOT = Path(__file__).parents[1]
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -1,4 +1,4 @@
-"""The rules that money and time decide: each a pure function of the policy and the situation."""
+"""The rules that money and time decide: each a pure function of the policy and the inputs."""
 
 import math
 from dataclasses import fields, replace
@@ -8,16 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cascade_agent import Policy, Verdict
-from cascade_agent.policy import at_this_price, break_even, decide, hedge_delay, threshold_for
-from cascade_agent.records import Attempt, Situation
+from cascade_agent.core.decide import at_this_price, break_even, decide, hedge_delay, threshold_for
+from cascade_agent.core.records import Attempt, DecisionInputs
 
 unit = st.floats(0, 1)
 amounts = st.floats(1e-6, 1e3)
 PENDING = Attempt(tier="small", outcome="pending")
 GOOD = Attempt(tier="small", confidence=0.9, verdicts=(Verdict(outcome="pass", score=0.9, validator="v"),))
 BAD = Attempt(tier="small", verdicts=(Verdict(outcome="fail", code="no", validator="v"),))
-situations = st.builds(
-    Situation,
+inputs_seen = st.builds(
+    DecisionInputs,
     kind=st.none() | st.sampled_from(["call", "text", "structured"]),
     escalation=st.none() | unit,
     broken=st.none() | unit,
@@ -27,7 +27,7 @@ situations = st.builds(
     small_latency=st.none() | amounts,
     large_latency=st.none() | amounts,
     time_left=st.none() | amounts,
-    latched=st.booleans(),
+    stays_on_large=st.booleans(),
     probe=st.booleans(),
 )
 
@@ -39,47 +39,47 @@ situations = st.builds(
 def test_small_is_skipped_just_where_it_costs_more_than_it_saves(small, large, p, worth, times):
     """S + p L < L, in money and in time at its worth, is what lies below the break-even."""
     policy = Policy(value_of_time=worth)
-    situation = Situation(
+    inputs = DecisionInputs(
         small_cost=small, large_cost=large, small_latency=times[0], large_latency=times[1], escalation=p
     )
     first, alone = small + (worth or 0) * times[0], large + (worth or 0) * times[1]
-    bar = break_even(policy, situation)
+    bar = break_even(policy, inputs)
     assume(not math.isclose(first + p * alone, alone, rel_tol=1e-9))
     assert (p > bar) == (first + p * alone > alone)
-    decision = decide(policy, [PENDING], situation=situation)
-    assert (decision.action, decision.reason) == (("escalate", "skipped_small") if p > bar else ("gather", "draft"))
+    decision = decide(policy, [PENDING], inputs=inputs)
+    assert (decision.action, decision.reason) == (("escalate", "skipped_small") if p > bar else ("ask_small", "draft"))
 
 
 @pytest.mark.parametrize("unknown", ["small_cost", "large_cost", "escalation"])
 def test_nothing_is_skipped_on_what_is_not_known(unknown):
     """A rule without one of its numbers does not speak."""
-    known = Situation(small_cost=1, large_cost=1, escalation=1.0)
-    assert decide(Policy(), [PENDING], situation=known).reason == "skipped_small"
-    assert decide(Policy(), [PENDING], situation=replace(known, **{unknown: None})).reason == "draft"
+    known = DecisionInputs(small_cost=1, large_cost=1, escalation=1.0)
+    assert decide(Policy(), [PENDING], inputs=known).reason == "skipped_small"
+    assert decide(Policy(), [PENDING], inputs=replace(known, **{unknown: None})).reason == "draft"
 
 
 def test_a_small_tier_that_answers_garbage_is_skipped_whatever_it_costs():
     """R17: no price is needed to see that answers cannot be used; a probe and `skip_small=False` ask all the same."""
-    garbage = Situation(broken=0.85)
-    assert decide(Policy(), [PENDING], situation=garbage).reason == "skipped_small"
-    assert decide(Policy(), [PENDING], situation=replace(garbage, probe=True)).reason == "draft"
-    assert decide(Policy(skip_small=False), [PENDING], situation=garbage).reason == "draft"
-    assert decide(Policy(), [PENDING], situation=Situation(broken=0.7)).reason == "draft"
+    garbage = DecisionInputs(broken=0.85)
+    assert decide(Policy(), [PENDING], inputs=garbage).reason == "skipped_small"
+    assert decide(Policy(), [PENDING], inputs=replace(garbage, probe=True)).reason == "draft"
+    assert decide(Policy(skip_small=False), [PENDING], inputs=garbage).reason == "draft"
+    assert decide(Policy(), [PENDING], inputs=DecisionInputs(broken=0.7)).reason == "draft"
 
 
 @given(left=amounts, small=amounts, large=amounts)
 def test_a_step_without_time_for_two_calls_asks_the_one_that_counts(left, small, large):
     """Large is asked at once when it fits into what is left and both do not; else small has its chance."""
-    situation = Situation(small_latency=small, large_latency=large, time_left=left)
-    decision = decide(Policy(), [PENDING], situation=situation)
+    inputs = DecisionInputs(small_latency=small, large_latency=large, time_left=left)
+    decision = decide(Policy(), [PENDING], inputs=inputs)
     assert (decision.reason == "skipped_small") == (large <= left < small + large)
 
 
 def test_the_latch_holds_a_turn_on_the_large_tier():
     """Off by default; on, the steps after an escalation skip small."""
-    latched = Situation(latched=True)
-    assert decide(Policy(), [PENDING], situation=latched).reason == "draft"
-    assert decide(Policy(latch=True), [PENDING], situation=latched).reason == "latched"
+    stays_on_large = DecisionInputs(stays_on_large=True)
+    assert decide(Policy(), [PENDING], inputs=stays_on_large).reason == "draft"
+    assert decide(Policy(stay_on_large=True), [PENDING], inputs=stays_on_large).reason == "stays_on_large"
 
 
 # ---- ceilings -------------------------------------------------------------------------------------------------------
@@ -93,8 +93,8 @@ def test_the_latch_holds_a_turn_on_the_large_tier():
 )
 def test_no_tier_is_asked_for_money_that_is_not_there(left, small, large, attempt):
     """Where less is left than a call takes, the step is exhausted for its budget."""
-    situation = Situation(money_left=left, small_price=small, large_price=large)
-    decision = decide(Policy(max_cost=1), [attempt], situation=situation)
+    inputs = DecisionInputs(money_left=left, small_price=small, large_price=large)
+    decision = decide(Policy(max_cost=1), [attempt], inputs=inputs)
     price = small if attempt is PENDING else large
     assert (decision.reason == "budget") == (left <= 0 or (price is not None and left < price))
     if decision.reason == "budget":
@@ -105,17 +105,17 @@ def test_no_tier_is_asked_for_money_that_is_not_there(left, small, large, attemp
 def test_a_usable_draft_is_what_an_empty_purse_leaves():
     """A draft of low confidence is the best there is when large cannot be paid."""
     low = replace(GOOD, confidence=0.2)
-    decision = decide(Policy(threshold=0.5), [low], situation=Situation(money_left=0.0))
+    decision = decide(Policy(threshold=0.5), [low], inputs=DecisionInputs(money_left=0.0))
     assert (decision.action, decision.reason, decision.attempt) == ("exhausted", "budget", 0)
-    assert decide(Policy(threshold=0.5), [GOOD], situation=Situation(money_left=0.0)).action == "accept"
+    assert decide(Policy(threshold=0.5), [GOOD], inputs=DecisionInputs(money_left=0.0)).action == "accept"
 
 
 def test_evidence_is_not_asked_with_an_empty_purse():
     """It costs money too."""
     inside = replace(GOOD, confidence=0.6)
-    asked = decide(Policy(threshold=0.5), [inside], evidence=("e",), situation=Situation(money_left=1.0))
-    broke = decide(Policy(threshold=0.5), [inside], evidence=("e",), situation=Situation(money_left=0.0))
-    assert (asked.action, broke.action) == ("gather", "accept")
+    asked = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=1.0))
+    broke = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=0.0))
+    assert (asked.action, broke.action) == ("ask_evidence", "accept")
 
 
 # ---- thresholds -----------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_a_threshold_of_its_own_decides():
 def test_the_price_of_escalating_now_moves_the_threshold(threshold, now, mean, certified):
     """Dearer than usual: lower; cheaper: higher; as usual: as it was. A certified one is never lowered."""
     policy = Policy(price_aware=True, provenance={"n": 1} if certified else {})
-    moved = at_this_price(policy, threshold, Situation(large_cost_now=now, large_cost=mean))
+    moved = at_this_price(policy, threshold, DecisionInputs(large_cost_now=now, large_cost=mean))
     assert 0.0 <= moved <= 1.0
     if certified:
         assert moved >= threshold
@@ -149,9 +149,13 @@ def test_the_price_of_escalating_now_moves_the_threshold(threshold, now, mean, c
         assert moved <= threshold
     if now < mean:
         assert moved >= threshold
-    assert at_this_price(policy, threshold, Situation(large_cost_now=mean, large_cost=mean)) == pytest.approx(threshold)
+    assert at_this_price(policy, threshold, DecisionInputs(large_cost_now=mean, large_cost=mean)) == pytest.approx(
+        threshold
+    )
     assert (
-        at_this_price(replace(policy, price_aware=False), threshold, Situation(large_cost_now=now, large_cost=mean))
+        at_this_price(
+            replace(policy, price_aware=False), threshold, DecisionInputs(large_cost_now=now, large_cost=mean)
+        )
         == threshold
     )
 
@@ -163,11 +167,11 @@ def test_the_price_of_escalating_now_moves_the_threshold(threshold, now, mean, c
 def test_a_hedge_starts_at_once_where_waiting_costs_more_than_a_wasted_call(p, price, seconds, worth):
     """P v l > (1 - p) c."""
     policy = Policy(hedge_after=3.0, value_of_time=worth)
-    situation = Situation(escalation=p, large_cost=price, small_latency=seconds)
+    inputs = DecisionInputs(escalation=p, large_cost=price, small_latency=seconds)
     assume(not math.isclose(p * worth * seconds, (1 - p) * price, rel_tol=1e-6, abs_tol=1e-12))
-    assert hedge_delay(policy, situation) == (0.0 if p * worth * seconds > (1 - p) * price else 3.0)
-    assert hedge_delay(Policy(value_of_time=worth), situation) is None
-    assert hedge_delay(Policy(hedge_after=3.0), situation) == 3.0
+    assert hedge_delay(policy, inputs) == (0.0 if p * worth * seconds > (1 - p) * price else 3.0)
+    assert hedge_delay(Policy(value_of_time=worth), inputs) is None
+    assert hedge_delay(Policy(hedge_after=3.0), inputs) == 3.0
 
 
 @given(
@@ -180,7 +184,7 @@ def test_large_is_asked_again_when_its_provider_said_when(after, left, tries, al
     """R16: within the deadline, at most five attempts a step, and not beyond the budget of retries."""
     refused = Attempt(tier="large", outcome="error", error="RateLimitError: busy", retry_after=after)
     attempts = [BAD, *[refused] * tries]
-    decision = decide(Policy(), attempts, situation=Situation(time_left=left, retry=allowed))
+    decision = decide(Policy(), attempts, inputs=DecisionInputs(time_left=left, retry=allowed))
     again = after is not None and after <= 60 and allowed and len(attempts) < 5 and (left is None or after < left)
     assert (decision.action == "escalate") == again
     if again:
@@ -197,25 +201,25 @@ def test_large_is_asked_again_when_its_provider_said_when(after, left, tries, al
 )
 def test_a_situation_that_knows_nothing_moves_nothing(attempt, threshold, evidence):
     """The decision on nothing is the decision without one."""
-    policy = Policy(threshold=threshold, latch=True, price_aware=True, value_of_time=1.0, hedge_after=None)
+    policy = Policy(threshold=threshold, stay_on_large=True, price_aware=True, value_of_time=1.0, hedge_after=None)
     plain = decide(Policy(threshold=threshold), [attempt], evidence=evidence)
-    assert decide(policy, [attempt], evidence=evidence, situation=Situation()) == plain
+    assert decide(policy, [attempt], evidence=evidence, inputs=DecisionInputs()) == plain
 
 
-@given(situation=situations, attempt=st.sampled_from([BAD, replace(BAD, outcome="error", error="E: x")]))
-def test_no_situation_saves_a_draft_that_failed_a_hard_check(situation, attempt):
+@given(inputs=inputs_seen, attempt=st.sampled_from([BAD, replace(BAD, outcome="error", error="E: x")]))
+def test_no_situation_saves_a_draft_that_failed_a_hard_check(inputs, attempt):
     """Law 2, under every rule of this page."""
-    policy = Policy(threshold=0.0, thresholds={"call": 0.0}, latch=True, price_aware=True, value_of_time=1.0)
-    assert decide(policy, [attempt], situation=situation).action == "escalate"
+    policy = Policy(threshold=0.0, thresholds={"call": 0.0}, stay_on_large=True, price_aware=True, value_of_time=1.0)
+    assert decide(policy, [attempt], inputs=inputs).action == "escalate"
 
 
-@given(situation=situations)
-def test_a_situation_survives_json(situation):
+@given(inputs=inputs_seen)
+def test_a_situation_survives_json(inputs):
     """It stands in the record, field by field."""
-    from cascade_agent.records import dump, load
+    from cascade_agent.core.records import dump, load
 
-    assert load(Situation, dump(situation)) == situation
-    assert {f.name for f in fields(Situation)} >= set(dump(situation))
+    assert load(DecisionInputs, dump(inputs)) == inputs
+    assert {f.name for f in fields(DecisionInputs)} >= set(dump(inputs))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ def test_a_situation_survives_json(situation):
         ({"max_cost": -1}, "max_cost is -1; expected None, a number >= 0"),
         ({"max_cost": {"day": 1}}, "max_cost"),
         ({"max_cost": True}, "max_cost"),
-        ({"latch": "false"}, "latch is 'false'; expected True or False"),
+        ({"stay_on_large": "false"}, "stay_on_large is 'false'; expected True or False"),
         ({"skip_small": None}, "skip_small"),
         ({"threshold": True}, "threshold is True"),
         ({"provenance": "abc"}, "provenance is 'abc'; expected a mapping"),
@@ -254,7 +258,7 @@ def test_a_policy_with_all_of_it_survives_json():
         max_cost={"thread": 1.0},
         strict_cost=True,
         skip_small=False,
-        latch=True,
+        stay_on_large=True,
         price_aware=True,
         shadow_rate=0.1,
     )

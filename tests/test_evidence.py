@@ -11,14 +11,14 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict, default_validators
-from cascade_agent.confidence import RULES
+from cascade_agent.core.records import Draft, StepContext
+from cascade_agent.core.scoring import RULES
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.evidence import _Breaker, cross_checked
-from cascade_agent.records import Draft, StepContext
+from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from cascade_agent.toolspec import tool_specs
 from cascade_agent.validators import CrossCheck, Judge
-from cascade_agent.validators._agreement import agreement
+from cascade_agent.validators.agreement import agreement
+from cascade_agent.validators.cross_check import _Breaker, cross_checked
 
 
 @tool
@@ -129,7 +129,7 @@ async def test_async_asks_as_sync() -> None:
         call(city="Lyon", nights=2), ScriptedChatModel([call(city="Nice", nights=7)]), call(city="Lyon", nights=2)
     )
     step = (await model.bind_tools([book]).ainvoke(ASKED)).response_metadata["cascade"]
-    assert [d["action"] for d in step["decisions"]] == ["gather", "gather", "escalate", "accept"]
+    assert [d["action"] for d in step["decisions"]] == ["ask_small", "ask_evidence", "escalate", "accept"]
 
 
 def test_evidence_is_not_asked_when_it_cannot_matter() -> None:
@@ -167,7 +167,7 @@ async def test_evidence_that_hangs_is_cut_off() -> None:
 def test_the_breaker_pauses_and_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 5 failures in a row nothing is asked; after 30 s one call is let through; a success closes it."""
     now = [0.0]
-    monkeypatch.setattr("cascade_agent.evidence.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cascade_agent.validators.cross_check.time.monotonic", lambda: now[0])
     breaker = _Breaker()
     for _ in range(5):
         assert breaker.allows()
@@ -313,15 +313,15 @@ def test_only_evidence_decides_when_there_is_nothing_else() -> None:
 
 def test_a_users_own_evidence() -> None:
     """Anything with `stage = "evidence"`, `gather` and `agather` is evidence; its verdict counts as a user's score."""
-    from cascade_agent.records import Spend
+    from cascade_agent.core.records import SideCall
 
     class Oracle:
         name, stage = "Oracle", "evidence"
 
-        def gather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, Spend]:
-            return Verdict(outcome="pass", code="oracle", score=0.1), Spend(name="Oracle", cost=0.5)
+        def gather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, SideCall]:
+            return Verdict(outcome="pass", code="oracle", score=0.1), SideCall(name="Oracle", cost=0.5)
 
-        async def agather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, Spend]:
+        async def agather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, SideCall]:
             return self.gather(draft, context, config=config)
 
     model = CascadeChatModel(

@@ -62,7 +62,7 @@ POLICY = {
     "hedge_after",
     "max_cost",
     "shadow_rate",
-    "latch",
+    "stay_on_large",
     "side_effects",
     "provenance",
 }

@@ -9,11 +9,11 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
+from cascade_agent.engine.engine import trace_of
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.evidence import CrossCheck
-from cascade_agent.replay import replay
-from cascade_agent.runner import trace_of
+from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
+from cascade_agent.validators.cross_check import CrossCheck
 from tests.stub_openai import StubOpenAI
 from tests.test_reliability import ask, openai, refuses_small
 

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepTrace, Usage, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import Journal, _lock, checked_label, read, read_labels
-from cascade_agent.records import Attempt, Decision, Label, Spend, StepTrace, Usage, Verdict
+from cascade_agent.journal.writer import Journal, _lock, checked_label, read, read_labels
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
 
@@ -89,7 +89,7 @@ traces = st.builds(
     reason=texts,
     attempts=st.lists(attempts, max_size=3).map(tuple),
     decisions=st.lists(st.builds(Decision, action=st.just("escalate"), reason=texts), max_size=2).map(tuple),
-    evidence=st.lists(st.builds(Spend, name=texts, usage=usages, cost=floats), max_size=2).map(tuple),
+    evidence=st.lists(st.builds(SideCall, name=texts, usage=usages, cost=floats), max_size=2).map(tuple),
     degraded=st.booleans(),
     cost=floats,
     usage=usages,
@@ -244,8 +244,8 @@ def test_a_write_that_did_not_fit_harms_no_other_record(tmp_path: Path) -> None:
     """When the disk fills up in the middle of a line and has room again later, every other record is read."""
     code = """
 import resource, signal, sys
-from cascade_agent.journal import Journal
-from cascade_agent.records import StepTrace
+from cascade_agent.journal.writer import Journal
+from cascade_agent.core.records import StepTrace
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 journal = Journal(sys.argv[1])
 trace = lambda id: StepTrace(id=id, step="agent", outcome="accepted", reason="ok", attempts=())
@@ -307,8 +307,8 @@ def test_kill_loses_nothing_that_was_appended(tmp_path: Path) -> None:
     """After kill -9 every record whose append returned is there, and the rest of the file is readable."""
     code = """
 import sys
-from cascade_agent.journal import Journal
-from cascade_agent.records import StepTrace
+from cascade_agent.journal.writer import Journal
+from cascade_agent.core.records import StepTrace
 journal = Journal(sys.argv[1])
 n = 0
 while True:
@@ -334,8 +334,8 @@ while True:
 
 WRITER = """
 import sys
-from cascade_agent.journal import Journal
-from cascade_agent.records import StepTrace
+from cascade_agent.journal.writer import Journal
+from cascade_agent.core.records import StepTrace
 path, who, count, max_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]) or None
 journal = Journal(path, max_bytes=max_bytes, compress=max_bytes is not None)
 for n in range(count):

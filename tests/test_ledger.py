@@ -13,8 +13,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from scipy.stats import binomtest
 
 from cascade_agent import Price, Tier, Verdict
-from cascade_agent.ledger import ENOUGH, Ledger, Purse, _Mean
-from cascade_agent.records import Attempt, Situation, StepTrace, Usage
+from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Usage
+from cascade_agent.engine.statistics import ENOUGH, Ledger, Purse, _Mean
 from cascade_agent.testing import ScriptedChatModel
 
 HARD = (Verdict(outcome="fail", code="no", validator="v"),)
@@ -61,18 +61,18 @@ def taught(steps: int, clock: Clock | None = None, **kwargs) -> Ledger:
 
 def test_nothing_is_said_before_enough_steps():
     """18 steps say nothing, 19 say all, and only of steps of their name."""
-    assert taught(ENOUGH - 1).situation("desk") == Situation()
-    told = taught(ENOUGH).situation("desk")
+    assert taught(ENOUGH - 1).snapshot("desk") == DecisionInputs()
+    told = taught(ENOUGH).snapshot("desk")
     assert told.broken == told.escalation
     assert told.broken > 0.8
     assert (told.small_cost, told.large_cost, told.small_latency, told.large_latency) == (1.0, 10.0, 0.5, 2.0)
-    assert taught(ENOUGH).situation("other") == Situation()
+    assert taught(ENOUGH).snapshot("other") == DecisionInputs()
 
 
 def test_a_good_small_tier_is_never_near_the_bar():
     """And one that escalates on soft grounds escalates, but is not broken."""
-    assert taught(100, accepted=True).situation("desk").escalation < 0.01
-    soft = taught(100, hard=False).situation("desk")
+    assert taught(100, accepted=True).snapshot("desk").escalation < 0.01
+    soft = taught(100, hard=False).snapshot("desk")
     assert soft.broken < 0.01
     assert soft.escalation > 0.9
 
@@ -93,13 +93,13 @@ def test_one_step_in_thirty_seconds_probes():
     clock = Clock()
     ledger = taught(ENOUGH, clock)
     clock.now = 29.9
-    assert not ledger.situation("desk").probe
+    assert not ledger.snapshot("desk").probe
     clock.now = 30.0
-    assert [ledger.situation("desk").probe for _ in range(3)] == [True, False, False]
+    assert [ledger.snapshot("desk").probe for _ in range(3)] == [True, False, False]
     clock.now = 59.0
-    assert not ledger.situation("desk").probe
+    assert not ledger.snapshot("desk").probe
     clock.now = 61.0
-    assert ledger.situation("desk").probe
+    assert ledger.snapshot("desk").probe
 
 
 def test_a_small_tier_that_recovers_is_asked_again():
@@ -107,7 +107,7 @@ def test_a_small_tier_that_recovers_is_asked_again():
     ledger = taught(ENOUGH)
     for _ in range(3):
         ledger.tell(a_step(accepted=True))
-    assert ledger.situation("desk").broken < 0.8
+    assert ledger.snapshot("desk").broken < 0.8
 
 
 def test_the_retry_budget_is_a_tenth_of_the_calls():
@@ -116,7 +116,7 @@ def test_the_retry_budget_is_a_tenth_of_the_calls():
     twice = replace(once, attempts=(*once.attempts, once.attempts[1]))
     calls = retries = 0
     for _ in range(300):
-        again = ledger.situation("desk").retry
+        again = ledger.snapshot("desk").retry
         ledger.tell(twice if again else once)
         calls, retries = calls + 2 + again, retries + again
     assert 20 <= retries <= 0.1 * calls + 2
@@ -142,7 +142,7 @@ def test_a_copy_begins_anew():
     """A pickled or copied cascade has no memory of another process, and no shared lock."""
     ledger = taught(ENOUGH)
     for other in (pickle.loads(pickle.dumps(ledger)), copy.deepcopy(ledger)):  # noqa: S301 - our own bytes
-        assert other.situation("desk") == Situation()
+        assert other.snapshot("desk") == DecisionInputs()
 
 
 def test_names_without_end_take_no_memory_without_end():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.never_in_the_way import PEERS, WAYS, Worker, collector
-from cascade_agent.log import LOG
+from cascade_agent._log import LOG
 
 pytestmark = pytest.mark.slow  # a process for each way to break
 STEPS = 12

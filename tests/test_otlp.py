@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Price, StepTrace, Tier, Verdict
+from cascade_agent.cli._span_files import Span, Steps, format_of, spans_of
 from cascade_agent.errors import RecordError
-from cascade_agent.otlp import Span, Steps, format_of, spans_of
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 

@@ -8,9 +8,9 @@ from langchain_core.messages import AIMessage
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.types import Command
 
+from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.panel import Panel, is_control_flow, name_of
-from cascade_agent.records import Draft, StepContext, Verdict
+from cascade_agent.validators.validator_set import Panel, is_control_flow, name_of
 
 DRAFT, CONTEXT = Draft(message=AIMessage("x")), StepContext()
 BOTH = pytest.mark.parametrize("way", ["sync", "async"])

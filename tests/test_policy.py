@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.confidence import Scorer
+from cascade_agent.core.decide import REASONS, best_usable, decide, objection
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Verdict
+from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.policy import REASONS, Policy, best_usable, decide, objection
-from cascade_agent.records import Attempt, Verdict
 
 unit = st.floats(0, 1)
 names = st.sampled_from(["", "mine", *REASONS])
@@ -121,14 +122,14 @@ def test_gathering_ends(policy, attempt, found):
     asked: list[str] = []
     for confidence in [*found, None]:
         move = decide(policy, (attempt,), evidence=EVIDENCE)
-        if move.action != "gather":
+        if move.action != "ask_evidence":
             break
         low, high = policy.evidence_band
         assert attempt.confidence is None or low <= attempt.confidence <= high
         asked.append(str(move.evidence))
         attempt = replace(attempt, gathered=(*attempt.gathered, str(move.evidence)), confidence=confidence)
     else:
-        assert decide(policy, (attempt,), evidence=EVIDENCE).action != "gather"
+        assert decide(policy, (attempt,), evidence=EVIDENCE).action != "ask_evidence"
     assert asked == list(EVIDENCE[: len(asked)])
 
 
@@ -165,7 +166,7 @@ BROKEN = Verdict(outcome="abstain", code="validator_error", validator="mine")
         (Policy(), small(SPOKEN, confidence=0.5, gathered=("cheap",)), "escalate", "low_confidence"),
         (Policy(), small(SPOKEN, confidence=0.95, gathered=("cheap",)), "accept", "accepted"),
         (Policy(), small(SILENT, confidence=0.5, gathered=("cheap",)), "accept", "accepted"),
-        (Policy(), Attempt(tier="small", outcome="pending"), "gather", "draft"),
+        (Policy(), Attempt(tier="small", outcome="pending"), "ask_small", "draft"),
         (
             Policy(),
             Attempt(tier="small", outcome="pending", verdicts=(fail("AfterToolError"),)),
@@ -290,9 +291,9 @@ def test_a_doubtful_draft_that_changes_the_world_is_never_returned(effect: Any, 
     [
         (0.1, (), (), "accept"),
         (0.1, (), EVIDENCE, "escalate"),
-        (0.5, (), EVIDENCE, "gather"),
+        (0.5, (), EVIDENCE, "ask_evidence"),
         (0.95, (), EVIDENCE, "accept"),
-        (None, (), EVIDENCE, "gather"),
+        (None, (), EVIDENCE, "ask_evidence"),
         (0.5, EVIDENCE, EVIDENCE, "escalate"),
         (0.89, EVIDENCE, EVIDENCE, "escalate"),
         (0.95, EVIDENCE, EVIDENCE, "accept"),

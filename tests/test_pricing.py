@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_agent import pricing
+from cascade_agent.core.records import Usage
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.pricing import Price, PriceTier, price_of, warm
-from cascade_agent.records import Usage
+from cascade_agent.models import pricing
+from cascade_agent.models.pricing import Price, PriceTier, price_of, warm
 
 NOW = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
 rates = st.floats(0, 1e4, allow_nan=False)
@@ -370,7 +370,7 @@ def test_the_table_is_imported_on_first_use_only() -> None:
     """Importing the module, hand-made prices and unknown hosts never import the table; `warm` does, beside the caller."""
     code = """
 import sys, threading
-from cascade_agent.pricing import Price, price_of, warm
+from cascade_agent.models.pricing import Price, price_of, warm
 Price(1, 2); price_of("gpt-4o-mini"); price_of(None, "openai")
 assert "genai_prices" not in sys.modules
 warm()

@@ -22,10 +22,10 @@ from langchain_core.tools import StructuredTool
 from pydantic import BaseModel
 
 from cascade_agent import StepContext, default_validators
-from cascade_agent.panel import Panel
-from cascade_agent.records import Draft
-from cascade_agent.toolspec import tool_specs
+from cascade_agent.core.records import Draft
+from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
+from cascade_agent.validators.validator_set import Panel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,24 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from cascade_agent.errors import CascadeError, CascadeExhausted, ConfigurationError, RecordError
-from cascade_agent.records import (
+from cascade_agent.core.clean_json import clean, clean_text
+from cascade_agent.core.records import (
     SCHEMA,
     Attempt,
     Decision,
     Draft,
     Label,
-    Spend,
+    SideCall,
     StepContext,
     StepTrace,
     ToolSpec,
     Usage,
     Verdict,
-    clean,
-    clean_text,
     dump,
     load,
 )
+from cascade_agent.errors import CascadeError, CascadeExhausted, ConfigurationError, RecordError
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 unit = st.floats(0, 1)
@@ -70,13 +69,13 @@ attempts = st.builds(
 )
 decisions = st.builds(
     Decision,
-    action=st.sampled_from(["accept", "gather", "escalate", "exhausted"]),
+    action=st.sampled_from(["accept", "ask_small", "ask_evidence", "escalate", "exhausted"]),
     reason=texts,
     detail=texts,
     attempt=st.none() | st.integers(0, 1),
     evidence=st.none() | texts,
 )
-spends = st.builds(Spend, name=texts, usage=st.none() | usages, cost=measures, latency=measures)
+side_calls = st.builds(SideCall, name=texts, usage=st.none() | usages, cost=measures, latency=measures)
 traces = st.builds(
     StepTrace,
     id=texts,
@@ -85,7 +84,7 @@ traces = st.builds(
     reason=texts,
     attempts=st.lists(attempts, min_size=1, max_size=2).map(tuple),
     decisions=st.lists(decisions, max_size=3).map(tuple),
-    evidence=st.lists(spends, max_size=2).map(tuple),
+    evidence=st.lists(side_calls, max_size=2).map(tuple),
     final=st.none() | st.just(0),
     kind=st.sampled_from(["text", "call"]),
     degraded=st.booleans(),

@@ -21,8 +21,8 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict, cascade_node
+from cascade_agent.engine.engine import trace_of
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.runner import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
 from tests.stub_openai import StubOpenAI
 
@@ -776,7 +776,7 @@ def test_costs_in_two_currencies_are_not_added_up():
 
 def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_path, monkeypatch):
     """The step of a cascade that is a tier stands in the outer record; the common journal does not count it twice."""
-    from cascade_agent.journal import Journal, read
+    from cascade_agent.journal.writer import Journal, read
 
     path = tmp_path / "j.jsonl"
     monkeypatch.setenv("CASCADE_JOURNAL", str(path))
@@ -800,7 +800,7 @@ def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_pat
 @BOTH
 async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
     """R17: within 20 steps; asked again every 30 s, and kept when it is well again."""
-    from cascade_agent import ledger
+    from cascade_agent.engine import statistics as ledger
 
     now = [0.0]
     monkeypatch.setattr(ledger, "monotonic", lambda: now[0])
@@ -813,7 +813,7 @@ async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
     assert small.asked == 19
     assert journal.traces[-1].reason == "skipped_small"
     assert journal.traces[-1].attempts[0].outcome == "skipped"
-    assert journal.traces[-1].situations[0].broken > 0.8
+    assert journal.traces[-1].inputs_seen[0].broken > 0.8
     now[0] = 31.0
     for _ in range(5):
         await ask(llm, how=how)
@@ -929,11 +929,14 @@ async def test_a_latched_turn_stays_on_the_large_tier(how):
     """After an escalation the rest of the turn is large's; the user's next word ends it."""
     small = ScriptedChatModel("small", name="small", loop=True)
     llm = CascadeChatModel(
-        small=small, large=ScriptedChatModel("large", loop=True), validators=[refuses_small], policy=Policy(latch=True)
+        small=small,
+        large=ScriptedChatModel("large", loop=True),
+        validators=[refuses_small],
+        policy=Policy(stay_on_large=True),
     )
     first = await ask(llm, [("user", "hi")], how=how)
     second = await ask(llm, [("user", "hi"), first, ("tool", "x")][:2], how=how)
-    assert (record(second)["reason"], small.asked) == ("latched", 1)
+    assert (record(second)["reason"], small.asked) == ("stays_on_large", 1)
     await ask(llm, [("user", "hi"), first, second, ("user", "and now?")], how=how)
     assert small.asked == 2
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, Decision, Situation, Spend, StepTrace, Verdict
-from cascade_agent.replay import replay, sweep
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
+from cascade_agent.offline.evaluation.replay import replay, sweep
 from tests.journals import policies, scores, traces
 
 
@@ -51,7 +51,7 @@ LARGE = Attempt(tier="large", outcome="accepted", cost=0.01, latency=2.0)
 def test_what_was_asked_is_named_and_timed():
     """The calls that a policy would have made, their cost and their time."""
     small = _small(0.5, gathered=("e",))
-    trace = _step(small, LARGE, evidence=(Spend(name="e", cost=0.002, latency=0.3),), askable=("e",))
+    trace = _step(small, LARGE, evidence=(SideCall(name="e", cost=0.002, latency=0.3),), askable=("e",))
     found = replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0)))
     assert [getattr(call, "tier", None) or call.name for call in found.asked] == ["small", "e", "large"]
     assert found.cost == pytest.approx(0.013)
@@ -61,14 +61,14 @@ def test_what_was_asked_is_named_and_timed():
 
 def test_evidence_that_was_dropped_is_not_there():
     """A call that was begun beside the draft and given up said nothing: a policy that needs it cannot be told."""
-    trace = _step(_small(0.5), LARGE, evidence=(Spend(name="e", cost=0.002, latency=0.3),), askable=("e",))
+    trace = _step(_small(0.5), LARGE, evidence=(SideCall(name="e", cost=0.002, latency=0.3),), askable=("e",))
     assert replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0))).missing == "evidence"
 
 
 def test_a_race_that_was_lost_is_not_a_failure():
     """Where small was given up because large was faster, a policy that would have waited for it cannot be told."""
     late = Attempt(tier="small", outcome="cancelled", error="OvertakenError: x", cost=None, latency=0.4)
-    trace = _step(late, LARGE, decisions=(Decision(action="gather", reason="draft", hedge=0.3),))
+    trace = _step(late, LARGE, decisions=(Decision(action="ask_small", reason="draft", hedge=0.3),))
     assert replay(trace, Policy(hedge_after=0.3)).final_tier == "large"
     assert replay(trace, Policy(hedge_after=0.1)).final_tier == "large"
     assert replay(trace, Policy(hedge_after=0.5)).missing == "draft"
@@ -78,11 +78,11 @@ def test_a_race_that_was_lost_is_not_a_failure():
 def test_a_hedge_that_was_not_needed_is_paid():
     """A large call begun beside a slow draft is in the cost of the step that small answered, unknown if unrecorded."""
     policy = Policy(hedge_after=0.3)
-    recorded = _step(_small(1.0), evidence=(Spend(name="hedge", cost=0.004),))
+    recorded = _step(_small(1.0), evidence=(SideCall(name="hedge", cost=0.004),))
     assert replay(recorded, policy).cost == pytest.approx(0.005)
     assert replay(_step(_small(1.0)), policy).cost is None
     assert replay(_step(_small(1.0, latency=0.2)), policy).cost == pytest.approx(0.001)
-    same = _step(_small(1.0), decisions=(Decision(action="gather", reason="draft", hedge=0.3),))
+    same = _step(_small(1.0), decisions=(Decision(action="ask_small", reason="draft", hedge=0.3),))
     assert replay(same, policy).cost == pytest.approx(0.001)
 
 
@@ -117,7 +117,7 @@ def test_a_refused_large_call_is_made_again_as_recorded():
 
 def test_evidence_beside_the_draft_is_paid_whether_it_is_needed_or_not():
     """With parallel evidence the draft's time is the longest of both, and a price that is not recorded is unknown."""
-    spend = Spend(name="e", cost=0.002, latency=0.8)
+    spend = SideCall(name="e", cost=0.002, latency=0.8)
     policy = Policy(parallel_evidence=True, evidence_band=(0.0, 0.1))
     found = replay(_step(_small(0.5), evidence=(spend,), askable=("e",)), policy)
     assert (found.cost, found.latency) == (pytest.approx(0.003), 0.8)
@@ -127,6 +127,6 @@ def test_evidence_beside_the_draft_is_paid_whether_it_is_needed_or_not():
 
 def test_the_recorded_situation_counts():
     """A policy that latches asks large at once where the record says that a step of the turn escalated."""
-    trace = _step(_small(1.0), LARGE, situations=(Situation(latched=True),))
-    assert replay(trace, Policy(latch=True)).decisions[0].reason == "latched"
+    trace = _step(_small(1.0), LARGE, inputs_seen=(DecisionInputs(stays_on_large=True),))
+    assert replay(trace, Policy(stay_on_large=True)).decisions[0].reason == "stays_on_large"
     assert replay(trace, Policy()).final_tier == "small"

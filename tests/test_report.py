@@ -25,18 +25,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cascade_agent.calibration import write_policy
-from cascade_agent.drift import watch
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage
 from cascade_agent.errors import RecordError
-from cascade_agent.journal import Journal, read, read_labels
-from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, Label, Spend, StepTrace, Usage
-from cascade_agent.replay import replay
-from cascade_agent.report import build_report, gather, render, words
-from cascade_agent.report.markup import data_script, el, escape
-from cascade_agent.report.quality import share_of, wilson
-from cascade_agent.report.streaming import MAX_PERIODS, WIDTHS, Counts, Reservoir, Sample, Timeline, Top, hash_of
-from cascade_agent.report.svg import Placer, Scale, log_ticks, ticks
+from cascade_agent.journal.writer import Journal, read, read_labels
+from cascade_agent.offline.calibration import write_policy
+from cascade_agent.offline.drift import watch
+from cascade_agent.offline.evaluation.replay import replay
+from cascade_agent.offline.report import build_report, render
+from cascade_agent.offline.report import collect as gather
+from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report.markup import data_script, el, escape
+from cascade_agent.offline.report.quality import share_of, wilson
+from cascade_agent.offline.report.streaming import (
+    MAX_PERIODS,
+    WIDTHS,
+    Counts,
+    Reservoir,
+    Sample,
+    Timeline,
+    Top,
+    hash_of,
+)
+from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
 ROOT = Path(__file__).parent.parent
@@ -76,9 +87,9 @@ def test_counts_and_sums_are_the_journals(journal, report):
     assert totals.by_outcome == Counter(s["outcome"] for s in steps)
     assert totals.cost.known == pytest.approx(sum(s["cost"] for s in steps if s["cost"] is not None))
     assert totals.cost.unknown == sum(s["cost"] is None for s in steps) == 7
-    spends = [line["spend"]["cost"] for line in lines if "spend" in line]
-    assert totals.shadow_calls == len(spends)
-    assert totals.shadow.known == pytest.approx(sum(spends))
+    side_calls = [line["side_call"]["cost"] for line in lines if "side_call" in line]
+    assert totals.shadow_calls == len(side_calls)
+    assert totals.shadow.known == pytest.approx(sum(side_calls))
     assert totals.labels == sum(line["type"] == "label" for line in lines)
     assert totals.models == {
         "small": {"tiny-1": len(steps)},
@@ -142,7 +153,7 @@ def test_the_curve_is_what_replay_says(tmp_path):
             small = trace.attempts[0].cost
             if small is None:
                 continue
-            shadow = labels[trace.id].spend.cost if trace.id in labels else small * ratio
+            shadow = labels[trace.id].side_call.cost if trace.id in labels else small * ratio
             large = trace.attempts[1].cost if trace.escalated else shadow
             asked = sum(trace.evidence[0].cost for d in result.decisions if d.evidence)
             paid += small + asked + (large if result.escalated else 0.0)
@@ -180,7 +191,9 @@ def test_a_step_without_answer_is_the_most_doubtful(tmp_path):
 
 def test_always_large_is_estimated_from_pairs(tmp_path):
     """Where large was not asked its cost is small's times the ratio of the pairs; a shadow call's cost is measured."""
-    shadow = Label(step_id="step-2", source="shadow", right=True, propensity=0.5, spend=Spend(name="shadow", cost=0.02))
+    shadow = Label(
+        step_id="step-2", source="shadow", right=True, propensity=0.5, side_call=SideCall(name="shadow", cost=0.02)
+    )
     path = journal_of(
         tmp_path / "j.jsonl",
         step(0, escalated=True, small_cost=0.001, large_cost=0.012),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cascade_agent.journal import read
-from cascade_agent.report import build_report, render
+from cascade_agent.journal.writer import read
+from cascade_agent.offline.report import build_report, render
 from tests.report_journals import START, hostile, ordinary
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
-from cascade_agent.deadline import LateError, within
+from cascade_agent.core.records import Attempt, DecisionInputs, Draft, SideCall, StepContext, StepTrace, Usage
+from cascade_agent.engine.engine import arun, run, trace_of
+from cascade_agent.engine.step import Answer, Step
+from cascade_agent.engine.worker_threads import LateError, within
 from cascade_agent.errors import RecordError
-from cascade_agent.panel import Panel
-from cascade_agent.records import Attempt, Draft, Situation, Spend, StepContext, StepTrace, Usage
-from cascade_agent.replay import replay
-from cascade_agent.runner import arun, run, trace_of
-from cascade_agent.step import Answer, Step
+from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from cascade_agent.validators.validator_set import Panel
 
 unit = st.floats(0, 1)
 
@@ -48,16 +48,16 @@ class Piece:
     stage: str = "evidence"
     asked: list[Any] = field(default_factory=list)
 
-    def gather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, Spend]:
+    def gather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, SideCall]:
         """Find it."""
         self.asked.append(config)
         if self.kind == "raises":
             msg = "no judge today"
             raise ConnectionError(msg)
         usage = Usage(input_tokens=2, output_tokens=1, cache_read_tokens=0, cache_write_tokens=0)
-        return Verdict(outcome="pass", code="judged", score=self.score), Spend(name="x", usage=usage, cost=self.cost)
+        return Verdict(outcome="pass", code="judged", score=self.score), SideCall(name="x", usage=usage, cost=self.cost)
 
-    async def agather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, Spend]:
+    async def agather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, SideCall]:
         """Find it, too."""
         await asyncio.sleep(0)
         return self.gather(draft, context, config=config)
@@ -102,9 +102,9 @@ def before(kind: str) -> Any:
 class Told:
     """A ledger that says one thing."""
 
-    said: Situation
+    said: DecisionInputs
 
-    def situation(self, name: str) -> Situation:
+    def snapshot(self, name: str) -> DecisionInputs:
         """Say it."""
         return self.said
 
@@ -127,7 +127,7 @@ def a_step(
     evidence: tuple[Piece, ...] = (),
     context: str = "fine",
     prices: tuple[float | None, float | None] = (1.0, 10.0),
-    situation: Situation | None = None,
+    inputs: DecisionInputs | None = None,
 ) -> tuple[Step, TraceCapture]:
     """The step, and the journal it writes to."""
     says = {"small": small, "large": large}
@@ -168,7 +168,7 @@ def a_step(
         ask=ask,
         aask=aask,
         journal=journal,
-        ledger=None if situation is None else Told(situation),
+        ledger=None if inputs is None else Told(inputs),
     )
     return step, journal
 
@@ -214,8 +214,8 @@ policies = st.builds(
     skip_small=st.booleans(),
     price_aware=st.booleans(),
 )
-situations = st.builds(
-    Situation,
+inputs_seen = st.builds(
+    DecisionInputs,
     escalation=st.none() | unit,
     broken=st.none() | unit,
     small_cost=st.none() | unit,
@@ -233,7 +233,7 @@ situations = st.builds(
     evidence=st.lists(pieces, max_size=2).map(lambda ps: tuple(replace(p, name=f"e{i}") for i, p in enumerate(ps))),
     context=st.sampled_from(["fine", "fine", "fine", "hard", "soft"]),
     prices=st.tuples(st.none() | st.floats(0, 9), st.none() | st.floats(0, 9)),
-    situation=st.none() | situations,
+    inputs=st.none() | inputs_seen,
 )
 def test_sync_async_and_replay_agree(**script):
     """R20: for any script and policy the same decisions, and records that are byte-identical but for ids and times."""
@@ -429,7 +429,7 @@ def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
         outcome="accepted",
         reason="a",
         attempts=(Attempt(tier="small"),) * 2,
-        evidence=(Spend(name="e"),),
+        evidence=(SideCall(name="e"),),
     )
     assert billed({"cascade": unknown.to_json()}).usage == Usage(calls=3)
     assert billed({}).usage.input_tokens == 1
@@ -484,7 +484,7 @@ def test_a_late_call_is_left_alone_and_its_worker_serves_again():
 
 def test_crowds_of_late_calls_leave_a_bounded_number_of_workers():
     """Workers are kept for the next call, but only so many."""
-    from cascade_agent import deadline
+    from cascade_agent.engine import worker_threads as deadline
 
     barrier = threading.Barrier(101)
     threads = [threading.Thread(target=lambda: within(30, barrier.wait)) for _ in range(100)]

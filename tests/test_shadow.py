@@ -16,8 +16,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 
-from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, Price, Tier, cascade_node, shadow
-from cascade_agent.calibration import join
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, Price, Tier, cascade_node
+from cascade_agent.engine import shadow
+from cascade_agent.offline.calibration import join
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.test_reliability import ask, refuses_small
 
@@ -65,7 +66,7 @@ async def test_the_finding_is_a_label(how, small, large, right):
     (label,), (trace,) = journal.labels, journal.traces
     assert (label.step_id, label.source, label.propensity) == (trace.id, "shadow", 1.0)
     assert (label.right, label.harm) == (right, None if right is None else not right)
-    assert label.spend.cost == pytest.approx(150e-6)
+    assert label.side_call.cost == pytest.approx(150e-6)
     assert label.answer["text"] == (large if isinstance(large, str) else "")
     assert trace.cost == pytest.approx(15e-6)
     assert answer.response_metadata["cascade"]["cost"] == trace.cost
@@ -98,7 +99,7 @@ async def test_a_shadow_neither_delays_nor_fails_a_step(how, caplog):
     assert shadow.lost == before + 2
     assert sum("shadow" in r.message for r in caplog.records) == (before == 0)
     assert "secret" not in caplog.text
-    assert [(label.right, label.spend.cost) for label in journal.labels[1:]] == [(None, None)] * 2
+    assert [(label.right, label.side_call.cost) for label in journal.labels[1:]] == [(None, None)] * 2
 
 
 @BOTH

@@ -11,7 +11,7 @@ from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, Ca
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 
-from cascade_agent.streams import HIDDEN, MAX_PIECES, Replay, is_streaming, muffle, pieces
+from cascade_agent.adapters.streaming import HIDDEN, MAX_PIECES, Replay, is_streaming, muffle, pieces
 
 texts = st.text(max_size=60)
 json_values = st.recursive(

@@ -13,8 +13,8 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel
+from cascade_agent.core.records import Draft, StepContext
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Draft, StepContext
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
 
 

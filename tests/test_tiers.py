@@ -12,8 +12,8 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
 from cascade_agent import Price, Tier
+from cascade_agent.core.records import Usage
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Usage
 from cascade_agent.testing import ScriptedChatModel
 
 

@@ -16,10 +16,10 @@ from langgraph.prebuilt import InjectedState, ToolRuntime
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from cascade_agent import toolspec
+from cascade_agent.core.records import ToolSpec
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import ToolSpec
-from cascade_agent.toolspec import tool_specs
+from cascade_agent.models import tool_spec as toolspec
+from cascade_agent.models.tool_spec import tool_specs
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
@@ -270,6 +270,6 @@ def test_many_threads_read_the_same_tools():
 
 def test_importing_the_module_imports_no_host():
     """Neither LangChain nor pydantic is loaded until a tool object is read."""
-    code = "import sys, cascade_agent.toolspec as t; t.tool_specs([{'name': 'a'}]); print([m for m in ('langchain_core', 'pydantic', 'langgraph') if m in sys.modules])"
+    code = "import sys, cascade_agent.models.tool_spec as t; t.tool_specs([{'name': 'a'}]); print([m for m in ('langchain_core', 'pydantic', 'langgraph') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert done.stdout.strip() == "[]"

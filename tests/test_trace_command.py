@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cascade_agent.cli.tree import harmless_json, plain
-from cascade_agent.journal import Journal
-from cascade_agent.records import Attempt, Decision, Situation, Spend, StepTrace, Verdict
+from cascade_agent.cli._tree import harmless_json, plain
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
+from cascade_agent.journal.writer import Journal
 
 ROOT = Path(__file__).parent.parent
 SPANS = Path(__file__).parent / "data" / "spans.otlp.jsonl"
@@ -207,26 +207,28 @@ def test_labels_stand_at_their_step_with_who_says_so(tmp_path):
 
 
 def test_a_rule_that_acted_is_shown_with_what_was_known(tmp_path):
-    """Skipped, latched, budget, deadline: the rule, its reason and the situation; a plain acceptance shows neither."""
-    situation = Situation(
+    """Skipped, stays_on_large, budget, deadline: the rule, its reason and the situation; a plain acceptance shows neither."""
+    inputs = DecisionInputs(
         escalation=0.62, small_cost=0.0001, large_cost=0.002, time_left=3.25, money_left=0.5, retry=False
     )
     skipped = (Attempt(tier="small", outcome="skipped"), Attempt(tier="large", outcome="accepted"))
-    plain_one = step(2, situations=(situation,), decisions=(Decision(action="accept", reason="accepted"),))
+    plain_one = step(2, inputs_seen=(inputs,), decisions=(Decision(action="accept", reason="accepted"),))
     by_rule = step(
-        1, attempts=skipped, outcome="escalated", reason="skipped_small", final=1, situations=(situation,),
+        1, attempts=skipped, outcome="escalated", reason="skipped_small", final=1, inputs_seen=(inputs,),
         decisions=(Decision(action="escalate", reason="skipped_small", detail="P(escalate) >= 0.620 > 0.500"),),
-        evidence=(Spend(name="cross_check", cost=0.0004, latency=0.5),),
+        evidence=(SideCall(name="cross_check", cost=0.0004, latency=0.5),),
     )  # fmt: skip
-    latched = step(
+    stays_on_large = step(
         3,
-        situations=(Situation(latched=True, probe=True),),
-        decisions=(Decision(action="escalate", reason="latched", wait=2.0),),
+        inputs_seen=(DecisionInputs(stays_on_large=True, probe=True),),
+        decisions=(Decision(action="escalate", reason="stays_on_large", wait=2.0),),
     )
-    beside = Decision(action="gather", reason="draft", hedge=1.5)
-    hedged = step(4, decisions=(beside, plain_one.decisions[0]), evidence=(Spend(name="hedge"),))
-    probe = step(6, decisions=(Decision(action="gather", reason="draft"),), situations=(Situation(probe=True),))
-    written(tmp_path / "j.jsonl", by_rule, plain_one, latched, hedged, step(5, decisions=(beside,)), probe)
+    beside = Decision(action="ask_small", reason="draft", hedge=1.5)
+    hedged = step(4, decisions=(beside, plain_one.decisions[0]), evidence=(SideCall(name="hedge"),))
+    probe = step(
+        6, decisions=(Decision(action="ask_small", reason="draft"),), inputs_seen=(DecisionInputs(probe=True),)
+    )
+    written(tmp_path / "j.jsonl", by_rule, plain_one, stays_on_large, hedged, step(5, decisions=(beside,)), probe)
     text = run(tmp_path / "j.jsonl").stdout
     assert "rule skipped_small: P(escalate) >= 0.620 > 0.500" in text
     assert (
@@ -234,7 +236,7 @@ def test_a_rule_that_acted_is_shown_with_what_was_known(tmp_path):
         "3.25 s left, 0.500000 USD left"
     ) in text
     assert "asked cross_check: 0.000400 USD, 500.0 ms" in text
-    assert "rule latched: waited 2 s" in text
+    assert "rule stays_on_large: waited 2 s" in text
     assert "small asked to see whether it pays again, a step of this turn escalated" in text
     assert text.count("known then") == 3
     assert text.count("rule hedge: large asked too after 1.5 s") == 1
@@ -286,8 +288,8 @@ def hostile_step() -> StepTrace:
             Attempt(tier=HOSTILE, model=HOSTILE, outcome="error", error=HOSTILE, verdicts=(verdict,), answer={"tool_calls": [call]}),
             Attempt(tier="small", answer={"text": HOSTILE}),
         ),
-        decisions=(Decision(action="escalate", reason="latched", detail=HOSTILE),),
-        evidence=(Spend(name=HOSTILE),),
+        decisions=(Decision(action="escalate", reason="stays_on_large", detail=HOSTILE),),
+        evidence=(SideCall(name=HOSTILE),),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ inside the command that needs it. Each command has a file of its own and is know
 from __future__ import annotations
 
 from cascade_agent.cli import calibrate, demo, drift, label, replay, report, trace
-from cascade_agent.cli.app import app
+from cascade_agent.cli._app import app
 
 __all__ = ["app", "calibrate", "demo", "drift", "label", "main", "replay", "report", "trace"]
 

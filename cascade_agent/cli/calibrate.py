@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
 from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from cascade_agent.calibration import CalibrationResult, Certificate, NoThreshold
-    from cascade_agent.policy import Policy
+    from cascade_agent.core.policy import Policy
+    from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
 
 
 class ScorerName(StrEnum):
@@ -101,8 +101,8 @@ def calibrate(  # noqa: PLR0913 - the options of the command
     """
     with clear_errors():
         paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
-        from cascade_agent.calibration import calibrate as run
-        from cascade_agent.calibration import load_policy, write_policy
+        from cascade_agent.offline.calibration import calibrate as run
+        from cascade_agent.offline.calibration import load_policy, write_policy
 
         base = None if policy is None else load_policy(policy)
         claim = {"target": max_loss, "confidence": confidence, "per": per.value, "by_kind": by_kind}
@@ -139,7 +139,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
 
 def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: bool) -> Policy | None:
     """The policy that stands there, if it may be replaced; leaves with 2 if it may not."""
-    from cascade_agent.calibration import load_policy
+    from cascade_agent.offline.calibration import load_policy
 
     if out.is_dir() or not out.absolute().parent.is_dir():
         fail(f"--out {out}: give a file in a directory that exists", code=2)
@@ -159,7 +159,7 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
 
 def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iterable[str]:
     """Why an old policy is worth more than the one that would take its place."""
-    from cascade_agent.policy import Policy
+    from cascade_agent.core.policy import Policy
 
     new, before = (Policy() if base is None else base).to_json(), old.to_json()
     lost = [key for key in before if key not in _MEASURED and before[key] != new[key]]
@@ -185,7 +185,7 @@ def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iter
 
 def parts_of(name: str) -> list[str]:
     """The files of a journal: a plain one with its rotated parts; patterns and what does not exist stay as they are."""
-    from cascade_agent.journal import Journal
+    from cascade_agent.journal.writer import Journal
 
     return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
 
@@ -251,7 +251,7 @@ def _labels(result: CalibrationResult) -> Iterable[str]:
     more = [
         (joined.undecided, "answered by small have labels that say neither right nor wrong"),
         (len(joined.orphans), "labels belong to steps that are not in these journals"),
-        (joined.unasked, "steps did not ask small (latch, skipping, a ceiling) and are left out"),
+        (joined.unasked, "steps did not ask small (stay_on_large, skipping, a ceiling) and are left out"),
         (joined.repeated, "steps came a second time and were counted once"),
     ]
     yield from (f"{n} {what}." for n, what in more if n)
@@ -339,7 +339,7 @@ def _promise(result: CalibrationResult) -> str:
 
 
 def _certified(result: CalibrationResult) -> str:
-    from cascade_agent.calibration import Certificate
+    from cascade_agent.offline.calibration import Certificate
 
     found = result.certificate
     if not isinstance(found, Certificate):
@@ -351,7 +351,7 @@ def _certified(result: CalibrationResult) -> str:
 
 
 def _short(found: Certificate | NoThreshold) -> str:
-    from cascade_agent.calibration import Certificate
+    from cascade_agent.offline.calibration import Certificate
 
     if isinstance(found, Certificate):
         return (
@@ -362,7 +362,7 @@ def _short(found: Certificate | NoThreshold) -> str:
 
 
 def _missing(found: Certificate | NoThreshold) -> str:
-    from cascade_agent.calibration import NoThreshold
+    from cascade_agent.offline.calibration import NoThreshold
 
     if not isinstance(found, NoThreshold):
         return ""

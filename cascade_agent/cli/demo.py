@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
 from cascade_agent.errors import CascadeError
 
 if TYPE_CHECKING:
-    from cascade_agent.tiers import Tier
+    from cascade_agent.models.tier import Tier
 
 
 @app.command()
@@ -84,7 +84,7 @@ def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tu
         return None
     if small is None or large is None:
         fail("give both --small and --large, or neither for the offline stand-ins", code=2)
-    from cascade_agent.tiers import Tier
+    from cascade_agent.models.tier import Tier
 
     if base_url is None:
         return Tier(small), Tier(large)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rich.console import Console
 
-    from cascade_agent.drift import DriftReport, Monitor, Saving
-    from cascade_agent.journal import OnError
-    from cascade_agent.pricing import Price
+    from cascade_agent.journal.writer import OnError
+    from cascade_agent.models.pricing import Price
+    from cascade_agent.offline.drift import DriftReport, Monitor, Saving
 
 ALARM = 3
 """Exit code when a monitor raised an alarm."""
@@ -75,10 +75,10 @@ def drift(  # noqa: PLR0913 - the options of the command
     Exit code 0: no alarm. 3: alarms. 2: input that cannot be used. 1: a run that failed.
     """
     with clear_errors():
-        from cascade_agent.calibration import load_policy
-        from cascade_agent.drift import watch
         from cascade_agent.errors import RecordError
-        from cascade_agent.journal import read, read_labels
+        from cascade_agent.journal.writer import read, read_labels
+        from cascade_agent.offline.calibration import load_policy
+        from cascade_agent.offline.drift import watch
 
         if max_loss is not None and not 0.0 < max_loss < 1.0:
             fail(f"--max-loss is {max_loss}; expected a share between 0 and 1, such as 0.02", code=2)
@@ -129,7 +129,7 @@ def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | 
     """A price by the name of a model: from the file, else from the table; None where nothing was asked for."""
     if not providers and file is None:
         return None
-    from cascade_agent.pricing import price_of
+    from cascade_agent.models.pricing import price_of
 
     given = {} if file is None else _read_prices(file)
     hosts = {model: host for model, _, host in (text.rpartition("=") for text in providers)}
@@ -144,7 +144,7 @@ def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | 
 
 def _read_prices(file: Path) -> Mapping[str, Price]:
     from cascade_agent.errors import RecordError
-    from cascade_agent.pricing import Price
+    from cascade_agent.models.pricing import Price
 
     try:
         data: Any = json.loads(file.read_text(encoding="utf-8"))

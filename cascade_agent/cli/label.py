@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail
+from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from cascade_agent.calibration.labelling import Told
-    from cascade_agent.journal import OnError
-    from cascade_agent.records import Label, StepTrace
+    from cascade_agent.core.records import Label, StepTrace
+    from cascade_agent.journal.writer import OnError
+    from cascade_agent.offline.calibration.labelling import Told
 
 
 class Source(StrEnum):
@@ -109,7 +109,7 @@ class _Desk:
     """A journal, its labels, and where new ones go."""
 
     def __init__(self, paths: Sequence[Path | str], target: Path, on_error: OnError) -> None:
-        from cascade_agent.calibration.labelling import labels_of
+        from cascade_agent.offline.calibration.labelling import labels_of
 
         self.paths, self.target = paths, target
         self.on_error: OnError = on_error
@@ -119,13 +119,13 @@ class _Desk:
 
     @classmethod
     def at(cls, journal: str, out: Path | None, *, on_error: OnError) -> _Desk:
-        from cascade_agent.journal import Journal
+        from cascade_agent.journal.writer import Journal
 
         plain = Path(journal)
         single = plain.is_file() and plain.suffix != ".gz"
         if out is None and not single:
             if plain.is_dir() or not plain.exists():
-                from cascade_agent.journal import read
+                from cascade_agent.journal.writer import read
 
                 next(iter(read(journal)), None)  # says what is wrong with it
             fail(f"{journal} is no single plain file to append to: give --out FILE for the labels", code=2)
@@ -136,7 +136,7 @@ class _Desk:
 
     def add(self, label: Label) -> bool:
         """Append a label unless the very same stands there; False then."""
-        from cascade_agent.journal import Journal
+        from cascade_agent.journal.writer import Journal
 
         if any(_same(label, other) for other in self.labels[label.step_id]):
             self.repeated += 1
@@ -151,7 +151,7 @@ class _Desk:
     # ---- the three ways ---------------------------------------------------------------------------------------------
 
     def one(self, step_id: str, *, right: bool | None, harm: bool | None, note: str, source: str) -> dict[str, Any]:
-        from cascade_agent.calibration.labelling import find_step
+        from cascade_agent.offline.calibration.labelling import find_step
 
         if right is None and harm is None:
             fail("say --right or --wrong (or --harm, --no-harm)", code=2)
@@ -162,8 +162,8 @@ class _Desk:
         return self.shown([trace])
 
     def many(self, file: Path) -> dict[str, Any]:
-        from cascade_agent.calibration.labelling import import_labels
-        from cascade_agent.journal import read
+        from cascade_agent.journal.writer import read
+        from cascade_agent.offline.calibration.labelling import import_labels
 
         labels = import_labels(file, journals=self.paths, on_error=self.on_error)
         for label in labels:
@@ -172,7 +172,7 @@ class _Desk:
         return self.shown(trace for trace in read(*self.paths, on_error=self.on_error) if trace.id in ids)
 
     def session(self, order: str, limit: int, seed: int, *, err: bool) -> dict[str, Any]:
-        from cascade_agent.calibration.labelling import promoted, to_look_at
+        from cascade_agent.offline.calibration.labelling import promoted, to_look_at
 
         def say(text: str = "") -> None:
             typer.echo(text, err=err)
@@ -209,7 +209,7 @@ class _Desk:
 
     def shown(self, traces: Iterable[StepTrace]) -> dict[str, Any]:
         """What was written, and the contradictions among the labels of these steps."""
-        from cascade_agent.calibration.labelling import told
+        from cascade_agent.offline.calibration.labelling import told
 
         found: dict[str, Told] = {}
         for trace in traces:
@@ -231,7 +231,7 @@ class _Desk:
 
 
 def _label(trace: StepTrace, *, right: bool | None, harm: bool | None, note: str, source: str) -> Label:
-    from cascade_agent.records import Label
+    from cascade_agent.core.records import Label
 
     at = dt.datetime.now(dt.UTC).isoformat()
     return Label(step_id=trace.id, source=source, right=right, harm=harm, note=note, at=at)
@@ -294,7 +294,7 @@ def _said(answer: dict[str, Any] | None, error: str | None) -> list[str]:
 
 def _summary(shown: dict[str, Any]) -> Iterable[str]:
     from cascade_agent.cli.calibrate import label_text
-    from cascade_agent.records import Label
+    from cascade_agent.core.records import Label
 
     known = f", {shown['known_already']} stood there already" if shown["known_already"] else ""
     yield f"{len(shown['written'])} labels written to {shown['file']}{known}."

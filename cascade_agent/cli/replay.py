@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from cascade_agent.policy import Policy
-    from cascade_agent.what_if import Comparison, Figure, Figures
+    from cascade_agent.core.policy import Policy
+    from cascade_agent.offline.evaluation import Comparison, Figure, Figures
 
 _MOST: Final = 1000
 
@@ -61,7 +61,7 @@ def replay(  # noqa: PLR0913 - the options of the command
     an interval; where shadow calls were drawn with a logged probability, an estimate (~).
     """
     with clear_errors():
-        from cascade_agent.what_if import what_if
+        from cascade_agent.offline.evaluation import what_if
 
         if on_conflict not in ("precedence", "exclude"):
             fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
@@ -81,7 +81,7 @@ def replay(  # noqa: PLR0913 - the options of the command
 
 
 def _policies(files: list[Path]) -> Policy | Mapping[str, Policy] | None:
-    from cascade_agent.calibration import load_policy
+    from cascade_agent.offline.calibration import load_policy
 
     if not files:
         return None

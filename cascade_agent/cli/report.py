@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cascade_agent.cli.app import JsonFlag, app, clear_errors, fail
+from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail
 
 
 @app.command()
@@ -32,8 +32,8 @@ def report(  # noqa: PLR0913 - the options of the command
     With --json the same figures are printed as JSON; the page is then written only if --out is given.
     """
     with clear_errors():
-        from cascade_agent.calibration.policy_file import load_policy
-        from cascade_agent.report import build_report, render
+        from cascade_agent.offline.calibration.policy_file import load_policy
+        from cascade_agent.offline.report import build_report, render
 
         target = out or (None if as_json else Path("report.html"))
         if target is not None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli.app import app, clear_errors, fail, make_console
-from cascade_agent.records import Label
+from cascade_agent.cli._app import app, clear_errors, fail, make_console
+from cascade_agent.core.records import Label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
-    from cascade_agent.cli.reading import Found, Labels, Reader
-    from cascade_agent.records import StepTrace
+    from cascade_agent.cli._input import Found, Labels, Reader
+    from cascade_agent.core.records import StepTrace
 
 _GROUPED = 1000
 """Steps that wait to be printed under the heading of their thread."""
@@ -85,7 +85,7 @@ def trace(  # noqa: PLR0913 - the options of the command
 
 
 def _show(files: list[Path], wanted: Callable[[Found], bool], last: int | None, *, as_json: bool) -> None:
-    from cascade_agent.cli.reading import Files, Labels
+    from cascade_agent.cli._input import Files, Labels
 
     source, labels = Files(files), Labels()
     if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
@@ -115,7 +115,7 @@ def _last(
 
 
 def _print_array(steps: Iterable[StepTrace], labels: Labels) -> None:
-    from cascade_agent.cli.tree import harmless_json
+    from cascade_agent.cli._tree import harmless_json
 
     before = "[\n"
     for step in steps:
@@ -156,7 +156,7 @@ def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
 
     The steps wait in a room of fixed size, so a thread that goes on much later gets a second heading.
     """
-    from cascade_agent.cli.tree import plain, step_tree, thread_name
+    from cascade_agent.cli._tree import plain, step_tree, thread_name
 
     console, threads, printed = make_console(), OrderedDict[str, _Thread](), OrderedDict[str, None]()
     waiting = 0
@@ -193,8 +193,8 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
 
 
 def _follow(file: Path, wanted: Callable[[Found], bool], count: int, *, as_json: bool) -> None:
-    from cascade_agent.cli.reading import Labels, Reader, grows
-    from cascade_agent.cli.tail import Tail
+    from cascade_agent.cli._input import Labels, Reader, grows
+    from cascade_agent.cli._tail import Tail
 
     if not grows(file):
         fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
@@ -243,7 +243,7 @@ class _Follower:
         from rich.padding import Padding
         from rich.text import Text
 
-        from cascade_agent.cli.tree import harmless_json, plain, step_tree, thread_name
+        from cascade_agent.cli._tree import harmless_json, plain, step_tree, thread_name
 
         if self._as_json:
             typer.echo(harmless_json(_record(step, self._labels)))
@@ -259,7 +259,7 @@ class _Follower:
 
     def label(self, label: Label) -> None:
         """Print what is known now about a step that was printed; of others it is not said."""
-        from cascade_agent.cli.tree import harmless_json, label_line
+        from cascade_agent.cli._tree import harmless_json, label_line
 
         if self._as_json:
             typer.echo(harmless_json({"type": "label", **label.to_json()}))

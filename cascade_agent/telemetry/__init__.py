@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade_agent.telemetry import logs, metrics, spans
-from cascade_agent.telemetry.handlers import shown
+from cascade_agent.telemetry.callbacks import Asking, asking, validating
+from cascade_agent.telemetry.instrumentations import shown
 from cascade_agent.telemetry.metrics import count_losses, spent, validated
-from cascade_agent.telemetry.runs import Asking, asking, validating
 from cascade_agent.telemetry.settings import TelemetrySettings, configure
 from cascade_agent.telemetry.spans import (
     AttemptScope,
@@ -26,7 +26,7 @@ from cascade_agent.telemetry.spans import (
 from cascade_agent.telemetry.workflow import invoke_workflow
 
 if TYPE_CHECKING:
-    from cascade_agent.records import Attempt, Decision, StepTrace
+    from cascade_agent.core.records import Attempt, Decision, StepTrace
 
 __all__ = [
     "Asking",

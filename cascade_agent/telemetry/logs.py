@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cascade_agent import names
-from cascade_agent.telemetry import faults, log_api
+from cascade_agent import semconv as names
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry import log_events as log_api
 from cascade_agent.telemetry.settings import current
 from cascade_agent.telemetry.spans import escalation_event, evaluation_event, told_verdicts
 
 if TYPE_CHECKING:
-    from cascade_agent.records import Attempt, Decision
+    from cascade_agent.core.records import Attempt, Decision
     from cascade_agent.telemetry.spans import AttemptScope, StepScope
 
 

@@ -30,9 +30,9 @@ from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace as otel_trace
 from opentelemetry.metrics import Observation
 
-from cascade_agent import names
-from cascade_agent.records import clean_text
-from cascade_agent.telemetry import faults
+from cascade_agent import semconv as names
+from cascade_agent.core.clean_json import clean_text
+from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry.spans import label_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter
     from opentelemetry.trace import Span
 
-    from cascade_agent.records import Spend, StepTrace
+    from cascade_agent.core.records import SideCall, StepTrace
 
 SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84)
 """Bounds for a step: those that the GenAI conventions give for a model call, and one more for two of them."""
@@ -273,7 +273,7 @@ def _observe(histogram: Histogram, values: Sequence[tuple[float | None, One]], w
 
 def _reasons(trace: StepTrace) -> Iterator[str]:
     """Why each attempt ended: what the decision after it said, `accepted` for the one that was taken."""
-    ends = [decision.reason for decision in trace.decisions if decision.action != "gather"]
+    ends = [decision.reason for decision in trace.decisions if not decision.action.startswith("ask_")]
     for index, attempt in enumerate(trace.attempts):
         if attempt.outcome == "accepted":
             yield "accepted"
@@ -306,6 +306,6 @@ def _pay(to: Instruments, step: str, tier: str, cost: float | None, currency: st
         to.cost.of(step, tier, currency).total += cost
 
 
-def _evidence(trace: StepTrace) -> list[Spend]:
+def _evidence(trace: StepTrace) -> list[SideCall]:
     """What was asked about drafts, without a call that was begun beside one and dropped."""
     return [spend for spend in trace.evidence if spend.name != HEDGE]

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from cascade_agent._log import LOG
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.log import LOG
-from cascade_agent.telemetry import faults
+from cascade_agent.telemetry import errors as faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable

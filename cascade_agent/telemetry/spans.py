@@ -15,10 +15,18 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from cascade_agent import names
-from cascade_agent.records import Attempt
-from cascade_agent.telemetry import faults, log_api
-from cascade_agent.telemetry.handlers import BEFORE, adopted, adopter, hears_runs, opens_llm_spans, parent_context
+from cascade_agent import semconv as names
+from cascade_agent.core.records import Attempt
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry import log_events as log_api
+from cascade_agent.telemetry.instrumentations import (
+    BEFORE,
+    adopted,
+    adopter,
+    hears_runs,
+    opens_llm_spans,
+    parent_context,
+)
 from cascade_agent.telemetry.settings import current
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from cascade_agent.records import Decision, StepTrace, Verdict
+    from cascade_agent.core.records import Decision, StepTrace, Verdict
 
 Attributes = dict[str, Any]
 _TRACER = otel_trace.get_tracer("cascade_agent")

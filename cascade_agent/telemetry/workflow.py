@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace as otel_trace
 from opentelemetry.trace import Span, Status, StatusCode
 
-from cascade_agent import names
-from cascade_agent.telemetry import faults
-from cascade_agent.telemetry.handlers import opens_llm_spans
+from cascade_agent import semconv as names
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry.instrumentations import opens_llm_spans
 from cascade_agent.telemetry.settings import current
 from cascade_agent.telemetry.spans import attach, detach, open_span
 

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cascade_agent.evidence import CrossCheck, Judge
     from cascade_agent.validators.after_tool_error import AfterToolError
     from cascade_agent.validators.complete_response import CompleteResponse
+    from cascade_agent.validators.cross_check import CrossCheck, Judge
     from cascade_agent.validators.grounding import Grounding
     from cascade_agent.validators.no_repeat import NoRepeat
     from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _ROOMS = {
     "AfterToolError": "after_tool_error",
     "CompleteResponse": "complete_response",
-    "CrossCheck": "cascade_agent.evidence",
+    "CrossCheck": "cascade_agent.validators.cross_check",
     "Grounding": "grounding",
-    "Judge": "cascade_agent.evidence",
+    "Judge": "cascade_agent.validators.cross_check",
     "NoRepeat": "no_repeat",
     "Plan": "plan_consistency",
     "PlanConsistency": "plan_consistency",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Required, Union, get_args, get_origin
 
-from cascade_agent.validators._schema import Schema
+from cascade_agent.validators.json_schema.schema import Schema
 
 _MAX_REMEMBERED = 128
 _MAX_DEPTH = 32

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Verdict
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext
 
 _WINDOW = 64
 _AI = ("ai", "AIMessageChunk")

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Verdict
 from cascade_agent.validators._raw_calls import is_markup, raw_calls
 
 if TYPE_CHECKING:
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext
 
 _WHOLE = frozenset({"stop", "tool_calls", "end_turn", "tool_use", "stop_sequence", "eos_token", "complete"})
 

@@ -10,15 +10,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from cascade_agent.records import Verdict
-from cascade_agent.validators._origin import date_grounded, groundings, is_default, typical
-from cascade_agent.validators._text import VALUE_CHARS, Conversation, Leaf, answer, conversation, fold, value_text
-from cascade_agent.validators._told import offered, told
+from cascade_agent.core.records import Verdict
+from cascade_agent.validators._safe_path import offered, told
+from cascade_agent.validators._sources import date_grounded, groundings, is_default, typical
+from cascade_agent.validators._words import VALUE_CHARS, Conversation, Leaf, answer, conversation, fold, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext
 
 # Shapes that no language fills with a meaning: <city>, {{city}}, [CITY_NAME], ..., ???, XXXX, ____
 _HOLLOW = re.compile(

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Verdict
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
-    from cascade_agent.records import Draft, StepContext, ToolSpec
+    from cascade_agent.core.records import Draft, StepContext, ToolSpec
 
 _AI = ("ai", "AIMessageChunk")
 _TOOL = ("tool", "ToolMessageChunk")

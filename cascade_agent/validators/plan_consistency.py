@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Verdict
 from cascade_agent.validators._plan import (
     Plan,
     PlanStatus,
@@ -27,12 +27,12 @@ from cascade_agent.validators._plan import (
     read_steps,
 )
 from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference, pointer_part, same
-from cascade_agent.validators._told import offered, told
+from cascade_agent.validators._safe_path import offered, told
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext
 
 __all__ = ["Plan", "PlanConsistency", "PlanStatus", "PlanStep"]
 

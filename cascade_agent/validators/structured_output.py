@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cascade_agent.records import Verdict
+from cascade_agent.core.records import Verdict
 from cascade_agent.validators._output_schema import compiled
-from cascade_agent.validators._told import declared, told
+from cascade_agent.validators._safe_path import declared, told
 
 if TYPE_CHECKING:
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext
 
 _ERROR_CLASS = re.compile(r"(?:[A-Za-z_]\w{0,80}\.)*([A-Za-z_]\w{0,80}(?:Error|Exception))\b")
 _PYDANTIC_LINE = re.compile(r"^(\S[^\n]{0,200})\n  [^\n]{0,2000}?\[type=([a-z_]{1,60})\b", re.MULTILINE)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Verdict
 
 if TYPE_CHECKING:
-    from cascade_agent.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext
 
 _MAX_TOKENS = 4_096
 _MAX_WORD = 32

@@ -16,10 +16,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from cascade_agent.log import LOG
-from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.validators._schema import Schema, pointer_of
-from cascade_agent.validators._told import offered, told
+from cascade_agent._log import LOG
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.validators._safe_path import offered, told
+from cascade_agent.validators.json_schema.schema import Schema, pointer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from cascade_agent.records import Verdict
-from cascade_agent.validators._origin import groundings, typical
-from cascade_agent.validators._text import (
+from cascade_agent.core.records import Verdict
+from cascade_agent.validators._sources import groundings, typical
+from cascade_agent.validators._words import (
     REQUEST_CHARS,
     Answer,
     Conversation,
@@ -34,7 +34,7 @@ from cascade_agent.validators._text import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from cascade_agent.records import Draft, Outcome, StepContext
+    from cascade_agent.core.records import Draft, Outcome, StepContext
 
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？\n]+")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from cascade_agent.calibration import (
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.offline.calibration import (
     Certificate,
     NoThreshold,
     Unit,
@@ -22,7 +23,6 @@ from cascade_agent.calibration import (
     labels_needed,
     upper_bound,
 )
-from cascade_agent.errors import ConfigurationError
 
 DELTA = 0.1
 

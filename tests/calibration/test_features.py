@@ -8,13 +8,13 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel, Journal
-from cascade_agent.calibration import join
-from cascade_agent.calibration.run import draw, examples_of, judge
-from cascade_agent.confidence import Scorer
-from cascade_agent.evidence import CrossCheck
-from cascade_agent.policy import Policy
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.scoring import Scorer
+from cascade_agent.offline.calibration import join
+from cascade_agent.offline.calibration.calibrate import draw, examples_of, judge
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import default_validators
+from cascade_agent.validators.cross_check import CrossCheck
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv", "Delhi", "Quito", "Perth", "Lagos")
 POLICY = Policy(threshold=0.0, evidence_band=(0.0, 1.0), latency_budget=None)

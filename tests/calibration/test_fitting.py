@@ -12,8 +12,11 @@ from scipy.optimize import minimize
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from cascade_agent.calibration import Example, fit, isotonic
-from cascade_agent.calibration.fitting import (
+from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import HARD_FAIL, Scorer
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.offline.calibration import Example, fit, isotonic
+from cascade_agent.offline.calibration.fit import (
     ENOUGH_FOR_KNOTS,
     FEW_STRENGTH,
     MIN_SEEN,
@@ -23,10 +26,7 @@ from cascade_agent.calibration.fitting import (
     pava,
     read_codes,
 )
-from cascade_agent.calibration.measures import auroc
-from cascade_agent.confidence import HARD_FAIL, Scorer
-from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Verdict
+from cascade_agent.offline.evaluation.metrics import auroc
 
 FLAT = Scorer(weights={"a": 0.0, "b": 0.0}, bias=0.0)
 

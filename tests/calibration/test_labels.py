@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from cascade_agent.calibration import join, same_answers
-from cascade_agent.calibration.labels import resolve
+from cascade_agent.core.records import Attempt, Decision, Label, StepTrace, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import Journal
-from cascade_agent.records import Attempt, Decision, Label, StepTrace, Verdict
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.calibration import join, same_answers
+from cascade_agent.offline.evaluation.dataset import resolve
 
 
 def said(text="", calls=(), **more):
@@ -277,7 +277,7 @@ def test_a_truncated_last_line_is_left_out(journal, caplog):
     assert "j.jsonl:2: the last line is unfinished" in caplog.text
 
 
-@pytest.mark.parametrize("reason", ["latched", "skipped_small"])
+@pytest.mark.parametrize("reason", ["stays_on_large", "skipped_small"])
 def test_steps_that_did_not_ask_small_are_left_out(journal, reason):
     """An economy that leaves small out says nothing about its drafts; a validator that speaks before it does."""
     skipped = Attempt(tier="small", outcome="skipped", cost=0.0)

@@ -5,10 +5,10 @@ import stat
 
 import pytest
 
-from cascade_agent.calibration import check_fit, load_policy, write_policy
-from cascade_agent.confidence import Scorer
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.policy import Policy
+from cascade_agent.offline.calibration import check_fit, load_policy, write_policy
 from cascade_agent.validators import Grounding, NoRepeat
 
 MEASURED = {"validators": {"Grounding": ["argument_grounded"], "mine": ["tone"]}}

@@ -6,7 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from cascade_agent.calibration import (
+from cascade_agent.core.decide import decide
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Verdict
+from cascade_agent.core.scoring import Scorer
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.calibration import (
     Certificate,
     NoThreshold,
     Unit,
@@ -17,12 +22,8 @@ from cascade_agent.calibration import (
     to_look_at,
     write_policy,
 )
-from cascade_agent.calibration.labelling import labels_of
-from cascade_agent.calibration.run import draw, entries_of, judge
-from cascade_agent.confidence import Scorer
-from cascade_agent.journal import Journal
-from cascade_agent.policy import Policy, decide
-from cascade_agent.records import Attempt, Situation, StepTrace, Verdict
+from cascade_agent.offline.calibration.calibrate import draw, entries_of, judge
+from cascade_agent.offline.calibration.labelling import labels_of
 
 HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
 """Share of harm among the drafts of each kind with the lowest score; it falls to 0 with the square of the score."""
@@ -59,7 +60,7 @@ def accepts(policy, trace, *, effect=None):
     """Whether the policy would take the small draft of a recorded step."""
     small = trace.attempts[0]
     attempt = replace(small, confidence=policy.scorer.confidence(small.verdicts), effect=effect)
-    return decide(policy, (attempt,), situation=Situation(kind=trace.kind)).action == "accept"
+    return decide(policy, (attempt,), inputs=DecisionInputs(kind=trace.kind)).action == "accept"
 
 
 def test_each_kind_gets_its_own_number(journal):

@@ -9,16 +9,24 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cascade_agent.calibration import Certificate, Joined, NoThreshold, calibrate, certify, load_policy, write_policy
-from cascade_agent.calibration.labels import Case
-from cascade_agent.calibration.run import draw, judge, units_of
-from cascade_agent.confidence import Scorer
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
+from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import Journal
-from cascade_agent.policy import Policy
-from cascade_agent.pricing import Price
-from cascade_agent.records import Attempt, Label, StepTrace, Verdict
-from cascade_agent.replay import replay
+from cascade_agent.journal.writer import Journal
+from cascade_agent.models.pricing import Price
+from cascade_agent.offline.calibration import (
+    Certificate,
+    Joined,
+    NoThreshold,
+    calibrate,
+    certify,
+    load_policy,
+    write_policy,
+)
+from cascade_agent.offline.calibration.calibrate import draw, judge, units_of
+from cascade_agent.offline.evaluation.dataset import Case
+from cascade_agent.offline.evaluation.replay import replay
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 TRUTH = {"argument_grounded": 4.0, "tool_match": 1.0}

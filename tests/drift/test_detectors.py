@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from river import drift as river
 from scipy import stats
 
-from cascade_agent.drift import Adwin, EDetector, Stability, f_tail, psi
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.offline.drift import Adwin, EDetector, Stability, f_tail, psi
 
 UNIT = st.floats(0.0, 1.0, allow_subnormal=False)
 

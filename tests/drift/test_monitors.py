@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cascade_agent import Policy, Price, StepTrace, Verdict
-from cascade_agent.drift import Alarm, DriftReport, DriftWatch, Fact, Monitor, Saving, watch
-from cascade_agent.drift.monitors import gravest
+from cascade_agent.core.records import Attempt, Label, SideCall, Usage
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.records import Attempt, Label, Spend, Usage
+from cascade_agent.offline.drift import Alarm, DriftReport, DriftWatch, Fact, Monitor, Saving, watch
+from cascade_agent.offline.drift.monitors import gravest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -494,7 +494,7 @@ def test_memory_does_not_grow_with_the_stream() -> None:
 
 def test_labels_beyond_the_limit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """`watch` holds so many labels and no more, the latest ones."""
-    monkeypatch.setattr("cascade_agent.drift.monitors._MAX_LABELS", 10)
+    monkeypatch.setattr("cascade_agent.offline.drift.monitors._MAX_LABELS", 10)
     steps = [step(i) for i in range(20)]
     report = watch(steps, [Label(step_id=s.id, source="person", right=True) for s in steps], max_loss=0.1)
     assert report.labels == 10
@@ -557,7 +557,7 @@ def test_unknown_costs_stay_unknown() -> None:
     mixed = [step(i, escalated=True, currency="EUR" if i % 2 else "USD") for i in range(50)]
     saving = watch(mixed).savings[0]
     assert (saving.known, saving.unknown, saving.currency) == (25, 25, "USD")
-    evidence = (Spend(name="CrossCheck", cost=None),)
+    evidence = (SideCall(name="CrossCheck", cost=None),)
     assert watch(step(i, escalated=True, evidence=evidence) for i in range(50)).savings[0].unknown == 50
 
 
@@ -589,11 +589,16 @@ def test_a_policy_that_pays_again_is_told_as_paying() -> None:
 
 def test_evidence_and_shadow_calls_are_paid() -> None:
     """Evidence and shadow calls are part of the cost, and a shadow call tells what large costs."""
-    evidence = (Spend(name="CrossCheck", cost=2.0),)
+    evidence = (SideCall(name="CrossCheck", cost=2.0),)
     steps = [step(i, evidence=evidence) for i in range(100)]
     labels = [
         Label(
-            step_id=s.id, source="shadow", right=True, harm=False, propensity=0.5, spend=Spend(name="shadow", cost=10.0)
+            step_id=s.id,
+            source="shadow",
+            right=True,
+            harm=False,
+            propensity=0.5,
+            side_call=SideCall(name="shadow", cost=10.0),
         )
         for s in steps[::2]
     ]
@@ -619,8 +624,8 @@ def test_other_prices_price_the_tokens_anew() -> None:
         assert by_name(report, "saving (recorded prices)").count == 0
         assert by_name(report, "saving (given prices)").count == 1
     assert watch(steps, prices={"large-1": Price(1.0, 1.0)}).savings[1].known == 0
-    spend = Spend(name="shadow", usage=Usage(input_tokens=1000, output_tokens=100))
-    labels = [Label(step_id=s.id, source="shadow", right=True, propensity=0.1, spend=spend) for s in steps]
+    spend = SideCall(name="shadow", usage=Usage(input_tokens=1000, output_tokens=100))
+    labels = [Label(step_id=s.id, source="shadow", right=True, propensity=0.1, side_call=spend) for s in steps]
     shadowed_ = watch(steps, labels, prices=prices).savings[1]
     assert shadowed_.cost > report.savings[1].cost
 

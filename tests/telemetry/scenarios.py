@@ -30,8 +30,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, Tier, Verdict, cascade_node
-from cascade_agent.records import Spend
-from cascade_agent.telemetry import configure, faults, invoke_workflow
+from cascade_agent.core.records import SideCall
+from cascade_agent.telemetry import configure, invoke_workflow
+from cascade_agent.telemetry import errors as faults
 from cascade_agent.testing import ScriptedChatModel, always_fail
 from cascade_agent.validators import CrossCheck
 
@@ -364,7 +365,7 @@ async def own_evidence(config: Any) -> None:
         def gather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
             del config
             with TRACER.start_as_current_span("judging"):
-                return Verdict(outcome="abstain", score=0.95, code="judged_right"), Spend(name="judge", cost=0.0)
+                return Verdict(outcome="abstain", score=0.95, code="judged_right"), SideCall(name="judge", cost=0.0)
 
         async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
             return self.gather(draft, context, config=config)

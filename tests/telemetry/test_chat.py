@@ -13,9 +13,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from cascade_agent import CascadeChatModel, Policy, Tier, Verdict
-from cascade_agent.telemetry import configure, faults, invoke_workflow, settings
+from cascade_agent.telemetry import configure, invoke_workflow, settings
+from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import spans as telemetry
-from cascade_agent.telemetry.chat import response_id
+from cascade_agent.telemetry.chat_spans import response_id
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import CrossCheck, Judge
 

@@ -13,7 +13,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from cascade_agent import CascadeChatModel, Verdict
-from cascade_agent.telemetry import configure, faults, log_api, settings
+from cascade_agent.telemetry import configure, settings
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry import log_events as log_api
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel
 

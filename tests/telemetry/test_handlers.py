@@ -9,8 +9,10 @@ from langchain_core.tracers import LangChainTracer
 from opentelemetry import trace as otel_trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from cascade_agent.telemetry import configure, faults, handlers, settings
-from cascade_agent.telemetry.handlers import Kind
+from cascade_agent.telemetry import configure, settings
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry import instrumentations as handlers
+from cascade_agent.telemetry.instrumentations import Kind
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,13 @@ from opentelemetry.metrics import get_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict, shadow
-from cascade_agent.journal import lost_records
-from cascade_agent.records import Attempt, Decision, Spend, StepTrace
-from cascade_agent.runner import trace_of
-from cascade_agent.telemetry import faults, metrics
+from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
+from cascade_agent.core.records import Attempt, Decision, SideCall, StepTrace
+from cascade_agent.engine import shadow
+from cascade_agent.engine.engine import trace_of
+from cascade_agent.journal.writer import lost_records
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry import metrics
 from cascade_agent.testing import ScriptedChatModel, always_fail
 
 BOTH = pytest.mark.parametrize("how", ["sync", "async"])
@@ -210,7 +212,7 @@ async def test_evidence_is_timed_and_paid(seen):
         name, stage = "judge", "evidence"
 
         def gather(self, draft: Any, context: Any, *, config: Any) -> Any:
-            return Verdict(outcome="pass", score=0.95, code="judged"), Spend(name="judge", cost=0.5)
+            return Verdict(outcome="pass", score=0.95, code="judged"), SideCall(name="judge", cost=0.5)
 
         async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
             return self.gather(draft, context, config=config)
@@ -223,7 +225,7 @@ async def test_evidence_is_timed_and_paid(seen):
 
 def test_calls_beside_the_drafts_are_paid_and_are_no_validators(seen, tmp_path):
     """A dropped hedge and a shadow call have a cost of their own, and no place among the validators."""
-    hedge = Spend(name="hedge", cost=2.0, latency=1.0)
+    hedge = SideCall(name="hedge", cost=2.0, latency=1.0)
     parts = (Attempt(tier="small", outcome="accepted", cost=1.0),)
     trace = StepTrace(
         id="1", step="desk", outcome="accepted", reason="accepted", attempts=parts, evidence=(hedge,), cost=3.0
@@ -395,7 +397,7 @@ def test_a_provider_that_is_set_later_is_used_from_then_on():
     """Without a provider nothing is kept; steps after it is set are counted, those before are not."""
     code = """
 from opentelemetry import metrics
-from cascade_agent.chat_model import CascadeChatModel
+from cascade_agent.adapters.chat_model import CascadeChatModel
 from cascade_agent.testing import ScriptedChatModel
 model = CascadeChatModel(small=ScriptedChatModel("a", loop=True), large=ScriptedChatModel("b"), validators=[])
 model.invoke("hi")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
-from cascade_agent import names
+from cascade_agent import semconv as names
 
 PACKAGE = Path(names.__file__).parent
 NAMES = {name: value for name, value in vars(names).items() if name.isupper()}
@@ -26,11 +26,11 @@ def _strings(file: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_names_stand_in_one_file(file):
-    """No file but `names.py` spells a name of the conventions; in this room, none of ours either."""
+    """No file but `semconv.py` spells a name of the conventions; in this folder, none of ours either."""
     ours = r"|(cascade|openinference.span)\." if file.parent.name == "telemetry" else ""
     pattern = re.compile(rf"^(gen_ai\.{ours})")
     spelled = [(line, text) for line, text in _strings(file) if pattern.match(text)]
-    assert file.name == "names.py" or spelled == []
+    assert file.name == "semconv.py" or spelled == []
 
 
 def test_the_conventions_have_these_names():

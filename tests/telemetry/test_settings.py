@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.telemetry import configure, faults, settings
+from cascade_agent.telemetry import configure, settings
+from cascade_agent.telemetry import errors as faults
 
 VARIABLES = ("CASCADE_OTEL_SPANS", "CASCADE_LLM_SPANS", "CASCADE_EVENTS")
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

@@ -17,9 +17,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict
-from cascade_agent.records import Attempt, Decision, StepTrace
-from cascade_agent.runner import trace_of
-from cascade_agent.telemetry import configure, faults, settings
+from cascade_agent.core.records import Attempt, Decision, StepTrace
+from cascade_agent.engine.engine import trace_of
+from cascade_agent.telemetry import configure, settings
+from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, always_fail
 
@@ -133,10 +134,10 @@ async def test_evidence_nests_under_the_attempt_it_judges(spans):
         name, stage = "judge", "evidence"
 
         def gather(self, draft: Any, context: Any, *, config: Any) -> Any:
-            from cascade_agent.records import Spend
+            from cascade_agent.core.records import SideCall
 
             with spans.tracer.start_as_current_span("judging"):
-                return Verdict(outcome="pass", score=0.95, code="judged"), Spend(name="judge", cost=0.0)
+                return Verdict(outcome="pass", score=0.95, code="judged"), SideCall(name="judge", cost=0.0)
 
         async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
             return self.gather(draft, context, config=config)
@@ -393,7 +394,7 @@ def test_a_provider_that_is_set_later_is_used():
     """The library takes the global provider, also one that is set after the import, and sets none itself."""
     code = """
 from opentelemetry import trace
-from cascade_agent.chat_model import CascadeChatModel
+from cascade_agent.adapters.chat_model import CascadeChatModel
 from cascade_agent.testing import ScriptedChatModel
 assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
 from opentelemetry.sdk.trace import TracerProvider

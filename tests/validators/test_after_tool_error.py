@@ -22,8 +22,8 @@ from langgraph.prebuilt.tool_node import (
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
+from cascade_agent.core.records import StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import StepContext, Verdict
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.after_tool_error import AfterToolError
 

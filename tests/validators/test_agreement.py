@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from cascade_agent.records import Draft, StepContext, ToolSpec
-from cascade_agent.validators._agreement import agreement, likeness, normal
+from cascade_agent.core.records import Draft, StepContext, ToolSpec
+from cascade_agent.validators.agreement import agreement, likeness, normal
 
 STRING: dict[str, Any] = {"type": "string"}
 RIDE = ToolSpec(

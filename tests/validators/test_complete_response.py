@@ -12,8 +12,8 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.complete_response import CompleteResponse
 
 CALL = {"name": "get_weather", "args": {"city": "Oslo"}, "id": "c1"}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.no_repeat import NoRepeat
 
 SEARCH = ToolSpec(

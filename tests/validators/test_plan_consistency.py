@@ -14,8 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ValidationError
 
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
 
 TOOLS = tuple(ToolSpec(name) for name in ("find_order", "refund", "send_mail", "get_weather"))

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cascade_agent.validators import _pattern, _schema
-from cascade_agent.validators._keywords import MAX_FAULTS, Fault
-from cascade_agent.validators._pattern import Budget, BudgetSpent, PatternError, compile_pattern
-from cascade_agent.validators._schema import MAX_BYTES, MAX_NODES, MAX_STEPS, Schema
+from cascade_agent.validators.json_schema import regex as _pattern
+from cascade_agent.validators.json_schema import schema as _schema
+from cascade_agent.validators.json_schema.keywords import MAX_FAULTS, Fault
+from cascade_agent.validators.json_schema.regex import Budget, BudgetSpent, PatternError, compile_pattern
+from cascade_agent.validators.json_schema.schema import MAX_BYTES, MAX_NODES, MAX_STEPS, Schema
 from tests.validators.hostile_schemas import CASES, HOSTILE_VALUES, NONE, Case, made
 
 # ---- one table per keyword, the independent implementation agreeing on every row ------------------------------------

@@ -20,7 +20,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field, ValidationError
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware
-from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import _output_schema
 from cascade_agent.validators.structured_output import StructuredOutput

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from cascade_agent.records import Draft, StepContext, ToolSpec
-from cascade_agent.validators import _text as text
+from cascade_agent.core.records import Draft, StepContext, ToolSpec
+from cascade_agent.validators import _words as text
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
+from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.records import Draft, StepContext, Verdict
 from cascade_agent.validators.token_confidence import TokenConfidence
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.validators._told import declared, told
+from cascade_agent.validators._safe_path import declared, told
 
 
 def of(pointer: str, *names: str) -> str:

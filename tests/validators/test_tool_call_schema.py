@@ -18,10 +18,10 @@ from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, fiel
 from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic.v1 import conint
 
-from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.toolspec import tool_specs
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import tool_call_schema
-from cascade_agent.validators._schema import Schema
+from cascade_agent.validators.json_schema.schema import Schema
 from cascade_agent.validators.tool_call_schema import ToolCallSchema
 
 FLIGHT = {

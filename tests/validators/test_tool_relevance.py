@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from cascade_agent.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.tool_relevance import ToolRelevance
 
 STRING = {"type": "string"}

@@ -2,11 +2,11 @@
 
 import pytest
 
+from cascade_agent.core.policy import Policy
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import Journal
-from cascade_agent.policy import Policy
-from cascade_agent.what_if import what_if
-from cascade_agent.what_if.on_dask import what_if_on_dask
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.evaluation import what_if
+from cascade_agent.offline.evaluation.on_dask import what_if_on_dask
 from tests.journals import world
 
 

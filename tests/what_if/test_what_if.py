@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade_agent.calibration import interval
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal import Journal, to_parquet
-from cascade_agent.policy import Policy
-from cascade_agent.records import Attempt, Label, Spend, StepTrace, Verdict
-from cascade_agent.what_if import LabelStore, Plan, Tally, compare, what_if
-from cascade_agent.what_if.figures import figures_of
-from cascade_agent.what_if.run import _lean
-from cascade_agent.what_if.tally import bucket, middle, pack, unpack
+from cascade_agent.journal.writer import Journal, to_parquet
+from cascade_agent.offline.calibration import interval
+from cascade_agent.offline.evaluation import LabelStore, Plan, Tally, compare, what_if
+from cascade_agent.offline.evaluation.compare import _lean
+from cascade_agent.offline.evaluation.estimates import figures_of
+from cascade_agent.offline.evaluation.tally import bucket, middle, pack, unpack
 from tests.journals import labels_of, policies, scores, traces, world
 
 GRID = [0.2, 0.4, 0.6, 0.8, 0.95]
@@ -85,7 +85,7 @@ def test_the_baselines_stand_beside():
     assert found["oracle"].success.value == 1
     assert found["oracle"].oracle_share.value == 1
     assert found["oracle"].escalation.value == pytest.approx(1 - rights / n)
-    shadows = math.fsum(label.spend.cost for label in labels)
+    shadows = math.fsum(label.side_call.cost for label in labels)
     paid = math.fsum(step.cost for step in steps) + shadows
     assert found["as recorded"].saving.value == pytest.approx(1 - paid / alone), "shadow calls are in it"
     assert found["as recorded"].loss.value == pytest.approx(found["threshold 0.6"].loss.value)
@@ -131,7 +131,7 @@ def _ranges_known(steps, labels):
     seen = {"plan": set(), "act": set()}
     told = {label.step_id: label for label in labels}
     for step in steps:
-        calls = [step.attempts[-1]] if step.escalated else [told[step.id].spend] if step.id in told else []
+        calls = [step.attempts[-1]] if step.escalated else [told[step.id].side_call] if step.id in told else []
         seen[step.step].update(call.cost for call in calls)
     return all(len(seen[step.step]) == 2 for step in steps)
 
@@ -501,7 +501,7 @@ def test_plans_are_checked():
 
 def test_policies_by_title_keep_their_order():
     """Several policies, each with the grid: rows in the order asked for, one family per set of other settings."""
-    plan = Plan.of({"b": Policy(threshold=0.7), "a": Policy(threshold=0.2, latch=True)}, [0.9, 0.5])
+    plan = Plan.of({"b": Policy(threshold=0.7), "a": Policy(threshold=0.2, stay_on_large=True)}, [0.9, 0.5])
     assert plan.titles == ("b", "b at 0.9", "b at 0.5", "a", "a at 0.9", "a at 0.5")
     assert [[p.threshold for p in family] for family in plan.families] == [[0.5, 0.7, 0.9], [0.2, 0.5, 0.9]]
     assert plan.places == ((0, 1), (0, 2), (0, 0), (1, 0), (1, 2), (1, 1))
@@ -515,7 +515,7 @@ def test_labels_outgrow_memory_into_a_file_of_their_own():
         assert [label.right for label in store.of_step("s3")] == [True] * 4
         assert [label.note for label in store.of_step("s2")] == [""] * 4
         assert store.of_step("nobody") == []
-    spend = Spend(name="large", cost=0.5)
-    shadow = Label(step_id="1", source="shadow", spend=spend, propensity=0.5, answer={"text": "x"})
+    spend = SideCall(name="large", cost=0.5)
+    shadow = Label(step_id="1", source="shadow", side_call=spend, propensity=0.5, answer={"text": "x"})
     with LabelStore([shadow]) as store:
         assert store.of_step("1") == [replace(shadow, answer=None)]

@@ -1,0 +1,268 @@
+"""`decide()`: the next move of a step, from its history and the policy.
+
+Pure: no I/O, no clock, no randomness, so that sync, async and replay share one rule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade_agent.core.records import Decision, DecisionInputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cascade_agent.core.policy import Policy
+    from cascade_agent.core.records import Attempt, Verdict
+
+REASONS: Mapping[str, str] = {
+    "AfterToolError": "after_tool_error",
+    "CompleteResponse": "incomplete",
+    "CrossCheck": "disagreement",
+    "Grounding": "ungrounded",
+    "Judge": "judge_reject",
+    "NoRepeat": "repeated_call",
+    "PlanConsistency": "plan_inconsistent",
+    "StructuredOutput": "schema_invalid",
+    "ToolCallSchema": "schema_invalid",
+    "ToolRelevance": "ungrounded",
+}
+"""Shipped validator -> the low-cardinality reason a step escalates for. Your own validators give their code."""
+
+
+_UNKNOWN = DecisionInputs()
+
+
+def decide(
+    policy: Policy, attempts: Sequence[Attempt], *, evidence: Sequence[str] = (), inputs: DecisionInputs = _UNKNOWN
+) -> Decision:
+    """The next move of a step.
+
+    `attempts` is the history, oldest first, never empty. It begins with the small tier's attempt, `pending` while its
+    draft was not asked for yet: then its verdicts are those that the context alone gives. `evidence` names what can be
+    asked about the small draft, cheapest first. `situation` is what is known beside the attempts; what is not known
+    moves nothing.
+
+    - `ask_small`: ask the small tier for its draft.
+    - `ask_evidence`: ask `evidence` about the draft and decide again.
+    - `accept`: return the draft of `attempt`.
+    - `escalate`: ask the large tier, after `wait` seconds.
+    - `exhausted`: no tier is left; `attempt` is the best draft that may be returned all the same, None without one.
+    """
+    last = attempts[-1]
+    if last.tier != "small":
+        ruled_out = objection(last, measured_on_small=False)
+        if ruled_out is None:
+            return Decision(action="accept", reason="escalated", attempt=len(attempts) - 1)
+        if _may_ask_again(attempts, inputs):
+            return _escalate(policy, attempts, inputs, ("rate_limited", ruled_out[1]), last.retry_after)
+        return Decision(
+            action="exhausted", reason=ruled_out[0], detail=ruled_out[1], attempt=best_usable(policy, attempts)
+        )
+    ruled_out = objection(last)
+    if ruled_out is None and policy.on_broken == "escalate":
+        ruled_out = next((("validator_error", _describe(v)) for v in last.verdicts if v.broken), None)
+    if ruled_out is None and last.outcome == "pending":
+        ruled_out = _not_worth_asking(policy, inputs)
+        if ruled_out is None:
+            return _ask_small(policy, attempts, inputs, evidence)
+    if ruled_out is not None:
+        return _escalate(policy, attempts, inputs, ruled_out)
+    return _by_confidence(policy, attempts, evidence, inputs)
+
+
+def _ask_small(
+    policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs, evidence: Sequence[str]
+) -> Decision:
+    if _broke(inputs, inputs.small_price):
+        return _out_of_money(policy, attempts)
+    beside = tuple(evidence) if policy.parallel_evidence else ()
+    return Decision(action="ask_small", reason="draft", hedge=hedge_delay(policy, inputs), beside=beside)
+
+
+def _escalate(
+    policy: Policy,
+    attempts: Sequence[Attempt],
+    inputs: DecisionInputs,
+    why: tuple[str, str],
+    wait: float | None = None,
+) -> Decision:
+    if _broke(inputs, inputs.large_price):
+        return _out_of_money(policy, attempts)
+    return Decision(action="escalate", reason=why[0], detail=why[1], wait=wait)
+
+
+def _broke(inputs: DecisionInputs, price: float | None) -> bool:
+    left = inputs.money_left
+    return left is not None and (left <= 0.0 or (price is not None and left < price))
+
+
+def _out_of_money(policy: Policy, attempts: Sequence[Attempt]) -> Decision:
+    return Decision(action="exhausted", reason="budget", detail="max_cost", attempt=best_usable(policy, attempts))
+
+
+_MAX_ATTEMPTS = 5
+_PATIENCE = 60.0
+"""Seconds of `Retry-After` beyond which nobody waits; the limit of the OpenAI and Anthropic clients too."""
+
+
+def _may_ask_again(attempts: Sequence[Attempt], inputs: DecisionInputs) -> bool:
+    """Whether a refused large call is made once more: the provider said when, and there is time and allowance (R16).
+
+    The allowance is a retry budget: a share of all calls, so that an outage is not made worse by those who meet it
+    (Google SRE book, chapter 21).
+    """
+    wait, left = attempts[-1].retry_after, inputs.time_left
+    if wait is None or wait > _PATIENCE or not inputs.retry or len(attempts) >= _MAX_ATTEMPTS:
+        return False
+    return left is None or wait < left
+
+
+_USELESS = 0.8
+"""Share of unusable answers (lower 95 % bound) from which on the small tier is not asked whatever it costs (R17)."""
+
+
+def _not_worth_asking(policy: Policy, inputs: DecisionInputs) -> tuple[str, str] | None:
+    """Why the small tier is left out: (reason, detail); None when it is to be asked."""
+    if policy.stay_on_large and inputs.stays_on_large:
+        return "stays_on_large", "a step of this turn escalated"
+    small, large, left = inputs.small_latency, inputs.large_latency, inputs.time_left
+    if small is not None and large is not None and left is not None and large <= left < small + large:
+        return "skipped_small", f"{left:.3g} s left, both tiers take {small + large:.3g} s"
+    if not policy.skip_small or inputs.probe:
+        return None
+    if inputs.broken is not None and inputs.broken > _USELESS:
+        return "skipped_small", f"P(unusable) >= {inputs.broken:.3f} > {_USELESS}"
+    bar = break_even(policy, inputs)
+    if bar is not None and inputs.escalation is not None and inputs.escalation > bar:
+        return "skipped_small", f"P(escalate) >= {inputs.escalation:.3f} > {bar:.3f}"
+    return None
+
+
+def break_even(policy: Policy, inputs: DecisionInputs) -> float | None:
+    """P(escalate) above which asking the small tier first costs more than asking large at once; None when unknown.
+
+    Small first costs s + p L, large alone L, so small pays while p < 1 - s / L. What a call costs is its price, and its
+    time at `value_of_time`: with a worth of 0 this compares prices alone, with a very high one times alone.
+    """
+    small, large = inputs.small_cost, inputs.large_cost
+    if small is None or large is None:
+        return None
+    if policy.value_of_time:
+        if inputs.small_latency is None or inputs.large_latency is None:
+            return None
+        small += policy.value_of_time * inputs.small_latency
+        large += policy.value_of_time * inputs.large_latency
+    return 1.0 - small / large if large > 0 else None
+
+
+def hedge_delay(policy: Policy, inputs: DecisionInputs) -> float | None:
+    """Seconds after which large is asked beside small; None when it is not.
+
+    The tail of small's time is cut by a second request after `hedge_after` (Dean and Barroso, The Tail at Scale, CACM
+    2013). Where it is known how often small falls short, both are asked at once when that is worth it: a hedge wastes
+    a large call with 1 - p and saves the time of small with p, so it pays when p v l_S > (1 - p) c_L, that is
+    p > c_L / (c_L + v l_S), with v the value of time (a dropped call is taken to be billed in full).
+    """
+    if policy.hedge_after is None:
+        return None
+    p, price, seconds = inputs.escalation, inputs.large_cost, inputs.small_latency
+    if policy.value_of_time and p is not None and price is not None and seconds is not None:
+        saved = policy.value_of_time * seconds
+        if saved > 0 and p > price / (price + saved):
+            return 0.0
+    return policy.hedge_after
+
+
+def threshold_for(policy: Policy, attempt: Attempt, kind: str | None) -> float | None:
+    """The threshold that a draft of this kind has to reach: the highest that applies, None when rules alone decide."""
+    if not policy.thresholds:
+        return policy.threshold
+    own = [policy.thresholds[key] for key in (kind, attempt.effect) if key is not None and key in policy.thresholds]
+    return max(own) if own else policy.threshold
+
+
+def at_this_price(policy: Policy, threshold: float, inputs: DecisionInputs) -> float:
+    """The threshold at the price of escalating now.
+
+    Escalating is worth its price c while (1 - confidence) V > c, V being what a mistake costs. A threshold t that was
+    set at the mean price m says V = m / (1 - t), so now it is 1 - (1 - t) c / m. One that was certified is only raised:
+    accepting less never raises the share of harm.
+    """
+    now, mean = inputs.large_cost_now, inputs.large_cost
+    if not policy.price_aware or now is None or mean is None or mean <= 0.0:
+        return threshold
+    moved = max(0.0, 1.0 - (1.0 - threshold) * now / mean)
+    return max(threshold, moved) if policy.provenance else moved
+
+
+_AS_GOOD_AS_LARGE = 0.9
+"""Without a threshold, a draft that evidence was paid for is kept when it is as likely right as a large model's: large
+models were right on .78-.92 of recorded tool-calling steps."""
+
+
+def _by_confidence(
+    policy: Policy, attempts: Sequence[Attempt], evidence: Sequence[str], inputs: DecisionInputs
+) -> Decision:
+    attempt = attempts[-1]
+    confidence, threshold = attempt.confidence, threshold_for(policy, attempt, inputs.kind)
+    low, high = policy.evidence_band
+    if confidence is None or low <= confidence <= high:
+        waiting = next((name for name in evidence if name not in attempt.gathered), None)
+        if waiting is not None and not _broke(inputs, None):
+            return Decision(action="ask_evidence", reason="in_band", evidence=waiting)
+    if threshold is not None:
+        threshold = at_this_price(policy, threshold, inputs)
+    elif attempt.gathered:
+        threshold = _AS_GOOD_AS_LARGE if _evidence_spoke(attempt) else None  # a judge that is down decides nothing
+    elif evidence and confidence is not None:
+        threshold = low  # nobody need be asked whether a draft is wrong that hardly anything speaks for
+    if threshold is None or (confidence is not None and confidence >= threshold):
+        return Decision(action="accept", reason="accepted", attempt=len(attempts) - 1)
+    detail = "no validator measured a confidence" if confidence is None else f"{confidence:.3f} < {threshold:.3f}"
+    return _escalate(policy, attempts, inputs, ("low_confidence", detail))
+
+
+def _evidence_spoke(attempt: Attempt) -> bool:
+    return any(
+        v.validator in attempt.gathered and (v.score is not None or v.outcome != "abstain") for v in attempt.verdicts
+    )
+
+
+_ENDED_EARLY = {"error": "model_error", "timeout": "timeout", "cancelled": "overtaken"}
+"""What became of a call without a draft -> the reason to go on without it; a hedge is what overtakes a small call."""
+
+
+def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str, str] | None:
+    """What rules an attempt out under every policy: (reason, detail), or None.
+
+    Hard fails speak before soft ones, each in the order in which the validators ran. The soft fails of the shipped
+    validators were measured on small models' drafts; `measured_on_small=False` leaves them out, for a large draft, of
+    which far fewer are wrong and after which nobody is left to ask.
+    """
+    if attempt.outcome in _ENDED_EARLY:
+        return _ENDED_EARLY[attempt.outcome], (attempt.error or "").partition(":")[0]
+    soft: Verdict | None = None
+    for verdict in attempt.verdicts:
+        if verdict.outcome == "fail":
+            if verdict.score is None:
+                return _reason(verdict), _describe(verdict)
+            if measured_on_small or verdict.validator not in REASONS:
+                soft = soft or verdict
+    return None if soft is None else (_reason(soft), _describe(soft))
+
+
+def best_usable(policy: Policy, attempts: Sequence[Attempt]) -> int | None:
+    """Index of the strongest tier's draft that may be returned, or that a human may be shown; None without one."""
+    asks = policy.on_exhausted == "interrupt"
+    order = range(len(attempts) - 1, -1, -1)
+    return next((i for i in order if (attempts[i].reviewable if asks else attempts[i].usable)), None)
+
+
+def _reason(verdict: Verdict) -> str:
+    return REASONS.get(verdict.validator) or verdict.code or verdict.validator or "rejected"
+
+
+def _describe(verdict: Verdict) -> str:
+    where = f" at {verdict.path}" if verdict.path else ""
+    return f"{verdict.validator}: {verdict.code or verdict.outcome}{where}"

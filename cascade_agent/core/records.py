@@ -1,0 +1,554 @@
+"""The values of a cascade: frozen, and what is recorded goes to JSON and back.
+
+Law: nothing here knows a file, a clock or a running host. `Draft` and `StepContext` are what a validator sees while a
+step runs and hold the host's own message types; `Verdict`, `Usage`, `Attempt`, `Decision`, `StepTrace` and `Label`
+are the record, plain JSON with finite floats and clean strings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args
+
+from cascade_agent.core.clean_json import INT64, clean, clean_text
+from cascade_agent.errors import ConfigurationError, RecordError
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall, ToolCall
+    from langchain_core.tools import BaseTool
+
+T = TypeVar("T")
+
+SCHEMA = 1
+"""Number of the record's schema. A reader refuses a higher one."""
+
+Outcome = Literal["pass", "fail", "abstain"]
+SideEffect = Literal["read", "write", "irreversible"]
+TierName = str
+AttemptOutcome = Literal["accepted", "rejected", "error", "timeout", "cancelled", "skipped", "pending"]
+StepOutcome = Literal["accepted", "escalated", "exhausted", "human_review", "interrupted", "cancelled", "error"]
+Action = Literal["accept", "ask_small", "ask_evidence", "escalate", "exhausted"]
+
+_OUTCOMES = frozenset(get_args(Outcome))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One validator's finding about one draft.
+
+    - `fail` without a score is a **hard** fail: the draft is unusable (a call no tool accepts, an empty answer). It
+      escalates under every policy and the draft is never returned.
+    - `fail` with a score is a **soft** fail: strong evidence that the draft is wrong. The shipped ones together were
+      right 8 times in 10 on recorded drafts; some alone are weaker or too rare for a figure, as they say themselves. It
+      escalates under every policy; the draft may still be returned, marked, when nothing better can be had.
+    - `pass` or `abstain` with a score is a graded signal: it moves the confidence and decides only with a threshold.
+
+    `score` lies in [0, 1], 1 is "nothing to object". `code` is a stable low-cardinality name, `reason` a sentence for
+    people that never quotes a value, `path` a JSON pointer into the draft. A validator that broke is an `abstain` with
+    the code `validator_error` or `validator_timeout`.
+
+    Raises:
+        ConfigurationError: unknown outcome, or a score that is not a finite number in [0, 1].
+    """
+
+    outcome: Outcome
+    code: str = ""
+    reason: str = ""
+    score: float | None = None
+    path: str = ""
+    validator: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no decision could be made from."""
+        if self.outcome not in _OUTCOMES:
+            msg = f"Verdict.outcome is {self.outcome!r}; expected one of {sorted(_OUTCOMES)}"
+            raise ConfigurationError(msg)
+        score = self.score
+        if score is None:
+            return
+        if type(score) is not float:  # an int, or a number of another library: a record is plain JSON
+            try:
+                score = float(score)
+            except (TypeError, ValueError):
+                score = math.nan
+            else:
+                object.__setattr__(self, "score", score)
+        if not 0.0 <= score <= 1.0:  # NaN fails this comparison too
+            msg = f"Verdict.score is {self.score!r}; expected None or a number in [0, 1]"
+            raise ConfigurationError(msg)
+
+    @property
+    def hard(self) -> bool:
+        """Whether this finding makes the draft unusable."""
+        return self.outcome == "fail" and self.score is None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the validator itself failed (R8, R9)."""
+        return self.outcome == "abstain" and self.code in ("validator_error", "validator_timeout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one or more model calls. `None` is unknown, never 0; cached tokens are part of `input_tokens`."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    calls: int = 1
+
+    @classmethod
+    def of(cls, message: AIMessage) -> Self:
+        """Read `usage_metadata` of a message as LangChain defines it."""
+        meta = message.usage_metadata
+        if meta is None:
+            return cls()
+        details: Mapping[str, Any] = meta.get("input_token_details") or {}
+        # Anthropic tells writes by how long they are kept and sets the common key to 0 then.
+        by_life = [_count(details.get(f"ephemeral_{life}_input_tokens")) for life in ("5m", "1h")]
+        written = sum(count or 0 for count in by_life) or _count(details.get("cache_creation"))
+        return cls(
+            input_tokens=_count(meta.get("input_tokens")),
+            output_tokens=_count(meta.get("output_tokens")),
+            cache_read_tokens=_count(details.get("cache_read")),
+            cache_write_tokens=written,
+        )
+
+    def __add__(self, other: Usage) -> Usage:
+        """Sum two usages; unknown plus anything is unknown."""
+        return Usage(
+            input_tokens=_plus(self.input_tokens, other.input_tokens),
+            output_tokens=_plus(self.output_tokens, other.output_tokens),
+            cache_read_tokens=_plus(self.cache_read_tokens, other.cache_read_tokens),
+            cache_write_tokens=_plus(self.cache_write_tokens, other.cache_write_tokens),
+            calls=self.calls + other.calls,
+        )
+
+
+def _count(tokens: object) -> int | None:
+    """A number of tokens that a store can hold, or None: providers say it, and nobody checked it before."""
+    return tokens if type(tokens) is int and 0 <= tokens < INT64 else None
+
+
+def _plus(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
+
+
+@dataclass(frozen=True, eq=False)
+class ToolSpec:
+    """One tool as the model sees it. Identity is the object: validators compile a spec once and keep the result.
+
+    `parameters` is the JSON Schema of the arguments, `native` the Python tool when there is one (its own pydantic model
+    then says what is valid), `side_effect` what calling it does to the world when the policy says so.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    native: BaseTool | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Draft:
+    """A tier's answer to a step, not yet committed: no tool has run, nothing was streamed, nothing is in state.
+
+    `parsed` and `parsing_error` are set where structured output was asked for. `tier` is `"small"` or `"large"`.
+    """
+
+    message: AIMessage
+    tier: TierName = "small"
+    parsed: object = None
+    parsing_error: str | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """The text of the answer, all text blocks joined."""
+        content = self.message.content
+        return content if isinstance(content, str) else str(self.message.text)
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls that the provider's answer could be parsed into."""
+        return self.message.tool_calls
+
+    @property
+    def invalid_tool_calls(self) -> list[InvalidToolCall]:
+        """Calls whose arguments are not JSON."""
+        return self.message.invalid_tool_calls
+
+    @cached_property
+    def finish_reason(self) -> str | None:
+        """Why the model stopped, in the provider's own word, lower case; None when it does not say."""
+        meta = self.message.response_metadata
+        for key in ("finish_reason", "stop_reason", "done_reason", "stopReason"):
+            value = meta.get(key)
+            if isinstance(value, str):
+                return value.lower()
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as the record keeps it: text, calls and finish reason, cleaned for any store."""
+        out: dict[str, Any] = {"text": self.text, "tool_calls": [_call_json(c) for c in self.tool_calls]}
+        if self.invalid_tool_calls:
+            out["invalid_tool_calls"] = [_call_json(c) for c in self.invalid_tool_calls]
+        if self.finish_reason is not None:
+            out["finish_reason"] = self.finish_reason
+        if self.parsing_error is not None:
+            out["parsing_error"] = self.parsing_error
+        return cast("dict[str, Any]", clean(out))
+
+
+def _call_json(call: ToolCall | InvalidToolCall) -> dict[str, Any]:
+    return {key: call.get(key) for key in ("name", "args", "id")}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StepContext:
+    """What a step was asked: the conversation, the tools on offer, the state around it.
+
+    `messages` is the whole request, oldest first. `tool_choice` is `None`, `"none"`, `"required"` or a tool's name.
+    `output_schema` is set where structured output was asked for. `side_effects` comes from the policy.
+    """
+
+    messages: Sequence[BaseMessage] = ()
+    tools: Sequence[ToolSpec] = ()
+    state: object = None
+    tool_choice: str | None = None
+    output_schema: object = None
+    step: str = "cascade"
+    thread_id: str | None = None
+    side_effects: Mapping[str, SideEffect] = field(default_factory=dict)
+
+    @cached_property
+    def tools_by_name(self) -> Mapping[str, ToolSpec]:
+        """The tools on offer by name."""
+        return {tool.name: tool for tool in self.tools}
+
+    @cached_property
+    def turn_start(self) -> int:
+        """Index of the last human message in `messages`; -1 when there is none."""
+        messages = self.messages
+        for index in range(len(messages) - 1, -1, -1):
+            if messages[index].type == "human":
+                return index
+        return -1
+
+    @cached_property
+    def cache(self) -> dict[str, Any]:
+        """Room for what several validators of one step compute from the context once (tokens of the conversation)."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One tier's draft with its verdicts, usage, cost and latency.
+
+    `confidence` is P(right) by the policy's scorer, None when nothing measured it. `cost` is in `StepTrace.currency`,
+    None when price or usage is unknown, 0.0 only for a call that was not made (`skipped`). `latency` is in seconds.
+    `answer` is what the tier said (`Draft.to_json`), `error` the class and message of what it raised.
+    """
+
+    tier: TierName
+    model: str | None = None
+    outcome: AttemptOutcome = "rejected"
+    verdicts: tuple[Verdict, ...] = ()
+    confidence: float | None = None
+    threshold: float | None = None
+    usage: Usage | None = None
+    cost: float | None = None
+    latency: float | None = None
+    answer: dict[str, Any] | None = None
+    error: str | None = None
+    inner: dict[str, Any] | None = None
+    """The trace of the cascade that this tier is itself, without contents; usage and cost above are its sums."""
+
+    effect: SideEffect | None = None
+    """What the calls of the draft would do to the world, the gravest, as far as the policy declares it."""
+
+    retry_after: float | None = None
+    """Seconds after which the provider that refused said to ask again."""
+
+    gathered: tuple[str, ...] = ()
+    """Names of the evidence asked for so far, in order; their cost and usage stand in the step's `evidence`."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the draft may be returned although it was not accepted: it can be reviewed, and changes nothing."""
+        return self.reviewable and (self.outcome == "accepted" or self.effect in (None, "read"))
+
+    @property
+    def reviewable(self) -> bool:
+        """Whether a human may take the draft: it passed every hard check."""
+        return self.outcome in ("accepted", "rejected") and not any(v.hard for v in self.verdicts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideCall:
+    """A model call beside the drafts that were judged: evidence, a shadow call, a `hedge` that was dropped."""
+
+    name: str
+    usage: Usage | None = None
+    cost: float | None = None
+    latency: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionInputs:
+    """What a decision knows beside the attempts: the step's place in the run, and what steps like it were like.
+
+    All of it is optional; None is unknown and moves nothing. Money is in the step's currency, times in seconds.
+    """
+
+    kind: str | None = None
+    """`call`, `text` or `structured`, as soon as a draft says it."""
+    escalation: float | None = None
+    """Lower 95 % bound of P(escalate) for steps of this name; None before enough of them were seen."""
+    broken: float | None = None
+    """Lower 95 % bound of P(small gives nothing usable: an error, a timeout, a hard fail) for steps of this name."""
+    small_cost: float | None = None
+    """Mean cost of the small tier's call and of the evidence asked about its draft."""
+    large_cost: float | None = None
+    """Mean cost of the large tier's call."""
+    large_cost_now: float | None = None
+    """Cost of asking large for this very request, what its provider still has in its prompt cache being cheaper."""
+    small_latency: float | None = None
+    """Mean time of the small tier's call and of the evidence asked about its draft."""
+    large_latency: float | None = None
+    time_left: float | None = None
+    """What the latency budget leaves the step."""
+    money_left: float | None = None
+    """What the ceilings of run and thread leave, the narrower of them."""
+    small_price: float | None = None
+    """What must be left to ask small: the expected cost of the call, under `strict_cost` the most it can cost."""
+    large_price: float | None = None
+    """The same of large."""
+    stays_on_large: bool = False
+    """Whether a step of this turn escalated already."""
+    probe: bool = False
+    """Whether small is to be asked although it does not pay: to see whether it does again."""
+    retry: bool = True
+    """Whether the budget of retries allows another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One move of `decide()`: what to do next, which reason decided, and for `ask_evidence` which evidence to ask."""
+
+    action: Action
+    reason: str
+    detail: str = ""
+    attempt: int | None = None
+    """For `accept` and `exhausted`: index of the attempt whose draft is (or may be) returned; None without one."""
+    evidence: str | None = None
+    wait: float | None = None
+    """For `escalate`: seconds to wait before asking, as the provider said (`Retry-After`)."""
+    hedge: float | None = None
+    """For `ask_small`: seconds after which the large tier is asked beside the small one."""
+    beside: tuple[str, ...] = ()
+    """For `ask_small`: evidence that is asked at the same time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTrace:
+    """The whole record of a step: every attempt, every verdict, every decision, who answered and what it cost.
+
+    `cost` and `usage` sum over all attempts and evidence; one unknown part makes the sum unknown. A call that raised
+    reported no tokens: it adds none to `usage`, while its `cost` is unknown unless the provider refused it with an
+    HTTP status; a call that was cut off (`timeout`, `cancelled`) leaves both unknown. `latency` is in seconds,
+    `started_at` an ISO 8601 time in UTC. `reason` is the code that decided. `kind` says what kind of step it was
+    (`call`, `text`, `structured`) for statistics by kind. `degraded` marks an answer that was returned although it
+    failed soft checks.
+    """
+
+    id: str
+    step: str
+    outcome: StepOutcome
+    reason: str
+    attempts: tuple[Attempt, ...]
+    decisions: tuple[Decision, ...] = ()
+    evidence: tuple[SideCall, ...] = ()
+    askable: tuple[str, ...] = ()
+    """Names of the evidence that could be asked in this step, cheapest first; what was asked stands in `evidence`."""
+
+    inputs_seen: tuple[DecisionInputs, ...] = ()
+    """What each decision knew beside the attempts."""
+
+    final: int | None = None
+    kind: str = "text"
+    degraded: bool = False
+    confidence: float | None = None
+    cost: float | None = None
+    currency: str = "USD"
+    usage: Usage | None = None
+    latency: float | None = None
+    started_at: str | None = None
+    thread_id: str | None = None
+    run_id: str | None = None
+    policy: str | None = None
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Refuse an end that points at no attempt."""
+        if self.final is not None and not 0 <= self.final < len(self.attempts):
+            msg = f"StepTrace.final is {self.final}; expected None or the index of one of {len(self.attempts)} attempts"
+            raise ConfigurationError(msg)
+
+    @property
+    def escalated(self) -> bool:
+        """Whether the large tier was asked."""
+        return any(a.tier != "small" for a in self.attempts)
+
+    @property
+    def final_tier(self) -> str | None:
+        """The tier whose answer was returned."""
+        return None if self.final is None else self.attempts[self.final].tier
+
+    def to_json(self, *, content: bool = True) -> dict[str, Any]:
+        """As plain JSON. `content=False` leaves out the answers and error texts (what goes into message metadata)."""
+        out = dump(self)
+        out["escalated"] = self.escalated
+        out["final_tier"] = self.final_tier
+        if not content:
+            for attempt in out["attempts"]:
+                attempt.pop("answer", None)
+                if attempt.get("error"):
+                    attempt["error"] = attempt["error"].partition(":")[0]
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StepTrace:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: not a step trace, or written by a newer version.
+        """
+        return load(cls, data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What is known afterwards about a step, and who says so.
+
+    `right` says whether the small draft was right, `harm` whether small was wrong and large right. `source` is
+    `escalation`, `shadow`, `tool_error`, `person` or `evaluator`; `propensity` the probability with which a shadow
+    call was made. `spend` is what finding it out cost (a shadow call), `answer` what the large tier said then. Labels
+    of one step from several sources stand side by side.
+    """
+
+    step_id: str
+    source: str
+    right: bool | None = None
+    harm: bool | None = None
+    propensity: float | None = None
+    note: str = ""
+    at: str | None = None
+    side_call: SideCall | None = None
+    answer: dict[str, Any] | None = None
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return dump(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Label:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: not a label, or written by a newer version.
+        """
+        return load(cls, data)
+
+
+# ---- JSON both ways -------------------------------------------------------------------------------------------------
+
+_PARTS: dict[type, dict[str, type]] = {
+    Attempt: {"verdicts": Verdict, "usage": Usage},
+    SideCall: {"usage": Usage},
+    StepTrace: {
+        "attempts": Attempt,
+        "decisions": Decision,
+        "evidence": SideCall,
+        "inputs_seen": DecisionInputs,
+        "usage": Usage,
+    },
+    Label: {"side_call": SideCall},
+}
+_LISTS: dict[type, frozenset[str]] = {
+    Attempt: frozenset({"verdicts", "gathered"}),
+    Decision: frozenset({"beside"}),
+    StepTrace: frozenset({"askable", "attempts", "decisions", "evidence", "inputs_seen"}),
+}
+_PLAIN = frozenset({int, float, bool, dict})
+_BLANK = {
+    cls: frozenset(f.name for f in fields(cls) if f.default in ("", ()))
+    for cls in (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
+}
+"""Fields that are empty by default, and therefore left out when they are."""
+
+
+_RECORDS = frozenset((Usage, SideCall))
+_TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
+
+
+def dump(
+    record: Verdict | Usage | Attempt | SideCall | DecisionInputs | Decision | StepTrace | Label,
+) -> dict[str, Any]:
+    """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
+    out: dict[str, Any] = {}
+    blank = _BLANK[type(record)]
+    for name in record.__slots__:
+        item = getattr(record, name)
+        if item is None:
+            if name in _TOLD:
+                out[name] = None
+        elif isinstance(item, str):
+            if item or name not in blank:
+                out[name] = item if type(item) is str and item.isascii() and "\0" not in item else clean_text(item)
+        elif isinstance(item, tuple):
+            if item or name not in blank:
+                out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
+        elif type(item) in _RECORDS:
+            out[name] = dump(item)
+        else:  # numbers, flags, and JSON that was cleaned when it was made; what else a validator put there is not
+            out[name] = item if type(item) in _PLAIN else clean(item)
+    return out
+
+
+def load(cls: type[T], data: object) -> T:
+    """Build a record of type `cls` from plain JSON; unknown keys are ignored, so older readers read newer minor fields.
+
+    Raises:
+        RecordError: a missing or impossible field, or a schema number above ours.
+    """
+    if not isinstance(data, Mapping):
+        msg = f"expected a JSON object for a {cls.__name__}, found {type(data).__name__}"
+        raise RecordError(msg)
+    schema = data.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
+        raise RecordError(msg)
+    parts, lists = _PARTS.get(cls, {}), _LISTS.get(cls, frozenset())
+    kwargs: dict[str, Any] = {}
+    for f in fields(cast("Any", cls)):
+        if f.name not in data:
+            continue
+        value, part = data[f.name], parts.get(f.name)
+        if f.name in lists and not isinstance(value, list | tuple):
+            msg = f"{cls.__name__}.{f.name} is {type(value).__name__}; expected a list"
+            raise RecordError(msg)
+        if isinstance(value, list):
+            value = tuple(value if part is None else [load(part, v) for v in value])
+        elif part is not None and value is not None:
+            value = load(part, value)
+        kwargs[f.name] = value
+    try:
+        return cls(**kwargs)
+    except (TypeError, ValueError) as error:
+        msg = f"not a {cls.__name__}: {error}"
+        raise RecordError(msg) from error

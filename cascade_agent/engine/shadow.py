@@ -1,0 +1,162 @@
+"""Shadow calls: what the large tier would have said to a step that the small one answered.
+
+Law: a shadow runs after the answer is on its way, in a thread and a context of its own, so that it can neither delay
+nor fail a step, nor be seen by the graph; at exit it is not waited for. What it finds is a label in the journal with
+the probability with which it was drawn, and what it cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from contextvars import Context
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cascade_agent import telemetry
+from cascade_agent._log import LOG
+from cascade_agent.core.records import Label, SideCall
+from cascade_agent.models.usage import bill
+from cascade_agent.validators.agreement import same
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from langchain_core.runnables import RunnableConfig
+
+    from cascade_agent.engine.engine import Result
+    from cascade_agent.engine.step import Answer, Step
+
+__all__ = ["lost", "shadow", "wait"]
+
+SHADOW: RunnableConfig = {"run_name": "cascade.shadow", "tags": ["cascade:shadow", "nostream"], "callbacks": []}
+"""The config of such a call."""
+_THREADS, _WAITING = 4, 256
+
+_counting = threading.Lock()
+lost: int = 0
+"""Shadow calls of this process that failed, or that found too many others waiting."""
+
+
+class _Crew:
+    """A few daemon threads that take what waits, made when they are needed."""
+
+    def __init__(self) -> None:
+        self._todo: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._threads, self._idle, self._busy = 0, 0, 0
+
+    def take(self, job: Callable[[], None]) -> bool:
+        with self._changed:
+            if len(self._todo) >= _WAITING:
+                return False
+            self._todo.append(job)
+            if not self._idle and self._threads < _THREADS:
+                self._threads += 1
+                threading.Thread(target=self._work, name="cascade-shadow", daemon=True).start()
+            self._changed.notify()
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._todo:
+                    self._changed.wait()
+                self._idle -= 1
+                job = self._todo.popleft()
+                self._busy += 1
+            with contextlib.suppress(Exception):  # a job tells its own failures
+                Context().run(job)
+            del job
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+
+    def wait(self, seconds: float | None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._todo or self._busy), seconds)
+
+
+_crew = _Crew()
+
+
+def _after_fork() -> None:
+    global _crew  # noqa: PLW0603 - threads do not survive a fork
+    _crew = _Crew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def wait(seconds: float | None = None) -> bool:
+    """Wait until all shadow calls are made and written down, at most `seconds`; whether they are.
+
+    For scripts: what still runs when the interpreter exits is lost.
+    """
+    return _crew.wait(seconds)
+
+
+def shadow(step: Step, result: Result) -> None:
+    """Draw whether an accepted step is shadowed, and have it done if so. Never raises."""
+    rate, trace = step.policy.shadow_rate, result.trace
+    keep: Callable[[Label], object] | None = getattr(step.journal, "append_label", None)
+    if not rate or step.shadow is None or keep is None or trace.outcome != "accepted" or result.answer is None:
+        return
+    if int(trace.id[:13], 16) / 16**13 >= rate:  # the id is random: 52 bits of it are a draw in [0, 1)
+        return
+    held = 0.0
+    if step.purse is not None:
+        held = step.ledger.expected(step.name, "large") or 0.0 if step.ledger is not None else 0.0
+        if not step.purse.hold(held):
+            return
+    draft = result.answer.draft.to_json()
+    ask = step.shadow
+
+    def job() -> None:
+        keep(_found(step, ask, trace.id, draft, held))
+
+    if not _crew.take(job):
+        if step.purse is not None:
+            step.purse.settle(held, 0.0)
+        _failed("too many are waiting")
+
+
+def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str, object], held: float) -> Label:
+    """Ask large, and say whether it agrees."""
+    spend, answer, right = SideCall(name="shadow"), None, None
+    started = time.perf_counter()
+    try:
+        large = ask().draft
+    except Exception as error:  # noqa: BLE001 - a shadow fails alone
+        _failed(type(error).__name__)
+    else:
+        answer = large.to_json()
+        usage, cost, _ = bill(step.tiers["large"], large.message)
+        spend = SideCall(name="shadow", usage=usage, cost=cost, latency=time.perf_counter() - started)
+        right = None if large.parsing_error is not None else same(draft, answer)
+    if step.purse is not None:
+        step.purse.settle(held, spend.cost)
+    telemetry.spent(step.name, "shadow", spend.cost, step.tiers["large"].currency)
+    return Label(
+        step_id=step_id,
+        source="shadow",
+        right=right,
+        harm=None if right is None else not right,
+        propensity=step.policy.shadow_rate,
+        at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        side_call=spend,
+        answer=answer,
+    )
+
+
+def _failed(why: str) -> None:
+    global lost  # noqa: PLW0603 - a process-wide counter, by design
+    with _counting:
+        lost += 1
+        first = lost == 1
+    if first:
+        LOG.warning("a shadow call failed (%s); more of them are counted and not told", why)

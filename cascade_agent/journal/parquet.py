@@ -1,0 +1,111 @@
+"""Parquet files of records: one row per record with its JSON, read and written through pyarrow.
+
+Law: the only file that imports pyarrow, and only when a Parquet file is there.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from cascade_agent.errors import ConfigurationError, RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+RECORD: Final = "record"
+_TEXTS: Final = ("type", "id", "step", "kind", "outcome", "thread_id", "started_at", "currency")
+_MAGIC: Final = b"PAR1"
+_ROWS: Final = 5_000
+"""Records in memory at a time."""
+
+
+def is_parquet(file: Path) -> bool:
+    """Whether a file says so in its first bytes; False when it cannot be opened, or read twice as a pipe cannot."""
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as stream:
+            return stream.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The records of a file with the numbers of their rows, from 1.
+
+    Raises:
+        RecordError: no Parquet file, or none of records. Names file, row and mend.
+        ConfigurationError: pyarrow is not installed.
+    """
+    pa, pq = _pyarrow()
+    number = 0
+    try:
+        with pq.ParquetFile(file) as source:
+            if RECORD not in source.schema_arrow.names:
+                msg = (
+                    f"{file}: a Parquet file without a column {RECORD!r} (it has "
+                    f"{', '.join(source.schema_arrow.names) or 'none'}); write it with `to_parquet`"
+                )
+                raise RecordError(msg)
+            for batch in source.iter_batches(batch_size=_ROWS, columns=[RECORD]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    if not isinstance(text, str):
+                        msg = f"{file}:{number}: the record is {type(text).__name__}; expected JSON text"
+                        raise RecordError(msg)
+                    yield number, text.encode() + b"\n"
+    except (OSError, pa.ArrowException) as error:
+        msg = f"{file}:{number + 1}: cannot be read ({error}); restore the file, or take it out of the list"
+        raise RecordError(msg) from error
+
+
+def write(rows: Iterable[tuple[Mapping[str, Any], bytes]], out: Path) -> int:
+    """Write records, each parsed and as its line, whole or not at all; gives their number.
+
+    Raises:
+        RecordError: it cannot be written there.
+        ConfigurationError: pyarrow is not installed.
+    """
+    pa, pq = _pyarrow()
+    schema = pa.schema([*((name, pa.string()) for name in _TEXTS), ("cost", pa.float64()), (RECORD, pa.string())])
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    count = 0
+    try:
+        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+            batch: list[dict[str, Any]] = []
+            for data, line in rows:
+                batch.append(_row(data, line))
+                count += 1
+                if len(batch) == _ROWS:
+                    writer.write_table(pa.Table.from_pylist(batch, schema))
+                    batch = []
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+        part.replace(out)
+    except (OSError, pa.ArrowException) as error:
+        msg = f"{out}: cannot be written ({error}); give a file in an existing, writable directory"
+        raise RecordError(msg) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _row(data: Mapping[str, Any], line: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = {name: value if isinstance(value := data.get(name), str) else None for name in _TEXTS}
+    if "step_id" in data and row["id"] is None:
+        row["id"] = str(data["step_id"])
+    cost = data.get("cost")
+    row["cost"] = float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None
+    row[RECORD] = line.decode().rstrip("\n")
+    return row
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")  # it has no types
+    except ImportError as error:
+        msg = "Parquet journals need pyarrow: pip install 'langgraph-cascade[parquet]'"
+        raise ConfigurationError(msg) from error
+    return pa, pq

@@ -1,0 +1,630 @@
+"""From a labelled journal to a policy with a certified threshold, or to what is missing for one.
+
+Law: what chooses the scorer never tests it. Episodes are split by a hash; a scorer is fitted and chosen on one part,
+the threshold is certified on the other. A fitted scorer remembers its part, so that no later calibration that starts
+from it certifies on what it learned from.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from cascade_agent.core.decide import decide
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt
+from cascade_agent.core.scoring import Scorer
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.offline.calibration.certificate import (
+    Certificate,
+    Claim,
+    NoThreshold,
+    Per,
+    Risk,
+    Unit,
+    labels_for_power,
+    labels_needed,
+)
+from cascade_agent.offline.calibration.fit import Example, Fit, Target, fit
+from cascade_agent.offline.calibration.policy_file import library_version
+from cascade_agent.offline.evaluation.dataset import Case, Evaluator, Joined, OnConflict, SameText, join, unit_hash
+from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
+
+if TYPE_CHECKING:
+    import os
+
+    from cascade_agent.journal.writer import OnError
+    from cascade_agent.models.pricing import Price
+
+ScorerChoice = Literal["auto", "rules", "error", "gain"]
+Basis = Literal["all_escalated", "propensity", "share", "none"]
+
+MIN_FIT: Final = 50
+"""Labelled drafts below which no scorer is fitted: the rules' order was not beaten with fewer."""
+
+MAX_FIT: Final = 2000
+"""Labelled drafts beyond which more of them go to the certificate; the ranking is settled by then."""
+
+_SPARE = 1.1
+"""The certificate keeps this many times the episodes that it needs: a split by hash is not exact."""
+
+_LOOKING = ("person", "evaluator")
+_MIN_KIND = 30
+_MAX_WEIGHT = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How good a scorer is on labelled drafts that it has not seen.
+
+    `auroc` is against "small was right", `auroc_gain` against "escalating gains nothing", `auroc_interval` a 95 %
+    bootstrap interval of the first over episodes. `calibration_error` and `brier` are against what the scorer was
+    fitted to. `by_kind` holds `auroc` per kind of step with enough drafts of both sorts. None: cannot be told.
+    """
+
+    n: int
+    auroc: float | None
+    auroc_interval: tuple[float, float] | None
+    auroc_gain: float | None
+    calibration_error: float | None
+    brier: float | None
+    by_kind: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The steps whose labels may stand for all steps, and how they came to be drawn.
+
+    `basis` is `all_escalated` (small answered no step: every label counts), `propensity` (accepted steps were shadowed
+    with a known probability, the other steps are thinned to the least of them, `rate`), `share` (accepted steps were
+    labelled by people or an evaluator; **assumed** not to be chosen by their outcome or their confidence) or `none`
+    (accepted steps have no such label, so nothing can be said of them). `unclear` counts drawn steps whose label is
+    unknown; they are left out.
+    """
+
+    cases: tuple[Case, ...]
+    basis: Basis
+    rate: float
+    unclear: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationResult:
+    """What calibration found.
+
+    `policy` carries the certified thresholds and their provenance; None when nothing holds. `certificate` then says why
+    and how many labels are missing. `by_kind` and `irreversible` are further claims at the same target: thresholds per
+    kind of step (all at once; the kinds without enough labels together under `""`), and the selective error of drafts
+    that call irreversible tools. `scorer` is the chosen one (`chosen`: `rules`, `error` or `gain`), `fits` what was
+    fitted, `quality` how each candidate did on the episodes kept for the certificate.
+    """
+
+    policy: Policy | None
+    certificate: Certificate | NoThreshold
+    by_kind: Mapping[str, Certificate | NoThreshold]
+    irreversible: Certificate | NoThreshold | None
+    scorer: Scorer
+    chosen: str
+    fits: Mapping[str, Fit]
+    quality: Mapping[str, Quality]
+    joined: Joined
+    sample: Sample
+    data: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON: everything but the steps themselves."""
+        joined = self.joined
+        return {
+            "threshold": self.certificate.threshold if isinstance(self.certificate, Certificate) else None,
+            "certificate": self.certificate.to_json(),
+            "by_kind": {kind: found.to_json() for kind, found in self.by_kind.items()},
+            "irreversible": None if self.irreversible is None else self.irreversible.to_json(),
+            "chosen": self.chosen,
+            "quality": {name: quality.to_json() for name, quality in self.quality.items()},
+            "fits": {
+                name: {"n": f.n, "strength": f.strength, "auroc": f.auroc, "calibration_error": f.error}
+                for name, f in self.fits.items()
+            },
+            "labels": {
+                "steps": joined.steps,
+                "answered_by_small": joined.answered,
+                "labelled": sum(case.labelled for case in joined.cases),
+                "by_source": dict(joined.by_source),
+                "undecided": joined.undecided,
+                "orphans": list(joined.orphans),
+                "repeated_steps": joined.repeated,
+                "small_not_asked": joined.unasked,
+                "conflicts": [
+                    {"step_id": case.id, "counted": case.source, "labels": [label.to_json() for label in case.labels]}
+                    for case in joined.conflicts
+                ],
+            },
+            "sample": {"basis": self.sample.basis, "rate": self.sample.rate, "unclear": self.sample.unclear},
+            "data": self.data,
+        }
+
+
+def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    max_loss: float,
+    confidence: float = 0.9,
+    policy: Policy | None = None,
+    scorer: ScorerChoice = "auto",
+    risk: Risk = "harm",
+    per: Per = "step",
+    by_kind: bool = False,
+    evaluator: Evaluator | None = None,
+    same_text: SameText | None = None,
+    on_conflict: OnConflict = "precedence",
+    on_error: OnError = "raise",
+    prices: Mapping[str, Price] | None = None,
+    seed: int = 0,
+    now: dt.datetime | None = None,
+) -> CalibrationResult:
+    """Calibrate a policy on labelled journals.
+
+    What then holds, with probability `confidence` over the labels and as long as steps stay like those of the journal:
+
+    - Without `by_kind`, `Policy.threshold` bounds the risk over all steps together.
+    - With `by_kind`, `Policy.thresholds` has one number per kind of step, and the risk is bounded within each kind that
+      has a certificate, in all of them at once, and therefore over all steps too. A kind for which nothing could be
+      shown has 1.0: it goes to the large model.
+    - Where the policy declares irreversible tools, `Policy.thresholds["irreversible"]` bounds P(small wrong | accepted)
+      among the drafts that call one. That claim has its own probability `confidence`; the highest threshold that
+      applies to a draft decides, which keeps the others. Where nothing could be shown it is 1.0.
+
+    Thresholds that were set by hand for a kind or an effect stay where they are the stricter ones.
+
+    Args:
+        paths: journal files or glob patterns.
+        max_loss: the greatest risk per step that you take, for example 0.01.
+        confidence: probability with which the certificate holds.
+        policy: settings to start from; its threshold is replaced, its scorer is the prior of a fit (one that an earlier
+            calibration fitted is left for the shipped rules then, so that no label counts twice).
+        scorer: `rules` keeps the policy's scorer, `error` and `gain` fit one, `auto` takes what ranks harm best on
+            episodes that the fit did not see (and keeps the policy's while labels are few).
+        risk: `harm` or `selective_error` (see `certify`).
+        per: one drawn `step` of each episode, or the whole `episode`.
+        by_kind: a threshold for each kind of step, certified for itself.
+        evaluator: your own judgement of a step trace.
+        same_text: `(small, large) -> bool | None`, whether two texts say the same.
+        on_conflict: what contradicting labels do (see `join`).
+        on_error: what a line that is no record does (see `journal.read`).
+        prices: model -> price that it was run at, for the provenance (source and date).
+        seed: of all draws and splits.
+        now: date of the provenance; None takes the clock.
+
+    Raises:
+        RecordError: journals that cannot be read, hold no step or no label. Names file, line and mend.
+        ConfigurationError: a setting that cannot work.
+    """
+    if scorer not in ("auto", "rules", "error", "gain"):
+        msg = f"scorer is {scorer!r}; expected 'auto', 'rules', 'error' or 'gain'"
+        raise ConfigurationError(msg)
+    claim = Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed)
+    base = Policy() if policy is None else policy
+    if scorer != "rules" and _learned(base.scorer):
+        base = replace(base, scorer=Scorer.rules())
+    files = list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
+    joined = join(
+        *files,
+        evaluator=evaluator,
+        same_text=same_text,
+        on_conflict=on_conflict,
+        side_effects=base.side_effects,
+        on_error=on_error,
+    )
+    if not any(case.labelled for case in joined.cases):
+        raise RecordError(_no_labels(files, joined))
+    sample = draw(joined, base, seed=seed)
+    learn, test, part = _split(joined, sample, claim, scorer, base.scorer)
+    fits = _fits(learn, sample, base.scorer, scorer, seed)
+    chosen = _choose(fits, learn, base, scorer)
+    candidates = {"rules": base.scorer} | {name: f.scorer for name, f in fits.items()}
+    judged = {name: replace(base, scorer=s) for name, s in candidates.items()}
+    units = units_of(test, judged[chosen])
+    certificate, kinds = _certified(units, sample, claim)
+    final: list[Unit] = []
+    irreversible = None
+    if sample.basis != "none" and "irreversible" in base.side_effects.values():
+        final = units_of([case for case in test if case.irreversible], judged[chosen])
+        irreversible = replace(claim, risk="selective_error", per="step").test(final)
+    result = CalibrationResult(
+        policy=None,
+        certificate=certificate,
+        by_kind=kinds,
+        irreversible=irreversible,
+        scorer=candidates[chosen],
+        chosen=chosen,
+        fits=fits,
+        quality={name: quality_of(test, judged[name], gain=name == "gain", seed=seed) for name in judged},
+        joined=joined,
+        sample=sample,
+        data=dataunit_hash(joined.cases),
+    )
+    entries = entries_of(kinds, units) if by_kind else _whole(certificate)
+    if entries is None:
+        return result
+    if irreversible is not None:
+        entries["irreversible"] = _entry("irreversible", irreversible)
+    thresholds = _thresholds(entries, base)
+    provenance = _provenance(result, entries, claim, prices, now or dt.datetime.now(dt.UTC))
+    fitted = candidates[chosen]
+    if chosen in fits:
+        told: dict[str, Any] = {"kind": "fitted", "target": chosen, "data": result.data, "learned": [list(part)]}
+        fitted = replace(fitted, provenance=told)
+    strictest = thresholds.pop("", None)
+    return replace(
+        result,
+        policy=replace(
+            base,
+            threshold=max(thresholds.values()) if strictest is None else strictest,
+            thresholds=thresholds,
+            scorer=fitted,
+            provenance=provenance,
+        ),
+    )
+
+
+# ---- which steps may speak for all ----------------------------------------------------------------------------------
+
+
+def draw(joined: Joined, policy: Policy, *, seed: int = 0) -> Sample:
+    """A sample in which every step of the journal had the same chance to be, and whose losses are known.
+
+    Labels come unevenly: an escalated step labels itself, an accepted one only when it was shadowed, or when somebody
+    looked. Escalated steps alone say nothing about accepted ones. So all are thinned, by a hash of `seed` and the id,
+    to the rate at which accepted steps have labels. A step that no threshold accepts needs no label: it does no harm.
+    """
+    accepted = [case for case in joined.cases if case.answered]
+    others = [case for case in joined.cases if not case.answered]
+    shadowed = [case for case in accepted if case.propensity is not None]
+    looked_at = [case for case in accepted if case.source in _LOOKING]
+    basis: Basis
+    if not joined.answered:
+        basis, rate, kept = "all_escalated", 1.0, []
+    elif looked_at and len(looked_at) >= len(shadowed):
+        basis, rate, kept = "share", len(looked_at) / joined.answered, looked_at
+    elif shadowed:
+        rate = min(case.propensity or 1.0 for case in shadowed)
+        chosen = [case for case in accepted if case.propensity is not None or _tool_failed(case)]
+        basis, kept = "propensity", [case for case in chosen if _coin(case, seed) < rate / _chance(case)]
+    else:
+        return Sample(cases=(), basis="none", rate=0.0, unclear=0)
+    policy = opened(policy)
+    drawn = [case for case in others if _coin(case, seed) < rate]
+    known = [case for case in drawn if case.labelled or judge(case, policy) is None]
+    cases = sorted([*kept, *known], key=lambda case: case.id)
+    return Sample(cases=tuple(cases), basis=basis, rate=rate, unclear=len(drawn) - len(known))
+
+
+def _chance(case: Case) -> float:
+    """With which probability an accepted step came to be labelled: a tool's error is always seen."""
+    return 1.0 if case.propensity is None or _tool_failed(case) else case.propensity
+
+
+def _tool_failed(case: Case) -> bool:
+    return any(label.source == "tool_error" for label in case.labels)
+
+
+def _coin(case: Case, seed: int) -> float:
+    return unit_hash(f"draw\0{seed}\0{case.id}")
+
+
+Part = tuple[int, float]
+"""Seed and share of a split: the episodes whose hash is below the share were learned from."""
+
+
+def _split(
+    joined: Joined, sample: Sample, claim: Claim, choice: ScorerChoice, prior: Scorer
+) -> tuple[list[Case], list[Case], Part]:
+    """(labelled cases to learn from, sampled cases to certify on, how they were split), by episode.
+
+    The certificate comes first: under `auto` it keeps what gives it 80 % power at half the target, under a named
+    scorer what it cannot do without. Learning gets the rest, at most half, and nothing below `MIN_FIT` labels. What
+    the policy's scorer learned from earlier is not certified on.
+    """
+    earlier = _learned(prior)
+    known = {e: unit_hash(f"split\0{claim.seed}\0{e}") for e in {c.episode for c in joined.cases}}
+    seen = {e for e in known if any(unit_hash(f"split\0{seed}\0{e}") < share for seed, share in earlier)}
+    drafts = [case for case in joined.cases if case.right is not None and case.drafted]
+    episodes = len({case.episode for case in sample.cases} - seen)
+    keep = (labels_for_power if choice == "auto" else labels_needed)(claim.max_loss, claim.confidence)
+    share = min(0.5, MAX_FIT / max(1, len(drafts)), 1.0 - _SPARE * keep / max(1, episodes))
+    if choice == "rules" or len(drafts) * share < MIN_FIT:
+        return [], [case for case in sample.cases if case.episode not in seen], (claim.seed, 0.0)
+    learning = {e for e, at in known.items() if at < share}
+    return (
+        [case for case in drafts if case.episode in learning],
+        [case for case in sample.cases if case.episode not in learning and case.episode not in seen],
+        (claim.seed, share),
+    )
+
+
+def _learned(scorer: Scorer) -> list[Part]:
+    """The parts of journals that a scorer of ours was fitted on."""
+    parts = scorer.provenance.get("learned")
+    return [(int(seed), float(share)) for seed, share in parts] if isinstance(parts, list) else []
+
+
+# ---- scorers --------------------------------------------------------------------------------------------------------
+
+
+def opened(policy: Policy) -> Policy:
+    """The policy with a threshold that every confidence reaches: what still escalates does so under all of them."""
+    if policy.threshold == 0.0 and not policy.thresholds:
+        return policy
+    return replace(policy, threshold=0.0, thresholds={})
+
+
+def judge(case: Case, policy: Policy) -> float | None:
+    """The confidence with which the policy would decide this step; None when it escalates under every threshold."""
+    if not case.drafted:
+        return None
+    policy = opened(policy)
+    asked: tuple[str, ...] = ()
+    while True:
+        silent = {name for name in case.gathered if name not in asked}
+        verdicts = tuple(v for v in case.verdicts if v.validator not in silent) if silent else case.verdicts
+        confidence = policy.scorer.confidence(verdicts)
+        attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence, gathered=asked)
+        move = decide(policy, (attempt,), evidence=case.gathered)
+        if move.action != "ask_evidence" or move.evidence is None:
+            return confidence if move.action == "accept" else None
+        asked = (*asked, move.evidence)
+
+
+def units_of(cases: Sequence[Case], policy: Policy) -> list[Unit]:
+    """Labelled steps as units of a certificate for this policy's scorer."""
+    policy = opened(policy)
+    return [
+        Unit(
+            episode=case.episode,
+            step_id=case.id,
+            confidence=judge(case, policy),
+            harm=case.loss,
+            wrong=case.right is False,
+            kind=case.kind,
+        )
+        for case in cases
+    ]
+
+
+def _fits(learn: Sequence[Case], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int) -> dict[str, Fit]:
+    if not learn:
+        return {}
+    examples = examples_of(learn, sample)
+    targets: list[Target] = ["error", "gain"] if choice == "auto" else []
+    if choice == "error" or choice == "gain":  # noqa: PLR1714 - narrows the type
+        targets = [choice]
+    return {target: fit(examples, target=target, prior=prior, seed=seed) for target in targets}
+
+
+def examples_of(cases: Sequence[Case], sample: Sample) -> list[Example]:
+    """Labelled drafts to fit on, each weighed by one over the chance with which it came to be labelled, at most 10."""
+    return [
+        Example(
+            verdicts=case.verdicts,
+            wrong=not case.right,
+            gain=case.loss,
+            episode=case.episode,
+            weight=min(_MAX_WEIGHT, 1.0 / (sample.rate if _looked_at(case, sample) else _chance(case))),
+        )
+        for case in cases
+        if case.right is not None and case.drafted
+    ]
+
+
+def _looked_at(case: Case, sample: Sample) -> bool:
+    return sample.basis == "share" and case.answered and case.source in _LOOKING
+
+
+def _choose(fits: Mapping[str, Fit], learn: Sequence[Case], base: Policy, choice: ScorerChoice) -> str:
+    """The candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on."""
+    if choice != "auto" or not fits:
+        return choice if choice in fits else "rules"
+    base = opened(base)
+    free = [(i, p) for i, case in enumerate(learn) if (p := judge(case, base)) is not None]
+    harmless = [not learn[i].loss for i, _ in free]
+    folds = next(iter(fits.values())).folds
+    fold = [folds[i] for i, _ in free]
+    best, most = "rules", auroc_within([p for _, p in free], harmless, fold) or 0.0
+    for name, fitted in fits.items():
+        ranked = auroc_within([fitted.held_out[i] for i, _ in free], harmless, fold) or 0.0
+        if ranked > most:
+            best, most = name, ranked
+    return best
+
+
+def quality_of(cases: Sequence[Case], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:
+    """How good the policy's scorer is on labelled drafts. A draft without any confidence is left out."""
+    rows = [
+        (p, bool(case.right), not case.loss, case)
+        for case in cases
+        if case.right is not None and case.drafted and (p := policy.scorer.confidence(case.verdicts)) is not None
+    ]
+    scores = [row[0] for row in rows]
+    told = [row[2] if gain else row[1] for row in rows]
+    kinds: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for p, right, _, case in rows:
+        kinds[case.kind].append((p, right))
+    by_kind = {
+        kind: value
+        for kind, members in sorted(kinds.items())
+        if len(members) >= _MIN_KIND
+        and (value := auroc([p for p, _ in members], [right for _, right in members])) is not None
+    }
+    return Quality(
+        n=len(rows),
+        auroc=auroc(scores, [row[1] for row in rows]),
+        auroc_interval=interval(
+            rows,
+            lambda some: auroc([row[0] for row in some], [row[1] for row in some]),
+            episode=lambda row: row[3].episode,
+            resamples=200,
+            seed=seed,
+        ),
+        auroc_gain=auroc(scores, [row[2] for row in rows]),
+        calibration_error=calibration_error(scores, told),
+        brier=brier(scores, told),
+        by_kind=by_kind,
+    )
+
+
+# ---- claims, provenance, complaints ---------------------------------------------------------------------------------
+
+
+def _certified(
+    units: Sequence[Unit], sample: Sample, claim: Claim
+) -> tuple[Certificate | NoThreshold, dict[str, Certificate | NoThreshold]]:
+    if sample.basis != "none":
+        return claim.test(units), claim.test_by_kind(units)
+    need = labels_needed(claim.max_loss, claim.confidence)
+    reason = (
+        "no step that small answered has a label that may stand for the others (escalated steps say nothing about "
+        "them, nor do steps that were looked at because they were doubtful): set `shadow_rate`, label some with "
+        f"`cascade-agent label --order random`, or give an evaluator. At least {need} episodes are needed"
+    )
+    return claim.none(reason, n=0, losses=0), {}
+
+
+Entries = dict[str, "Entry"]
+"""What each threshold of the policy rests on: by kind or effect, `""` for all other drafts."""
+
+KINDS: Final = ("call", "text", "structured")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A threshold and what it rests on; without a certificate it lets nothing pass."""
+
+    claim: Literal["all", "kind", "rest", "irreversible", "unseen"]
+    threshold: float
+    found: Certificate | NoThreshold | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        certificate = None if self.found is None else self.found.to_json()
+        return {"threshold": self.threshold, "claim": self.claim, "certificate": certificate}
+
+
+def _entry(
+    claim: Literal["all", "kind", "rest", "irreversible", "unseen"], found: Certificate | NoThreshold | None
+) -> Entry:
+    return Entry(claim=claim, threshold=found.threshold if isinstance(found, Certificate) else 1.0, found=found)
+
+
+def _whole(certificate: Certificate | NoThreshold) -> Entries | None:
+    return {"": _entry("all", certificate)} if isinstance(certificate, Certificate) else None
+
+
+def entries_of(found: Mapping[str, Certificate | NoThreshold], units: Sequence[Unit]) -> Entries | None:
+    """What `certify_by_kind` found as one threshold per kind of step.
+
+    None when none holds, or when a kind that has none cannot be stopped (drafts of a confidence of 1).
+
+    Kinds without enough labels share the certificate of the rest, kinds that the data do not have get 1.0.
+    """
+    if not any(found.values()):
+        return None
+    seen = {unit.kind for unit in units}
+    entries: Entries = {}
+    for kind in (*KINDS, *sorted(seen - {*KINDS})):
+        if kind in found:
+            entries[kind] = _entry("kind", found[kind])
+        elif kind in seen:
+            entries[kind] = _entry("rest", found[""])
+        else:
+            entries[kind] = _entry("unseen", None)
+    open_ = {kind for kind, entry in entries.items() if not entry.found}
+    if any(u.kind in open_ and u.confidence is not None and u.confidence >= 1.0 for u in units):
+        return None
+    return {kind: entry for kind, entry in entries.items() if kind in KINDS}
+
+
+def _thresholds(entries: Entries, base: Policy) -> dict[str, float]:
+    """The numbers of the policy, `""` its `threshold`: what was shown, and by hand only what is stricter.
+
+    A number for an effect alone takes the place of `threshold`, so it is never below it.
+    """
+    measured = base.provenance.get("thresholds")
+    by_hand = {k: v for k, v in base.thresholds.items() if not isinstance(measured, Mapping) or k not in measured}
+    out = {key: entry.threshold for key, entry in entries.items()}
+    floor = out.get("", 0.0)
+    for key in {*by_hand, *(["irreversible"] if "irreversible" in out else [])}:
+        out[key] = max(floor, by_hand.get(key, 0.0), out.get(key, 0.0))
+    return dict(sorted(out.items()))
+
+
+def dataunit_hash(cases: Sequence[Case]) -> str:
+    """SHA-256 over step ids and what their labels say, in the order of the ids: the same labels, the same hash."""
+    digest = hashlib.sha256()
+    for case in sorted(cases, key=lambda c: c.id):
+        if case.labelled:
+            digest.update(f"{case.id}\0{case.right}\0{case.harm}\0{case.source}\n".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def _provenance(
+    result: CalibrationResult,
+    entries: Entries,
+    claim: Claim,
+    prices: Mapping[str, Price] | None,
+    now: dt.datetime,
+) -> dict[str, Any]:
+    joined = result.joined
+    return {
+        "kind": "calibrated",
+        "method": "exact binomial, fixed sequence (Learn then Test)",
+        "target": claim.max_loss,
+        "confidence": claim.confidence,
+        "risk": claim.risk,
+        "per": claim.per,
+        "scope": "all steps together" if "" in entries else "each kind of step, all at once",
+        "thresholds": {key: entry.to_json() for key, entry in entries.items()},
+        "date": now.isoformat(timespec="seconds"),
+        "version": library_version(),
+        "data": result.data,
+        "steps": joined.steps,
+        "labels": dict(joined.by_source),
+        "conflicts": len(joined.conflicts),
+        "sample": {"basis": result.sample.basis, "rate": result.sample.rate, "unclear": result.sample.unclear},
+        "certificate": result.certificate.to_json(),
+        "by_kind": {kind: found.to_json() for kind, found in result.by_kind.items()},
+        "irreversible": None if result.irreversible is None else result.irreversible.to_json(),
+        "scorer": result.chosen,
+        "quality": {name: quality.to_json() for name, quality in result.quality.items()},
+        "models": list(joined.models),
+        "validators": {name: list(codes) for name, codes in joined.validators.items()},
+        "paid": {model: dict(paid) for model, paid in joined.paid.items()},
+        "prices": {
+            model: {"source": price.source, "date": price.date, "currency": price.currency}
+            for model, price in (prices or {}).items()
+        },
+    }
+
+
+def _no_labels(files: Sequence[Any], joined: Joined) -> str:
+    names = ", ".join(str(file) for file in files)
+    orphans = f" {len(joined.orphans)} labels belong to steps of other journals." if joined.orphans else ""
+    return (
+        f"{names}: {joined.steps} steps and no label.{orphans} "
+        "Label some with `cascade-agent label`, set `shadow_rate` "
+        "in the policy, or give an evaluator; escalated steps label themselves where both answers are calls, numbers "
+        "or JSON"
+    )
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,30 @@
+"""Drift: monitors over a journal or a running process, and what to do about what they find.
+
+`watch` runs them over recorded steps; `DriftWatch` is fed by a running process; the detectors stand by themselves.
+"""
+
+from __future__ import annotations
+
+from cascade_agent.offline.drift.detectors import Adwin, Change, EDetector, Shift, Stability, f_tail, psi
+from cascade_agent.offline.drift.monitors import DriftWatch, watch
+from cascade_agent.offline.drift.savings import Books, Prices
+from cascade_agent.offline.drift.values import Alarm, DriftReport, Fact, Monitor, Saving
+
+__all__ = [
+    "Adwin",
+    "Alarm",
+    "Books",
+    "Change",
+    "DriftReport",
+    "DriftWatch",
+    "EDetector",
+    "Fact",
+    "Monitor",
+    "Prices",
+    "Saving",
+    "Shift",
+    "Stability",
+    "f_tail",
+    "psi",
+    "watch",
+]

@@ -1,0 +1,219 @@
+"""What drift monitors say: plain values, JSON both ways."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from cascade_agent.core.clean_json import clean
+from cascade_agent.errors import RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
+Knowledge = Literal["unlabelled", "labelled", "money"]
+Basis = Literal["recorded", "given"]
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+}
+
+
+class _Plain:
+    """JSON both ways for a frozen dataclass of plain fields; `PARTS` names fields that hold such values themselves."""
+
+    __slots__ = ()
+    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; unknown stands there as null."""
+        out: dict[str, Any] = {}
+        for f in fields(self):  # type: ignore[arg-type]  # every child is a dataclass
+            value = getattr(self, f.name)
+            if isinstance(value, tuple):
+                out[f.name] = [part.to_json() if isinstance(part, _Plain) else clean(part) for part in value]
+            else:
+                out[f.name] = clean(value)
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote; unknown keys are ignored.
+
+        Raises:
+            RecordError: a missing field, or one of another type.
+        """
+        if not hasattr(data, "items"):
+            msg = f"expected a JSON object for a {cls.__name__}, found {type(data).__name__}"
+            raise RecordError(msg)
+        values: dict[str, Any] = {}
+        for f in fields(cls):  # type: ignore[arg-type]  # every child is a dataclass
+            if f.name not in data:
+                if f.default is MISSING and f.default_factory is MISSING:
+                    msg = f"{cls.__name__} without {f.name!r}"
+                    raise RecordError(msg)
+                continue
+            values[f.name] = cls._read(f.name, str(f.type), data[f.name])
+        return cls(**values)
+
+    @classmethod
+    def _read(cls, name: str, kind: str, value: object) -> object:
+        if kind.startswith("tuple"):
+            if not isinstance(value, list | tuple):
+                msg = f"{cls.__name__}.{name} is {type(value).__name__}; expected a list"
+                raise RecordError(msg)
+            part = cls.PARTS.get(name)
+            return tuple(value) if part is None else tuple(part.from_json(item) for item in value)
+        if value is None and kind.endswith("None"):
+            return None
+        allowed = _TYPES.get(kind.partition(" ")[0], (str,))
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            msg = f"{cls.__name__}.{name} is {value!r}; expected {kind}"
+            raise RecordError(msg)
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm(_Plain):
+    """A monitor found a change.
+
+    `index` is the number of the step (from 0) at which it was noticed, `at` that step's time, `since` about how many
+    steps before it the change lies (None: cannot be told). `before` and `after` are what the monitor measures, on both
+    sides. `what` says it in a sentence, `advice` what to do.
+    """
+
+    monitor: str
+    index: int
+    what: str
+    advice: str
+    at: str | None = None
+    step: str | None = None
+    before: float | None = None
+    after: float | None = None
+    since: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact(_Plain):
+    """Something that a record states: another model or another policy than before, at step number `index`.
+
+    `what` is `small_model`, `large_model` or `policy`. A fact is no alarm by itself.
+    """
+
+    what: str
+    step: str
+    index: int
+    before: str
+    after: str
+    at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitor(_Plain):
+    """One monitor as it stands.
+
+    `step` is the name of the steps it watches, None all of them. `n` counts its observations, `value` is what it
+    measures now and `limit` where it alarms (both None when there is nothing yet). `false_alarms` is the chance of a
+    false alarm within `horizon` observations that it was set to; None where there is no such chance. `note` says what
+    it cannot see or rests on. `alarms` holds the last 20 of `count`.
+    """
+
+    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {"alarms": Alarm}
+
+    name: str
+    method: Method
+    knowledge: Knowledge
+    step: str | None = None
+    n: int = 0
+    value: float | None = None
+    limit: float | None = None
+    false_alarms: float | None = None
+    horizon: int | None = None
+    count: int = 0
+    alarms: tuple[Alarm, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saving(_Plain):
+    """What the cascade cost beside always-large.
+
+    `basis` is `recorded` (what the journal says) or `given` (the tokens at the prices that were given). `cost` and
+    `always_large` are sums over the `known` steps, the latter an estimate where large was not asked; `unknown` steps
+    lack a price, tokens, or a large answer to compare with and are in no sum. `recent` is the saving over the last
+    steps (1 - cost / always_large), `recent_steps` how many those are. `stopped` is the time of the step from which on
+    the policy cost more than always-large would have (`stopped_index` its number), None while it pays. `source` tells
+    the prices and their dates.
+    """
+
+    basis: Basis
+    currency: str
+    known: int
+    unknown: int
+    cost: float
+    always_large: float
+    recent: float | None = None
+    recent_steps: int = 0
+    stopped: str | None = None
+    stopped_index: int | None = None
+    since_stopped: float | None = None
+    source: str = ""
+
+    @property
+    def saving(self) -> float | None:
+        """1 - cost / always_large over all known steps."""
+        return 1.0 - self.cost / self.always_large if self.always_large > 0.0 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftReport(_Plain):
+    """What the monitors found in a stream of steps.
+
+    `steps` were watched, `unfinished` ones (cancelled, interrupted, failed) and `repeated` ones left out. `labels`
+    counts those that belong to a watched step, `orphans` those that do not (or came too late). `first` and `last` are
+    the times of the first and the last step; alarms before `since` were only learned from. `false_alarms` is the chance
+    that any statistical monitor alarms falsely within `horizon` observations.
+    """
+
+    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {"monitors": Monitor, "facts": Fact, "savings": Saving}
+
+    steps: int
+    monitors: tuple[Monitor, ...]
+    facts: tuple[Fact, ...] = ()
+    savings: tuple[Saving, ...] = ()
+    notes: tuple[str, ...] = ()
+    unfinished: int = 0
+    repeated: int = 0
+    labels: int = 0
+    orphans: int = 0
+    first: str | None = None
+    last: str | None = None
+    since: str | None = None
+    false_alarms: float = 0.05
+    horizon: int = 10_000
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """All alarms, oldest first."""
+        found = [alarm for monitor in self.monitors for alarm in monitor.alarms]
+        return tuple(sorted(found, key=lambda alarm: alarm.index))
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether any monitor raised an alarm."""
+        return any(monitor.count for monitor in self.monitors)
+
+
+def finite(value: float | None) -> float | None:
+    """A number that JSON can hold, or None."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def with_alarm(monitor: Monitor, alarm: Alarm, *, keep: int = 20) -> Monitor:
+    """The monitor with one more alarm, the oldest beyond `keep` left out."""
+    return replace(monitor, count=monitor.count + 1, alarms=(*monitor.alarms, alarm)[-keep:])

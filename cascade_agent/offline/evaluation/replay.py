@@ -1,0 +1,239 @@
+"""The third driver of `decide()`: a recorded step under another policy, without asking any model.
+
+What was not recorded is not invented: a policy that would have asked a tier or evidence that the record lacks gives a
+step whose end and cost are unknown, and says what is missing. Who would have won a race that was not run is not told:
+a policy that hedges is taken to keep a small answer that the record holds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from cascade_agent.core.decide import at_this_price, decide, threshold_for
+from cascade_agent.core.records import Attempt, DecisionInputs, SideCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cascade_agent.core.policy import Policy
+    from cascade_agent.core.records import Decision, StepTrace
+
+Missing = Literal["draft", "evidence", "large"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a policy would have done with a recorded step.
+
+    `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`known` is
+    False then, and `missing` says what it lacks). `asked` are the recorded calls that the policy would have made, in
+    order; a call beside the draft (evidence, a hedge) that is not in the record stands there without a cost. `cost` is
+    their sum in the record's currency; None when a part of it is unknown. `latency` is the sum of their times in
+    seconds, None likewise; calls beside each other count once, as the longest.
+    """
+
+    decisions: tuple[Decision, ...]
+    known: bool
+    escalated: bool
+    final_tier: str | None
+    cost: float | None
+    latency: float | None = None
+    missing: Missing | None = None
+    asked: tuple[Attempt | SideCall, ...] = ()
+
+
+def replay(trace: StepTrace, policy: Policy) -> Replayed:
+    """Decide a recorded step anew."""
+    record = _Record(trace)
+    state = record.begin()
+    while True:
+        decision = record.decide(policy, state)
+        after = record.after(policy, state, decision)
+        if not isinstance(after, _State):
+            return _end(record, policy, state, decision, after)
+        state = after
+
+
+def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, int, Replayed]]:
+    """Replay a step under policies that differ in `threshold` alone, ascending, deciding each stretch of them once.
+
+    Gives `(first, end, replayed)` for stretches of `policies` with the same outcome, one after the other.
+    `replayed` is what `replay` gives for each of them, but for the text in `Decision.detail`.
+
+    A stretch whose first and last policy make the same move makes it throughout: a draft is accepted up to the
+    threshold that its confidence reaches and nothing else in `decide` looks at the threshold, so moves come in one
+    order. Where the first accepts and the last does not, the confidence says where the stretch is cut.
+    """
+    if not policies:
+        return
+    record, first, end = _Record(trace), 0, len(policies)
+    state = record.begin()
+    while True:
+        low = high = record.decide(policies[first], state)
+        if end - first > 1 and state.attempt.tier == "small" and state.attempt.outcome != "pending":
+            high = record.decide(policies[-1], state)  # only a draft that was judged is held against a threshold
+        if low is not high and _move(low) != _move(high):
+            cut = bisect_left(policies, True, first + 1, end - 1, key=partial(record.misses, state))
+            yield first, cut, _end(record, policies[first], state, low, None)
+            first = cut
+        after = record.after(policies[first], state, high)
+        if not isinstance(after, _State):
+            yield first, end, _end(record, policies[first], state, high, after)
+            return
+        state = after
+
+
+def _move(decision: Decision) -> tuple[object, ...]:
+    return decision.action, decision.evidence, decision.attempt, decision.beside, decision.hedge
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """How far a step has come: attempts that are closed, the open one, and all calls and decisions so far."""
+
+    done: tuple[Attempt, ...]
+    attempt: Attempt
+    asked: tuple[Attempt | SideCall, ...] = ()
+    latency: float | None = 0.0
+    decisions: tuple[Decision, ...] = ()
+
+
+_UNTOLD = (DecisionInputs(),)
+_PENDING = Attempt(tier="small", outcome="pending")
+
+
+class _Record:
+    """A recorded step as a source of answers."""
+
+    __slots__ = ("_kinds", "drafted", "evidence", "large", "raced", "small", "trace")
+
+    def __init__(self, trace: StepTrace) -> None:
+        self.trace = trace
+        self.small = trace.attempts[0]
+        self.drafted = self.small.outcome not in ("skipped", "pending")
+        self.large = [a for a in trace.attempts if a.tier == "large"]
+        self.evidence = {spend.name: spend for spend in trace.evidence}
+        given_up = self.small.outcome == "cancelled"
+        self.raced = next((d.hedge for d in trace.decisions if given_up and d.hedge is not None), None)
+        """Seconds after which large was asked beside small, where small did not answer then."""
+        self._kinds: tuple[DecisionInputs, ...] | None = None
+
+    def begin(self) -> _State:
+        verdicts = () if self.drafted else self.small.verdicts
+        return _State((), replace(_PENDING, verdicts=verdicts) if verdicts else _PENDING)
+
+    def decide(self, policy: Policy, state: _State) -> Decision:
+        attempts = (*state.done, state.attempt)
+        inputs = self.inputs(policy, len(state.decisions))
+        return decide(policy, attempts, evidence=self.trace.askable, inputs=inputs)
+
+    def inputs(self, policy: Policy, number: int) -> DecisionInputs:
+        """What the decision of that number knew; beyond what is recorded, what the last one did."""
+        told = self.trace.inputs_seen or _UNTOLD
+        if policy.thresholds:
+            if self._kinds is None:
+                self._kinds = tuple(replace(inputs, kind=self.trace.kind) for inputs in told)
+            told = self._kinds
+        return told[min(number, len(told) - 1)]
+
+    def misses(self, state: _State, policy: Policy) -> bool:
+        """Whether the draft falls short of the threshold that `decide` would hold it against."""
+        attempt, inputs = state.attempt, self.inputs(policy, len(state.decisions))
+        bar, confidence = threshold_for(policy, attempt, inputs.kind), attempt.confidence
+        return bar is not None and (confidence is None or confidence < at_this_price(policy, bar, inputs))
+
+    def after(self, policy: Policy, state: _State, decision: Decision) -> _State | Missing | None:
+        """The step after a move; what the record lacks for it, or None where the step ends."""
+        decisions = (*state.decisions, decision)
+        if decision.action == "escalate":
+            done = (*state.done, state.attempt)
+            tried = sum(attempt.tier != "small" for attempt in done)
+            if tried >= len(self.large):
+                return "large"
+            large = self.large[tried]
+            return _State(done, large, (*state.asked, large), _plus(state.latency, large.latency), decisions)
+        if decision.action == "ask_small":
+            return self._draft(policy, decision)
+        if decision.action != "ask_evidence" or decision.evidence is None:
+            return None
+        return self._gathered(policy, state, decision.evidence, decisions)
+
+    def _draft(self, policy: Policy, decision: Decision) -> _State | Literal["draft"]:
+        waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
+        if not self.drafted or waits:  # small was given up because large was faster; this policy would have waited
+            return "draft"
+        beside = self._beside(decision.beside)
+        times = [self.small.latency, *(spend.latency for spend in beside)]
+        longest = None if None in times else max(time for time in times if time is not None)
+        return _State((), _rescored(policy, self.small, ()), (self.small, *beside), longest, (decision,))
+
+    def _beside(self, names: Sequence[str]) -> tuple[SideCall, ...]:
+        """Evidence begun with the draft. What a record of such lacks could not be begun, else its price is unknown."""
+        if not names:
+            return ()
+        told = any(decision.beside for decision in self.trace.decisions)
+        found = (self.evidence.get(name, None if told else SideCall(name=name)) for name in names)
+        return tuple(spend for spend in found if spend is not None)
+
+    def _gathered(
+        self, policy: Policy, state: _State, name: str, decisions: tuple[Decision, ...]
+    ) -> _State | Literal["evidence"]:
+        spend = self.evidence.get(name)
+        if spend is None or name not in self.small.gathered:  # never asked, or dropped before it answered
+            return "evidence"
+        attempt = _rescored(policy, self.small, (*state.attempt.gathered, name))
+        if spend in state.asked:  # paid beside the draft
+            return _State(state.done, attempt, state.asked, state.latency, decisions)
+        return _State(state.done, attempt, (*state.asked, spend), _plus(state.latency, spend.latency), decisions)
+
+    def dropped(self, state: _State) -> tuple[SideCall, ...]:
+        """The large call that was begun beside small and not needed, where the policy hedges and small was slow."""
+        hedge = next((d.hedge for d in state.decisions if d.hedge is not None), None)
+        if hedge is None or state.done:
+            return ()
+        recorded = self.evidence.get("hedge")
+        if recorded is not None:
+            return (recorded,)
+        if any(d.hedge is not None and d.hedge <= hedge for d in self.trace.decisions):
+            return ()  # it was to be asked as early, and small was faster
+        took = self.small.latency
+        return () if took is not None and took <= hedge else (SideCall(name="hedge"),)
+
+
+def _end(record: _Record, policy: Policy, state: _State, decision: Decision, missing: Missing | None) -> Replayed:
+    attempts = (*state.done, state.attempt)
+    known = missing is None
+    final = decision.attempt if decision.action in ("accept", "exhausted") else None
+    if decision.action == "exhausted" and policy.on_exhausted != "return":
+        final = None
+    asked = (*state.asked, *record.dropped(state)) if decision.action == "accept" else state.asked
+    costs = [call.cost for call in asked]
+    return Replayed(
+        decisions=(*state.decisions, decision),
+        known=known,
+        escalated=missing == "large" or bool(state.done),
+        final_tier=None if final is None else attempts[final].tier,
+        cost=sum(c for c in costs if c is not None) if known and None not in costs else None,
+        latency=state.latency if known else None,
+        missing=missing,
+        asked=asked,
+    )
+
+
+def _plus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
+
+
+def _rescored(policy: Policy, attempt: Attempt, gathered: tuple[str, ...]) -> Attempt:
+    """The recorded draft as this policy would see it: its own scorer, and only the evidence it asked for."""
+    verdicts = attempt.verdicts
+    if attempt.gathered != gathered:
+        unasked = {name for name in attempt.gathered if name not in gathered}
+        verdicts = tuple(v for v in verdicts if v.validator not in unasked)
+    confidence = policy.scorer.confidence(verdicts) if attempt.error is None else None
+    if confidence == attempt.confidence and attempt.gathered == gathered:
+        return attempt
+    return replace(attempt, verdicts=verdicts, gathered=gathered, confidence=confidence)

@@ -1,0 +1,262 @@
+"""What a report says, as plain values: every figure on the page stands here first.
+
+Law: unknown is `None`, never 0; each estimate carries what it was estimated from. Money is in `Report.currency`, times
+are in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from cascade_agent.offline.drift import DriftReport
+
+Basis = Literal["all_escalated", "propensity", "share", "none"]
+"""How labelled steps stand for all steps that small answered: see `calibration.calibrate.Sample`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Money:
+    """A sum of costs. `known` adds up what is known; it is a lower bound while `unknown` records have no cost."""
+
+    known: float
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlwaysLarge:
+    """What the large model alone would have cost, beside what the cascade did cost on the same steps.
+
+    Compared are the `steps` for which both are known: in `measured` of them the large model was asked (by escalation or
+    a shadow call), in `estimated` of them its cost is the small call's times `ratio` (or its tokens times `per_token`,
+    where the small model is free), as found in `pairs` steps in which both were asked. `left_out` steps lack one.
+    `cascade` is what drafts and evidence cost, `shadow` what shadow calls did, `share` is both over `large`; None when
+    nothing can be compared, then `why` says what is missing.
+    """
+
+    steps: int
+    measured: int
+    estimated: int
+    left_out: int
+    pairs: int
+    ratio: float | None
+    per_token: float | None
+    cascade: float
+    shadow: float
+    large: float
+    share: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Counts over all steps. `cost` holds drafts and evidence, `shadow` the shadow calls that labels report."""
+
+    steps: int
+    threads: int
+    threads_counted: bool
+    escalated: int
+    by_outcome: dict[str, int]
+    by_answer: dict[str, int]
+    degraded: int
+    cost: Money
+    shadow: Money
+    shadow_calls: int
+    other_currencies: dict[str, Money]
+    labels: int
+    labelled: dict[str, int]
+    repeated: int
+    policies: dict[str, int]
+    models: dict[str, dict[str, int]]
+    first: str | None
+    last: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A share of steps with its 95 % interval. `n` labelled steps stand behind it; None is unknown."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One way to decide: at a threshold, as a policy does, as it was run, or always one tier.
+
+    `escalated` is a share of steps, `cost` relative to always-large, `quality` the share of steps whose answer is at
+    least as good as the large model's (1 - harm). None is unknown.
+    """
+
+    name: str
+    threshold: float | None
+    escalated: float | None
+    cost: float | None
+    quality: Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """Thresholds swept over the journal, and the points people compare with.
+
+    `basis` says how labels stand for all steps; with `none` no quality is known and `why` says what is missing.
+    `steps` were swept, each standing for `per_step` steps of the journal or fewer; `unreplayable` could not be decided
+    anew from the record. `scorer` says whose confidence was swept, `agrees` whether it is the one of the record.
+    """
+
+    curve: tuple[Point, ...]
+    marks: tuple[Point, ...]
+    basis: Basis
+    why: str
+    steps: int
+    of: int
+    unreplayable: int
+    scorer: str
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalations:
+    """Why the steps of one name escalated."""
+
+    step: str
+    steps: int
+    escalated: int
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Labelled drafts of like confidence: mean confidence, how many were right, exact 95 % binomial interval."""
+
+    low: float
+    high: float
+    confidence: float
+    n: int
+    right: int
+    share: float
+    interval_low: float
+    interval_high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """Whether confidences can be believed. `histogram` counts all steps in 20 bins: taken from small, and escalated."""
+
+    bins: tuple[Bin, ...]
+    n: int
+    by_source: dict[str, int]
+    auroc: float | None
+    error: float | None
+    histogram: tuple[tuple[int, int], ...]
+    unmeasured: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Percentiles in seconds over `n` calls; `exact` is False when they come from a random sample of `kept`."""
+
+    who: str
+    n: int
+    p50: float
+    p95: float
+    p99: float
+    kept: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """What was spent in one period, by what it was spent on. `always_large` is None where nothing could be compared."""
+
+    start: str
+    steps: int
+    escalated: int
+    small: float
+    large: float
+    evidence: float
+    shadow: float
+    always_large: float | None
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """SideCall over time in periods of equal length (`width` seconds, in UTC); steps without a time are `undated`."""
+
+    periods: tuple[Period, ...]
+    width: float
+    undated: int
+    prices: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One attempt of a shown step, its texts cut to what a page can hold."""
+
+    tier: str
+    model: str
+    outcome: str
+    confidence: float | None
+    cost: float | None
+    latency: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    answer: str
+    error: str
+    verdicts: tuple[tuple[str, str, str, float | None, str, str], ...]
+    """(validator, outcome, code, score, path, reason)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A step that is shown in full."""
+
+    id: str
+    step: str
+    thread: str
+    started_at: str
+    outcome: str
+    reason: str
+    kind: str
+    policy: str
+    confidence: float | None
+    cost: float | None
+    latency: float | None
+    degraded: bool
+    final: int | None
+    attempts: tuple[Tried, ...]
+    decisions: tuple[tuple[str, str, str], ...]
+    """(action, reason, detail)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything a report says."""
+
+    title: str
+    files: tuple[str, ...]
+    made_at: str
+    version: str
+    policy: dict[str, Any] | None
+    currency: str
+    totals: Totals
+    always_large: AlwaysLarge
+    frontier: Frontier
+    escalations: tuple[Escalations, ...]
+    reliability: Reliability
+    latency: tuple[Latency, ...]
+    spending: Spending
+    expensive: tuple[Shown, ...]
+    doubtful: tuple[Shown, ...]
+    drift: DriftReport
+    notes: tuple[str, ...]
+    """What was left out, cut or sampled, in sentences."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON: tuples are lists, unknown is null."""
+        out = asdict(replace(self, drift=None))  # type: ignore[arg-type]  # it knows its own JSON
+        return {**out, "drift": self.drift.to_json()}

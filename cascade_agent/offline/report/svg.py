@@ -1,0 +1,150 @@
+"""What charts are drawn with: scales, ticks, axes, labels that keep out of each other's way.
+
+Borrow-before-build: matplotlib and Plotly were weighed. The first is 40 MB for six charts and draws text as paths that
+no theme can recolour, the second puts 3.5 MB of script into the page; a few hundred lines give charts of 5 kB each that
+follow the theme, and whose words stay words.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from cascade_agent.offline.report.markup import Child, Markup, el
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Anchor = Literal["start", "middle", "end"]
+
+CHAR: Final = 6.7
+"""Mean width of a character in a label, in pixels, on the safe side."""
+
+LINE: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From data to pixels, linear or logarithmic."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value, one digit after the point."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        at = math.log(value) if self.log else value
+        share = (at - low) / (high - low) if high > low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers in [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(1, count)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * nice for nice in (1, 2, 2.5, 5, 10) if power * nice >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten in [low, high], with 2 and 5 between them when there are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    tens = [10.0**p for p in powers if low <= 10.0**p <= high]
+    if len(tens) > 2:  # noqa: PLR2004 - enough to read the scale by
+        return tens
+    return [n * 10.0**p for p in powers for n in (1, 2, 5) if low <= n * 10.0**p <= high]
+
+
+def label(x: float, y: float, words: str, kind: str = "axis", anchor: Anchor = "start") -> Markup:
+    """A text."""
+    return el("text", {"x": round(x, 1), "y": round(y, 1), "class": kind, "text-anchor": anchor}, words)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    """A straight line."""
+    return el("line", {"x1": round(x1, 1), "y1": round(y1, 1), "x2": round(x2, 1), "y2": round(y2, 1), "class": kind})
+
+
+def rect(x: float, y: float, width: float, height: float, kind: str, *inside: Child) -> Markup:
+    """A bar."""
+    shape = {
+        "x": round(x, 1),
+        "y": round(y, 1),
+        "width": max(0.0, round(width, 1)),
+        "height": max(0.0, round(height, 1)),
+    }
+    return el("rect", {**shape, "class": kind}, *inside)
+
+
+def path(points: Sequence[tuple[float, float]], kind: str, *, closed: bool = False) -> Markup:
+    """A line through points."""
+    steps = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
+    return el("path", {"d": steps + (" Z" if closed else ""), "class": kind})
+
+
+def tip(words: str) -> Markup:
+    """What the pointer reads on a shape."""
+    return el("title", None, words)
+
+
+def svg(width: float, height: float, words: str, kind: str, *inside: Child) -> Markup:
+    """A drawing with a sentence for those who do not see it."""
+    box = f"0 0 {width:g} {height:g}"
+    return el("svg", {"viewBox": box, "class": f"chart {kind}", "role": "img", "aria-label": words}, *inside)
+
+
+@dataclass(slots=True)
+class Placer:
+    """Finds places for labels that cover neither each other nor the marks."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
+
+    def block(self, x: float, y: float, radius: float = 7.0) -> None:
+        """Keep labels off a mark."""
+        self.taken.append((x - radius, y - radius, x + radius, y + radius))
+
+    def put(self, x: float, y: float, words: str) -> tuple[float, float, Anchor]:
+        """Where the label of a mark at (x, y) stands: the first free place around it, else above it."""
+        width = len(words) * CHAR
+        around: list[tuple[float, float, Anchor]] = [
+            (x + 12, y + 4, "start"), (x + 10, y + 18, "start"), (x + 10, y - 10, "start"),
+            (x, y - 14, "middle"), (x - 12, y + 4, "end"), (x - 10, y + 18, "end"), (x - 10, y - 10, "end"),
+            (x, y + 24, "middle"),
+            (x + 10, y + 32, "start"), (x - 10, y + 32, "end"), (x + 10, y - 24, "start"), (x - 10, y - 24, "end"),
+        ]  # fmt: skip
+        best, least = around[0], math.inf
+        for spot in around:
+            box = _box(*spot, width)
+            cost = sum(_overlap(box, other) for other in self.taken) + 4 * self._outside(box)
+            if cost < least:
+                best, least = spot, cost
+            if cost == 0:
+                break
+        self.taken.append(_box(*best, width))
+        return best
+
+    def _outside(self, box: tuple[float, float, float, float]) -> float:
+        out = max(0.0, self.left - box[0]) + max(0.0, box[2] - self.right)
+        return LINE * out + 50 * (max(0.0, self.top - box[1]) + max(0.0, box[3] - self.bottom))
+
+
+def _box(x: float, y: float, anchor: Anchor, width: float) -> tuple[float, float, float, float]:
+    left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
+    return left, y - 11, left + width, y + 3
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    return wide * high if wide > 0 and high > 0 else 0.0

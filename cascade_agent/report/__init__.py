@@ -1,9 +1,0 @@
-"""The report: what a journal says, as one HTML file that needs nothing else, and as the same figures in JSON."""
-
-from __future__ import annotations
-
-from cascade_agent.report.build import build_report
-from cascade_agent.report.data import Report
-from cascade_agent.report.page import render
-
-__all__ = ["Report", "build_report", "render"]

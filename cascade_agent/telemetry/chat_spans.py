@@ -1,0 +1,184 @@
+"""The span of a model call, `chat {model}`, where nobody else opens one; and messages as the conventions write them.
+
+Messages stand on it only when the user asked for content, each text through his `redact`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from opentelemetry import trace as otel_trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from cascade_agent import semconv as names
+from cascade_agent.core.records import Usage
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry.settings import TelemetrySettings, current
+from cascade_agent.telemetry.spans import open_span, set_known
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage, BaseMessage
+    from opentelemetry.trace import Span
+
+_PROVIDERS = {
+    "amazon_bedrock": "aws.bedrock",
+    "azure": "azure.ai.openai",
+    "azure_openai": "azure.ai.openai",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "google_genai": "gcp.gemini",
+    "google_generativeai": "gcp.gemini",
+    "google_vertexai": "gcp.vertex_ai",
+    "mistralai": "mistral_ai",
+    "vertexai": "gcp.vertex_ai",
+    "xai": "x_ai",
+}
+"""LangChain's word for a provider -> the conventions' word, where they differ."""
+_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+_FINISH = ("finish_reason", "stop_reason", "stopReason", "done_reason")
+
+
+def open_chat(parent: Span, tier: Any, messages: Sequence[BaseMessage], *, thread_id: str | None) -> Span | None:
+    """Open `chat {model}` under `parent` for a call of a tier; None when that tier is itself a cascade.
+
+    The arguments come from the tier: its names, its host, and the three settings of sampling that all providers share.
+    """
+    base = tier.base
+    if getattr(base, "_llm_type", "") == "cascade":
+        return None
+    model = tier.model_name
+    known: dict[str, Any] = {
+        names.OPERATION_NAME: names.CHAT,
+        names.PROVIDER_NAME: _PROVIDERS.get(tier.provider or "", tier.provider or "unknown"),
+    }
+    if model is not None:
+        known[names.REQUEST_MODEL] = model
+    if thread_id is not None:
+        known[names.CONVERSATION_ID] = thread_id
+    known.update(_server(tier.base_url))
+    for name, attribute in (
+        ("temperature", names.REQUEST_TEMPERATURE),
+        ("top_p", names.REQUEST_TOP_P),
+        ("max_tokens", names.REQUEST_MAX_TOKENS),
+    ):
+        value = tier.bound.get(name, getattr(base, name, None))
+        if type(value) in (int, float):
+            known[attribute] = value
+    title = names.CHAT if model is None else f"{names.CHAT} {model}"
+    span = open_span(title, otel_trace.set_span_in_context(parent), known, kind=SpanKind.CLIENT)
+    settings = current()
+    if settings.content and span.is_recording():
+        set_known(span, _request(messages, settings))
+    return span
+
+
+def tell_answer(span: Span, message: AIMessage) -> None:
+    """What the model answered: who it was, why it stopped, what it used, and the answer itself where content is on."""
+    metadata = message.response_metadata
+    model = metadata.get("model_name") or metadata.get("model")
+    finish = next((str(metadata[key]) for key in _FINISH if metadata.get(key)), None)
+    set_known(
+        span,
+        {
+            names.RESPONSE_ID: response_id(message),
+            names.RESPONSE_MODEL: model if isinstance(model, str) else None,
+            names.RESPONSE_FINISH_REASONS: None if finish is None else [finish],
+        },
+    )
+    tell_usage(span, Usage.of(message))
+    settings = current()
+    if settings.content:
+        told = {"role": "assistant", "parts": _parts(message, settings), "finish_reason": finish or "unknown"}
+        span.set_attribute(names.OUTPUT_MESSAGES, _json([told]))
+
+
+def tell_usage(span: Span, usage: Usage | None) -> None:
+    """The tokens of a call; unknown ones are not told."""
+    if usage is not None:
+        set_known(
+            span,
+            {
+                names.USAGE_INPUT_TOKENS: usage.input_tokens,
+                names.USAGE_OUTPUT_TOKENS: usage.output_tokens,
+                names.USAGE_CACHE_READ: usage.cache_read_tokens,
+                names.USAGE_CACHE_WRITE: usage.cache_write_tokens,
+            },
+        )
+
+
+def close_chat(span: Span, error: BaseException | None) -> None:
+    """End it. A cancelled call is no error of the model; one that raised is, by its class alone."""
+    try:
+        if error is not None and span.is_recording():
+            span.set_attribute(names.ERROR_TYPE, type(error).__name__)
+            if isinstance(error, Exception):
+                span.set_status(Status(StatusCode.ERROR))
+        span.end()
+    except Exception as fault:  # noqa: BLE001 - law 4
+        faults.count(fault)
+
+
+def response_id(message: AIMessage) -> str | None:
+    """The provider's id of an answer; an id that LangChain made up is none."""
+    for value in (message.response_metadata.get("id"), message.id):
+        if isinstance(value, str) and value and not value.startswith(("run-", "lc_run-")):
+            return value
+    return None
+
+
+def _server(base_url: str | None) -> dict[str, Any]:
+    if not base_url:
+        return {}
+    try:
+        parts = urlsplit(base_url)
+        if parts.hostname is None:
+            return {}
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return {}
+    return {names.SERVER_ADDRESS: parts.hostname, names.SERVER_PORT: port}
+
+
+# ---- content --------------------------------------------------------------------------------------------------------
+
+
+def _request(messages: Sequence[BaseMessage], settings: TelemetrySettings) -> dict[str, Any]:
+    system = [part for m in messages if m.type == "system" for part in _parts(m, settings)]
+    rest = [{"role": _ROLES.get(m.type, m.type), "parts": _parts(m, settings)} for m in messages if m.type != "system"]
+    return {
+        names.SYSTEM_INSTRUCTIONS: _json(system) if system else None,
+        names.INPUT_MESSAGES: _json(rest),
+    }
+
+
+def _parts(message: BaseMessage, settings: TelemetrySettings) -> list[dict[str, Any]]:
+    """A message as parts: text, calls and results; of anything else (images, files) its kind alone."""
+    if message.type == "tool":
+        told = settings.redacted(str(message.text))
+        return [{"type": "tool_call_response", "id": getattr(message, "tool_call_id", None), "response": told}]
+    content: Any = message.content
+    parts: list[dict[str, Any]] = []
+    for block in [content] if isinstance(content, str) else content:
+        if isinstance(block, str):
+            if block:
+                parts.append({"type": "text", "content": settings.redacted(block)})
+        elif isinstance(block, Mapping):
+            kind, text = str(cast("Any", block).get("type", "unknown")), cast("Any", block).get("text")
+            if isinstance(text, str):
+                parts.append({"type": "text", "content": settings.redacted(text)})
+            elif kind not in ("tool_use", "tool_call", "function_call"):
+                parts.append({"type": kind})
+    for call in [*(getattr(message, "tool_calls", None) or ()), *(getattr(message, "invalid_tool_calls", None) or ())]:
+        args = call.get("args")
+        text = args if isinstance(args, str) else _json(args)
+        parts.append(
+            {"type": "tool_call", "id": call.get("id"), "name": call.get("name"), "arguments": settings.redacted(text)}
+        )
+    return parts
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

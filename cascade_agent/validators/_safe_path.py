@@ -1,0 +1,104 @@
+"""Paths as they may be told: with the names that a schema declares, and `*` for those that the model brought.
+
+Law: a key of an object can be as private as a value (people by their address). Only the name of an argument itself is
+told although nobody declared it, where it looks like a name: it says which argument was made up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, get_args
+
+if TYPE_CHECKING:
+    from cascade_agent.core.records import StepContext
+
+_OURS: Final = frozenset(
+    (
+        *("tool_calls", "invalid_tool_calls", "args", "id", "name", "text", "content", "parsed", "finish_reason"),
+        *("additional_kwargs", "refusal", "steps", "tool", "depends_on"),
+    )
+)
+"""Words that a path is built of."""
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+_MAX_PARTS: Final = 16
+_MAX_DIGITS: Final = 6
+_MAX_NAMES: Final = 2_000
+
+
+def told(pointer: str, names: Callable[[], frozenset[str]]) -> str:
+    """A JSON pointer without names that nobody declared; `names` is asked only where it matters."""
+    parts = pointer.split("/")[1 : _MAX_PARTS + 1]
+    declared_names: frozenset[str] | None = None
+    for index, part in enumerate(parts):
+        if part in _OURS or _is_index(part) or _is_argument(parts, index):
+            continue
+        if declared_names is None:
+            declared_names = names()
+        if part.replace("~1", "/").replace("~0", "~") not in declared_names:
+            parts[index] = "*"
+    return "".join([f"/{part}" for part in parts])
+
+
+def _is_index(part: str) -> bool:
+    return part.isdigit() and len(part) <= _MAX_DIGITS
+
+
+def _is_argument(parts: list[str], index: int) -> bool:
+    """Whether a part names an argument: of a call, or of a step of a plan."""
+    named = index > 1 and parts[index - 1] == "args" and _is_index(parts[index - 2])
+    return named and _NAME.fullmatch(parts[index]) is not None
+
+
+def offered(context: StepContext) -> frozenset[str]:
+    """The names that the tools of a step, and the output that it asks for, declare."""
+    schemas: list[object] = [context.output_schema]
+    for tool in context.tools:
+        schemas += (tool.parameters, getattr(tool.native, "args_schema", None))
+    return declared(*schemas)
+
+
+def declared(*schemas: object) -> frozenset[str]:
+    """Names of the fields that schemas declare at any depth: JSON Schema, pydantic model, TypedDict or dataclass."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    stack: list[object] = list(schemas)
+    for _ in range(_MAX_NAMES):
+        if not stack:
+            break
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Mapping):
+            properties = item.get("properties")
+            if isinstance(properties, Mapping):
+                names.update(key for key in properties if isinstance(key, str))
+            required = item.get("required")
+            if isinstance(required, list | tuple):
+                names.update(key for key in required[:_MAX_NAMES] if isinstance(key, str))
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+        elif isinstance(item, type) and not item.__module__.startswith("builtins"):
+            for key, annotation in _fields(item).items():
+                names.add(key)
+                stack.append(annotation)
+        else:
+            stack.extend(get_args(item))
+    return frozenset(names)
+
+
+def _fields(cls: type) -> dict[str, object]:
+    model_fields = getattr(cls, "model_fields", None)
+    if isinstance(model_fields, Mapping):
+        out: dict[str, object] = {}
+        for key, info in model_fields.items():
+            annotation = getattr(info, "annotation", None)
+            out[str(key)] = annotation
+            alias = getattr(info, "alias", None)
+            if isinstance(alias, str):
+                out[alias] = annotation
+        return out
+    annotations = getattr(cls, "__annotations__", None)
+    return dict(annotations) if isinstance(annotations, Mapping) else {}

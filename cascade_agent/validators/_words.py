@@ -1,0 +1,609 @@
+"""Reading of texts for the graded validators: terms, numbers, dates and quotations in any language written with words.
+
+Law: every text is cut to a bound before it is looked at, so a step costs the same after one message and after a
+thousand, and no word of a particular language decides anything here.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from langchain_core.messages import BaseMessage
+
+    from cascade_agent.core.records import Draft, StepContext, ToolSpec
+
+REQUEST_CHARS: Final = 4_000
+"""Characters of the last human message that are read as the request (first and last half when it is longer)."""
+RESULT_CHARS: Final = 6_000
+"""Characters of tool results and other messages of the current turn that count as evidence."""
+HISTORY_CHARS: Final = 6_000
+"""Characters of earlier messages that count as evidence."""
+SYSTEM_CHARS: Final = 2_000
+"""Characters of system text that count as evidence."""
+MESSAGES: Final = 40
+"""Messages that are read, newest first."""
+RAW_CHARS: Final = 64_000
+"""Characters per message in which a value is searched literally when the evidence does not hold it."""
+RAW_MESSAGES: Final = 200
+"""Messages in which a value is searched literally."""
+TOOL_CHARS: Final = 3_000
+"""Characters of one tool's texts that are read."""
+MAX_TERMS: Final = 800
+"""Words that are read from one text."""
+MAX_LEAVES: Final = 64
+"""Argument values that are looked at in one answer."""
+VALUE_CHARS: Final = 600
+"""Characters of one argument value that are read."""
+
+_WORD = re.compile(r"[^\W_]+")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_LETTER_DIGIT = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+# Scripts written without spaces, and Hangul whose words carry their particles: read as pairs of characters.
+_DENSE_CHARS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_DENSE = re.compile(f"[{_DENSE_CHARS}]+")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-\u2212+]?(?:\d+(?:[.,_'\u202f\u00a0]\d+)*|\.\d+)(?:e[-+]?\d{1,3}\b)?|\d+(?:[.,]\d+)*"
+)
+_GROUPED = re.compile(r"\d{1,3}(?:([,._'\u202f\u00a0])\d{3})(?:\1\d{3})*(?:[.,]\d+)?")
+_DIGITS = re.compile(r"\d+")
+_FRACTION = re.compile(r"(\d+)\u2044(\d+)")
+_QUOTED = re.compile(
+    r"(?<!\w)'([^'\n]{2,80})'(?!\w)|\"([^\"\n]{2,80})\"|[“„«「『]([^”“»」』\n]{2,80})[”“»」』]|`([^`\n]{2,80})`"
+)
+_STEM = 5
+
+
+def fold(text: str) -> str:
+    """Lower case and one writing for each character (NFKC); ASCII takes the short way."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def clip(text: str, limit: int) -> str:
+    """At most `limit` characters: the first and the last half."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n{text[-half:]}"
+
+
+@lru_cache(maxsize=16_384)
+def stem(word: str) -> str:
+    """The first five characters without a plural ending (truncation as in McNamee & Mayfield 2004, any alphabet)."""
+    size = len(word)
+    if size > 3 and word[-1] == "s" and word[-2] != "s":  # noqa: PLR2004 - "bus" and "boss" stay
+        word = word[:-3] + "y" if size > 4 and word.endswith("ies") else word[:-1]  # noqa: PLR2004
+    return word[:_STEM]
+
+
+def terms(folded: str) -> list[str]:
+    """Stems of the words of a folded text in order; pairs of characters where a script has no spaces."""
+    if folded.isascii() or not _DENSE.search(folded):
+        return [stem(w) for w in _WORD.findall(folded)[:MAX_TERMS]]
+    return [term for _, term in placed_terms(folded)]
+
+
+def placed_terms(folded: str) -> list[tuple[int, str]]:
+    """As `terms`, each with the place where it starts."""
+    if folded.isascii() or not _DENSE.search(folded):
+        return [(m.start(), stem(m.group())) for m in islice(_WORD.finditer(folded), MAX_TERMS)]
+    out: list[tuple[int, str]] = []
+    for match in islice(_WORD.finditer(folded), MAX_TERMS):
+        word, start, position = match.group(), match.start(), 0
+        for run in _DENSE.finditer(word):
+            if run.start() > position:
+                out.append((start + position, stem(word[position : run.start()])))
+            first, size = run.start(), run.end() - run.start()
+            out.extend((start + first + i, word[first + i : first + i + 2]) for i in range(max(1, size - 1)))
+            position = run.end()
+        if position < len(word):
+            out.append((start + position, stem(word[position:])))
+        if len(out) > MAX_TERMS:
+            break
+    return out
+
+
+@lru_cache(maxsize=16_384)
+def weight(term: str) -> float:
+    """How much a term says, by its length alone: in every alphabet the words that only bind others are short."""
+    size = len(term)
+    if not term.isascii() and _DENSE.match(term):
+        return 0.6
+    if term.isdigit():
+        return 0.0
+    return (0.0, 0.0, 0.1, 0.3, 0.7, 1.0)[min(size, _STEM)]
+
+
+def identifier_words(name: str) -> str:
+    """`getUser_infoV2` as folded words: `get user info v 2`."""
+    return fold(_LETTER_DIGIT.sub(" ", _CAMEL.sub(" ", name[:200]))).replace("_", " ")
+
+
+_LONG_NUMBER: Final = 300
+"""Digits from which on a number is cut: more do not fit a float."""
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def number(text: str) -> float | None:
+    """A whole text that is one number, in any usual writing, without currency sign and per cent."""
+    text = text.strip().strip("$€£¥%").strip().replace("\u2212", "-")
+    if len(text) > 40 or not any(c.isdigit() for c in text):  # noqa: PLR2004 - longer than any number written out
+        return None
+    readings = _readings(text.lower())
+    return readings[0] if readings else None
+
+
+def _readings(token: str) -> list[float]:
+    """What a run of digits and separators may mean: `1,000.5` -> 1000.5; `1,5` -> 1.5; `1.000` -> 1, 1000."""
+    if token.isdecimal() and len(token) < _LONG_NUMBER:
+        return [float(token)]
+    token = token.replace("\u2212", "-")
+    out: list[float] = []
+    grouped = _GROUPED.fullmatch(token.lstrip("+-"))
+    candidates = [token]
+    if grouped:
+        mark = grouped.group(1)
+        candidates.insert(0 if mark != "." else 1, token.replace(mark, "").replace(",", "."))
+    if "," in token:
+        candidates.append(token.replace(",", "."))
+    for candidate in candidates:
+        try:
+            value = float(candidate.replace("_", "") if "_" in candidate else candidate)
+        except ValueError:
+            continue
+        if value not in out and abs(value) < 1e300:  # noqa: PLR2004 - finite, and so are its multiples
+            out.append(value)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class NumberSpan:
+    """One number of a text.
+
+    `values` are what it may mean as a whole, `parts` its runs of digits when there are several ("2024-05-01", "3,4").
+    `joined` says that it is part of a word (`ca123`, `a-19`).
+    """
+
+    values: tuple[float, ...]
+    parts: tuple[float, ...]
+    start: int
+    end: int
+    joined: bool = False
+
+
+def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
+    """Numbers of a folded text in order, those inside words too."""
+    out: list[NumberSpan] = []
+    if folded.isascii() and not _DIGITS.search(folded):
+        return out
+    for match in _NUMBER.finditer(folded):
+        token, start = match.group(), match.start()
+        values = _readings(token)
+        parts: tuple[float, ...] = ()
+        if not token.isdecimal():
+            runs = _DIGITS.findall(token)
+            parts = tuple(float(run[:_LONG_NUMBER]) for run in runs) if len(runs) > 1 else ()
+        if token[0] in "-\u2212+":
+            values += [-v for v in values]
+        before = folded[max(0, start - 2) : start]
+        joined = before[-1:].isalpha() or (before[-1:] in ("-", "_") and before[:1].isalpha())
+        out.append(NumberSpan(tuple(values), parts, start, match.end(), joined))
+        if len(out) >= limit:
+            break
+    return out if folded.isascii() else [*out, *islice(_signs(folded), limit)]
+
+
+def _signs(folded: str) -> Iterator[NumberSpan]:
+    """Numbers that are not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十."""
+    for match in _FRACTION.finditer(folded):
+        below = float(match.group(2)[:_LONG_NUMBER])
+        if below:
+            yield NumberSpan(
+                (float(match.group(1)[:_LONG_NUMBER]) / below,), (), match.start(), match.end(), joined=True
+            )
+    for index, char in enumerate(folded[:REQUEST_CHARS]):
+        if char.isnumeric() and not char.isdecimal():
+            yield NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True)
+
+
+def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
+    """All values and parts of the numbers."""
+    return frozenset(v for s in spans for v in (*s.values, *s.parts))
+
+
+def quoted(text: str, *, limit: int = 40) -> list[str]:
+    """Folded strings that a text puts between quotation marks; apostrophes inside words are none."""
+    out: list[str] = []
+    for match in _QUOTED.finditer(text):
+        value = next(g for g in match.groups() if g is not None)
+        out.append(fold(value).strip())
+        if len(out) >= limit:
+            break
+    return out
+
+
+# ---- what is read of the conversation -------------------------------------------------------------------------------
+
+
+def content_text(message: BaseMessage, limit: int) -> str:
+    """The text of a message, all text blocks joined, cut to `limit` characters."""
+    content: Any = message.content
+    if isinstance(content, str):
+        return content if len(content) <= limit else clip(content, limit)
+    parts: list[str] = []
+    room = limit
+    for block in content[:64] if isinstance(content, list) else ():
+        text = block if isinstance(block, str) else block.get("text") if isinstance(block, Mapping) else None
+        if isinstance(text, str) and room > 0:
+            parts.append(text[:room])
+            room -= len(text)
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One argument value that is not a container."""
+
+    call: int
+    path: str
+    key: str
+    value: Any
+    schema: Mapping[str, Any]
+    required: bool
+    whole: bool
+    """Whether the parameter is the value itself, not a container that holds it."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What the graded validators read of a step, cut to bounds."""
+
+    request: str
+    """The last human message as it was written."""
+    others: str
+    """Folded text of this turn's tool results and answers, of earlier messages and of the system."""
+    turn_results: int
+    """Tool results of this turn."""
+    follow_up: bool
+    """Whether earlier human messages exist, so that the request may lean on them."""
+    context: StepContext = field(repr=False)
+
+    @cached_property
+    def folded(self) -> str:
+        """The request, folded."""
+        return fold(self.request)
+
+    @cached_property
+    def placed(self) -> list[tuple[int, str]]:
+        """Stems of the request in order, each with its place."""
+        return placed_terms(self.folded)
+
+    @cached_property
+    def request_terms(self) -> list[str]:
+        """Stems of the request in order."""
+        return [term for _, term in self.placed]
+
+    @cached_property
+    def request_set(self) -> frozenset[str]:
+        """Stems of the request."""
+        return frozenset(self.request_terms)
+
+    @cached_property
+    def evidence(self) -> str:
+        """All that a value may be grounded in, folded."""
+        return f"{self.folded}\n{self.others}" if self.others else self.folded
+
+    @cached_property
+    def evidence_set(self) -> frozenset[str]:
+        """Stems of the evidence."""
+        return self.request_set.union(terms(self.others)) if self.others else self.request_set
+
+    @cached_property
+    def spans(self) -> list[NumberSpan]:
+        """Numbers of the request."""
+        return number_spans(self.folded)
+
+    @cached_property
+    def request_numbers(self) -> frozenset[float]:
+        """All numbers of the request."""
+        return numbers_of(self.spans)
+
+    @cached_property
+    def numbers(self) -> frozenset[float]:
+        """All numbers of the evidence."""
+        values = self.request_numbers
+        return values | numbers_of(number_spans(self.others, limit=600)) if self.others else values
+
+    @cached_property
+    def compact(self) -> str:
+        """The evidence, letters and digits only."""
+        return "".join(_WORD.findall(self.evidence))
+
+    @cached_property
+    def initials(self) -> str:
+        """First letters of the words of the request, for abbreviations."""
+        return "".join(t[0] for t in self.request_terms)
+
+    def literally(self, value: str) -> bool:
+        """Whether any of the last messages holds the value letter by letter (also far back, also in call arguments)."""
+        messages = self.context.messages
+        for index in range(len(messages) - 1, max(-1, len(messages) - 1 - RAW_MESSAGES), -1):
+            message = messages[index]
+            content = message.content
+            if isinstance(content, str) and content.find(value, 0, RAW_CHARS) >= 0:
+                return True
+            if not isinstance(content, str) and value in content_text(message, RAW_CHARS):
+                return True
+        return False
+
+
+def conversation(context: StepContext) -> Conversation:
+    """Read the step's messages once; the result is kept in `context.cache`."""
+    found = context.cache.get("validators.conversation")
+    if found is None:
+        found = context.cache["validators.conversation"] = _read(context)
+    return cast("Conversation", found)
+
+
+def _read(context: StepContext) -> Conversation:
+    messages = context.messages
+    start = context.turn_start
+    request = content_text(messages[start], REQUEST_CHARS) if start >= 0 else ""
+    parts: list[str] = []
+    room, results, follow_up = RESULT_CHARS, 0, False
+    system = ""
+    in_turn = True
+    seen = 0
+    for index in range(len(messages) - 1, -1, -1):
+        if index == start:
+            in_turn, room = False, HISTORY_CHARS
+            continue
+        if seen >= MESSAGES:
+            break
+        seen += 1
+        message = messages[index]
+        kind = message.type
+        if kind == "system":
+            system = content_text(message, SYSTEM_CHARS)
+            continue
+        if kind == "human":
+            follow_up = True
+        if in_turn and kind == "tool":
+            results += 1
+        elif kind == "ai" and not in_turn and room > 0:
+            parts.extend(_values_text(call.get("args"), VALUE_CHARS) for call in _calls_of(message)[:4])
+        if room > 0:
+            text = content_text(message, room)
+            parts.append(text)
+            room -= len(text)
+    if not system and seen >= MESSAGES and messages[0].type == "system":
+        system = content_text(messages[0], SYSTEM_CHARS)
+        follow_up = True
+    parts.append(system)
+    return Conversation(
+        request=request,
+        others=fold("\n".join(p for p in parts if p)),
+        turn_results=results,
+        follow_up=follow_up,
+        context=context,
+    )
+
+
+def _calls_of(message: BaseMessage) -> Sequence[Mapping[str, Any]]:
+    return cast("Sequence[Mapping[str, Any]]", getattr(message, "tool_calls", ()))
+
+
+def _values_text(args: object, limit: int) -> str:
+    """The values of earlier arguments as short text."""
+    if not isinstance(args, Mapping):
+        return ""
+    parts: list[str] = []
+    for _, value, _ in islice(_walk(args, {}, "", 3), _MAX_EARLIER):
+        text = value_text(value)
+        parts.append(text)
+        limit -= len(text)
+        if limit <= 0:
+            break
+    return " ".join(parts)
+
+
+_MAX_EARLIER: Final = 16
+"""Values that are read of one earlier call."""
+
+# ---- tools ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ToolText:
+    """What the texts of one tool say."""
+
+    name: str
+    name_terms: tuple[str, ...]
+    described: frozenset[str]
+    """Stems of name, description and parameter names and descriptions."""
+    description_terms: frozenset[str]
+    """Stems of name and description alone."""
+    told: bool
+    """Whether the description says enough to be compared with a request."""
+    properties: Mapping[str, Any]
+    required: frozenset[str]
+    parameters: Mapping[str, Any] = field(repr=False)
+
+
+_TOLD: Final = 2.0
+"""Weight of the words of a description from which on it can be compared: two long words."""
+
+_MEMO_SIZE = 512
+_memo: OrderedDict[tuple[int, str, str], ToolText] = OrderedDict()
+_memo_lock = threading.Lock()
+
+
+def tool_text(tool: ToolSpec) -> ToolText:
+    """Read a tool once per schema object; the last 512 are remembered."""
+    key = (id(tool.parameters), tool.name, tool.description)
+    found = _memo.get(key)  # the entry holds the schema, so its id cannot be reused
+    if found is not None and found.parameters is tool.parameters:
+        return found
+    found = _read_tool(tool)
+    with _memo_lock:
+        _memo[key] = found
+        while len(_memo) > _MEMO_SIZE:
+            _memo.popitem(last=False)
+    return found
+
+
+def _read_tool(tool: ToolSpec) -> ToolText:
+    properties = tool.parameters.get("properties") if isinstance(tool.parameters, Mapping) else None
+    if not isinstance(properties, Mapping):
+        properties = {}
+    required = tool.parameters.get("required") if isinstance(tool.parameters, Mapping) else None
+    names = terms(identifier_words(tool.name))
+    description = terms(fold(clip(tool.description or "", TOOL_CHARS)))
+    rest: list[str] = []
+    room = TOOL_CHARS
+    for key, schema in list(properties.items())[:64]:
+        text = f"{identifier_words(str(key))} {schema_text(schema)}"[:room]
+        rest.extend(terms(fold(text)))
+        room -= len(text)
+        if room <= 0:
+            break
+    listed = {r for r in required if isinstance(r, str)} if isinstance(required, list) else set()
+    base = frozenset(names).union(description)
+    return ToolText(
+        name=tool.name,
+        name_terms=tuple(names),
+        described=base.union(rest),
+        description_terms=base,
+        told=sum(weight(t) for t in set(description)) >= _TOLD,
+        properties=properties,
+        required=frozenset(listed),
+        parameters=tool.parameters,
+    )
+
+
+def schema_text(schema: object, *, depth: int = 3) -> str:
+    """Descriptions and enum options of a property, nested ones too."""
+    if not isinstance(schema, Mapping) or depth <= 0:
+        return ""
+    parts = [str(schema.get("description", ""))[:600]]
+    options = schema.get("enum")
+    if isinstance(options, list):
+        parts.extend(str(o)[:60] for o in options[:32])
+    parts.append(schema_text(schema.get("items"), depth=depth - 1))
+    nested = schema.get("properties")
+    if isinstance(nested, Mapping):
+        for key, sub in list(nested.items())[:16]:
+            parts.append(identifier_words(str(key)))
+            parts.append(schema_text(sub, depth=depth - 1))
+    return " ".join(p for p in parts if p)
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The calls of a draft with their leaves, and all of their values as text."""
+
+    calls: tuple[Mapping[str, Any], ...]
+    tools: tuple[ToolText | None, ...]
+    leaves: tuple[Leaf, ...]
+    used: str
+    """Folded text of all argument values."""
+
+    @cached_property
+    def used_set(self) -> frozenset[str]:
+        """Stems of the values."""
+        return frozenset(terms(self.used))
+
+    @cached_property
+    def used_numbers(self) -> frozenset[float]:
+        """Numbers in the values, in all readings."""
+        return numbers_of(number_spans(self.used, limit=600))
+
+    @cached_property
+    def used_compact(self) -> str:
+        """The values, letters and digits only."""
+        return "".join(_WORD.findall(self.used))
+
+
+def answer(draft: Draft, context: StepContext) -> Answer:
+    """Read the draft's calls once; the result is kept in `context.cache` for the same draft."""
+    found = context.cache.get("validators.answer")
+    if found is None or found[0] is not draft:
+        found = context.cache["validators.answer"] = (draft, _read_answer(draft, context))
+    return cast("Answer", found[1])
+
+
+def _read_answer(draft: Draft, context: StepContext) -> Answer:
+    by_name = context.tools_by_name
+    calls = cast("Sequence[Mapping[str, Any]]", draft.tool_calls[:MAX_LEAVES])
+    specs = tuple(tool_text(by_name[c["name"]]) if c["name"] in by_name else None for c in calls)
+    leaves: list[Leaf] = []
+    for index, (call, spec) in enumerate(zip(calls, specs, strict=True)):
+        leaves.extend(_leaves(index, call.get("args"), spec, MAX_LEAVES - len(leaves)))
+        if len(leaves) >= MAX_LEAVES:
+            break
+    used = [value_text(leaf.value) for leaf in leaves]
+    return Answer(calls=tuple(calls), tools=specs, leaves=tuple(leaves), used=fold("\n".join(used)))
+
+
+def value_text(value: object) -> str:
+    """A value as it would be written."""
+    if isinstance(value, str):
+        return value[:VALUE_CHARS]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # noqa: PLR2004 - exact as an integer
+        return str(int(value))
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1024:  # noqa: PLR2004
+        return ""
+    return str(value)
+
+
+def _leaves(index: int, args: object, spec: ToolText | None, room: int) -> Iterator[Leaf]:
+    if not isinstance(args, Mapping):
+        return
+    properties = spec.properties if spec is not None else {}
+    for key, value in list(args.items())[:MAX_LEAVES]:
+        schema = properties.get(key)
+        schema = schema if isinstance(schema, Mapping) else {}
+        required = spec is not None and key in spec.required
+        path = f"/tool_calls/{index}/args/{str(key).replace('~', '~0').replace('/', '~1')}"
+        for leaf in _walk(value, schema, path, 5):
+            if room <= 0:
+                return
+            room -= 1
+            yield Leaf(index, leaf[0], str(key), leaf[1], leaf[2], required, leaf[0] == path)
+
+
+def _walk(
+    value: object, schema: Mapping[str, Any], path: str, depth: int
+) -> Iterator[tuple[str, object, Mapping[str, Any]]]:
+    if isinstance(value, Mapping) and value and depth > 0:
+        nested = schema.get("properties")
+        for key, item in list(value.items())[:MAX_LEAVES]:
+            sub = nested.get(key) if isinstance(nested, Mapping) else None
+            yield from _walk(
+                item,
+                sub if isinstance(sub, Mapping) else {},
+                f"{path}/{str(key)[:80].replace('~', '~0').replace('/', '~1')}",
+                depth - 1,
+            )
+    elif isinstance(value, list) and value and depth > 0:
+        items = schema.get("items")
+        for position, item in enumerate(value[:MAX_LEAVES]):
+            yield from _walk(item, items if isinstance(items, Mapping) else {}, f"{path}/{position}", depth - 1)
+    else:
+        yield path, value, schema

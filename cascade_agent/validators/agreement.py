@@ -1,0 +1,383 @@
+"""How far two answers to the same step say the same thing: the comparison behind cross-checks and free labels.
+
+Calls are compared after normalising (declared defaults stripped, empty optional values stripped, 5 and 5.0 and "5",
+case and white space), independent of their order, and graded by how their arguments differ: a value worded otherwise
+costs less than another value. Texts are equal, equal as numbers, equal as JSON, or similar; before any tool answered,
+two texts agree at least on calling nothing, and two that only say so (`[]`, `None`) agree altogether.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cascade_agent.core.records import Draft, StepContext, ToolSpec
+
+Similarity = Callable[[str, str], float]
+_MAX_CALLS = 64
+_MAX_DEPTH = 32
+_MAX_ITEMS = 2_000
+_MAX_TEXT = 20_000
+_MAX_DESCRIPTION = 2_000
+_WORD = re.compile(r"\w+")
+_COMPACT = re.compile(r"[^\w+\-]+|(?<!\w)[+\-]|_")
+_LOOSE = re.compile(r"[\s*'\"`,“”‘’]+")
+_FORMULA = re.compile(r"(?=.*\d).*(?:[+*^=<>]|\s[-/]\s)", re.DOTALL)
+_DEFAULT = re.compile(r"\bdefault(?:s|ed)?\b([^;\n]{1,80})", re.IGNORECASE)
+
+# Likeness of two values that are not the same letter by letter.
+_ONE_SIDED: Final = 0.8
+"""An optional argument that only one gives: mostly a default written out."""
+_LISTED: Final = 0.95
+"""A scalar and a list of nothing else."""
+_REORDERED: Final = 0.95
+"""The same items in another order: most lists are sets."""
+_ROUNDED: Final = 0.5
+_REWORDED: Final = 0.9
+"""The same words in another order or number, or the initials of them."""
+_CONTAINED: Final = 0.7
+"""The one says all that the other says, and more."""
+_PROSE: Final = 12
+"""Different words from which on two texts are composed, and compared by their words."""
+_SHORT: Final = 3
+"""Letters of an abbreviation."""
+_TALK: Final = 4
+"""Words of the longer one from which on two texts are prose."""
+_NOTHING: Final = frozenset({"", "none", "null", "nil", "n a", "no tool", "no call", "no function"})
+"""Words with which models that write their calls as text say that there is none; `[]` and `{}` have no words at all."""
+_MAX_EMPTY: Final = 40
+_BOTH_PROSE: Final = 0.85
+"""Least agreement of two answers that both call none of the tools offered: they agree on what to do."""
+
+
+def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarity | None = None) -> float | None:
+    """Agreement of two answers in [0, 1]: 1 the same, 0 nothing in common; None when `b` is no usable answer."""
+    if context.output_schema is not None:
+        if b.parsed is None:
+            return None
+        return float(normal(_plain(a.parsed)) == normal(_plain(b.parsed)))
+    if b.invalid_tool_calls or not (b.tool_calls or b.text.strip()):
+        return None
+    if a.tool_calls or b.tool_calls:
+        return _calls(a.tool_calls, b.tool_calls, context)
+    return 0.0 if a.invalid_tool_calls else _texts(a.text, b.text, context, similarity)
+
+
+def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) -> float:
+    """Agreement of two answers without calls."""
+    told = text_agreement(a, b, similarity=similarity)
+    if context.tools and context.tool_choice != "none" and not _answered(context):
+        if _nothing(a) and _nothing(b):
+            return 1.0
+        if _prose(a, b):
+            return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * told
+    return told
+
+
+def _nothing(text: str) -> bool:
+    """Whether a text is one of the ways of writing that nothing is to be called: `[]`, `None`."""
+    text = text.strip()
+    return len(text) <= _MAX_EMPTY and " ".join(_WORD.findall(text.casefold())) in _NOTHING
+
+
+def _prose(a: str, b: str) -> bool:
+    """Whether two texts talk, and are not two short answers that must be the same: numbers, names, yes and no."""
+    if isinstance(normal(a), float) or isinstance(normal(b), float):
+        return False
+    return max(len(_WORD.findall(t[:_MAX_TEXT])) for t in (a, b)) >= _TALK
+
+
+def _answered(context: StepContext) -> bool:
+    """Whether a tool has answered in this turn: then an answer without calls is the final one, and its words count."""
+    return any(m.type == "tool" for m in context.messages[max(0, context.turn_start) :])
+
+
+def text_agreement(a: str, b: str, *, similarity: Similarity | None = None) -> float:
+    """Agreement of two texts: 1 when equal, equal as numbers or equal as JSON; else their similarity."""
+    left, right = normal(a), normal(b)
+    if left == right:
+        return 1.0
+    if isinstance(left, float) and isinstance(right, float):
+        return 0.0
+    one, two = _json(a), _json(b)
+    if one is not None and two is not None:
+        return float(normal(one) == normal(two))
+    return max(0.0, min(1.0, (similarity or words_in_common)(a, b)))
+
+
+def words_in_common(a: str, b: str) -> float:
+    """Dice similarity of the sets of words of two texts."""
+    one, two = (set(_WORD.findall(t[:_MAX_TEXT].casefold())) for t in (a, b))
+    return 2 * len(one & two) / (len(one) + len(two)) if one and two else 0.0
+
+
+def _calls(ours: Sequence[Any], theirs: Sequence[Any], context: StepContext) -> float:
+    """Mean likeness of the calls to their likest partners, over the longer list; equal calls are paired first."""
+    if not ours or not theirs or max(len(ours), len(theirs)) > _MAX_CALLS:
+        return 0.0
+    specs = context.tools_by_name
+    left = [_Call.of(c, specs.get(c["name"])) for c in ours]
+    right = [_Call.of(c, specs.get(c["name"])) for c in theirs]
+    pairs = sorted(
+        ((_alike(a, b), i, j) for i, a in enumerate(left) for j, b in enumerate(right) if a.name == b.name),
+        key=lambda found: (-found[0], found[1], found[2]),
+    )
+    total, one, two = 0.0, set[int](), set[int]()
+    for score, i, j in pairs:
+        if i not in one and j not in two:
+            total += score
+            one.add(i)
+            two.add(j)
+    return total / max(len(left), len(right))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call in its normal form."""
+
+    name: str
+    args: Mapping[str, Any]
+    required: frozenset[str]
+    properties: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, call: Mapping[str, Any], spec: ToolSpec | None) -> _Call:
+        parameters: Mapping[str, Any] = {} if spec is None else spec.parameters
+        properties, required = parameters.get("properties"), parameters.get("required")
+        return cls(
+            name=call["name"],
+            args=dict(arguments(call["args"], spec)),
+            required=frozenset(map(str, required)) if isinstance(required, list | tuple) else frozenset(),
+            properties=properties if isinstance(properties, Mapping) else {},
+        )
+
+
+def _alike(a: _Call, b: _Call) -> float:
+    """Likeness of two calls of one tool: the product of the likenesses of their arguments."""
+    score = 1.0
+    for key in sorted({*a.args, *b.args}):
+        if key in a.args and key in b.args:
+            score *= likeness(a.args[key], b.args[key])
+        elif key in a.required:
+            return 0.0
+        else:
+            value = a.args[key] if key in a.args else b.args[key]
+            score *= 1.0 if _told_default(value, a.properties.get(key)) else _ONE_SIDED
+    return score
+
+
+def _told_default(value: Any, schema: Any) -> bool:
+    """Whether the description of a parameter names this value as the default (`Default is 5.`)."""
+    if not isinstance(schema, Mapping) or not isinstance(schema.get("description"), str):
+        return False
+    place = _DEFAULT.search(schema["description"][:_MAX_DESCRIPTION])
+    if place is None or isinstance(value, tuple):
+        return False
+    words = _COMPACT.sub(" ", place.group(1).casefold()).split()
+    written = f"{value:g}" if isinstance(value, float) else str(value)
+    wanted = _COMPACT.sub(" ", written.casefold()).split()
+    return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in range(len(words)))
+
+
+def likeness(a: Any, b: Any) -> float:  # noqa: PLR0911 - one return per way of being alike
+    """How far two normalised values mean the same, in [0, 1]."""
+    if a == b:
+        return 1.0
+    if isinstance(a, tuple) != isinstance(b, tuple):  # a scalar and a list of it
+        alone, many = (b, a) if isinstance(a, tuple) else (a, b)
+        return likeness(many[0], alone) * _LISTED if len(many) == 1 else 0.0
+    if isinstance(a, tuple):
+        return _lists_alike(a, b)
+    if isinstance(a, bool) or isinstance(b, bool) or a is None or b is None:
+        return 0.0
+    if isinstance(a, float) and isinstance(b, float):
+        return 1.0 if math.isclose(a, b, rel_tol=1e-6) else _ROUNDED if math.isclose(a, b, rel_tol=1e-2) else 0.0
+    if isinstance(a, str) and isinstance(b, str):
+        return _texts_alike(a, b)
+    return 0.0
+
+
+def _lists_alike(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
+    keyed = [all(isinstance(i, _Pair) for i in side) for side in (a, b)]
+    if all(keyed):
+        one, two = dict(a), dict(b)
+        if one.keys() != two.keys():
+            return _ONE_SIDED * float(one.keys() <= two.keys() or two.keys() <= one.keys())
+        return math.prod(likeness(v, two[k]) for k, v in one.items())
+    if len(a) != len(b) or any(keyed):
+        return 0.0
+    if sorted(map(repr, a)) == sorted(map(repr, b)):
+        return _REORDERED
+    return math.prod(likeness(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _texts_alike(a: str, b: str) -> float:  # noqa: PLR0911 - one return per way of being alike
+    if _squeezed(a) == _squeezed(b):
+        return 1.0
+    if _FORMULA.search(a) or _FORMULA.search(b):
+        return 0.0
+    one, two = _COMPACT.sub(" ", a).split(), _COMPACT.sub(" ", b).split()
+    if not one or not two:
+        return 0.0
+    if len(one) > len(two):
+        one, two = two, one
+    left, right = {_singular(w) for w in one}, {_singular(w) for w in two}
+    if left == right:
+        return _REWORDED
+    if len(one) == 1 and len(two) > 1 and one[0] == "".join(w[0] for w in two):
+        return _REWORDED
+    if len(one) == len(two) and all(
+        x == y or _short_for(x, y) or _short_for(y, x) for x, y in zip(one, two, strict=True)
+    ):
+        return _REWORDED
+    common = len(left & right)
+    if left < right:
+        return _CONTAINED
+    if len(left | right) >= _PROSE:
+        return 2 * common / (len(left) + len(right))
+    return _CONTAINED * common / len(left | right)
+
+
+def _short_for(short: str, long: str) -> bool:
+    """Whether a word of two or three letters abbreviates another: km of kilometers, en of English, CA of California."""
+    if not (1 < len(short) <= _SHORT < len(long) and short[0] == long[0] and short.isalpha() and long.isalpha()):
+        return False
+    rest = iter(long)
+    return all(letter in rest for letter in short)
+
+
+def _squeezed(text: str) -> str:
+    """A text without white space, quotation marks and trailing points; formulas in one writing."""
+    return _LOOSE.sub("", text.replace("**", "^")).rstrip(".")
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word  # noqa: PLR2004
+
+
+def arguments(args: Mapping[str, Any], spec: ToolSpec | None) -> Any:
+    """The arguments of a call, normalised: without declared defaults and without empty optional values."""
+    properties = None if spec is None else spec.parameters.get("properties")
+    required = () if spec is None else spec.parameters.get("required") or ()
+    kept = {}
+    for key, value in args.items():
+        schema = properties.get(key) if isinstance(properties, Mapping) else None
+        if isinstance(schema, Mapping) and "default" in schema and normal(schema["default"]) == normal(value):
+            continue
+        if value in (None, "") and isinstance(required, Sequence) and key not in required:
+            continue
+        kept[key] = value
+    return normal(kept)
+
+
+def normal(value: Any, depth: int = _MAX_DEPTH) -> Any:  # noqa: PLR0911 - one return per JSON type
+    """A JSON value in the form in which equal meanings are equal; hashable parts, floats for all numbers."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return _float(value)
+    if isinstance(value, str):
+        text = " ".join(value[:_MAX_TEXT].casefold().split())
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        return number if math.isfinite(number) else text
+    if depth <= 0:
+        return "..."
+    if isinstance(value, Mapping):
+        items = [_Pair((str(k), normal(v, depth - 1))) for k, v in list(value.items())[:_MAX_ITEMS]]
+        return tuple(sorted(items, key=_key))
+    if isinstance(value, list | tuple):
+        return tuple(normal(v, depth - 1) for v in value[:_MAX_ITEMS])
+    return str(value)
+
+
+class _Pair(tuple[str, Any]):
+    """An entry of an object: tells objects from lists."""
+
+    __slots__ = ()
+
+
+def _key(item: Any) -> str:
+    return str(item[0])
+
+
+def _float(value: float) -> float | str:
+    try:
+        return float(value)
+    except OverflowError:
+        return f"{value.bit_length()} bits" if isinstance(value, int) else str(value)
+
+
+def _json(text: str) -> Any:
+    text = text.strip()
+    if not text or text[0] not in "[{":
+        return None
+    try:
+        return json.loads(text[: _MAX_TEXT * 10])
+    except (ValueError, RecursionError):
+        return None
+
+
+def _plain(value: object) -> Any:
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json") if callable(dump) else value
+
+
+# ---- two recorded answers -------------------------------------------------------------------------------------------
+
+
+def same(  # noqa: PLR0911 - one return per kind of answer
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], *, same_text: Callable[[str, str], bool | None] | None = None
+) -> bool | None:
+    """Whether two answers, as `Draft.to_json` records them, say the same thing; None when it is unclear.
+
+    Calls are compared without their order, after normalising. Of the tools nothing is recorded but their calls, so an
+    argument that repeats a declared default counts as a difference.
+    """
+    if theirs.get("invalid_tool_calls"):
+        return None
+    if ours.get("invalid_tool_calls"):
+        return False
+    calls, others = recorded_calls(ours), recorded_calls(theirs)
+    if calls or others:
+        return _same_calls(calls, others)
+    one, two = str(ours.get("text") or ""), str(theirs.get("text") or "")
+    if not two.strip():
+        return None
+    if not one.strip():
+        return False
+    # words in common are worth nothing here: 1 is equality, 0 a difference of numbers or of JSON
+    score = text_agreement(one, two, similarity=lambda _a, _b: 0.5)
+    if score in (0.0, 1.0):
+        return score == 1.0
+    return None if same_text is None else same_text(one, two)
+
+
+def recorded_calls(answer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The calls of a recorded answer; none of an answer that was not recorded."""
+    calls = None if answer is None else answer.get("tool_calls")
+    return [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+
+
+def _same_calls(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> bool:
+    if len(ours) != len(theirs):
+        return False
+    waiting = [_recorded(call) for call in theirs]
+    for call in ours:
+        key = _recorded(call)
+        if key not in waiting:
+            return False
+        waiting.remove(key)
+    return True
+
+
+def _recorded(call: Mapping[str, Any]) -> tuple[str, Any]:
+    args = call.get("args")
+    return str(call.get("name")), arguments(args, None) if isinstance(args, Mapping) else args
