@@ -26,7 +26,7 @@ from rich.table import Table
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Tier, default_validators
 from cascade_agent.core.records import Draft, StepContext
-from cascade_agent.engine.engine import trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import CompleteResponse, ToolCallSchema
 from cascade_agent.validators.agreement import agreement

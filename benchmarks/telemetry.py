@@ -32,7 +32,7 @@ from rich.table import Table
 
 from cascade_agent import CascadeChatModel, Policy
 from cascade_agent import telemetry as told
-from cascade_agent.engine.engine import trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.telemetry import spans
 
 if TYPE_CHECKING:

@@ -2,12 +2,14 @@
 
 ```
 CascadeError
-├── ConfigurationError (ValueError)      a setting that cannot work; raised at construction
-├── RecordError (ValueError)             a trace, journal or policy file that cannot be read; names line and mend
-└── CascadeExhausted (ExceptionGroup)    no tier gave an answer that may be used; carries the whole trace
+├── ConfigurationError (ValueError)   a setting that cannot work; raised at construction
+├── RecordError (ValueError)          a trace, journal or policy file that cannot be read; names line and mend
+├── RejectedDraft                     why one draft could not be used; among `CascadeExhausted.errors`
+└── CascadeExhausted                  no tier gave an answer that the policy lets pass; carries the whole trace
 ```
 
-Control flow of the host (`GraphBubbleUp`, cancellation, `KeyboardInterrupt`) is never caught and no part of this tree.
+What a model raised reaches the host as it is, with the record of its step as the attribute `cascade`. Control flow of
+the host (`GraphBubbleUp`, cancellation, `KeyboardInterrupt`) is never caught and no part of this tree.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Self
 
 
 class CascadeError(Exception):
@@ -31,38 +32,26 @@ class RecordError(CascadeError, ValueError):
     """A record, journal or policy file that cannot be read. The message names the place and the mend."""
 
 
-class RejectedDraft(CascadeError):  # noqa: N818 - it says what happened
-    """Why one tier's draft could not be used; a leaf of `CascadeExhausted`."""
+class RejectedDraft(CascadeError):  # noqa: N818 - it names the event
+    """One tier's draft could not be used, and why."""
 
 
-class CascadeExhausted(CascadeError, ExceptionGroup[Exception]):  # noqa: N818 - a fixed public name
-    """No tier gave an answer that may be used.
+class CascadeExhausted(CascadeError):  # noqa: N818 - a fixed public name
+    """No tier gave an answer that the policy lets pass.
 
-    `exceptions` holds one error per attempt, in order: what the tier raised, or a `RejectedDraft` saying why its draft
-    was not usable. `trace` is the whole record of the step.
+    `trace` is the record of the step (a `StepTrace`); `errors` holds one error per attempt, in order: what the tier
+    raised, or a `RejectedDraft`.
     """
 
-    trace: Any
-    """The `StepTrace` of the step."""
-
-    def __new__(cls, message: str, exceptions: Sequence[Exception], *, trace: Any) -> Self:
-        """Build the group (an `ExceptionGroup` takes its arguments in `__new__`)."""
-        self = super().__new__(cls, message, list(exceptions))
-        self.trace = trace
-        return self
-
-    def __init__(self, message: str, exceptions: Sequence[Exception], *, trace: Any) -> None:  # noqa: ARG002
-        """Keep `args` as an `ExceptionGroup` has them; `trace` was set in `__new__`."""
-        super().__init__(message, list(exceptions))
-
-    def derive(self, excs: Sequence[Exception], /) -> CascadeExhausted:  # type: ignore[override]  # narrower on purpose
-        """Keep the trace when `except*` splits the group."""
-        return CascadeExhausted(self.message, excs, trace=self.trace)
+    def __init__(self, message: str, *, trace: Any, errors: Sequence[Exception] = ()) -> None:
+        """Keep the record and what went wrong on the way."""
+        super().__init__(message)
+        self.trace, self.errors = trace, tuple(errors)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive a pickle between processes (the default forgets the keyword)."""
-        return (_rebuild_exhausted, (self.message, list(self.exceptions), self.trace))
+        """Survive a pickle between processes (the default forgets keywords)."""
+        return (_exhausted, (str(self), self.trace, self.errors))
 
 
-def _rebuild_exhausted(message: str, exceptions: list[Exception], trace: Any) -> CascadeExhausted:
-    return CascadeExhausted(message, exceptions, trace=trace)
+def _exhausted(message: str, trace: Any, errors: Sequence[Exception]) -> CascadeExhausted:
+    return CascadeExhausted(message, trace=trace, errors=errors)

@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, SkipValidation
 
-from cascade_agent.adapters.streaming import pieces
+from cascade_agent.adapters.streaming import chunks
 from cascade_agent.core.records import Label, StepTrace, Verdict
 from cascade_agent.errors import ConfigurationError
 
@@ -182,10 +182,10 @@ def _raises(reply: object) -> bool:
 def _as_streamed(message: AIMessage) -> Iterator[AIMessageChunk]:
     """The message as a provider streams it: the arguments of a call are raw text, whether they are JSON or not."""
     if not message.invalid_tool_calls:
-        yield from pieces(message)
+        yield from chunks(message)
         return
     whole = message.model_copy(update={"invalid_tool_calls": []})
-    *head, last = pieces(whole)
+    *head, last = chunks(whole)
     yield from head
     for index, call in enumerate(message.invalid_tool_calls, start=len(message.tool_calls)):
         chunk = tool_call_chunk(name=call.get("name"), args=call.get("args"), id=call.get("id"), index=index)

@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
 from cascade_agent.adapters.chat_model import tool_choice_of
 from cascade_agent.core.records import StepTrace
-from cascade_agent.engine.engine import trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.stub_openai import StubOpenAI

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
-from cascade_agent.engine.engine import trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail

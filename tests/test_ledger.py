@@ -1,4 +1,4 @@
-"""What a cascade learns of its steps, and what its purse holds."""
+"""What a cascade learns of its steps, and what its budget holds."""
 
 import copy
 import pickle
@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 
 from cascade_agent import Price, Tier, Verdict
 from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Usage
-from cascade_agent.engine.statistics import ENOUGH, Ledger, Purse, _Mean
+from cascade_agent.engine.budget import Budget
+from cascade_agent.engine.statistics import ENOUGH, StepStatistics, _Mean
 from cascade_agent.testing import ScriptedChatModel
 
 HARD = (Verdict(outcome="fail", code="no", validator="v"),)
@@ -51,12 +52,12 @@ def a_step(*, accepted: bool = False, hard: bool = True, name: str = "desk", thr
     )
 
 
-def taught(steps: int, clock: Clock | None = None, **kwargs) -> Ledger:
-    """A ledger that saw so many equal steps."""
-    ledger = Ledger(clock or Clock())
+def taught(steps: int, clock: Clock | None = None, **kwargs) -> StepStatistics:
+    """A statistics that saw so many equal steps."""
+    statistics = StepStatistics(clock or Clock())
     for _ in range(steps):
-        ledger.tell(a_step(**kwargs))
-    return ledger
+        statistics.observe(a_step(**kwargs))
+    return statistics
 
 
 def test_nothing_is_said_before_enough_steps():
@@ -91,33 +92,33 @@ def test_the_bound_is_wilsons(right, wrong):
 def test_one_step_in_thirty_seconds_probes():
     """R17: the first after 30 s, and no other beside it."""
     clock = Clock()
-    ledger = taught(ENOUGH, clock)
+    statistics = taught(ENOUGH, clock)
     clock.now = 29.9
-    assert not ledger.snapshot("desk").probe
+    assert not statistics.snapshot("desk").probe
     clock.now = 30.0
-    assert [ledger.snapshot("desk").probe for _ in range(3)] == [True, False, False]
+    assert [statistics.snapshot("desk").probe for _ in range(3)] == [True, False, False]
     clock.now = 59.0
-    assert not ledger.snapshot("desk").probe
+    assert not statistics.snapshot("desk").probe
     clock.now = 61.0
-    assert ledger.snapshot("desk").probe
+    assert statistics.snapshot("desk").probe
 
 
 def test_a_small_tier_that_recovers_is_asked_again():
     """A few good probes bring the bound below the bar."""
-    ledger = taught(ENOUGH)
+    statistics = taught(ENOUGH)
     for _ in range(3):
-        ledger.tell(a_step(accepted=True))
-    assert ledger.snapshot("desk").broken < 0.8
+        statistics.observe(a_step(accepted=True))
+    assert statistics.snapshot("desk").broken < 0.8
 
 
 def test_the_retry_budget_is_a_tenth_of_the_calls():
     """R16: an outage is not made worse; the first retry is free."""
-    ledger, once = Ledger(Clock()), a_step()
+    statistics, once = StepStatistics(Clock()), a_step()
     twice = replace(once, attempts=(*once.attempts, once.attempts[1]))
     calls = retries = 0
     for _ in range(300):
-        again = ledger.snapshot("desk").retry
-        ledger.tell(twice if again else once)
+        again = statistics.snapshot("desk").retry
+        statistics.observe(twice if again else once)
         calls, retries = calls + 2 + again, retries + again
     assert 20 <= retries <= 0.1 * calls + 2
 
@@ -125,35 +126,35 @@ def test_the_retry_budget_is_a_tenth_of_the_calls():
 def test_a_warm_prompt_makes_escalating_cheap():
     """What large read in this thread in the last five minutes counts as cached, where its provider caches."""
     clock = Clock()
-    ledger = taught(1, clock, thread="t")
+    statistics = taught(1, clock, thread="t")
     tier = Tier(ScriptedChatModel("x"), price=Price(10, 10, cached_input=1))
     usage = Usage(input_tokens=1200, output_tokens=1)
-    warm = ledger.large_cost_now("desk", tier, usage, "t")
+    warm = statistics.large_cost_now("desk", tier, usage, "t")
     assert warm == pytest.approx((1000 * 1 + 200 * 10 + 10 * 10) / 1e6)
-    cold = ledger.large_cost_now("desk", tier, usage, "another")
+    cold = statistics.large_cost_now("desk", tier, usage, "another")
     assert cold == pytest.approx((1200 * 10 + 10 * 10) / 1e6)
     clock.now = 301.0
-    assert ledger.large_cost_now("desk", tier, usage, "t") == cold
-    assert ledger.large_cost_now("desk", tier, Usage(), "t") is None
-    assert ledger.large_cost_now("unseen", tier, usage, "t") is None
+    assert statistics.large_cost_now("desk", tier, usage, "t") == cold
+    assert statistics.large_cost_now("desk", tier, Usage(), "t") is None
+    assert statistics.large_cost_now("unseen", tier, usage, "t") is None
 
 
 def test_a_copy_begins_anew():
     """A pickled or copied cascade has no memory of another process, and no shared lock."""
-    ledger = taught(ENOUGH)
-    for other in (pickle.loads(pickle.dumps(ledger)), copy.deepcopy(ledger)):  # noqa: S301 - our own bytes
+    statistics = taught(ENOUGH)
+    for other in (pickle.loads(pickle.dumps(statistics)), copy.deepcopy(statistics)):  # noqa: S301 - our own bytes
         assert other.snapshot("desk") == DecisionInputs()
 
 
 def test_names_without_end_take_no_memory_without_end():
-    """The ledger keeps the 256 names that it heard of last."""
-    ledger = Ledger(Clock())
+    """The statistics keeps the 256 names that it heard of last."""
+    statistics = StepStatistics(Clock())
     for i in range(1000):
-        ledger.tell(a_step(name=f"s{i}", thread=f"t{i}"))
-    assert len(ledger._steps) == 256
+        statistics.observe(a_step(name=f"s{i}", thread=f"t{i}"))
+    assert len(statistics._steps) == 256
 
 
-# ---- the purse ------------------------------------------------------------------------------------------------------
+# ---- the budget ------------------------------------------------------------------------------------------------------
 
 
 class Run:
@@ -164,27 +165,27 @@ def test_a_run_and_a_thread_are_limited_each():
     """The narrower one is what is left; another run of the thread has a new run account."""
     one, two = Run(), Run()
     limits = {"run": 1.0, "thread": 1.5}
-    first = Purse(limits, run=one, thread_id="limits")
-    assert first.left() == 1.0
-    assert first.hold(0.8)
-    first.settle(0.8, 0.7)
-    assert Purse(limits, run=one, thread_id="limits").left() == pytest.approx(0.3)
-    assert Purse(limits, run=two, thread_id="limits").left() == pytest.approx(0.8)
-    assert Purse(limits, run=two, thread_id="other limits").left() == 1.0
-    assert Purse({}, run=one, thread_id="limits").left() is None
+    first = Budget(limits, run=one, thread_id="limits")
+    assert first.remaining() == 1.0
+    assert first.reserve(0.8)
+    first.charge(0.8, 0.7)
+    assert Budget(limits, run=one, thread_id="limits").remaining() == pytest.approx(0.3)
+    assert Budget(limits, run=two, thread_id="limits").remaining() == pytest.approx(0.8)
+    assert Budget(limits, run=two, thread_id="other limits").remaining() == 1.0
+    assert Budget({}, run=one, thread_id="limits").remaining() is None
 
 
 def test_what_is_held_is_not_left():
     """It comes back when the call cost less, and stays spent when nobody knows what it cost."""
-    purse = Purse({"run": 1.0})
-    assert purse.hold(0.6)
-    assert purse.left() == pytest.approx(0.4)
-    assert not purse.hold(0.5)
-    purse.settle(0.6, 0.1)
-    assert purse.left() == pytest.approx(0.9)
-    assert purse.hold(0.5)
-    purse.settle(0.5, None)
-    assert purse.left() == pytest.approx(0.4)
+    budget = Budget({"run": 1.0})
+    assert budget.reserve(0.6)
+    assert budget.remaining() == pytest.approx(0.4)
+    assert not budget.reserve(0.5)
+    budget.charge(0.6, 0.1)
+    assert budget.remaining() == pytest.approx(0.9)
+    assert budget.reserve(0.5)
+    budget.charge(0.5, None)
+    assert budget.remaining() == pytest.approx(0.4)
 
 
 def test_a_thread_remembers_what_its_messages_cost():
@@ -196,8 +197,8 @@ def test_a_thread_remembers_what_its_messages_cost():
         AIMessage("x", response_metadata={"cascade": "spoiled"}),
         AIMessage("x", response_metadata={"cascade": {"cost": 0.5}}),
     ]
-    assert Purse({"thread": 1.0}, thread_id="restarted", messages=history).left() == pytest.approx(0.25)
-    assert Purse({"thread": 1.0}, thread_id="restarted", messages=history * 2).left() == pytest.approx(0.25)
+    assert Budget({"thread": 1.0}, thread_id="restarted", messages=history).remaining() == pytest.approx(0.25)
+    assert Budget({"thread": 1.0}, thread_id="restarted", messages=history * 2).remaining() == pytest.approx(0.25)
 
 
 def test_many_threads_never_hold_more_than_there_is():
@@ -206,13 +207,13 @@ def test_many_threads_never_hold_more_than_there_is():
 
     def spend(_: int) -> bool:
         nonlocal held, most
-        purse = Purse({"run": 1.0}, run=run)
-        if not purse.hold(0.01):
+        budget = Budget({"run": 1.0}, run=run)
+        if not budget.reserve(0.01):
             return False
         with lock:
             held += 0.01
             most = max(most, held)
-        purse.settle(0.01, 0.01)
+        budget.charge(0.01, 0.01)
         return True
 
     with ThreadPoolExecutor(32) as pool:

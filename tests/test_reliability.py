@@ -21,7 +21,7 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict, cascade_node
-from cascade_agent.engine.engine import trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
 from tests.stub_openai import StubOpenAI

@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessage
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
 from cascade_agent.core.records import Attempt, DecisionInputs, Draft, SideCall, StepContext, StepTrace, Usage
-from cascade_agent.engine.engine import arun, run, trace_of
-from cascade_agent.engine.step import Answer, Step
-from cascade_agent.engine.worker_threads import LateError, within
+from cascade_agent.engine.engine import arun, run
+from cascade_agent.engine.step import Answer, StepRequest, trace_of
+from cascade_agent.engine.worker_threads import LateError, run_within
 from cascade_agent.errors import RecordError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
@@ -159,7 +159,7 @@ def a_step(
         )
 
     ctx = StepContext(step="desk", thread_id="t")
-    step = Step(
+    step = StepRequest(
         name="desk",
         tiers={"small": tier("small", prices[0]), "large": tier("large", prices[1])},
         contexts={"small": ctx, "large": ctx},
@@ -473,13 +473,13 @@ def test_a_late_call_is_left_alone_and_its_worker_serves_again():
     """The caller goes on at the deadline; the answer is heard by nobody; errors come out as they are."""
     gate = threading.Event()
     with pytest.raises(LateError, match=r"no answer in 0\.01 s"):
-        within(0.01, gate.wait)
+        run_within(0.01, gate.wait)
     gate.set()
-    assert within(5, lambda: 3) == 3
-    assert within(1e12, lambda: 4) == 4, "a budget beyond what a lock can wait is no error"
-    assert within(None, threading.current_thread) is threading.current_thread()
+    assert run_within(5, lambda: 3) == 3
+    assert run_within(1e12, lambda: 4) == 4, "a budget beyond what a lock can wait is no error"
+    assert run_within(None, threading.current_thread) is threading.current_thread()
     with pytest.raises(ZeroDivisionError):
-        within(5, lambda: 1 // 0)
+        run_within(5, lambda: 1 // 0)
 
 
 def test_crowds_of_late_calls_leave_a_bounded_number_of_workers():
@@ -487,7 +487,7 @@ def test_crowds_of_late_calls_leave_a_bounded_number_of_workers():
     from cascade_agent.engine import worker_threads as deadline
 
     barrier = threading.Barrier(101)
-    threads = [threading.Thread(target=lambda: within(30, barrier.wait)) for _ in range(100)]
+    threads = [threading.Thread(target=lambda: run_within(30, barrier.wait)) for _ in range(100)]
     for thread in threads:
         thread.start()
     barrier.wait(30)

@@ -1,4 +1,4 @@
-"""Streams: drafts are unheard by those who stream, and an accepted answer comes in pieces that add up to it."""
+"""Streams: drafts are unheard by those who stream, and an accepted answer comes in chunks that add up to it."""
 
 from typing import Any
 from uuid import uuid4
@@ -11,7 +11,7 @@ from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, Ca
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 
-from cascade_agent.adapters.streaming import HIDDEN, MAX_PIECES, Replay, is_streaming, muffle, pieces
+from cascade_agent.adapters.streaming import HIDDEN, MAX_CHUNKS, AnswerStream, is_streaming, silence, chunks
 
 texts = st.text(max_size=60)
 json_values = st.recursive(
@@ -37,9 +37,9 @@ messages = st.builds(
 
 
 def total(message: AIMessage) -> Any:
-    """The sum of a message's pieces."""
-    chunks = list(pieces(message))
-    assert len(chunks) <= MAX_PIECES + len(message.tool_calls) + 1
+    """The sum of a message's chunks."""
+    chunks = list(chunks(message))
+    assert len(chunks) <= MAX_CHUNKS + len(message.tool_calls) + 1
     assert [c.chunk_position for c in chunks] == [None] * (len(chunks) - 1) + ["last"]
     full = chunks[0]
     for chunk in chunks[1:]:
@@ -66,10 +66,10 @@ def test_no_character_is_lost(text):
 
 
 def test_calls_that_are_no_json_are_never_repaired():
-    """They come in one piece: adding pieces up would turn a cut call into a valid one."""
+    """They come in one piece: adding chunks up would turn a cut call into a valid one."""
     cut = {"name": "f", "args": '{"a": "b', "id": "1", "error": None}
     message = AIMessage("look", invalid_tool_calls=[cut], tool_calls=[{"name": "g", "args": {}, "id": "2"}])
-    (only,) = pieces(message)
+    (only,) = chunks(message)
     assert [c["args"] for c in only.invalid_tool_calls] == ['{"a": "b']
     assert [c["name"] for c in only.tool_calls] == ["g"]
     assert (only.content, only.chunk_position) == ("look", "last")
@@ -114,7 +114,7 @@ class Events(Heard, _V2StreamingCallbackHandler):
 def test_drafts_are_unheard_by_those_who_stream():
     """No muffled handler makes a model stream; each still hears every event; tracers are left as they are."""
     plain, streaming, events = Heard(), Streaming(), Events()
-    manager = muffle(CallbackManager(handlers=[plain, streaming, events], inheritable_handlers=[streaming]))
+    manager = silence(CallbackManager(handlers=[plain, streaming, events], inheritable_handlers=[streaming]))
     assert manager.handlers[0] is plain
     assert [is_streaming(h) for h in (plain, streaming, events)] == [False, True, True]
     assert not any(is_streaming(h) for h in (*manager.handlers, *manager.inheritable_handlers))
@@ -137,7 +137,7 @@ async def test_an_accepted_answer_is_told_to_those_who_stream(way, content):
     plain, streaming, events = Heard(), Streaming(), Events()
     kind = CallbackManagerForChainRun if way == "sync" else AsyncCallbackManagerForChainRun
     run = run_of(kind, [plain, streaming, events], ["mine"])
-    replay = Replay(run, [HumanMessage("x")], name="desk")
+    replay = AnswerStream(run, [HumanMessage("x")], name="desk")
     assert replay
     message = AIMessage(content, id="m1")
     if way == "sync":
@@ -157,11 +157,11 @@ async def test_with_nobody_to_hear_nothing_is_told(way):
     """Without a handler that streams there is no extra run."""
     plain = Heard()
     if way == "sync":
-        replay = Replay(run_of(CallbackManagerForChainRun, [plain], []), [], name="x")
+        replay = AnswerStream(run_of(CallbackManagerForChainRun, [plain], []), [], name="x")
         replay.whole(AIMessage("x"))
     else:
-        replay = Replay(run_of(AsyncCallbackManagerForChainRun, [plain], []), [], name="x")
+        replay = AnswerStream(run_of(AsyncCallbackManagerForChainRun, [plain], []), [], name="x")
         await replay.awhole(AIMessage("x"))
     assert not replay
     assert plain.events == []
-    assert muffle(AsyncCallbackManager(handlers=[])).tags == [HIDDEN]
+    assert silence(AsyncCallbackManager(handlers=[])).tags == [HIDDEN]

@@ -1,4 +1,4 @@
-"""The middleware door: a cascade around the model calls of a `create_agent` agent (extra `langchain`).
+"""The middleware adapter: a cascade around the model calls of a `create_agent` agent (extra `langchain`).
 
 Placement only: the agent binds tools and chooses the way of structured output for each tier itself; here its model call
 is a step of the cascade, and a tier is asked by calling the agent's own handler with the tier's model.
@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from langchain_core.runnables.config import ensure_config, merge_configs, patch_config, var_child_runnable_config
+from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
-from cascade_agent import telemetry
-from cascade_agent.adapters import streaming as streams
-from cascade_agent.adapters.chat_model import marked, tool_choice_of
+from cascade_agent.adapters.run_step import ModelCall, arun_step, run_step
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
-from cascade_agent.engine.durable import Settled, asettle, parse, settle
+from cascade_agent.engine.durable import parse
 from cascade_agent.engine.shadow import SHADOW
-from cascade_agent.engine.statistics import Ledger
-from cascade_agent.engine.step import Answer, Step
+from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier, tool_choice_of
+from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.journal.writer import Journal
-from cascade_agent.models import prompt_cache as cache_marks
-from cascade_agent.models.pricing import warm
+from cascade_agent.models import prompt_cache
 from cascade_agent.models.tier import Role, Tier
 from cascade_agent.models.tool_spec import tool_specs
-from cascade_agent.validators import default_validators
-from cascade_agent.validators.validator_set import Panel, check_fit
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -41,9 +33,12 @@ except ImportError as missing:
     raise ConfigurationError(_MSG) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from langchain_core.callbacks.manager import BaseRunManager
+    from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import RunnableConfig
+
+    from cascade_agent.journal.writer import Journal
 
 _POLICY = Policy()
 
@@ -61,8 +56,8 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     Args:
         large: A chat model (also one with bound arguments), a `Tier`, or a provider string.
         small: As `large`; None means the model of the agent, or the one that an outer middleware put in the request.
-        validators: What judges a draft; None means `default_validators()`.
-        policy: When to escalate and what to do when even the large draft fails.
+        validators: The judges of a draft; None means `default_validators()`.
+        policy: When to escalate and what to do when even the large draft fails; a mapping of settings is one.
         name: Name of the middleware and of its steps; several cascades in one agent need names of their own. Without
             it steps carry the name of the agent, or of the graph's node.
         journal: Where steps are recorded; None means the file named by `CASCADE_JOURNAL`, if any.
@@ -70,35 +65,28 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
 
     Raises:
         ConfigurationError: at construction, when a tier, validator or setting cannot work.
-        CascadeExhausted: from a call, when no tier gave an answer that may be returned.
+        CascadeExhausted: from a call, when no tier gave an answer that the policy lets pass.
     """
 
-    def __init__(  # noqa: PLR0913 - a door: all but the models has a default
+    def __init__(  # noqa: PLR0913 - all but the models has a default
         self,
         large: Any,
         *,
         small: Any = None,
         validators: Sequence[Any] | None = None,
-        policy: Policy = _POLICY,
+        policy: Policy | Mapping[str, Any] | None = _POLICY,
         name: str | None = None,
-        journal: Journal | None = None,
+        journal: Journal | Any = None,
         durable: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(policy, Policy):
-            msg = f"policy is {type(policy).__name__}; expected a Policy"
-            raise ConfigurationError(msg)
-        self.large = Tier.of(large)
-        self.small = None if small is None else Tier.of(small)
-        self.panel = Panel(default_validators() if validators is None else validators, timed=telemetry.validated)
-        check_fit(policy, self.panel)
-        self.policy, self.step_name, self.durable = policy, name, durable
-        self.journal = Journal.of(journal)
-        self.ledger = Ledger()
-        self._seen: tuple[Any, Tier] | None = None
-        self._known: tuple[tuple[Any, ...], tuple[ToolSpec, ...]] | None = None
-        if any(tier is not None and tier.price is None and tier.model_name for tier in (self.small, self.large)):
-            warm()
+        self.step_name = name
+        self.settings = CascadeSettings.of(
+            small, large, validators=validators, policy=policy, journal=journal, durable=durable
+        )
+        self.policy = self.settings.policy
+        self._of_agent: tuple[Any, Tier] | None = None
+        self._specs: tuple[tuple[Any, ...], tuple[ToolSpec, ...]] | None = None
 
     @property
     def name(self) -> str:
@@ -109,141 +97,98 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Run one model call of the agent as a step."""
-        call = _Call(self, request)
-        heard = telemetry.shown(CallbackManager.configure(**call.callbacks))
-        manager = heard.on_chain_start(None, call.inputs, name=call.run_name)
-        run = telemetry.StepRun(manager)
+        agent = _AgentCall(self, request)
 
-        def ask(role: Role, note: str | None) -> Answer:
-            with call.asking(role, manager) as asked, call.hidden(role, asked.callbacks):
+        def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
+            with agent.child_of(role, config):
                 try:
-                    answer = call.answer(role, handler(call.request_of(role, note)))
+                    return agent.answer(role, handler(agent.request_of(role, note)))
                 except StructuredOutputError as error:
-                    answer = call.unparsed(role, error)
-                asked.told(answer.draft.message)
-                return answer
+                    return agent.unparsed(role, error)
 
-        try:
-            settled = settle(call.step(manager, ask=ask, run=run), call.rebuilt, durable=self.durable)
-            response = _response(settled)
-            streams.Replay(manager, call.messages, name=call.step_name).whole(_last_answer(response))
-        except BaseException as error:
-            manager.on_chain_error(error)
-            raise
-        manager.on_chain_end(_last_answer(response))
-        return response
+        return run_step(agent.model_call(call=call))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Async twin of `wrap_model_call`."""
-        call = _Call(self, request)
-        heard = telemetry.shown(AsyncCallbackManager.configure(**call.callbacks))
-        manager = await heard.on_chain_start(None, call.inputs, name=call.run_name)
-        run = telemetry.StepRun(manager)
+        agent = _AgentCall(self, request)
 
-        async def ask(role: Role, note: str | None) -> Answer:
-            async with call.asking(role, manager) as asked:
-                with call.hidden(role, asked.callbacks):
-                    try:
-                        answer = call.answer(role, await handler(call.request_of(role, note)))
-                    except StructuredOutputError as error:
-                        answer = call.unparsed(role, error)
-                asked.told(answer.draft.message)
-                return answer
+        async def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
+            with agent.child_of(role, config):
+                try:
+                    return agent.answer(role, await handler(agent.request_of(role, note)))
+                except StructuredOutputError as error:
+                    return agent.unparsed(role, error)
 
-        try:
-            try:
-                settled = await asettle(call.step(manager, aask=ask, run=run), call.rebuilt, durable=self.durable)
-            finally:
-                await run.ended()
-            response = _response(settled)
-            await streams.Replay(manager, call.messages, name=call.step_name).awhole(_last_answer(response))
-        except BaseException as error:
-            await manager.on_chain_error(error)
-            raise
-        await manager.on_chain_end(_last_answer(response))
-        return response
+        return await arun_step(agent.model_call(acall=call))
 
     def specs(self, tools: Sequence[Any]) -> tuple[ToolSpec, ...]:
-        """The tools as validators see them; the same tools give the same specs, which are compiled once."""
-        seen = self._known
-        if seen is None or len(seen[0]) != len(tools) or any(a is not b for a, b in zip(seen[0], tools, strict=True)):
-            seen = self._known = (tuple(tools), tool_specs(tools))
-        return seen[1]
+        """Return the tools as validators see them; the same tools give the same specs, which are compiled once."""
+        last = self._specs
+        if last is None or len(last[0]) != len(tools) or any(a is not b for a, b in zip(last[0], tools, strict=True)):
+            last = self._specs = (tuple(tools), tool_specs(tools))
+        return last[1]
 
-    def tiers(self, request: ModelRequest[Any]) -> dict[Role, Tier]:
-        """The pair that answers this request."""
-        small = self.small
-        if small is None:
-            seen = self._seen
-            if seen is None or seen[0] is not request.model:
-                seen = self._seen = (request.model, Tier.of(request.model))
-            small = seen[1]
-        return {"small": small, "large": self.large}
+    def small_of(self, request: ModelRequest[Any]) -> Tier:
+        """Return the small tier of this request."""
+        if self.settings.small is not None:
+            return self.settings.small
+        last = self._of_agent
+        if last is None or last[0] is not request.model:
+            last = self._of_agent = (request.model, Tier.of(request.model))
+        return last[1]
 
 
-class _Call:
+class _AgentCall:
     """One model call of the agent: what each tier is asked, and what its response is judged as."""
 
-    def __init__(self, door: CascadeMiddleware, request: ModelRequest[Any]) -> None:
-        self.request, self._door = request, door
+    def __init__(self, middleware: CascadeMiddleware, request: ModelRequest[Any]) -> None:
+        self.request, self._middleware = request, middleware
         self.config = ensure_config()
-        self.tiers = door.tiers(request)
+        self.tiers: dict[Role, Tier] = {"small": middleware.small_of(request), "large": middleware.settings.large}
         system = request.system_message
-        self.messages = [*([] if system is None else [system]), *request.messages]
-        self.inputs = {"messages": self.messages}
-        metadata = self.config.get("metadata") or {}
-        self.step_name = str(
-            door.step_name or metadata.get("lc_agent_name") or metadata.get("langgraph_node", "cascade")
-        )
-        self.run_name = f"cascade.step {self.step_name}"
-        self.callbacks: dict[str, Any] = {
-            "inheritable_callbacks": self.config.get("callbacks"),
-            "inheritable_tags": self.config.get("tags"),
-            "inheritable_metadata": metadata,
-        }
-        thread_id = (self.config.get("configurable") or {}).get("thread_id")
-        settings = request.model_settings
-        self.context = StepContext(
-            messages=self.messages,
-            tools=door.specs(request.tools),
-            state=request.state,
-            tool_choice=tool_choice_of(request.tool_choice or settings.get("tool_choice")),
-            step=self.step_name,
-            thread_id=None if thread_id is None else str(thread_id),
-            side_effects=door.policy.side_effects,
-        )
+        self.messages: list[BaseMessage] = [*([] if system is None else [system]), *request.messages]
         wanted = request.response_format
         self.schema: Any = getattr(wanted, "schema", wanted)
+        self.tools = middleware.specs(request.tools)
+        self.tool_choice = tool_choice_of(request.tool_choice or request.model_settings.get("tool_choice"))
 
-    def step(self, manager: BaseRunManager, **asking: Any) -> Step:
-        """The call as a step of the cascade."""
-        door = self._door
-        return Step(
-            name=self.step_name,
-            tiers=self.tiers,
-            contexts={"small": self.context, "large": self.context},
-            panel=door.panel,
-            policy=door.policy,
-            journal=Journal.from_env() if door.journal is None else door.journal,
-            ledger=door.ledger,
-            shadow=self.shadow if self.schema is None else None,  # what carries structured output is the agent's to say
-            run_id=str(manager.run_id),
-            config=patch_config(self.config, callbacks=streams.muffle(cast("Any", manager).get_child("evidence"))),
-            **asking,
+    def model_call(self, **calls: Any) -> ModelCall[ModelResponse[Any]]:
+        """Return the call as the cascade runs it."""
+        metadata = self.config.get("metadata") or {}
+        agent = metadata.get("lc_agent_name") or metadata.get("langgraph_node", "cascade")
+        name = str(self._middleware.step_name or agent)
+        return ModelCall(
+            settings=self._middleware.settings,
+            name=name,
+            messages=self.messages,
+            config=self.config,
+            to_native=_response,
+            rebuild=self.rebuilt,
+            shadow=self.shadow if self.schema is None else None,  # only the agent knows what carries structured output
+            host_raised=_host_raised,
+            facts={
+                "small": self.tiers["small"],
+                "tools": (self.tools, self.tools),
+                "state": self.request.state,
+                "tool_choice": self.tool_choice,
+            },
+            stream_name=name,
+            **calls,
         )
 
     def shadow(self) -> Answer:
-        """Ask the large tier beside the agent, past its other middleware."""
+        """Ask the large tier out of the agent's sight, past its other middleware."""
         request, tier = self.request_of("large", None), self.tiers["large"]
         ready = tier.with_tools(request.tools, tool_choice=request.tool_choice) if request.tools else tier.plain()
         system = request.system_message
         messages = [*([] if system is None else [system]), *request.messages]
-        return self.answer("large", ready.ask(cast("Any", messages), SHADOW, **request.model_settings))
+        with nested_in_tier():
+            return self.answer("large", ready.ask(cast("Any", messages), SHADOW, **request.model_settings))
 
     def request_of(self, role: Role, note: str | None) -> ModelRequest[Any]:
-        """The request with the tier's model and bound arguments, without what only another provider understands."""
+        """Return the request with the tier's model and bound arguments, without what only another provider knows."""
         request, tier = self.request, self.tiers[role]
         kind = llm_type(tier.base)
         bound = {key: value for key, value in tier.bound.items() if key not in ("tools", "tool_choice")}
@@ -251,32 +196,26 @@ class _Call:
         messages: list[Any] = request.messages
         if kind != llm_type(request.model):
             system = request.system_message
-            changes["model_settings"] = {**bound, **cache_marks.for_settings(request.model_settings, kind)}
-            changes["tools"] = cache_marks.for_tools(request.tools, kind)
-            changes["system_message"] = None if system is None else cache_marks.for_messages([system], kind)[0]
-            changes["messages"] = messages = cache_marks.for_messages(messages, kind)
+            changes["model_settings"] = {**bound, **prompt_cache.for_settings(request.model_settings, kind)}
+            changes["tools"] = prompt_cache.for_tools(request.tools, kind)
+            changes["system_message"] = None if system is None else prompt_cache.for_messages([system], kind)[0]
+            changes["messages"] = messages = prompt_cache.for_messages(messages, kind)
         if note is not None:
             changes["messages"] = [*messages, HumanMessage(note)]
         return request.override(**changes)
 
-    def asking(self, role: Role, manager: BaseRunManager) -> telemetry.Asking:
-        """What stands around the call of a tier."""
-        children = streams.muffle(cast("Any", manager).get_child(role))
-        return telemetry.asking(children, role, tier=self.tiers[role], messages=self.messages)
-
     @contextmanager
-    def hidden(self, role: Role, callbacks: Any) -> Iterator[None]:
-        """The tier's call is a child of the step's run and unseen by stream consumers."""
-        inner = patch_config(self.config, callbacks=callbacks)
+    def child_of(self, role: Role, config: RunnableConfig) -> Iterator[None]:
+        """Make the tier's call a child of the step's run."""
         bound = self.tiers[role].config
-        token = var_child_runnable_config.set(merge_configs(inner, bound) if bound else inner)
+        token = var_child_runnable_config.set(merge_configs(config, bound) if bound else config)
         try:
             yield
         finally:
             var_child_runnable_config.reset(token)
 
     def answer(self, role: str, response: ModelResponse[Any] | AIMessage) -> Answer:
-        """A tier's response. What the agent answered itself, in tool messages, was structured output."""
+        """Read a tier's response. What the agent answered itself, in tool messages, was structured output."""
         if isinstance(response, AIMessage):
             response = ModelResponse(result=[response])
         message, parsed = _last_answer(response), response.structured_response
@@ -290,35 +229,49 @@ class _Call:
         return Answer(draft=draft, native=response, context=self._structured(m.name for m in answers))
 
     def unparsed(self, role: str, error: StructuredOutputError) -> Answer:
-        """A structured answer that the agent refused: a draft to be judged, not a model that failed."""
+        """Read a structured answer that the agent refused: a draft to be judged, not a model that failed."""
         source = getattr(error, "source", error)
         draft = Draft(message=error.ai_message, tier=role, parsing_error=f"{type(source).__name__}: {source}")
-        return Answer(
-            draft=draft, native=error, context=self._structured(c["name"] for c in error.ai_message.tool_calls)
-        )
+        names = (call["name"] for call in error.ai_message.tool_calls)
+        return Answer(draft=draft, native=error, context=self._structured(names))
 
     def _structured(self, names: Any) -> StepContext:
-        """The context of a structured answer: the tools that carry one are known, their arguments were parsed."""
-        known = self.context.tools_by_name
+        """Return the context of a structured answer: the tools that carry one are known and were parsed."""
+        known = {tool.name for tool in self.tools}
         carriers = [ToolSpec(name=name) for name in dict.fromkeys(names) if name and name not in known]
-        return replace(self.context, output_schema=self.schema, tools=(*self.context.tools, *carriers))
+        thread_id = (self.config.get("configurable") or {}).get("thread_id")
+        return StepContext(
+            messages=tuple(self.messages),
+            tools=(*self.tools, *carriers),
+            state=self.request.state,
+            tool_choice=self.tool_choice,
+            output_schema=self.schema,
+            thread_id=None if thread_id is None else str(thread_id),
+            side_effects=self._middleware.policy.side_effects,
+        )
 
     def rebuilt(self, tier: str, message: AIMessage, parsed: object) -> Answer:
-        """An answer from what was saved of it, or from what a human said."""
+        """Return an answer from what was saved of it, or from a human's."""
         if self.schema is None or (parsed is None and message.tool_calls):
             return self.answer(tier, message)
         value: Any = parse(self.schema, json.loads(str(message.text)) if parsed is None else parsed)
-        told = [
+        known = {tool.name for tool in self.tools}
+        results = [
             ToolMessage(f"Returning structured response: {value}", tool_call_id=call["id"], name=call["name"])
             for call in message.tool_calls
-            if call["name"] not in self.context.tools_by_name
+            if call["name"] not in known
         ]
-        return self.answer(tier, ModelResponse(result=[message, *told], structured_response=value))
+        return self.answer(tier, ModelResponse(result=[message, *results], structured_response=value))
 
 
 def llm_type(model: Any) -> str:
-    """The provider's name for its kind of model; a binding passes it on."""
+    """Return the provider's name for its kind of model; a binding passes it on."""
     return str(getattr(model, "_llm_type", ""))
+
+
+def _host_raised(error: Exception) -> bool:
+    """Return whether an inner middleware or a callback raised, not the model."""
+    return raised_in_callback(error) or raised_outside_models(error)
 
 
 def _last_answer(response: ModelResponse[Any]) -> AIMessage:
@@ -329,12 +282,21 @@ def _last_answer(response: ModelResponse[Any]) -> AIMessage:
     raise TypeError(msg)
 
 
-def _response(settled: Settled) -> ModelResponse[Any]:
-    """The agent's own response with the record on its answer; a copy, because the agent changes messages in place."""
-    native, draft = settled.answer.native, settled.answer.draft
+def _response(answer: Answer, recorded: AIMessage) -> ModelResponse[Any]:
+    """Return the agent's own response with the recorded message in it."""
+    native, own = answer.native, answer.draft.message
     if isinstance(native, StructuredOutputError):
-        raise native  # no validator objected to an answer that does not parse: then as without a cascade
+        raise native  # as without a cascade: no validator objected, or it is large's
     response = cast("ModelResponse[Any]", native)
-    answer = marked(draft.message, settled.trace)
-    result = [answer if message is draft.message else message for message in response.result]
+    ids = {old["id"]: new["id"] for old, new in zip(own.tool_calls, recorded.tool_calls, strict=True)}
+    result: list[Any] = []
+    for message in response.result:
+        if message is own:
+            result.append(recorded)
+        elif isinstance(message, ToolMessage) and ids.get(message.tool_call_id, message.tool_call_id) is not None:
+            result.append(
+                message.model_copy(update={"tool_call_id": ids.get(message.tool_call_id, message.tool_call_id)})
+            )
+        else:
+            result.append(message)
     return ModelResponse(result=result, structured_response=response.structured_response)

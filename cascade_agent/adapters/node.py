@@ -1,4 +1,4 @@
-"""The node door: a cascade as one node of a `StateGraph`, or in the place of a node that is already there.
+"""The node adapter: a cascade as one node of a `StateGraph`, or in the place of a node that is already there.
 
 Placement only: a body runs once, with the cascade as its model, so its side effects are single and each of its model
 calls is one step of the cascade.
@@ -17,8 +17,9 @@ from langchain_core.messages import BaseMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import ensure_config, run_in_executor, var_child_runnable_config
 
-from cascade_agent.adapters.chat_model import CascadeChatModel, state_of_step
+from cascade_agent.adapters.chat_model import CascadeChatModel
 from cascade_agent.core.policy import Policy
+from cascade_agent.engine.step import state_of_step
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class CascadeNode(Runnable[Any, Any]):
             var_child_runnable_config.reset(token)
 
 
-def cascade_node(  # noqa: PLR0913 - a door: all but the models has a default
+def cascade_node(  # noqa: PLR0913 - all but the models has a default
     small: Any,
     large: Any,
     *,
@@ -77,7 +78,7 @@ def cascade_node(  # noqa: PLR0913 - a door: all but the models has a default
     prompt: Prompt | None = None,
     step: Callable[..., Any] | None = None,
     validators: Sequence[Any] | None = None,
-    policy: Policy = _POLICY,
+    policy: Policy | Mapping[str, Any] | None = _POLICY,
     name: str | None = None,
     journal: Journal | None = None,
     durable: bool = False,
@@ -96,12 +97,12 @@ def cascade_node(  # noqa: PLR0913 - a door: all but the models has a default
     Args:
         small: A chat model (also one with bound arguments), a `Tier`, or a provider string.
         large: As `small`; answers the steps that need it.
-        tools: What the model may call, bound once.
+        tools: The tools that the model may call, bound once.
         prompt: A system text or message put before the messages, or a function of the state that gives either or
             a list of messages. Only without `step`.
         step: The body of the node.
-        validators: What judges a draft; None means `default_validators()`.
-        policy: When to escalate and what to do when even the large draft fails.
+        validators: The judges of a draft; None means `default_validators()`.
+        policy: When to escalate and what to do when even the large draft fails; a mapping of settings is one.
         name: Name of the node and of its steps in the record; without it steps carry the name of the graph's node.
         journal: Where steps are recorded; None means the file named by `CASCADE_JOURNAL`, if any.
         durable: Save each answer with the checkpoint, so that an interrupt later in the body neither pays nor changes
@@ -112,6 +113,9 @@ def cascade_node(  # noqa: PLR0913 - a door: all but the models has a default
     """
     if step is not None and prompt is not None:
         msg = "cascade_node takes `prompt` or `step`, not both: a body builds its own request"
+        raise ConfigurationError(msg)
+    if not (prompt is None or callable(prompt) or isinstance(prompt, str | SystemMessage)):
+        msg = f"prompt is {type(prompt).__name__}; expected a text, a SystemMessage, or a function of the state"
         raise ConfigurationError(msg)
     model = _cascade(
         small=small, large=large, validators=validators, policy=policy, name=name, journal=journal, durable=durable
@@ -131,12 +135,12 @@ def cascade_node(  # noqa: PLR0913 - a door: all but the models has a default
     return CascadeNode(model, call, acall, name=name or "cascade")
 
 
-def cascade_step(  # noqa: PLR0913 - a door: all but the models has a default
+def cascade_step(  # noqa: PLR0913 - all but the models has a default
     *,
     small: Any,
     large: Any,
     validators: Sequence[Any] | None = None,
-    policy: Policy = _POLICY,
+    policy: Policy | Mapping[str, Any] | None = _POLICY,
     tools: Sequence[Any] = (),
     name: str | None = None,
     journal: Journal | None = None,

@@ -167,8 +167,6 @@ def _rule(decision: Decision, *, hedged: bool) -> str | None:
         extra.append("large asked at once" if decision.hedge == 0 else f"large asked too after {decision.hedge:.3g} s")
     if decision.wait is not None:
         extra.append(f"waited {decision.wait:.3g} s")
-    if decision.beside:
-        extra.append(f"asked at the same time: {', '.join(map(str, decision.beside))}")
     if not extra and name not in _RULES:
         return None
     detail = "; ".join(part for part in (decision.detail, *extra) if part)
@@ -189,7 +187,6 @@ def _known(inputs: DecisionInputs, currency: str) -> Iterator[str]:
         (s.broken, "P(unusable) >= {:.2f}"),
         (s.small_cost, "small costs {:.6f} {}"),
         (s.large_cost, "large costs {:.6f} {}"),
-        (s.large_cost_now, "large costs {:.6f} {} now"),
         (s.small_latency, "small takes {:.3g} s"),
         (s.large_latency, "large takes {:.3g} s"),
         (s.time_left, "{:.3g} s left"),

@@ -41,7 +41,7 @@ class Unit(StrEnum):
     EPISODE = "episode"
 
 
-_MEASURED = ("threshold", "thresholds", "scorer", "provenance")
+_MEASURED = ("threshold", "scorer", "provenance")
 _BASIS = {
     "all_escalated": "every step was also answered by the large model, so all of them count",
     "propensity": "steps that small answered were shadowed at random; the others are thinned to the same share",
@@ -167,7 +167,7 @@ def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iter
         yield f"it has other settings ({', '.join(lost)}), start from them with --policy"
     told = old.provenance
     if told.get("kind") != "calibrated":
-        if old.threshold is not None or old.thresholds:
+        if old.threshold is not None:
             yield "its thresholds were set by hand"
         return
     target, confidence = told.get("target"), told.get("confidence")
@@ -234,7 +234,7 @@ def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
     if result.irreversible is not None:
         yield f"  drafts that call an irreversible tool, P(wrong | accepted): {_short(result.irreversible)}"
     numbers = "".join(f", {key} {_threshold(value)}" for key, value in policy.thresholds.items())
-    yield f"Policy: threshold {_threshold(policy.threshold)}{numbers}."
+    yield f"Policy: threshold {_threshold(policy.base_threshold)}{numbers}."
 
 
 def _threshold(value: float | None) -> str:
@@ -387,5 +387,5 @@ def _tell_file(result: CalibrationResult, out: Path | None, replaced: Policy | N
 
 def _was(old: Policy) -> str:
     date, n = old.provenance.get("date"), (old.provenance.get("certificate") or {}).get("n")
-    threshold = "no threshold" if old.threshold is None else f"threshold {old.threshold:.4g}"
+    threshold = "no threshold" if old.base_threshold is None else f"threshold {old.base_threshold:.4g}"
     return threshold + (f" of {date}" if date else "") + (f" on {n} episodes" if n else "")

@@ -40,44 +40,45 @@ def decide(
 
     `attempts` is the history, oldest first, never empty. It begins with the small tier's attempt, `pending` while its
     draft was not asked for yet: then its verdicts are those that the context alone gives. `evidence` names what can be
-    asked about the small draft, cheapest first. `situation` is what is known beside the attempts; what is not known
-    moves nothing.
+    asked about the small draft, cheapest first; what `inputs` does not know moves nothing.
 
     - `ask_small`: ask the small tier for its draft.
     - `ask_evidence`: ask `evidence` about the draft and decide again.
     - `accept`: return the draft of `attempt`.
     - `escalate`: ask the large tier, after `wait` seconds.
-    - `exhausted`: no tier is left; `attempt` is the best draft that may be returned all the same, None without one.
+    - `exhausted`: no tier is left; `attempt` is the draft that may be used all the same, None without one.
     """
     last = attempts[-1]
     if last.tier != "small":
-        ruled_out = objection(last, measured_on_small=False)
-        if ruled_out is None:
-            return Decision(action="accept", reason="escalated", attempt=len(attempts) - 1)
-        if _may_ask_again(attempts, inputs):
-            return _escalate(policy, attempts, inputs, ("rate_limited", ruled_out[1]), last.retry_after)
-        return Decision(
-            action="exhausted", reason=ruled_out[0], detail=ruled_out[1], attempt=best_usable(policy, attempts)
-        )
-    ruled_out = objection(last)
+        return _after_large(policy, attempts, inputs)
+    pending = last.outcome == "pending"
+    if pending and inputs.disabled:
+        ruled_out: tuple[str, str] | None = ("disabled", "everything goes to the large tier")
+    else:
+        ruled_out = objection(last)
     if ruled_out is None and policy.on_broken == "escalate":
         ruled_out = next((("validator_error", _describe(v)) for v in last.verdicts if v.broken), None)
-    if ruled_out is None and last.outcome == "pending":
+    if ruled_out is None and pending:
         ruled_out = _not_worth_asking(policy, inputs)
-        if ruled_out is None:
-            return _ask_small(policy, attempts, inputs, evidence)
     if ruled_out is not None:
         return _escalate(policy, attempts, inputs, ruled_out)
-    return _by_confidence(policy, attempts, evidence, inputs)
+    return _ask_small(policy, attempts, inputs) if pending else _by_confidence(policy, attempts, evidence, inputs)
 
 
-def _ask_small(
-    policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs, evidence: Sequence[str]
-) -> Decision:
+def _after_large(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs) -> Decision:
+    last = attempts[-1]
+    ruled_out = objection(last, measured_on_small=False)
+    if ruled_out is None:
+        return Decision(action="accept", reason="escalated", attempt=len(attempts) - 1)
+    if _may_ask_again(attempts, inputs):
+        return _escalate(policy, attempts, inputs, ("rate_limited", ruled_out[1]), last.retry_after)
+    return _exhausted(policy, attempts, *ruled_out)
+
+
+def _ask_small(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs) -> Decision:
     if _broke(inputs, inputs.small_price):
-        return _out_of_money(policy, attempts)
-    beside = tuple(evidence) if policy.parallel_evidence else ()
-    return Decision(action="ask_small", reason="draft", hedge=hedge_delay(policy, inputs), beside=beside)
+        return _exhausted(policy, attempts, "budget", "max_cost")
+    return Decision(action="ask_small", reason="draft", hedge=hedge_delay(policy, inputs))
 
 
 def _escalate(
@@ -88,17 +89,17 @@ def _escalate(
     wait: float | None = None,
 ) -> Decision:
     if _broke(inputs, inputs.large_price):
-        return _out_of_money(policy, attempts)
+        return _exhausted(policy, attempts, "budget", "max_cost")
     return Decision(action="escalate", reason=why[0], detail=why[1], wait=wait)
+
+
+def _exhausted(policy: Policy, attempts: Sequence[Attempt], reason: str, detail: str) -> Decision:
+    return Decision(action="exhausted", reason=reason, detail=detail, attempt=best_draft(policy, attempts))
 
 
 def _broke(inputs: DecisionInputs, price: float | None) -> bool:
     left = inputs.money_left
     return left is not None and (left <= 0.0 or (price is not None and left < price))
-
-
-def _out_of_money(policy: Policy, attempts: Sequence[Attempt]) -> Decision:
-    return Decision(action="exhausted", reason="budget", detail="max_cost", attempt=best_usable(policy, attempts))
 
 
 _MAX_ATTEMPTS = 5
@@ -124,7 +125,7 @@ _USELESS = 0.8
 
 def _not_worth_asking(policy: Policy, inputs: DecisionInputs) -> tuple[str, str] | None:
     """Why the small tier is left out: (reason, detail); None when it is to be asked."""
-    if policy.stay_on_large and inputs.stays_on_large:
+    if policy.stay_on_large == "turn" and inputs.stays_on_large:
         return "stays_on_large", "a step of this turn escalated"
     small, large, left = inputs.small_latency, inputs.large_latency, inputs.time_left
     if small is not None and large is not None and left is not None and large <= left < small + large:
@@ -132,7 +133,8 @@ def _not_worth_asking(policy: Policy, inputs: DecisionInputs) -> tuple[str, str]
     if not policy.skip_small or inputs.probe:
         return None
     if inputs.broken is not None and inputs.broken > _USELESS:
-        return "skipped_small", f"P(unusable) >= {inputs.broken:.3f} > {_USELESS}"
+        cause = f", {inputs.cause} last" if inputs.cause else ""
+        return "skipped_small", f"P(unusable) >= {inputs.broken:.3f} > {_USELESS}{cause}"
     bar = break_even(policy, inputs)
     if bar is not None and inputs.escalation is not None and inputs.escalation > bar:
         return "skipped_small", f"P(escalate) >= {inputs.escalation:.3f} > {bar:.3f}"
@@ -157,7 +159,7 @@ def break_even(policy: Policy, inputs: DecisionInputs) -> float | None:
 
 
 def hedge_delay(policy: Policy, inputs: DecisionInputs) -> float | None:
-    """Seconds after which large is asked beside small; None when it is not.
+    """Seconds after which large is asked too; None when it is not.
 
     The tail of small's time is cut by a second request after `hedge_after` (Dean and Barroso, The Tail at Scale, CACM
     2013). Where it is known how often small falls short, both are asked at once when that is worth it: a hedge wastes
@@ -175,25 +177,10 @@ def hedge_delay(policy: Policy, inputs: DecisionInputs) -> float | None:
 
 
 def threshold_for(policy: Policy, attempt: Attempt, kind: str | None) -> float | None:
-    """The threshold that a draft of this kind has to reach: the highest that applies, None when rules alone decide."""
-    if not policy.thresholds:
-        return policy.threshold
-    own = [policy.thresholds[key] for key in (kind, attempt.effect) if key is not None and key in policy.thresholds]
-    return max(own) if own else policy.threshold
-
-
-def at_this_price(policy: Policy, threshold: float, inputs: DecisionInputs) -> float:
-    """The threshold at the price of escalating now.
-
-    Escalating is worth its price c while (1 - confidence) V > c, V being what a mistake costs. A threshold t that was
-    set at the mean price m says V = m / (1 - t), so now it is 1 - (1 - t) c / m. One that was certified is only raised:
-    accepting less never raises the share of harm.
-    """
-    now, mean = inputs.large_cost_now, inputs.large_cost
-    if not policy.price_aware or now is None or mean is None or mean <= 0.0:
-        return threshold
-    moved = max(0.0, 1.0 - (1.0 - threshold) * now / mean)
-    return max(threshold, moved) if policy.provenance else moved
+    """Return the threshold that a draft of this kind has to reach: the highest that applies, None without one."""
+    thresholds = policy.thresholds
+    own = [thresholds[key] for key in (kind, attempt.effect) if key is not None and key in thresholds]
+    return max(own) if own else policy.base_threshold
 
 
 _AS_GOOD_AS_LARGE = 0.9
@@ -211,11 +198,9 @@ def _by_confidence(
         waiting = next((name for name in evidence if name not in attempt.gathered), None)
         if waiting is not None and not _broke(inputs, None):
             return Decision(action="ask_evidence", reason="in_band", evidence=waiting)
-    if threshold is not None:
-        threshold = at_this_price(policy, threshold, inputs)
-    elif attempt.gathered:
+    if threshold is None and attempt.gathered:
         threshold = _AS_GOOD_AS_LARGE if _evidence_spoke(attempt) else None  # a judge that is down decides nothing
-    elif evidence and confidence is not None:
+    elif threshold is None and evidence and confidence is not None:
         threshold = low  # nobody need be asked whether a draft is wrong that hardly anything speaks for
     if threshold is None or (confidence is not None and confidence >= threshold):
         return Decision(action="accept", reason="accepted", attempt=len(attempts) - 1)
@@ -252,11 +237,20 @@ def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str,
     return None if soft is None else (_reason(soft), _describe(soft))
 
 
-def best_usable(policy: Policy, attempts: Sequence[Attempt]) -> int | None:
-    """Index of the strongest tier's draft that may be returned, or that a human may be shown; None without one."""
+def best_draft(policy: Policy, attempts: Sequence[Attempt]) -> int | None:
+    """Return the index of the draft that an exhausted step may end with, or show to a human; None without one."""
+    if policy.on_exhausted == "pass":
+        return len(attempts) - 1 if attempts and attempts[-1].may_pass else None
     asks = policy.on_exhausted == "interrupt"
     order = range(len(attempts) - 1, -1, -1)
     return next((i for i in order if (attempts[i].reviewable if asks else attempts[i].usable)), None)
+
+
+def final_attempt(policy: Policy, decision: Decision) -> int | None:
+    """Return the index of the draft that a decision ends the step with; None when nobody's is returned."""
+    if decision.action == "exhausted" and policy.on_exhausted in ("raise", "interrupt"):
+        return None
+    return decision.attempt if decision.action in ("accept", "exhausted") else None
 
 
 def _reason(verdict: Verdict) -> str:

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NoReturn, cast, get_args
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from cascade_agent.core.records import SideEffect
 from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 
-OnExhausted = Literal["return", "raise", "interrupt"]
+OnExhausted = Literal["pass", "return", "raise", "interrupt"]
 Handover = Literal["fresh", "feedback"]
 OnBroken = Literal["escalate", "accept"]
+StayOnLarge = Literal["step", "turn"]
+DraftKind = Literal["call", "text", "structured"]
 Ceiling = Literal["run", "thread"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Policy:
-    """Settings of the decision; plain values, JSON both ways.
+    """Settings of the decision; plain values, JSON both ways. A mapping of them is taken wherever a policy is.
 
     Without a threshold a step escalates on hard fails, on soft fails (shipped rules together right 8 times in
     10) and on a validator that broke. Where evidence can be asked it also escalates when the confidence lies below the
     band, or is lower than .9 after asking.
 
     Raises:
-        ConfigurationError: a setting that cannot work, with what was expected.
+        ConfigurationError: an unknown setting, or one that cannot work, with what was expected.
     """
 
-    threshold: float | None = None
+    threshold: float | Mapping[str, float] | None = None
     """Accept the small draft only if its confidence reaches this, in [0, 1]. None: rules alone decide. A step whose
     confidence nothing measured (plain text without tools, structured output, unless your own validator scores it) is
-    not known to reach any threshold and escalates."""
-
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    """Other thresholds for some drafts, by kind (`call`, `text`, `structured`) or by the gravest side effect of what
-    they call (`read`, `write`, `irreversible`). The highest of those that apply takes the place of `threshold`."""
+    not known to reach any threshold and escalates. A mapping gives one for some kinds of draft (`call`, `text`,
+    `structured`) or for the gravest side effect of what they call (`read`, `write`, `irreversible`): the highest that
+    applies counts, `default` where none does."""
 
     scorer: Scorer = field(default_factory=Scorer.rules)
     """Verdicts -> confidence. The shipped rules, or one fitted on your own journal."""
@@ -48,54 +50,45 @@ class Policy:
     steps of six small models half of them lay inside the default one; (0.2, 0.95) asks three of four and ranks better.
     """
 
-    on_exhausted: OnExhausted = "return"
-    """When even the large draft fails: `return` the best draft that passed its hard checks, marked `degraded`, and
-    raise if there is none (a doubtful draft that calls a tool declared `write` or `irreversible` is none); `raise`
-    `CascadeExhausted`; `interrupt` the graph for a human, who may take any draft that passed its hard checks."""
+    on_exhausted: OnExhausted = "pass"
+    """When even the large draft fails a check: `pass` it on as large alone would have given it, marked `degraded` in
+    the record, and large's own exception as it is; `return` the best draft that passed its hard checks, small's too (a
+    doubtful one that calls a tool declared `write` or `irreversible` is none); `raise` `CascadeExhausted`; `interrupt`
+    the graph for a human. A large draft is never passed on with a call that breaks the schema of a tool declared
+    `write` or `irreversible`."""
 
     on_broken: OnBroken = "escalate"
     """When a validator raises or times out: `escalate` (fail closed) or `accept` what the others say (fail open)."""
 
     handover: Handover = "fresh"
-    """What large is told: `fresh` nothing of the failed draft (pasting it was measured to hurt), `feedback` a quote."""
+    """What large is given: `fresh` nothing of the failed draft (quoting it is known to hurt), `feedback` a quote."""
 
     latency_budget: float | None = 180.0
     """Seconds for the whole step, both tiers and all evidence. The small tier may use a third of it. None: no limit."""
 
     hedge_after: float | None = None
-    """Seconds that the small tier may take before the large one is asked beside it; 0 asks both at once. The first
-    answer that is accepted is the step's, the other call is dropped and its cost unknown. None: one after the other."""
-
-    parallel_evidence: bool = False
-    """Ask a second model for its own answer (`CrossCheck`) at the same time as the small tier: the wait is shorter, and
-    the call is paid where its answer is not needed too."""
+    """Seconds that the small tier may take before the large one is asked too; 0 asks both at once. The first answer
+    that is accepted is the step's, the other call is dropped and its cost unknown. None: one after the other."""
 
     value_of_time: float | None = None
     """What a second of waiting is worth, in the currency of the tiers' prices. It joins the costs in the rules that
     skip the small tier and that hedge. None: costs alone count."""
 
-    max_cost: float | Mapping[Ceiling, float] | None = None
+    max_cost: float | Mapping[str, Any] | None = None
     """Ceilings of what cascades may spend, in the currency of the tiers' prices: per `run` (one invocation of the graph
-    with its subgraphs; a number is this) and per `thread` (in this process, begun with the costs that the thread's
-    messages tell). Where less is left than a call is expected to cost, it is not made: the step ends as
-    `on_exhausted` says, for the reason `budget`. A call that costs more than expected overruns; see `strict_cost`."""
-
-    strict_cost: bool = False
-    """Never overrun `max_cost`: before a call the most that it can cost is set aside, a token for every byte of the
-    request and `max_tokens` of answer. Needs a price and a `max_tokens` of both models."""
+    with its subgraphs; a number is this) and per `thread` (in this process, opened with the costs on the thread's
+    messages). Where less is left than a call is expected to cost, it is not made and the step ends for the reason
+    `budget`. A call that costs more than expected overruns, but not with `"strict": True`: then the most that it can
+    cost is set aside first, a token for every byte of the request and `max_tokens` of answer."""
 
     skip_small: bool = True
     """Leave the small tier out where it does not pay: its calls and evidence cost more than the large calls they save,
-    or four of five of its answers are unusable. Needs 19 steps of the same name to be said; every 30 s one step asks
-    small again. False: small is always asked."""
+    or four of five of its answers are unusable. Needs 19 steps of the same name; every 30 s one step asks small again.
+    """
 
-    stay_on_large: bool = False
-    """Once a step escalated, the next ones go to the large tier until the user speaks again: its prompt cache is warm,
-    and a hard turn mostly stays hard."""
-
-    price_aware: bool = False
-    """Move the threshold with the price of escalating now: a large call that finds its prompt in the provider's cache
-    is cheap, so more is escalated, a cold one is dear. A certified threshold is only moved up, so its bound stays."""
+    stay_on_large: StayOnLarge = "step"
+    """For how long a step that escalated keeps the next ones on the large tier: only itself (`step`), or until the user
+    speaks again (`turn`): large's prompt cache is warm, and a hard turn mostly stays hard."""
 
     shadow_rate: float = 0.0
     """Share of accepted steps, drawn at random, for which the large tier is asked too, in the background after the
@@ -110,20 +103,85 @@ class Policy:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the threshold comes from: data hash, date, n, target, confidence, prices, version."""
 
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __new__(cls, **settings: object) -> Self:
+            """Refuse a setting that is none, naming the nearest."""
+            refuse_unknown("Policy", settings, cls.__dataclass_fields__)
+            return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Refuse at construction what would fail at the first step."""
         for name, allows, expected in _SETTINGS:
             if not allows(getattr(self, name)):
-                _refuse(name, getattr(self, name), expected)
+                msg = f"Policy.{name} is {getattr(self, name)!r}; expected {expected}"
+                raise ConfigurationError(msg)
         if self.hedge_after is not None and self.handover == "feedback":
-            _refuse("handover", self.handover, "'fresh' with hedge_after: large is asked before small has failed")
+            msg = "Policy.handover is 'feedback'; expected 'fresh' with hedge_after: large is asked before small failed"
+            raise ConfigurationError(msg)
+
+    def __repr__(self) -> str:
+        """Return the settings that differ from the default."""
+        own = ", ".join(f"{name}={value!r}" for name, value in self._changed())
+        return f"Policy({own})"
+
+    def _changed(self) -> Iterator[tuple[str, object]]:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            default = f.default if f.default is not MISSING else cast("Callable[[], object]", f.default_factory)()
+            if value != default:
+                yield f.name, value
+
+    @classmethod
+    def of(cls, value: Policy | Mapping[str, Any] | None, *, base: Policy | None = None) -> Policy:
+        """Return a policy as it is, or build one from a mapping of settings; `base` gives those that are not named.
+
+        Raises:
+            ConfigurationError: neither of the two, or a setting that cannot work.
+        """
+        if isinstance(value, Policy):
+            return value
+        if value is None:
+            return base or cls()
+        if not isinstance(value, Mapping):
+            msg = f"policy is {type(value).__name__}; expected a Policy or a mapping of its settings"
+            raise ConfigurationError(msg)
+        refuse_unknown("Policy", value, cls.__dataclass_fields__)
+        return replace(base or cls(), **_read(value))
+
+    @property
+    def base_threshold(self) -> float | None:
+        """The threshold of a draft that has none of its own."""
+        threshold = self.threshold
+        return threshold.get("default") if isinstance(threshold, Mapping) else threshold
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """The thresholds by kind of draft or side effect, without the `default`."""
+        if not isinstance(self.threshold, Mapping):
+            return _NO_THRESHOLDS
+        return {key: value for key, value in self.threshold.items() if key != "default"}
+
+    def with_threshold(self, value: float | None) -> Policy:
+        """Return the same policy with another base threshold; those by kind or effect stay."""
+        own = self.thresholds
+        if not own:
+            return replace(self, threshold=value)
+        return replace(self, threshold=dict(own) if value is None else {**own, "default": value})
 
     @property
     def ceilings(self) -> Mapping[Ceiling, float]:
-        """`max_cost` by what it limits."""
-        if self.max_cost is None or isinstance(self.max_cost, Mapping):
-            return self.max_cost or {}
+        """The amounts of `max_cost` by what they limit."""
+        if self.max_cost is None:
+            return {}
+        if isinstance(self.max_cost, Mapping):
+            return {key: self.max_cost[key] for key in get_args(Ceiling) if key in self.max_cost}
         return {"run": self.max_cost}
+
+    @property
+    def strict_cost(self) -> bool:
+        """Return whether `max_cost` may not be overrun."""
+        return isinstance(self.max_cost, Mapping) and self.max_cost.get("strict") is True
 
     @property
     def version(self) -> str:
@@ -136,7 +194,7 @@ class Policy:
         return cast("str", cached)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the settings as plain JSON."""
         out: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -156,21 +214,38 @@ class Policy:
         Raises:
             RecordError: a key that is no setting, or a value that no policy takes.
         """
-        unknown = set(data) - {f.name for f in fields(cls)}
-        if unknown:
-            msg = f"policy has unknown settings {sorted(unknown)}: written by another version, or misspelled"
-            raise RecordError(msg)
-        values = dict(data)
         try:
-            if isinstance(values.get("scorer"), Mapping):
-                values["scorer"] = Scorer.from_json(values["scorer"])
-            if "evidence_band" in values:
-                low, high = values["evidence_band"]
-                values["evidence_band"] = (low, high)
-            return cls(**values)
+            return cls.of(data)
         except (ConfigurationError, TypeError, ValueError) as error:
             msg = f"not a policy: {error}"
             raise RecordError(msg) from error
+
+
+_NO_THRESHOLDS: Mapping[str, float] = MappingProxyType({})
+
+
+def _read(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that came as JSON in the types of a policy."""
+    values = dict(data)
+    if isinstance(values.get("scorer"), Mapping):
+        values["scorer"] = Scorer.from_json(values["scorer"])
+    if isinstance(values.get("evidence_band"), list):
+        values["evidence_band"] = tuple(values["evidence_band"])
+    return values
+
+
+def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str], *, mend: str = "") -> None:
+    """Refuse a setting that is none.
+
+    Raises:
+        ConfigurationError: names it and the nearest that there is.
+    """
+    unknown = sorted(set(map(str, given)) - set(known))
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else mend or f"expected one of {', '.join(sorted(known))}"
+        msg = f"{owner} has no setting {unknown[0]!r}: {hint}"
+        raise ConfigurationError(msg)
 
 
 def _in_unit(value: object) -> bool:
@@ -178,7 +253,7 @@ def _in_unit(value: object) -> bool:
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _is_time(value: object) -> bool:
@@ -211,11 +286,20 @@ def _one_of(literal: Any) -> tuple[Callable[[object], bool], str]:
     return lambda value: value in allowed, f"one of {', '.join(allowed)}"
 
 
-_THRESHOLDS = ("call", "text", "structured", *get_args(SideEffect))
-_ceilings = _maps(get_args(Ceiling), _is_amount)
+def _is_max_cost(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return _or_none(_is_amount)(value)
+    amounts = {key: item for key, item in value.items() if key != "strict"}
+    return isinstance(value.get("strict", False), bool) and _maps(get_args(Ceiling), _is_amount)(amounts)
+
+
+_THRESHOLDS = (*get_args(DraftKind), *get_args(SideEffect), "default")
 _SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
-    ("threshold", _or_none(_in_unit), "None or a number in [0, 1]"),
-    ("thresholds", _maps(_THRESHOLDS, _in_unit), f"numbers in [0, 1] by {', '.join(_THRESHOLDS)}"),
+    (
+        "threshold",
+        lambda value: value is None or _in_unit(value) or _maps(_THRESHOLDS, _in_unit)(value),
+        f"None, a number in [0, 1], or such numbers by {', '.join(_THRESHOLDS)}",
+    ),
     ("scorer", lambda value: isinstance(value, Scorer), "a Scorer"),
     ("evidence_band", _is_band, "two numbers 0 <= low <= high <= 1"),
     ("on_exhausted", *_one_of(OnExhausted)),
@@ -225,16 +309,10 @@ _SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
     ("validator_timeout", _is_time, "a positive number of seconds"),
     ("hedge_after", _or_none(_is_amount), "None or a number of seconds >= 0"),
     ("value_of_time", _or_none(_is_amount), "None or a price per second >= 0"),
-    (
-        "max_cost",
-        lambda value: value is None or _is_amount(value) or _ceilings(value),
-        "None, a number >= 0, or numbers >= 0 by run, thread",
-    ),
+    ("max_cost", _is_max_cost, "None, a number >= 0, or numbers >= 0 by run, thread and strict as True or False"),
     ("shadow_rate", _in_unit, "a share in [0, 1]"),
-    *(
-        (name, lambda value: isinstance(value, bool), "True or False")
-        for name in ("parallel_evidence", "strict_cost", "skip_small", "stay_on_large", "price_aware")
-    ),
+    ("skip_small", lambda value: isinstance(value, bool), "True or False"),
+    ("stay_on_large", *_one_of(StayOnLarge)),
     ("provenance", lambda value: isinstance(value, Mapping), "a mapping"),
     (
         "side_effects",
@@ -243,8 +321,3 @@ _SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
     ),
 )
 """Setting, whether it takes a value, and what it expects."""
-
-
-def _refuse(name: str, value: object, expected: str) -> NoReturn:
-    msg = f"Policy.{name} is {value!r}; expected {expected}"
-    raise ConfigurationError(msg)

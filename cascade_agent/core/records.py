@@ -27,6 +27,7 @@ SCHEMA = 1
 
 Outcome = Literal["pass", "fail", "abstain"]
 SideEffect = Literal["read", "write", "irreversible"]
+Fault = Literal["request", "setup", "unsafe_call"]
 TierName = str
 AttemptOutcome = Literal["accepted", "rejected", "error", "timeout", "cancelled", "skipped", "pending"]
 StepOutcome = Literal["accepted", "escalated", "exhausted", "human_review", "interrupted", "cancelled", "error"]
@@ -273,6 +274,11 @@ class Attempt:
     retry_after: float | None = None
     """Seconds after which the provider that refused said to ask again."""
 
+    fault: Fault | None = None
+    """Where the fault lies, if not in the draft itself: with the `request` (too long, filtered: it says nothing of the
+    route), with the `setup` (a wrong key or name: this tier never answers); `unsafe_call` is a draft that breaks the
+    schema of a tool declared `write` or `irreversible`, which is never passed on."""
+
     gathered: tuple[str, ...] = ()
     """Names of the evidence asked for so far, in order; their cost and usage stand in the step's `evidence`."""
 
@@ -282,6 +288,12 @@ class Attempt:
         return self.reviewable and (self.outcome == "accepted" or self.effect in (None, "read"))
 
     @property
+    def may_pass(self) -> bool:
+        """Whether this is a draft of large that goes to the host as large alone would have given it."""
+        drafted = self.outcome in ("accepted", "rejected")
+        return self.tier == "large" and drafted and self.fault != "unsafe_call"
+
+    @property
     def reviewable(self) -> bool:
         """Whether a human may take the draft: it passed every hard check."""
         return self.outcome in ("accepted", "rejected") and not any(v.hard for v in self.verdicts)
@@ -289,7 +301,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideCall:
-    """A model call beside the drafts that were judged: evidence, a shadow call, a `hedge` that was dropped."""
+    """A model call that gave no draft to judge: evidence, a shadow call, a `hedge` that was dropped."""
 
     name: str
     usage: Usage | None = None
@@ -299,7 +311,7 @@ class SideCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionInputs:
-    """What a decision knows beside the attempts: the step's place in the run, and what steps like it were like.
+    """What a decision knows besides the attempts: the step's place in the run, and what steps like it were like.
 
     All of it is optional; None is unknown and moves nothing. Money is in the step's currency, times in seconds.
     """
@@ -314,8 +326,6 @@ class DecisionInputs:
     """Mean cost of the small tier's call and of the evidence asked about its draft."""
     large_cost: float | None = None
     """Mean cost of the large tier's call."""
-    large_cost_now: float | None = None
-    """Cost of asking large for this very request, what its provider still has in its prompt cache being cheaper."""
     small_latency: float | None = None
     """Mean time of the small tier's call and of the evidence asked about its draft."""
     large_latency: float | None = None
@@ -324,7 +334,7 @@ class DecisionInputs:
     money_left: float | None = None
     """What the ceilings of run and thread leave, the narrower of them."""
     small_price: float | None = None
-    """What must be left to ask small: the expected cost of the call, under `strict_cost` the most it can cost."""
+    """What must be left to ask small: the expected cost of the call, the most it can cost under a strict `max_cost`."""
     large_price: float | None = None
     """The same of large."""
     stays_on_large: bool = False
@@ -333,6 +343,10 @@ class DecisionInputs:
     """Whether small is to be asked although it does not pay: to see whether it does again."""
     retry: bool = True
     """Whether the budget of retries allows another one."""
+    disabled: bool = False
+    """Whether cascading is switched off: everything goes to the large tier."""
+    cause: str | None = None
+    """What last made an answer of small unusable: the class of an error, or the code of a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,9 +362,7 @@ class Decision:
     wait: float | None = None
     """For `escalate`: seconds to wait before asking, as the provider said (`Retry-After`)."""
     hedge: float | None = None
-    """For `ask_small`: seconds after which the large tier is asked beside the small one."""
-    beside: tuple[str, ...] = ()
-    """For `ask_small`: evidence that is asked at the same time."""
+    """For `ask_small`: seconds after which the large tier is asked too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,7 +374,7 @@ class StepTrace:
     HTTP status; a call that was cut off (`timeout`, `cancelled`) leaves both unknown. `latency` is in seconds,
     `started_at` an ISO 8601 time in UTC. `reason` is the code that decided. `kind` says what kind of step it was
     (`call`, `text`, `structured`) for statistics by kind. `degraded` marks an answer that was returned although it
-    failed soft checks.
+    failed a check.
     """
 
     id: str
@@ -376,7 +388,7 @@ class StepTrace:
     """Names of the evidence that could be asked in this step, cheapest first; what was asked stands in `evidence`."""
 
     inputs_seen: tuple[DecisionInputs, ...] = ()
-    """What each decision knew beside the attempts."""
+    """What each decision knew besides the attempts."""
 
     final: int | None = None
     kind: str = "text"
@@ -481,7 +493,6 @@ _PARTS: dict[type, dict[str, type]] = {
 }
 _LISTS: dict[type, frozenset[str]] = {
     Attempt: frozenset({"verdicts", "gathered"}),
-    Decision: frozenset({"beside"}),
     StepTrace: frozenset({"askable", "attempts", "decisions", "evidence", "inputs_seen"}),
 }
 _PLAIN = frozenset({int, float, bool, dict})

@@ -1,9 +1,9 @@
-"""From a step to its answer, as the doors share it: run, save where the host saves, and ask a human where none is left.
+"""A step inside of its host: run, saved where the host saves, and given to a human where no tier is left.
 
-Law: what was paid is not paid again and what a human approved is what is used. A graph's node runs anew when it is
-resumed after an interrupt; so, where one can come, the tiers run in a LangGraph task, whose result is saved with the
-checkpoint as plain JSON. (LangGraph before 1.2.16 runs the tasks of a *subgraph* again on resume: there a step is paid
-twice, and `"accept"` takes the draft of the second time.)
+What was paid is not paid again, and what a human approved is what is used. A graph's node runs anew when it is resumed
+after an interrupt; so, where one can come, the tiers run in a LangGraph task, whose result is saved with the checkpoint
+as plain JSON. (LangGraph before 1.2.16 runs the tasks of a *subgraph* again on resume: there a step is paid twice, and
+`"accept"` takes the draft of the second time.)
 """
 
 from __future__ import annotations
@@ -11,43 +11,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from cascade_agent import telemetry
 from cascade_agent.core.clean_json import clean
-from cascade_agent.core.records import Attempt, StepTrace, load
-from cascade_agent.engine.engine import Result, arun, run
+from cascade_agent.core.records import StepTrace, load
+from cascade_agent.engine.budget import Budget
+from cascade_agent.engine.engine import arun, run
+from cascade_agent.engine.human_review import ask_human, record_review
 from cascade_agent.engine.shadow import shadow
-from cascade_agent.engine.statistics import Purse
-from cascade_agent.engine.step import Answer, Step
+from cascade_agent.engine.step import StepResult
 from cascade_agent.errors import RejectedDraft
-from cascade_agent.models.usage import NOTHING
 
 if TYPE_CHECKING:
-    from langchain_core.messages import AIMessage
+    from collections.abc import Callable
 
-Rebuild = Callable[[str, "AIMessage", object], Answer]
-"""`(tier, message, parsed) -> Answer`: the door's own value of a saved or human answer. `parsed` is plain JSON or None.
+    from cascade_agent.engine.step import Answer, Rebuild, StepRequest
 
-Raises:
-    ValueError: the message holds no structured output where one was asked for.
-"""
 TASK = "cascade.step"
-"""Name of the task, and the key under which `stream_mode="updates"` tells its result."""
+"""Name of the task, and the key under which `stream_mode="updates"` shows its result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The answer to return and the record of its step."""
-
-    answer: Answer
-    trace: StepTrace
-
-
-def settle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
-    """Run a step and give its answer.
+def run_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTrace]:
+    """Run a step; return its answer and its record.
 
     With `on_exhausted="interrupt"` an exhausted step interrupts the graph with `{"type": "cascade_exhausted", "step",
     "reason", "draft", "trace"}`; resume it with `"accept"` (take the best draft that passed its hard checks),
@@ -56,80 +43,83 @@ def settle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
 
     Raises:
         CascadeExhausted: nothing may be returned.
+        Exception: large's own, where large alone would have raised it.
     """
-    step, saves = _placed(step, durable=durable)
+    request, saves = _placed(request)
     if not saves:
-        result = run(step)
+        result = run(request)
     else:
-        box: list[Result] = []
+        fresh: list[StepResult] = []
 
         def tiers() -> dict[str, Any]:
-            box.append(run(step))
-            return _saved(box[0], step)
+            fresh.append(run(request))
+            return _saved(fresh[0], request)
 
-        result = _fresh_or_saved(box, _waited(tiers), step, rebuild) or run(step)
-        if not box:
-            step = replace(step, shadow=None)  # the first time drew
-    shadow(step, result)
-    if result.answer is not None:
-        return Settled(result.answer, result.trace)
-    answer, trace = _by_human(step, result, rebuild)
-    if step.interruptible:
-        _waited(lambda: _tell(step, trace))
-    return _done(answer, replace(result, trace=trace))
+        result = _fresh_or_saved(fresh, run_as_task(tiers), request, rebuild) or run(request)
+        if not fresh:
+            request = replace(request, shadow=None)  # drawn the first time
+    shadow(request, result)
+    if result.answer is None and request.interruptible:
+        result = ask_human(result, rebuild)
+        run_as_task(lambda: record_review(request, result.trace))
+    return _ended(result)
 
 
-async def asettle(step: Step, rebuild: Rebuild, *, durable: bool = False) -> Settled:
-    """Async twin of `settle`."""
-    step, saves = _placed(step, durable=durable)
+async def arun_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTrace]:
+    """Async twin of `run_durably`."""
+    request, saves = _placed(request)
     if not saves:
-        result = await arun(step)
+        result = await arun(request)
     else:
-        box: list[Result] = []
+        fresh: list[StepResult] = []
 
         async def tiers() -> dict[str, Any]:
-            box.append(await arun(step))
-            return _saved(box[0], step)
+            fresh.append(await arun(request))
+            return _saved(fresh[0], request)
 
-        result = _fresh_or_saved(box, await _task(tiers)(), step, rebuild) or await arun(step)
-        if not box:
-            step = replace(step, shadow=None)  # the first time drew
-    shadow(step, result)
-    if result.answer is not None:
-        return Settled(result.answer, result.trace)
-    answer, trace = _by_human(step, result, rebuild)
-    if step.interruptible:
+        result = _fresh_or_saved(fresh, await _task(tiers)(), request, rebuild) or await arun(request)
+        if not fresh:
+            request = replace(request, shadow=None)  # drawn the first time
+    shadow(request, result)
+    if result.answer is None and request.interruptible:
+        result = ask_human(result, rebuild)
 
-        async def told() -> None:
-            _tell(step, trace)
+        async def record() -> None:
+            record_review(request, result.trace)
 
-        await _task(told)()
-    return _done(answer, replace(result, trace=trace))
+        await _task(record)()
+    return _ended(result)
+
+
+def _ended(result: StepResult) -> tuple[Answer, StepTrace]:
+    if result.answer is None:
+        raise result.failure()
+    return result.answer, result.trace
 
 
 # ---- where the step runs --------------------------------------------------------------------------------------------
 
 
-def _placed(step: Step, *, durable: bool) -> tuple[Step, bool]:
-    """The step, knowing its purse and whether a human can be asked, and whether its answer goes into a checkpoint."""
-    policy = step.policy
+def _placed(request: StepRequest) -> tuple[StepRequest, bool]:
+    """Return the step with its budget and whether a human can be asked, and whether a checkpoint saves its answer."""
+    policy = request.policy
     asks = policy.on_exhausted == "interrupt"
-    if not (asks or durable or policy.ceilings):
-        return step, False
+    ceilings = policy.ceilings
+    if not (asks or request.durable or ceilings):
+        return request, False
     runtime = _runtime()
-    if policy.ceilings:
-        context = step.contexts["small"]
-        run = getattr(runtime, "control", None)
-        purse = Purse(policy.ceilings, run=run, thread_id=context.thread_id, messages=context.messages)
-        step = replace(step, purse=purse)
+    if ceilings:
+        context, run_of_host = request.contexts["small"], getattr(runtime, "control", None)
+        budget = Budget(ceilings, run=run_of_host, thread_id=context.thread_id, messages=context.messages)
+        request = replace(request, budget=budget)
     info = getattr(runtime, "execution_info", None)
-    if not (asks or durable) or info is None or info.thread_id is None:  # no checkpointer: nothing could be resumed
-        return step, False
-    return (replace(step, interruptible=True) if asks else step), True
+    if not (asks or request.durable) or info is None or info.thread_id is None:  # no checkpointer: no resuming
+        return request, False
+    return (replace(request, interruptible=True) if asks else request), True
 
 
 def _runtime() -> object:
-    """The runtime of the graph that is running, None outside of one."""
+    """Return the runtime of the graph that is running, None outside of one."""
     if "langgraph.runtime" not in sys.modules:
         return None
     from langgraph.runtime import get_runtime
@@ -140,8 +130,8 @@ def _runtime() -> object:
         return None
 
 
-def _waited(function: Callable[[], Any]) -> Any:
-    """The result of a function, saved as a task's.
+def run_as_task(function: Callable[[], Any]) -> Any:
+    """Return the result of a function, saved as a task's.
 
     A synchronous call in a node of an asynchronous run stands on the thread of the loop that would have to run the
     task: there it is run at once, and not saved.
@@ -165,94 +155,18 @@ def _task(function: Callable[[], Any]) -> Callable[[], Any]:
     return cast("Callable[[], Any]", decorate(function))
 
 
-# ---- the human ------------------------------------------------------------------------------------------------------
-
-
-def _by_human(step: Step, result: Result, rebuild: Rebuild) -> tuple[Answer | None, StepTrace]:
-    """Ask a human; what he answers, None for a rejection, and the record that says so."""
-    if not step.interruptible:
-        return None, result.trace
-    from langgraph.types import interrupt
-
-    best, trace = result.best, result.trace
-    question: dict[str, Any] = {
-        "type": "cascade_exhausted",
-        "step": trace.step,
-        "reason": trace.reason,
-        "draft": None if best is None else best.draft.to_json(),
-        "trace": trace.to_json(content=False),
-    }
-    while True:
-        reply = interrupt(question)
-        try:
-            answer = _understood(reply, best, trace.id, rebuild)
-        except ValueError as error:
-            question = {**question, "error": str(clean(str(error)[:500]))}
-        else:
-            return answer, _reviewed(trace, answer, best)
-
-
-def _understood(reply: object, best: Answer | None, step_id: str, rebuild: Rebuild) -> Answer | None:
-    from langchain_core.messages import AIMessage
-
-    if reply in ("reject", False, None):
-        return None
-    if reply in ("accept", True):
-        if best is None:
-            msg = "there is no draft to accept: every draft failed a hard check"
-            raise ValueError(msg)
-        return best
-    given = {"content": reply} if isinstance(reply, str) else reply
-    if not isinstance(given, Mapping):
-        msg = f"expected 'accept', 'reject', a text or an object with content; got {type(reply).__name__}"
-        raise ValueError(msg)  # noqa: TRY004 - told to the human, who is asked again
-    own = cast("Mapping[str, Any]", given)
-    calls = [{"id": f"human-{step_id}-{i}", **call} for i, call in enumerate(own.get("tool_calls") or ())]
-    message = AIMessage(content=own.get("content") or "", tool_calls=cast("Any", calls), id=f"human-{step_id}")
-    return rebuild("human", message, own.get("parsed"))
-
-
-def _reviewed(trace: StepTrace, answer: Answer | None, best: Answer | None) -> StepTrace:
-    """The record of a step that a human decided; an answer of his own is an attempt that costs nothing."""
-    if answer is None:
-        return replace(trace, outcome="human_review", final=None)
-    if answer is best:
-        final = trace.decisions[-1].attempt
-        confidence = None if final is None else trace.attempts[final].confidence
-        return replace(trace, outcome="human_review", final=final, confidence=confidence)
-    own = Attempt(tier="human", outcome="accepted", usage=NOTHING, cost=0.0, answer=answer.draft.to_json())
-    return replace(trace, outcome="human_review", attempts=(*trace.attempts, own), final=len(trace.attempts))
-
-
-def _tell(step: Step, trace: StepTrace) -> None:
-    """Write the record of a reviewed step: its line in the journal, and a span of its own.
-
-    The resumed run is another trace than the one that was interrupted; the cost stands on the span of that one.
-    """
-    span = telemetry.start_step(trace.step, policy=step.policy.version, thread_id=trace.thread_id, run=step.run)
-    telemetry.end_step(span, replace(trace, cost=None))
-    if step.journal is not None:
-        step.journal.append(trace)
-
-
-def _done(answer: Answer | None, result: Result) -> Settled:
-    if answer is None:
-        raise result.exhausted()
-    return Settled(answer, result.trace)
-
-
 # ---- a result as plain JSON, and back -------------------------------------------------------------------------------
 
 
-def _saved(result: Result, step: Step) -> dict[str, Any]:
-    """What a checkpoint keeps of a result. Not a failure that raises: a retry of the node is to ask anew."""
-    if result.answer is None and not step.interruptible:
-        raise result.exhausted()
-    best = result.best
+def _saved(result: StepResult, request: StepRequest) -> dict[str, Any]:
+    """Return what a checkpoint keeps of a result. Not a failure that raises: a retry of the node is to ask anew."""
+    if result.answer is None and not request.interruptible:
+        raise result.failure()
+    best = result.answer or result.best
     return {
-        "request": _fingerprint(step),
+        "request": _fingerprint(request),
         "accepted": result.answer is not None,
-        "trace": result.trace.to_json(content=False),  # a rejected draft is in no checkpoint (law 1)
+        "trace": result.trace.to_json(content=False),  # a rejected draft is in no checkpoint
         "errors": [str(clean(f"{type(e).__name__}: {e}"[:500])) for e in result.errors],
         "message": None if best is None else best.draft.message.model_dump(),
         "tier": None if best is None else best.draft.tier,
@@ -260,18 +174,20 @@ def _saved(result: Result, step: Step) -> dict[str, Any]:
     }
 
 
-def _fresh_or_saved(box: list[Result], saved: Mapping[str, Any] | None, step: Step, rebuild: Rebuild) -> Result | None:
-    """The result of the run that just was, or the one that was saved before; None when that was of another request."""
+def _fresh_or_saved(
+    fresh: list[StepResult], saved: Mapping[str, Any] | None, request: StepRequest, rebuild: Rebuild
+) -> StepResult | None:
+    """Return the result of this run, or the one that was saved before; None when that was of another request."""
     from langchain_core.messages import AIMessage
 
-    if box:
-        return box[0]
-    if saved is None or saved["request"] != _fingerprint(step):
+    if fresh:
+        return fresh[0]
+    if saved is None or saved["request"] != _fingerprint(request):
         return None
     best = None
     if saved["message"] is not None:
         best = rebuild(saved["tier"], AIMessage(**saved["message"]), saved["parsed"])
-    return Result(
+    return StepResult(
         answer=best if saved["accepted"] else None,
         best=best,
         trace=load(StepTrace, saved["trace"]),
@@ -279,10 +195,10 @@ def _fresh_or_saved(box: list[Result], saved: Mapping[str, Any] | None, step: St
     )
 
 
-def _fingerprint(step: Step) -> str:
-    """What was asked, but for ids and system texts (they may hold the time of day)."""
-    digest = hashlib.sha256(step.name.encode())
-    for message in step.contexts["small"].messages:
+def _fingerprint(request: StepRequest) -> str:
+    """Return a hash of the request, but for ids and system texts (they may hold the time of day)."""
+    digest = hashlib.sha256(request.name.encode())
+    for message in request.contexts["small"].messages:
         if message.type != "system":
             digest.update(
                 repr((message.type, message.content, getattr(message, "tool_calls", None))).encode("utf-8", "replace")
@@ -291,7 +207,7 @@ def _fingerprint(step: Step) -> str:
 
 
 def plain(parsed: object) -> object:
-    """Structured output as plain JSON; `None` stays None."""
+    """Return structured output as plain JSON; `None` stays None."""
     if parsed is None:
         return None
     from pydantic import TypeAdapter
@@ -300,7 +216,7 @@ def plain(parsed: object) -> object:
 
 
 def parse(schema: object, data: object) -> object:
-    """Plain JSON as the structured output that `schema` asks for; a JSON Schema takes it as it is.
+    """Return plain JSON as the structured output that `schema` wants; a JSON Schema takes it as it is.
 
     Raises:
         ValueError: it is not of that schema.

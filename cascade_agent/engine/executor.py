@@ -1,82 +1,119 @@
-"""Does what the script of a step wants done, synchronously and asynchronously: asks, judges, waits, drops.
-
-Law: what is asked beside something else ends with the step; nothing of it is waited for that nobody needs.
-"""
+"""Executes what the script of a step wants done, on threads or on asyncio, and keeps the clock of the step."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, assert_never, cast
 
 from cascade_agent import telemetry
-from cascade_agent.engine.step import Ask, Check, Drop, Gather, Reply, Sleep
-from cascade_agent.engine.worker_threads import Begun, LateError, OvertakenError, begin, within
+from cascade_agent.engine.step import AskEvidence, CallTier, CancelPending, HandOver, Reply, Validate
+from cascade_agent.engine.worker_threads import BackgroundCall, LateError, SupersededError, run_within, start
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from concurrent.futures import Future
 
-    from cascade_agent.core.records import Draft, StepContext
-    from cascade_agent.engine.step import Answer, Effect, Step
+    from cascade_agent.core.records import Draft
+    from cascade_agent.engine.recorder import StepRecorder
+    from cascade_agent.engine.step import Answer, Effect, Pending, StepRequest
     from cascade_agent.models.tier import Role
 
+_JITTER = 0.1
+"""Share of a provider's waiting time that is added at random, so that those who were refused together do not return
+together."""
 
-class Hands:
-    """Does what a script wants done, and keeps the calls that were begun beside others, by name."""
 
-    __slots__ = ("asked", "begun", "step")
+class _Base:
+    """What both executors share: the request, the recorder, the clock, and the large call that runs in parallel."""
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
-        self.begun: dict[str, Begun[Reply]] = {}
-        self.asked: set[str] = set()
+    __slots__ = ("hedge_made", "recorder", "request", "started")
 
-    def do(self, effect: Effect) -> object:
-        """Do one thing, and give what the script is to be sent."""
-        step = self.step
-        if isinstance(effect, Check):
-            return step.panel.judge(effect.draft, effect.context)
-        if isinstance(effect, Ask):
-            if effect.hedge is not None or effect.role in self.begun:
-                return self._beside(effect)
-            return _reply(effect, self._asking(effect))
-        if isinstance(effect, Gather):
-            return self._gather(effect)
-        if isinstance(effect, Sleep):
-            time.sleep(effect.seconds)
+    def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
+        self.request, self.recorder = request, recorder
+        self.hedge_made = False
+        self.started = perf_counter()
+
+    def elapsed(self) -> float:
+        """Return the seconds since the step began."""
+        return perf_counter() - self.started
+
+    def failed(self, error: Exception, started: float) -> Reply:
+        """Return the reply of a call that raised; what the host raised passes through."""
+        host_raised = self.request.host_raised
+        if is_control_flow(error) or (host_raised is not None and host_raised(error)):
+            raise error
+        return Reply(None, error, late=False, latency=perf_counter() - started)
+
+    def hand_over(self, effect: HandOver) -> float:
+        """Record a hand-over; return the seconds to wait before large is asked."""
+        self.recorder.hand_over(effect)
+        pause = effect.decision.wait or 0.0
+        return pause * (1.0 + _JITTER * random.random()) if pause else 0.0  # noqa: S311 - no secret
+
+
+class Executor(_Base):
+    """Executes on the calling thread; what may come too late runs on a worker."""
+
+    __slots__ = ("hedge",)
+
+    def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
+        super().__init__(request, recorder)
+        self.hedge: BackgroundCall[Reply] | None = None
+
+    def execute(self, effect: Effect) -> object:
+        """Execute one effect; return what the script is to be sent."""
+        if isinstance(effect, Validate):
+            return self.request.validators.judge(_protected(effect.draft), effect.context)
+        if isinstance(effect, CallTier):
+            return self._call_tier(effect)
+        if isinstance(effect, AskEvidence):
+            return self._ask_evidence(effect)
+        if isinstance(effect, HandOver):
+            pause = self.hand_over(effect)
+            if pause:
+                time.sleep(pause)
             return None
-        if isinstance(effect, Drop):
-            made = {name: _made(call) for name, call in self.begun.items() if name in self.asked}
-            self.drop()
-            return made
+        if isinstance(effect, CancelPending):
+            return self.cancel()
         assert_never(effect)
 
-    def drop(self) -> None:
-        """Nobody waits for what is still running."""
-        for call in self.begun.values():
-            call.drop()
-        self.begun.clear()
+    def cancel(self) -> Pending:
+        """Give up the call that still runs; nobody waits for it."""
+        call, self.hedge = self.hedge, None
+        if call is None:
+            return None
+        pending = _pending(call) if self.hedge_made else None
+        call.drop()
+        self.hedge_made = False
+        return pending
 
-    def _asking(self, effect: Ask) -> Callable[[], object]:
-        ask, role, note = cast("Callable[[Role, str | None], Answer]", self.step.ask), effect.role, effect.note
-        return lambda: ask(role, note)
+    def _call_tier(self, effect: CallTier) -> Reply:
+        scope = self.recorder.open_attempt(effect.role)
+        if _no_time(effect.seconds):
+            return _unmade("the step's latency budget was spent before this tier was asked")
+        call = self._call(effect.role, effect.note)
+        if effect.hedge is None:
+            own, self.hedge, self.hedge_made = self.hedge, None, False
+            if own is None or own.drop_unless_started():
+                return self._reply(call, effect.seconds, scope)
+            return self._first(own, None, effect.seconds)  # large is asked already
+        small = start(partial(self._reply, call, None, scope))
+        later = self.recorder.open_attempt("large", later=True)
+        self.hedge = start(partial(self._hedge, later), after=effect.hedge)
+        return self._first(small, self.hedge, effect.seconds)
 
-    def _beside(self, effect: Ask) -> Reply:
-        """Ask where another call may be running: large beside small, or large that was begun before."""
-        self.asked.discard(effect.role)
-        own = self.begun.pop(effect.role, None) or begin(partial(_reply, effect, self._asking(effect), timed=False))
-        if effect.hedge is not None:
-            self.begun["large"] = begin(partial(self._hedge, effect), after=effect.hedge)
-        started, rival = perf_counter(), self.begun.get("large")
+    def _first(self, own: BackgroundCall[Reply], rival: BackgroundCall[Reply] | None, seconds: float | None) -> Reply:
+        """Wait for a call; give it up when its time is over, or when large answered first."""
+        started = perf_counter()
         waiting: set[Future[Any]] = {own} if rival is None else {own, rival}
         while waiting:
-            left = None if effect.seconds is None else effect.seconds - (perf_counter() - started)
+            left = None if seconds is None else seconds - (perf_counter() - started)
             done, _ = wait(waiting, left, return_when=FIRST_COMPLETED)
             if own in done:
                 return own.result()
@@ -84,93 +121,100 @@ class Hands:
                 break
             waiting -= done  # large failed: small is all there is
         own.drop()
-        error = OvertakenError() if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
-        return Reply(None, error, late=True, latency=perf_counter() - started)
+        return _overtaken(rival is not None and rival.done(), seconds, started)
 
-    def _hedge(self, effect: Ask) -> Reply:
-        self.asked.add("large")
-        large = replace(effect, role="large", hedge=None, span=effect.hedge_span or effect.span)
-        return _reply(large, self._asking(large), timed=False)
+    def _hedge(self, scope: telemetry.AttemptScope) -> Reply:
+        self.hedge_made = True
+        return self._reply(self._call("large", None), None, scope)
 
-    def _gather(self, effect: Gather) -> Reply | None:
-        evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
+    def _call(self, role: Role, note: str | None) -> Callable[[], Answer]:
+        return partial(cast("Callable[[Role, str | None], Answer]", self.request.call), role, note)
+
+    def _ask_evidence(self, effect: AskEvidence) -> Reply:
+        evidence, scope = effect.evidence, self.recorder.scope
+        if _no_time(effect.seconds):
+            return _unmade("the step's latency budget was spent")
 
         def ask() -> object:
-            with telemetry.validating(effect.span, evidence, config) as call:
-                if draft is None:
-                    return call.begun(evidence.begin(context, config=call.config))
-                return call.told(evidence.gather(draft, context, config=call.config))
+            with telemetry.validating(scope, evidence, self.request.config) as call:
+                draft = cast("Draft", _protected(effect.draft))
+                return call.told(evidence.gather(draft, effect.context, config=call.config))
 
-        if draft is None:
-            call = partial(_reply, effect, ask, timed=False)
-            self.begun[evidence.name] = begin(call)
-            self.asked.add(evidence.name)
-            return None
-        begun = self.begun.pop(evidence.name, None)
-        self.asked.discard(evidence.name)
-        if begun is None:
-            return _reply(effect, ask)
+        return self._reply(ask, effect.seconds, scope)
+
+    def _reply(self, call: Callable[[], object], seconds: float | None, scope: telemetry.Scope) -> Reply:
+        started = perf_counter()
         try:
-            reply = begun.result(effect.seconds)
-        except TimeoutError:
-            begun.drop()
-            return Reply(None, LateError.after(effect.seconds), late=True, latency=effect.seconds or 0.0)
-        return _read(reply, evidence, draft, context)
+            with telemetry.using(scope):
+                value = run_within(seconds, call)
+        except LateError as error:
+            return Reply(None, error, late=True, latency=perf_counter() - started)
+        except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
+            return self.failed(error, started)
+        return Reply(value, None, late=False, latency=perf_counter() - started)
 
 
-class AsyncHands:
-    """Async twin of `Hands`."""
+class AsyncExecutor(_Base):
+    """Async twin of `Executor`."""
 
-    __slots__ = ("asked", "begun", "step")
+    __slots__ = ("hedge",)
 
-    def __init__(self, step: Step) -> None:
-        self.step = step
-        self.begun: dict[str, asyncio.Task[Reply]] = {}
-        self.asked: set[str] = set()
+    def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
+        super().__init__(request, recorder)
+        self.hedge: asyncio.Task[Reply] | None = None
 
-    async def do(self, effect: Effect) -> object:
-        """Do one thing, and give what the script is to be sent."""
-        step = self.step
-        if isinstance(effect, Check):
-            return await step.panel.ajudge(effect.draft, effect.context, seconds=step.policy.validator_timeout)
-        if isinstance(effect, Ask):
-            if effect.hedge is not None or effect.role in self.begun:
-                return await self._beside(effect)
-            return await _areply(effect, self._asking(effect))
-        if isinstance(effect, Gather):
-            return await self._gather(effect)
-        if isinstance(effect, Sleep):
-            await asyncio.sleep(effect.seconds)
+    async def execute(self, effect: Effect) -> object:
+        """Execute one effect; return what the script is to be sent."""
+        if isinstance(effect, Validate):
+            judges, seconds = self.request.validators, self.request.policy.validator_timeout
+            return await judges.ajudge(_protected(effect.draft), effect.context, seconds=seconds)
+        if isinstance(effect, CallTier):
+            return await self._call_tier(effect)
+        if isinstance(effect, AskEvidence):
+            return await self._ask_evidence(effect)
+        if isinstance(effect, HandOver):
+            pause = self.hand_over(effect)
+            if pause:
+                await asyncio.sleep(pause)
             return None
-        if isinstance(effect, Drop):
-            made = {name: _made(call) for name, call in self.begun.items() if name in self.asked}
-            self.drop()
-            return made
+        if isinstance(effect, CancelPending):
+            return self.cancel()
         assert_never(effect)
 
-    def drop(self) -> None:
-        """Cancel what is still running."""
-        for call in self.begun.values():
-            call.cancel()
-        self.begun.clear()
+    def cancel(self) -> Pending:
+        """Cancel the call that still runs."""
+        call, self.hedge = self.hedge, None
+        if call is None:
+            return None
+        pending = _pending(call) if self.hedge_made else None
+        call.cancel()
+        self.hedge_made = False
+        return pending
 
-    def _asking(self, effect: Ask) -> Callable[[], Awaitable[object]]:
-        aask = cast("Callable[[Role, str | None], Awaitable[Answer]]", self.step.aask)
-        return lambda: aask(effect.role, effect.note)
+    async def _call_tier(self, effect: CallTier) -> Reply:
+        scope = self.recorder.open_attempt(effect.role)
+        if _no_time(effect.seconds):
+            return _unmade("the step's latency budget was spent before this tier was asked")
+        call = self._call(effect.role, effect.note)
+        if effect.hedge is None:
+            own, made, self.hedge, self.hedge_made = self.hedge, self.hedge_made, None, False
+            if own is None or not made:
+                if own is not None:
+                    own.cancel()
+                return await self._reply(call, effect.seconds, scope)
+            return await self._first(own, None, effect.seconds)  # large is asked already
+        small = asyncio.create_task(self._reply(call, None, scope))
+        later = self.recorder.open_attempt("large", later=True)
+        self.hedge = asyncio.create_task(self._hedge(later, effect.hedge))
+        return await self._first(small, self.hedge, effect.seconds)
 
-    async def _beside(self, effect: Ask) -> Reply:
-        """Ask where another call may be running: large beside small, or large that was begun before."""
-        self.asked.discard(effect.role)
-        own = self.begun.pop(effect.role, None) or asyncio.create_task(
-            _areply(effect, self._asking(effect), timed=False)
-        )
-        if effect.hedge is not None:
-            self.begun["large"] = asyncio.create_task(self._hedge(effect, effect.hedge))
-        started, rival = perf_counter(), self.begun.get("large")
+    async def _first(self, own: asyncio.Task[Reply], rival: asyncio.Task[Reply] | None, seconds: float | None) -> Reply:
+        """Wait for a call; give it up when its time is over, or when large answered first."""
+        started = perf_counter()
         waiting: set[asyncio.Task[Reply]] = {own} if rival is None else {own, rival}
         try:
             while waiting:
-                left = None if effect.seconds is None else effect.seconds - (perf_counter() - started)
+                left = None if seconds is None else seconds - (perf_counter() - started)
                 done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if own in done:
                     return own.result()
@@ -179,83 +223,77 @@ class AsyncHands:
                 waiting -= done  # large failed: small is all there is
         finally:
             own.cancel()
-        error = OvertakenError() if waiting and rival is not None and rival.done() else LateError.after(effect.seconds)
-        return Reply(None, error, late=True, latency=perf_counter() - started)
+        return _overtaken(rival is not None and rival.done(), seconds, started)
 
-    async def _hedge(self, effect: Ask, after: float) -> Reply:
+    async def _hedge(self, scope: telemetry.AttemptScope, after: float) -> Reply:
         await asyncio.sleep(after)
-        self.asked.add("large")
-        large = replace(effect, role="large", hedge=None, span=effect.hedge_span or effect.span)
-        return await _areply(large, self._asking(large), timed=False)
+        self.hedge_made = True
+        return await self._reply(self._call("large", None), None, scope)
 
-    async def _gather(self, effect: Gather) -> Reply | None:
-        evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
+    def _call(self, role: Role, note: str | None) -> Callable[[], Awaitable[Answer]]:
+        return partial(cast("Callable[[Role, str | None], Awaitable[Answer]]", self.request.acall), role, note)
+
+    async def _ask_evidence(self, effect: AskEvidence) -> Reply:
+        evidence, scope = effect.evidence, self.recorder.scope
+        if _no_time(effect.seconds):
+            return _unmade("the step's latency budget was spent")
 
         async def ask() -> object:
-            async with telemetry.validating(effect.span, evidence, config) as call:
-                if draft is None:
-                    return call.begun(await evidence.abegin(context, config=call.config))
-                return call.told(await evidence.agather(draft, context, config=call.config))
+            async with telemetry.validating(scope, evidence, self.request.config) as call:
+                draft = cast("Draft", _protected(effect.draft))
+                return call.told(await evidence.agather(draft, effect.context, config=call.config))
 
-        if draft is None:
-            call = _areply(effect, ask, timed=False)
-            self.begun[evidence.name] = asyncio.create_task(call)
-            self.asked.add(evidence.name)
-            return None
-        begun = self.begun.pop(evidence.name, None)
-        self.asked.discard(evidence.name)
-        if begun is None:
-            return await _areply(effect, ask)
-        done, _ = await asyncio.wait({begun}, timeout=effect.seconds)
-        if not done:
-            begun.cancel()
-            return Reply(None, LateError.after(effect.seconds), late=True, latency=effect.seconds or 0.0)
-        return _read(begun.result(), evidence, draft, context)
+        return await self._reply(ask, effect.seconds, scope)
 
-
-def _made(call: Begun[Reply] | asyncio.Task[Reply]) -> Reply | None:
-    """The reply of a call that was begun; None when it has none, or was not even made."""
-    return call.result() if call.done() and not call.cancelled() and call.exception() is None else None
+    async def _reply(
+        self, call: Callable[[], Awaitable[object]], seconds: float | None, scope: telemetry.Scope
+    ) -> Reply:
+        started = perf_counter()
+        limit = asyncio.timeout(seconds)
+        try:
+            with telemetry.using(scope):
+                async with limit:
+                    value = await call()
+        except TimeoutError as error:
+            if not limit.expired():
+                return self.failed(error, started)
+            return Reply(None, LateError.after(seconds), late=True, latency=perf_counter() - started)
+        except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
+            return self.failed(error, started)
+        return Reply(value, None, late=False, latency=perf_counter() - started)
 
 
-def _read(reply: Reply, evidence: Any, draft: Draft, context: StepContext) -> Reply:
-    """What a call that was begun without a draft says of this one."""
-    if reply.error is not None:
-        return reply
-    try:
-        return replace(reply, value=evidence.read(reply.value, draft, context))
-    except Exception as error:  # noqa: BLE001 - R10: evidence that breaks is an abstain
-        return replace(reply, value=None, error=error)
+def _no_time(seconds: float | None) -> bool:
+    return seconds is not None and seconds <= 0
 
 
-def _reply(effect: Ask | Gather, call: Callable[[], object], *, timed: bool = True) -> Reply:
-    started = perf_counter()
-    try:
-        with telemetry.using(effect.span):
-            value = within(effect.seconds if timed else None, call)
-    except LateError as error:
-        return Reply(None, error, late=True, latency=perf_counter() - started)
-    except Exception as error:
-        if is_control_flow(error):
-            raise
-        return Reply(None, error, late=False, latency=perf_counter() - started)
-    return Reply(value, None, late=False, latency=perf_counter() - started)
+def _unmade(why: str) -> Reply:
+    return Reply(None, LateError(why), late=True, latency=0.0, made=False)
 
 
-async def _areply(effect: Ask | Gather, call: Callable[[], Awaitable[object]], *, timed: bool = True) -> Reply:
-    started = perf_counter()
-    limit = asyncio.timeout(effect.seconds if timed else None)
-    try:
-        with telemetry.using(effect.span):
-            async with limit:
-                value = await call()
-    except TimeoutError as error:
-        late = limit.expired()
-        return Reply(
-            None, LateError.after(effect.seconds) if late else error, late=late, latency=perf_counter() - started
-        )
-    except Exception as error:
-        if is_control_flow(error):
-            raise
-        return Reply(None, error, late=False, latency=perf_counter() - started)
-    return Reply(value, None, late=False, latency=perf_counter() - started)
+def _overtaken(rival_answered: bool, seconds: float | None, started: float) -> Reply:
+    error = SupersededError() if rival_answered else LateError.after(seconds)
+    return Reply(None, error, late=True, latency=perf_counter() - started)
+
+
+def _pending(call: BackgroundCall[Reply] | asyncio.Task[Reply]) -> Pending:
+    """Return the reply of a call that was started; "running" while it has none."""
+    return call.result() if call.done() and not call.cancelled() and call.exception() is None else "running"
+
+
+def _protected(draft: Draft | None) -> Draft | None:
+    """Return a draft whose message a validator may change without changing the answer."""
+    if draft is None:
+        return None
+    message, changes = draft.message, dict[str, Any]()
+    if message.tool_calls:
+        changes["tool_calls"] = [{**call, "args": _copied(call["args"])} for call in message.tool_calls]
+    if not isinstance(message.content, str):
+        changes["content"] = _copied(message.content)
+    return replace(draft, message=message.model_copy(update=changes))
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

@@ -1,8 +1,8 @@
-"""Shadow calls: what the large tier would have said to a step that the small one answered.
+"""Shadow calls: the large tier's answer to a step that the small one answered.
 
-Law: a shadow runs after the answer is on its way, in a thread and a context of its own, so that it can neither delay
-nor fail a step, nor be seen by the graph; at exit it is not waited for. What it finds is a label in the journal with
-the probability with which it was drawn, and what it cost.
+A shadow runs after the answer is on its way, in a thread and a context of its own, so that it can neither delay
+nor fail a step, nor be seen by the graph; at exit it is not waited for. Its finding is a label in the journal with
+the probability with which it was drawn, and its cost.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.engine.engine import Result
-    from cascade_agent.engine.step import Answer, Step
+    from cascade_agent.engine.step import Answer, StepRequest, StepResult
 
 __all__ = ["lost", "shadow", "wait"]
 
@@ -69,7 +68,7 @@ class _Crew:
                 self._idle -= 1
                 job = self._todo.popleft()
                 self._busy += 1
-            with contextlib.suppress(Exception):  # a job tells its own failures
+            with contextlib.suppress(Exception):  # a job counts its own failures
                 Context().run(job)
             del job
             with self._changed:
@@ -100,34 +99,36 @@ def wait(seconds: float | None = None) -> bool:
     return _crew.wait(seconds)
 
 
-def shadow(step: Step, result: Result) -> None:
+def shadow(request: StepRequest, result: StepResult) -> None:
     """Draw whether an accepted step is shadowed, and have it done if so. Never raises."""
-    rate, trace = step.policy.shadow_rate, result.trace
-    keep: Callable[[Label], object] | None = getattr(step.journal, "append_label", None)
-    if not rate or step.shadow is None or keep is None or trace.outcome != "accepted" or result.answer is None:
+    rate, trace = request.policy.shadow_rate, result.trace
+    keep: Callable[[Label], object] | None = getattr(request.journal, "append_label", None)
+    if not rate or request.shadow is None or keep is None or trace.outcome != "accepted" or result.answer is None:
         return
     if int(trace.id[:13], 16) / 16**13 >= rate:  # the id is random: 52 bits of it are a draw in [0, 1)
         return
-    held = 0.0
-    if step.purse is not None:
-        held = step.ledger.expected(step.name, "large") or 0.0 if step.ledger is not None else 0.0
-        if not step.purse.hold(held):
+    budget, reserved = request.budget, 0.0
+    if budget is not None:
+        mean = None if request.statistics is None else request.statistics.expected(request.name, "large")
+        reserved = mean or 0.0
+        if not budget.reserve(reserved):
             return
-    draft = result.answer.draft.to_json()
-    ask = step.shadow
+    draft, ask = result.answer.draft.to_json(), request.shadow
 
     def job() -> None:
-        keep(_found(step, ask, trace.id, draft, held))
+        keep(_compared(request, ask, trace.id, draft, reserved))
 
     if not _crew.take(job):
-        if step.purse is not None:
-            step.purse.settle(held, 0.0)
+        if budget is not None:
+            budget.charge(reserved, 0.0)
         _failed("too many are waiting")
 
 
-def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str, object], held: float) -> Label:
-    """Ask large, and say whether it agrees."""
-    spend, answer, right = SideCall(name="shadow"), None, None
+def _compared(
+    request: StepRequest, ask: Callable[[], Answer], step_id: str, draft: dict[str, object], reserved: float
+) -> Label:
+    """Ask large, and label whether it agrees."""
+    call, answer, right = SideCall(name="shadow"), None, None
     started = time.perf_counter()
     try:
         large = ask().draft
@@ -135,20 +136,20 @@ def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str,
         _failed(type(error).__name__)
     else:
         answer = large.to_json()
-        usage, cost, _ = bill(step.tiers["large"], large.message)
-        spend = SideCall(name="shadow", usage=usage, cost=cost, latency=time.perf_counter() - started)
+        usage, cost, _ = bill(request.tiers["large"], large.message)
+        call = SideCall(name="shadow", usage=usage, cost=cost, latency=time.perf_counter() - started)
         right = None if large.parsing_error is not None else same(draft, answer)
-    if step.purse is not None:
-        step.purse.settle(held, spend.cost)
-    telemetry.spent(step.name, "shadow", spend.cost, step.tiers["large"].currency)
+    if request.budget is not None:
+        request.budget.charge(reserved, call.cost)
+    telemetry.spent(request.name, "shadow", call.cost, request.tiers["large"].currency)
     return Label(
         step_id=step_id,
         source="shadow",
         right=right,
         harm=None if right is None else not right,
-        propensity=step.policy.shadow_rate,
+        propensity=request.policy.shadow_rate,
         at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        side_call=spend,
+        side_call=call,
         answer=answer,
     )
 
@@ -159,4 +160,4 @@ def _failed(why: str) -> None:
         lost += 1
         first = lost == 1
     if first:
-        LOG.warning("a shadow call failed (%s); more of them are counted and not told", why)
+        LOG.warning("a shadow call failed (%s); logged once; more are counted", why)

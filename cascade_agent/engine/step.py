@@ -1,27 +1,45 @@
-"""A step as a door hands it over, and what its script wants done: values only."""
+"""A step as an adapter hands it over, what its script wants done, and how it ended: values only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from cascade_agent import telemetry
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import StepContext, StepTrace, load
+from cascade_agent.engine.statistics import StepStatistics
+from cascade_agent.errors import CascadeExhausted, RejectedDraft
+from cascade_agent.journal.writer import Journal
+from cascade_agent.models.pricing import warm
+from cascade_agent.models.tier import Tier
+from cascade_agent.validators import default_validators
+from cascade_agent.validators.validator_set import Panel, check_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Iterator, Sequence
 
+    from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent import telemetry
-    from cascade_agent.core.policy import Policy
-    from cascade_agent.core.records import Draft, StepContext
-    from cascade_agent.engine.statistics import Ledger, Purse
-    from cascade_agent.journal.writer import Journal
-    from cascade_agent.models.tier import Role, Tier
-    from cascade_agent.validators.validator_set import Evidence, Panel
+    from cascade_agent.core.records import Attempt, Decision, Draft, StepOutcome, ToolSpec
+    from cascade_agent.engine.budget import Budget
+    from cascade_agent.models.tier import Role
+    from cascade_agent.validators.validator_set import Evidence
+
+DISABLED = "CASCADE_DISABLED"
+"""Environment variable: set to anything but 0, false, no or off, everything goes to the large tier."""
+_STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
+_NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a tier said: the draft to be judged, and the host's own value that is returned when it is taken.
+    """A tier's answer: the draft to be judged, and the host's own value that is returned when it is accepted.
 
     `context` is set where the answer itself says what it is to be judged as: an agent that owes structured output in
     the end first calls ordinary tools.
@@ -32,12 +50,55 @@ class Answer:
     context: StepContext | None = None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Step:
-    """One step as a door hands it over.
+Rebuild = Callable[[str, "AIMessage", object], Answer]
+"""`(tier, message, parsed) -> Answer`: the adapter's own value of a saved or human answer, `parsed` plain JSON or None.
+Raises `ValueError` when the message holds no structured output where one was wanted."""
 
-    `ask` (or `aask`) asks a tier; a note is a hand-over for the large one. `shadow` asks the large one out of sight of
-    the host.
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CascadeSettings:
+    """What all steps of one cascade share. `small` is None where the host's own model takes that place."""
+
+    small: Tier | None
+    large: Tier
+    validators: Panel
+    policy: Policy
+    journal: Any
+    statistics: StepStatistics
+    durable: bool
+
+    @classmethod
+    def of(  # noqa: PLR0913 - the settings that every adapter takes
+        cls, small: Any, large: Any, *, validators: Sequence[Any] | None, policy: Any, journal: Any, durable: bool
+    ) -> CascadeSettings:
+        """Read what an adapter was given.
+
+        Raises:
+            ConfigurationError: a tier, validator or setting that cannot work.
+        """
+        tiers = (None if small is None else Tier.of(small), Tier.of(large))
+        if any(tier is not None and tier.price is None and tier.model_name for tier in tiers):
+            warm()
+        judges = Panel(default_validators() if validators is None else validators, timed=telemetry.validated)
+        own = Policy.of(policy)
+        check_fit(own, judges)
+        return cls(
+            small=tiers[0],
+            large=tiers[1],
+            validators=judges,
+            policy=own,
+            journal=Journal.of(journal),
+            statistics=StepStatistics(),
+            durable=durable,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StepRequest:
+    """One step as an adapter hands it over.
+
+    `call` (or `acall`) asks a tier; a note is a hand-over for the large one. `shadow` asks the large one out of the
+    host's sight. `host_raised` says of an exception that it is the host's own and no model's failure.
 
     `interruptible` says that a human can be asked when the step is exhausted; its record is then not yet the last word
     and is left to whoever asks him.
@@ -46,41 +107,123 @@ class Step:
     name: str
     tiers: Mapping[Role, Tier]
     contexts: Mapping[Role, StepContext]
-    panel: Panel
+    validators: Panel
     policy: Policy
-    ask: Callable[[Role, str | None], Answer] | None = None
-    aask: Callable[[Role, str | None], Awaitable[Answer]] | None = None
+    call: Callable[[Role, str | None], Answer] | None = None
+    acall: Callable[[Role, str | None], Awaitable[Answer]] | None = None
     shadow: Callable[[], Answer] | None = None
-    journal: Journal | None = None
-    ledger: Ledger | None = None
-    purse: Purse | None = None
+    host_raised: Callable[[Exception], bool] | None = None
+    journal: Any = None
+    statistics: StepStatistics | None = None
+    budget: Budget | None = None
     run_id: str | None = None
     config: RunnableConfig | None = None
+    durable: bool = False
     interruptible: bool = False
+    disabled: bool = False
     run: telemetry.StepRun | None = None
 
+    @classmethod
+    def build(  # noqa: PLR0913 - the facts of a model call
+        cls,
+        settings: CascadeSettings,
+        *,
+        name: str,
+        messages: Sequence[BaseMessage],
+        run_config: RunnableConfig,
+        small: Tier | None = None,
+        tools: tuple[Sequence[ToolSpec], Sequence[ToolSpec]] = ((), ()),
+        state: object = None,
+        tool_choice: str | None = None,
+        output_schema: object = None,
+        **more: Any,
+    ) -> StepRequest:
+        """Build the step of one model call; its run's config may carry a policy of this call and switch cascading off.
 
-# ---- what a script wants done ----------------------------------------------------------------------------------------
+        Raises:
+            ConfigurationError: the policy of the call cannot work.
+        """
+        own = run_config.get("configurable") or {}
+        thread_id, nested = own.get("thread_id"), _NESTED.get()
+        policy = settings.policy
+        if "cascade_policy" in own and not nested:  # it is meant for the cascade that the caller sees
+            policy = Policy.of(own["cascade_policy"], base=policy)
+            check_fit(policy, settings.validators)
+        context = StepContext(
+            messages=tuple(messages),  # what a validator does to its list is not what the next tier is sent
+            tools=tools[0],
+            state=state,
+            tool_choice=tool_choice,
+            output_schema=output_schema,
+            step=name,
+            thread_id=None if thread_id is None else str(thread_id),
+            side_effects=policy.side_effects,
+        )
+        same = tools[0] is tools[1]
+        return cls(
+            name=name,
+            tiers={"small": cast("Tier", small or settings.small), "large": settings.large},
+            contexts={"small": context, "large": context if same else replace(context, tools=tools[1])},
+            validators=settings.validators,
+            policy=policy,
+            # the step of a cascade that is itself a tier stands in the outer one's record
+            journal=Journal.from_env() if settings.journal is None and not nested else settings.journal,
+            statistics=settings.statistics,
+            durable=settings.durable,
+            disabled=own.get("cascade_disabled") is True or _switched_off(),
+            **more,
+        )
+
+
+def _switched_off() -> bool:
+    value = os.environ.get(DISABLED)
+    return value is not None and value.strip().lower() not in ("", "0", "false", "no", "off")
+
+
+@contextmanager
+def nested_in_tier() -> Iterator[None]:
+    """Mark that a tier is being called: a cascade inside is part of the outer step."""
+    token = _NESTED.set(True)
+    try:
+        yield
+    finally:
+        _NESTED.reset(token)
+
+
+@contextmanager
+def state_of_step(state: object) -> Iterator[None]:
+    """Let validators of the steps inside see the graph's state (plan consistency reads it)."""
+    token = _STATE.set(state)
+    try:
+        yield
+    finally:
+        _STATE.reset(token)
+
+
+def current_state() -> object:
+    """Return the graph's state that surrounds this step, None outside of one."""
+    return _STATE.get()
+
+
+# ---- what a script wants done ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class CallTier:
     """Ask a tier for its draft within `seconds`.
 
-    `hedge` begins the call of large, that many seconds later, beside this one of small; should large answer first,
-    small is given up.
+    `hedge` starts the call of large, that many seconds later, in parallel to this one of small; should large answer
+    first, small is given up.
     """
 
     role: Role
     seconds: float | None
-    note: str | None
-    span: telemetry.AttemptScope
+    note: str | None = None
     hedge: float | None = None
-    hedge_span: telemetry.AttemptScope | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Validate:
     """Run the local validators on a draft; without one, those that look at the context alone."""
 
     draft: Draft | None
@@ -88,39 +231,124 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Gather:
-    """Ask a piece of evidence about a draft within `seconds`; without a draft, begin to ask beside what follows."""
+class AskEvidence:
+    """Ask a piece of evidence about a draft within `seconds`."""
 
     evidence: Evidence
-    draft: Draft | None
+    draft: Draft
     context: StepContext
     seconds: float | None
-    span: telemetry.Scope
 
 
 @dataclass(frozen=True, slots=True)
-class Sleep:
-    """Wait, as a provider asked."""
+class HandOver:
+    """An attempt is over and large is next, after `decision.wait` seconds; `first` when small was it."""
 
-    seconds: float
+    attempt: Attempt
+    decision: Decision
+    first: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
-    """Give up the calls that were begun beside others: by name, the reply, None for one that was still running.
-
-    A call that was to begin later and was never made is not among them.
-    """
+class CancelPending:
+    """Give up a large call that runs in parallel: its `Reply`, `"running"`, or None when it was never made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What asking gave: a value, or the error; `late` when the deadline passed. `latency` is in seconds."""
+    """The result of a call: a value, or the error; `late` when the deadline passed. `latency` is in seconds."""
 
     value: object
     error: Exception | None
     late: bool
     latency: float
+    made: bool = True
+    """Whether the call was made at all."""
 
 
-Effect = Ask | Check | Gather | Sleep | Drop
+Effect = CallTier | Validate | AskEvidence | HandOver | CancelPending
+Pending = Reply | Literal["running"] | None
+
+
+# ---- how a step ended -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnd:
+    """The facts of an end: `final` is the attempt whose answer is returned, `best` the one that a human may see.
+
+    `waits` says that a human has the last word, so that the record is not written yet.
+    """
+
+    outcome: StepOutcome
+    reason: str
+    final: int | None = None
+    best: int | None = None
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """How a step ended.
+
+    `answer` is what to return, None when the policy lets nothing be returned; `best` the draft that a human may look
+    at; `errors` hold what went wrong on the way, one per failed attempt; `raised` is large's own exception, where that
+    is what large alone would have given.
+    """
+
+    answer: Answer | None
+    best: Answer | None
+    trace: StepTrace
+    errors: tuple[Exception, ...] = ()
+    raised: Exception | None = None
+
+    def failure(self) -> Exception:
+        """Return the exception to raise: large's own with the record on it, else `CascadeExhausted`."""
+        attempts = "; ".join(attempt_line(a) for a in self.trace.attempts)
+        if self.raised is None:
+            if self.trace.reason == "budget":
+                attempts += "; max_cost leaves no more"
+            errors = self.errors or (RejectedDraft(f"no tier was asked: {self.trace.reason}"),)
+            msg = f"step {self.trace.step!r}: no tier gave a usable answer ({attempts})"
+            return CascadeExhausted(msg, trace=self.trace, errors=errors)
+        note = f"cascade step {self.trace.step!r}: {attempts}"
+        try:
+            if not any(n.startswith("cascade step ") for n in getattr(self.raised, "__notes__", ())):
+                self.raised.add_note(note)
+            self.raised.cascade = self.trace  # type: ignore[attr-defined]  # for code that catches it
+        except Exception:  # noqa: BLE001, S110 - an exception that takes no attributes is raised all the same
+            pass
+        return self.raised
+
+
+def attempt_line(attempt: Attempt) -> str:
+    """Return an attempt in one line for people."""
+    if attempt.error is not None:
+        return f"{attempt.tier}: {attempt.error}"
+    objections = [f"{v.validator}: {v.code}" for v in attempt.verdicts if v.outcome == "fail"]
+    return f"{attempt.tier}: {attempt.outcome}" + (f" ({', '.join(objections)})" if objections else "")
+
+
+def trace_of(message: AIMessage) -> StepTrace | None:
+    """Read the record on a message; None when it is not a cascade's.
+
+    Raises:
+        RecordError: there is one, but it cannot be read.
+    """
+    data = message.response_metadata.get("cascade")
+    return None if data is None else load(StepTrace, data)
+
+
+def tool_choice_of(value: object) -> str | None:
+    """Return a provider's `tool_choice` in our words: None, "none", "required" or a tool's name."""
+    if isinstance(value, Mapping):
+        function = value.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else value.get("name")
+        if value.get("type") == "allowed_tools":
+            allowed = value.get("allowed_tools", value)
+            value = allowed.get("mode") if isinstance(allowed, Mapping) else None
+        else:
+            value = name if isinstance(name, str) else value.get("type")
+    if value is True or value in ("any", "required"):
+        return "required"
+    return value if isinstance(value, str) and value != "auto" else None

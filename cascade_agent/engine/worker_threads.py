@@ -1,8 +1,8 @@
 """A deadline for a synchronous call.
 
-Python cannot stop a thread, so the call runs in a worker thread and a late one goes on unheard. Workers are kept for
-the next call (a hand-over costs about 15 us, a new thread 60) and are daemons: a hung call never holds up the exit of
-the interpreter, as the threads of a `ThreadPoolExecutor` would.
+Python cannot stop a thread, so the call runs in a worker thread and the result of a late one is not used. Workers are
+kept for the next call (a hand-over costs about 15 us, a new thread 60) and are daemons: a hung call never holds up the
+exit of the interpreter, as the threads of a `ThreadPoolExecutor` would.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class LateError(TimeoutError):
         return cls(f"no answer in {seconds:g} s")
 
 
-class OvertakenError(LateError):
-    """Nothing was late: a call beside this one answered first."""
+class SupersededError(LateError):
+    """Nothing was late: a call in parallel to this one answered first."""
 
     def __init__(self) -> None:
         super().__init__("large answered first")
@@ -54,7 +54,7 @@ class _Worker:
                 outcome = (None, error)
             keep = len(_idle) < _MAX_IDLE
             if keep:
-                _idle.append(self)  # before the answer is told: the caller's next call finds this worker free
+                _idle.append(self)  # before the answer is out: the caller's next call finds this worker free
             box.put(outcome)
             del context, call, box, outcome  # an idle worker keeps nothing alive
 
@@ -64,7 +64,7 @@ _idle: list[_Worker] = []
 os.register_at_fork(after_in_child=_idle.clear)  # threads do not survive a fork
 
 
-def within(seconds: float | None, call: Callable[[], T]) -> T:
+def run_within(seconds: float | None, call: Callable[[], T]) -> T:
     """Call and wait at most `seconds` (None: as long as it takes, in this thread). Context variables are carried over.
 
     Raises:
@@ -82,17 +82,24 @@ def within(seconds: float | None, call: Callable[[], T]) -> T:
     return cast("T", value)
 
 
-class Begun(Future[T]):
-    """A call that runs beside its caller, or will after a while."""
+class BackgroundCall(Future[T]):
+    """A call that runs in parallel to its caller, or will after a while."""
 
     def __init__(self) -> None:
         super().__init__()
         self._dropped = threading.Event()
 
     def drop(self) -> None:
-        """Nobody waits for it any more: it is not made if it did not begin yet, else it goes on unheard."""
+        """Give the call up: it is not made if it did not start yet, else it goes on and its result is not used."""
         self._dropped.set()
         self.cancel()
+
+    def drop_unless_started(self) -> bool:
+        """Give the call up if it did not start yet; return whether it is given up."""
+        if self.cancel():
+            self._dropped.set()
+            return True
+        return False
 
     def work(self, call: Callable[[], T], after: float) -> None:
         """Make the call `after` seconds from now, if it was not dropped until then."""
@@ -100,15 +107,15 @@ class Begun(Future[T]):
             return
         try:
             self.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised again where its result is asked for
+        except BaseException as error:  # noqa: BLE001 - raised again where its result is read
             self.set_exception(error)
 
 
-def begin(call: Callable[[], T], *, after: float = 0.0) -> Begun[T]:
+def start(call: Callable[[], T], *, after: float = 0.0) -> BackgroundCall[T]:
     """Let a worker make a call, `after` seconds from now, in a copy of this context."""
-    begun: Begun[T] = Begun()
-    _hand_over(copy_context(), lambda: begun.work(call, after))
-    return begun
+    background: BackgroundCall[T] = BackgroundCall()
+    _hand_over(copy_context(), lambda: background.work(call, after))
+    return background
 
 
 def _hand_over(context: Context, call: Callable[[], object]) -> _Box:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
 from cascade_agent.core.records import Attempt, Decision, SideCall, StepTrace
 from cascade_agent.engine import shadow
-from cascade_agent.engine.engine import trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.journal.writer import lost_records
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import metrics

@@ -18,7 +18,7 @@ from opentelemetry.trace import StatusCode
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict
 from cascade_agent.core.records import Attempt, Decision, StepTrace
-from cascade_agent.engine.engine import trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.telemetry import configure, settings
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import spans as telemetry

@@ -263,12 +263,12 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         told: dict[str, Any] = {"kind": "fitted", "target": chosen, "data": result.data, "learned": [list(part)]}
         fitted = replace(fitted, provenance=told)
     strictest = thresholds.pop("", None)
+    base_threshold = max(thresholds.values()) if strictest is None else strictest
     return replace(
         result,
         policy=replace(
             base,
-            threshold=max(thresholds.values()) if strictest is None else strictest,
-            thresholds=thresholds,
+            threshold={**thresholds, "default": base_threshold} if thresholds else base_threshold,
             scorer=fitted,
             provenance=provenance,
         ),
@@ -361,9 +361,7 @@ def _learned(scorer: Scorer) -> list[Part]:
 
 def opened(policy: Policy) -> Policy:
     """The policy with a threshold that every confidence reaches: what still escalates does so under all of them."""
-    if policy.threshold == 0.0 and not policy.thresholds:
-        return policy
-    return replace(policy, threshold=0.0, thresholds={})
+    return policy if policy.threshold == 0.0 else replace(policy, threshold=0.0)
 
 
 def judge(case: Case, policy: Policy) -> float | None:

@@ -41,7 +41,7 @@ class Row:
         """As plain JSON."""
         return {
             "title": self.title,
-            "threshold": None if self.policy is None else self.policy.threshold,
+            "threshold": None if self.policy is None else self.policy.base_threshold,
             "policy": None if self.policy is None else self.policy.version,
             "all": self.all.to_json(),
             "by_step": {name: figures.to_json() for name, figures in self.by_step.items()},

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from cascade_agent.core.decide import at_this_price, decide, threshold_for
+from cascade_agent.core.decide import decide, final_attempt, threshold_for
 from cascade_agent.core.records import Attempt, DecisionInputs, SideCall
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, i
 
 
 def _move(decision: Decision) -> tuple[object, ...]:
-    return decision.action, decision.evidence, decision.attempt, decision.beside, decision.hedge
+    return decision.action, decision.evidence, decision.attempt, decision.hedge
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class _Record:
         """Whether the draft falls short of the threshold that `decide` would hold it against."""
         attempt, inputs = state.attempt, self.inputs(policy, len(state.decisions))
         bar, confidence = threshold_for(policy, attempt, inputs.kind), attempt.confidence
-        return bar is not None and (confidence is None or confidence < at_this_price(policy, bar, inputs))
+        return bar is not None and (confidence is None or confidence < bar)
 
     def after(self, policy: Policy, state: _State, decision: Decision) -> _State | Missing | None:
         """The step after a move; what the record lacks for it, or None where the step ends."""
@@ -165,18 +165,7 @@ class _Record:
         waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
         if not self.drafted or waits:  # small was given up because large was faster; this policy would have waited
             return "draft"
-        beside = self._beside(decision.beside)
-        times = [self.small.latency, *(spend.latency for spend in beside)]
-        longest = None if None in times else max(time for time in times if time is not None)
-        return _State((), _rescored(policy, self.small, ()), (self.small, *beside), longest, (decision,))
-
-    def _beside(self, names: Sequence[str]) -> tuple[SideCall, ...]:
-        """Evidence begun with the draft. What a record of such lacks could not be begun, else its price is unknown."""
-        if not names:
-            return ()
-        told = any(decision.beside for decision in self.trace.decisions)
-        found = (self.evidence.get(name, None if told else SideCall(name=name)) for name in names)
-        return tuple(spend for spend in found if spend is not None)
+        return _State((), _rescored(policy, self.small, ()), (self.small,), self.small.latency, (decision,))
 
     def _gathered(
         self, policy: Policy, state: _State, name: str, decisions: tuple[Decision, ...]
@@ -185,8 +174,6 @@ class _Record:
         if spend is None or name not in self.small.gathered:  # never asked, or dropped before it answered
             return "evidence"
         attempt = _rescored(policy, self.small, (*state.attempt.gathered, name))
-        if spend in state.asked:  # paid beside the draft
-            return _State(state.done, attempt, state.asked, state.latency, decisions)
         return _State(state.done, attempt, (*state.asked, spend), _plus(state.latency, spend.latency), decisions)
 
     def dropped(self, state: _State) -> tuple[SideCall, ...]:
@@ -206,9 +193,7 @@ class _Record:
 def _end(record: _Record, policy: Policy, state: _State, decision: Decision, missing: Missing | None) -> Replayed:
     attempts = (*state.done, state.attempt)
     known = missing is None
-    final = decision.attempt if decision.action in ("accept", "exhausted") else None
-    if decision.action == "exhausted" and policy.on_exhausted != "return":
-        final = None
+    final = final_attempt(policy, decision)
     asked = (*state.asked, *record.dropped(state)) if decision.action == "accept" else state.asked
     costs = [call.cost for call in asked]
     return Replayed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import add
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
@@ -78,15 +78,15 @@ class Plan:
             wanted[title] = policy
             for threshold in dict.fromkeys(grid):
                 at = f"threshold {threshold:g}" if len(named) == 1 else f"{title} at {threshold:g}"
-                wanted[at] = replace(policy, threshold=threshold)
+                wanted[at] = policy.with_threshold(threshold)
         if not 1 <= len(wanted) <= MAX_POLICIES:
             msg = f"{len(wanted)} policies to compare; expected 1 to {MAX_POLICIES}: a coarser grid says as much"
             raise ConfigurationError(msg)
         families: dict[str, dict[float, Policy]] = {}
         keys: list[tuple[str, float]] = []
         for policy in wanted.values():
-            same = replace(policy, threshold=None if policy.threshold is None else 0.0).version
-            value = -1.0 if policy.threshold is None else float(policy.threshold)
+            same = policy.with_threshold(None if policy.base_threshold is None else 0.0).version
+            value = -1.0 if policy.base_threshold is None else float(policy.base_threshold)
             families.setdefault(same, {})[value] = policy
             keys.append((same, value))
         order = list(families)

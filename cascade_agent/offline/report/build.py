@@ -96,7 +96,7 @@ def _policy(policy: Policy, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "version": policy.version,
-        "threshold": policy.threshold,
+        "threshold": policy.base_threshold,
         "kind": kind,
         "date": text(policy.provenance.get("date")) or None,
         "certificate": certificate if isinstance(certificate, dict) else None,

@@ -255,7 +255,7 @@ class _Labels:
 class _Reader:
     def __init__(self, out: Gathered, labels: _Labels, policy: Policy, rescore: bool) -> None:
         self.out, self.labels, self.policy, self.rescore = out, labels, policy, rescore
-        self.any_threshold = replace(policy, threshold=0.0, thresholds={}, price_aware=False)
+        self.any_threshold = replace(policy, threshold=0.0)
         self.seen: set[int] = set()
 
     def add(self, trace: StepTrace) -> None:

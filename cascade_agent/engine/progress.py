@@ -1,0 +1,280 @@
+"""`StepProgress`: what has happened so far in one step. Lives and dies with it; knows no clock and no file."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from cascade_agent.core.clean_json import clean_text
+from cascade_agent.core.decide import decide
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall
+from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
+from cascade_agent.engine.tier_faults import draft_fault, error_fault
+from cascade_agent.engine.worker_threads import SupersededError
+from cascade_agent.errors import ConfigurationError, RejectedDraft
+from cascade_agent.models.usage import NOTHING, bill, bill_of_error, retry_after
+from cascade_agent.validators.validator_set import is_control_flow
+
+if TYPE_CHECKING:
+    from cascade_agent.core.records import AttemptOutcome, StepContext, StepOutcome, StepTrace, Verdict
+    from cascade_agent.engine.step import Pending
+    from cascade_agent.models.tier import Role
+
+_SMALL_SHARE = 1 / 3
+_MAX_ERROR = 500
+UNKNOWN = DecisionInputs()
+
+
+@dataclass(slots=True)
+class StepProgress:
+    """The attempts, decisions and costs of a step so far."""
+
+    request: StepRequest
+    elapsed: float = 0.0
+    """Seconds since the step began; whoever executes it keeps it up to date."""
+    done: list[Attempt] = field(default_factory=list)
+    answers: list[Answer | None] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    side_calls: list[SideCall] = field(default_factory=list)
+    inputs_seen: list[DecisionInputs] = field(default_factory=list)
+    attempt: Attempt = field(default_factory=lambda: Attempt(tier="small", outcome="pending"))
+    answer: Answer | None = None
+    error: Exception | None = None
+    reserved: float = 0.0
+    known: DecisionInputs = UNKNOWN
+    """What the statistics knew when the step began."""
+
+    @property
+    def time_left(self) -> float | None:
+        """The rest of the latency budget."""
+        budget = self.request.policy.latency_budget
+        return None if budget is None else budget - self.elapsed
+
+    def seconds(self, role: Role) -> float | None:
+        """Return how long a tier may take now: its own limit, and what the step's budget leaves it."""
+        own, budget, left = self.request.tiers[role].timeout, self.request.policy.latency_budget, self.time_left
+        if budget is None or left is None:
+            return own
+        if own is None:
+            own = budget * _SMALL_SHARE if role == "small" else budget
+        return min(own, left)
+
+    def context(self, role: Role) -> StepContext:
+        """Return what the answer in hand is judged as."""
+        own = None if self.answer is None else self.answer.context
+        return own or self.request.contexts[role]
+
+    # ---- decisions --------------------------------------------------------------------------------------------------
+
+    def decide(self) -> Decision:
+        """Decide the next move, and keep what the decision was made on."""
+        inputs = self._inputs()
+        evidence = tuple(self.request.validators.evidence)
+        decision = decide(self.request.policy, (*self.done, self.attempt), evidence=evidence, inputs=inputs)
+        self.inputs_seen.append(inputs)
+        self.decisions.append(decision)
+        return decision
+
+    def _inputs(self) -> DecisionInputs:
+        """Return what is known besides the attempts now; nothing that no rule could use."""
+        request, policy, attempt = self.request, self.request.policy, self.attempt
+        more: dict[str, Any] = {}
+        if request.disabled:
+            more["disabled"] = True
+        if self.known.large_latency is not None or attempt.retry_after is not None:
+            more["time_left"] = self.time_left
+        if attempt.tier == "large" and attempt.retry_after is not None and request.statistics is not None:
+            more["retry"] = request.statistics.take_retry()
+        if self.answer is not None and attempt.tier == "small" and policy.thresholds:
+            more["kind"] = kind_of_step(self.request.contexts["small"], self.answer)
+        if policy.stay_on_large == "turn":
+            more["stays_on_large"] = _escalated_this_turn(request.contexts["small"])
+        if request.budget is not None:
+            more["money_left"] = request.budget.remaining()
+            more["small_price"], more["large_price"] = self._price("small"), self._price("large")
+        return replace(self.known, **more) if more else self.known
+
+    # ---- money ------------------------------------------------------------------------------------------------------
+
+    def _price(self, role: Role) -> float | None:
+        """Return what must be left to ask a tier: the expected cost of the call, or the most that it can cost."""
+        request, strict = self.request, self.request.policy.strict_cost
+        mean = None if strict or request.statistics is None else request.statistics.expected(request.name, role)
+        if mean is not None:
+            return mean
+        tier = request.tiers[role]
+        found = tier.foreseen(_size(request.contexts[role]), most=strict)
+        if found is None and strict:
+            msg = f"a strict max_cost cannot bound a call of {tier.label}: give it a Price and the model a max_tokens"
+            raise ConfigurationError(msg)
+        return found
+
+    def reserve(self, role: Role) -> bool:
+        """Set aside the cost of a tier's call. False when another step was faster: then decide again."""
+        budget = self.request.budget
+        if budget is None:
+            return True
+        amount = self._price(role) or 0.0
+        if budget.reserve(amount):
+            self.reserved = amount
+            return True
+        self.decisions.pop()
+        self.inputs_seen.pop()
+        return False
+
+    def charge(self, cost: float | None) -> None:
+        """Book the call that is over; what was set aside for it stays spent when its cost is unknown."""
+        reserved, self.reserved = self.reserved, 0.0
+        if self.request.budget is not None:
+            self.request.budget.charge(reserved, cost)
+
+    # ---- attempts ---------------------------------------------------------------------------------------------------
+
+    def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
+        """Begin the attempt of a tier."""
+        self.attempt = Attempt(
+            tier=role,
+            model=self.request.tiers[role].model_name,
+            outcome="pending",
+            verdicts=verdicts,
+            threshold=self.request.policy.base_threshold if role == "small" else None,
+            usage=NOTHING,
+            cost=0.0,
+        )
+
+    def failed(self, reply: Reply, error: Exception) -> None:
+        """Book a call that gave no draft; one that the provider refused is not billed."""
+        self.error = error
+        superseded = isinstance(error, SupersededError)
+        outcome: AttemptOutcome = "cancelled" if superseded else "timeout" if reply.late else "error"
+        usage, cost, inner = bill_of_error(error) if reply.made else (NOTHING, 0.0, None)
+        self.attempt = replace(
+            self.attempt,
+            outcome=outcome,
+            error=_error_text(error),
+            latency=reply.latency,
+            usage=usage,
+            cost=cost,
+            inner=inner,
+            retry_after=retry_after(error),
+            fault=error_fault(error),
+        )
+        self.charge(0.0 if outcome == "error" and cost is None else cost)
+
+    def drafted(self, reply: Reply, answer: Answer) -> None:
+        """Book a call that gave a draft."""
+        self.answer = answer
+        role: Role = "small" if self.attempt.tier == "small" else "large"
+        usage, cost, inner = bill(self.request.tiers[role], answer.draft.message)
+        effects = [self.request.policy.side_effects.get(call["name"]) for call in answer.draft.tool_calls]
+        self.attempt = replace(
+            self.attempt,
+            outcome="rejected",
+            latency=reply.latency,
+            usage=usage,
+            cost=cost,
+            inner=inner,
+            effect=next((effect for effect in ("irreversible", "write", "read") if effect in effects), None),
+        )
+        self.charge(cost)
+
+    def judged(self, verdicts: tuple[Verdict, ...], *, gathered: str | None = None) -> None:
+        """Add verdicts to the attempt and score it anew."""
+        attempt = self.attempt
+        verdicts = attempt.verdicts + verdicts if attempt.verdicts else verdicts
+        draft = cast("Answer", self.answer).draft
+        self.attempt = replace(
+            attempt,
+            verdicts=verdicts,
+            confidence=self.request.policy.scorer.confidence(verdicts),
+            gathered=attempt.gathered if gathered is None else (*attempt.gathered, gathered),
+            fault=draft_fault(draft, verdicts, self.request.policy.side_effects),
+        )
+
+    def close_attempt(self, outcome: AttemptOutcome | None = None) -> Attempt:
+        """Fix the attempt's outcome."""
+        attempt = self.attempt
+        if attempt.outcome == "pending":
+            attempt = replace(attempt, outcome=outcome or "skipped")
+        elif outcome is not None and attempt.outcome == "rejected":
+            attempt = replace(attempt, outcome=outcome)
+        self.done.append(attempt)
+        self.answers.append(self.answer)
+        if attempt.outcome not in ("accepted", "skipped"):
+            self.errors.append(self.error or RejectedDraft(attempt_line(attempt)))
+        self.answer = self.error = None
+        return attempt
+
+    def side_call(self, call: SideCall) -> None:
+        """Book a call that gave no draft to judge."""
+        if self.request.budget is not None:
+            self.request.budget.charge(0.0, call.cost)
+        self.side_calls.append(call)
+
+    def dropped(self, pending: Pending) -> None:
+        """Book the large call that ran in parallel and is not needed."""
+        if pending is None:
+            return
+        call = SideCall(name="hedge")
+        if isinstance(pending, Reply):
+            if pending.error is not None:
+                usage, cost, _ = bill_of_error(pending.error)
+            else:
+                usage, cost, _ = bill(self.request.tiers["large"], cast("Answer", pending.value).draft.message)
+            call = replace(call, usage=usage, cost=cost, latency=pending.latency)
+        self.side_call(call)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def stopped(self, error: BaseException, *, hedged: bool) -> StepEnd:
+        """Close a step that the host, or something outside of it, ended."""
+        self.charge(None)
+        if self.attempt.outcome == "pending":
+            self.attempt = replace(self.attempt, usage=None, cost=None)
+        if hedged:
+            self.side_calls.append(SideCall(name="hedge"))
+        self.close_attempt("cancelled")
+        left = isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit)
+        outcome: StepOutcome = "interrupted" if is_control_flow(error) else "cancelled" if left else "error"
+        return StepEnd(outcome=outcome, reason=outcome)
+
+    def result(self, end: StepEnd, trace: StepTrace) -> StepResult:
+        """Return how the step ended."""
+        answer, best = (None if index is None else self.answers[index] for index in (end.final, end.best))
+        unanswered = self.done[-1].tier == "large" and self.done[-1].error is not None
+        raised = self.errors[-1] if answer is None and unanswered else None
+        return StepResult(answer=answer, best=best, trace=trace, errors=tuple(self.errors), raised=raised)
+
+
+def kind_of_step(context: StepContext, answer: Answer | None) -> str:
+    """Return the kind of a step, by its draft: `structured`, `call` or `text`."""
+    if ((answer and answer.context) or context).output_schema is not None:
+        return "structured"
+    draft = None if answer is None else answer.draft
+    return "call" if draft is not None and (draft.tool_calls or draft.invalid_tool_calls) else "text"
+
+
+def _escalated_this_turn(context: StepContext) -> bool:
+    """Return whether an answer of this turn came from a step that escalated."""
+    for message in context.messages[context.turn_start + 1 :]:
+        record = message.response_metadata.get("cascade") if message.type == "ai" else None
+        if isinstance(record, dict) and record.get("escalated"):
+            return True
+    return False
+
+
+def _size(context: StepContext) -> int:
+    """Return the bytes of a request: its messages with their calls, and the tools on offer."""
+    messages = [(m.content, getattr(m, "tool_calls", None)) for m in context.messages]
+    tools = [(t.name, t.description, t.parameters) for t in context.tools]
+    return len(repr(messages).encode("utf-8", "replace")) + len(repr(tools).encode("utf-8", "replace"))
+
+
+def _error_text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error that has no text still is one
+        text = ""
+    return clean_text(f"{type(error).__name__}: {text}"[:_MAX_ERROR])

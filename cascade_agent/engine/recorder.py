@@ -1,0 +1,234 @@
+"""The record of a step: its span and metrics, its line in the journal, and what stands on the message.
+
+None of it can fail a step: an error is logged once and the answer goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+from cascade_agent import telemetry
+from cascade_agent._log import LOG
+from cascade_agent.core.records import StepTrace
+from cascade_agent.engine.progress import UNKNOWN, kind_of_step
+from cascade_agent.engine.tier_faults import warn_once
+from cascade_agent.models.usage import NOTHING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import AIMessage, BaseMessage
+
+    from cascade_agent.core.records import Attempt, Usage
+    from cascade_agent.engine.progress import StepProgress
+    from cascade_agent.engine.step import HandOver, StepEnd, StepRequest
+    from cascade_agent.models.tier import Role
+
+_lost: set[str] = set()
+
+
+class StepRecorder:
+    """Keeps the spans of a step open while it runs, and writes its record when it ends."""
+
+    __slots__ = ("_closed", "_hedge", "_request", "_span", "_started_at", "_waiting", "scope")
+
+    def __init__(self, request: StepRequest) -> None:
+        self._request, self._closed = request, 0
+        self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        thread_id = request.contexts["small"].thread_id
+        self._span = telemetry.start_step(
+            request.name, policy=request.policy.version, thread_id=thread_id, run=request.run
+        )
+        self._waiting: telemetry.AttemptScope | None = None
+        self._hedge: telemetry.AttemptScope | None = None
+        self.scope: telemetry.Scope = self._span
+        """What evidence belongs under: the attempt that it is about."""
+
+    def open_attempt(self, role: Role, *, later: bool = False) -> telemetry.AttemptScope:
+        """Open the span of a tier's attempt; with `later` of one that may start in parallel."""
+        if role == "large" and not later and self._hedge is not None:
+            scope, self._hedge = self._hedge, None
+        else:
+            model = self._request.tiers[role].model_name
+            index = self._closed + later
+            scope = telemetry.start_attempt(self._span, index, tier=role, model=model, later=later)
+        if later:
+            self._hedge = scope
+        else:
+            self._waiting = self.scope = scope
+        return scope
+
+    def hand_over(self, effect: HandOver) -> None:
+        """Record that an attempt is over and large is next."""
+        self._close(effect.attempt)
+        if effect.first:
+            telemetry.escalation(self._span, effect.decision)
+
+    def _close(self, attempt: Attempt) -> None:
+        self._closed += 1
+        if self._waiting is not None:
+            telemetry.end_attempt(self._waiting, attempt)
+            self._waiting, self.scope = None, self._span
+
+    def record(self, progress: StepProgress, end: StepEnd) -> StepTrace:
+        """Write the record of a step that ended; one that a human decides is written when he did."""
+        request = self._request
+        self._close(progress.done[-1])
+        if self._hedge is not None:
+            telemetry.drop_attempt(self._hedge)
+        _warn(progress)
+        trace = self._trace(progress, end)
+        telemetry.end_step(self._span, trace)
+        if request.statistics is not None:
+            request.statistics.observe(trace)
+        if not end.waits:
+            append(request.journal, trace)
+        return trace
+
+    def _trace(self, progress: StepProgress, end: StepEnd) -> StepTrace:
+        request, attempts = self._request, tuple(progress.done)
+        context = request.contexts["small"]
+        if request.journal is not None or end.waits or end.outcome == "exhausted":
+            attempts = tuple(
+                attempt if answer is None else replace(attempt, answer=answer.draft.to_json())
+                for attempt, answer in zip(attempts, progress.answers, strict=True)
+            )
+        cost, currency = _sum(progress)
+        inputs = progress.inputs_seen
+        return StepTrace(
+            id=uuid4().hex,
+            step=request.name,
+            outcome=end.outcome,
+            reason=end.reason,
+            attempts=attempts,
+            decisions=tuple(progress.decisions),
+            evidence=tuple(progress.side_calls),
+            askable=tuple(request.validators.evidence),
+            inputs_seen=() if all(i is UNKNOWN or i == UNKNOWN for i in inputs) else tuple(inputs),
+            final=end.final,
+            kind=kind_of_step(context, next((a for a in progress.answers if a is not None), None)),
+            degraded=end.outcome == "exhausted" and end.final is not None,
+            confidence=None if end.final is None else attempts[end.final].confidence,
+            cost=cost,
+            currency=currency,
+            usage=_total(progress),
+            latency=progress.elapsed,
+            started_at=self._started_at,
+            thread_id=context.thread_id,
+            run_id=request.run_id,
+            policy=request.policy.version,
+        )
+
+
+def append(journal: Any, trace: StepTrace) -> None:
+    """Write a record into a journal; one that raises loses the record, never the answer."""
+    if journal is None:
+        return
+    try:
+        journal.append(trace)
+    except Exception as error:  # noqa: BLE001 - a journal of the user's own
+        kind = type(error).__name__
+        if kind not in _lost:
+            _lost.add(kind)
+            LOG.warning("the journal lost a record: %s: %s (logged once)", kind, error)
+
+
+def _warn(progress: StepProgress) -> None:
+    """Log the tiers that can never answer as they are set up."""
+    errors = iter(progress.errors)
+    for attempt in progress.done:
+        if attempt.outcome in ("accepted", "skipped"):
+            continue
+        error = next(errors)
+        if attempt.fault == "setup":
+            role: Role = "small" if attempt.tier == "small" else "large"
+            warn_once(role, progress.request.tiers[role], error)
+
+
+def _sum(progress: StepProgress) -> tuple[float | None, str]:
+    """Return the cost of a step and its currency; None when a part is unknown or was paid in another currency."""
+    request, currencies = progress.request, set[str]()
+    total: float | None = 0.0
+    for attempt in progress.done:
+        total = None if total is None or attempt.cost is None else total + attempt.cost
+        if attempt.cost:
+            tier = request.tiers["small" if attempt.tier == "small" else "large"]
+            currencies.add((attempt.inner or {}).get("currency") or tier.currency)
+    for call in progress.side_calls:
+        total = None if total is None or call.cost is None else total + call.cost
+        evidence = getattr(request.validators.evidence.get(call.name), "tier", None)
+        if call.cost and evidence is not None:  # evidence of the user's own counts in the currency of the step
+            currencies.add(evidence.currency)
+    if len(currencies) > 1:
+        return None, "USD"
+    return total, next(iter(currencies), request.tiers["large"].currency)
+
+
+def _total(progress: StepProgress) -> Usage | None:
+    """Return the tokens that the providers reported; a call that raised reported none, one cut off is unknown."""
+    total = NOTHING
+    one = replace(NOTHING, calls=1)
+    parts = [one if a.usage is None and a.outcome == "error" else a.usage for a in progress.done]
+    for usage in parts + [call.usage for call in progress.side_calls]:
+        if usage is None:
+            return None
+        total += usage
+    return total
+
+
+# ---- on the message -------------------------------------------------------------------------------------------------
+
+
+def recorded(message: AIMessage, trace: StepTrace, history: Sequence[BaseMessage] = ()) -> AIMessage:
+    """Return a copy of the accepted message with the record of its step, as plain JSON without rejected answers.
+
+    A copy, because hosts change messages in place. Calls whose id is absent, empty or used before get fresh ones on it:
+    hosts and other providers match results to calls by id.
+    """
+    changes: dict[str, Any] = {
+        "response_metadata": {**message.response_metadata, "cascade": trace.to_json(content=False)}
+    }
+    if message.tool_calls:
+        ids = _fresh_ids(message, trace.id, history)
+        if ids is not None:
+            changes["tool_calls"] = [{**call, "id": new} for call, new in zip(message.tool_calls, ids, strict=True)]
+            changes["content"] = _with_ids(message, ids)
+            raw = message.additional_kwargs.get("tool_calls")
+            if isinstance(raw, list) and len(raw) == len(ids):
+                calls = [{**call, "id": new} for call, new in zip(raw, ids, strict=True)]
+                changes["additional_kwargs"] = {**message.additional_kwargs, "tool_calls": calls}
+    return message.model_copy(update=changes)
+
+
+def _fresh_ids(message: AIMessage, step_id: str, history: Sequence[BaseMessage]) -> list[str] | None:
+    """Return the ids of the calls where some must change: the same ones again when a saved answer is read back."""
+    used: set[str] = set()
+    for earlier in history:
+        if earlier.type == "ai":
+            used.update(call["id"] or "" for call in cast("AIMessage", earlier).tool_calls)
+    ids: list[str] = []
+    changed = False
+    for index, call in enumerate(message.tool_calls):
+        own = call.get("id")
+        if not isinstance(own, str) or not own or own in used:
+            own, changed = f"call_{step_id[:20]}{index:02d}", True
+        used.add(own)
+        ids.append(own)
+    return ids if changed else None
+
+
+def _with_ids(message: AIMessage, ids: Sequence[str]) -> str | list[Any]:
+    """Return the content with the ids in its blocks of tool calls, which come in the order of the calls."""
+    if isinstance(message.content, str):
+        return message.content
+    keys = {"tool_use": "id", "tool_call": "id", "function_call": "call_id"}
+    remaining = iter(ids)
+    content: list[Any] = []
+    for block in message.content:
+        key = keys.get(str(block.get("type"))) if isinstance(block, dict) else None
+        new = None if key is None else next(remaining, None)
+        content.append(block if new is None else {**cast("dict[str, Any]", block), cast("str", key): new})
+    return content
