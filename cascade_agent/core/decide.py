@@ -23,6 +23,7 @@ REASONS: Mapping[str, str] = {
     "Judge": "judge_reject",
     "NoRepeat": "repeated_call",
     "PlanConsistency": "plan_inconsistent",
+    "SkippedCall": "call_skipped",
     "StructuredOutput": "schema_invalid",
     "ToolCallSchema": "schema_invalid",
     "ToolRelevance": "ungrounded",

@@ -57,6 +57,8 @@ RULES: Final[Mapping[str, tuple[float, float, str]]] = {
     "plan_steps_open": (6.0, 1.0, _PRIOR),
     "plan_argument_differs": (6.0, 1.0, _PRIOR),
     "after_tool_error": (6.0, 1.0, _PRIOR),
+    "call_skipped": (6.0, 1.0, _PRIOR),
+    "figure_unsupported": (6.0, 1.0, _PRIOR),
     # Evidence speaks for a draft as well as against it: it is weighed from the score that says nothing.
     "token_confidence": (
         3.0,
@@ -79,6 +81,7 @@ SHIPPED: Final = frozenset(
         "NoRepeat",
         "PlanConsistency",
         "AfterToolError",
+        "SkippedCall",
         "Grounding",
         "ToolRelevance",
         "TokenConfidence",

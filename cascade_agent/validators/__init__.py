@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cascade_agent.validators.grounding import Grounding
     from cascade_agent.validators.no_repeat import NoRepeat
     from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
+    from cascade_agent.validators.skipped_call import SkippedCall
     from cascade_agent.validators.structured_output import StructuredOutput
     from cascade_agent.validators.token_confidence import TokenConfidence
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
@@ -30,6 +31,7 @@ _ROOMS = {
     "Plan": "plan_consistency",
     "PlanConsistency": "plan_consistency",
     "PlanStep": "plan_consistency",
+    "SkippedCall": "skipped_call",
     "StructuredOutput": "structured_output",
     "TokenConfidence": "token_confidence",
     "ToolCallSchema": "tool_call_schema",
@@ -46,6 +48,7 @@ __all__ = [
     "Plan",
     "PlanConsistency",
     "PlanStep",
+    "SkippedCall",
     "StructuredOutput",
     "TokenConfidence",
     "ToolCallSchema",
@@ -74,11 +77,12 @@ def default_validators() -> list[Any]:
     `PlanConsistency` is among them and acts only where a plan is found.
     """
     names = (
-        "AfterToolError",
         "CompleteResponse",
         "StructuredOutput",
         "ToolCallSchema",
         "NoRepeat",
+        "AfterToolError",
+        "SkippedCall",
         "PlanConsistency",
         "Grounding",
         "ToolRelevance",
