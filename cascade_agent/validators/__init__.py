@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cascade_agent.validators.token_confidence import TokenConfidence
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
     from cascade_agent.validators.tool_relevance import ToolRelevance
+    from cascade_agent.validators.turn_progress import TurnProgress
 
 _ROOMS = {
     "AfterToolError": "after_tool_error",
@@ -36,6 +37,7 @@ _ROOMS = {
     "TokenConfidence": "token_confidence",
     "ToolCallSchema": "tool_call_schema",
     "ToolRelevance": "tool_relevance",
+    "TurnProgress": "turn_progress",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "TokenConfidence",
     "ToolCallSchema",
     "ToolRelevance",
+    "TurnProgress",
     "default_validators",
 ]
 
@@ -86,5 +89,6 @@ def default_validators() -> list[Any]:
         "PlanConsistency",
         "Grounding",
         "ToolRelevance",
+        "TurnProgress",
     )
     return [__getattr__(name)() for name in names]
