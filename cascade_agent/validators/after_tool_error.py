@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class AfterToolError:
     score: float = 0.32
     name: ClassVar[str] = "AfterToolError"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "context"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "after_tool_error"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "after_tool_error": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+    }
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""

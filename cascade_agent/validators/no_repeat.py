@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -74,6 +75,14 @@ class NoRepeat:
     window: int = 64
     name: ClassVar[str] = "NoRepeat"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "repeated_call"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "duplicate_call": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "call_loop": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "repeated_call": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "repeated_answer": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+    }
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
