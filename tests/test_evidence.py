@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict, default_validators
 from cascade_agent.core.records import Draft, StepContext
-from cascade_agent.core.scoring import RULES
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
@@ -88,7 +87,7 @@ def test_disagreement_escalates() -> None:
     assert (step["final_tier"], step["reason"]) == ("large", "low_confidence")
 
 
-NEUTRAL = RULES["agreement"][1]
+NEUTRAL = CrossCheck.weights["agreement"].neutral
 
 
 def checked(ours: AIMessage, theirs: AIMessage, asked: str = ASKED) -> tuple[float, float]:

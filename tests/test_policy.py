@@ -10,20 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.core.decide import REASONS, best_usable, decide, objection
+from cascade_agent.core.decide import best_usable, decide, objection
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Verdict
-from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.validators import shipped_scorer
 
 unit = st.floats(0, 1)
-names = st.sampled_from(["", "mine", *REASONS])
+names = st.sampled_from(["", "mine", "Grounding"])
 verdicts = st.builds(
     Verdict,
     outcome=st.sampled_from(["pass", "fail", "abstain"]),
     code=st.sampled_from(["", "odd", "validator_error", "validator_timeout"]),
     score=st.none() | unit,
     validator=names,
+    origin=st.sampled_from(["", "user", "shipped"]),
     path=st.sampled_from(["", "/tool_calls/0"]),
 )
 some_verdicts = st.lists(verdicts, max_size=4).map(tuple)
@@ -88,7 +89,7 @@ def test_a_hard_fail_is_never_accepted(policy, history):
 def test_a_soft_fail_is_never_accepted_but_may_be_the_best(policy, history):
     """A soft fail escalates, but for a shipped one of the large draft; the draft may be returned when nothing is better."""
     last = history[-1]
-    if any(v.outcome == "fail" and (last.tier == "small" or v.validator not in REASONS) for v in last.verdicts):
+    if any(v.outcome == "fail" and (last.tier == "small" or v.origin == "user") for v in last.verdicts):
         assert decide(policy, history, evidence=EVIDENCE).action in ("escalate", "exhausted")
 
 
@@ -262,8 +263,8 @@ def test_a_misspelled_setting_is_refused():
 
 def test_a_scorer_travels_with_its_policy():
     """The scorer is part of the file and of the version."""
-    assert Policy.from_json({"scorer": Scorer.rules().to_json()}) == Policy()
-    assert Policy().version == Policy(scorer=Scorer.rules()).version
+    assert Policy.from_json({"scorer": shipped_scorer().to_json()}) == Policy()
+    assert Policy().version == Policy(scorer=shipped_scorer()).version
 
 
 def test_shipped_soft_fails_do_not_rule_a_large_draft_out() -> None:

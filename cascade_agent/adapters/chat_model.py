@@ -47,7 +47,7 @@ from cascade_agent.models.pricing import warm
 from cascade_agent.models.tier import Ready, Role, Tier
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import default_validators
-from cascade_agent.validators.validator_set import Panel, check_fit
+from cascade_agent.validators.validator_set import ValidatorSet, check_fit
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
@@ -133,7 +133,7 @@ class CascadeChatModel(BaseChatModel):
     `stream_mode="updates"` shows the saved record under the key `cascade.step`."""
 
     _tiers: dict[Role, Tier] = PrivateAttr()
-    _panel: Panel = PrivateAttr()
+    _panel: ValidatorSet = PrivateAttr()
     _journal: Any = PrivateAttr(default=None)
     _ledger: Ledger = PrivateAttr(default_factory=Ledger)
     _kinds: dict[Role, str] = PrivateAttr()
@@ -157,7 +157,7 @@ class CascadeChatModel(BaseChatModel):
             raise ConfigurationError(msg)
         self._tiers = {"small": Tier.of(self.small), "large": Tier.of(self.large)}
         self._journal = Journal.of(self.journal)
-        self._panel = Panel(
+        self._panel = ValidatorSet(
             default_validators() if self.validators is None else self.validators, timed=telemetry.validated
         )
         check_fit(self.policy, self._panel)

@@ -31,7 +31,7 @@ from cascade_agent.models.pricing import warm
 from cascade_agent.models.tier import Role, Tier
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import default_validators
-from cascade_agent.validators.validator_set import Panel, check_fit
+from cascade_agent.validators.validator_set import ValidatorSet, check_fit
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -90,7 +90,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
             raise ConfigurationError(msg)
         self.large = Tier.of(large)
         self.small = None if small is None else Tier.of(small)
-        self.panel = Panel(default_validators() if validators is None else validators, timed=telemetry.validated)
+        self.panel = ValidatorSet(default_validators() if validators is None else validators, timed=telemetry.validated)
         check_fit(policy, self.panel)
         self.policy, self.step_name, self.durable = policy, name, durable
         self.journal = Journal.of(journal)

@@ -40,8 +40,8 @@ class Policy:
     """Other thresholds for some drafts, by kind (`call`, `text`, `structured`) or by the gravest side effect of what
     they call (`read`, `write`, `irreversible`). The highest of those that apply takes the place of `threshold`."""
 
-    scorer: Scorer = field(default_factory=Scorer.rules)
-    """Verdicts -> confidence. The shipped rules, or one fitted on your own journal."""
+    scorer: Scorer | None = None
+    """Verdicts -> confidence, fitted on your own journal. None: the shipped rules, as their validators weigh them."""
 
     evidence_band: tuple[float, float] = (0.3, 0.89)
     """Ask evidence (validators that call a model) only while the confidence lies inside this closed band. On recorded
@@ -216,7 +216,7 @@ _ceilings = _maps(get_args(Ceiling), _is_amount)
 _SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
     ("threshold", _or_none(_in_unit), "None or a number in [0, 1]"),
     ("thresholds", _maps(_THRESHOLDS, _in_unit), f"numbers in [0, 1] by {', '.join(_THRESHOLDS)}"),
-    ("scorer", lambda value: isinstance(value, Scorer), "a Scorer"),
+    ("scorer", lambda value: value is None or isinstance(value, Scorer), "None or a Scorer"),
     ("evidence_band", _is_band, "two numbers 0 <= low <= high <= 1"),
     ("on_exhausted", *_one_of(OnExhausted)),
     ("on_broken", *_one_of(OnBroken)),

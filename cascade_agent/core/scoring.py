@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
 from cascade_agent.core.clean_json import Json, clean
 from cascade_agent.core.records import SCHEMA
@@ -22,100 +22,21 @@ if TYPE_CHECKING:
 HARD_FAIL: Final = "hard_fail"
 """The code under which every hard fail of a shipped validator is weighed."""
 
-_PRIOR: Final = "the score of this code is itself an estimate of P(right); this weight hands it on"
 
-RULES: Final[Mapping[str, tuple[float, float, str]]] = {
-    HARD_FAIL: (8.0, 1.0, "cannot be executed or stored: no other sign outweighs it"),
-    # Local signs: silent or 1 is "nothing to object".
-    "call_in_prose": (4.0, 1.0, "a call written into the text never runs; the model meant to call"),
-    "part_open": (4.0, 1.0, "the request speaks of a tool's subject and that tool was not called: a call is missing"),
-    "number_unused": (4.0, 1.0, "numbers in a request are nearly always meant for an argument"),
-    "date_invented": (3.0, 1.0, "a model knows no date that it was not told; such values are guesses"),
-    "placeholder_value": (3.0, 1.0, "a template was copied, the value is not known"),
-    "required_empty": (3.0, 1.0, "the model had nothing to fill in and called all the same"),
-    "calls_alike": (2.5, 1.0, "the same values twice ask for nothing new"),
-    "choice_unused": (2.5, 1.0, "the request names an option in the tool's own words and it was passed over"),
-    "percent_as_written": (2.0, 1.0, "8 % is 0.08 to a formula; a parameter that means percent mostly says so"),
-    "question_open": (3.0, 1.0, "each question wants a call; questions in passing exist"),
-    "quote_unused": (2.0, 1.0, "what stands in quotation marks is wanted literally; titles in passing exist"),
-    "calls_split": (2.0, 1.0, "a list parameter asks for one call; several calls also work with many tools"),
-    "description_match": (2.0, 1.0, "a fitting tool is described in words of the request; synonyms are the exception"),
-    "argument_grounded": (1.5, 1.0, "values out of nowhere are guesses; normalised and translated ones look like them"),
-    "off_topic": (1.0, 1.0, "several weak signs at once; each of them is weighed already"),
-    "tool_match": (1.0, 1.0, "the name says the same as the description in fewer words"),
-    "request_covered": (0.5, 1.0, "words left over ask for something else; a story around a request leaves words too"),
-    "several_calls": (0.5, 1.0, "each of several calls must be right; one call is right more often than three"),
-    "sibling_unused": (1.0, 1.0, "one item of a list was used and its neighbour not; appositions look like lists"),
-    "optional_grounded": (1.0, 1.0, "an optional value that nobody mentioned is seldom wanted, and often harmless"),
-    "other_tool_fits": (1.0, 1.0, "shared words prefer another tool; descriptions of unequal length blur it"),
-    "no_call": (0.5, 1.0, "prose that was chosen freely is mostly right, also beside a tool with like words"),
-    # Signs whose validators say how likely the draft is right.
-    "duplicate_call": (6.0, 1.0, _PRIOR),
-    "call_loop": (6.0, 1.0, _PRIOR),
-    "repeated_call": (6.0, 1.0, _PRIOR),
-    "repeated_answer": (6.0, 1.0, _PRIOR),
-    "plan_steps_open": (6.0, 1.0, _PRIOR),
-    "plan_argument_differs": (6.0, 1.0, _PRIOR),
-    "after_tool_error": (6.0, 1.0, _PRIOR),
-    "turn_progress": (6.0, 1.0, _PRIOR),
-    "call_skipped": (6.0, 1.0, _PRIOR),
-    "figure_unsupported": (6.0, 1.0, _PRIOR),
-    # Evidence speaks for a draft as well as against it: it is weighed from the score that says nothing.
-    "token_confidence": (
-        3.0,
-        0.8,
-        "tokens chosen without doubt are a little more often right; models are overconfident",
-    ),
-    "agreement": (7.0, 0.8, "models of two families seldom make the same mistake; four fifths of an answer agree"),
-    "judged_right": (3.0, 0.5, "a judge that is unsure says one half; judges are lenient and see less than they say"),
-}
-"""Code -> (weight in logits, score that says nothing, reason). What is not here is the user's validator."""
+class Weight(NamedTuple):
+    """How much a validator's code counts: logits per unit of score, why, and the score that says nothing."""
 
-LOOP: Final = "turn_progress"
-"""The code that speaks in a loop, and only there: a later user turn, or a turn in which calls were made."""
+    logit: float
+    reason: str
+    neutral: float = 1.0
 
-_IN_LOOPS: Final[Mapping[str, float]] = {
-    code: 0.0
-    for code in (
-        "argument_grounded",
-        "choice_unused",
-        "description_match",
-        "no_call",
-        "number_unused",
-        "optional_grounded",
-        "other_tool_fits",
-        "part_open",
-        "percent_as_written",
-        "question_open",
-        "quote_unused",
-        "request_covered",
-        "several_calls",
-        "sibling_unused",
-        "tool_match",
-    )
-}
-"""Weights that differ in loops: there a call serves a step of the request, not the whole of it, so what compares the
-call with the request says nothing (of 703 later turns of a recorded 20b model, AUROC .35-.51)."""
 
+_HARD: Final = Weight(8.0, "cannot be executed or stored: no other sign outweighs it")
 _BIAS: Final = 3.5
 """Logit of a draft nobody objects to: 97 % right, as about 97 of 100 recorded answers without a sign were."""
 
-SHIPPED: Final = frozenset(
-    {
-        "CompleteResponse",
-        "ToolCallSchema",
-        "StructuredOutput",
-        "NoRepeat",
-        "PlanConsistency",
-        "AfterToolError",
-        "SkippedCall",
-        "TurnProgress",
-        "Grounding",
-        "ToolRelevance",
-        "TokenConfidence",
-    }
-)
-"""Local validators of this library: their plain passes are no opinion about P(right), their hard fails are weighed."""
+LOOP: Final = "turn_progress"
+"""The code that speaks in a loop, and only there: a later user turn, a turn in which calls were made."""
 
 _LIMIT: Final = 60.0
 
@@ -184,13 +105,17 @@ class Scorer:
             raise ConfigurationError(msg)
 
     @classmethod
-    def rules(cls) -> Self:
-        """The shipped rules: `RULES` with its reasons, nothing fitted."""
+    def from_weights(cls, weights: Mapping[str, Weight], *, in_loops: Mapping[str, float] | None = None) -> Self:
+        """Build the scorer of hand-set weights, nothing fitted; hard fails are weighed too.
+
+        `in_loops` gives for some codes the share of their weight that is left in loops.
+        """
+        weights = {HARD_FAIL: _HARD, **weights}
         return cls(
-            weights={code: weight for code, (weight, _, _) in RULES.items()},
+            weights={code: weight.logit for code, weight in weights.items()},
             bias=_BIAS,
-            means={code: mean for code, (_, mean, _) in RULES.items() if mean != 1.0},
-            in_loops=_IN_LOOPS,
+            means={code: weight.neutral for code, weight in weights.items() if weight.neutral != 1.0},
+            in_loops={code: weights[code].logit * share for code, share in (in_loops or {}).items() if code in weights},
             provenance={"kind": "rules"},
         )
 
@@ -246,7 +171,7 @@ class Scorer:
                 scores[code] = min(score, scores.get(code, 1.0))
             elif verdict.outcome == "abstain":
                 continue
-            elif code in weights or verdict.validator in SHIPPED:
+            elif code in weights or verdict.origin == "shipped":
                 if not verdict.hard:
                     continue  # a pass, or a graded code that this scorer was fitted without
                 if code not in weights:

@@ -32,6 +32,7 @@ from cascade_agent.engine.step import Answer, Ask, Check, Drop, Gather, Reply, S
 from cascade_agent.engine.worker_threads import LateError, OvertakenError
 from cascade_agent.errors import CascadeExhausted, ConfigurationError, RejectedDraft
 from cascade_agent.models.usage import NOTHING, bill, bill_of_error, retry_after
+from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
@@ -411,7 +412,7 @@ def _draft(
     )
     found: tuple[Verdict, ...] = yield Check(answer.draft, answer.context or step.contexts[role])
     verdicts = before.verdicts + found if before.verdicts else found
-    confidence = step.policy.scorer.confidence(verdicts)
+    confidence = (step.policy.scorer or shipped_scorer()).confidence(verdicts)
     course.attempt = replace(course.attempt, verdicts=verdicts, confidence=confidence)
 
 
@@ -446,15 +447,14 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
     else:
         verdict, spend = cast("tuple[Verdict, SideCall]", reply.value)
         spend = replace(spend, name=evidence.name, latency=reply.latency)
-        verdict = verdict if verdict.validator else replace(verdict, validator=evidence.name)
     course.settle(0.0, spend.cost)
     course.side_calls.append(spend)
-    verdicts = (*attempt.verdicts, verdict)
+    verdicts = (*attempt.verdicts, step.panel.stamp(evidence.name, verdict, context))
     course.attempt = replace(
         attempt,
         verdicts=verdicts,
         gathered=(*attempt.gathered, evidence.name),
-        confidence=step.policy.scorer.confidence(verdicts),
+        confidence=(step.policy.scorer or shipped_scorer()).confidence(verdicts),
     )
 
 

@@ -41,7 +41,7 @@ class Hands:
         """Do one thing, and give what the script is to be sent."""
         step = self.step
         if isinstance(effect, Check):
-            return step.panel.judge(effect.draft, effect.context)
+            return step.panel.validate(effect.draft, effect.context)
         if isinstance(effect, Ask):
             if effect.hedge is not None or effect.role in self.begun:
                 return self._beside(effect)
@@ -132,7 +132,7 @@ class AsyncHands:
         """Do one thing, and give what the script is to be sent."""
         step = self.step
         if isinstance(effect, Check):
-            return await step.panel.ajudge(effect.draft, effect.context, seconds=step.policy.validator_timeout)
+            return await step.panel.avalidate(effect.draft, effect.context, seconds=step.policy.validator_timeout)
         if isinstance(effect, Ask):
             if effect.hedge is not None or effect.role in self.begun:
                 return await self._beside(effect)

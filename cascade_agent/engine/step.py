@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cascade_agent.engine.statistics import Ledger, Purse
     from cascade_agent.journal.writer import Journal
     from cascade_agent.models.tier import Role, Tier
-    from cascade_agent.validators.validator_set import Evidence, Panel
+    from cascade_agent.validators.validator_set import Evidence, ValidatorSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Step:
     name: str
     tiers: Mapping[Role, Tier]
     contexts: Mapping[Role, StepContext]
-    panel: Panel
+    panel: ValidatorSet
     policy: Policy
     ask: Callable[[Role, str | None], Answer] | None = None
     aask: Callable[[Role, str | None], Awaitable[Answer]] | None = None

@@ -181,9 +181,9 @@ class Loop:
         return False
 
     @cached_property
-    def turn(self) -> int:
-        """Number of the user turn, from 0."""
-        return sum(a.kind == "human" and b.kind != "human" for a, b in zip(self.before, [*self.before[1:], None]) if b)
+    def request_text(self) -> str:
+        """What the user asked in this turn."""
+        return "\n".join(fact.text for fact in self.request)
 
     @cached_property
     def calls(self) -> Sequence[Call]:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import loop
 from cascade_agent.validators._speech import asks, declines, size
 from cascade_agent.validators._words import fold, terms, weight
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.validators._conversation import Call, Loop
 
@@ -26,6 +29,11 @@ class AfterToolError:
     score: float = 0.45
     name: ClassVar[str] = "AfterToolError"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "after_tool_error"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "after_tool_error": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on")
+    }
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""

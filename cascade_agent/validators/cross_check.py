@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cascade_agent.core.records import Draft, SideCall, StepContext, Usage, Verdict
-from cascade_agent.core.scoring import RULES, Scorer
+from cascade_agent.core.scoring import Scorer, Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tier import Ready, Tier
 from cascade_agent.validators.agreement import agreement
-from cascade_agent.validators.validator_set import Panel
+from cascade_agent.validators.validator_set import ValidatorSet
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 Similarity = Callable[[str, str], float]
 _MAX_READY = 64
 _PAUSED: Any = object()
-_NEUTRAL: Final = RULES["agreement"][1]
-"""Agreement that says nothing."""
 
 
 class _Breaker:
@@ -143,6 +141,12 @@ class CrossCheck(_Asking):
         name: Name in the record; give one when several cross-checks are used.
     """
 
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "disagreement"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "agreement": Weight(7.0, "models of two families seldom make the same mistake", neutral=0.8),
+    }
+
     def __init__(self, model: Any, *, similarity: Similarity | None = None, name: str = "CrossCheck") -> None:
         super().__init__(model, name=name)
         self._similarity = similarity
@@ -204,15 +208,16 @@ def cross_checked(
         usable answer.
     """
     score = agreement(draft, other, context, similarity=similarity)
-    if score is None or score >= _NEUTRAL:
+    neutral = CrossCheck.weights["agreement"].neutral
+    if score is None or score >= neutral:
         return score
-    panel, scorer = _local()
-    sound = scorer.confidence(panel.judge(other, context))
-    return score if sound is None else _NEUTRAL - (_NEUTRAL - score) * sound
+    validators, scorer = _local()
+    sound = scorer.confidence(validators.validate(other, context))
+    return score if sound is None else neutral - (neutral - score) * sound
 
 
 @cache
-def _local() -> tuple[Panel, Scorer]:
+def _local() -> tuple[ValidatorSet, Scorer]:
     """What judges the second answer: the shipped validators that look at one answer, and the shipped rules."""
     from cascade_agent.validators.complete_response import CompleteResponse
     from cascade_agent.validators.grounding import Grounding
@@ -220,7 +225,8 @@ def _local() -> tuple[Panel, Scorer]:
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
     from cascade_agent.validators.tool_relevance import ToolRelevance
 
-    return Panel([CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance()]), Scorer.rules()
+    found = ValidatorSet([CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance()])
+    return found, Scorer.from_weights(found.weights)
 
 
 def _as_openai(spec: ToolSpec) -> dict[str, Any]:
@@ -259,6 +265,12 @@ class Judge(_Asking):
     Raises:
         ConfigurationError: an empty rubric, or a model without structured output.
     """
+
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "judge_reject"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "judged_right": Weight(3.0, "unsure is one half; judges are lenient and see less than they claim", neutral=0.5),
+    }
 
     def __init__(self, model: Any, rubric: str, *, name: str = "Judge") -> None:
         super().__init__(model, name=name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import Call, loop
 
@@ -58,6 +59,14 @@ class NoRepeat:
     answer_score: float = 0.4
     name: ClassVar[str] = "NoRepeat"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "repeated_call"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "duplicate_call": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "call_loop": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "repeated_call": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "repeated_answer": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+    }
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""

@@ -1,4 +1,4 @@
-"""`SkippedCall`: a turn of a conversation that ends in words where a call was due."""
+"""`SkippedCall`: a later turn of a conversation that ends in words where a call was due."""
 
 from __future__ import annotations
 
@@ -7,122 +7,146 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import loop
-from cascade_agent.validators._speech import announces, asks, declines, says_done, sentences, size, thanks
+from cascade_agent.validators._speech import announces, asks, declines, says_done, size, thanks
 from cascade_agent.validators._words import fold, identifier_words, number_spans, stem, terms, tool_text, weight
-from cascade_agent.validators.tool_relevance import _COMMON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping
 
     from cascade_agent.core.records import Draft, StepContext
-    from cascade_agent.validators._conversation import Facts, Loop
+    from cascade_agent.validators._conversation import Loop
 
+_BRIEF: Final = 40
+"""Letters of an answer that has room for "done" and nothing else."""
 _SHORT: Final = 120
-_BARE: Final = 40
-_VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
+"""Letters of an answer up to which it explains nothing."""
+_STANDS_ALONE: Final = 180
+"""Letters of a request from which on it stands for itself. A model that answers it without a call mostly has no tool
+for it: of recorded turns that ended so 1 in 4 was wrong, of the shorter ones 3 in 5."""
+_SMALL: Final = 12
+"""Numbers up to this one are counted, not looked up."""
 _TOOLS: Final = 64
+_SAYS: Final = 0.7
+_VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
+_GENERIC: Final = frozenset(
+    map(stem, ("get set list find show check name number search create update make info data user value type").split())
+)
+"""Words of identifiers that say nothing of a tool's subject."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedCall:
-    score: float = 0.4
+    score: float = 0.42
     name: ClassVar[str] = "SkippedCall"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "call_skipped"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "call_skipped": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "figure_unsupported": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+    }
+
+    def __post_init__(self) -> None:
+        """Refuse a score that is no probability."""
+        if not 0.0 <= self.score <= 1.0:
+            msg = f"SkippedCall.score is {self.score!r}; expected a number in [0, 1]"
+            raise ConfigurationError(msg)
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
-        if draft.tool_calls or draft.invalid_tool_calls or draft.parsed is not None or not context.tools:
+        """Return one soft fail, or nothing."""
+        if draft.tool_calls or draft.invalid_tool_calls or not context.tools:
             return None
         if context.output_schema is not None or context.tool_choice == "none":
             return None
         state = loop(context)
         text = draft.text.strip()
-        if not text or not state.later or state.calls:
+        if not text or not state.later or state.calls or asks(text):
             return None
-        why = _skipped(text, state, context)
-        if why is None:
+        found = _Turn(text, state, context).finding()
+        if found is None:
             return None
-        code, reason = why
+        code, reason = found
         return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path="/text", validator=self.name)
 
 
-def _skipped(text: str, state: Loop, context: StepContext) -> tuple[str, str] | None:
-    folded = fold(text)
-    request = "\n".join(f.text for f in state.request)
-    user = fold(request)
-    if asks(text):
+class _Turn:
+    """What the user said, what is answered without a call, and what the conversation supports."""
+
+    def __init__(self, text: str, state: Loop, context: StepContext) -> None:
+        self.state, self.context = state, context
+        self.text, self.length = fold(text), size(text)
+        self.user = fold(state.request_text)
+        self.values = self._new_values()
+        self.touched = self._touched()
+
+    def finding(self) -> tuple[str, str] | None:
+        """Return the code and the reason of a soft fail, or None."""
+        if thanks(self.user) and not self.values and not self.touched:
+            return None
+        withdrawn = declines(self.user)
+        refuses = declines(self.text)
+        if self.length <= _BRIEF and says_done(self.text) and not refuses and (self.values or not withdrawn):
+            if size(self.user) > _STANDS_ALONE and not self._unanswered():
+                return None
+            return "call_skipped", "the answer says done, and nothing was called in this turn"
+        if self.length <= 2 * _SHORT and self._invented():
+            return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
+        if self.length > _SHORT or refuses:
+            return None
+        if announces(self.text) and not withdrawn:
+            return "call_skipped", "the answer announces what it does not do"
+        if asks(self.user) and self._supported():
+            return None
+        if self.values:
+            return "call_skipped", "the user gave a value that no call took up"
+        if self.touched and not withdrawn:
+            return "call_skipped", "the request speaks of a tool that was not called"
+        if not withdrawn and not asks(self.user) and asks(self._last_answer()):
+            return "call_skipped", "the user agreed to what was proposed, and nothing was called"
         return None
-    values = _new_values(user, state)
-    touched = _touched(state, context)
-    negated = declines(user)
-    polite = thanks(user) and not values and not touched
-    if polite:
-        return None
-    length = size(text)
-    if length <= _BARE and says_done(folded) and not declines(folded) and not (negated and not values):
-        return "call_skipped", "the answer says done, and nothing was called in this turn"
-    if invented := _invented(folded, state, context):
-        if length <= 2 * _SHORT:
-            return "figure_unsupported", f"{len(invented)} figures of the answer stand nowhere in the conversation"
-    if length > _SHORT or declines(folded):
-        return None
-    if announces(folded) and not negated:
-        return "call_skipped", "the answer announces what it does not do"
-    if asks(request) and _supported(folded, state):
-        return None
-    if values:
-        return "call_skipped", "the user gave a value that no call took up"
-    if touched and not negated:
-        return "call_skipped", "the request speaks of a tool that was not called"
-    if not negated and not asks(request) and state.before and asks(_last_text(state)):
-        return "call_skipped", "the user agreed to what was proposed, and nothing was called"
-    return None
 
+    def _last_answer(self) -> str:
+        return next((f.text for f in reversed(self.state.before) if f.kind == "ai" and f.text), "")
 
-def _last_text(state: Loop) -> str:
-    return next((f.text for f in reversed(state.before) if f.kind == "ai" and f.text), "")
+    def _unanswered(self) -> bool:
+        """Return whether the user turn before this one ended without a call too."""
+        for fact in reversed(self.state.before):
+            if fact.calls or fact.kind == "human":
+                return not fact.calls
+        return False
 
+    def _new_values(self) -> bool:
+        """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
+        before = [f for f in self.state.before if f.calls or f.kind == "human"]
+        values = (match.group().strip(".") for match in _VALUE.finditer(self.user))
+        return any(all(value not in fact.folded for fact in before) for value in values)
 
-def _new_values(user: str, state: Loop) -> list[str]:
-    """Values of the request (with a digit, an @) that no call of the conversation carried and nobody asked about before."""
-    out = []
-    for match in _VALUE.finditer(user):
-        value = match.group().strip(".")
-        if not any(value in f.folded for f in state.before if f.calls or f.kind == "human"):
-            out.append(value)
-    return out
+    def _touched(self) -> bool:
+        """Return whether the request speaks of a tool in words that no tool called before has in its name."""
+        user = {term for fact in self.state.request for term in fact.terms}
+        called = {call["name"] for fact in self.state.before for call in fact.calls}
+        known = {term for name in called for term in terms(identifier_words(name))} | _GENERIC
+        return any(
+            term in user and term not in known and weight(term) >= _SAYS
+            for tool in self.context.tools[:_TOOLS]
+            if tool.name not in called
+            for term in tool_text(tool).name_terms
+        )
 
+    def _supported(self) -> bool:
+        """Return whether the answer takes a number from the conversation."""
+        numbers = {value for span in number_spans(self.text) for value in span.values}
+        return any(not numbers.isdisjoint(fact.numbers) for fact in self.state.before)
 
-def _touched(state: Loop, context: StepContext) -> list[str]:
-    """Names of tools that the request speaks of in words of no tool that was called before."""
-    user = {t for f in state.request for t in f.terms}
-    called = {c["name"] for f in state.before for c in f.calls}
-    used = {t for name in called for t in terms(identifier_words(name))}
-    out = []
-    for tool in context.tools[:_TOOLS]:
-        if tool.name in called:
-            continue
-        own = [t for t in tool_text(tool).name_terms if t not in used and t not in _COMMON and weight(t) >= 0.7]
-        if any(t in user for t in own):
-            out.append(tool.name)
-    return out
-
-
-def _supported(folded: str, state: Loop) -> bool:
-    numbers = {v for s in number_spans(folded) for v in s.values}
-    return any(v in f.numbers for v in numbers for f in state.before)
-
-
-def _invented(folded: str, state: Loop, context: StepContext) -> list[float]:
-    out = []
-    for span in number_spans(folded):
-        if span.joined or any(abs(v) <= 12 for v in span.values):
-            continue
-        vals = set(span.values)
-        if any(vals & f.numbers for f in (*state.before, *state.request)):
-            continue
-        if span.parts and all(any(p in f.numbers for f in (*state.before, *state.request)) for p in span.parts):
-            continue
-        out.append(span.values[0])
-    return out
+    def _invented(self) -> bool:
+        """Return whether the answer holds a number that the conversation does not."""
+        spans = [s for s in number_spans(self.text) if not s.joined and all(abs(v) > _SMALL for v in s.values)]
+        if not spans:
+            return False
+        known = {number for fact in (*self.state.before, *self.state.request) for number in fact.numbers}
+        return any(
+            known.isdisjoint(span.values) and not (span.parts and known.issuperset(span.parts)) for span in spans
+        )

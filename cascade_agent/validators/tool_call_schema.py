@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.validators._safe_path import offered, told
 from cascade_agent.validators.json_schema.schema import Schema, pointer_of
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ class ToolCallSchema:
 
     name: str = "ToolCallSchema"
     stage: ClassVar[Literal["draft"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "schema_invalid"
 
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
@@ -108,8 +109,7 @@ class ToolCallSchema:
                         outcome="abstain", code=problem.code, reason=problem.reason, path=base, validator=self.name
                     )
                 else:
-                    path = told(base + problem.path, lambda: offered(context))
-                    yield self._fail(path, problem.code, problem.reason)
+                    yield self._fail(base + problem.path, problem.code, problem.reason)
 
     def _fail(self, path: str, code: str, reason: str) -> Verdict:
         return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=self.name)

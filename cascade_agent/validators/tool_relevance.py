@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._sources import groundings, typical
 from cascade_agent.validators._words import (
     REQUEST_CHARS,
@@ -111,6 +112,26 @@ class ToolRelevance:
 
     name: ClassVar[str] = _NAME
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "ungrounded"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "call_in_prose": Weight(4.0, "a call written into the text never runs; the model meant to call"),
+        "part_open": Weight(4.0, "the request speaks of a tool's subject and that tool was not called"),
+        "number_unused": Weight(4.0, "numbers in a request are nearly always meant for an argument"),
+        "calls_alike": Weight(2.5, "the same values twice ask for nothing new"),
+        "choice_unused": Weight(2.5, "the request names an option in the tool's own words and it was passed over"),
+        "question_open": Weight(3.0, "each question wants a call; questions in passing exist"),
+        "quote_unused": Weight(2.0, "what stands in quotation marks is wanted literally; titles in passing exist"),
+        "calls_split": Weight(2.0, "a list parameter asks for one call; several calls also work with many tools"),
+        "description_match": Weight(2.0, "a fitting tool is described in the request's words; synonyms are rare"),
+        "off_topic": Weight(1.0, "several weak signs at once; each of them is weighed already"),
+        "tool_match": Weight(1.0, "the name says the same as the description in fewer words"),
+        "request_covered": Weight(0.5, "words left over ask for something else; stories leave words too"),
+        "several_calls": Weight(0.5, "each of several calls must be right; one call is right more often than three"),
+        "sibling_unused": Weight(1.0, "one item of a list was used and its neighbour not; appositions look like lists"),
+        "other_tool_fits": Weight(1.0, "shared words prefer another tool; descriptions of unequal length blur it"),
+        "no_call": Weight(0.5, "prose that was chosen freely is mostly right, also beside a tool with like words"),
+    }
 
     def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
         """Judge the whole answer."""
