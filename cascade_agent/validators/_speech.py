@@ -14,6 +14,7 @@ from cascade_agent.validators._words import fold
 _QUESTION = re.compile(r"[?？؟՞¿፧]|か。|か$|吗|呢[。\s]*$")
 _DENSE = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _DENSE_WORTH: Final = 2
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？؟])\s+|\n+|(?<=[。！？])")
 
 
 def _words(*lists: str) -> re.Pattern[str]:
@@ -53,12 +54,27 @@ _DONE = _words(
 )
 _DONE_DENSE = re.compile("完成|好了|完了|できました|しました|완료|했습니다|됐습니다|เสร็จ")
 _ANNOUNCES = re.compile(
-    r"\b(?:let me|i['’]ll|i will|i am going to|i['’]m going to|going to|one moment|one second|hold on|hang on|just a (?:moment|second)|"
+    r"\b(?:let me(?! know)|i['’]ll|i will|i am going to|i['’]m going to|going to|one moment|one second|hold on|hang on|just a (?:moment|second)|"
     r"please wait|right away|ich werde|lass mich|lassen sie mich|einen moment|moment bitte|sofort|je vais|laissez-moi|un instant|tout de suite|"
     r"voy a|déjame|un momento|enseguida|vou |um momento|deixe-me|adesso |sto per|un attimo|subito|ik ga|ik zal|een moment|"
     r"jag ska|jag kommer|ett ögonblick|jeg vil|jeg skal|et øjeblikk?|zaraz|chwil\w+|сейчас|минут\w+|зараз|hemen|bir dakika)"
     r"|お待ち|すぐに|いたします|我来|我这就|请稍|稍等|马上|잠시만|하겠습니다",
 )
+
+_COURTESY = re.compile(
+    r"anything else|something else|else (?:i|can|do)|further|sonst|noch (?:etwas|was)|weiter|autre chose|d['’]autre|algo más|alguna otra|"
+    r"más en|mais alg|outra coisa|altro|nog iets|verder|annat|annet|andet|noget mere|muuta|jeszcze|ещё|еще|щось|başka|další|"
+    r"gì khác|lain|其他|其它|别的|還有|还有|他に|ほかに|다른|더 도와|อะไรอีก|κάτι άλλο",
+)
+
+
+def without_courtesy(text: str) -> str:
+    """Return a text without its closing "Is there anything else?", which asks for nothing."""
+    if not asks(text):
+        return text
+    parts = _SENTENCE_END.split(text)
+    kept = [part for part in parts if part and not (asks(part) and _COURTESY.search(fold(part)))]
+    return " ".join(kept) if len(kept) < len(parts) else text
 
 
 def asks(text: str) -> bool:
@@ -93,4 +109,4 @@ def size(text: str) -> int:
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text, folded, each with its end mark."""
-    return [s for s in re.split(r"(?<=[.!?。！？؟])\s+|\n+|(?<=[。！？])", fold(text)) if s and s.strip()]
+    return [part for part in _SENTENCE_END.split(fold(text)) if part and part.strip()]

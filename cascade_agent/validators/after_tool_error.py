@@ -9,7 +9,7 @@ from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import loop
-from cascade_agent.validators._speech import asks, declines, size
+from cascade_agent.validators._speech import asks, declines, size, without_courtesy
 from cascade_agent.validators._words import fold, terms, weight
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class AfterToolError:
 
 def _reported(text: str, left: list[Call], state: Loop) -> bool:
     """Whether a text tells the user of an error: it asks, negates, takes up words of the error, or is long."""
+    text = without_courtesy(text)
     folded = fold(text)
     if asks(text) or declines(folded) or size(text) > _REPORTS:
         return True

@@ -10,7 +10,7 @@ from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import loop
-from cascade_agent.validators._speech import announces, asks, declines, says_done, size, thanks
+from cascade_agent.validators._speech import announces, asks, declines, says_done, size, thanks, without_courtesy
 from cascade_agent.validators._words import fold, identifier_words, number_spans, stem, terms, tool_text, weight
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ class SkippedCall:
         if context.output_schema is not None or context.tool_choice == "none":
             return None
         state = loop(context)
-        text = draft.text.strip()
-        if not text or not state.later or state.calls or asks(text):
+        if not state.later or state.calls:
+            return None
+        text = without_courtesy(draft.text).strip()
+        if not text or asks(text):
             return None
         found = _Turn(text, state, context).finding()
         if found is None:
@@ -104,8 +106,12 @@ class _Turn:
             return "call_skipped", "the user gave a value that no call took up"
         if self.touched and not withdrawn:
             return "call_skipped", "the request speaks of a tool that was not called"
-        if not withdrawn and not asks(self.user) and asks(self._last_answer()):
+        if withdrawn or asks(self.user):
+            return None
+        if asks(self._last_answer()):
             return "call_skipped", "the user agreed to what was proposed, and nothing was called"
+        if self._echoes():
+            return "call_skipped", "the answer says again what was asked for, and nothing was called"
         return None
 
     def _last_answer(self) -> str:
@@ -136,6 +142,12 @@ class _Turn:
             for term in tool_text(tool).name_terms
         )
 
+    def _echoes(self) -> bool:
+        """Return whether the answer takes up a word of the request that is new to the conversation."""
+        answered = {term for term in terms(self.text) if weight(term) >= _SAYS}
+        new = {term for fact in self.state.request for term in fact.terms} & answered
+        return any(all(term not in fact.terms for fact in self.state.before) for term in new)
+
     def _supported(self) -> bool:
         """Return whether the answer takes a number from the conversation."""
         numbers = {value for span in number_spans(self.text) for value in span.values}
@@ -148,5 +160,14 @@ class _Turn:
             return False
         known = {number for fact in (*self.state.before, *self.state.request) for number in fact.numbers}
         return any(
-            known.isdisjoint(span.values) and not (span.parts and known.issuperset(span.parts)) for span in spans
+            known.isdisjoint(span.values)
+            and not (span.parts and known.issuperset(span.parts))
+            and not any(_worked_out(value, known) for value in span.values)
+            for span in spans
         )
+
+
+def _worked_out(value: float, known: set[float]) -> bool:
+    """Return whether a number is the sum or the difference of two others."""
+    large = {number for number in known if number > _SMALL}
+    return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
