@@ -102,7 +102,9 @@ class Facts:
         """The text, then the arguments of the calls, folded."""
         if not self.calls:
             return fold(self.text)
-        return fold(self.text + "\n" + json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)[:CHARS])
+        return fold(
+            self.text + "\n" + json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)[:CHARS]
+        )
 
     @cached_property
     def terms(self) -> frozenset[str]:
@@ -136,7 +138,9 @@ def _read(message: BaseMessage) -> Facts:
         result = cast("ToolMessage", message)
         return Facts(kind="tool", text=text, call_id=getattr(result, "tool_call_id", None), result=result_of(result))
     if kind in AI:
-        record = (message.response_metadata or {}).get("cascade") if isinstance(message.response_metadata, Mapping) else None
+        record = (
+            (message.response_metadata or {}).get("cascade") if isinstance(message.response_metadata, Mapping) else None
+        )
         tier = record.get("final_tier") if isinstance(record, Mapping) else None
         calls = getattr(cast("AIMessage", message), "tool_calls", None) or ()
         return Facts(kind="ai", text=text, calls=calls, tier=tier if isinstance(tier, str) else None)

@@ -54,13 +54,15 @@ _DONE = _words(
 )
 _DONE_DENSE = re.compile("完成|好了|完了|できました|しました|완료|했습니다|됐습니다|เสร็จ")
 _ANNOUNCES = re.compile(
-    r"\b(?:let me(?! know)|i['’]ll|i will|i am going to|i['’]m going to|going to|one moment|one second|hold on|hang on|just a (?:moment|second)|"
-    r"please wait|right away|ich werde|lass mich|lassen sie mich|einen moment|moment bitte|sofort|je vais|laissez-moi|un instant|tout de suite|"
-    r"voy a|déjame|un momento|enseguida|vou |um momento|deixe-me|adesso |sto per|un attimo|subito|ik ga|ik zal|een moment|"
-    r"jag ska|jag kommer|ett ögonblick|jeg vil|jeg skal|et øjeblikk?|zaraz|chwil\w+|сейчас|минут\w+|зараз|hemen|bir dakika)"
-    r"|お待ち|すぐに|いたします|我来|我这就|请稍|稍等|马上|잠시만|하겠습니다",
+    r"\b(?:let me(?! know)|i['’]ll|i will|i am going to|i['’]m going to|ich werde|lass mich|lassen sie mich|je vais|laissez-moi|"
+    r"voy a|déjame|vou |deixe-me|adesso |sto per|ik ga|ik zal|jag ska|jag kommer|jeg vil|jeg skal|сейчас|зараз|hemen)"
+    r"|いたします|我来|我这就|하겠습니다",
 )
-
+_WAIT = re.compile(
+    r"\b(?:one moment|one second|hold on|hang on|just a (?:moment|second)|please wait|right away|einen moment|moment bitte|sofort|"
+    r"un instant|tout de suite|un momento|enseguida|um momento|un attimo|subito|een moment|ett ögonblick|et øjeblikk?|zaraz|chwil\w+|"
+    r"минут\w+|bir dakika)|お待ち|すぐに|请稍|稍等|马上|잠시만",
+)
 _COURTESY = re.compile(
     r"anything else|something else|else (?:i|can|do)|further|sonst|noch (?:etwas|was)|weiter|autre chose|d['’]autre|algo más|alguna otra|"
     r"más en|mais alg|outra coisa|altro|nog iets|verder|annat|annet|andet|noget mere|muuta|jeszcze|ещё|еще|щось|başka|další|"
@@ -98,8 +100,13 @@ def says_done(folded: str) -> bool:
 
 
 def announces(folded: str) -> bool:
-    """Return whether a folded text says what will be done next."""
+    """Return whether a folded text says what the speaker will do next."""
     return _ANNOUNCES.search(folded) is not None
+
+
+def asks_to_wait(folded: str) -> bool:
+    """Return whether a folded text asks for a moment."""
+    return _WAIT.search(folded) is not None
 
 
 def size(text: str) -> int:

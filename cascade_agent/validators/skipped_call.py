@@ -10,7 +10,16 @@ from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import loop
-from cascade_agent.validators._speech import announces, asks, declines, says_done, size, thanks, without_courtesy
+from cascade_agent.validators._speech import (
+    announces,
+    asks,
+    asks_to_wait,
+    declines,
+    says_done,
+    size,
+    thanks,
+    without_courtesy,
+)
 from cascade_agent.validators._words import fold, identifier_words, number_spans, stem, terms, tool_text, weight
 
 if TYPE_CHECKING:
@@ -46,6 +55,7 @@ class SkippedCall:
     escalates_as: ClassVar[str] = "call_skipped"
     weights: ClassVar[Mapping[str, Weight]] = {
         "call_skipped": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "call_announced": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
         "figure_unsupported": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
     }
 
@@ -61,13 +71,11 @@ class SkippedCall:
             return None
         if context.output_schema is not None or context.tool_choice == "none":
             return None
-        state = loop(context)
-        if not state.later or state.calls:
-            return None
         text = without_courtesy(draft.text).strip()
         if not text or asks(text):
             return None
-        found = _Turn(text, state, context).finding()
+        turn = _Turn(text, loop(context), context)
+        found = turn.announced() or turn.skipped()
         if found is None:
             return None
         code, reason = found
@@ -81,38 +89,47 @@ class _Turn:
         self.state, self.context = state, context
         self.text, self.length = fold(text), size(text)
         self.user = fold(state.request_text)
-        self.values = self._new_values()
-        self.touched = self._touched()
+        self.withdrawn, self.refuses = declines(self.user), declines(self.text)
 
-    def finding(self) -> tuple[str, str] | None:
-        """Return the code and the reason of a soft fail, or None."""
-        if thanks(self.user) and not self.values and not self.touched:
+    def announced(self) -> tuple[str, str] | None:
+        """Return a finding where the answer says what it is about to do, and stops."""
+        if self.length > _SHORT or self.refuses or self.withdrawn or thanks(self.user):
             return None
-        withdrawn = declines(self.user)
-        refuses = declines(self.text)
-        if self.length <= _BRIEF and says_done(self.text) and not refuses and (self.values or not withdrawn):
-            if size(self.user) > _STANDS_ALONE and not self._unanswered():
-                return None
-            return "call_skipped", "the answer says done, and nothing was called in this turn"
+        # after a call "please hold on" speaks of what the call set going
+        if announces(self.text) or (not self.state.calls and asks_to_wait(self.text)):
+            return "call_announced", "the answer announces what it does not do"
+        return None
+
+    def skipped(self) -> tuple[str, str] | None:
+        """Return a finding where a later turn without any call answers a request that wants one."""
+        if not self.state.later or self.state.calls:
+            return None
+        values, touched = self._new_values(), self._touched()
+        if thanks(self.user) and not values and not touched:
+            return None
+        if self._bare_done() and (values or not self.withdrawn):
+            stands_alone = size(self.user) > _STANDS_ALONE and not self._unanswered()
+            return None if stands_alone else _skipped("the answer says done, and nothing was called in this turn")
         if self.length <= 2 * _SHORT and self._invented():
             return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
-        if self.length > _SHORT or refuses:
+        if self.length > _SHORT or self.refuses or (asks(self.user) and self._supported()):
             return None
-        if announces(self.text) and not withdrawn:
-            return "call_skipped", "the answer announces what it does not do"
-        if asks(self.user) and self._supported():
-            return None
-        if self.values:
-            return "call_skipped", "the user gave a value that no call took up"
-        if self.touched and not withdrawn:
-            return "call_skipped", "the request speaks of a tool that was not called"
-        if withdrawn or asks(self.user):
+        if values:
+            return _skipped("the user gave a value that no call took up")
+        return None if self.withdrawn else self._unmet(touched=touched)
+
+    def _unmet(self, *, touched: bool) -> tuple[str, str] | None:
+        """Return a finding where the request names something to do, or agrees to it."""
+        if touched:
+            return _skipped("the request speaks of a tool that was not called")
+        if asks(self.user):
             return None
         if asks(self._last_answer()):
-            return "call_skipped", "the user agreed to what was proposed, and nothing was called"
-        if self._echoes():
-            return "call_skipped", "the answer says again what was asked for, and nothing was called"
-        return None
+            return _skipped("the user agreed to what was proposed, and nothing was called")
+        return _skipped("the answer says again what was asked for, and nothing was called") if self._echoes() else None
+
+    def _bare_done(self) -> bool:
+        return self.length <= _BRIEF and not self.refuses and says_done(self.text)
 
     def _last_answer(self) -> str:
         return next((f.text for f in reversed(self.state.before) if f.kind == "ai" and f.text), "")
@@ -165,6 +182,10 @@ class _Turn:
             and not any(_worked_out(value, known) for value in span.values)
             for span in spans
         )
+
+
+def _skipped(reason: str) -> tuple[str, str]:
+    return "call_skipped", reason
 
 
 def _worked_out(value: float, known: set[float]) -> bool:
