@@ -1,4 +1,4 @@
-"""A validator that asks a model: the call in sync and async, its cost, and a breaker that stops asking one that is down.
+"""A validator that asks a model: the call in sync and async, its cost, and a breaker for one that is down.
 
 Whatever goes wrong is an abstain; a draft is never failed because its judge was.
 """
