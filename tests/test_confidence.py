@@ -292,11 +292,11 @@ def test_what_is_read_is_the_least_score_of_each_known_code() -> None:
     """Known codes alone are features, each with its least score; a hard fail counts as 0 under the code that is weighed."""
     scorer = Scorer(weights={"a": 1.0, HARD_FAIL: 8.0}, bias=0.0)
     verdicts = [
-        Verdict(outcome="pass", code="a", score=0.7, validator="Grounding"),
-        Verdict(outcome="pass", code="a", score=0.4, validator="ToolRelevance"),
-        Verdict(outcome="pass", code="b", score=0.1, validator="Grounding"),
+        Verdict(outcome="pass", code="a", score=0.7, origin="shipped"),
+        Verdict(outcome="pass", code="a", score=0.4, origin="shipped"),
+        Verdict(outcome="pass", code="b", score=0.1, origin="shipped"),
         Verdict(outcome="pass", code="tone", score=0.2),
-        Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema"),
+        Verdict(outcome="fail", code="unknown_tool", origin="shipped"),
     ]
     assert scorer.read(verdicts) == {"a": 0.4, HARD_FAIL: 0.0}
     assert scorer.read([]) == {}

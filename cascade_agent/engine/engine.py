@@ -442,7 +442,7 @@ def _evidence(course: _Course, evidence: Evidence) -> Generator[Effect, Any, Non
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
         verdict = Verdict(outcome="abstain", code=code, reason=type(reply.error).__name__, validator=evidence.name)
-        usage, cost = (NOTHING, 0.0) if unasked else (None, None)
+        usage, cost = (NOTHING, 0.0) if unasked else bill_of_error(reply.error)[:2]
         spend = SideCall(name=evidence.name, usage=usage, cost=cost, latency=reply.latency)
     else:
         verdict, spend = cast("tuple[Verdict, SideCall]", reply.value)

@@ -14,8 +14,9 @@ from cascade_agent.core.scoring import Scorer
 if TYPE_CHECKING:
     from cascade_agent.validators.after_tool_error import AfterToolError
     from cascade_agent.validators.complete_response import CompleteResponse
-    from cascade_agent.validators.cross_check import CrossCheck, Judge
+    from cascade_agent.validators.cross_check import CrossCheck
     from cascade_agent.validators.grounding import Grounding
+    from cascade_agent.validators.judge import Judge
     from cascade_agent.validators.no_repeat import NoRepeat
     from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
     from cascade_agent.validators.skipped_call import SkippedCall
@@ -30,7 +31,7 @@ _LAZY = {
     "CompleteResponse": "complete_response",
     "CrossCheck": "cross_check",
     "Grounding": "grounding",
-    "Judge": "cross_check",
+    "Judge": "judge",
     "NoRepeat": "no_repeat",
     "Plan": "plan_consistency",
     "PlanConsistency": "plan_consistency",

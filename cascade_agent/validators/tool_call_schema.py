@@ -135,6 +135,8 @@ class ToolCallSchema:
             elif context.tool_choice != "none":
                 yield Problem("/name", "unknown_tool", "a call although no tool was offered")
         elif unstorable is None:
+            if list(arguments) == [""] and not arguments[""] and not spec.parameters.get("properties"):
+                arguments = {}  # how some models call a tool without parameters; it names nothing
             yield from _checker(spec, strict=self.strict)(arguments)
 
 
@@ -302,7 +304,9 @@ def _native_checker(spec: ToolSpec) -> Checker | None:
     if not isinstance(model, type):
         return None
     offered: Any = tool.tool_call_schema
-    return _ModelChecker(model, injected=_fields(model).keys() - _fields(offered).keys())
+    # LangGraph fills in a parameter named `runtime`, annotated or not.
+    injected = (_fields(model).keys() - _fields(offered).keys()) | ({"runtime"} & _fields(model).keys())
+    return _ModelChecker(model, injected=injected)
 
 
 def _one_argument(arguments: dict[str, Any]) -> Iterator[Problem]:

@@ -266,42 +266,35 @@ _IDENTIFIER = re.compile(r"(?=[^\s]*[\d@])(?=[^\s]*[^\W\d])\S{4,120}")
 
 
 def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
-    """The soft fail of several weak signs together: a tool of another subject, or one whose arguments are made up.
+    """Return whether several weak signs together say that the tool is of another subject, or its arguments made up.
 
-    Only for the first call after a request that stands for itself, and only where the tools are described. A look-up
-    that prepares what was asked for is no other subject.
+    Only for the first call after a request that stands for itself, and only where one tool is on offer, described: of
+    several, the one that was called first may prepare what was asked for, as the first look-up of an agent does.
     """
-    if conv.turn_results or conv.follow_up or not all(t is not None and t.told for t in found.tools):
+    if len(offered) > 1 or conv.turn_results or conv.follow_up or not all(t and t.told for t in found.tools):
         return False
-    if _prepares(found, conv, offered) or _composed(found, conv):
+    if _has_identifier(found, conv) or _composed(found, conv):
         return False
     score = {v.code: 1.0 if v.score is None else v.score for v in verdicts}
     if "request_covered" not in score:
         return False
-    description = score["description_match"]
-    taken = {
-        (leaf.call, leaf.key): g
-        for leaf, g in zip(found.leaves, groundings(found, conv), strict=True)
-        if g is not None and leaf.required
-    }
+    pairs = zip(found.leaves, groundings(found, conv), strict=True)
+    required = [(leaf, g) for leaf, g in pairs if g is not None and leaf.required]
+    taken = {(leaf.call, leaf.key): g for leaf, g in required}
     if len(taken) >= _NO_ACCIDENT and typical(list(taken.values())) >= _FROM_REQUEST:
         return False
+    description = score["description_match"]
     if score["tool_match"] + 2 * description + score["request_covered"] < _APART:
         return True
-    required = [
-        g for leaf, g in zip(found.leaves, groundings(found, conv), strict=True) if g is not None and leaf.required
-    ]
-    return description < _LOW and bool(required) and typical(required) < _UNKNOWN
+    return description < _LOW and bool(required) and typical([g for _, g in required]) < _UNKNOWN
 
 
 def _composed(found: Answer, conv: Conversation) -> bool:
-    """Whether the calls may serve any request: arguments that a model writes itself, or none at all.
+    """Return whether the calls may serve any request: without arguments, or with a text that a model writes itself.
 
-    Agents begin with `list_tables()`, write SQL, code, shell commands and search queries: words of the request are not
-    to be expected in them or in the tool's description.
+    Words of the request are not to be expected in SQL, code, shell commands and search queries.
     """
-    with_arguments = {leaf.call for leaf in found.leaves}
-    if len(with_arguments) < len(found.calls):
+    if len({leaf.call for leaf in found.leaves}) < len(found.calls):
         return True
     for leaf in found.leaves:
         if isinstance(leaf.value, str) and not leaf.schema.get("enum"):
@@ -318,17 +311,18 @@ _WRITTEN: Final = 3
 """Words from which on a text argument was composed by the model rather than copied."""
 
 
-def _prepares(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
-    """Whether the calls may be the look-up before the step that was asked for.
-
-    They take up an identifier of the request (an order number, an address with @), or a tool that was not called fits.
-    """
-    if any(t not in found.tools and _fit(t, conv.request_set) > _NEXT for t in offered):
-        return True
+def _has_identifier(found: Answer, conv: Conversation) -> bool:
+    """Return whether a call takes up an identifier of the request: an order number, an address with @."""
     return any(
         isinstance(leaf.value, str) and _IDENTIFIER.fullmatch(leaf.value) and fold(leaf.value) in conv.folded
         for leaf in found.leaves
     )
+
+
+def _prepares(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
+    """Return whether the calls may be the look-up before the step that was asked for: another tool fits it too."""
+    fitting = any(t not in found.tools and _fit(t, conv.request_set) > _NEXT for t in offered)
+    return fitting or _has_identifier(found, conv)
 
 
 def _fit(tool: ToolText, known: frozenset[str]) -> float:
