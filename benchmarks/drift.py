@@ -42,10 +42,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from rich.console import Console
 from rich.table import Table
 
-from cascade_agent import Policy, Scorer, StepTrace, Verdict
+from cascade_agent import Policy, StepTrace, Verdict
 from cascade_agent.core.decide import decide
 from cascade_agent.core.records import Attempt, Label
 from cascade_agent.offline.drift import DriftWatch
+from cascade_agent.validators import shipped_scorer
 
 STEPS, CHANGE = 3000, 1500
 SHADOW = (0.05, 0.10, 0.20)
@@ -191,7 +192,7 @@ class Recordings:
         from recorded import Recorded
 
         self.data = Recorded.load(folder)
-        self.scorer = Scorer.rules()
+        self.scorer = shipped_scorer()
         self.judged: dict[str, dict[str, tuple[Verdict, ...]]] = {}
         self.thresholds: dict[tuple[str, str], float] = {}
 
@@ -202,15 +203,15 @@ class Recordings:
         from cascade_agent import StepContext, default_validators
         from cascade_agent.core.records import Draft
         from cascade_agent.models.tool_spec import tool_specs
-        from cascade_agent.validators.validator_set import Panel
+        from cascade_agent.validators.validator_set import ValidatorSet
 
         if model not in self.judged:
-            panel = Panel(default_validators())
+            panel = ValidatorSet(default_validators())
             found = {}
             for name, row in self.data.answers(model).items():
                 case = self.data.cases[name]
                 context = StepContext(messages=request(case), tools=tool_specs(case["tools"]))
-                found[name] = panel.judge(None, context) + panel.judge(Draft(message=answer(row)), context)
+                found[name] = panel.validate(None, context) + panel.validate(Draft(message=answer(row)), context)
             self.judged[model] = found
         return self.judged[model]
 

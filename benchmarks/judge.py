@@ -52,10 +52,10 @@ from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.offline.calibration.fit import Example, Target, fit
 from cascade_agent.offline.evaluation.metrics import auroc, calibration_error
-from cascade_agent.validators import ToolCallSchema
+from cascade_agent.validators import ToolCallSchema, shipped_scorer
 from cascade_agent.validators.agreement import agreement
 from cascade_agent.validators.cross_check import cross_checked
-from cascade_agent.validators.validator_set import Panel
+from cascade_agent.validators.validator_set import ValidatorSet
 
 BAND = Policy().evidence_band
 """Confidence between which the second model is asked."""
@@ -102,10 +102,11 @@ class Bench:
     def verdicts(self, way: str, model: str) -> dict[str, tuple[Verdict, ...]]:
         """What the validators of a way find in each draft of a model."""
         if (way, model) not in self.found:
-            panel = Panel([ToolCallSchema()] if way == "schema" else default_validators())
+            panel = ValidatorSet([ToolCallSchema()] if way == "schema" else default_validators())
             rows = self.answers(model)
             self.found[way, model] = {
-                name: panel.judge(None, self.fresh(name)) + panel.judge(Draft(message=answer(row)), self.fresh(name))
+                name: panel.validate(None, self.fresh(name))
+                + panel.validate(Draft(message=answer(row)), self.fresh(name))
                 for name, row in rows.items()
             }
         return self.found[way, model]
@@ -183,7 +184,7 @@ class Bench:
     def example(self, small: str, name: str, large: str, second: str | None, way: Way) -> Example:
         """A labelled draft as a log would hold it: with the second model's answer only where the rules asked for it."""
         verdicts = self.verdicts("default", small)[name]
-        confidence = Scorer.rules().confidence(verdicts)
+        confidence = shipped_scorer().confidence(verdicts)
         if second and confidence is not None and way.band[0] <= confidence <= way.band[1]:
             verdicts = (*verdicts, self.agreement(small, second)[name])
         right = bool(self.answers(small)[name]["correct"])
@@ -356,7 +357,7 @@ def run(train: Bench, test: Bench, pair: Pair, parts: list[Part], way: Way) -> t
         if way.second:
             known = all(m in train.data.manifest["models"] for m in test.data.manifest["models"])
             second = train.second(pair, learn) if known else test.second(pair, sorted(exam)[:UNLABELLED])
-        scorer = train.fitted(pair, learn, way) if way.fitted else Scorer.rules()
+        scorer = train.fitted(pair, learn, way) if way.fitted else shipped_scorer()
         judged = judge(test, pair, exam, scorer, way, second=second)
         threshold = 0.5
         if way.title != "schema":
@@ -406,7 +407,7 @@ def no_gain(judged: Judged) -> list[bool]:
 
 def oracle(test: Bench, pair: Pair, names: list[str]) -> Figures:
     """Escalates exactly where small is wrong and large is right."""
-    judged = judge(test, pair, names, Scorer.rules(), Way("schema"))
+    judged = judge(test, pair, names, shipped_scorer(), Way("schema"))
     up = [large and not right for large, right in zip(judged.large, judged.right, strict=True)]
     loss, cost = loss_and_cost(judged, up)
     return {"auroc": 1.0, "accuracy": fmean(judged.large) - loss, "loss": loss, "cost": cost}

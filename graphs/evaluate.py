@@ -86,7 +86,7 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
             stopped = f"did not come to an end within {MAX_SUPERSTEPS} supersteps"
             break
         except CascadeExhausted as error:
-            stopped = f"no usable answer: {str(error)}"
+            stopped = f"no usable answer: {error!s}"
             break
         last = state["messages"][-1]
         answers.append(str(last.text) if isinstance(last, AIMessage) else "")

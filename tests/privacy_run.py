@@ -49,7 +49,7 @@ from cascade_agent import (
 )
 from cascade_agent.journal.writer import Journal
 from cascade_agent.testing import ScriptedChatModel
-from cascade_agent.validators.cross_check import CrossCheck, Judge
+from cascade_agent.validators import CrossCheck, Judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

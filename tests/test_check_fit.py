@@ -8,7 +8,7 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import Grounding, TokenConfidence, default_validators
 from cascade_agent.validators.cross_check import CrossCheck
-from cascade_agent.validators.validator_set import Panel, check_fit
+from cascade_agent.validators.validator_set import ValidatorSet, check_fit
 
 MEASURED = {name: ["code"] for name in ("Grounding", "ToolRelevance", "CompleteResponse")} | {"NoRepeat": []}
 
@@ -84,4 +84,4 @@ def test_copies_with_another_policy_are_checked():
 def test_a_panel_gives_its_validators_back():
     """Iterating over a panel gives what it was made of, those that speak first in front."""
     validators = [*default_validators(), CrossCheck(model())]
-    assert {id(v) for v in Panel(validators)} == {id(v) for v in validators}
+    assert {id(v) for v in ValidatorSet(validators)} == {id(v) for v in validators}

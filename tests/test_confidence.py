@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import re
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cascade_agent import validators
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import HARD_FAIL, RULES, SHIPPED, Contribution, Scorer
+from cascade_agent.core.scoring import HARD_FAIL, Contribution, Scorer, Weight
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.validators import shipped_scorer
 
-CODES = sorted(RULES)
+CODES = sorted(shipped_scorer().weights)
+SHIPPED = [cls for name in validators.__all__ if hasattr(cls := getattr(validators, name), "weights")]
 
 
-def told(code: str, score: float | None = None, outcome: Any = "pass", validator: str = "") -> Verdict:
+def told(code: str, score: float | None = None, outcome: Any = "pass", origin: Any = "user") -> Verdict:
     """A verdict."""
-    return Verdict(outcome=outcome, code=code, score=score, validator=validator)
+    return Verdict(outcome=outcome, code=code, score=score, origin=origin)
 
 
 def confidence(*verdicts: Verdict, scorer: Scorer | None = None) -> float:
     """The confidence, which is known."""
-    value = (scorer or Scorer.rules()).confidence(verdicts)
+    value = (scorer or shipped_scorer()).confidence(verdicts)
     assert value is not None
     return value
 
 
 def test_nothing_heard_is_none() -> None:
     """No verdict, plain passes of shipped validators and broken validators say nothing about P(right)."""
-    rules = Scorer.rules()
+    rules = shipped_scorer()
     assert rules.confidence([]) is None
-    assert rules.confidence([told("", validator=name) for name in SHIPPED]) is None
-    assert rules.confidence([told("validator_error", outcome="abstain", validator="mine")]) is None
-    assert rules.confidence([told("whatever", 0.2, outcome="abstain", validator="mine")]) is None
+    assert rules.confidence([told("", origin="shipped")]) is None
+    assert rules.confidence([told("validator_error", outcome="abstain")]) is None
+    assert rules.confidence([told("whatever", 0.2, outcome="abstain")]) is None
 
 
 def test_rules_are_the_formula() -> None:
     """The confidence is the logistic of bias minus the weighted objections."""
-    rules = Scorer.rules()
+    rules = shipped_scorer()
     logit = rules.bias - rules.weights["tool_match"] * 0.5 - rules.weights["number_unused"] * 0.75
     expected = 1 / (1 + math.exp(-logit))
     assert confidence(told("tool_match", 0.5), told("number_unused", 0.25)) == pytest.approx(expected, abs=1e-12)
@@ -49,29 +55,20 @@ def test_rules_are_the_formula() -> None:
 def test_no_objection_is_likely_right_and_a_hard_fail_is_not() -> None:
     """A draft without objection is above .9, one with a hard fail of a shipped validator below .05."""
     assert confidence(told("tool_match", 1.0)) > 0.9
-    assert confidence(told("tool_match", 1.0), told("missing_argument", None, "fail", "ToolCallSchema")) < 0.05
+    assert confidence(told("tool_match", 1.0), told("missing_argument", None, "fail", "shipped")) < 0.05
 
 
-def test_every_rule_has_a_reason_and_a_finite_weight() -> None:
-    """The one table gives each code a weight above zero and a sentence."""
-    for weight, mean, reason in RULES.values():
-        assert 0 < weight < math.inf
-        assert 0 < mean <= 1
-        assert len(reason) > 20
-
-
-def test_rules_know_every_code_of_the_shipped_graded_validators() -> None:
-    """No code of Grounding and ToolRelevance is mistaken for a user's validator."""
-    import inspect
-    import re
-
-    from cascade_agent.validators import grounding, tool_relevance
-
-    source = inspect.getsource(grounding) + inspect.getsource(tool_relevance)
-    codes = set(re.findall(r'_graded\(\s*"(\w+)"', source)) | set(re.findall(r'code="(\w+)"', source))
-    codes |= set(re.findall(r'^    "(\w+)": "', source, re.MULTILINE))
-    assert {"argument_grounded", "no_call", "off_topic", "date_invented", "calls_alike"} <= codes
-    assert codes <= set(RULES)
+@pytest.mark.parametrize("validator", SHIPPED, ids=lambda v: v.__name__)
+def test_every_weight_has_a_reason_and_every_graded_code_a_weight(validator: Any) -> None:
+    """Each shipped validator states what its scores count for, beside the code that gives them."""
+    for weight in validator.weights.values():
+        assert isinstance(weight, Weight)
+        assert 0 < weight.logit < math.inf
+        assert 0 < weight.neutral <= 1
+        assert len(weight.reason) > 20
+    source = inspect.getsource(sys.modules[validator.__module__])
+    assert set(re.findall(r'_graded\(\s*"(\w+)"', source)) <= set(validator.weights)
+    assert set(validator.weights) <= set(CODES)
 
 
 def test_least_score_of_a_code_counts() -> None:
@@ -90,8 +87,8 @@ def test_fail_without_score_of_a_known_code_counts_as_zero() -> None:
 
 def test_user_verdicts_alone() -> None:
     """A user's verdicts are taken at their word: the least score, 1 for a plain pass, 0 for a plain fail."""
-    assert confidence(told("", validator="mine")) == 1.0
-    assert confidence(told("mine", 0.7), told("", validator="mine")) == 0.7
+    assert confidence(told("")) == 1.0
+    assert confidence(told("mine", 0.7), told("")) == 0.7
     assert confidence(told("mine", 0.7), told("mine", None, "fail")) == 0.0
 
 
@@ -111,7 +108,7 @@ VERDICTS = st.lists(
         st.sampled_from([*CODES, "mine", ""]),
         st.none() | SCORES,
         st.sampled_from(["pass", "fail", "abstain"]),
-        st.sampled_from(["", "mine", *sorted(SHIPPED)]),
+        st.sampled_from(["", "user", "shipped"]),
     ),
     max_size=12,
 )
@@ -122,7 +119,7 @@ WEIGHTS = st.dictionaries(st.sampled_from(CODES), st.floats(0, 1e9), max_size=8)
 def scorers(draw: st.DrawFn) -> Scorer:
     """The rules, or a fitted scorer with any lawful numbers."""
     if draw(st.booleans()):
-        return Scorer.rules()
+        return shipped_scorer()
     xs = sorted(draw(st.lists(SCORES, max_size=6, unique=True)))
     ys = sorted(draw(st.lists(SCORES, min_size=len(xs), max_size=len(xs))))
     return Scorer(
@@ -156,7 +153,7 @@ def test_monotone_in_each_score(scorer: Scorer, verdicts: list[Verdict], data: s
     one = verdicts[index]
 
     def at(score: float) -> float | None:
-        changed = told(one.code, score, one.outcome, one.validator)
+        changed = told(one.code, score, one.outcome, one.origin)
         return scorer.confidence([*verdicts[:index], changed, *verdicts[index + 1 :]])
 
     before, after = at(low), at(high)
@@ -176,8 +173,8 @@ def test_json_round_trip(scorer: Scorer) -> None:
 @given(verdicts=VERDICTS)
 def test_explanation_adds_up(verdicts: list[Verdict]) -> None:
     """Bias plus the contributions is the logit of the confidence where only shipped validators spoke."""
-    rules = Scorer.rules()
-    known = [v for v in verdicts if v.code in RULES and v.score is not None]
+    rules = shipped_scorer()
+    known = [v for v in verdicts if v.code in CODES and v.score is not None]
     value = rules.confidence(known)
     if value is not None:
         logit = rules.bias + sum(c.logit for c in rules.explain(known))
@@ -186,17 +183,17 @@ def test_explanation_adds_up(verdicts: list[Verdict]) -> None:
 
 def test_explanation_names_the_greatest_first() -> None:
     """Contributions come by size; a code without objection is left out."""
-    rows = Scorer.rules().explain([told("tool_match", 0.5), told("number_unused", 0.0), told("no_call", 1.0)])
-    weight = RULES["number_unused"][0]
+    rows = shipped_scorer().explain([told("tool_match", 0.5), told("number_unused", 0.0), told("no_call", 1.0)])
+    weight = shipped_scorer().weights["number_unused"]
     assert rows[0] == Contribution(code="number_unused", weight=weight, score=0.0, logit=-weight)
     assert [r.code for r in rows] == ["number_unused", "tool_match"]
 
 
 def test_explanation_of_a_hard_fail_and_of_nothing() -> None:
     """A hard fail stands under one common code; nothing heard is nothing explained."""
-    rows = Scorer.rules().explain([told("unknown_tool", None, "fail", "ToolCallSchema")])
+    rows = shipped_scorer().explain([told("unknown_tool", None, "fail", "shipped")])
     assert [r.code for r in rows] == [HARD_FAIL]
-    assert Scorer.rules().explain([]) == []
+    assert shipped_scorer().explain([]) == []
 
 
 # ---- the fitted form -------------------------------------------------------------------------------------------------
@@ -225,7 +222,7 @@ def test_graded_code_that_a_fitted_scorer_does_not_know() -> None:
     """A shipped graded code without a weight is passed over; a plain pass under a known code too."""
     scorer = Scorer(weights={"tool_match": 1.0}, bias=2.0)
     base = confidence(told("tool_match", 0.5), scorer=scorer)
-    soft = told("off_topic", 0.0, "fail", "ToolRelevance")
+    soft = told("off_topic", 0.0, "fail", "shipped")
     assert confidence(told("tool_match", 0.5), soft, scorer=scorer) == base
     assert confidence(told("tool_match", 0.5), told("tool_match", None, "pass"), scorer=scorer) == base
 
@@ -240,7 +237,7 @@ def test_knots_are_read_with_straight_lines(bias: float, expected: float) -> Non
 def test_hard_fail_without_a_weight_is_zero() -> None:
     """A fitted scorer that has no weight for hard fails still gives a hard fail no chance."""
     scorer = Scorer(weights={"tool_match": 1.0}, bias=2.0)
-    assert confidence(told("tool_match", 1.0), told("x", None, "fail", "NoRepeat"), scorer=scorer) == 0.0
+    assert confidence(told("tool_match", 1.0), told("x", None, "fail", "shipped"), scorer=scorer) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -282,24 +279,24 @@ def test_other_json_is_refused(data: Any) -> None:
 def test_newer_schema_is_refused() -> None:
     """A scorer written by a newer version is refused with the mend."""
     with pytest.raises(RecordError, match="upgrade"):
-        Scorer.from_json({**Scorer.rules().to_json(), "schema": 99})
+        Scorer.from_json({**shipped_scorer().to_json(), "schema": 99})
 
 
 def test_scorers_compare_and_hash() -> None:
     """Equal numbers make equal scorers, usable in sets."""
-    assert Scorer.rules() == Scorer.rules()
-    assert len({Scorer.rules(), Scorer.rules()}) == 1
+    assert shipped_scorer() == shipped_scorer()
+    assert len({shipped_scorer(), shipped_scorer()}) == 1
 
 
 def test_what_is_read_is_the_least_score_of_each_known_code() -> None:
     """Known codes alone are features, each with its least score; a hard fail counts as 0 under the code that is weighed."""
     scorer = Scorer(weights={"a": 1.0, HARD_FAIL: 8.0}, bias=0.0)
     verdicts = [
-        Verdict(outcome="pass", code="a", score=0.7, validator="Grounding"),
-        Verdict(outcome="pass", code="a", score=0.4, validator="ToolRelevance"),
-        Verdict(outcome="pass", code="b", score=0.1, validator="Grounding"),
-        Verdict(outcome="pass", code="tone", score=0.2, validator="mine"),
-        Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema"),
+        Verdict(outcome="pass", code="a", score=0.7, origin="shipped"),
+        Verdict(outcome="pass", code="a", score=0.4, origin="shipped"),
+        Verdict(outcome="pass", code="b", score=0.1, origin="shipped"),
+        Verdict(outcome="pass", code="tone", score=0.2),
+        Verdict(outcome="fail", code="unknown_tool", origin="shipped"),
     ]
     assert scorer.read(verdicts) == {"a": 0.4, HARD_FAIL: 0.0}
     assert scorer.read([]) == {}
@@ -307,5 +304,5 @@ def test_what_is_read_is_the_least_score_of_each_known_code() -> None:
 
 def test_explanation_is_plain_json() -> None:
     """Each row of an explanation goes to JSON as it stands."""
-    rows = Scorer.rules().explain([Verdict(outcome="pass", code="tool_match", score=0.5, validator="ToolRelevance")])
+    rows = shipped_scorer().explain([Verdict(outcome="pass", code="tool_match", score=0.5, validator="ToolRelevance")])
     assert [row.to_json() for row in rows] == [{"code": "tool_match", "weight": 1.0, "score": 0.5, "logit": -0.5}]

@@ -12,13 +12,13 @@ from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict, default_validators
 from cascade_agent.core.records import Draft, StepContext
-from cascade_agent.core.scoring import RULES
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import CrossCheck, Judge
+from cascade_agent.validators._model_call import Breaker
 from cascade_agent.validators.agreement import agreement
-from cascade_agent.validators.cross_check import _Breaker, cross_checked
+from cascade_agent.validators.cross_check import cross_checked
 
 
 @tool
@@ -88,7 +88,7 @@ def test_disagreement_escalates() -> None:
     assert (step["final_tier"], step["reason"]) == ("large", "low_confidence")
 
 
-NEUTRAL = RULES["agreement"][1]
+NEUTRAL = CrossCheck.weights["agreement"].neutral
 
 
 def checked(ours: AIMessage, theirs: AIMessage, asked: str = ASKED) -> tuple[float, float]:
@@ -167,16 +167,16 @@ async def test_evidence_that_hangs_is_cut_off() -> None:
 def test_the_breaker_pauses_and_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 5 failures in a row nothing is asked; after 30 s one call is let through; a success closes it."""
     now = [0.0]
-    monkeypatch.setattr("cascade_agent.validators.cross_check.time.monotonic", lambda: now[0])
-    breaker = _Breaker()
+    monkeypatch.setattr("cascade_agent.validators._model_call.time.monotonic", lambda: now[0])
+    breaker = Breaker()
     for _ in range(5):
         assert breaker.allows()
-        breaker.tell(worked=False)
+        breaker.record(worked=False)
     assert not breaker.allows()
     now[0] = 31.0
     assert breaker.allows()
     assert not breaker.allows(), "one probe at a time"
-    breaker.tell(worked=True)
+    breaker.record(worked=True)
     assert breaker.allows()
 
 

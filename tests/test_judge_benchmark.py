@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import judge
 
-from cascade_agent import Scorer
+from cascade_agent.validators import shipped_scorer
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv")
 SHOW = {
@@ -86,7 +86,7 @@ def confidences(path: Path, way: judge.Way) -> list[float]:
     bench = judge.Bench.load(path)
     names = list(bench.data.cases)
     second = "other" if way.second else None
-    return judge.judge(bench, ("small", "large"), names, Scorer.rules(), way, second=second).confidence
+    return judge.judge(bench, ("small", "large"), names, shipped_scorer(), way, second=second).confidence
 
 
 WAYS = [judge.Way("default"), judge.Way("default +second", second=True, band=(0.0, 1.0))]
@@ -226,7 +226,7 @@ def test_an_unknown_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_log_holds_the_second_answer_only_where_it_was_asked(tmp_path: Path) -> None:
     """What a fit learns from has the agreement inside of the band and nowhere else; gain needs large to be right."""
     bench = judge.Bench.load(folder(tmp_path / "x", labels=3))
-    rules = Scorer.rules()
+    rules = shipped_scorer()
     asked = []
     likely = [rules.confidence(v) or 0.0 for v in bench.verdicts("default", "small").values()]
     top = (min(likely) + max(likely)) / 2

@@ -10,17 +10,17 @@ from langgraph.types import Command
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators.validator_set import Panel, is_control_flow, name_of
+from cascade_agent.validators.validator_set import ValidatorSet, is_control_flow, name_of
 
 DRAFT, CONTEXT = Draft(message=AIMessage("x")), StepContext()
 BOTH = pytest.mark.parametrize("way", ["sync", "async"])
 
 
-def judged(panel: Panel, draft: Draft | None = DRAFT, *, way: str = "sync") -> list[Verdict]:
+def judged(panel: ValidatorSet, draft: Draft | None = DRAFT, *, way: str = "sync") -> list[Verdict]:
     """What the panel finds."""
     if way == "sync":
-        return list(panel.judge(draft, CONTEXT))
-    return list(asyncio.run(panel.ajudge(draft, CONTEXT, seconds=5)))
+        return list(panel.validate(draft, CONTEXT))
+    return list(asyncio.run(panel.avalidate(draft, CONTEXT, seconds=5)))
 
 
 class Named:
@@ -62,7 +62,7 @@ def test_what_a_validator_may_return(finding, outcomes, way):
     def mine(_draft: Any, _context: Any) -> Any:
         return finding
 
-    found = judged(Panel([mine]), way=way)
+    found = judged(ValidatorSet([mine]), way=way)
     assert [v.outcome for v in found] == outcomes
     assert {v.validator for v in found} <= {"mine"}
 
@@ -74,13 +74,13 @@ def test_a_signed_verdict_keeps_its_name(way):
     def mine(_draft: Any, _context: Any) -> Any:
         return [Verdict(outcome="pass", validator="other"), Verdict(outcome="pass")]
 
-    assert [v.validator for v in judged(Panel([mine]), way=way)] == ["other", "mine"]
+    assert [v.validator for v in judged(ValidatorSet([mine]), way=way)] == ["other", "mine"]
 
 
 @BOTH
 def test_those_that_need_no_draft_are_asked_before(way):
     """`context` validators see no draft, `draft` validators see one, each in the order they were given."""
-    panel = Panel([Named("a"), Named("b", "context"), Named("c"), Asking("d", "evidence")])
+    panel = ValidatorSet([Named("a"), Named("b", "context"), Named("c"), Asking("d", "evidence")])
     assert [(v.validator, v.reason) for v in judged(panel, None, way=way)] == [("b", "without a draft")]
     assert [(v.validator, v.reason) for v in judged(panel, way=way)] == [("a", "with a draft"), ("c", "with a draft")]
     assert list(panel.evidence) == ["d"]
@@ -102,7 +102,7 @@ def test_those_that_need_no_draft_are_asked_before(way):
 def test_what_is_no_validator_is_refused(validators, says):
     """At construction, with what was expected."""
     with pytest.raises(ConfigurationError) as caught:
-        Panel(validators)
+        ValidatorSet(validators)
     assert says in str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_a_fault_never_reaches_the_next_validator():
         ([raises, answers], ["validator_error", ""]),
         ([answers, raises], ["", "validator_error"]),
     ]:
-        assert [v.code for v in judged(Panel(validators), way="async")] == codes
+        assert [v.code for v in judged(ValidatorSet(validators), way="async")] == codes
 
 
 @pytest.mark.filterwarnings("error")
@@ -146,7 +146,7 @@ def test_what_cannot_be_awaited_is_let_go():
     def future(_draft: Any, _context: Any) -> Any:
         return waiting
 
-    assert [v.code for v in judged(Panel([slow, future]))] == ["validator_error", "validator_error"]
+    assert [v.code for v in judged(ValidatorSet([slow, future]))] == ["validator_error", "validator_error"]
     loop.close()
 
 
@@ -159,7 +159,7 @@ def test_the_host_steers_through(error, way):
         raise error
 
     with pytest.raises(type(error)):
-        judged(Panel([steers]), way=way)
+        judged(ValidatorSet([steers]), way=way)
     assert is_control_flow(error)
     assert not is_control_flow(ValueError())
 

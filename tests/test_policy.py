@@ -10,20 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.core.decide import REASONS, best_usable, decide, objection
+from cascade_agent.core.decide import best_usable, decide, objection
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Verdict
-from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.validators import shipped_scorer
 
 unit = st.floats(0, 1)
-names = st.sampled_from(["", "mine", *REASONS])
+names = st.sampled_from(["", "mine", "Grounding"])
 verdicts = st.builds(
     Verdict,
     outcome=st.sampled_from(["pass", "fail", "abstain"]),
     code=st.sampled_from(["", "odd", "validator_error", "validator_timeout"]),
     score=st.none() | unit,
     validator=names,
+    origin=st.sampled_from(["", "user", "shipped"]),
     path=st.sampled_from(["", "/tool_calls/0"]),
 )
 some_verdicts = st.lists(verdicts, max_size=4).map(tuple)
@@ -88,7 +89,7 @@ def test_a_hard_fail_is_never_accepted(policy, history):
 def test_a_soft_fail_is_never_accepted_but_may_be_the_best(policy, history):
     """A soft fail escalates, but for a shipped one of the large draft; the draft may be returned when nothing is better."""
     last = history[-1]
-    if any(v.outcome == "fail" and (last.tier == "small" or v.validator not in REASONS) for v in last.verdicts):
+    if any(v.outcome == "fail" and (last.tier == "small" or v.origin == "user") for v in last.verdicts):
         assert decide(policy, history, evidence=EVIDENCE).action in ("escalate", "exhausted")
 
 
@@ -158,8 +159,8 @@ BROKEN = Verdict(outcome="abstain", code="validator_error", validator="mine")
         (Policy(), small(fail()), "escalate", "odd"),
         (Policy(), small(fail(code="")), "escalate", "mine"),
         (Policy(), small(fail("", "")), "escalate", "rejected"),
-        (Policy(), small(fail("Grounding", score=0.1)), "escalate", "ungrounded"),
-        (Policy(), small(fail("Grounding", score=0.1), fail("CompleteResponse")), "escalate", "incomplete"),
+        (Policy(), small(fail("Grounding", score=0.1, escalates_as="ungrounded")), "escalate", "ungrounded"),
+        (Policy(), small(fail("Grounding", score=0.1), fail("x", escalates_as="incomplete")), "escalate", "incomplete"),
         (Policy(threshold=0.5), small(confidence=0.5), "accept", "accepted"),
         (Policy(threshold=0.5), small(confidence=0.4), "escalate", "low_confidence"),
         (Policy(threshold=0.0), small(), "escalate", "low_confidence"),
@@ -169,7 +170,7 @@ BROKEN = Verdict(outcome="abstain", code="validator_error", validator="mine")
         (Policy(), Attempt(tier="small", outcome="pending"), "ask_small", "draft"),
         (
             Policy(),
-            Attempt(tier="small", outcome="pending", verdicts=(fail("AfterToolError"),)),
+            Attempt(tier="small", outcome="pending", verdicts=(fail("x", escalates_as="after_tool_error"),)),
             "escalate",
             "after_tool_error",
         ),
@@ -237,7 +238,7 @@ def test_a_policy_goes_to_json_and_back(policy):
         ({"latency_budget": float("inf")}, "latency_budget"),
         ({"validator_timeout": None}, "validator_timeout is None"),
         ({"validator_timeout": "5"}, "validator_timeout"),
-        ({"scorer": "rules"}, "scorer is 'rules'; expected a Scorer"),
+        ({"scorer": "rules"}, "scorer is 'rules'; expected None or a Scorer"),
         ({"side_effects": ["pay"]}, "side_effects"),
         (
             {"side_effects": {"pay": "bad"}},
@@ -262,15 +263,16 @@ def test_a_misspelled_setting_is_refused():
 
 def test_a_scorer_travels_with_its_policy():
     """The scorer is part of the file and of the version."""
-    assert Policy.from_json({"scorer": Scorer.rules().to_json()}) == Policy()
-    assert Policy().version == Policy(scorer=Scorer.rules()).version
+    policy = Policy(scorer=shipped_scorer())
+    assert Policy.from_json(policy.to_json()) == policy
+    assert Policy().version != policy.version
 
 
 def test_shipped_soft_fails_do_not_rule_a_large_draft_out() -> None:
     """Shipped soft rules were measured on small drafts; a large one is ruled out by hard fails and by users' rules."""
     small = Attempt(tier="small", verdicts=(Verdict(outcome="fail", code="x", validator="mine"),))
-    shipped = Verdict(outcome="fail", code="off_topic", score=0.0, validator="ToolRelevance")
-    mine = Verdict(outcome="fail", code="mine", score=0.0, validator="mine")
+    shipped = Verdict(outcome="fail", code="off_topic", score=0.0, origin="shipped")
+    mine = Verdict(outcome="fail", code="mine", score=0.0, origin="user")
     hard = Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema")
     for verdict, action in ((shipped, "accept"), (mine, "exhausted"), (hard, "exhausted")):
         assert decide(Policy(), (small, Attempt(tier="large", verdicts=(verdict,)))).action == action
@@ -279,7 +281,7 @@ def test_shipped_soft_fails_do_not_rule_a_large_draft_out() -> None:
 @pytest.mark.parametrize(("effect", "best"), [(None, 0), ("read", 0), ("write", None), ("irreversible", None)])
 def test_a_doubtful_draft_that_changes_the_world_is_never_returned(effect: Any, best: int | None) -> None:
     """With large down, a draft that failed soft checks is returned only if its calls change nothing that is declared."""
-    soft = Verdict(outcome="fail", code="off_topic", score=0.0, validator="ToolRelevance")
+    soft = Verdict(outcome="fail", code="off_topic", score=0.0, origin="shipped")
     small = Attempt(tier="small", verdicts=(soft,), effect=effect)
     large = Attempt(tier="large", outcome="error", error="RateLimitError: 429")
     decision = decide(Policy(), (small, large))

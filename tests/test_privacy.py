@@ -25,7 +25,7 @@ from cascade_agent import StepContext, default_validators
 from cascade_agent.core.records import Draft
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
-from cascade_agent.validators.validator_set import Panel
+from cascade_agent.validators.validator_set import ValidatorSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,8 +221,8 @@ def test_no_verdict_quotes_what_was_said(  # noqa: PLR0917 - drawn by name
         output_schema=SCHEMA if structured else None,
     )
     draft = Draft(message=said, parsed=parsed if structured else None, parsing_error=error if structured else None)
-    panel = Panel([*default_validators(), TokenConfidence()])
-    verdicts = (*panel.judge(None, context), *panel.judge(draft, context))
+    panel = ValidatorSet([*default_validators(), TokenConfidence()])
+    verdicts = (*panel.validate(None, context), *panel.validate(draft, context))
     assert [v.code for v in verdicts if v.broken] == []
     for verdict in verdicts:
         assert "zqx" not in f"{verdict.code} {verdict.reason} {verdict.path} {verdict.validator}".lower()

@@ -19,7 +19,7 @@ from cascade_agent.engine.worker_threads import LateError, run_within
 from cascade_agent.errors import RecordError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from cascade_agent.validators.validator_set import Panel
+from cascade_agent.validators.validator_set import ValidatorSet
 
 unit = st.floats(0, 1)
 
@@ -163,7 +163,7 @@ def a_step(
         name="desk",
         tiers={"small": tier("small", prices[0]), "large": tier("large", prices[1])},
         contexts={"small": ctx, "large": ctx},
-        panel=Panel([before(context), judge(says), *evidence]),
+        panel=ValidatorSet([before(context), judge(says), *evidence]),
         policy=policy or Policy(),
         ask=ask,
         aask=aask,
@@ -319,7 +319,7 @@ def test_no_time_left_asks_no_evidence(way):
         threading.Event().wait(0.3)
 
     step, _ = a_step(Says("answers"), Says("answers"), policy=Policy(latency_budget=0.2))
-    step = replace(step, panel=Panel([slow, piece]))
+    step = replace(step, panel=ValidatorSet([slow, piece]))
     trace = run(step).trace if way == "sync" else asyncio.run(arun(step)).trace
     assert piece.asked == []
     assert [v.code for v in trace.attempts[0].verdicts] == ["evidence_timeout"]

@@ -11,7 +11,7 @@ from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, Ca
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 
-from cascade_agent.adapters.streaming import HIDDEN, MAX_CHUNKS, AnswerStream, is_streaming, silence, chunks
+from cascade_agent.adapters.streaming import HIDDEN, MAX_CHUNKS, AnswerStream, chunks, is_streaming, silence
 
 texts = st.text(max_size=60)
 json_values = st.recursive(

@@ -10,25 +10,10 @@ from typing import TYPE_CHECKING
 from cascade_agent.core.records import Decision, DecisionInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Attempt, Verdict
-
-REASONS: Mapping[str, str] = {
-    "AfterToolError": "after_tool_error",
-    "CompleteResponse": "incomplete",
-    "CrossCheck": "disagreement",
-    "Grounding": "ungrounded",
-    "Judge": "judge_reject",
-    "NoRepeat": "repeated_call",
-    "PlanConsistency": "plan_inconsistent",
-    "StructuredOutput": "schema_invalid",
-    "ToolCallSchema": "schema_invalid",
-    "ToolRelevance": "ungrounded",
-}
-"""Shipped validator -> the low-cardinality reason a step escalates for. Your own validators give their code."""
-
 
 _UNKNOWN = DecisionInputs()
 
@@ -232,7 +217,7 @@ def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str,
         if verdict.outcome == "fail":
             if verdict.score is None:
                 return _reason(verdict), _describe(verdict)
-            if measured_on_small or verdict.validator not in REASONS:
+            if measured_on_small or verdict.origin == "user":
                 soft = soft or verdict
     return None if soft is None else (_reason(soft), _describe(soft))
 
@@ -254,7 +239,7 @@ def final_attempt(policy: Policy, decision: Decision) -> int | None:
 
 
 def _reason(verdict: Verdict) -> str:
-    return REASONS.get(verdict.validator) or verdict.code or verdict.validator or "rejected"
+    return verdict.escalates_as or verdict.code or verdict.validator or "rejected"
 
 
 def _describe(verdict: Verdict) -> str:

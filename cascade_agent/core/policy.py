@@ -42,8 +42,8 @@ class Policy:
     `structured`) or for the gravest side effect of what they call (`read`, `write`, `irreversible`): the highest that
     applies counts, `default` where none does."""
 
-    scorer: Scorer = field(default_factory=Scorer.rules)
-    """Verdicts -> confidence. The shipped rules, or one fitted on your own journal."""
+    scorer: Scorer | None = None
+    """Verdicts -> confidence, fitted on your own journal. None: the shipped rules, as their validators weigh them."""
 
     evidence_band: tuple[float, float] = (0.3, 0.89)
     """Ask evidence (validators that call a model) only while the confidence lies inside this closed band. On recorded
@@ -300,7 +300,7 @@ _SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
         lambda value: value is None or _in_unit(value) or _maps(_THRESHOLDS, _in_unit)(value),
         f"None, a number in [0, 1], or such numbers by {', '.join(_THRESHOLDS)}",
     ),
-    ("scorer", lambda value: isinstance(value, Scorer), "a Scorer"),
+    ("scorer", lambda value: value is None or isinstance(value, Scorer), "None or a Scorer"),
     ("evidence_band", _is_band, "two numbers 0 <= low <= high <= 1"),
     ("on_exhausted", *_one_of(OnExhausted)),
     ("on_broken", *_one_of(OnBroken)),

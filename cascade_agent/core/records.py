@@ -26,6 +26,7 @@ SCHEMA = 1
 """Number of the record's schema. A reader refuses a higher one."""
 
 Outcome = Literal["pass", "fail", "abstain"]
+Origin = Literal["", "shipped", "user"]
 SideEffect = Literal["read", "write", "irreversible"]
 Fault = Literal["request", "setup", "unsafe_call"]
 TierName = str
@@ -51,6 +52,9 @@ class Verdict:
     people that never quotes a value, `path` a JSON pointer into the draft. A validator that broke is an `abstain` with
     the code `validator_error` or `validator_timeout`.
 
+    The set that asked the validator stamps `origin` (one of this library's, or the user's) and `escalates_as`, the
+    reason a step escalates for when it fails (without one: its code). Records of older versions have neither.
+
     Raises:
         ConfigurationError: unknown outcome, or a score that is not a finite number in [0, 1].
     """
@@ -61,6 +65,8 @@ class Verdict:
     score: float | None = None
     path: str = ""
     validator: str = ""
+    origin: Origin = ""
+    escalates_as: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what no decision could be made from."""
@@ -224,6 +230,10 @@ class StepContext:
     step: str = "cascade"
     thread_id: str | None = None
     side_effects: Mapping[str, SideEffect] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Hold the messages as a tuple: a validator that clears its list must not change what a model is sent."""
+        object.__setattr__(self, "messages", tuple(self.messages))
 
     @cached_property
     def tools_by_name(self) -> Mapping[str, ToolSpec]:

@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
 from cascade_agent.core.clean_json import Json, clean
 from cascade_agent.core.records import SCHEMA
@@ -22,69 +22,21 @@ if TYPE_CHECKING:
 HARD_FAIL: Final = "hard_fail"
 """The code under which every hard fail of a shipped validator is weighed."""
 
-_PRIOR: Final = "the score of this code is itself an estimate of P(right); this weight hands it on"
 
-RULES: Final[Mapping[str, tuple[float, float, str]]] = {
-    HARD_FAIL: (8.0, 1.0, "cannot be executed or stored: no other sign outweighs it"),
-    # Local signs: silent or 1 is "nothing to object".
-    "call_in_prose": (4.0, 1.0, "a call written into the text never runs; the model meant to call"),
-    "part_open": (4.0, 1.0, "the request speaks of a tool's subject and that tool was not called: a call is missing"),
-    "number_unused": (4.0, 1.0, "numbers in a request are nearly always meant for an argument"),
-    "date_invented": (3.0, 1.0, "a model knows no date that it was not told; such values are guesses"),
-    "placeholder_value": (3.0, 1.0, "a template was copied, the value is not known"),
-    "required_empty": (3.0, 1.0, "the model had nothing to fill in and called all the same"),
-    "calls_alike": (2.5, 1.0, "the same values twice ask for nothing new"),
-    "choice_unused": (2.5, 1.0, "the request names an option in the tool's own words and it was passed over"),
-    "percent_as_written": (2.0, 1.0, "8 % is 0.08 to a formula; a parameter that means percent mostly says so"),
-    "question_open": (3.0, 1.0, "each question wants a call; questions in passing exist"),
-    "quote_unused": (2.0, 1.0, "what stands in quotation marks is wanted literally; titles in passing exist"),
-    "calls_split": (2.0, 1.0, "a list parameter asks for one call; several calls also work with many tools"),
-    "description_match": (2.0, 1.0, "a fitting tool is described in words of the request; synonyms are the exception"),
-    "argument_grounded": (1.5, 1.0, "values out of nowhere are guesses; normalised and translated ones look like them"),
-    "off_topic": (1.0, 1.0, "several weak signs at once; each of them is weighed already"),
-    "tool_match": (1.0, 1.0, "the name says the same as the description in fewer words"),
-    "request_covered": (0.5, 1.0, "words left over ask for something else; a story around a request leaves words too"),
-    "several_calls": (0.5, 1.0, "each of several calls must be right; one call is right more often than three"),
-    "sibling_unused": (1.0, 1.0, "one item of a list was used and its neighbour not; appositions look like lists"),
-    "optional_grounded": (1.0, 1.0, "an optional value that nobody mentioned is seldom wanted, and often harmless"),
-    "other_tool_fits": (1.0, 1.0, "shared words prefer another tool; descriptions of unequal length blur it"),
-    "no_call": (0.5, 1.0, "prose that was chosen freely is mostly right, also beside a tool with like words"),
-    # Signs whose validators say how likely the draft is right.
-    "duplicate_call": (6.0, 1.0, _PRIOR),
-    "call_loop": (6.0, 1.0, _PRIOR),
-    "repeated_call": (6.0, 1.0, _PRIOR),
-    "repeated_answer": (6.0, 1.0, _PRIOR),
-    "plan_steps_open": (6.0, 1.0, _PRIOR),
-    "plan_argument_differs": (6.0, 1.0, _PRIOR),
-    "after_tool_error": (6.0, 1.0, _PRIOR),
-    # Evidence speaks for a draft as well as against it: it is weighed from the score that says nothing.
-    "token_confidence": (
-        3.0,
-        0.8,
-        "tokens chosen without doubt are a little more often right; models are overconfident",
-    ),
-    "agreement": (7.0, 0.8, "models of two families seldom make the same mistake; four fifths of an answer agree"),
-    "judged_right": (3.0, 0.5, "a judge that is unsure says one half; judges are lenient and see less than they say"),
-}
-"""Code -> (weight in logits, score that says nothing, reason). What is not here is the user's validator."""
+class Weight(NamedTuple):
+    """How much a validator's code counts: logits per unit of score, why, and the score that says nothing."""
 
+    logit: float
+    reason: str
+    neutral: float = 1.0
+
+
+_HARD: Final = Weight(8.0, "cannot be executed or stored: no other sign outweighs it")
 _BIAS: Final = 3.5
 """Logit of a draft nobody objects to: 97 % right, as about 97 of 100 recorded answers without a sign were."""
 
-SHIPPED: Final = frozenset(
-    {
-        "CompleteResponse",
-        "ToolCallSchema",
-        "StructuredOutput",
-        "NoRepeat",
-        "PlanConsistency",
-        "AfterToolError",
-        "Grounding",
-        "ToolRelevance",
-        "TokenConfidence",
-    }
-)
-"""Local validators of this library: their plain passes are no opinion about P(right), their hard fails are weighed."""
+LOOP: Final = "turn_progress"
+"""The code that speaks in a loop, and only there: a later user turn, a turn in which calls were made."""
 
 _LIMIT: Final = 60.0
 
@@ -118,6 +70,7 @@ class Scorer:
         bias: Logit of a draft on which all codes are silent.
         means: Code -> score in [0, 1] that says nothing; 1 for codes that are not here.
         knots: Points (p, calibrated p), both ascending, read with straight lines between them; empty: p stays.
+        in_loops: Code -> its weight where the code `turn_progress` spoke, for those that weigh otherwise in loops.
         provenance: Where the numbers come from (data hash, date, n ...), plain JSON.
 
     Raises:
@@ -128,11 +81,12 @@ class Scorer:
     bias: float
     means: Mapping[str, float] = field(default_factory=dict, hash=False)
     knots: tuple[tuple[float, float], ...] = ()
+    in_loops: Mapping[str, float] = field(default_factory=dict, hash=False)
     provenance: Mapping[str, Json] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse numbers that would break monotony or finiteness."""
-        for code, weight in self.weights.items():
+        for code, weight in [*self.weights.items(), *self.in_loops.items()]:
             if not _number(weight) or not 0.0 <= weight < math.inf:
                 msg = f"Scorer.weights[{code!r}] is {weight!r}; expected a finite number >= 0"
                 raise ConfigurationError(msg)
@@ -151,12 +105,17 @@ class Scorer:
             raise ConfigurationError(msg)
 
     @classmethod
-    def rules(cls) -> Self:
-        """The shipped rules: `RULES` with its reasons, nothing fitted."""
+    def from_weights(cls, weights: Mapping[str, Weight], *, in_loops: Mapping[str, float] | None = None) -> Self:
+        """Build the scorer of hand-set weights, nothing fitted; hard fails are weighed too.
+
+        `in_loops` gives for some codes the share of their weight that is left in loops.
+        """
+        weights = {HARD_FAIL: _HARD, **weights}
         return cls(
-            weights={code: weight for code, (weight, _, _) in RULES.items()},
+            weights={code: weight.logit for code, weight in weights.items()},
             bias=_BIAS,
-            means={code: mean for code, (_, mean, _) in RULES.items() if mean != 1.0},
+            means={code: weight.neutral for code, weight in weights.items() if weight.neutral != 1.0},
+            in_loops={code: weights[code].logit * share for code, share in (in_loops or {}).items() if code in weights},
             provenance={"kind": "rules"},
         )
 
@@ -167,9 +126,9 @@ class Scorer:
             return user
         if HARD_FAIL in scores and HARD_FAIL not in self.weights:
             return 0.0
-        logit = self.bias
+        logit, weights = self.bias, self._weights(scores)
         for code in sorted(scores):  # one order, so that the sum is the same to the last bit
-            logit += self.weights[code] * (scores[code] - self.means.get(code, 1.0))
+            logit += weights[code] * (scores[code] - self.means.get(code, 1.0))
         p = self._calibrated(1.0 / (1.0 + math.exp(-max(-_LIMIT, min(_LIMIT, logit)))))
         return p if user is None else min(p, user)
 
@@ -189,13 +148,17 @@ class Scorer:
         user's own verdicts set. Each row goes to plain JSON by `to_json`.
         """
         scores, _ = self._read(verdicts)
-        weights, means = self.weights, self.means
+        weights, means = self._weights(scores), self.means
         rows = [
             Contribution(code=c, weight=weights[c], score=s, logit=weights[c] * (s - means.get(c, 1.0)))
             for c, s in scores.items()
             if c in weights
         ]
         return sorted((r for r in rows if r.logit), key=lambda r: (r.logit, r.code))
+
+    def _weights(self, scores: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the weights that hold for these features: those of a loop, or of a single step."""
+        return {**self.weights, **self.in_loops} if self.in_loops and LOOP in scores else self.weights
 
     def _read(self, verdicts: Iterable[Verdict]) -> tuple[dict[str, float], float | None]:
         """Least score of each known code, and the least of the user's own; None where there is none."""
@@ -208,7 +171,7 @@ class Scorer:
                 scores[code] = min(score, scores.get(code, 1.0))
             elif verdict.outcome == "abstain":
                 continue
-            elif code in weights or verdict.validator in SHIPPED:
+            elif code in weights or verdict.origin == "shipped":
                 if not verdict.hard:
                     continue  # a pass, or a graded code that this scorer was fitted without
                 if code not in weights:
@@ -239,6 +202,7 @@ class Scorer:
             "weights": dict(self.weights),
             "means": dict(self.means),
             "knots": [list(k) for k in self.knots],
+            "in_loops": dict(self.in_loops),
             "provenance": clean(self.provenance),
         }
 
@@ -261,6 +225,7 @@ class Scorer:
                 weights=dict(_mapping(data, "weights")),
                 bias=data["bias"],
                 means=dict(_mapping(data, "means")),
+                in_loops=dict(_mapping(data, "in_loops")),
                 knots=tuple((x, y) for x, y in cast("Any", data.get("knots", ()))),
                 provenance=dict(_mapping(data, "provenance")),
             )

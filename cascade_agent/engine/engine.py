@@ -26,7 +26,7 @@ from cascade_agent.engine.step import (
     StepResult,
     Validate,
 )
-from cascade_agent.models.usage import NOTHING
+from cascade_agent.models.usage import NOTHING, bill_of_error
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -138,14 +138,13 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
         verdict = Verdict(outcome="abstain", code=code, reason=type(reply.error).__name__, validator=evidence.name)
-        usage, cost = (None, None) if reply.made else (NOTHING, 0.0)
+        usage, cost = bill_of_error(reply.error)[:2] if reply.made else (NOTHING, 0.0)
         call = SideCall(name=evidence.name, usage=usage, cost=cost, latency=reply.latency)
     else:
         verdict, call = cast("tuple[Verdict, SideCall]", reply.value)
         call = replace(call, name=evidence.name, latency=reply.latency)
-        verdict = verdict if verdict.validator else replace(verdict, validator=evidence.name)
     progress.side_call(call)
-    progress.judged((verdict,), gathered=evidence.name)
+    progress.judged((progress.request.validators.stamp(evidence.name, verdict, context),), gathered=evidence.name)
 
 
 def _end(progress: StepProgress, decision: Decision) -> StepEnd:

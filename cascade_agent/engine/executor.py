@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, assert_never, cast
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any, assert_never, cast
 from cascade_agent import telemetry
 from cascade_agent.engine.step import AskEvidence, CallTier, CancelPending, HandOver, Reply, Validate
 from cascade_agent.engine.worker_threads import BackgroundCall, LateError, SupersededError, run_within, start
-from cascade_agent.validators.validator_set import is_control_flow
+from cascade_agent.validators.validator_set import is_control_flow, own_copy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from cascade_agent.core.records import Draft
     from cascade_agent.engine.recorder import StepRecorder
     from cascade_agent.engine.step import Answer, Effect, Pending, StepRequest
     from cascade_agent.models.tier import Role
@@ -69,7 +67,7 @@ class Executor(_Base):
     def execute(self, effect: Effect) -> object:
         """Execute one effect; return what the script is to be sent."""
         if isinstance(effect, Validate):
-            return self.request.validators.judge(_protected(effect.draft), effect.context)
+            return self.request.validators.validate(effect.draft, effect.context)
         if isinstance(effect, CallTier):
             return self._call_tier(effect)
         if isinstance(effect, AskEvidence):
@@ -137,7 +135,7 @@ class Executor(_Base):
 
         def ask() -> object:
             with telemetry.validating(scope, evidence, self.request.config) as call:
-                draft = cast("Draft", _protected(effect.draft))
+                draft = own_copy(effect.draft)
                 return call.told(evidence.gather(draft, effect.context, config=call.config))
 
         return self._reply(ask, effect.seconds, scope)
@@ -167,7 +165,7 @@ class AsyncExecutor(_Base):
         """Execute one effect; return what the script is to be sent."""
         if isinstance(effect, Validate):
             judges, seconds = self.request.validators, self.request.policy.validator_timeout
-            return await judges.ajudge(_protected(effect.draft), effect.context, seconds=seconds)
+            return await judges.avalidate(effect.draft, effect.context, seconds=seconds)
         if isinstance(effect, CallTier):
             return await self._call_tier(effect)
         if isinstance(effect, AskEvidence):
@@ -240,7 +238,7 @@ class AsyncExecutor(_Base):
 
         async def ask() -> object:
             async with telemetry.validating(scope, evidence, self.request.config) as call:
-                draft = cast("Draft", _protected(effect.draft))
+                draft = own_copy(effect.draft)
                 return call.told(await evidence.agather(draft, effect.context, config=call.config))
 
         return await self._reply(ask, effect.seconds, scope)
@@ -279,21 +277,3 @@ def _overtaken(rival_answered: bool, seconds: float | None, started: float) -> R
 def _pending(call: BackgroundCall[Reply] | asyncio.Task[Reply]) -> Pending:
     """Return the reply of a call that was started; "running" while it has none."""
     return call.result() if call.done() and not call.cancelled() and call.exception() is None else "running"
-
-
-def _protected(draft: Draft | None) -> Draft | None:
-    """Return a draft whose message a validator may change without changing the answer."""
-    if draft is None:
-        return None
-    message, changes = draft.message, dict[str, Any]()
-    if message.tool_calls:
-        changes["tool_calls"] = [{**call, "args": _copied(call["args"])} for call in message.tool_calls]
-    if not isinstance(message.content, str):
-        changes["content"] = _copied(message.content)
-    return replace(draft, message=message.model_copy(update=changes))
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value

@@ -14,6 +14,7 @@ from cascade_agent.engine.tier_faults import draft_fault, error_fault
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
 from cascade_agent.models.usage import NOTHING, bill, bill_of_error, retry_after
+from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class StepProgress:
         self.attempt = replace(
             attempt,
             verdicts=verdicts,
-            confidence=self.request.policy.scorer.confidence(verdicts),
+            confidence=(self.request.policy.scorer or shipped_scorer()).confidence(verdicts),
             gathered=attempt.gathered if gathered is None else (*attempt.gathered, gathered),
             fault=draft_fault(draft, verdicts, self.request.policy.side_effects),
         )

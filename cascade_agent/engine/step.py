@@ -18,7 +18,7 @@ from cascade_agent.journal.writer import Journal
 from cascade_agent.models.pricing import warm
 from cascade_agent.models.tier import Tier
 from cascade_agent.validators import default_validators
-from cascade_agent.validators.validator_set import Panel, check_fit
+from cascade_agent.validators.validator_set import ValidatorSet, check_fit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
@@ -61,7 +61,7 @@ class CascadeSettings:
 
     small: Tier | None
     large: Tier
-    validators: Panel
+    validators: ValidatorSet
     policy: Policy
     journal: Any
     statistics: StepStatistics
@@ -79,7 +79,7 @@ class CascadeSettings:
         tiers = (None if small is None else Tier.of(small), Tier.of(large))
         if any(tier is not None and tier.price is None and tier.model_name for tier in tiers):
             warm()
-        judges = Panel(default_validators() if validators is None else validators, timed=telemetry.validated)
+        judges = ValidatorSet(default_validators() if validators is None else validators, timed=telemetry.validated)
         own = Policy.of(policy)
         check_fit(own, judges)
         return cls(
@@ -107,7 +107,7 @@ class StepRequest:
     name: str
     tiers: Mapping[Role, Tier]
     contexts: Mapping[Role, StepContext]
-    validators: Panel
+    validators: ValidatorSet
     policy: Policy
     call: Callable[[Role, str | None], Answer] | None = None
     acall: Callable[[Role, str | None], Awaitable[Answer]] | None = None

@@ -1,39 +1,47 @@
-"""The shipped validators, and the set that judges when you name none.
+"""The shipped validators, the default list of them, and the scorer of their weights.
 
 Each is imported when it is first used, so that a graph pays only for what it has.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from cascade_agent.core.scoring import Scorer
 
 if TYPE_CHECKING:
     from cascade_agent.validators.after_tool_error import AfterToolError
     from cascade_agent.validators.complete_response import CompleteResponse
-    from cascade_agent.validators.cross_check import CrossCheck, Judge
+    from cascade_agent.validators.cross_check import CrossCheck
     from cascade_agent.validators.grounding import Grounding
+    from cascade_agent.validators.judge import Judge
     from cascade_agent.validators.no_repeat import NoRepeat
     from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
+    from cascade_agent.validators.skipped_call import SkippedCall
     from cascade_agent.validators.structured_output import StructuredOutput
     from cascade_agent.validators.token_confidence import TokenConfidence
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
     from cascade_agent.validators.tool_relevance import ToolRelevance
+    from cascade_agent.validators.turn_progress import TurnProgress
 
-_ROOMS = {
+_LAZY = {
     "AfterToolError": "after_tool_error",
     "CompleteResponse": "complete_response",
-    "CrossCheck": "cascade_agent.validators.cross_check",
+    "CrossCheck": "cross_check",
     "Grounding": "grounding",
-    "Judge": "cascade_agent.validators.cross_check",
+    "Judge": "judge",
     "NoRepeat": "no_repeat",
     "Plan": "plan_consistency",
     "PlanConsistency": "plan_consistency",
     "PlanStep": "plan_consistency",
+    "SkippedCall": "skipped_call",
     "StructuredOutput": "structured_output",
     "TokenConfidence": "token_confidence",
     "ToolCallSchema": "tool_call_schema",
     "ToolRelevance": "tool_relevance",
+    "TurnProgress": "turn_progress",
 }
 
 __all__ = [
@@ -46,20 +54,23 @@ __all__ = [
     "Plan",
     "PlanConsistency",
     "PlanStep",
+    "SkippedCall",
     "StructuredOutput",
     "TokenConfidence",
     "ToolCallSchema",
     "ToolRelevance",
+    "TurnProgress",
     "default_validators",
+    "shipped_scorer",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    room = _ROOMS.get(name)
-    if room is None:
+    module = _LAZY.get(name)
+    if module is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(room if "." in room else f"{__name__}.{room}"), name)
+    value = getattr(import_module(f"{__name__}.{module}"), name)
     globals()[name] = value
     return value
 
@@ -69,18 +80,28 @@ def __dir__() -> list[str]:
 
 
 def default_validators() -> list[Any]:
-    """All local validators that need neither log-probabilities nor a model, cheapest first.
+    """Return the local validators that need neither log-probabilities nor a model, cheapest first.
 
     `PlanConsistency` is among them and acts only where a plan is found.
     """
     names = (
-        "AfterToolError",
         "CompleteResponse",
         "StructuredOutput",
         "ToolCallSchema",
         "NoRepeat",
+        "AfterToolError",
+        "SkippedCall",
         "PlanConsistency",
         "Grounding",
         "ToolRelevance",
+        "TurnProgress",
     )
     return [__getattr__(name)() for name in names]
+
+
+@cache
+def shipped_scorer() -> Scorer:
+    """Return the scorer of the shipped validators' own weights."""
+    shipped = [__getattr__(name) for name in _LAZY]
+    weights = {code: weight for cls in shipped for code, weight in getattr(cls, "weights", {}).items()}
+    return Scorer.from_weights(weights, in_loops=__getattr__("TurnProgress").in_loops)

@@ -1,7 +1,7 @@
-"""Paths as they may be told: with the names that a schema declares, and `*` for those that the model brought.
+"""JSON pointers for the record: names that a schema declares stay, names that the model made up become `*`.
 
-Law: a key of an object can be as private as a value (people by their address). Only the name of an argument itself is
-told although nobody declared it, where it looks like a name: it says which argument was made up.
+A key of an object can be as private as a value (people by their address). The name of an argument itself stays although
+nobody declared it, where it looks like a name: it says which argument was made up.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _MAX_DIGITS: Final = 6
 _MAX_NAMES: Final = 2_000
 
 
-def told(pointer: str, names: Callable[[], frozenset[str]]) -> str:
-    """A JSON pointer without names that nobody declared; `names` is asked only where it matters."""
+def redact_path(pointer: str, names: Callable[[], frozenset[str]]) -> str:
+    """Return a JSON pointer without names that nobody declared; `names` is called only where it matters."""
     parts = pointer.split("/")[1 : _MAX_PARTS + 1]
-    declared_names: frozenset[str] | None = None
+    known: frozenset[str] | None = None
     for index, part in enumerate(parts):
         if part in _OURS or _is_index(part) or _is_argument(parts, index):
             continue
-        if declared_names is None:
-            declared_names = names()
-        if part.replace("~1", "/").replace("~0", "~") not in declared_names:
+        if known is None:
+            known = names()
+        if part.replace("~1", "/").replace("~0", "~") not in known:
             parts[index] = "*"
     return "".join([f"/{part}" for part in parts])
 
@@ -45,21 +45,22 @@ def _is_index(part: str) -> bool:
 
 
 def _is_argument(parts: list[str], index: int) -> bool:
-    """Whether a part names an argument: of a call, or of a step of a plan."""
+    """Return whether a part names an argument: of a call, or of a step of a plan."""
     named = index > 1 and parts[index - 1] == "args" and _is_index(parts[index - 2])
     return named and _NAME.fullmatch(parts[index]) is not None
 
 
-def offered(context: StepContext) -> frozenset[str]:
-    """The names that the tools of a step, and the output that it asks for, declare."""
-    schemas: list[object] = [context.output_schema]
+def declared_names(context: StepContext) -> frozenset[str]:
+    """Return the names that the tools of a step, and the output that it asks for, declare."""
+    output = context.output_schema  # a strategy of langchain's create_agent holds the schema
+    schemas: list[object] = [output if isinstance(output, type | Mapping) else getattr(output, "schema", output)]
     for tool in context.tools:
         schemas += (tool.parameters, getattr(tool.native, "args_schema", None))
-    return declared(*schemas)
+    return names_in(*schemas)
 
 
-def declared(*schemas: object) -> frozenset[str]:
-    """Names of the fields that schemas declare at any depth: JSON Schema, pydantic model, TypedDict or dataclass."""
+def names_in(*schemas: object) -> frozenset[str]:
+    """Return the fields that schemas declare at any depth: JSON Schema, pydantic model, TypedDict or dataclass."""
     names: set[str] = set()
     seen: set[int] = set()
     stack: list[object] = list(schemas)

@@ -1,4 +1,4 @@
-"""How far two answers to the same step say the same thing: the comparison behind cross-checks and free labels.
+"""Agreement of two answers to the same step: the comparison behind cross-checks and free labels.
 
 Calls are compared after normalising (declared defaults stripped, empty optional values stripped, 5 and 5.0 and "5",
 case and white space), independent of their order, and graded by how their arguments differ: a value worded otherwise
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,8 @@ _MAX_CALLS = 64
 _MAX_DEPTH = 32
 _MAX_ITEMS = 2_000
 _MAX_TEXT = 20_000
+_MAX_NUMBER = 40
+_MAX_BITS = 1_000
 _MAX_DESCRIPTION = 2_000
 _WORD = re.compile(r"\w+")
 _COMPACT = re.compile(r"[^\w+\-]+|(?<!\w)[+\-]|_")
@@ -56,11 +59,11 @@ _BOTH_PROSE: Final = 0.85
 
 
 def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarity | None = None) -> float | None:
-    """Agreement of two answers in [0, 1]: 1 the same, 0 nothing in common; None when `b` is no usable answer."""
+    """Return the agreement of two answers in [0, 1], 1 the same; None when `b` is no usable answer."""
     if context.output_schema is not None:
         if b.parsed is None:
             return None
-        return float(normal(_plain(a.parsed)) == normal(_plain(b.parsed)))
+        return float(same_value(_plain(a.parsed), _plain(b.parsed)))
     if b.invalid_tool_calls or not (b.tool_calls or b.text.strip()):
         return None
     if a.tool_calls or b.tool_calls:
@@ -69,7 +72,7 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
 
 
 def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) -> float:
-    """Agreement of two answers without calls."""
+    """Return the agreement of two answers without calls."""
     told = text_agreement(a, b, similarity=similarity)
     if context.tools and context.tool_choice != "none" and not _answered(context):
         if _nothing(a) and _nothing(b):
@@ -80,25 +83,25 @@ def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) 
 
 
 def _nothing(text: str) -> bool:
-    """Whether a text is one of the ways of writing that nothing is to be called: `[]`, `None`."""
+    """Return whether a text is one of the ways of writing that nothing is to be called: `[]`, `None`."""
     text = text.strip()
     return len(text) <= _MAX_EMPTY and " ".join(_WORD.findall(text.casefold())) in _NOTHING
 
 
 def _prose(a: str, b: str) -> bool:
-    """Whether two texts talk, and are not two short answers that must be the same: numbers, names, yes and no."""
+    """Return whether two texts talk and are not short answers that must be the same: numbers, names, yes and no."""
     if isinstance(normal(a), float) or isinstance(normal(b), float):
         return False
     return max(len(_WORD.findall(t[:_MAX_TEXT])) for t in (a, b)) >= _TALK
 
 
 def _answered(context: StepContext) -> bool:
-    """Whether a tool has answered in this turn: then an answer without calls is the final one, and its words count."""
+    """Return whether a tool has answered in this turn: an answer without calls is then final, and its words count."""
     return any(m.type == "tool" for m in context.messages[max(0, context.turn_start) :])
 
 
 def text_agreement(a: str, b: str, *, similarity: Similarity | None = None) -> float:
-    """Agreement of two texts: 1 when equal, equal as numbers or equal as JSON; else their similarity."""
+    """Return the agreement of two texts: 1 when equal, equal as numbers or equal as JSON; else their similarity."""
     left, right = normal(a), normal(b)
     if left == right:
         return 1.0
@@ -106,7 +109,7 @@ def text_agreement(a: str, b: str, *, similarity: Similarity | None = None) -> f
         return 0.0
     one, two = _json(a), _json(b)
     if one is not None and two is not None:
-        return float(normal(one) == normal(two))
+        return float(same_value(one, two))
     return max(0.0, min(1.0, (similarity or words_in_common)(a, b)))
 
 
@@ -172,7 +175,7 @@ def _alike(a: _Call, b: _Call) -> float:
 
 
 def _told_default(value: Any, schema: Any) -> bool:
-    """Whether the description of a parameter names this value as the default (`Default is 5.`)."""
+    """Return whether the description of a parameter names this value as the default (`Default is 5.`)."""
     if not isinstance(schema, Mapping) or not isinstance(schema.get("description"), str):
         return False
     place = _DEFAULT.search(schema["description"][:_MAX_DESCRIPTION])
@@ -184,8 +187,8 @@ def _told_default(value: Any, schema: Any) -> bool:
     return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in range(len(words)))
 
 
-def likeness(a: Any, b: Any) -> float:  # noqa: PLR0911 - one return per way of being alike
-    """How far two normalised values mean the same, in [0, 1]."""
+def likeness(a: Any, b: Any) -> float:
+    """Return how far two normalised values mean the same, in [0, 1]."""
     if a == b:
         return 1.0
     if isinstance(a, tuple) != isinstance(b, tuple):  # a scalar and a list of it
@@ -193,11 +196,9 @@ def likeness(a: Any, b: Any) -> float:  # noqa: PLR0911 - one return per way of 
         return likeness(many[0], alone) * _LISTED if len(many) == 1 else 0.0
     if isinstance(a, tuple):
         return _lists_alike(a, b)
-    if isinstance(a, bool) or isinstance(b, bool) or a is None or b is None:
-        return 0.0
     if isinstance(a, float) and isinstance(b, float):
         return 1.0 if math.isclose(a, b, rel_tol=1e-6) else _ROUNDED if math.isclose(a, b, rel_tol=1e-2) else 0.0
-    if isinstance(a, str) and isinstance(b, str):
+    if isinstance(a, str) and isinstance(b, str) and max(len(a), len(b)) <= _MAX_TEXT:
         return _texts_alike(a, b)
     return 0.0
 
@@ -244,7 +245,7 @@ def _texts_alike(a: str, b: str) -> float:  # noqa: PLR0911 - one return per way
 
 
 def _short_for(short: str, long: str) -> bool:
-    """Whether a word of two or three letters abbreviates another: km of kilometers, en of English, CA of California."""
+    """Return whether two or three letters abbreviate a word: km of kilometers, en of English, CA of California."""
     if not (1 < len(short) <= _SHORT < len(long) and short[0] == long[0] and short.isalpha() and long.isalpha()):
         return False
     rest = iter(long)
@@ -260,42 +261,74 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word  # noqa: PLR2004
 
 
+# ---- the one meaning of "the same" ----------------------------------------------------------------------------------
+
+
+def same_value(a: object, b: object) -> bool:
+    """Return whether two JSON values mean the same: see `normal`."""
+    return a is b or bool(normal(a) == normal(b))
+
+
+def same_call(a: Mapping[str, Any], b: Mapping[str, Any], spec: ToolSpec | None = None) -> bool:
+    """Return whether two calls mean the same: the same tool, and arguments that mean the same."""
+    return a.get("name") == b.get("name") and bool(call_key(a, spec) == call_key(b, spec))
+
+
+def call_key(call: Mapping[str, Any], spec: ToolSpec | None = None) -> tuple[str, Any]:
+    """Return the normal form of a call, hashable: two calls are the same when their keys are equal."""
+    args = call.get("args")
+    return str(call.get("name")), arguments(args, spec) if isinstance(args, Mapping) else normal(args)
+
+
 def arguments(args: Mapping[str, Any], spec: ToolSpec | None) -> Any:
-    """The arguments of a call, normalised: without declared defaults and without empty optional values."""
+    """Return the arguments of a call, normalised: without declared defaults and without empty optional values."""
     properties = None if spec is None else spec.parameters.get("properties")
     required = () if spec is None else spec.parameters.get("required") or ()
     kept = {}
     for key, value in args.items():
         schema = properties.get(key) if isinstance(properties, Mapping) else None
-        if isinstance(schema, Mapping) and "default" in schema and normal(schema["default"]) == normal(value):
+        if isinstance(schema, Mapping) and "default" in schema and same_value(schema["default"], value):
             continue
-        if value in (None, "") and isinstance(required, Sequence) and key not in required:
+        if isinstance(required, Sequence) and key not in required and normal(value) is None:
             continue
         kept[key] = value
     return normal(kept)
 
 
 def normal(value: Any, depth: int = _MAX_DEPTH) -> Any:  # noqa: PLR0911 - one return per JSON type
-    """A JSON value in the form in which equal meanings are equal; hashable parts, floats for all numbers."""
-    if isinstance(value, bool) or value is None:
+    """Return a JSON value in the form in which equal meanings are equal; hashable, floats for all numbers.
+
+    5, 5.0 and "5" are the same, so are texts that differ in case or white space, a boolean and its name, nothing and an
+    empty text. What is too deep or too long to compare equals nothing.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or isinstance(value, float):
         return value
-    if isinstance(value, int | float):
-        return _float(value)
+    if isinstance(value, int):
+        return float(value) if value.bit_length() < _MAX_BITS else value
     if isinstance(value, str):
-        text = " ".join(value[:_MAX_TEXT].casefold().split())
+        return _normal_text(value)
+    if depth <= 0 or (isinstance(value, Mapping | list | tuple) and len(value) > _MAX_ITEMS):
+        return object()
+    if isinstance(value, Mapping):
+        return tuple(sorted([_Pair((str(k), normal(v, depth - 1))) for k, v in value.items()], key=_key))
+    if isinstance(value, list | tuple):
+        return tuple(normal(v, depth - 1) for v in value)
+    return str(value)
+
+
+def _normal_text(text: str) -> str | float | None:
+    if len(text) > _MAX_TEXT:
+        return text
+    text = " ".join(text.casefold().split())
+    if len(text) <= _MAX_NUMBER:
         try:
             number = float(text)
         except ValueError:
-            return text
+            return text or None
         return number if math.isfinite(number) else text
-    if depth <= 0:
-        return "..."
-    if isinstance(value, Mapping):
-        items = [_Pair((str(k), normal(v, depth - 1))) for k, v in list(value.items())[:_MAX_ITEMS]]
-        return tuple(sorted(items, key=_key))
-    if isinstance(value, list | tuple):
-        return tuple(normal(v, depth - 1) for v in value[:_MAX_ITEMS])
-    return str(value)
+    return text
 
 
 class _Pair(tuple[str, Any]):
@@ -306,13 +339,6 @@ class _Pair(tuple[str, Any]):
 
 def _key(item: Any) -> str:
     return str(item[0])
-
-
-def _float(value: float) -> float | str:
-    try:
-        return float(value)
-    except OverflowError:
-        return f"{value.bit_length()} bits" if isinstance(value, int) else str(value)
 
 
 def _json(text: str) -> Any:
@@ -336,7 +362,7 @@ def _plain(value: object) -> Any:
 def same(  # noqa: PLR0911 - one return per kind of answer
     ours: Mapping[str, Any], theirs: Mapping[str, Any], *, same_text: Callable[[str, str], bool | None] | None = None
 ) -> bool | None:
-    """Whether two answers, as `Draft.to_json` records them, say the same thing; None when it is unclear.
+    """Return whether two answers, as `Draft.to_json` records them, say the same thing; None when it is unclear.
 
     Calls are compared without their order, after normalising. Of the tools nothing is recorded but their calls, so an
     argument that repeats a declared default counts as a difference.
@@ -369,15 +395,4 @@ def recorded_calls(answer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 def _same_calls(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> bool:
     if len(ours) != len(theirs):
         return False
-    waiting = [_recorded(call) for call in theirs]
-    for call in ours:
-        key = _recorded(call)
-        if key not in waiting:
-            return False
-        waiting.remove(key)
-    return True
-
-
-def _recorded(call: Mapping[str, Any]) -> tuple[str, Any]:
-    args = call.get("args")
-    return str(call.get("name")), arguments(args, None) if isinstance(args, Mapping) else args
+    return Counter(map(call_key, ours)) == Counter(map(call_key, theirs))

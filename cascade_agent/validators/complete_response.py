@@ -119,6 +119,8 @@ class CompleteResponse:
     max_chars: int = 1_000_000
     name: ClassVar[str] = "CompleteResponse"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "incomplete"
 
     def __post_init__(self) -> None:
         """Refuse a limit that refuses everything."""

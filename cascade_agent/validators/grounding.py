@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.validators._safe_path import offered, told
+from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._sources import date_grounded, groundings, is_default, typical
 from cascade_agent.validators._words import VALUE_CHARS, Conversation, Leaf, answer, conversation, fold, value_text
 
@@ -60,6 +60,16 @@ class Grounding:
 
     name: ClassVar[str] = _NAME
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "ungrounded"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "date_invented": Weight(3.0, "a model knows no date that it was not told; such values are guesses"),
+        "placeholder_value": Weight(3.0, "a template was copied, the value is not known"),
+        "required_empty": Weight(3.0, "the model had nothing to fill in and called all the same"),
+        "argument_grounded": Weight(1.5, "values out of nowhere are guesses; translated ones look like them"),
+        "optional_grounded": Weight(1.0, "an optional value that nobody mentioned is seldom wanted, often harmless"),
+        "percent_as_written": Weight(2.0, "8 % is 0.08 to a formula; a parameter that means percent mostly says so"),
+    }
 
     def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
         """Judge the arguments of all calls together."""
@@ -74,17 +84,17 @@ class Grounding:
                 continue
             fault = _fault(leaf, conv)
             if fault is not None:
-                path, reason = told(leaf.path, lambda: offered(context)), _REASONS[fault]
+                path, reason = leaf.path, _REASONS[fault]
                 out.append(Verdict(validator=_NAME, outcome="fail", code=fault, reason=reason, score=0.0, path=path))
             elif grounded is not None:
                 (required if leaf.required else optional).append((grounded, leaf.path))
         if required:
-            out.append(_graded("argument_grounded", required, context))
+            out.append(_graded("argument_grounded", required))
         if any(_percent_as_written(leaf, conv) for leaf in found.leaves):
             reason = "a share given in percent was passed on as the number written, where a fraction may be meant"
             out.append(Verdict(validator=_NAME, outcome="pass", code="percent_as_written", reason=reason, score=0.0))
         if optional:
-            worst = _graded("optional_grounded", optional, context)
+            worst = _graded("optional_grounded", optional)
             if worst.score is not None and worst.score < 1.0:
                 out.append(worst)
         return out
@@ -99,12 +109,11 @@ _REASONS: Final[Mapping[str, str]] = {
 }
 
 
-def _graded(code: str, values: list[tuple[float, str]], context: StepContext) -> Verdict:
+def _graded(code: str, values: list[tuple[float, str]]) -> Verdict:
     _, path = min(values)
     score = typical([v for v, _ in values])
     if score >= 1.0:
         return Verdict(validator=_NAME, outcome="pass", code=code, score=1.0)
-    path = told(path, lambda: offered(context))
     return Verdict(validator=_NAME, outcome="pass", code=code, reason=_REASONS[code], score=max(0.0, score), path=path)
 
 

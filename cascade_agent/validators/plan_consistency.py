@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._plan import (
     Plan,
@@ -27,7 +28,6 @@ from cascade_agent.validators._plan import (
     read_steps,
 )
 from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference, pointer_part, same
-from cascade_agent.validators._safe_path import offered, told
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -92,6 +92,12 @@ class PlanConsistency:
     max_steps: int = field(default=200, kw_only=True)
     name: ClassVar[str] = "PlanConsistency"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "plan_inconsistent"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "plan_steps_open": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "plan_argument_differs": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+    }
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
@@ -109,13 +115,7 @@ class PlanConsistency:
                 raise ConfigurationError(msg)
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
-        """The first finding, or nothing."""
-        verdict = self._judge(draft, context)
-        if verdict is None or not verdict.path:
-            return verdict
-        return replace(verdict, path=told(verdict.path, lambda: offered(context)))
-
-    def _judge(self, draft: Draft, context: StepContext) -> Verdict | None:
+        """Return the first finding, or nothing."""
         state = context.state
         found = None if state is None else self._in_force(state)
         items, path = self._proposed(draft, context)

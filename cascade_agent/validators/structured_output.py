@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._output_schema import compiled
-from cascade_agent.validators._safe_path import declared, told
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import Draft, StepContext
@@ -38,12 +37,14 @@ class StructuredOutput:
 
     name: ClassVar[str] = "StructuredOutput"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "schema_invalid"
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """One hard fail, or nothing."""
         error = draft.parsing_error
         if error is not None:
-            reason, path = _explain(error, context.output_schema)
+            reason, path = _explain(error)
             return _fail(reason, path)
         if context.output_schema is None:
             return None
@@ -68,16 +69,14 @@ def _unfit(parsed: object, wanted: object) -> Verdict | None:
     report = asked.schema.check(parsed)
     if report.faults:
         fault = report.faults[0]
-        path = "/parsed" + told(fault.path, lambda: declared(asked.source))
-        reason = f"the answer breaks a rule of the schema: {fault.keyword or 'type'} at {path}"
-        return _fail(reason[:500], path)
+        return _fail(f"the answer breaks a rule of the schema: {fault.keyword or 'type'}", "/parsed" + fault.path)
     if report.complete:
         return None
     reason = "the schema takes too many steps to follow to its end"
     return Verdict(outcome="abstain", code="unchecked", reason=reason, path="/parsed", validator=StructuredOutput.name)
 
 
-def _explain(error: object, schema: object) -> tuple[str, str]:
+def _explain(error: object) -> tuple[str, str]:
     """A sentence and a path from an error's text as pydantic, json and the LangChain parsers write it."""
     text = error[:_MAX_ERROR_TEXT] if isinstance(error, str) else type(error).__name__
     found = _ERROR_CLASS.match(text)
@@ -86,5 +85,4 @@ def _explain(error: object, schema: object) -> tuple[str, str]:
     if line is None:
         return reason, "/parsed"
     location = "".join(f"/{part}" for part in line[1].strip().split("."))
-    path = "/parsed" + told(location, lambda: declared(schema))
-    return f"{reason}: {line[2]} at {path}"[:500], path
+    return f"{reason}: {line[2]}", "/parsed" + location

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class TokenConfidence:
     quantile: float = 0.1
     name: ClassVar[str] = "TokenConfidence"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = ""
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "token_confidence": Weight(3.0, "sure tokens are a little more often right; models overrate it", neutral=0.8),
+    }
     lifts: ClassVar[bool] = True
     """A finding may raise the confidence, so a calibrated policy must have been measured with it."""
 

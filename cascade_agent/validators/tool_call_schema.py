@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.validators._safe_path import offered, told
 from cascade_agent.validators.json_schema.schema import Schema, pointer_of
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ class ToolCallSchema:
 
     name: str = "ToolCallSchema"
     stage: ClassVar[Literal["draft"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "schema_invalid"
 
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
@@ -108,8 +109,7 @@ class ToolCallSchema:
                         outcome="abstain", code=problem.code, reason=problem.reason, path=base, validator=self.name
                     )
                 else:
-                    path = told(base + problem.path, lambda: offered(context))
-                    yield self._fail(path, problem.code, problem.reason)
+                    yield self._fail(base + problem.path, problem.code, problem.reason)
 
     def _fail(self, path: str, code: str, reason: str) -> Verdict:
         return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=self.name)
@@ -135,6 +135,8 @@ class ToolCallSchema:
             elif context.tool_choice != "none":
                 yield Problem("/name", "unknown_tool", "a call although no tool was offered")
         elif unstorable is None:
+            if list(arguments) == [""] and not arguments[""] and not spec.parameters.get("properties"):
+                arguments = {}  # how some models call a tool without parameters; it names nothing
             yield from _checker(spec, strict=self.strict)(arguments)
 
 
@@ -302,7 +304,9 @@ def _native_checker(spec: ToolSpec) -> Checker | None:
     if not isinstance(model, type):
         return None
     offered: Any = tool.tool_call_schema
-    return _ModelChecker(model, injected=_fields(model).keys() - _fields(offered).keys())
+    # LangGraph fills in a parameter named `runtime`, annotated or not.
+    injected = (_fields(model).keys() - _fields(offered).keys()) | ({"runtime"} & _fields(model).keys())
+    return _ModelChecker(model, injected=injected)
 
 
 def _one_argument(arguments: dict[str, Any]) -> Iterator[Problem]:

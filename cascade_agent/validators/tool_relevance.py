@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._sources import groundings, typical
 from cascade_agent.validators._words import (
     REQUEST_CHARS,
@@ -111,6 +112,26 @@ class ToolRelevance:
 
     name: ClassVar[str] = _NAME
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "ungrounded"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "call_in_prose": Weight(4.0, "a call written into the text never runs; the model meant to call"),
+        "part_open": Weight(4.0, "the request speaks of a tool's subject and that tool was not called"),
+        "number_unused": Weight(4.0, "numbers in a request are nearly always meant for an argument"),
+        "calls_alike": Weight(2.5, "the same values twice ask for nothing new"),
+        "choice_unused": Weight(2.5, "the request names an option in the tool's own words and it was passed over"),
+        "question_open": Weight(3.0, "each question wants a call; questions in passing exist"),
+        "quote_unused": Weight(2.0, "what stands in quotation marks is wanted literally; titles in passing exist"),
+        "calls_split": Weight(2.0, "a list parameter asks for one call; several calls also work with many tools"),
+        "description_match": Weight(2.0, "a fitting tool is described in the request's words; synonyms are rare"),
+        "off_topic": Weight(1.0, "several weak signs at once; each of them is weighed already"),
+        "tool_match": Weight(1.0, "the name says the same as the description in fewer words"),
+        "request_covered": Weight(0.5, "words left over ask for something else; stories leave words too"),
+        "several_calls": Weight(0.5, "each of several calls must be right; one call is right more often than three"),
+        "sibling_unused": Weight(1.0, "one item of a list was used and its neighbour not; appositions look like lists"),
+        "other_tool_fits": Weight(1.0, "shared words prefer another tool; descriptions of unequal length blur it"),
+        "no_call": Weight(0.5, "prose that was chosen freely is mostly right, also beside a tool with like words"),
+    }
 
     def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
         """Judge the whole answer."""
@@ -245,42 +266,35 @@ _IDENTIFIER = re.compile(r"(?=[^\s]*[\d@])(?=[^\s]*[^\W\d])\S{4,120}")
 
 
 def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
-    """The soft fail of several weak signs together: a tool of another subject, or one whose arguments are made up.
+    """Return whether several weak signs together say that the tool is of another subject, or its arguments made up.
 
-    Only for the first call after a request that stands for itself, and only where the tools are described. A look-up
-    that prepares what was asked for is no other subject.
+    Only for the first call after a request that stands for itself, and only where one tool is on offer, described: of
+    several, the one that was called first may prepare what was asked for, as the first look-up of an agent does.
     """
-    if conv.turn_results or conv.follow_up or not all(t is not None and t.told for t in found.tools):
+    if len(offered) > 1 or conv.turn_results or conv.follow_up or not all(t and t.told for t in found.tools):
         return False
-    if _prepares(found, conv, offered) or _composed(found, conv):
+    if _has_identifier(found, conv) or _composed(found, conv):
         return False
     score = {v.code: 1.0 if v.score is None else v.score for v in verdicts}
     if "request_covered" not in score:
         return False
-    description = score["description_match"]
-    taken = {
-        (leaf.call, leaf.key): g
-        for leaf, g in zip(found.leaves, groundings(found, conv), strict=True)
-        if g is not None and leaf.required
-    }
+    pairs = zip(found.leaves, groundings(found, conv), strict=True)
+    required = [(leaf, g) for leaf, g in pairs if g is not None and leaf.required]
+    taken = {(leaf.call, leaf.key): g for leaf, g in required}
     if len(taken) >= _NO_ACCIDENT and typical(list(taken.values())) >= _FROM_REQUEST:
         return False
+    description = score["description_match"]
     if score["tool_match"] + 2 * description + score["request_covered"] < _APART:
         return True
-    required = [
-        g for leaf, g in zip(found.leaves, groundings(found, conv), strict=True) if g is not None and leaf.required
-    ]
-    return description < _LOW and bool(required) and typical(required) < _UNKNOWN
+    return description < _LOW and bool(required) and typical([g for _, g in required]) < _UNKNOWN
 
 
 def _composed(found: Answer, conv: Conversation) -> bool:
-    """Whether the calls may serve any request: arguments that a model writes itself, or none at all.
+    """Return whether the calls may serve any request: without arguments, or with a text that a model writes itself.
 
-    Agents begin with `list_tables()`, write SQL, code, shell commands and search queries: words of the request are not
-    to be expected in them or in the tool's description.
+    Words of the request are not to be expected in SQL, code, shell commands and search queries.
     """
-    with_arguments = {leaf.call for leaf in found.leaves}
-    if len(with_arguments) < len(found.calls):
+    if len({leaf.call for leaf in found.leaves}) < len(found.calls):
         return True
     for leaf in found.leaves:
         if isinstance(leaf.value, str) and not leaf.schema.get("enum"):
@@ -297,17 +311,18 @@ _WRITTEN: Final = 3
 """Words from which on a text argument was composed by the model rather than copied."""
 
 
-def _prepares(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
-    """Whether the calls may be the look-up before the step that was asked for.
-
-    They take up an identifier of the request (an order number, an address with @), or a tool that was not called fits.
-    """
-    if any(t not in found.tools and _fit(t, conv.request_set) > _NEXT for t in offered):
-        return True
+def _has_identifier(found: Answer, conv: Conversation) -> bool:
+    """Return whether a call takes up an identifier of the request: an order number, an address with @."""
     return any(
         isinstance(leaf.value, str) and _IDENTIFIER.fullmatch(leaf.value) and fold(leaf.value) in conv.folded
         for leaf in found.leaves
     )
+
+
+def _prepares(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
+    """Return whether the calls may be the look-up before the step that was asked for: another tool fits it too."""
+    fitting = any(t not in found.tools and _fit(t, conv.request_set) > _NEXT for t in offered)
+    return fitting or _has_identifier(found, conv)
 
 
 def _fit(tool: ToolText, known: frozenset[str]) -> float:

@@ -1,6 +1,6 @@
-"""The validators of a cascade, sorted by when they speak, and what happens when one of them breaks.
+"""The validators of a step: when each is asked, what is put on its verdicts, and what happens when one breaks.
 
-Law: a validator that raises or hangs never fails a step; it is an abstain that names the fault (R8, R9).
+A validator that raises or hangs never fails a step: it is an abstain that names the fault.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from cascade_agent._log import LOG
-from cascade_agent.core.records import Verdict
+from cascade_agent.core.records import Origin, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.validators._safe_path import declared_names, redact_path
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.core.records import Draft, SideCall, StepContext
+    from cascade_agent.core.records import Draft, SideCall
+    from cascade_agent.core.scoring import Weight
 
-_MAX_TOLD = 256
-_told: set[tuple[str, str]] = set()
 Finding = Verdict | Iterable[Verdict] | bool | None
 Validator = Callable[..., Finding | Awaitable[Finding]]
 """`(draft, context) -> finding`; a class instance or a plain function, sync or async."""
 Timed = Callable[[str, str | None, Sequence[tuple[str, float]]], None]
-"""`(step, tier, [(validator, seconds), ...])`: is told how long each validator took over a tier's draft, or over the
+"""`(step, tier, [(validator, seconds), ...])`: receives how long each validator took over a tier's draft, or over the
 context alone (None). It never raises."""
 
 _MAX_VERDICTS = 256
+_MAX_WARNINGS = 256
+_warned: set[tuple[str, str]] = set()
 
 
 @runtime_checkable
@@ -40,7 +42,7 @@ class Evidence(Protocol):
     name: str
 
     def gather(self, draft: Draft, context: StepContext, *, config: RunnableConfig | None) -> tuple[Verdict, SideCall]:
-        """Ask, and say what was found and what it cost."""
+        """Ask; return the finding and what it cost."""
         ...
 
     async def agather(
@@ -51,7 +53,7 @@ class Evidence(Protocol):
 
 
 class Measured(Protocol):
-    """Settings that say where they come from: a policy."""
+    """Settings that state their origin: a policy."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -59,115 +61,172 @@ class Measured(Protocol):
         ...
 
 
-class Panel:
+class ValidatorSet:
     """Validators ready to judge.
 
     `before` look at the context alone, before the small model is asked; `local` look at a draft; `evidence` ask a
-    model. `timed` is told how long each of the first two took.
+    model. `timed` receives how long each of the first two took.
+
+    The set signs every verdict: the validator's name, whether it is shipped, the reason a step escalates for when it
+    fails (`escalates_as` of the validator), and a path without names that no schema declares. Validators get a copy of
+    the draft's message, so that changing it changes no answer.
 
     Raises:
         ConfigurationError: something that is no validator, or two with one name.
     """
 
-    __slots__ = ("before", "evidence", "local", "timed")
+    __slots__ = ("_marks", "before", "evidence", "local", "timed")
 
     def __init__(self, validators: Sequence[Validator | Evidence], *, timed: Timed | None = None) -> None:
         self.timed = timed
         self.before: list[tuple[str, Validator]] = []
         self.local: list[tuple[str, Validator]] = []
         self.evidence: dict[str, Evidence] = {}
-        names: set[str] = set()
+        self._marks: dict[str, tuple[Origin, str]] = {}
         if isinstance(validators, str | bytes) or not isinstance(validators, Iterable):
             msg = f"validators is {validators!r}; expected a list of them: put a single one into a list"
             raise ConfigurationError(msg)
         for validator in validators:
-            if isinstance(validator, type):
-                msg = f"validators holds the class {validator.__name__}; expected an instance: {validator.__name__}()"
-                raise ConfigurationError(msg)
-            name, stage = name_of(validator), getattr(validator, "stage", "draft")
-            if name in names:
-                msg = f"two validators are named {name!r}: give one of them another `name`"
-                raise ConfigurationError(msg)
-            names.add(name)
-            if stage == "evidence" and isinstance(validator, Evidence):
-                self.evidence[name] = validator
-            elif callable(validator) and stage in ("context", "draft"):
-                (self.before if stage == "context" else self.local).append((name, validator))
-            else:
-                msg = (
-                    f"{validator!r} is no validator: expected a callable (draft, context) -> Verdict with stage "
-                    "'context' or 'draft', or evidence with `gather` and `agather`"
-                )
-                raise ConfigurationError(msg)
+            self._add(validator)
+
+    def _add(self, validator: Validator | Evidence) -> None:
+        if isinstance(validator, type):
+            msg = f"validators holds the class {validator.__name__}; expected an instance: {validator.__name__}()"
+            raise ConfigurationError(msg)
+        name, stage = name_of(validator), getattr(validator, "stage", "draft")
+        if name in self._marks:
+            msg = f"two validators are named {name!r}: give one of them another `name`"
+            raise ConfigurationError(msg)
+        reason = getattr(validator, "escalates_as", "")
+        origin: Origin = "shipped" if getattr(validator, "shipped", False) is True else "user"
+        self._marks[name] = origin, reason if isinstance(reason, str) else ""
+        if stage == "evidence" and isinstance(validator, Evidence):
+            self.evidence[name] = validator
+        elif callable(validator) and stage in ("context", "draft"):
+            (self.before if stage == "context" else self.local).append((name, validator))
+        else:
+            msg = (
+                f"{validator!r} is no validator: expected a callable (draft, context) -> Verdict with stage "
+                "'context' or 'draft', or evidence with `gather` and `agather`"
+            )
+            raise ConfigurationError(msg)
 
     def __iter__(self) -> Iterator[Validator | Evidence]:
         """All of them, in the order in which they may speak."""
         yield from (validator for _, validator in (*self.before, *self.local))
         yield from self.evidence.values()
 
-    def judge(self, draft: Draft | None, context: StepContext) -> tuple[Verdict, ...]:
-        """What the validators find: those before a draft when it is None, else the local ones."""
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """Code -> weight, as the validators of this set state them."""
+        return {code: weight for validator in self for code, weight in getattr(validator, "weights", {}).items()}
+
+    def validate(self, draft: Draft | None, context: StepContext) -> tuple[Verdict, ...]:
+        """Return the verdicts of those before a draft when it is None, else of the local ones."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
+        copied = None if draft is None else own_copy(draft)
         for name, validator in self.before if draft is None else self.local:
             started = perf_counter()
             try:
-                finding = validator(draft, context)
+                finding = validator(copied, context)
                 if inspect.isawaitable(finding):
                     _discard(finding)
-                    found.append(_broken(name, "an asynchronous validator needs ainvoke, astream or abatch"))
-                else:
-                    _add(found, name, finding)
-            except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
-                _reraise_control_flow(error)
-                found.append(_broken(name, type(error).__name__))
+                    finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
+                self._take(found, name, finding, context)
+            except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
+                self._take(found, name, _fault(name, error), context)
             took.append((name, perf_counter() - started))
-        self._tell(draft, context, took)
+        self._report(draft, context, took)
         return tuple(found)
 
-    async def ajudge(self, draft: Draft | None, context: StepContext, *, seconds: float) -> tuple[Verdict, ...]:
-        """Async twin of `judge`; an asynchronous validator is cancelled after `seconds`."""
+    async def avalidate(self, draft: Draft | None, context: StepContext, *, seconds: float) -> tuple[Verdict, ...]:
+        """Async twin of `validate`; an asynchronous validator is cancelled after `seconds`."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
+        copied = None if draft is None else own_copy(draft)
         for name, validator in self.before if draft is None else self.local:
             limit: asyncio.Timeout | None = None
             started = perf_counter()
             try:
-                finding = validator(draft, context)
+                finding = validator(copied, context)
                 if inspect.isawaitable(finding):
                     limit = asyncio.timeout(seconds)
                     async with limit:
                         finding = await finding
-                _add(found, name, finding)
-            except TimeoutError as error:
-                timed_out = limit is not None and limit.expired()
-                found.append(
-                    _broken(
-                        name,
-                        f"no answer in {seconds:g} s" if timed_out else type(error).__name__,
-                        code="validator_timeout" if timed_out else "validator_error",
-                    )
-                )
-            except Exception as error:  # noqa: BLE001 - R8: the record names it, the policy decides
-                _reraise_control_flow(error)
-                found.append(_broken(name, type(error).__name__))
+                self._take(found, name, finding, context)
+            except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
+                if limit is not None and limit.expired():
+                    fault = _broken(name, f"no answer in {seconds:g} s", code="validator_timeout")
+                else:
+                    fault = _fault(name, error)
+                self._take(found, name, fault, context)
             took.append((name, perf_counter() - started))
-        self._tell(draft, context, took)
+        self._report(draft, context, took)
         return tuple(found)
 
-    def _tell(self, draft: Draft | None, context: StepContext, took: list[tuple[str, float]]) -> None:
+    def stamp(self, name: str, verdict: Verdict, context: StepContext) -> Verdict:
+        """Return the verdict of the validator `name`, signed by it."""
+        origin, reason = self._marks[name]
+        return Verdict(
+            outcome=verdict.outcome,
+            code=verdict.code,
+            reason=verdict.reason,
+            score=verdict.score,
+            path=redact_path(verdict.path, lambda: declared_names(context)) if verdict.path else "",
+            validator=verdict.validator or name,
+            origin=origin,
+            escalates_as=reason,
+        )
+
+    def _take(self, found: list[Verdict], name: str, finding: Finding, context: StepContext) -> None:
+        """Sign what a validator returned and add it to what was found."""
+        if finding is None:
+            return
+        if isinstance(finding, bool):
+            finding = Verdict(outcome="pass" if finding else "fail", reason="" if finding else "refused")
+        if isinstance(finding, Verdict):
+            found.append(self.stamp(name, finding, context))
+        elif isinstance(finding, Iterable) and not isinstance(finding, str | bytes):
+            for count, item in enumerate(finding):
+                if not isinstance(item, Verdict) or count >= _MAX_VERDICTS:
+                    fault = f"more than {_MAX_VERDICTS} verdicts" if isinstance(item, Verdict) else type(item).__name__
+                    item = _broken(name, f"returned {fault}, expected Verdict")  # noqa: PLW2901 - the last one
+                found.append(self.stamp(name, item, context))
+                if item.broken:
+                    return
+        else:
+            fault = f"returned {type(finding).__name__}, expected Verdict, bool or None"
+            found.append(self.stamp(name, _broken(name, fault), context))
+
+    def _report(self, draft: Draft | None, context: StepContext, took: list[tuple[str, float]]) -> None:
         if self.timed is not None:
             self.timed(context.step, None if draft is None else draft.tier, took)
 
 
+def own_copy(draft: Draft) -> Draft:
+    """Return a draft whose message can be changed without changing the answer: text, blocks, calls and arguments."""
+    message = draft.message
+    own: dict[str, Any] = {"content": _nested(message.content)} if isinstance(message.content, list) else {}
+    if message.tool_calls:
+        own["tool_calls"] = [{**call, "args": _nested(call["args"])} for call in message.tool_calls]
+    return replace(draft, message=message.model_copy(update=own))
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nested(item) for key, item in value.items()}
+    return [_nested(item) for item in value] if isinstance(value, list) else value
+
+
 def name_of(validator: object) -> str:
-    """A validator's name: its `name`, its function name, or its class name."""
+    """Return a validator's name: its `name`, its function name, or its class name."""
     name = getattr(validator, "name", None) or getattr(validator, "__name__", None)
     return name if isinstance(name, str) else type(validator).__name__
 
 
 def check_fit(policy: Measured, validators: Iterable[object]) -> None:
-    """Refuse a calibrated policy that was not measured with the validators in use. The doors ask it when they are made.
+    """Refuse a calibrated policy that was not measured with the validators in use; adapters ask it when they are made.
 
     A validator that spoke when the threshold was measured and is silent now would leave drafts with more confidence
     than they were measured to have. One that is new and may speak *for* a draft (evidence, log-probabilities: their
@@ -185,9 +244,9 @@ def check_fit(policy: Measured, validators: Iterable[object]) -> None:
     in_use = {name_of(validator) for validator in validators}
     missing = {name: codes for name, codes in measured.items() if codes and name not in in_use}
     if missing:
-        told = "; ".join(f"{name} ({', '.join(map(str, codes))})" for name, codes in sorted(missing.items()))
+        silent = "; ".join(f"{name} ({', '.join(map(str, codes))})" for name, codes in sorted(missing.items()))
         msg = (
-            f"the policy was calibrated with validators that are not in use: {told}. "
+            f"the policy was calibrated with validators that are not in use: {silent}. "
             f"In use: {', '.join(sorted(in_use)) or 'none'}. Add them, or calibrate anew on a journal without them"
         )
         raise ConfigurationError(msg)
@@ -201,32 +260,19 @@ def check_fit(policy: Measured, validators: Iterable[object]) -> None:
         raise ConfigurationError(msg)
 
 
-def _add(found: list[Verdict], name: str, finding: Finding) -> None:
-    if finding is None:
-        return
-    if isinstance(finding, bool):
-        found.append(
-            Verdict(outcome="pass" if finding else "fail", validator=name, reason="" if finding else "refused")
-        )
-    elif isinstance(finding, Verdict):
-        found.append(finding if finding.validator else replace(finding, validator=name))
-    elif isinstance(finding, Iterable) and not isinstance(finding, str | bytes):
-        for count, item in enumerate(finding):
-            if not isinstance(item, Verdict) or count >= _MAX_VERDICTS:
-                fault = f"more than {_MAX_VERDICTS} verdicts" if isinstance(item, Verdict) else type(item).__name__
-                found.append(_broken(name, f"returned {fault}, expected Verdict"))
-                return
-            found.append(item if item.validator else replace(item, validator=name))
-    else:
-        found.append(_broken(name, f"returned {type(finding).__name__}, expected Verdict, bool or None"))
-
-
 def _broken(name: str, fault: str, *, code: str = "validator_error") -> Verdict:
-    if (name, fault) not in _told:
-        if len(_told) < _MAX_TOLD:
-            _told.add((name, fault))
-        LOG.warning("validator %s gives no verdict: %s (told once; see Policy.on_broken)", name, fault)
-    return Verdict(outcome="abstain", code=code, reason=fault, validator=name)
+    if (name, fault) not in _warned:
+        if len(_warned) < _MAX_WARNINGS:
+            _warned.add((name, fault))
+        LOG.warning("validator %s gives no verdict: %s (logged once; see Policy.on_broken)", name, fault)
+    return Verdict(outcome="abstain", code=code, reason=fault)
+
+
+def _fault(name: str, error: Exception) -> Verdict:
+    """Return the abstain of a validator that raised; the host's control flow passes through."""
+    if is_control_flow(error):
+        raise error
+    return _broken(name, type(error).__name__)
 
 
 def _discard(awaitable: Any) -> None:
@@ -235,13 +281,8 @@ def _discard(awaitable: Any) -> None:
         close()  # else Python warns of a coroutine that was never awaited
 
 
-def _reraise_control_flow(error: Exception) -> None:
-    if is_control_flow(error):
-        raise error
-
-
 def is_control_flow(error: BaseException) -> bool:
-    """Whether an exception is the host steering (LangGraph's `GraphBubbleUp`), never a fault.
+    """Return whether an exception is the host steering (LangGraph's `GraphBubbleUp`), never a fault.
 
     Nothing can have raised it before langgraph was imported, so langgraph is not imported to ask.
     """

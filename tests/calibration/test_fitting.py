@@ -27,6 +27,7 @@ from cascade_agent.offline.calibration.fit import (
     read_codes,
 )
 from cascade_agent.offline.evaluation.metrics import auroc
+from cascade_agent.validators import shipped_scorer
 
 FLAT = Scorer(weights={"a": 0.0, "b": 0.0}, bias=0.0)
 
@@ -130,7 +131,7 @@ def test_one_sort_of_labels_has_a_finite_fit():
 
 def test_few_labels_stay_with_the_rules():
     """With ten labels that say nothing the fit is near the rules, and even ten against them do not turn their order."""
-    rules = Scorer.rules()
+    rules = shipped_scorer()
     bad, good = [graded("argument_grounded", 0.0)], [graded("argument_grounded", 1.0)]
     examples = [Example(verdicts=tuple(good if i % 2 else bad), wrong=bool(i % 2), episode=str(i)) for i in range(10)]
     against = fit(examples).scorer
@@ -160,7 +161,7 @@ def test_fit_beats_wrong_rules_on_new_episodes():
             [s.confidence(e.verdicts) or 0.0 for e in fresh if e.verdicts],
             [y for y, e in zip(right, fresh, strict=True) if e.verdicts],
         )
-        for s in (scorer, Scorer.rules())
+        for s in (scorer, shipped_scorer())
     ]
     assert ranked[0] > ranked[1] + 0.01
 
@@ -205,7 +206,7 @@ def test_what_is_fitted_is_always_a_scorer(seed, strength):
         )
         for i in range(60)
     ]
-    model = _Model.of(examples, [not e.wrong for e in examples], Scorer.rules())
+    model = _Model.of(examples, [not e.wrong for e in examples], shipped_scorer())
     theta = model.solve(range(60), strength)
     scorer = model.scorer(theta, strength)
     for i, example in enumerate(examples):
@@ -242,7 +243,7 @@ def test_confidence_at_run_time_is_what_was_fitted():
     """The scorer's confidence is the model's own prediction, draft by draft."""
     examples = world(300, weights={"a": 2.0, "argument_grounded": 1.0})
     right = [not e.wrong for e in examples]
-    model = _Model.of(examples, right, Scorer.rules())
+    model = _Model.of(examples, right, shipped_scorer())
     theta = model.solve(range(300), 10.0)
     scorer = model.scorer(theta, 10.0)
     for i, example in enumerate(examples):

@@ -9,7 +9,6 @@ import pytest
 from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Verdict
-from cascade_agent.core.scoring import Scorer
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import (
     Certificate,
@@ -24,6 +23,7 @@ from cascade_agent.offline.calibration import (
 )
 from cascade_agent.offline.calibration.calibrate import draw, entries_of, judge
 from cascade_agent.offline.calibration.labelling import labels_of
+from cascade_agent.validators import shipped_scorer
 
 HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
 """Share of harm among the drafts of each kind with the lowest score; it falls to 0 with the square of the score."""
@@ -210,7 +210,7 @@ def answered(number, score):
     """A step that small answered."""
     trace = step(number, score, harm=False)
     small = replace(
-        trace.attempts[0], outcome="accepted", confidence=Scorer.rules().confidence(trace.attempts[0].verdicts)
+        trace.attempts[0], outcome="accepted", confidence=shipped_scorer().confidence(trace.attempts[0].verdicts)
     )
     return replace(trace, outcome="accepted", attempts=(small,), final=0)
 

@@ -27,6 +27,7 @@ from cascade_agent.offline.calibration import (
 from cascade_agent.offline.calibration.calibrate import draw, judge, units_of
 from cascade_agent.offline.evaluation.dataset import Case
 from cascade_agent.offline.evaluation.replay import replay
+from cascade_agent.validators import shipped_scorer
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 TRUTH = {"argument_grounded": 4.0, "tool_match": 1.0}
@@ -160,7 +161,7 @@ def test_the_scorer_can_be_named(journal, choice):
     found = calibrate(journal.path, max_loss=0.05, scorer=choice)
     assert found.chosen == choice
     assert set(found.quality) == {"rules", choice}
-    assert (found.policy.scorer.weights == Scorer.rules().weights) is (choice == "rules")
+    assert (found.policy.scorer.weights == shipped_scorer().weights) is (choice == "rules")
     assert set(calibrate(journal.path, max_loss=0.05).quality) == {"rules", "error", "gain"}
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt
-from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.offline.calibration.certificate import (
     Certificate,
@@ -33,10 +32,12 @@ from cascade_agent.offline.calibration.fit import Example, Fit, Target, fit
 from cascade_agent.offline.calibration.policy_file import library_version
 from cascade_agent.offline.evaluation.dataset import Case, Evaluator, Joined, OnConflict, SameText, join, unit_hash
 from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
+from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
     import os
 
+    from cascade_agent.core.scoring import Scorer
     from cascade_agent.journal.writer import OnError
     from cascade_agent.models.pricing import Price
 
@@ -212,8 +213,10 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         raise ConfigurationError(msg)
     claim = Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed)
     base = Policy() if policy is None else policy
-    if scorer != "rules" and _learned(base.scorer):
-        base = replace(base, scorer=Scorer.rules())
+    prior = base.scorer or shipped_scorer()
+    if scorer != "rules" and _learned(prior):
+        prior = shipped_scorer()
+    base = replace(base, scorer=prior)  # a threshold is certified with these weights, whatever later versions ship
     files = list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
     joined = join(
         *files,
@@ -226,10 +229,10 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     if not any(case.labelled for case in joined.cases):
         raise RecordError(_no_labels(files, joined))
     sample = draw(joined, base, seed=seed)
-    learn, test, part = _split(joined, sample, claim, scorer, base.scorer)
-    fits = _fits(learn, sample, base.scorer, scorer, seed)
+    learn, test, part = _split(joined, sample, claim, scorer, prior)
+    fits = _fits(learn, sample, prior, scorer, seed)
     chosen = _choose(fits, learn, base, scorer)
-    candidates = {"rules": base.scorer} | {name: f.scorer for name, f in fits.items()}
+    candidates = {"rules": prior} | {name: f.scorer for name, f in fits.items()}
     judged = {name: replace(base, scorer=s) for name, s in candidates.items()}
     units = units_of(test, judged[chosen])
     certificate, kinds = _certified(units, sample, claim)
@@ -373,7 +376,7 @@ def judge(case: Case, policy: Policy) -> float | None:
     while True:
         silent = {name for name in case.gathered if name not in asked}
         verdicts = tuple(v for v in case.verdicts if v.validator not in silent) if silent else case.verdicts
-        confidence = policy.scorer.confidence(verdicts)
+        confidence = (policy.scorer or shipped_scorer()).confidence(verdicts)
         attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence, gathered=asked)
         move = decide(policy, (attempt,), evidence=case.gathered)
         if move.action != "ask_evidence" or move.evidence is None:
@@ -445,10 +448,11 @@ def _choose(fits: Mapping[str, Fit], learn: Sequence[Case], base: Policy, choice
 
 def quality_of(cases: Sequence[Case], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:
     """How good the policy's scorer is on labelled drafts. A draft without any confidence is left out."""
+    scorer = policy.scorer or shipped_scorer()
     rows = [
         (p, bool(case.right), not case.loss, case)
         for case in cases
-        if case.right is not None and case.drafted and (p := policy.scorer.confidence(case.verdicts)) is not None
+        if case.right is not None and case.drafted and (p := scorer.confidence(case.verdicts)) is not None
     ]
     scores = [row[0] for row in rows]
     told = [row[2] if gain else row[1] for row in rows]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.metrics import auroc_within, brier, calibration_error
+from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -119,7 +120,7 @@ def fit(
     if target not in ("error", "gain") or (strength is not None and not 0.0 < strength < math.inf):
         msg = f"target={target!r}, strength={strength!r}; expected 'error' or 'gain', and None or a number > 0"
         raise ConfigurationError(msg)
-    prior = Scorer.rules() if prior is None else prior
+    prior = shipped_scorer() if prior is None else prior
     right = [not (e.wrong if target == "error" or e.gain is None else e.gain) for e in examples]
     model = _Model.of(examples, right, prior)
     folds = [_fold(e.episode, seed) for e in examples]

@@ -10,8 +10,8 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Decision, Draft, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
-from cascade_agent.validators import default_validators
-from cascade_agent.validators.validator_set import Panel
+from cascade_agent.validators import default_validators, shipped_scorer
+from cascade_agent.validators.validator_set import ValidatorSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def assess(  # noqa: PLR0913 - one keyword per thing a step knows
     policy = Policy() if policy is None else policy
     if scorer is not None:
         policy = replace(policy, scorer=scorer)
-    panel = Panel(default_validators() if validators is None else validators)
+    panel = ValidatorSet(default_validators() if validators is None else validators)
     context = StepContext(
         messages=messages,
         tools=tool_specs(tools) if tools else (),
@@ -75,8 +75,8 @@ def assess(  # noqa: PLR0913 - one keyword per thing a step knows
         tool_choice=tool_choice,
         side_effects=policy.side_effects,
     )
-    verdicts = panel.judge(None, context) + panel.judge(Draft(message=message), context)
-    confidence = policy.scorer.confidence(verdicts)
+    verdicts = panel.validate(None, context) + panel.validate(Draft(message=message), context)
+    confidence = (policy.scorer or shipped_scorer()).confidence(verdicts)
     attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence)
     decision = decide(policy, (attempt,))
     return Assessment(confidence=confidence, accepted=decision.action == "accept", verdicts=verdicts, decision=decision)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cascade_agent.core.decide import decide, final_attempt, threshold_for
 from cascade_agent.core.records import Attempt, DecisionInputs, SideCall
+from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -218,7 +219,7 @@ def _rescored(policy: Policy, attempt: Attempt, gathered: tuple[str, ...]) -> At
     if attempt.gathered != gathered:
         unasked = {name for name in attempt.gathered if name not in gathered}
         verdicts = tuple(v for v in verdicts if v.validator not in unasked)
-    confidence = policy.scorer.confidence(verdicts) if attempt.error is None else None
+    confidence = (policy.scorer or shipped_scorer()).confidence(verdicts) if attempt.error is None else None
     if confidence == attempt.confidence and attempt.gathered == gathered:
         return attempt
     return replace(attempt, verdicts=verdicts, gathered=gathered, confidence=confidence)

@@ -18,6 +18,7 @@ from cascade_agent.journal.writer import read, read_labels
 from cascade_agent.offline.evaluation.dataset import resolve, same_answers
 from cascade_agent.offline.evaluation.replay import Replayed, replay
 from cascade_agent.offline.report.streaming import Cell, Counts, Reservoir, Sample, Timeline, Top, hash_of
+from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
     import os
@@ -378,7 +379,7 @@ class _Reader:
     def _told(self, small: Attempt) -> float | None:
         """The confidence of the small draft: the record's, or the given policy's."""
         if self.rescore:
-            return self.policy.scorer.confidence(small.verdicts)
+            return (self.policy.scorer or shipped_scorer()).confidence(small.verdicts)
         told = number(small.confidence)
         return told if told is not None and 0.0 <= told <= 1.0 else None
 
@@ -407,7 +408,9 @@ class _Reader:
         acceptable = None
         if free.final_tier == "small" and not free.escalated:
             silent = {name for name in small.gathered if name not in gathered}
-            acceptable = self.policy.scorer.confidence([v for v in small.verdicts if v.validator not in silent])
+            acceptable = (self.policy.scorer or shipped_scorer()).confidence(
+                [v for v in small.verdicts if v.validator not in silent]
+            )
         if drafted:
             self._compare(small)
         asked = small.outcome != "skipped"
@@ -433,7 +436,7 @@ class _Reader:
 
     def _compare(self, small: Attempt) -> None:
         """Whether the swept scorer is the one whose confidences stand in the record."""
-        told, ours = number(small.confidence), self.policy.scorer.confidence(small.verdicts)
+        told, ours = number(small.confidence), (self.policy.scorer or shipped_scorer()).confidence(small.verdicts)
         self.out.rescored += 1
         self.out.disagreeing += (told is None) != (ours is None) or (
             told is not None and ours is not None and abs(told - ours) > 1e-6  # noqa: PLR2004 - beyond rounding

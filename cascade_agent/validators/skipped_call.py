@@ -1,0 +1,215 @@
+"""`SkippedCall`: a later turn of a conversation that ends in words where a call was due."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
+
+from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.validators._conversation import loop
+from cascade_agent.validators._speech import (
+    announces,
+    asks,
+    asks_to_wait,
+    declines,
+    says_done,
+    size,
+    thanks,
+    without_courtesy,
+)
+from cascade_agent.validators._words import fold, identifier_words, number_spans, stem, terms, tool_text, weight
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.validators._conversation import Loop
+
+_BRIEF: Final = 40
+"""Letters of an answer that has room for "done" and nothing else."""
+_SHORT: Final = 120
+"""Letters of an answer up to which it explains nothing."""
+_STANDS_ALONE: Final = 180
+"""Letters of a request from which on it stands for itself. A model that answers it without a call mostly has no tool
+for it: of recorded turns that ended so 1 in 4 was wrong, of the shorter ones 3 in 5."""
+_SMALL: Final = 12
+"""Numbers up to this one are counted, not looked up."""
+_TOOLS: Final = 64
+_SAYS: Final = 0.7
+_VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
+_GENERIC: Final = frozenset(
+    map(
+        stem,
+        [
+            "get",
+            "set",
+            "list",
+            "find",
+            "show",
+            "check",
+            "name",
+            "number",
+            "search",
+            "create",
+            "update",
+            "make",
+            "info",
+            "data",
+            "user",
+            "value",
+            "type",
+        ],
+    )
+)
+"""Words of identifiers that say nothing of a tool's subject."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedCall:
+    score: float = 0.42
+    name: ClassVar[str] = "SkippedCall"
+    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "call_skipped"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "call_skipped": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "call_announced": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+        "figure_unsupported": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
+    }
+
+    def __post_init__(self) -> None:
+        """Refuse a score that is no probability."""
+        if not 0.0 <= self.score <= 1.0:
+            msg = f"SkippedCall.score is {self.score!r}; expected a number in [0, 1]"
+            raise ConfigurationError(msg)
+
+    def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
+        """Return one soft fail, or nothing."""
+        if draft.tool_calls or draft.invalid_tool_calls or not context.tools:
+            return None
+        if context.output_schema is not None or context.tool_choice == "none":
+            return None
+        text = without_courtesy(draft.text).strip()
+        if not text or asks(text):
+            return None
+        turn = _Turn(text, loop(context), context)
+        found = turn.announced() or turn.skipped()
+        if found is None:
+            return None
+        code, reason = found
+        return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path="/text", validator=self.name)
+
+
+class _Turn:
+    """What the user said, what is answered without a call, and what the conversation supports."""
+
+    def __init__(self, text: str, state: Loop, context: StepContext) -> None:
+        self.state, self.context = state, context
+        self.text, self.length = fold(text), size(text)
+        self.user = fold(state.request_text)
+        self.withdrawn, self.refuses = declines(self.user), declines(self.text)
+
+    def announced(self) -> tuple[str, str] | None:
+        """Return a finding where the answer says what it is about to do, and stops."""
+        if self.length > _SHORT or self.refuses or self.withdrawn or thanks(self.user):
+            return None
+        # after a call "please hold on" speaks of what the call set going
+        if announces(self.text) or (not self.state.calls and asks_to_wait(self.text)):
+            return "call_announced", "the answer announces what it does not do"
+        return None
+
+    def skipped(self) -> tuple[str, str] | None:
+        """Return a finding where a later turn without any call answers a request that wants one."""
+        if not self.state.later or self.state.calls:
+            return None
+        values, touched = self._new_values(), self._touched()
+        if thanks(self.user) and not values and not touched:
+            return None
+        if self._bare_done() and (values or not self.withdrawn):
+            stands_alone = size(self.user) > _STANDS_ALONE and not self._unanswered()
+            return None if stands_alone else _skipped("the answer says done, and nothing was called in this turn")
+        if self.length <= 2 * _SHORT and self._invented():
+            return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
+        if self.length > _SHORT or self.refuses or (asks(self.user) and self._supported()):
+            return None
+        if values:
+            return _skipped("the user gave a value that no call took up")
+        return None if self.withdrawn else self._unmet(touched=touched)
+
+    def _unmet(self, *, touched: bool) -> tuple[str, str] | None:
+        """Return a finding where the request names something to do, or agrees to it."""
+        if touched:
+            return _skipped("the request speaks of a tool that was not called")
+        if asks(self.user):
+            return None
+        if asks(self._last_answer()):
+            return _skipped("the user agreed to what was proposed, and nothing was called")
+        return _skipped("the answer says again what was asked for, and nothing was called") if self._echoes() else None
+
+    def _bare_done(self) -> bool:
+        return self.length <= _BRIEF and not self.refuses and says_done(self.text)
+
+    def _last_answer(self) -> str:
+        return next((f.text for f in reversed(self.state.before) if f.kind == "ai" and f.text), "")
+
+    def _unanswered(self) -> bool:
+        """Return whether the user turn before this one ended without a call too."""
+        for fact in reversed(self.state.before):
+            if fact.calls or fact.kind == "human":
+                return not fact.calls
+        return False
+
+    def _new_values(self) -> bool:
+        """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
+        before = [f for f in self.state.before if f.calls or f.kind == "human"]
+        values = (match.group().strip(".") for match in _VALUE.finditer(self.user))
+        return any(all(value not in fact.folded for fact in before) for value in values)
+
+    def _touched(self) -> bool:
+        """Return whether the request speaks of a tool in words that no tool called before has in its name."""
+        user = {term for fact in self.state.request for term in fact.terms}
+        called = {call["name"] for fact in self.state.before for call in fact.calls}
+        known = {term for name in called for term in terms(identifier_words(name))} | _GENERIC
+        return any(
+            term in user and term not in known and weight(term) >= _SAYS
+            for tool in self.context.tools[:_TOOLS]
+            if tool.name not in called
+            for term in tool_text(tool).name_terms
+        )
+
+    def _echoes(self) -> bool:
+        """Return whether the answer takes up a word of the request that is new to the conversation."""
+        answered = {term for term in terms(self.text) if weight(term) >= _SAYS}
+        new = {term for fact in self.state.request for term in fact.terms} & answered
+        return any(all(term not in fact.terms for fact in self.state.before) for term in new)
+
+    def _supported(self) -> bool:
+        """Return whether the answer takes a number from the conversation."""
+        numbers = {value for span in number_spans(self.text) for value in span.values}
+        return any(not numbers.isdisjoint(fact.numbers) for fact in self.state.before)
+
+    def _invented(self) -> bool:
+        """Return whether the answer holds a number that the conversation does not."""
+        spans = [s for s in number_spans(self.text) if not s.joined and all(abs(v) > _SMALL for v in s.values)]
+        if not spans:
+            return False
+        known = {number for fact in (*self.state.before, *self.state.request) for number in fact.numbers}
+        return any(
+            known.isdisjoint(span.values)
+            and not (span.parts and known.issuperset(span.parts))
+            and not any(_worked_out(value, known) for value in span.values)
+            for span in spans
+        )
+
+
+def _skipped(reason: str) -> tuple[str, str]:
+    return "call_skipped", reason
+
+
+def _worked_out(value: float, known: set[float]) -> bool:
+    """Return whether a number is the sum or the difference of two others."""
+    large = {number for number in known if number > _SMALL}
+    return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
