@@ -1,4 +1,4 @@
-"""What is told and what is not: one frozen value for the process, from the environment or `configure`.
+"""The telemetry settings: one frozen value for the process, from the environment or `configure`.
 
 The environment is read at the first step. A word in it that means nothing is logged once and left out; it never fails
 an import or a step.
@@ -29,7 +29,7 @@ _EVENTS: dict[str, Events] = {"span": "span", "log": "log", "both": "both"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetrySettings:
-    """What is told of a step. Process-wide; see `configure`."""
+    """The telemetry of a step. Process-wide; see `configure`."""
 
     otel_spans: bool = True
     """Open OpenTelemetry spans of our own. Off: callback handlers still see each step and attempt as LangChain runs,
@@ -40,7 +40,7 @@ class TelemetrySettings:
     False where the provider's client is instrumented, else tokens are counted twice. `CASCADE_LLM_SPANS`."""
 
     events: Events = "span"
-    """Where verdicts and escalations are told: as events of spans, as log events, or as both. `CASCADE_EVENTS`."""
+    """Where verdicts and escalations go: as events of spans, as log events, or as both. `CASCADE_EVENTS`."""
 
     content: bool = False
     """Put messages on the `chat` spans. `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`."""
@@ -49,21 +49,21 @@ class TelemetrySettings:
     """Called with each text before it is put on a span or event; one that raises takes the text away."""
 
     def redacted(self, text: str) -> str:
-        """A text as it may be told."""
+        """Return a text as it may be written."""
         if self.redact is None:
             return text
         try:
             return str(self.redact(text))
-        except Exception as error:  # noqa: BLE001 - what cannot be redacted is not told
+        except Exception as error:  # noqa: BLE001 - what cannot be redacted is not written
             faults.count(error)
-            return "[not told: redact failed]"
+            return "[removed: redact failed]"
 
 
 _settings: TelemetrySettings | None = None
 
 
 def current() -> TelemetrySettings:
-    """The settings of this process."""
+    """Return the settings of this process."""
     global _settings  # noqa: PLW0603 - process-wide, by design
     settings = _settings
     if settings is None:
@@ -79,7 +79,7 @@ def configure(
     content: bool | None = None,
     redact: Callable[[str], str] | None = None,
 ) -> TelemetrySettings:
-    """Say what is told of a step, for the whole process; best before the first one.
+    """Set the telemetry of the whole process; best before the first step.
 
     What is None stays as the environment has it, so `configure()` reads that anew. `TelemetrySettings` says what each
     setting does. Returns the settings now in force.

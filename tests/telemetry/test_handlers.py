@@ -39,7 +39,7 @@ def handler(module: str, name: str = "Handler", base: type = BaseCallbackHandler
         ("opentelemetry.instrumentation.langchain.callback_handler", "TraceloopCallbackHandler", Kind.ADOPTED),
         ("langfuse.langchain.CallbackHandler", "LangchainCallbackHandler", Kind.EXPORTING),
         ("langchain_azure_ai.callbacks.tracers", "AzureAIOpenTelemetryTracer", Kind.EXPORTING),
-        ("my.application", "Handler", Kind.SHOWN),
+        ("my.application", "Handler", Kind.PLAIN),
     ],
 )
 def test_kinds(module, name, kind):
@@ -47,7 +47,7 @@ def test_kinds(module, name, kind):
     one = handler(module, name)
     assert handlers.kind_of(one) is kind
     assert handlers.kind_of(handler("my.application", "Mine", type(one))) is kind
-    assert handlers.opens_llm_spans([one]) is (kind is not Kind.SHOWN)
+    assert handlers.opens_llm_spans([one]) is (kind is not Kind.PLAIN)
 
 
 def test_a_hidden_handler_keeps_what_is_below():

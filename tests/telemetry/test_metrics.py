@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,11 +134,12 @@ async def test_an_escalated_step_is_counted_once(seen, how):
 
 
 async def test_units_buckets_and_dimensions(seen):
-    """Every instrument has its unit, its own buckets and its dimensions, as the table in the module says."""
+    """Every instrument has its unit, its own buckets and its dimensions, as the table in the docs says."""
     cascade(small=ScriptedChatModel(ValueError("no"), name="s")).invoke("hi")
     found = seen.read()
     assert {name: {k for p in m.data.data_points for k in p.attributes} for name, m in found.items()} == DIMENSIONS
-    assert all(f"`{name}`" in (metrics.__doc__ or "") for name in DIMENSIONS)
+    docs = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in docs for name in DIMENSIONS)
     assert {n: m.unit for n, m in found.items() if n.endswith("duration")} == {
         "cascade.step.duration": "s",
         "cascade.validation.duration": "s",
@@ -348,7 +350,7 @@ def test_a_validator_that_names_its_findings_at_will_is_bounded_too(seen):
     assert len(validators) == 65
     assert max(map(len, validators)) == 128
     assert all(len(m.data.data_points) <= 1900 + 2 for m in seen.read().values())
-    many = metrics.Series(metrics.Names(), "step", "tier", "reason")
+    many = metrics.SeriesTable(metrics.Names(), "step", "tier", "reason")
     sets = {tuple(many.of(f"s{i}", "small", f"r{j}").attributes.items()) for i in range(100) for j in range(60)}
     assert len(sets) == 1901
     assert (("step", "other"), ("tier", "small"), ("reason", "other")) in sets
@@ -412,6 +414,48 @@ assert [p.count for p in found["cascade.step.duration"].data.data_points] == [2]
 assert [p.value for p in found["cascade.attempts"].data.data_points] == [2]
 """
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+
+
+@pytest.mark.parametrize("refused", ["get_meter", "create_histogram", "create_observable_counter", "everything"])
+def test_a_provider_that_refuses_breaks_neither_import_nor_step(refused):
+    """The step answers, a refused instrument is one loss and one line of log, and the others still count."""
+    code = f"""
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import Meter, MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+refused = {refused!r}
+
+def refuse(*args, **kwargs):
+    raise RuntimeError("no")
+
+class Refusing(trace.TracerProvider):
+    get_tracer = refuse
+
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+for name in ("get_meter",):
+    if refused in (name, "everything"):
+        setattr(MeterProvider, name, refuse)
+for name in ("create_histogram", "create_observable_counter"):
+    if refused in (name, "everything"):
+        setattr(Meter, name, refuse)
+if refused == "everything":
+    trace.set_tracer_provider(Refusing())
+metrics.set_meter_provider(provider)
+from cascade_agent import CascadeChatModel
+from cascade_agent.telemetry import errors
+from cascade_agent.testing import ScriptedChatModel
+model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[])
+assert model.invoke("hi").text == "a"
+data = reader.get_metrics_data()
+found = {{m.name for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics}} if data else set()
+assert ("cascade.step.duration" in found) == (refused == "create_observable_counter"), found
+assert ("cascade.attempts" in found) == (refused == "create_histogram"), found
+assert errors.lost == {{"get_meter": 1, "create_histogram": 3, "create_observable_counter": 7, "everything": 2}}[refused], errors.lost
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("telemetry failed") == 1
 
 
 def test_losses_are_counted(seen, tmp_path):
