@@ -1,4 +1,4 @@
-"""What telemetry costs a step that goes to both tiers: CPU, beside the same step with telemetry switched off.
+"""Measure what telemetry costs a step that goes to both tiers: CPU, and the same step with telemetry switched off.
 
     python benchmarks/telemetry.py [--rounds 7] [--calls 200] [--json FILE]
 
@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import CascadeChatModel, Policy
-from cascade_agent import telemetry as told
+from cascade_agent import telemetry
 from cascade_agent.engine.engine import trace_of
 from cascade_agent.telemetry import spans
 
@@ -105,12 +105,12 @@ def sdk_tracer() -> Any:
 def way(tracer: Any, **settings: Any) -> Iterator[None]:
     """Telemetry as one way has it."""
     spans._TRACER = tracer  # noqa: SLF001 - without the process-wide provider, so that ways can take turns
-    told.configure(**settings)
+    telemetry.configure(**settings)
     try:
         yield
     finally:
         spans._TRACER = PROXY  # noqa: SLF001
-        told.configure()
+        telemetry.configure()
 
 
 def cpu(call: Callable[[], Any], n: int) -> float:
@@ -136,19 +136,19 @@ def acpu(call: Callable[[], Any], n: int) -> float:
 
 
 def calls_alone(trace: StepTrace) -> Callable[[], None]:
-    """What a two-tier step tells telemetry, by itself."""
+    """Return a function that makes the telemetry calls of a two-tier step, by themselves."""
     decision = next(d for d in trace.decisions if d.action == "escalate")
 
     def tell() -> None:
-        step = told.start_step("desk", policy="0123456789ab", thread_id="t1")
+        step = telemetry.start_step("desk", policy="0123456789ab", thread_id="t1")
         for index, attempt in enumerate(trace.attempts):
-            one = told.start_attempt(step, index, tier=attempt.tier, model="m")
-            with told.using(one), told.asking(NOBODY, attempt.tier, tier=None, messages=QUESTION) as call:
+            one = telemetry.start_attempt(step, index, tier=attempt.tier, model="m")
+            with telemetry.using(one), telemetry.asking(NOBODY, attempt.tier, tier=None, messages=QUESTION) as call:
                 call.told(GOOD)
-            told.end_attempt(one, attempt)
+            telemetry.end_attempt(one, attempt)
             if index == 0:
-                told.escalation(step, decision)
-        told.end_step(step, trace)
+                telemetry.escalation(step, decision)
+        telemetry.end_step(step, trace)
 
     return tell
 

@@ -15,7 +15,7 @@ from langchain_core.messages import convert_to_messages
 
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal, read
-from graphs.standins import large_standin, small_standin
+from graphs.standins.models import large_standin, small_standin
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -408,7 +409,7 @@ class Followed:
             finally:
                 signal.signal(signal.SIGINT, before)
 
-    def __enter__(self) -> Followed:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

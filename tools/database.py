@@ -1,6 +1,6 @@
 """The order database of the example shop: schema, contents and connections.
 
-Law: the contents are a pure function of this file (no clock, no `random`), so every fresh database is equal row by row.
+The contents are a pure function of this file (no clock, no `random`), so every fresh database is equal row by row.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ _TEMPLATE_LOCK = threading.Lock()
 
 
 def changes(before: Snapshot, after: Snapshot) -> dict[str, dict[str, Row | None]]:
-    """What differs: `{table: {key: changed fields}}`; a new row stands whole, a deleted one as None; {} when equal."""
+    """Return what differs: `{table: {key: changed fields}}`; a new row stands whole, a deleted one as None; {} when equal."""
     found: dict[str, dict[str, Row | None]] = {}
     for table in before.keys() | after.keys():
         old, new = before.get(table, {}), after.get(table, {})

@@ -52,9 +52,9 @@ def demo(  # noqa: PLR0913 - the options of the command
         if out.exists() and not out.is_dir():
             fail(f"--out {out} is a file; give a directory", code=2)
         _find_demo()
-        from graphs.demo import choose, run_demo
-        from graphs.standins import standin_tiers
-        from graphs.tasks import load_tasks
+        from graphs.evaluation.demo import choose, run_demo
+        from graphs.evaluation.tasks import load_tasks
+        from graphs.standins.models import standin_tiers
 
         chosen = [task for task in load_tasks() if graph in (None, task.graph)]
         chosen = choose(chosen, tasks if tasks is not None or pair is None else 6)
@@ -102,10 +102,10 @@ def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tu
 
 
 def _find_demo() -> None:
-    """Make `graphs` and `tools` importable: beside this package in a checkout, inside it when installed."""
+    """Make `graphs` and `tools` importable: next to this package in a checkout, inside it when installed."""
     package = Path(__file__).resolve().parents[1]
     for root in (package.parent, package / "_demo"):
-        if (root / "graphs" / "demo.py").is_file():
+        if (root / "graphs" / "evaluation" / "demo.py").is_file():
             break
     else:
         fail("the demo's graphs are not installed; run it from a checkout", code=1)

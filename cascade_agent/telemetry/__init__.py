@@ -44,13 +44,13 @@ __all__ = [
     "end_step",
     "escalation",
     "invoke_workflow",
+    "shown",
     "spent",
     "start_attempt",
     "start_step",
     "using",
     "validated",
     "validating",
-    "shown",
 ]
 
 

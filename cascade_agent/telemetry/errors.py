@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 lost: int = 0
-"""How many telemetry calls failed in this process."""
+"""Number of telemetry calls that failed in this process."""
 
 
 def count(error: BaseException) -> None:

@@ -94,7 +94,7 @@ class StepRun:
 
 @dataclass(slots=True, eq=False)
 class StepScope:
-    """What is open for one step: its span, who listens to its runs, and whether model calls get spans of ours."""
+    """The open parts of one step: its span, who listens to its runs, and whether model calls get spans of ours."""
 
     span: Span = _NONE
     run: StepRun | None = None
@@ -111,13 +111,13 @@ class StepScope:
 
     @property
     def live(self) -> bool:
-        """Whether spans below have a place: a trace, sampled or not."""
+        """Return whether spans below have a place: a trace, sampled or not."""
         return self.span.get_span_context().is_valid
 
 
 @dataclass(slots=True, eq=False)
 class AttemptScope:
-    """What is open for one attempt. `span` is None while it `waits` for its tier's call, or for its handler."""
+    """The open parts of one attempt. `span` is None while it `waits` for its tier's call, or for its handler."""
 
     step: StepScope
     name: str

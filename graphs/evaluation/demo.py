@@ -1,4 +1,4 @@
-"""The demo: both graphs on the measured tasks as a cascade, beside the small model alone and the large model alone.
+"""The demo: the graphs on the measured tasks as a cascade, compared with the small and the large model alone.
 
 It prints every step of the shown tasks with who answered and why, then success and cost of the three, and leaves a
 journal, the OpenTelemetry spans and a summary behind. Stand-ins are called stand-ins wherever a figure is shown.
@@ -20,9 +20,9 @@ from rich.table import Table
 
 from cascade_agent import StepTrace, Tier
 from graphs import plan_execute, support
-from graphs.evaluate import TaskResult, run_task
-from graphs.standins import LARGE_PRICE, SMALL_PRICE
-from graphs.tasks import Task, load_tasks
+from graphs.evaluation.run import TaskResult, run_task
+from graphs.evaluation.tasks import Task, load_tasks
+from graphs.standins.models import LARGE_PRICE, SMALL_PRICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,6 +131,7 @@ def run_demo(  # noqa: PLR0913 - keyword settings
         for task in tasks:
             _run_alone(arms[name], task, tier)
     console.print("\n")
+    spans = out / "spans.jsonl"
     summary = {
         "stand_ins": offline,
         "note": STAND_INS if offline else "live models",
@@ -139,11 +140,14 @@ def run_demo(  # noqa: PLR0913 - keyword settings
         "arms": {name: arm.to_json() for name, arm in arms.items()},
         "seconds": round(time.perf_counter() - started, 3),
         "journal": str(out / "journal.jsonl"),
-        "spans": str(out / "spans.jsonl"),
+        "spans": str(spans) if spans.exists() else None,
     }
     _print_summary(console, arms, offline=offline, small=small, large=large)
     (out / "demo.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(f"\nLeft behind in {escape(str(out))}: journal.jsonl, spans.jsonl, demo.json", highlight=False)
+    left = "journal.jsonl, spans.jsonl, demo.json" if spans.exists() else "journal.jsonl, demo.json"
+    console.print(f"\nLeft behind in {escape(str(out))}: {left}", highlight=False)
+    if not spans.exists():
+        console.print("No spans: they need pip install 'langgraph-cascade[otel]'.", markup=False, highlight=False)
     console.print(f"Look closer: cascade-agent trace {escape(str(out / 'journal.jsonl'))}", highlight=False)
     return summary
 
@@ -214,11 +218,16 @@ def _count(arm: Arm, result: TaskResult, traces: list[StepTrace]) -> None:
 
 @contextmanager
 def _spans(path: Path) -> Iterator[None]:
-    """Write every span of the block as a line of JSON, unless this process has a tracer provider of its own."""
+    """Write every span of the block as a line of JSON; without OpenTelemetry's SDK there are none."""
     from opentelemetry import trace
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+    try:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+    except ImportError:
+        yield
+        return
 
     class JsonLines(SpanExporter):
         """One span per line, as the SDK writes it."""

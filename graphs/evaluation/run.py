@@ -1,6 +1,6 @@
 """Runs a graph on a task over a fresh database and measures success from the database and the answers.
 
-Law: success is what `judge` finds in the rows and the texts; nothing a model says about itself counts.
+Success is what `judge` finds in the rows and the texts; nothing a model says about itself counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
     from langgraph.graph.state import CompiledStateGraph
 
-    from graphs.tasks import Task
+    from graphs.evaluation.tasks import Task
 
 Builder = Callable[..., "CompiledStateGraph[Any, Any, Any, Any]"]
 """`build(db=..., checkpointer=...)` gives a graph over that database."""
@@ -34,7 +34,7 @@ MAX_SUPERSTEPS: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What came of one task. `missed` says why it did not succeed; `calls` holds model and tokens of every call."""
+    """The result of one task. `missed` names why it did not succeed; `calls` holds model and tokens of every call."""
 
     task: str
     success: bool
@@ -106,7 +106,7 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
 
 
 def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> tuple[str, ...]:
-    """Everything that is not as the task wants it; empty when it succeeded."""
+    """Return everything that is not as the task wants it; empty when it succeeded."""
     missed = _unequal(task.changes, changes(before, after), after)
     if len(answers) < len(task.turns) or not all(answer.strip() for answer in answers):
         missed.append("a turn has no answer")
@@ -117,7 +117,7 @@ def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> 
 
 
 def holds(text: str, fact: str, *, whole: bool = True) -> bool:
-    """Whether a text holds a fact, whatever the case; `whole` keeps `3` from being found in `13`, `2.3` or `3.5`."""
+    """Return whether a text holds a fact, whatever the case; `whole` keeps `3` from being found in `13`, `2.3` or `3.5`."""
     if not whole:
         return fact.casefold() in text.casefold()
     pattern = rf"(?<![a-z0-9])(?<!\d[.,]){re.escape(fact.casefold())}(?![a-z0-9]|[.,]\d)"
