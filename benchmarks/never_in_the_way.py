@@ -1,4 +1,4 @@
-"""Measure what a broken exporter, handler, disk or log does to a step: nothing to its answer, and how much to its latency.
+"""Measure what a broken exporter, handler, disk or log does to a step: to its answer, and to its latency.
 
     python benchmarks/never_in_the_way.py [--rounds 20] [--steps 100] [--exits 5] [--json FILE]
 

@@ -30,8 +30,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from rich.console import Console
 from rich.table import Table
 
-from cascade_agent import CascadeChatModel, Policy
-from cascade_agent import telemetry
+from cascade_agent import CascadeChatModel, Policy, telemetry
 from cascade_agent.engine.engine import trace_of
 from cascade_agent.telemetry import spans
 

@@ -106,7 +106,7 @@ def build(  # noqa: PLR0913 - keyword settings
         checkpointer: where LangGraph keeps threads.
     """
     policy = policy or Policy(side_effects=SIDE_EFFECTS)
-    if validators is None:  # the planner offers one tool of its own, so it cannot be seen which tools its steps may name
+    if validators is None:  # the planner's one tool does not show which tools its steps may name
         knows = PlanConsistency(known_tools=tuple(SIDE_EFFECTS))
         validators = [knows if isinstance(v, PlanConsistency) else v for v in default_validators()]
 

@@ -298,7 +298,7 @@ _TEMPLATE_LOCK = threading.Lock()
 
 
 def changes(before: Snapshot, after: Snapshot) -> dict[str, dict[str, Row | None]]:
-    """Return what differs: `{table: {key: changed fields}}`; a new row stands whole, a deleted one as None; {} when equal."""
+    """Return `{table: {key: changed fields}}`; a new row stands whole, a deleted one as None; {} when equal."""
     found: dict[str, dict[str, Row | None]] = {}
     for table in before.keys() | after.keys():
         old, new = before.get(table, {}), after.get(table, {})

@@ -117,7 +117,7 @@ def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> 
 
 
 def holds(text: str, fact: str, *, whole: bool = True) -> bool:
-    """Return whether a text holds a fact, whatever the case; `whole` keeps `3` from being found in `13`, `2.3` or `3.5`."""
+    """Return whether a text holds a fact in any case; `whole` keeps `3` from being found in `13`, `2.3` or `3.5`."""
     if not whole:
         return fact.casefold() in text.casefold()
     pattern = rf"(?<![a-z0-9])(?<!\d[.,]){re.escape(fact.casefold())}(?![a-z0-9]|[.,]\d)"
