@@ -41,7 +41,9 @@ def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
         if file.suffix in (".py", ".json")
     }
     assert inside == ours | demo | {"cascade_agent/py.typed"}
-    assert {f"cascade_agent/_demo/graphs/{name}" for name in ("support.py", "standins/models.py", "evaluation/tasks.json")} <= inside
+    assert {
+        f"cascade_agent/_demo/graphs/{name}" for name in ("support.py", "standins/models.py", "evaluation/tasks.json")
+    } <= inside
 
 
 def test_the_wheel_says_what_it_needs(wheel: Path) -> None:

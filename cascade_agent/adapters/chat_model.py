@@ -158,7 +158,7 @@ class CascadeChatModel(BaseChatModel):
         self._tiers = {"small": Tier.of(self.small), "large": Tier.of(self.large)}
         self._journal = Journal.of(self.journal)
         self._panel = Panel(
-            default_validators() if self.validators is None else self.validators, timed=telemetry.validated
+            default_validators() if self.validators is None else self.validators, timed=telemetry.record_validation
         )
         check_fit(self.policy, self._panel)
         self._kinds = {role: self._tiers[role].base._llm_type for role in _ROLES}  # noqa: SLF001 - LangChain's own way to ask
@@ -434,10 +434,10 @@ class CascadeChatModel(BaseChatModel):
         def ask(role: Role, note: str | None) -> Answer:
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
             callbacks = streams.muffle(manager.get_child(role))
-            with _nested(), telemetry.asking(callbacks, role, tier=self._tiers[role], messages=request) as call:
+            with _nested(), telemetry.ModelCall(callbacks, role, tier=self._tiers[role], messages=request) as call:
                 inner = patch_config(config, callbacks=call.callbacks)
                 answer = _answer(role, offer, offer.ready[role].ask(request, inner, **given))
-                call.told(answer.draft.message)
+                call.record_answer(answer.draft.message)
                 return answer
 
         shadow, run = partial(self._shadow, messages, offer, **kwargs), telemetry.StepRun(manager)
@@ -456,10 +456,10 @@ class CascadeChatModel(BaseChatModel):
             request, given = self._request(role, messages, note), self._arguments(role, kwargs)
             callbacks = streams.muffle(manager.get_child(role))
             with _nested():
-                async with telemetry.asking(callbacks, role, tier=self._tiers[role], messages=request) as call:
+                async with telemetry.ModelCall(callbacks, role, tier=self._tiers[role], messages=request) as call:
                     inner = patch_config(config, callbacks=call.callbacks)
                     answer = _answer(role, offer, await offer.ready[role].aask(request, inner, **given))
-                    call.told(answer.draft.message)
+                    call.record_answer(answer.draft.message)
                     return answer
 
         shadow, run = partial(self._shadow, messages, offer, **kwargs), telemetry.StepRun(manager)
@@ -467,7 +467,7 @@ class CascadeChatModel(BaseChatModel):
         try:
             return await asettle(step, partial(_rebuilt, offer), durable=self.durable)
         finally:
-            await run.ended()
+            await run.close()
 
     def _shadow(self, messages: list[BaseMessage], offer: _Offer, **kwargs: Any) -> Answer:
         """Ask the large tier beside the graph: nobody who listens to the step hears of it."""
@@ -581,7 +581,7 @@ class CascadeChatModel(BaseChatModel):
         own = self.callbacks
         for handler in own.handlers if isinstance(own, BaseCallbackManager) else own or ():
             manager.add_handler(handler)
-        return telemetry.shown(manager)
+        return telemetry.visible_to(manager)
 
     def _run_name(self, config: RunnableConfig) -> str:
         return config.pop("run_name", None) or f"cascade.step {self.get_name()}"

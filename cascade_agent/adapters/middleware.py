@@ -90,7 +90,9 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
             raise ConfigurationError(msg)
         self.large = Tier.of(large)
         self.small = None if small is None else Tier.of(small)
-        self.panel = Panel(default_validators() if validators is None else validators, timed=telemetry.validated)
+        self.panel = Panel(
+            default_validators() if validators is None else validators, timed=telemetry.record_validation
+        )
         check_fit(policy, self.panel)
         self.policy, self.step_name, self.durable = policy, name, durable
         self.journal = Journal.of(journal)
@@ -110,7 +112,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """Run one model call of the agent as a step."""
         call = _Call(self, request)
-        heard = telemetry.shown(CallbackManager.configure(**call.callbacks))
+        heard = telemetry.visible_to(CallbackManager.configure(**call.callbacks))
         manager = heard.on_chain_start(None, call.inputs, name=call.run_name)
         run = telemetry.StepRun(manager)
 
@@ -120,7 +122,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
                     answer = call.answer(role, handler(call.request_of(role, note)))
                 except StructuredOutputError as error:
                     answer = call.unparsed(role, error)
-                asked.told(answer.draft.message)
+                asked.record_answer(answer.draft.message)
                 return answer
 
         try:
@@ -138,7 +140,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> ModelResponse[Any]:
         """Async twin of `wrap_model_call`."""
         call = _Call(self, request)
-        heard = telemetry.shown(AsyncCallbackManager.configure(**call.callbacks))
+        heard = telemetry.visible_to(AsyncCallbackManager.configure(**call.callbacks))
         manager = await heard.on_chain_start(None, call.inputs, name=call.run_name)
         run = telemetry.StepRun(manager)
 
@@ -149,14 +151,14 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
                         answer = call.answer(role, await handler(call.request_of(role, note)))
                     except StructuredOutputError as error:
                         answer = call.unparsed(role, error)
-                asked.told(answer.draft.message)
+                asked.record_answer(answer.draft.message)
                 return answer
 
         try:
             try:
                 settled = await asettle(call.step(manager, aask=ask, run=run), call.rebuilt, durable=self.durable)
             finally:
-                await run.ended()
+                await run.close()
             response = _response(settled)
             await streams.Replay(manager, call.messages, name=call.step_name).awhole(_last_answer(response))
         except BaseException as error:
@@ -259,10 +261,10 @@ class _Call:
             changes["messages"] = [*messages, HumanMessage(note)]
         return request.override(**changes)
 
-    def asking(self, role: Role, manager: BaseRunManager) -> telemetry.Asking:
+    def asking(self, role: Role, manager: BaseRunManager) -> telemetry.ModelCall:
         """What stands around the call of a tier."""
         children = streams.muffle(cast("Any", manager).get_child(role))
-        return telemetry.asking(children, role, tier=self.tiers[role], messages=self.messages)
+        return telemetry.ModelCall(children, role, tier=self.tiers[role], messages=self.messages)
 
     @contextmanager
     def hidden(self, role: Role, callbacks: Any) -> Iterator[None]:

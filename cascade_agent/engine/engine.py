@@ -307,7 +307,7 @@ def _large(course: _Course, decision: Decision) -> Generator[Effect, Any, None]:
     first = course.attempt.tier == "small"
     course.close_attempt()
     if first:
-        telemetry.escalation(course.span, decision)
+        telemetry.record_escalation(course.span, decision)
     course.open_attempt("large")
     if decision.wait:
         yield Sleep(decision.wait)

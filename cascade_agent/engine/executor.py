@@ -96,10 +96,10 @@ class Hands:
         evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
 
         def ask() -> object:
-            with telemetry.validating(effect.span, evidence, config) as call:
+            with telemetry.EvidenceCall(effect.span, evidence, config) as call:
                 if draft is None:
-                    return call.begun(evidence.begin(context, config=call.config))
-                return call.told(evidence.gather(draft, context, config=call.config))
+                    return call.record_answer(evidence.begin(context, config=call.config))
+                return call.record_verdict(evidence.gather(draft, context, config=call.config))
 
         if draft is None:
             call = partial(_reply, effect, ask, timed=False)
@@ -192,10 +192,10 @@ class AsyncHands:
         evidence, draft, context, config = cast("Any", effect.evidence), effect.draft, effect.context, self.step.config
 
         async def ask() -> object:
-            async with telemetry.validating(effect.span, evidence, config) as call:
+            async with telemetry.EvidenceCall(effect.span, evidence, config) as call:
                 if draft is None:
-                    return call.begun(await evidence.abegin(context, config=call.config))
-                return call.told(await evidence.agather(draft, context, config=call.config))
+                    return call.record_answer(await evidence.abegin(context, config=call.config))
+                return call.record_verdict(await evidence.agather(draft, context, config=call.config))
 
         if draft is None:
             call = _areply(effect, ask, timed=False)

@@ -140,7 +140,7 @@ def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str,
         right = None if large.parsing_error is not None else same(draft, answer)
     if step.purse is not None:
         step.purse.settle(held, spend.cost)
-    telemetry.spent(step.name, "shadow", spend.cost, step.tiers["large"].currency)
+    telemetry.record_cost(step.name, "shadow", spend.cost, step.tiers["large"].currency)
     return Label(
         step_id=step_id,
         source="shadow",

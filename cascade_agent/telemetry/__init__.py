@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade_agent.telemetry import log_events, metrics, spans
-from cascade_agent.telemetry.callbacks import Asking, asking, validating
-from cascade_agent.telemetry.instrumentations import shown
-from cascade_agent.telemetry.metrics import count_losses, spent, validated
+from cascade_agent.telemetry.callbacks import EvidenceCall, ModelCall
+from cascade_agent.telemetry.instrumentations import visible_to
+from cascade_agent.telemetry.metrics import count_losses, record_cost, record_validation
 from cascade_agent.telemetry.settings import TelemetrySettings, configure
 from cascade_agent.telemetry.spans import (
     AttemptScope,
@@ -30,27 +30,26 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import Attempt, Decision, StepTrace
 
 __all__ = [
-    "Asking",
     "AttemptScope",
+    "EvidenceCall",
+    "ModelCall",
     "Scope",
     "StepRun",
     "StepScope",
     "TelemetrySettings",
-    "asking",
     "configure",
     "count_losses",
     "drop_attempt",
     "end_attempt",
     "end_step",
-    "escalation",
     "invoke_workflow",
-    "shown",
-    "spent",
+    "record_cost",
+    "record_escalation",
+    "record_validation",
     "start_attempt",
     "start_step",
     "using",
-    "validated",
-    "validating",
+    "visible_to",
 ]
 
 
@@ -60,10 +59,10 @@ def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
     spans.end_attempt(scope, attempt)
 
 
-def escalation(scope: StepScope, decision: Decision) -> None:
+def record_escalation(scope: StepScope, decision: Decision) -> None:
     """Report that small handed over to large, and why."""
     log_events.emit_escalation(scope.current, decision)
-    spans.escalation(scope, decision)
+    spans.record_escalation(scope, decision)
 
 
 def end_step(scope: StepScope, trace: StepTrace) -> None:

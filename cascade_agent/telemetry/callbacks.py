@@ -1,6 +1,6 @@
 """The frame around a model call of a step: the LangChain run that handlers see, and the spans below it.
 
-`asking` is what an adapter puts around the call of a tier, `validating` what the executor puts around evidence. Both
+An adapter puts `ModelCall` around the call of a tier, the executor `EvidenceCall` around evidence. Both
 work with `with` and `async with`, open only what somebody listens to, and otherwise cost a look at one variable.
 """
 
@@ -15,7 +15,7 @@ from cascade_agent import semconv as names
 from cascade_agent.telemetry.chat_spans import close_chat, open_chat, response_id, set_answer, set_usage
 from cascade_agent.telemetry.errors import guarded
 from cascade_agent.telemetry.events import label_of
-from cascade_agent.telemetry.instrumentations import adopted, shown
+from cascade_agent.telemetry.instrumentations import adopted, visible_to
 from cascade_agent.telemetry.spans import (
     AttemptScope,
     Scope,
@@ -115,8 +115,8 @@ class _Frame:
                 self._span.end()
 
 
-class Asking(_Frame):
-    """The call of a tier. `callbacks` is the manager to call it with; give the answer to `told`.
+class ModelCall(_Frame):
+    """The call of a tier. `callbacks` is the manager to call it with; give the answer to `record_answer`.
 
     The attempt's run and span are not closed here but with the attempt, which may be judged for long after the call.
     """
@@ -132,7 +132,7 @@ class Asking(_Frame):
         self._title = "" if scope is None else scope.name
         self._inputs = {} if scope is None else {"tier": role, "model": scope.attributes.get(names.TIER_MODEL)}
 
-    def told(self, message: AIMessage) -> None:
+    def record_answer(self, message: AIMessage) -> None:
         """Note the tier's answer."""
         scope = self._scope
         if scope is not None:
@@ -174,8 +174,8 @@ class Asking(_Frame):
             super()._close(error)
 
 
-class Validating(_Frame):
-    """The call of evidence. `config` is what its models are called with; give what it found to `told`."""
+class EvidenceCall(_Frame):
+    """The call of evidence. `config` is what its models are called with; give what it found to `record_verdict`."""
 
     __slots__ = ("_adopted", "_evidence", "_inputs", "_known", "_scope", "_step", "_title", "config")
 
@@ -189,7 +189,7 @@ class Validating(_Frame):
         self._known = {names.EVALUATION_NAME: name, names.SPAN_KIND: names.KIND_EVALUATOR}
         self._adopted: Span | None = None
 
-    def told(self, found: tuple[Verdict, SideCall]) -> tuple[Verdict, SideCall]:
+    def record_verdict(self, found: tuple[Verdict, SideCall]) -> tuple[Verdict, SideCall]:
         """Note what was found and what it cost, and return it as it is."""
         with guarded:  # it may be malformed: the engine judges that
             verdict, spend = found
@@ -200,7 +200,7 @@ class Validating(_Frame):
                 set_usage(self._chat, spend.usage)
         return found
 
-    def begun(self, answer: Any) -> Any:
+    def record_answer(self, answer: Any) -> Any:
         """Note what the evidence's model answered before there was a draft, and return it as it is."""
         if self._chat is not None:
             with guarded:
@@ -243,14 +243,11 @@ class Validating(_Frame):
                 set_error(self._adopted, error)
 
 
-asking, validating = Asking, Validating
-
-
 def _start(children: Any, title: str, inputs: dict[str, Any]) -> Any:
     """Open a run below one of ours; None when that failed."""
     everyone = children.handlers
     with guarded:
-        return shown(children).on_chain_start(None, inputs, name=title)
+        return visible_to(children).on_chain_start(None, inputs, name=title)
     children.handlers = everyone
     return None
 
@@ -258,7 +255,7 @@ def _start(children: Any, title: str, inputs: dict[str, Any]) -> Any:
 async def _astart(children: Any, title: str, inputs: dict[str, Any]) -> Any:
     everyone = children.handlers
     with guarded:
-        run = shown(children).on_chain_start(None, inputs, name=title)
+        run = visible_to(children).on_chain_start(None, inputs, name=title)
         return await run if inspect.isawaitable(run) else run
     children.handlers = everyone
     return None

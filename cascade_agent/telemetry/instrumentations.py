@@ -74,7 +74,7 @@ def _kind(cls: type) -> Kind:
     return Kind.PLAIN
 
 
-def shown(manager: M) -> M:
+def visible_to(manager: M) -> M:
     """Return the callback manager, about to open one of our runs, without the handlers that must not see it.
 
     Its inheritable handlers stay: the runs below, of models, are theirs to see.

@@ -231,7 +231,7 @@ def record(span: Span, trace: StepTrace) -> None:
         _observe(to.validation_duration, took, where)
 
 
-def validated(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
+def record_validation(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
     """Note how long the local validators took over a tier's draft, or over the context before it (None), in seconds."""
     with guarded:
         to = _live() if took else None
@@ -244,7 +244,7 @@ def validated(step: str, tier: str | None, took: Sequence[tuple[str, float]]) ->
         to.validation_duration.record(sum(seconds for _, seconds in took), judged.attributes)
 
 
-def spent(step: str, tier: str, cost: float | None, currency: str) -> None:
+def record_cost(step: str, tier: str, cost: float | None, currency: str) -> None:
     """Add the cost of a call that is in no record of a step, such as a shadow's; None is unknown."""
     with guarded:
         to = _live()

@@ -85,7 +85,7 @@ class StepRun:
             with guarded:
                 await end_run(run, run_outputs(attempt), error)
 
-    async def ended(self) -> None:
+    async def close(self) -> None:
         """Report the ends that wait once the step is over, and leave its context."""
         await self.flush()
         if self._before is not None:
@@ -278,7 +278,7 @@ def end_run(run: Any, outputs: dict[str, Any], error: BaseException | None) -> A
     return run.on_chain_end(outputs) if error is None else run.on_chain_error(error)
 
 
-def escalation(scope: StepScope, decision: Decision) -> None:
+def record_escalation(scope: StepScope, decision: Decision) -> None:
     """Mark on the step's span that small handed over to large, and why."""
     with guarded:
         if scope.span.is_recording() and on_spans():

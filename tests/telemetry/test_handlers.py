@@ -55,9 +55,9 @@ def test_a_hidden_handler_keeps_what_is_below():
     hidden, other = handler("openinference.x"), handler("mine")
     manager = CallbackManager(handlers=[hidden, other], inheritable_handlers=[hidden, other])
     configure(otel_spans=False)
-    assert handlers.shown(manager).handlers == [hidden, other]
+    assert handlers.visible_to(manager).handlers == [hidden, other]
     configure()
-    assert handlers.shown(manager).handlers == [other]
+    assert handlers.visible_to(manager).handlers == [other]
     assert manager.inheritable_handlers == [hidden, other]
     assert handlers.hears_runs([hidden], hides=True) is False
     assert handlers.hears_runs([hidden], hides=False) is True

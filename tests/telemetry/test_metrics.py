@@ -381,7 +381,7 @@ def test_instruments_that_raise_never_fail_a_step(monkeypatch, seen, caplog):
     assert cascade().invoke("hi").text == "b"
     assert [r.levelname for r in caplog.records if r.name == "cascade_agent"] == ["WARNING"]
     assert faults.lost == 3  # two timings, one end
-    metrics.spent("desk", "shadow", 1.0, "USD")
+    metrics.record_cost("desk", "shadow", 1.0, "USD")
     assert faults.lost == 4
 
 
