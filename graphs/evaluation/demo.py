@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cascade_agent import StepTrace, Tier
-from graphs import plan_execute, support
+from graphs import extraction, plan_execute, support
+from graphs.evaluation.documents import extraction_tasks
 from graphs.evaluation.run import TaskResult, run_task
 from graphs.evaluation.tasks import Task, load_tasks
 from graphs.standins.models import LARGE_PRICE, SMALL_PRICE
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Usage
 
-_GRAPHS: Final = {"support": support, "plan_execute": plan_execute}
+_GRAPHS: Final = {"support": support, "plan_execute": plan_execute, "extraction": extraction}
 
 STAND_INS: Final = (
     "Offline stand-ins: two rule-based programs, not language models. They read and err, their prices are made up,\n"
     "and no figure below says anything about a real model. For live models give --small and --large."
 )
+
+
+def demo_tasks() -> tuple[Task, ...]:
+    """Return the tasks of all graphs."""
+    return (*load_tasks(), *extraction_tasks())
 
 
 def choose(tasks: Sequence[Task], count: int | None) -> list[Task]:
@@ -111,10 +117,12 @@ def run_demo(  # noqa: PLR0913 - keyword settings
     Returns:
         The summary as written to `demo.json`.
     """
-    tasks = load_tasks() if tasks is None else tasks
+    tasks = demo_tasks() if tasks is None else tasks
     out.mkdir(parents=True, exist_ok=True)
     console.print(STAND_INS if offline else f"Live models: small {small.label}, large {large.label}.", style="bold")
-    console.print(f"{len(tasks)} tasks over a SQLite shop; success is measured from its rows and the answers.")
+    console.print(
+        f"{len(tasks)} tasks; success is measured from the rows of a SQLite shop, the answers and the records."
+    )
     console.print(
         "Steps: s = the small model's draft was taken; L:why = the large model answered, and why; X = nobody.\n"
     )
@@ -262,7 +270,9 @@ def _print_task(console: Console, task: Task, result: TaskResult, traces: list[S
         return
     console.print(f"{mark} [bold]{escape(task.id)}[/bold]  ({task.graph}, {task.kind})", highlight=False)
     for turn in task.turns:
-        console.print(f"         user: {escape(turn)}", highlight=False)
+        lines = escape(turn).strip().splitlines()
+        more = f" ... ({len(lines)} lines)" if len(lines) > 1 else ""
+        console.print(f"         user: {lines[0]}{more}", highlight=False)
     for trace in traces:
         code, reason = why(trace)
         who = {"small": "[cyan]small[/cyan] ", "large": "[yellow]large[/yellow] "}.get(

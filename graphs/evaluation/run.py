@@ -5,6 +5,7 @@ Success is what `judge` finds in the rows and the texts; nothing a model says ab
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -70,7 +71,8 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
     """Let a graph do a task over a fresh database, turn by turn in one thread, and judge what came of it."""
     db, tally = OrderDatabase(), Tally()
     before = db.snapshot()
-    graph = build(db=db, checkpointer=InMemorySaver())
+    shop = {} if task.record else {"db": db}
+    graph = build(checkpointer=InMemorySaver(), **shop)
     config: Any = {
         "configurable": {"thread_id": thread_id or task.id},
         "callbacks": [tally],
@@ -107,6 +109,8 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
 
 def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> tuple[str, ...]:
     """Return everything that is not as the task wants it; empty when it succeeded."""
+    if task.record is not None:
+        return _wrong_fields(task.record, answers)
     missed = _unequal(task.changes, changes(before, after), after)
     if len(answers) < len(task.turns) or not all(answer.strip() for answer in answers):
         missed.append("a turn has no answer")
@@ -114,6 +118,14 @@ def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> 
     missed.extend(f"the answer lacks {fact[0]!r}" for fact in task.facts if not any(holds(text, word) for word in fact))
     missed.extend(f"the answer holds {word!r}" for word in task.forbidden if holds(text, word, whole=False))
     return tuple(missed)
+
+
+def _wrong_fields(record: Mapping[str, Any], answers: list[str]) -> tuple[str, ...]:
+    try:
+        found = json.loads(answers[-1])
+    except (IndexError, ValueError):
+        return ("the answer is no record",)
+    return tuple(f"{name} is wrong" for name, value in record.items() if found.get(name) != value)
 
 
 def holds(text: str, fact: str, *, whole: bool = True) -> bool:

@@ -25,7 +25,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent import Price, Tier
-from graphs.standins import faults
+from graphs.standins import documents, faults
 from graphs.standins.reading import read
 from graphs.standins.solving import Skills, Unknowable, Unread, solve
 from graphs.standins.view import PLAN_TOOL, Planner, View, chance
@@ -108,6 +108,9 @@ class StandInModel(BaseChatModel):
     def _reply(self, view: View) -> faults.Reply:
         skills = self._skills(view)
         small = self.strength == "small"
+        record = documents.record_tool(view)
+        if record is not None:
+            return faults.Reply(tool=record, args=documents.read_document(view, record, small=small))
         request = read(list(view.turns), foreign=not small)
         if PLAN_TOOL in view.tools:
             planner = Planner(view, first=len(view.plan or ()) + 1)
