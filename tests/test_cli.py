@@ -84,6 +84,18 @@ def test_the_demo_as_json_is_json(tmp_path):
     assert not (tmp_path / ".cascade").exists()
 
 
+def test_the_demo_runs_without_the_sdk(tmp_path):
+    """Where only OpenTelemetry's API is installed the demo leaves no spans, and says what they need."""
+    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from cascade_agent.cli import main; main()"
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", code, "demo", "--tasks", "1", "--graph", "extraction"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "langgraph-cascade[otel]" in done.stdout
+    assert not (tmp_path / ".cascade" / "spans.jsonl").exists()
+
+
 def test_a_second_demo_adds_to_the_journal(tmp_path):
     """Running again appends; the summary counts only the new run."""
     first, second = (json.loads(run("demo", "--tasks", 1, "--json", cwd=tmp_path).stdout) for _ in range(2))
