@@ -1,5 +1,5 @@
 # Everything runs in .venv, made by `python3 -m venv` from a hash-pinned list and the package index this machine is set to.
-#   make demo   a multi-step agent on cascades, beside always-small and always-large
+#   make demo   the graphs on cascades, compared with always-small and always-large (GRAPH=support for one of them)
 #   make test   the tests              make lint   formatter, linter, type checkers
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,6 +7,7 @@ LOCK ?= requirements-dev.txt
 SELECT ?= not slow
 JOBS ?= 2
 ARGS ?=
+GRAPH ?=
 DATA ?=
 PICTURE ?=
 
@@ -36,7 +37,7 @@ $(READY): $(VENV)/.locked pyproject.toml
 	touch $@
 
 demo: $(READY)
-	$(BIN)/cascade-agent demo $(ARGS)
+	$(BIN)/cascade-agent demo $(if $(GRAPH),--graph $(GRAPH)) $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) -m "$(SELECT)" $(ARGS)

@@ -1,4 +1,4 @@
-"""What a broken exporter, handler, disk or log does to a step: nothing to its answer, and how much to its latency.
+"""Measure what a broken exporter, handler, disk or log does to a step: to its answer, and to its latency.
 
     python benchmarks/never_in_the_way.py [--rounds 20] [--steps 100] [--exits 5] [--json FILE]
 
@@ -138,7 +138,7 @@ class Heard(logging.Handler):
 
 
 def telemetry_lost() -> int:
-    """How many calls of telemetry failed."""
+    """Return the number of calls of telemetry that failed."""
     from cascade_agent.telemetry import errors as faults
 
     return faults.lost

@@ -30,8 +30,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from rich.console import Console
 from rich.table import Table
 
-from cascade_agent import CascadeChatModel, Policy
-from cascade_agent import telemetry as told
+from cascade_agent import CascadeChatModel, Policy, telemetry
 from cascade_agent.engine.step import trace_of
 from cascade_agent.telemetry import spans
 
@@ -105,12 +104,12 @@ def sdk_tracer() -> Any:
 def way(tracer: Any, **settings: Any) -> Iterator[None]:
     """Telemetry as one way has it."""
     spans._TRACER = tracer  # noqa: SLF001 - without the process-wide provider, so that ways can take turns
-    told.configure(**settings)
+    telemetry.configure(**settings)
     try:
         yield
     finally:
         spans._TRACER = PROXY  # noqa: SLF001
-        told.configure()
+        telemetry.configure()
 
 
 def cpu(call: Callable[[], Any], n: int) -> float:
@@ -140,7 +139,7 @@ def calls_alone(trace: StepTrace) -> Callable[[], None]:
     decision = next(d for d in trace.decisions if d.action == "escalate")
 
     def tell() -> None:
-        step = told.start_step("desk", policy="0123456789ab", thread_id="t1")
+        step = telemetry.start_step("desk", policy="0123456789ab", thread_id="t1")
         for index, attempt in enumerate(trace.attempts):
             one = told.start_attempt(step, index, tier=attempt.tier, model="m")
             with told.using(one), told.asking(NOBODY, attempt.tier, tier=None, messages=QUESTION) as call:
@@ -148,7 +147,7 @@ def calls_alone(trace: StepTrace) -> Callable[[], None]:
             told.end_attempt(one, attempt)
             if index == 0:
                 told.escalation(step, decision)
-        told.end_step(step, trace)
+        telemetry.end_step(step, trace)
 
     return tell
 

@@ -1,7 +1,4 @@
-"""Fakes for tests of your own graphs: a scripted chat model, validators with a fixed opinion, a journal in memory.
-
-Law: nothing here asks a network or knows a test framework; the same script gives the same answers.
-"""
+"""Fakes for tests of your own graphs: a scripted chat model, validators with a fixed opinion, a journal in memory."""
 
 from __future__ import annotations
 
@@ -79,7 +76,7 @@ class ScriptedChatModel(BaseChatModel):
 
     @property
     def asked(self) -> int:
-        """How often the model was called."""
+        """Number of calls of the model."""
         return len(self.calls)
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Runnable[Any, AIMessage]:
@@ -105,10 +102,10 @@ class ScriptedChatModel(BaseChatModel):
             raise IndexError(msg)
         index = position % len(self.replies)
         reply = self.replies[index]
-        said = reply(list(messages)) if callable(reply) and not _raises(reply) else reply
-        if _raises(said):
-            raise cast("BaseException", said)
-        message = AIMessage(content=said) if isinstance(said, str) else cast("AIMessage", said).model_copy()
+        made = reply(list(messages)) if callable(reply) and not _raises(reply) else reply
+        if _raises(made):
+            raise cast("BaseException", made)
+        message = AIMessage(content=made) if isinstance(made, str) else cast("AIMessage", made).model_copy()
         message.response_metadata = {"model_name": self.name, **message.response_metadata}
         if message.usage_metadata is None:
             message.usage_metadata = self._usage(index)
@@ -118,10 +115,7 @@ class ScriptedChatModel(BaseChatModel):
         usage: Any = self.usage
         if usage and not isinstance(usage[0], int):
             usage = usage[index]
-        if usage is None:
-            return None
-        tokens_in, tokens_out = usage
-        return UsageMetadata(input_tokens=tokens_in, output_tokens=tokens_out, total_tokens=tokens_in + tokens_out)
+        return usage and UsageMetadata(input_tokens=usage[0], output_tokens=usage[1], total_tokens=sum(usage))
 
     def _generate(
         self,
@@ -180,7 +174,7 @@ def _raises(reply: object) -> bool:
 
 
 def _as_streamed(message: AIMessage) -> Iterator[AIMessageChunk]:
-    """The message as a provider streams it: the arguments of a call are raw text, whether they are JSON or not."""
+    """Yield the message as a provider streams it: the arguments of a call are raw text, JSON or not."""
     if not message.invalid_tool_calls:
         yield from chunks(message)
         return
@@ -194,28 +188,26 @@ def _as_streamed(message: AIMessage) -> Iterator[AIMessageChunk]:
 
 
 class _Fixed:
-    """A validator with one opinion."""
+    """A validator that gives the same verdict on every draft."""
 
-    def __init__(self, name: str, verdict: Verdict) -> None:
-        self.name, self.verdict = name, verdict
+    def __init__(self, verdict: Verdict) -> None:
+        self.name, self._verdict = verdict.validator, verdict
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict:
-        """The opinion."""
+        """Return the verdict."""
         del draft, context
-        return self.verdict
+        return self._verdict
 
 
 def always_pass() -> Callable[[Draft, StepContext], Verdict]:
-    """A validator that has no objection to any draft."""
-    return _Fixed("always_pass", Verdict(outcome="pass", validator="always_pass"))
+    """Return a validator that has no objection to any draft."""
+    return _Fixed(Verdict(outcome="pass", validator="always_pass"))
 
 
 def always_fail(*, code: str = "refused", score: float | None = None) -> Callable[[Draft, StepContext], Verdict]:
-    """A validator that refuses every draft: a hard fail, or with `score` a soft one."""
+    """Return a validator that refuses every draft: a hard fail, or with `score` a soft one."""
     reason = "this validator refuses every draft"
-    return _Fixed(
-        "always_fail", Verdict(outcome="fail", code=code, reason=reason, score=score, validator="always_fail")
-    )
+    return _Fixed(Verdict(outcome="fail", code=code, reason=reason, score=score, validator="always_fail"))
 
 
 class TraceCapture:
@@ -241,7 +233,7 @@ class TraceCapture:
         self.labels.clear()
 
     def __len__(self) -> int:
-        """How many steps were kept."""
+        """Return the number of steps that were kept."""
         return len(self.traces)
 
     def __iter__(self) -> Iterator[StepTrace]:

@@ -26,10 +26,10 @@ from cascade_agent.core.records import Attempt, Label, StepTrace  # noqa: E402
 from cascade_agent.offline.calibration import same_answers  # noqa: E402
 from cascade_agent.offline.report import build_report, render  # noqa: E402
 from graphs import plan_execute, support  # noqa: E402
-from graphs.demo import choose  # noqa: E402
-from graphs.evaluate import run_task  # noqa: E402
-from graphs.standins import standin_tiers  # noqa: E402
-from graphs.tasks import load_tasks  # noqa: E402
+from graphs.evaluation.demo import choose  # noqa: E402
+from graphs.evaluation.run import run_task  # noqa: E402
+from graphs.evaluation.tasks import load_tasks  # noqa: E402
+from graphs.standins.models import standin_tiers  # noqa: E402
 
 if TYPE_CHECKING:
     from cascade_agent import Tier

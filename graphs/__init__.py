@@ -1,1 +1,1 @@
-"""Ready-made graphs whose model steps are cascades, their measured tasks, and the offline stand-in models."""
+"""Ready-made graphs whose model steps are cascades: each `build(small, large, ...)` gives a compiled graph."""

@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field
 
 from cascade_agent import CascadeExhausted, Policy, cascade_node, default_validators
 from cascade_agent.validators import PlanConsistency
-from graphs.standins import standin_tiers
-from graphs.view import PLAN_MARK, PLAN_TOOL
+from graphs.standins.models import standin_tiers
+from graphs.standins.view import PLAN_MARK, PLAN_TOOL
 from tools.database import TODAY, OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
 
@@ -106,7 +106,7 @@ def build(  # noqa: PLR0913 - keyword settings
         checkpointer: where LangGraph keeps threads.
     """
     policy = policy or Policy(side_effects=SIDE_EFFECTS)
-    if validators is None:  # the planner offers one tool of its own: tell which tools its steps may name
+    if validators is None:  # the planner's one tool does not show which tools its steps may name
         knows = PlanConsistency(known_tools=tuple(SIDE_EFFECTS))
         validators = [knows if isinstance(v, PlanConsistency) else v for v in default_validators()]
 

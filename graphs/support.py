@@ -14,7 +14,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from cascade_agent import Policy, cascade_node
-from graphs.standins import standin_tiers
+from graphs.standins.models import standin_tiers
 from tools.database import TODAY, OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
 

@@ -132,7 +132,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield api
         finally:
             for process in started:
-                process.terminate()
+                process.kill()
             for process in started:
                 process.wait(timeout=20)
 

@@ -41,7 +41,9 @@ def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
         if file.suffix in (".py", ".json")
     }
     assert inside == ours | demo | {"cascade_agent/py.typed"}
-    assert "cascade_agent/_demo/graphs/support.py" in inside
+    assert {
+        f"cascade_agent/_demo/graphs/{name}" for name in ("support.py", "standins/models.py", "evaluation/tasks.json")
+    } <= inside
 
 
 def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
@@ -54,7 +56,7 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     extras = {
         line.removeprefix("Provides-Extra: ") for line in metadata.splitlines() if line.startswith("Provides-Extra")
     }
-    assert extras == {"langchain", "parquet", "dask", "dev", "interop"}
+    assert extras == {"langchain", "parquet", "dask", "otel", "dev", "interop"}
     assert not [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "@" in line]
     assert "cascade-agent = cascade_agent.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
 

@@ -8,15 +8,16 @@ import json
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from graphs import faults, reading, solving, standins, view
-from graphs.evaluate import run_task
+from graphs.evaluation.run import run_task
+from graphs.evaluation.tasks import load_tasks
 from graphs.plan_execute import build_alone as plan_alone
 from graphs.plan_execute import make_plan
-from graphs.reading import read
-from graphs.standins import large_standin, small_standin, tokens
+from graphs.standins import faults, reading, solving, view
+from graphs.standins import models as standins
+from graphs.standins.models import large_standin, small_standin, tokens
+from graphs.standins.reading import read
+from graphs.standins.view import PLAN_MARK, PLAN_TOOL, View, chance
 from graphs.support import build_alone as support_alone
-from graphs.tasks import load_tasks
-from graphs.view import PLAN_MARK, PLAN_TOOL, View, chance
 from tools.database import OrderDatabase
 from tools.orders import order_tools
 
@@ -46,7 +47,7 @@ def test_no_stand_in_module_knows_tasks_or_the_database():
     """The modules of the stand-ins import neither the tasks nor the tools, and hold no task's id or order number."""
     for module in (standins, faults, reading, solving, view):
         text = inspect.getsource(module)
-        assert "graphs.tasks" not in text
+        assert "evaluation" not in text
         assert "import tools" not in text
         assert "from tools" not in text
         for task in load_tasks():

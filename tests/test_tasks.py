@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from graphs.evaluate import holds, judge
-from graphs.tasks import load_tasks, wordings
+from graphs.evaluation.run import holds, judge
+from graphs.evaluation.tasks import load_tasks, wordings
 from tools.database import OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -81,9 +82,27 @@ def test_a_database_file_is_never_overwritten(tmp_path):
     """A path that exists is refused; a new one is a full copy on disk."""
     path = tmp_path / "shop.db"
     OrderDatabase(path).close()
-    assert sqlite3.connect(path).execute("SELECT count(*) FROM orders").fetchone() == (200,)
+    with contextlib.closing(sqlite3.connect(path)) as copy:
+        assert copy.execute("SELECT count(*) FROM orders").fetchone() == (200,)
     with pytest.raises(FileExistsError, match="fresh copy"):
         OrderDatabase(path)
+
+
+def test_a_database_that_nobody_uses_any_more_is_closed():
+    """`with` closes it, and so does letting go of the database and of all that was built on it."""
+    with OrderDatabase() as held:
+        connection = held._connection
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    forgotten = OrderDatabase()
+    connection, desk = forgotten._connection, order_tools(forgotten)
+    del forgotten
+    gc.collect()
+    assert connection.execute("SELECT 1").fetchone()[0] == 1
+    del desk
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 def test_a_read_cannot_write(db):

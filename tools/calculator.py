@@ -1,6 +1,6 @@
 """A calculator as a tool: the four operations on decimals, by a small parser of its own.
 
-Law: no `eval`, no names, no powers; text, depth, digits and work are bounded before anything is computed.
+There is no `eval`, no names, no powers; text, depth, digits and work are bounded before anything is computed.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ async def _acalculate(expression: str) -> dict[str, str]:
 
 
 def explain(error: object) -> str:
-    """What was wrong with the arguments, one line per argument, without repeating their values."""
+    """Return what was wrong with the arguments, one line per argument, without repeating their values."""
     found = error.errors() if isinstance(error, ValidationError) else []
     lines = [f"{'/'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found[:5]]
     return "Invalid arguments. " + "; ".join(lines)

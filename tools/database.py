@@ -1,17 +1,19 @@
 """The order database of the example shop: schema, contents and connections.
 
-Law: the contents are a pure function of this file (no clock, no `random`), so every fresh database is equal row by row.
+The contents are a pure function of this file (no clock, no `random`), so every fresh database is equal row by row.
 """
 
 from __future__ import annotations
 
+import atexit
 import sqlite3
 import threading
 import time
+import weakref
 from contextlib import contextmanager
 from datetime import date, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -117,8 +119,9 @@ class _Numbers:
 
 @cache
 def _contents() -> sqlite3.Connection:
-    """The template in memory that fresh databases are copied from."""
+    """Return the template in memory that fresh databases are copied from."""
     connection = sqlite3.connect(":memory:", check_same_thread=False)
+    atexit.register(connection.close)
     connection.executescript(SCHEMA)
     with connection:
         _fill(connection)
@@ -203,11 +206,25 @@ def _shipment(
     connection.execute("INSERT INTO shipments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
+class _Deadline:
+    """The moment at which SQLite gives up a statement; apart from the database, which its connection must not keep."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def set(self) -> None:
+        self._until = time.monotonic() + MAX_SECONDS
+
+    def passed(self) -> bool:
+        return time.monotonic() > self._until
+
+
 class OrderDatabase:
     """One connection to a fresh copy of the shop, shared by threads under a lock.
 
     `path` is a file to create, or None for memory. Reads run with `PRAGMA query_only`, hold at most `MAX_ROWS` rows and
-    `MAX_SECONDS` seconds; SQL is constant text and values are always parameters.
+    `MAX_SECONDS` seconds; SQL is constant text and values are always parameters. Closed by `close`, by `with`, or when
+    nothing uses the database any more.
 
     Raises:
         FileExistsError: the file exists already (a fresh copy never overwrites).
@@ -218,22 +235,28 @@ class OrderDatabase:
             msg = f"{path} exists; an order database is always a fresh copy: give another path or remove the file"
             raise FileExistsError(msg)
         self._lock = threading.RLock()
-        self._deadline = 0.0
+        self._deadline = _Deadline()
         self._connection = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
+        self._close = weakref.finalize(self, self._connection.close)
         with _TEMPLATE_LOCK:
             _contents().backup(self._connection)
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute("PRAGMA query_only = ON")
-        self._connection.set_progress_handler(self._overdue, _STEPS_BETWEEN_CHECKS)
+        self._connection.set_progress_handler(self._deadline.passed, _STEPS_BETWEEN_CHECKS)
 
-    def _overdue(self) -> bool:
-        return time.monotonic() > self._deadline
+    def __enter__(self) -> Self:
+        """Return the database itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self.close()
 
     def read(self, sql: str, parameters: Sequence[Value] = (), *, limit: int = MAX_ROWS) -> list[Row]:
         """At most `limit` rows of one read-only statement."""
         with self._lock:
-            self._deadline = time.monotonic() + MAX_SECONDS
+            self._deadline.set()
             cursor = self._connection.execute(sql, parameters)
             try:
                 return [dict(row) for row in cursor.fetchmany(limit)]
@@ -244,7 +267,7 @@ class OrderDatabase:
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or, when the body raises, nothing; other threads wait."""
         with self._lock:
-            self._deadline = time.monotonic() + MAX_SECONDS
+            self._deadline.set()
             self._connection.execute("PRAGMA query_only = OFF")
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -268,14 +291,14 @@ class OrderDatabase:
     def close(self) -> None:
         """Close the connection; the copy in memory is gone."""
         with self._lock:
-            self._connection.close()
+            self._close()
 
 
 _TEMPLATE_LOCK = threading.Lock()
 
 
 def changes(before: Snapshot, after: Snapshot) -> dict[str, dict[str, Row | None]]:
-    """What differs: `{table: {key: changed fields}}`; a new row stands whole, a deleted one as None; {} when equal."""
+    """Return `{table: {key: changed fields}}`; a new row stands whole, a deleted one as None; {} when equal."""
     found: dict[str, dict[str, Row | None]] = {}
     for table in before.keys() | after.keys():
         old, new = before.get(table, {}), after.get(table, {})

@@ -1,6 +1,6 @@
 """The order desk as LangChain tools: look-ups, address change, cancel and refund over an `OrderDatabase`.
 
-Law: SQL is constant text with parameters; a rule of the shop that forbids something is a `ToolException`, which reaches
+SQL is constant text with parameters; a rule of the shop that forbids something is a `ToolException`, which reaches
 the model as a message with status `error` and leaves the database as it was.
 """
 
@@ -35,7 +35,7 @@ SIDE_EFFECTS: Final[dict[str, Literal["read", "write", "irreversible"]]] = {
     "cancel_order": "irreversible",
     "refund_order": "irreversible",
 }
-"""What calling each tool does to the world; the value of `Policy(side_effects=...)`."""
+"""The effect of each tool on the world; the value of `Policy(side_effects=...)`."""
 
 GOODWILL_CENTS: Final = 2_000
 RETURN_DAYS: Final = 30

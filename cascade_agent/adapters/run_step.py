@@ -73,7 +73,7 @@ class ModelCall(Generic[T]):
         )
         for handler in self.handlers:
             manager.add_handler(handler)
-        return telemetry.shown(manager)
+        return telemetry.visible_to(manager)
 
     def start(self) -> dict[str, Any]:
         """Return what the run of the step is opened with."""
@@ -100,11 +100,13 @@ class ModelCall(Generic[T]):
             **self.facts,
         )
 
-    def asking(self, manager: BaseRunManager, role: Role, note: str | None, request: StepRequest) -> telemetry.Asking:
+    def asking(
+        self, manager: BaseRunManager, role: Role, note: str | None, request: StepRequest
+    ) -> telemetry.ModelCall:
         """Return what stands around the call of a tier."""
         messages = self.messages if note is None else [*self.messages, HumanMessage(note)]
         children = silence(cast("Any", manager).get_child(role))
-        return telemetry.asking(children, role, tier=request.tiers[role], messages=messages)
+        return telemetry.ModelCall(children, role, tier=request.tiers[role], messages=messages)
 
     def accepted(
         self, manager: BaseRunManager, request: StepRequest, answer: Answer, trace: StepTrace
@@ -159,7 +161,7 @@ def _decided(call: ModelCall[Any], manager: CallbackManagerForChainRun) -> tuple
     def tier(role: Role, note: str | None) -> Answer:
         with nested_in_tier(), call.asking(manager, role, note, request) as asked:
             answer = ask(role, note, patch_config(call.config, callbacks=asked.callbacks))
-            asked.told(answer.draft.message)
+            asked.record_answer(answer.draft.message)
             return answer
 
     request = call.request(manager, telemetry.StepRun(manager), call=tier)
@@ -211,7 +213,7 @@ async def _adecided(
         with nested_in_tier():
             async with call.asking(manager, role, note, request) as asked:
                 answer = await ask(role, note, patch_config(call.config, callbacks=asked.callbacks))
-                asked.told(answer.draft.message)
+                asked.record_answer(answer.draft.message)
                 return answer
 
     run = telemetry.StepRun(manager)
@@ -219,5 +221,5 @@ async def _adecided(
     try:
         answer, trace = await arun_durably(request, call.rebuild)
     finally:
-        await run.ended()
+        await run.close()
     return answer, *call.accepted(manager, request, answer, trace)

@@ -1,4 +1,4 @@
-"""`cascade-agent demo`: two agents as cascades, beside the small and the large model alone."""
+"""`cascade-agent demo`: three agents as cascades, compared with the small and the large model alone."""
 
 from __future__ import annotations
 
@@ -36,27 +36,28 @@ def demo(  # noqa: PLR0913 - the options of the command
         int | None,
         typer.Option(min=1, help="How many tasks, spread over the list. Default: all offline, 6 with live models."),
     ] = None,
-    graph: Annotated[str | None, typer.Option(help="Only tasks of one graph: support or plan_execute.")] = None,
+    graph: Annotated[
+        str | None, typer.Option(help="Only tasks of one graph: support, plan_execute or extraction.")
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="Of how many tasks every step is printed in full.")] = 6,
     out: Annotated[Path, typer.Option(help="Directory for journal, spans and summary.")] = Path(".cascade"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Run two LangGraph agents as cascades, beside the small and the large model alone.
+    """Run three LangGraph agents as cascades, and the same with the small and the large model alone.
 
     Without --small and --large two offline stand-ins answer: rule-based programs, not language models.
     """
     with clear_errors():
         pair = _live_pair(small, large, base_url)
-        if graph not in (None, "support", "plan_execute"):
-            fail(f"--graph is {graph!r}; expected support or plan_execute", code=2)
+        if graph not in (None, "support", "plan_execute", "extraction"):
+            fail(f"--graph is {graph!r}; expected support, plan_execute or extraction", code=2)
         if out.exists() and not out.is_dir():
             fail(f"--out {out} is a file; give a directory", code=2)
         _find_demo()
-        from graphs.demo import choose, run_demo
-        from graphs.standins import standin_tiers
-        from graphs.tasks import load_tasks
+        from graphs.evaluation.demo import choose, demo_tasks, run_demo
+        from graphs.standins.models import standin_tiers
 
-        chosen = [task for task in load_tasks() if graph in (None, task.graph)]
+        chosen = [task for task in demo_tasks() if graph in (None, task.graph)]
         chosen = choose(chosen, tasks if tasks is not None or pair is None else 6)
         first, second = pair or standin_tiers()
         try:
@@ -102,10 +103,10 @@ def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tu
 
 
 def _find_demo() -> None:
-    """Make `graphs` and `tools` importable: beside this package in a checkout, inside it when installed."""
+    """Make `graphs` and `tools` importable: next to this package in a checkout, inside it when installed."""
     package = Path(__file__).resolve().parents[1]
     for root in (package.parent, package / "_demo"):
-        if (root / "graphs" / "demo.py").is_file():
+        if (root / "graphs" / "evaluation" / "demo.py").is_file():
             break
     else:
         fail("the demo's graphs are not installed; run it from a checkout", code=1)

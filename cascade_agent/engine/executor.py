@@ -134,9 +134,9 @@ class Executor(_Base):
             return _unmade("the step's latency budget was spent")
 
         def ask() -> object:
-            with telemetry.validating(scope, evidence, self.request.config) as call:
+            with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
                 draft = own_copy(effect.draft)
-                return call.told(evidence.gather(draft, effect.context, config=call.config))
+                return call.record_verdict(evidence.gather(draft, effect.context, config=call.config))
 
         return self._reply(ask, effect.seconds, scope)
 
@@ -237,9 +237,9 @@ class AsyncExecutor(_Base):
             return _unmade("the step's latency budget was spent")
 
         async def ask() -> object:
-            async with telemetry.validating(scope, evidence, self.request.config) as call:
+            async with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
                 draft = own_copy(effect.draft)
-                return call.told(await evidence.agather(draft, effect.context, config=call.config))
+                return call.record_verdict(await evidence.agather(draft, effect.context, config=call.config))
 
         return await self._reply(ask, effect.seconds, scope)
 

@@ -65,7 +65,7 @@ class StepRecorder:
         """Record that an attempt is over and large is next."""
         self._close(effect.attempt)
         if effect.first:
-            telemetry.escalation(self._span, effect.decision)
+            telemetry.record_escalation(self._span, effect.decision)
 
     def _close(self, attempt: Attempt) -> None:
         self._closed += 1

@@ -141,7 +141,7 @@ def _compared(
         right = None if large.parsing_error is not None else same(draft, answer)
     if request.budget is not None:
         request.budget.charge(reserved, call.cost)
-    telemetry.spent(request.name, "shadow", call.cost, request.tiers["large"].currency)
+    telemetry.record_cost(request.name, "shadow", call.cost, request.tiers["large"].currency)
     return Label(
         step_id=step_id,
         source="shadow",

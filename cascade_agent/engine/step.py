@@ -79,7 +79,9 @@ class CascadeSettings:
         tiers = (None if small is None else Tier.of(small), Tier.of(large))
         if any(tier is not None and tier.price is None and tier.model_name for tier in tiers):
             warm()
-        judges = ValidatorSet(default_validators() if validators is None else validators, timed=telemetry.validated)
+        judges = ValidatorSet(
+            default_validators() if validators is None else validators, timed=telemetry.record_validation
+        )
         own = Policy.of(policy)
         check_fit(own, judges)
         return cls(

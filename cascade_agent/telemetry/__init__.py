@@ -1,17 +1,18 @@
-"""What OpenTelemetry and callback handlers are told of a step. The only room that imports opentelemetry, its API alone.
+"""Spans, events and metrics of a step for OpenTelemetry and callback handlers; only here is opentelemetry imported.
 
-Law 4: telemetry never fails or slows a step. Whatever a provider, processor or handler raises is logged once and
-counted. `configure` says what is told, `invoke_workflow` makes a root span for one run of a graph.
+Telemetry never fails or slows a step: whatever a provider, processor or handler raises is logged once and counted.
+`configure` sets what is written, `invoke_workflow` makes a root span for one run of a graph. Of OpenTelemetry only the
+API is needed; the application brings the SDK.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cascade_agent.telemetry import logs, metrics, spans
-from cascade_agent.telemetry.callbacks import Asking, asking, validating
-from cascade_agent.telemetry.instrumentations import shown
-from cascade_agent.telemetry.metrics import count_losses, spent, validated
+from cascade_agent.telemetry import log_events, metrics, spans
+from cascade_agent.telemetry.callbacks import EvidenceCall, ModelCall
+from cascade_agent.telemetry.instrumentations import visible_to
+from cascade_agent.telemetry.metrics import count_losses, record_cost, record_validation
 from cascade_agent.telemetry.settings import TelemetrySettings, configure
 from cascade_agent.telemetry.spans import (
     AttemptScope,
@@ -29,40 +30,39 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import Attempt, Decision, StepTrace
 
 __all__ = [
-    "Asking",
     "AttemptScope",
+    "EvidenceCall",
+    "ModelCall",
     "Scope",
     "StepRun",
     "StepScope",
     "TelemetrySettings",
-    "asking",
     "configure",
     "count_losses",
     "drop_attempt",
     "end_attempt",
     "end_step",
-    "escalation",
     "invoke_workflow",
-    "shown",
-    "spent",
+    "record_cost",
+    "record_escalation",
+    "record_validation",
     "start_attempt",
     "start_step",
     "using",
-    "validated",
-    "validating",
+    "visible_to",
 ]
 
 
 def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
-    """Tell an attempt's verdicts and close its span and its run."""
-    logs.tell_attempt(scope, attempt)
+    """Report an attempt's verdicts and close its span and its run."""
+    log_events.emit_verdicts(scope.current, attempt, scope.response_id)
     spans.end_attempt(scope, attempt)
 
 
-def escalation(scope: StepScope, decision: Decision) -> None:
-    """Tell that small handed over to large, and why."""
-    logs.tell_escalation(scope, decision)
-    spans.escalation(scope, decision)
+def record_escalation(scope: StepScope, decision: Decision) -> None:
+    """Report that small handed over to large, and why."""
+    log_events.emit_escalation(scope.current, decision)
+    spans.record_escalation(scope, decision)
 
 
 def end_step(scope: StepScope, trace: StepTrace) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from opentelemetry import trace as otel_trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind
 
 from cascade_agent import semconv as names
 from cascade_agent.core.records import Usage
-from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry.errors import guarded
 from cascade_agent.telemetry.settings import TelemetrySettings, current
-from cascade_agent.telemetry.spans import open_span, set_known
+from cascade_agent.telemetry.spans import open_span, set_error, set_known
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
@@ -75,8 +75,8 @@ def open_chat(parent: Span, tier: Any, messages: Sequence[BaseMessage], *, threa
     return span
 
 
-def tell_answer(span: Span, message: AIMessage) -> None:
-    """What the model answered: who it was, why it stopped, what it used, and the answer itself where content is on."""
+def set_answer(span: Span, message: AIMessage) -> None:
+    """Set what the model answered: its name, why it stopped, its tokens, and the answer itself where content is on."""
     metadata = message.response_metadata
     model = metadata.get("model_name") or metadata.get("model")
     finish = next((str(metadata[key]) for key in _FINISH if metadata.get(key)), None)
@@ -88,15 +88,15 @@ def tell_answer(span: Span, message: AIMessage) -> None:
             names.RESPONSE_FINISH_REASONS: None if finish is None else [finish],
         },
     )
-    tell_usage(span, Usage.of(message))
+    set_usage(span, Usage.of(message))
     settings = current()
     if settings.content:
-        told = {"role": "assistant", "parts": _parts(message, settings), "finish_reason": finish or "unknown"}
-        span.set_attribute(names.OUTPUT_MESSAGES, _json([told]))
+        answer = {"role": "assistant", "parts": _parts(message, settings), "finish_reason": finish or "unknown"}
+        span.set_attribute(names.OUTPUT_MESSAGES, _json([answer]))
 
 
-def tell_usage(span: Span, usage: Usage | None) -> None:
-    """The tokens of a call; unknown ones are not told."""
+def set_usage(span: Span, usage: Usage | None) -> None:
+    """Set the tokens of a call, as far as they are known."""
     if usage is not None:
         set_known(
             span,
@@ -110,19 +110,14 @@ def tell_usage(span: Span, usage: Usage | None) -> None:
 
 
 def close_chat(span: Span, error: BaseException | None) -> None:
-    """End it. A cancelled call is no error of the model; one that raised is, by its class alone."""
-    try:
-        if error is not None and span.is_recording():
-            span.set_attribute(names.ERROR_TYPE, type(error).__name__)
-            if isinstance(error, Exception):
-                span.set_status(Status(StatusCode.ERROR))
+    """End the span. A cancelled call is no error of the model; one that raised is, by its class alone."""
+    with guarded:
+        set_error(span, error)
         span.end()
-    except Exception as fault:  # noqa: BLE001 - law 4
-        faults.count(fault)
 
 
 def response_id(message: AIMessage) -> str | None:
-    """The provider's id of an answer; an id that LangChain made up is none."""
+    """Return the provider's id of an answer; an id that LangChain made up is none."""
     for value in (message.response_metadata.get("id"), message.id):
         if isinstance(value, str) and value and not value.startswith(("run-", "lc_run-")):
             return value
@@ -155,10 +150,10 @@ def _request(messages: Sequence[BaseMessage], settings: TelemetrySettings) -> di
 
 
 def _parts(message: BaseMessage, settings: TelemetrySettings) -> list[dict[str, Any]]:
-    """A message as parts: text, calls and results; of anything else (images, files) its kind alone."""
+    """Return a message as parts: text, calls and results; of anything else (images, files) its kind alone."""
     if message.type == "tool":
-        told = settings.redacted(str(message.text))
-        return [{"type": "tool_call_response", "id": getattr(message, "tool_call_id", None), "response": told}]
+        result = settings.redacted(str(message.text))
+        return [{"type": "tool_call_response", "id": getattr(message, "tool_call_id", None), "response": result}]
     content: Any = message.content
     parts: list[dict[str, Any]] = []
     for block in [content] if isinstance(content, str) else content:

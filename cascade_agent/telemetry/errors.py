@@ -1,15 +1,20 @@
-"""What went wrong while telling: counted, and logged once. Law 4: telemetry never fails a step."""
+"""Errors of telemetry itself: counted and logged once, never raised into a step."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cascade_agent._log import LOG
 
+if TYPE_CHECKING:
+    from types import TracebackType
+
 lost: int = 0
-"""How many telemetry calls failed in this process."""
+"""Number of telemetry calls that failed in this process."""
 
 
 def count(error: BaseException) -> None:
-    """Note that something could not be told. The first one of a process is logged, by its class.
+    """Count an error; the first one of a process is logged, by its class.
 
     Its message stays out: a `redact` hook that breaks may quote what it was to hide.
     """
@@ -17,3 +22,24 @@ def count(error: BaseException) -> None:
     if lost == 0:
         LOG.warning("telemetry failed and is ignored from here on: %s", type(error).__name__)
     lost += 1
+
+
+class _Guard:
+    """A `with` block whose errors are counted and go no further; cancellations and exits pass through."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Swallow an error, counted."""
+        if not isinstance(error, Exception):
+            return False
+        count(error)
+        return True
+
+
+guarded = _Guard()

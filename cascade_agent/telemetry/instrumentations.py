@@ -1,8 +1,8 @@
-"""Which callback handlers hear of our runs: instrumentations that open spans themselves must not open ours again.
+"""The callback handlers that see our runs: instrumentations that open spans themselves must not open ours again.
 
 LangChain's instrumentations place a span under that of its `parent_run_id`, and under the current OpenTelemetry span
-only when they do not know that id. So a handler of one kind is not told of our runs (its model spans then nest under
-our attempt), one of the other kind loses such spans and is told (its span is then ours), and all others are told.
+only when they do not know that id. So handlers of one kind do not see our runs (their model spans then nest under our
+attempt), those of another kind would lose such spans and see them (their span is then ours), and all others see them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
 
-from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry.errors import guarded
 from cascade_agent.telemetry.settings import current
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """What a handler makes of a run."""
+    """A handler by what it makes of a run."""
 
     HIDDEN = "hidden"
-    """Opens spans, under the current one where it does not know the parent: is not told of our runs."""
+    """Opens spans, under the current one where it does not know the parent: does not see our runs."""
     ADOPTED = "adopted"
     """Opens spans, and only under parents it knows: its spans of our runs are ours."""
     EXPORTING = "exporting"
-    """Opens spans of model calls in a way that we cannot join; hears of all runs."""
-    SHOWN = "shown"
-    """Anything else; hears of all runs."""
+    """Opens spans of model calls in a way that we cannot join; sees all runs."""
+    PLAIN = "plain"
+    """Anything else; sees all runs."""
 
 
 _HIDDEN = ("openinference.", "opentelemetry.instrumentation.genai.", "opentelemetry.instrumentation.langchain")
@@ -43,7 +43,7 @@ _ADOPTED = "TraceloopCallbackHandler"
 _EXPORTING = ("langfuse.", "langchain_azure_ai.")
 _kinds: dict[type, Kind] = {}
 BEFORE: ContextVar[Context | None] = ContextVar("cascade_before", default=None)
-"""The context before a run was opened that an adopted handler hears of; after asynchronous ones it restores none."""
+"""The context before a run was opened that an adopted handler sees; after asynchronous ones it restores none."""
 H = TypeVar("H")
 
 
@@ -55,7 +55,7 @@ M = TypeVar("M", bound=_HasHandlers)
 
 
 def kind_of(handler: object) -> Kind:
-    """The kind of a handler, by the package that it or a class that it builds on comes from."""
+    """Return the kind of a handler, by the package that it or a class that it builds on comes from."""
     cls = type(handler)
     kind = _kinds.get(cls)
     if kind is None:
@@ -71,40 +71,40 @@ def _kind(cls: type) -> Kind:
             return Kind.HIDDEN
         if base.__module__.startswith(_EXPORTING):
             return Kind.EXPORTING
-    return Kind.SHOWN
+    return Kind.PLAIN
 
 
-def shown(manager: M) -> M:
-    """The callback manager, about to open one of our runs, without the handlers that are not told of it.
+def visible_to(manager: M) -> M:
+    """Return the callback manager, about to open one of our runs, without the handlers that must not see it.
 
     Its inheritable handlers stay: the runs below, of models, are theirs to see.
     """
     if manager.handlers and current().otel_spans:
         BEFORE.set(otel_context.get_current() if adopter(manager.handlers) is not None else None)
-        told = [handler for handler in manager.handlers if kind_of(handler) is not Kind.HIDDEN]
-        if len(told) != len(manager.handlers):
-            manager.handlers = told
+        visible = [handler for handler in manager.handlers if kind_of(handler) is not Kind.HIDDEN]
+        if len(visible) != len(manager.handlers):
+            manager.handlers = visible
     return manager
 
 
 def opens_llm_spans(handlers: Iterable[object]) -> bool:
-    """Whether one of them opens a span around each model call, in the OpenTelemetry of this process."""
+    """Return whether one of them opens a span around each model call, in the OpenTelemetry of this process."""
     for handler in handlers:
         kind = kind_of(handler)
-        if kind is not Kind.SHOWN or (type(handler).__name__ == "LangChainTracer" and _langsmith_exports()):
+        if kind is not Kind.PLAIN or (type(handler).__name__ == "LangChainTracer" and _langsmith_exports()):
             return True
     return False
 
 
 def _langsmith_exports() -> bool:
-    """Whether LangSmith's tracer writes OpenTelemetry spans (it reads these variables itself)."""
+    """Return whether LangSmith's tracer writes OpenTelemetry spans (it reads these variables itself)."""
     return any(
         os.environ.get(f"{prefix}_OTEL_ENABLED", "").strip().lower() == "true" for prefix in ("LANGSMITH", "LANGCHAIN")
     )
 
 
 def hears_runs(handlers: Sequence[object], *, hides: bool) -> bool:
-    """Whether one of them is told of our runs (with `hides` not all are) and listens to runs of chains at all."""
+    """Return whether one of them sees our runs (with `hides` not all do) and listens to runs of chains at all."""
     return any(
         not (hides and kind_of(handler) is Kind.HIDDEN) and not getattr(handler, "ignore_chain", False)
         for handler in handlers
@@ -112,22 +112,20 @@ def hears_runs(handlers: Sequence[object], *, hides: bool) -> bool:
 
 
 def adopter(handlers: Iterable[object]) -> object | None:
-    """The handler whose spans are to be ours, if there is one."""
+    """Return the handler whose spans are to be ours, if there is one."""
     return next((handler for handler in handlers if kind_of(handler) is Kind.ADOPTED), None)
 
 
 def adopted(handler: Any, run_id: object) -> Span | None:
-    """The span that an adopted handler opened for a run; None when it has none."""
-    try:
+    """Return the span that an adopted handler opened for a run; None when it has none."""
+    with guarded:  # in another version of it there may be none: then our own span stands next to its
         holder = handler.spans.get(run_id)
         return None if holder is None else cast("Span", holder.span)
-    except Exception as error:  # noqa: BLE001 - another version of it: then our own span stands beside
-        faults.count(error)
-        return None
+    return None
 
 
 def parent_context(handlers: Iterable[object], parent_run_id: object) -> Context | None:
-    """Where a run's span belongs by a handler that keeps its own spans out of the current context; None: there."""
+    """Return where a run's span belongs, by a handler that keeps spans out of the current context; None: there."""
     if parent_run_id is None:
         return None
     for handler in handlers:

@@ -1,20 +1,7 @@
-"""The metrics of steps, by the OpenTelemetry API alone: what dashboards and alerts are made of.
+"""The metrics of steps, by the OpenTelemetry API alone, for dashboards and alerts.
 
-Law: the number of series is bounded whatever people, models and validators say. A dimension takes the first names it is
+The number of series is bounded whatever people, models and validators write. A dimension takes the first names it is
 given, an instrument the first sets of them; what comes later is counted under `other`.
-
-| instrument | kind, unit | dimensions |
-|---|---|---|
-| `cascade.step.duration` | histogram, s | step, outcome |
-| `cascade.attempts` | counter | step, tier, outcome, reason |
-| `cascade.attempt.score` | histogram, confidence in [0, 1] | step, tier |
-| `cascade.validation.results` | counter of verdicts | step, tier, validator, outcome |
-| `cascade.validation.duration` | histogram, s; `local`: all on a draft, `context`: all before | step, tier, validator |
-| `cascade.validation.time` | counter, s, of each validator | step, tier, validator |
-| `cascade.cost` | counter; tier is also `evidence`, `hedge`, `shadow` | step, tier, currency |
-| `cascade.cost.unknown` | counter of calls whose cost nobody knows | step, tier |
-| `cascade.telemetry.lost` | counter of telemetry calls that failed | - |
-| `cascade.journal.lost` | counter of records that no journal took | - |
 
 Counters are kept here and read when somebody collects: a call of the SDK costs many times as much as an addition.
 """
@@ -24,16 +11,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace as otel_trace
-from opentelemetry.metrics import Observation
+from opentelemetry.metrics import NoOpHistogram, NoOpMeter, Observation
 
 from cascade_agent import semconv as names
 from cascade_agent.core.clean_json import clean_text
-from cascade_agent.telemetry import errors as faults
-from cascade_agent.telemetry.spans import label_of
+from cascade_agent.telemetry import errors
+from cascade_agent.telemetry.errors import guarded
+from cascade_agent.telemetry.events import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +44,7 @@ LOCAL: Final = "local"
 BEFORE: Final = "context"
 """The `validator` under which the time of all local validators of a draft, or of the context before it, stands."""
 HEDGE: Final = "hedge"
-"""Name of a call to the large tier that was begun beside the small one and dropped."""
+"""Name of a call to the large tier that ran in parallel with the small one and was dropped."""
 OTHER: Final = "other"
 _MAX_NAMES: Final = {"step": 200}
 _MAX_OTHER_NAMES: Final = 64
@@ -72,7 +61,7 @@ class Names:
         self._taken: dict[str, set[str]] = {}
 
     def bounded(self, dimension: str, name: str) -> str:
-        """The name itself while there is room for it, else `other`."""
+        """Return the name itself while there is room for it, else `other`."""
         name = clean_text(name)[:_MAX_LENGTH]
         taken = self._taken.setdefault(dimension, set())
         if name not in taken:
@@ -82,134 +71,138 @@ class Names:
         return name
 
 
-class One:
+@dataclass(slots=True, eq=False)
+class Series:
     """One series: its attributes, and its sum where it is a counter's."""
 
-    __slots__ = ("attributes", "total")
-
-    def __init__(self, attributes: dict[str, str]) -> None:
-        self.attributes = attributes
-        self.total = 0.0
+    attributes: dict[str, str]
+    total: float = 0.0
 
 
-class Series:
+class SeriesTable:
     """The series of one instrument. The caller holds the lock of the instruments."""
 
     __slots__ = ("_by_value", "_dimensions", "_names", "_sets")
 
     def __init__(self, names: Names, *dimensions: str) -> None:
         self._names, self._dimensions = names, dimensions
-        self._sets: dict[tuple[str, ...], One] = {}
-        self._by_value: dict[tuple[str, ...], One] = {}
+        self._sets: dict[tuple[str, ...], Series] = {}
+        self._by_value: dict[tuple[str, ...], Series] = {}
 
-    def of(self, *values: str) -> One:
-        """The series for these values, one per dimension."""
+    def of(self, *values: str) -> Series:
+        """Return the series for these values, one per dimension."""
         return self._by_value.get(values) or self._new(values)
 
-    def _new(self, values: tuple[str, ...]) -> One:
+    def _new(self, values: tuple[str, ...]) -> Series:
         pairs = zip(self._dimensions, values, strict=True)
         names = tuple(self._names.bounded(dimension, value) for dimension, value in pairs)
         if names not in self._sets and len(self._sets) >= _MAX_SETS:
             pairs = zip(self._dimensions, names, strict=True)
             names = tuple(OTHER if dimension in _OPEN else name for dimension, name in pairs)
-        one = self._sets.get(names)
-        if one is None:
-            one = self._sets[names] = One(dict(zip(self._dimensions, names, strict=True)))
+        series = self._sets.get(names)
+        if series is None:
+            series = self._sets[names] = Series(dict(zip(self._dimensions, names, strict=True)))
         if names == values:  # others come in any number and are looked up anew
-            self._by_value[values] = one
-        return one
+            self._by_value[values] = series
+        return series
 
     def observe(self, _: CallbackOptions) -> Iterator[Observation]:
-        """The sums, for a collection."""
-        for one in list(self._sets.values()):
-            yield Observation(int(one.total) if one.total.is_integer() else one.total, one.attributes)
+        """Yield the sums, for a collection."""
+        for series in list(self._sets.values()):
+            total = series.total
+            yield Observation(int(total) if total.is_integer() else total, series.attributes)
 
 
 class Instruments:
-    """The instruments of one meter."""
+    """The instruments of one meter; one that the meter refuses counts nothing, and the others go on."""
 
     def __init__(self, meter: Meter) -> None:
         few = Names()
         self.lock = threading.Lock()
         self._waiting = type(meter).__module__.startswith(_API)
-        self.step_duration = meter.create_histogram(
-            names.STEP_DURATION,
-            unit="s",
-            description="How long a step took, with both tiers and all evidence.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )
-        self.attempt_score = meter.create_histogram(
-            names.ATTEMPT_SCORE,
-            unit="1",
-            description="Confidence in a draft, P(right) by the policy's scorer.",
-            explicit_bucket_boundaries_advisory=SCORES,
-        )
-        self.validation_duration = meter.create_histogram(
-            names.VALIDATION_DURATION,
-            unit="s",
-            description="How long evidence, or all local validators together, took over a draft.",
-            explicit_bucket_boundaries_advisory=JUDGING,
-        )
-        self.steps = Series(few, "step", "outcome")
-        self.tiers = Series(few, "step", "tier")
-        self.judged = Series(few, "step", "tier", "validator")
-        self.attempts = Series(few, "step", "tier", "outcome", "reason")
-        self.results = Series(few, "step", "tier", "validator", "outcome")
-        self.time = Series(few, "step", "tier", "validator")
-        self.cost = Series(few, "step", "tier", "currency")
-        self.cost_unknown = Series(few, "step", "tier")
-        for name, read, unit, description in (
-            (
-                names.ATTEMPTS,
-                self.attempts.observe,
-                "{attempt}",
-                "Drafts of a tier; `skipped` ones were not asked for.",
-            ),
-            (names.VALIDATION_RESULTS, self.results.observe, "{verdict}", "What validators found."),
-            (names.VALIDATION_TIME, self.time.observe, "s", "Time that each validator took in all."),
-            (
-                names.COST,
-                self.cost.observe,
-                "{currency}",
-                "Cost of drafts, evidence, hedges and shadow calls, as far as known.",
-            ),
-            (names.COST_UNKNOWN, self.cost_unknown.observe, "{call}", "Model calls whose cost is unknown."),
-            (names.TELEMETRY_LOST, _told, "{call}", "Calls of telemetry that failed and were ignored."),
-            (names.JOURNAL_LOST, _unwritten, "{record}", "Records that could not be written to a journal."),
+        self.step_duration = _histogram(meter, names.STEP_DURATION, "s", SECONDS)
+        self.attempt_score = _histogram(meter, names.ATTEMPT_SCORE, "1", SCORES)
+        self.validation_duration = _histogram(meter, names.VALIDATION_DURATION, "s", JUDGING)
+        self.steps = SeriesTable(few, "step", "outcome")
+        self.tiers = SeriesTable(few, "step", "tier")
+        self.judged = SeriesTable(few, "step", "tier", "validator")
+        self.attempts = SeriesTable(few, "step", "tier", "outcome", "reason")
+        self.results = SeriesTable(few, "step", "tier", "validator", "outcome")
+        self.time = SeriesTable(few, "step", "tier", "validator")
+        self.cost = SeriesTable(few, "step", "tier", "currency")
+        self.cost_unknown = SeriesTable(few, "step", "tier")
+        for name, read, unit in (
+            (names.ATTEMPTS, self.attempts.observe, "{attempt}"),
+            (names.VALIDATION_RESULTS, self.results.observe, "{verdict}"),
+            (names.VALIDATION_TIME, self.time.observe, "s"),
+            (names.COST, self.cost.observe, "{currency}"),
+            (names.COST_UNKNOWN, self.cost_unknown.observe, "{call}"),
+            (names.TELEMETRY_LOST, lambda _: [Observation(errors.lost)], "{call}"),
+            (names.JOURNAL_LOST, lambda _: [Observation(sum(read() for read in _losses))], "{record}"),
         ):
-            meter.create_observable_counter(name, [read], unit=unit, description=description)
+            with guarded:
+                meter.create_observable_counter(name, [read], unit=unit, description=_DESCRIPTIONS[name])
 
     def live(self) -> bool:
-        """Whether anybody can ever read: the provider is more than the API's own, which keeps nothing."""
+        """Return whether anybody can ever read: the provider is more than the API's own, which keeps nothing."""
         if self._waiting:
             self._waiting = type(otel_metrics.get_meter_provider()).__module__.startswith(_API)
         return not self._waiting
 
 
-# ---- what was lost --------------------------------------------------------------------------------------------------
+_DESCRIPTIONS: Final = {
+    names.STEP_DURATION: "How long a step took, with both tiers and all evidence.",
+    names.ATTEMPT_SCORE: "Confidence in a draft, P(right) by the policy's scorer.",
+    names.VALIDATION_DURATION: "How long evidence, or all local validators together, took over a draft.",
+    names.ATTEMPTS: "Drafts of a tier; `skipped` ones were not called for.",
+    names.VALIDATION_RESULTS: "Verdicts of validators.",
+    names.VALIDATION_TIME: "Time that each validator took in all.",
+    names.COST: "Cost of drafts, evidence, hedges and shadow calls, as far as known.",
+    names.COST_UNKNOWN: "Model calls whose cost is unknown.",
+    names.TELEMETRY_LOST: "Calls of telemetry that failed and were ignored.",
+    names.JOURNAL_LOST: "Records that could not be written to a journal.",
+}
+
+
+def _histogram(meter: Meter, name: str, unit: str, bounds: Sequence[float]) -> Histogram:
+    with guarded:
+        return meter.create_histogram(
+            name, unit=unit, description=_DESCRIPTIONS[name], explicit_bucket_boundaries_advisory=bounds
+        )
+    return NoOpHistogram(name)
+
 
 _losses: list[Callable[[], int]] = []
 
 
 def count_losses(read: Callable[[], int]) -> None:
-    """Tell `cascade.journal.lost` where to read a number of lost records: a function of the whole process."""
+    """Register a function that reads a number of lost records of the whole process, for `cascade.journal.lost`."""
     if read not in _losses:
         _losses.append(read)
 
 
-def _told(_: CallbackOptions) -> Iterator[Observation]:
-    yield Observation(faults.lost)
+_NOW: Instruments | None = None
+_MAKING = threading.Lock()
 
 
-def _unwritten(_: CallbackOptions) -> Iterator[Observation]:
-    yield Observation(sum(read() for read in _losses))
-
-
-_NOW = Instruments(otel_metrics.get_meter("cascade_agent"))
+def _live() -> Instruments | None:
+    """Return the instruments, made at the first call; None while nobody can read them."""
+    global _NOW  # noqa: PLW0603 - one set for the process, by design
+    if _NOW is None:
+        with _MAKING:
+            if _NOW is None:
+                meter: Meter = NoOpMeter("cascade_agent")
+                with guarded:
+                    meter = otel_metrics.get_meter("cascade_agent")
+                _NOW = Instruments(meter)
+    return _NOW if _NOW.live() else None
 
 
 def _after_fork() -> None:
-    _NOW.lock = threading.Lock()  # another thread of the parent may have held it
+    global _MAKING  # noqa: PLW0603 - another thread of the parent may have held either
+    _MAKING = threading.Lock()
+    if _NOW is not None:
+        _NOW.lock = threading.Lock()
 
 
 if sys.platform != "win32":
@@ -221,58 +214,53 @@ if sys.platform != "win32":
 
 def record(span: Span, trace: StepTrace) -> None:
     """Count a step that ended. The step's span goes along, so that backends can show an example of a series."""
-    try:
-        to, step = _NOW, trace.step
-        if not to.live():
+    with guarded:
+        to, step = _live(), trace.step
+        if to is None:
             return
         reviewed = trace.outcome == "human_review"  # all else was counted when the step stopped for the human
         with to.lock:
             ended = to.steps.of(step, trace.outcome)
             scores = [] if reviewed else [(a.confidence, to.tiers.of(step, a.tier)) for a in trace.attempts]
-            asked = [] if reviewed else [(s.latency, to.judged.of(step, "small", s.name)) for s in _evidence(trace)]
+            took = [] if reviewed else [(s.latency, to.judged.of(step, "small", s.name)) for s in _evidence(trace)]
             if not reviewed:
                 _count(to, trace)
         where = otel_trace.set_span_in_context(span)
         to.step_duration.record(trace.latency or 0.0, ended.attributes, context=where)
         _observe(to.attempt_score, scores, where)
-        _observe(to.validation_duration, asked, where)
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
+        _observe(to.validation_duration, took, where)
 
 
-def validated(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
+def record_validation(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
     """Note how long the local validators took over a tier's draft, or over the context before it (None), in seconds."""
-    try:
-        to = _NOW
-        if not took or not to.live():
+    with guarded:
+        to = _live() if took else None
+        if to is None:
             return
         with to.lock:
             judged = to.judged.of(step, tier or "small", LOCAL if tier else BEFORE)
             for name, seconds in took:
                 to.time.of(step, tier or "small", name).total += seconds
         to.validation_duration.record(sum(seconds for _, seconds in took), judged.attributes)
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
 
 
-def spent(step: str, tier: str, cost: float | None, currency: str) -> None:
+def record_cost(step: str, tier: str, cost: float | None, currency: str) -> None:
     """Add the cost of a call that is in no record of a step, such as a shadow's; None is unknown."""
-    try:
-        if _NOW.live():
-            with _NOW.lock:
-                _pay(_NOW, step, tier, cost, currency)
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
+    with guarded:
+        to = _live()
+        if to is not None:
+            with to.lock:
+                _pay(to, step, tier, cost, currency)
 
 
-def _observe(histogram: Histogram, values: Sequence[tuple[float | None, One]], where: Context) -> None:
-    for value, one in values:
+def _observe(histogram: Histogram, values: Sequence[tuple[float | None, Series]], where: Context) -> None:
+    for value, series in values:
         if value is not None:
-            histogram.record(value, one.attributes, context=where)
+            histogram.record(value, series.attributes, context=where)
 
 
 def _reasons(trace: StepTrace) -> Iterator[str]:
-    """Why each attempt ended: what the decision after it said, `accepted` for the one that was taken."""
+    """Yield why each attempt ended: the reason of the decision after it, `accepted` for the one that was taken."""
     ends = [decision.reason for decision in trace.decisions if not decision.action.startswith("ask_")]
     for index, attempt in enumerate(trace.attempts):
         if attempt.outcome == "accepted":
@@ -290,7 +278,7 @@ def _count(to: Instruments, trace: StepTrace) -> None:
     for spend in _evidence(trace):
         if spend.latency is not None:
             to.time.of(step, "small", spend.name).total += spend.latency
-    # Each part of the cost once: a tier that is a cascade itself has told its own.
+    # Each part of the cost once: a tier that is a cascade itself has counted its own.
     parts = [(a.tier, a.cost) for a in trace.attempts if a.inner is None and a.outcome != "skipped"]
     parts += [(HEDGE if spend.name == HEDGE else "evidence", spend.cost) for spend in trace.evidence]
     costs = [attempt.cost for attempt in trace.attempts] + [spend.cost for spend in trace.evidence]
@@ -307,5 +295,5 @@ def _pay(to: Instruments, step: str, tier: str, cost: float | None, currency: st
 
 
 def _evidence(trace: StepTrace) -> list[SideCall]:
-    """What was asked about drafts, without a call that was begun beside one and dropped."""
+    """Return the calls about drafts, without one that ran in parallel and was dropped."""
     return [spend for spend in trace.evidence if spend.name != HEDGE]

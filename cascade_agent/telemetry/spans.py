@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -17,8 +18,14 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from cascade_agent import semconv as names
 from cascade_agent.core.records import Attempt
-from cascade_agent.telemetry import errors as faults
-from cascade_agent.telemetry import log_events as log_api
+from cascade_agent.telemetry.errors import guarded
+from cascade_agent.telemetry.events import (
+    Attributes,
+    escalation_event,
+    evaluation_event,
+    reported_verdicts,
+    run_outputs,
+)
 from cascade_agent.telemetry.instrumentations import (
     BEFORE,
     adopted,
@@ -27,6 +34,7 @@ from cascade_agent.telemetry.instrumentations import (
     opens_llm_spans,
     parent_context,
 )
+from cascade_agent.telemetry.log_events import on_spans
 from cascade_agent.telemetry.settings import current
 
 if TYPE_CHECKING:
@@ -34,65 +42,67 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from opentelemetry.context import Context
+    from opentelemetry.trace import Tracer
 
-    from cascade_agent.core.records import Decision, StepTrace, Verdict
+    from cascade_agent.core.records import Decision, StepTrace
 
-Attributes = dict[str, Any]
-_TRACER = otel_trace.get_tracer("cascade_agent")
+
+def _tracer() -> Tracer:
+    with guarded:
+        return otel_trace.get_tracer("cascade_agent")
+    return otel_trace.NoOpTracer()
+
+
+_TRACER = _tracer()
 _NONE = otel_trace.INVALID_SPAN
-_LABELS = {"pass": "pass", "fail": "fail", "abstain": "skipped"}
-_MAX_EXPLANATION = 512
-_MAX_EVENTS = 64
-"""Verdicts told as events; a span keeps 128 events and drops the oldest, so the objections come first beyond this."""
+
+
+# ---- what is open ---------------------------------------------------------------------------------------------------
 
 
 class StepRun:
-    """The LangChain run of a step, as its door opened it, and the ends of runs below that are still to be told.
+    """The LangChain run of a step, as its adapter opened it, and the ends of runs below that wait to be reported.
 
-    The course of a step is synchronous; where callbacks are coroutines, the end of an attempt's run waits here for the
-    next place that can await.
+    The engine is synchronous; where callbacks are coroutines, the end of an attempt's run waits here for the next place
+    that can await.
     """
 
-    __slots__ = ("_before", "_owed", "manager")
+    __slots__ = ("_before", "_deferred", "manager")
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
         self._before = BEFORE.get()
-        self._owed: list[tuple[Any, Attempt, BaseException | None]] = []
+        self._deferred: list[tuple[Any, Attempt, BaseException | None]] = []
 
-    def owe(self, run: Any, attempt: Attempt, error: BaseException | None) -> None:
-        """Remember an end."""
-        self._owed.append((run, attempt, error))
+    def defer_end(self, run: Any, attempt: Attempt, error: BaseException | None) -> None:
+        """Remember the end of a run."""
+        self._deferred.append((run, attempt, error))
 
-    async def ended(self) -> None:
-        """Tell what is owed at the end of the step, and leave its context."""
-        await self.settled()
+    async def flush(self) -> None:
+        """Report the ends that wait."""
+        while self._deferred:
+            run, attempt, error = self._deferred.pop(0)
+            with guarded:
+                await end_run(run, run_outputs(attempt), error)
+
+    async def close(self) -> None:
+        """Report the ends that wait once the step is over, and leave its context."""
+        await self.flush()
         if self._before is not None:
             otel_context.attach(self._before)
 
-    async def settled(self) -> None:
-        """Tell what is owed."""
-        while self._owed:
-            run, attempt, error = self._owed.pop(0)
-            try:
-                if error is None:
-                    await run.on_chain_end(run_outputs(attempt))
-                else:
-                    await run.on_chain_error(error)
-            except Exception as fault:  # noqa: BLE001 - law 4
-                faults.count(fault)
 
-
+@dataclass(slots=True, eq=False)
 class StepScope:
-    """What is open for one step: its span, who hears of its runs, and whether model calls get spans of ours."""
+    """The open parts of one step: its span, who listens to its runs, and whether model calls get spans of ours."""
 
-    __slots__ = ("adopter", "chat", "is_adopted", "run", "span", "tells", "thread_id")
-
-    def __init__(self, span: Span = _NONE, run: StepRun | None = None) -> None:
-        self.span, self.run = span, run
-        self.adopter: object | None = None
-        self.is_adopted = self.tells = self.chat = False
-        self.thread_id: str | None = None
+    span: Span = _NONE
+    run: StepRun | None = None
+    adopter: object | None = None
+    is_adopted: bool = False
+    has_listeners: bool = False
+    chat: bool = False
+    thread_id: str | None = None
 
     @property
     def current(self) -> Span:
@@ -101,34 +111,25 @@ class StepScope:
 
     @property
     def live(self) -> bool:
-        """Whether spans below have a place: a trace, sampled or not."""
+        """Return whether spans below have a place: a trace, sampled or not."""
         return self.span.get_span_context().is_valid
 
 
+@dataclass(slots=True, eq=False)
 class AttemptScope:
-    """What is open for one attempt. `span` is None while it `waits` to be asked, or for its handler to open it."""
+    """The open parts of one attempt. `span` is None while it `waits` for its tier's call, or for its handler."""
 
-    __slots__ = (
-        "attributes",
-        "ended",
-        "error",
-        "is_async",
-        "name",
-        "opened",
-        "response_id",
-        "run",
-        "span",
-        "step",
-        "waits",
-    )
-
-    def __init__(self, step: StepScope, name: str, attributes: Attributes, span: Span | None) -> None:
-        self.step, self.name, self.attributes, self.span = step, name, attributes, span
-        self.opened = time.time_ns()
-        self.run: Any = None
-        self.is_async = self.ended = self.waits = False
-        self.error: BaseException | None = None
-        self.response_id: str | None = None
+    step: StepScope
+    name: str
+    attributes: Attributes
+    span: Span | None
+    opened: int = field(default_factory=time.time_ns)
+    run: Any = None
+    waits: bool = False
+    is_async: bool = False
+    ended: bool = False
+    error: BaseException | None = None
+    response_id: str | None = None
 
     @property
     def current(self) -> Span:
@@ -141,102 +142,102 @@ class AttemptScope:
             return
         self.waits, self.opened = False, time.time_ns()
         if not self.step.is_adopted:
-            self.span = _attempt_span(self.step, self.name, self.attributes)
+            parent = self.step.span
+            within = otel_trace.set_span_in_context(parent)
+            self.span = open_span(self.name, within, self.attributes) if self.step.live else parent
 
 
 Scope = StepScope | AttemptScope
 _SILENT = StepScope()
 _SILENT_ATTEMPT = AttemptScope(_SILENT, "", {}, _NONE)
-_ASKING: ContextVar[AttemptScope | None] = ContextVar("cascade_attempt", default=None)
+_ATTEMPT: ContextVar[AttemptScope | None] = ContextVar("cascade_attempt", default=None)
+
+
+# ---- opening --------------------------------------------------------------------------------------------------------
 
 
 def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | None = None) -> StepScope:
     """Open `cascade.step {name}`, under the span of the run's parent where an instrumentation keeps one.
 
-    Else it stands under the current span. What is known now is given now: samplers see nothing later.
+    Else it stands under the current span. What is known now is set now: samplers see nothing later.
     """
-    try:
+    with guarded:
         settings = current()
-        manager = None if run is None else run.manager
-        handlers = () if manager is None else manager.inheritable_handlers
+        handlers = () if run is None else run.manager.inheritable_handlers
         if not settings.otel_spans and not handlers:
             return _SILENT
         scope = StepScope(run=run)
         if handlers:
-            scope.tells = hears_runs(handlers, hides=settings.otel_spans)
+            scope.has_listeners = hears_runs(handlers, hides=settings.otel_spans)
         if not settings.otel_spans:
             return scope
-        known = {names.STEP_NAME: name, names.POLICY_VERSION: policy, names.SPAN_KIND: names.KIND_CHAIN}
-        if thread_id is not None:
-            known[names.CONVERSATION_ID] = thread_id
-            scope.thread_id = thread_id
-        title, parent = f"{names.STEP} {name}", None
-        if handlers and manager is not None:
-            scope.adopter = adopter(handlers)
-            span = None if scope.adopter is None else adopted(scope.adopter, manager.run_id)
-            if span is not None:
-                scope.span, scope.is_adopted = span, True
-                take_over(span, title, known)
-            else:
-                parent = parent_context(handlers, manager.parent_run_id)
-        if not scope.is_adopted:
-            scope.span = open_span(title, parent, known)
-        if not scope.live and not scope.tells:
+        _open_step(scope, name, policy, thread_id, handlers)
+        if not scope.live and not scope.has_listeners:
             return _SILENT
         wanted = settings.llm_spans
         scope.chat = not opens_llm_spans(handlers) if wanted == "auto" else wanted
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
-        return _SILENT
-    return scope
+        return scope
+    return _SILENT
+
+
+def _open_step(scope: StepScope, name: str, policy: str, thread_id: str | None, handlers: Any) -> None:
+    known = {names.STEP_NAME: name, names.POLICY_VERSION: policy, names.SPAN_KIND: names.KIND_CHAIN}
+    if thread_id is not None:
+        known[names.CONVERSATION_ID] = thread_id
+        scope.thread_id = thread_id
+    title, parent = f"{names.STEP} {name}", None
+    if handlers and scope.run is not None:
+        manager = scope.run.manager
+        scope.adopter = adopter(handlers)
+        span = None if scope.adopter is None else adopted(scope.adopter, manager.run_id)
+        if span is not None:
+            scope.span, scope.is_adopted = span, True
+            take_over(span, title, known)
+            return
+        parent = parent_context(handlers, manager.parent_run_id)
+    scope.span = open_span(title, parent, known)
 
 
 def start_attempt(step: StepScope, index: int, *, tier: str, model: str | None, later: bool = False) -> AttemptScope:
-    """Open `cascade.attempt {tier}` under the step's span; with `later` as soon as the tier is asked."""
+    """Open `cascade.attempt {tier}` under the step's span; with `later` as soon as the tier is called."""
     if step is _SILENT:
         return _SILENT_ATTEMPT
-    try:
+    with guarded:
         known: Attributes = {names.ATTEMPT_INDEX: index, names.TIER_NAME: tier}
         if model is not None:
             known[names.TIER_MODEL] = model
-        scope = AttemptScope(step, f"{names.ATTEMPT} {tier}", known, None)
-        scope.waits = True
+        scope = AttemptScope(step, f"{names.ATTEMPT} {tier}", known, None, waits=True)
         if not later:
             scope.begin()
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
-        return _SILENT_ATTEMPT
-    return scope
-
-
-def _attempt_span(step: StepScope, title: str, known: Attributes) -> Span:
-    return open_span(title, otel_trace.set_span_in_context(step.span), known) if step.live else step.span
+        return scope
+    return _SILENT_ATTEMPT
 
 
 @contextmanager
 def using(scope: Scope) -> Iterator[None]:
-    """Make a scope's span the current one while a tier is asked; what the tier's own instrumentation opens nests there.
+    """Make a scope's span the current one while a tier is called; what the tier's instrumentation opens nests there.
 
-    Never held across a `yield` to the user: an exception of the body is not recorded here, it is the runner's to tell.
+    Never held across a `yield` to the user: an exception of the body is the engine's to report.
     """
     attempt = scope if isinstance(scope, AttemptScope) else None
     if attempt is not None and attempt.waits:
-        try:
+        with guarded:
             attempt.begin()
-        except Exception as error:  # noqa: BLE001 - law 4
-            faults.count(error)
-    mark = _ASKING.set(None if attempt is _SILENT_ATTEMPT else attempt)
+    mark = _ATTEMPT.set(None if attempt is _SILENT_ATTEMPT else attempt)
     token = attach(scope.current)
     try:
         yield
     finally:
-        _ASKING.reset(mark)
+        _ATTEMPT.reset(mark)
         detach(token)
 
 
-def asked() -> AttemptScope | None:
-    """The attempt whose tier is being asked here."""
-    return _ASKING.get()
+def current_attempt() -> AttemptScope | None:
+    """Return the attempt whose tier is being called here."""
+    return _ATTEMPT.get()
+
+
+# ---- closing --------------------------------------------------------------------------------------------------------
 
 
 def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
@@ -244,104 +245,55 @@ def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
     if scope is _SILENT_ATTEMPT:
         return
     scope.ended = True
-    try:
+    with guarded:
         span, theirs = scope.span, scope.step.is_adopted
-        if span is None:  # the tier was never asked, so that its handler opened nothing
+        if span is None:  # the tier was never called, so that its handler opened nothing
             parent = otel_trace.set_span_in_context(scope.step.span)
             span, theirs = open_span(scope.name, parent, scope.attributes, start_time=scope.opened), False
         if span is not scope.step.span:
-            _close(span, lambda: _tell_attempt(span, attempt, scope.response_id), ends=not theirs)
+            _close(span, lambda: _set_attempt(span, attempt, scope.response_id), ends=not theirs)
         if scope.run is not None:
-            end_run(scope, attempt)
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
+            _end_attempt_run(scope, attempt)
 
 
 def drop_attempt(scope: AttemptScope) -> None:
-    """Close an attempt that was begun beside another one and is not needed; one that was never asked leaves nothing."""
+    """Close an attempt that ran in parallel and is not needed; one that was never called leaves nothing."""
     if not scope.waits:
         end_attempt(scope, Attempt(tier="large", outcome="cancelled"))
 
 
-def end_run(scope: AttemptScope, attempt: Attempt) -> None:
-    """Tell the handlers that the attempt's run ended, now or as soon as it can be awaited."""
+def _end_attempt_run(scope: AttemptScope, attempt: Attempt) -> None:
     run, scope.run = scope.run, None
     error = scope.error if attempt.outcome in ("error", "timeout") else None
-    if attempt.outcome == "timeout" and not isinstance(error, Exception):  # a task is cancelled, a thread told nothing
+    if attempt.outcome == "timeout" and not isinstance(error, Exception):  # a cancelled task, or a thread left alone
         error = TimeoutError(attempt.error or "")
     if scope.is_async and scope.step.run is not None:
-        scope.step.run.owe(run, attempt, error)
-    elif error is None:
-        run.on_chain_end(run_outputs(attempt))
+        scope.step.run.defer_end(run, attempt, error)
     else:
-        run.on_chain_error(error)
+        end_run(run, run_outputs(attempt), error)
+
+
+def end_run(run: Any, outputs: dict[str, Any], error: BaseException | None) -> Any:
+    """End a LangChain run; what an asynchronous one gives back must be awaited."""
+    return run.on_chain_end(outputs) if error is None else run.on_chain_error(error)
+
+
+def record_escalation(scope: StepScope, decision: Decision) -> None:
+    """Mark on the step's span that small handed over to large, and why."""
+    with guarded:
+        if scope.span.is_recording() and on_spans():
+            scope.span.add_event(names.ESCALATION, escalation_event(decision))
 
 
 def end_step(scope: StepScope, trace: StepTrace) -> None:
     """Close the step's span with its outcome, reason, confidence and cost."""
     if scope is not _SILENT:
-        _close(scope.span, lambda: _tell_step(scope, trace), ends=not scope.is_adopted)
+        _close(scope.span, lambda: _set_step(scope, trace), ends=not scope.is_adopted)
 
 
-def escalation(scope: StepScope, decision: Decision) -> None:
-    """Mark on the step's span that small handed over to large, and why."""
-    try:
-        if scope.span.is_recording() and _on_spans():
-            scope.span.add_event(names.ESCALATION, escalation_event(decision))
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
-
-
-# ---- what is said ---------------------------------------------------------------------------------------------------
-
-
-def escalation_event(decision: Decision) -> Attributes:
-    """The attributes of `cascade.escalation`."""
-    return {names.TIER_FROM: "small", names.TIER_TO: "large", names.ESCALATION_REASON: decision.reason}
-
-
-def evaluation_event(verdict: Verdict, response_id: str | None = None) -> Attributes:
-    """The attributes of `gen_ai.evaluation.result` for a verdict: its path and rule, never the value."""
-    where = f"{verdict.path}: " if verdict.path else ""
-    explanation = current().redacted(f"{where}{verdict.code} {verdict.reason}".strip())
-    event: Attributes = {
-        names.EVALUATION_NAME: verdict.validator,
-        names.EVALUATION_LABEL: label_of(verdict),
-        names.EVALUATION_EXPLANATION: explanation[:_MAX_EXPLANATION],
-    }
-    if verdict.score is not None:
-        event[names.EVALUATION_SCORE] = verdict.score
-    if response_id is not None:
-        event[names.RESPONSE_ID] = response_id
-    return event
-
-
-def _on_spans() -> bool:
-    """Whether events are told on spans: not where they are log records alone, as long as these can be made."""
-    return current().events != "log" or not log_api.possible()
-
-
-def label_of(verdict: Verdict) -> str:
-    """A verdict in one word: pass, fail, error or skipped."""
-    return "error" if verdict.broken else _LABELS[verdict.outcome]
-
-
-def told_verdicts(attempt: Attempt) -> tuple[Verdict, ...]:
-    """The verdicts that become events: all of them, or the first 64, objections first."""
-    if len(attempt.verdicts) <= _MAX_EVENTS:
-        return attempt.verdicts
-    return tuple(sorted(attempt.verdicts, key=lambda v: v.outcome != "fail")[:_MAX_EVENTS])
-
-
-def run_outputs(attempt: Attempt) -> dict[str, Any]:
-    """What an attempt's LangChain run says at its end: the decision, not the draft."""
-    objections = [{"validator": v.validator, "code": v.code} for v in attempt.verdicts if v.outcome == "fail"]
-    return {"outcome": attempt.outcome, "confidence": attempt.confidence, "objections": objections[:_MAX_EVENTS]}
-
-
-def _tell_attempt(span: Span, attempt: Attempt, response_id: str | None) -> None:
-    if _on_spans():
-        for verdict in told_verdicts(attempt):
+def _set_attempt(span: Span, attempt: Attempt, response_id: str | None) -> None:
+    if on_spans():
+        for verdict in reported_verdicts(attempt):
             span.add_event(names.EVALUATION_RESULT, evaluation_event(verdict, response_id))
     failed = sorted({v.validator for v in attempt.verdicts if v.outcome == "fail"})
     usage = attempt.usage
@@ -363,7 +315,7 @@ def _tell_attempt(span: Span, attempt: Attempt, response_id: str | None) -> None
         span.set_status(Status(StatusCode.ERROR))
 
 
-def _tell_step(scope: StepScope, trace: StepTrace) -> None:
+def _set_step(scope: StepScope, trace: StepTrace) -> None:
     span = scope.span
     set_known(
         span,
@@ -385,7 +337,16 @@ def _tell_step(scope: StepScope, trace: StepTrace) -> None:
         span.set_status(Status(StatusCode.OK))
 
 
-# ---- spans ----------------------------------------------------------------------------------------------------------
+def _close(span: Span, describe: Callable[[], None], *, ends: bool) -> None:
+    with guarded:
+        if span.is_recording():
+            describe()
+    if ends:
+        with guarded:
+            span.end()
+
+
+# ---- any span -------------------------------------------------------------------------------------------------------
 
 
 def open_span(
@@ -409,13 +370,10 @@ def take_over(span: Span, title: str, attributes: Mapping[str, Any]) -> None:
 
 def attach(span: Span) -> Token[Any] | None:
     """Make a span the current one; one that belongs to no trace hides no other."""
-    try:
-        if span is _NONE or not span.get_span_context().is_valid:
-            return None
-        return otel_context.attach(otel_trace.set_span_in_context(span))
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
-        return None
+    with guarded:
+        if span is not _NONE and span.get_span_context().is_valid:
+            return otel_context.attach(otel_trace.set_span_in_context(span))
+    return None
 
 
 def detach(token: Token[Any] | None) -> None:
@@ -429,14 +387,9 @@ def set_known(span: Span, attributes: Mapping[str, Any]) -> None:
     span.set_attributes({key: value for key, value in attributes.items() if value is not None})
 
 
-def _close(span: Span, tell: Callable[[], None], *, ends: bool) -> None:
-    try:
-        if span.is_recording():
-            tell()
-    except Exception as error:  # noqa: BLE001 - law 4
-        faults.count(error)
-    if ends:
-        try:
-            span.end()
-        except Exception as error:  # noqa: BLE001 - law 4
-            faults.count(error)
+def set_error(span: Span, error: BaseException | None) -> None:
+    """Set the class of an error, never its message; a cancellation leaves the status as it is."""
+    if error is not None and span.is_recording():
+        span.set_attribute(names.ERROR_TYPE, type(error).__name__)
+        if isinstance(error, Exception):
+            span.set_status(Status(StatusCode.ERROR))

@@ -6,16 +6,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace as otel_trace
-from opentelemetry.trace import Span, Status, StatusCode
 
 from cascade_agent import semconv as names
-from cascade_agent.telemetry import errors as faults
+from cascade_agent.telemetry.errors import guarded
 from cascade_agent.telemetry.instrumentations import opens_llm_spans
 from cascade_agent.telemetry.settings import current
-from cascade_agent.telemetry.spans import attach, detach, open_span
+from cascade_agent.telemetry.spans import attach, detach, open_span, set_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from opentelemetry.trace import Span
 
 
 @contextmanager
@@ -37,10 +38,8 @@ def invoke_workflow(graph: str, *, thread_id: str | None = None) -> Iterator[Spa
         known = {names.OPERATION_NAME: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: graph}
         if thread_id is not None:
             known[names.CONVERSATION_ID] = thread_id
-        try:
+        with guarded:
             opened = span = open_span(f"{names.INVOKE_WORKFLOW} {graph}", None, known)
-        except Exception as error:  # noqa: BLE001 - law 4
-            faults.count(error)
     if opened is None:
         yield span
         return
@@ -49,19 +48,16 @@ def invoke_workflow(graph: str, *, thread_id: str | None = None) -> Iterator[Spa
         yield span
     except Exception as error:
         if not any(cls.__name__ == "GraphBubbleUp" for cls in type(error).__mro__):  # the host steering is no error
-            opened.set_attribute(names.ERROR_TYPE, type(error).__name__)
-            opened.set_status(Status(StatusCode.ERROR))
+            set_error(opened, error)
         raise
     finally:
         detach(token)
-        try:
+        with guarded:
             opened.end()
-        except Exception as error:  # noqa: BLE001 - law 4
-            faults.count(error)
 
 
 def _instrumented() -> bool:
-    """Whether an instrumentation puts itself into every callback manager."""
+    """Return whether an instrumentation puts itself into every callback manager."""
     from langchain_core.callbacks import CallbackManager
 
     return opens_llm_spans(CallbackManager(handlers=[]).handlers)

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cascade_agent.telemetry import invoke_workflow
 from graphs import plan_execute, support
-from graphs.demo import choose
-from graphs.evaluate import run_task
-from graphs.standins import standin_tiers
-from graphs.tasks import load_tasks
+from graphs.evaluation.demo import choose
+from graphs.evaluation.run import run_task
+from graphs.evaluation.tasks import load_tasks
+from graphs.standins.models import standin_tiers
 
 GRAPHS = {"support": support, "plan_execute": plan_execute}
 

@@ -39,7 +39,7 @@ def handler(module: str, name: str = "Handler", base: type = BaseCallbackHandler
         ("opentelemetry.instrumentation.langchain.callback_handler", "TraceloopCallbackHandler", Kind.ADOPTED),
         ("langfuse.langchain.CallbackHandler", "LangchainCallbackHandler", Kind.EXPORTING),
         ("langchain_azure_ai.callbacks.tracers", "AzureAIOpenTelemetryTracer", Kind.EXPORTING),
-        ("my.application", "Handler", Kind.SHOWN),
+        ("my.application", "Handler", Kind.PLAIN),
     ],
 )
 def test_kinds(module, name, kind):
@@ -47,7 +47,7 @@ def test_kinds(module, name, kind):
     one = handler(module, name)
     assert handlers.kind_of(one) is kind
     assert handlers.kind_of(handler("my.application", "Mine", type(one))) is kind
-    assert handlers.opens_llm_spans([one]) is (kind is not Kind.SHOWN)
+    assert handlers.opens_llm_spans([one]) is (kind is not Kind.PLAIN)
 
 
 def test_a_hidden_handler_keeps_what_is_below():
@@ -55,9 +55,9 @@ def test_a_hidden_handler_keeps_what_is_below():
     hidden, other = handler("openinference.x"), handler("mine")
     manager = CallbackManager(handlers=[hidden, other], inheritable_handlers=[hidden, other])
     configure(otel_spans=False)
-    assert handlers.shown(manager).handlers == [hidden, other]
+    assert handlers.visible_to(manager).handlers == [hidden, other]
     configure()
-    assert handlers.shown(manager).handlers == [other]
+    assert handlers.visible_to(manager).handlers == [other]
     assert manager.inheritable_handlers == [hidden, other]
     assert handlers.hears_runs([hidden], hides=True) is False
     assert handlers.hears_runs([hidden], hides=False) is True

@@ -368,7 +368,7 @@ def test_a_span_that_refuses_everything_never_fails_a_step(monkeypatch):
     span: Any = _Hostile()
     step = telemetry.StepScope(span)
     trace = StepTrace(id="1", step="s", outcome="accepted", reason="accepted", attempts=(Attempt(tier="small"),))
-    telemetry.escalation(step, Decision(action="escalate", reason="odd"))
+    telemetry.record_escalation(step, Decision(action="escalate", reason="odd"))
     telemetry.end_attempt(telemetry.AttemptScope(telemetry.StepScope(), "a", {}, span), trace.attempts[0])
     telemetry.end_step(step, trace)
     assert faults.lost == 6

@@ -1,6 +1,6 @@
-"""How a stand-in reads a request: words and patterns in, goals out.
+"""Reading of a request by a stand-in: words and patterns in, goals out.
 
-Law: only the text of the conversation is read; there is no list of tasks and no expected answer here. What the patterns
+Only the text of the conversation is read; there is no list of tasks and no expected answer here. What the patterns
 do not know is not understood, as the stand-ins' limits are meant to be plain.
 """
 
@@ -98,13 +98,13 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the user wants and who they say they are."""
+    """The goals of a user, and who they say they are."""
 
     goals: tuple[Goal, ...] = ()
     email: str | None = None
     name: str | None = None
     claims: bool = False
-    """Whether the user says that the e-mail address is their own."""
+    """The user says that the e-mail address is their own."""
 
 
 def read(turns: list[str], *, foreign: bool) -> Request:

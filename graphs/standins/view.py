@@ -1,4 +1,4 @@
-"""What a stand-in sees of a conversation: the user's words, results so far, offered tools, a plan in the prompt."""
+"""The conversation as a stand-in sees it: the user's words, results so far, offered tools, a plan in the prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from graphs.solving import Args, Ref, Unread, failed
+from graphs.standins.solving import Args, Ref, Unread, failed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

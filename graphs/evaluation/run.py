@@ -1,10 +1,11 @@
 """Runs a graph on a task over a fresh database and measures success from the database and the answers.
 
-Law: success is what `judge` finds in the rows and the texts; nothing a model says about itself counts.
+Success is what `judge` finds in the rows and the texts; nothing a model says about itself counts.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
     from langgraph.graph.state import CompiledStateGraph
 
-    from graphs.tasks import Task
+    from graphs.evaluation.tasks import Task
 
 Builder = Callable[..., "CompiledStateGraph[Any, Any, Any, Any]"]
 """`build(db=..., checkpointer=...)` gives a graph over that database."""
@@ -34,7 +35,7 @@ MAX_SUPERSTEPS: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What came of one task. `missed` says why it did not succeed; `calls` holds model and tokens of every call."""
+    """The result of one task. `missed` names why it did not succeed; `calls` holds model and tokens of every call."""
 
     task: str
     success: bool
@@ -70,7 +71,8 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
     """Let a graph do a task over a fresh database, turn by turn in one thread, and judge what came of it."""
     db, tally = OrderDatabase(), Tally()
     before = db.snapshot()
-    graph = build(db=db, checkpointer=InMemorySaver())
+    shop = {} if task.record else {"db": db}
+    graph = build(checkpointer=InMemorySaver(), **shop)
     config: Any = {
         "configurable": {"thread_id": thread_id or task.id},
         "callbacks": [tally],
@@ -106,7 +108,9 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
 
 
 def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> tuple[str, ...]:
-    """Everything that is not as the task wants it; empty when it succeeded."""
+    """Return everything that is not as the task wants it; empty when it succeeded."""
+    if task.record is not None:
+        return _wrong_fields(task.record, answers)
     missed = _unequal(task.changes, changes(before, after), after)
     if len(answers) < len(task.turns) or not all(answer.strip() for answer in answers):
         missed.append("a turn has no answer")
@@ -116,8 +120,16 @@ def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> 
     return tuple(missed)
 
 
+def _wrong_fields(record: Mapping[str, Any], answers: list[str]) -> tuple[str, ...]:
+    try:
+        found = json.loads(answers[-1])
+    except (IndexError, ValueError):
+        return ("the answer is no record",)
+    return tuple(f"{name} is wrong" for name, value in record.items() if found.get(name) != value)
+
+
 def holds(text: str, fact: str, *, whole: bool = True) -> bool:
-    """Whether a text holds a fact, whatever the case; `whole` keeps `3` from being found in `13`, `2.3` or `3.5`."""
+    """Return whether a text holds a fact in any case; `whole` keeps `3` from being found in `13`, `2.3` or `3.5`."""
     if not whole:
         return fact.casefold() in text.casefold()
     pattern = rf"(?<![a-z0-9])(?<!\d[.,]){re.escape(fact.casefold())}(?![a-z0-9]|[.,]\d)"

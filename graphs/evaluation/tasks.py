@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-GraphName = Literal["support", "plan_execute"]
+GraphName = Literal["support", "plan_execute", "extraction"]
 
 _REFUSED = (
     "cannot", "can't", "can not", "not possible", "not allowed", "unable", "could not", "couldn't", "not be",
@@ -31,7 +31,8 @@ class Task:
     `turns` are the user's messages, sent one after the other in one thread. `facts` must all be found in the answers
     (each fact is a tuple of wordings, one of which is enough), `forbidden` must not. `changes` is the exact difference
     between the database before and after: `{table: {key: {column: value or list of allowed values}}}`, new rows under
-    the key `+` without their running number. `calls` is one sequence of tool calls that does the task.
+    the key `+` without their running number. `calls` is one sequence of tool calls that does the task. `record` is what
+    a document must become: then the answer is that record as JSON, and no shop is needed.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Task:
     forbidden: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
     calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    record: dict[str, Any] | None = None
 
 
 @cache

@@ -25,10 +25,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent import Price, Tier
-from graphs import faults
-from graphs.reading import read
-from graphs.solving import Skills, Unknowable, Unread, solve
-from graphs.view import PLAN_TOOL, Planner, View, chance
+from graphs.standins import documents, faults
+from graphs.standins.reading import read
+from graphs.standins.solving import Skills, Unknowable, Unread, solve
+from graphs.standins.view import PLAN_TOOL, Planner, View, chance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
-    from graphs.reading import Request
+    from graphs.standins.reading import Request
 
 SMALL_PRICE: Final = Price(0.2, 0.8, source="made up for the offline stand-ins")
 LARGE_PRICE: Final = Price(2.0, 8.0, source="made up for the offline stand-ins")
@@ -108,6 +108,9 @@ class StandInModel(BaseChatModel):
     def _reply(self, view: View) -> faults.Reply:
         skills = self._skills(view)
         small = self.strength == "small"
+        record = documents.record_tool(view)
+        if record is not None:
+            return faults.Reply(tool=record, args=documents.read_document(view, record, small=small))
         request = read(list(view.turns), foreign=not small)
         if PLAN_TOOL in view.tools:
             planner = Planner(view, first=len(view.plan or ()) + 1)

@@ -1,6 +1,6 @@
-"""How the small stand-in errs: the usual faults of small models, each tied to what it reads and writes.
+"""The faults of the small stand-in: the usual ones of small models, each tied to what it reads and writes.
 
-Law: a fault depends on the content alone (features of the call, a hash of the conversation's text), never on which task
+A fault depends on the content alone (features of the call, a hash of the conversation's text), never on which task
 it is or what the right answer would be. The shares are made up; nothing here was measured on a model.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any, Final
 
-from graphs.view import ACTIONS, View, chance
+from graphs.standins.view import ACTIONS, View, chance
 
 LONG_ARGUMENTS: Final = 105
 """Characters of JSON from which on the small stand-in loses its place now and then."""
@@ -20,7 +20,7 @@ LONG_ARGUMENTS: Final = 105
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a stand-in is about to say: a call, or text. `broken` is the raw text of arguments that are not JSON."""
+    """The next message of a stand-in: a call, or text. `broken` is the raw text of arguments that are not JSON."""
 
     text: str = ""
     tool: str | None = None
@@ -65,7 +65,7 @@ def _spoil_args(reply: Reply, view: View) -> Reply:
     tool, args = str(reply.tool), dict(reply.args or {})
     luck = chance("args", view.digest, tool)
     raw = json.dumps(args, ensure_ascii=False)
-    if len(raw) >= LONG_ARGUMENTS and luck < 0.6:  # noqa: PLR2004 - shares, see the law above
+    if len(raw) >= LONG_ARGUMENTS and luck < 0.6:  # noqa: PLR2004 - made-up shares, see the top
         return replace(reply, args=None, broken=raw[: int(len(raw) * 0.8)])
     required = list(view.tools.get(tool, {}).get("required", ()))
     changed = dict(args)
@@ -121,7 +121,7 @@ def spoil_plan(steps: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
     if not plan:
         return plan
     last = plan[-1]
-    if luck < 0.1:  # noqa: PLR2004 - shares, see the law above
+    if luck < 0.1:  # noqa: PLR2004 - made-up shares, see the top
         last["tool"] = last["tool"].replace("_order", "_orders").replace("track_shipment", "track_parcel")
     elif luck < 0.2 and len(plan) > 1:  # noqa: PLR2004
         plan.pop()  # forgets the end: the plan is fine in itself

@@ -1,4 +1,4 @@
-"""The demo: both graphs on the measured tasks as a cascade, beside the small model alone and the large model alone.
+"""The demo: the graphs on the measured tasks as a cascade, compared with the small and the large model alone.
 
 It prints every step of the shown tasks with who answered and why, then success and cost of the three, and leaves a
 journal, the OpenTelemetry spans and a summary behind. Stand-ins are called stand-ins wherever a figure is shown.
@@ -19,10 +19,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from cascade_agent import StepTrace, Tier
-from graphs import plan_execute, support
-from graphs.evaluate import TaskResult, run_task
-from graphs.standins import LARGE_PRICE, SMALL_PRICE
-from graphs.tasks import Task, load_tasks
+from graphs import extraction, plan_execute, support
+from graphs.evaluation.documents import extraction_tasks
+from graphs.evaluation.run import TaskResult, run_task
+from graphs.evaluation.tasks import Task, load_tasks
+from graphs.standins.models import LARGE_PRICE, SMALL_PRICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Usage
 
-_GRAPHS: Final = {"support": support, "plan_execute": plan_execute}
+_GRAPHS: Final = {"support": support, "plan_execute": plan_execute, "extraction": extraction}
 
 STAND_INS: Final = (
     "Offline stand-ins: two rule-based programs, not language models. They read and err, their prices are made up,\n"
     "and no figure below says anything about a real model. For live models give --small and --large."
 )
+
+
+def demo_tasks() -> tuple[Task, ...]:
+    """Return the tasks of all graphs."""
+    return (*load_tasks(), *extraction_tasks())
 
 
 def choose(tasks: Sequence[Task], count: int | None) -> list[Task]:
@@ -111,10 +117,12 @@ def run_demo(  # noqa: PLR0913 - keyword settings
     Returns:
         The summary as written to `demo.json`.
     """
-    tasks = load_tasks() if tasks is None else tasks
+    tasks = demo_tasks() if tasks is None else tasks
     out.mkdir(parents=True, exist_ok=True)
     console.print(STAND_INS if offline else f"Live models: small {small.label}, large {large.label}.", style="bold")
-    console.print(f"{len(tasks)} tasks over a SQLite shop; success is measured from its rows and the answers.")
+    console.print(
+        f"{len(tasks)} tasks; success is measured from the rows of a SQLite shop, the answers and the records."
+    )
     console.print(
         "Steps: s = the small model's draft was taken; L:why = the large model answered, and why; X = nobody.\n"
     )
@@ -131,6 +139,7 @@ def run_demo(  # noqa: PLR0913 - keyword settings
         for task in tasks:
             _run_alone(arms[name], task, tier)
     console.print("\n")
+    spans = out / "spans.jsonl"
     summary = {
         "stand_ins": offline,
         "note": STAND_INS if offline else "live models",
@@ -139,11 +148,14 @@ def run_demo(  # noqa: PLR0913 - keyword settings
         "arms": {name: arm.to_json() for name, arm in arms.items()},
         "seconds": round(time.perf_counter() - started, 3),
         "journal": str(out / "journal.jsonl"),
-        "spans": str(out / "spans.jsonl"),
+        "spans": str(spans) if spans.exists() else None,
     }
     _print_summary(console, arms, offline=offline, small=small, large=large)
     (out / "demo.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(f"\nLeft behind in {escape(str(out))}: journal.jsonl, spans.jsonl, demo.json", highlight=False)
+    left = "journal.jsonl, spans.jsonl, demo.json" if spans.exists() else "journal.jsonl, demo.json"
+    console.print(f"\nLeft behind in {escape(str(out))}: {left}", highlight=False)
+    if not spans.exists():
+        console.print("No spans: they need pip install 'langgraph-cascade[otel]'.", markup=False, highlight=False)
     console.print(f"Look closer: cascade-agent trace {escape(str(out / 'journal.jsonl'))}", highlight=False)
     return summary
 
@@ -214,11 +226,16 @@ def _count(arm: Arm, result: TaskResult, traces: list[StepTrace]) -> None:
 
 @contextmanager
 def _spans(path: Path) -> Iterator[None]:
-    """Write every span of the block as a line of JSON, unless this process has a tracer provider of its own."""
+    """Write every span of the block as a line of JSON; without OpenTelemetry's SDK there are none."""
     from opentelemetry import trace
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+    try:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+    except ImportError:
+        yield
+        return
 
     class JsonLines(SpanExporter):
         """One span per line, as the SDK writes it."""
@@ -253,7 +270,9 @@ def _print_task(console: Console, task: Task, result: TaskResult, traces: list[S
         return
     console.print(f"{mark} [bold]{escape(task.id)}[/bold]  ({task.graph}, {task.kind})", highlight=False)
     for turn in task.turns:
-        console.print(f"         user: {escape(turn)}", highlight=False)
+        lines = escape(turn).strip().splitlines()
+        more = f" ... ({len(lines)} lines)" if len(lines) > 1 else ""
+        console.print(f"         user: {lines[0]}{more}", highlight=False)
     for trace in traces:
         code, reason = why(trace)
         who = {"small": "[cyan]small[/cyan] ", "large": "[yellow]large[/yellow] "}.get(

@@ -1,6 +1,6 @@
-"""What a stand-in does about a goal: ask tools, look at the results, say what is so.
+"""The procedures of a stand-in for a goal: ask tools, look at the results, answer.
 
-Law: a procedure is re-run from the conversation at every step, so it keeps nothing; what it does not know yet it asks
+A procedure is re-run from the conversation at every step, so it keeps nothing; what it does not know yet it asks
 for, and `Unread` tells its caller which call that is. Without results (a planner) it works with references to results
 to come and stops where it would have to look into one.
 """
@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 if TYPE_CHECKING:
-    from graphs.reading import Goal, Request
+    from graphs.standins.reading import Goal, Request
 
 TODAY: Final = date(2026, 3, 15)
 """As the system prompts of the graphs say."""
@@ -55,7 +55,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skills:
-    """What a stand-in can do. The small one lacks some of these, by its own limits and on some texts."""
+    """The abilities of a stand-in. The small one lacks some of these, by its own limits and on some texts."""
 
     checks_owner: bool = True
     keeps_conditions: bool = True
@@ -65,7 +65,7 @@ class Skills:
     invents_numbers: bool = False
     wrong_sum: bool = False
     goals: int = 9
-    """How many goals of a request are kept in mind."""
+    """Number of goals of a request are kept in mind."""
 
 
 class Asker(Protocol):
@@ -117,7 +117,7 @@ class _Desk:
         self._went_well = True
 
     def reach(self, goal: Goal) -> str:
-        """What there is to say about one goal, after doing it."""
+        """Carry out one goal and return the answer to it."""
         if goal.condition == "otherwise" and self._condition_met and self._skills.keeps_conditions:
             return ""
         if goal.condition == "if_failed" and self._went_well:
@@ -202,7 +202,7 @@ class _Desk:
             raise _Stop(msg)
 
     def may(self, goal: Goal, number: object) -> bool:
-        """Whether the condition of a goal holds."""
+        """Return whether the condition of a goal holds."""
         self._condition_met = True
         if goal.condition == "not_shipped" and self._skills.keeps_conditions:
             self._condition_met = self.order(number)["status"] == "processing"
