@@ -293,7 +293,7 @@ def _protected(draft: Draft | None) -> Draft | None:
     return replace(draft, message=message.model_copy(update=changes))
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
+def _copied(value: Any, depth: int = 32) -> Any:
+    if depth and isinstance(value, dict):
+        return {key: _copied(item, depth - 1) for key, item in value.items()}
+    return [_copied(item, depth - 1) for item in value] if depth and isinstance(value, list) else value
