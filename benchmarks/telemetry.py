@@ -141,12 +141,12 @@ def calls_alone(trace: StepTrace) -> Callable[[], None]:
     def tell() -> None:
         step = telemetry.start_step("desk", policy="0123456789ab", thread_id="t1")
         for index, attempt in enumerate(trace.attempts):
-            one = told.start_attempt(step, index, tier=attempt.tier, model="m")
-            with told.using(one), told.asking(NOBODY, attempt.tier, tier=None, messages=QUESTION) as call:
-                call.told(GOOD)
-            told.end_attempt(one, attempt)
+            one = telemetry.start_attempt(step, index, tier=attempt.tier, model="m")
+            with telemetry.using(one), telemetry.ModelCall(NOBODY, attempt.tier, tier=None, messages=QUESTION) as call:
+                call.record_answer(GOOD)
+            telemetry.end_attempt(one, attempt)
             if index == 0:
-                told.escalation(step, decision)
+                telemetry.record_escalation(step, decision)
         telemetry.end_step(step, trace)
 
     return tell

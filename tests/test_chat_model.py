@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+import re
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -10,7 +11,6 @@ from uuid import uuid4
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager, UsageMetadataCallbackHandler
-from langchain_core.exceptions import OutputParserException
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
@@ -25,9 +25,8 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
-from cascade_agent.adapters.chat_model import tool_choice_of
 from cascade_agent.core.records import StepTrace
-from cascade_agent.engine.step import trace_of
+from cascade_agent.engine.step import tool_choice_of, trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.stub_openai import StubOpenAI
@@ -169,7 +168,7 @@ MESSAGES = {
         tool_calls=[
             {"name": "forecast", "args": {"city": "Lyon"}, "id": "a"},
             {"name": "forecast", "args": {"city": "東京", "deep": {"n": [1, 2.5, None]}}, "id": "b"},
-            {"name": "fare", "args": {}, "id": None},
+            {"name": "fare", "args": {}, "id": "c3"},
         ],
         additional_kwargs={"k": {"v": 1}},
     ),
@@ -352,14 +351,22 @@ def test_a_tool_choice_is_read_in_every_form(given, meant):
 
 
 def test_a_tool_that_the_provider_runs_is_no_forced_call():
-    """`tool_choice="web_search"` names nothing that a draft could call here."""
+    """`tool_choice={"type": "web_search"}` names nothing that a draft could call here."""
     seen: list[Any] = []
 
     def looks(_draft: Any, context: Any) -> None:
         seen.append(context.tool_choice)
 
-    cascade("a", validators=[looks]).bind_tools([forecast], tool_choice="web_search").invoke("hi")
+    cascade("a", validators=[looks]).bind_tools([forecast], tool_choice={"type": "web_search"}).invoke("hi")
     assert seen == [None]
+
+
+def test_a_choice_of_a_tool_that_is_not_offered_is_refused_when_bound():
+    """So are two tools of one name: a call could mean either."""
+    with pytest.raises(ConfigurationError, match=r"tool_choice is 'forcast'; expected .* forecast"):
+        cascade("a").bind_tools([forecast], tool_choice="forcast")
+    with pytest.raises(ConfigurationError, match="two tools are named 'forecast'"):
+        cascade("a").bind_tools([forecast, forecast])
 
 
 def test_tools_bound_in_any_form_are_known_to_the_validators():
@@ -386,7 +393,7 @@ def test_many_sets_of_tools_are_forgotten_again():
         made = {"type": "function", "function": {"name": f"t{n}", "parameters": {"type": "object"}}}
         model.bind_tools([made]).invoke("hi")
     assert [o[0]["function"]["name"] for o in small.offered] == [f"t{n}" for n in range(200)]
-    assert len(model._offers) <= 64
+    assert len(model._binding._offers) <= 64
 
 
 def test_tools_that_no_provider_could_be_offered_are_refused_when_bound():
@@ -444,10 +451,23 @@ async def test_an_answer_that_does_not_parse_escalates(how):
 
 @BOTH
 async def test_an_answer_that_never_parses_is_an_error(how):
-    """When both tiers fail to parse, nothing is returned: one error with both reasons."""
-    model = CascadeChatModel(small=ScriptedChatModel(WRONG), large=ScriptedChatModel("prose"))
+    """When both tiers fail to parse, the host sees what large alone gives: its parser's own exception, or its None."""
+
+    def pair(said: Any, **settings: Any) -> Any:
+        return CascadeChatModel(small=ScriptedChatModel(WRONG), large=ScriptedChatModel(said), **settings)
+
+    with pytest.raises(ValueError, match="size") as alone:
+        await ask(ScriptedChatModel(WRONG).with_structured_output(City), how=how)
+    with pytest.raises(type(alone.value)) as caught:
+        await ask(pair(WRONG).with_structured_output(City), how=how)
+    assert str(caught.value) == str(alone.value)
+    assert await ask(pair("prose").with_structured_output(City), how=how) is None
+    raw = await ask(pair(WRONG).with_structured_output(City, include_raw=True), how=how)
+    assert (raw["parsed"], record(raw["raw"])["degraded"]) == (None, True)
+    assert isinstance(raw["parsing_error"], type(alone.value))
+    strict = pair("prose", policy=Policy(on_exhausted="raise"))
     with pytest.raises(CascadeExhausted, match="unparsed_output"):
-        await ask(model.with_structured_output(City), how=how)
+        await ask(strict.with_structured_output(City), how=how)
 
 
 @BOTH
@@ -459,8 +479,7 @@ async def test_without_its_validator_an_unparsed_answer_raises_as_without_a_casc
     told = await ask(model.with_structured_output(City, include_raw=True), how=how)
     assert told["parsed"] is None
     assert "size" in str(told["parsing_error"])
-    with pytest.raises(OutputParserException, match="nothing was parsed"):
-        await ask(model.with_structured_output(City), how=how)
+    assert await ask(model.with_structured_output(City), how=how) is None
 
 
 def test_a_model_without_structured_output_is_told_at_once():
@@ -522,10 +541,10 @@ async def test_the_tiers_runs_are_children_of_one_chain_run(how, stream):
 async def test_runs_are_closed_when_nobody_answers(how):
     """An exhausted step closes its run with the error; so do the attempts and models that raised."""
     heard = Runs()
-    with pytest.raises(CascadeExhausted):
+    with pytest.raises(KeyError):
         await ask(cascade(ValueError(), KeyError()), how=how, config={"callbacks": [heard]})
     ends = [run["end"] for run in heard.runs.values()]
-    assert ends == ["CascadeExhausted", "ValueError", "ValueError", "KeyError", "KeyError"]
+    assert ends == ["KeyError", "ValueError", "ValueError", "KeyError", "KeyError"]
 
 
 @BOTH
@@ -607,7 +626,7 @@ async def test_batches_keep_order_and_limit(how):
         if how == "async"
         else failing.batch(["a"], return_exceptions=True)
     )
-    assert isinstance(out[0], CascadeExhausted)
+    assert isinstance(out[0], KeyError)
 
 
 @BOTH
@@ -634,7 +653,7 @@ async def test_agenerate_leaves_no_step_behind():
             raise ValueError
 
     before, small = asyncio.all_tasks(), Slow("late")
-    with pytest.raises(CascadeExhausted):
+    with pytest.raises(ValueError, match=r"^\ncascade step"):
         await cascade(small, Slow("x")).agenerate([[HumanMessage("fails")], [HumanMessage("slow")]])
     assert asyncio.all_tasks() == before
     assert small.asked == 1
@@ -671,12 +690,12 @@ async def test_events_v3_tell_the_accepted_answer(how):
         stream = await model.astream_events("hi", version="v3")
         events = [event async for event in stream]
         output = await stream.output
-        with pytest.raises(CascadeExhausted):
+        with pytest.raises(KeyError):
             await (await broken.astream_events("hi", version="v3")).output
     else:
         stream = model.stream_events("hi", version="v3")
         events, output = list(stream), stream.output
-        with pytest.raises(CascadeExhausted):
+        with pytest.raises(KeyError):
             _ = broken.stream_events("hi", version="v3").output
     assert output.text == "one two"
     assert record(output)["outcome"] == "escalated"
@@ -751,9 +770,9 @@ def test_a_deep_copy_never_takes_other_tools_for_its_own():
     """Offers are known by the identity of the tools; a copy starts without any."""
     model = cascade("a")
     model.bind_tools([forecast])
-    assert copy.deepcopy(model)._offers == {}
-    assert pickle.loads(pickle.dumps(model))._offers == {}  # noqa: S301 - our own
-    assert model._offers
+    assert copy.deepcopy(model)._binding._offers == {}
+    assert pickle.loads(pickle.dumps(model))._binding._offers == {}  # noqa: S301 - our own
+    assert model._binding._offers
 
 
 def test_a_cascade_survives_a_pickle():
@@ -817,7 +836,7 @@ def test_tokens_are_counted_as_the_large_model_does():
 
 @pytest.mark.filterwarnings("ignore:Unrecognized keys in model profile")
 def test_the_profile_is_what_both_tiers_can():
-    """Flags by and, token limits by min, what only one says is unknown; no profile when one has none."""
+    """Flags by and, token limits by min, what only one says is kept; no profile when neither has one."""
 
     def profile(small: Any, large: Any, **more: Any) -> Any:
         return cascade(ScriptedChatModel("a", profile=small), ScriptedChatModel("b", profile=large), **more).profile
@@ -825,8 +844,9 @@ def test_the_profile_is_what_both_tiers_can():
     small = {"structured_output": False, "tool_calling": True, "max_input_tokens": 8, "x": 1, "name": "a", "same": "s"}
     large = {"structured_output": True, "tool_calling": True, "max_input_tokens": 99, "y": 1, "name": "b", "same": "s"}
     common = {"structured_output": False, "tool_calling": True, "max_input_tokens": 8, "same": "s"}
-    assert profile(small, large) == common
-    assert profile(small, None) is None
+    assert profile(small, large) == {**common, "x": 1, "y": 1}
+    assert profile(small, None) == small
+    assert profile(None, None) is None
     assert profile(small, large, profile={"mine": True}) == {"mine": True}
 
 
@@ -858,7 +878,10 @@ def test_it_says_what_it_is():
         ({"small": 3}, "a tier is int; expected a chat model"),
         ({"large": RunnableLambda(lambda x: x)}, "a tier is RunnableLambda"),
         ({"small": "nobody:no-model"}, "the provider string 'nobody:no-model' gives no model"),
-        ({"policy": {"threshold": 1}}, "policy is dict; expected a Policy"),
+        ({"policy": 3}, "policy is int; expected a Policy or a mapping"),
+        ({"policy": {"thresold": 1}}, "Policy has no setting 'thresold': did you mean 'threshold'?"),
+        ({"polcy": 3}, "CascadeChatModel has no setting 'polcy': did you mean 'policy'?"),
+        ({"validator": [3]}, "CascadeChatModel has no setting 'validator': did you mean 'validators'?"),
         ({"validators": small_is_bad}, "expected a list of them"),
         ({"validators": "CompleteResponse"}, "expected a list of them"),
         ({"validators": [3]}, "3 is no validator"),
@@ -869,14 +892,15 @@ def test_it_says_what_it_is():
 def test_what_cannot_work_is_refused_at_construction(settings, says):
     """The message names the thing, what was expected and the mend; nothing waits for the first request."""
     given = {"small": ScriptedChatModel("a"), "large": ScriptedChatModel("b"), **settings}
-    with pytest.raises(ConfigurationError, match=says.replace("[", r"\[")):
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
         CascadeChatModel(**given)
 
 
-def test_unknown_settings_are_ignored_as_by_every_chat_model():
-    """Hosts pass common settings to any model class."""
+def test_common_settings_of_models_are_ignored_with_a_warning(caplog):
+    """Hosts pass them to any model class; here each tier's model has its own."""
     model = cascade("a", temperature=0.3, timeout=4, max_retries=2)
     assert model.invoke("hi").text == "a"
+    assert "ignores temperature" in caplog.text
 
 
 def test_a_name_of_the_step_comes_from_the_node_unless_it_was_given():
@@ -1162,6 +1186,10 @@ def test_a_setting_of_the_policy_is_not_swallowed(setting: str) -> None:
     """A policy's setting given to the model itself is refused, with where it belongs."""
     with pytest.raises(ConfigurationError, match=f"policy=Policy\\({setting}"):
         CascadeChatModel(small=ScriptedChatModel(["a"]), large=ScriptedChatModel(["b"]), **{setting: 1})
+    with pytest.raises(ConfigurationError, match="cascade_policy"):
+        cascade("a").bind(**{setting: 1})
+    with pytest.raises(ConfigurationError, match="cascade_policy"):
+        cascade("a").invoke("hi", **{setting: 1})
 
 
 def test_a_changed_tool_is_offered_anew() -> None:

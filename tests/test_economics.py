@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cascade_agent import Policy, Verdict
-from cascade_agent.core.decide import at_this_price, break_even, decide, hedge_delay, threshold_for
+from cascade_agent.core.decide import break_even, decide, hedge_delay, threshold_for
 from cascade_agent.core.records import Attempt, DecisionInputs
 
 unit = st.floats(0, 1)
@@ -23,7 +23,6 @@ inputs_seen = st.builds(
     broken=st.none() | unit,
     small_cost=st.none() | amounts,
     large_cost=st.none() | amounts,
-    large_cost_now=st.none() | amounts,
     small_latency=st.none() | amounts,
     large_latency=st.none() | amounts,
     time_left=st.none() | amounts,
@@ -75,11 +74,11 @@ def test_a_step_without_time_for_two_calls_asks_the_one_that_counts(left, small,
     assert (decision.reason == "skipped_small") == (large <= left < small + large)
 
 
-def test_the_latch_holds_a_turn_on_the_large_tier():
+def test_staying_holds_a_turn_on_the_large_tier():
     """Off by default; on, the steps after an escalation skip small."""
     stays_on_large = DecisionInputs(stays_on_large=True)
     assert decide(Policy(), [PENDING], inputs=stays_on_large).reason == "draft"
-    assert decide(Policy(stay_on_large=True), [PENDING], inputs=stays_on_large).reason == "stays_on_large"
+    assert decide(Policy(stay_on_large="turn"), [PENDING], inputs=stays_on_large).reason == "stays_on_large"
 
 
 # ---- ceilings -------------------------------------------------------------------------------------------------------
@@ -102,15 +101,17 @@ def test_no_tier_is_asked_for_money_that_is_not_there(left, small, large, attemp
         assert decision.attempt is None  # nothing was drafted, or what was drafted cannot be used
 
 
-def test_a_usable_draft_is_what_an_empty_purse_leaves():
+def test_a_usable_draft_is_what_an_empty_budget_leaves():
     """A draft of low confidence is the best there is when large cannot be paid."""
     low = replace(GOOD, confidence=0.2)
-    decision = decide(Policy(threshold=0.5), [low], inputs=DecisionInputs(money_left=0.0))
+    policy = Policy(threshold=0.5, on_exhausted="return")
+    decision = decide(policy, [low], inputs=DecisionInputs(money_left=0.0))
     assert (decision.action, decision.reason, decision.attempt) == ("exhausted", "budget", 0)
+    assert decide(Policy(threshold=0.5), [low], inputs=DecisionInputs(money_left=0.0)).attempt is None
     assert decide(Policy(threshold=0.5), [GOOD], inputs=DecisionInputs(money_left=0.0)).action == "accept"
 
 
-def test_evidence_is_not_asked_with_an_empty_purse():
+def test_evidence_is_not_asked_with_an_empty_budget():
     """It costs money too."""
     inside = replace(GOOD, confidence=0.6)
     asked = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=1.0))
@@ -125,39 +126,16 @@ def test_evidence_is_not_asked_with_an_empty_purse():
 def test_the_highest_threshold_that_applies_holds(general, own):
     """By kind and by side effect; the general one where neither is named."""
     attempt = replace(GOOD, effect="write")
-    found = threshold_for(Policy(threshold=general, thresholds=own), attempt, "call")
+    found = threshold_for(Policy(threshold=own if general is None else {**own, "default": general}), attempt, "call")
     applies = [own[key] for key in ("call", "write") if key in own]
     assert found == (max(applies) if applies else general)
 
 
 def test_a_threshold_of_its_own_decides():
     """The same confidence is enough for a read and not for what cannot be undone."""
-    policy = Policy(threshold=0.5, thresholds={"irreversible": 0.95})
+    policy = Policy(threshold={"default": 0.5, "irreversible": 0.95})
     assert decide(policy, [replace(GOOD, effect="read")]).action == "accept"
     assert decide(policy, [replace(GOOD, effect="irreversible")]).reason == "low_confidence"
-
-
-@given(threshold=unit, now=amounts, mean=amounts, certified=st.booleans())
-def test_the_price_of_escalating_now_moves_the_threshold(threshold, now, mean, certified):
-    """Dearer than usual: lower; cheaper: higher; as usual: as it was. A certified one is never lowered."""
-    policy = Policy(price_aware=True, provenance={"n": 1} if certified else {})
-    moved = at_this_price(policy, threshold, DecisionInputs(large_cost_now=now, large_cost=mean))
-    assert 0.0 <= moved <= 1.0
-    if certified:
-        assert moved >= threshold
-    elif now > mean:
-        assert moved <= threshold
-    if now < mean:
-        assert moved >= threshold
-    assert at_this_price(policy, threshold, DecisionInputs(large_cost_now=mean, large_cost=mean)) == pytest.approx(
-        threshold
-    )
-    assert (
-        at_this_price(
-            replace(policy, price_aware=False), threshold, DecisionInputs(large_cost_now=now, large_cost=mean)
-        )
-        == threshold
-    )
 
 
 # ---- hedging and retries --------------------------------------------------------------------------------------------
@@ -201,7 +179,7 @@ def test_large_is_asked_again_when_its_provider_said_when(after, left, tries, al
 )
 def test_a_situation_that_knows_nothing_moves_nothing(attempt, threshold, evidence):
     """The decision on nothing is the decision without one."""
-    policy = Policy(threshold=threshold, stay_on_large=True, price_aware=True, value_of_time=1.0, hedge_after=None)
+    policy = Policy(threshold=threshold, stay_on_large="turn", value_of_time=1.0, hedge_after=None)
     plain = decide(Policy(threshold=threshold), [attempt], evidence=evidence)
     assert decide(policy, [attempt], evidence=evidence, inputs=DecisionInputs()) == plain
 
@@ -209,7 +187,7 @@ def test_a_situation_that_knows_nothing_moves_nothing(attempt, threshold, eviden
 @given(inputs=inputs_seen, attempt=st.sampled_from([BAD, replace(BAD, outcome="error", error="E: x")]))
 def test_no_situation_saves_a_draft_that_failed_a_hard_check(inputs, attempt):
     """Law 2, under every rule of this page."""
-    policy = Policy(threshold=0.0, thresholds={"call": 0.0}, stay_on_large=True, price_aware=True, value_of_time=1.0)
+    policy = Policy(threshold={"call": 0.0, "default": 0.0}, stay_on_large="turn", value_of_time=1.0)
     assert decide(policy, [attempt], inputs=inputs).action == "escalate"
 
 
@@ -225,15 +203,17 @@ def test_a_situation_survives_json(inputs):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"thresholds": {"calls": 0.5}}, "thresholds is {'calls': 0.5}; expected numbers in .* by call, text"),
-        ({"thresholds": {"call": 2}}, "thresholds"),
+        ({"threshold": {"calls": 0.5}}, "threshold is {'calls': 0.5}; expected None, a number in .* by call, text"),
+        ({"threshold": {"call": 2}}, "threshold"),
         ({"hedge_after": -1}, "hedge_after is -1; expected None or a number of seconds >= 0"),
         ({"hedge_after": 1, "handover": "feedback"}, "handover is 'feedback'; expected 'fresh' with hedge_after"),
         ({"value_of_time": float("inf")}, "value_of_time"),
         ({"max_cost": -1}, "max_cost is -1; expected None, a number >= 0"),
         ({"max_cost": {"day": 1}}, "max_cost"),
         ({"max_cost": True}, "max_cost"),
-        ({"stay_on_large": "false"}, "stay_on_large is 'false'; expected True or False"),
+        ({"max_cost": 10**400}, "max_cost"),
+        ({"max_cost": {"run": 1, "strict": 1}}, "max_cost"),
+        ({"stay_on_large": True}, "stay_on_large is True; expected one of step, turn"),
         ({"skip_small": None}, "skip_small"),
         ({"threshold": True}, "threshold is True"),
         ({"provenance": "abc"}, "provenance is 'abc'; expected a mapping"),
@@ -251,15 +231,12 @@ def test_a_setting_that_cannot_work_is_refused(settings, says):
 def test_a_policy_with_all_of_it_survives_json():
     """And its version tells it from another."""
     policy = Policy(
-        thresholds={"call": 0.9},
+        threshold={"call": 0.9},
         hedge_after=0.5,
-        parallel_evidence=True,
         value_of_time=0.01,
-        max_cost={"thread": 1.0},
-        strict_cost=True,
+        max_cost={"thread": 1.0, "strict": True},
         skip_small=False,
-        stay_on_large=True,
-        price_aware=True,
+        stay_on_large="turn",
         shadow_rate=0.1,
     )
     assert Policy.from_json(policy.to_json()) == policy

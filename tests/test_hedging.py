@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 
-from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
+from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
-from cascade_agent.validators.cross_check import CrossCheck
 from tests.stub_openai import StubOpenAI
 from tests.test_reliability import ask, openai, refuses_small
 
@@ -73,7 +72,7 @@ async def test_a_small_tier_that_is_slow_is_overtaken(how):
     assert answer.content == "large"
     trace = journal.traces[0]
     assert [(a.tier, a.outcome) for a in trace.attempts] == [("small", "cancelled"), ("large", "accepted")]
-    assert trace.attempts[0].error == "OvertakenError: large answered first"
+    assert trace.attempts[0].error == "SupersededError: large answered first"
     assert (trace.outcome, trace.reason, trace.cost) == ("escalated", "overtaken", None)
     assert trace.decisions[0].hedge == 0.0
     if how == "async":
@@ -179,7 +178,7 @@ async def test_both_hang_and_the_deadline_holds(how):
     """One deadline covers the step, hedged or not."""
     small, large = model("small", Held), model("large", Held)
     llm, journal = cascade(small, large, policy=Policy(hedge_after=0.0, latency_budget=0.3))
-    with pytest.raises(Exception, match="no tier gave a usable answer"):
+    with pytest.raises(TimeoutError):
         await ask(llm, how=how)
     assert [a.outcome for a in journal.traces[0].attempts] == ["timeout", "timeout"]
     small.let_go.set()
@@ -200,97 +199,6 @@ async def test_cancelling_a_hedged_step_leaves_no_task():
     assert small.cancelled.is_set()
     assert large.cancelled.is_set()
     assert len(asyncio.all_tasks()) == 1
-
-
-# ---- evidence beside the draft --------------------------------------------------------------------------------------
-
-
-@BOTH
-async def test_a_second_model_is_asked_beside_the_small_one(how):
-    """It was asked before small answered, and agrees as it does one after the other."""
-    second = model("same", Held)
-
-    def says(_: Any) -> AIMessage:
-        assert how == "async" or second.was_asked.wait(5)
-        second.let_go.set()
-        return AIMessage("same")
-
-    band = {"evidence_band": (0.0, 1.0), "threshold": 0.5}
-    small = ScriptedChatModel([says], name="small", usage=(10, 5))
-    llm, journal = cascade(
-        small,
-        model("large"),
-        validators=[CrossCheck(Tier(second, price=Price(2, 2)))],
-        policy=Policy(parallel_evidence=True, **band),
-    )
-    assert (await ask(llm, how=how)).content == "same"
-    beside = journal.traces[0]
-    llm, journal = cascade(
-        model("same"),
-        model("large"),
-        validators=[CrossCheck(Tier(model("same"), price=Price(2, 2)))],
-        policy=Policy(**band),
-    )
-    await ask(llm, how=how)
-    after = journal.traces[0]
-    assert beside.attempts[0].verdicts == after.attempts[0].verdicts
-    assert beside.decisions[0].beside == ("CrossCheck",)
-    assert [(s.name, s.cost) for s in beside.evidence] == [(s.name, s.cost) for s in after.evidence]
-    assert beside.cost == after.cost == pytest.approx(45e-6)
-    assert replay(beside, llm.policy).final_tier == "small"
-
-
-@BOTH
-async def test_evidence_that_was_not_needed_is_paid_all_the_same(how):
-    """Its answer was there: the books hold its price. The step went on without it."""
-    second = model("other")
-    llm, journal = cascade(
-        model("small", delay=0.1),
-        model("large"),
-        validators=[CrossCheck(Tier(second, price=Price(2, 2))), fine],
-        policy=Policy(parallel_evidence=True, evidence_band=(0.0, 0.01), threshold=0.5),
-    )
-    assert (await ask(llm, how=how)).content == "small"
-    assert second.asked == 1
-    trace = journal.traces[0]
-    assert trace.attempts[0].gathered == ()
-    assert [(s.name, s.cost) for s in trace.evidence] == [("CrossCheck", pytest.approx(30e-6))]
-
-
-@BOTH
-async def test_evidence_beside_a_draft_that_failed_is_paid_all_the_same(how):
-    """Nobody needed it, because the draft broke a rule; the books of the escalated step hold its price."""
-    second = model("other")
-    llm, journal = cascade(
-        model("small", delay=0.1),
-        model("large"),
-        validators=[CrossCheck(Tier(second, price=Price(2, 2))), refuses_small],
-        policy=Policy(parallel_evidence=True),
-    )
-    assert (await ask(llm, how=how)).content == "large"
-    trace = journal.traces[0]
-    assert [(s.name, s.cost) for s in trace.evidence] == [("CrossCheck", pytest.approx(30e-6))]
-    assert trace.cost == pytest.approx((15 + 30 + 150) * 1e-6)
-    assert replay(trace, llm.policy).decisions == trace.decisions
-
-
-def fine(_draft: Any, _context: Any) -> Verdict:
-    """Nothing to object."""
-    return Verdict(outcome="pass", code="fine", score=0.99)
-
-
-@BOTH
-async def test_a_second_model_that_fails_beside_is_an_abstain(how):
-    """R10 holds in parallel too."""
-    second = ScriptedChatModel([ConnectionError("down")], name="second")
-    llm, journal = cascade(
-        model("small"),
-        model("large"),
-        validators=[CrossCheck(second)],
-        policy=Policy(parallel_evidence=True, evidence_band=(0.0, 1.0)),
-    )
-    assert (await ask(llm, how=how)).content == "small"
-    assert journal.traces[0].attempts[0].verdicts[-1].code == "evidence_error"
 
 
 # ---- Retry-After ----------------------------------------------------------------------------------------------------
@@ -323,7 +231,7 @@ async def test_a_busy_large_tier_is_asked_again_when_it_says(how, after, status,
     large = ScriptedChatModel([Busy(after, status), "large"], name="large", usage=(10, 5))
     llm, journal = cascade(model("small"), large, validators=[refuses_small], policy=Policy(latency_budget=60))
     if tries == 1:
-        with pytest.raises(Exception, match="no tier gave a usable answer"):
+        with pytest.raises(Busy):
             await ask(llm, how=how)
     else:
         assert (await ask(llm, how=how)).content == "large"
@@ -343,7 +251,7 @@ async def test_a_large_tier_that_stays_busy_is_given_up(how):
     large = ScriptedChatModel([Busy("0")], name="large", loop=True)
     llm, journal = cascade(model("small"), large, validators=[refuses_small], policy=Policy(skip_small=False))
     for _ in range(100):
-        with pytest.raises(Exception, match="no tier gave a usable answer"):
+        with pytest.raises(Busy):
             await ask(llm, how=how)
     assert max(len(t.attempts) for t in journal) <= 5
     assert large.asked <= 100 * 1.1 * 2  # a tenth of all calls, of which there are two a step
@@ -371,8 +279,9 @@ def test_feedback_cannot_be_hedged():
 @BOTH
 async def test_a_hard_fail_of_both_is_an_error_with_both(how):
     """A hedge changes nothing of what an exhausted step says."""
-    llm, journal = cascade(model("small"), model("large"), validators=[always_fail()])
-    with pytest.raises(ExceptionGroup) as caught:
+    policy = Policy(hedge_after=0.0, on_exhausted="raise")
+    llm, journal = cascade(model("small"), model("large"), validators=[always_fail()], policy=policy)
+    with pytest.raises(CascadeExhausted) as caught:
         await ask(llm, how=how)
-    assert len(caught.value.exceptions) == 2
+    assert len(caught.value.errors) == 2
     assert len(journal.traces[0].attempts) == 2

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from scipy.stats import binomtest
 
-from cascade_agent import Price, Tier, Verdict
+from cascade_agent import Verdict
 from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Usage
 from cascade_agent.engine.budget import Budget
 from cascade_agent.engine.statistics import ENOUGH, StepStatistics, _Mean
-from cascade_agent.testing import ScriptedChatModel
 
 HARD = (Verdict(outcome="fail", code="no", validator="v"),)
 
@@ -117,26 +116,26 @@ def test_the_retry_budget_is_a_tenth_of_the_calls():
     twice = replace(once, attempts=(*once.attempts, once.attempts[1]))
     calls = retries = 0
     for _ in range(300):
-        again = statistics.snapshot("desk").retry
+        again = statistics.take_retry()
         statistics.observe(twice if again else once)
         calls, retries = calls + 2 + again, retries + again
     assert 20 <= retries <= 0.1 * calls + 2
 
 
-def test_a_warm_prompt_makes_escalating_cheap():
-    """What large read in this thread in the last five minutes counts as cached, where its provider caches."""
-    clock = Clock()
-    statistics = taught(1, clock, thread="t")
-    tier = Tier(ScriptedChatModel("x"), price=Price(10, 10, cached_input=1))
-    usage = Usage(input_tokens=1200, output_tokens=1)
-    warm = statistics.large_cost_now("desk", tier, usage, "t")
-    assert warm == pytest.approx((1000 * 1 + 200 * 10 + 10 * 10) / 1e6)
-    cold = statistics.large_cost_now("desk", tier, usage, "another")
-    assert cold == pytest.approx((1200 * 10 + 10 * 10) / 1e6)
-    clock.now = 301.0
-    assert statistics.large_cost_now("desk", tier, usage, "t") == cold
-    assert statistics.large_cost_now("desk", tier, Usage(), "t") is None
-    assert statistics.large_cost_now("unseen", tier, usage, "t") is None
+def test_a_retry_is_taken_when_it_is_decided():
+    """R17: of many steps that are refused at once, one is asked again, not all."""
+    statistics = StepStatistics(Clock())
+    assert sum(statistics.take_retry() for _ in range(400)) == 1
+
+
+def test_a_request_that_no_model_could_answer_says_nothing_of_the_route():
+    """A context overflow or a content filter counts neither as an escalation nor as an unusable answer."""
+    step = a_step()
+    step = replace(step, attempts=(replace(step.attempts[0], fault="request"), *step.attempts[1:]))
+    statistics = StepStatistics(Clock())
+    for _ in range(2 * ENOUGH):
+        statistics.observe(step)
+    assert statistics.snapshot("desk") == DecisionInputs()
 
 
 def test_a_copy_begins_anew():

@@ -453,7 +453,7 @@ async def test_two_cascades_of_different_names_nest(how):
 
 @BOTH
 async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
-    """`return` gives the large draft marked degraded, `raise` raises, and hard fails are never returned."""
+    """`return` gives the large draft marked degraded, `raise` raises; only `pass` gives large's hard fails."""
 
     def agent(on_exhausted, reply):
         cascade = CascadeMiddleware(
@@ -466,7 +466,10 @@ async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
     for on_exhausted, reply in (("raise", "draft"), ("return", call("nope"))):
         with pytest.raises(CascadeExhausted) as caught:
             await run(agent(on_exhausted, reply), "hi", how=how)
-        assert len(caught.value.exceptions) == 2
+        assert len(caught.value.errors) == 2
+    out = await run(agent("pass", call("nope")), "hi", how=how)
+    assert [m.type for m in out["messages"][:3]] == ["human", "ai", "tool"]
+    assert record(out["messages"][1])["degraded"]
 
 
 def human_agent(journal, *, small=None, large=None, **settings):
@@ -612,6 +615,6 @@ def test_without_langchain_the_import_names_the_extra():
 def test_settings_are_checked_at_construction():
     """A policy that is none, a tier that is none."""
     with pytest.raises(ConfigurationError, match="policy"):
-        CascadeMiddleware(model("x"), policy={"threshold": 1})  # type: ignore[arg-type]
+        CascadeMiddleware(model("x"), policy={"thresholds": 1})
     with pytest.raises(ConfigurationError, match="tier"):
         CascadeMiddleware(7)

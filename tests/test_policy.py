@@ -3,14 +3,14 @@
 import copy
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.core.decide import best_usable, decide, objection
+from cascade_agent.core.decide import best_draft, decide, objection
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -52,9 +52,9 @@ histories = st.one_of(
 bands = st.tuples(unit, unit).map(sorted).map(tuple)
 policies = st.builds(
     Policy,
-    threshold=st.none() | unit,
+    threshold=st.none() | unit | st.dictionaries(st.sampled_from(["call", "read", "default"]), unit),
     evidence_band=bands,
-    on_exhausted=st.sampled_from(["return", "raise", "interrupt"]),
+    on_exhausted=st.sampled_from(["pass", "return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
     handover=st.sampled_from(["fresh", "feedback"]),
     latency_budget=st.none() | st.floats(0.1, 1e6),
@@ -75,14 +75,15 @@ def test_the_same_history_gives_the_same_move(policy, history):
 
 @given(policies, histories)
 def test_a_hard_fail_is_never_accepted(policy, history):
-    """Under no policy is a draft with a hard fail accepted or offered as the best, whatever else speaks for it."""
+    """Under no policy is a draft with a hard fail accepted; offered as the best it is only where large is passed on."""
     move = decide(policy, history, evidence=EVIDENCE)
     if any(v.hard for v in history[-1].verdicts) or history[-1].outcome in ("error", "timeout"):
         assert move.action in ("escalate", "exhausted")
     if move.attempt is not None:
         chosen = history[move.attempt]
-        assert not any(v.hard for v in chosen.verdicts)
         assert chosen.outcome == "rejected"
+        passed = policy.on_exhausted == "pass" and chosen.tier == "large"
+        assert passed or not any(v.hard for v in chosen.verdicts)
 
 
 @given(policies, histories)
@@ -190,12 +191,15 @@ def test_what_is_decided_about_the_large_draft():
     large = Attempt(tier="large", outcome="rejected", confidence=0.01, verdicts=(BROKEN,))
     assert decide(Policy(threshold=0.9), (first, large)).action == "accept"
     bad = replace(large, verdicts=(fail(path="/text"),))
-    move = decide(Policy(), (first, bad))
+    back = Policy(on_exhausted="return")
+    assert decide(Policy(), (first, bad)).attempt == 1, "as large alone would have given it"
+    assert decide(Policy(), (first, replace(bad, fault="unsafe_call"))).attempt is None
+    move = decide(back, (first, bad))
     assert (move.action, move.reason, move.detail, move.attempt) == ("exhausted", "odd", "mine: odd at /text", 0)
     soft = replace(large, verdicts=(fail(score=0.1),))
-    assert decide(Policy(), (first, soft)).attempt == 1, "the stronger tier's draft is the better one"
-    assert decide(Policy(), (small(fail()), bad)).attempt is None
-    assert decide(Policy(), (small(fail()), Attempt(tier="large", outcome="error"))).attempt is None
+    assert decide(back, (first, soft)).attempt == 1, "the stronger tier's draft is the better one"
+    assert decide(back, (small(fail()), bad)).attempt is None
+    assert decide(back, (small(fail()), Attempt(tier="large", outcome="error"))).attempt is None
 
 
 def test_details_never_quote_an_error():
@@ -204,7 +208,7 @@ def test_details_never_quote_an_error():
     assert decide(Policy(), (attempt,)).detail == "ValueError"
     assert objection(Attempt(tier="small", outcome="cancelled")) == ("overtaken", "")
     assert objection(small()) is None
-    assert best_usable(Policy(), ()) is None
+    assert best_draft(Policy(), ()) is None
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ def test_a_policy_goes_to_json_and_back(policy):
         ({"evidence_band": (0.1, 0.2, 0.3)}, "evidence_band"),
         ({"evidence_band": None}, "evidence_band is None"),
         ({"evidence_band": (0, 2)}, "evidence_band"),
-        ({"on_exhausted": "retry"}, "on_exhausted is 'retry'; expected one of return, raise, interrupt"),
+        ({"on_exhausted": "retry"}, "on_exhausted is 'retry'; expected one of pass, return, raise, interrupt"),
         ({"on_broken": "ignore"}, "on_broken"),
         ({"handover": "paste"}, "handover"),
         ({"latency_budget": 0}, "latency_budget is 0; expected None or a positive number of seconds"),
@@ -259,6 +263,21 @@ def test_a_misspelled_setting_is_refused():
     """A policy file with a key that is no setting is not read as if it were not there."""
     with pytest.raises(RecordError, match="treshold"):
         Policy.from_json({"treshold": 0.5})
+    with pytest.raises(ConfigurationError, match="no setting 'treshold': did you mean 'threshold'"):
+        Policy(treshold=0.5)  # type: ignore[call-arg]
+    with pytest.raises(ConfigurationError, match="no setting 'skipsmall': did you mean 'skip_small'"):
+        Policy.of({"skipsmall": True})
+
+
+def test_a_mapping_is_a_policy_and_a_policy_says_what_is_its_own():
+    """Settings of JSON are taken as they come, over those of a base; the repr holds what differs from the default."""
+    policy = Policy.of({"threshold": {"call": 0.9, "default": 0.5}, "evidence_band": [0.1, 0.2]})
+    assert (policy.base_threshold, policy.thresholds, policy.evidence_band) == (0.5, {"call": 0.9}, (0.1, 0.2))
+    assert Policy.of({"skip_small": False}, base=policy) == replace(policy, skip_small=False)
+    assert Policy.of(policy) is policy
+    assert (repr(Policy()), repr(Policy(threshold=0.5))) == ("Policy()", "Policy(threshold=0.5)")
+    assert policy.with_threshold(0.7).threshold == {"call": 0.9, "default": 0.7}
+    assert len(fields(Policy)) <= 16
 
 
 def test_a_scorer_travels_with_its_policy():
@@ -284,8 +303,9 @@ def test_a_doubtful_draft_that_changes_the_world_is_never_returned(effect: Any, 
     soft = Verdict(outcome="fail", code="off_topic", score=0.0, origin="shipped")
     small = Attempt(tier="small", verdicts=(soft,), effect=effect)
     large = Attempt(tier="large", outcome="error", error="RateLimitError: 429")
-    decision = decide(Policy(), (small, large))
+    decision = decide(Policy(on_exhausted="return"), (small, large))
     assert (decision.action, decision.attempt) == ("exhausted", best)
+    assert decide(Policy(), (small, large)).attempt is None
 
 
 @pytest.mark.parametrize(

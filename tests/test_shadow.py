@@ -111,7 +111,7 @@ async def test_only_accepted_steps_are_shadowed(how):
     await ask(none, how=how)
     assert shadow.wait(10)
     assert journal.labels == []
-    assert none._tiers["large"].base.asked == 0
+    assert none._cascade.large.base.asked == 0
 
 
 def test_the_rate_is_the_share_of_steps():
@@ -223,7 +223,7 @@ def test_calibration_reads_what_shadows_found(tmp_path):
 def test_a_ceiling_holds_for_shadows():
     """What is spent is spent: no shadow is asked that the run cannot pay."""
     llm, journal = cascade(policy=Policy(shadow_rate=1.0, max_cost=0.00001))
-    large = llm._tiers["large"].base
+    large = llm._cascade.large.base
     with pytest.raises(Exception, match="max_cost leaves no more"):
         llm.invoke("hi")
     assert shadow.wait(10)

@@ -38,18 +38,18 @@ messages = st.builds(
 
 def total(message: AIMessage) -> Any:
     """The sum of a message's chunks."""
-    chunks = list(chunks(message))
-    assert len(chunks) <= MAX_CHUNKS + len(message.tool_calls) + 1
-    assert [c.chunk_position for c in chunks] == [None] * (len(chunks) - 1) + ["last"]
-    full = chunks[0]
-    for chunk in chunks[1:]:
+    parts = list(chunks(message))
+    assert len(parts) <= MAX_CHUNKS + len(message.tool_calls) + 1
+    assert [c.chunk_position for c in parts] == [None] * (len(parts) - 1) + ["last"]
+    full = parts[0]
+    for chunk in parts[1:]:
         full = full + chunk
     return full
 
 
 @settings(deadline=None)
 @given(messages)
-def test_the_pieces_add_up_to_the_message(message):
+def test_the_chunks_add_up_to_the_message(message):
     """Text, calls with their ids, metadata and usage, each exactly once."""
     full = total(message)
     assert full.content == message.content
@@ -112,7 +112,7 @@ class Events(Heard, _V2StreamingCallbackHandler):
 
 
 def test_drafts_are_unheard_by_those_who_stream():
-    """No muffled handler makes a model stream; each still hears every event; tracers are left as they are."""
+    """No silenced handler makes a model stream; each still hears every event; tracers are left as they are."""
     plain, streaming, events = Heard(), Streaming(), Events()
     manager = silence(CallbackManager(handlers=[plain, streaming, events], inheritable_handlers=[streaming]))
     assert manager.handlers[0] is plain
@@ -137,13 +137,13 @@ async def test_an_accepted_answer_is_told_to_those_who_stream(way, content):
     plain, streaming, events = Heard(), Streaming(), Events()
     kind = CallbackManagerForChainRun if way == "sync" else AsyncCallbackManagerForChainRun
     run = run_of(kind, [plain, streaming, events], ["mine"])
-    replay = AnswerStream(run, [HumanMessage("x")], name="desk")
-    assert replay
+    replay = AnswerStream(run, [HumanMessage("x")], name="desk", tier=None)
+    assert replay.handlers
     message = AIMessage(content, id="m1")
     if way == "sync":
-        replay.whole(message)
+        assert "".join(chunk.text for chunk in replay.emit(message)) == "one two"
     else:
-        await replay.awhole(message)
+        assert "".join([chunk.text async for chunk in replay.aemit(message)]) == "one two"
     assert plain.events == []
     assert streaming.events[0] == ("start", ["mine"], "desk", run.run_id)
     assert "".join(e[1] for e in streaming.events if e[0] == "token") == ("one two" if content == "one two" else "")
@@ -157,11 +157,11 @@ async def test_with_nobody_to_hear_nothing_is_told(way):
     """Without a handler that streams there is no extra run."""
     plain = Heard()
     if way == "sync":
-        replay = AnswerStream(run_of(CallbackManagerForChainRun, [plain], []), [], name="x")
-        replay.whole(AIMessage("x"))
+        replay = AnswerStream(run_of(CallbackManagerForChainRun, [plain], []), [], name="x", tier=None)
+        assert [chunk.text for chunk in replay.emit(AIMessage("x"))] == ["x", ""]
     else:
-        replay = AnswerStream(run_of(AsyncCallbackManagerForChainRun, [plain], []), [], name="x")
-        await replay.awhole(AIMessage("x"))
-    assert not replay
+        replay = AnswerStream(run_of(AsyncCallbackManagerForChainRun, [plain], []), [], name="x", tier=None)
+        assert [chunk.text async for chunk in replay.aemit(AIMessage("x"))] == ["x", ""]
+    assert not replay.handlers
     assert plain.events == []
     assert silence(AsyncCallbackManager(handlers=[])).tags == [HIDDEN]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
@@ -214,8 +215,9 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Async twin of `stream`."""
-        async for chunk in astream_step(self._call(input, config, stop=stop, **kwargs)):
-            yield chunk
+        async with aclosing(astream_step(self._call(input, config, stop=stop, **kwargs))) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _call(self, value: LanguageModelInput, config: RunnableConfig | None, **kwargs: Any) -> ModelCall[AIMessage]:
         offer, given = self._binding.of_call(kwargs)

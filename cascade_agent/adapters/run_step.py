@@ -6,7 +6,7 @@ rate-limited exactly once. Drafts are made whole and unseen; the accepted answer
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -22,7 +22,7 @@ from cascade_agent.engine.step import StepRequest, nested_in_tier
 from cascade_agent.engine.tier_faults import raised_in_callback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
     from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
     from langchain_core.callbacks.base import BaseCallbackHandler
@@ -184,12 +184,13 @@ async def arun_step(call: ModelCall[T]) -> T:
     return native
 
 
-async def astream_step(call: ModelCall[Any]) -> AsyncIterator[AIMessageChunk]:
+async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, None]:
     """Async twin of `stream_step`."""
     async with _aopened(call) as manager:
         _, message, stream = await _adecided(call, manager)
-        async for chunk in stream.aemit(message):
-            yield chunk
+        async with aclosing(stream.aemit(message)) as chunks:
+            async for chunk in chunks:
+                yield chunk
         await manager.on_chain_end(message)
 
 

@@ -18,7 +18,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.callbacks.manager import BaseRunManager
@@ -150,7 +150,7 @@ class AnswerStream:
                 run.on_stream_event(event)
             run.on_llm_end(_result(message))
 
-    async def aemit(self, message: AIMessage) -> AsyncIterator[AIMessageChunk]:
+    async def aemit(self, message: AIMessage) -> AsyncGenerator[AIMessageChunk, None]:
         """Async twin of `emit`."""
         run = None
         if self.handlers:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from cascade_agent.core.records import SideEffect
 from cascade_agent.core.scoring import Scorer
@@ -102,13 +103,6 @@ class Policy:
 
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the threshold comes from: data hash, date, n, target, confidence, prices, version."""
-
-    if not TYPE_CHECKING:  # type checkers read the fields
-
-        def __new__(cls, **settings: object) -> Self:
-            """Refuse a setting that is none, naming the nearest."""
-            refuse_unknown("Policy", settings, cls.__dataclass_fields__)
-            return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Refuse at construction what would fail at the first step."""
@@ -220,6 +214,17 @@ class Policy:
             msg = f"not a policy: {error}"
             raise RecordError(msg) from error
 
+
+_take_fields = Policy.__init__
+
+
+@wraps(_take_fields)
+def _take_known_fields(self: Policy, **settings: Any) -> None:
+    refuse_unknown("Policy", settings, Policy.__dataclass_fields__)
+    _take_fields(self, **settings)
+
+
+Policy.__init__ = _take_known_fields  # type: ignore[method-assign]  # a misspelled setting names the nearest
 
 _NO_THRESHOLDS: Mapping[str, float] = MappingProxyType({})
 

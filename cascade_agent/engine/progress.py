@@ -150,7 +150,9 @@ class StepProgress:
         self.error = error
         superseded = isinstance(error, SupersededError)
         outcome: AttemptOutcome = "cancelled" if superseded else "timeout" if reply.late else "error"
-        usage, cost, inner = bill_of_error(error) if reply.made else (NOTHING, 0.0, None)
+        tier = self.request.tiers["small" if self.attempt.tier == "small" else "large"]
+        nested = tier.base._llm_type == "cascade"  # noqa: SLF001 - LangChain's own way to ask
+        usage, cost, inner = bill_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
         self.attempt = replace(
             self.attempt,
             outcome=outcome,
@@ -162,7 +164,7 @@ class StepProgress:
             retry_after=retry_after(error),
             fault=error_fault(error),
         )
-        self.charge(0.0 if outcome == "error" and cost is None else cost)
+        self.charge(cost)
 
     def drafted(self, reply: Reply, answer: Answer) -> None:
         """Book a call that gave a draft."""

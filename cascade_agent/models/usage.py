@@ -35,10 +35,14 @@ def bill(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str,
     return usage, tier.cost(usage), None
 
 
-def bill_of_error(error: BaseException) -> tuple[Usage | None, float | None, dict[str, Any] | None]:
-    """Usage and cost of a call that raised: unknown, unless the provider refused it or a cascade says what it spent."""
-    if isinstance(error, CascadeExhausted):
-        trace = error.trace
+def bill_of_error(error: BaseException, *, nested: bool = False) -> tuple[Usage | None, float | None, dict[str, Any] | None]:
+    """Return usage and cost of a call that raised: unknown, unless the provider refused it or a record says it.
+
+    `nested` says that the tier is itself a cascade, whose exceptions carry the record of its step.
+    """
+    trace = getattr(error, "cascade", None) if nested else None
+    trace = error.trace if isinstance(error, CascadeExhausted) else trace
+    if isinstance(trace, StepTrace):
         return trace.usage or Usage(calls=_calls(trace)), trace.cost, trace.to_json(content=False)
     if _refused_unbilled(error):
         return replace(NOTHING, calls=1), 0.0, None

@@ -213,10 +213,11 @@ def own_copy(draft: Draft) -> Draft:
     return replace(draft, message=message.model_copy(update=own))
 
 
-def _nested(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nested(item) for key, item in value.items()}
-    return [_nested(item) for item in value] if isinstance(value, list) else value
+def _nested(value: Any, depth: int = 32) -> Any:
+    """Return a copy of JSON, as deep as no sane argument goes: hostile ones are shared below that."""
+    if depth and isinstance(value, dict):
+        return {key: _nested(item, depth - 1) for key, item in value.items()}
+    return [_nested(item, depth - 1) for item in value] if depth and isinstance(value, list) else value
 
 
 def name_of(validator: object) -> str:

@@ -1,0 +1,521 @@
+"""Every adapter and every method runs a step in the same way; and a swap is never worse than large alone."""
+
+import asyncio
+import copy
+import logging
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware
+from langchain.agents.structured_output import StructuredOutputValidationError, ToolStrategy
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
+from pydantic import BaseModel
+
+from cascade_agent import CascadeChatModel, CascadeExhausted, CascadeMiddleware, Journal, Policy, Verdict, cascade_node
+from cascade_agent.engine.step import trace_of
+from cascade_agent.testing import ScriptedChatModel, TraceCapture
+
+WAYS = pytest.mark.parametrize("way", ["sync", "async", "stream", "astream"])
+ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "structured", "node", "middleware"])
+HI = {"messages": [("user", "hi")]}
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    size: int
+
+
+def says(*replies: Any, **settings: Any) -> ScriptedChatModel:
+    """A model that repeats its script."""
+    return ScriptedChatModel(list(replies), loop=True, **settings)
+
+
+def city(size: Any) -> AIMessage:
+    """An answer by function calling."""
+    return AIMessage("", tool_calls=[{"name": "City", "args": {"name": "Lyon", "size": size}, "id": uuid4().hex}])
+
+
+def small_is_bad(draft: Any, _context: Any) -> bool:
+    """Refuse what small says."""
+    return draft.tier != "small"
+
+
+def all_is_soft(_draft: Any, _context: Any) -> Verdict:
+    """Doubt everything."""
+    return Verdict(outcome="fail", code="meh", score=0.1)
+
+
+def graph_of(adapter: str, small: Any, large: Any, *, schema: bool = False, saver: Any = None, **settings: Any) -> Any:
+    """A graph of one step through an adapter."""
+    schema = schema or adapter == "structured"
+    if adapter == "middleware":
+        wanted = ToolStrategy(City, handle_errors=False) if schema else None
+        around = [CascadeMiddleware(large, **settings)]
+        return create_agent(small, middleware=around, response_format=wanted, checkpointer=saver)
+    if adapter == "node":
+
+        def body(state: Any, model: Any) -> Any:
+            asked = model.with_structured_output(City) if schema else model
+            return {"messages": [_message(asked.invoke(state["messages"]))]}
+
+        node: Any = cascade_node(small, large, step=body if schema else None, **settings)
+    else:
+        model: Any = CascadeChatModel(small=small, large=large, **settings)
+        model = model.with_structured_output(City) if schema else model
+        node = RunnableLambda(
+            lambda state, config: {"messages": [_message(model.invoke(state["messages"], config))]},
+            afunc=_node(model),
+        )
+    return StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent").compile(checkpointer=saver)
+
+
+def _node(model: Any) -> Any:
+    async def node(state: Any, config: Any) -> Any:
+        return {"messages": [_message(await model.ainvoke(state["messages"], config))]}
+
+    return node
+
+
+def _message(answer: Any) -> AIMessage:
+    return answer if isinstance(answer, AIMessage) else AIMessage(repr(answer))
+
+
+async def run(graph: Any, value: Any, way: str, config: Any = None) -> str:
+    """Run a graph; what its message stream showed, if it was streamed."""
+    if way == "sync":
+        graph.invoke(value, config)
+    elif way == "async":
+        await graph.ainvoke(value, config)
+    elif way == "stream":
+        return "".join(str(m.text) for m, _ in graph.stream(value, config, stream_mode="messages"))
+    else:
+        return "".join([str(m.text) async for m, _ in graph.astream(value, config, stream_mode="messages")])
+    return ""
+
+
+@WAYS
+@ADAPTERS
+async def test_a_cascade_as_a_tier_is_journaled_once(adapter, way, tmp_path, monkeypatch):
+    """The journal that the environment names has one line for one step."""
+    monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "steps.jsonl"))
+    reply = city(3) if adapter == "structured" else "fine"
+    inner = CascadeChatModel(small=says(reply), large=says(reply))
+    await run(graph_of(adapter, says(ConnectionError("down")), inner), HI, way)
+    (trace,) = Journal(tmp_path / "steps.jsonl")
+    assert (trace.outcome, trace.attempts[1].inner["outcome"]) == ("escalated", "accepted")
+
+
+@WAYS
+@ADAPTERS
+@pytest.mark.parametrize("tags", [["nostream"], []], ids=["hidden", "shown"])
+async def test_a_tier_that_is_tagged_nostream_is_not_streamed(adapter, way, tags):
+    """The tokens of the tier that answered reach the message stream, unless its user keeps it out."""
+    reply: Any = AIMessage("fine thing", tool_calls=city(3).tool_calls) if adapter == "structured" else "fine thing"
+
+    def silent(_state: Any) -> Any:
+        return {"messages": []}
+
+    graph: Any
+    if adapter == "middleware":
+
+        class Drop(AgentMiddleware):
+            def after_model(self, state: Any, runtime: Any) -> Any:
+                return None
+
+        graph = create_agent(
+            says("draft"), middleware=[CascadeMiddleware(says(reply, tags=tags), validators=[small_is_bad]), Drop()]
+        )
+    else:
+        graph = graph_of(adapter, says("draft"), says(reply, tags=tags), validators=[small_is_bad])
+    seen: list[str] = []
+
+    class Tokens(BaseCallbackHandler):
+        def on_llm_new_token(self, token: str, **_: Any) -> None:
+            seen.append(token)
+
+        def tap_output_iter(self, _run: Any, output: Any) -> Any:
+            return output
+
+        def tap_output_aiter(self, _run: Any, output: Any) -> Any:
+            return output
+
+    await run(graph, HI, way, {"callbacks": [Tokens()]})
+    assert "".join(seen) == ("" if tags else "fine thing")
+    assert silent({}) == {"messages": []}
+
+
+@WAYS
+@ADAPTERS
+async def test_a_durable_step_answers_and_is_on_record_once(adapter, way):
+    """Saved in a task of its own, it still has one record, and asks each tier once."""
+    reply = city(3) if adapter == "structured" else "fine"
+    journal, small, large = TraceCapture(), says(ConnectionError("down")), says(reply)
+    graph = graph_of(adapter, small, large, durable=True, journal=journal, saver=InMemorySaver())
+    await run(graph, HI, way, {"configurable": {"thread_id": "t"}})
+    assert [t.outcome for t in journal] == ["escalated"]
+    assert (small.asked, large.asked) == (1, 1)
+
+
+@WAYS
+@ADAPTERS
+async def test_structured_output_of_small_that_does_not_parse_escalates(adapter, way):
+    """It is judged as such through every adapter."""
+    journal = TraceCapture()
+    await run(graph_of(adapter, says(city("big")), says(city(3)), schema=True, journal=journal), HI, way)
+    assert [(t.reason, t.kind, t.final_tier) for t in journal] == [("schema_invalid", "structured", "large")]
+
+
+@WAYS
+@ADAPTERS
+async def test_an_exhausted_step_waits_for_a_human(adapter, way):
+    """The graph is interrupted; resumed with `accept` it goes on with the draft, and no tier is asked again."""
+    reply = city(3) if adapter == "structured" else "fine"
+    journal, small, large = TraceCapture(), says(reply), says(reply)
+    policy, config = Policy(on_exhausted="interrupt"), {"configurable": {"thread_id": "t"}}
+    graph = graph_of(
+        adapter, small, large, validators=[all_is_soft], policy=policy, journal=journal, saver=InMemorySaver()
+    )
+    await run(graph, HI, way, config)
+    assert graph.get_state(config).tasks[0].interrupts[0].value["type"] == "cascade_exhausted"
+    assert len(journal) == 0
+    await run(graph, Command(resume="accept"), way, config)
+    assert [t.outcome for t in journal] == ["human_review"]
+    assert (small.asked, large.asked) == (1, 1)
+
+
+@WAYS
+@ADAPTERS
+async def test_a_step_that_is_stopped_asks_nobody_else(adapter, way):
+    """What stops the host passes through; the record says so."""
+    journal, large = TraceCapture(), says("late")
+    asynchronous = way in ("async", "astream") and adapter != "structured"
+    graph = graph_of(
+        adapter, says("a", delay=30.0) if asynchronous else says(KeyboardInterrupt()), large, journal=journal
+    )
+    if asynchronous and adapter != "node":
+        task = asyncio.create_task(run(graph, HI, way))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    elif not asynchronous and way in ("sync", "stream"):
+        with pytest.raises(KeyboardInterrupt):
+            await run(graph, HI, way)
+    else:
+        pytest.skip("a keyboard interrupt ends the loop itself")
+    assert [t.outcome for t in journal] == ["cancelled"]
+    assert large.asked == 0
+
+
+# ---- never worse than large alone -----------------------------------------------------------------------------------
+
+
+@tool
+def lookup(city: str) -> str:
+    """Look a city up."""
+    return f"{city}: 21"
+
+
+class Refused(Exception):  # noqa: N818 - as providers name theirs
+    """An exception of a provider's client."""
+
+    is_retryable = False
+
+    def __init__(self, status: int = 400) -> None:
+        super().__init__(f"refused with {status}")
+        self.status_code = status
+
+
+def call(name: str = "lookup", **args: Any) -> AIMessage:
+    """An answer that calls a tool."""
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c1"}])
+
+
+REPLIES = st.sampled_from(
+    [
+        "fine",
+        "",
+        AIMessage("I can't help with that.", response_metadata={"stop_reason": "refusal"}),
+        AIMessage("cut off in the mid", response_metadata={"finish_reason": "length"}),
+        call(city="Lyon"),
+        call(town="Lyon"),
+        call("nobody"),
+        ConnectionError("down"),
+        ContextOverflowError("too long"),
+        Refused(401),
+        TypeError("an option"),
+        ValueError("odd"),
+    ]
+)
+
+
+def seen_by_host(model: Any) -> tuple[Any, ...]:
+    """What the host gets of a model: an answer or an exception, by type and words."""
+    try:
+        message = model.bind_tools([lookup]).invoke([HumanMessage("weather in Lyon?")])
+    except Exception as error:  # noqa: BLE001 - that is the question
+        return type(error), str(error)
+    return message.content, message.tool_calls, message.response_metadata.get("finish_reason")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    small=REPLIES,
+    large=REPLIES,
+    how=st.sampled_from(["validator", "default and validator", "soft"]),
+    fails=st.booleans(),
+)
+def test_a_host_sees_what_large_alone_gives(small, large, how, fails):
+    """For any script, with any validators that reject small: the same answer or exception, and as many large calls."""
+
+    def rejects(draft: Any, _context: Any) -> Any:
+        if draft.tier == "large":
+            return not fails
+        return Verdict(outcome="fail", code="no", score=0.1) if how == "soft" else False
+
+    from cascade_agent import default_validators
+
+    judges = [rejects] if how != "default and validator" else [*default_validators(), rejects]
+    alone, paid = ScriptedChatModel([copy.deepcopy(large)]), ScriptedChatModel([copy.deepcopy(large)])
+    model = CascadeChatModel(small=ScriptedChatModel([copy.deepcopy(small)]), large=paid, validators=judges)
+    assert seen_by_host(model) == seen_by_host(alone)
+    assert paid.asked == alone.asked == 1
+
+
+def test_a_large_answer_that_fails_a_check_is_marked():
+    """The record says `degraded`, and why; the host reads the answer as it is."""
+    cut = AIMessage("cut off in the mid", response_metadata={"finish_reason": "length"})
+    message = CascadeChatModel(small=says(cut), large=says(cut)).invoke("hi")
+    trace = trace_of(message)
+    assert (message.text, trace.degraded, trace.outcome, trace.final_tier) == (cut.text, True, "exhausted", "large")
+
+
+@pytest.mark.parametrize("on_exhausted", ["pass", "return", "raise"])
+def test_a_large_call_that_breaks_its_schema_and_acts_is_not_passed_on(on_exhausted):
+    """ToolNode runs tools of a plain JSON Schema unchecked: what is declared to change the world is raised instead."""
+    schema = {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]}
+    pay = {"type": "function", "function": {"name": "pay", "description": "Pay.", "parameters": schema}}
+    for effect, passes in (("irreversible", False), ("write", False), ("read", True), (None, True)):
+        policy = Policy(on_exhausted=on_exhausted, side_effects={} if effect is None else {"pay": effect})
+        model = CascadeChatModel(small=says(call("pay")), large=says(call("pay")), policy=policy).bind_tools([pay])
+        if passes and on_exhausted == "pass":
+            assert model.invoke("pay Ann").tool_calls[0]["args"] == {}
+        else:
+            with pytest.raises(CascadeExhausted) as caught:
+                model.invoke("pay Ann")
+            assert len(caught.value.errors) == 2
+            assert caught.value.trace.final is None
+
+
+def test_hosts_choose_by_the_type_of_larges_exception():
+    """Summarization, retries and fallbacks of the host work as with large alone."""
+
+    class Compact(AgentMiddleware):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            try:
+                return handler(request)
+            except ContextOverflowError:
+                return handler(request.override(messages=request.messages[-1:]))
+
+    def scripted() -> Any:
+        return ScriptedChatModel([ContextOverflowError("too long"), "recovered"])
+
+    agent = create_agent(CascadeChatModel(small=scripted(), large=scripted()), middleware=[Compact()])
+    assert agent.invoke(HI)["messages"][-1].text == "recovered"
+    large = says(Refused(400))
+    retry = ModelRetryMiddleware(initial_delay=0.0, jitter=False, on_failure="error")
+    agent = create_agent(CascadeChatModel(small=says("x"), large=large, validators=[small_is_bad]), middleware=[retry])
+    with pytest.raises(Refused) as caught:
+        agent.invoke(HI)
+    assert large.asked == 1
+    assert caught.value.cascade.reason == "model_error"
+    model = CascadeChatModel(small=says("x"), large=says(ConnectionError("x")), validators=[small_is_bad])
+    assert model.with_fallbacks([says("spare")], exceptions_to_handle=(ConnectionError,)).invoke("hi").text == "spare"
+
+
+def test_an_agent_heals_as_with_large_alone():
+    """`ToolStrategy(handle_errors=True)` asks again; without, large's own error reaches the host."""
+    wrong, right = city("big"), city(3)
+    large = ScriptedChatModel([wrong, right])
+    around = CascadeMiddleware(large)
+    agent = create_agent(says(wrong), middleware=[around], response_format=ToolStrategy(City, handle_errors=True))
+    assert agent.invoke(HI)["structured_response"] == City(name="Lyon", size=3)
+    around = CascadeMiddleware(says(wrong))
+    agent = create_agent(says(wrong), middleware=[around], response_format=ToolStrategy(City, handle_errors=False))
+    with pytest.raises(StructuredOutputValidationError):
+        agent.invoke(HI)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_what_host_code_raises_passes_through_and_costs_no_second_call(way):
+    """An inner middleware, or a callback that is to raise: large is not asked."""
+
+    class Inner(AgentMiddleware):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            handler(request)
+            raise PermissionError("not after five")
+
+        async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+            await handler(request)
+            raise PermissionError("not after five")
+
+    class Raises(BaseCallbackHandler):
+        raise_error = True
+
+        def on_llm_end(self, *_: Any, **__: Any) -> None:
+            raise PermissionError("not after five")
+
+    small, large = says("fine"), says("large")
+    with pytest.raises(PermissionError):
+        await run(create_agent(small, middleware=[CascadeMiddleware(large), Inner()]), HI, way)
+    model = CascadeChatModel(small=small, large=large)
+    with pytest.raises(PermissionError):
+        await run(RunnableLambda(lambda _: None) | model if way == "" else model, "hi", way, {"callbacks": [Raises()]})
+    assert (small.asked, large.asked) == (2, 0)
+
+
+# ---- call ids -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given_ids", [[None], [""], ["x", "x"], ["old"]], ids=str)
+@pytest.mark.parametrize("adapter", ["chat_model", "middleware"])
+def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
+    """Absent, empty, repeated within an answer or across turns: fresh on the accepted copy; others stay as they are."""
+    calls = [{"name": "lookup", "args": {"city": f"C{i}"}, "id": own} for i, own in enumerate(given_ids)]
+    said = AIMessage("", tool_calls=calls)
+    history = [HumanMessage("a"), call(city="A").model_copy(update={"tool_calls": [{**calls[0], "id": "old"}]})]
+    history = [*history, ("tool", "21")][:1] if given_ids != ["old"] else history
+    if adapter == "chat_model":
+        model = CascadeChatModel(small=says(said), large=says("x"), validators=[])
+        message = model.bind_tools([lookup]).invoke(history)
+        kept = model.invoke([HumanMessage("b")]) if given_ids == ["old"] else None
+        assert kept is None or kept.tool_calls[0]["id"] == "old"
+    else:
+        if given_ids == ["old"]:
+            pytest.skip("the agent's own history")
+        agent = create_agent(
+            ScriptedChatModel([said, "done"]), [lookup], middleware=[CascadeMiddleware(says("x"), validators=[])]
+        )
+        messages = agent.invoke({"messages": history})["messages"]
+        message = messages[1]
+        assert messages[-1].text == "done"
+    ids = [c["id"] for c in message.tool_calls]
+    assert len(set(ids)) == len(ids)
+    assert all(isinstance(own, str) and own and own != "old" for own in ids)
+    assert [c["id"] for c in said.tool_calls] == given_ids, "the tier's own message is not changed"
+
+
+# ---- switched off, and logged once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switch", ["environment", "call", "off"])
+@pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
+def test_cascading_can_be_switched_off(adapter, switch, monkeypatch):
+    """Everything goes to large, and the record says so."""
+    if switch != "call":
+        monkeypatch.setenv("CASCADE_DISABLED", "1" if switch == "environment" else "0")
+    journal, small, large = TraceCapture(), says("small"), says("large")
+    config = {"configurable": {"cascade_disabled": True}} if switch == "call" else {}
+    graph_of(adapter, small, large, journal=journal).invoke(HI, config)
+    assert (small.asked, large.asked) == ((1, 0) if switch == "off" else (0, 1))
+    assert [t.reason for t in journal] == ["accepted" if switch == "off" else "disabled"]
+
+
+@pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
+def test_one_call_may_have_a_policy_of_its_own(adapter):
+    """`cascade_policy` is JSON, over the settings of the cascade; a misspelled one is refused."""
+
+    def doubts(_draft: Any, _context: Any) -> Verdict:
+        return Verdict(outcome="pass", score=0.5)
+
+    journal = TraceCapture()
+    graph = graph_of(adapter, says("small"), says("large"), validators=[doubts], journal=journal)
+    for own in ({"threshold": 0.4}, {"threshold": 0.6}):
+        graph.invoke(HI, {"configurable": {"cascade_policy": own}})
+    assert [t.final_tier for t in journal] == ["small", "large"]
+    with pytest.raises(ValueError, match="no setting 'thresold': did you mean 'threshold'"):
+        graph.invoke(HI, {"configurable": {"cascade_policy": {"thresold": 0.4}}})
+
+
+def test_a_tier_that_can_never_answer_is_logged_once(caplog):
+    """With the provider's words and the mend, per tier and kind of error; and a skipped small keeps the cause."""
+    caplog.set_level(logging.WARNING, "cascade_agent")
+    small = says(Refused(401), name=f"m{uuid4().hex}")
+    journal = TraceCapture()
+    model = CascadeChatModel(small=small, large=says("fine"), journal=journal)
+    for _ in range(25):
+        assert model.invoke("hi").text == "fine"
+    logged = [r.getMessage() for r in caplog.records if "cannot answer" in r.getMessage()]
+    assert len(logged) == 1
+    assert "refused with 401" in logged[0]
+    assert "check the API key" in logged[0]
+    assert journal.traces[-1].reason == "skipped_small"
+    assert "Refused" in journal.traces[-1].decisions[0].detail
+
+
+def test_a_request_that_is_too_long_says_nothing_of_the_route():
+    """After any number of overflows small is asked first as before."""
+    small = says(ContextOverflowError("too long"))
+    model = CascadeChatModel(small=small, large=says("fine"))
+    for _ in range(30):
+        model.invoke("hi")
+    assert small.asked == 30
+
+
+# ---- hostile neighbours ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_a_validator_cannot_change_request_or_answer(way):
+    """It sees copies: what it does to them reaches neither large nor the user."""
+    sent: list[Any] = []
+
+    def vandal(draft: Any, context: Any) -> bool:
+        draft.message.content = "mine"
+        if draft.message.tool_calls:
+            draft.message.tool_calls[0]["args"]["city"] = "mine"
+        getattr(context.messages, "clear", lambda: None)()
+        return draft.tier == "large"
+
+    large = ScriptedChatModel([lambda messages: sent.extend(messages) or call(city="Lyon")])
+    model = CascadeChatModel(small=says("small"), large=large, validators=[vandal])
+    message = model.invoke("hi") if way == "sync" else await model.ainvoke("hi")
+    assert [m.text for m in sent] == ["hi"]
+    assert (message.content, message.tool_calls[0]["args"]) == ("", {"city": "Lyon"})
+
+
+async def test_a_journal_that_raises_loses_no_answer():
+    """Nor does it take the place of a cancellation."""
+
+    class Broken:
+        def append(self, _trace: Any) -> None:
+            raise OSError("disk full")
+
+    assert CascadeChatModel(small=says("fine"), large=says("x"), journal=Broken()).invoke("hi").text == "fine"
+    model = CascadeChatModel(small=says("a", delay=30.0), large=says("x"), journal=Broken())
+    task = asyncio.create_task(model.ainvoke("hi"))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_the_stream_names_the_model_that_answered():
+    """`ls_*` metadata in the message stream are those of the tier."""
+    graph = graph_of("chat_model", says("draft"), says("fine", name="l"), validators=[small_is_bad])
+    parts = [meta for m, meta in graph.stream(HI, stream_mode="messages") if m.text]
+    assert {meta["ls_model_type"] for meta in parts} == {"chat"}
+    assert {meta["ls_provider"] for meta in parts} == {"scriptedchatmodel"}
