@@ -25,23 +25,8 @@ _HOLLOW = re.compile(
     r"<[^<>]{1,60}>|\{\{?[^{}:\"\d]{0,60}\}?\}|\[[A-Z][A-Z0-9_ ]{1,60}\]|\.{3,}|…|\?+|[xX]{3,}|_{2,}|-{1,3}"
 )
 # Words that programs, not people, use for "no value"; only the whole value counts and only where nobody wrote it.
-_EMPTY_WORDS: Final = frozenset(
-    (
-        "n/a",
-        "na",
-        "null",
-        "none",
-        "nil",
-        "undefined",
-        "todo",
-        "tbd",
-        "unknown",
-        "placeholder",
-        "string",
-        "foo",
-        "foobar",
-    )
-)
+_NO_VALUE: Final = "n/a na null none nil undefined todo tbd unknown placeholder string foo foobar"
+_EMPTY_WORDS: Final = frozenset(_NO_VALUE.split())
 _YOUR = re.compile(r"<?your[_ -][a-z0-9_ -]{2,40}>?", re.IGNORECASE)
 
 

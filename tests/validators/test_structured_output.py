@@ -24,6 +24,7 @@ from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import _output_schema
 from cascade_agent.validators.structured_output import StructuredOutput
+from cascade_agent.validators.validator_set import ValidatorSet
 
 
 class Line(BaseModel):
@@ -42,7 +43,7 @@ SECRET = "hunter2"
 
 def judge(draft: Draft, **context: Any) -> Verdict | None:
     """Judge one draft."""
-    return StructuredOutput()(draft, StepContext(**context))
+    return next(iter(ValidatorSet([StructuredOutput()]).validate(draft, StepContext(**context))), None)
 
 
 def error_of(data: dict[str, Any]) -> str:

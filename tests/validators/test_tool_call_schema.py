@@ -23,6 +23,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import tool_call_schema
 from cascade_agent.validators.json_schema.schema import Schema
 from cascade_agent.validators.tool_call_schema import ToolCallSchema
+from cascade_agent.validators.validator_set import ValidatorSet
 
 FLIGHT = {
     "type": "object",
@@ -77,7 +78,7 @@ def raw(*calls: dict[str, Any]) -> Draft:
 def judge(args: Any, *tools: Any, validator: ToolCallSchema | None = None, name: str = "flight") -> list[Verdict]:
     """The findings on one call of a tool."""
     context = StepContext(tools=tool_specs(tools or [REMOTE]))
-    return (validator or ToolCallSchema())(draft((name, args)), context) or []
+    return list(ValidatorSet([validator or ToolCallSchema()]).validate(draft((name, args)), context))
 
 
 def brief(found: list[Verdict]) -> list[tuple[str, str]]:
