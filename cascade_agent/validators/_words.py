@@ -239,6 +239,29 @@ def content_text(message: BaseMessage, limit: int) -> str:
     return "\n".join(parts)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A text, folded, with its words and numbers."""
+
+    folded: str
+
+    @cached_property
+    def terms(self) -> frozenset[str]:
+        """Stems of the words."""
+        return frozenset(terms(self.folded))
+
+    @cached_property
+    def numbers(self) -> frozenset[float]:
+        """All numbers."""
+        return numbers_of(number_spans(self.folded, limit=600))
+
+
+@lru_cache(maxsize=512)
+def reading(text: str) -> Reading:
+    """Read a text once: the messages of a thread come again with every step."""
+    return Reading(fold(text))
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """One argument value that is not a container."""
@@ -259,12 +282,17 @@ class Conversation:
 
     request: str
     """The last human message as it was written."""
-    others: str
-    """Folded text of this turn's tool results and answers, of earlier messages and of the system."""
+    readings: Sequence[Reading]
+    """This turn's tool results and answers, earlier messages and the system text."""
     turn_results: int
     follow_up: bool
     """Earlier human messages exist, so the request may lean on them."""
     context: StepContext = field(repr=False)
+
+    @cached_property
+    def others(self) -> str:
+        """What is evidence apart from the request, folded."""
+        return "\n".join(r.folded for r in self.readings)
 
     @cached_property
     def folded(self) -> str:
@@ -294,7 +322,7 @@ class Conversation:
     @cached_property
     def evidence_set(self) -> frozenset[str]:
         """Stems of the evidence."""
-        return self.request_set.union(terms(self.others)) if self.others else self.request_set
+        return self.request_set.union(*(r.terms for r in self.readings))
 
     @cached_property
     def spans(self) -> list[NumberSpan]:
@@ -309,8 +337,7 @@ class Conversation:
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers of the evidence."""
-        values = self.request_numbers
-        return values | numbers_of(number_spans(self.others, limit=600)) if self.others else values
+        return self.request_numbers.union(*(r.numbers for r in self.readings))
 
     @cached_property
     def compact(self) -> str:
@@ -372,7 +399,7 @@ def _read(context: StepContext) -> Conversation:
     parts.append(system)
     return Conversation(
         request=request,
-        others=fold("\n".join(p for p in parts if p)),
+        readings=[reading(part) for part in parts if part],
         turn_results=results,
         follow_up=follow_up,
         context=context,

@@ -23,12 +23,10 @@ from cascade_agent.validators._words import (
     answer,
     conversation,
     fold,
-    number,
     quoted,
     stem,
     terms,
     tool_text,
-    value_text,
     weight,
 )
 from cascade_agent.validators.agreement import normal
@@ -44,12 +42,6 @@ _LIST_MARK = re.compile(r"(?:^|\n)\s*\(?\d{1,2}[.)](?=\s)|(?<![(\w])\d{1,2}\)(?=
 _PROSE_CALL = re.compile(
     r"([^\W\d][\w.\-]{1,80})\s*\(|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
 )
-
-# Between two items of a list, in writing; the words are the usual "and", "or" of some languages. Alone they decide
-# nothing: an item counts only when its neighbour of the same shape became an argument and it did not.
-_AND: Final = "and|or|y|o|e|ou|et|und|oder|en|of|och|og|ja|i|ili|a|и|или|та|і|ve|dan|và|και|和|及|と|や|و|या|और|및"
-_JOINT = re.compile(rf"\s*(?:[,、，;/&+]\s*(?:(?:{_AND})\s+)?|\s(?:{_AND})\s+|[和及とや])", re.IGNORECASE)
-_ITEM = re.compile(r"['\"“(\[]?([^\W_]+(?:[.\-'][^\W_]+)*)")
 
 # Verbs and fillers of identifiers: names of tools are English in every country, and these say nothing of the subject.
 _COMMON_WORDS: Final = (
@@ -75,7 +67,7 @@ class ToolRelevance:
     of the request were left out (.91).
 
     Graded, only where they apply: `description_match`, `request_covered`, `number_unused`, `question_open`,
-    `quote_unused`, `sibling_unused`, `choice_unused`, `other_tool_fits`, `part_open`, `several_calls`, `calls_split`.
+    `quote_unused`, `choice_unused`, `part_open`, `several_calls`, `calls_split`.
     Silent without tools and where structured output was asked for.
     """
 
@@ -97,8 +89,6 @@ class ToolRelevance:
         "tool_match": Weight(1.0, "the name says the same as the description in fewer words"),
         "request_covered": Weight(0.5, "words left over ask for something else; stories leave words too"),
         "several_calls": Weight(0.5, "each of several calls must be right; one call is right more often than three"),
-        "sibling_unused": Weight(1.0, "one item of a list was used and its neighbour not; appositions look like lists"),
-        "other_tool_fits": Weight(1.0, "shared words prefer another tool; descriptions of unequal length blur it"),
         "no_call": Weight(0.5, "prose that was chosen freely is mostly right, also beside a tool with like words"),
     }
 
@@ -214,10 +204,6 @@ def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, fo
     ]
     others = [t for t in offered if all(t is not c for c in called)]
     if others:
-        here = min(_fit(t, known) for t in called)
-        best = max(_fit(t, known) for t in others)
-        if best > here:
-            out.append(_graded("other_tool_fits", 1.0 - (best - here), "another offered tool shares more words"))
         left = known - found.used_set
         for tool in called:
             left -= tool.description_terms
@@ -341,9 +327,6 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
         lost = [q for q in lost if not _names_tool(q, offered)]
         if lost:
             out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
-    siblings = _siblings(found, conv)
-    if siblings:
-        out.append(_graded("sibling_unused", 1.0 / (1 + siblings), "items of a list of which another item is used"))
     choices = _choices_unused(found, conv)
     if choices:
         out.append(_graded("choice_unused", 1.0 / (1 + choices), "options that the request names were not chosen"))
@@ -450,43 +433,6 @@ def _numbers_unused(
 def _token(folded: str, start: int) -> str:
     match = _WORD.match(folded, start)
     return stem(match.group()) if match is not None else ""
-
-
-def _siblings(found: Answer, conv: Conversation) -> int:
-    """Count the items next to an argument in a list of the request, of the same shape, that became no argument."""
-    request, folded = conv.request, conv.folded
-    if len(folded) != len(request):  # folding moved the places
-        request = folded
-    missing: set[str] = set()
-    for leaf in found.leaves[:_MAX_SIBLING_LEAVES]:
-        text = fold(value_text(leaf.value)).strip()
-        if isinstance(leaf.value, bool) or leaf.value is None or not text or len(text) > 80:  # noqa: PLR2004
-            continue
-        place = folded.find(text)
-        end = place + len(text)
-        if place < 0 or folded[place - 1 : place].isalnum() or folded[end : end + 1].isalnum():
-            continue
-        while request[end : end + 1] in ("'", '"', "”", ")", "]", "%") and end < len(request):
-            end += 1
-        joint = _JOINT.match(request, end)
-        item = _ITEM.match(request, joint.end()) if joint is not None else None
-        if item is not None and _same_shape(request[place], item.group(1)) and not _taken(item.group(1), found):
-            missing.add(item.group(1))
-    return len(missing)
-
-
-_MAX_SIBLING_LEAVES: Final = 24
-
-
-def _same_shape(first: str, item: str) -> bool:
-    if first.isdigit() or item[0].isdigit():
-        return first.isdigit() and item[0].isdigit()
-    return first.isupper() and item[0].isupper() and len(item) > 2  # noqa: PLR2004 - ", NY" belongs to the item
-
-
-def _taken(item: str, found: Answer) -> bool:
-    folded = fold(item)
-    return folded in found.used or stem(folded) in found.used_set or number(folded) in found.used_numbers
 
 
 def _choices_unused(found: Answer, conv: Conversation) -> int:
