@@ -1,4 +1,4 @@
-"""What was made of an object, remembered by the object's identity."""
+"""A memory of values by the identity of the object that they were made of."""
 
 from __future__ import annotations
 

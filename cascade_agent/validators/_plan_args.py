@@ -39,20 +39,20 @@ def pointer_part(key: object) -> str:
 
 
 def find_bad_reference(steps: list[Step], earlier: set[str]) -> str | None:
-    """Return the path of the first argument that refers to a step which is unknown, or later and not waited for."""
+    """Return the path of the first argument that refers to a step which is unknown, or later and no dependency."""
     by_id = {step.id: step for step in steps}
     before = set(earlier)
     left = _MAX_REFERENCES_IN_PLAN
     for index, step in enumerate(steps):
-        waited: set[str] | None = None
+        before_it: set[str] | None = None
         for path, text in _texts(step.args):
             for found in islice(_REFERENCE.finditer(text), max(0, min(left, _MAX_REFERENCES))):
                 left -= 1
                 target = found[1] or found[3]
                 if target in before or (target not in by_id and not _certain(found, text)):
                     continue
-                waited = _waited_for(step, by_id) if waited is None else waited
-                if target == step.id or target not in by_id or target not in waited:
+                before_it = _waited_for(step, by_id) if before_it is None else before_it
+                if target == step.id or target not in by_id or target not in before_it:
                     return f"/{index}/args{path}"
         before.add(step.id)
     return None

@@ -278,7 +278,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the graded validators read of a step, cut to bounds."""
+    """A step as the graded validators read it, cut to bounds."""
 
     request: str
     """The last human message as it was written."""
@@ -291,7 +291,7 @@ class Conversation:
 
     @cached_property
     def others(self) -> str:
-        """What is evidence apart from the request, folded."""
+        """The evidence apart from the request, folded."""
         return "\n".join(r.folded for r in self.readings)
 
     @cached_property
@@ -367,13 +367,13 @@ def _read(context: StepContext) -> Conversation:
     start = context.turn_start
     request = content_text(messages[start], REQUEST_CHARS) if start >= 0 else ""
     parts: list[str] = []
-    room, results, follow_up = RESULT_CHARS, 0, False
+    left, results, follow_up = RESULT_CHARS, 0, False
     system = ""
     in_turn = True
     seen = 0
     for index in range(len(messages) - 1, -1, -1):
         if index == start:
-            in_turn, room = False, HISTORY_CHARS
+            in_turn, left = False, HISTORY_CHARS
             continue
         if seen >= MESSAGES:
             break
@@ -387,12 +387,12 @@ def _read(context: StepContext) -> Conversation:
             follow_up = True
         if in_turn and kind == "tool":
             results += 1
-        elif kind == "ai" and not in_turn and room > 0:
+        elif kind == "ai" and not in_turn and left > 0:
             parts.extend(_values_text(call.get("args"), VALUE_CHARS) for call in getattr(message, "tool_calls", ())[:4])
-        if room > 0:
-            text = content_text(message, room)
+        if left > 0:
+            text = content_text(message, left)
             parts.append(text)
-            room -= len(text)
+            left -= len(text)
     if not system and seen >= MESSAGES and messages[0].type == "system":
         system = content_text(messages[0], SYSTEM_CHARS)
         follow_up = True
@@ -425,7 +425,7 @@ _MAX_EARLIER: Final = 16
 
 @dataclass(frozen=True)
 class ToolText:
-    """What the texts of one tool say."""
+    """The texts of one tool."""
 
     name: str
     name_terms: tuple[str, ...]
@@ -433,13 +433,13 @@ class ToolText:
     """Stems of name, description and parameter names and descriptions."""
     description_terms: frozenset[str]
     """Stems of name and description alone."""
-    told: bool
+    described_well: bool
     """The description says enough to be compared with a request."""
     properties: Mapping[str, Any]
     required: frozenset[str]
 
 
-_TOLD: Final = 2.0
+_DESCRIBED_WELL: Final = 2.0
 """Weight of the words of a description from which on it can be compared: two long words."""
 _tools: IdentityCache[ToolText] = IdentityCache()
 
@@ -457,12 +457,12 @@ def _read_tool(tool: ToolSpec) -> ToolText:
     names = terms(identifier_words(tool.name))
     description = terms(fold(clip(tool.description or "", TOOL_CHARS)))
     rest: list[str] = []
-    room = TOOL_CHARS
+    left = TOOL_CHARS
     for key, schema in list(properties.items())[:64]:
-        text = f"{identifier_words(str(key))} {schema_text(schema)}"[:room]
+        text = f"{identifier_words(str(key))} {schema_text(schema)}"[:left]
         rest.extend(terms(fold(text)))
-        room -= len(text)
-        if room <= 0:
+        left -= len(text)
+        if left <= 0:
             break
     base = frozenset(names).union(description)
     return ToolText(
@@ -470,7 +470,7 @@ def _read_tool(tool: ToolSpec) -> ToolText:
         name_terms=tuple(names),
         described=base.union(rest),
         description_terms=base,
-        told=sum(weight(t) for t in set(description)) >= _TOLD,
+        described_well=sum(weight(t) for t in set(description)) >= _DESCRIBED_WELL,
         properties=properties,
         required=frozenset(r for r in required if isinstance(r, str)) if isinstance(required, list) else frozenset(),
     )
@@ -553,7 +553,7 @@ def value_text(value: object) -> str:
     return str(value)
 
 
-def _leaves(index: int, args: object, spec: ToolText | None, room: int) -> Iterator[Leaf]:
+def _leaves(index: int, args: object, spec: ToolText | None, left: int) -> Iterator[Leaf]:
     if not isinstance(args, Mapping):
         return
     for key, value in list(args.items())[:MAX_LEAVES]:
@@ -561,9 +561,9 @@ def _leaves(index: int, args: object, spec: ToolText | None, room: int) -> Itera
         required = spec is not None and key in spec.required
         path = f"/tool_calls/{index}/args/{_escaped(key)}"
         for place, leaf, leaf_schema in _walk(value, schema, path, 5):
-            if room <= 0:
+            if left <= 0:
                 return
-            room -= 1
+            left -= 1
             yield Leaf(index, place, str(key), leaf, leaf_schema, required, place == path)
 
 

@@ -65,13 +65,13 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
 
 def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) -> float:
     """Return the agreement of two answers without calls."""
-    told = text_agreement(a, b, similarity=similarity)
+    found = text_agreement(a, b, similarity=similarity)
     if context.tools and context.tool_choice != "none" and not _answered(context):
         if _nothing(a) and _nothing(b):
             return 1.0
         if _prose(a, b):
-            return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * told
-    return told
+            return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * found
+    return found
 
 
 def _nothing(text: str) -> bool:

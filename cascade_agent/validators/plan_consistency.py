@@ -49,7 +49,7 @@ class PlanConsistency:
 
     The plan in force is `plan(context.state)`, by default what stands under `plan` in the state (a mapping or an
     object): a `Plan`, its JSON, or a list of its steps. It is read tolerantly: numbers as ids, common words for a
-    status (`completed`, `todo`, `doing`). Where neither a status nor a result is said, only the tools are held against
+    status (`completed`, `todo`, `doing`). Where neither a status nor a result is given, only the tools are held against
     the plan; a plan that is finished binds no later turn. A plan that was found by default binds actions only where its
     steps name tools and all of these are on offer: anything else under that name is the graph's own business. With
     `plan` or `known_tools` given it always binds.
@@ -129,7 +129,7 @@ class PlanConsistency:
             return self._judge_action(in_force, draft, context) if self._binds(in_force, context) else None
         if self.plan is not None and in_force is None:
             reason = "what `plan` returned is no consistent plan of at most max_steps steps"
-            return Verdict(outcome="abstain", code="plan_unreadable", reason=reason, validator=self.name)
+            return Verdict(outcome="abstain", code="plan_unreadable", reason=reason)
         return None
 
     def _in_force(self, state: object) -> object:
@@ -149,7 +149,7 @@ class PlanConsistency:
         return bool(tools) and tools <= context.tools_by_name.keys()
 
     def _fail(self, code: str, reason: str, path: str, score: float | None = None) -> Verdict:
-        return Verdict(outcome="fail", code=code, reason=reason, path=path, score=score, validator=self.name)
+        return Verdict(outcome="fail", code=code, reason=reason, path=path, score=score)
 
     # ---- a plan as an answer ----------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class PlanConsistency:
             return self._fail("plan_missing_output", reason, path)
         if before:
             reason = "the answer is a new, consistent plan"
-            return Verdict(outcome="pass", code="replanned", reason=reason, path=path, validator=self.name)
+            return Verdict(outcome="pass", code="replanned", reason=reason, path=path)
         return None
 
     def _tools_and_references(
@@ -272,7 +272,6 @@ class PlanConsistency:
             reason="an argument differs from the one that the plan names",
             score=self.differs_score,
             path=f"/args/{pointer_part(differs)}",
-            validator=self.name,
         )
 
     def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: Mapping[str, Any]) -> Verdict | None:
@@ -291,7 +290,7 @@ class PlanConsistency:
 
 
 class _View:
-    """The plan in force beside what the conversation shows of it."""
+    """The plan in force, and what the conversation shows of it."""
 
     def __init__(self, steps: list[Step], messages: Sequence[BaseMessage]) -> None:
         self.steps = steps

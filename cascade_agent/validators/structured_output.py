@@ -83,7 +83,7 @@ class StructuredOutput:
 
 
 def _fail(reason: str, path: str) -> Verdict:
-    return Verdict(outcome="fail", code="unparsed_output", reason=reason, path=path, validator=StructuredOutput.name)
+    return Verdict(outcome="fail", code="unparsed_output", reason=reason, path=path)
 
 
 def _unfit(parsed: object, wanted: object) -> Verdict | None:
@@ -100,7 +100,7 @@ def _unfit(parsed: object, wanted: object) -> Verdict | None:
     if report.complete:
         return None
     reason = "the schema takes too many steps to follow to its end"
-    return Verdict(outcome="abstain", code="unchecked", reason=reason, path="/parsed", validator=StructuredOutput.name)
+    return Verdict(outcome="abstain", code="unchecked", reason=reason, path="/parsed")
 
 
 def _explain(error: object) -> tuple[str, str]:

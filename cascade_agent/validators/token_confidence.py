@@ -78,11 +78,11 @@ class TokenConfidence:
         values = _action_tokens(tokens, calls) if calls else [logprob for _, logprob in tokens]
         if not values:
             reason = "the provider reports no log-probabilities" + (" of the call" if tokens else "")
-            return Verdict(outcome="abstain", code="no_logprobs", reason=reason, validator=self.name)
+            return Verdict(outcome="abstain", code="no_logprobs", reason=reason)
         values.sort()
         score = math.exp(values[int(self.quantile * len(values))])
         reason = f"quantile {self.quantile:g} of {len(values)} tokens of the {'call' if calls else 'answer'}"
-        return Verdict(outcome="pass", code="token_confidence", reason=reason, score=score, validator=self.name)
+        return Verdict(outcome="pass", code="token_confidence", reason=reason, score=score)
 
 
 # ---- where the providers keep them ----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ MAX_ARGUMENT_BYTES = 1_000_000
 """Size of one call's arguments, about as JSON."""
 MAX_ARGUMENT_DEPTH = 64
 _INT_MIN, _INT_END = -(2**63), 2**64
-"""What msgpack, in which LangGraph stores a checkpoint, can hold."""
+"""Bounds of msgpack, in which LangGraph stores a checkpoint."""
 _MAX_VERDICTS = 10
 _MAX_ERRORS = 200
 _MAX_WARNINGS = 512
@@ -106,7 +106,7 @@ class ToolCallSchema:
                     yield self._fail(base + problem.path, problem.code, problem.reason)
 
     def _fail(self, path: str, code: str, reason: str) -> Verdict:
-        return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=self.name)
+        return Verdict(outcome="fail", code=code, reason=reason, path=path)
 
     def _problems(self, call: ToolCall, context: StepContext, *, structured: bool) -> Iterator[Problem]:
         name: object = call.get("name")

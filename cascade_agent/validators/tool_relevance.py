@@ -51,7 +51,7 @@ _COMMON_WORDS: Final = (
 _COMMON: Final = frozenset(map(stem, _COMMON_WORDS.split()))
 _COMMON_WEIGHT: Final = 0.3
 _NEUTRAL: Final = 0.7
-"""What the comparison of request and tool scores where it cannot be made: about what right calls score."""
+"""Score of request and tool where they cannot be compared: about that of right calls."""
 _SENTENCE_SUBJECT: Final = 1.6
 """Weight of words about the tools from which on a sentence is taken to ask for something."""
 
@@ -89,7 +89,7 @@ class ToolRelevance:
         "tool_match": Weight(1.0, "the name says the same as the description in fewer words"),
         "request_covered": Weight(0.5, "words left over ask for something else; stories leave words too"),
         "several_calls": Weight(0.5, "each of several calls must be right; one call is right more often than three"),
-        "no_call": Weight(0.5, "prose that was chosen freely is mostly right, also beside a tool with like words"),
+        "no_call": Weight(0.5, "prose that was chosen freely is mostly right, also where a tool has like words"),
     }
 
     def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
@@ -108,9 +108,7 @@ class ToolRelevance:
             *_calls(found, conv),
         ]
         if context.tool_choice is None and _off_topic(out, found, conv, offered):
-            out.append(
-                Verdict(validator=ToolRelevance.name, outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0)
-            )
+            out.append(Verdict(outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
         return out
 
 
@@ -119,9 +117,7 @@ _MAX_TOOLS: Final = 64
 
 def _graded(code: str, score: float, reason: str = "") -> Verdict:
     score = min(1.0, max(0.0, score))
-    return Verdict(
-        validator=ToolRelevance.name, outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score
-    )
+    return Verdict(outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score)
 
 
 # ---- prose ----------------------------------------------------------------------------------------------------------
@@ -137,9 +133,7 @@ def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Sequ
         written = "".join(_WORD.findall(fold(match.group(1) or match.group(2))))
         if written in names:
             reason = "the text writes out a call to an offered tool instead of making it"
-            return [
-                Verdict(validator=ToolRelevance.name, outcome="fail", code="call_in_prose", reason=reason, score=0.0)
-            ]
+            return [Verdict(outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
     if conv.turn_results or not conv.request:
         return [_graded("no_call", 1.0)]
     if _foreign(conv, offered):
@@ -174,17 +168,17 @@ def _foreign(conv: Conversation, offered: Sequence[ToolText]) -> bool:
 
     Fewer than three short words on a side say nothing, except where the scripts differ altogether.
     """
-    asked = {t for t in conv.request_set if 2 <= len(t) <= 3 and t.isalpha()}  # noqa: PLR2004
-    told = {t for tool in offered for t in tool.described if 2 <= len(t) <= 3}  # noqa: PLR2004
-    if len(asked) >= 3 and len(told) >= 3 and not asked & told:  # noqa: PLR2004
+    asked_short = {t for t in conv.request_set if 2 <= len(t) <= 3 and t.isalpha()}  # noqa: PLR2004
+    offered_short = {t for tool in offered for t in tool.described if 2 <= len(t) <= 3}  # noqa: PLR2004
+    if len(asked_short) >= 3 and len(offered_short) >= 3 and not asked_short & offered_short:  # noqa: PLR2004
         return True
     return _plain(conv.request_set) < 1 / 3 and all(_plain(tool.described) > 2 / 3 for tool in offered)
 
 
 def _plain(words: frozenset[str]) -> float:
     """Return the share of words in Latin letters without marks."""
-    said = [t for t in words if weight(t) > 0]
-    return sum(t.isascii() for t in said) / len(said) if said else 0.5
+    heavy = [t for t in words if weight(t) > 0]
+    return sum(t.isascii() for t in heavy) / len(heavy) if heavy else 0.5
 
 
 def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, foreign: bool) -> list[Verdict]:
@@ -232,7 +226,7 @@ def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, o
     Only for the first call after a request that stands for itself, and only where one tool is on offer, described: of
     several, the one that was called first may prepare what was asked for, as the first look-up of an agent does.
     """
-    if len(offered) > 1 or conv.turn_results or conv.follow_up or not all(t and t.told for t in found.tools):
+    if len(offered) > 1 or conv.turn_results or conv.follow_up or not all(t and t.described_well for t in found.tools):
         return False
     if _has_identifier(found, conv) or _composed(found, conv):
         return False
@@ -315,9 +309,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
         score = (1.0 - unused / count) / unused
         told = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
         soft: Outcome = "fail" if told else "pass"
-        out.append(
-            Verdict(validator=ToolRelevance.name, outcome=soft, code="number_unused", reason=reason, score=score)
-        )
+        out.append(Verdict(outcome=soft, code="number_unused", reason=reason, score=score))
     questions = sum(conv.request.count(mark) for mark in "?？؟")
     if questions > len(found.calls):
         out.append(_graded("question_open", len(found.calls) / questions, "more questions than calls"))
@@ -475,7 +467,7 @@ def _calls(found: Answer, conv: Conversation) -> list[Verdict]:
         out.append(_graded("calls_split", 0.0, "calls differ only in a parameter that takes a list"))
     if any(_alike(tool, calls, conv) for tool, calls in groups.values()):
         reason = "two calls carry the same values"
-        out.append(Verdict(validator=ToolRelevance.name, outcome="fail", code="calls_alike", reason=reason, score=0.0))
+        out.append(Verdict(outcome="fail", code="calls_alike", reason=reason, score=0.0))
     return out
 
 
