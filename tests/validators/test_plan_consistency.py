@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
+from cascade_agent.validators.validator_set import ValidatorSet
 
 TOOLS = tuple(ToolSpec(name) for name in ("find_order", "refund", "send_mail", "get_weather"))
 
@@ -44,7 +45,8 @@ def judge(
     elif isinstance(message, list):
         message = AIMessage("", tool_calls=message)
     settings = {"tools": TOOLS, **context}
-    return (validator or PlanConsistency())(Draft(message=message, parsed=parsed), StepContext(**settings))
+    validators = ValidatorSet([validator or PlanConsistency()])
+    return next(iter(validators.validate(Draft(message=message, parsed=parsed), StepContext(**settings))), None)
 
 
 def answered(*names: str, status: str = "success") -> list[BaseMessage]:

@@ -23,6 +23,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import tool_call_schema
 from cascade_agent.validators.json_schema.schema import Schema
 from cascade_agent.validators.tool_call_schema import ToolCallSchema
+from cascade_agent.validators.validator_set import ValidatorSet
 
 FLIGHT = {
     "type": "object",
@@ -77,7 +78,7 @@ def raw(*calls: dict[str, Any]) -> Draft:
 def judge(args: Any, *tools: Any, validator: ToolCallSchema | None = None, name: str = "flight") -> list[Verdict]:
     """The findings on one call of a tool."""
     context = StepContext(tools=tool_specs(tools or [REMOTE]))
-    return (validator or ToolCallSchema())(draft((name, args)), context) or []
+    return list(ValidatorSet([validator or ToolCallSchema()]).validate(draft((name, args)), context))
 
 
 def brief(found: list[Verdict]) -> list[tuple[str, str]]:
@@ -598,3 +599,21 @@ def test_the_validator_says_what_it_is():
     """Name, stage and settings."""
     assert (ToolCallSchema.name, ToolCallSchema.stage) == ("ToolCallSchema", "draft")
     assert repr(ToolCallSchema(strict=True)) == "ToolCallSchema(strict=True)"
+
+
+def test_an_empty_argument_of_a_tool_without_parameters_is_no_fault() -> None:
+    """Some models call such a tool with `{"": ""}`; with parameters, or with a name, it stays a made-up argument."""
+    bare = {"type": "function", "function": {"name": "flight", "parameters": {"type": "object", "properties": {}}}}
+    assert judge({"": ""}, bare) == []
+    assert [v.code for v in judge({"x": ""}, bare)] == ["extra_argument"]
+    assert "extra_argument" in [v.code for v in judge({"": ""}, REMOTE)]
+
+
+def test_a_parameter_named_runtime_is_not_wanted_from_the_model() -> None:
+    """LangGraph fills it in, annotated or not."""
+
+    def look(city: str, runtime) -> str:  # type: ignore[no-untyped-def]
+        """Look."""
+        return city
+
+    assert judge({"city": "Lyon"}, StructuredTool.from_function(look), name="look") == []
