@@ -150,7 +150,7 @@ def _read(message: BaseMessage) -> Facts:
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Call:
     """A call of the loop: `result` is None where it was never answered."""
 
@@ -209,7 +209,7 @@ def _calls(steps: Sequence[Facts]) -> list[Call]:
         if fact.kind == "ai":
             batch += 1
             for call in fact.calls:
-                made = Call(call["name"], call["args"], tier=fact.tier, batch=batch)
+                made = Call(name=call["name"], args=call["args"], tier=fact.tier, batch=batch)
                 out.append(made)
                 waiting[call.get("id")] = made
         elif fact.kind == "tool" and (answered := waiting.get(fact.call_id)) is not None:

@@ -88,6 +88,8 @@ SAME = {
     "a declared default of null": (call("search", query="a", page=None), call("search", query="a")),
     "nested": (call("read", q={"a": [1, {"b": "X"}]}), call("read", q={"a": [1.0, {"b": "x"}]})),
     "no arguments": (call("read"), call("read")),
+    "1 and the text 1": (call("read", id=1), call("read", id="1")),
+    "null and nothing": (call("read", id=None), call("read")),
     "large integers": (call("read", id=2**70), call("read", id=2**70)),
 }
 DIFFERENT = {
@@ -98,8 +100,6 @@ DIFFERENT = {
     "an argument without a default": (call("search", query="a"), call("search", query="a", lang="en")),
     "true and 1": (call("read", id=True), call("read", id=1)),
     "true and false": (call("read", id=True), call("read", id=False)),
-    "1 and the text 1": (call("read", id=1), call("read", id="1")),
-    "null and nothing": (call("read", id=None), call("read")),
     "null and zero": (call("read", id=None), call("read", id=0)),
     "another order of a list": (call("read", ids=[1, 2]), call("read", ids=[2, 1])),
     "a longer list": (call("read", ids=[1, 2]), call("read", ids=[1, 2, 3])),
@@ -142,25 +142,19 @@ def test_a_call_that_failed() -> None:
     assert "failed" in verdict.reason
 
 
-def test_another_call_between() -> None:
-    """Reading something else in between does not make the same call useful."""
-    assert codes(Turn().did(A).did(B), A) == ["repeated_call"]
+def test_another_success_between() -> None:
+    """After another call succeeded the same call is a retry after a mend, or a second look: it is kept."""
+    assert codes(Turn().did(A).did(B), A) == []
+    assert codes(Turn().did(A, status="error").did(B), A) == []
+    assert codes(Turn().did(A, B), A) == []
 
 
-def test_after_a_write() -> None:
-    """After a successful write or irreversible call the world is another one; reading again is kept."""
-    assert codes(Turn().did(A).did(call("save", x=1)), A) == []
-    assert codes(Turn().did(A).did(call("pay", x=1)), A) == []
-    assert codes(Turn().did(A, status="error").did(call("save", x=1)), A) == []
-    assert codes(Turn().did(A, call("save", x=1)), A) == []
-
-
-def test_a_write_that_does_not_help() -> None:
-    """A write that failed, was never answered, came before or is not declared as one does not excuse a repeat."""
-    assert codes(Turn().did(A).did(call("save", x=1), status="error"), A) == ["repeated_call"]
-    assert codes(Turn().did(A).did(call("save", x=1), status=None), A) == ["repeated_call"]
-    assert codes(Turn().did(call("save", x=1)).did(A), A) == ["repeated_call"]
-    assert codes(Turn().did(A).did(call("save", x=1)), A, effects={}) == ["repeated_call"]
+def test_no_success_between() -> None:
+    """Another call that failed, was never answered or came before does not excuse a repeat."""
+    assert codes(Turn().did(A).did(B, status="error"), A) == ["repeated_call"]
+    assert codes(Turn().did(A).did(B, result='{"error": "locked"}'), A) == ["repeated_call"]
+    assert codes(Turn().did(A).did(B, status=None), A) == ["repeated_call"]
+    assert codes(Turn().did(B).did(A), A) == ["repeated_call"]
 
 
 def test_the_write_itself() -> None:
@@ -179,7 +173,7 @@ def test_kept_when_never_answered() -> None:
 
 
 def test_loops() -> None:
-    """A, B, A, B and A, B, C, A, B, C are loops, also where a write in between excuses each single repeat."""
+    """A, B, A, B and A, B, C, A, B, C are loops, also where another call in between excuses each single repeat."""
     save = call("save", x=1)
     assert codes(Turn().did(A).did(B).did(A), B) == ["call_loop"]
     assert codes(Turn().did(A).did(B).did(C).did(A).did(B), C) == ["call_loop"]
@@ -204,21 +198,12 @@ def test_both_findings() -> None:
 
 
 def test_twenty_steps() -> None:
-    """A fresh call after twenty other steps is kept; a repeat of the first one is found."""
+    """A fresh call after twenty other steps is kept; a repeat of the last one is found."""
     turn = Turn()
     for number in range(20):
         turn.did(call("read", id=number))
     assert codes(turn, call("read", id=20)) == []
-    assert codes(turn, call("read", id=0)) == ["repeated_call"]
-
-
-def test_window() -> None:
-    """What lies before the window is not read."""
-    turn = Turn().did(call("read", id=0))
-    for number in range(1, 40):
-        turn.did(call("read", id=number))
-    assert codes(turn, call("read", id=0)) == []
-    assert codes(turn, call("read", id=39)) == ["repeated_call"]
+    assert codes(turn, call("read", id=19)) == ["repeated_call"]
 
 
 def test_repeated_text() -> None:
@@ -263,8 +248,6 @@ def test_huge_arguments_end() -> None:
         assert codes(Turn().did(call("read", **huge())), call("read", **huge())) == []
     assert codes(Turn().did(call("read", x="X" * 10**6)), call("read", x="x" * 10**6)) == []
     assert codes(Turn(), *[call("read", id=n) for n in range(5_000)]) == []
-    many = {str(i): i for i in range(1_000)}
-    assert codes(Turn().did(call("search", **many)), call("search", **many, limit=5)) == []
 
 
 def test_only_the_newest_calls_are_held() -> None:
@@ -276,15 +259,13 @@ def test_only_the_newest_calls_are_held() -> None:
 
 
 def test_other_messages_are_passed_over() -> None:
-    """A system message within the turn changes nothing; values of no JSON type are different."""
+    """A system message within the turn changes nothing."""
     turn = Turn().did(A)
     turn.messages.append(SystemMessage("Be brief."))
     assert codes(turn, A) == ["repeated_call"]
-    odd = AIMessage.model_construct(content="", tool_calls=[call("read", x={1}), call("read", x={1})])
-    assert NoRepeat()(Draft(message=odd), StepContext()) is None
 
 
-@pytest.mark.parametrize("settings", [{"score": -0.1}, {"answer_score": 2}, {"window": 0}])
+@pytest.mark.parametrize("settings", [{"score": -0.1}, {"answer_score": 2}])
 def test_settings(settings: dict[str, Any]) -> None:
     """A setting that cannot work is refused at construction and named."""
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
