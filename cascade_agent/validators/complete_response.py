@@ -1,23 +1,50 @@
 """`CompleteResponse`: whether the answer is there, whole, of the kind that was asked for, and can be kept.
 
-Law: only what the provider or the message itself says counts. A refusal in ordinary words is an answer like any other.
+Hard is what the provider or the shape of the message says beyond doubt. What a reader would only suspect is a soft fail.
+A refusal in ordinary words is an answer like any other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators._raw_calls import is_markup, raw_calls
+from cascade_agent.validators import _markup
 
 if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
     from cascade_agent.core.records import Draft, StepContext
 
-_WHOLE = frozenset({"stop", "tool_calls", "end_turn", "tool_use", "stop_sequence", "eos_token", "complete"})
+_PRIOR: Final = "the score of this code is itself an estimate of P(right); this weight hands it on"
+WEIGHTS: Final[Mapping[str, tuple[float, float, str]]] = dict.fromkeys(
+    ("call_announced", "degenerate_text", "other_script", "unknown_end"), (6.0, 1.0, _PRIOR)
+)
+"""Soft code -> (weight in logits, score that says nothing, reason)."""
+_SCORES: Final = {"call_announced": 0.15, "degenerate_text": 0.05, "other_script": 0.15, "unknown_end": 0.3}
+"""Reasoned, not fitted: how often a draft with this sign is right all the same."""
+
+_WHOLE = frozenset(
+    {
+        *("stop", "tool_calls", "end_turn", "tool_use", "stop_sequence", "eos_token", "eos", "complete", "completed"),
+        *("function_call", "stop_token", "endoftext", "finish", "finished", "done", "end", "success", "unspecified"),
+        *(
+            "tool_call",
+            "null",
+            "none",
+            "normal",
+            "finish_reason_unspecified",
+            "stop_criteria_met",
+            "endtoken",
+            "answer",
+        ),
+    }
+)
+_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
 
 _TRUNCATED = frozenset(
     {
@@ -34,6 +61,7 @@ _TRUNCATED = frozenset(
         "cancelled",
         "abort",  # vLLM
         "insufficient_system_resource",  # DeepSeek
+        *("pause_turn", "compaction"),  # Anthropic: to be continued
     }
 )
 _REFUSED = frozenset(
@@ -49,6 +77,7 @@ _REFUSED = frozenset(
         "spii",
         "image_safety",
         "image_prohibited_content",
+        "image_recitation",
         "error_toxic",  # Cohere
         "sensitive",  # Zhipu
     }
@@ -60,7 +89,7 @@ _FAILED = frozenset(
         "network_error",
         "malformed_function_call",  # Gemini
         "unexpected_tool_call",  # Gemini
-        "too_many_tool_calls",  # Gemini
+        *("too_many_tool_calls", "malformed_response", "missing_thought_signature", "no_image"),  # Gemini
         "malformed_model_output",  # Bedrock
         "malformed_tool_use",  # Bedrock
         "load",  # Ollama: the model was loaded, nothing was generated
@@ -103,9 +132,14 @@ class CompleteResponse:
     - `call_required`: prose, or another tool, although `tool_choice` required a call
     - `empty_answer`: no text, no call, no image or other content; white space, reasoning and the special tokens of a
       chat template (`<|im_end|>`) alone are empty
-    - `call_as_text`: nothing but the raw markup of calls, of an offered tool, where the server should have parsed them;
-      prose or a code block that shows a call is an answer, so is bare JSON
+    - `call_missing`: the provider says that it ends in a call, and there is none, or in a form that hosts do not read
+    - `call_as_text`: nothing but the raw markup of calls, offered or not; prose or code that shows a call is an answer
+    - `runs_on`: template tokens and the next turn of the user, in the text or at the end of an argument
+    - `prompt_cut`: Ollama read a full context window of a prompt that is much longer
     - `unstorable_text`: NUL, lone surrogates or more than `max_chars` characters, which no checkpoint store holds
+
+    Soft, with a score: `call_announced` (the text ends where a call should follow), `degenerate_text` (one piece over and
+    over), `other_script` (an answer in a script that nobody used), `unknown_end` (a word for the end that nobody knows).
 
     A finish reason of `None` says nothing: a stream that broke half-way cannot be told from a provider that is silent.
 
@@ -129,14 +163,19 @@ class CompleteResponse:
             raise ConfigurationError(msg)
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
-        """The first thing that makes the answer unusable, or nothing."""
+        """Return the first thing that makes the answer unusable or doubtful, or nothing."""
         return (
             _stopped(draft)
             or _refusal(draft)
             or _choice(draft, context)
             or _empty(draft)
-            or _call_as_text(draft, context)
+            or _legacy_call(draft, context)
+            or _read(draft, context)
+            or _missing_call(draft)
             or self._unstorable(draft)
+            or _prompt_cut(draft, context)
+            or _unknown_end(draft)
+            or _suspect(draft, context)
         )
 
     def _unstorable(self, draft: Draft) -> Verdict | None:
@@ -157,6 +196,11 @@ class CompleteResponse:
 
 def _fail(code: str, reason: str, path: str = "") -> Verdict:
     return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=CompleteResponse.name)
+
+
+def _doubt(code: str, reason: str, path: str = "/text") -> Verdict:
+    score, name = _SCORES[code], CompleteResponse.name
+    return Verdict(outcome="fail", code=code, reason=reason, score=score, path=path, validator=name)
 
 
 # ---- how the provider says that it stopped --------------------------------------------------------------------------
@@ -185,7 +229,7 @@ def _stopped(draft: Draft) -> Verdict | None:
 def _by_word(word: object) -> Verdict | None:
     if not isinstance(word, str):
         return None
-    word = word[:100].lower().rpartition(".")[2].replace("-", "_")
+    word = _plain_word(word)
     if word in _TRUNCATED:
         return _fail("truncated", f"the provider stopped the answer early: {word}", "/finish_reason")
     if word in _REFUSED:
@@ -193,6 +237,44 @@ def _by_word(word: object) -> Verdict | None:
     if word in _FAILED:
         return _fail("generation_failed", f"the provider reports a failed generation: {word}", "/finish_reason")
     return None
+
+
+def _plain_word(word: str) -> str:
+    return word[:100].lower().rpartition(".")[2].replace("-", "_")
+
+
+def _unknown_end(draft: Draft) -> Verdict | None:
+    word = draft.finish_reason
+    if word is None or _plain_word(word) in _WHOLE or draft.tool_calls:
+        return None
+    return _doubt("unknown_end", "the provider ends the answer with a word that is no clean end", "/finish_reason")
+
+
+def _missing_call(draft: Draft) -> Verdict | None:
+    message = draft.message
+    called = message.tool_calls or message.invalid_tool_calls or draft.parsed is not None
+    if called or draft.finish_reason not in _CALLS or message.additional_kwargs.get("tool_calls"):
+        return None
+    return _fail("call_missing", "the provider announces a call and the answer holds none", "/tool_calls")
+
+
+def _legacy_call(draft: Draft, context: StepContext) -> Verdict | None:
+    message = draft.message
+    legacy = message.additional_kwargs.get("function_call")
+    if not legacy or not context.tools or message.tool_calls or draft.parsed is not None:
+        return None
+    return _fail("call_missing", "the call stands in the legacy field, which no host reads", "/additional_kwargs")
+
+
+def _prompt_cut(draft: Draft, context: StepContext) -> Verdict | None:
+    """Ollama cuts the front of a prompt off without a word: it then reads a whole context window, a power of two."""
+    read = draft.message.response_metadata.get("prompt_eval_count")
+    if not isinstance(read, int) or isinstance(read, bool) or read < 256:  # noqa: PLR2004 - no window is smaller
+        return None
+    window = 1 << (read + read // 32).bit_length() - 1
+    if abs(read - window) > window // 32 or sum(_text_length(m.content) for m in context.messages) <= 8 * read:
+        return None
+    return _fail("prompt_cut", f"the server read {read} tokens, a full window, of a much longer prompt")
 
 
 def _refusal(draft: Draft) -> Verdict | None:
@@ -267,35 +349,40 @@ def _answers(block: object) -> bool:
 
 
 def _says_something(text: str) -> bool:
-    """Whether anything but white space, invisible characters, inline reasoning and special tokens is in the text."""
-    text = _without_thoughts(text)
+    """Return whether anything but white space, invisible characters, inline reasoning and special tokens is there."""
+    text = _markup.without_thoughts(text)
     seen = _VISIBLE.search(text)
-    return seen is not None and not (seen[0] in "<[" and is_markup(text))
+    return seen is not None and not (seen[0] in "<[" and _markup.is_template(text))
 
 
-def _without_thoughts(text: str) -> str:
-    """The text behind inline reasoning, which stands there when a model is served without a reasoning parser."""
-    return text.partition("</think>")[2] if text[:64].lstrip().startswith("<think>") else text
-
-
-def _call_as_text(draft: Draft, context: StepContext) -> Verdict | None:
+def _read(draft: Draft, context: StepContext) -> Verdict | None:
+    """Return a fault for a text, or an argument, in which the template of the conversation was left."""
     message = draft.message
-    if not context.tools or message.tool_calls or message.invalid_tool_calls or draft.parsed is not None:
+    for index, call in enumerate(message.tool_calls):
+        if any(_markup.ends_in_template(text) for text in _strings(call.get("args"))):
+            return _fail("runs_on", "an argument ends in tokens of the chat template", f"/tool_calls/{index}/args")
+    text = _only_text(message.content)
+    if _markup.runs_on(text):
+        return _fail("runs_on", "the text runs on as the next turn of the user", "/text")
+    if message.tool_calls or message.invalid_tool_calls or draft.parsed is not None:
         return None
-    if any(message.additional_kwargs.get(key) for key in _ANSWER_KWARGS):
+    if any(message.additional_kwargs.get(key) for key in _ANSWER_KWARGS) or context.output_schema is not None:
         return None
-    content = message.content
-    text = content if isinstance(content, str) else _only_text(content)
-    seen = _VISIBLE.search(text)
-    if seen is None or seen[0] not in "<[ft":  # how markup begins
-        return None
-    if not any(name in context.tools_by_name for name in raw_calls(_without_thoughts(text))):
-        return None
-    return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call", "/text")
+    if _markup.is_call(_markup.without_thoughts(text), frozenset(context.tools_by_name), _request(context)):
+        return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call", "/text")
+    return None
+
+
+def _request(context: StepContext) -> str:
+    """Return what the user wrote last."""
+    human = next((m for m in reversed(context.messages) if m.type == "human"), None)
+    return _only_text(human.content) if human is not None else ""
 
 
 def _only_text(content: object) -> str:
-    """All text of content blocks; none when something else than text is part of the answer."""
+    """Return all text of content blocks; none when something else than text is part of the answer."""
+    if isinstance(content, str):
+        return content
     if not isinstance(content, list) or len(content) > _MAX_BLOCKS:
         return ""
     texts: list[str] = []
@@ -306,6 +393,84 @@ def _only_text(content: object) -> str:
         elif _answers(block):
             return ""
     return "".join(texts)
+
+
+# ---- what a reader would suspect -----------------------------------------------------------------------------------
+
+_INTENT = re.compile(
+    r"(?:^|(?<=[.!?\n]))\W*(?:(?:okay|ok|sure|certainly|of course|now|first)\W+)*(?:i['’]ll|i will|i['’]m going to|i am going to|"
+    r"i need to|i should|let me|let['’]s|one moment|ich werde|lass mich|ich schaue|je vais|laissez-moi|voy a|déjame|"
+    r"permíteme|vou |deixe-me|lasciami|sto per|сейчас |давайте |позвольте |我来|我将|让我|讓我|我会|少々お待ち|确认一下)"
+    r"(?!\s+(?:know|explain|be (?:clear|honest)|summari[sz]e))(?P<rest>[^\n]{0,300})$",
+    re.I,
+)
+_ACTS = re.compile(
+    r"\b(?:calls?|check|use|look|search|fetch|get|retrieve|query|find|run|invoke|prüfe|nachsehen|nachschauen|aufrufen|abrufen|suche|vérifier|"
+    r"appeler|chercher|consulter|consultar|buscar|llamar|verificar|chamar|controllare|cercare|проверю|посмотрю|вызову)|"
+    r"查|调用|搜索|調べ|確認",
+    re.I,
+)
+_SCRIPTS = re.compile(
+    "([\u0400-\u052f])|([\u0590-\u05ff])|([\u0600-\u06ff])|([\u0900-\u0dff])|([\u0e00-\u0e7f])|([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
+)
+_LANGUAGES = re.compile(
+    r"translat|language|bilingual|chinese|mandarin|cantonese|japanese|korean|russian|ukrainian|bulgarian|serbian|arabic|"
+    r"persian|farsi|urdu|hebrew|hindi|bengali|tamil|telugu|thai|kanji|hiragana|hangul|cyrillic|pinyin|script|write in|reply in",
+    re.I,
+)
+_PLAIN = re.compile(r"[\d\s,;|.\[\](){}=_*#~+-]*")
+_WINDOW, _LOOPS, _LONG = 60, 15, 300
+
+
+def _suspect(draft: Draft, context: StepContext) -> Verdict | None:
+    text = _markup.without_thoughts(_only_text(draft.message.content)).strip()
+    if not text or draft.parsed is not None:
+        return None
+    request = _request(context)
+    if _loops(text, request):
+        return _doubt("degenerate_text", "one piece of text over and over again")
+    if not draft.tool_calls and context.tools and _announces(text):
+        return _doubt("call_announced", "the text ends where a call should follow")
+    return _other_script(text, context.messages, request)
+
+
+def _loops(text: str, request: str) -> bool:
+    """Return whether more than half of a long text is one piece over and over, which nobody asked for."""
+    if len(text) < _LONG:
+        return False
+    tail = text[-_WINDOW:]
+    step = len(text) - _WINDOW - text.rfind(tail, 0, len(text) - 1)
+    unit = text[-step:]
+    if step > len(text) // _LOOPS or _PLAIN.fullmatch(unit) or "|" in unit:
+        return False
+    if unit.strip().lower() in request.lower() and re.search(r"[\d\"'“«]", request):  # say this so many times
+        return False
+    covered = next((i for i in range(step, len(text), step) if text[-i - step : -i] != unit), len(text))
+    return covered > len(text) // 2 and covered >= _LOOPS * step
+
+
+def _announces(text: str) -> bool:
+    if len(text) > 4 * _LONG or "```" in text:
+        return False
+    last = text.rpartition("\n")[2].strip().strip("*_ ")
+    if last.endswith((":", "：")) and _INTENT.search(last):
+        return True
+    intent = None if last.endswith(("?", "？")) else _INTENT.search(last)
+    return intent is not None and not re.search(r"[.!?]\s", intent["rest"]) and _ACTS.search(intent[0]) is not None
+
+
+def _other_script(text: str, messages: Sequence[BaseMessage], request: str) -> Verdict | None:
+    """Return a doubt for an answer mostly in a script of which nothing in the conversation speaks."""
+    if text.isascii() or sum(c.isalpha() for c in request[:2_000]) < 12 or _SCRIPTS.search(request):  # noqa: PLR2004
+        return None
+    letters = [c for c in text[:2_000] if c.isalpha()]
+    other = [c for c in letters if _SCRIPTS.match(c)]
+    if len(other) < 4 or 2 * len(other) < len(letters):  # noqa: PLR2004 - a word or two, or a name
+        return None
+    rest = [_only_text(m.content)[:20_000] for m in messages[-50:] if m.type in ("human", "system", "tool")]
+    if any(_LANGUAGES.search(part) or _SCRIPTS.search(part) for part in rest):
+        return None
+    return _doubt("other_script", "the answer is in a script that the conversation does not use")
 
 
 # ---- can be kept ----------------------------------------------------------------------------------------------------

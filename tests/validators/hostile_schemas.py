@@ -189,13 +189,20 @@ add(
     "growth",
     "unevaluated beside an unknown condition",
     {
-        "if": {"required": ["n"], "patternProperties": {r"(a)\1": {}}},
+        "if": {"required": ["n"], "properties": {"n": {"pattern": r"(a)\1"}}},
         "then": {"properties": {"n": {}}},
         "else": {"properties": {"x": {}}},
         "unevaluatedProperties": False,
     },
     OK,
     {"n": 1, "z": 2},
+    unchecked=True,
+)
+add(  # what the unreadable pattern would have evaluated is unknown, so nothing is left that surely was not
+    "growth",
+    "unevaluated beside an unreadable pattern",
+    {"patternProperties": {r"(a)\1": {}}, "unevaluatedProperties": False},
+    {"aa": 1},
     unchecked=True,
 )
 add("growth", "contains in contains", lambda: wrap("contains", 40, {"type": "string"}), {})
@@ -251,6 +258,9 @@ for pattern, good, bad in (
     (r"^(?!.*secret).*$", "open", "a secret"),
     (r"\bcat\b", "a cat", "concat"),
     (r"^.{1,5000}$", "abc", ""),
+    (r"^[\s\S]{3,2048}$", "a\nc", "ab"),
+    (r"^\w{0}$", "", "a"),
+    ("(" * 500 + "a" + ")" * 500, "a", "b"),  # RE2 bears what the engine before it did not
     (r"^[]$", NONE, "a"),
     (r"^(?!x)[^]$", "\n", "x"),
     (r"^(?!x)(?:[]|b)$", "b", "x"),
@@ -270,7 +280,8 @@ for pattern, good, bad in (
     add("pattern", pattern, {"type": "string", "pattern": pattern}, good, bad)
 for pattern in (
     r"^*", r"(?=a)+", r"(?!x)\p{L}", r"(a)\1", r"(?<n>a)\k<n>", r"(?i)abc", r"(?P=x)", r"a++", r"(?>a)", r"(", r")", r"[", r"[z-a]", r"a{3,1}", r"*a", r"\Aa\Z",
-    r"a{1,999999999}", r"((((a{1,90}){1,90}){1,90}){1,90})\b", r"(?<=a+)b", r"\p{Script=Greek}", r"\p{Nope}", "(" * 500 + ")" * 500,
+    r"a(?=b)|c", r"^(?!a)b|c", r"(?<!a)b", r"(a{1,2}){2,1001}",
+    r"a{1,999999999}", r"((((a{1,90}){1,90}){1,90}){1,90})\b", r"(?<=a+)b", r"\p{Script=Greek}", r"\p{Nope}",
     r"\u{110000}", "a" * 20_000, r"(?=(a+)+$)", r"\x", "(?#c)", r"(?(1)a|b)", "\\", r"[[:alpha:]]{2}{3}",
 ):  # fmt: skip
     add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import httpx
@@ -162,11 +163,10 @@ KEPT = {
     "stop sequence": said("4", stop_reason="stop_sequence"),
     "completed (OpenAI Responses)": said([{"type": "text", "text": "4"}], status="completed"),
     "no finish reason": said("4"),
-    "a finish reason that nobody knows": said("4", finish_reason="quux"),
     "a finish reason that is no text": said("4", finish_reason=7, status=200),
     "prompt feedback without a block": said("4", prompt_feedback={"block_reason": 0, "safety_ratings": []}),
     "empty refusal field": AIMessage("4", additional_kwargs={"refusal": None}),
-    "long text in another script": AIMessage("é" * 999_999),
+    "long text in another script": AIMessage("".join(random.Random(1).choices("éàüöñç", k=999_999))),
 }
 
 
@@ -228,7 +228,7 @@ def test_a_call_as_text(case: str) -> None:
 
 @pytest.mark.parametrize("case", RAW)
 def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
-    """Markup in prose or in a code block, beside a call or an image, or of no offered tool is an answer."""
+    """Markup in prose or in a code block, beside a call or an image is an answer; of a tool that is not offered it is none."""
     text = RAW[case]
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     for message in (
@@ -241,8 +241,13 @@ def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
         AIMessage(text, additional_kwargs={"tool_calls": [WHOLE]}),
     ):
         assert judge(message) is None
-    assert judge(AIMessage(text), tools=(ToolSpec("other"),)) is None
-    assert judge(AIMessage(text), tools=()) is None
+    for tools in (
+        (ToolSpec("other"),),
+        (),
+    ):  # markup is markup, whatever the name; large may not give it unmarked either
+        verdict = judge(AIMessage(text), tools=tools)
+        assert verdict is not None
+        assert verdict.code == "call_as_text"
     assert judge(AIMessage(text), parsed={"city": "Oslo"}) is None
     if "not closed" not in case:
         assert judge(AIMessage(f"{text} is how the call looks.")) is None
@@ -251,8 +256,6 @@ def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        JSON_CALL,
-        f"[{JSON_CALL}]",
         '{"name": "get_weather"}',
         "functions.get_weather",
         "functions.get_weather is a tool (see above)",
@@ -263,7 +266,6 @@ def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
         f"functions.get_weather({ARGS}) is right, functions.get_weather() is not",
         "<tool_call> is a tag of get_weather.",
         "<tool_call>{} is empty",
-        '<tool_call>{"city": "get_weather"}</tool_call>',
         "<function> get_weather </function>",
         "<invoke>get_weather</invoke>",
         "[TOOL_CALLS] comes before get_weather({})",
@@ -289,7 +291,8 @@ def test_long_markup_is_read_once() -> None:
         "[TOOL_CALLS]" + "x" * 90_000,
         '<tool_call>{"name"' + " " * 90_000,
     ):
-        assert judge(AIMessage(text)) is None
+        verdict = judge(AIMessage(text))
+        assert verdict is None or verdict.code == "degenerate_text"
     assert judge(AIMessage(f"functions.get_weather({{{'1' * 200_000}}})")) is None
 
 
@@ -409,7 +412,7 @@ BLOCKS = st.lists(st.text() | st.dictionaries(WORDS | st.text(), JSON, max_size=
     choice=st.sampled_from([None, "none", "any", "required", "get_time"]),
 )
 def test_never_raises(content: Any, meta: dict[str, Any], kwargs: dict[str, Any], choice: str | None) -> None:
-    """No answer, however odd its content, makes it raise; what it says is a hard fail or nothing."""
+    """No answer, however odd its content, makes it raise."""
     message = AIMessage.model_construct(content=content, response_metadata=meta, additional_kwargs=kwargs)
     verdict = judge(message, tool_choice=choice)
-    assert verdict is None or verdict.hard
+    assert verdict is None or verdict.outcome == "fail"

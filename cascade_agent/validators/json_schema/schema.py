@@ -1,30 +1,54 @@
 """A JSON Schema of a stranger, compiled once into a checker that is bounded in every direction.
 
-Law: nothing is ever fetched: a reference leads into the schema itself or nowhere. A schema is copied and bounded first
-(size, depth, number of subschemas); what cannot be enforced is reported as `unchecked` when compiled and then abstains
-for exactly that constraint. A check counts its steps and never raises. Draft 2020-12, with the forms of Draft 4 to 7
+The schema is copied and bounded first (size, depth, number of subschemas). References are resolved here, by
+`referencing` with a registry that fetches nothing. What cannot be enforced is reported as `unchecked`, once, and
+abstains for exactly that keyword; `jsonschema` holds values to the rest. Draft 2020-12, with the forms of Draft 4 to 7
 and the dialects of providers that cannot be mistaken for anything else.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urljoin
+from urllib.parse import urlsplit
 
-from cascade_agent.validators.json_schema.keywords import MAX_FAULTS, Fault, Node, Path, Run, build, false_check, run
-from cascade_agent.validators.json_schema.regex import BudgetSpent
+from cascade_agent.validators.json_schema.keywords import (
+    MAX_BITS,
+    MAX_FAULTS,
+    RUN,
+    BudgetSpent,
+    Node,
+    Run,
+    errors,
+    fraction,
+    has_kind,
+    key_of,
+    matches,
+    validator_class,
+)  # fmt: skip
+from cascade_agent.validators.json_schema.patterns import Pattern, PatternError, compile_pattern
 
-MAX_DEPTH = 128
-"""Nesting of the schema's JSON; 64 levels of `properties`."""
+MAX_DEPTH = 128  # of the schema's JSON: 64 levels of `properties`
 MAX_NODES = 2_000
 MAX_BYTES = 256_000
-MAX_STEPS = 60_000
-"""Budget of one check: about 100 ms at worst, and 5,000 objects of six checked properties fit."""
+MAX_STEPS = 60_000  # of one check: about 100 ms at worst, and 5,000 objects of six checked properties fit
+_MAX_PROGRAMS = 200_000  # instructions of all patterns together: about 100 ms of compiling
+_MAX_CYCLES = 50
 _MAX_REPORTS = 20
 _TEXT = 300
 _KEY = 80
+
+
+class Fault(NamedTuple):
+    """One broken constraint: JSON pointer to the value, keyword of the schema, a message without values."""
+
+    path: str
+    keyword: str
+    message: str
 
 
 class Report(NamedTuple):
@@ -40,30 +64,30 @@ class Schema:
     `unchecked` lists the constraints that cannot be enforced, at most 20.
     """
 
-    __slots__ = ("_declared", "root", "unchecked")
+    __slots__ = ("_declared", "_root", "unchecked")
 
     def __init__(self, schema: object) -> None:
         """Compile `schema`; never raises, whatever it is."""
         compiler = _Compiler()
-        self.root = compiler.compile(schema)
+        self._root = compiler.compile(schema)
         self.unchecked: tuple[Fault, ...] = tuple(compiler.reports)
-        self._declared = _declared(self.root)
+        self._declared = _declared(self._root)
 
     def check(self, value: object, *, steps: int = MAX_STEPS) -> Report:
         """Check one JSON value; at most 10 faults are reported."""
-        st = Run(steps)
-        faults = st.faults
-        complete = True
+        faults: list[Fault] = []
+        token = RUN.set(Run(steps))
         try:
-            run(self.root, value, (), st)
+            found = islice(errors(self._root, value), MAX_FAULTS)
+            faults.extend(Fault(_pointer(e.path), str(e.validator), e.message[:_TEXT]) for e in found)
         except (BudgetSpent, RecursionError):
-            complete = False
-        if not faults:
-            return Report((), complete)
-        return Report(tuple(Fault(pointer_of(p), k, m[:_TEXT]) for p, k, m in faults[:MAX_FAULTS]), complete)
+            return Report(tuple(faults), complete=False)
+        finally:
+            RUN.reset(token)
+        return Report(tuple(faults), complete=True)
 
     def undeclared(self, value: Mapping[str, object], *, limit: int = MAX_FAULTS) -> list[str]:
-        """Keys of an object that the schema neither declares nor allows, at most `limit`.
+        """Return keys of an object that the schema neither declares nor allows, at most `limit`.
 
         JSON Schema lets an object hold anything unless `additionalProperties` forbids it; whoever offers a tool and
         lists its arguments means these. A schema without `properties`, or one that says it is open, allows all.
@@ -71,38 +95,32 @@ class Schema:
         names, patterns = self._declared
         if names is None:
             return []
+        token = RUN.set(Run(MAX_STEPS))
         found: list[str] = []
-        for key in value:
-            if key in names:
-                continue
-            try:
-                st = Run(MAX_STEPS // 10)
-                if any(pattern.search(str(key), st) is not False for pattern in patterns):
-                    continue
-            except BudgetSpent:
-                continue
-            found.append(str(key))
-            if len(found) >= limit:
-                break
+        try:
+            rest = (str(key) for key in value if key not in names)
+            found.extend(islice((key for key in rest if not any(matches(p, key) for p in patterns)), limit))
+        except BudgetSpent:
+            pass  # an unknown is not held against the value
+        finally:
+            RUN.reset(token)
         return found
 
 
-def pointer_of(path: Path) -> str:
-    """A JSON pointer (RFC 6901) with clipped, printable segments."""
-    parts: list[str] = []
+def pointer_of(path: tuple[Any, ...]) -> str:
+    """Return the JSON pointer of where a value stands: `()` for the root, else `(path of the parent, key or index)`."""
+    keys: list[object] = []
     while path:
         path, key = path
-        parts.append(segment(key))
-    parts.reverse()
-    return "".join(["/" + part for part in parts])[:_TEXT]
+        keys.append(key)
+    return _pointer(reversed(keys))
 
 
-def segment(key: object) -> str:
-    """One segment of a JSON pointer, clipped and free of characters that a store cannot hold."""
-    text = key if isinstance(key, str) else str(key)
-    if len(text) > _KEY:
-        text = text[:_KEY] + "…"
-    return _printable(text).replace("~", "~0").replace("/", "~1")
+def _pointer(keys: Iterable[object]) -> str:
+    """Return a JSON pointer (RFC 6901) with clipped, printable segments."""
+    texts = [key if isinstance(key, str) else str(key) for key in keys]
+    clipped = [text if len(text) <= _KEY else text[:_KEY] + "…" for text in texts]
+    return "".join(["/" + _printable(text).replace("~", "~0").replace("/", "~1") for text in clipped])[:_TEXT]
 
 
 def _printable(text: str) -> str:
@@ -111,71 +129,44 @@ def _printable(text: str) -> str:
 
 # ---- the copy -------------------------------------------------------------------------------------------------------
 
-
-class _Foreign:
-    """Stands for a Python value that JSON does not have."""
-
-
-_FOREIGN = _Foreign()
+_FOREIGN = type("_Foreign", (), {"__doc__": "Stands for a Python value that JSON does not have."})()
+_REFERENCES = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
 
 
-class _Unusable(Exception):  # noqa: N818 - a signal
-    """Why a schema as a whole cannot be used."""
+class _UnreadableError(Exception):
+    """A schema, or the value of a keyword, that cannot be enforced; the message says why."""
 
 
-_IDENTIFIERS = frozenset(("$anchor", "$dynamicAnchor", "$id"))
+class _Copy:
+    """Copies a schema into plain dicts and lists, so that it stays as it is; a cyclic one is too deep or too large."""
 
+    def __init__(self) -> None:
+        self.size, self.odd_names, self.refers = 0, False, False
 
-def _copy(schema: object, report: list[Fault]) -> tuple[object, bool]:
-    """A private copy made of plain dicts and lists, and whether anything in it may be an identifier.
-
-    Built without recursion, so that depth and cycles cannot hurt.
-
-    Raises:
-        _Unusable: too large or nested too deep (a cyclic value is both).
-    """
-    out: list[object] = [None]
-    stack: list[tuple[object, Any, Any, int]] = [(schema, out, 0, 0)]
-    size, named = 0, False
-    while stack:
-        value, into, key, depth = stack.pop()
+    def of(self, value: object, depth: int = 0) -> Any:
         if depth > MAX_DEPTH:
-            msg = f"is nested more than {MAX_DEPTH} deep"
-            raise _Unusable(msg)
-        copied: object
+            msg = f"the schema is nested more than {MAX_DEPTH} deep"
+            raise _UnreadableError(msg)
         if isinstance(value, Mapping):
-            names = [k for k in value if isinstance(k, str)]
-            if len(names) < len(value):
-                report.append(Fault("", "", "a name that is not a string"))
-            named = named or not _IDENTIFIERS.isdisjoint(names)
-            copied = dict.fromkeys(names)  # keeps the order while the stack fills in backwards
-            stack.extend((value[k], copied, k, depth + 1) for k in names)
-            size += 2 + sum(map(len, names)) + 4 * len(names)
-        elif isinstance(value, list | tuple):
-            copied = [None] * len(value)
-            stack.extend((v, copied, i, depth + 1) for i, v in enumerate(value))
-            size += 2 + len(value)
-        else:
-            copied, length = _scalar(value)
-            size += length
-        into[key] = copied
-        if size > MAX_BYTES:
-            msg = f"is larger than {MAX_BYTES:,} bytes"
-            raise _Unusable(msg)
-    return out[0], named
+            names = [name for name in value if isinstance(name, str)]
+            self.odd_names |= len(names) < len(value)
+            self.refers = self.refers or not _REFERENCES.isdisjoint(names)
+            self.grow(2 + sum(map(len, names)) + 4 * len(names))
+            return {name: self.of(value[name], depth + 1) for name in names}
+        if isinstance(value, list | tuple):
+            self.grow(2 + len(value))
+            return [self.of(item, depth + 1) for item in value]
+        self.grow(len(value) if isinstance(value, str) else value.bit_length() // 3 if isinstance(value, int) else 4)
+        return value if value is None or isinstance(value, bool | float | int | str) else _FOREIGN
+
+    def grow(self, size: int) -> None:
+        self.size += size
+        if self.size > MAX_BYTES:
+            msg = f"the schema is larger than {MAX_BYTES:,} bytes"
+            raise _UnreadableError(msg)
 
 
-def _scalar(value: object) -> tuple[object, int]:
-    if value is None or isinstance(value, bool | float):
-        return value, 4
-    if isinstance(value, int):
-        return value, 1 + value.bit_length() // 3
-    if isinstance(value, str):
-        return str(value), 2 + len(value)
-    return _FOREIGN, 4
-
-
-# ---- compiling ------------------------------------------------------------------------------------------------------
+# ---- references -----------------------------------------------------------------------------------------------------
 
 _ONE = (
     "additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
@@ -186,15 +177,72 @@ _MAPS = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternPro
 
 
 def _subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schemas that stand directly in a schema, by position: a property *named* `$ref` is found as a property."""
-    found: list[Any] = [schema[key] for key in _ONE if key in schema]
-    for key in _LISTS:
-        if isinstance(schema.get(key), list):
-            found += schema[key]
-    for key in _MAPS:
-        if isinstance(schema.get(key), dict):
-            found += schema[key].values()
+    """Return the schemas that stand in a schema, by position: a property *named* `$ref` is found as a property."""
+    found = [schema.get(key) for key in _ONE]
+    found += [sub for key in _LISTS if isinstance(schema.get(key), list) for sub in schema[key]]
+    found += [sub for key in _MAPS if isinstance(schema.get(key), dict) for sub in schema[key].values()]
     return [sub for sub in found if isinstance(sub, dict)]
+
+
+class _References:
+    """The resources and anchors of one schema, also of one that `referencing`'s drafts do not bear."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        import referencing
+
+        self.dynamic: list[str] = []
+        draft: Any = referencing.Specification  # an attrs class, whose arguments mypy cannot see
+        self.specification: Any = draft(
+            name="bounded",
+            id_of=_id_of,
+            subresources_of=_subschemas,
+            anchors_in=self.anchors,
+            maybe_in_subresource=lambda resolver, subresource, **_: self.inside(resolver, subresource.contents),
+        )
+        resource = self.specification.create_resource(root)
+        self.registry: Any = referencing.Registry().with_resource(_id_of(root) or "", resource).crawl()
+        self.resolver = self.registry.resolver_with_root(resource)
+
+    def anchors(self, specification: Any, schema: dict[str, Any]) -> Iterator[Any]:
+        import referencing
+
+        anchor: Any = referencing.Anchor
+        for keyword in ("$anchor", "$dynamicAnchor", "$id"):
+            name = schema.get(keyword)
+            if isinstance(name, str) and (keyword != "$id" or name.startswith("#")):  # an anchor of Draft 6 and 7
+                self.dynamic += [name] * (keyword == "$dynamicAnchor")
+                yield anchor(name=name.removeprefix("#"), resource=specification.create_resource(schema))
+
+    def inside(self, resolver: Any, schema: object) -> Any:
+        try:
+            return resolver.in_subresource(self.specification.create_resource(schema)) if _id_of(schema) else resolver
+        except ValueError:  # two halves that make no URI together
+            return resolver
+
+    def resolve(self, resolver: Any, reference: object, keyword: str) -> tuple[Any, Any]:
+        """Return the schema that a reference leads to, and its resolver."""
+        if keyword != "$ref" and (len(self.registry) > 1 or len(set(self.dynamic)) < len(self.dynamic)):
+            msg = "a dynamic reference with more than one possible target"
+            raise _UnreadableError(msg)
+        try:
+            found = resolver.lookup(reference)
+        except Exception:  # noqa: BLE001 - of `referencing`, or of a stranger's text read as a URI
+            found = None
+        if found is None or not isinstance(found.contents, dict | bool):
+            msg = "leads outside of the schema; nothing is fetched"
+            raise _UnreadableError(msg)
+        return found.contents, found.resolver
+
+
+def _id_of(schema: object) -> str | None:
+    name = schema.get("$id") if isinstance(schema, dict) else None
+    try:
+        return name if isinstance(name, str) and name[:1] != "#" and urlsplit(name) else None
+    except ValueError:
+        return None
+
+
+# ---- compiling ------------------------------------------------------------------------------------------------------
 
 
 class _Compiler:
@@ -203,85 +251,38 @@ class _Compiler:
     def __init__(self) -> None:
         self.reports: list[Fault] = []
         self.nodes: dict[int, Node] = {}
-        self.queue: deque[tuple[Node, dict[str, Any]]] = deque()
-        self.order: list[Node] = []
-        self.resources: dict[str, object] = {}
-        self.anchors: dict[tuple[str, str], dict[str, Any]] = {}
-        self.bases: dict[int, str] = {}
-        self.dynamic: list[str] = []
-        self.owner: dict[int, dict[str, Any]] = {}
+        self.queue: deque[_Builder] = deque()
+        self.references: _References | None = None
         self.full = False
-        self.unknown = Node()
-        self.unknown.exact = False
-        self.unknown.opaque = True
-        self.true = Node()
-        self.false = Node()
-        self.false.add(false_check)
+        self.programs = _MAX_PROGRAMS
+        self.unknown, self.true, self.false = Node(), Node(), Node()
+        self.unknown.exact, self.unknown.opaque = False, True
+        self.false.checks["false"] = True
 
     def compile(self, schema: object) -> Node:
+        copy = _Copy()
         try:
-            copied, named = _copy(schema, self.reports)
-        except _Unusable as error:
-            return self.give_up(str(error))
+            copied = copy.of(schema)
+            self.references = _References(copied) if copy.refers else None
         except Exception as error:  # noqa: BLE001 - a Mapping of a stranger may raise anything
-            return self.give_up(f"cannot be read ({type(error).__name__})")
+            unreadable = isinstance(error, _UnreadableError)
+            copied = str(error) if unreadable else f"the schema cannot be read ({type(error).__name__})"
         if not isinstance(copied, dict | bool):
-            return self.give_up("is not an object")
-        if isinstance(copied, dict):
-            self.resources[""] = copied
-            if named:
-                self.index(copied)
-        root = self.node(copied, "")
+            self.report("", "", copied if isinstance(copied, str) else "the schema is not an object")
+            return self.unknown
+        if copy.odd_names:
+            self.report("", "", "a name that is not a string")
+        root = self.node(copied, "", self.references and self.references.resolver)
         while self.queue:
-            node, item = self.queue.popleft()
-            build(self, node, item)
+            self.queue.popleft().build()
         self.cut_cycles()
         self.spread_doubt()
+        base = validator_class()({})
+        for node in [*self.nodes.values(), self.false]:
+            node.validator = base.evolve(schema=node.checks)
         return root
 
-    def give_up(self, reason: str) -> Node:
-        self.reports.append(Fault("", "", f"the schema {reason}"))
-        return self.unknown
-
-    def index(self, root: dict[str, Any]) -> None:
-        """Find base URIs and anchors, by position."""
-        stack: list[tuple[dict[str, Any], str]] = [(root, "")]
-        while stack:
-            schema, base = stack.pop()
-            base = self.enter(schema, base)
-            self.bases[id(schema)] = base
-            for key in ("$anchor", "$dynamicAnchor"):
-                name = schema.get(key)
-                if isinstance(name, str):
-                    self.anchors.setdefault((base, name), schema)
-                    if key == "$dynamicAnchor":
-                        self.dynamic.append(name)
-            stack += [(sub, base) for sub in _subschemas(schema)]
-
-    def enter(self, schema: dict[str, Any], base: str) -> str:
-        name = schema.get("$id")
-        if not isinstance(name, str):
-            return base
-        if name.startswith("#"):  # Draft 6 and 7: an anchor
-            self.anchors.setdefault((base, name[1:]), schema)
-            return base
-        url = _join(base, name)
-        if url is None:
-            return base
-        address = url.partition("#")[0]
-        self.resources.setdefault(address, schema)
-        return address
-
-    # ---- what keywords ask for
-
-    def child(self, node: Node, schema: object, *tokens: str | int) -> Node:
-        pointer = (node.pointer + "".join(["/" + segment(t) for t in tokens]))[:_TEXT]
-        if isinstance(schema, dict | bool):
-            return self.node(schema, pointer)
-        self.report(pointer, "", "not a schema")
-        return self.unknown
-
-    def node(self, schema: dict[str, Any] | bool, pointer: str) -> Node:
+    def node(self, schema: dict[str, Any] | bool, pointer: str, resolver: Any) -> Node:
         if isinstance(schema, bool):
             return self.true if schema else self.false
         known = self.nodes.get(id(schema))
@@ -293,132 +294,283 @@ class _Compiler:
                 self.report(pointer, "", f"the schema has more than {MAX_NODES:,} subschemas; the rest is not checked")
             return self.unknown
         made = self.nodes[id(schema)] = Node(pointer)
-        self.order.append(made)
-        self.queue.append((made, schema))
-        self.owner[id(made)] = schema
+        self.queue.append(_Builder(self, made, schema, resolver))
         return made
-
-    def target(self, node: Node, reference: object, keyword: str) -> Node | None:
-        found = self.resolve(self.owner[id(node)], reference, keyword)
-        if isinstance(found, str):
-            self.unchecked(node, keyword, found)
-            return None
-        return self.node(found, _printable(str(reference)[:_TEXT]))
-
-    def unchecked(self, node: Node, keyword: str, reason: str) -> None:
-        node.exact = False
-        self.report(node.pointer, keyword, reason)
 
     def report(self, pointer: str, keyword: str, reason: str) -> None:
         if len(self.reports) < _MAX_REPORTS:
             self.reports.append(Fault(pointer, keyword, reason[:_TEXT]))
 
-    # ---- references
-
-    def resolve(self, schema: dict[str, Any], reference: object, keyword: str) -> dict[str, Any] | bool | str:
-        """The schema that a reference leads to, or why it leads nowhere."""
-        if not isinstance(reference, str):
-            return "not a string"
-        if keyword != "$ref" and (len(self.resources) > 2 or len(set(self.dynamic)) < len(self.dynamic)):  # noqa: PLR2004
-            return "a dynamic reference with more than one possible target"
-        url = _join(self.bases.get(id(schema), ""), reference)
-        address, _, fragment = (url or "").partition("#")
-        if url is None or address not in self.resources:
-            return "leads outside of the schema; nothing is fetched"
-        fragment = unquote(fragment)
-        if fragment and not fragment.startswith("/"):
-            return self.anchors.get((address, fragment), "leads to no anchor of the schema")
-        found = _walk(self.resources[address], fragment)
-        if isinstance(found, dict):
-            self.bases.setdefault(id(found), address)
-        return found if isinstance(found, dict | bool) else "leads to nothing in the schema"
-
-    # ---- after compiling
-
     def cut_cycles(self) -> None:
         """Cut references that lead back to themselves without consuming any part of the value."""
-        white, grey, black = 0, 1, 2
-        color: dict[int, int] = {}
-        for start in self.order:
-            if color.get(id(start), white) != white:
-                continue
-            stack = [(start, _edges(start))]
-            color[id(start)] = grey
-            while stack:
-                node, edges = stack[-1]
-                if not edges:
-                    color[id(node)] = black
-                    stack.pop()
-                    continue
-                kids, index = edges.pop()
-                state = color.get(id(kids[index]), white)
-                if state == grey:
-                    kids[index] = self.unknown
-                    self.unchecked(node, "$ref", "leads back to itself")
-                elif state == white:
-                    color[id(kids[index])] = grey
-                    stack.append((kids[index], _edges(kids[index])))
+        for _ in range(_MAX_CYCLES):
+            graph = {node: [kid for kids in node.in_place for kid in kids] for node in self.nodes.values()}
+            try:
+                TopologicalSorter(graph).prepare()
+            except CycleError as error:
+                kid, node = error.args[1][:2]
+                for kids in node.in_place:
+                    kids[:] = [self.unknown if k is kid else k for k in kids]
+                node.exact = False
+                self.report(node.pointer, "$ref", "leads back to itself")
+            else:
+                return
+        for node in self.nodes.values():  # too many to cut one by one
+            node.exact, node.opaque = False, True
+            node.checks.clear()
 
     def spread_doubt(self) -> None:
         """A node is exact only when everything below it is."""
-        parents: dict[int, list[Node]] = {}
-        for node in self.order:
-            for kids in node.links:
-                for kid in kids:
-                    parents.setdefault(id(kid), []).append(node)
-        doubtful = [self.unknown, *(node for node in self.order if not node.exact)]
+        parents: dict[Node, list[Node]] = {}
+        for node in self.nodes.values():
+            for kid in (kid for kids in node.links for kid in kids):
+                parents.setdefault(kid, []).append(node)
+        doubtful = [self.unknown, *(node for node in self.nodes.values() if not node.exact)]
         while doubtful:
-            for parent in parents.pop(id(doubtful.pop()), ()):
+            for parent in parents.pop(doubtful.pop(), ()):
                 parent.exact = False
                 doubtful.append(parent)
 
 
-def _edges(node: Node) -> list[tuple[list[Node], int]]:
-    return [(kids, index) for kids in node.in_place for index in range(len(kids))]
+class _Builder:
+    """Fills one node with what the keywords of its schema ask for; a malformed keyword is reported and left out."""
 
+    def __init__(self, compiler: _Compiler, node: Node, raw: dict[str, Any], resolver: Any) -> None:
+        self.compiler, self.node, self.raw, self.checks = compiler, node, raw, node.checks
+        self.resolver = compiler.references.inside(resolver, raw) if compiler.references else None
 
-def _join(base: str, reference: str) -> str | None:
-    """A reference against a base, as text alone; None when it is no URI reference."""
-    try:
-        return urljoin(base, reference) if base else reference
-    except ValueError:
-        return None
+    def build(self) -> None:
+        if self.raw.get("nullable") is True:
+            self.checks["nullable"] = True
+        for keyword, read in _READERS.items():
+            if keyword not in self.raw:
+                continue
+            try:
+                made = read(self, keyword, self.raw[keyword])
+            except (_UnreadableError, PatternError) as error:
+                self.drop(keyword, str(error))
+            else:
+                if made is not None:
+                    self.checks[keyword] = made
 
+    def drop(self, keyword: str, reason: str) -> None:
+        self.node.exact = False
+        self.node.opaque |= keyword in _EVALUATING
+        self.compiler.report(self.node.pointer, keyword, reason)
 
-def _walk(value: object, pointer: str) -> object:
-    """Follow a JSON pointer through plain dicts and lists; None when it leads nowhere."""
-    for token in pointer.split("/")[1:]:
-        name = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and name.isascii() and name.isdecimal() and int(name[:9]) < len(value):
-            value = value[int(name[:9])]
-        else:
+    def child(self, schema: object, *tokens: str | int) -> Node:
+        pointer = (self.node.pointer + _pointer(tokens))[:_TEXT]
+        if isinstance(schema, dict | bool):
+            return self.compiler.node(schema, pointer, self.resolver)
+        self.compiler.report(pointer, "", "not a schema")
+        return self.compiler.unknown
+
+    def link(self, kids: list[Node], *, in_place: bool = False) -> list[Node]:
+        self.node.links.append(kids)
+        if in_place:
+            self.node.in_place.append(kids)
+        return kids
+
+    # ---- one reader per form of keyword: the value that `keywords` works with, None for nothing to check
+
+    def members(self, keyword: str, value: Any) -> frozenset[object]:
+        values = [value] if keyword == "const" else _of(list, value)
+        kinds = self.checks.get("type")
+        if not values or (kinds and not any(has_kind(v, kinds) for v in values)):
+            msg = "no listed value has the declared type"
+            raise _UnreadableError(msg)
+        run = Run(1_000_000)
+        try:
+            return frozenset(key_of(v, run) for v in values)
+        except BudgetSpent:
+            msg = "a listed value is nested too deep or too large"
+            raise _UnreadableError(msg) from None
+
+    def bound(self, keyword: str, value: Any) -> float | None:
+        exclusive = f"exclusive{keyword.capitalize()}"
+        if isinstance(value, bool) and keyword.startswith("exclusive"):
+            return None  # Draft 4: a switch beside `minimum` or `maximum`
+        if self.raw.get(exclusive) is True:
+            self.checks[exclusive] = _number(value)
             return None
+        return _number(value)
+
+    def pattern(self, _keyword: str, source: Any) -> Pattern:
+        if self.compiler.programs < 0:
+            msg = "the patterns of the schema are too large together"
+            raise _UnreadableError(msg)
+        self.compiler.programs -= _MAX_PROGRAMS // 1_000
+        made = compile_pattern(_of(str, source))
+        self.compiler.programs -= made.size
+        return made
+
+    def required(self, keyword: str, value: Any) -> tuple[str, ...] | None:
+        names = tuple(dict.fromkeys(name for name in _of(list, value) if isinstance(name, str)))
+        if any(not isinstance(name, str) for name in value):
+            self.drop(keyword, "a name that is not a string")
+        return names or None
+
+    def one(self, keyword: str, value: Any) -> Node:
+        return self.link([self.child(value, keyword)])[0]
+
+    def unevaluated(self, keyword: str, value: Any) -> tuple[Node, Node]:
+        return self.node, self.one(keyword, value)
+
+    def negation(self, keyword: str, value: Any) -> list[Node]:
+        return self.link([self.child(value, keyword)], in_place=True)
+
+    def condition(self, keyword: str, value: Any) -> list[Node]:
+        then = [self.child(self.raw.get(key, True), key) for key in ("then", "else")]
+        return self.link([self.child(value, keyword), *then], in_place=True)
+
+    def branches(self, keyword: str, value: Any) -> list[Node]:
+        if not _of(list, value):
+            msg = "no alternatives"
+            raise _UnreadableError(msg)
+        return self.link([self.child(sub, keyword, i) for i, sub in enumerate(value)], in_place=True)
+
+    def reference(self, keyword: str, value: Any) -> None:
+        if self.compiler.references is not None:
+            contents, resolver = self.compiler.references.resolve(self.resolver, _of(str, value), keyword)
+            target = self.compiler.node(contents, _printable(value[:_TEXT]), resolver)
+            if "allOf" not in self.checks:
+                self.checks["allOf"] = self.link([], in_place=True)
+            self.checks["allOf"].append(target)
+
+    def fields(self, keyword: str, value: Any) -> dict[str, Node]:
+        kids = {name: self.child(sub, keyword, name) for name, sub in _of(dict, value).items()}
+        self.link(list(kids.values()))
+        return kids
+
+    def pattern_fields(self, keyword: str, value: Any) -> list[tuple[Pattern, Node]]:
+        found = []
+        for name, kid in self.fields(keyword, value).items():
+            try:
+                found.append((self.pattern(keyword, name), kid))
+            except PatternError as error:
+                self.drop(keyword, str(error))
+        return found
+
+    def additional(self, keyword: str, value: Any) -> Node:
+        if self.node.opaque and "patternProperties" in self.raw and value is not True:
+            msg = "stands beside a pattern that cannot be checked"
+            raise _UnreadableError(msg)
+        return self.one(keyword, value)
+
+    def dependents(self, keyword: str, value: Any) -> None:
+        for name, held in _of(dict, value).items():
+            names = [held] if isinstance(held, str) and keyword == "dependencies" else held
+            if keyword != "dependentRequired" and not isinstance(names, list):
+                self.checks.setdefault("dependentSchemas", {})[name] = self.negation(keyword, held)
+            elif keyword != "dependentSchemas" and isinstance(names, list) and all(isinstance(n, str) for n in names):
+                self.checks.setdefault("dependentRequired", {})[name] = names
+            else:
+                self.drop(keyword, "not a list of names")
+
+    def prefix(self, keyword: str, value: Any) -> list[Node]:
+        return self.link([self.child(sub, keyword, i) for i, sub in enumerate(_of(list, value))])
+
+    def items(self, keyword: str, value: Any) -> Node | None:
+        if isinstance(value, list) and "prefixItems" not in self.raw:  # the tuples of older drafts
+            self.checks["prefixItems"] = self.prefix(keyword, value)
+            keyword, value = "additionalItems", self.raw.get("additionalItems", True)
+            return self.one(keyword, value) if keyword in self.raw else None
+        return self.one(keyword, value) if "prefixItems" in self.checks or "prefixItems" not in self.raw else None
+
+
+_TYPE_NAMES = {
+    "null": "null none nonetype", "boolean": "boolean bool", "integer": "integer int int32 int64 long",
+    "number": "number float double decimal", "string": "string str text", "array": "array list tuple set sequence",
+    "object": "object dict map mapping", "any": "any type_unspecified",
+}  # fmt: skip
+_KIND_OF = {name: kind for kind, names in _TYPE_NAMES.items() for name in names.split()}
+"""Type names of JSON Schema, of Python and of provider dialects, lower case."""
+
+
+def _kinds(_b: _Builder, _keyword: str, value: Any) -> frozenset[str] | None:
+    names = value if isinstance(value, list) else [value]
+    found = {_KIND_OF.get(_of(str, name).strip().lower()) for name in names}
+    if not found or None in found:
+        msg = "not a type of JSON Schema"
+        raise _UnreadableError(msg)
+    return None if "any" in found else frozenset(name for name in found if name)
+
+
+def _of(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        msg = f"not a {'schema' if kind is dict else kind.__name__}"
+        raise _UnreadableError(msg)
     return value
 
 
-def _declared(root: Node) -> tuple[frozenset[str] | None, tuple[Any, ...]]:
-    """Names and patterns of properties that a schema declares at its top, through whatever stands in place.
+def _number(value: Any) -> float:
+    """Return a finite number of a schema."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        pass
+    elif value.bit_length() <= MAX_BITS if isinstance(value, int) else math.isfinite(value):
+        return value
+    msg = "not a finite number"
+    raise _UnreadableError(msg)
+
+
+def _count(_b: _Builder, _keyword: str, value: Any) -> int:
+    if _number(value) < 0 or value != int(value):
+        msg = "not a count"
+        raise _UnreadableError(msg)
+    return int(value)
+
+
+def _step(_b: _Builder, _keyword: str, value: Any) -> Any:
+    if _number(value) <= 0:
+        msg = "not a number above 0"
+        raise _UnreadableError(msg)
+    return fraction(value)
+
+
+_COUNTS = (
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "minContains",
+    "maxContains",
+)
+_READERS: dict[str, Callable[[_Builder, str, Any], object]] = {
+    "type": _kinds, "enum": _Builder.members, "const": _Builder.members,
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _Builder.bound),
+    "multipleOf": _step, **dict.fromkeys(_COUNTS, _count), "pattern": _Builder.pattern, "required": _Builder.required,
+    "uniqueItems": lambda _b, _keyword, value: _of(bool, value) or None,
+    **dict.fromkeys(("dependentRequired", "dependencies", "dependentSchemas"), _Builder.dependents),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf"), _Builder.branches), "not": _Builder.negation, "if": _Builder.condition,
+    **dict.fromkeys(("$ref", "$dynamicRef", "$recursiveRef"), _Builder.reference), "properties": _Builder.fields,
+    "patternProperties": _Builder.pattern_fields, "additionalProperties": _Builder.additional,
+    "propertyNames": _Builder.one, "prefixItems": _Builder.prefix, "items": _Builder.items, "contains": _Builder.one,
+    **dict.fromkeys(("unevaluatedProperties", "unevaluatedItems"), _Builder.unevaluated),
+}  # fmt: skip
+"""Keyword to reader, in the order in which faults are reported."""
+_EVALUATING = _REFERENCES | {"allOf", "anyOf", "oneOf", "patternProperties", "additionalProperties", "prefixItems"}
+"""Keywords without which it is unknown what a schema evaluates."""
+
+
+def _declared(root: Node) -> tuple[set[str] | None, list[Pattern]]:
+    """Return names and patterns of properties that a schema declares at its top, through whatever stands in place.
 
     None instead of the names when it declares none or says that it is open.
     """
-    names: set[str] = set()
-    patterns: list[Any] = []
-    declares = False
-    seen, stack = {id(root)}, [root]
+    names, patterns, declares = set[str](), list[Pattern](), False
+    seen, stack = {root}, [root]
     while stack:
         node = stack.pop()
-        note = node.annotations
-        if note.open or node.opaque:
-            return None, ()
-        declares = declares or note.declares
-        names |= note.names
-        names |= note.demanded
-        patterns += note.patterns
-        for kids in node.in_place:
-            for kid in kids:
-                if id(kid) not in seen:
-                    seen.add(id(kid))
-                    stack.append(kid)
-    return (frozenset(names) if declares else None), tuple(patterns)
+        checks = node.checks
+        rest = [checks.get("additionalProperties"), *checks.get("unevaluatedProperties", ())[1:]]
+        if node.opaque or any(kid is not None and "false" not in kid.checks for kid in rest):
+            return None, []
+        declares = declares or "properties" in checks
+        names.update(checks.get("properties", ()), checks.get("required", ()))
+        patterns += [pattern for pattern, _ in checks.get("patternProperties", ())]
+        kids = {kid for kids in node.in_place for kid in kids} - seen
+        seen |= kids
+        stack += kids
+    return (names if declares else None), patterns

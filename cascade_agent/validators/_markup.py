@@ -1,0 +1,200 @@
+"""The markup of chat templates that a server left in a text, known by its shape and not by a list of dialects.
+
+A text is markup when nothing but tags, special tokens, JSON and `name(...)` stands in it, around a call. Whoever talks
+*about* such markup writes words around it, puts it into code, or was asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+_MAX_TEXT = 100_000
+_MAX_PIECES = 200
+
+_SPACE = r"[\s\u200b\u200c\u200d\u2060\ufeff]"
+_NAME = r"[^\W\d][\w.:\-/]{0,127}"
+_ROLE = r"(?:assistant|user|system|tool|developer|model|ipython|function|analysis|commentary|final)"
+TOKEN = (  # DeepSeek writes the bars full width, Kimi and GLM with letters of their own; the shape is the same
+    rf"<[|\uff5c][^<>|\uff5c\n]{{1,60}}[|\uff5c]>(?:{_ROLE}(?![\w.]))?+"
+    r"|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
+    rf"|<(?:start|end)_of_(?:turn|utterance)>(?:{_ROLE}(?!\w))?+"
+)
+_ONLY_TOKENS = re.compile(rf"(?:{_SPACE}++|{TOKEN})*+")
+_CALLING = r"(?i:tool|func|call|invoke|action|plugin|python_tag)"
+_BETWEEN = re.compile(
+    rf"{_SPACE}++|[;,]|```(?:\w+)?|{TOKEN}|\[/?[A-Z][A-Z_]{{2,30}}\]|</[^<>\n]{{1,80}}>|json(?=\s*[{{\[])"
+)
+_TAG = re.compile(
+    rf"<[|\uff5c]?(?:DSML[|\uff5c])?(?P<name>{_NAME})(?P<rest>(?:=|\s+[\w\-]+\s*=)[^<>\n]{{1,200}})?\s*/?>"
+)
+_CALL = re.compile(
+    rf"(?P<start>(?:call:|print\()?(?:(?:assistant)?(?:commentary|analysis)\s+)?(?:to=)?(?P<known>functions\.)?)(?P<name>{_NAME})"
+    rf"(?::\d{{1,6}})?+(?:{_SPACE}++|{TOKEN}|\[ARGS\]|```(?:json)?|json(?=\s*[{{\[<]))*+(?=[({{])"
+)
+_REACT = re.compile(r"(?im)^\W{0,3}action\W{0,3}:.{1,200}\n\s*\W{0,3}action[ _]input\W{0,3}:")
+_STRIPPED = re.compile(
+    rf"(?:^|assistant)(?:commentary|analysis)\s*to=(?:functions\.)?{_NAME}.{{0,40}}?[{{(]", re.DOTALL
+)
+_THOUGHT = r"(?:\w{1,20}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad)"
+_OPENS_THOUGHT = re.compile(
+    rf"\s*(?:<({_THOUGHT})>|\[(THINK)\])(?!\s?(?:is|are|was|and|or|means|marks|opens|tags?)\b)", re.I
+)
+_CLOSES_THOUGHT = re.compile(rf"(?:(?<=[.!?\n])|^)\s*</{_THOUGHT}>|\[/THINK\]", re.I)
+_CHANNEL = re.compile(r"<\|channel\|>(?:analysis|thinking)\b[^<]{0,40}<\|message\|>.*?(?:<\|end\|>|$)", re.DOTALL)
+_FINAL = re.compile(r"analysis(?=[A-Z\n]).*?(?:assistantfinal|(?P<none>$))", re.DOTALL)
+_USER = re.compile(
+    rf"(?:{TOKEN})\s*(?:<\|(?:im_start|start|start_header_id)\|>|<start_of_turn>)(?:user|human)\b"
+    rf"|(?:<\|(?:user|human)\|>|<[|\uff5c]User[|\uff5c]>|(?<=</s>)\s*\[INST\])",
+    re.I,
+)
+_CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
+_MARK = re.compile(r"[\"'\\(){}\[\]]")
+_ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input", "tool_input")
+_NAMES = ("name", "tool", "tool_name", "function", "action")
+
+
+def without_thoughts(text: str) -> str:
+    """Return the text behind inline reasoning, which stands there when a model is served without a reasoning parser.
+
+    A thought ends at its last closing tag; one that never ends is the whole text.
+    """
+    text = _CHANNEL.sub("", text[:_MAX_TEXT]) + text[_MAX_TEXT:] if "<|channel|>" in text else text
+    if opened := _OPENS_THOUGHT.match(text):
+        closing = f"</{opened[1]}>" if opened[1] else "[/THINK]"
+        return text[at + len(closing) :] if (at := text.rfind(closing)) >= 0 else ""
+    if "</" in text or "[/THINK]" in text:
+        closed = None
+        for closed in _CLOSES_THOUGHT.finditer(text):
+            pass
+        if closed is not None:
+            return text[closed.end() :]
+    if text.startswith("analysis") and (stripped := _FINAL.match(text)):
+        return text if stripped["none"] is not None and _STRIPPED.search(text) else text[stripped.end() :]
+    return text
+
+
+def is_template(text: str) -> bool:
+    """Return whether a text is nothing but white space and special tokens of chat templates."""
+    return _ONLY_TOKENS.fullmatch(text) is not None
+
+
+def ends_in_template(text: str) -> bool:
+    """Return whether a text ends in a special token, or runs on behind one as the user."""
+    return "<" in text and (re.search(rf"(?:{TOKEN})\s*$", text[-200:]) is not None or runs_on(text))
+
+
+def runs_on(text: str) -> bool:
+    """Return whether the text goes on behind its end as the user's next turn."""
+    return ("<" in text) and _USER.search(_CODE.sub("", text[:_MAX_TEXT])) is not None
+
+
+def is_call(text: str, offered: frozenset[str], request: str) -> bool:
+    """Return whether a text is nothing but the markup of calls; what the request itself speaks of was asked for."""
+    if len(text) > _MAX_TEXT:
+        return False
+    text = text.strip()
+    if _STRIPPED.match(text) or (text.startswith("analysis") and _STRIPPED.search(text)):
+        return True
+    if react := _REACT.search(text):
+        return "action input" not in request.lower() and "```" not in text[: react.start()]
+    if text.startswith("```"):  # a block of code is shown, unless it is a call in JSON and nothing else
+        inner = re.fullmatch(r"```(?:json|tool_call|tool_code)\s*(.*?)\s*```", text, re.DOTALL)
+        return inner is not None and _is_json_call(inner[1], offered, request)
+    return _is_json_call(text, offered, request) or _only_calls(text, offered, request)
+
+
+def _is_json_call(text: str, offered: frozenset[str], request: str) -> bool:
+    """Return whether a text is a JSON object that names an offered tool and its arguments, and nobody asked for JSON."""
+    if not offered or text[:1] not in "{[" or re.search(r"json|schema|example|format", request, re.I):
+        return False
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(isinstance(item, dict) and _names_call(item, offered) for item in items)
+
+
+def _names_call(item: dict[str, object], offered: frozenset[str]) -> bool:
+    inner = item.get("function")
+    if isinstance(inner, dict):
+        item = inner
+    names = [item[key] for key in _NAMES if isinstance(item.get(key), str)]
+    given = any(key in item for key in _ARGUMENTS)
+    return given and len(item) <= 4 and ("action_input" in item or any(name in offered for name in names))  # noqa: PLR2004 - name, arguments, id, type
+
+
+def _only_calls(text: str, offered: frozenset[str], request: str) -> bool:
+    at, calls, announced = 0, 0, False
+    for _ in range(_MAX_PIECES):
+        while between := _BETWEEN.match(text, at):
+            announced |= between[0][:1] in "<[" and re.search(_CALLING, between[0]) is not None
+            at = between.end()
+        if at >= len(text):
+            return calls > 0
+        end = _element(text, at, offered, request) or _plain(text, at, offered, announced=announced)
+        if end is None:
+            return False
+        at, calls = end, calls + 1
+    return False
+
+
+def _element(text: str, at: int, offered: frozenset[str], request: str) -> int | None:
+    """Return where the element of a call that begins here ends; None when it is none."""
+    tag = _TAG.match(text, at)
+    if tag is None or tag["name"] in request:
+        return None
+    name = tag["name"]
+    if name not in offered and not re.search(_CALLING, name):
+        return None
+    if tag[0].endswith("/>"):
+        return tag.end() if tag["rest"] else None
+    closing = re.compile(
+        rf"</[|\uff5c]?(?:DSML[|\uff5c])?{re.escape(name)}>|<end{re.escape(name.removeprefix('start'))}>"
+    )
+    closed = closing.search(text, tag.end())
+    end = closed.end() if closed else len(text)
+    inside = text[tag.end() : closed.start() if closed else end]
+    if closed is None and (
+        re.sub(rf"(?:{TOKEN}|\s)+$", "", text)[-1:] not in "}])>"
+        or not re.match(r"\s*(?:[\[{<]|[\w.:]+\s*[{(<])", inside)
+    ):
+        return None
+    return end if tag["rest"] or name in offered or re.search(r"[{(<]", inside) else None
+
+
+def _plain(text: str, at: int, offered: frozenset[str], *, announced: bool) -> int | None:
+    """Return where JSON behind an announcement, or `name(...)`, ends; None when neither stands here."""
+    if announced and text[at] in "{[":
+        return _after_bracket(text, at) or _to_the_end(text)
+    call = _CALL.match(text, at)
+    if call is None or not (announced or call["known"] or "to=" in call["start"] or call["name"] in offered):
+        return None
+    end = _after_bracket(text, call.end())
+    return end if end is not None or not announced else _to_the_end(text)
+
+
+def _to_the_end(text: str) -> int | None:
+    """Return the end of a text that stops like markup: a call that was never closed, which is why nobody parsed it."""
+    return len(text) if text[-1:] in "}])>" else None
+
+
+def _after_bracket(text: str, start: int) -> int | None:
+    """Return where the bracket at `start` is closed, strings left out; None when it is not."""
+    depth, quote, escaped = 0, "", -1
+    for match in _MARK.finditer(text, start):
+        at, mark = match.start(), match[0]
+        if at == escaped:
+            continue
+        if mark == "\\":
+            escaped = at + 1
+        elif quote:
+            quote = "" if mark == quote else quote
+        elif mark in "\"'":
+            quote = mark
+        else:
+            depth += 1 if mark in "([{" else -1
+            if depth <= 0:
+                return at + 1
+    return None
