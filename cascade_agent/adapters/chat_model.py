@@ -42,7 +42,6 @@ from cascade_agent.engine.statistics import Ledger
 from cascade_agent.engine.step import Answer, Step
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import Journal, lost_records
-from cascade_agent.models import prompt_cache as cache_marks
 from cascade_agent.models.pricing import warm
 from cascade_agent.models.tier import Ready, Role, Tier
 from cascade_agent.models.tool_spec import tool_specs
@@ -136,8 +135,6 @@ class CascadeChatModel(BaseChatModel):
     _panel: Panel = PrivateAttr()
     _journal: Any = PrivateAttr(default=None)
     _ledger: Ledger = PrivateAttr(default_factory=Ledger)
-    _kinds: dict[Role, str] = PrivateAttr()
-    _mixed: bool = PrivateAttr()
     _plain: _Offer = PrivateAttr()
     _offers: dict[Any, _Offer] = PrivateAttr(default_factory=dict)
 
@@ -161,8 +158,6 @@ class CascadeChatModel(BaseChatModel):
             default_validators() if self.validators is None else self.validators, timed=telemetry.validated
         )
         check_fit(self.policy, self._panel)
-        self._kinds = {role: self._tiers[role].base._llm_type for role in _ROLES}  # noqa: SLF001 - LangChain's own way to ask
-        self._mixed = len(set(self._kinds.values())) > 1
         choice = tool_choice_of(self._tiers["small"].bound.get("tool_choice"))
         self._plain = _Offer({role: self._tiers[role].plain() for role in _ROLES}, tool_choice=choice)
         self._offers = {}
@@ -364,7 +359,7 @@ class CascadeChatModel(BaseChatModel):
 
             shown = tuple(t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools)
             ready: dict[Role, Ready] = {
-                role: replace(self._with_tools(role, tools, options), specs=specs) for role in _ROLES
+                role: replace(self._tiers[role].with_tools(tools, **options), specs=specs) for role in _ROLES
             }
             choice = tool_choice_of(options.get("tool_choice"))
             if choice not in (None, "none", "required", *(spec.name for spec in specs)):
@@ -376,19 +371,12 @@ class CascadeChatModel(BaseChatModel):
                 self._offers[key] = offer
         return offer
 
-    def _with_tools(self, role: Role, tools: Sequence[Any], options: Mapping[str, Any]) -> Ready:
-        if self._mixed:
-            tools = cache_marks.for_tools(tools, self._kinds[role])
-        return self._tiers[role].with_tools(tools, **self._arguments(role, options))
-
     def _arguments(self, role: Role, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return cache_marks.for_settings(given, self._kinds[role]) if self._mixed and given else given
+        return self._tiers[role].settings_for(given) if given else given
 
     def _request(self, role: Role, messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
-        """What one tier is told: nothing that only the other's provider understands."""
-        if self._mixed:
-            messages = cache_marks.for_messages(messages, self._kinds[role])
-        return messages if note is None else [*messages, HumanMessage(note)]
+        """Return the conversation in the form that one tier takes."""
+        return self._tiers[role].messages_for(messages, pair=self._tiers, note=note)
 
     def _sorted_kwargs(self, kwargs: dict[str, Any]) -> tuple[_Offer, dict[str, Any]]:
         """What is asked with, and the arguments that go to the call itself."""

@@ -18,8 +18,18 @@ if TYPE_CHECKING:
     from cascade_agent.models.traits import ModelTraits
 
 _OPENAI_TOOLS = frozenset(
-    ("web_search", "web_search_preview", "file_search", "computer", "computer_use_preview", "code_interpreter", "mcp")
-    + ("image_generation", "local_shell", "shell", "apply_patch", "tool_search")
+    {
+        *(
+            "web_search",
+            "web_search_preview",
+            "file_search",
+            "computer",
+            "computer_use_preview",
+            "code_interpreter",
+            "mcp",
+        ),
+        *("image_generation", "local_shell", "shell", "apply_patch", "tool_search"),
+    }
 )
 _GOOGLE_TOOLS = frozenset({"google_search", "google_search_retrieval", "code_execution", "url_context", "google_maps"})
 _DATED = re.compile(r"_\d{8}$")

@@ -75,8 +75,10 @@ class ModelTraits:
 
 
 def _base_url(base: BaseChatModel) -> str | None:
-    for name in ("openai_api_base", "base_url", "anthropic_api_url", "azure_endpoint", "endpoint_url"):
+    for name in ("openai_api_base", "base_url", "anthropic_api_url", "azure_endpoint", "endpoint_url", "endpoint"):
         value = getattr(base, name, None)
         if isinstance(value, str) and value:
             return value
-    return None
+    options = getattr(base, "client_options", None)  # Google's
+    value = options.get("api_endpoint") if isinstance(options, dict) else None
+    return value if isinstance(value, str) and value else None
