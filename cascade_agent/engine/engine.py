@@ -31,7 +31,7 @@ from cascade_agent.engine.executor import AsyncHands, Hands
 from cascade_agent.engine.step import Answer, Ask, Check, Drop, Gather, Reply, Sleep, Step
 from cascade_agent.engine.worker_threads import LateError, OvertakenError
 from cascade_agent.errors import CascadeExhausted, ConfigurationError, RejectedDraft
-from cascade_agent.models.usage import NOTHING, bill, bill_of_error, retry_after
+from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
@@ -331,9 +331,9 @@ def _dropped(course: _Course) -> Generator[Effect, Any, None]:
         spend = SideCall(name="hedge" if name == "large" else name)
         if reply is not None:
             if reply.error is not None:
-                usage, cost, _ = bill_of_error(reply.error)
+                usage, cost, _ = usage_and_cost_of_error(reply.error)
             elif name == "large":
-                usage, cost, _ = bill(course.step.tiers["large"], cast("Answer", reply.value).draft.message)
+                usage, cost, _ = usage_and_cost(course.step.tiers["large"], cast("Answer", reply.value).draft.message)
             else:
                 told = cast("Any", course.step.panel.evidence[name]).spent(reply.value)
                 usage, cost = told.usage, told.cost
@@ -385,7 +385,7 @@ def _draft(
     if reply.error is not None:
         course.error = reply.error
         unasked = seconds is not None and seconds <= 0
-        usage, cost, inner = (NOTHING, 0.0, None) if unasked else bill_of_error(reply.error)
+        usage, cost, inner = (NOTHING, 0.0, None) if unasked else usage_and_cost_of_error(reply.error)
         course.attempt = replace(
             before,
             outcome=_ended(reply),
@@ -399,7 +399,7 @@ def _draft(
         return
     answer = cast("Answer", reply.value)
     course.answer = answer
-    usage, cost, inner = bill(tier, answer.draft.message)
+    usage, cost, inner = usage_and_cost(tier, answer.draft.message)
     course.attempt = replace(
         before,
         outcome="rejected",

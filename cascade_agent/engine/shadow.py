@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Label, SideCall
-from cascade_agent.models.usage import bill
+from cascade_agent.models.usage import usage_and_cost
 from cascade_agent.validators.agreement import same
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _found(step: Step, ask: Callable[[], Answer], step_id: str, draft: dict[str,
         _failed(type(error).__name__)
     else:
         answer = large.to_json()
-        usage, cost, _ = bill(step.tiers["large"], large.message)
+        usage, cost, _ = usage_and_cost(step.tiers["large"], large.message)
         spend = SideCall(name="shadow", usage=usage, cost=cost, latency=time.perf_counter() - started)
         right = None if large.parsing_error is not None else same(draft, answer)
     if step.purse is not None:
