@@ -67,9 +67,9 @@ def messages_for(
         messages = with_note(messages, note)
     if model.kind == "cascade":
         return messages  # its own tiers are each given their form
-    if _all_plain(messages):
-        return messages
-    return _thinking_first(model, _unique_ids(_Rewriting(model, pair or {}).all(messages)))
+    if not _all_plain(messages):
+        messages = _unique_ids(_Rewriting(model, pair or {}).all(messages))
+    return _thinking_first(messages) if model.manual_thinking else messages
 
 
 def with_note(messages: Sequence[BaseMessage], note: str) -> list[BaseMessage]:
@@ -328,13 +328,13 @@ def _unique_ids(messages: list[BaseMessage]) -> list[BaseMessage]:
     return out
 
 
-def _thinking_first(model: ModelTraits, messages: list[BaseMessage]) -> list[BaseMessage]:
+def _thinking_first(messages: list[BaseMessage]) -> list[BaseMessage]:
     """Return the messages so that a turn which a thinking model takes over in the middle begins with its own thought.
 
     Anthropic's manual thinking refuses a turn whose last answer does not start with a thinking block. What another
     model did in the open turn is told to it as text.
     """
-    if not model.manual_thinking or not messages or not isinstance(messages[-1], ToolMessage):
+    if not messages or not isinstance(messages[-1], ToolMessage):
         return messages
     start = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1) + 1
     out, told = messages[:start], False

@@ -275,7 +275,13 @@ def _write_responses(kind: str, mark: str) -> dict[str, Any]:
         thought["encrypted_content"] = f"secret {mark}"
     search = {"type": "web_search_call", "id": f"ws_{mark}", "status": "completed"}
     search["action"] = {"type": "search", "query": "q"}
-    code = {"type": "code_interpreter_call", "id": f"ci_{mark}", "code": "1", "container_id": "c", "status": "completed"}
+    code = {
+        "type": "code_interpreter_call",
+        "id": f"ci_{mark}",
+        "code": "1",
+        "container_id": "c",
+        "status": "completed",
+    }
     code["outputs"] = []
     image = {"type": "image_generation_call", "id": f"ig_{mark}", "result": PNG, "status": "completed"}
     output = {
@@ -472,7 +478,10 @@ def _write_mistral(kind: str, mark: str) -> dict[str, Any]:
         return _chat_completion({**message, "content": ""})
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": f"hm {mark}"}]}
     text = {"type": "text", "text": TEXT}
-    content = {"thinking": [thought, text], "citation": [text, {"type": "reference", "reference_ids": [1], "text": " [1]"}]}
+    content = {
+        "thinking": [thought, text],
+        "citation": [text, {"type": "reference", "reference_ids": [1], "text": " [1]"}],
+    }
     return _chat_completion({"role": "assistant", "content": content.get(kind, TEXT)})
 
 
