@@ -147,6 +147,8 @@ def offer_for(model: ModelTraits, tools: Sequence[Any], options: Mapping[str, An
         if choice.allowed is not None and model.family != "openai":
             tools = [tool for tool in tools if _tool_name(tool) in choice.allowed]
         settings["tool_choice"] = _choice_for(model, choice, options["tool_choice"])
+        if choice.single and model.family in ("openai", "mistralai"):
+            settings.setdefault("parallel_tool_calls", False)
         if choice.mode == "none" and model.family == "anthropic":
             settings.pop("parallel_tool_calls", None)  # the client would put it into a choice that has no such key
     kept = prompt_cache.for_tools(tools, model.kind)
@@ -181,15 +183,10 @@ def _choice_for(model: ModelTraits, choice: _Choice, given: object) -> Any:
     if not model.known or (model.family == "openai" and choice.allowed is not None):
         return given
     if choice.mode == "tool":
+        if model.family != "openai" or not isinstance(given, Mapping):
+            return choice.name
         named = {"type": "function", "function": {"name": choice.name}}
-        native = isinstance(given, Mapping) and given.get("type") not in ("tool", "any", "auto", "none")
-        return (
-            dict(given)
-            if native and model.family == "openai"
-            else named
-            if isinstance(given, Mapping) and model.family == "openai"
-            else choice.name
-        )
+        return named if given.get("type") == "tool" else dict(given)
     return "any" if choice.mode == "required" else choice.mode
 
 

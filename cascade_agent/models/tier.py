@@ -179,7 +179,7 @@ class Tier:
         rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
 
         def structured(model: Any) -> Runnable[Any, Any]:
-            return model.with_structured_output(schema, include_raw=True, **kwargs)
+            return cast("Runnable[Any, Any]", model.with_structured_output(schema, include_raw=True, **kwargs))
 
         try:
             runnable = _inside(self.core, structured)
@@ -278,8 +278,9 @@ def _inside(runnable: Any, make: Callable[[Any], Runnable[Any, Any]]) -> Runnabl
     from langchain_core.runnables.base import RunnableBindingBase
 
     if isinstance(runnable, RunnableWithFallbacks):
+        first = _inside(runnable.runnable, make)
         others = [_inside(fallback, make) for fallback in runnable.fallbacks]
-        return runnable.model_copy(update={"runnable": _inside(runnable.runnable, make), "fallbacks": others})
+        return runnable.model_copy(update={"runnable": first, "fallbacks": others})
     if isinstance(runnable, RunnableBindingBase):
         kwargs = runnable.kwargs
         if isinstance(runnable, RunnableBinding):
@@ -351,8 +352,9 @@ def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runna
     if isinstance(runnable, RunnableWithFallbacks):
         others = [_with_bound(fallback, bound) for fallback in runnable.fallbacks]
         return runnable.model_copy(update={"runnable": _with_bound(runnable.runnable, bound), "fallbacks": others})
-    wraps = isinstance(runnable, RunnableBindingBase) and not isinstance(runnable, RunnableBinding)
-    if wraps or (isinstance(runnable, RunnableBinding) and isinstance(runnable.bound, RunnableSequence)):
+    if isinstance(runnable, RunnableBindingBase) and (
+        not isinstance(runnable, RunnableBinding) or isinstance(runnable.bound, RunnableSequence)
+    ):
         return runnable.model_copy(update={"bound": _with_bound(runnable.bound, bound)})
     if isinstance(runnable, RunnableSequence):
         return RunnableSequence(_with_bound(runnable.first, bound), *runnable.middle, runnable.last)

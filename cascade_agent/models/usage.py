@@ -59,12 +59,12 @@ def usage_and_cost(tier: Tier, message: AIMessage) -> tuple[Usage, float | None,
 def usage_of(message: AIMessage) -> Usage:
     """Return the tokens of an answer; reasoning that a provider counts beside the output is part of the output."""
     usage = Usage.of(message)
-    total = (message.usage_metadata or {}).get("total_tokens")
+    meta = cast("Mapping[str, Any]", message.usage_metadata or {})
+    total = meta.get("total_tokens")
     if usage.input_tokens is None or usage.output_tokens is None or type(total) is not int:
         return usage
     hidden = total - usage.input_tokens - usage.output_tokens
-    details = cast("Mapping[str, Any]", (message.usage_metadata or {}).get("output_token_details") or {})
-    counted = details.get("reasoning")
+    counted = (meta.get("output_token_details") or {}).get("reasoning")
     if hidden > 0 and type(counted) is int and counted >= hidden:
         return replace(usage, output_tokens=usage.output_tokens + hidden)
     return usage
@@ -155,8 +155,8 @@ def retry_after(error: BaseException) -> float | None:
     """
     if status_of(error) not in _BUSY:
         return None
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    found: Mapping[str, Any] = {str(k).lower(): v for k, v in headers.items()} if hasattr(headers, "items") else {}
+    headers: Any = getattr(getattr(error, "response", None), "headers", None)
+    found = {str(k).lower(): v for k, v in headers.items()} if hasattr(headers, "items") else {}
     milliseconds = _number(found.get("retry-after-ms"))
     for seconds in (
         None if milliseconds is None else milliseconds / 1000,

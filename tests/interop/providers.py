@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 TEXT = "It is 21."
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """A request that the provider would answer with an error."""
 
 
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             kind = check(body, mark)
             status, answer = 200, write(kind, mark)
             self.providers.bodies.append((provider, body))
-        except (Refused, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (RefusedError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             status, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}", "code": 400}}
         data = (json.dumps(answer) + "\n").encode()
         self.send_response(status)
@@ -121,7 +121,7 @@ def _kind(text: str) -> str:
 
 def _need(condition: object, what: str) -> None:
     if not condition:
-        raise Refused(what)
+        raise RefusedError(what)
 
 
 def _keys(value: Mapping[str, Any], required: str, optional: str = "") -> None:
