@@ -28,12 +28,13 @@ _STANDARD_SERVICE = frozenset({"", "default", "standard", "auto", "on_demand"})
 _BUSY = frozenset({429, 503, 529})
 _READS_ANSWER = re.compile(
     r"_process_response|parse_chat_completion|_parse\b|_create_chat_result|_construct_lc_result|_format_output|"
-    r"_response_to_result|_parse_response|_parse_content|_chat_stream_with_aggregation|_iterate_over_stream"
+    r"_response_to_result|_parse_response|_parse_content"
 )
 _BUILDS_REQUEST = re.compile(
     r"_get_request_payload|_convert_message|_format_message|_prepare_request|_chat_params|_create_message_dicts|"
     r"_convert_input|_parse_chat_history|_construct_responses_api|_build_request"
 )
+_HOST_READS = frozenset({"invoke", "ainvoke", "generate", "agenerate", "_generate", "_agenerate"})
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -92,18 +93,19 @@ def usage_and_cost_of_error(error: BaseException) -> tuple[Usage | None, float |
         return trace.usage or Usage(calls=_calls(trace)), trace.cost, trace.to_json(content=False)
     if status_of(error) is not None:
         return (replace(NOTHING, calls=1), 0.0, None) if _refused(error) else (Usage(), None, None)
-    if was_answered(error):
-        return Usage(), None, None
     if _was_not_sent(error):
         return NOTHING, 0.0, None
-    return None, None, None
+    return (Usage() if was_answered(error) else None), None, None
 
 
 def was_answered(error: BaseException) -> bool:
     """Tell whether the provider did answer and its answer could not be read: such a call is paid."""
     if hasattr(error, "completion") or (status_of(error) or 500) < 300:  # noqa: PLR2004 - HTTP
         return True
-    return any(_READS_ANSWER.search(name) for name in _functions(error))
+    names = _functions(error)
+    if isinstance(error, IndexError | KeyError) and names[-1:] and names[-1] in _HOST_READS:
+        return True  # an answer without choices
+    return any(_READS_ANSWER.search(name) for name in names)
 
 
 def _was_not_sent(error: BaseException) -> bool:
