@@ -155,3 +155,81 @@ def test_a_model_without_structured_output_says_so():
     """When the schema is given, naming the model."""
     with pytest.raises(ConfigurationError, match="Nameless has no structured output"):
         Tier(Nameless()).with_schema(City)
+
+
+def test_what_hosts_wrap_around_a_model_is_a_tier():
+    """Retries, fallbacks and bindings inside them: tools and schemas reach every model, bound arguments stay."""
+    first, second = (
+        ScriptedChatModel([ConnectionError("down"), ConnectionError("down")]),
+        ScriptedChatModel("b", name="b"),
+    )
+    wrapped = first.bind(a=1).with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
+    tier = Tier.of(wrapped.with_fallbacks([second.bind(c=3)]).with_config(tags=["t"]))
+    assert (tier.base, tier.config["tags"]) == (first, ["t"])
+    assert tier.with_tools([City], tool_choice="any").ask(["x"], None, d=4).text == "b"
+    assert first.options == [{"a": 1, "tool_choice": "any", "d": 4}] * 2
+    assert second.options == [{"c": 3, "tool_choice": "any", "d": 4}]
+    assert [o[0]["function"]["name"] for o in second.offered] == ["City"]
+
+
+def test_structured_output_goes_through_what_is_wrapped():
+    """A call's arguments reach the model inside."""
+    answer = AIMessage("", tool_calls=[{"name": "City", "args": {"name": "x"}, "id": "1"}])
+    model = ScriptedChatModel([ConnectionError("down"), answer])
+    tier = Tier.of(model.with_retry(wait_exponential_jitter=False))
+    assert tier.with_schema(City).ask(["hi"], None, b=2)["parsed"] == City(name="x")
+    assert model.options[1]["b"] == 2
+
+
+def test_a_configurable_model_is_configured_by_each_call(monkeypatch):
+    """Named by its default; one without a default is refused with the mend."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    from langchain.chat_models import init_chat_model
+
+    tier = Tier.of(init_chat_model("openai:gpt-4o-mini", configurable_fields=("model",)))
+    assert (tier.model_name, type(tier.base)) == ("gpt-4o-mini", ChatOpenAI)
+    assert [s.name for s in tier.with_tools([City]).specs] == ["City"]
+    with pytest.raises(ConfigurationError, match="a configurable model without a default"):
+        Tier.of(init_chat_model(configurable_fields=("model", "model_provider")))
+    model = ScriptedChatModel("a").configurable_fields()
+    assert Tier.of(model).plain().ask(["x"], None).text == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("openai:gpt-4o-mini", {"OPENAI_API_KEY": "none"}),
+        ("anthropic:claude-sonnet-4-5", {"ANTHROPIC_API_KEY": "none"}),
+        ("mistralai:mistral-small", {"MISTRAL_API_KEY": "none"}),
+        ("ollama:qwen3:8b", {}),
+    ],
+)
+def test_models_made_from_strings_leave_retries_to_the_step(name, settings, monkeypatch):
+    """No second layer stands below the cascade's own."""
+    for key, value in settings.items():
+        monkeypatch.setenv(key, value)
+    assert getattr(Tier(name).base, "max_retries", 0) == 0
+
+
+def test_retries_of_a_client_are_told_once(caplog):
+    """At info, with the mend; a client without retries is not spoken of."""
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            Tier(gpt(model="retries-told", max_retries=3))
+        Tier(gpt(model="no-retries", max_retries=0))
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == [
+        "the client of retries-told retries 3 times by itself, below the cascade's own retries"
+    ]
+
+
+class Picky(ScriptedChatModel):
+    """A model whose client refuses a tool."""
+
+    def bind_tools(self, *_: Any, **__: Any) -> Any:
+        raise KeyError("function")
+
+
+def test_a_client_that_refuses_a_tool_is_named():
+    """With the tool and what the client said, in place of a bare `KeyError`."""
+    with pytest.raises(ConfigurationError, match=r"p cannot be offered the tools 'City'.*KeyError: 'function'"):
+        Tier(Picky("a", name="p")).with_tools([City])

@@ -126,6 +126,20 @@ def test_a_langchain_tool_is_offered_without_what_the_host_injects():
     assert spec.description == "Look."
 
 
+def test_a_runtime_that_is_injected_by_name_is_not_asked_of_the_model():
+    """`ToolNode` fills a bare parameter `runtime`; an annotated one (a film's length) is an argument like others."""
+
+    def injected(city: str, runtime):
+        """Look up."""
+
+    def film(title: str, runtime: int):
+        """Look up."""
+
+    bare, annotated = tool_specs([injected, film])
+    assert (set(bare.parameters["properties"]), bare.parameters["required"], bare.native) == ({"city"}, ["city"], None)
+    assert set(annotated.parameters["properties"]) == {"title", "runtime"}
+
+
 def test_a_tool_with_a_dict_schema_is_held_to_that_schema():
     """An MCP tool has no model of its own, so nothing native judges its arguments."""
     remote = StructuredTool(name="remote", description="d", args_schema=SCHEMA, func=print)

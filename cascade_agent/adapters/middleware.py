@@ -10,7 +10,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
 from cascade_agent.adapters.run_step import ModelCall, arun_step, run_step
@@ -21,7 +21,6 @@ from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier, tool_choice_of
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.models import prompt_cache
 from cascade_agent.models.tier import Role, Tier
 from cascade_agent.models.tool_spec import tool_specs
 
@@ -190,18 +189,19 @@ class _AgentCall:
     def request_of(self, role: Role, note: str | None) -> ModelRequest[Any]:
         """Return the request with the tier's model and bound arguments, without what only another provider knows."""
         request, tier = self.request, self.tiers[role]
-        kind = llm_type(tier.base)
         bound = {key: value for key, value in tier.bound.items() if key not in ("tools", "tool_choice")}
-        changes: dict[str, Any] = {"model": tier.base, "model_settings": {**bound, **request.model_settings}}
-        messages: list[Any] = request.messages
-        if kind != llm_type(request.model):
-            system = request.system_message
-            changes["model_settings"] = {**bound, **prompt_cache.for_settings(request.model_settings, kind)}
-            changes["tools"] = prompt_cache.for_tools(request.tools, kind)
-            changes["system_message"] = None if system is None else prompt_cache.for_messages([system], kind)[0]
-            changes["messages"] = messages = prompt_cache.for_messages(messages, kind)
-        if note is not None:
-            changes["messages"] = [*messages, HumanMessage(note)]
+        options = request.model_settings | ({} if request.tool_choice is None else {"tool_choice": request.tool_choice})
+        tools, settings = tier.offer_for(request.tools, options)
+        choice = settings.pop("tool_choice", None) if request.tool_choice is not None else None
+        system = request.system_message
+        changes: dict[str, Any] = {
+            "model": tier.base,
+            "model_settings": {**bound, **settings},
+            "tools": tools,
+            "tool_choice": choice,
+            "messages": tier.messages_for(cast("Any", request.messages), pair=self.tiers, note=note),
+            "system_message": None if system is None else tier.messages_for([system])[0],
+        }
         return request.override(**changes)
 
     @contextmanager

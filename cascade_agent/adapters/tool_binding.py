@@ -11,7 +11,6 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent.engine.step import tool_choice_of
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.models import prompt_cache
 from cascade_agent.models.tool_spec import tool_specs
 
 if TYPE_CHECKING:
@@ -55,8 +54,6 @@ class ToolBinding:
 
     def __init__(self, tiers: Mapping[Role, Tier]) -> None:
         self._tiers = tiers
-        self._kinds: dict[Role, str] = {role: tiers[role].base._llm_type for role in ROLES}  # noqa: SLF001 - LangChain's own way to ask
-        self._mixed = len(set(self._kinds.values())) > 1
         choice = tool_choice_of(tiers["small"].bound.get("tool_choice"))
         self.plain = Offer({role: tiers[role].plain() for role in ROLES}, tool_choice=choice)
         self._offers: dict[Any, Offer] = {}
@@ -77,7 +74,7 @@ class ToolBinding:
         if offer is None:
             choice = _checked_choice(specs, tools, options)
             offer = Offer(
-                {role: replace(self._with_tools(role, tools, options), specs=specs) for role in ROLES},
+                {role: replace(self._tiers[role].with_tools(tools, **options), specs=specs) for role in ROLES},
                 tool_choice=choice,
                 tools=tuple(tools),
                 visible=tuple(t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools),
@@ -107,18 +104,11 @@ class ToolBinding:
 
     def arguments(self, role: Role, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments of a call as this tier takes them."""
-        return prompt_cache.for_settings(given, self._kinds[role]) if self._mixed and given else given
+        return self._tiers[role].settings_for(given) if given else given
 
     def messages(self, role: Role, messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
         """Return the conversation as this tier takes it: nothing that only the other's provider understands."""
-        if self._mixed:
-            messages = prompt_cache.for_messages(messages, self._kinds[role])
-        return messages if note is None else [*messages, HumanMessage(note)]
-
-    def _with_tools(self, role: Role, tools: Sequence[Any], options: Mapping[str, Any]) -> Ready:
-        if self._mixed:
-            tools = prompt_cache.for_tools(tools, self._kinds[role])
-        return self._tiers[role].with_tools(tools, **self.arguments(role, options))
+        return self._tiers[role].messages_for(messages, pair=self._tiers, note=note)
 
 
 def _checked_choice(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Mapping[str, Any]) -> str | None:

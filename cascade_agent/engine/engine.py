@@ -26,7 +26,7 @@ from cascade_agent.engine.step import (
     StepResult,
     Validate,
 )
-from cascade_agent.models.usage import NOTHING, bill_of_error
+from cascade_agent.models.usage import NOTHING, usage_and_cost_of_error
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -138,7 +138,7 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
         verdict = Verdict(outcome="abstain", code=code, reason=type(reply.error).__name__, validator=evidence.name)
-        usage, cost = bill_of_error(reply.error)[:2] if reply.made else (NOTHING, 0.0)
+        usage, cost = usage_and_cost_of_error(reply.error)[:2] if reply.made else (NOTHING, 0.0)
         call = SideCall(name=evidence.name, usage=usage, cost=cost, latency=reply.latency)
     else:
         verdict, call = cast("tuple[Verdict, SideCall]", reply.value)

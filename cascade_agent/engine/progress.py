@@ -13,7 +13,7 @@ from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepR
 from cascade_agent.engine.tier_faults import draft_fault, error_fault
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
-from cascade_agent.models.usage import NOTHING, bill, bill_of_error, retry_after
+from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error
 from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import is_control_flow
 
@@ -152,7 +152,7 @@ class StepProgress:
         outcome: AttemptOutcome = "cancelled" if superseded else "timeout" if reply.late else "error"
         tier = self.request.tiers["small" if self.attempt.tier == "small" else "large"]
         nested = tier.base._llm_type == "cascade"  # noqa: SLF001 - LangChain's own way to ask
-        usage, cost, inner = bill_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
+        usage, cost, inner = usage_and_cost_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
         self.attempt = replace(
             self.attempt,
             outcome=outcome,
@@ -170,7 +170,7 @@ class StepProgress:
         """Book a call that gave a draft."""
         self.answer = answer
         role: Role = "small" if self.attempt.tier == "small" else "large"
-        usage, cost, inner = bill(self.request.tiers[role], answer.draft.message)
+        usage, cost, inner = usage_and_cost(self.request.tiers[role], answer.draft.message)
         effects = [self.request.policy.side_effects.get(call["name"]) for call in answer.draft.tool_calls]
         self.attempt = replace(
             self.attempt,
@@ -223,9 +223,11 @@ class StepProgress:
         call = SideCall(name="hedge")
         if isinstance(pending, Reply):
             if pending.error is not None:
-                usage, cost, _ = bill_of_error(pending.error)
+                usage, cost, _ = usage_and_cost_of_error(pending.error)
             else:
-                usage, cost, _ = bill(self.request.tiers["large"], cast("Answer", pending.value).draft.message)
+                usage, cost, _ = usage_and_cost(
+                    self.request.tiers["large"], cast("Answer", pending.value).draft.message
+                )
             call = replace(call, usage=usage, cost=cost, latency=pending.latency)
         self.side_call(call)
 

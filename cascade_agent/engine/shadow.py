@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Label, SideCall
-from cascade_agent.models.usage import bill
 from cascade_agent.validators.agreement import same
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def _compared(
         _failed(type(error).__name__)
     else:
         answer = large.to_json()
-        usage, cost, _ = bill(request.tiers["large"], large.message)
+        usage, cost, _ = usage_and_cost(request.tiers["large"], large.message)
         call = SideCall(name="shadow", usage=usage, cost=cost, latency=time.perf_counter() - started)
         right = None if large.parsing_error is not None else same(draft, answer)
     if request.budget is not None:

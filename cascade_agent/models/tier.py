@@ -1,20 +1,25 @@
 """One candidate model of the pair: how it is named, priced, limited and made ready to be asked.
 
-Law: what was bound to one tier (`small.bind(temperature=0)`) never reaches the other.
+What was bound to one tier (`small.bind(temperature=0)`) never reaches the other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from cascade_agent._log import LOG
 from cascade_agent.core.records import Usage
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.models.history import messages_for
+from cascade_agent.models.options import offer_for, settings_for
 from cascade_agent.models.pricing import Price, price_of
 from cascade_agent.models.tool_spec import tool_specs
+from cascade_agent.models.traits import ModelTraits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
@@ -29,9 +34,10 @@ Role = Literal["small", "large"]
 class Tier:
     """A candidate model with its price and its own deadline.
 
-    `model` is a chat model (also one with arguments bound by `.bind(...)`) or a provider string that
-    `init_chat_model` understands, such as `"openai:gpt-4o-mini"` (needs the `langchain` extra). Without `price` the
-    cost comes from the price table, and stays None where the table does not know the model at its host.
+    `model` is a chat model, also behind `.bind(...)`, `.with_config(...)`, `.with_retry()`, `.with_fallbacks([...])`
+    or as a configurable model of `init_chat_model`; or a provider string that `init_chat_model` understands, such as
+    `"openai:gpt-4o-mini"` (needs the `langchain` extra), which is asked without retries of its SDK's own. Without
+    `price` the cost comes from the price table, and stays None where the table does not know the model at its host.
     `timeout` is in seconds, for one call; without it the small tier may use a third of the policy's budget and the
     large tier what is left.
 
@@ -43,11 +49,14 @@ class Tier:
     price: Price | None = field(default=None, kw_only=True)
     timeout: float | None = field(default=None, kw_only=True)
     base: BaseChatModel = field(init=False, repr=False)
-    """The chat model itself, outside all bindings."""
+    """The chat model itself, outside all bindings and wrappers; of several, the one that is tried first."""
+    core: Runnable[Any, Any] = field(init=False, repr=False)
+    """What is asked, outside the outer bindings: `base`, or the wrapper around it."""
     bound: Mapping[str, Any] = field(init=False, repr=False)
     """The arguments bound to it."""
     config: RunnableConfig | None = field(init=False, repr=False)
     """The config bound to it by `with_config`."""
+    traits: ModelTraits = field(init=False, repr=False)
     model_name: str | None = field(init=False)
     provider: str | None = field(init=False, repr=False)
     base_url: str | None = field(init=False, repr=False)
@@ -62,31 +71,47 @@ class Tier:
         if self.price is not None and not isinstance(self.price, Price):
             msg = f"Tier.price is {self.price!r}; expected a Price, such as Price(0.15, 0.60), or None"
             raise ConfigurationError(msg)
-        base, bound, config = _unwrap(_resolved(self.model))
+        core, bound, config = _unwrap(_resolved(self.model))
+        base = _first_model(core)
         name, provider, max_tokens = _identity(base, bound)
+        traits = ModelTraits.of(base, bound, name=name, provider=provider)
+        if not isinstance(self.model, str):
+            _report_sdk_retries(base, traits.label)
         for key, value in (
             ("base", base),
+            ("core", core),
             ("bound", bound),
             ("config", config),
             ("model_name", name),
             ("provider", provider),
-            ("base_url", _base_url(base)),
+            ("traits", traits),
+            ("base_url", traits.base_url),
             ("max_tokens", max_tokens),
         ):
             object.__setattr__(self, key, value)
 
     @classmethod
     def of(cls, value: Tier | BaseChatModel | Runnable[Any, Any] | str) -> Tier:
-        """What a door was given, as a tier."""
+        """Return a tier as it is, anything else as a tier."""
         return value if isinstance(value, Tier) else cls(value)
 
-    def cost(self, usage: Usage) -> float | None:
-        """Cost of a usage at this tier's price, None when price or tokens are unknown."""
-        price = self.price or price_of(self.model_name, self.provider, base_url=self.base_url)
+    def cost(self, usage: Usage, *, answered_by: str | None = None) -> float | None:
+        """Return the cost of a usage at this tier's price, None when price or tokens are unknown.
+
+        `answered_by` is the name in the answer: behind a deployment or a router only the answer names the model.
+        """
+        price = self.price or next(
+            (
+                found
+                for name in (answered_by, self.model_name)
+                if (found := price_of(name, self.provider, base_url=self.base_url)) is not None
+            ),
+            None,
+        )
         return None if price is None else price.cost(usage)
 
     def foreseen(self, request: int, *, most: bool) -> float | None:
-        """What a call is going to cost, by the bytes of its request; None when price or limit are unknown.
+        """Return what a call is going to cost, by the bytes of its request; None when price or limit are unknown.
 
         `most` is a bound: no token is shorter than a byte, no answer longer than `max_tokens`. Otherwise it is a guess
         for want of a mean: four bytes a token, 250 tokens of answer.
@@ -107,16 +132,43 @@ class Tier:
         """Whether its user tagged it to stay out of LangGraph's message stream."""
         return "nostream" in [*(self.base.tags or ()), *((self.config or {}).get("tags") or ())]
 
+    def messages_for(
+        self, messages: list[BaseMessage], *, pair: Mapping[Role, Tier] | None = None, note: str | None = None
+    ) -> list[BaseMessage]:
+        """Return a conversation, with a note for the model at its end, in the form that this tier takes.
+
+        `pair` are both tiers of the cascade: by the record on an answer they say at which host it was written.
+        """
+        known = None if pair is None else {role: tier.traits for role, tier in pair.items()}
+        return messages_for(self.traits, messages, pair=known, note=note)
+
+    def offer_for(self, tools: Sequence[Any], options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return tools and options (`tool_choice` and the like) as this tier takes them; nothing given is changed.
+
+        Raises:
+            ConfigurationError: a tool that only another provider carries out.
+        """
+        return offer_for(self.traits, tools, options)
+
+    def settings_for(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of one call as this tier takes them."""
+        return settings_for(self.traits, options)
+
     def plain(self) -> Ready:
         """Ready to be asked as it is; tools bound to the model itself are on offer."""
-        return self._ready(self.base, tools=cast("Sequence[Any]", self.bound.get("tools") or ()), bound=self.bound)
+        return self._ready(self.core, tools=cast("Sequence[Any]", self.bound.get("tools") or ()), bound=self.bound)
 
     def with_tools(self, tools: Sequence[Any], *, tool_choice: object = None, **kwargs: Any) -> Ready:
-        """Ready to be asked with `tools`, in the tier's own tool format."""
+        """Ready to be asked with `tools`, in the tier's own tool format.
+
+        Raises:
+            ConfigurationError: the model cannot be offered one of the tools, or an option with them.
+        """
         rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
-        return self._ready(self.base.bind_tools(tools, **kwargs), tools=tools, bound=rest)
+        runnable = _inside(self.core, lambda model: _bind_tools(model, tools, kwargs))
+        return self._ready(runnable, tools=tools, bound=rest)
 
     def with_schema(self, schema: Any, **kwargs: Any) -> Ready:
         """Ready to be asked for structured output: answers `{"raw", "parsed", "parsing_error"}`.
@@ -124,18 +176,22 @@ class Tier:
         Raises:
             ConfigurationError: the model has no structured output.
         """
+        rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
+
+        def structured(model: Any) -> Runnable[Any, Any]:
+            return cast("Runnable[Any, Any]", model.with_structured_output(schema, include_raw=True, **kwargs))
+
         try:
-            runnable = self.base.with_structured_output(schema, include_raw=True, **kwargs)
+            runnable = _inside(self.core, structured)
         except NotImplementedError as error:
             msg = f"{self.label} has no structured output: give a model that implements `with_structured_output`"
             raise ConfigurationError(msg) from error
-        rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
         return replace(self._ready(_with_bound(runnable, rest), tools=(), bound={}), structured=True)
 
     @property
     def label(self) -> str:
         """The model's name for people."""
-        return self.model_name or type(self.base).__name__
+        return self.traits.label
 
     def _ready(self, runnable: Runnable[Any, Any], *, tools: Sequence[Any], bound: Mapping[str, Any]) -> Ready:
         if bound:
@@ -174,7 +230,7 @@ class Ready:
 
 
 def _unbound(runnable: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
-    """A binding of arguments alone, taken apart: it would cost 30 us at every call."""
+    """Take apart a binding of arguments alone: it would cost 30 us at every call."""
     from langchain_core.runnables import RunnableBinding
 
     given: dict[str, Any] = {}
@@ -193,19 +249,112 @@ def _resolved(model: object) -> object:
         msg = f"the provider string {model!r} needs langchain: pip install 'langgraph-cascade[langchain]'"
         raise ConfigurationError(msg) from error
     try:
-        return init_chat_model(model)
-    except (ImportError, ValueError) as error:
+        return init_chat_model(model, max_retries=0)  # the step itself decides on retries
+    except (ImportError, ValueError, TypeError) as error:
         msg = f"the provider string {model!r} gives no model: {error}"
         raise ConfigurationError(msg) from error
 
 
+@cache
+def _report_sdk_retries_once(label: str, retries: int) -> None:
+    LOG.info(
+        "the client of %s retries %d times by itself, below the cascade's own retries: give it max_retries=0",
+        label,
+        retries,
+    )
+
+
+def _report_sdk_retries(base: BaseChatModel, label: str) -> None:
+    retries = getattr(base, "max_retries", 0)
+    if retries is None:
+        retries = getattr(getattr(base, "root_client", None), "max_retries", 0)
+    if isinstance(retries, int) and retries > 1:
+        _report_sdk_retries_once(label, retries)
+
+
+def _inside(runnable: Any, make: Callable[[Any], Runnable[Any, Any]]) -> Runnable[Any, Any]:
+    """Apply `make` to every chat model inside the wrappers and bindings of a tier, and put them back around it."""
+    from langchain_core.runnables import RunnableBinding, RunnableWithFallbacks
+    from langchain_core.runnables.base import RunnableBindingBase
+
+    if isinstance(runnable, RunnableWithFallbacks):
+        first = _inside(runnable.runnable, make)
+        others = [_inside(fallback, make) for fallback in runnable.fallbacks]
+        return runnable.model_copy(update={"runnable": first, "fallbacks": others})
+    if isinstance(runnable, RunnableBindingBase):
+        kwargs = runnable.kwargs
+        if isinstance(runnable, RunnableBinding):
+            kwargs = {k: v for k, v in kwargs.items() if k not in ("tools", "tool_choice", "stream")}
+        return runnable.model_copy(update={"bound": _inside(runnable.bound, make), "kwargs": kwargs})
+    return make(runnable)
+
+
+def _bind_tools(model: Any, tools: Sequence[Any], options: Mapping[str, Any]) -> Runnable[Any, Any]:
+    tier = Tier.of(model)
+    offered, settings = offer_for(tier.traits, tools, options)
+    try:
+        return cast("Runnable[Any, Any]", model.bind_tools(offered, **settings))
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        names = ", ".join(repr(spec.name) for spec in tool_specs(tools))
+        given = f" with {sorted(settings)}" if settings else ""
+        msg = f"{tier.label} cannot be offered the tools {names}{given}: {type(error).__name__}: {error}"
+        raise ConfigurationError(msg) from error
+
+
+def _first_model(core: Any) -> BaseChatModel:
+    from langchain_core.language_models import BaseChatModel
+
+    found: list[BaseChatModel] = []
+
+    def look(model: Any) -> Any:
+        found.append(model if isinstance(model, BaseChatModel) else _default_of(model))
+        return model
+
+    _inside(core, look)
+    return found[0]
+
+
+def _default_of(model: Any) -> BaseChatModel:
+    """Return the chat model that a configurable model of `init_chat_model` is without configuration."""
+    from langchain_core.language_models import BaseChatModel
+
+    make = getattr(type(model), "_model", None)
+    if make is not None and type(model).__name__ == "_ConfigurableModel":
+        try:
+            made = _unwrap(make(model))[0]
+        except (TypeError, ValueError) as error:
+            msg = (
+                "a configurable model without a default cannot be a tier: name one, as in "
+                f"init_chat_model('openai:gpt-4o-mini', configurable_fields=...) ({error})"
+            )
+            raise ConfigurationError(msg) from error
+        if isinstance(made, BaseChatModel):
+            return made
+    default = getattr(model, "default", None)  # model.configurable_fields(...), model.configurable_alternatives(...)
+    if isinstance(default, BaseChatModel):
+        return default
+    msg = (
+        f"a tier is {type(model).__name__}; expected a chat model, one behind bind, with_config, with_retry or "
+        "with_fallbacks, a Tier, or a provider string such as 'openai:gpt-4o-mini'"
+    )
+    raise ConfigurationError(msg)
+
+
 def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runnable[Any, Any]:
     """Bind arguments to the model inside a structured-output chain; the chain itself would not hand them on."""
-    from langchain_core.runnables import RunnableBinding, RunnableParallel, RunnableSequence
+    from langchain_core.runnables import RunnableBinding, RunnableParallel, RunnableSequence, RunnableWithFallbacks
+    from langchain_core.runnables.base import RunnableBindingBase
 
     if not bound:
         return runnable
-    if isinstance(runnable, RunnableBinding) and isinstance(runnable.bound, RunnableSequence):
+    if isinstance(runnable, RunnableWithFallbacks):
+        others = [_with_bound(fallback, bound) for fallback in runnable.fallbacks]
+        return runnable.model_copy(update={"runnable": _with_bound(runnable.runnable, bound), "fallbacks": others})
+    if isinstance(runnable, RunnableBindingBase) and (
+        not isinstance(runnable, RunnableBinding) or isinstance(runnable.bound, RunnableSequence)
+    ):
         return runnable.model_copy(update={"bound": _with_bound(runnable.bound, bound)})
     if isinstance(runnable, RunnableSequence):
         return RunnableSequence(_with_bound(runnable.first, bound), *runnable.middle, runnable.last)
@@ -214,8 +363,8 @@ def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runna
     return runnable.bind(**bound)
 
 
-def _unwrap(model: object) -> tuple[BaseChatModel, dict[str, Any], RunnableConfig | None]:
-    from langchain_core.language_models import BaseChatModel
+def _unwrap(model: object) -> tuple[Any, dict[str, Any], RunnableConfig | None]:
+    """Return what is behind the outer bindings, their arguments and their config."""
     from langchain_core.runnables import RunnableBinding
     from langchain_core.runnables.config import merge_configs
 
@@ -226,33 +375,22 @@ def _unwrap(model: object) -> tuple[BaseChatModel, dict[str, Any], RunnableConfi
         if model.config:
             config = merge_configs(model.config, config) if config else model.config
         model = model.bound
-    if not isinstance(model, BaseChatModel):
-        msg = (
-            f"a tier is {type(model).__name__}; expected a chat model, one with bound arguments, "
-            "a Tier, or a provider string such as 'openai:gpt-4o-mini' (put with_retry and with_fallbacks "
-            "around the cascade, or give the model its own max_retries)"
-        )
-        raise ConfigurationError(msg)
-    # A model set to stream would be judged on repaired fragments; drafts are asked whole (R4).
+    # A model set to stream would be judged on repaired fragments; drafts are asked whole.
     bound.pop("stream", None)
-    if getattr(model, "streaming", None) is True:
-        model = model.model_copy(update={"streaming": False, "disable_streaming": True})
-    return model, bound, config
+    return _inside(model, _asked_whole) if model is not None else None, bound, config
+
+
+def _asked_whole(model: Any) -> Any:
+    if getattr(model, "streaming", None) is True and hasattr(model, "model_copy"):
+        return model.model_copy(update={"streaming": False, "disable_streaming": True})
+    return model
 
 
 def _identity(base: BaseChatModel, bound: Mapping[str, Any]) -> tuple[str | None, str | None, int | None]:
-    """Name, provider and limit of output, as tracers are told them."""
+    """Return name, provider and limit of output, as tracers read them."""
     limit = next((bound[key] for key in ("max_tokens", "max_completion_tokens") if bound.get(key)), None)
     try:
         params = base._get_ls_params(**({"model": bound["model"]} if "model" in bound else {}))  # noqa: SLF001 - the hook that tracers read
     except Exception:  # noqa: BLE001 - a model that cannot name itself has no name
         return None, None, limit
     return params.get("ls_model_name"), params.get("ls_provider"), limit or params.get("ls_max_tokens")
-
-
-def _base_url(base: BaseChatModel) -> str | None:
-    for name in ("openai_api_base", "base_url", "anthropic_api_url", "azure_endpoint", "endpoint_url"):
-        value = getattr(base, name, None)
-        if isinstance(value, str) and value:
-            return value
-    return None

@@ -1,6 +1,6 @@
-"""What the model is offered, in one form: any tool that LangChain can bind becomes a `ToolSpec`.
+"""Reads what the model is offered: any tool that LangChain can bind becomes a `ToolSpec`.
 
-Law: reading a tool never runs it, never resolves a reference in its schema and never fails on a tool that the provider
+Reading a tool never runs it, never resolves a reference in its schema and never fails on a tool that the provider
 itself carries out; it fails, naming the tool, only on what no provider could be offered.
 """
 
@@ -213,9 +213,24 @@ def _from_base_tool(tool: BaseTool) -> ToolSpec:
         return ToolSpec(name, tool.description, _SIMPLE_TOOL, native=tool)
     model = tool.tool_call_schema
     strict = (getattr(tool, "extras", None) or {}).get("strict") is True
-    if isinstance(model, Mapping):
-        return ToolSpec(name, tool.description, model, strict=strict)
-    return ToolSpec(name, tool.description, _json_schema_of(model), native=tool, strict=strict)
+    schema = model if isinstance(model, Mapping) else _json_schema_of(model)
+    native = None if isinstance(model, Mapping) else tool
+    if "runtime" in (schema.get("properties") or {}) and _takes_runtime(tool):
+        schema, native = _without_runtime(schema), None  # the tool's own model would miss it
+    return ToolSpec(name, tool.description, schema, native=native, strict=strict)
+
+
+def _takes_runtime(tool: BaseTool) -> bool:
+    """Tell whether `ToolNode` injects its runtime by the name of a parameter: `runtime`, without annotation."""
+    function = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool._run  # noqa: SLF001 - the tool's body
+    found = inspect.signature(function).parameters.get("runtime")
+    return found is not None and found.annotation is inspect.Parameter.empty
+
+
+def _without_runtime(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    properties = {key: value for key, value in schema["properties"].items() if key != "runtime"}
+    required = [key for key in schema.get("required") or () if key != "runtime"]
+    return {**schema, "properties": properties, "required": required}
 
 
 def _json_schema_of(model: type[Any]) -> Mapping[str, Any]:

@@ -402,13 +402,13 @@ _INTENT = re.compile(
     r"i need to|i should|let me|let['’]s|one moment|ich werde|lass mich|ich schaue|je vais|laissez-moi|voy a|déjame|"
     r"permíteme|vou |deixe-me|lasciami|sto per|сейчас |давайте |позвольте |我来|我将|让我|讓我|我会|少々お待ち|确认一下)"
     r"(?!\s+(?:know|explain|be (?:clear|honest)|summari[sz]e))(?P<rest>[^\n]{0,300})$",
-    re.I,
+    re.IGNORECASE,
 )
 _ACTS = re.compile(
     r"\b(?:calls?|check|use|look|search|fetch|get|retrieve|query|find|run|invoke|prüfe|nachsehen|nachschauen|aufrufen|abrufen|suche|vérifier|"
     r"appeler|chercher|consulter|consultar|buscar|llamar|verificar|chamar|controllare|cercare|проверю|посмотрю|вызову)|"
     r"查|调用|搜索|調べ|確認",
-    re.I,
+    re.IGNORECASE,
 )
 _SCRIPTS = re.compile(
     "([\u0400-\u052f])|([\u0590-\u05ff])|([\u0600-\u06ff])|([\u0900-\u0dff])|([\u0e00-\u0e7f])|([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
@@ -416,7 +416,7 @@ _SCRIPTS = re.compile(
 _LANGUAGES = re.compile(
     r"translat|language|bilingual|chinese|mandarin|cantonese|japanese|korean|russian|ukrainian|bulgarian|serbian|arabic|"
     r"persian|farsi|urdu|hebrew|hindi|bengali|tamil|telugu|thai|kanji|hiragana|hangul|cyrillic|pinyin|script|write in|reply in",
-    re.I,
+    re.IGNORECASE,
 )
 _PLAIN = re.compile(r"[\d\s,;|.\[\](){}=_*#~+-]*")
 _WINDOW, _LOOPS, _LONG = 60, 15, 300

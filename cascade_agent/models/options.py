@@ -1,0 +1,226 @@
+"""Options of a call, read once in one form and handed to each tier in its own; dropped with one warning, or refused."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from cascade_agent._log import LOG
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.models import prompt_cache
+from cascade_agent.models.tool_spec import tool_specs
+
+if TYPE_CHECKING:
+    from cascade_agent.models.traits import ModelTraits
+
+_OPENAI_TOOLS = frozenset(
+    {
+        *(
+            "web_search",
+            "web_search_preview",
+            "file_search",
+            "computer",
+            "computer_use_preview",
+            "code_interpreter",
+            "mcp",
+        ),
+        *("image_generation", "local_shell", "shell", "apply_patch", "tool_search"),
+    }
+)
+_GOOGLE_TOOLS = frozenset({"google_search", "google_search_retrieval", "code_execution", "url_context", "google_maps"})
+_DATED = re.compile(r"_\d{8}$")
+_UNKNOWN_TO: Mapping[str, frozenset[str]] = {
+    "mistralai": frozenset({"strict", "reasoning_effort"}),
+    "ollama": frozenset({"parallel_tool_calls", "strict", "reasoning_effort"}),
+    "google_genai": frozenset({"parallel_tool_calls", "strict", "reasoning_effort"}),
+}
+"""Options that a provider's client raises at, or sends on to a server that refuses them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundConstraints:
+    """What the options of a call demand of its answer, whatever words they were given in."""
+
+    tool_choice: str | None = None
+    """`none`, `required`, or the name of the only tool that may be called; None leaves it to the model."""
+    allowed_tools: tuple[str, ...] | None = None
+    """The tools that may be called, where they are fewer than those on offer."""
+    single_call: bool = False
+    """At most one call (`parallel_tool_calls=False`)."""
+    output_schema: Any = None
+    """The schema that text must follow: a class or a JSON Schema."""
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    mode: Literal["auto", "none", "required", "tool"]
+    name: str | None = None
+    allowed: tuple[str, ...] | None = None
+    single: bool = False
+
+
+def bound_constraints(options: Mapping[str, Any]) -> BoundConstraints:
+    """Return what the options given to `bind`, `bind_tools` or a call demand of the answer."""
+    choice = _choice(options.get("tool_choice"))
+    mode = None if choice is None or choice.mode == "auto" else choice.mode
+    stop = options.get("stop") or ()
+    return BoundConstraints(
+        tool_choice=choice.name if choice is not None and mode == "tool" else mode,
+        allowed_tools=None if choice is None else choice.allowed,
+        single_call=options.get("parallel_tool_calls") is False or (choice is not None and choice.single),
+        output_schema=_output_schema(options),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+    )
+
+
+def _output_schema(options: Mapping[str, Any]) -> Any:
+    """Return the schema behind `response_format` (OpenAI's form, a class, a bare JSON Schema), None without one."""
+    value = options.get("response_format")
+    if isinstance(value, Mapping):
+        inner = value.get("json_schema")
+        if isinstance(inner, Mapping):
+            return inner.get("schema")
+        if value.get("type") in ("text", "json_object"):
+            return None
+        return value.get("schema", value)
+    return value
+
+
+def _choice(value: object) -> _Choice | None:
+    """Read a `tool_choice` in any provider's spelling."""
+    if value is None or value is False:
+        return None
+    if value is True:
+        return _Choice("required")
+    if isinstance(value, str):
+        words: dict[str, _Choice] = {"any": _Choice("required"), "required": _Choice("required")}
+        words |= {"auto": _Choice("auto"), "none": _Choice("none")}
+        return words.get(value) or _Choice("tool", value)
+    if not isinstance(value, Mapping):
+        msg = f"tool_choice is a {type(value).__name__}; expected a word, a tool's name, True or a provider's dict"
+        raise ConfigurationError(msg)
+    single = value.get("disable_parallel_tool_use") is True
+    if value.get("type") == "allowed_tools":
+        inner = value.get("allowed_tools")
+        inner = inner if isinstance(inner, Mapping) else value
+        names = tuple(name for tool in inner.get("tools") or () if (name := _named(tool)))
+        return _Choice("required" if inner.get("mode") in ("required", "any") else "auto", allowed=names or None)
+    if (name := _named(value)) is not None:
+        return _Choice("tool", name, single=single)
+    plain = _choice(value.get("type"))
+    return None if plain is None else _Choice(plain.mode, plain.name, single=single)
+
+
+def _named(value: object) -> str | None:
+    if not isinstance(value, Mapping):
+        return None
+    function = value.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else value.get("name")
+    return name if isinstance(name, str) else None
+
+
+# ---- for one tier ---------------------------------------------------------------------------------------------------
+
+
+def offer_for(model: ModelTraits, tools: Sequence[Any], options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return tools and options as a model takes them; what was given is left as it is.
+
+    Raises:
+        ConfigurationError: a tool that only another provider carries out.
+    """
+    for tool in tools:
+        owner = _carried_out_by(tool)
+        if owner is not None and model.known and model.family != owner:
+            msg = (
+                f"{model.label} ({model.family}) cannot be offered the tool {_tool_name(tool)!r}, which {owner} itself "
+                "carries out: offer a tool that runs on your side, or a pair of that provider"
+            )
+            raise ConfigurationError(msg)
+    settings = settings_for(model, options)
+    choice = _choice(options.get("tool_choice"))
+    if choice is not None:
+        if choice.allowed is not None and model.family != "openai":
+            tools = [tool for tool in tools if _tool_name(tool) in choice.allowed]
+        settings["tool_choice"] = _choice_for(model, choice, options["tool_choice"])
+        if choice.single and model.family in ("openai", "mistralai"):
+            settings.setdefault("parallel_tool_calls", False)
+        if choice.mode == "none" and model.family == "anthropic":
+            settings.pop("parallel_tool_calls", None)  # the client would put it into a choice that has no such key
+    kept = prompt_cache.for_tools(tools, model.kind)
+    return [copy.deepcopy(tool) if isinstance(tool, dict) else tool for tool in kept], settings
+
+
+def settings_for(model: ModelTraits, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a call, but for the choice of a tool, as a model takes them."""
+    settings = prompt_cache.for_settings(options, model.kind)
+    for name in _UNKNOWN_TO.get(model.family or "", frozenset()) & settings.keys():
+        if settings.pop(name) is not None:
+            _warn_dropped(model.label, model.family or "", name)
+    schema = settings.get("response_format")
+    if schema is not None and model.family in ("google_genai", "mistralai", "ollama"):
+        settings |= _response_format_for(model.family, settings.pop("response_format"))
+    return settings
+
+
+@cache
+def _warn_dropped(label: str, provider: str, name: str) -> None:
+    LOG.warning("%s (%s) does not know the option %r: it is asked without", label, provider, name)
+
+
+def _choice_for(model: ModelTraits, choice: _Choice, given: object) -> Any:
+    if model.family == "anthropic":
+        word: dict[str, Any] = {"type": "any" if choice.mode == "required" else choice.mode}
+        if choice.name is not None:
+            word["name"] = choice.name
+        if choice.single:
+            word["disable_parallel_tool_use"] = True
+        return word
+    if not model.known or (model.family == "openai" and choice.allowed is not None):
+        return given
+    if choice.mode == "tool":
+        if model.family != "openai" or not isinstance(given, Mapping):
+            return choice.name
+        named = {"type": "function", "function": {"name": choice.name}}
+        return named if given.get("type") == "tool" else dict(given)
+    return "any" if choice.mode == "required" else choice.mode
+
+
+def _response_format_for(provider: str, value: Any) -> dict[str, Any]:
+    """Return the setting by which a provider's client takes an output schema."""
+    if isinstance(value, Mapping) and value.get("type") == "json_object":
+        return {"response_mime_type": "application/json"} if provider == "google_genai" else {"response_format": value}
+    schema = _output_schema({"response_format": value})
+    if isinstance(schema, type):
+        schema = _json_schema(schema)
+    if not isinstance(schema, Mapping):
+        return {"response_format": value} if provider != "google_genai" else {}
+    if provider == "google_genai":
+        return {"response_mime_type": "application/json", "response_schema": dict(schema)}
+    name = str(schema.get("title") or "answer")
+    inner = value.get("json_schema") if isinstance(value, Mapping) else None
+    return {"response_format": {"type": "json_schema", "json_schema": dict(inner or {"name": name, "schema": schema})}}
+
+
+def _json_schema(schema: type) -> Mapping[str, Any]:
+    return tool_specs([schema])[0].parameters
+
+
+def _carried_out_by(tool: object) -> str | None:
+    """Return the provider that carries a tool out itself; None for the host's own tools, and where nobody can tell."""
+    if not isinstance(tool, Mapping) or "function" in tool:
+        return None
+    kind = tool.get("type")
+    if isinstance(kind, str):
+        return "anthropic" if _DATED.search(kind) else "openai" if kind in _OPENAI_TOOLS else None
+    return "google_genai" if len(tool) == 1 and _GOOGLE_TOOLS & tool.keys() else None
+
+
+def _tool_name(tool: Any) -> str | None:
+    if isinstance(tool, Mapping):
+        return _named(tool) or str(tool.get("title") or tool.get("type") or next(iter(tool), "tool"))
+    return str(getattr(tool, "name", None) or getattr(tool, "__name__", None) or type(tool).__name__)

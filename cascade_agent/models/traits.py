@@ -1,0 +1,84 @@
+"""What is to be known of a model before it can be asked: its provider, host and API, and their peculiarities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from langchain_core.language_models import BaseChatModel
+
+RESPONSES = "openai/responses"
+"""The form of OpenAI's Responses API, whose items carry ids that only their own host can resolve."""
+
+_KNOWN = frozenset({"openai", "anthropic", "google_genai", "mistralai", "ollama"})
+_OPENAI_HOSTS = ("https://api.openai.com", "https://eu.api.openai.com", "https://us.api.openai.com")
+_SAME = {"azure": "openai", "openai-codex": "openai", "mistral": "mistralai", "google_vertexai": "google_genai"}
+
+
+def family(provider: object) -> str | None:
+    """Return one name for a provider, which integrations write differently on models and on messages."""
+    return _SAME.get(provider, provider) if isinstance(provider, str) and provider else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTraits:
+    """The peculiarities of one model at its host."""
+
+    label: str
+    """The model's name for people."""
+    model_name: str | None = None
+    kind: str = ""
+    """LangChain's name for the kind of model (`_llm_type`)."""
+    family: str | None = None
+    """The provider, by the name that messages carry."""
+    form: str | None = None
+    """The form in which the model writes and reads answers: its family, or `openai/responses`."""
+    base_url: str | None = None
+    plain_strings: bool = False
+    """Its server may take text as a plain string only, as many do that imitate OpenAI's chat API."""
+    manual_thinking: bool = False
+    """It is asked with Anthropic's manual thinking, which must begin every turn of the model's own."""
+    sees_images: bool = True
+
+    @classmethod
+    def of(cls, base: BaseChatModel, bound: Mapping[str, Any], *, name: str | None, provider: str | None) -> Self:
+        """Read the traits of a model with these bound arguments."""
+        own_url = getattr(base, "openai_api_base", None)
+        uses_responses = getattr(base, "_use_responses_api", None)
+        known_as = family(provider)
+        responses = known_as == "openai" and callable(uses_responses) and bool(uses_responses({**bound}))
+        thinking = bound.get("thinking") or getattr(base, "thinking", None)
+        imitation = isinstance(own_url, str) and not own_url.startswith(_OPENAI_HOSTS) and provider != "azure"
+        return cls(
+            label=name or type(base).__name__,
+            model_name=name,
+            kind=str(getattr(base, "_llm_type", "")),
+            family=known_as,
+            form=RESPONSES if responses else known_as,
+            base_url=_base_url(base),
+            plain_strings=imitation and not responses,
+            manual_thinking=isinstance(thinking, dict) and thinking.get("type") == "enabled",
+            sees_images=cast("Mapping[str, Any]", base.profile or {}).get("image_inputs") is not False,
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether the provider is one whose forms and options are known here."""
+        return self.family in _KNOWN
+
+    def same_host(self, other: ModelTraits) -> bool:
+        """Tell whether another model stands at the same provider and address."""
+        return self.family == other.family and self.base_url == other.base_url
+
+
+def _base_url(base: BaseChatModel) -> str | None:
+    for name in ("openai_api_base", "base_url", "anthropic_api_url", "azure_endpoint", "endpoint_url", "endpoint"):
+        value = getattr(base, name, None)
+        if isinstance(value, str) and value:
+            return value
+    options = getattr(base, "client_options", None)  # Google's
+    value = options.get("api_endpoint") if isinstance(options, dict) else None
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,154 @@
+"""Every provider's answers can stand in the history that any other provider's model is asked with."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+
+from cascade_agent import CascadeChatModel, Policy, Tier, Verdict
+from tests.interop.providers import KINDS, TEXT, Providers
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather of a city."""
+    return "21 degrees"
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Providers, Providers]]:
+    """Two addresses, at each of which every provider answers."""
+    with Providers() as one, Providers() as other:
+        yield one, other
+
+
+def by_large(draft: Any, _: Any) -> Verdict | None:
+    """Send every step to large."""
+    return Verdict(outcome="fail") if draft.tier == "small" else None
+
+
+def pair(author: Any, asked: Any, role: str, *, answers: Any) -> Any:
+    """A cascade of the two in which one of them answers."""
+    small, large = (author, asked) if role == "small" else (asked, author)
+    validators = [] if answers is small else [by_large]
+    return CascadeChatModel(
+        small=small, large=large, validators=validators, policy=Policy(latency_budget=20.0)
+    ).bind_tools([get_weather])
+
+
+def with_results(messages: list[BaseMessage], answer: AIMessage) -> list[BaseMessage]:
+    """The thread after an answer: its calls are carried out, or the user asks on."""
+    results = [ToolMessage("21 degrees", tool_call_id=c["id"], name=c["name"]) for c in answer.tool_calls]
+    return [*messages, answer, *(results or [HumanMessage("And in Rome?")])]
+
+
+CELLS = [
+    pytest.param(author, kind, asked, role, id=f"{author} {kind} ({role}) to {asked}")
+    for author, kinds in KINDS.items()
+    for kind in kinds
+    for asked in KINDS
+    for role in ("small", "large")
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("author", "kind", "asked", "role"), CELLS)
+def test_any_history_is_in_the_asked_providers_form(hosts, author, kind, asked, role):
+    """Of another provider or of the same one at another host, written by small or by large: the text and calls arrive."""
+    one, other = hosts
+    writer, reader = one.model(author), other.model(asked)
+    question: list[BaseMessage] = [HumanMessage(f"write {kind}")]
+    written = pair(writer, reader, role, answers=writer).invoke(question)
+    assert written.response_metadata["cascade"]["final_tier"] == role
+    before = written.model_copy(deep=True)
+    answer = pair(writer, reader, role, answers=reader).invoke(with_results(question, written))
+    record = answer.response_metadata["cascade"]
+    assert record["final_tier"] != role, record["attempts"]
+    assert (answer.text, [a.get("error") for a in record["attempts"]]) == (TEXT, [None] * len(record["attempts"]))
+    provider, body = other.bodies[-1]
+    assert provider == asked
+    sent = json.dumps(body)
+    assert ("Paris" if written.tool_calls else "I cannot say." if kind == "refusal" else TEXT) in sent
+    assert written == before
+    if author != asked or author == "responses":  # else nobody can tell that it was another host
+        metadata = {key: value for key, value in written.response_metadata.items() if key != "cascade"}
+        bare = written.model_copy(update={"response_metadata": metadata})
+        assert reader.invoke(Tier.of(reader).messages_for(with_results(question, bare))).text == TEXT
+
+
+OWN = [(author, kind) for author, kinds in KINDS.items() for kind in kinds if kind not in ("plain", "call", "refusal")]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("author", "kind"), OWN)
+def test_what_the_asked_model_wrote_itself_comes_back_untouched(hosts, author, kind):
+    """Thinking and its signatures, thought signatures, response ids: the very messages, and its server takes them."""
+    model = hosts[0].model(author)
+    cascade = pair(model, hosts[1].model("openai"), "small", answers=model)
+    question: list[BaseMessage] = [HumanMessage(f"write {kind}")]
+    thread = with_results(question, cascade.invoke(question))
+    tiers = {"small": Tier.of(model), "large": Tier.of(hosts[1].model("openai"))}
+    assert all(a is b for a, b in zip(tiers["small"].messages_for(thread, pair=tiers), thread, strict=True))
+    answer = cascade.invoke(thread)
+    assert (answer.text, answer.response_metadata["cascade"]["final_tier"]) == (TEXT, "small")
+    if kind not in ("image", "citation"):
+        assert hosts[0].mark in json.dumps(hosts[0].bodies[-1][1]) or author == "gemini"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("begun_by", ["openai", "gemini", "ollama", "anthropic"])
+def test_manual_thinking_takes_over_a_turn_that_another_model_began(hosts, begun_by):
+    """What was done so far is told as text, since the last answer of an open turn must start with a thought."""
+    one, other = hosts
+    small = one.model(begun_by)
+    large = other.model("anthropic", thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2048)
+    question: list[BaseMessage] = [HumanMessage("write call")]
+    thread = with_results(question, pair(small, large, "small", answers=small).invoke(question))
+    answer = pair(small, large, "small", answers=large).invoke(thread)
+    assert answer.response_metadata["cascade"]["final_tier"] == "large"
+    sent = json.dumps(other.bodies[-1][1]["messages"])
+    assert "get_weather" in sent
+    assert "21 degrees" in sent
+    assert "tool_use" not in sent
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_small_answers_again_after_an_escalation_to_a_thinking_model(hosts):
+    """Thirty turns with a thinking large model and ChatOllama: one escalation, and small answers all the others."""
+    one, other = hosts
+    small, large = one.model("ollama"), other.model("anthropic")
+
+    def hard_question(draft: Any, context: Any) -> Verdict | None:
+        hard = draft.tier == "small" and context.messages[-1].text == "write thinking call"
+        return Verdict(outcome="fail") if hard else None
+
+    cascade = CascadeChatModel(small=small, large=large, validators=[hard_question]).bind_tools([get_weather])
+    thread: list[BaseMessage] = []
+    by = []
+    for turn in range(30):
+        thread.append(HumanMessage("write thinking call" if turn == 2 else f"question {turn}"))
+        for _ in range(2):
+            answer = cascade.invoke(thread)
+            by.append(answer.response_metadata["cascade"]["final_tier"])
+            thread.append(answer)
+            thread += [ToolMessage("21", tool_call_id=call["id"], name=call["name"]) for call in answer.tool_calls]
+            if not answer.tool_calls:
+                break
+    assert by == ["small", "small", "large", *["small"] * 28]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("asked", KINDS)
+@pytest.mark.parametrize("last", [HumanMessage("Well?"), ToolMessage("21", tool_call_id="call_1", name="get_weather")])
+def test_a_note_keeps_the_order_of_roles(hosts, asked, last):
+    """After a tool and after a user alike, every provider takes the request, with the note in it."""
+    call = {"name": "get_weather", "args": {}, "id": "call_1"}
+    before = [AIMessage("", tool_calls=[call])] if isinstance(last, ToolMessage) else []
+    reader = hosts[1].model(asked)
+    messages: list[BaseMessage] = [HumanMessage("Hello"), *(before or [AIMessage("Hi.")]), last]
+    assert reader.invoke(Tier.of(reader).messages_for(messages, note="Mind the units.")).text == TEXT
+    assert "Mind the units." in json.dumps(hosts[1].bodies[-1][1])
+    assert "Mind" not in str(last.content)
