@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Label, SideCall
+from cascade_agent.models.usage import usage_and_cost
 from cascade_agent.validators.agreement import same
 
 if TYPE_CHECKING:
