@@ -202,7 +202,8 @@ def _copy(draft: Draft) -> Draft:
     content = message.content
     own: dict[str, Any] = {"content": list(content)} if isinstance(content, list) else {}
     if message.tool_calls:
-        own["tool_calls"] = [{**c, "args": dict(c["args"])} for c in message.tool_calls]
+        calls = message.tool_calls
+        own["tool_calls"] = [{**c, "args": dict(c["args"])} if isinstance(c.get("args"), dict) else c for c in calls]
     return replace(draft, message=message.model_copy(update=own))
 
 
