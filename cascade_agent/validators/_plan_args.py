@@ -239,4 +239,6 @@ def _holds(tree: object, given: object) -> bool:
 def _plain(value: object) -> str:
     """Return a scalar as text: case and outer white space off, 5.0 and "5.00" as 5."""
     number = normal(value)
-    return value_text(number) if isinstance(number, int | float) else str(value).strip().casefold()
+    if isinstance(number, int):
+        return hex(number)  # too large to be written out
+    return value_text(number) if isinstance(number, float) else str(value).strip().casefold()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import StepContext
@@ -92,8 +92,10 @@ def names_in(*schemas: object) -> frozenset[str]:
 def _fields(cls: type) -> dict[str, object]:
     model_fields = getattr(cls, "model_fields", None)
     if not isinstance(model_fields, Mapping):
-        annotations = getattr(cls, "__annotations__", None)
-        return dict(annotations) if isinstance(annotations, Mapping) else {}
+        try:
+            return get_type_hints(cls, include_extras=True)
+        except Exception:  # noqa: BLE001 - a stranger's annotations may raise anything
+            return dict.fromkeys(getattr(cls, "__annotations__", ()))
     out: dict[str, object] = {}
     for key, info in model_fields.items():
         alias = getattr(info, "alias", None)

@@ -201,7 +201,7 @@ def own_copy(draft: Draft) -> Draft:
     message = draft.message
     own: dict[str, Any] = {"content": _nested(message.content)} if isinstance(message.content, list) else {}
     if message.tool_calls:
-        own["tool_calls"] = [{**call, "args": _nested(call["args"])} for call in message.tool_calls]
+        own["tool_calls"] = [{**call, "args": _nested(call.get("args"))} for call in message.tool_calls]
     return replace(draft, message=message.model_copy(update=own))
 
 

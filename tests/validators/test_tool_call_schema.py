@@ -21,6 +21,7 @@ from pydantic.v1 import conint
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import tool_call_schema
+from cascade_agent.validators._cache import IdentityCache
 from cascade_agent.validators.json_schema.schema import Schema
 from cascade_agent.validators.tool_call_schema import ToolCallSchema
 from cascade_agent.validators.validator_set import ValidatorSet
@@ -270,7 +271,7 @@ def test_arguments_that_a_checkpoint_cannot_hold_are_refused(args: Any, path: st
     """Also where structured output was asked for; the tool is then not even asked."""
     open_tool = {"name": "open", "parameters": {"type": "object", "minProperties": 50}}
     context = StepContext(tools=tool_specs([open_tool]), output_schema={} if structured else None)
-    found = ToolCallSchema()(raw({"name": "open", "args": args, "id": "1"}), context) or []
+    found = list(ValidatorSet([ToolCallSchema()]).validate(raw({"name": "open", "args": args, "id": "1"}), context))
     assert brief(found) == [("unstorable_argument", path)]
     assert found[0].hard
 
@@ -569,10 +570,10 @@ def test_a_schema_is_compiled_once_for_the_same_object(monkeypatch: pytest.Monke
 
 def test_compiled_schemas_are_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch):
     """The memory of schemas is bounded."""
-    monkeypatch.setattr(tool_call_schema, "_MAX_REMEMBERED", 3)
+    monkeypatch.setattr(tool_call_schema, "_schemas", IdentityCache(3))
     for i in range(9):
         judge({}, {"name": f"t{i}", "parameters": {"type": "object", "properties": {}}}, name=f"t{i}")
-    assert len(tool_call_schema._schemas) <= 3
+    assert len(tool_call_schema._schemas._held) == 3
 
 
 def test_many_threads_judge_with_one_validator():
