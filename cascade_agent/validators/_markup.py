@@ -38,15 +38,15 @@ _STRIPPED = re.compile(
 )
 _THOUGHT = r"(?:\w{1,20}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad)"
 _OPENS_THOUGHT = re.compile(
-    rf"\s*(?:<({_THOUGHT})>|\[(THINK)\])(?!\s?(?:is|are|was|and|or|means|marks|opens|tags?)\b)", re.I
+    rf"\s*(?:<({_THOUGHT})>|\[(THINK)\])(?!\s?(?:is|are|was|and|or|means|marks|opens|tags?)\b)", re.IGNORECASE
 )
-_CLOSES_THOUGHT = re.compile(rf"(?:(?<=[.!?\n])|^)\s*</{_THOUGHT}>|\[/THINK\]", re.I)
+_CLOSES_THOUGHT = re.compile(rf"(?:(?<=[.!?\n])|^)\s*</{_THOUGHT}>|\[/THINK\]", re.IGNORECASE)
 _CHANNEL = re.compile(r"<\|channel\|>(?:analysis|thinking)\b[^<]{0,40}<\|message\|>.*?(?:<\|end\|>|$)", re.DOTALL)
 _FINAL = re.compile(r"analysis(?=[A-Z\n]).*?(?:assistantfinal|(?P<none>$))", re.DOTALL)
 _USER = re.compile(
     rf"(?:{TOKEN})\s*(?:<\|(?:im_start|start|start_header_id)\|>|<start_of_turn>)(?:user|human)\b"
     rf"|(?:<\|(?:user|human)\|>|<[|\uff5c]User[|\uff5c]>|(?<=</s>)\s*\[INST\])",
-    re.I,
+    re.IGNORECASE,
 )
 _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
 _MARK = re.compile(r"[\"'\\(){}\[\]]")
@@ -64,11 +64,9 @@ def without_thoughts(text: str) -> str:
         closing = f"</{opened[1]}>" if opened[1] else "[/THINK]"
         return text[at + len(closing) :] if (at := text.rfind(closing)) >= 0 else ""
     if "</" in text or "[/THINK]" in text:
-        closed = None
-        for closed in _CLOSES_THOUGHT.finditer(text):
-            pass
-        if closed is not None:
-            return text[closed.end() :]
+        ends = [closed.end() for closed in _CLOSES_THOUGHT.finditer(text)]
+        if ends:
+            return text[ends[-1] :]
     if text.startswith("analysis") and (stripped := _FINAL.match(text)):
         return text if stripped["none"] is not None and _STRIPPED.search(text) else text[stripped.end() :]
     return text
@@ -105,8 +103,8 @@ def is_call(text: str, offered: frozenset[str], request: str) -> bool:
 
 
 def _is_json_call(text: str, offered: frozenset[str], request: str) -> bool:
-    """Return whether a text is a JSON object that names an offered tool and its arguments, and nobody asked for JSON."""
-    if not offered or text[:1] not in "{[" or re.search(r"json|schema|example|format", request, re.I):
+    """Return whether a text is JSON that names an offered tool and its arguments, and nobody asked for JSON."""
+    if not offered or text[:1] not in "{[" or re.search(r"json|schema|example|format", request, re.IGNORECASE):
         return False
     try:
         value = json.loads(text)

@@ -35,14 +35,12 @@ CALLS = [
     f"<function=weather>{J}</function>",
     f'<|python_tag|>{{"name": "weather", "parameters": {J}}}',
     '<|python_tag|>weather.call(city="Paris")',
-    "<|channel|>analysis<|message|>We need it.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
-    f"<|constrain|>json<|message|>{J}<|call|>",
+    "<|channel|>analysis<|message|>We need it.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather " + f"<|constrain|>json<|message|>{J}<|call|>",
     f"<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{J}<|call|>",
     f"commentary to=functions.get_weather json{J}",
     f"analysisWe need the weather of Paris.assistantcommentary to=functions.get_weather json{J}",
     f"assistantcommentary to=functions.weather json {J}",
-    "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Paris"
-    "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+    '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
     '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n</minimax:tool_call>',
     "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
     f"get_weather\n{J}",
@@ -59,13 +57,13 @@ CALLS = [
     "<get_weather><city>Paris</city></get_weather>",
     "<get_weather>\n  <city>Paris</city>\n  <days>3</days>\n</get_weather>",
     f"<tool_use><name>get_weather</name><input>{J}</input></tool_use>",
-    f"<|tool_call|>[{{\"name\": \"get_weather\", \"arguments\": {J}}}]<|/tool_call|>",
-    f"<|tool_call_start|>[get_weather(city='Paris')]<|tool_call_end|>",
-    f"<toolcall>{{\"name\": \"x\", \"args\": {J}}}</toolcall>",
-    f"<think>Let me see.</think>\n<tool_call>{{\"name\": \"weather\", \"arguments\": {J}}}</tool_call>",
+    f'<|tool_call|>[{{"name": "get_weather", "arguments": {J}}}]<|/tool_call|>',
+    "<|tool_call_start|>[get_weather(city='Paris')]<|tool_call_end|>",
+    f'<toolcall>{{"name": "x", "args": {J}}}</toolcall>',
+    f'<think>Let me see.</think>\n<tool_call>{{"name": "weather", "arguments": {J}}}</tool_call>',
     f"<tools_call>get_weather{J}</tools_call>",
     '<xai:function_call name="get_weather"><parameter name="city">Paris</parameter></xai:function_call>',
-    f"<|action_start|><|plugin|>{{\"name\": \"get_weather\", \"parameters\": {J}}}<|action_end|>",
+    f'<|action_start|><|plugin|>{{"name": "get_weather", "parameters": {J}}}<|action_end|>',
 ]  # fmt: skip
 THOUGHTS = [
     "[THINK]The user wants the weather.[/THINK]",
@@ -183,7 +181,7 @@ def test_a_prompt_that_ollama_cut_is_a_hard_fail():
 
 KEPT: list[tuple[str, str]] = [
     (ASK, "It is 21 degrees in Paris."),
-    (ASK, "Hermes models write `<tool_call>{\"name\": \"get_weather\"}</tool_call>` around a call."),
+    (ASK, 'Hermes models write `<tool_call>{"name": "get_weather"}</tool_call>` around a call.'),
     (ASK, f"A call looks like this:\n```\n<tool_call>{J}</tool_call>\n```\nThe server parses it."),
     (ASK, f"```xml\n<tool_call>{J}</tool_call>\n```"),
     ("How does a <tool_call> look?", '<tool_call>{"name": "f", "arguments": {}}</tool_call>'),
