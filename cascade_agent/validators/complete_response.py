@@ -397,7 +397,7 @@ def _only_text(content: object) -> str:
 
 _INTENT = re.compile(
     r"(?:^|(?<=[.!?\n]))\W*(?:(?:okay|ok|sure|certainly|of course|now|first)\W+)*(?:i['’]ll|i will|i['’]m going to|"
-    r"i am going to|i need to|i should|let me|let['’]s|one moment|ich werde|lass mich|ich schaue|je vais|laissez-moi|voy a|"
+    r"i am going to|i need to|let me|let['’]s|one moment|ich werde|lass mich|ich schaue|je vais|laissez-moi|voy a|"
     r"déjame|permíteme|vou |deixe-me|lasciami|sto per|сейчас |давайте |позвольте |我来|我将|让我|讓我|我会|少々お待ち)"
     r"(?!\s+(?:know|explain|be (?:clear|honest)|summari[sz]e))(?P<rest>[^\n]{0,300})$",
     re.IGNORECASE,
