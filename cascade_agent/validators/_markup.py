@@ -64,11 +64,9 @@ def without_thoughts(text: str) -> str:
         closing = f"</{opened[1]}>" if opened[1] else "[/THINK]"
         return text[at + len(closing) :] if (at := text.rfind(closing)) >= 0 else ""
     if "</" in text or "[/THINK]" in text:
-        closed = None
-        for closed in _CLOSES_THOUGHT.finditer(text):
-            pass
-        if closed is not None:
-            return text[closed.end() :]
+        ends = [closed.end() for closed in _CLOSES_THOUGHT.finditer(text)]
+        if ends:
+            return text[ends[-1] :]
     if text.startswith("analysis") and (stripped := _FINAL.match(text)):
         return text if stripped["none"] is not None and _STRIPPED.search(text) else text[stripped.end() :]
     return text
@@ -105,7 +103,7 @@ def is_call(text: str, offered: frozenset[str], request: str) -> bool:
 
 
 def _is_json_call(text: str, offered: frozenset[str], request: str) -> bool:
-    """Return whether a text is a JSON object that names an offered tool and its arguments, and nobody asked for JSON."""
+    """Return whether a text is JSON that names an offered tool and its arguments, and nobody asked for JSON."""
     if not offered or text[:1] not in "{[" or re.search(r"json|schema|example|format", request, re.IGNORECASE):
         return False
     try:

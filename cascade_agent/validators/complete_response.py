@@ -1,6 +1,6 @@
 """`CompleteResponse`: whether the answer is there, whole, of the kind that was asked for, and can be kept.
 
-Hard is what the provider or the shape of the message says beyond doubt. What a reader would only suspect is a soft fail.
+Hard is what the provider or the shape of the message says beyond doubt; what a reader would only suspect is soft.
 A refusal in ordinary words is an answer like any other.
 """
 
@@ -133,13 +133,13 @@ class CompleteResponse:
     - `empty_answer`: no text, no call, no image or other content; white space, reasoning and the special tokens of a
       chat template (`<|im_end|>`) alone are empty
     - `call_missing`: the provider says that it ends in a call, and there is none, or in a form that hosts do not read
-    - `call_as_text`: nothing but the raw markup of calls, offered or not; prose or code that shows a call is an answer
+    - `call_as_text`: nothing but the raw markup of calls, offered or not; prose or code that shows one is an answer
     - `runs_on`: template tokens and the next turn of the user, in the text or at the end of an argument
     - `prompt_cut`: Ollama read a full context window of a prompt that is much longer
     - `unstorable_text`: NUL, lone surrogates or more than `max_chars` characters, which no checkpoint store holds
 
-    Soft, with a score: `call_announced` (the text ends where a call should follow), `degenerate_text` (one piece over and
-    over), `other_script` (an answer in a script that nobody used), `unknown_end` (a word for the end that nobody knows).
+    Soft, with a score: `call_announced` (the text ends where a call should follow), `degenerate_text` (one piece over
+    and over), `other_script` (a script that nobody used), `unknown_end` (a word for the end that nobody knows).
 
     A finish reason of `None` says nothing: a stream that broke half-way cannot be told from a provider that is silent.
 
@@ -153,8 +153,6 @@ class CompleteResponse:
     max_chars: int = 1_000_000
     name: ClassVar[str] = "CompleteResponse"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
-    shipped: ClassVar[bool] = True
-    escalates_as: ClassVar[str] = "incomplete"
 
     def __post_init__(self) -> None:
         """Refuse a limit that refuses everything."""
@@ -398,24 +396,22 @@ def _only_text(content: object) -> str:
 # ---- what a reader would suspect -----------------------------------------------------------------------------------
 
 _INTENT = re.compile(
-    r"(?:^|(?<=[.!?\n]))\W*(?:(?:okay|ok|sure|certainly|of course|now|first)\W+)*(?:i['’]ll|i will|i['’]m going to|i am going to|"
-    r"i need to|i should|let me|let['’]s|one moment|ich werde|lass mich|ich schaue|je vais|laissez-moi|voy a|déjame|"
-    r"permíteme|vou |deixe-me|lasciami|sto per|сейчас |давайте |позвольте |我来|我将|让我|讓我|我会|少々お待ち|确认一下)"
+    r"(?:^|(?<=[.!?\n]))\W*(?:(?:okay|ok|sure|certainly|of course|now|first)\W+)*(?:i['’]ll|i will|i['’]m going to|"
+    r"i am going to|i need to|let me|let['’]s|one moment|ich werde|lass mich|ich schaue|je vais|laissez-moi|voy a|"
+    r"déjame|permíteme|vou |deixe-me|lasciami|sto per|сейчас |давайте |позвольте |我来|我将|让我|讓我|我会|少々お待ち)"
     r"(?!\s+(?:know|explain|be (?:clear|honest)|summari[sz]e))(?P<rest>[^\n]{0,300})$",
     re.IGNORECASE,
 )
 _ACTS = re.compile(
-    r"\b(?:calls?|check|use|look|search|fetch|get|retrieve|query|find|run|invoke|prüfe|nachsehen|nachschauen|aufrufen|abrufen|suche|vérifier|"
-    r"appeler|chercher|consulter|consultar|buscar|llamar|verificar|chamar|controllare|cercare|проверю|посмотрю|вызову)|"
+    r"\b(?:calls?|check|use|look|search|fetch|get|retrieve|query|find|run|invoke|prüfe|nachsehen|nachschauen|aufrufen|"
+    r"abrufen|suche|vérifier|appeler|chercher|consulter|consultar|buscar|llamar|verificar|chamar|controllare|cercare|проверю|посмотрю|вызову)|"
     r"查|调用|搜索|調べ|確認",
     re.IGNORECASE,
 )
-_SCRIPTS = re.compile(
-    "([\u0400-\u052f])|([\u0590-\u05ff])|([\u0600-\u06ff])|([\u0900-\u0dff])|([\u0e00-\u0e7f])|([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
-)
+_SCRIPTS = re.compile("[\u0400-\u052f\u0590-\u06ff\u0900-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _LANGUAGES = re.compile(
     r"translat|language|bilingual|chinese|mandarin|cantonese|japanese|korean|russian|ukrainian|bulgarian|serbian|arabic|"
-    r"persian|farsi|urdu|hebrew|hindi|bengali|tamil|telugu|thai|kanji|hiragana|hangul|cyrillic|pinyin|script|write in|reply in",
+    r"persian|farsi|urdu|hebrew|hindi|bengali|tamil|telugu|thai|kanji|hiragana|hangul|cyrillic|pinyin|script",
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"[\d\s,;|.\[\](){}=_*#~+-]*")

@@ -35,14 +35,12 @@ CALLS = [
     f"<function=weather>{J}</function>",
     f'<|python_tag|>{{"name": "weather", "parameters": {J}}}',
     '<|python_tag|>weather.call(city="Paris")',
-    "<|channel|>analysis<|message|>We need it.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
-    f"<|constrain|>json<|message|>{J}<|call|>",
+    "<|channel|>analysis<|message|>We need it.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather " + f"<|constrain|>json<|message|>{J}<|call|>",
     f"<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{J}<|call|>",
     f"commentary to=functions.get_weather json{J}",
     f"analysisWe need the weather of Paris.assistantcommentary to=functions.get_weather json{J}",
     f"assistantcommentary to=functions.weather json {J}",
-    '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris'
-    "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+    '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
     '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n</minimax:tool_call>',
     "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
     f"get_weather\n{J}",

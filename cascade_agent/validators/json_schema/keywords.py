@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from fractions import Fraction
 from functools import cache
@@ -17,6 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
@@ -142,7 +143,7 @@ def has_kind(value: Json, kinds: frozenset[str]) -> bool:
     return (kind == "integer" and "number" in kinds) or (kind == "number" and "integer" in kinds and value.is_integer())
 
 
-def _type(_v: Validator, kinds: frozenset[str], value: Json, schema: dict[str, Any]) -> Errors:
+def _type(_v: Validator, kinds: frozenset[str], value: Json, _s: dict[str, Any]) -> Errors:
     if not has_kind(value, kinds):
         yield _fault(f"expected {' or '.join(sorted(kinds))}, found {kind_of(value)}")
 
@@ -173,7 +174,7 @@ def _canonical(value: Json, run: Run, depth: int) -> str:
     return json.dumps(value) if value is None or isinstance(value, int | float | str) else f"foreign {id(value)}"
 
 
-def _member(_v: Validator, keys: frozenset[object], value: Json, schema: dict[str, Any]) -> Errors:
+def _member(_v: Validator, keys: frozenset[object], value: Json, _s: dict[str, Any]) -> Errors:
     if key_of(value, RUN.get()) not in keys:
         yield _fault("not one of the allowed values")
 

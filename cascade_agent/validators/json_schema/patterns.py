@@ -41,7 +41,7 @@ _SPACES = (
 
 
 class PatternError(Exception):
-    """A pattern that cannot be enforced; the message says why."""
+    """A pattern that cannot be enforced; the message says with what."""
 
 
 class _Regexp(Protocol):
@@ -77,7 +77,7 @@ def compile_pattern(source: str) -> Pattern:
         PatternError: no pattern of ECMAScript, or one that RE2 cannot take.
     """
     if len(source) > _MAX_SOURCE:
-        msg = f"longer than {_MAX_SOURCE:,} characters"
+        msg = f"more than {_MAX_SOURCE:,} characters"
         raise PatternError(msg)
     shortest, longest = 0, float("inf")
     if one := _ONE_CLASS.fullmatch(source):  # the common way to bound a length, at times over RE2's limit for counts
@@ -110,7 +110,7 @@ def _compiled(pattern: str) -> _Regexp:
     try:
         found: _Regexp = re2.compile(pattern.encode(), options)
     except re2.error as error:
-        msg = f"pattern that RE2 does not take: {re.sub('[^ -~]|:.*', '', str(error.args[0], 'utf-8', 'replace'))[:80]}"
+        msg = f"what RE2 does not take: {re.sub('[^ -~]|:.*', '', str(error.args[0], 'utf-8', 'replace'))[:80]}"
         raise PatternError(msg) from None
     return found
 
@@ -140,7 +140,9 @@ def _translate(source: str, at: int, *, inner: bool) -> tuple[str, int, bool]:  
     while at < len(source):
         token = _TOKEN.match(source, at)
         if token is None:
-            msg = "lookaround" if source.startswith(("(?=", "(?!", "(?<"), at) else "syntax that is not ECMAScript"
+            back = re.match(r"\\[1-9k]", source[at:])
+            look = source.startswith(("(?=", "(?!", "(?<"), at)
+            msg = "a back-reference" if back else "lookaround" if look else "syntax that is not ECMAScript's"
             raise PatternError(msg)
         at, mark = token.end(), token["plain"]
         if token["count"]:

@@ -347,7 +347,7 @@ class _Builder:
                 continue
             try:
                 made = read(self, keyword, self.raw[keyword])
-            except (_UnreadableError, PatternError) as error:
+            except _UnreadableError as error:
                 self.drop(keyword, str(error))
             else:
                 if made is not None:
@@ -400,7 +400,11 @@ class _Builder:
             msg = "the patterns of the schema are too large together"
             raise _UnreadableError(msg)
         self.compiler.programs -= _MAX_PROGRAMS // 1_000
-        made = compile_pattern(_of(str, source))
+        try:
+            made = compile_pattern(_of(str, source))
+        except PatternError as error:
+            msg = f"pattern with {error}"
+            raise _UnreadableError(msg) from None
         self.compiler.programs -= made.size
         return made
 
@@ -447,7 +451,7 @@ class _Builder:
         for name, kid in self.fields(keyword, value).items():
             try:
                 found.append((self.pattern(keyword, name), kid))
-            except PatternError as error:
+            except _UnreadableError as error:
                 self.drop(keyword, str(error))
         return found
 
