@@ -227,7 +227,12 @@ def loop(context: StepContext) -> Loop:
     """Return the state of the loop of a step; it is put together once a step from facts that are read once a thread."""
     found = context.cache.get("validators.loop")
     if found is None:
-        found = context.cache["validators.loop"] = _loop([facts(m) for m in context.messages[-WINDOW:]])
+        get = _known.get  # the look-up of `facts` written out: this line is most of what a long history costs
+        read = [
+            entry[1] if (entry := get(id(m))) is not None and entry[0]() is m else facts(m)
+            for m in context.messages[-WINDOW:]
+        ]
+        found = context.cache["validators.loop"] = _loop(read)
     return cast("Loop", found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
@@ -23,10 +24,11 @@ from cascade_agent.validators._speech import (
 from cascade_agent.validators._words import fold, identifier_words, number_spans, terms, tool_text, weight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.validators._conversation import Loop
+    from cascade_agent.validators._words import NumberSpan
 
 _BRIEF: Final = 40
 """Letters of an answer that has room for "done" and nothing else."""
@@ -191,30 +193,35 @@ class _Turn:
         new = {term for fact in self.state.request for term in fact.terms} & answered
         return any(all(term not in fact.terms for fact in self.state.before) for term in new)
 
+    @cached_property
+    def spans(self) -> list[NumberSpan]:
+        """Numbers of the answer."""
+        return number_spans(self.text)
+
+    def _known(self, values: Iterable[float]) -> bool:
+        """Return whether the conversation holds one of some numbers."""
+        return any(value in fact.numbers for value in values for fact in (*self.state.before, *self.state.request))
+
     def _supported(self) -> bool:
         """Return whether the answer takes a number from the conversation."""
-        numbers = {value for span in number_spans(self.text) for value in span.values}
+        numbers = {value for span in self.spans for value in span.values}
         return any(not numbers.isdisjoint(fact.numbers) for fact in self.state.before)
 
     def _invented(self) -> bool:
         """Return whether the answer holds a number that the conversation does not."""
-        spans = [s for s in number_spans(self.text) if not s.joined and all(abs(v) > _SMALL for v in s.values)]
-        if not spans:
-            return False
-        known = {number for fact in (*self.state.before, *self.state.request) for number in fact.numbers}
         return any(
-            known.isdisjoint(span.values)
-            and not (span.parts and known.issuperset(span.parts))
-            and not any(_worked_out(value, known) for value in span.values)
-            for span in spans
+            not (span.joined or any(abs(value) <= _SMALL for value in span.values) or self._known(span.values))
+            and not (span.parts and all(self._known((part,)) for part in span.parts))
+            and not any(self._worked_out(value) for value in span.values)
+            for span in self.spans
         )
+
+    def _worked_out(self, value: float) -> bool:
+        """Return whether a number is the sum or the difference of two others."""
+        facts = (*self.state.before, *self.state.request)
+        large = {number for fact in facts for number in fact.numbers if number > _SMALL}
+        return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
 
 
 def _skipped(reason: str) -> tuple[str, str]:
     return "call_skipped", reason
-
-
-def _worked_out(value: float, known: set[float]) -> bool:
-    """Return whether a number is the sum or the difference of two others."""
-    large = {number for number in known if number > _SMALL}
-    return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
