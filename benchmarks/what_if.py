@@ -33,6 +33,7 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepTrace, Usage, Verdict
 from cascade_agent.offline.evaluation import Plan, Tally, compare, what_if
 from cascade_agent.offline.evaluation.replay import replay
+from cascade_agent.validators import shipped_scorer
 
 GRIDS = {"0.5:0.95:0.05": 10, "0.05:0.95:0.05": 19, "0.5:0.95:0.01": 46, "0.05:0.95:0.01": 91}
 CODES = (
@@ -66,7 +67,7 @@ def made_up(count, seed=0):
             )
             for code in CODES
         ]
-        confidence = POLICY.scorer.confidence(found)
+        confidence = shipped_scorer().confidence(found)
         same = chance.random() < confidence
         said = {
             "text": "",

@@ -19,6 +19,7 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import load_policy, write_policy
+from cascade_agent.validators import shipped_scorer
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,7 +160,7 @@ def test_settings_and_scorer_can_be_named(journal: Path, tmp_path: Path) -> None
     run(journal, *args)
     policy = load_policy(tmp_path / "p.json")
     assert policy.on_exhausted == "raise"
-    assert policy.scorer.weights == Policy().scorer.weights
+    assert policy.scorer.weights == shipped_scorer().weights
     assert policy.provenance["per"] == "episode"
 
 

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import judge
 
-from cascade_agent import Scorer
 from cascade_agent.validators import shipped_scorer
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv")

@@ -48,6 +48,7 @@ from cascade_agent.offline.report.streaming import (
     hash_of,
 )
 from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
+from cascade_agent.validators import shipped_scorer
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
 ROOT = Path(__file__).parent.parent
@@ -351,7 +352,7 @@ def test_a_policy_brings_its_scorer_and_its_place(tmp_path, journal):
 def test_another_scorer_is_said(tmp_path):
     """When the record's confidences are not those of the swept scorer the page asks for the policy file."""
     trace = step(0)
-    same = Policy().scorer.confidence(trace.attempts[0].verdicts)
+    same = shipped_scorer().confidence(trace.attempts[0].verdicts)
     right = replace(trace, attempts=(replace(trace.attempts[0], confidence=same),))
     assert build_report([journal_of(tmp_path / "a.jsonl", right)]).frontier.agrees
     other = build_report([journal_of(tmp_path / "b.jsonl", trace)])

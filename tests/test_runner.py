@@ -19,6 +19,7 @@ from cascade_agent.engine.worker_threads import LateError, within
 from cascade_agent.errors import RecordError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import ValidatorSet
 
 unit = st.floats(0, 1)
@@ -438,12 +439,12 @@ def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
 def test_what_stops_a_step_unforeseen_is_recorded_and_raised():
     """A fault of our own house (a scorer that raises) is no silent accept: it is told and comes out."""
 
-    class Faulty(type(Policy().scorer)):
+    class Faulty(type(shipped_scorer())):
         def confidence(self, _verdicts: Any) -> float:
             msg = "a fault of the scorer"
             raise ZeroDivisionError(msg)
 
-    rules = Policy().scorer
+    rules = shipped_scorer()
     faulty = object.__new__(Faulty)
     for name in rules.__dataclass_fields__:
         object.__setattr__(faulty, name, getattr(rules, name))

@@ -1,6 +1,6 @@
-"""From verdicts to P(this draft is right): one linear rule in logits, shipped with reasoned numbers, or fitted.
+"""From verdicts to P(this draft is right): one linear rule in logits, with hand-set numbers or fitted ones.
 
-Law: the confidence is finite, the same for the same verdicts in any order, and never falls when a score rises; it reads
+The confidence is finite, the same for the same verdicts in any order, and never falls when a score rises; it reads
 codes and scores alone, never a text, a user or a model's name.
 """
 
@@ -24,7 +24,7 @@ HARD_FAIL: Final = "hard_fail"
 
 
 class Weight(NamedTuple):
-    """How much a validator's code counts: logits per unit of score, why, and the score that says nothing."""
+    """Weight of a validator's code: logits per unit of score, the reason, and the score that says nothing."""
 
     logit: float
     reason: str
@@ -43,7 +43,7 @@ _LIMIT: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """What one code moved the confidence by, in logits: `weight * (score - mean)`."""
+    """Logits by which one code moved the confidence: `weight * (score - mean)`."""
 
     code: str
     weight: float
@@ -142,7 +142,7 @@ class Scorer:
         return self._read(verdicts)[0]
 
     def explain(self, verdicts: Iterable[Verdict]) -> list[Contribution]:
-        """What each code added to `bias`, the greatest loss first; codes that moved nothing are left out.
+        """Return what each code added to `bias`, the greatest loss first; codes that moved nothing are left out.
 
         The sum of `bias` and all `logit` is the logit of the confidence before `knots`, and before the bound that the
         user's own verdicts set. Each row goes to plain JSON by `to_json`.
@@ -178,8 +178,8 @@ class Scorer:
                     code = HARD_FAIL
                 scores[code] = 0.0
             else:
-                told = score if score is not None else float(verdict.outcome == "pass")
-                user = told if user is None else min(user, told)
+                claim = score if score is not None else float(verdict.outcome == "pass")
+                user = claim if user is None else min(user, claim)
         return scores, user
 
     def _calibrated(self, p: float) -> float:

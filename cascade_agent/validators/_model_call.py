@@ -90,9 +90,9 @@ class ModelValidator(ABC):
         return verdict, SideCall(name=self.name, usage=usage, cost=self.tier.cost(usage))
 
     def _paused(self) -> tuple[Verdict, SideCall]:
-        reason = "not asked: it failed 5 times in a row, the next try is due within 30 s"
+        reason = "paused: it failed 5 times in a row, the next try is due within 30 s"
         nothing = Usage(input_tokens=0, output_tokens=0, calls=0)
-        verdict = Verdict(outcome="abstain", code="evidence_paused", reason=reason, validator=self.name)
+        verdict = Verdict(outcome="abstain", code="evidence_paused", reason=reason)
         return verdict, SideCall(name=self.name, usage=nothing, cost=0.0)
 
     @abstractmethod

@@ -1,6 +1,6 @@
-"""What a plan is: the shipped schema, the tolerant reading of other people's plans, and whether one holds together.
+"""The shipped schema of a plan, the tolerant reading of other people's plans, and the check that one holds together.
 
-Law: what cannot be read is None, never an error; every walk ends at a fixed number of steps, links or nodes.
+What cannot be read is None, never an error; every walk ends at a fixed number of steps, links or nodes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SYNONYMS: dict[str, PlanStatus] = {
 
 
 def _status(value: object) -> object:
-    """A status in the words of the schema; what has no synonym stays as it is."""
+    """Return a status in the words of the schema; what has no synonym stays as it is."""
     if not isinstance(value, str):
         value = getattr(value, "value", value)  # an enum
     if not isinstance(value, str):
@@ -76,24 +76,24 @@ class Step:
     tool: str | None
     depends_on: tuple[str, ...]
     status: PlanStatus | None
-    said_status: bool
+    states_status: bool
     args: Mapping[str, Any]
     outputs: tuple[str, ...]
     result: object
 
     @property
     def open(self) -> bool:
-        """Whether the step is still to be done."""
+        """Return whether the step is still to be done."""
         return self.status in ("pending", "in_progress")
 
     @property
-    def settled(self) -> bool:
-        """Whether a step that depends on this one may start."""
+    def closed(self) -> bool:
+        """Return whether a step that depends on this one may start."""
         return self.status in ("done", "skipped", None)
 
 
 def items_of(found: object) -> Sequence[object] | None:
-    """The steps of what may be a plan, unread: of a plan, its JSON, or a list."""
+    """Return the steps of what may be a plan, unread: of a plan, its JSON, or a list."""
     if isinstance(found, Mapping):
         found = found.get("steps")
     elif not isinstance(found, list | tuple):
@@ -102,7 +102,7 @@ def items_of(found: object) -> Sequence[object] | None:
 
 
 def read_steps(items: Sequence[object], max_steps: int) -> list[Step] | None:
-    """The steps of a plan; None when one of them is something else or there are too many to judge."""
+    """Return the steps of a plan; None when one of them is something else or there are too many to judge."""
     if len(items) > max_steps:
         return None
     steps: list[Step] = []
@@ -115,14 +115,14 @@ def read_steps(items: Sequence[object], max_steps: int) -> list[Step] | None:
 
 
 def field_of(item: object, key: str) -> object:
-    """A field of a mapping or an object."""
+    """Return a field of a mapping or an object."""
     if isinstance(item, dict):  # asked before Mapping, which is ten times slower to ask for
         return cast("object", item.get(key))
     return item.get(key) if isinstance(item, Mapping) else getattr(item, key, None)
 
 
 def _step(item: object) -> Step | None:
-    """One step; None when the item is something else, such as a line of text or a to-do without an id."""
+    """Return one step; None when the item is something else, such as a line of text or a to-do without an id."""
     if item is None or isinstance(item, str | int | float | list | tuple):
         return None
     identity, tool, status = field_of(item, "id"), field_of(item, "tool"), field_of(item, "status")
@@ -136,7 +136,7 @@ def _step(item: object) -> Step | None:
         tool=_name(tool) or None,
         depends_on=_names(depends_on),
         status=cast("PlanStatus", word) if isinstance(word, str) and word in _SYNONYMS else None,
-        said_status=status is not None,
+        states_status=status is not None,
         args=cast("Mapping[str, Any]", args) if isinstance(args, Mapping) else {},
         outputs=_names(field_of(item, "outputs")),
         result=field_of(item, "result"),
@@ -158,7 +158,7 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 def looks_like_plan(items: object) -> bool:
-    """Whether a list holds steps of our shape: objects that all have an id, one of them a tool or dependencies too."""
+    """Return whether a list holds steps of our shape: all have an id, one of them a tool or dependencies too."""
     if not isinstance(items, list | tuple) or not items:
         return False
     if isinstance(items[0], PlanStep):
@@ -170,7 +170,7 @@ def looks_like_plan(items: object) -> bool:
 
 
 def asks_for_plan(schema: object) -> bool:
-    """Whether structured output was asked for in the shipped schema, as a class or as JSON Schema."""
+    """Return whether structured output was asked for in the shipped schema, as a class or as JSON Schema."""
     if isinstance(schema, type):
         return issubclass(schema, Plan)
     if isinstance(schema, Mapping) and schema.get("title") == "Plan":
@@ -180,7 +180,7 @@ def asks_for_plan(schema: object) -> bool:
 
 
 def find_break(steps: list[Step], earlier: set[str]) -> tuple[str, str, str] | None:
-    """Code, reason and path of what is wrong with ids and dependencies. `earlier` are ids of a plan before this one."""
+    """Return code, reason and path of a fault of ids or dependencies; `earlier` are ids of the plan before."""
     ids: set[str] = set()
     for index, step in enumerate(steps):
         if not step.id or step.id in ids:
@@ -196,7 +196,7 @@ def find_break(steps: list[Step], earlier: set[str]) -> tuple[str, str, str] | N
 
 
 def _cyclic(steps: list[Step], ids: set[str]) -> int | None:
-    """Index of the first step that can never start (Kahn's algorithm), None when all can."""
+    """Return the index of the first step that can never start (Kahn's algorithm), None when all can."""
     waits = {step.id: {d for d in step.depends_on if d in ids} for step in steps}
     followers: dict[str, list[str]] = {}
     for step_id, dependencies in waits.items():

@@ -1,16 +1,18 @@
 """Arguments that a plan takes from earlier steps: how they are written, and whether a call has the right ones.
 
-Law: a `$` is a reference only where it cannot be something else, and what is not known agrees.
+A `$` is a reference only where it cannot be something else, and what is not known agrees.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
+
+from cascade_agent.validators._words import value_text
+from cascade_agent.validators.agreement import normal, same_value
 
 if TYPE_CHECKING:
     from cascade_agent.validators._plan import Step
@@ -23,14 +25,13 @@ _MAX_PLANNED = 2_000
 _MAX_RESULT = 200_000
 _MAX_NODES = 200
 _MAX_DEPTH = 16
-_MAX_NUMBER = 40
 _MAX_REFERENCES = 64
 _MAX_REFERENCES_IN_PLAN = 5_000
 MISSING = object()
 
 
 def pointer_part(key: object) -> str:
-    """One part of a JSON pointer."""
+    """Return one part of a JSON pointer."""
     return str(key)[:80].replace("~", "~0").replace("/", "~1")
 
 
@@ -38,27 +39,27 @@ def pointer_part(key: object) -> str:
 
 
 def find_bad_reference(steps: list[Step], earlier: set[str]) -> str | None:
-    """Path of the first argument that refers to a step which is unknown, or comes later without being waited for."""
+    """Return the path of the first argument that refers to a step which is unknown, or later and no dependency."""
     by_id = {step.id: step for step in steps}
     before = set(earlier)
     left = _MAX_REFERENCES_IN_PLAN
     for index, step in enumerate(steps):
-        waited: set[str] | None = None
+        before_it: set[str] | None = None
         for path, text in _texts(step.args):
             for found in islice(_REFERENCE.finditer(text), max(0, min(left, _MAX_REFERENCES))):
                 left -= 1
                 target = found[1] or found[3]
                 if target in before or (target not in by_id and not _certain(found, text)):
                     continue
-                waited = _waited_for(step, by_id) if waited is None else waited
-                if target == step.id or target not in by_id or target not in waited:
+                before_it = _waited_for(step, by_id) if before_it is None else before_it
+                if target == step.id or target not in by_id or target not in before_it:
                     return f"/{index}/args{path}"
         before.add(step.id)
     return None
 
 
 def _certain(found: re.Match[str], text: str) -> bool:
-    """Whether a `$` before an unknown name must be a reference: `$5`, `$HOME` and `${HOME}/bin` need not be."""
+    """Return whether a `$` before an unknown name must be a reference: `$5`, `$HOME` and `${HOME}/bin` need not be."""
     target = found[1] or found[3]
     if target.isdigit() or _ENVIRONMENT.fullmatch(target):
         return False
@@ -67,7 +68,7 @@ def _certain(found: re.Match[str], text: str) -> bool:
 
 
 def _waited_for(step: Step, by_id: Mapping[str, Step]) -> set[str]:
-    """Ids of all steps that must be done before this one."""
+    """Return the ids of all steps that must be done before this one."""
     seen: set[str] = set()
     stack = list(step.depends_on)
     while stack:
@@ -80,12 +81,12 @@ def _waited_for(step: Step, by_id: Mapping[str, Step]) -> set[str]:
 
 
 def has_reference(planned: object) -> bool:
-    """Whether a planned argument may hold a reference."""
+    """Return whether a planned argument may hold a reference."""
     return "$" in planned if isinstance(planned, str) else bool(_texts(planned))
 
 
 def _texts(args: object) -> list[tuple[str, str]]:
-    """Every string with a `$` in an argument tree, with its path."""
+    """Return every string with a `$` in an argument tree, with its path."""
     out: list[tuple[str, str]] = []
     stack: list[tuple[str, object, int]] = [("", args, 0)]
     for _ in range(_MAX_NODES):
@@ -114,7 +115,7 @@ class Results:
         self._answered = answered
 
     def get(self, step_id: str, path: str) -> object:
-        """A step's result, or the part of it at a dotted path; `MISSING` when it is not known."""
+        """Return a step's result, or the part of it at a dotted path; `MISSING` when it is not known."""
         step = next((step for step in self._steps if step.id == step_id), None)
         if step is None:
             return MISSING
@@ -130,7 +131,7 @@ class Results:
 
 
 def _decoded(value: object) -> object:
-    """A result that is JSON in a string, as tools return it."""
+    """Return a result, read where it is JSON in a string, as tools return it."""
     if isinstance(value, str) and len(value) <= _MAX_RESULT and value.lstrip()[:1] in ("{", "["):
         try:
             return cast("object", json.loads(value))
@@ -152,22 +153,22 @@ def _part(value: object, key: str) -> object:
 
 
 def compare(step: Step, args: Mapping[str, Any], results: Results) -> tuple[str | None, str | None]:
-    """Name of an argument that is not the earlier result, and of one that is not the plan's own literal."""
+    """Return the name of an argument that is not the earlier result, and of one that is not the plan's own literal."""
     differs: str | None = None
     for key, planned in islice(step.args.items(), _MAX_NODES):
         given = args.get(key, MISSING)
         if has_reference(planned):
             if not _agrees(planned, given, results, 0):
                 return key, None
-        elif differs is None and not (same(given, planned) or (planned is None and given is MISSING)):
+        elif differs is None and not (same_value(given, planned) or (planned is None and given is MISSING)):
             differs = key
     return None, differs
 
 
 def _agrees(planned: object, given: object, results: Results, depth: int) -> bool:
-    """Whether a given argument is what the planned one becomes with the results put in."""
+    """Return whether a given argument is what the planned one becomes with the results put in."""
     if isinstance(planned, str):
-        return _text_agrees(planned, given, results) if "$" in planned else same(given, planned)
+        return _text_agrees(planned, given, results) if "$" in planned else same_value(given, planned)
     if depth >= _MAX_DEPTH:
         return True
     if isinstance(planned, Mapping):
@@ -180,7 +181,7 @@ def _agrees(planned: object, given: object, results: Results, depth: int) -> boo
             and len(given) == len(planned)
             and all(_agrees(p, g, results, depth + 1) for p, g in zip(planned[:_MAX_NODES], given, strict=False))
         )
-    return same(given, planned)
+    return same_value(given, planned)
 
 
 def _text_agrees(planned: str, given: object, results: Results) -> bool:
@@ -199,9 +200,9 @@ def _text_agrees(planned: str, given: object, results: Results) -> bool:
 
 
 def _is_result(given: object, value: object, *, loose: bool) -> bool:
-    """Whether an argument is a result. A reference to a whole result is met by a part of it too (`loose`)."""
+    """Return whether an argument is a result. A reference to a whole result is met by a part of it too (`loose`)."""
     decoded = _decoded(value)
-    if same(given, value) or same(given, decoded):
+    if same_value(given, value) or same_value(given, decoded):
         return True
     if not loose or given is MISSING:
         return False
@@ -213,20 +214,20 @@ def _is_result(given: object, value: object, *, loose: bool) -> bool:
 
 
 def _has_words(text: str, part: str) -> bool:
-    """Whether whole words of a text of several words are the part."""
+    """Return whether whole words of a text of several words are the part."""
     if not part or len(part) > _MAX_PLANNED or len(text.split(None, 1)) == 1:
         return False
     return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text[:_MAX_RESULT]) is not None
 
 
 def _holds(tree: object, given: object) -> bool:
-    """Whether a value stands anywhere in a tree; one that is too large to search may hold it."""
+    """Return whether a value stands anywhere in a tree; one that is too large to search may hold it."""
     stack: list[object] = [tree]
     for _ in range(_MAX_NODES):
         if not stack:
             return False
         item = stack.pop()
-        if same(given, item):
+        if same_value(given, item):
             return True
         if isinstance(item, Mapping):
             stack.extend(islice(item.values(), _MAX_NODES))
@@ -236,31 +237,8 @@ def _holds(tree: object, given: object) -> bool:
 
 
 def _plain(value: object) -> str:
-    """A scalar as text: case and outer white space off, 5.0 as 5, and a number in a text as that number."""
-    if isinstance(value, str) and len(value) <= _MAX_NUMBER:
-        try:
-            number = float(value)
-        except ValueError:
-            pass
-        else:
-            value = number if math.isfinite(number) else value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and value.bit_length() > 1_100:  # noqa: PLR2004 - str() of huge ones is refused
-        return hex(value)
-    return str(value).strip().casefold()
-
-
-def same(a: object, b: object, depth: int = 0) -> bool:
-    """Equality after normalising: 5 is 5.0 and "5.00"; case and outer white space of text do not count."""
-    if a is b:
-        return True
-    if a is MISSING or b is MISSING or depth >= _MAX_DEPTH:
-        return False
-    if isinstance(a, str | int | float) and isinstance(b, str | int | float):
-        return _plain(a) == _plain(b)
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return len(a) == len(b) and all(k in b and same(v, b[k], depth + 1) for k, v in islice(a.items(), _MAX_NODES))
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(same(x, y, depth + 1) for x, y in zip(a[:_MAX_NODES], b, strict=False))
-    return False
+    """Return a scalar as text: case and outer white space off, 5.0 and "5.00" as 5."""
+    number = normal(value)
+    if isinstance(number, int):
+        return hex(number)  # too large to be written out
+    return value_text(number) if isinstance(number, float) else str(value).strip().casefold()

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import StepContext
 
-_OURS: Final = frozenset(
-    (
-        *("tool_calls", "invalid_tool_calls", "args", "id", "name", "text", "content", "parsed", "finish_reason"),
-        *("additional_kwargs", "refusal", "steps", "tool", "depends_on"),
-    )
+_PARTS: Final = (
+    "tool_calls invalid_tool_calls args id name text content parsed finish_reason additional_kwargs refusal steps tool "
+    "depends_on"
 )
+_OURS: Final = frozenset(_PARTS.split())
 """Words that a path is built of."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _MAX_PARTS: Final = 16
@@ -92,14 +91,14 @@ def names_in(*schemas: object) -> frozenset[str]:
 
 def _fields(cls: type) -> dict[str, object]:
     model_fields = getattr(cls, "model_fields", None)
-    if isinstance(model_fields, Mapping):
-        out: dict[str, object] = {}
-        for key, info in model_fields.items():
-            annotation = getattr(info, "annotation", None)
-            out[str(key)] = annotation
-            alias = getattr(info, "alias", None)
-            if isinstance(alias, str):
-                out[alias] = annotation
-        return out
-    annotations = getattr(cls, "__annotations__", None)
-    return dict(annotations) if isinstance(annotations, Mapping) else {}
+    if not isinstance(model_fields, Mapping):
+        try:
+            return get_type_hints(cls, include_extras=True)
+        except Exception:  # noqa: BLE001 - a stranger's annotations may raise anything
+            return dict.fromkeys(getattr(cls, "__annotations__", ()))
+    out: dict[str, object] = {}
+    for key, info in model_fields.items():
+        alias = getattr(info, "alias", None)
+        names = (str(key), alias) if isinstance(alias, str) else (str(key),)
+        out.update(dict.fromkeys(names, getattr(info, "annotation", None)))
+    return out

@@ -1,6 +1,6 @@
-"""Where an argument value comes from: how well one value is grounded in what was said.
+"""Grounding of one argument value: how well it follows from what was written in the conversation.
 
-Law: a value that anybody mentioned, or that follows from one that was mentioned by a change of writing or of unit, is
+A value that anybody mentioned, or that follows from one that was mentioned by a change of writing or of unit, is
 grounded; what cannot be judged is None, never a guess.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from cascade_agent.validators._words import (
     VALUE_CHARS,
@@ -23,6 +23,7 @@ from cascade_agent.validators._words import (
     value_text,
     weight,
 )
+from cascade_agent.validators.agreement import same_value
 
 _DATE = re.compile(
     r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)"  # 2024-05-01
@@ -47,7 +48,7 @@ _SMALL: Final = 0.35
 
 
 def groundings(found: Answer, conv: Conversation) -> tuple[float | None, ...]:
-    """How well each leaf of the answer is grounded, in its order; None for what cannot be judged. Kept for the step."""
+    """Return how well each leaf of the answer is grounded; None for what cannot be judged. Kept for the step."""
     kept = conv.context.cache.get("validators.groundings")
     if kept is None or kept[0] is not found:
         values = tuple(grounded(leaf, conv) if found.tools[leaf.call] is not None else None for leaf in found.leaves)
@@ -56,19 +57,17 @@ def groundings(found: Answer, conv: Conversation) -> tuple[float | None, ...]:
 
 
 def typical(values: list[float]) -> float:
-    """Between the least and the mean: one bad value among several good ones counts, but is not all."""
+    """Return a score between the least and the mean: one bad value among several good ones counts, but is not all."""
     return (min(values) + sum(values) / len(values)) / 2
 
 
-def is_default(value: object, schema: Mapping[str, Any]) -> bool:
-    if "default" not in schema:
-        return False
-    default = schema["default"]
-    return value == default or fold(str(value)[:VALUE_CHARS]) == fold(str(default)[:VALUE_CHARS])
+def is_default(value: object, schema: object) -> bool:
+    """Return whether a value is the default that its schema declares."""
+    return isinstance(schema, Mapping) and "default" in schema and same_value(value, schema["default"])
 
 
 def date_grounded(value: str, conv: Conversation) -> float | None:
-    """1: year and day or month are mentioned; .5: only the year, or another date is; 0: none is; None: no date."""
+    """Return 1 where year and day or month are mentioned, .5 for the year or another date, None for no date."""
     match = _DATE.search(value[:80])
     if match is None:
         return None
@@ -81,7 +80,7 @@ def date_grounded(value: str, conv: Conversation) -> float | None:
 
 
 def grounded(leaf: Leaf, conv: Conversation) -> float | None:
-    """How well one value is grounded, in [0, 1]; None for what cannot be judged (booleans, nothing)."""
+    """Return how well one value is grounded, in [0, 1]; None for what cannot be judged (booleans, nothing)."""
     value = leaf.value
     if value is None or isinstance(value, bool | list | Mapping):
         return None
@@ -120,7 +119,7 @@ def _number_grounded(value: float, conv: Conversation) -> float:
 
 
 def _written(value: float, text: str) -> bool:
-    """Whether a text holds the number as a word of its own, digit by digit: quicker than reading all of its numbers."""
+    """Return whether a text holds the number as a word of its own: quicker than reading all of its numbers."""
     digits = value_text(value)
     place = text.find(digits) if digits else -1
     return (
@@ -155,7 +154,7 @@ def _text_grounded(value: str, conv: Conversation) -> float:
 
 
 def _words_grounded(text: str, conv: Conversation) -> float:
-    """Share of the value's words that the conversation holds, initials counting both ways (NYC, New York City)."""
+    """Return the share of the value's words that the conversation holds, initials counting both ways (NYC)."""
     total = held = 0.0
     known = conv.evidence_set
     for term in terms(identifier_words(text)):
@@ -179,5 +178,5 @@ def _words_grounded(text: str, conv: Conversation) -> float:
 
 
 def _begins(term: str, known: frozenset[str]) -> bool:
-    """Whether a short word begins one of the known words: EUR of euros, Jan of January."""
+    """Return whether a short word begins one of the known words: EUR of euros, Jan of January."""
     return any(k.startswith(term) for k in known)

@@ -1,20 +1,20 @@
-"""Reading of texts for the graded validators: terms, numbers, dates and quotations in any language written with words.
+"""Terms, numbers and quotations of texts in any language written with words, and what is read of a step with them.
 
-Law: every text is cut to a bound before it is looked at, so a step costs the same after one message and after a
-thousand, and no word of a particular language decides anything here.
+Every text is cut to a bound before it is read, so a step costs the same after one message and after a thousand, and no
+word of a particular language decides anything here.
 """
 
 from __future__ import annotations
 
 import re
-import threading
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from cascade_agent.validators._cache import IdentityCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,28 +23,20 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Draft, StepContext, ToolSpec
 
+# Characters that are read of: the last human message (first and last half), the results of this turn, what was before,
+# the system text, a message in which a value is searched letter by letter, a tool's texts, an argument value.
 REQUEST_CHARS: Final = 4_000
-"""Characters of the last human message that are read as the request (first and last half when it is longer)."""
 RESULT_CHARS: Final = 6_000
-"""Characters of tool results and other messages of the current turn that count as evidence."""
 HISTORY_CHARS: Final = 6_000
-"""Characters of earlier messages that count as evidence."""
 SYSTEM_CHARS: Final = 2_000
-"""Characters of system text that count as evidence."""
-MESSAGES: Final = 40
-"""Messages that are read, newest first."""
 RAW_CHARS: Final = 64_000
-"""Characters per message in which a value is searched literally when the evidence does not hold it."""
-RAW_MESSAGES: Final = 200
-"""Messages in which a value is searched literally."""
 TOOL_CHARS: Final = 3_000
-"""Characters of one tool's texts that are read."""
+VALUE_CHARS: Final = 600
+MESSAGES: Final = 40
+RAW_MESSAGES: Final = 200
 MAX_TERMS: Final = 800
-"""Words that are read from one text."""
 MAX_LEAVES: Final = 64
 """Argument values that are looked at in one answer."""
-VALUE_CHARS: Final = 600
-"""Characters of one argument value that are read."""
 
 _WORD = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -65,14 +57,14 @@ _STEM = 5
 
 
 def fold(text: str) -> str:
-    """Lower case and one writing for each character (NFKC); ASCII takes the short way."""
+    """Return the text in lower case, with one writing for each character (NFKC)."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def clip(text: str, limit: int) -> str:
-    """At most `limit` characters: the first and the last half."""
+    """Return at most `limit` characters: the first and the last half."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -81,7 +73,7 @@ def clip(text: str, limit: int) -> str:
 
 @lru_cache(maxsize=16_384)
 def stem(word: str) -> str:
-    """The first five characters without a plural ending (truncation as in McNamee & Mayfield 2004, any alphabet)."""
+    """Return the first five characters without a plural ending (as in McNamee & Mayfield 2004, any alphabet)."""
     size = len(word)
     if size > 3 and word[-1] == "s" and word[-2] != "s":  # noqa: PLR2004 - "bus" and "boss" stay
         word = word[:-3] + "y" if size > 4 and word.endswith("ies") else word[:-1]  # noqa: PLR2004
@@ -89,14 +81,14 @@ def stem(word: str) -> str:
 
 
 def terms(folded: str) -> list[str]:
-    """Stems of the words of a folded text in order; pairs of characters where a script has no spaces."""
+    """Return the stems of the words of a folded text in order; pairs of characters where a script has no spaces."""
     if folded.isascii() or not _DENSE.search(folded):
         return [stem(w) for w in _WORD.findall(folded)[:MAX_TERMS]]
     return [term for _, term in placed_terms(folded)]
 
 
 def placed_terms(folded: str) -> list[tuple[int, str]]:
-    """As `terms`, each with the place where it starts."""
+    """Return the same as `terms`, each with the place where it starts."""
     if folded.isascii() or not _DENSE.search(folded):
         return [(m.start(), stem(m.group())) for m in islice(_WORD.finditer(folded), MAX_TERMS)]
     out: list[tuple[int, str]] = []
@@ -117,7 +109,7 @@ def placed_terms(folded: str) -> list[tuple[int, str]]:
 
 @lru_cache(maxsize=16_384)
 def weight(term: str) -> float:
-    """How much a term says, by its length alone: in every alphabet the words that only bind others are short."""
+    """Return how much a term says, by its length alone: in every alphabet the words that only bind others are short."""
     size = len(term)
     if not term.isascii() and _DENSE.match(term):
         return 0.6
@@ -127,7 +119,7 @@ def weight(term: str) -> float:
 
 
 def identifier_words(name: str) -> str:
-    """`getUser_infoV2` as folded words: `get user info v 2`."""
+    """Return `getUser_infoV2` as folded words: `get user info v 2`."""
     return fold(_LETTER_DIGIT.sub(" ", _CAMEL.sub(" ", name[:200]))).replace("_", " ")
 
 
@@ -138,7 +130,7 @@ _LONG_NUMBER: Final = 300
 
 
 def number(text: str) -> float | None:
-    """A whole text that is one number, in any usual writing, without currency sign and per cent."""
+    """Return the number that a whole text is, in any usual writing, without currency sign and per cent."""
     text = text.strip().strip("$€£¥%").strip().replace("\u2212", "-")
     if len(text) > 40 or not any(c.isdigit() for c in text):  # noqa: PLR2004 - longer than any number written out
         return None
@@ -147,7 +139,7 @@ def number(text: str) -> float | None:
 
 
 def _readings(token: str) -> list[float]:
-    """What a run of digits and separators may mean: `1,000.5` -> 1000.5; `1,5` -> 1.5; `1.000` -> 1, 1000."""
+    """Return what a run of digits and separators may mean: `1,000.5` -> 1000.5; `1,5` -> 1.5; `1.000` -> 1, 1000."""
     if token.isdecimal() and len(token) < _LONG_NUMBER:
         return [float(token)]
     token = token.replace("\u2212", "-")
@@ -185,7 +177,7 @@ class NumberSpan:
 
 
 def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
-    """Numbers of a folded text in order, those inside words too."""
+    """Return the numbers of a folded text in order, those inside words too."""
     out: list[NumberSpan] = []
     if folded.isascii() and not _DIGITS.search(folded):
         return out
@@ -207,7 +199,7 @@ def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
 
 
 def _signs(folded: str) -> Iterator[NumberSpan]:
-    """Numbers that are not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十."""
+    """Yield numbers that are not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十."""
     for match in _FRACTION.finditer(folded):
         below = float(match.group(2)[:_LONG_NUMBER])
         if below:
@@ -220,37 +212,54 @@ def _signs(folded: str) -> Iterator[NumberSpan]:
 
 
 def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
-    """All values and parts of the numbers."""
+    """Return all values and parts of the numbers."""
     return frozenset(v for s in spans for v in (*s.values, *s.parts))
 
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
-    """Folded strings that a text puts between quotation marks; apostrophes inside words are none."""
-    out: list[str] = []
-    for match in _QUOTED.finditer(text):
-        value = next(g for g in match.groups() if g is not None)
-        out.append(fold(value).strip())
-        if len(out) >= limit:
-            break
-    return out
+    """Return the folded strings that a text puts between quotation marks; apostrophes inside words are none."""
+    found = (next(g for g in match.groups() if g is not None) for match in islice(_QUOTED.finditer(text), limit))
+    return [fold(value).strip() for value in found]
 
 
 # ---- what is read of the conversation -------------------------------------------------------------------------------
 
 
 def content_text(message: BaseMessage, limit: int) -> str:
-    """The text of a message, all text blocks joined, cut to `limit` characters."""
+    """Return the text of a message, all text blocks joined, cut to `limit` characters."""
     content: Any = message.content
     if isinstance(content, str):
         return content if len(content) <= limit else clip(content, limit)
     parts: list[str] = []
-    room = limit
     for block in content[:64] if isinstance(content, list) else ():
-        text = block if isinstance(block, str) else block.get("text") if isinstance(block, Mapping) else None
-        if isinstance(text, str) and room > 0:
-            parts.append(text[:room])
-            room -= len(text)
+        text = block.get("text") if isinstance(block, Mapping) else block
+        if isinstance(text, str) and limit > 0:
+            parts.append(text[:limit])
+            limit -= len(text)
     return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text, folded, with its words and numbers."""
+
+    folded: str
+
+    @cached_property
+    def terms(self) -> frozenset[str]:
+        """Stems of the words."""
+        return frozenset(terms(self.folded))
+
+    @cached_property
+    def numbers(self) -> frozenset[float]:
+        """All numbers."""
+        return numbers_of(number_spans(self.folded, limit=600))
+
+
+@lru_cache(maxsize=512)
+def reading(text: str) -> Reading:
+    """Read a text once: the messages of a thread come again with every step."""
+    return Reading(fold(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,22 +273,26 @@ class Leaf:
     schema: Mapping[str, Any]
     required: bool
     whole: bool
-    """Whether the parameter is the value itself, not a container that holds it."""
+    """The parameter is the value itself, not a container that holds it."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the graded validators read of a step, cut to bounds."""
+    """A step as the graded validators read it, cut to bounds."""
 
     request: str
     """The last human message as it was written."""
-    others: str
-    """Folded text of this turn's tool results and answers, of earlier messages and of the system."""
+    readings: Sequence[Reading]
+    """This turn's tool results and answers, earlier messages and the system text."""
     turn_results: int
-    """Tool results of this turn."""
     follow_up: bool
-    """Whether earlier human messages exist, so that the request may lean on them."""
+    """Earlier human messages exist, so the request may lean on them."""
     context: StepContext = field(repr=False)
+
+    @cached_property
+    def others(self) -> str:
+        """The evidence apart from the request, folded."""
+        return "\n".join(r.folded for r in self.readings)
 
     @cached_property
     def folded(self) -> str:
@@ -309,7 +322,7 @@ class Conversation:
     @cached_property
     def evidence_set(self) -> frozenset[str]:
         """Stems of the evidence."""
-        return self.request_set.union(terms(self.others)) if self.others else self.request_set
+        return self.request_set.union(*(r.terms for r in self.readings))
 
     @cached_property
     def spans(self) -> list[NumberSpan]:
@@ -324,8 +337,7 @@ class Conversation:
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers of the evidence."""
-        values = self.request_numbers
-        return values | numbers_of(number_spans(self.others, limit=600)) if self.others else values
+        return self.request_numbers.union(*(r.numbers for r in self.readings))
 
     @cached_property
     def compact(self) -> str:
@@ -338,20 +350,12 @@ class Conversation:
         return "".join(t[0] for t in self.request_terms)
 
     def literally(self, value: str) -> bool:
-        """Whether any of the last messages holds the value letter by letter (also far back, also in call arguments)."""
-        messages = self.context.messages
-        for index in range(len(messages) - 1, max(-1, len(messages) - 1 - RAW_MESSAGES), -1):
-            message = messages[index]
-            content = message.content
-            if isinstance(content, str) and content.find(value, 0, RAW_CHARS) >= 0:
-                return True
-            if not isinstance(content, str) and value in content_text(message, RAW_CHARS):
-                return True
-        return False
+        """Return whether any of the last messages holds the value letter by letter, also far back."""
+        return any(value in content_text(message, RAW_CHARS) for message in self.context.messages[-RAW_MESSAGES:])
 
 
 def conversation(context: StepContext) -> Conversation:
-    """Read the step's messages once; the result is kept in `context.cache`."""
+    """Return the step's messages, read once; the result is kept in `context.cache`."""
     found = context.cache.get("validators.conversation")
     if found is None:
         found = context.cache["validators.conversation"] = _read(context)
@@ -363,13 +367,13 @@ def _read(context: StepContext) -> Conversation:
     start = context.turn_start
     request = content_text(messages[start], REQUEST_CHARS) if start >= 0 else ""
     parts: list[str] = []
-    room, results, follow_up = RESULT_CHARS, 0, False
+    left, results, follow_up = RESULT_CHARS, 0, False
     system = ""
     in_turn = True
     seen = 0
     for index in range(len(messages) - 1, -1, -1):
         if index == start:
-            in_turn, room = False, HISTORY_CHARS
+            in_turn, left = False, HISTORY_CHARS
             continue
         if seen >= MESSAGES:
             break
@@ -383,38 +387,31 @@ def _read(context: StepContext) -> Conversation:
             follow_up = True
         if in_turn and kind == "tool":
             results += 1
-        elif kind == "ai" and not in_turn and room > 0:
-            parts.extend(_values_text(call.get("args"), VALUE_CHARS) for call in _calls_of(message)[:4])
-        if room > 0:
-            text = content_text(message, room)
+        elif kind == "ai" and not in_turn and left > 0:
+            parts.extend(_values_text(call.get("args"), VALUE_CHARS) for call in getattr(message, "tool_calls", ())[:4])
+        if left > 0:
+            text = content_text(message, left)
             parts.append(text)
-            room -= len(text)
+            left -= len(text)
     if not system and seen >= MESSAGES and messages[0].type == "system":
         system = content_text(messages[0], SYSTEM_CHARS)
         follow_up = True
     parts.append(system)
     return Conversation(
         request=request,
-        others=fold("\n".join(p for p in parts if p)),
+        readings=[reading(part) for part in parts if part],
         turn_results=results,
         follow_up=follow_up,
         context=context,
     )
 
 
-def _calls_of(message: BaseMessage) -> Sequence[Mapping[str, Any]]:
-    return cast("Sequence[Mapping[str, Any]]", getattr(message, "tool_calls", ()))
-
-
 def _values_text(args: object, limit: int) -> str:
-    """The values of earlier arguments as short text."""
-    if not isinstance(args, Mapping):
-        return ""
+    """Return the values of a call's arguments as short text."""
     parts: list[str] = []
-    for _, value, _ in islice(_walk(args, {}, "", 3), _MAX_EARLIER):
-        text = value_text(value)
-        parts.append(text)
-        limit -= len(text)
+    for _, value, _ in islice(_walk(args, {}, "", 3), _MAX_EARLIER) if isinstance(args, Mapping) else ():
+        parts.append(value_text(value))
+        limit -= len(parts[-1])
         if limit <= 0:
             break
     return " ".join(parts)
@@ -428,7 +425,7 @@ _MAX_EARLIER: Final = 16
 
 @dataclass(frozen=True)
 class ToolText:
-    """What the texts of one tool say."""
+    """The texts of one tool."""
 
     name: str
     name_terms: tuple[str, ...]
@@ -436,66 +433,51 @@ class ToolText:
     """Stems of name, description and parameter names and descriptions."""
     description_terms: frozenset[str]
     """Stems of name and description alone."""
-    told: bool
-    """Whether the description says enough to be compared with a request."""
+    described_well: bool
+    """The description says enough to be compared with a request."""
     properties: Mapping[str, Any]
     required: frozenset[str]
-    parameters: Mapping[str, Any] = field(repr=False)
 
 
-_TOLD: Final = 2.0
+_DESCRIBED_WELL: Final = 2.0
 """Weight of the words of a description from which on it can be compared: two long words."""
-
-_MEMO_SIZE = 512
-_memo: OrderedDict[tuple[int, str, str], ToolText] = OrderedDict()
-_memo_lock = threading.Lock()
+_tools: IdentityCache[ToolText] = IdentityCache()
 
 
 def tool_text(tool: ToolSpec) -> ToolText:
-    """Read a tool once per schema object; the last 512 are remembered."""
-    key = (id(tool.parameters), tool.name, tool.description)
-    found = _memo.get(key)  # the entry holds the schema, so its id cannot be reused
-    if found is not None and found.parameters is tool.parameters:
-        return found
-    found = _read_tool(tool)
-    with _memo_lock:
-        _memo[key] = found
-        while len(_memo) > _MEMO_SIZE:
-            _memo.popitem(last=False)
-    return found
+    """Return what a tool's texts say, read once per schema object."""
+    return _tools.get(tool.parameters, lambda: _read_tool(tool), tool.name, tool.description)
 
 
 def _read_tool(tool: ToolSpec) -> ToolText:
-    properties = tool.parameters.get("properties") if isinstance(tool.parameters, Mapping) else None
+    parameters = tool.parameters if isinstance(tool.parameters, Mapping) else {}
+    properties, required = parameters.get("properties"), parameters.get("required")
     if not isinstance(properties, Mapping):
         properties = {}
-    required = tool.parameters.get("required") if isinstance(tool.parameters, Mapping) else None
     names = terms(identifier_words(tool.name))
     description = terms(fold(clip(tool.description or "", TOOL_CHARS)))
     rest: list[str] = []
-    room = TOOL_CHARS
+    left = TOOL_CHARS
     for key, schema in list(properties.items())[:64]:
-        text = f"{identifier_words(str(key))} {schema_text(schema)}"[:room]
+        text = f"{identifier_words(str(key))} {schema_text(schema)}"[:left]
         rest.extend(terms(fold(text)))
-        room -= len(text)
-        if room <= 0:
+        left -= len(text)
+        if left <= 0:
             break
-    listed = {r for r in required if isinstance(r, str)} if isinstance(required, list) else set()
     base = frozenset(names).union(description)
     return ToolText(
         name=tool.name,
         name_terms=tuple(names),
         described=base.union(rest),
         description_terms=base,
-        told=sum(weight(t) for t in set(description)) >= _TOLD,
+        described_well=sum(weight(t) for t in set(description)) >= _DESCRIBED_WELL,
         properties=properties,
-        required=frozenset(listed),
-        parameters=tool.parameters,
+        required=frozenset(r for r in required if isinstance(r, str)) if isinstance(required, list) else frozenset(),
     )
 
 
 def schema_text(schema: object, *, depth: int = 3) -> str:
-    """Descriptions and enum options of a property, nested ones too."""
+    """Return the descriptions and enum options of a property, nested ones too."""
     if not isinstance(schema, Mapping) or depth <= 0:
         return ""
     parts = [str(schema.get("description", ""))[:600]]
@@ -506,8 +488,7 @@ def schema_text(schema: object, *, depth: int = 3) -> str:
     nested = schema.get("properties")
     if isinstance(nested, Mapping):
         for key, sub in list(nested.items())[:16]:
-            parts.append(identifier_words(str(key)))
-            parts.append(schema_text(sub, depth=depth - 1))
+            parts += (identifier_words(str(key)), schema_text(sub, depth=depth - 1))
     return " ".join(p for p in parts if p)
 
 
@@ -541,7 +522,7 @@ class Answer:
 
 
 def answer(draft: Draft, context: StepContext) -> Answer:
-    """Read the draft's calls once; the result is kept in `context.cache` for the same draft."""
+    """Return the draft's calls, read once; the result is kept in `context.cache` for the same draft."""
     found = context.cache.get("validators.answer")
     if found is None or found[0] is not draft:
         found = context.cache["validators.answer"] = (draft, _read_answer(draft, context))
@@ -562,7 +543,7 @@ def _read_answer(draft: Draft, context: StepContext) -> Answer:
 
 
 def value_text(value: object) -> str:
-    """A value as it would be written."""
+    """Return a value as it would be written."""
     if isinstance(value, str):
         return value[:VALUE_CHARS]
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # noqa: PLR2004 - exact as an integer
@@ -572,38 +553,38 @@ def value_text(value: object) -> str:
     return str(value)
 
 
-def _leaves(index: int, args: object, spec: ToolText | None, room: int) -> Iterator[Leaf]:
+def _leaves(index: int, args: object, spec: ToolText | None, left: int) -> Iterator[Leaf]:
     if not isinstance(args, Mapping):
         return
-    properties = spec.properties if spec is not None else {}
     for key, value in list(args.items())[:MAX_LEAVES]:
-        schema = properties.get(key)
-        schema = schema if isinstance(schema, Mapping) else {}
+        schema = _mapping(spec.properties.get(key)) if spec is not None else {}
         required = spec is not None and key in spec.required
-        path = f"/tool_calls/{index}/args/{str(key).replace('~', '~0').replace('/', '~1')}"
-        for leaf in _walk(value, schema, path, 5):
-            if room <= 0:
+        path = f"/tool_calls/{index}/args/{_escaped(key)}"
+        for place, leaf, leaf_schema in _walk(value, schema, path, 5):
+            if left <= 0:
                 return
-            room -= 1
-            yield Leaf(index, leaf[0], str(key), leaf[1], leaf[2], required, leaf[0] == path)
+            left -= 1
+            yield Leaf(index, place, str(key), leaf, leaf_schema, required, place == path)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _escaped(key: object) -> str:
+    return str(key)[:80].replace("~", "~0").replace("/", "~1")
 
 
 def _walk(
     value: object, schema: Mapping[str, Any], path: str, depth: int
 ) -> Iterator[tuple[str, object, Mapping[str, Any]]]:
     if isinstance(value, Mapping) and value and depth > 0:
-        nested = schema.get("properties")
+        nested = _mapping(schema.get("properties"))
         for key, item in list(value.items())[:MAX_LEAVES]:
-            sub = nested.get(key) if isinstance(nested, Mapping) else None
-            yield from _walk(
-                item,
-                sub if isinstance(sub, Mapping) else {},
-                f"{path}/{str(key)[:80].replace('~', '~0').replace('/', '~1')}",
-                depth - 1,
-            )
+            yield from _walk(item, _mapping(nested.get(key)), f"{path}/{_escaped(key)}", depth - 1)
     elif isinstance(value, list) and value and depth > 0:
-        items = schema.get("items")
+        items = _mapping(schema.get("items"))
         for position, item in enumerate(value[:MAX_LEAVES]):
-            yield from _walk(item, items if isinstance(items, Mapping) else {}, f"{path}/{position}", depth - 1)
+            yield from _walk(item, items, f"{path}/{position}", depth - 1)
     else:
         yield path, value, schema

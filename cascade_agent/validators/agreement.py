@@ -34,28 +34,20 @@ _FORMULA = re.compile(r"(?=.*\d).*(?:[+*^=<>]|\s[-/]\s)", re.DOTALL)
 _DEFAULT = re.compile(r"\bdefault(?:s|ed)?\b([^;\n]{1,80})", re.IGNORECASE)
 
 # Likeness of two values that are not the same letter by letter.
-_ONE_SIDED: Final = 0.8
-"""An optional argument that only one gives: mostly a default written out."""
-_LISTED: Final = 0.95
-"""A scalar and a list of nothing else."""
-_REORDERED: Final = 0.95
-"""The same items in another order: most lists are sets."""
+_ONE_SIDED: Final = 0.8  # an optional argument that only one gives: mostly a default written out
+_LISTED: Final = 0.95  # a scalar and a list of nothing else
+_REORDERED: Final = 0.95  # the same items in another order: most lists are sets
 _ROUNDED: Final = 0.5
-_REWORDED: Final = 0.9
-"""The same words in another order or number, or the initials of them."""
-_CONTAINED: Final = 0.7
-"""The one says all that the other says, and more."""
-_PROSE: Final = 12
-"""Different words from which on two texts are composed, and compared by their words."""
-_SHORT: Final = 3
-"""Letters of an abbreviation."""
-_TALK: Final = 4
-"""Words of the longer one from which on two texts are prose."""
+_REWORDED: Final = 0.9  # the same words in another order or number, or the initials of them
+_CONTAINED: Final = 0.7  # the one says all that the other says, and more
+_BOTH_PROSE: Final = 0.85  # both call none of the tools offered: they agree on what to do
+
+_PROSE: Final = 12  # different words from which on two texts are composed, and compared by their words
+_SHORT: Final = 3  # letters of an abbreviation
+_TALK: Final = 4  # words of the longer one from which on two texts are prose
+_MAX_EMPTY: Final = 40
 _NOTHING: Final = frozenset({"", "none", "null", "nil", "n a", "no tool", "no call", "no function"})
 """Words with which models that write their calls as text say that there is none; `[]` and `{}` have no words at all."""
-_MAX_EMPTY: Final = 40
-_BOTH_PROSE: Final = 0.85
-"""Least agreement of two answers that both call none of the tools offered: they agree on what to do."""
 
 
 def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarity | None = None) -> float | None:
@@ -73,13 +65,13 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
 
 def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) -> float:
     """Return the agreement of two answers without calls."""
-    told = text_agreement(a, b, similarity=similarity)
+    found = text_agreement(a, b, similarity=similarity)
     if context.tools and context.tool_choice != "none" and not _answered(context):
         if _nothing(a) and _nothing(b):
             return 1.0
         if _prose(a, b):
-            return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * told
-    return told
+            return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * found
+    return found
 
 
 def _nothing(text: str) -> bool:
@@ -114,13 +106,13 @@ def text_agreement(a: str, b: str, *, similarity: Similarity | None = None) -> f
 
 
 def words_in_common(a: str, b: str) -> float:
-    """Dice similarity of the sets of words of two texts."""
+    """Return the Dice similarity of the sets of words of two texts."""
     one, two = (set(_WORD.findall(t[:_MAX_TEXT].casefold())) for t in (a, b))
     return 2 * len(one & two) / (len(one) + len(two)) if one and two else 0.0
 
 
 def _calls(ours: Sequence[Any], theirs: Sequence[Any], context: StepContext) -> float:
-    """Mean likeness of the calls to their likest partners, over the longer list; equal calls are paired first."""
+    """Return the mean likeness of the calls to their likest partners, over the longer list; equal ones pair first."""
     if not ours or not theirs or max(len(ours), len(theirs)) > _MAX_CALLS:
         return 0.0
     specs = context.tools_by_name
@@ -161,7 +153,7 @@ class _Call:
 
 
 def _alike(a: _Call, b: _Call) -> float:
-    """Likeness of two calls of one tool: the product of the likenesses of their arguments."""
+    """Return the likeness of two calls of one tool: the product of the likenesses of their arguments."""
     score = 1.0
     for key in sorted({*a.args, *b.args}):
         if key in a.args and key in b.args:
@@ -253,7 +245,7 @@ def _short_for(short: str, long: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """A text without white space, quotation marks and trailing points; formulas in one writing."""
+    """Return a text without white space, quotation marks and trailing points; formulas in one writing."""
     return _LOOSE.sub("", text.replace("**", "^")).rstrip(".")
 
 
@@ -373,7 +365,7 @@ def same(  # noqa: PLR0911 - one return per kind of answer
         return False
     calls, others = recorded_calls(ours), recorded_calls(theirs)
     if calls or others:
-        return _same_calls(calls, others)
+        return Counter(map(call_key, calls)) == Counter(map(call_key, others))
     one, two = str(ours.get("text") or ""), str(theirs.get("text") or "")
     if not two.strip():
         return None
@@ -387,12 +379,6 @@ def same(  # noqa: PLR0911 - one return per kind of answer
 
 
 def recorded_calls(answer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The calls of a recorded answer; none of an answer that was not recorded."""
+    """Return the calls of a recorded answer; none of an answer that was not recorded."""
     calls = None if answer is None else answer.get("tool_calls")
     return [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
-
-
-def _same_calls(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> bool:
-    if len(ours) != len(theirs):
-        return False
-    return Counter(map(call_key, ours)) == Counter(map(call_key, theirs))

@@ -1,7 +1,7 @@
-"""Whether the arguments of a call come from somewhere: the request, a tool result, an earlier message, the schema.
+"""`Grounding`: the arguments of a call come from the request, a tool result, an earlier message or the schema.
 
-Law: a value that anybody mentioned, or that follows from one that was mentioned by a change of writing or of unit, is
-never objected to; what is objected to is said by path and rule, never by quoting.
+A value that anybody mentioned, or that follows from one that was mentioned by a change of writing or of unit, is
+never objected to.
 """
 
 from __future__ import annotations
@@ -25,27 +25,9 @@ _HOLLOW = re.compile(
     r"<[^<>]{1,60}>|\{\{?[^{}:\"\d]{0,60}\}?\}|\[[A-Z][A-Z0-9_ ]{1,60}\]|\.{3,}|…|\?+|[xX]{3,}|_{2,}|-{1,3}"
 )
 # Words that programs, not people, use for "no value"; only the whole value counts and only where nobody wrote it.
-_EMPTY_WORDS: Final = frozenset(
-    (
-        "n/a",
-        "na",
-        "null",
-        "none",
-        "nil",
-        "undefined",
-        "todo",
-        "tbd",
-        "unknown",
-        "placeholder",
-        "string",
-        "foo",
-        "foobar",
-    )
-)
+_NO_VALUE: Final = "n/a na null none nil undefined todo tbd unknown placeholder string foo foobar"
+_EMPTY_WORDS: Final = frozenset(_NO_VALUE.split())
 _YOUR = re.compile(r"<?your[_ -][a-z0-9_ -]{2,40}>?", re.IGNORECASE)
-
-
-_NAME: Final = "Grounding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +40,12 @@ class Grounding:
     output was asked for.
     """
 
-    name: ClassVar[str] = _NAME
+    name: ClassVar[str] = "Grounding"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "ungrounded"
     weights: ClassVar[Mapping[str, Weight]] = {
-        "date_invented": Weight(3.0, "a model knows no date that it was not told; such values are guesses"),
+        "date_invented": Weight(3.0, "a model knows no date that nobody mentioned; such values are guesses"),
         "placeholder_value": Weight(3.0, "a template was copied, the value is not known"),
         "required_empty": Weight(3.0, "the model had nothing to fill in and called all the same"),
         "argument_grounded": Weight(1.5, "values out of nowhere are guesses; translated ones look like them"),
@@ -85,14 +67,14 @@ class Grounding:
             fault = _fault(leaf, conv)
             if fault is not None:
                 path, reason = leaf.path, _REASONS[fault]
-                out.append(Verdict(validator=_NAME, outcome="fail", code=fault, reason=reason, score=0.0, path=path))
+                out.append(Verdict(outcome="fail", code=fault, reason=reason, score=0.0, path=path))
             elif grounded is not None:
                 (required if leaf.required else optional).append((grounded, leaf.path))
         if required:
             out.append(_graded("argument_grounded", required))
         if any(_percent_as_written(leaf, conv) for leaf in found.leaves):
             reason = "a share given in percent was passed on as the number written, where a fraction may be meant"
-            out.append(Verdict(validator=_NAME, outcome="pass", code="percent_as_written", reason=reason, score=0.0))
+            out.append(Verdict(outcome="pass", code="percent_as_written", reason=reason, score=0.0))
         if optional:
             worst = _graded("optional_grounded", optional)
             if worst.score is not None and worst.score < 1.0:
@@ -113,8 +95,8 @@ def _graded(code: str, values: list[tuple[float, str]]) -> Verdict:
     _, path = min(values)
     score = typical([v for v, _ in values])
     if score >= 1.0:
-        return Verdict(validator=_NAME, outcome="pass", code=code, score=1.0)
-    return Verdict(validator=_NAME, outcome="pass", code=code, reason=_REASONS[code], score=max(0.0, score), path=path)
+        return Verdict(outcome="pass", code=code, score=1.0)
+    return Verdict(outcome="pass", code=code, reason=_REASONS[code], score=max(0.0, score), path=path)
 
 
 def _fault(leaf: Leaf, conv: Conversation) -> str | None:
@@ -134,7 +116,7 @@ def _fault(leaf: Leaf, conv: Conversation) -> str | None:
 
 
 def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
-    """Whether a number of the request that stands in percent went unchanged into a number that speaks of no percent.
+    """Return whether a percentage of the request went unchanged into a number that is no percentage.
 
     Integers, and parameters whose texts, default or bounds allow for numbers above 1, take percent as they are.
     """

@@ -1,7 +1,6 @@
-"""`PlanConsistency`: whether a plan holds together, and whether an action is the one that the plan has due.
+"""`PlanConsistency`: a plan holds together, and an action is the one that the plan has due.
 
-Law: what cannot be read as a plan is somebody else's data and is left alone; a plan of more than `max_steps` steps is
-not judged.
+What cannot be read as a plan is somebody else's data and is left alone.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from cascade_agent.validators._plan import (
     looks_like_plan,
     read_steps,
 )
-from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference, pointer_part, same
+from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference, pointer_part
+from cascade_agent.validators.agreement import same_value
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -49,7 +49,7 @@ class PlanConsistency:
 
     The plan in force is `plan(context.state)`, by default what stands under `plan` in the state (a mapping or an
     object): a `Plan`, its JSON, or a list of its steps. It is read tolerantly: numbers as ids, common words for a
-    status (`completed`, `todo`, `doing`). Where neither a status nor a result is said, only the tools are held against
+    status (`completed`, `todo`, `doing`). Where neither a status nor a result is given, only the tools are held against
     the plan; a plan that is finished binds no later turn. A plan that was found by default binds actions only where its
     steps name tools and all of these are on offer: anything else under that name is the graph's own business. With
     `plan` or `known_tools` given it always binds.
@@ -129,7 +129,7 @@ class PlanConsistency:
             return self._judge_action(in_force, draft, context) if self._binds(in_force, context) else None
         if self.plan is not None and in_force is None:
             reason = "what `plan` returned is no consistent plan of at most max_steps steps"
-            return Verdict(outcome="abstain", code="plan_unreadable", reason=reason, validator=self.name)
+            return Verdict(outcome="abstain", code="plan_unreadable", reason=reason)
         return None
 
     def _in_force(self, state: object) -> object:
@@ -142,19 +142,19 @@ class PlanConsistency:
         return None if steps is None or _contradicts_itself(steps) else steps
 
     def _binds(self, steps: list[Step], context: StepContext) -> bool:
-        """Whether actions are held against this plan: it was named, or its tools show that it is one of these tools."""
+        """Return whether actions are held against this plan: it was named, or its tools are all on offer."""
         if self.plan is not None or self.known_tools is not None:
             return True
         tools = {step.tool for step in steps if step.tool is not None}
         return bool(tools) and tools <= context.tools_by_name.keys()
 
     def _fail(self, code: str, reason: str, path: str, score: float | None = None) -> Verdict:
-        return Verdict(outcome="fail", code=code, reason=reason, path=path, score=score, validator=self.name)
+        return Verdict(outcome="fail", code=code, reason=reason, path=path, score=score)
 
     # ---- a plan as an answer ----------------------------------------------------------------------------------------
 
     def _proposed(self, draft: Draft, context: StepContext) -> tuple[Sequence[object] | None, str]:
-        """The plan that the answer is or carries, unread, and where it stands; None when it is none."""
+        """Return the plan that the answer is or carries, unread, and where it stands; None when it is none."""
         if draft.parsed is not None:
             return _proposed_parsed(draft.parsed, context)
         items, path = _proposed_calls(draft) if draft.tool_calls else _proposed_text(draft.message.content)
@@ -165,7 +165,7 @@ class PlanConsistency:
         return items, path
 
     def _known(self, draft: Draft, context: StepContext) -> Collection[str]:
-        """Names that a plan may use; the tool by which the plan itself is handed in is none of them."""
+        """Return the names that a plan may use; the tool by which the plan itself is handed in is none of them."""
         if self.known_tools is not None:
             return self.known_tools
         vehicles = {call.get("name") for call in draft.tool_calls}
@@ -189,7 +189,7 @@ class PlanConsistency:
             return self._fail("plan_missing_output", reason, path)
         if before:
             reason = "the answer is a new, consistent plan"
-            return Verdict(outcome="pass", code="replanned", reason=reason, path=path, validator=self.name)
+            return Verdict(outcome="pass", code="replanned", reason=reason, path=path)
         return None
 
     def _tools_and_references(
@@ -233,7 +233,7 @@ class PlanConsistency:
             return None
         left = [step for step in view.steps if step.open and step.id not in view.ran]
         reports = any(step.status == "in_progress" and step.id in view.ran for step in view.steps)
-        if not view.said or reports or view.free_step_due or not any(step.tool for step in left):
+        if not view.tracked or reports or view.free_step_due or not any(step.tool for step in left):
             return None
         reason = f"a final answer while {len(left)} steps of the plan are open"
         return self._fail("plan_steps_open", reason, "/text", self.open_score)
@@ -272,12 +272,11 @@ class PlanConsistency:
             reason="an argument differs from the one that the plan names",
             score=self.differs_score,
             path=f"/args/{pointer_part(differs)}",
-            validator=self.name,
         )
 
     def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: Mapping[str, Any]) -> Verdict | None:
-        """Why no step that calls this tool may run now; None when another explanation is left."""
-        if view.free_step_due or (mine and not view.said):
+        """Return why no step that calls this tool may run now; None when another explanation is left."""
+        if view.free_step_due or (mine and not view.tracked):
             return None
         if startable:
             reason = "the step of the plan that calls this tool waits for another one"
@@ -285,36 +284,36 @@ class PlanConsistency:
         done = [step for step in mine if step.status == "done"]
         if view.finished and not any(view.answered_in_turn(step.tool) for step in done):
             return None
-        if any(all(same(args.get(k), v) for k, v in step.args.items() if not has_reference(v)) for step in done):
+        if any(all(same_value(args.get(k), v) for k, v in step.args.items() if not has_reference(v)) for step in done):
             return self._fail("plan_step_done", "the step of the plan that calls this tool is done", "")
         return None if view.finished else self._fail("plan_unexpected_call", "no open step calls this tool", "/name")
 
 
 class _View:
-    """The plan in force beside what the conversation shows of it."""
+    """The plan in force, and what the conversation shows of it."""
 
     def __init__(self, steps: list[Step], messages: Sequence[BaseMessage]) -> None:
         self.steps = steps
-        self.said = any(step.said_status or step.result is not None for step in steps)
+        self.tracked = any(step.states_status or step.result is not None for step in steps)
         self.finished = not any(step.open or step.status == "failed" for step in steps)
         self._turn: set[str] = set()
         self._answered = self._read(messages)
         self.results = Results(steps, self._answered)
         self.ran = self._ran()
-        self._settled = {step.id for step in steps if step.settled} | self.ran
+        self._done = {step.id for step in steps if step.closed} | self.ran
         self._ids = {step.id for step in steps}
         self.free_step_due = any(step.tool is None and step.open and self.due(step) for step in steps)
 
     def due(self, step: Step) -> bool:
-        """Whether every step that this one waits for is done; one of an earlier plan is."""
-        return all(d in self._settled or d not in self._ids for d in step.depends_on)
+        """Return whether every step that this one waits for is done; one of an earlier plan is."""
+        return all(d in self._done or d not in self._ids for d in step.depends_on)
 
     def answered_in_turn(self, tool: str | None) -> bool:
-        """Whether this tool has answered since the last human message."""
+        """Return whether this tool has answered since the last human message."""
         return tool in self._turn
 
     def _read(self, messages: Sequence[BaseMessage]) -> dict[str, list[object]]:
-        """What each tool has answered of late, errors left out."""
+        """Return what each tool has answered of late, errors left out."""
         answered: dict[str, list[object]] = {}
         this_turn = True
         for index in range(len(messages) - 1, max(-1, len(messages) - 1 - _WINDOW), -1):
@@ -329,7 +328,7 @@ class _View:
         return answered
 
     def _ran(self) -> set[str]:
-        """Ids of open steps whose tool has answered more often than the steps that are marked as done explain."""
+        """Return the ids of open steps whose tool has answered more often than the done steps explain."""
         ran: set[str] = set()
         for tool, answers in self._answered.items():
             mine = [step for step in self.steps if step.tool == tool]
@@ -339,7 +338,7 @@ class _View:
 
 
 def _contradicts_itself(steps: list[Step]) -> bool:
-    """Whether a plan in force cannot be followed; steps it waits for may be those of the plan before it."""
+    """Return whether a plan in force cannot be followed; steps it waits for may be those of the plan before it."""
     known_or_gone = {dependency for step in steps for dependency in step.depends_on}
     return find_break(steps, known_or_gone) is not None
 

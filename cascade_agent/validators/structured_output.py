@@ -1,17 +1,31 @@
-"""`StructuredOutput`: whether an answer that was asked for in a schema could be read as that schema, and fits it.
+"""`StructuredOutput`: an answer that was asked for in a schema parses, and fits it.
 
-Law: the reason names the error class, the kind of error and the path, never a value; names that the schema does not
-declare are written `*`.
+The reason names the error class and the kind of error, never a value. What cannot be read as a schema demands nothing;
+whatever has no counterpart in JSON is left open.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.validators._output_schema import compiled
+from cascade_agent.validators._cache import IdentityCache
+from cascade_agent.validators.json_schema.schema import Schema
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import Draft, StepContext
@@ -19,6 +33,19 @@ if TYPE_CHECKING:
 _ERROR_CLASS = re.compile(r"(?:[A-Za-z_]\w{0,80}\.)*([A-Za-z_]\w{0,80}(?:Error|Exception))\b")
 _PYDANTIC_LINE = re.compile(r"^(\S[^\n]{0,200})\n  [^\n]{0,2000}?\[type=([a-z_]{1,60})\b", re.MULTILINE)
 _MAX_ERROR_TEXT = 20_000
+_MAX_DEPTH = 32
+_MAX_CLASSES = 200
+_MAX_WRAPPERS = 4
+_NAMES: dict[object, str] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    list: "array",
+    dict: "object",
+    NoneType: "null",
+    None: "null",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +68,7 @@ class StructuredOutput:
     escalates_as: ClassVar[str] = "schema_invalid"
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
-        """One hard fail, or nothing."""
+        """Return one hard fail, or nothing."""
         error = draft.parsing_error
         if error is not None:
             reason, path = _explain(error)
@@ -56,28 +83,28 @@ class StructuredOutput:
 
 
 def _fail(reason: str, path: str) -> Verdict:
-    return Verdict(outcome="fail", code="unparsed_output", reason=reason, path=path, validator=StructuredOutput.name)
+    return Verdict(outcome="fail", code="unparsed_output", reason=reason, path=path)
 
 
 def _unfit(parsed: object, wanted: object) -> Verdict | None:
-    """The first rule of the schema that plain output breaks, or nothing."""
+    """Return the first rule of the schema that plain output breaks, or nothing."""
     if not isinstance(parsed, dict | list | str | int | float):
         return None
-    asked = compiled(wanted)
-    if asked is None:
+    schema = compiled(wanted)
+    if schema is None:
         return None
-    report = asked.schema.check(parsed)
+    report = schema.check(parsed)
     if report.faults:
         fault = report.faults[0]
         return _fail(f"the answer breaks a rule of the schema: {fault.keyword or 'type'}", "/parsed" + fault.path)
     if report.complete:
         return None
     reason = "the schema takes too many steps to follow to its end"
-    return Verdict(outcome="abstain", code="unchecked", reason=reason, path="/parsed", validator=StructuredOutput.name)
+    return Verdict(outcome="abstain", code="unchecked", reason=reason, path="/parsed")
 
 
 def _explain(error: object) -> tuple[str, str]:
-    """A sentence and a path from an error's text as pydantic, json and the LangChain parsers write it."""
+    """Return a sentence and a path from an error's text as pydantic, json and the LangChain parsers write it."""
     text = error[:_MAX_ERROR_TEXT] if isinstance(error, str) else type(error).__name__
     found = _ERROR_CLASS.match(text)
     reason = f"the answer does not parse into the schema ({found[1] if found else 'parsing error'})"
@@ -86,3 +113,135 @@ def _explain(error: object) -> tuple[str, str]:
         return reason, "/parsed"
     location = "".join(f"/{part}" for part in line[1].strip().split("."))
     return f"{reason}: {line[2]}", "/parsed" + location
+
+
+# ---- the schema that was asked for ----------------------------------------------------------------------------------
+
+_compiled: IdentityCache[Schema | None] = IdentityCache(128)
+
+
+def compiled(wanted: object) -> Schema | None:
+    """Return the schema that values of `wanted` are held to, compiled once per object; never raises.
+
+    `wanted` is a `TypedDict` class, a JSON Schema, or a JSON Schema in the wrapping of a tool or a response format.
+    None for anything else: pydantic classes and dataclasses are validated where they are made.
+    """
+    return _compiled.get(wanted, lambda: _compile(wanted))
+
+
+def _compile(wanted: object) -> Schema | None:
+    try:
+        source = _source(wanted)
+    except Exception:  # noqa: BLE001 - a Mapping or an annotation of a stranger may raise anything
+        return None
+    return None if source is None else Schema(source)
+
+
+def _source(wanted: object) -> Mapping[str, Any] | None:
+    if not isinstance(wanted, type | Mapping):
+        wanted = getattr(wanted, "schema", None)  # a strategy of langchain's create_agent
+    if isinstance(wanted, Mapping):
+        return _unwrapped(wanted)
+    if isinstance(wanted, type):
+        from typing_extensions import is_typeddict
+
+        return _TypedDicts().schema(wanted) if is_typeddict(wanted) else None
+    return None
+
+
+def _unwrapped(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the JSON Schema inside a tool of OpenAI, Anthropic or Bedrock or a response format of OpenAI."""
+    for _ in range(_MAX_WRAPPERS):
+        inner = None
+        for kind, key in (("function", "function"), ("json_schema", "json_schema"), (None, "toolSpec")):
+            if wanted.get("type") == kind and isinstance(wanted.get(key), Mapping):
+                inner = wanted[key]
+        if inner is None:
+            break
+        wanted = inner
+    if isinstance(wanted.get("name"), str):
+        for key in ("parameters", "input_schema", "inputSchema", "schema"):
+            inner = wanted.get(key)
+            if isinstance(inner, Mapping):
+                wanted = inner["json"] if key == "inputSchema" and isinstance(inner.get("json"), Mapping) else inner
+                break
+    if "oneOf" in wanted and "anyOf" not in wanted:  # the host takes these for schemas to choose from
+        return {**{key: value for key, value in wanted.items() if key != "oneOf"}, "anyOf": wanted["oneOf"]}
+    return wanted
+
+
+class _TypedDicts:
+    """Writes `TypedDict` classes as JSON Schema.
+
+    LangChain's own conversion makes every key required and forgets that `Optional` allows null; what it tells the model
+    is stricter than the type, and only the type can be held against an answer.
+    """
+
+    def __init__(self) -> None:
+        self.defs: dict[str, object] = {}
+        self.names: dict[type, str] = {}
+
+    def schema(self, cls: type) -> dict[str, Any]:
+        return {**self.convert(cls, 0), "$defs": self.defs}
+
+    def convert(self, annotation: Any, depth: int) -> dict[str, Any]:  # noqa: PLR0911 - one return per kind of type
+        from typing_extensions import is_typeddict
+
+        annotation, _ = _bare(annotation)
+        if depth > _MAX_DEPTH:
+            return {}
+        if is_typeddict(annotation):
+            return self.reference(annotation, depth)
+        origin, args = get_origin(annotation), get_args(annotation)
+        if origin in (Union, UnionType):
+            return {"anyOf": [self.convert(arg, depth + 1) for arg in args]}
+        if origin is Literal:
+            plain = all(arg is None or type(arg) in (str, int, bool) for arg in args)
+            return {"enum": list(args)} if plain else {}
+        if origin is list and len(args) == 1:
+            return {"type": "array", "items": self.convert(args[0], depth + 1)}
+        if origin is dict and len(args) == 2:  # noqa: PLR2004 - keys and values
+            return {"type": "object", "additionalProperties": self.convert(args[1], depth + 1)}
+        name = _NAMES.get(annotation) if annotation is None or isinstance(annotation, type) else None
+        return {} if name is None else {"type": name}
+
+    def reference(self, cls: type, depth: int) -> dict[str, Any]:
+        name = self.names.get(cls)
+        if name is None:
+            if len(self.names) >= _MAX_CLASSES:
+                return {}
+            name = self.names[cls] = str(len(self.names))
+            self.defs[name] = self.object(cls, depth)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def object(self, cls: Any, depth: int) -> dict[str, Any]:
+        from typing_extensions import get_type_hints
+
+        hints = get_type_hints(cls, include_extras=True)
+        properties: dict[str, Any] = {}
+        required: list[str] = []
+        for key, annotation in hints.items():
+            properties[key] = self.convert(annotation, depth + 1)
+            if key in cls.__required_keys__ and not _bare(annotation)[1]:
+                required.append(key)
+        return {"type": "object", "properties": properties, "required": required}
+
+
+def _bare(annotation: Any) -> tuple[Any, bool]:
+    """Return a type without its qualifiers, and whether they say that its key may be left out.
+
+    In LangChain's `Annotated[T, default, description]` a default other than `...` says so.
+    """
+    from typing_extensions import ReadOnly
+
+    optional = False
+    for _ in range(_MAX_WRAPPERS):
+        origin, args = get_origin(annotation), get_args(annotation)
+        if origin is Annotated:
+            optional = optional or args[1] is not ...
+        elif origin is NotRequired:
+            optional = True
+        elif origin not in (Required, ReadOnly):
+            break
+        annotation = args[0]
+    return annotation, optional

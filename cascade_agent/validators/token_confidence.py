@@ -1,6 +1,6 @@
 """`TokenConfidence`: how sure the model was of the tokens that act, from the log-probabilities of its provider.
 
-Law: a provider that gives no log-probabilities is unknown, never sure and never unsure.
+A provider that gives no log-probabilities is unknown, never sure and never unsure.
 """
 
 from __future__ import annotations
@@ -72,23 +72,17 @@ class TokenConfidence:
             raise ConfigurationError(msg)
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict:  # noqa: ARG002 - the answer alone counts
-        """One graded verdict, or an abstain when nothing is known."""
+        """Return one graded verdict, or an abstain when nothing is known."""
         tokens = _tokens(draft.message.response_metadata)
         calls = draft.tool_calls
         values = _action_tokens(tokens, calls) if calls else [logprob for _, logprob in tokens]
         if not values:
             reason = "the provider reports no log-probabilities" + (" of the call" if tokens else "")
-            return Verdict(outcome="abstain", code="no_logprobs", reason=reason, validator=self.name)
+            return Verdict(outcome="abstain", code="no_logprobs", reason=reason)
         values.sort()
         score = math.exp(values[int(self.quantile * len(values))])
-        what = "call" if calls else "answer"
-        return Verdict(
-            outcome="pass",
-            code="token_confidence",
-            reason=f"quantile {self.quantile:g} of {len(values)} tokens of the {what}",
-            score=score,
-            validator=self.name,
-        )
+        reason = f"quantile {self.quantile:g} of {len(values)} tokens of the {'call' if calls else 'answer'}"
+        return Verdict(outcome="pass", code="token_confidence", reason=reason, score=score)
 
 
 # ---- where the providers keep them ----------------------------------------------------------------------------------
@@ -131,15 +125,12 @@ def _clean(pairs: Iterable[tuple[object, object]]) -> Tokens:
     """Keep what is a number, between impossible and certain."""
     out: Tokens = []
     for text, logprob in pairs:
-        if type(logprob) is float and _IMPOSSIBLE < logprob <= 0 and type(text) is str and text.isascii():
-            out.append((text[:_MAX_WORD], logprob))  # nearly every token there is
+        if isinstance(logprob, bool) or not isinstance(logprob, int | float) or logprob != logprob:  # noqa: PLR0124 - NaN
             continue
-        if isinstance(logprob, int | float) and not isinstance(logprob, bool) and logprob == logprob:  # noqa: PLR0124 - not NaN, of any size
-            # Byte-level vocabularies write a leading space as one of these two letters.
-            word = text[:_MAX_WORD] if isinstance(text, str) else ""
-            if not word.isascii():
-                word = word.replace("Ġ", " ").replace("▁", " ")
-            out.append((word, 0.0 if logprob >= 0 else float(max(_IMPOSSIBLE, logprob))))
+        word = text[:_MAX_WORD] if isinstance(text, str) else ""
+        if not word.isascii():  # byte-level vocabularies write a leading space as one of these two letters
+            word = word.replace("Ġ", " ").replace("▁", " ")
+        out.append((word, min(0.0, float(max(_IMPOSSIBLE, min(0, logprob))))))
     return out
 
 
@@ -147,7 +138,7 @@ def _clean(pairs: Iterable[tuple[object, object]]) -> Tokens:
 
 
 def _action_tokens(tokens: Tokens, calls: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Log-probabilities of the tokens that overlap a tool's name or a value of its arguments, in any order of calls."""
+    """Return the log-probabilities of the tokens that spell a tool's name or a value of its arguments."""
     if not tokens:
         return []
     text = "".join(token for token, _ in tokens)
@@ -170,27 +161,20 @@ def _action_tokens(tokens: Tokens, calls: Sequence[Mapping[str, Any]]) -> list[f
 
 
 def _value_spans(text: str, needles: list[tuple[str, ...]], start: int) -> list[tuple[int, int]]:
-    """Where the values stand, each looked for behind the one before it first."""
+    """Return where the values stand, each looked for behind the one before it first."""
     spans: list[tuple[int, int]] = []
     cursor = start
     for spellings in needles:
-        span = _span(text, spellings, cursor) or _span(text, spellings, start)
-        if span is not None:
-            spans.append(span)
-            cursor = max(cursor, span[1])
+        places = ((text.find(n, begin), len(n)) for begin in (cursor, start) for n in spellings)
+        at, size = next((found for found in places if found[0] >= 0), (-1, 0))
+        if at >= 0:
+            spans.append((at, at + size))
+            cursor = max(cursor, at + size)
     return spans
 
 
-def _span(text: str, needles: tuple[str, ...], start: int) -> tuple[int, int] | None:
-    for needle in needles:
-        at = text.find(needle, start)
-        if at >= 0:
-            return at, at + len(needle)
-    return None
-
-
 def _needles(args: object) -> list[tuple[str, ...]]:
-    """How each value of the arguments may be spelled in the answer: as plain text and as JSON."""
+    """Return the spellings of each value of the arguments: as plain text and as JSON."""
     out: list[tuple[str, ...]] = []
     stack: list[object] = [args]
     for _ in range(_MAX_NODES):

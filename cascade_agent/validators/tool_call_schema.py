@@ -1,8 +1,7 @@
-"""Whether every call of a draft is one that its tool accepts and a checkpoint can hold.
+"""`ToolCallSchema`: every call of a draft is one that its tool accepts and a checkpoint can hold.
 
-Law: valid means what the tool itself accepts. A Python tool is asked through its own pydantic model (`"2"` for an
-integer is fine there); where only a JSON Schema stands, that schema decides, because nothing after it will. Arguments
-that a checkpoint cannot hold are refused before anything else looks at them.
+Valid means what the tool itself accepts. A Python tool is asked through its own pydantic model (`"2"` for an integer is
+fine there); where only a JSON Schema stands, that schema decides, because nothing after it will.
 """
 
 from __future__ import annotations
@@ -12,12 +11,14 @@ import math
 import sys
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.validators._cache import IdentityCache
 from cascade_agent.validators.json_schema.schema import Schema, pointer_of
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ MAX_ARGUMENT_BYTES = 1_000_000
 """Size of one call's arguments, about as JSON."""
 MAX_ARGUMENT_DEPTH = 64
 _INT_MIN, _INT_END = -(2**63), 2**64
-"""What msgpack, in which LangGraph stores a checkpoint, can hold."""
+"""Bounds of msgpack, in which LangGraph stores a checkpoint."""
 _MAX_VERDICTS = 10
 _MAX_ERRORS = 200
-_MAX_REMEMBERED = 512
+_MAX_WARNINGS = 512
 
 
 class Problem(NamedTuple):
@@ -75,13 +76,8 @@ class ToolCallSchema:
         return f"ToolCallSchema(strict={self.strict})"
 
     def __call__(self, draft: Draft, context: StepContext) -> list[Verdict] | None:
-        """Judge the calls of a draft; None when there is nothing to object."""
-        found: list[Verdict] = []
-        for verdict in self._judge(draft, context):
-            found.append(verdict)
-            if len(found) >= _MAX_VERDICTS:
-                break
-        return found or None
+        """Return the faults of the calls; None when there is nothing to object."""
+        return list(islice(self._judge(draft, context), _MAX_VERDICTS)) or None
 
     def prepare(self, tools: Sequence[ToolSpec]) -> None:
         """Compile the tools now and log what cannot be enforced, so that the first step does not have to."""
@@ -105,14 +101,12 @@ class ToolCallSchema:
                     seen.add(call_id)
             for problem in self._problems(call, context, structured=structured):
                 if problem.code == "unchecked":
-                    yield Verdict(
-                        outcome="abstain", code=problem.code, reason=problem.reason, path=base, validator=self.name
-                    )
+                    yield Verdict(outcome="abstain", code="unchecked", reason=problem.reason, path=base)
                 else:
                     yield self._fail(base + problem.path, problem.code, problem.reason)
 
     def _fail(self, path: str, code: str, reason: str) -> Verdict:
-        return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=self.name)
+        return Verdict(outcome="fail", code=code, reason=reason, path=path)
 
     def _problems(self, call: ToolCall, context: StepContext, *, structured: bool) -> Iterator[Problem]:
         name: object = call.get("name")
@@ -144,7 +138,7 @@ class ToolCallSchema:
 
 
 def _unstorable(arguments: dict[str, Any]) -> Problem | None:
-    """The first thing in the arguments that a checkpoint cannot hold; without recursion, in linear time."""
+    """Return the first thing in the arguments that a checkpoint cannot hold; without recursion, in linear time."""
     stack: list[tuple[Any, tuple[Any, ...], int]] = [(arguments, (), 1)]
     size = 0
     while stack:
@@ -155,7 +149,7 @@ def _unstorable(arguments: dict[str, Any]) -> Problem | None:
         is_object = isinstance(value, dict)
         for key, item in value.items() if is_object else enumerate(value):
             if is_object:
-                if wrong := _bad_name(key):
+                if wrong := _bad_text(key) if isinstance(key, str) else "a name that is not a string":
                     return _cannot((path, key), wrong)
                 size += len(str(key))
             if isinstance(item, dict | list):
@@ -171,10 +165,6 @@ def _unstorable(arguments: dict[str, Any]) -> Problem | None:
 
 def _cannot(path: tuple[Any, ...], reason: str) -> Problem:
     return Problem("/args" + pointer_of(path), "unstorable_argument", f"a checkpoint cannot hold it: {reason}")
-
-
-def _bad_name(key: object) -> str:
-    return _bad_text(key) if isinstance(key, str) else "a name that is not a string"
 
 
 def _bad_text(text: str) -> str:
@@ -205,7 +195,7 @@ def _bad_scalar(value: object) -> str:
 Checker = Callable[[dict[str, Any]], Iterator[Problem]]
 
 _checkers: weakref.WeakKeyDictionary[ToolSpec, dict[bool, Checker]] = weakref.WeakKeyDictionary()
-_schemas: OrderedDict[int, tuple[Mapping[str, Any], Schema]] = OrderedDict()
+_schemas: IdentityCache[Schema] = IdentityCache()
 _warned: set[tuple[str, object]] = set()
 _lock = threading.RLock()
 
@@ -223,22 +213,18 @@ def _checker(spec: ToolSpec, *, strict: bool) -> Checker:
 
 def _schema(spec: ToolSpec) -> Schema:
     """Compile a tool's schema, or find it again by its object: hosts describe the same tool anew for each step."""
-    source = spec.parameters
-    known = _schemas.get(id(source))
-    if known is not None and known[0] is source:
-        _schemas.move_to_end(id(source))
-        return known[1]
-    made = Schema(source)
-    _schemas[id(source)] = (source, made)
-    while len(_schemas) > _MAX_REMEMBERED:
-        _schemas.popitem(last=False)
+    return _schemas.get(spec.parameters, lambda: _compile(spec))
+
+
+def _compile(spec: ToolSpec) -> Schema:
+    made = Schema(spec.parameters)
     _warn(spec.name, made)
     return made
 
 
 def _warn(name: str, schema: Schema) -> None:
     key = (name, schema.unchecked)
-    if not schema.unchecked or key in _warned or len(_warned) >= _MAX_REMEMBERED:
+    if not schema.unchecked or key in _warned or len(_warned) >= _MAX_WARNINGS:
         return
     _warned.add(key)
     parts = [f"{f.path or '/'} {f.keyword}: {f.message}".replace(" :", ":") for f in schema.unchecked[:5]]
@@ -292,7 +278,7 @@ class _SchemaChecker:
 
 
 def _native_checker(spec: ToolSpec) -> Checker | None:
-    """The checker that asks a Python tool's own model; None when the tool has none that validates."""
+    """Return the checker that asks a Python tool's own model; None when the tool has none that validates."""
     tool = spec.native
     if tool is None:
         return None
@@ -357,7 +343,7 @@ class _ModelChecker:
                 yield Problem("/args", "schema_violation", f"the tool's model finds {error.error_count()} errors")
                 return
             found: list[Any] = list(error.errors(include_url=False, include_context=False, include_input=False))
-        elif _is_v1_error(error):
+        elif type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
             found = error.errors()  # type: ignore[attr-defined]  # pydantic's v1 classes have no type of ours
         else:
             host = sys.modules.get("langgraph.errors")  # whoever raises its control flow has imported it
@@ -370,38 +356,24 @@ class _ModelChecker:
             if item["loc"] and item["loc"][0] in self.injected:
                 continue
             kind = str(item["type"])
-            code = "missing_argument" if _is_missing(kind) else _pydantic_code(kind)
+            code = _pydantic_code(kind)
             if code == "extra_argument" and len(item["loc"]) == 1:
                 continue  # found below, for every model
             reason = "refused by the tool's own validation" if code == "schema_violation" else kind.replace("_", " ")
-            yield Problem("/args" + pointer_of(_path(item["loc"])), code, reason)
+            yield Problem("/args" + pointer_of(reduce(lambda path, key: (path, key), item["loc"], ())), code, reason)
 
 
-def _path(loc: tuple[Any, ...]) -> tuple[Any, ...]:
-    path: tuple[Any, ...] = ()
-    for key in loc:
-        path = (path, key)
-    return path
-
-
-def _is_v1_error(error: Exception) -> bool:
-    return type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic")
-
-
-def _is_missing(kind: str) -> bool:
-    return kind in ("missing", "value_error.missing")
-
-
-_OUT_OF_RANGE = frozenset(
-    (
-        *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number"),
-        *("too_short", "too_long", "string_too_short", "string_too_long", "bytes_too_short", "bytes_too_long"),
-        *("decimal_max_digits", "decimal_max_places", "decimal_whole_digits"),
-    )
+_RANGE_KINDS = (
+    "greater_than greater_than_equal less_than less_than_equal multiple_of finite_number too_short too_long "
+    "string_too_short string_too_long bytes_too_short bytes_too_long decimal_max_digits decimal_max_places "
+    "decimal_whole_digits"
 )
+_OUT_OF_RANGE = frozenset(_RANGE_KINDS.split())
 
 
-def _pydantic_code(kind: str) -> str:
+def _pydantic_code(kind: str) -> str:  # noqa: PLR0911 - one return per code
+    if kind in ("missing", "value_error.missing"):
+        return "missing_argument"
     if kind in ("enum", "literal_error", "type_error.enum", "value_error.const"):
         return "not_in_enum"
     if kind in _OUT_OF_RANGE or kind.startswith(("value_error.number", "value_error.any_str", "value_error.list")):
@@ -437,7 +409,7 @@ def _first_names(alias: object) -> Iterator[str]:
 
 
 def _is_open(model: Any) -> bool:
-    """Whether the tool takes arguments that it does not list: `extra="allow"`, `**kwargs`, or a root model."""
+    """Return whether the tool takes arguments that it does not list: `extra="allow"`, `**kwargs`, or a root model."""
     config: Any = getattr(model, "model_config", None)
     if config is None:
         config = {"extra": getattr(getattr(model, "Config", None), "extra", None)}

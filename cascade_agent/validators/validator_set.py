@@ -20,6 +20,7 @@ from cascade_agent.validators._safe_path import declared_names, redact_path
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Draft, SideCall
     from cascade_agent.core.scoring import Weight
 
@@ -49,15 +50,6 @@ class Evidence(Protocol):
         self, draft: Draft, context: StepContext, *, config: RunnableConfig | None
     ) -> tuple[Verdict, SideCall]:
         """Async twin of `gather`."""
-        ...
-
-
-class Measured(Protocol):
-    """Settings that state their origin: a policy."""
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Of its threshold."""
         ...
 
 
@@ -210,7 +202,8 @@ def _copy(draft: Draft) -> Draft:
     content = message.content
     own: dict[str, Any] = {"content": list(content)} if isinstance(content, list) else {}
     if message.tool_calls:
-        own["tool_calls"] = [{**c, "args": dict(c["args"])} for c in message.tool_calls]
+        calls = message.tool_calls
+        own["tool_calls"] = [{**c, "args": dict(c["args"])} if isinstance(c.get("args"), dict) else c for c in calls]
     return replace(draft, message=message.model_copy(update=own))
 
 
@@ -220,7 +213,7 @@ def name_of(validator: object) -> str:
     return name if isinstance(name, str) else type(validator).__name__
 
 
-def check_fit(policy: Measured, validators: Iterable[object]) -> None:
+def check_fit(policy: Policy, validators: Iterable[object]) -> None:
     """Refuse a calibrated policy that was not measured with the validators in use; adapters ask it when they are made.
 
     A validator that spoke when the threshold was measured and is silent now would leave drafts with more confidence

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
-from cascade_agent.validators.agreement import agreement, likeness, normal
+from cascade_agent.validators.agreement import agreement, call_key, likeness, normal, same_call, same_value
 
 STRING: dict[str, Any] = {"type": "string"}
 RIDE = ToolSpec(
@@ -169,3 +169,35 @@ def test_likeness_is_bounded_and_symmetric(a: object, b: object) -> None:
     score = likeness(one, two)
     assert 0.0 <= score <= 1.0
     assert score == pytest.approx(likeness(two, one))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (5, "5", True),
+        (5, 5.0, True),
+        ("a  b", "A b ", True),
+        (None, "", True),
+        (True, "true", True),
+        (True, 1, False),
+        ({"a": [1, "x"]}, {"a": ["1", "X"]}, True),
+        ([1, 2], [2, 1], False),
+        ("x" * 30_000, "x" * 30_000, True),
+        ("x" * 30_000 + "a", "x" * 30_000 + "b", False),
+        (list(range(5_000)), list(range(5_000)), False),
+    ],
+)
+def test_the_same_value(one: Any, other: Any, alike: bool) -> None:
+    """One meaning everywhere; what is too long to compare equals nothing but itself."""
+    assert same_value(one, other) is alike
+    assert same_value(one, one)
+
+
+def test_the_same_call() -> None:
+    """Declared defaults and empty optional values say nothing; the tool and required values do."""
+    spec = ToolSpec("f", "", {"properties": {"a": {}, "n": {"default": 5}}, "required": ["a"]})
+    same = {"name": "f", "args": {"a": " X", "n": "5", "b": None}}
+    assert same_call({"name": "f", "args": {"a": "x"}}, same, spec)
+    assert not same_call({"name": "f", "args": {"a": "x"}}, {"name": "g", "args": {"a": "x"}}, spec)
+    assert not same_call({"name": "f", "args": {"a": "x"}}, {"name": "f", "args": {"a": "x", "n": 6}}, spec)
+    assert hash(call_key(same, spec)) == hash(call_key({"name": "f", "args": {"a": "x"}}, spec))

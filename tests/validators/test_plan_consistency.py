@@ -16,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.validators.agreement import same_value
 from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
+from cascade_agent.validators.validator_set import ValidatorSet
 
 TOOLS = tuple(ToolSpec(name) for name in ("find_order", "refund", "send_mail", "get_weather"))
 
@@ -44,7 +46,8 @@ def judge(
     elif isinstance(message, list):
         message = AIMessage("", tool_calls=message)
     settings = {"tools": TOOLS, **context}
-    return (validator or PlanConsistency())(Draft(message=message, parsed=parsed), StepContext(**settings))
+    validators = ValidatorSet([validator or PlanConsistency()])
+    return next(iter(validators.validate(Draft(message=message, parsed=parsed), StepContext(**settings))), None)
 
 
 def answered(*names: str, status: str = "success") -> list[BaseMessage]:
@@ -757,10 +760,8 @@ def test_never_raises(plan: Any, results: Any, parsed: Any, calls: Any, text: An
 )
 def test_numbers_in_texts_are_compared_as_numbers(a: object, b: object, equal: bool) -> None:
     """A number that a tool returned as decimal text is the same number in a later argument."""
-    from cascade_agent.validators._plan_args import same
-
-    assert same(a, b) is equal
-    assert same(b, a) is equal
+    assert same_value(a, b) is equal
+    assert same_value(b, a) is equal
 
 
 def test_named_tools_are_held_to_even_when_no_step_uses_one() -> None:

@@ -22,8 +22,9 @@ from pydantic import BaseModel, Field, ValidationError
 from cascade_agent import CascadeChatModel, CascadeMiddleware
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.testing import ScriptedChatModel
-from cascade_agent.validators import _output_schema
-from cascade_agent.validators.structured_output import StructuredOutput
+from cascade_agent.validators import structured_output
+from cascade_agent.validators.structured_output import StructuredOutput, compiled
+from cascade_agent.validators.validator_set import ValidatorSet
 
 
 class Line(BaseModel):
@@ -42,7 +43,7 @@ SECRET = "hunter2"
 
 def judge(draft: Draft, **context: Any) -> Verdict | None:
     """Judge one draft."""
-    return StructuredOutput()(draft, StepContext(**context))
+    return next(iter(ValidatorSet([StructuredOutput()]).validate(draft, StepContext(**context))), None)
 
 
 def error_of(data: dict[str, Any]) -> str:
@@ -310,12 +311,12 @@ def test_output_too_large_to_follow_is_not_held_against_the_answer() -> None:
 
 def test_schemas_are_compiled_once_and_forgotten_in_the_end() -> None:
     """The same object is compiled once, and the memory is bounded."""
-    known = _output_schema.compiled(PERSON)
-    assert _output_schema.compiled(PERSON) is known
+    known = compiled(PERSON)
+    assert compiled(PERSON) is known
     for _ in range(300):
-        _output_schema.compiled(dict(PERSON))
-    assert len(_output_schema._compiled) <= 128
-    assert _output_schema.compiled(PERSON) is not known
+        compiled(dict(PERSON))
+    assert len(structured_output._compiled._held) <= 128
+    assert compiled(PERSON) is not known
 
 
 class Hostile(dict[str, Any]):

@@ -21,8 +21,10 @@ from pydantic.v1 import conint
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import tool_call_schema
+from cascade_agent.validators._cache import IdentityCache
 from cascade_agent.validators.json_schema.schema import Schema
 from cascade_agent.validators.tool_call_schema import ToolCallSchema
+from cascade_agent.validators.validator_set import ValidatorSet
 
 FLIGHT = {
     "type": "object",
@@ -77,7 +79,7 @@ def raw(*calls: dict[str, Any]) -> Draft:
 def judge(args: Any, *tools: Any, validator: ToolCallSchema | None = None, name: str = "flight") -> list[Verdict]:
     """The findings on one call of a tool."""
     context = StepContext(tools=tool_specs(tools or [REMOTE]))
-    return (validator or ToolCallSchema())(draft((name, args)), context) or []
+    return list(ValidatorSet([validator or ToolCallSchema()]).validate(draft((name, args)), context))
 
 
 def brief(found: list[Verdict]) -> list[tuple[str, str]]:
@@ -269,7 +271,7 @@ def test_arguments_that_a_checkpoint_cannot_hold_are_refused(args: Any, path: st
     """Also where structured output was asked for; the tool is then not even asked."""
     open_tool = {"name": "open", "parameters": {"type": "object", "minProperties": 50}}
     context = StepContext(tools=tool_specs([open_tool]), output_schema={} if structured else None)
-    found = ToolCallSchema()(raw({"name": "open", "args": args, "id": "1"}), context) or []
+    found = list(ValidatorSet([ToolCallSchema()]).validate(raw({"name": "open", "args": args, "id": "1"}), context))
     assert brief(found) == [("unstorable_argument", path)]
     assert found[0].hard
 
@@ -568,10 +570,10 @@ def test_a_schema_is_compiled_once_for_the_same_object(monkeypatch: pytest.Monke
 
 def test_compiled_schemas_are_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch):
     """The memory of schemas is bounded."""
-    monkeypatch.setattr(tool_call_schema, "_MAX_REMEMBERED", 3)
+    monkeypatch.setattr(tool_call_schema, "_schemas", IdentityCache(3))
     for i in range(9):
         judge({}, {"name": f"t{i}", "parameters": {"type": "object", "properties": {}}}, name=f"t{i}")
-    assert len(tool_call_schema._schemas) <= 3
+    assert len(tool_call_schema._schemas._held) == 3
 
 
 def test_many_threads_judge_with_one_validator():
@@ -598,3 +600,21 @@ def test_the_validator_says_what_it_is():
     """Name, stage and settings."""
     assert (ToolCallSchema.name, ToolCallSchema.stage) == ("ToolCallSchema", "draft")
     assert repr(ToolCallSchema(strict=True)) == "ToolCallSchema(strict=True)"
+
+
+def test_an_empty_argument_of_a_tool_without_parameters_is_no_fault() -> None:
+    """Some models call such a tool with `{"": ""}`; with parameters, or with a name, it stays a made-up argument."""
+    bare = {"type": "function", "function": {"name": "flight", "parameters": {"type": "object", "properties": {}}}}
+    assert judge({"": ""}, bare) == []
+    assert [v.code for v in judge({"x": ""}, bare)] == ["extra_argument"]
+    assert "extra_argument" in [v.code for v in judge({"": ""}, REMOTE)]
+
+
+def test_a_parameter_named_runtime_is_not_wanted_from_the_model() -> None:
+    """LangGraph fills it in, annotated or not."""
+
+    def look(city: str, runtime) -> str:  # type: ignore[no-untyped-def]
+        """Look."""
+        return city
+
+    assert judge({"city": "Lyon"}, StructuredTool.from_function(look), name="look") == []

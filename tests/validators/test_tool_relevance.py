@@ -132,93 +132,6 @@ def test_off_topic_is_silent_in_a_follow_up_and_after_results() -> None:
     assert fails(judge([*turn, ToolMessage("r", tool_call_id="1")], answer, LOAN)) == set()
 
 
-def test_other_tool_fits_better() -> None:
-    """Another offered tool that shares more words lowers its own code."""
-    said = "Book a train ticket from Rome to Milan"
-    good = judge(said, [call("train_booking", origin="Rome", target="Milan")], TRAIN, FORECAST)
-    bad = judge(said, [call("weather_forecast", city="Rome")], TRAIN, FORECAST)
-    assert score(good, "other_tool_fits") == 1.0
-    assert score(bad, "other_tool_fits") < 0.6
-
-
-def test_part_of_the_request_left_open() -> None:
-    """Words that belong to a tool that was not called say that a call is missing."""
-    said = "Weather forecast for Rome, and book a train ticket from Rome to Milan"
-    one = [call("weather_forecast", city="Rome")]
-    both = [*one, call("train_booking", origin="Rome", target="Milan")]
-    assert score(judge(said, one, FORECAST, TRAIN), "part_open") < 0.9
-    assert "part_open" not in judge(said, both, FORECAST, TRAIN)
-
-
-# ---- numbers, quotations, lists --------------------------------------------------------------------------------------
-
-
-def test_no_number_used_is_a_soft_fail() -> None:
-    """A call that takes up none of the request's numbers fails softly; one that takes up some is graded."""
-    amounts = {"amount": {"type": "number"}, "years": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}
-    typed = ToolSpec(LOAN.name, LOAN.description, {"type": "object", "properties": amounts})
-    said = "Monthly rate of a loan of 25000 over 12 years, and of 40000 over 15 years?"
-    none = judge(said, [call("loan_rate", amount="some", years="many")], typed)
-    half = judge(said, [call("loan_rate", amount="25000", years="12")], LOAN)
-    full = judge(
-        said, [call("loan_rate", amount="25000", years="12"), call("loan_rate", amount="40000", years="15")], LOAN
-    )
-    assert "number_unused" in fails(none)
-    assert 0.0 < score(half, "number_unused") < 0.5
-    assert "number_unused" not in fails(half)
-    assert "number_unused" not in full
-
-
-SEARCH = ToolSpec(
-    "web_search",
-    "A search engine for current events. Input should be a search query.",
-    {"type": "object", "properties": {"query": STRING}, "required": ["query"]},
-)
-SQL = ToolSpec(
-    "run_sql",
-    "Input to this tool is a detailed and correct query, output is a result from the database.",
-    {"type": "object", "properties": {"statement": STRING}, "required": ["statement"]},
-)
-TABLES = ToolSpec("list_tables", "List the tables in the database with their columns.", {"type": "object"})
-HANDOFF = ToolSpec("transfer_to_math", "Assign the task to the mathematics assistant.", {"type": "object"})
-
-
-@pytest.mark.parametrize(
-    ("said", "answer", "tools"),
-    [
-        ("What do you know about LangGraph?", call("web_search", query="LangGraph"), [SEARCH]),
-        ("List 5 health benefits of green tea", call("web_search", query="health benefits green tea"), [SEARCH]),
-        ("Should I take an umbrella tomorrow?", call("web_search", query="weather forecast tomorrow"), [SEARCH]),
-        ("Which 3 clients matter most?", call("run_sql", statement="SELECT name FROM customers LIMIT 3"), [SQL]),
-        ("How many employees are there?", call("run_sql", statement="SELECT COUNT(*) FROM employees"), [SQL]),
-        ("Which genre has the longest tracks?", call("list_tables"), [TABLES, SQL]),
-        ("what's (3 + 5) x 7", call("transfer_to_math"), [HANDOFF]),
-    ],
-)
-def test_generic_tools_fit_any_request(said: str, answer: Any, tools: list[ToolSpec]) -> None:
-    """First steps of common agents are kept: searches, SQL, look-ups and hand-offs without arguments."""
-    assert not fails(judge(said, [answer], *tools))
-
-
-@pytest.mark.parametrize(
-    ("said", "args"),
-    [
-        ("Loan of $25,000 at 5% over 12 years", {"amount": "25000", "years": "12", "rate": 0.05}),
-        ("Loan of 25.000,50 over 12 years", {"amount": 25000.5, "years": 12}),
-        ("Loan number A1B2 of 100 for 3 years", {"amount": "100", "years": "3"}),
-        ("1) Loan of 100 for 3 years\n2) nothing else", {"amount": "100", "years": "3"}),
-        ("Loan of 100 since 2024-05-01 for 3 years", {"amount": 100, "years": 3, "since": "May 1, 2024"}),
-        ("Loan of 100 for 2 years and 6 months", {"amount": 100, "years": 2.5}),
-        ("Loan of 100 for 36 months", {"amount": 100, "years": 3}),
-        ("Loan of 100 for 3 years. Written in Python 3 by COVID-19 survivors.", {"amount": 100, "years": 3}),
-        ("100のローンを3年で", {"amount": 100, "years": 3}),
-    ],
-)
-def test_numbers_in_another_writing_are_used(said: str, args: dict[str, Any]) -> None:
-    """Grouped digits, per cent, dates, list marks, names with digits, worked-out values: none is a loss."""
-    assert "number_unused" not in fails(judge(said, [call("loan_rate", **args)], LOAN))
-
-
 def test_unused_quotation() -> None:
     """What stands in quotation marks is wanted literally; a part of it, or the tool's own name, is not missed."""
     said = "Weather for \"Rome\" and for 'Oslo'"
@@ -227,26 +140,6 @@ def test_unused_quotation() -> None:
     assert "quote_unused" not in judge(said, both, FORECAST)
     named = "Use 'weather_forecast' for Rome, it's the best"
     assert "quote_unused" not in judge(named, [call("weather_forecast", city="Rome")], FORECAST)
-
-
-@pytest.mark.parametrize(
-    ("said", "city"),
-    [
-        ("Weather in Rome and Madrid", "Rome"),
-        ("Clima en Roma y Madrid", "Roma"),
-        ("Weather in Rome, Madrid, Oslo", "Rome"),
-        ("Wetter in Rom und Madrid", "Rom"),
-    ],
-)
-def test_sibling_of_a_used_item(said: str, city: str) -> None:
-    """A name beside a used one in a list, itself in no call, is a sign of a missing call."""
-    assert score(judge(said, [call("weather_forecast", city=city)], FORECAST), "sibling_unused") < 1.0
-
-
-@pytest.mark.parametrize("said", ["Weather in Rome, NY", "Weather in Rome and tell me a joke", "Weather in Rome."])
-def test_what_follows_a_name_is_not_always_its_sibling(said: str) -> None:
-    """A state's letters and the next clause are no second item."""
-    assert "sibling_unused" not in judge(said, [call("weather_forecast", city="Rome")], FORECAST)
 
 
 def test_option_that_the_request_names() -> None:
@@ -397,8 +290,6 @@ def test_japanese_tools_for_a_japanese_request() -> None:
     fit = judge(said, [call("tenki", city="リスボン")], weather, trains)
     apart = judge(said, [call("densha", city="リスボン")], weather, trains)
     assert score(fit, "description_match") > score(apart, "description_match") + 0.2
-    assert "other_tool_fits" in apart
-    assert "other_tool_fits" not in fit
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------
@@ -488,3 +379,17 @@ def test_most_numbers_left_out_is_a_soft_fail() -> None:
     almost = judge(said, [call("add_numbers", numbers=n) for n in most], add)
     assert "number_unused" not in fails(almost)
     assert 0.0 < score(almost, "number_unused") < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("ls", {"path": "/"}), ("execute", {"command": "pytest -x"}), ("grep", {"pattern": "def test_", "path": "/"})],
+)
+def test_the_first_look_up_of_an_agent_is_on_topic(name: str, args: dict[str, str]) -> None:
+    """With several tools on offer the first call may prepare what was asked for, whatever its words."""
+    tools = [
+        tool("ls", "Lists all files in a directory of the filesystem.", "path"),
+        tool("execute", "Executes a shell command in a sandbox environment.", "command"),
+        tool("grep", "Search for a pattern across files.", "pattern", "path"),
+    ]
+    assert fails(judge("Fix the failing test", [call(name, **args)], *tools)) == set()

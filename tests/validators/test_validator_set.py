@@ -1,26 +1,28 @@
-"""The panel: who is a validator, what it may return, and that a broken one is an abstain."""
+"""The validator set: what is a validator, what it may return, what the set stamps, and that a broken one abstains."""
 
 import asyncio
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.types import Command
 
-from cascade_agent.core.records import Draft, StepContext, Verdict
+from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.validators import Grounding
 from cascade_agent.validators.validator_set import ValidatorSet, is_control_flow, name_of
 
 DRAFT, CONTEXT = Draft(message=AIMessage("x")), StepContext()
 BOTH = pytest.mark.parametrize("way", ["sync", "async"])
 
 
-def judged(panel: ValidatorSet, draft: Draft | None = DRAFT, *, way: str = "sync") -> list[Verdict]:
-    """What the panel finds."""
+def judged(validators: ValidatorSet, draft: Draft | None = DRAFT, *, way: str = "sync") -> list[Verdict]:
+    """The verdicts of a set."""
     if way == "sync":
-        return list(panel.validate(draft, CONTEXT))
-    return list(asyncio.run(panel.avalidate(draft, CONTEXT, seconds=5)))
+        return list(validators.validate(draft, CONTEXT))
+    return list(asyncio.run(validators.avalidate(draft, CONTEXT, seconds=5)))
 
 
 class Named:
@@ -80,10 +82,13 @@ def test_a_signed_verdict_keeps_its_name(way):
 @BOTH
 def test_those_that_need_no_draft_are_asked_before(way):
     """`context` validators see no draft, `draft` validators see one, each in the order they were given."""
-    panel = ValidatorSet([Named("a"), Named("b", "context"), Named("c"), Asking("d", "evidence")])
-    assert [(v.validator, v.reason) for v in judged(panel, None, way=way)] == [("b", "without a draft")]
-    assert [(v.validator, v.reason) for v in judged(panel, way=way)] == [("a", "with a draft"), ("c", "with a draft")]
-    assert list(panel.evidence) == ["d"]
+    validators = ValidatorSet([Named("a"), Named("b", "context"), Named("c"), Asking("d", "evidence")])
+    assert [(v.validator, v.reason) for v in judged(validators, None, way=way)] == [("b", "without a draft")]
+    assert [(v.validator, v.reason) for v in judged(validators, way=way)] == [
+        ("a", "with a draft"),
+        ("c", "with a draft"),
+    ]
+    assert list(validators.evidence) == ["d"]
 
 
 @pytest.mark.parametrize(
@@ -170,3 +175,68 @@ def test_without_langgraph_nothing_is_control_flow(monkeypatch):
 
     monkeypatch.delitem(sys.modules, "langgraph.errors")
     assert not is_control_flow(GraphBubbleUp())
+
+
+def test_origin_and_reason_are_stamped_by_the_object_not_by_a_name() -> None:
+    """A user's function named like a shipped validator is a user's; what a verdict claims of itself does not count."""
+
+    def named(_draft: Any, _context: Any) -> Verdict:
+        return Verdict(outcome="fail", validator="Grounding", origin="shipped", escalates_as="ungrounded")
+
+    named.__name__ = "Grounding"
+    (mine,) = judged(ValidatorSet([named]))
+    assert (mine.validator, mine.origin, mine.escalates_as) == ("Grounding", "user", "")
+    calls = [{"name": "f", "args": {"day": "2031-01-02"}, "id": "1"}]
+    context = StepContext(tools=[ToolSpec("f", "", {"properties": {"day": {"type": "string"}}})])
+    found = ValidatorSet([Grounding()]).validate(Draft(message=AIMessage("", tool_calls=calls)), context)
+    assert {(v.origin, v.escalates_as) for v in found} == {("shipped", "ungrounded")}
+
+
+def test_a_users_class_may_state_its_reason_and_its_weights() -> None:
+    """`escalates_as` and `weights` are read of any validator; only `shipped = True` makes it one of this library's."""
+
+    class Tone:
+        escalates_as, weights = "rude", {"tone": Weight(2.0, "rude answers come back")}
+
+        def __call__(self, _draft: Any, _context: Any) -> Verdict:
+            return Verdict(outcome="fail", code="tone", score=0.1)
+
+    validators = ValidatorSet([Tone()])
+    (found,) = judged(validators)
+    assert (found.origin, found.escalates_as, list(validators.weights)) == ("user", "rude", ["tone"])
+
+
+@BOTH
+def test_paths_are_made_safe_for_every_validator(way: str) -> None:
+    """Names that no schema declares do not reach the record, whoever reports them."""
+
+    def mine(_draft: Any, _context: Any) -> Verdict:
+        return Verdict(outcome="pass", path="/tool_calls/0/args/people/jo@mail.example")
+
+    assert judged(ValidatorSet([mine]), way=way)[0].path == "/tool_calls/0/args/people/*"
+
+
+@BOTH
+def test_a_validator_cannot_change_the_request_or_the_answer(way: str) -> None:
+    """It gets a copy of the message; the messages of the request are a tuple."""
+    call = {"name": "f", "args": {"x": 1}, "id": "1"}
+    draft = Draft(message=AIMessage("right", tool_calls=[call]))
+    request: list[Any] = [HumanMessage("hi")]
+    context = StepContext(messages=request)
+
+    def meddles(given: Any, _context: Any) -> bool:
+        given.message.content = "wrong"
+        given.message.tool_calls[0]["args"]["x"] = 2
+        given.message.tool_calls.clear()
+        return True
+
+    def clears(_draft: Any, given: Any) -> None:
+        given.messages.clear()
+
+    validators = ValidatorSet([meddles, clears])
+    if way == "sync":
+        found = validators.validate(draft, context)
+    else:
+        found = asyncio.run(validators.avalidate(draft, context, seconds=5))
+    assert [v.broken for v in found] == [False, True]
+    assert (draft.message.content, draft.tool_calls[0]["args"], len(request)) == ("right", {"x": 1}, 1)

@@ -1,4 +1,4 @@
-"""Paths as they may be told: names that nobody declared are the model's own words."""
+"""Paths for the record: names that nobody declared are the model's own words."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.validators._safe_path import declared, told
+from cascade_agent.validators._safe_path import names_in, redact_path
 
 
 def of(pointer: str, *names: str) -> str:
     """The pointer as it is told where these names are declared."""
-    return told(pointer, lambda: frozenset(names))
+    return redact_path(pointer, lambda: frozenset(names))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_names_are_asked_for_only_where_they_matter():
     def never() -> Any:
         raise AssertionError
 
-    assert told("/tool_calls/0/args/city", never) == "/tool_calls/0/args/city"
+    assert redact_path("/tool_calls/0/args/city", never) == "/tool_calls/0/args/city"
 
 
 def test_declared_names_are_found_at_any_depth():
@@ -62,4 +62,4 @@ def test_declared_names_are_found_at_any_depth():
         "$defs": {"a": {"properties": {"deep": {}}}},
         "anyOf": [{"properties": {"b": {"items": {"required": ["c"]}}}}],
     }
-    assert declared(schema, None) == {"deep", "b", "c"}
+    assert names_in(schema, None) == {"deep", "b", "c"}
