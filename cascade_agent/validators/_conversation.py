@@ -37,6 +37,7 @@ _NOT_ITS_FAULT = ("Tool call limit exceeded", "User rejected the tool call for `
 
 # The word "error" as programs write it in front of a message, in the languages that programs are localised to.
 _ERROR_START = re.compile(
+    r"error (?:invoking|executing) tool '|"
     r"\W{0,3}(?:traceback \(most recent call last\)|(?:[\w.]*[a-z])?(?:error|exception|fehler|erreur|errore|erro|fout|"
     r"fejl|feil|virhe|błąd|chyba|hata|lỗi|ошибка|помилка|σφάλμα|错误|錯誤|エラー|오류|خطأ|त्रुटि)\b"
     r"(?:\s+\w+){0,3}\s?\d{0,4}\s?[:：!\-–—(])|\W{0,3}(?:错误|錯誤|エラー|오류)",
@@ -56,30 +57,31 @@ def result_of(message: ToolMessage) -> Result:
     if text.lower() in _EMPTY_TEXTS:
         return "empty"
     if text[0] in "{[":
-        try:
-            return _of_json(json.loads(text))
-        except (ValueError, RecursionError):
-            return "ok"
+        return _of_json(text)
     found = _ERROR_START.match(text[:200])
     return "error" if found and not _SPOKEN_OF.match(text[found.end() :].lstrip()) else "ok"
 
 
-def _of_json(value: object) -> Result:
-    if isinstance(value, list):
-        return "ok" if value else "empty"
-    if not isinstance(value, Mapping):
+def _of_json(text: str) -> Result:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return "ok"
-    for key, item in value.items():
-        name = str(key).lower()
-        if name in _ERROR_KEYS and item not in (None, "", False, 0, [], {}):
-            return "error"
-        if name in ("iserror", "is_error") and item is True:
-            return "error"
-        if name in ("success", "ok") and item is False:
-            return "error"
-        if name == "status" and isinstance(item, str) and item.lower() in _FAILED_WORDS:
-            return "error"
+    if not isinstance(value, Mapping):
+        return "ok" if value else "empty"
+    if any(_is_error(str(key).lower(), item) for key, item in value.items()):
+        return "error"
     return "ok" if any(item not in (None, "", [], {}) for item in value.values()) else "empty"
+
+
+def _is_error(key: str, value: object) -> bool:
+    if key in _ERROR_KEYS:
+        return value not in (None, "", False, 0, [], {})
+    if key in ("iserror", "is_error"):
+        return value is True
+    if key in ("success", "ok"):
+        return value is False
+    return key == "status" and isinstance(value, str) and value.lower() in _FAILED_WORDS
 
 
 # ---- one message ----------------------------------------------------------------------------------------------------
@@ -204,15 +206,19 @@ class Loop:
 def _calls(steps: Sequence[Facts]) -> list[Call]:
     out: list[Call] = []
     waiting: dict[str | None, Call] = {}
-    batch = 0
+    batch, tier = 0, None
     for fact in steps:
         if fact.kind == "ai":
-            batch += 1
+            batch, tier = batch + 1, fact.tier
             for call in fact.calls:
                 made = Call(name=call["name"], args=call["args"], tier=fact.tier, batch=batch)
                 out.append(made)
                 waiting[call.get("id")] = made
-        elif fact.kind == "tool" and (answered := waiting.get(fact.call_id)) is not None:
+        elif fact.kind == "tool":
+            answered = waiting.get(fact.call_id)
+            if answered is None:  # the message that made the call is not complete: a chunk, a trimmed history
+                answered = Call(name="", args=None, tier=tier, batch=batch)
+                out.append(answered)
             answered.result, answered.text = fact.result, fact.text
     return out
 
@@ -221,7 +227,12 @@ def loop(context: StepContext) -> Loop:
     """Return the state of the loop of a step; it is put together once a step from facts that are read once a thread."""
     found = context.cache.get("validators.loop")
     if found is None:
-        found = context.cache["validators.loop"] = _loop([facts(m) for m in context.messages[-WINDOW:]])
+        get = _known.get  # the look-up of `facts` written out: this line is most of what a long history costs
+        read = [
+            entry[1] if (entry := get(id(m))) is not None and entry[0]() is m else facts(m)
+            for m in context.messages[-WINDOW:]
+        ]
+        found = context.cache["validators.loop"] = _loop(read)
     return cast("Loop", found)
 
 

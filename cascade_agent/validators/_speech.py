@@ -1,4 +1,4 @@
-"""What a turn of talk does: it asks, declines, thanks, says done or announces; by marks first, by short word lists last.
+"""What a text does in a conversation: it asks, declines, thanks, says done or announces.
 
 The lists hold the few words of a language that cannot be known by their form. A language that is not in them is judged
 by structure alone (question marks, figures, names, length), which errs on the side of keeping the answer.
@@ -26,7 +26,8 @@ def _words(*lists: str) -> re.Pattern[str]:
 
 # Negation and withdrawal, European languages first; scripts without spaces by their morphemes.
 _NOT = _words(
-    "no not never none nothing nobody neither cannot without unable instead unfortunately sorry apologize* apologi* mind",
+    "no not never none nothing nobody neither cannot without unable",
+    "instead unfortunately sorry apologize* apologi* mind",
     "don't doesn't didn't won't can't couldn't isn't wasn't aren't wouldn't haven't hasn't",
     "don’t doesn’t didn’t won’t can’t couldn’t isn’t wasn’t aren’t wouldn’t haven’t hasn’t",
     "nein nicht nichts nie niemals kein keine keinen keiner keines keinem leider lieber doch",
@@ -35,7 +36,8 @@ _NOT = _words(
     "não nenhum nenhuma deixa deixe niente nulla nessun nessuna mai lascia lasci",
     "nee niet niets nooit geen laat nej inte ingen inget ingenting ikke intet aldrig aldri låt lad la ei en eivät älä",
     "nie nic nigdy żaden ani ne nic není žádný nem semmi nincs nu nimic niciun",
-    "не нет ничего никогда нельзя ни ні нема нічого hayır değil yok hiç kalsın không đừng chưa tidak jangan bukan belum",
+    "не нет ничего никогда нельзя ни ні нема нічого hayır değil",
+    "yok hiç kalsın không đừng chưa tidak jangan bukan belum",
     "όχι δεν μην τίποτα नहीं मत لا لم لن ليس لست غير לא אין",
 )
 _NOT_DENSE = re.compile("不|没|沒|别|別|算了|無|无|ない|ません|なかった|いいえ|結構|아니|않|못|없|괜찮|ไม่")
@@ -48,24 +50,31 @@ _THANKS = _words(
 _THANKS_DENSE = re.compile("谢谢|謝謝|多谢|再见|ありがと|감사|고마|ขอบคุณ")
 _DONE = _words(
     "done finished completed complete ok okay ready fixed sorted",
-    "fertig erledigt gemacht abgeschlossen fait terminé faite hecho listo terminado feito pronto concluído fatto finito",
-    "klaar gedaan klart färdig færdig ferdig valmis hotovo gotowe zrobione kész готово сделано зроблено tamam bitti yapıldı",
+    "fertig erledigt gemacht abgeschlossen fait terminé faite hecho",
+    "listo terminado feito pronto concluído fatto finito",
+    "klaar gedaan klart färdig færdig ferdig valmis hotovo gotowe",
+    "zrobione kész готово сделано зроблено tamam bitti yapıldı",
     "xong selesai beres έτοιμο हो तम تم בוצע",
 )
 _DONE_DENSE = re.compile("完成|好了|完了|できました|しました|완료|했습니다|됐습니다|เสร็จ")
 _ANNOUNCES = re.compile(
-    r"\b(?:let me(?! know)|i['’]ll|i will|i am going to|i['’]m going to|ich werde|lass mich|lassen sie mich|je vais|laissez-moi|"
+    r"\b(?:let me(?! know)|i['’]ll|i will|i am going to|i['’]m going to|"
+    r"ich werde|lass mich|lassen sie mich|je vais|laissez-moi|"
     r"voy a|déjame|vou |deixe-me|adesso |sto per|ik ga|ik zal|jag ska|jag kommer|jeg vil|jeg skal|сейчас|зараз|hemen)"
     r"|いたします|我来|我这就|하겠습니다",
 )
 _WAIT = re.compile(
-    r"\b(?:one moment|one second|hold on|hang on|just a (?:moment|second)|please wait|right away|einen moment|moment bitte|sofort|"
-    r"un instant|tout de suite|un momento|enseguida|um momento|un attimo|subito|een moment|ett ögonblick|et øjeblikk?|zaraz|chwil\w+|"
+    r"\b(?:one moment|one second|hold on|hang on|just a (?:moment|second)|"
+    r"please wait|right away|einen moment|moment bitte|sofort|"
+    r"un instant|tout de suite|un momento|enseguida|um momento|un attimo|"
+    r"subito|een moment|ett ögonblick|et øjeblikk?|zaraz|chwil\w+|"
     r"минут\w+|bir dakika)|お待ち|すぐに|请稍|稍等|马上|잠시만",
 )
 _COURTESY = re.compile(
-    r"anything else|something else|else (?:i|can|do)|further|sonst|noch (?:etwas|was)|weiter|autre chose|d['’]autre|algo más|alguna otra|"
-    r"más en|mais alg|outra coisa|altro|nog iets|verder|annat|annet|andet|noget mere|muuta|jeszcze|ещё|еще|щось|başka|další|"
+    r"anything else|something else|else (?:i|can|do)|further|sonst|noch (?:etwas|"
+    r"was)|weiter|autre chose|d['’]autre|algo más|alguna otra|"
+    r"más en|mais alg|outra coisa|altro|nog iets|verder|annat|annet|"
+    r"andet|noget mere|muuta|jeszcze|ещё|еще|щось|başka|další|"
     r"gì khác|lain|其他|其它|别的|還有|还有|他に|ほかに|다른|더 도와|อะไรอีก|κάτι άλλο",
 )
 

@@ -26,6 +26,23 @@ _SAYS = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AfterToolError:
+    """Fails softly with `after_tool_error` where a turn ends in a text over an error that is left.
+
+    It acts when a result of the last calls of the turn is an error (its status, an error in a JSON object, a text that
+    begins with an error word), the small tier made them, and the text does not report it: it asks nothing, negates
+    nothing, takes up no word of the error and is short. A call after an error is an attempt to mend it and is kept:
+    models mend most of them. Errors of the large tier's calls are left alone, so are calls that a call limit of the
+    host blocked or that a human rejected in langchain's words.
+
+    Args:
+        score: P(right) that is left, in [0, 1]. In 991 turns of a recorded 20b model, whose texts were not kept (each
+            reads "Done."), it was right 9 times in 19 (15 turns in 100 fail) and found 6 of 100 failing turns. In 1,319
+            steps of conversations with customers that passed it never spoke.
+
+    Raises:
+        ConfigurationError: `score` is not in [0, 1].
+    """
+
     score: float = 0.45
     name: ClassVar[str] = "AfterToolError"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
@@ -42,7 +59,7 @@ class AfterToolError:
             raise ConfigurationError(msg)
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
-        """One soft fail, or nothing."""
+        """Return one soft fail, or nothing."""
         if draft.tool_calls or draft.invalid_tool_calls or draft.parsed is not None:
             return None
         state = loop(context)
@@ -60,11 +77,11 @@ class AfterToolError:
 
 
 def _reported(text: str, left: list[Call], state: Loop) -> bool:
-    """Whether a text tells the user of an error: it asks, negates, takes up words of the error, or is long."""
+    """Return whether a text reports an error: it asks, negates, takes up words of the error, or is long."""
     text = without_courtesy(text)
     folded = fold(text)
     if asks(text) or declines(folded) or size(text) > _REPORTS:
         return True
     known = {term for fact in state.request for term in fact.terms}
-    told = {t for call in left for t in terms(fold(call.text)) if weight(t) >= _SAYS} - known
-    return not told.isdisjoint(terms(folded))
+    words = {t for call in left for t in terms(fold(call.text)) if weight(t) >= _SAYS} - known
+    return not words.isdisjoint(terms(folded))

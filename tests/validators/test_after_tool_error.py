@@ -1,4 +1,4 @@
-"""Tests of AfterToolError on tool results as langgraph and langchain write them."""
+"""Tests of AfterToolError and of what counts as an error: as langgraph, langchain and tools write it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from langgraph.prebuilt.tool_node import (
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from cascade_agent.core.records import StepContext, Verdict
+from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.after_tool_error import AfterToolError
@@ -42,9 +42,9 @@ def result(content: Any = "4", status: str = "success", call_id: str = "c1") -> 
     return ToolMessage(content, tool_call_id=call_id, name="divide", status=status)
 
 
-def judge(*messages: BaseMessage) -> Verdict | None:
-    """Judge a history."""
-    return AfterToolError()(None, StepContext(messages=[HumanMessage("Divide"), *messages]))
+def judge(*messages: BaseMessage, text: str = "Done.") -> Verdict | None:
+    """Judge an answer after a history."""
+    return AfterToolError()(Draft(message=AIMessage(text)), StepContext(messages=[HumanMessage("Divide"), *messages]))
 
 
 @tool
@@ -118,18 +118,38 @@ def test_a_chunk_is_a_message() -> None:
     assert judge(chunk, result("boom", "error")) is not None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error: User not found",
+        "Error during execution: no route",
+        "ValueError: invalid literal",
+        "Traceback (most recent call last):\n  File",
+        "Fehler: Datei nicht gefunden",
+        "Erreur : fichier introuvable",
+        "错误:文件不存在",
+        '{"error": "order is not paid"}',
+        '{"booking_status": false, "error": "no such airport"}',
+        '{"success": false, "message": "permission denied"}',
+        '{"status": "error"}',
+        '{"isError": true, "content": []}',
+    ],
+)
+def test_errors_that_tools_write(text: str) -> None:
+    """An error word in front, in some languages, and an error in a JSON object are errors without any status."""
+    assert judge(ai(SMALL), result(text)) is not None
+
+
 KEPT = {
     "a good result": [ai(SMALL), result()],
     "an error of the large tier's call": [ai(LARGE), result("boom", "error")],
-    "an error of a message that no cascade wrote": [ai({}), result("boom", "error")],
-    "strange metadata": [ai({"cascade": "small"}), result("boom", "error")],
-    "an error that has been dealt with": [ai(SMALL), result("boom", "error"), ai(SMALL), result()],
+    "an error that was mended": [ai(SMALL), result("boom", "error"), ai(SMALL), result()],
     "an error before the last answer": [ai(SMALL), result("boom", "error"), AIMessage("Sorry."), HumanMessage("Hi")],
     "a result that speaks of errors": [ai(SMALL), result("Error: 404 lines of the log hold the word error")],
-    "a log": [ai(SMALL), result("ERROR db down\nPlease fix your mistakes.")],
     "a quoted template": [ai(SMALL), result("The log says: Error: x\n Please fix your mistakes.")],
-    "a sentence about a tool": [ai(SMALL), result("Error: saw is not a valid tool, try one of the others")],
-    "JSON with an error key": [ai(SMALL), result('{"error": null, "rows": []}')],
+    "a word that begins alike": [ai(SMALL), result("Errors of measurement are small.")],
+    "JSON without an error": [ai(SMALL), result('{"error": null, "rows": []}')],
+    "a list of errors that is empty": [ai(SMALL), result('{"errors": [], "rows": [1]}')],
     "a call limit of the host": [ai(SMALL), result("Tool call limit exceeded. Do not call 'divide' again.", "error")],
     "no tool result": [AIMessage("Hello", response_metadata=SMALL)],
     "nothing": [],
@@ -138,14 +158,14 @@ KEPT = {
 
 @pytest.mark.parametrize("case", KEPT)
 def test_kept(case: str) -> None:
-    """What is no error of the small tier's own last call is left alone."""
+    """What is no error that the last calls ended in is left alone."""
     assert judge(*KEPT[case]) is None
 
 
 def test_message_after_the_error() -> None:
-    """A system or human message behind the failed result does not hide it."""
+    """A system message behind the failed result does not hide it; what the user asks next is another turn."""
     assert judge(ai(SMALL), result("boom", "error"), SystemMessage("Be brief.")) is not None
-    assert judge(ai(SMALL), result("boom", "error"), HumanMessage("Go on")) is not None
+    assert judge(ai(SMALL), result("boom", "error"), HumanMessage("Go on")) is None
 
 
 def test_after_twenty_steps() -> None:
@@ -177,9 +197,35 @@ def test_a_call_that_a_human_rejected_is_no_error_of_the_small_tier(reason: str 
     assert judge(two, rejection, result("boom", "error", "c2")) is not None
 
 
-def test_stage_and_settings() -> None:
-    """It is asked before the small model is, and a score that is no probability is refused."""
-    assert AfterToolError.stage == "context"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I could not divide them.",
+        "Leider ist das fehlgeschlagen, die Zahl fehlt nicht.",
+        "The divisor is zero: shall I use another one?",
+        "The tool says: division by zero.",
+        "Here is what happened, step by step. " * 5,
+    ],
+)
+def test_an_error_that_is_reported_is_kept(text: str) -> None:
+    """A text that negates, asks, takes up words of the error or is long reports it."""
+    assert judge(ai(SMALL), result("Error: division by zero"), text=text) is None
+
+
+def test_a_courtesy_is_no_question() -> None:
+    """A closing "anything else?" does not report an error."""
+    text = "All finished. Is there anything else I can help you with?"
+    assert judge(ai(SMALL), result("boom", "error"), text=text) is not None
+
+
+def test_another_call_is_an_attempt_to_mend() -> None:
+    """After an error a call is kept: models mend most of them."""
+    context = StepContext(messages=[HumanMessage("Divide"), ai(SMALL), result("boom", "error")])
+    assert AfterToolError()(Draft(message=ai({})), context) is None
+
+
+def test_settings() -> None:
+    """A score that is no probability is refused."""
     with pytest.raises(ConfigurationError, match="score"):
         AfterToolError(score=1.5)
 
@@ -202,5 +248,5 @@ MESSAGES = st.one_of(
 @given(st.lists(MESSAGES, max_size=8))
 def test_never_raises(messages: list[BaseMessage]) -> None:
     """No history makes it raise; what it says is a soft fail or nothing."""
-    verdict = AfterToolError()(None, StepContext(messages=messages))
+    verdict = AfterToolError()(Draft(message=AIMessage("Done.")), StepContext(messages=messages))
     assert verdict is None or (verdict.outcome == "fail" and verdict.score is not None)
