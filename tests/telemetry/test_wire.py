@@ -217,7 +217,7 @@ def test_events_go_where_they_are_asked_for(wire):
         facts = plain(record.attributes)
         named = facts.pop("event.name", None) or record.event_name
         logged.append((span.name, named, facts))
-    told, silent = (on_spans, logged) if where == "span" else (logged, on_spans)
+    carries, silent = (on_spans, logged) if where == "span" else (logged, on_spans)
     assert silent == []
     evaluation = {
         "gen_ai.evaluation.name": "careful",
@@ -225,14 +225,14 @@ def test_events_go_where_they_are_asked_for(wire):
         "gen_ai.evaluation.explanation": "/text: odd it is small",
         "gen_ai.evaluation.score.value": 0.25,
     }
-    assert {(span, name) for span, name, _ in told} == {
+    assert {(span, name) for span, name, _ in carries} == {
         ("cascade.attempt small", "gen_ai.evaluation.result"),
         ("cascade.attempt large", "gen_ai.evaluation.result"),
         ("cascade.step desk", "cascade.escalation"),
     }
-    (small,) = [facts for span, _, facts in told if span == "cascade.attempt small"]
+    (small,) = [facts for span, _, facts in carries if span == "cascade.attempt small"]
     assert evaluation.items() <= small.items()
-    (step,) = [facts for _, name, facts in told if name == "cascade.escalation"]
+    (step,) = [facts for _, name, facts in carries if name == "cascade.escalation"]
     assert step == {"cascade.tier.from": "small", "cascade.tier.to": "large", "cascade.escalation.reason": "odd"}
 
 
