@@ -11,7 +11,7 @@ import pytest
 from benchmarks.never_in_the_way import PEERS, WAYS, Worker, collector
 from cascade_agent._log import LOG
 
-pytestmark = pytest.mark.slow  # a process for each way to break
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("never_in_the_way")]  # a process for each way to break
 STEPS = 12
 JOURNAL_LOST = {
     "journal: disk full": STEPS,

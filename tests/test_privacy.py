@@ -27,6 +27,8 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import Panel
 
+pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -26,7 +26,13 @@ MODEL = {
 }
 """What the span of a model call is named."""
 
-EVERY = pytest.mark.parametrize("backend", BACKENDS)
+
+def backends(*wanted: str) -> Any:
+    """A test for each backend; all of one backend on one worker, where its scenarios run once."""
+    return pytest.mark.parametrize("backend", [pytest.param(b, marks=pytest.mark.xdist_group(b)) for b in wanted])
+
+
+EVERY = backends(*BACKENDS)
 HOWS = ("sync", "async", "stream", "astream")
 Tree = list[Any]
 
@@ -428,7 +434,7 @@ def test_the_decisive_attributes(backend, adapter):
     assert {span["status"] for span in (step_, small, large)} <= {"UNSET", "OK"}
 
 
-@pytest.mark.parametrize("backend", OURS)
+@backends(*OURS)
 def test_the_span_of_a_model_call(backend):
     """Where nobody else opens one, `chat {model}` is a client span as the conventions want it, without content."""
     report = ran(backend)["chat_model-sync"]
@@ -459,6 +465,7 @@ RUNS = _run(
 )
 
 
+@pytest.mark.xdist_group("langsmith")
 @pytest.mark.parametrize("how", HOWS)
 def test_langsmith_sees_steps_and_attempts_as_runs(how):
     """LangSmith's tracer and run collectors see step, attempts and models as runs, in place, each ended."""
@@ -472,6 +479,7 @@ def test_langsmith_sees_steps_and_attempts_as_runs(how):
     assert found == RUNS[:2]
 
 
+@pytest.mark.xdist_group("langsmith")
 def test_how_runs_end():
     """A tier that raised or was late ends its attempt's run with that error; a cancelled attempt is none."""
     report = ran("langsmith")

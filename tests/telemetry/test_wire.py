@@ -17,6 +17,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
+pytestmark = pytest.mark.xdist_group("wire")  # what these share is made once
+
 ROOT = Path(__file__).parents[2]
 SDK = tuple(int(part) for part in version("opentelemetry-sdk").split(".")[:2])
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
