@@ -40,7 +40,7 @@ demo: $(READY)
 	$(BIN)/cascade-agent demo $(if $(GRAPH),--graph $(GRAPH)) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) -m "$(SELECT)" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "$(SELECT)" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

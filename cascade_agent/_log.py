@@ -1,6 +1,6 @@
-"""Where this library logs.
+"""The logger of this library.
 
-Law: a line of log never fails a step. Whatever a handler or a filter of the application raises stays with it.
+A line of log never fails a step. Whatever a handler or a filter of the application raises stays with it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every name that telemetry gives to the outside: spans, events, metrics and their attributes. Strings, nothing else.
 
-Law: a `gen_ai.*` name stands here and nowhere else. These conventions are still in development, and the module that
+A `gen_ai.*` name stands here and nowhere else. These conventions are still in development, and the module that
 held them in the OpenTelemetry package is being emptied: a rename is a change of this file.
 """
 

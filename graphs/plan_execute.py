@@ -146,8 +146,8 @@ def _graph(
             return {"plan": {"steps": _given_up(_all_steps(state))}}
 
     def replan(state: PlanState, model: Any) -> dict[str, Any]:
-        shown = f"{PLAN_MARK}\n{json.dumps(state['plan'], ensure_ascii=False)}"
-        prompt = f"{REPLANNER}{menu}\n{shown}"
+        so_far = f"{PLAN_MARK}\n{json.dumps(state['plan'], ensure_ascii=False)}"
+        prompt = f"{REPLANNER}{menu}\n{so_far}"
         reply = model.bind_tools([make_plan]).invoke([SystemMessage(prompt), *state["messages"]])
         past = [s for s in _all_steps(state) if s["status"] != "pending"]
         new = _steps(reply, {s["id"] for s in past})

@@ -1,7 +1,7 @@
-"""A program full of secrets: steps of every kind through every door, told to every exporter. Run by test_privacy.py.
+"""A program full of secrets: steps of every kind through every adapter, into every exporter. Run by test_privacy.py.
 
 Every secret holds `zqx`; what stands behind that word says where it was planted. `python privacy_run.py OUT COLLECTOR`
-leaves what each exporter was told as a file in OUT.
+leaves what each exporter wrote as a file in OUT.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def scrubbed(value: Any) -> Any:
     return [scrubbed(item) for item in value] if isinstance(value, list) else value
 
 
-def refuses(told: Any) -> Any:
+def refuses(text: Any) -> Any:
     """A `redact` that breaks, and says on what."""
-    raise ValueError("zqxredact " + str(told)[:2000])
+    raise ValueError("zqxredact " + str(text)[:2000])
 
 
 class Journals:
@@ -91,7 +91,7 @@ class Journals:
         return all(written)
 
 
-# ---- what is asked, and who answers ---------------------------------------------------------------------------------
+# ---- questions and answers ----------------------------------------------------------------------------------------
 
 
 class Order(BaseModel):
@@ -156,7 +156,7 @@ def book(**args: Any) -> AIMessage:
 
 
 def raises(error: type[BaseException] = ConnectionError) -> Callable[[list[BaseMessage]], AIMessage]:
-    """A model that fails with what it was told in its message."""
+    """A model that fails with the request in its message."""
 
     def reply(messages: list[BaseMessage]) -> AIMessage:
         raise error(f"zqxmodelerror 400 Bad request: {messages[-1].text}")
@@ -282,11 +282,11 @@ def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
                     small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[check], policy=policy, **common
                 ),
             )
-    asked = [
+    judges = [
         CrossCheck(tier(raises(), "second")), CrossCheck(tier("zqxsecond opinion", "second")), CrossCheck(tier(LARGE, "second")),
         Judge(tier('{"verdict": "wrong", "reason": "zqxjudged"}', "judge"), "zqxrubric"), Judge(tier("zqxjudged", "judge"), "zqxrubric"),
     ]  # fmt: skip
-    for evidence in asked:
+    for evidence in judges:
         yield "evidence", CascadeChatModel(
             small=tier(look_up(number=5, note="zqxarg")), large=tier(LARGE, "huge"),
             validators=[*default_validators(), evidence], policy=Policy(evidence_band=(0.0, 1.0)), **common,
@@ -299,7 +299,7 @@ def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
 
 
 def drive(ask: Callable[[], Any]) -> None:
-    """Do one step; how it ends is the caller's to see, and told to nobody else."""
+    """Do one step; how it ends is for the exporters to see."""
     with contextlib.suppress(Exception):
         ask()
 
@@ -404,15 +404,15 @@ async def graphs(journal: Journals) -> None:
         await run(agent, {"messages": HISTORY})
 
 
-# ---- who is told ----------------------------------------------------------------------------------------------------
+# ---- the exporters ----------------------------------------------------------------------------------------------------
 
 
 def main(out: Path, collector: str) -> None:
-    """Set every exporter up, run, and leave what they were told."""
+    """Set every exporter up, run, and leave what they wrote."""
     logging.basicConfig(filename=out / "python.log", level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s")
     logging.captureWarnings(capture=True)
     memory, console = InMemorySpanExporter(), (out / "console.json").open("w", encoding="utf-8")
-    tracing, told = TracerProvider(), LoggerProvider()
+    tracing, logs = TracerProvider(), LoggerProvider()
     tracing.add_span_processor(SimpleSpanProcessor(memory))
     tracing.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=console)))
     tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{collector}/v1/traces")))
@@ -420,14 +420,14 @@ def main(out: Path, collector: str) -> None:
         from opentelemetry.exporter.otlp.json.file.trace_exporter import FileSpanExporter
 
         tracing.add_span_processor(SimpleSpanProcessor(FileSpanExporter(out / "otlp.jsonl")))
-    told.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(f"{collector}/v1/logs")))
+    logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(f"{collector}/v1/logs")))
     reader = InMemoryMetricReader()
     periodic = PeriodicExportingMetricReader(
         OTLPMetricExporter(f"{collector}/v1/metrics"), export_interval_millis=60_000
     )
     metering = MeterProvider([reader, periodic])
     trace.set_tracer_provider(tracing)
-    set_logger_provider(told)
+    set_logger_provider(logs)
     metrics.set_meter_provider(metering)
     if os.environ.get("PRIVACY_CONTENT"):
         from cascade_agent import telemetry
@@ -449,7 +449,7 @@ def main(out: Path, collector: str) -> None:
         ),
         encoding="utf-8",
     )
-    for provider in (tracing, told, metering):
+    for provider in (tracing, logs, metering):
         provider.shutdown()
     console.close()
 

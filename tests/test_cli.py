@@ -41,6 +41,7 @@ def demo(tmp_path_factory):
     return run("demo", "--tasks", 6, "--show", 2, cwd=place), place / ".cascade"
 
 
+@pytest.mark.xdist_group("demo")
 def test_the_demo_says_what_answers_and_shows_all_three_ways(demo):
     """It names the stand-ins as such before any figure, prints steps with who and why, and the three ways."""
     result, _ = demo
@@ -55,6 +56,7 @@ def test_the_demo_says_what_answers_and_shows_all_three_ways(demo):
     assert "made-up" in rest.lower()
 
 
+@pytest.mark.xdist_group("demo")
 def test_the_demo_leaves_journal_spans_and_summary(demo):
     """The journal can be read back and agrees with the summary; every step of it has a span with its attempts below."""
     _, out = demo

@@ -219,7 +219,7 @@ def test_replanning_comes_to_an_end():
     assert state["replans"] == plan_execute.MAX_REPLANS + 1
 
 
-# ---- measured: the cascade beside its two models --------------------------------------------------------------------
+# ---- measured: the cascade and its two models --------------------------------------------------------------------
 
 
 def test_the_books_of_a_task_balance(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.never_in_the_way import PEERS, WAYS, Worker, collector
 from cascade_agent._log import LOG
 
-pytestmark = pytest.mark.slow  # a process for each way to break
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("never_in_the_way")]  # a process for each way to break
 STEPS = 12
 JOURNAL_LOST = {
     "journal: disk full": STEPS,
@@ -22,7 +22,7 @@ TELEMETRY_BROKEN = {"spans: processor raises at start", "spans: processor raises
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, dict[str, Any]]:
+def measured() -> dict[str, dict[str, Any]]:
     """What a process of each way said after its steps."""
 
     def ask(way: str) -> dict[str, Any]:
@@ -37,18 +37,18 @@ def told() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("way", PEERS)
-def test_the_answers_are_those_of_the_way_that_is_well(told, way):
+def test_the_answers_are_those_of_the_way_that_is_well(measured, way):
     """Text, outcome, reason and cost of every step, whatever is broken."""
-    answers = told[way]["answers"]
+    answers = measured[way]["answers"]
     assert len(answers) == STEPS
-    assert answers == told[PEERS[way]]["answers"]
+    assert answers == measured[PEERS[way]]["answers"]
     assert {outcome for _, outcome, _, _ in answers} >= {"escalated"}
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_losses_are_counted_and_logged_once(told, way):
+def test_losses_are_counted_and_logged_once(measured, way):
     """A journal that cannot be written counts each record, telemetry each call that failed; one line of log tells it."""
-    row = told[way]
+    row = measured[way]
     if way == "journal: disk fills up":
         assert 0 < row["journal_lost"] < STEPS
     else:

@@ -22,6 +22,7 @@ HERE = ROOT / "examples" / "observability"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("prometheus"),
     pytest.mark.skipif(
         not (PROMETHEUS and PROMTOOL),
         reason="prometheus and promtool are not installed (Debian: apt install prometheus)",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("wheel")  # what these share is made once
+
 ROOT = Path(__file__).parents[1]
 
 

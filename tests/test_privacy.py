@@ -1,4 +1,4 @@
-"""Content stays at home: secrets are planted wherever a step has text, and every byte that is told is searched."""
+"""Content stays at home: secrets are planted wherever a step has text, and every byte that is exported is searched."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from cascade_agent.core.records import Draft
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
+
+pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +63,8 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
         server.shutdown()
 
 
-def told(out: Path, **env: str) -> dict[str, bytes]:
-    """Run the program; what each exporter was told, by its name."""
+def exported_by_run(out: Path, **env: str) -> dict[str, bytes]:
+    """Run the program; return what each exporter wrote, by its name."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "CASCADE_"))}
     root = str(PROGRAM.parents[1])
     with collector() as (address, received):
@@ -87,12 +89,12 @@ def secrets(data: bytes) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def sinks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What every exporter was told with the settings that nobody made."""
-    return told(tmp_path_factory.mktemp("told"))
+    """The exports with the settings that nobody made."""
+    return exported_by_run(tmp_path_factory.mktemp("exported"))
 
 
 def test_the_secrets_were_there_and_so_were_the_exporters(sinks):
-    """A journal without redaction holds them; each exporter was told of steps of every outcome."""
+    """A journal without redaction holds them; each exporter saw steps of every outcome."""
     assert secrets(sinks["plain.jsonl"]).keys() >= PLANTED
     for name in ("spans.txt", "console.json", "/v1/traces"):
         for word in (b"cascade.step.outcome", b"accepted", b"escalated", b"exhausted", b"interrupted", b"cancelled",
@@ -129,8 +131,8 @@ def test_a_record_without_content_holds_no_secret(sinks):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["content", "redacted", "broken"])
 def test_spans_hold_content_when_it_is_asked_for_and_redacted(tmp_path, how):
-    """Content is told only on request, and then each text through `redact`; where that breaks, no text and no quote."""
-    sinks = told(tmp_path, PRIVACY_CONTENT=how)
+    """Content is exported only on request, and then each text through `redact`; where that breaks, no text and no quote."""
+    sinks = exported_by_run(tmp_path, PRIVACY_CONTENT=how)
     found = secrets(sinks["/v1/traces"])
     if how == "content":
         assert found.keys() >= {"zqxprompt", "zqxsystem", "zqxarg", "zqxanswer"}

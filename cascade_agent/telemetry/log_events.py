@@ -1,7 +1,7 @@
 """Verdicts and escalations as OpenTelemetry log events, where the settings ask for them; unsampled steps too.
 
 From 1.38 on a logger takes an event by its name; before, `opentelemetry._events` is the way, and the SDK wants an event
-logger provider beside the logger provider (its own configurator sets both). Where neither exists events stay on their
+logger provider next to the logger provider (its own configurator sets both). Where neither exists events stay on their
 spans, whatever the settings say.
 """
 

@@ -1,6 +1,6 @@
 """The demo: the graphs on the measured tasks as a cascade, compared with the small and the large model alone.
 
-It prints every step of the shown tasks with who answered and why, then success and cost of the three, and leaves a
+It prints every step of some tasks with who answered and why, then success and cost of the three, and leaves a
 journal, the OpenTelemetry spans and a summary behind. Stand-ins are called stand-ins wherever a figure is shown.
 """
 
@@ -127,13 +127,13 @@ def run_demo(  # noqa: PLR0913 - keyword settings
         "Steps: s = the small model's draft was taken; L:why = the large model answered, and why; X = nobody.\n"
     )
     arms = {name: Arm(name=name) for name in ("small alone", "cascade", "large alone")}
-    shown = {task.id for task in choose(tasks, show)}
+    in_full = {task.id for task in choose(tasks, show)}
     started = time.perf_counter()
     with _journal(out / "journal.jsonl") as journal, _spans(out / "spans.jsonl"):
         for task in tasks:
             result, traces = journal.cascade(task, small, large)
             _count(arms["cascade"], result, traces)
-            _print_task(console, task, result, traces, full=task.id in shown)
+            _print_task(console, task, result, traces, full=task.id in in_full)
     for name, tier in (("small alone", small), ("large alone", large)):
         console.print(f"\n[dim]the same tasks with {name} ({escape(tier.label)}) ...[/dim]", end="")
         for task in tasks:
@@ -219,9 +219,9 @@ def _run_alone(arm: Arm, task: Task, tier: Tier) -> None:
 def _count(arm: Arm, result: TaskResult, traces: list[StepTrace]) -> None:
     arm.results.append(result)
     arm.costs.extend(trace.cost for trace in traces)
-    asked = [attempt.tier for trace in traces for attempt in trace.attempts if attempt.outcome != "skipped"]
-    arm.small_calls += asked.count("small")
-    arm.large_calls += asked.count("large")
+    called = [attempt.tier for trace in traces for attempt in trace.attempts if attempt.outcome != "skipped"]
+    arm.small_calls += called.count("small")
+    arm.large_calls += called.count("large")
 
 
 @contextmanager

@@ -148,12 +148,12 @@ def pair(**kwargs: Any) -> dict[str, Any]:
 
 
 def chat_model(**kwargs: Any) -> Any:
-    """The first door, asked by itself."""
+    """A chat model, called by itself."""
     return CascadeChatModel(**pair(**kwargs)), "hi"
 
 
 def node(**kwargs: Any) -> Any:
-    """The second door: a node of a graph."""
+    """A node of a graph."""
     settings = pair(**kwargs)
     builder = StateGraph(MessagesState)
     builder.add_node("agent", cascade_node(settings.pop("small"), settings.pop("large"), **settings))
@@ -162,7 +162,7 @@ def node(**kwargs: Any) -> Any:
 
 
 def middleware(**kwargs: Any) -> Any:
-    """The third door: a middleware of an agent, whose own model is the small tier."""
+    """A middleware of an agent, whose own model is the small tier."""
     from langchain.agents import create_agent
 
     settings = pair(**kwargs)
@@ -171,7 +171,7 @@ def middleware(**kwargs: Any) -> Any:
     return agent, {"messages": [("user", "hi")]}
 
 
-DOORS: dict[str, Callable[..., Any]] = {"chat_model": chat_model, "node": node, "middleware": middleware}
+ADAPTERS: dict[str, Callable[..., Any]] = {"chat_model": chat_model, "node": node, "middleware": middleware}
 
 
 async def ask(runnable: Any, value: Any, how: str, config: Any) -> Any:
@@ -197,15 +197,15 @@ def scenario(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return function
 
 
-def _door(door: str, how: str) -> Callable[[Any], Any]:
+def _adapter(adapter: str, how: str) -> Callable[[Any], Any]:
     async def run(config: Any) -> None:
-        runnable, value = DOORS[door]()
+        runnable, value = ADAPTERS[adapter]()
         await ask(runnable, value, how, config)
 
     return run
 
 
-SCENARIOS.update({f"{door}-{how}": _door(door, how) for door in DOORS for how in HOWS})
+SCENARIOS.update({f"{adapter}-{how}": _adapter(adapter, how) for adapter in ADAPTERS for how in HOWS})
 
 
 def _branches(*, how: str) -> Callable[[Any], Any]:
@@ -262,7 +262,7 @@ async def subgraph(config: Any) -> None:
 
 @scenario
 async def interrupted(config: Any) -> None:
-    """A human is asked, and what he says is used: two runs of one thread."""
+    """A human decides, and the decision is used: two runs of one thread."""
     builder = StateGraph(MessagesState)
     settings = pair(validators=[always_fail(score=0.1)], policy=Policy(on_exhausted="interrupt"))
     builder.add_node("agent", cascade_node(settings.pop("small"), settings.pop("large"), **settings))
@@ -294,7 +294,7 @@ async def late(config: Any) -> None:
 
 @scenario
 async def hedged(config: Any) -> None:
-    """Large is asked beside a slow small one, and answers first; in threads and in tasks."""
+    """Large is called in parallel with a slow small one, and answers first; in threads and in tasks."""
     settings = pair(small=model("s", delay=0.5), policy=Policy(hedge_after=0.02), validators=[])
     cascade = CascadeChatModel(**settings)
     assert cascade.invoke("hi", config).text == "l"
@@ -304,7 +304,7 @@ async def hedged(config: Any) -> None:
 
 @scenario
 async def hedged_in_vain(config: Any) -> None:
-    """Large is asked beside small, and small answers first and well."""
+    """Large is called in parallel with small, and small answers first and well."""
     settings = pair(small=model("s", delay=0.2), large=model("l", delay=0.5), validators=[])
     cascade = CascadeChatModel(**settings, policy=Policy(hedge_after=0.02))
     assert cascade.invoke("hi", config).text == "s"
@@ -314,14 +314,14 @@ async def hedged_in_vain(config: Any) -> None:
 
 @scenario
 async def not_hedged(config: Any) -> None:
-    """Small answers before large would have been asked beside it."""
+    """Small answers before large would have been called in parallel."""
     cascade = CascadeChatModel(**pair(validators=[], policy=Policy(hedge_after=30.0)))
     assert cascade.invoke("hi", config).text == "s"
     assert (await cascade.ainvoke("hi", config)).text == "s"
 
 
 @scenario
-async def evidence_beside(config: Any) -> None:
+async def evidence_in_parallel(config: Any) -> None:
     """The second model is asked at the same time as the small one."""
     policy = Policy(evidence_band=(0.0, 1.0), parallel_evidence=True)
     cascade = CascadeChatModel(**pair(validators=[CrossCheck(model("x", "s"))], policy=policy))
@@ -528,8 +528,8 @@ def main() -> None:
         logging.getLogger(name).addHandler(LOGS)
     otel_trace.set_tracer_provider(PROVIDER)
     instrument(sys.argv[1])
-    told = asyncio.run(run(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
-    json.dump(told, sys.stdout, default=str)
+    report = asyncio.run(run(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
+    json.dump(report, sys.stdout, default=str)
 
 
 if __name__ == "__main__":

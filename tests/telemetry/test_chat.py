@@ -189,7 +189,7 @@ def test_they_can_be_forced_and_forbidden(exported, wanted):
 
 
 def test_evidence_has_model_spans_too(exported):
-    """The model that a judge asks is told with its tokens, under the evaluator; its errors are its own."""
+    """The model that a judge calls is exported with its tokens, under the evaluator; its errors are its own."""
     judge = Judge(Structured(ValueError("no")), rubric="right")
     check = CrossCheck(ScriptedChatModel("a", name="x", usage=(3, 1)))
     tier = Tier(ScriptedChatModel("a", name="s"))

@@ -25,7 +25,7 @@ NAMED = "event_name" in inspect.signature(logs_api.Logger.emit).parameters
 Exporter: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
 
 
-class Told:
+class Exported:
     """The spans and log records of one test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, sampler: Any = None) -> None:
@@ -67,10 +67,10 @@ class Told:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Any:
+def exported(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Providers of this test alone."""
     choose = log_api._emitter
-    yield Told(monkeypatch)
+    yield Exported(monkeypatch)
     choose.cache_clear()
 
 
@@ -93,22 +93,22 @@ EVENTS = ["gen_ai.evaluation.result", "cascade.escalation"]
 @pytest.mark.parametrize(
     ("where", "on_spans", "as_logs"), [("span", EVENTS, []), ("log", [], EVENTS), ("both", EVENTS, EVENTS)]
 )
-def test_where_events_go(told, where, on_spans, as_logs):
+def test_where_events_go(exported, where, on_spans, as_logs):
     """To the spans by default, to the log, or to both, as the setting says."""
     assert settings.current().events == "span"
     configure(events=where)
     run()
-    assert sorted(told.on_spans) == sorted(on_spans)
-    assert [name for name, _, _ in told.logs] == as_logs
+    assert sorted(exported.on_spans) == sorted(on_spans)
+    assert [name for name, _, _ in exported.logs] == as_logs
     assert faults.lost == 0
 
 
-def test_what_log_records_say(told):
+def test_what_log_records_say(exported):
     """Each names its event, belongs to the span it is about, has a time and a severity, and holds no content."""
     configure(events="log")
     run()
-    (judged, one, evaluation), (escalated, other, escalation) = told.logs
-    attempt, step = told.spans["cascade.attempt small"], told.spans["cascade.step desk"]
+    (judged, one, evaluation), (escalated, other, escalation) = exported.logs
+    attempt, step = exported.spans["cascade.attempt small"], exported.spans["cascade.step desk"]
     assert (judged, escalated) == tuple(EVENTS)
     assert evaluation == {
         "gen_ai.evaluation.name": "refuses_small",
@@ -133,15 +133,15 @@ def test_what_log_records_say(told):
 
 def test_a_step_that_is_not_sampled_still_logs(monkeypatch):
     """Logs are kept or dropped by their own pipeline, not by the sampler of the spans."""
-    told = Told(monkeypatch, sampler=sampling.ALWAYS_OFF)
+    exported = Exported(monkeypatch, sampler=sampling.ALWAYS_OFF)
     configure(events="both")
     run()
-    assert told.spans == {}
-    assert [name for name, _, _ in told.logs] == EVENTS
+    assert exported.spans == {}
+    assert [name for name, _, _ in exported.logs] == EVENTS
     log_api._emitter.cache_clear()
 
 
-def test_without_a_way_to_log_events_go_to_the_span(told, monkeypatch, caplog):
+def test_without_a_way_to_log_events_go_to_the_span(exported, monkeypatch, caplog):
     """An API that has neither form loses nothing: the span has the events, and the log says it once."""
 
     def missing(name: str) -> Any:
@@ -151,14 +151,14 @@ def test_without_a_way_to_log_events_go_to_the_span(told, monkeypatch, caplog):
     configure(events="log")
     run()
     run()
-    assert sorted(set(told.on_spans)) == sorted(EVENTS)
-    assert told.logs == []
+    assert sorted(set(exported.on_spans)) == sorted(EVENTS)
+    assert exported.logs == []
     assert [r.levelname for r in caplog.records if r.name == "cascade_agent"] == ["WARNING"]
     assert faults.lost == 0
 
 
-def test_a_logger_that_raises_never_fails_a_step(told, monkeypatch):
-    """Law 4: the step answers, the loss is counted, the span is closed."""
+def test_a_logger_that_raises_never_fails_a_step(exported, monkeypatch):
+    """The step answers, the loss is counted, the span is closed."""
 
     def broken(*_: Any, **__: Any) -> Any:
         msg = "no collector"

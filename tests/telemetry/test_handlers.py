@@ -1,4 +1,4 @@
-"""Who hears of our runs: by the package that a handler comes from, asked once per class."""
+"""The handlers that see our runs: known by the package they come from, looked up once per class."""
 
 from typing import Any
 from uuid import uuid4

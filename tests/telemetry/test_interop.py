@@ -1,4 +1,4 @@
-"""How steps look in each tracing backend: the same tree beside every instrumentation, and tokens counted once.
+"""Steps as each tracing backend shows them: the same tree with every instrumentation, and tokens counted once.
 
 `scenarios.py` runs every shape of a step in a process per backend; here stands what each has to have seen.
 """
@@ -26,7 +26,13 @@ MODEL = {
 }
 """What the span of a model call is named."""
 
-EVERY = pytest.mark.parametrize("backend", BACKENDS)
+
+def backends(*wanted: str) -> Any:
+    """A test for each backend; all of one backend on one worker, where its scenarios run once."""
+    return pytest.mark.parametrize("backend", [pytest.param(b, marks=pytest.mark.xdist_group(b)) for b in wanted])
+
+
+EVERY = backends(*BACKENDS)
 HOWS = ("sync", "async", "stream", "astream")
 Tree = list[Any]
 
@@ -90,48 +96,48 @@ def above(backend: str, node: str) -> tuple[str, ...]:
     return tuple(name.format(node) for name in GRAPH[backend])
 
 
-def quiet(told: dict[str, Any]) -> bool:
+def quiet(report: dict[str, Any]) -> bool:
     """Nothing was lost, nothing complained about by us or by OpenTelemetry, no context stayed behind, no orphan."""
-    complaints = [line for line in told["logs"] if "Traceloop" not in line]
-    return not (told["lost"] or complaints or told["left"] or told["orphans"])
+    complaints = [line for line in report["logs"] if "Traceloop" not in line]
+    return not (report["lost"] or complaints or report["left"] or report["orphans"])
 
 
-# ---- the doors ------------------------------------------------------------------------------------------------------
+# ---- the adapters ---------------------------------------------------------------------------------------------------
 
 
 @EVERY
 @pytest.mark.parametrize("how", HOWS)
 def test_a_chat_model_alone(backend, how):
     """The step is a trace of its own: attempts under it, model calls under their attempt, tokens once."""
-    told = ran(backend)[f"chat_model-{how}"]
-    assert told["tree"] == [step(backend)]
-    assert told["tokens"] == [22, 10]
-    assert quiet(told)
+    report = ran(backend)[f"chat_model-{how}"]
+    assert report["tree"] == [step(backend)]
+    assert report["tokens"] == [22, 10]
+    assert quiet(report)
 
 
 @EVERY
 @pytest.mark.parametrize("how", HOWS)
 def test_a_node_of_a_graph(backend, how):
     """In a graph the step stands under its node; an answer that is streamed anew opens no second model span."""
-    told = ran(backend)[f"node-{how}"]
-    assert steps(told["tree"]) == [(above(backend, "agent"), step(backend))]
-    assert told["tokens"] == [22, 10]
-    assert told["traces"] == 1
-    assert len(names(told["tree"])) == len(above(backend, "agent")) + 5
-    assert quiet(told)
+    report = ran(backend)[f"node-{how}"]
+    assert steps(report["tree"]) == [(above(backend, "agent"), step(backend))]
+    assert report["tokens"] == [22, 10]
+    assert report["traces"] == 1
+    assert len(names(report["tree"])) == len(above(backend, "agent")) + 5
+    assert quiet(report)
 
 
 @EVERY
 @pytest.mark.parametrize("how", HOWS)
 def test_a_middleware_of_an_agent(backend, how):
     """In an agent the step stands under the agent's model node."""
-    told = ran(backend)[f"middleware-{how}"]
+    report = ran(backend)[f"middleware-{how}"]
     over = ("invoke_agent",) if backend == "genai" else above(backend, "model")
-    assert steps(told["tree"]) == [(over, step(backend))]
-    assert told["tokens"] == [22, 10]
+    assert steps(report["tree"]) == [(over, step(backend))]
+    assert report["tokens"] == [22, 10]
     models = [MODEL[backend].format(name) for name in "sl"]
-    assert [name for name in names(told["tree"]) if name in models or name.startswith(("chat", "unknown"))] == models
-    assert quiet(told)
+    assert [name for name in names(report["tree"]) if name in models or name.startswith(("chat", "unknown"))] == models
+    assert quiet(report)
 
 
 # ---- side by side ---------------------------------------------------------------------------------------------------
@@ -141,21 +147,21 @@ def test_a_middleware_of_an_agent(backend, how):
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_parallel_branches(backend, how):
     """Each branch holds its own step, whichever thread or task it runs in."""
-    told = ran(backend)[f"branches-{how}"]
+    report = ran(backend)[f"branches-{how}"]
     expected = [(above(backend, node), step(backend)) for node in ("left", "right")]
-    assert sorted(steps(told["tree"])) == sorted(expected)
-    assert told["tokens"] == [44, 20]
-    assert quiet(told)
+    assert sorted(steps(report["tree"])) == sorted(expected)
+    assert report["tokens"] == [44, 20]
+    assert quiet(report)
 
 
 @EVERY
 @pytest.mark.parametrize("name", ["batch", "gather"])
 def test_batches(backend, name):
     """Steps of a batch, in threads or tasks, are apart."""
-    told = ran(backend)[name]
-    assert told["tree"] == [step(backend)] * 3
-    assert told["tokens"] == [66, 30]
-    assert quiet(told)
+    report = ran(backend)[name]
+    assert report["tree"] == [step(backend)] * 3
+    assert report["tokens"] == [66, 30]
+    assert quiet(report)
 
 
 @EVERY
@@ -167,13 +173,13 @@ def test_without_a_deadline(backend):
 @EVERY
 def test_a_subgraph(backend):
     """A step in a graph within a graph stands under all of it."""
-    told = ran(backend)["subgraph"]
+    report = ran(backend)["subgraph"]
     over = {
         "openinference": ("LangGraph", "inner", "LangGraph", "agent"),
         "traceloop": (*above(backend, "inner"), "execute_task LangGraph", "execute_task agent"),
     }.get(backend, above(backend, "inner"))
-    assert steps(told["tree"]) == [(over, step(backend))]
-    assert quiet(told)
+    assert steps(report["tree"]) == [(over, step(backend))]
+    assert quiet(report)
 
 
 # ---- what goes otherwise --------------------------------------------------------------------------------------------
@@ -182,120 +188,120 @@ def test_a_subgraph(backend):
 @EVERY
 def test_interrupt_and_resume(backend):
     """The human's turn makes two traces; the second has the step as it was decided, the cost stands in the first."""
-    told = ran(backend)["interrupted"]
+    report = ran(backend)["interrupted"]
     over = above(backend, "agent")
-    assert steps(told["tree"]) == [(over, step(backend)), (over, ["cascade.step desk", []])]
-    assert told["traces"] == 2
-    assert told["tokens"] == [22, 10]
-    first, second = (span["attributes"] for span in told["spans"] if span["name"] == "cascade.step desk")
+    assert steps(report["tree"]) == [(over, step(backend)), (over, ["cascade.step desk", []])]
+    assert report["traces"] == 2
+    assert report["tokens"] == [22, 10]
+    first, second = (span["attributes"] for span in report["spans"] if span["name"] == "cascade.step desk")
     assert (first["cascade.step.outcome"], second["cascade.step.outcome"]) == ("interrupted", "human_review")
     assert first["gen_ai.conversation.id"] == second["gen_ai.conversation.id"] == "t1"
     assert "cascade.step.cost" not in second
-    assert {s["status"] for s in told["spans"] if s["name"].startswith("cascade.step d")} <= {"UNSET", "OK"}
-    assert quiet(told)
+    assert {s["status"] for s in report["spans"] if s["name"].startswith("cascade.step d")} <= {"UNSET", "OK"}
+    assert quiet(report)
 
 
 @EVERY
 def test_a_cancelled_step(backend):
     """A step that is given up closes its spans, and is no error."""
-    told = ran(backend)["cancelled"]
-    ((_, found),) = steps(told["tree"])
+    report = ran(backend)["cancelled"]
+    ((_, found),) = steps(report["tree"])
     # LangChain tells handlers nothing of a cancelled model call, so that OpenInference never ends its span
     calls = [] if backend == "openinference" else [model(backend, "s")]
     assert found == ["cascade.step desk", [attempt("small", *calls)]]
-    ours = [s for s in told["spans"] if s["name"].startswith("cascade.")]
+    ours = [s for s in report["spans"] if s["name"].startswith("cascade.")]
     outcomes = [
         s["attributes"].get("cascade.step.outcome", s["attributes"].get("cascade.attempt.outcome")) for s in ours
     ]
     assert outcomes == ["cancelled", "cancelled"]
     assert {s["status"] for s in ours} <= ({"OK", "UNSET"} if backend == "traceloop" else {"UNSET"})
-    assert quiet(told)
+    assert quiet(report)
 
 
 @EVERY
 def test_a_late_tier(backend):
     """A tier that misses its deadline is an error of its attempt, in a thread and in a task; the step goes on."""
-    told = ran(backend)["late"]
-    found = [tree for _, tree in steps(told["tree"])]
+    report = ran(backend)["late"]
+    found = [tree for _, tree in steps(report["tree"])]
     assert [tree[0] for tree in found] == ["cascade.step desk"] * 2
     for tree in found:
         small, large = tree[1]
         assert small in (attempt("small", model(backend, "s")), attempt("small"))
         assert large == attempt("large", model(backend, "l"))
-    smalls = [s for s in told["spans"] if s["name"] == "cascade.attempt small"]
+    smalls = [s for s in report["spans"] if s["name"] == "cascade.attempt small"]
     assert [(s["attributes"]["cascade.attempt.outcome"], s["status"]) for s in smalls] == [("timeout", "ERROR")] * 2
-    assert quiet(told)
+    assert quiet(report)
 
 
 @EVERY
-def test_a_call_beside_another(backend):
-    """Large that is asked beside a slow small one has an attempt of its own, in thread and task, used or not."""
+def test_a_call_in_parallel_with_another(backend):
+    """Large that is called in parallel with a slow small one has an attempt of its own, in thread and task, used or not."""
     for name, outcomes in (("hedged", ("cancelled", "accepted")), ("hedged_in_vain", ("accepted", "cancelled"))):
-        told = ran(backend)[name]
-        found = [tree for _, tree in steps(told["tree"])]
+        report = ran(backend)[name]
+        found = [tree for _, tree in steps(report["tree"])]
         assert len(found) == 2
         for tree in found:
             for child, tier, call in zip(tree[1], ("small", "large"), "sl", strict=True):
                 assert child in (attempt(tier, model(backend, call)), attempt(tier))  # a cancelled call may leave none
         said = [
             (s["attributes"]["cascade.tier.name"], s["attributes"]["cascade.attempt.outcome"])
-            for s in told["spans"]
+            for s in report["spans"]
             if s["name"].startswith("cascade.attempt")
         ]
         assert said == [("small", outcomes[0]), ("large", outcomes[1])] * 2
-        assert quiet(told)
+        assert quiet(report)
     alone = ["cascade.step desk", [attempt("small", model(backend, "s"))]]
     assert ran(backend)["not_hedged"]["tree"] == [alone] * 2
 
 
 @EVERY
-def test_evidence_beside_the_draft(backend):
-    """Evidence that is asked while the small model is stands beside the attempt, its tokens once."""
-    told = ran(backend)["evidence_beside"]
+def test_evidence_in_parallel_the_draft(backend):
+    """Evidence called in parallel with the small model stands next to the attempt, its tokens once."""
+    report = ran(backend)["evidence_in_parallel"]
     check = ["cascade.validate CrossCheck", [model(backend, "x")]]
-    for _, (name, children) in steps(told["tree"]):
+    for _, (name, children) in steps(report["tree"]):
         assert name == "cascade.step desk"
         assert sorted(children) == sorted([attempt("small", model(backend, "s")), check])
-    assert told["tokens"] == [44, 20]
-    assert quiet(told)
+    assert report["tokens"] == [44, 20]
+    assert quiet(report)
 
 
 @EVERY
 def test_a_tier_that_raises(backend):
     """What a tier raised stands on its attempt by its class."""
-    told = ran(backend)["raising"]
-    assert told["tree"] == [step(backend)]
-    (small,) = (s for s in told["spans"] if s["name"] == "cascade.attempt small")
+    report = ran(backend)["raising"]
+    assert report["tree"] == [step(backend)]
+    (small,) = (s for s in report["spans"] if s["name"] == "cascade.attempt small")
     assert (small["status"], small["attributes"]["error.type"]) == ("ERROR", "ValueError")
     if backend in OURS:
-        assert "secret" not in json.dumps(told["spans"])
+        assert "secret" not in json.dumps(report["spans"])
 
 
 @EVERY
 def test_a_stream_that_is_left(backend):
     """A consumer that leaves changes nothing of the step, which was decided before; no context stays with it."""
-    told = ran(backend)["left_stream"]
-    assert [tree for _, tree in steps(told["tree"])] == [step(backend)] * 2
-    assert told["tokens"] == [44, 20]
-    assert {s["status"] for s in told["spans"]} <= {"UNSET", "OK"}
-    assert quiet(told)
+    report = ran(backend)["left_stream"]
+    assert [tree for _, tree in steps(report["tree"])] == [step(backend)] * 2
+    assert report["tokens"] == [44, 20]
+    assert {s["status"] for s in report["spans"]} <= {"UNSET", "OK"}
+    assert quiet(report)
 
 
 @EVERY
 def test_evidence(backend):
     """What asks a model about a draft is an evaluator under the attempt that it judges, its model call below."""
-    told = ran(backend)["evidence"]
+    report = ran(backend)["evidence"]
     checked = ["cascade.validate CrossCheck", [model(backend, "x")]]
     expected = ["cascade.step desk", [attempt("small", model(backend, "s"), checked)]]
-    assert told["tree"] == [expected] * 2
-    assert told["tokens"] == [44, 20]
-    evaluators = [s for s in told["spans"] if s["name"].startswith("cascade.validate")]
+    assert report["tree"] == [expected] * 2
+    assert report["tokens"] == [44, 20]
+    evaluators = [s for s in report["spans"] if s["name"].startswith("cascade.validate")]
     for span in evaluators:
         assert span["kind"] == "INTERNAL"
         assert span["attributes"]["openinference.span.kind"] == "EVALUATOR"
         assert span["attributes"]["gen_ai.evaluation.score.value"] == 1.0
     assert len(evaluators) == 2
-    assert quiet(told)
+    assert quiet(report)
 
 
 @EVERY
@@ -309,17 +315,17 @@ def test_evidence_of_the_users_own(backend):
 @EVERY
 def test_a_ladder(backend):
     """A tier that is itself a cascade is a step under the attempt, and no model call."""
-    told = ran(backend)["ladder"]
+    report = ran(backend)["ladder"]
     inner = step(backend, "inner", "m", "l")
-    assert told["tree"] == [["cascade.step desk", [attempt("small", model(backend, "s")), attempt("large", inner)]]]
-    assert told["tokens"] == [33, 15]
+    assert report["tree"] == [["cascade.step desk", [attempt("small", model(backend, "s")), attempt("large", inner)]]]
+    assert report["tokens"] == [33, 15]
 
 
 @EVERY
 def test_structured_output(backend):
     """A tier's chain of its own stands between the attempt and the model."""
-    told = ran(backend)["structured"]
-    ((over, found),) = steps(told["tree"])
+    report = ran(backend)["structured"]
+    ((over, found),) = steps(report["tree"])
     assert over == {
         "openinference": ("desk.structured",),
         "genai": ("invoke_workflow desk.structured",),
@@ -327,7 +333,7 @@ def test_structured_output(backend):
     }.get(backend, ())
     ours = ["cascade.step desk", "cascade.attempt small", "cascade.attempt large"]
     assert [name for name in names([found]) if name.startswith("cascade.")] == ours
-    assert told["tokens"] == [22, 10]
+    assert report["tokens"] == [22, 10]
 
 
 @EVERY
@@ -347,10 +353,10 @@ def test_spans_of_the_application(backend):
 @EVERY
 def test_a_root_for_a_graph(backend):
     """`invoke_workflow` makes a root where nothing else does, and only there."""
-    told = ran(backend)["workflow"]
+    report = ran(backend)["workflow"]
     over = ("invoke_workflow support",) if backend in OURS else above(backend, "agent")
-    assert steps(told["tree"]) == [(over, step(backend))]
-    roots = [s for s in told["spans"] if s["name"] == "invoke_workflow support"]
+    assert steps(report["tree"]) == [(over, step(backend))]
+    roots = [s for s in report["spans"] if s["name"] == "invoke_workflow support"]
     assert len(roots) == (backend in OURS)
     for root in roots:
         assert root["kind"] == "INTERNAL"
@@ -364,7 +370,7 @@ def test_a_root_for_a_graph(backend):
 @EVERY
 def test_spans_of_ours_can_be_switched_off(backend):
     """With `otel_spans=False` we open none; handlers, those of instrumentations too, see the runs."""
-    told = ran(backend)["switched_off"]
+    report = ran(backend)["switched_off"]
     wanted = {
         "none": [],
         "langsmith": [],
@@ -378,28 +384,28 @@ def test_spans_of_ours_can_be_switched_off(backend):
         ]
         * 2,
     }[backend]
-    assert told["tree"] == wanted
-    assert not any("cascade.step.outcome" in span["attributes"] for span in told["spans"])
-    assert told["tokens"] == ([0, 0] if backend in OURS else [44, 20])
+    assert report["tree"] == wanted
+    assert not any("cascade.step.outcome" in span["attributes"] for span in report["spans"])
+    assert report["tokens"] == ([0, 0] if backend in OURS else [44, 20])
 
 
 @EVERY
 def test_a_handler_that_raises(backend):
     """A handler that raises on our runs costs the step nothing; model calls are still seen, the loss is counted."""
-    told = ran(backend)["handler_that_raises"]
-    assert told["tokens"] == [44, 20]
-    assert told["lost"] == 4
+    report = ran(backend)["handler_that_raises"]
+    assert report["tokens"] == [44, 20]
+    assert report["lost"] == 4
 
 
 # ---- what the spans say ---------------------------------------------------------------------------------------------
 
 
 @EVERY
-@pytest.mark.parametrize("door", ["chat_model", "node", "middleware"])
-def test_the_decisive_attributes(backend, door):
+@pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
+def test_the_decisive_attributes(backend, adapter):
     """Kinds, outcomes, reason and tiers stand on our spans in every backend, adopted ones too; no usage under gen_ai."""
-    told = ran(backend)[f"{door}-async"]
-    spans = {span["name"]: span for span in told["spans"]}
+    report = ran(backend)[f"{adapter}-async"]
+    spans = {span["name"]: span for span in report["spans"]}
     step_, small, large = (spans[n] for n in ("cascade.step desk", "cascade.attempt small", "cascade.attempt large"))
     assert {span["kind"] for span in (step_, small, large)} == {"INTERNAL"}
     said = step_["attributes"]
@@ -428,11 +434,11 @@ def test_the_decisive_attributes(backend, door):
     assert {span["status"] for span in (step_, small, large)} <= {"UNSET", "OK"}
 
 
-@pytest.mark.parametrize("backend", OURS)
+@backends(*OURS)
 def test_the_span_of_a_model_call(backend):
     """Where nobody else opens one, `chat {model}` is a client span as the conventions want it, without content."""
-    told = ran(backend)["chat_model-sync"]
-    small, large = (span for span in told["spans"] if span["name"].startswith("chat "))
+    report = ran(backend)["chat_model-sync"]
+    small, large = (span for span in report["spans"] if span["name"].startswith("chat "))
     assert (small["name"], small["kind"], small["status"]) == ("chat s", "CLIENT", "UNSET")
     assert small["attributes"] == {
         "gen_ai.operation.name": "chat",
@@ -459,27 +465,29 @@ RUNS = _run(
 )
 
 
+@pytest.mark.xdist_group("langsmith")
 @pytest.mark.parametrize("how", HOWS)
 def test_langsmith_sees_steps_and_attempts_as_runs(how):
     """LangSmith's tracer and run collectors see step, attempts and models as runs, in place, each ended."""
-    told = ran("langsmith")
-    assert told[f"chat_model-{how}"]["runs"] == [RUNS]
-    assert told[f"chat_model-{how}"]["collected"] == ["cascade.step desk"]
-    assert told[f"node-{how}"]["runs"] == [_run("LangGraph", _run("agent", RUNS))]
-    (graph,) = told[f"middleware-{how}"]["runs"]
+    report = ran("langsmith")
+    assert report[f"chat_model-{how}"]["runs"] == [RUNS]
+    assert report[f"chat_model-{how}"]["collected"] == ["cascade.step desk"]
+    assert report[f"node-{how}"]["runs"] == [_run("LangGraph", _run("agent", RUNS))]
+    (graph,) = report[f"middleware-{how}"]["runs"]
     ((above_it, found),) = steps([graph])
     assert above_it[:2] == ("LangGraph", "model")
     assert found == RUNS[:2]
 
 
+@pytest.mark.xdist_group("langsmith")
 def test_how_runs_end():
     """A tier that raised or was late ends its attempt's run with that error; a cancelled attempt is none."""
-    told = ran("langsmith")
-    (raising,) = told["raising"]["runs"]
+    report = ran("langsmith")
+    (raising,) = report["raising"]["runs"]
     assert raising[1][0] == _run("cascade.attempt small", _run("s", end="ValueError"), end="ValueError")
-    assert [late[1][0][2] for late in told["late"]["runs"]] == ["TimeoutError", "TimeoutError"]
-    (cancelled,) = told["cancelled"]["runs"]
+    assert [late[1][0][2] for late in report["late"]["runs"]] == ["TimeoutError", "TimeoutError"]
+    (cancelled,) = report["cancelled"]["runs"]
     assert (cancelled[1][0][2], cancelled[2]) == ("cancelled", "CancelledError")
-    for tree in told["evidence"]["runs"]:
+    for tree in report["evidence"]["runs"]:
         checked = _run("cascade.validate CrossCheck", _run("x"))
         assert tree == _run("cascade.step desk", _run("cascade.attempt small", _run("s"), checked, end="accepted"))

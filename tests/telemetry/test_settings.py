@@ -1,4 +1,4 @@
-"""What is told is said once per process: by the environment, or by `configure`."""
+"""The settings are made once per process: by the environment, or by `configure`."""
 
 import subprocess
 import sys
@@ -92,7 +92,7 @@ def test_a_setting_that_cannot_work_is_refused(wrong: Any):
 
 
 def test_a_redact_that_raises_takes_the_text_away():
-    """What cannot be redacted is not told; the fault is counted."""
+    """What cannot be redacted is not written; the fault is counted."""
 
     def breaks(text: str) -> str:
         raise KeyError(text)

@@ -256,7 +256,7 @@ async def test_how_stopped_steps_end(spans):
 
 
 def test_a_skipped_tier_has_no_span(spans):
-    """What was not asked is no attempt of the trace."""
+    """A tier that was not called is no attempt of the trace."""
 
     def hopeless(_draft: Any, _context: Any) -> Verdict:
         return Verdict(outcome="fail", code="hopeless")
@@ -313,7 +313,7 @@ def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):
 
 
 class _Raising(SpanProcessor):
-    """A processor that raises where it is told to."""
+    """A processor that raises at one place."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -334,7 +334,7 @@ class _Raising(SpanProcessor):
 @BOTH
 @pytest.mark.parametrize("where", ["start", "end"])
 async def test_a_processor_that_raises_never_fails_a_step(monkeypatch, caplog, how, where):
-    """R11, law 4: the step answers; the fault is logged once and every loss is counted."""
+    """The step answers; the fault is logged once and every loss is counted."""
     provider = TracerProvider()
     provider.add_span_processor(_Raising(where))
     monkeypatch.setattr(telemetry, "_TRACER", provider.get_tracer("cascade_agent"))
@@ -346,13 +346,13 @@ async def test_a_processor_that_raises_never_fails_a_step(monkeypatch, caplog, h
     for _ in range(3):
         assert (await ask(model, how=how)).response_metadata["cascade"]["final_tier"] == "large"
     assert faults.lost == (3 if where == "start" else 3 * 5), "a step that could not be opened is not tried further"
-    told = [r for r in caplog.records if r.name == "cascade_agent"]
-    assert [r.levelname for r in told] == ["WARNING"]
-    assert told[0].getMessage().endswith(": ConnectionError")
+    logged = [r for r in caplog.records if r.name == "cascade_agent"]
+    assert [r.levelname for r in logged] == ["WARNING"]
+    assert logged[0].getMessage().endswith(": ConnectionError")
 
 
 class _Hostile:
-    """A span that refuses all it is told."""
+    """A span that refuses every call."""
 
     def __getattr__(self, name: str) -> Any:
         def refuse(*_: Any, **__: Any) -> Any:

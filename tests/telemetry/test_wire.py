@@ -17,6 +17,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
+pytestmark = pytest.mark.xdist_group("wire")  # what these share is made once
+
 ROOT = Path(__file__).parents[2]
 SDK = tuple(int(part) for part in version("opentelemetry-sdk").split(".")[:2])
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
@@ -217,7 +219,7 @@ def test_events_go_where_they_are_asked_for(wire):
         facts = plain(record.attributes)
         named = facts.pop("event.name", None) or record.event_name
         logged.append((span.name, named, facts))
-    told, silent = (on_spans, logged) if where == "span" else (logged, on_spans)
+    carries, silent = (on_spans, logged) if where == "span" else (logged, on_spans)
     assert silent == []
     evaluation = {
         "gen_ai.evaluation.name": "careful",
@@ -225,14 +227,14 @@ def test_events_go_where_they_are_asked_for(wire):
         "gen_ai.evaluation.explanation": "/text: odd it is small",
         "gen_ai.evaluation.score.value": 0.25,
     }
-    assert {(span, name) for span, name, _ in told} == {
+    assert {(span, name) for span, name, _ in carries} == {
         ("cascade.attempt small", "gen_ai.evaluation.result"),
         ("cascade.attempt large", "gen_ai.evaluation.result"),
         ("cascade.step desk", "cascade.escalation"),
     }
-    (small,) = [facts for span, _, facts in told if span == "cascade.attempt small"]
+    (small,) = [facts for span, _, facts in carries if span == "cascade.attempt small"]
     assert evaluation.items() <= small.items()
-    (step,) = [facts for _, name, facts in told if name == "cascade.escalation"]
+    (step,) = [facts for _, name, facts in carries if name == "cascade.escalation"]
     assert step == {"cascade.tier.from": "small", "cascade.tier.to": "large", "cascade.escalation.reason": "odd"}
 
 
