@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables.config import ensure_config, merge_configs, patch_config, var_child_runnable_config
 
 from cascade_agent import telemetry
@@ -26,7 +26,6 @@ from cascade_agent.engine.statistics import Ledger
 from cascade_agent.engine.step import Answer, Step
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import Journal
-from cascade_agent.models import prompt_cache as cache_marks
 from cascade_agent.models.pricing import warm
 from cascade_agent.models.tier import Role, Tier
 from cascade_agent.models.tool_spec import tool_specs
@@ -245,19 +244,25 @@ class _Call:
     def request_of(self, role: Role, note: str | None) -> ModelRequest[Any]:
         """The request with the tier's model and bound arguments, without what only another provider understands."""
         request, tier = self.request, self.tiers[role]
-        kind = llm_type(tier.base)
+        options = dict(request.model_settings)
+        if request.tool_choice is not None:
+            options["tool_choice"] = request.tool_choice
+        mixed = len({other.traits.kind for other in self.tiers.values()}) > 1
+        tools, settings = tier.offer_for(request.tools, options, mixed=mixed)
+        choice = settings.pop("tool_choice", None) if request.tool_choice is not None else None
         bound = {key: value for key, value in tier.bound.items() if key not in ("tools", "tool_choice")}
-        changes: dict[str, Any] = {"model": tier.base, "model_settings": {**bound, **request.model_settings}}
-        messages: list[Any] = request.messages
-        if kind != llm_type(request.model):
-            system = request.system_message
-            changes["model_settings"] = {**bound, **cache_marks.for_settings(request.model_settings, kind)}
-            changes["tools"] = cache_marks.for_tools(request.tools, kind)
-            changes["system_message"] = None if system is None else cache_marks.for_messages([system], kind)[0]
-            changes["messages"] = messages = cache_marks.for_messages(messages, kind)
-        if note is not None:
-            changes["messages"] = [*messages, HumanMessage(note)]
-        return request.override(**changes)
+        system = request.system_message
+        messages = tier.messages_for(
+            [*([] if system is None else [system]), *request.messages], pair=self.tiers, note=note
+        )
+        return request.override(
+            model=tier.base,
+            model_settings={**bound, **settings},
+            tool_choice=choice,
+            tools=tools,
+            system_message=cast("Any", None if system is None else messages[0]),
+            messages=cast("Any", messages if system is None else messages[1:]),
+        )
 
     def asking(self, role: Role, manager: BaseRunManager) -> telemetry.Asking:
         """What stands around the call of a tier."""
@@ -314,11 +319,6 @@ class _Call:
             if call["name"] not in self.context.tools_by_name
         ]
         return self.answer(tier, ModelResponse(result=[message, *told], structured_response=value))
-
-
-def llm_type(model: Any) -> str:
-    """The provider's name for its kind of model; a binding passes it on."""
-    return str(getattr(model, "_llm_type", ""))
 
 
 def _last_answer(response: ModelResponse[Any]) -> AIMessage:

@@ -168,6 +168,7 @@ class _Rewriting:
 
     def __init__(self, model: ModelTraits, pair: Mapping[Any, ModelTraits]) -> None:
         self.model, self.pair = model, pair
+        self.other_marks = model.known or any(other.kind != model.kind for other in pair.values())
         self.pictures: list[Block] = []
         """Media of a model's turn that are to be shown in the user's next one."""
 
@@ -219,7 +220,8 @@ class _Rewriting:
             message, self.pictures = _with_pictures(message, self.pictures), []
         if isinstance(message.content, str):
             return message
-        message = prompt_cache.for_messages([message], self.model.kind)[0]
+        if self.other_marks:
+            message = prompt_cache.for_messages([message], self.model.kind)[0]
         content: Any = message.content
         if self.model.plain_strings and (joined := _joined(content)) is not None:
             return message.model_copy(update={"content": joined})
