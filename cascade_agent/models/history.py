@@ -145,18 +145,20 @@ def _form_of_block(block: Mapping[str, Any]) -> str | None:
 
 
 def _writer(message: AIMessage, pair: Mapping[Any, ModelTraits]) -> ModelTraits | None:
-    """Return the tier of the pair that wrote an answer, by the record on it; None where the record does not say."""
+    """Return the tier of the pair that wrote an answer, by the innermost record on it; None where it does not say."""
     record = message.response_metadata.get("cascade")
     found: ModelTraits | None = None
     while isinstance(record, Mapping):
-        role = record.get("final_tier")
-        attempts = [a for a in record.get("attempts") or () if isinstance(a, Mapping) and a.get("tier") == role]
-        if not attempts:
+        role, attempts = record.get("final_tier"), record.get("attempts")
+        own = (
+            [a for a in attempts if isinstance(a, Mapping) and a.get("tier") == role]
+            if isinstance(attempts, list)
+            else []
+        )
+        if not own or not isinstance(role, str):
             return None
-        tier, record = pair.get(role), attempts[-1].get("inner")
-        found = tier if tier is not None and attempts[-1].get("model") in (tier.model_name, tier.label) else None
-        if found is not None and found.kind != "cascade":
-            return found if record is None else None
+        tier, record = pair.get(role), own[-1].get("inner")
+        found = tier if tier is not None and own[-1].get("model") in (tier.model_name, tier.label) else None
     return None if found is None or found.kind == "cascade" else found
 
 
