@@ -354,7 +354,7 @@ def test_a_missing_table_is_an_unknown_price(monkeypatch: pytest.MonkeyPatch, ca
     """Without the package of the table every price is None, warming does nothing, one warning says so."""
     pricing._warn_once.cache_clear()
     monkeypatch.setitem(sys.modules, "genai_prices.data_snapshot", None)  # as if it were not installed
-    pricing._load()
+    pricing.table_version()
     assert price_of("gpt-4o-mini", "openai") is None
     assert len(caplog.records) == 1
 

@@ -168,6 +168,7 @@ GOOGLE = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1
         (APIConnectionError(request=httpx.Request("POST", "http://x")), None),
         (ValueError("x"), None),
     ],
+    ids=lambda _: "form",  # the moments in them differ from worker to worker
 )
 def test_when_to_ask_again_is_read_in_every_form(error, expected):
     """Of busy providers only."""

@@ -189,20 +189,25 @@ class _AgentCall:
     def request_of(self, role: Role, note: str | None) -> ModelRequest[Any]:
         """Return the request with the tier's model and bound arguments, without what only another provider knows."""
         request, tier = self.request, self.tiers[role]
-        bound = {key: value for key, value in tier.bound.items() if key not in ("tools", "tool_choice")}
-        options = request.model_settings | ({} if request.tool_choice is None else {"tool_choice": request.tool_choice})
-        tools, settings = tier.offer_for(request.tools, options)
+        options = dict(request.model_settings)
+        if request.tool_choice is not None:
+            options["tool_choice"] = request.tool_choice
+        mixed = len({other.traits.kind for other in self.tiers.values()}) > 1
+        tools, settings = tier.offer_for(request.tools, options, mixed=mixed)
         choice = settings.pop("tool_choice", None) if request.tool_choice is not None else None
+        bound = {key: value for key, value in tier.bound.items() if key not in ("tools", "tool_choice")}
         system = request.system_message
-        changes: dict[str, Any] = {
-            "model": tier.base,
-            "model_settings": {**bound, **settings},
-            "tools": tools,
-            "tool_choice": choice,
-            "messages": tier.messages_for(cast("Any", request.messages), pair=self.tiers, note=note),
-            "system_message": None if system is None else tier.messages_for([system])[0],
-        }
-        return request.override(**changes)
+        messages = tier.messages_for(
+            [*([] if system is None else [system]), *request.messages], pair=self.tiers, note=note
+        )
+        return request.override(
+            model=tier.base,
+            model_settings={**bound, **settings},
+            tool_choice=choice,
+            tools=tools,
+            system_message=cast("Any", None if system is None else messages[0]),
+            messages=cast("Any", messages if system is None else messages[1:]),
+        )
 
     @contextmanager
     def child_of(self, role: Role, config: RunnableConfig) -> Iterator[None]:
@@ -262,11 +267,6 @@ class _AgentCall:
             if call["name"] not in known
         ]
         return self.answer(tier, ModelResponse(result=[message, *results], structured_response=value))
-
-
-def llm_type(model: Any) -> str:
-    """Return the provider's name for its kind of model; a binding passes it on."""
-    return str(getattr(model, "_llm_type", ""))
 
 
 def _host_raised(error: Exception) -> bool:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Block = dict[str, Any]
 
-_PLAIN_KWARGS = frozenset({"refusal"})
+_PLAIN_KWARGS = frozenset({"refusal", "tool_calls"})
+_BY_A_MODEL = frozenset({"ai", "AIMessageChunk"})
 _RESPONSE_IDS = ("msg_", "resp_", "rs_", "fc_")
 _MEDIA = frozenset({"image", "audio", "video", "file"})
 _MEDIA_KEYS = ("type", "base64", "url", "mime_type")
@@ -67,7 +68,7 @@ def messages_for(
         messages = with_note(messages, note)
     if model.kind == "cascade":
         return messages  # its own tiers are each given their form
-    if not _all_plain(messages):
+    if not _all_plain(messages, ids=model.form == RESPONSES):
         messages = _unique_ids(_Rewriting(model, pair or {}).all(messages))
     return _thinking_first(messages) if model.manual_thinking else messages
 
@@ -88,15 +89,17 @@ def with_note(messages: Sequence[BaseMessage], note: str) -> list[BaseMessage]:
 # ---- what needs no work ---------------------------------------------------------------------------------------------
 
 
-def _all_plain(messages: Sequence[BaseMessage]) -> bool:
+def _all_plain(messages: Sequence[BaseMessage], *, ids: bool) -> bool:
+    """Tell whether nothing is to be done: at every call, hence by `type`; isinstance costs ten times as much."""
     seen: set[str] = set()
     for message in messages:
         if type(message.content) is not str:
             return False
-        if isinstance(message, AIMessage):
-            if not _is_plain(message):
+        if message.type in _BY_A_MODEL:
+            answer = cast("AIMessage", message)
+            if not _is_plain(answer, ids=ids):
                 return False
-            for call in message.tool_calls:
+            for call in answer.tool_calls:
                 name = call["id"]
                 if not name or name in seen:
                     return False
@@ -104,19 +107,19 @@ def _all_plain(messages: Sequence[BaseMessage]) -> bool:
     return True
 
 
-def _is_plain(message: AIMessage) -> bool:
-    """Tell whether an answer is text and calls in a form that every provider takes."""
-    extra = message.additional_kwargs
-    if extra and not (
-        _PLAIN_KWARGS.issuperset(key for key in extra if key != "tool_calls" or not message.tool_calls)
-        and not extra.get("refusal")
-    ):
+def _is_plain(message: AIMessage, *, ids: bool) -> bool:
+    """Tell whether an answer with text for content is in a form that every provider takes; `ids` are looked at too."""
+    content, extra = message.content, message.additional_kwargs
+    if (not content and not message.tool_calls) or cast("str", content).isspace():
         return False
-    content = message.content
-    if not isinstance(content, str) or not content or content.isspace():
-        return content == "" and bool(message.tool_calls)
-    ids = (message.id, message.response_metadata.get("id"))
-    return not (str(ids[0] or "").startswith(_RESPONSE_IDS) or str(ids[1] or "").startswith("resp_"))
+    if extra and (extra.get("refusal") or not _PLAIN_KWARGS.issuperset(extra)):
+        return False
+    if extra and "tool_calls" in extra and not message.tool_calls:
+        return False
+    return not ids or not (
+        str(message.id or "").startswith(_RESPONSE_IDS)
+        or str(message.response_metadata.get("id") or "").startswith("resp_")
+    )
 
 
 # ---- who wrote it ---------------------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def form_of(message: AIMessage) -> str | None:
     """Return the form an answer is written in: its provider's name, `openai/responses`, None where it has no mark."""
     meta = message.response_metadata
     provider = family(meta.get("model_provider"))
-    blocks = [block for block in message.content if isinstance(block, Mapping)]
+    blocks = [block for block in message.content if isinstance(block, dict)]
     if provider is None:
         return next((form for form in map(_form_of_block, blocks) if form), None)
     responses = str(meta.get("id") or message.id or "").startswith(_RESPONSE_IDS) or meta.get("object") == "response"
@@ -145,18 +148,20 @@ def _form_of_block(block: Mapping[str, Any]) -> str | None:
 
 
 def _writer(message: AIMessage, pair: Mapping[Any, ModelTraits]) -> ModelTraits | None:
-    """Return the tier of the pair that wrote an answer, by the record on it; None where the record does not say."""
+    """Return the tier of the pair that wrote an answer, by the innermost record on it; None where it does not say."""
     record = message.response_metadata.get("cascade")
     found: ModelTraits | None = None
     while isinstance(record, Mapping):
-        role = record.get("final_tier")
-        attempts = [a for a in record.get("attempts") or () if isinstance(a, Mapping) and a.get("tier") == role]
-        if not attempts:
+        role, attempts = record.get("final_tier"), record.get("attempts")
+        own = (
+            [a for a in attempts if isinstance(a, Mapping) and a.get("tier") == role]
+            if isinstance(attempts, list)
+            else []
+        )
+        if not own or not isinstance(role, str):
             return None
-        tier, record = pair.get(role), attempts[-1].get("inner")
-        found = tier if tier is not None and attempts[-1].get("model") in (tier.model_name, tier.label) else None
-        if found is not None and found.kind != "cascade":
-            return found if record is None else None
+        tier, record = pair.get(role), own[-1].get("inner")
+        found = tier if tier is not None and own[-1].get("model") in (tier.model_name, tier.label) else None
     return None if found is None or found.kind == "cascade" else found
 
 
@@ -168,6 +173,7 @@ class _Rewriting:
 
     def __init__(self, model: ModelTraits, pair: Mapping[Any, ModelTraits]) -> None:
         self.model, self.pair = model, pair
+        self.other_marks = model.known or any(other.kind != model.kind for other in pair.values())
         self.pictures: list[Block] = []
         """Media of a model's turn that are to be shown in the user's next one."""
 
@@ -175,7 +181,7 @@ class _Rewriting:
         out: list[BaseMessage] = []
         for message in messages:
             if isinstance(message, AIMessage):
-                plain = type(message.content) is str and _is_plain(message)
+                plain = type(message.content) is str and _is_plain(message, ids=self.model.form == RESPONSES)
                 out.append(message if plain or self.is_own(message) else self.answer(message))
             else:
                 out.append(self.input(message))
@@ -219,7 +225,8 @@ class _Rewriting:
             message, self.pictures = _with_pictures(message, self.pictures), []
         if isinstance(message.content, str):
             return message
-        message = prompt_cache.for_messages([message], self.model.kind)[0]
+        if self.other_marks:
+            message = prompt_cache.for_messages([message], self.model.kind)[0]
         content: Any = message.content
         if self.model.plain_strings and (joined := _joined(content)) is not None:
             return message.model_copy(update={"content": joined})
@@ -252,7 +259,7 @@ def _text_of(message: AIMessage) -> str:
 def _said(block: Mapping[str, Any]) -> str | None:
     kind = block.get("type")
     value = block.get("value") if kind == "non_standard" else None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         block, kind = value, value.get("type")
     words = (
         block.get("text") if kind in ("text", "output_text") else block.get("refusal") if kind == "refusal" else None
@@ -263,7 +270,7 @@ def _said(block: Mapping[str, Any]) -> str | None:
 def _media_of(message: AIMessage) -> list[Block]:
     """Return the media of an answer as standard blocks that carry their data or a URL."""
     content = message.content
-    if isinstance(content, str) or not any(isinstance(b, Mapping) and b.get("type") in _MEDIA_FORMS for b in content):
+    if isinstance(content, str) or not any(isinstance(b, dict) and b.get("type") in _MEDIA_FORMS for b in content):
         return []
     return [found for found in map(_standard_media, message.content_blocks) if found is not None]
 
@@ -279,7 +286,7 @@ def _standard_media(block: Mapping[str, Any]) -> Block | None:
 
 def _standard_input(block: Any, model: ModelTraits) -> Any:
     """Return a user's block, written for one provider, as a standard one."""
-    if not isinstance(block, Mapping):
+    if not isinstance(block, dict):
         return block
     kind = block.get("type")
     foreign = kind in _SPECIAL_INPUT or (kind in ("image", "file") and "source" in block)
@@ -361,4 +368,4 @@ def _thinking_first(messages: list[BaseMessage]) -> list[BaseMessage]:
 
 def _starts_with_thought(message: AIMessage) -> bool:
     first = message.content[0] if isinstance(message.content, list) and message.content else None
-    return isinstance(first, Mapping) and first.get("type") in ("thinking", "redacted_thinking", "reasoning")
+    return isinstance(first, dict) and first.get("type") in ("thinking", "redacted_thinking", "reasoning")

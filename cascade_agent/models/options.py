@@ -127,8 +127,12 @@ def _named(value: object) -> str | None:
 # ---- for one tier ---------------------------------------------------------------------------------------------------
 
 
-def offer_for(model: ModelTraits, tools: Sequence[Any], options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def offer_for(
+    model: ModelTraits, tools: Sequence[Any], options: Mapping[str, Any], *, mixed: bool = True
+) -> tuple[list[Any], dict[str, Any]]:
     """Return tools and options as a model takes them; what was given is left as it is.
+
+    `mixed` says that they may have been made for another kind of model, whose cache marks then go.
 
     Raises:
         ConfigurationError: a tool that only another provider carries out.
@@ -141,7 +145,7 @@ def offer_for(model: ModelTraits, tools: Sequence[Any], options: Mapping[str, An
                 "carries out: offer a tool that runs on your side, or a pair of that provider"
             )
             raise ConfigurationError(msg)
-    settings = settings_for(model, options)
+    settings = settings_for(model, options, mixed=mixed)
     choice = _choice(options.get("tool_choice"))
     if choice is not None:
         if choice.allowed is not None and model.family != "openai":
@@ -151,13 +155,13 @@ def offer_for(model: ModelTraits, tools: Sequence[Any], options: Mapping[str, An
             settings.setdefault("parallel_tool_calls", False)
         if choice.mode == "none" and model.family == "anthropic":
             settings.pop("parallel_tool_calls", None)  # the client would put it into a choice that has no such key
-    kept = prompt_cache.for_tools(tools, model.kind)
+    kept = prompt_cache.for_tools(tools, model.kind) if mixed or model.known else tools
     return [copy.deepcopy(tool) if isinstance(tool, dict) else tool for tool in kept], settings
 
 
-def settings_for(model: ModelTraits, options: Mapping[str, Any]) -> dict[str, Any]:
+def settings_for(model: ModelTraits, options: Mapping[str, Any], *, mixed: bool = True) -> dict[str, Any]:
     """Return the options of a call, but for the choice of a tool, as a model takes them."""
-    settings = prompt_cache.for_settings(options, model.kind)
+    settings = prompt_cache.for_settings(options, model.kind) if mixed or model.known else dict(options)
     for name in _UNKNOWN_TO.get(model.family or "", frozenset()) & settings.keys():
         if settings.pop(name) is not None:
             _warn_dropped(model.label, model.family or "", name)

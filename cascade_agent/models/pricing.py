@@ -1,10 +1,8 @@
-"""What a model call costs: a price per million tokens, given by hand or read from a kept table.
+"""Prices of model calls: per million tokens, given by hand or read from a kept table.
 
-Law: unknown stays `None`, never 0, and asking for a price or a cost never raises and never uses the network.
-
-All prices are in units of `currency` **per million tokens** (`per_call` alone is per call). The table is the one that
-the `genai-prices` package carries; it is imported when a price is first asked for (about 0.4 s, see `warm`), never
-before.
+Unknown stays `None`, never 0, and asking for a price or a cost never raises and never uses the network. Prices are in
+units of `currency` **per million tokens** (`per_call` alone is per call). The table is the one that the `genai-prices`
+package carries; it is imported when a price is first asked for (about 0.4 s, see `warm`), never before.
 """
 
 from __future__ import annotations
@@ -67,7 +65,7 @@ class PriceTier:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one million tokens of a model cost.
+    """The price of one million tokens of a model.
 
     Args:
         input: price of a million input tokens.
@@ -114,7 +112,7 @@ class Price:
                 raise ConfigurationError(msg) from error
 
     def cost(self, usage: Usage) -> float | None:
-        """What these tokens cost, in `currency`; None when the count of input or output tokens is unknown.
+        """Return what these tokens cost, in `currency`; None when the count of input or output tokens is unknown.
 
         Cached tokens are part of `input_tokens`; an unknown number of them counts as none. Counts that contradict each
         other are cut so that nothing is charged twice and nothing below 0. A sum over several calls is None where it
@@ -242,14 +240,14 @@ def price_of(
     try:
         entry = _lookup(_snapshot(), model_name, provider, base_url)
         return None if entry is None else entry.price(at)
-    except Exception as error:  # noqa: BLE001 - law 4: pricing never fails a step
+    except Exception as error:  # noqa: BLE001 - pricing never fails a step
         _warn_once(f"{type(error).__name__}: {error}")
         return None
 
 
 def warm() -> None:
     """Load the table in a daemon thread, so that the first step does not wait 0.4 s for it. Returns at once."""
-    threading.Thread(target=_load, name="cascade-agent-prices", daemon=True).start()
+    threading.Thread(target=table_version, name="cascade-agent-prices", daemon=True).start()
 
 
 def table_version() -> tuple[str, str | None] | None:
@@ -257,16 +255,9 @@ def table_version() -> tuple[str, str | None] | None:
     try:
         table = _snapshot()
         return _source(table), _date(table)
-    except Exception as error:  # noqa: BLE001 - law 4: pricing never fails a step
+    except Exception as error:  # noqa: BLE001 - pricing never fails a step
         _warn_once(f"{type(error).__name__}: {error}")
         return None
-
-
-def _load() -> None:
-    try:
-        _snapshot()
-    except Exception as error:  # noqa: BLE001 - law 4: pricing never fails a step
-        _warn_once(f"{type(error).__name__}: {error}")
 
 
 @cache

@@ -1,6 +1,6 @@
-"""Cache settings of one provider, taken out of a request that goes to another one's model.
+"""Takes one provider's cache settings out of a request that goes to another one's model.
 
-Law: what the target understands stays, and nothing else of a request is touched. Middleware and users mark messages,
+What the target understands stays, and nothing else of a request is touched. Middleware and users mark messages,
 tools and settings for the provider they know (`cache_control` is Anthropic's, `prompt_cache_key` OpenAI's and
 Fireworks'); another provider answers such a request with an error. LangChain's own `ModelFallbackMiddleware` does the
 same, by the same `_llm_type` names.
@@ -27,21 +27,21 @@ _NESTED = ("extras", "metadata")
 
 
 def for_messages(messages: Sequence[M], llm_type: str) -> list[M]:
-    """The messages as a model of this `_llm_type` takes them; unmarked messages are the same objects."""
+    """Return the messages as a model of this `_llm_type` takes them; unmarked messages are the same objects."""
     if llm_type in _ANTHROPIC:
         return list(messages)
     return [m if isinstance(m.content, str) else _message(m) for m in messages]
 
 
 def for_tools(tools: Sequence[Any], llm_type: str) -> list[Any]:
-    """The tools as a model of this `_llm_type` takes them; unmarked tools are the same objects."""
+    """Return the tools as a model of this `_llm_type` takes them; unmarked tools are the same objects."""
     if llm_type in _ANTHROPIC:
         return list(tools)
     return [_tool(tool) for tool in tools]
 
 
 def for_settings(settings: Mapping[str, Any], llm_type: str) -> dict[str, Any]:
-    """Arguments of a call as a model of this `_llm_type` takes them."""
+    """Return the arguments of a call as a model of this `_llm_type` takes them."""
     out = dict(settings)
     if llm_type not in _ANTHROPIC:
         out.pop("cache_control", None)

@@ -142,13 +142,15 @@ class Tier:
         known = None if pair is None else {role: tier.traits for role, tier in pair.items()}
         return messages_for(self.traits, messages, pair=known, note=note)
 
-    def offer_for(self, tools: Sequence[Any], options: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    def offer_for(
+        self, tools: Sequence[Any], options: Mapping[str, Any], *, mixed: bool = True
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Return tools and options (`tool_choice` and the like) as this tier takes them; nothing given is changed.
 
         Raises:
             ConfigurationError: a tool that only another provider carries out.
         """
-        return offer_for(self.traits, tools, options)
+        return offer_for(self.traits, tools, options, mixed=mixed)
 
     def settings_for(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of one call as this tier takes them."""

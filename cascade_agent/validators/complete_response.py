@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
+from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators import _markup
 
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Draft, StepContext
 
-_PRIOR: Final = "the score of this code is itself an estimate of P(right); this weight hands it on"
-WEIGHTS: Final[Mapping[str, tuple[float, float, str]]] = dict.fromkeys(
-    ("call_announced", "degenerate_text", "other_script", "unknown_end"), (6.0, 1.0, _PRIOR)
-)
-"""Soft code -> (weight in logits, score that says nothing, reason)."""
 _SCORES: Final = {"call_announced": 0.15, "degenerate_text": 0.05, "other_script": 0.15, "unknown_end": 0.3}
 """Reasoned, not fitted: how often a draft with this sign is right all the same."""
 
@@ -153,6 +149,12 @@ class CompleteResponse:
     max_chars: int = 1_000_000
     name: ClassVar[str] = "CompleteResponse"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "incomplete"
+    weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
+        ("call_announced", "degenerate_text", "other_script", "unknown_end"),
+        Weight(6.0, "the score of this code is itself an estimate of P(right); this weight hands it on"),
+    )
 
     def __post_init__(self) -> None:
         """Refuse a limit that refuses everything."""
