@@ -35,7 +35,9 @@ def bill(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str,
     return usage, tier.cost(usage), None
 
 
-def bill_of_error(error: BaseException, *, nested: bool = False) -> tuple[Usage | None, float | None, dict[str, Any] | None]:
+def bill_of_error(
+    error: BaseException, *, nested: bool = False
+) -> tuple[Usage | None, float | None, dict[str, Any] | None]:
     """Return usage and cost of a call that raised: unknown, unless the provider refused it or a record says it.
 
     `nested` says that the tier is itself a cascade, whose exceptions carry the record of its step.
