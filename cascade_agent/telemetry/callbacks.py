@@ -138,7 +138,6 @@ class Validating:
 
     __slots__ = (
         "_chat",
-        "_evidence",
         "_name",
         "_run",
         "_scope",
@@ -154,7 +153,6 @@ class Validating:
         self.config = config
         self._scope = scope if isinstance(scope, AttemptScope) else None
         self._step: StepScope = scope.step if isinstance(scope, AttemptScope) else scope
-        self._evidence = evidence
         self._name, self._tier = str(evidence.name), getattr(evidence, "tier", None)
         self._run: Any = None
         self._span: Span | None = None
@@ -174,15 +172,6 @@ class Validating:
         except Exception as error:  # noqa: BLE001 - law 4, and the runner judges what a broken one returns
             faults.count(error)
         return found
-
-    def begun(self, answer: Any) -> Any:
-        """What the evidence's model answered before there was a draft; given back as it is."""
-        if self._chat is not None:
-            try:
-                tell_usage(self._chat, self._evidence.spent(answer).usage)
-            except Exception as error:  # noqa: BLE001 - law 4
-                faults.count(error)
-        return answer
 
     def __enter__(self) -> Self:
         """Open run and span."""

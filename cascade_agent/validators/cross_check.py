@@ -148,18 +148,6 @@ class CrossCheck(_Asking):
         self._similarity = similarity
         self._ready: dict[Any, tuple[Ready, Any]] = {}
 
-    def begin(self, context: StepContext, *, config: RunnableConfig | None) -> Any:
-        """Ask without a draft, to be compared by `read` when there is one."""
-        return self._ask(None, context, config)
-
-    async def abegin(self, context: StepContext, *, config: RunnableConfig | None) -> Any:
-        """Async twin of `begin`."""
-        return await self._aask(None, context, config)
-
-    def read(self, native: Any, draft: Draft, context: StepContext) -> tuple[Verdict, SideCall]:
-        """What `begin` was answered says of this draft, and what it cost."""
-        return self._told(native, draft, context)
-
     def _request(self, draft: Draft | None, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         del draft  # the second model must not see the first one's answer
         key = (*map(id, context.tools), id(context.output_schema), context.tool_choice)

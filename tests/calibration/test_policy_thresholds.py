@@ -154,7 +154,7 @@ def test_irreversible_drafts_have_a_number_that_is_never_the_laxer_one(journal):
     found = calibrate(journal.path, max_loss=0.08, scorer="rules", policy=PAY)
     entry = found.policy.provenance["thresholds"]["irreversible"]
     assert entry["certificate"]["risk"] == "selective_error"
-    assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.threshold)
+    assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.base_threshold)
 
 
 def test_irreversible_drafts_of_which_nothing_is_known_go_to_large(journal):
