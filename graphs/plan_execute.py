@@ -105,7 +105,7 @@ def build(  # noqa: PLR0913 - keyword settings
         db: the shop; None is a fresh copy in memory.
         checkpointer: where LangGraph keeps threads.
     """
-    policy = policy or Policy(side_effects=SIDE_EFFECTS)
+    policy = policy or Policy(side_effects=SIDE_EFFECTS, on_exhausted="return")
     if validators is None:  # the planner's one tool does not show which tools its steps may name
         knows = PlanConsistency(known_tools=tuple(SIDE_EFFECTS))
         validators = [knows if isinstance(v, PlanConsistency) else v for v in default_validators()]

@@ -59,7 +59,6 @@ inputs_seen = st.none() | st.builds(
     broken=st.none() | scores,
     small_cost=numbers,
     large_cost=numbers,
-    large_cost_now=numbers,
     small_latency=numbers,
     large_latency=numbers,
     time_left=numbers,
@@ -106,9 +105,7 @@ def traces(draw, number=None):
         evidence=tuple(SideCall(name=name, cost=draw(costs), latency=draw(times)) for name in gathered),
         askable=askable,
         inputs_seen=tuple(s for s in draw(st.lists(inputs_seen, max_size=3)) if s is not None),
-        decisions=draw(
-            st.sampled_from([(), (Decision(action="ask_small", reason="draft", hedge=0.3, beside=askable),)])
-        ),
+        decisions=draw(st.sampled_from([(), (Decision(action="ask_small", reason="draft", hedge=0.3),)])),
         final=draw(st.none() | st.integers(0, len(attempts) - 1)),
         cost=draw(costs),
         latency=draw(times),
@@ -135,15 +132,14 @@ def labels_of(draw, trace):
 
 policies = st.builds(
     Policy,
-    threshold=st.none() | scores,
-    thresholds=st.dictionaries(st.sampled_from(["call", "text", "write", "irreversible"]), scores, max_size=2),
+    threshold=st.none()
+    | scores
+    | st.dictionaries(st.sampled_from(["call", "text", "write", "irreversible", "default"]), scores, max_size=3),
     evidence_band=st.sampled_from([(0.0, 1.0), (0.3, 0.89), (0.6, 0.7), (0.0, 0.0)]),
-    on_exhausted=st.sampled_from(["return", "raise", "interrupt"]),
+    on_exhausted=st.sampled_from(["pass", "return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
-    stay_on_large=st.booleans(),
+    stay_on_large=st.sampled_from(["step", "turn"]),
     skip_small=st.booleans(),
-    price_aware=st.booleans(),
-    parallel_evidence=st.booleans(),
     hedge_after=st.sampled_from([None, None, 0.1, 0.5]),
     shadow_rate=st.sampled_from([0.0, 0.0, 0.1]),
 )

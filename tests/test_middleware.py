@@ -455,11 +455,11 @@ async def test_two_cascades_of_different_names_nest(how):
 async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
     """`return` gives the large draft marked degraded, `raise` raises; only `pass` gives large's hard fails."""
 
-    def agent(on_exhausted, reply):
+    def agent(on_exhausted, *replies):
         cascade = CascadeMiddleware(
-            model(reply), validators=[no_draft, ToolCallSchema()], policy=Policy(on_exhausted=on_exhausted)
+            model(*replies), validators=[no_draft, ToolCallSchema()], policy=Policy(on_exhausted=on_exhausted)
         )
-        return create_agent(model(reply), [lookup], middleware=[cascade])
+        return create_agent(model(*replies), [lookup], middleware=[cascade])
 
     out = await run(agent("return", "draft"), "hi", how=how)
     assert record(out["messages"][-1])["degraded"]
@@ -467,7 +467,7 @@ async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
         with pytest.raises(CascadeExhausted) as caught:
             await run(agent(on_exhausted, reply), "hi", how=how)
         assert len(caught.value.errors) == 2
-    out = await run(agent("pass", call("nope")), "hi", how=how)
+    out = await run(agent("pass", call("nope"), "done"), "hi", how=how)
     assert [m.type for m in out["messages"][:3]] == ["human", "ai", "tool"]
     assert record(out["messages"][1])["degraded"]
 
@@ -614,7 +614,7 @@ def test_without_langchain_the_import_names_the_extra():
 
 def test_settings_are_checked_at_construction():
     """A policy that is none, a tier that is none."""
-    with pytest.raises(ConfigurationError, match="policy"):
+    with pytest.raises(ConfigurationError, match="Policy has no setting"):
         CascadeMiddleware(model("x"), policy={"thresholds": 1})
     with pytest.raises(ConfigurationError, match="tier"):
         CascadeMiddleware(7)

@@ -232,8 +232,6 @@ def lookup(city: str) -> str:
 class Refused(Exception):  # noqa: N818 - as providers name theirs
     """An exception of a provider's client."""
 
-    is_retryable = False
-
     def __init__(self, status: int = 400) -> None:
         super().__init__(f"refused with {status}")
         self.status_code = status
@@ -340,7 +338,10 @@ def test_hosts_choose_by_the_type_of_larges_exception():
     agent = create_agent(CascadeChatModel(small=says("x"), large=large, validators=[small_is_bad]), middleware=[retry])
     with pytest.raises(Refused) as caught:
         agent.invoke(HI)
-    assert large.asked == 1
+    alone = says(Refused(400))
+    with pytest.raises(Refused):
+        create_agent(alone, middleware=[retry]).invoke(HI)
+    assert large.asked == alone.asked
     assert caught.value.cascade.reason == "model_error"
     model = CascadeChatModel(small=says("x"), large=says(ConnectionError("x")), validators=[small_is_bad])
     assert model.with_fallbacks([says("spare")], exceptions_to_handle=(ConnectionError,)).invoke("hi").text == "spare"

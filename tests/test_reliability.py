@@ -810,7 +810,7 @@ async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
         assert (await ask(llm, how=how)).content == "large"
     assert small.asked == 19
     assert journal.traces[-1].reason == "skipped_small"
-    assert journal.traces[-1].decisions[0].detail.endswith("empty last")
+    assert journal.traces[-1].decisions[0].detail.endswith("empty_answer last")
     assert journal.traces[-1].attempts[0].outcome == "skipped"
     assert journal.traces[-1].inputs_seen[0].broken > 0.8
     now[0] = 31.0

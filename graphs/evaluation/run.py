@@ -87,8 +87,10 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
         except GraphRecursionError:
             stopped = f"did not come to an end within {MAX_SUPERSTEPS} supersteps"
             break
-        except CascadeExhausted as error:
-            stopped = f"no usable answer: {error!s}"
+        except Exception as error:
+            if not (isinstance(error, CascadeExhausted) or hasattr(error, "cascade")):
+                raise
+            stopped = f"no usable answer: {error}"
             break
         last = state["messages"][-1]
         answers.append(str(last.text) if isinstance(last, AIMessage) else "")

@@ -78,7 +78,7 @@ def test_each_kind_gets_its_own_number(journal):
         share = sum(not accepts(policy, trace) for trace in steps) / len(steps)
         assert share == pytest.approx(entries[kind]["certificate"]["escalated"], abs=1e-9)
     assert (entries["structured"]["claim"], policy.thresholds["structured"]) == ("unseen", 1.0)
-    assert policy.threshold == max(policy.thresholds.values())
+    assert policy.base_threshold == max(policy.thresholds.values())
 
 
 def test_without_by_kind_there_is_one_number(journal):
@@ -154,7 +154,7 @@ def test_irreversible_drafts_have_a_number_that_is_never_the_laxer_one(journal):
     found = calibrate(journal.path, max_loss=0.08, scorer="rules", policy=PAY)
     entry = found.policy.provenance["thresholds"]["irreversible"]
     assert entry["certificate"]["risk"] == "selective_error"
-    assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.threshold)
+    assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.base_threshold)
 
 
 def test_irreversible_drafts_of_which_nothing_is_known_go_to_large(journal):
@@ -170,9 +170,9 @@ def test_irreversible_drafts_of_which_nothing_is_known_go_to_large(journal):
 def test_numbers_set_by_hand_stay_where_they_are_stricter(journal, tmp_path):
     """Caution of the user's is kept, laxness is not, and numbers that calibration wrote earlier are replaced."""
     fill(journal, 1500)
-    base = Policy(thresholds={"write": 0.99, "read": 0.1})
+    base = Policy(threshold={"write": 0.99, "read": 0.1})
     first = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=base).policy
-    assert first.thresholds == {"write": 0.99, "read": first.threshold}
+    assert first.thresholds == {"write": 0.99, "read": first.base_threshold}
     kinds = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True).policy
     write_policy(kinds, tmp_path / "p.json")
     again = calibrate(journal.path, max_loss=0.2, scorer="rules", by_kind=True, policy=load_policy(tmp_path / "p.json"))
@@ -265,6 +265,6 @@ def test_judge_ignores_the_thresholds_of_the_policy(journal):
     """What a unit's confidence is does not depend on numbers that the policy brings, of any kind."""
     fill(journal, 20)
     cases = join(journal.path).cases
-    strict = Policy(threshold=0.99, thresholds={"call": 1.0})
+    strict = Policy(threshold={"default": 0.99, "call": 1.0})
     assert [judge(case, strict) for case in cases] == [judge(case, Policy()) for case in cases]
     assert all(judge(case, strict) is not None for case in cases)

@@ -321,15 +321,6 @@ async def not_hedged(config: Any) -> None:
 
 
 @scenario
-async def evidence_in_parallel(config: Any) -> None:
-    """The second model is asked at the same time as the small one."""
-    policy = Policy(evidence_band=(0.0, 1.0), parallel_evidence=True)
-    cascade = CascadeChatModel(**pair(validators=[CrossCheck(model("x", "s"))], policy=policy))
-    cascade.invoke("hi", config)
-    await cascade.ainvoke("hi", config)
-
-
-@scenario
 async def raising(config: Any) -> None:
     """The small model raises."""
     await CascadeChatModel(**pair(small=ScriptedChatModel(ValueError("secret"), name="s"))).ainvoke("hi", config)

@@ -161,7 +161,12 @@ async def test_how_other_ends_are_counted(seen, how):
     """A tier that raised, a step that is exhausted, a tier that was not called, a cancelled step."""
     with pytest.raises(CascadeExhausted):
         await ask(
-            cascade(small=ScriptedChatModel(ValueError("no"), name="s"), validators=[always_fail(code="bad")]), how=how
+            cascade(
+                small=ScriptedChatModel(ValueError("no"), name="s"),
+                validators=[always_fail(code="bad")],
+                policy=Policy(on_exhausted="raise"),
+            ),
+            how=how,
         )
     assert seen.values("cascade.step.duration") == {("exhausted", "desk"): 1}
     assert seen.values("cascade.attempts") == {

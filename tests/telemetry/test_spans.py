@@ -223,6 +223,7 @@ def test_a_broken_validator_and_a_long_reason(spans):
 async def test_how_failed_steps_end(spans, how):
     """An exhausted step and a tier that raised are errors with their type; a rejected draft is none."""
     model = cascade(spans, small=ScriptedChatModel(ValueError("secret"), name="s"), validators=[always_fail()])
+    model.policy = Policy(on_exhausted="raise")
     with pytest.raises(CascadeExhausted):
         await ask(model, how=how)
     (step,), (small,), (large,) = (

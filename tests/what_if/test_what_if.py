@@ -501,7 +501,7 @@ def test_plans_are_checked():
 
 def test_policies_by_title_keep_their_order():
     """Several policies, each with the grid: rows in the order asked for, one family per set of other settings."""
-    plan = Plan.of({"b": Policy(threshold=0.7), "a": Policy(threshold=0.2, stay_on_large=True)}, [0.9, 0.5])
+    plan = Plan.of({"b": Policy(threshold=0.7), "a": Policy(threshold=0.2, stay_on_large="turn")}, [0.9, 0.5])
     assert plan.titles == ("b", "b at 0.9", "b at 0.5", "a", "a at 0.9", "a at 0.5")
     assert [[p.threshold for p in family] for family in plan.families] == [[0.5, 0.7, 0.9], [0.2, 0.5, 0.9]]
     assert plan.places == ((0, 1), (0, 2), (0, 0), (1, 0), (1, 2), (1, 1))
