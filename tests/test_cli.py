@@ -14,7 +14,8 @@ import pytest
 from langchain_core.messages import convert_to_messages
 
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
-from cascade_agent.journal.writer import Journal, read
+from cascade_agent.journal.reader import read
+from cascade_agent.journal.writer import Journal
 from graphs.standins import large_standin, small_standin
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from cascade_agent.cli import app
 from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
-from cascade_agent.journal.writer import Journal, read, read_labels
+from cascade_agent.journal.reader import read, read_labels
+from cascade_agent.journal.writer import Journal
 
 ROOT = Path(__file__).parents[1]
 CONFIDENCES = {"a1": 0.9, "a2": 0.55, "b1": 0.2, "b2": None}

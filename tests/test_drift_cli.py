@@ -17,7 +17,7 @@ from cascade_agent import Journal, Policy, StepTrace
 from cascade_agent.cli.drift import parse_since
 from cascade_agent.core.records import Attempt, Label, Usage
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.journal.writer import read, read_labels
+from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import DriftReport, watch
 

@@ -28,7 +28,8 @@ from scipy import stats
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.writer import Journal, read, read_labels
+from cascade_agent.journal.reader import read, read_labels
+from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import watch
 from cascade_agent.offline.evaluation.replay import replay

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cascade_agent.journal.writer import read
+from cascade_agent.journal.reader import read
 from cascade_agent.offline.report import build_report, render
 from tests.report_journals import START, hostile, ordinary
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from cascade_agent.cli._span_files import Steps, format_of, spans_of
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.writer import NotJsonError, expand, kind_of, lines, parse
+from cascade_agent.journal.format import NotJsonError, kind_of, lines, parse
+from cascade_agent.journal.reader import expand
 
 if TYPE_CHECKING:
     import sqlite3

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.models.pricing import Price
     from cascade_agent.offline.drift import DriftReport, Monitor, Saving
 
@@ -76,7 +76,7 @@ def drift(  # noqa: PLR0913 - the options of the command
     """
     with clear_errors():
         from cascade_agent.errors import RecordError
-        from cascade_agent.journal.writer import read, read_labels
+        from cascade_agent.journal.reader import read, read_labels
         from cascade_agent.offline.calibration import load_policy
         from cascade_agent.offline.drift import watch
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from cascade_agent.core.records import Label, StepTrace
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.offline.calibration.labelling import Told
 
 
@@ -125,7 +125,7 @@ class _Desk:
         single = plain.is_file() and plain.suffix != ".gz"
         if out is None and not single:
             if plain.is_dir() or not plain.exists():
-                from cascade_agent.journal.writer import read
+                from cascade_agent.journal.reader import read
 
                 next(iter(read(journal)), None)  # says what is wrong with it
             fail(f"{journal} is no single plain file to append to: give --out FILE for the labels", code=2)
@@ -162,7 +162,7 @@ class _Desk:
         return self.shown([trace])
 
     def many(self, file: Path) -> dict[str, Any]:
-        from cascade_agent.journal.writer import read
+        from cascade_agent.journal.reader import read
         from cascade_agent.offline.calibration.labelling import import_labels
 
         labels = import_labels(file, journals=self.paths, on_error=self.on_error)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.writer import Journal, to_parquet
+from cascade_agent.journal.reader import to_parquet
+from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import interval
 from cascade_agent.offline.evaluation import LabelStore, Plan, Tally, compare, what_if
 from cascade_agent.offline.evaluation.compare import _lean

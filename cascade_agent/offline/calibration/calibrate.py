@@ -37,7 +37,7 @@ from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier,
 if TYPE_CHECKING:
     import os
 
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.models.pricing import Price
 
 ScorerChoice = Literal["auto", "rules", "error", "gain"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.writer import checked_label, read, read_labels
+from cascade_agent.journal.reader import checked_label, read, read_labels
 from cascade_agent.offline.evaluation.dataset import contradict, no_step, resolve, same_answers, unit_hash
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cascade_agent.core.records import StepTrace
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
 
 Order = Literal["doubtful", "random"]
 

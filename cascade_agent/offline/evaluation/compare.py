@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from cascade_agent.core.records import StepTrace, Verdict, load
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.writer import files_of, read, records
+from cascade_agent.journal.reader import files_of, read, records
 from cascade_agent.offline.evaluation.estimates import ALL, BASELINES, figures_of
 from cascade_agent.offline.evaluation.label_store import LabelStore
 from cascade_agent.offline.evaluation.tally import Plan, Tally
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Outcome
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.offline.evaluation.dataset import Evaluator, OnConflict, SameText
     from cascade_agent.offline.evaluation.estimates import Figures, Subset
 

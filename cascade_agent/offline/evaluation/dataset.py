@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.core.records import Label
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.writer import checked_label, read, read_labels
+from cascade_agent.journal.reader import checked_label, read, read_labels
 from cascade_agent.validators.agreement import recorded_calls, same
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cascade_agent.core.records import Attempt, StepTrace, Verdict
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
 
 _UNFINISHED = ("interrupted", "cancelled", "error")
 _UNASKED = ("stays_on_large", "skipped_small", "budget")

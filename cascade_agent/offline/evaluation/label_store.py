@@ -8,14 +8,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cascade_agent.core.records import Label
-from cascade_agent.journal.writer import checked_label, records
+from cascade_agent.journal.reader import checked_label, records
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
 
 _CACHE_KIB: Final = 32_768
 

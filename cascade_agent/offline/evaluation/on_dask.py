@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.offline.evaluation.compare import Comparison
     from cascade_agent.offline.evaluation.dataset import Evaluator, OnConflict, SameText
 

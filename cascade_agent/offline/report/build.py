@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.core.policy import Policy
-from cascade_agent.journal.writer import read, read_labels
+from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.drift import watch
 from cascade_agent.offline.report.collect import Book, Gathered, amount, calls_of, cut, gather, number, text
 from cascade_agent.offline.report.data import (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.writer import read, read_labels
+from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.evaluation.dataset import resolve, same_answers
 from cascade_agent.offline.evaluation.replay import Replayed, replay
 from cascade_agent.offline.report.streaming import Cell, Counts, Reservoir, Sample, Timeline, Top, hash_of
