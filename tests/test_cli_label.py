@@ -73,17 +73,7 @@ def said(path: Path) -> list[tuple[str, str, bool | None, bool | None]]:
 def test_a_process_of_its_own_labels_one_step(journal: Path) -> None:
     """The label is appended with who, when and why; what stood there is the same byte for byte."""
     before = journal.read_bytes()
-    command = [
-        sys.executable,
-        "-m",
-        "cascade_agent",
-        "label",
-        str(journal),
-        "a1",
-        "--wrong",
-        "--note",
-        "no such place",
-    ]
+    command = [sys.executable, "-m", "cascade_agent", "label", str(journal), "a1", "--wrong", "--note", "no such place"]
     done = subprocess.run(  # noqa: S603 - our own command
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -182,11 +172,7 @@ def test_a_session_begins_with_the_most_doubtful(journal: Path) -> None:
     assert [text.index(f"id {name}") for name in ("a2", "c1", "b1")] == sorted(
         text.index(f"id {name}") for name in ("a2", "c1", "b1")
     )
-    assert said(journal) == [
-        ("a2", "review", True, None),
-        ("c1", "review", False, True),
-        ("b1", "review", False, None),
-    ]
+    assert said(journal) == [("a2", "review", True, None), ("c1", "review", False, True), ("b1", "review", False, None)]
 
 
 def test_a_session_in_a_process_of_its_own_reads_every_key(journal: Path) -> None:
@@ -305,7 +291,10 @@ def test_a_bad_file_of_labels_imports_nothing(
             "schema 99",
         ),
         ('{"type":"step","id":"cut', "the last line is unfinished"),
-        ('{"type":"label","step_id":"a1","source":"person","right":"so"}\n', "Label.right is 'so'; expected true or false"),
+        (
+            '{"type":"label","step_id":"a1","source":"person","right":"so"}\n',
+            "Label.right is 'so'; expected true or false",
+        ),
     ],
 )
 def test_bad_lines_of_the_journal_are_named(journal: Path, line: str, complaint: str) -> None:

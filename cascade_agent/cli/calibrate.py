@@ -65,8 +65,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
     journals: Journals,
     *,
     max_loss: Annotated[
-        float,
-        typer.Option(help="The greatest share of steps that accepting small's drafts may harm, such as 0.01."),
+        float, typer.Option(help="The greatest share of steps that accepting small's drafts may harm, such as 0.01.")
     ],
     confidence: Annotated[float, typer.Option(help="Probability with which that holds.")] = 0.9,
     out: Annotated[Path | None, typer.Option(help="Policy file to write. Without it nothing is written.")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.markup import Child, Markup, el
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ def drift_section(report: DriftReport) -> Markup:
     """The section of what the monitors found in the same journal."""
     alarms, heading = report.alarms[-_ALARMS:], el("h2", {"id": "drift-title"}, "Did anything change?")
     lead = (
-        f"{words.plural(len(report.monitors), 'monitor')} watched {words.plural(report.steps, 'step')} and "
-        f"{words.plural(report.labels, 'label')}. The chance that any of them alarms without a change is set to "
-        f"{words.percent(report.false_alarms, 0)} within {report.horizon:,} steps."
+        f"{fmt.plural(len(report.monitors), 'monitor')} watched {fmt.plural(report.steps, 'step')} and "
+        f"{fmt.plural(report.labels, 'label')}. The chance that any of them alarms without a change is set to "
+        f"{fmt.percent(report.false_alarms, 0)} within {report.horizon:,} steps."
     )
     count = sum(monitor.count for monitor in report.monitors)
     state = el(
@@ -29,7 +29,7 @@ def drift_section(report: DriftReport) -> Markup:
         el(
             "span",
             {"class": "pill pill-error" if count else "pill"},
-            words.plural(count, "alarm") if count else "no alarm",
+            fmt.plural(count, "alarm") if count else "no alarm",
         ),
     )
     return el(
@@ -57,7 +57,7 @@ def _alarm(alarm: Alarm) -> Markup:
         el(
             "p",
             {"class": "small"},
-            f"{words.clock(alarm.at)}, step {alarm.index:,}. To do: ",
+            f"{fmt.clock(alarm.at)}, step {alarm.index:,}. To do: ",
             el("bdi", None, alarm.advice),
         ),
     )
@@ -65,7 +65,7 @@ def _alarm(alarm: Alarm) -> Markup:
 
 def _fact(fact: Fact) -> Markup:
     what = fact.what.replace("_", " ")
-    return el("li", None, el("bdi", None, f"{fact.step}: {what} {fact.before} → {fact.after}, {words.clock(fact.at)}"))
+    return el("li", None, el("bdi", None, f"{fact.step}: {what} {fact.before} → {fact.after}, {fmt.clock(fact.at)}"))
 
 
 def _table(report: DriftReport) -> Markup:
@@ -91,10 +91,10 @@ def _cells(monitor: Monitor) -> list[Child]:
         el("td", {"class": "word"}, el("bdi", None, monitor.step or "all")),
         el("td", None, _number(monitor.value)),
         el("td", None, limit),
-        el("td", None, words.count(monitor.n)),
-        el("td", None, words.count(monitor.count)),
+        el("td", None, fmt.count(monitor.n)),
+        el("td", None, fmt.count(monitor.count)),
     ]
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else words.figure(value)
+    return "–" if value is None else fmt.figure(value)

@@ -12,7 +12,7 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report import plots
 from cascade_agent.offline.report.drift_section import drift_section
 from cascade_agent.offline.report.markup import Child, Markup, data_script, el, raw
@@ -133,10 +133,7 @@ def behind(
 ) -> Markup:
     """The table behind a plot."""
     return el(
-        "details",
-        {"class": "behind"},
-        el("summary", None, summary),
-        table(caption, head, rows, identifier=identifier),
+        "details", {"class": "behind"}, el("summary", None, summary), table(caption, head, rows, identifier=identifier)
     )
 
 
@@ -169,8 +166,8 @@ def _header(report: Report) -> Markup:
     threads = "" if totals.threads_counted else "more than "
     facts = [
         _few(list(report.files)),
-        f"{words.plural(totals.steps, 'step')} in {threads}{words.plural(totals.threads, 'thread')}",
-        words.span(totals.first, totals.last),
+        f"{fmt.plural(totals.steps, 'step')} in {threads}{fmt.plural(totals.threads, 'thread')}",
+        fmt.span(totals.first, totals.last),
         *(f"{tier}: {_few(list(models))}" for tier, models in totals.models.items()),
     ]
     return el(
@@ -195,21 +192,19 @@ def _few(names: list[str]) -> str:
 def _headline(report: Report) -> str:
     totals, compared = report.totals, report.always_large
     small = totals.by_answer.get("small", 0)
-    said = (
-        f"The small model answered {words.percent(small / totals.steps, 0)} of {words.plural(totals.steps, 'step')}. "
-    )
+    said = f"The small model answered {fmt.percent(small / totals.steps, 0)} of {fmt.plural(totals.steps, 'step')}. "
     if compared.share is None:
         return said + f"What the large model alone would have cost is unknown: {compared.why}."
     about = "an estimated " if compared.estimated else ""
     said = (
-        f"The small model answered {words.percent(small / totals.steps, 0)} of {words.plural(totals.steps, 'step')}, "
-        f"and the whole cost {about}{words.percent(compared.share, 0)} of asking the large model every time. "
+        f"The small model answered {fmt.percent(small / totals.steps, 0)} of {fmt.plural(totals.steps, 'step')}, "
+        f"and the whole cost {about}{fmt.percent(compared.share, 0)} of asking the large model every time. "
     )
     quality = report.frontier.marks[0].quality
     if quality.value is None:
         return said + "How good the answers were is unknown: no step that small answered has a label."
-    good = f"{words.percent(quality.value, 0)} of the answers were at least as good as the large model's"
-    return f"{said}{good} ({words.plural(quality.n, 'label')})." if quality.n else f"{said}{good}."
+    good = f"{fmt.percent(quality.value, 0)} of the answers were at least as good as the large model's"
+    return f"{said}{good} ({fmt.plural(quality.n, 'label')})." if quality.n else f"{said}{good}."
 
 
 def _who_answered(report: Report) -> Markup:
@@ -220,8 +215,8 @@ def _who_answered(report: Report) -> Markup:
             "li",
             None,
             el("span", {"class": f"swatch swatch-{who}", "aria-hidden": "true"}),
-            el("b", None, words.percent(number / totals.steps)),
-            f" {_ANSWERS[who]} ({words.count(number)})",
+            el("b", None, fmt.percent(number / totals.steps)),
+            f" {_ANSWERS[who]} ({fmt.count(number)})",
         )
         for who, number in parts
     ]
@@ -253,29 +248,29 @@ def _tiles(report: Report) -> Markup:
     whole = next((row for row in report.latency if row.who == "step, escalated"), None)
     small = next((row for row in report.latency if row.who == "step, small only"), None)
     tiles = [
-        _tile("Steps", words.count(totals.steps), f"{words.plural(totals.threads, 'thread')}", identifier="steps"),
+        _tile("Steps", fmt.count(totals.steps), f"{fmt.plural(totals.threads, 'thread')}", identifier="steps"),
         _tile(
             "Escalated",
-            words.percent(totals.escalated / totals.steps),
-            f"{words.count(totals.escalated)} steps reached the large model",
+            fmt.percent(totals.escalated / totals.steps),
+            f"{fmt.count(totals.escalated)} steps reached the large model",
             identifier="escalated",
         ),
         _tile("Cost", *_cost(report), identifier="cost"),
         _tile(
             "Against always large",
-            words.percent(compared.share) if compared.share is not None else words.UNKNOWN,
+            fmt.percent(compared.share) if compared.share is not None else fmt.UNKNOWN,
             _compared(report),
             identifier="share",
         ),
         _tile(
             "Exhausted",
-            words.count(nobody),
+            fmt.count(nobody),
             "steps in which even the large draft failed" if nobody else "no step ran out of models",
             identifier="exhausted",
         ),
         _tile(
             "Degraded",
-            words.count(totals.degraded),
+            fmt.count(totals.degraded),
             "answers returned although they failed soft checks"
             if totals.degraded
             else "no answer returned with a doubt",
@@ -283,14 +278,14 @@ def _tiles(report: Report) -> Markup:
         ),
         _tile(
             "Median step",
-            words.seconds(small.p50 if small else None),
-            f"small only; {words.seconds(whole.p50)} when escalated" if whole else "small only; none escalated",
+            fmt.seconds(small.p50 if small else None),
+            f"small only; {fmt.seconds(whole.p50)} when escalated" if whole else "small only; none escalated",
             identifier="latency",
         ),
         _tile(
             "Labelled",
-            words.count(sum(totals.labelled.values())),
-            "steps, by " + _few([f"{who} ({words.count(n)})" for who, n in totals.labelled.items()])
+            fmt.count(sum(totals.labelled.values())),
+            "steps, by " + _few([f"{who} ({fmt.count(n)})" for who, n in totals.labelled.items()])
             if totals.labelled
             else "no step: quality is unknown",
             identifier="labelled",
@@ -305,29 +300,29 @@ def _cost(report: Report) -> tuple[str, str]:
     known = totals.cost.known + shadow
     unknown = totals.cost.unknown
     if unknown == totals.steps:
-        return words.UNKNOWN, "no step has a known cost"
+        return fmt.UNKNOWN, "no step has a known cost"
     parts = []
     if unknown:
-        parts.append(f"at least: the cost of {words.plural(unknown, 'step')} is unknown")
+        parts.append(f"at least: the cost of {fmt.plural(unknown, 'step')} is unknown")
     if totals.shadow_calls:
-        told = words.money(shadow, currency) if shadow else "an unknown amount"
-        parts.append(f"{told} of it for {words.plural(totals.shadow_calls, 'shadow call')}")
+        told = fmt.money(shadow, currency) if shadow else "an unknown amount"
+        parts.append(f"{told} of it for {fmt.plural(totals.shadow_calls, 'shadow call')}")
     others = list(totals.other_currencies.items())
-    parts += [f"and {words.money(m.known, code)}" for code, m in others[:_FEW]]
+    parts += [f"and {fmt.money(m.known, code)}" for code, m in others[:_FEW]]
     if len(others) > _FEW:
         parts.append(f"and {len(others) - _FEW} more currencies")
-    parts.append(f"{words.money(known / (totals.steps - unknown), currency)} a step")
-    return ("≥ " if unknown else "") + words.money(known, currency), "; ".join(parts)
+    parts.append(f"{fmt.money(known / (totals.steps - unknown), currency)} a step")
+    return ("≥ " if unknown else "") + fmt.money(known, currency), "; ".join(parts)
 
 
 def _compared(report: Report) -> str:
     compared, currency = report.always_large, report.currency
     if compared.share is None:
         return compared.why
-    said = f"of {words.money(compared.large, currency)}"
+    said = f"of {fmt.money(compared.large, currency)}"
     if not compared.estimated:
         return said + ", as measured: the large model was asked in every step"
-    return f"{said}, estimated from {words.plural(compared.pairs, 'step')} in which both were asked"
+    return f"{said}, estimated from {fmt.plural(compared.pairs, 'step')} in which both were asked"
 
 
 def _estimate(report: Report) -> str | None:
@@ -336,14 +331,14 @@ def _estimate(report: Report) -> str | None:
     if compared.share is None or not compared.estimated:
         return None
     how = (
-        f"the small call's cost × {words.figure(compared.ratio)}"
+        f"the small call's cost × {fmt.figure(compared.ratio)}"
         if compared.ratio is not None
-        else f"{words.money(compared.per_token, report.currency)} for each token of the small call"
+        else f"{fmt.money(compared.per_token, report.currency)} for each token of the small call"
     )
     return (
-        f"Always large is an estimate. Its cost is known in {words.plural(compared.measured, 'step')} (large was "
-        f"asked); in {words.count(compared.estimated)} it is {how}, as found in the "
-        f"{words.plural(compared.pairs, 'step')} with both."
+        f"Always large is an estimate. Its cost is known in {fmt.plural(compared.measured, 'step')} (large was "
+        f"asked); in {fmt.count(compared.estimated)} it is {how}, as found in the "
+        f"{fmt.plural(compared.pairs, 'step')} with both."
     )
 
 
@@ -389,20 +384,20 @@ def _frontier(report: Report) -> Markup:
 def _aside(point: Point, compared: AlwaysLarge) -> Markup:
     kind = {"as it ran": "run", "always small": "small", "always large": "large"}.get(point.name, "policy")
     quality = point.quality
-    good = f"{words.percent(quality.value)} as good as large" if quality.value is not None else "quality unknown"
+    good = f"{fmt.percent(quality.value)} as good as large" if quality.value is not None else "quality unknown"
     if quality.n and quality.low is not None and quality.high is not None:
-        good += f" ({words.between(quality.low, quality.high)})"
+        good += f" ({fmt.between(quality.low, quality.high)})"
     if kind == "large":
         good = "what the others are compared with"
     if kind == "run" and compared.shadow and compared.large:
-        good += f"; shadow calls cost {words.percent(compared.shadow / compared.large)} more"
+        good += f"; shadow calls cost {fmt.percent(compared.shadow / compared.large)} more"
     return el(
         "div",
         {"class": "way"},
         el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"}),
         el("b", None, el("bdi", None, point.name)),
-        el("span", {"class": "cost"}, words.percent(point.cost)),
-        el("span", {"class": "note"}, f"escalates {words.percent(point.escalated)}; {good}"),
+        el("span", {"class": "cost"}, fmt.percent(point.cost)),
+        el("span", {"class": "note"}, f"escalates {fmt.percent(point.escalated)}; {good}"),
     )
 
 
@@ -420,14 +415,14 @@ def _basis(data: Frontier) -> str:
 
 def _row(point: Point) -> list[Child]:
     quality = point.quality
-    interval = "" if not quality.n else words.between(quality.low, quality.high)
+    interval = "" if not quality.n else fmt.between(quality.low, quality.high)
     return [
         el("bdi", None, point.name),
-        words.percent(point.escalated),
-        words.percent(point.cost),
-        words.percent(quality.value),
+        fmt.percent(point.escalated),
+        fmt.percent(point.cost),
+        fmt.percent(quality.value),
         interval,
-        words.count(quality.n) if quality.n else "",
+        fmt.count(quality.n) if quality.n else "",
     ]
 
 
@@ -445,8 +440,8 @@ def _reasons(report: Report) -> Markup:
                 None,
                 el("th", {"scope": "row"}, el("bdi", None, reason)),
                 el("td", {"class": "bar-cell"}, plots.bar([("large", number / row.steps / widest)])),
-                el("td", None, words.count(number)),
-                el("td", {"class": "muted"}, words.percent(number / row.steps)),
+                el("td", None, fmt.count(number)),
+                el("td", {"class": "muted"}, fmt.percent(number / row.steps)),
             )
             for reason, number in row.reasons.items()
         ]
@@ -454,8 +449,8 @@ def _reasons(report: Report) -> Markup:
             "caption",
             None,
             el("b", None, el("bdi", None, row.step)),
-            el("span", {"class": "note"}, f" {words.count(row.escalated)} of {words.count(row.steps)} escalated "),
-            el("b", {"class": "right"}, words.percent(row.escalated / row.steps)),
+            el("span", {"class": "note"}, f" {fmt.count(row.escalated)} of {fmt.count(row.steps)} escalated "),
+            el("b", {"class": "right"}, fmt.percent(row.escalated / row.steps)),
         )
         head = el(
             "thead", {"class": "hidden"},
@@ -463,7 +458,7 @@ def _reasons(report: Report) -> Markup:
         )  # fmt: skip
         panels.append(el("table", {"class": "bars"}, caption, head, el("tbody", None, *lines)))
     left_out = len(rows) - len(shown)
-    more = f" {words.plural(left_out, 'step')} more: in the table." if left_out else ""
+    more = f" {fmt.plural(left_out, 'step')} more: in the table." if left_out else ""
     return section(
         "reasons",
         "Why steps escalate",
@@ -475,10 +470,10 @@ def _reasons(report: Report) -> Markup:
             [
                 [
                     el("bdi", None, row.step),
-                    words.count(row.steps),
-                    words.count(row.escalated),
-                    words.percent(row.escalated / row.steps),
-                    ", ".join(f"{reason} {words.count(n)}" for reason, n in row.reasons.items()),
+                    fmt.count(row.steps),
+                    fmt.count(row.escalated),
+                    fmt.percent(row.escalated / row.steps),
+                    ", ".join(f"{reason} {fmt.count(n)}" for reason, n in row.reasons.items()),
                 ]
                 for row in rows
             ],
@@ -492,10 +487,10 @@ def _reliability(data: Reliability) -> Markup:
         sources = ", ".join(f"{who} ({n:,})" for who, n in data.by_source.items())
         lead = (
             "Drafts of like confidence, and how many of them were right. On the line the confidence can be believed; "
-            f"whiskers are exact 95% binomial intervals. {words.plural(data.n, 'label')}: {sources}."
+            f"whiskers are exact 95% binomial intervals. {fmt.plural(data.n, 'label')}: {sources}."
         )
         if data.auroc is not None:
-            lead += f" A right draft has more confidence than a wrong one in {words.percent(data.auroc)} of all pairs."
+            lead += f" A right draft has more confidence than a wrong one in {fmt.percent(data.auroc)} of all pairs."
         if set(data.by_source) == {"escalation"}:
             lead += " Only escalated steps are labelled, by comparing both answers: accepted ones may look otherwise."
     else:
@@ -504,7 +499,7 @@ def _reliability(data: Reliability) -> Markup:
             "was given."
         )
     if data.unmeasured:
-        lead += f" {words.plural(data.unmeasured, 'draft')} without any confidence."
+        lead += f" {fmt.plural(data.unmeasured, 'draft')} without any confidence."
     return section(
         "calibration",
         "Can confidences be believed?",
@@ -518,10 +513,10 @@ def _reliability(data: Reliability) -> Markup:
                 [
                     f"{b.low:g} – {b.high:g}",
                     f"{b.confidence:.3f}",
-                    words.count(b.n),
-                    words.count(b.right),
-                    words.percent(b.share),
-                    words.between(b.interval_low, b.interval_high),
+                    fmt.count(b.n),
+                    fmt.count(b.right),
+                    fmt.percent(b.share),
+                    fmt.between(b.interval_low, b.interval_high),
                 ]
                 for b in data.bins
             ],
@@ -534,7 +529,7 @@ def _reliability(data: Reliability) -> Markup:
             "Steps by confidence",
             ("confidence", "taken", "escalated"),
             [
-                [f"{i / 20:.2f} – {(i + 1) / 20:.2f}", words.count(taken), words.count(escalated)]
+                [f"{i / 20:.2f} – {(i + 1) / 20:.2f}", fmt.count(taken), fmt.count(escalated)]
                 for i, (taken, escalated) in enumerate(data.histogram)
             ],
             identifier="confidence-table",
@@ -555,7 +550,7 @@ def _latency(report: Report) -> Markup:
         behind(
             "Latency by tier",
             ("calls", "number", "p50", "p95", "p99"),
-            [[r.who, words.count(r.n), words.seconds(r.p50), words.seconds(r.p95), words.seconds(r.p99)] for r in rows],
+            [[r.who, fmt.count(r.n), fmt.seconds(r.p50), fmt.seconds(r.p95), fmt.seconds(r.p99)] for r in rows],
             identifier="latency-table",
         ),
     )
@@ -573,9 +568,9 @@ def _spending(report: Report) -> Markup:
         for part in used
     ]
     unknown = sum(p.unknown for p in data.periods)
-    lead = f"What was paid per {words.width(data.width)} (UTC). {data.prices}"
+    lead = f"What was paid per {fmt.width(data.width)} (UTC). {data.prices}"
     if unknown:
-        lead += f" {words.plural(unknown, 'step')} without a known cost are missing in the bars."
+        lead += f" {fmt.plural(unknown, 'step')} without a known cost are missing in the bars."
     return section(
         "spending",
         "SideCall over time",
@@ -587,15 +582,15 @@ def _spending(report: Report) -> Markup:
         ),
         plots.both(partial(plots.spending, data, currency), 1000),
         behind(
-            f"SideCall per {words.width(data.width)} in {currency}",
+            f"SideCall per {fmt.width(data.width)} in {currency}",
             ("from (UTC)", "steps", "escalated", *used, "always large"),
             [
                 [
-                    words.clock(p.start) if data.width >= 1 else p.start[:23].replace("T", " "),
-                    words.count(p.steps),
-                    words.count(p.escalated),
-                    *(words.figure(getattr(p, part)) for part in used),
-                    words.figure(p.always_large),
+                    fmt.clock(p.start) if data.width >= 1 else p.start[:23].replace("T", " "),
+                    fmt.count(p.steps),
+                    fmt.count(p.escalated),
+                    *(fmt.figure(getattr(p, part)) for part in used),
+                    fmt.figure(p.always_large),
                 ]
                 for p in data.periods
             ],
@@ -606,17 +601,17 @@ def _spending(report: Report) -> Markup:
 
 def _footer(report: Report) -> Markup:
     totals = report.totals
-    policies = ", ".join(f"{name} ({words.plural(n, 'step')})" for name, n in totals.policies.items())
+    policies = ", ".join(f"{name} ({fmt.plural(n, 'step')})" for name, n in totals.policies.items())
     parts = [f"Policies in this journal: {policies}."]
     if report.policy is not None:
         policy = report.policy
         told = "without a threshold" if policy["threshold"] is None else f"threshold {policy['threshold']:.3f}"
-        dated = f", {policy['kind']} {words.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
+        dated = f", {policy['kind']} {fmt.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
         parts.append(f"Policy shown as {policy['name']}: {policy['version']}, {told}{dated}.")
     parts += report.notes
     parts.append(
         "Costs include rejected drafts and evidence. Unknown is never counted as 0. "
-        f"Made {words.clock(report.made_at)} UTC by cascade-agent {report.version}; this file holds everything it "
+        f"Made {fmt.clock(report.made_at)} UTC by cascade-agent {report.version}; this file holds everything it "
         "shows and asks no server."
     )
     return el("footer", None, *(el("p", None, el("bdi", None, part)) for part in parts))

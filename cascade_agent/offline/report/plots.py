@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from typing import TYPE_CHECKING, Final
 
-from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.markup import Markup, el
 from cascade_agent.offline.report.svg import Placer, Scale, label, line, log_ticks, path, rect, svg, ticks, tip
 
@@ -126,7 +126,7 @@ def sweep(data: Frontier, width: float) -> Markup:
     if run is not None:
         shapes += [
             line(left, y(run), right, y(run), "whisker dashed"),
-            label(left + 6, y(run) - 7, f"as it ran: {words.percent(run)}", "name"),
+            label(left + 6, y(run) - 7, f"as it ran: {fmt.percent(run)}", "name"),
         ]
     return svg(width, height, f"What {len(points)} thresholds cost", "sweep", *shapes)
 
@@ -138,12 +138,12 @@ def cut(name: str, length: int) -> str:
 
 def _told(point: Point) -> str:
     quality = point.quality
-    good = words.percent(quality.value)
+    good = fmt.percent(quality.value)
     if quality.n and quality.low is not None and quality.high is not None:
-        good += f" ({words.between(quality.low, quality.high)}, {words.plural(quality.n, 'label')})"
+        good += f" ({fmt.between(quality.low, quality.high)}, {fmt.plural(quality.n, 'label')})"
     return (
-        f"{point.name}: cost {words.percent(point.cost)} of always large, {good} as good as large, "
-        f"escalates {words.percent(point.escalated)}"
+        f"{point.name}: cost {fmt.percent(point.cost)} of always large, {good} as good as large, "
+        f"escalates {fmt.percent(point.escalated)}"
     )
 
 
@@ -180,7 +180,7 @@ def reliability(data: Reliability, width: float) -> Markup:
                 line(place, y(b.interval_low), place, y(b.interval_high), "whisker"),
                 _dot(place, y(b.share), 3.5 + 5.5 * math.sqrt(b.n / most), "mark-run",
                      f"confidence {b.low:g} to {b.high:g}: {b.right} of {b.n} right, "
-                     f"95% interval {words.between(b.interval_low, b.interval_high)}"),
+                     f"95% interval {fmt.between(b.interval_low, b.interval_high)}"),
             ]  # fmt: skip
     else:
         bottom, floor, height = 22.0, 120.0, 164.0
@@ -220,25 +220,25 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
     for value in log_ticks(low * 1.15, high / 1.15):
         shapes += [
             line(x(value), 10, x(value), bottom, "grid"),
-            label(x(value), bottom + 20, words.tick_seconds(value), anchor="middle"),
+            label(x(value), bottom + 20, fmt.tick_seconds(value), anchor="middle"),
         ]
     for index, row in enumerate(shown):
         top = 14.0 + row_height * index
         y = top + 42.0
         kind = {"small": "small", "large": "large", "evidence": "evidence"}.get(row.who, "ink")
         p50 = max(row.p50, low)
-        told = " · ".join(words.seconds(v) for v in (row.p50, row.p95, row.p99))
+        told = " · ".join(fmt.seconds(v) for v in (row.p50, row.p95, row.p99))
         shapes += [
             label(left, top + 18, row.who, "name"),
             label(right, top + 18, told, "axis strong", "end"),
             line(x(p50), y, x(row.p99), y, f"range stroke-{kind}"),
-            _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {words.seconds(row.p50)}"),
+            _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {fmt.seconds(row.p50)}"),
             _dot(
                 x(max(row.p95, low)),
                 y,
                 5,
                 f"hollow stroke-{kind}",
-                f"{row.who}, 95th percentile {words.seconds(row.p95)}",
+                f"{row.who}, 95th percentile {fmt.seconds(row.p95)}",
             ),
             line(x(row.p99), y - 6, x(row.p99), y + 6, f"range stroke-{kind}"),
         ]
@@ -246,7 +246,7 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
         line(left, bottom, right, bottom, "base"),
         label(right, height - 6, "median ● · p95 ○ · p99 |", anchor="end"),
     ]
-    said = "; ".join(f"{row.who}: median {words.seconds(row.p50)}, p99 {words.seconds(row.p99)}" for row in rows)
+    said = "; ".join(f"{row.who}: median {fmt.seconds(row.p50)}, p99 {fmt.seconds(row.p99)}" for row in rows)
     return svg(width, height, f"Latency. {said}", "latency", *shapes)
 
 
@@ -264,7 +264,7 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     slot = (right - left) / slots
     most = max(max(_paid(p), p.always_large or 0.0) for p in periods) or 1.0
     y, rate = Scale(0.0, most * 1.04, bottom, top), Scale(0.0, 1.0, strip, strip_top)
-    shapes = [label(2, 14, f"{currency} per {words.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
+    shapes = [label(2, 14, f"{currency} per {fmt.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
     for value in ticks(0.0, most, 4):
         shapes += [
             line(left, y(value), right, y(value), "grid"),
@@ -289,12 +289,12 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
             shapes.append(line(start, y(period.always_large), start + wide, y(period.always_large), "always"))
         if period.steps:
             share = period.escalated / period.steps
-            said = tip(f"{words.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
+            said = tip(f"{fmt.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
             shapes.append(rect(start, rate(share), wide, strip - rate(share), "fill-quiet", said))
     shapes += [line(left, bottom, right, bottom, "base"), line(left, strip, right, strip, "base")]
     shapes += _time_axis(data, left + slot / 2, slot, slots, first, bottom + 20.0, width)
     total = sum(_paid(p) for p in periods)
-    return svg(width, height, f"{words.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
+    return svg(width, height, f"{fmt.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
 
 
 def _time_axis(  # noqa: PLR0913, PLR0917 - a place and a scale
@@ -305,7 +305,7 @@ def _time_axis(  # noqa: PLR0913, PLR0917 - a place and a scale
     shapes = []
     for index in range(0, slots, every):
         time = dt.datetime.fromtimestamp(first + index * data.width, dt.UTC).isoformat()
-        shapes.append(label(start + index * slot, y, words.tick_time(time, data.width), anchor="middle"))
+        shapes.append(label(start + index * slot, y, fmt.tick_time(time, data.width), anchor="middle"))
     return shapes
 
 
@@ -318,6 +318,6 @@ def _paid(period: Period) -> float:
 
 
 def _spent(period: Period, currency: str) -> str:
-    parts = ", ".join(f"{part} {words.figure(cost)}" for part in PARTS if (cost := getattr(period, part)) > 0)
-    always = "" if period.always_large is None else f"; always large {words.money(period.always_large, currency)}"
-    return f"{words.clock(period.start)}: {words.plural(period.steps, 'step')}, {parts or 'nothing'}{always}"
+    parts = ", ".join(f"{part} {fmt.figure(cost)}" for part in PARTS if (cost := getattr(period, part)) > 0)
+    always = "" if period.always_large is None else f"; always large {fmt.money(period.always_large, currency)}"
+    return f"{fmt.clock(period.start)}: {fmt.plural(period.steps, 'step')}, {parts or 'nothing'}{always}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.markup import Child, Markup, el
 
 if TYPE_CHECKING:
@@ -83,12 +83,12 @@ def _body(identifier: str, step: Shown, currency: str) -> Markup:
     )
     cells: list[tuple[Child, object]] = [
         (button, step.step),
-        (words.clock(step.started_at), step.started_at),
+        (fmt.clock(step.started_at), step.started_at),
         (_pill(step), step.outcome),
         (el("bdi", None, step.reason), step.reason),
-        (words.UNKNOWN if step.confidence is None else f"{step.confidence:.3f}", step.confidence),
-        (words.money(step.cost, currency), step.cost),
-        (words.seconds(step.latency), step.latency),
+        (fmt.UNKNOWN if step.confidence is None else f"{step.confidence:.3f}", step.confidence),
+        (fmt.money(step.cost, currency), step.cost),
+        (fmt.seconds(step.latency), step.latency),
     ]
     row = [
         el(
@@ -119,7 +119,7 @@ def _detail(step: Shown, currency: str) -> Markup:
     facts = [
         ("step id", step.id),
         ("thread", step.thread),
-        ("at", words.clock(step.started_at) if step.started_at else ""),
+        ("at", fmt.clock(step.started_at) if step.started_at else ""),
         ("kind", step.kind),
         ("policy", step.policy),
     ]
@@ -156,19 +156,12 @@ def _detail(step: Shown, currency: str) -> Markup:
 def _attempt(index: int, tried: Tried, currency: str) -> Markup:
     which = "First answer" if index == 0 else f"Answer {index + 1}"
     tokens = (
-        f"{words.count(tried.input_tokens)} → {words.count(tried.output_tokens)} tokens"
+        f"{fmt.count(tried.input_tokens)} → {fmt.count(tried.output_tokens)} tokens"
         if tried.input_tokens is not None or tried.output_tokens is not None
         else ""
     )
     confidence = "" if tried.confidence is None else f"confidence {tried.confidence:.3f}"
-    told = [
-        tried.model,
-        tried.outcome,
-        confidence,
-        words.money(tried.cost, currency),
-        words.seconds(tried.latency),
-        tokens,
-    ]
+    told = [tried.model, tried.outcome, confidence, fmt.money(tried.cost, currency), fmt.seconds(tried.latency), tokens]
     kind = "small" if tried.tier == "small" else "large"
     return el(
         "div",
