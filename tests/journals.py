@@ -106,9 +106,7 @@ def traces(draw, number=None):
         evidence=tuple(SideCall(name=name, cost=draw(costs), latency=draw(times)) for name in gathered),
         askable=askable,
         inputs_seen=tuple(s for s in draw(st.lists(inputs_seen, max_size=3)) if s is not None),
-        decisions=draw(
-            st.sampled_from([(), (Decision(action="ask_small", reason="draft", hedge=0.3),)])
-        ),
+        decisions=draw(st.sampled_from([(), (Decision(action="ask_small", reason="draft", hedge=0.3),)])),
         final=draw(st.none() | st.integers(0, len(attempts) - 1)),
         cost=draw(costs),
         latency=draw(times),

@@ -184,7 +184,9 @@ def test_evaluator_labels_what_it_can_tell(journal):
     """The user's function sees the whole trace and may pass."""
     for name in ("good", "bad", "unknown"):
         journal.append(step(name, said(name)))
-    found = load_dataset(journal.path, evaluator=lambda t: {"good": True, "bad": False}.get(t.attempts[0].answer["text"]))
+    found = load_dataset(
+        journal.path, evaluator=lambda t: {"good": True, "bad": False}.get(t.attempts[0].answer["text"])
+    )
     assert {c.id: c.outcome.right for c in found.steps} == {"good": True, "bad": False}
     assert found.unlabelled == 1
 

@@ -266,5 +266,7 @@ def test_judge_ignores_the_thresholds_of_the_policy(journal):
     fill(journal, 20)
     cases = load_dataset(journal.path).steps
     strict = Policy(threshold=0.99, thresholds={"call": 1.0})
-    assert [replayed_confidence(case, strict) for case in cases] == [replayed_confidence(case, Policy()) for case in cases]
+    assert [replayed_confidence(case, strict) for case in cases] == [
+        replayed_confidence(case, Policy()) for case in cases
+    ]
     assert all(replayed_confidence(case, strict) is not None for case in cases)

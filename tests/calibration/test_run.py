@@ -359,8 +359,14 @@ def test_judge_is_decide():
 
     good = graded("argument_grounded", 0.7)
     assert replayed_confidence(case(good), POLICY) == pytest.approx(confidence_of(0.7))
-    assert replayed_confidence(case(good, Verdict(outcome="fail", code="c", score=0.1, validator="NoRepeat")), POLICY) is None
-    assert replayed_confidence(case(good, Verdict(outcome="abstain", code="validator_error", validator="Mine")), POLICY) is None
+    assert (
+        replayed_confidence(case(good, Verdict(outcome="fail", code="c", score=0.1, validator="NoRepeat")), POLICY)
+        is None
+    )
+    assert (
+        replayed_confidence(case(good, Verdict(outcome="abstain", code="validator_error", validator="Mine")), POLICY)
+        is None
+    )
     assert replayed_confidence(case(), POLICY) is None
     assert replayed_confidence(case(good, drafted=False), POLICY) is None
 

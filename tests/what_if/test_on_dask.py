@@ -57,6 +57,9 @@ def test_errors_come_through(files):
 
 def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch):
     """Where dask is missing the error names the extra."""
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        journal.append(world(1)[0][0])
     monkeypatch.setitem(__import__("sys").modules, "dask", None)
     with pytest.raises(ConfigurationError, match=r"langgraph-cascade\[dask\]"):
         compare(path, dask={})

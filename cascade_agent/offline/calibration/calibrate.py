@@ -424,7 +424,9 @@ def to_units(steps: Sequence[LabelledStep], policy: Policy) -> list[Unit]:
     ]
 
 
-def _fits(learn: Sequence[LabelledStep], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int) -> dict[str, Fit]:
+def _fits(
+    learn: Sequence[LabelledStep], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int
+) -> dict[str, Fit]:
     if not learn:
         return {}
     examples = examples_of(learn, sample)

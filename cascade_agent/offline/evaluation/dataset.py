@@ -513,7 +513,6 @@ class DatasetBuilder:
                 codes.add(verdict.code or verdict.outcome)
         return tuple(kept)
 
-
     def merge(self, other: DatasetBuilder) -> Self:
         """Take in the steps of another part of the journals."""
         self.steps += other.steps

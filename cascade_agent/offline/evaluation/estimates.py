@@ -69,6 +69,12 @@ class Figure:
                 return low
         return None
 
+    @property
+    def point(self) -> float | None:
+        """The figure as one number: its value, else the middle of the estimate; None where there are but bounds."""
+        found = self.value
+        return found if found is not None or self.estimate is None else sum(self.estimate) / 2
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         pairs = {name: None if (pair := getattr(self, name)) is None else list(pair) for name in _PAIRS}
@@ -461,9 +467,10 @@ class Estimates:
         tally: what was counted.
         resamples: of the bootstrap over groups of episodes; 0 leaves intervals out.
         seed: of these draws.
+        parts: whether figures by step name and by kind are wanted, too.
     """
 
-    def __init__(self, tally: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
+    def __init__(self, tally: Tally, *, resamples: int = RESAMPLES, seed: int = 0, parts: bool = True) -> None:
         self._tally = tally
         self._ranges: dict[str, Ranges] = defaultdict(dict)
         self._widest: Ranges = {}
@@ -478,7 +485,7 @@ class Estimates:
         self._groups = sorted(place for place in self._bases if isinstance(place, int))
         self.subsets: dict[Subset, list[Cell]] = {ALL: []}
         for cell in sorted(place for place in self._bases if not isinstance(place, int)):
-            for subset in (ALL, ("step", cell[0]), ("kind", cell[1])):
+            for subset in (ALL, ("step", cell[0]), ("kind", cell[1])) if parts else (ALL,):
                 self.subsets.setdefault(subset, []).append(cell)
         self.grounds = {subset: self._ground(cells) for subset, cells in self.subsets.items()}
         grounds = [self._ground([group]) for group in self._groups]
@@ -516,10 +523,12 @@ class Estimates:
 
     def policies(self) -> list[dict[Subset, Figures]]:
         """Return the figures of each policy of the plan."""
-        plan = self._tally.plan
-        return [self._policy(*at, policy.shadow_rate) for at, policy in zip(plan.places, plan.policies, strict=True)]
+        return [self.policy(number) for number in range(len(self._tally.plan.policies))]
 
-    def _policy(self, family: int, index: int, rate: float) -> dict[Subset, Figures]:
+    def policy(self, number: int) -> dict[Subset, Figures]:
+        """Return the figures of one policy of the plan."""
+        plan = self._tally.plan
+        (family, index), rate = plan.places[number], plan.policies[number].shadow_rate
         by_place, times = self._family(family)
 
         def rows(place: Cell | int) -> Iterable[tuple[Recipe, Sequence[int]]]:
@@ -533,6 +542,12 @@ class Estimates:
                     found.add(stratum, place, *row[index])
             own[subset] = found
         return self._figures(rows, own)
+
+    def escalated(self, number: int) -> int:
+        """Return how many steps surely reach large under one policy of the plan."""
+        family, index = self._tally.plan.places[number]
+        by_place, _ = self._family(family)
+        return sum(row[index][0] for cell in self.subsets[ALL] for key, row in by_place[cell] if key.escalated == 1)
 
     def _family(self, family: int) -> tuple[dict[Any, list[Any]], dict[Any, list[Any]]]:
         """Return the rows of a family as sums at each place; one family is kept at a time."""
@@ -626,7 +641,9 @@ def _draws(groups: int, resamples: int, seed: int) -> list[list[float]]:
 
 def _resampled(lines: Sequence[Line], draws: Sequence[Sequence[float]]) -> list[Line]:
     """Return the sum of the lines of each resample."""
-    columns = {name: [float(line[name]) for line in lines] for name in sorted({name for line in lines for name in line})}
+    columns = {
+        name: [float(line[name]) for line in lines] for name in sorted({name for line in lines for name in line})
+    }
     return [Line({name: sum(map(mul, times, column)) for name, column in columns.items()}) for times in draws]
 
 

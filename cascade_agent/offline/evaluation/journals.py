@@ -28,6 +28,7 @@ from cascade_agent.offline.evaluation.dataset import (
     OnConflict,
     SameText,
     label_step,
+    money,
     text_hash,
 )
 
@@ -175,8 +176,8 @@ def _check(trace: StepTrace) -> None:
         if not isinstance(value, str) and (value is not None or name in _TEXTS):
             msg = f"step {trace.id!r} has {name}={value!r}; expected a text: correct the line"
             raise RecordError(msg)
-    for attempt in trace.attempts:
-        p = attempt.confidence
+    money(trace.cost, trace.id)
+    for p in (trace.confidence, *(attempt.confidence for attempt in trace.attempts)):
         if p is not None and (isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1):
             msg = f"step {trace.id!r} has a confidence of {p!r}; expected null or a number in [0, 1]: correct the line"
             raise RecordError(msg)
@@ -316,16 +317,8 @@ def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) ->
     if how.dask is None:
         with LabelStore.of(paths, how.labels, on_error=how.on_error) as store:
             return _folded(make, paths, store, how)
-    try:
-        dask: Any = import_module("dask")
-    except ImportError as error:
-        msg = "reading journals on dask needs it installed: pip install 'langgraph-cascade[dask]'"
-        raise ConfigurationError(msg) from error
-    files = files_of(*paths)
-    read_labels, read_steps, merge = dask.delayed(_labels_of), dask.delayed(_part), dask.delayed(_merged)
-    parts = [read_labels([file], (), how.on_error) for file in files]
-    found = dask.compute(*parts, read_labels((), how.labels, how.on_error), **how.dask)
-    labels = dask.delayed([label for part in found for label in part], traverse=False)
+    dask, files = _dask(), files_of(*paths)
+    labels, read_steps, merge = _labels_on(dask, files, how), dask.delayed(_part), dask.delayed(_merged)
     readings = [read_steps(make, file, labels, how) for file in files]
     while len(readings) > 1:
         readings = [merge(readings[i : i + 8]) for i in range(0, len(readings), 8)]
@@ -333,17 +326,54 @@ def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) ->
     return cast("Reading[F]", reading)
 
 
+def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[Steps]]:
+    """Read journals on Dask for what depends on the order of the steps, `_AHEAD` files at a time.
+
+    Raises:
+        RecordError: a journal that cannot be read. Names file, line and mend.
+        ConfigurationError: dask is not installed.
+    """
+    dask, files = _dask(), files_of(*paths)
+    labels, read_steps = _labels_on(dask, files, how), dask.delayed(_part)
+    for i in range(0, len(files), _AHEAD):
+        yield from dask.compute(
+            *(read_steps(Steps, file, labels, how) for file in files[i : i + _AHEAD]), **(how.dask or {})
+        )
+
+
+class Steps(list[LabelledStep]):
+    """The steps of a part of the journals, in their order."""
+
+    add = list.append
+    merge = list.extend
+
+
+_AHEAD: Final = 16
+
+
+def _dask() -> Any:
+    try:
+        return import_module("dask")
+    except ImportError as error:
+        msg = "reading journals on dask needs it installed: pip install 'langgraph-cascade[dask]'"
+        raise ConfigurationError(msg) from error
+
+
+def _labels_on(dask: Any, files: Sequence[PathLike], how: ReadSettings) -> Any:
+    """Return all labels, read file by file, as a value that tasks share."""
+    read_labels = dask.delayed(_labels_of)
+    parts = [read_labels([file], (), how.on_error) for file in files]
+    found = dask.compute(*parts, read_labels((), how.labels, how.on_error), **(how.dask or {}))
+    return dask.delayed([label for part in found for label in part], traverse=False)
+
+
 def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore, how: ReadSettings) -> Reading[F]:
     found = make()
-    steps = LabelledSteps(
-        paths, store, rules=how.rules, on_error=how.on_error, lean=how.lean, remember=how.remember
-    )
+    steps = LabelledSteps(paths, store, rules=how.rules, on_error=how.on_error, lean=how.lean, remember=how.remember)
     for step in steps:
         found.add(step)
     ids = frozenset(store.ids()) if how.ids else frozenset[str]()
-    return Reading(
-        found=found, repeated=steps.repeated, labelled=steps.labelled, labels=store.steps, label_ids=ids
-    )
+    return Reading(found=found, repeated=steps.repeated, labelled=steps.labelled, labels=store.steps, label_ids=ids)
 
 
 def _labels_of(journals: Sequence[Path], files: Sequence[PathLike], on_error: OnError) -> list[Label]:

@@ -246,7 +246,12 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
             _merge_sums(self.base, {at: sums})
         own = None if facts.skipped else facts.small_time
         for column, time in (("small", own), ("large", facts.large_time), ("recorded", facts.time)):
-            when = (cell, facts.stratum, column, None if time is None else bucket(time))
+            when: tuple[Cell, str, str, int | None] = (
+                cell,
+                facts.stratum,
+                column,
+                None if time is None else bucket(time),
+            )
             _merge_sums(self.base_times, {when: sign * pack(1, facts.weight)})
 
     # ---- merging ----------------------------------------------------------------------------------------------------

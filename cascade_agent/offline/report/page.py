@@ -263,7 +263,7 @@ def _tiles(report: Report) -> Markup:
         _tile("Cost", *_cost(report), identifier="cost"),
         _tile(
             "Against always large",
-            words.percent(compared.share) if compared.share is not None else words.UNKNOWN,
+            _share(compared),
             _compared(report),
             identifier="share",
         ),
@@ -320,6 +320,13 @@ def _cost(report: Report) -> tuple[str, str]:
     return ("≥ " if unknown else "") + words.money(known, currency), "; ".join(parts)
 
 
+def _share(compared: AlwaysLarge) -> str:
+    if compared.share is not None:
+        return words.percent(compared.share)
+    known = compared.low is not None and compared.high is not None
+    return words.between(compared.low, compared.high) if known else words.UNKNOWN
+
+
 def _compared(report: Report) -> str:
     compared, currency = report.always_large, report.currency
     if compared.share is None:
@@ -327,7 +334,7 @@ def _compared(report: Report) -> str:
     said = f"of {words.money(compared.large, currency)}"
     if not compared.estimated:
         return said + ", as measured: the large model was asked in every step"
-    return f"{said}, estimated from {words.plural(compared.pairs, 'step')} in which both were asked"
+    return f"{said}, estimated from {words.plural(compared.drawn, 'shadow call')}"
 
 
 def _estimate(report: Report) -> str | None:
@@ -335,15 +342,10 @@ def _estimate(report: Report) -> str | None:
     compared = report.always_large
     if compared.share is None or not compared.estimated:
         return None
-    how = (
-        f"the small call's cost × {words.figure(compared.ratio)}"
-        if compared.ratio is not None
-        else f"{words.money(compared.per_token, report.currency)} for each token of the small call"
-    )
     return (
-        f"Always large is an estimate. Its cost is known in {words.plural(compared.measured, 'step')} (large was "
-        f"asked); in {words.count(compared.estimated)} it is {how}, as found in the "
-        f"{words.plural(compared.pairs, 'step')} with both."
+        f"Always large is an estimate. Its cost is known in {words.plural(compared.measured, 'step')}; for the other "
+        f"{words.count(compared.estimated)} the shadow calls say what it would have been, each weighed by one over its "
+        "probability."
     )
 
 
@@ -410,11 +412,11 @@ def _basis(data: Frontier) -> str:
     said = f"Scorer: {data.scorer}"
     if not data.agrees:
         said += ", which is not the one this journal was written with: give its policy file for its own curve"
-    said += f". {data.steps:,} of {data.of:,} steps swept"
+    said += f". {data.steps:,} steps swept"
     if data.unreplayable:
-        said += f", {data.unreplayable:,} could not be decided anew from the record"
+        said += f", up to {data.unreplayable:,} of them could not be decided anew from the record"
     if data.basis != "none":
-        said += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals (Wilson)"
+        said += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals"
     return said + "."
 
 
