@@ -237,28 +237,28 @@ def _threshold(value: float | None) -> str:
 
 
 def _labels(result: CalibrationResult) -> Iterable[str]:
-    joined, sample = result.joined, result.sample
-    sources = ", ".join(f"{n} {source}" for source, n in joined.by_source.items())
-    labelled = sum(case.labelled for case in joined.cases)
-    yield f"{joined.steps} steps, {joined.answered} answered by small. {labelled} have a label: {sources}."
+    dataset, sample = result.dataset, result.sample
+    sources = ", ".join(f"{n} {source}" for source, n in dataset.by_source.items())
+    labelled = sum(step.labelled for step in dataset.steps)
+    yield f"{dataset.total} steps, {dataset.answered} answered by small. {labelled} have a label: {sources}."
     more = [
-        (joined.undecided, "answered by small have labels that say neither right nor wrong"),
-        (len(joined.orphans), "labels belong to steps that are not in these journals"),
-        (joined.unasked, "steps did not ask small (stay_on_large, skipping, a ceiling) and are left out"),
-        (joined.repeated, "steps came a second time and were counted once"),
+        (dataset.undecided, "answered by small have labels that say neither right nor wrong"),
+        (len(dataset.orphans), "labels belong to steps that are not in these journals"),
+        (dataset.unasked, "steps did not ask small (stay_on_large, skipping, a ceiling) and are left out"),
+        (dataset.repeated, "steps came a second time and were counted once"),
     ]
     yield from (f"{n} {what}." for n, what in more if n)
-    yield f"Sample: {len(sample.cases)} steps; {_BASIS[sample.basis]}."
+    yield f"Sample: {len(sample.steps)} steps; {_BASIS[sample.basis]}."
     if sample.unclear:
         yield f"{sample.unclear} steps of it could not be judged (prose on both sides) and were left out."
 
 
 def _conflicts(result: CalibrationResult) -> Iterable[str]:
-    conflicts = result.joined.conflicts
+    conflicts = result.dataset.conflicts
     if conflicts:
         yield f"{len(conflicts)} steps have labels that contradict each other:"
     for case in conflicts[:_SHOWN]:
-        counted = "none counts" if case.source is None else f"{case.source} counts"
+        counted = "none counts" if case.outcome.source is None else f"{case.outcome.source} counts"
         yield f"  {case.id}: {', '.join(label_text(label) for label in case.labels)} ({counted})"
     if len(conflicts) > _SHOWN:
         yield f"  ... and {len(conflicts) - _SHOWN} more, all of them in --json"

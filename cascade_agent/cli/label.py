@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Label, StepTrace
     from cascade_agent.journal.format import OnError
-    from cascade_agent.offline.calibration.labelling import Told
+    from cascade_agent.offline.evaluation import LabelledStep
 
 
 class Source(StrEnum):
@@ -220,11 +220,11 @@ class _Desk:
 
     def result(self, traces: Iterable[StepTrace]) -> dict[str, Any]:
         """Return what was written, and the contradictions among the labels of these steps."""
-        from cascade_agent.offline.calibration.labelling import told
+        from cascade_agent.offline.evaluation.dataset import contradict, label_step, resolve
 
-        found: dict[str, Told] = {}
+        found: dict[str, LabelledStep] = {}
         for trace in traces:
-            found.setdefault(trace.id, told(trace, self.labels[trace.id]))
+            found.setdefault(trace.id, label_step(trace, self.labels[trace.id]))
         return {
             "file": str(self.target),
             "written": [label.to_json() for label in self.written],
@@ -232,11 +232,11 @@ class _Desk:
             "conflicts": [
                 {
                     "step_id": step,
-                    "counted": None if known.counts is None else known.counts.to_json(),
+                    "counted": None if (counted := resolve(known.labels)) is None else counted.to_json(),
                     "labels": [label.to_json() for label in known.labels],
                 }
                 for step, known in found.items()
-                if known.conflict
+                if contradict(known.labels)
             ],
         }
 

@@ -61,11 +61,11 @@ def replay(  # noqa: PLR0913 - the options of the command
     an interval; where shadow calls were drawn with a logged probability, an estimate (~).
     """
     with clear_errors(), reading_shown():
-        from cascade_agent.offline.evaluation import what_if
+        from cascade_agent.offline.evaluation import compare
 
         if on_conflict not in ("precedence", "exclude"):
             fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
-        found = what_if(
+        found = compare(
             journals,
             _policies(policy or []),
             grid=_thresholds(grid),

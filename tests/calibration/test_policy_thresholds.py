@@ -17,13 +17,13 @@ from cascade_agent.offline.calibration import (
     Unit,
     calibrate,
     certify_by_kind,
-    join,
     load_policy,
     to_look_at,
     write_policy,
 )
-from cascade_agent.offline.calibration.calibrate import draw, entries_of, judge
+from cascade_agent.offline.calibration.calibrate import draw, entries_of, replayed_confidence
 from cascade_agent.offline.calibration.labelling import labels_of
+from cascade_agent.offline.evaluation import load_dataset
 
 HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
 """Share of harm among the drafts of each kind with the lowest score; it falls to 0 with the square of the score."""
@@ -222,7 +222,7 @@ def test_doubtful_steps_do_not_stand_for_the_others(journal):
         journal.append(answered(i, rng.random()))
     for trace in to_look_at(journal.path, labels={}, limit=50):
         journal.label(trace.id, source="review", right=True)
-    joined = join(journal.path)
+    joined = load_dataset(journal.path)
     assert joined.by_source == {"review": 50}
     assert draw(joined, Policy()).basis == "none"
     found = calibrate(journal.path, max_loss=0.05)
@@ -231,9 +231,9 @@ def test_doubtful_steps_do_not_stand_for_the_others(journal):
     sample = to_look_at(journal.path, labels=labels_of(journal.path), order="random", limit=100)
     for trace in sample:
         journal.label(trace.id, source="person", right=True)
-    drawn = draw(join(journal.path), Policy())
+    drawn = draw(load_dataset(journal.path), Policy())
     assert drawn.basis == "share"
-    assert {case.id for case in drawn.cases} == {trace.id for trace in sample}
+    assert {case.id for case in drawn.steps} == {trace.id for trace in sample}
 
 
 def test_doubtful_comes_before_sure_and_random_knows_no_confidence(journal):
@@ -264,7 +264,9 @@ def test_a_later_random_session_goes_on_where_the_first_stopped(journal):
 def test_judge_ignores_the_thresholds_of_the_policy(journal):
     """What a unit's confidence is does not depend on numbers that the policy brings, of any kind."""
     fill(journal, 20)
-    cases = join(journal.path).cases
+    cases = load_dataset(journal.path).steps
     strict = Policy(threshold=0.99, thresholds={"call": 1.0})
-    assert [judge(case, strict) for case in cases] == [judge(case, Policy()) for case in cases]
-    assert all(judge(case, strict) is not None for case in cases)
+    assert [replayed_confidence(case, strict) for case in cases] == [
+        replayed_confidence(case, Policy()) for case in cases
+    ]
+    assert all(replayed_confidence(case, strict) is not None for case in cases)

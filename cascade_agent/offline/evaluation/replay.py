@@ -1,8 +1,8 @@
-"""The third driver of `decide()`: a recorded step under another policy, without asking any model.
+"""A recorded step decided anew by the same `decide()` under another policy, without asking any model.
 
 What was not recorded is not invented: a policy that would have asked a tier or evidence that the record lacks gives a
-step whose end and cost are unknown, and says what is missing. Who would have won a race that was not run is not told:
-a policy that hedges is taken to keep a small answer that the record holds.
+step whose end and cost are unknown, and says what is missing. Who would have won a race that was not run is unknown: a
+policy that hedges is taken to keep a small answer that the record holds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from cascade_agent.core.decide import at_this_price, decide, threshold_for
+from cascade_agent.core.decide import decide, threshold_for
 from cascade_agent.core.records import Attempt, DecisionInputs, SideCall
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ class Replayed:
 
     `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`known` is
     False then, and `missing` says what it lacks). `asked` are the recorded calls that the policy would have made, in
-    order; a call beside the draft (evidence, a hedge) that is not in the record stands there without a cost. `cost` is
-    their sum in the record's currency; None when a part of it is unknown. `latency` is the sum of their times in
-    seconds, None likewise; calls beside each other count once, as the longest.
+    order; a hedge that is not in the record stands there without a cost. `cost` is their sum in the record's currency,
+    `latency` that of their times in seconds; None when a part of it is unknown.
     """
 
     decisions: tuple[Decision, ...]
@@ -87,7 +86,7 @@ def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, i
 
 
 def _move(decision: Decision) -> tuple[object, ...]:
-    return decision.action, decision.evidence, decision.attempt, decision.beside, decision.hedge
+    return decision.action, decision.evidence, decision.attempt, decision.hedge
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +100,18 @@ class _State:
     decisions: tuple[Decision, ...] = ()
 
 
-_UNTOLD = (DecisionInputs(),)
+_NOTHING_SEEN = (DecisionInputs(),)
 _PENDING = Attempt(tier="small", outcome="pending")
+
+
+def looks_at_kind(policy: Policy) -> bool:
+    """Return whether the policy has a threshold of its own for some kind or effect."""
+    return bool(policy.thresholds)
+
+
+def accept_all(policy: Policy) -> Policy:
+    """Return the policy with a threshold that every confidence reaches: what still escalates does so under all."""
+    return replace(policy, threshold=0.0, thresholds={})
 
 
 class _Record:
@@ -115,10 +124,10 @@ class _Record:
         self.small = trace.attempts[0]
         self.drafted = self.small.outcome not in ("skipped", "pending")
         self.large = [a for a in trace.attempts if a.tier == "large"]
-        self.evidence = {spend.name: spend for spend in trace.evidence}
+        self.evidence = {call.name: call for call in trace.evidence}
         given_up = self.small.outcome == "cancelled"
         self.raced = next((d.hedge for d in trace.decisions if given_up and d.hedge is not None), None)
-        """Seconds after which large was asked beside small, where small did not answer then."""
+        """Seconds after which large was asked too, where small did not answer then."""
         self._kinds: tuple[DecisionInputs, ...] | None = None
 
     def begin(self) -> _State:
@@ -132,18 +141,18 @@ class _Record:
 
     def inputs(self, policy: Policy, number: int) -> DecisionInputs:
         """What the decision of that number knew; beyond what is recorded, what the last one did."""
-        told = self.trace.inputs_seen or _UNTOLD
-        if policy.thresholds:
+        seen = self.trace.inputs_seen or _NOTHING_SEEN
+        if looks_at_kind(policy):
             if self._kinds is None:
-                self._kinds = tuple(replace(inputs, kind=self.trace.kind) for inputs in told)
-            told = self._kinds
-        return told[min(number, len(told) - 1)]
+                self._kinds = tuple(replace(inputs, kind=self.trace.kind) for inputs in seen)
+            seen = self._kinds
+        return seen[min(number, len(seen) - 1)]
 
     def misses(self, state: _State, policy: Policy) -> bool:
         """Whether the draft falls short of the threshold that `decide` would hold it against."""
         attempt, inputs = state.attempt, self.inputs(policy, len(state.decisions))
         bar, confidence = threshold_for(policy, attempt, inputs.kind), attempt.confidence
-        return bar is not None and (confidence is None or confidence < at_this_price(policy, bar, inputs))
+        return bar is not None and (confidence is None or confidence < bar)
 
     def after(self, policy: Policy, state: _State, decision: Decision) -> _State | Missing | None:
         """The step after a move; what the record lacks for it, or None where the step ends."""
@@ -156,41 +165,28 @@ class _Record:
             large = self.large[tried]
             return _State(done, large, (*state.asked, large), _plus(state.latency, large.latency), decisions)
         if decision.action == "ask_small":
-            return self._draft(policy, decision)
+            return self._drafted(policy, decision)
         if decision.action != "ask_evidence" or decision.evidence is None:
             return None
         return self._gathered(policy, state, decision.evidence, decisions)
 
-    def _draft(self, policy: Policy, decision: Decision) -> _State | Literal["draft"]:
+    def _drafted(self, policy: Policy, decision: Decision) -> _State | Literal["draft"]:
         waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
         if not self.drafted or waits:  # small was given up because large was faster; this policy would have waited
             return "draft"
-        beside = self._beside(decision.beside)
-        times = [self.small.latency, *(spend.latency for spend in beside)]
-        longest = None if None in times else max(time for time in times if time is not None)
-        return _State((), _rescored(policy, self.small, ()), (self.small, *beside), longest, (decision,))
-
-    def _beside(self, names: Sequence[str]) -> tuple[SideCall, ...]:
-        """Evidence begun with the draft. What a record of such lacks could not be begun, else its price is unknown."""
-        if not names:
-            return ()
-        told = any(decision.beside for decision in self.trace.decisions)
-        found = (self.evidence.get(name, None if told else SideCall(name=name)) for name in names)
-        return tuple(spend for spend in found if spend is not None)
+        return _State((), _rescored(policy, self.small, ()), (self.small,), self.small.latency, (decision,))
 
     def _gathered(
         self, policy: Policy, state: _State, name: str, decisions: tuple[Decision, ...]
     ) -> _State | Literal["evidence"]:
-        spend = self.evidence.get(name)
-        if spend is None or name not in self.small.gathered:  # never asked, or dropped before it answered
+        call = self.evidence.get(name)
+        if call is None or name not in self.small.gathered:  # never asked, or dropped before it answered
             return "evidence"
         attempt = _rescored(policy, self.small, (*state.attempt.gathered, name))
-        if spend in state.asked:  # paid beside the draft
-            return _State(state.done, attempt, state.asked, state.latency, decisions)
-        return _State(state.done, attempt, (*state.asked, spend), _plus(state.latency, spend.latency), decisions)
+        return _State(state.done, attempt, (*state.asked, call), _plus(state.latency, call.latency), decisions)
 
     def dropped(self, state: _State) -> tuple[SideCall, ...]:
-        """The large call that was begun beside small and not needed, where the policy hedges and small was slow."""
+        """The large call that was started while small was slow, and not needed, where the policy hedges."""
         hedge = next((d.hedge for d in state.decisions if d.hedge is not None), None)
         if hedge is None or state.done:
             return ()

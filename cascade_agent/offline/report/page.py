@@ -258,7 +258,7 @@ def _tiles(report: Report) -> Markup:
         _tile("Cost", *_cost(report), identifier="cost"),
         _tile(
             "Against always large",
-            fmt.percent(compared.share) if compared.share is not None else fmt.UNKNOWN,
+            _share(compared),
             _compared(report),
             identifier="share",
         ),
@@ -315,6 +315,13 @@ def _cost(report: Report) -> tuple[str, str]:
     return ("≥ " if unknown else "") + fmt.money(known, currency), "; ".join(parts)
 
 
+def _share(compared: AlwaysLarge) -> str:
+    if compared.share is not None:
+        return fmt.percent(compared.share)
+    known = compared.low is not None and compared.high is not None
+    return fmt.between(compared.low, compared.high) if known else fmt.UNKNOWN
+
+
 def _compared(report: Report) -> str:
     compared, currency = report.always_large, report.currency
     if compared.share is None:
@@ -322,7 +329,7 @@ def _compared(report: Report) -> str:
     said = f"of {fmt.money(compared.large, currency)}"
     if not compared.estimated:
         return said + ", as measured: the large model was asked in every step"
-    return f"{said}, estimated from {fmt.plural(compared.pairs, 'step')} in which both were asked"
+    return f"{said}, estimated from {fmt.plural(compared.drawn, 'shadow call')}"
 
 
 def _estimate(report: Report) -> str | None:
@@ -330,15 +337,10 @@ def _estimate(report: Report) -> str | None:
     compared = report.always_large
     if compared.share is None or not compared.estimated:
         return None
-    how = (
-        f"the small call's cost × {fmt.figure(compared.ratio)}"
-        if compared.ratio is not None
-        else f"{fmt.money(compared.per_token, report.currency)} for each token of the small call"
-    )
     return (
-        f"Always large is an estimate. Its cost is known in {fmt.plural(compared.measured, 'step')} (large was "
-        f"asked); in {fmt.count(compared.estimated)} it is {how}, as found in the "
-        f"{fmt.plural(compared.pairs, 'step')} with both."
+        f"Always large is an estimate. Its cost is known in {fmt.plural(compared.measured, 'step')}; for the other "
+        f"{fmt.count(compared.estimated)} the shadow calls say what it would have been, each weighed by one over its "
+        "probability."
     )
 
 
@@ -405,11 +407,11 @@ def _basis(data: Frontier) -> str:
     said = f"Scorer: {data.scorer}"
     if not data.agrees:
         said += ", which is not the one this journal was written with: give its policy file for its own curve"
-    said += f". {data.steps:,} of {data.of:,} steps swept"
+    said += f". {data.steps:,} steps swept"
     if data.unreplayable:
-        said += f", {data.unreplayable:,} could not be decided anew from the record"
+        said += f", up to {data.unreplayable:,} of them could not be decided anew from the record"
     if data.basis != "none":
-        said += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals (Wilson)"
+        said += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals"
     return said + "."
 
 
