@@ -35,10 +35,9 @@ from cascade_agent.offline.drift import watch
 from cascade_agent.offline.evaluation import compare
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.offline.report import build_report, render
-from cascade_agent.offline.report import collect as gather
-from cascade_agent.offline.report import format as words
-from cascade_agent.offline.report.markup import data_script, el, escape
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.collect import MAX_PERIODS, WIDTHS, Counts, Least, Timeline, percentiles
+from cascade_agent.offline.report.markup import breakable, data_script, el, escape
 from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
@@ -509,6 +508,33 @@ def test_every_plot_has_words_and_a_table(report):
         assert f'<table id="{name}-table"' in page
 
 
+def test_the_page_begins_with_what_was_saved(report, tmp_path):
+    """An amount, its share and its interval; where nothing can be compared it says why."""
+    headline = re.compile(r'class="headline">(.*?)</p>')
+    assert re.match(
+        r"Saved an estimated [\d.]+ USD \(\d+%, \d+\W+\d+%\)\. The small model", headline.search(render(report))[1]
+    )
+    unknown = build_report([journal_of(tmp_path / "j.jsonl", step(0, small_cost=None))])
+    assert headline.search(render(unknown))[1].startswith("What was saved is unknown: ")
+
+
+def test_legends_name_what_is_in_the_plot(report, tmp_path):
+    """A mark that no plot shows has no swatch; a journal of nothing but accepted drafts names no escalated ones."""
+    page = render(build_report([journal_of(tmp_path / "j.jsonl", *(step(n) for n in range(5)))]))
+    calibration = page.partition('id="calibration"')[2].partition("</section>")[0]
+    assert "draft taken" in calibration
+    assert "escalated</li>" not in calibration
+    ways = page.partition('class="aside"')[2].partition("</section>")[0]
+    assert "swatch" not in ways
+    assert "swatch-run" in render(report)
+
+
+def test_names_break_behind_their_underscores():
+    """Words stay whole unless they are longer than any line."""
+    assert breakable("plan_<b") == '<span class="whole">plan_</span><wbr><span class="whole">&lt;b</span>'
+    assert breakable("x" * 30) == f"<span>{'x' * 30}</span>"
+
+
 def test_figures_in_tables_are_the_reports(report):
     """The table behind the escalations says what the report says."""
     page = render(report)
@@ -523,7 +549,7 @@ def test_figures_in_tables_are_the_reports(report):
 )  # fmt: skip
 def test_figures_keep_three_digits(value, told):
     """A number is told with three digits that count; small ones are never told as 0."""
-    assert words.figure(value) == told
+    assert fmt.figure(value) == told
 
 
 @pytest.mark.parametrize(
@@ -531,7 +557,7 @@ def test_figures_keep_three_digits(value, told):
 )
 def test_times_have_the_unit_that_fits(value, told):
     """Seconds, milliseconds or microseconds."""
-    assert words.seconds(value) == told
+    assert fmt.seconds(value) == told
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))

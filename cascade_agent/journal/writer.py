@@ -12,6 +12,7 @@ import datetime as dt
 import gzip
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -21,14 +22,14 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias, cast
 
 from cascade_agent._log import LOG
 from cascade_agent.core.clean_json import clean
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background
-from cascade_agent.journal.format import MAX_LINE, NotJsonError, PathLike, parse
+from cascade_agent.journal.format import MAX_LINE, PathLike
 from cascade_agent.journal.reader import read, read_labels
 
 if sys.platform != "win32":
@@ -44,14 +45,9 @@ _LOCK_WAIT = 1.0
 _LOCK_PAUSE = 0.0005
 _TRIES = 10_000
 _BLOCK = 65_536
+_STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
 _REQUEST = ("content", "name", "tool_calls", "tool_call_id")
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-class Message(Protocol):
-    """A message of the host, of which its `type`, content, tool calls and ids are kept."""
-
-    type: str
 
 
 class Journal:
@@ -140,7 +136,7 @@ class Journal:
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
-    def append(self, trace: StepTrace, *, request: Sequence[Message | Mapping[str, Any]] | None = None) -> bool:
+    def append(self, trace: StepTrace, *, request: Sequence[object] | None = None) -> bool:
         """Write one step trace, and the messages of its request if `requests` is set. Never raises.
 
         False means that it was lost (see `lost` and the log).
@@ -185,9 +181,7 @@ class Journal:
         with self._lock:
             self._close_fd()
 
-    def _append(
-        self, kind: str, record: StepTrace | Label, request: Sequence[Message | Mapping[str, Any]] | None = None
-    ) -> bool:
+    def _append(self, kind: str, record: StepTrace | Label, request: Sequence[object] | None = None) -> bool:
         if self._closed:
             return self._lose(ValueError("the journal is closed"))
         try:
@@ -217,9 +211,7 @@ class Journal:
             LOG.warning(msg, self.path, type(error).__name__, error)
         return False
 
-    def _line(
-        self, kind: str, record: StepTrace | Label, request: Sequence[Message | Mapping[str, Any]] | None
-    ) -> bytes:
+    def _line(self, kind: str, record: StepTrace | Label, request: Sequence[object] | None) -> bytes:
         data: Mapping[str, Any] = {"type": kind, **record.to_json()}
         if request is not None:
             data = {**data, "request": [_message_json(message) for message in request]}
@@ -350,11 +342,8 @@ class Journal:
         return True
 
     def _rotated_name(self) -> Path:
-        while True:
-            stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-            name = self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}")
-            if not name.exists():  # pragma: no branch - two rotations within a microsecond
-                return name
+        stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # two rotations take more than a microsecond
+        return self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}")
 
     def files(self) -> list[Path]:
         """Return the rotated files, oldest first, and the current one; only those that exist.
@@ -383,7 +372,7 @@ class Journal:
         return [
             name
             for name in names
-            if name.startswith(stem) and _is_stamp(name.removesuffix(".gz").removesuffix(suffix)[len(stem) :])
+            if name.startswith(stem) and _STAMP.fullmatch(name.removesuffix(".gz").removesuffix(suffix)[len(stem) :])
         ]
 
     def _tidy(self) -> None:
@@ -443,7 +432,7 @@ class Journal:
     def __reduce__(self) -> tuple[object, ...]:
         """A copy is another writer of the same file."""
         names = ("redact", "max_bytes", "compress", "keep", "requests")
-        return (_rebuild, (os.fspath(self.path), {name: getattr(self, name) for name in names}))
+        return (partial(Journal, **{name: getattr(self, name) for name in names}), (os.fspath(self.path),))
 
 
 _lost_here = 0
@@ -457,10 +446,6 @@ def _note_loss() -> None:
 def lost_records() -> int:
     """Return how many records the journals of this process could not write, those of journals long gone too."""
     return _lost_here
-
-
-def _rebuild(path: str, settings: dict[str, Any]) -> Journal:
-    return Journal(path, **settings)
 
 
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
@@ -493,7 +478,7 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
-def _message_json(message: Message | Mapping[str, Any]) -> dict[str, Any]:
+def _message_json(message: object) -> dict[str, Any]:
     """Return a message of a request as it is kept: its role, content, tool calls and their ids."""
     if isinstance(message, Mapping):
         return dict(message)
@@ -557,20 +542,10 @@ def _is_unfinished(tail: bytes) -> bool:
     if not (tail.startswith(_BEGUN) or _BEGUN.startswith(tail)) or len(tail) > MAX_LINE:
         return False
     try:
-        parse(tail)
-    except NotJsonError:
-        return True
-    except RecordError:
-        return False
-    return False
-
-
-def _is_stamp(text: str) -> bool:
-    try:
-        dt.datetime.strptime(text, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=dt.UTC)
+        json.loads(tail)
     except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _compress(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Drift as the report shows it: whether anything alarmed, what to do about it, and how each monitor stands."""
+"""Drift as the report shows it: alarms, what to do about them, and the state of each monitor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FACTS = 12
 
 
 def drift_section(report: DriftReport) -> Markup:
-    """The section of what the monitors found in the same journal."""
+    """Return the section of what the monitors found in the same journal."""
     alarms, heading = report.alarms[-_ALARMS:], el("h2", {"id": "drift-title"}, "Did anything change?")
     lead = (
         f"{fmt.plural(len(report.monitors), 'monitor')} watched {fmt.plural(report.steps, 'step')} and "
@@ -25,7 +25,7 @@ def drift_section(report: DriftReport) -> Markup:
     count = sum(monitor.count for monitor in report.monitors)
     state = el(
         "p",
-        {"class": "state"},
+        "state",
         el(
             "span",
             {"class": "pill pill-error" if count else "pill"},
@@ -36,14 +36,12 @@ def drift_section(report: DriftReport) -> Markup:
         "section",
         {"class": "card", "id": "drift", "aria-labelledby": "drift-title"},
         heading,
-        el("p", {"class": "lead"}, lead),
+        el("p", "lead", lead),
         state,
-        el("ul", {"class": "alarms"}, *map(_alarm, reversed(alarms))) if alarms else None,
-        el("ul", {"class": "facts drift-facts"}, *map(_fact, report.facts[-_FACTS:])) if report.facts else None,
+        el("ul", "alarms", *map(_alarm, reversed(alarms))) if alarms else None,
+        el("ul", "facts drift-facts", *map(_fact, report.facts[-_FACTS:])) if report.facts else None,
         _table(report),
-        el("p", {"class": "small"}, " ".join(f"{note.rstrip('.')}." for note in report.notes))
-        if report.notes
-        else None,
+        el("p", "small", " ".join(f"{note.rstrip('.')}." for note in report.notes)) if report.notes else None,
     )
 
 
@@ -51,15 +49,10 @@ def _alarm(alarm: Alarm) -> Markup:
     change = "" if alarm.before is None or alarm.after is None else f" ({alarm.before:.3g} → {alarm.after:.3g})"
     return el(
         "li",
-        {"class": "block from-alarm"},
+        "block from-alarm",
         el("h3", None, el("bdi", None, f"{alarm.monitor}{change}")),
         el("p", None, el("bdi", None, alarm.what)),
-        el(
-            "p",
-            {"class": "small"},
-            f"{fmt.clock(alarm.at)}, step {alarm.index:,}. To do: ",
-            el("bdi", None, alarm.advice),
-        ),
+        el("p", "small", f"{fmt.clock(alarm.at)}, step {alarm.index:,}. To do: ", el("bdi", None, alarm.advice)),
     )
 
 
@@ -81,14 +74,14 @@ def _table(report: DriftReport) -> Markup:
         el("tbody", None, *body),
     )
     box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Monitors"}
-    return el("details", {"class": "behind"}, el("summary", None, "All monitors"), el("div", box, inside))
+    return el("details", "behind", el("summary", None, "All monitors"), el("div", box, inside))
 
 
 def _cells(monitor: Monitor) -> list[Child]:
     limit = "below 0" if monitor.method == "saving" else _number(monitor.limit)
     return [
         el("th", {"scope": "row", "title": monitor.note or None}, el("bdi", None, monitor.name)),
-        el("td", {"class": "word"}, el("bdi", None, monitor.step or "all")),
+        el("td", "word", el("bdi", None, monitor.step or "all")),
         el("td", None, _number(monitor.value)),
         el("td", None, limit),
         el("td", None, fmt.count(monitor.n)),

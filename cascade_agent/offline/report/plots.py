@@ -23,12 +23,7 @@ _NAME: Final = 24
 
 def both(draw: Callable[[float], Markup], wide: float) -> Markup:
     """A chart for each width; style sheets show one of them."""
-    return el(
-        "div",
-        {"class": "plot"},
-        el("div", {"class": "wide"}, draw(wide)),
-        el("div", {"class": "narrow"}, draw(_NARROW)),
-    )
+    return el("div", "plot", el("div", "wide", draw(wide)), el("div", "narrow", draw(_NARROW)))
 
 
 def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
@@ -70,14 +65,15 @@ def frontier(data: Frontier, width: float) -> Markup:
     lower = [(x(p.cost or 0), y(p.quality.low or 0)) for p in points]
     shapes.append(path([*upper, *reversed(lower)], "band", closed=True) if points else Markup())
     shapes.append(path([(x(p.cost or 0), y(p.quality.value or 0)) for p in points], "curve") if points else Markup())
-    shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _told(p)) for p in points]
+    shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _sentence(p)) for p in points]
     placer = Placer(left, top, right + 6, bottom)
+    placer.block_line([(x(p.cost or 0), y(p.quality.value or 0)) for p in points])
     for p in [*points, *marks]:
         placer.block(x(p.cost or 0), y(p.quality.value or 0), 8 if p in marks else 4)
     for p in marks:
         shapes += _mark(p, x(p.cost or 0), y(p.quality.value or 0), y, placer)
-    said = "; ".join(_told(p) for p in marks)
-    return svg(width, height, f"Cost and quality of {len(points)} thresholds. {said}", "frontier", *shapes)
+    sentence = "; ".join(_sentence(p) for p in marks)
+    return svg(width, height, f"Cost and quality of {len(points)} thresholds. {sentence}", "frontier", *shapes)
 
 
 def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> list[Markup]:
@@ -87,13 +83,13 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
         bottom = max(point.quality.low, scale.low)
         shapes.append(line(x, scale(bottom), x, scale(point.quality.high), "whisker"))
     if point.name == "as it ran":
-        shapes.append(_dot(x, y, 7.5, "mark-run", _told(point)))
+        shapes.append(_dot(x, y, 7.5, "mark-run", _sentence(point)))
     elif reference:
         kind = "mark-small" if point.name == "always small" else "mark-large"
-        shapes.append(rect(x - 6, y - 6, 12, 12, kind, tip(_told(point))))
+        shapes.append(rect(x - 6, y - 6, 12, 12, kind, tip(_sentence(point))))
     else:
         corners = f"{x},{y - 9:.1f} {x + 9:.1f},{y} {x},{y + 9:.1f} {x - 9:.1f},{y}"
-        shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_told(point))))
+        shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_sentence(point))))
     name = cut(point.name, _NAME)
     words_x, words_y, anchor = placer.put(x, y, name)
     shapes.append(label(words_x, words_y, name, "name" if not reference else "axis strong", anchor))
@@ -103,11 +99,11 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
 def sweep(data: Frontier, width: float) -> Markup:
     """What each threshold costs (or how much it escalates, where no cost is known); quality is not known here."""
     by_cost = any(p.cost is not None for p in data.curve)
-    told = [(p.threshold, p.cost if by_cost else p.escalated) for p in data.curve if p.threshold is not None]
-    points = [(t, v) for t, v in told if v is not None]
+    values = [(p.threshold, p.cost if by_cost else p.escalated) for p in data.curve if p.threshold is not None]
+    points = [(t, v) for t, v in values if v is not None]
     height, left, right, top = 300.0, 52.0, width - 14.0, 34.0
     bottom = height - 44.0
-    run = data.marks[0].cost if by_cost else data.marks[0].escalated
+    run = next((mark.cost if by_cost else mark.escalated for mark in data.marks), None)
     most = max([1.0, *(v for _, v in points)]) * 1.05
     x, y = Scale(0.0, 1.0, left, right), Scale(0.0, most, bottom, top)
     shapes = [label(2, 14, "cost, always large = 100%" if by_cost else "share of steps that escalate")]
@@ -136,7 +132,7 @@ def cut(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _told(point: Point) -> str:
+def _sentence(point: Point) -> str:
     quality = point.quality
     good = fmt.percent(quality.value)
     if quality.n and quality.low is not None and quality.high is not None:
@@ -151,8 +147,8 @@ def _share(value: float) -> str:
     return f"{round(value * 100, 6):g}%"
 
 
-def _dot(x: float, y: float, radius: float, kind: str, said: str) -> Markup:
-    return el("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip(said))
+def _dot(x: float, y: float, radius: float, kind: str, sentence: str) -> Markup:
+    return el("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip(sentence))
 
 
 # ---- confidence -----------------------------------------------------------------------------------------------------
@@ -189,18 +185,18 @@ def reliability(data: Reliability, width: float) -> Markup:
     up = Scale(0.0, tallest, floor, bottom + 16.0)
     for index, (taken, escalated) in enumerate(counts):
         start, end = x(index / len(counts)) + 1, x((index + 1) / len(counts)) - 1
-        said = tip(f"confidence {index / 20:.2f} to {(index + 1) / 20:.2f}: {taken} taken, {escalated} escalated")
+        sentence = tip(f"confidence {index / 20:.2f} to {(index + 1) / 20:.2f}: {taken} taken, {escalated} escalated")
         shapes += [
-            rect(start, up(taken), end - start, floor - up(taken), "fill-small", said),
-            rect(start, up(taken + escalated), end - start, up(taken) - up(taken + escalated), "fill-large", said),
+            rect(start, up(taken), end - start, floor - up(taken), "fill-small", sentence),
+            rect(start, up(taken + escalated), end - start, up(taken) - up(taken + escalated), "fill-large", sentence),
         ]
     shapes += [line(left, floor, right, floor, "base"), label(left - 8, up(tallest) + 4, f"{tallest:,}", anchor="end")]
     shapes += [label(x(value), floor + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
     shapes.append(label(right, height - 6, "confidence in the small draft", anchor="end"))
-    said_all = (
+    title = (
         f"{data.n} labelled drafts in {len(data.bins)} bins of confidence" if data.bins else "Confidences of all steps"
     )
-    return svg(width, height, said_all, "reliability", *shapes)
+    return svg(width, height, title, "reliability", *shapes)
 
 
 # ---- latency --------------------------------------------------------------------------------------------------------
@@ -227,10 +223,10 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
         y = top + 42.0
         kind = {"small": "small", "large": "large", "evidence": "evidence"}.get(row.who, "ink")
         p50 = max(row.p50, low)
-        told = " · ".join(fmt.seconds(v) for v in (row.p50, row.p95, row.p99))
+        values = " · ".join(fmt.seconds(v) for v in (row.p50, row.p95, row.p99))
         shapes += [
             label(left, top + 18, row.who, "name"),
-            label(right, top + 18, told, "axis strong", "end"),
+            label(right, top + 18, values, "axis strong", "end"),
             line(x(p50), y, x(row.p99), y, f"range stroke-{kind}"),
             _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {fmt.seconds(row.p50)}"),
             _dot(
@@ -246,8 +242,8 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
         line(left, bottom, right, bottom, "base"),
         label(right, height - 6, "median ● · p95 ○ · p99 |", anchor="end"),
     ]
-    said = "; ".join(f"{row.who}: median {fmt.seconds(row.p50)}, p99 {fmt.seconds(row.p99)}" for row in rows)
-    return svg(width, height, f"Latency. {said}", "latency", *shapes)
+    sentence = "; ".join(f"{row.who}: median {fmt.seconds(row.p50)}, p99 {fmt.seconds(row.p99)}" for row in rows)
+    return svg(width, height, f"Latency. {sentence}", "latency", *shapes)
 
 
 # ---- spend ----------------------------------------------------------------------------------------------------------
@@ -279,18 +275,18 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     for period in periods:
         index = round((_time(period) - first) / data.width)
         start, wide, at = left + index * slot + inset, slot - 2 * inset, 0.0
-        said = tip(_spent(period, currency))
+        sentence = tip(_spent(period, currency))
         for part in PARTS:
             cost = getattr(period, part)
             if cost > 0:
-                shapes.append(rect(start, y(at + cost), wide, y(at) - y(at + cost), f"fill-{part}", said))
+                shapes.append(rect(start, y(at + cost), wide, y(at) - y(at + cost), f"fill-{part}", sentence))
                 at += cost
         if period.always_large is not None:
             shapes.append(line(start, y(period.always_large), start + wide, y(period.always_large), "always"))
         if period.steps:
             share = period.escalated / period.steps
-            said = tip(f"{fmt.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
-            shapes.append(rect(start, rate(share), wide, strip - rate(share), "fill-quiet", said))
+            sentence = tip(f"{fmt.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
+            shapes.append(rect(start, rate(share), wide, strip - rate(share), "fill-quiet", sentence))
     shapes += [line(left, bottom, right, bottom, "base"), line(left, strip, right, strip, "base")]
     shapes += _time_axis(data, left + slot / 2, slot, slots, first, bottom + 20.0, width)
     total = sum(_paid(p) for p in periods)
