@@ -26,8 +26,7 @@ from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepT
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background
 from cascade_agent.journal.reader import checked_label, read, read_labels
-from cascade_agent.journal.reader import _lock
-from cascade_agent.journal.writer import Journal, lost_records
+from cascade_agent.journal.writer import Journal, _lock, lost_records
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
 

@@ -1,6 +1,6 @@
-"""What the commands share: the application, options, errors in one line, and the only ways to print.
+"""The common part of the commands: the application, options, errors in one line, and the only ways to print.
 
-What a model, a user or a file put into a text is shown as text and nothing else: each of these ways passes it through
+Words of a model, a user or a file are printed as text and nothing else: each of these ways passes them through
 `safe_text` or `safe_json`.
 """
 
@@ -139,9 +139,9 @@ def make_console(*, piped: int | None = None, quiet: bool = False) -> Console:
 
 
 @contextmanager
-def reading_shown(*, shown: bool = True) -> Iterator[None]:
+def reading_progress(*, wanted: bool = True) -> Iterator[None]:
     """Show how far long reads have come, on standard error where that is a terminal."""
-    if not (shown and sys.stderr.isatty()):
+    if not (wanted and sys.stderr.isatty()):
         yield
         return
     from rich.console import Console

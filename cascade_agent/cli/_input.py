@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _NO_LINES: Final = (b"\x1f\x8b", b"PAR1")
-"""How files of gzip and Parquet begin."""
+"""First bytes of gzip and Parquet files."""
 
 
 @dataclass(frozen=True, slots=True)

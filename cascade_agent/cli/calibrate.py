@@ -20,7 +20,7 @@ from cascade_agent.cli._app import (
     fail,
     print_json,
     print_table,
-    reading_shown,
+    reading_progress,
     say,
 )
 from cascade_agent.errors import RecordError
@@ -99,7 +99,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
 
     Exit code 1: no threshold holds with these labels. It says how many are missing, and --out is left as it was.
     """
-    with clear_errors(), reading_shown():
+    with clear_errors(), reading_progress():
         paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
         from cascade_agent.offline.calibration import calibrate as run
         from cascade_agent.offline.calibration import load_policy, write_policy

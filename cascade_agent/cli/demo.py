@@ -40,7 +40,7 @@ def demo(  # noqa: PLR0913 - the options of the command
     out: Annotated[Path, typer.Option(help="Directory for journal, spans and summary.")] = Path(".cascade"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Run two LangGraph agents as cascades, beside the small and the large model alone.
+    """Run two LangGraph agents as cascades, and with the small and the large model alone.
 
     Without --small and --large two offline stand-ins answer: rule-based programs, not language models.
     """
@@ -101,7 +101,7 @@ def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tu
 
 
 def _find_demo() -> None:
-    """Make `graphs` and `tools` importable: beside this package in a checkout, inside it when installed."""
+    """Make `graphs` and `tools` importable: next to this package in a checkout, inside it when installed."""
     package = Path(__file__).resolve().parents[1]
     for root in (package.parent, package / "_demo"):
         if (root / "graphs" / "demo.py").is_file():

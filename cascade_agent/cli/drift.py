@@ -19,7 +19,7 @@ from cascade_agent.cli._app import (
     fail,
     print_json,
     print_table,
-    reading_shown,
+    reading_progress,
     say,
 )
 
@@ -78,7 +78,7 @@ def drift(  # noqa: PLR0913 - the options of the command
 
     Exit code 0: no alarm. 3: alarms. 2: input that cannot be used. 1: a run that failed.
     """
-    with clear_errors(), reading_shown():
+    with clear_errors(), reading_progress():
         from cascade_agent.errors import RecordError
         from cascade_agent.journal.reader import read, read_labels
         from cascade_agent.offline.calibration import load_policy

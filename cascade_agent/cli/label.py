@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, SkipBad, app, clear_errors, fail, print_json, reading_shown, say
+from cascade_agent.cli._app import JsonFlag, SkipBad, app, clear_errors, fail, print_json, reading_progress, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +90,7 @@ def label(  # noqa: PLR0913 - the options of the command
     if step_id is None and (right is not None or harm is not None or note):
         fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
     with clear_errors():
-        with reading_shown():
+        with reading_progress():
             desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
         if step_id is not None:
             result = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
@@ -174,7 +174,7 @@ class _Desk:
     def session(self, order: str, limit: int, seed: int, *, err: bool) -> dict[str, Any]:
         from cascade_agent.offline.calibration.labelling import promoted, to_look_at
 
-        with reading_shown():
+        with reading_progress():
             steps = to_look_at(
                 *self.paths,
                 labels=self.labels,

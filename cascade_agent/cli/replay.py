@@ -17,7 +17,7 @@ from cascade_agent.cli._app import (
     fail,
     print_json,
     print_table,
-    reading_shown,
+    reading_progress,
     say,
 )
 
@@ -46,7 +46,7 @@ def replay(  # noqa: PLR0913 - the options of the command
     ] = None,
     labels: Annotated[
         list[Path] | None,
-        typer.Option(help="Further file of labels, beside those in the journals; may be given again."),
+        typer.Option(help="Further file of labels, besides those in the journals; may be given again."),
     ] = None,
     on_conflict: Annotated[
         str, typer.Option(help="Labels that contradict each other: `precedence` of sources, or `exclude` the step.")
@@ -60,7 +60,7 @@ def replay(  # noqa: PLR0913 - the options of the command
     Beside each policy stand always-small, always-large, an oracle and what was recorded. What the journal cannot say is
     an interval; where shadow calls were drawn with a logged probability, an estimate (~).
     """
-    with clear_errors(), reading_shown():
+    with clear_errors(), reading_progress():
         from cascade_agent.offline.evaluation import compare
 
         if on_conflict not in ("precedence", "exclude"):

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app, clear_errors, fail, print_json, reading_shown, say
+from cascade_agent.cli._app import (
+    Journals,
+    JsonFlag,
+    SkipBad,
+    app,
+    clear_errors,
+    fail,
+    print_json,
+    reading_progress,
+    say,
+)
 
 
 @app.command()
@@ -30,7 +40,7 @@ def report(  # noqa: PLR0913 - the options of the command
 
     With --json the same figures are printed as JSON; the page is then written only if --out is given.
     """
-    with clear_errors(), reading_shown():
+    with clear_errors(), reading_progress():
         from cascade_agent.offline.calibration.policy_file import load_policy
         from cascade_agent.offline.report import build_report, render
 

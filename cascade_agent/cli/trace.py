@@ -19,7 +19,7 @@ from cascade_agent.cli._app import (
     complain,
     fail,
     make_console,
-    reading_shown,
+    reading_progress,
     safe_json,
     safe_text,
     say,
@@ -108,7 +108,7 @@ def _show(
     from cascade_agent.cli._input import Labels, Source
 
     source, labels = Source(files, skip_bad=skip_bad), Labels()
-    with reading_shown(shown=last is not None or not sys.stdout.isatty()):
+    with reading_progress(wanted=last is not None or not sys.stdout.isatty()):
         if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
             for label in source.labels():
                 labels.add(label)

@@ -1,6 +1,6 @@
 """`Journal`: an append-only file of step traces and labels, one JSON object per line, that never touches a step.
 
-A record that cannot be written is counted and said once. A line is written by one `write` under an advisory lock of the
+A record that cannot be written is counted and logged once. A line is written by one `write` under an advisory lock of the
 file, so that threads and processes may share it; what a killed or full-disk writer left unfinished is cut off by the
 next one, so that every line parses by itself.
 """
@@ -60,7 +60,7 @@ class Journal:
         path: the file. It and its directories are made at the first record, for the owner only.
         redact: takes the JSON of a record and returns what may be written. A record for which it fails is written
             without anything that people or models said.
-        max_bytes: when the file has grown beyond this it is renamed to `name.<UTC time>.suffix` and a new one begun;
+        max_bytes: when the file has grown beyond this it is renamed to `name.<UTC time>.suffix` and a new one is made;
             None never rotates.
         compress: whether rotated files are compressed (`.gz`), in a thread of their own.
         keep: how many rotated files are kept; None keeps all.

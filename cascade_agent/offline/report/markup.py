@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 _UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
-"""What no page may hold, and the marks that turn the direction of the text around them."""
+"""Characters that no page may hold, and the marks that turn the direction of the text around them."""
 
 _WORD = 24
 _VOID = frozenset({"br", "circle", "hr", "input", "line", "meta", "path", "polygon", "polyline", "rect"})

@@ -219,8 +219,8 @@ def _who_answered(report: Report) -> Markup:
 
 
 def _tile(identifier: str, name: str, value: str, note: Child) -> Markup:
-    shown = el("span", {"class": "value", "id": f"tile-{identifier}"}, value)
-    return el("div", "tile", el("dt", None, name), el("dd", None, shown, el("span", "note", note)))
+    figure = el("span", {"class": "value", "id": f"tile-{identifier}"}, value)
+    return el("div", "tile", el("dt", None, name), el("dd", None, figure, el("span", "note", note)))
 
 
 def _tiles(report: Report) -> Markup:
@@ -399,12 +399,12 @@ def _row(point: Point) -> list[Child]:
 
 def _reasons(report: Report) -> Markup:
     rows = report.escalations
-    shown = [row for row in rows if row.escalated][:_PANELS]
-    if not shown:
+    kept = [row for row in rows if row.escalated][:_PANELS]
+    if not kept:
         return section("reasons", "Why steps escalate", "No step of this journal escalated.")
-    widest = max(max(row.reasons.values()) / row.steps for row in shown)
+    widest = max(max(row.reasons.values()) / row.steps for row in kept)
     panels = []
-    for row in shown:
+    for row in kept:
         lines = [
             el(
                 "tr",
@@ -427,7 +427,7 @@ def _reasons(report: Report) -> Markup:
         panels.append(
             el("table", "bars", caption, el("thead", "hidden", el("tr", None, *names)), el("tbody", None, *lines))
         )
-    left_out = len(rows) - len(shown)
+    left_out = len(rows) - len(kept)
     more = f" {fmt.plural(left_out, 'step')} more: in the table." if left_out else ""
     return section(
         "reasons",
@@ -581,7 +581,7 @@ def _footer(report: Report) -> Markup:
         policy = report.policy
         amount = "without a threshold" if policy["threshold"] is None else f"threshold {policy['threshold']:.3f}"
         dated = f", {policy['kind']} {fmt.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
-        parts.append(f"Policy shown as {policy['name']}: {policy['version']}, {amount}{dated}.")
+        parts.append(f"Policy kept as {policy['name']}: {policy['version']}, {amount}{dated}.")
     parts += report.notes
     parts.append(
         "Costs include rejected drafts and evidence. Unknown is never counted as 0. "

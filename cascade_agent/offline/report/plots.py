@@ -97,7 +97,7 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
 
 
 def sweep(data: Frontier, width: float) -> Markup:
-    """What each threshold costs (or how much it escalates, where no cost is known); quality is not known here."""
+    """Draw the cost of each threshold (or its escalations, where no cost is known); quality is not known here."""
     by_cost = any(p.cost is not None for p in data.curve)
     values = [(p.threshold, p.cost if by_cost else p.escalated) for p in data.curve if p.threshold is not None]
     points = [(t, v) for t, v in values if v is not None]
@@ -204,13 +204,13 @@ def reliability(data: Reliability, width: float) -> Markup:
 
 def latency(rows: Sequence[Latency], width: float) -> Markup:
     """Median, 95th and 99th percentile of each row on one logarithmic axis."""
-    shown = [row for row in rows if row.p99 > 0]
+    kept = [row for row in rows if row.p99 > 0]
     row_height = 78.0 if width > _PHONE else 60.0
     left, right = 10.0, width - 14.0
-    bottom = 14.0 + row_height * len(shown)
+    bottom = 14.0 + row_height * len(kept)
     height = bottom + 44.0
-    low = min((max(row.p50, row.p99 / 1e6) for row in shown), default=0.001) / 1.6
-    high = max((row.p99 for row in shown), default=1.0) * 1.4
+    low = min((max(row.p50, row.p99 / 1e6) for row in kept), default=0.001) / 1.6
+    high = max((row.p99 for row in kept), default=1.0) * 1.4
     x = Scale(low, high, left, right, log=True)
     shapes: list[Markup] = []
     for value in log_ticks(low * 1.15, high / 1.15):
@@ -218,7 +218,7 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
             line(x(value), 10, x(value), bottom, "grid"),
             label(x(value), bottom + 20, fmt.tick_seconds(value), anchor="middle"),
         ]
-    for index, row in enumerate(shown):
+    for index, row in enumerate(kept):
         top = 14.0 + row_height * index
         y = top + 42.0
         kind = {"small": "small", "large": "large", "evidence": "evidence"}.get(row.who, "ink")

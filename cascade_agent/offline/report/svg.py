@@ -1,4 +1,4 @@
-"""What charts are drawn with: scales, ticks, axes, labels that keep out of each other's way.
+"""The parts of charts: scales, ticks, axes, labels that keep out of each other's way.
 
 Why not a library: matplotlib is 40 MB and draws text as paths that no theme can recolour, Plotly puts 3.5 MB of script
 into the page. These charts have 5 kB each.
@@ -85,7 +85,7 @@ def path(points: Sequence[tuple[float, float]], kind: str, *, closed: bool = Fal
 
 
 def tip(words: str) -> Markup:
-    """What the pointer reads on a shape."""
+    """Return the text that a pointer reads on a shape."""
     return el("title", None, words)
 
 
