@@ -1,7 +1,7 @@
 """`Journal`: an append-only file of step traces and labels, one JSON object per line, that never touches a step.
 
-A record that cannot be written is counted and logged once. A line is written by one `write` under an advisory lock of the
-file, so that threads and processes may share it; what a killed or full-disk writer left unfinished is cut off by the
+A record that cannot be written is counted and logged once. A line is written by one `write` under an advisory lock of
+the file, so that threads and processes may share it; what a stopped writer left unfinished is cut off by the
 next one, so that every line parses by itself.
 """
 
