@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     from cascade_agent.journal.writer import Journal
     from cascade_agent.models.pricing import Price
     from cascade_agent.models.tier import Tier
-    from cascade_agent.offline.calibration.policy_file import load_policy
     from cascade_agent.offline.evaluation.assess import Assessment, assess
     from cascade_agent.validators import default_validators
 
 __version__ = "0.1.0"
 
-_MODULES = {
+_LAZY = {
     "Assessment": "offline.evaluation.assess",
     "CascadeChatModel": "adapters.chat_model",
     "CascadeError": "errors",
@@ -45,7 +44,6 @@ _MODULES = {
     "cascade_node": "adapters.node",
     "cascade_step": "adapters.node",
     "default_validators": "validators",
-    "load_policy": "offline.calibration.policy_file",
     "swap_node": "adapters.node",
 }
 
@@ -68,13 +66,12 @@ __all__ = [
     "cascade_node",
     "cascade_step",
     "default_validators",
-    "load_policy",
     "swap_node",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
+    module = _LAZY.get(name)
     if module is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from cascade_agent import Draft, Journal, StepContext, default_validators  # noqa: E402
 from cascade_agent.core.records import Attempt, Label, StepTrace  # noqa: E402
-from cascade_agent.offline.calibration import same_answers  # noqa: E402
+from cascade_agent.offline.evaluation import same_answers  # noqa: E402
 from cascade_agent.offline.report import build_report, render  # noqa: E402
 from graphs import plan_execute, support  # noqa: E402
 from graphs.evaluation.demo import choose  # noqa: E402

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Label, SideCall, StepTrace, Verdict
+from cascade_agent.offline.evaluation import LabelledStep, Outcome
 
 CODES = ["tool_match", "argument_grounded", "date_invented"]
 scores = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
@@ -143,6 +144,21 @@ policies = st.builds(
     hedge_after=st.sampled_from([None, None, 0.1, 0.5]),
     shadow_rate=st.sampled_from([0.0, 0.0, 0.1]),
 )
+
+
+def labelled(step_id, verdicts=(), *, kind="call", answered=True, drafted=True, gathered=(), labels=(), **outcome):
+    """A step as calibration holds it: what was found about its draft, and what is known of it."""
+    small = Attempt(
+        tier="small",
+        outcome="skipped" if not drafted else "accepted" if answered else "rejected",
+        verdicts=tuple(verdicts),
+        gathered=gathered,
+    )
+    attempts = (small,) if answered else (small, Attempt(tier="large", outcome="accepted"))
+    trace = StepTrace(
+        id=step_id, step="s", kind=kind, outcome="accepted", reason="r", attempts=attempts, final=len(attempts) - 1
+    )
+    return LabelledStep(trace=trace, labels=tuple(labels), outcome=Outcome(**outcome))
 
 
 def world(episodes, steps=4, *, seed=0, shadow=1.0, threshold=0.6):

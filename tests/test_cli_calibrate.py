@@ -77,7 +77,7 @@ def test_a_process_of_its_own_says_what_it_found_and_writes_the_policy(journal: 
     command = [
         sys.executable,
         "-m",
-        "cascade_agent.cli",
+        "cascade_agent",
         "calibrate",
         str(journal),
         "--max-loss",

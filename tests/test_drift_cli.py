@@ -17,7 +17,7 @@ from cascade_agent import Journal, Policy, StepTrace
 from cascade_agent.cli.drift import parse_since
 from cascade_agent.core.records import Attempt, Label, Usage
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.journal.writer import read, read_labels
+from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import DriftReport, watch
 
@@ -28,7 +28,7 @@ START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 def run(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "cascade_agent.cli", "drift", *map(str, args)],
+        [sys.executable, "-m", "cascade_agent", "drift", *map(str, args)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
         capture_output=True,

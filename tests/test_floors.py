@@ -27,6 +27,7 @@ FLOORS = {
     "adapters": 6,
     "testing": 7,
     "cli": 8,
+    "__main__": 9,
 }
 """Folder (or module at the root) -> its floor. `__init__` names everything and imports nothing until it is used."""
 

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from cascade_agent import Policy
-from cascade_agent.journal.writer import read
+from cascade_agent.journal.reader import read
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import PlanConsistency
 from graphs import plan_execute, support

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.writer import Journal, read, read_labels, to_parquet
+from cascade_agent.journal.reader import read, read_labels, to_parquet
+from cascade_agent.journal.writer import Journal
 from tests.journals import world
 
 

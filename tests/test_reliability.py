@@ -774,7 +774,8 @@ def test_costs_in_two_currencies_are_not_added_up():
 
 def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_path, monkeypatch):
     """The step of a cascade that is a tier stands in the outer record; the common journal does not count it twice."""
-    from cascade_agent.journal.writer import Journal, read
+    from cascade_agent.journal.reader import read
+    from cascade_agent.journal.writer import Journal
 
     path = tmp_path / "j.jsonl"
     monkeypatch.setenv("CASCADE_JOURNAL", str(path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cascade_agent.journal.writer import read
+from cascade_agent.journal.reader import read
 from cascade_agent.offline.report import build_report, render
 from tests.report_journals import START, hostile, ordinary
 
@@ -92,9 +92,7 @@ def show(browser, pages):
 def column(page, section: str, number: int) -> list[str]:
     """The values of a column of the shown steps, as they stand."""
     return page.eval_on_selector_all(
-        f"#{section} tbody:not([hidden]) tr.row",
-        "(rows, n) => rows.map(row => row.cells[n].dataset.value)",
-        number,
+        f"#{section} tbody:not([hidden]) tr.row", "(rows, n) => rows.map(row => row.cells[n].dataset.value)", number
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, Price, Tier, cascade_node
 from cascade_agent.engine import shadow
-from cascade_agent.offline.calibration import join
+from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.test_reliability import ask, refuses_small
 
@@ -216,8 +216,8 @@ def test_calibration_reads_what_shadows_found(tmp_path):
     for _ in range(3):
         llm.invoke("hi")
     assert shadow.wait(10)
-    joined = join(path)
-    assert [(case.right, case.harm, case.propensity) for case in joined.cases] == [(False, True, 1.0)] * 3
+    found = load_dataset(path)
+    assert [(s.outcome.right, s.outcome.harm, s.outcome.propensity) for s in found.steps] == [(False, True, 1.0)] * 3
 
 
 def test_a_ceiling_holds_for_shadows():

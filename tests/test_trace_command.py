@@ -1,4 +1,4 @@
-"""`cascade-agent trace`: every format, labels, rules, inner cascades, hostile texts, large files, files that grow."""
+"""`cascade-agent trace`: labels, rules, inner cascades, hostile texts, large files, files that grow."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Self
 
 import pytest
 
-from cascade_agent.cli._tree import harmless_json, plain
+from cascade_agent.cli._app import safe_json, safe_text
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
 
 ROOT = Path(__file__).parent.parent
-SPANS = Path(__file__).parent / "data" / "spans.otlp.jsonl"
-COMMAND = [sys.executable, "-c", "from cascade_agent.cli import main; main()", "trace"]
+COMMAND = [sys.executable, "-m", "cascade_agent", "trace"]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -55,49 +53,7 @@ def written(path: Path, *steps: StepTrace) -> Journal:
     return journal
 
 
-# ---- formats --------------------------------------------------------------------------------------------------------
-
-
-def test_spans_are_shown_as_a_journal_is():
-    """A file of the official exporter: threads, outcomes, reasons, costs, verdicts, the cascade inside of a tier."""
-    result = run(SPANS)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    for part in (
-        "t-1, 2 steps, 1 escalated, 0.001320 USD",
-        "desk: accepted by small (accepted), 0.000110 USD, ",
-        "desk: exhausted by nobody (odd), 0.001210 USD, ",
-        "refuse fail odd at /text: it begins badly",
-        "small tiny: error, cost unknown, ",
-        "ladder: escalated by large (odd), 0.001430 USD, ",
-        "small medium: rejected, P(right) 0.00, 0.000330 USD, ",
-    ):
-        assert part in result.stdout
-    (tier,) = (line.index("large medium->huge") for line in result.stdout.splitlines() if "large medium->huge" in line)
-    (inner,) = (line.index("ladder:") for line in result.stdout.splitlines() if "ladder:" in line)
-    assert inner > tier
-
-
-def test_formats_are_told_apart_line_by_line(tmp_path):
-    """A journal, OTLP and the SDK's JSON may even stand in one file, beside metrics and logs."""
-    mixed = tmp_path / "all.jsonl"
-    written(mixed, step(1))
-    sdk = {
-        "name": "cascade.step other", "context": {"trace_id": "0x1", "span_id": "0x2"}, "parent_id": None,
-        "start_time": "2026-01-01T00:00:00.000000Z", "end_time": "2026-01-01T00:00:02.000000Z", "events": [],
-        "attributes": {"cascade.step.outcome": "accepted", "cascade.step.name": "other"},
-    }  # fmt: skip
-    with mixed.open("ab") as file:
-        file.write(b'{"resourceMetrics":[{}]}\n' + SPANS.read_bytes() + json.dumps(sdk).encode() + b"\n")
-    steps = [StepTrace.from_json(record) for record in json.loads(run(mixed, "--json").stdout)]
-    assert [s.step for s in steps] == ["step1", "desk", "desk", "desk", "desk", "other"]
-    assert steps[-1].latency == 2.0
-
-
-def test_filters_work_on_spans():
-    """`--thread`, `--escalated` and `--last` choose steps of either format."""
-    for args, count in (((), 4), (("--escalated",), 3), (("--thread", "t-1"), 2), (("--last", 1), 1)):
-        assert len(json.loads(run(SPANS, "--json", *args).stdout)) == count
+# ---- files --------------------------------------------------------------------------------------------------------
 
 
 def test_compressed_and_rotated_files_are_read_by_pattern(tmp_path):
@@ -115,70 +71,49 @@ def test_compressed_and_rotated_files_are_read_by_pattern(tmp_path):
     assert listed == data
 
 
-@pytest.mark.parametrize("source", ["journal", "spans"])
-def test_a_torn_last_line_is_left_out_and_said(tmp_path, source):
-    """A killed writer costs its own last line only."""
-    file = tmp_path / "torn.jsonl"
-    if source == "journal":
-        written(file, step(1))
-    else:
-        file.write_bytes(SPANS.read_bytes())
-    whole = json.loads(run(file, "--json").stdout)
-    with file.open("ab") as stream:
-        stream.write(SPANS.read_bytes()[:200])
-    result = run(file, "--json")
-    assert result.returncode == 0
-    assert json.loads(result.stdout) == whole
-    assert "unfinished" in result.stderr
-
-
-def test_what_comes_through_a_pipe_is_read():
+def test_what_comes_through_a_pipe_is_read(tmp_path):
     """A name that can be read once only: labels behind their steps are not seen there, all else is."""
-    with SPANS.open("rb") as stream:
-        piped = subprocess.Popen(["cat"], stdin=stream, stdout=subprocess.PIPE)  # noqa: S607
-        done = subprocess.run(  # noqa: S603 - our own command
-            [*COMMAND, "/dev/stdin", "--json"], stdin=piped.stdout, env=environment(), capture_output=True, check=True
-        )
-        piped.communicate()
-    assert len(json.loads(done.stdout)) == 4
-
-
-def test_a_broken_line_among_spans_is_left_out_and_counted(tmp_path):
-    """A process that was killed and started again writes on behind its own half line; the rest is shown."""
-    first, second = SPANS.read_bytes().splitlines(keepends=True)
-    file = tmp_path / "x.jsonl"
-    file.write_bytes(first + second[:100] + b"\n" + second)
-    result = run(file, "--json")
-    assert (result.returncode, len(json.loads(result.stdout))) == (0, 4)
-    assert "1 lines are no JSON" in result.stderr
+    journal = written(tmp_path / "j.jsonl", step(1), step(2))
+    done = subprocess.run(  # noqa: S603 - our own command
+        [*COMMAND, "/dev/stdin", "--json"],
+        input=journal.path.read_bytes(), env=environment(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert len(json.loads(done.stdout)) == 2
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": 1}\n', "{\n", "hello\n", '{"resourceSpans": [{"scopeSpans": [{"spans": [1]}]}]}\n']
+    ("tail", "args", "code", "ids", "error"),
+    [
+        (b'{"type":"step","id"', (), 0, ["id1", "id2"], "j.jsonl:3: the last line is unfinished"),
+        (b"nonsense\n", (), 2, ["id1", "id2"], "j.jsonl:3: not a line of JSON"),
+        (b'{"a": 1}\n', (), 2, ["id1", "id2"], "j.jsonl:3: a record of type None"),
+        (b'{"type":"step","id":"x","cost":"x"}\n', (), 2, ["id1", "id2"], "j.jsonl:3: StepTrace.cost is 'x'"),
+        (b"nonsense\n", ("--skip-bad",), 0, ["id1", "id2"], "1 lines are no records"),
+        (b'{"type":"step","id":"x","cost":[]}\n', ("--skip-bad",), 0, ["id1", "id2"], "1 lines are no records"),
+        (None, (), 2, [], "j.jsonl: no record yet"),
+        (b"\x1f\x8b", (), 2, ["id1"], "the compressed file is cut off"),
+        (b"\x1f\x8b", ("--skip-bad",), 0, ["id1"], "what is whole was read"),
+    ],
 )
-def test_what_is_neither_is_refused_with_what_is_expected(tmp_path, text):
-    """The file, the line and what would be read; exit code 2."""
-    file = tmp_path / "x.jsonl"
-    file.write_text(text + text, encoding="utf-8")
-    result = run(file)
-    assert result.returncode == 2
-    assert "x.jsonl:1" in result.stderr
-    assert "expected a journal" in result.stderr or "not a span" in result.stderr
+def test_a_line_that_is_no_record_is_named_and_the_output_stays_json(tmp_path, tail, args, code, ids, error):  # noqa: PLR0917
+    """File, line and mend on standard error; with --json one value, whatever comes; --skip-bad goes on."""
+    journal = written(tmp_path / "j.jsonl", step(1), step(2))
+    whole = journal.path.read_bytes()
+    if tail is None:
+        journal.path.write_bytes(b"")
+    elif tail == b"\x1f\x8b":
+        noise = b"".join(b'{"x": "%d"}\n' % n for n in range(3))
+        journal.path.write_bytes(gzip.compress(whole.splitlines()[0] + b"\n") + gzip.compress(noise)[:12])
+    else:
+        journal.path.write_bytes(whole + tail)
+    result = run(journal.path, "--json", *args)
+    assert result.returncode == code
+    assert [record["id"] for record in json.loads(result.stdout)] == ids
+    assert error in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_attempts_whose_step_is_missing_are_said(tmp_path):
-    """Spans of a step that still runs, or that another file holds."""
-    data = json.loads(SPANS.read_text(encoding="utf-8").splitlines()[0])
-    (scope,) = (s for s in data["resourceSpans"][0]["scopeSpans"] if s["scope"]["name"] == "cascade_agent")
-    scope["spans"] = [span for span in scope["spans"] if not span["name"].startswith("cascade.step")]
-    file = tmp_path / "x.jsonl"
-    file.write_text(json.dumps({"resourceSpans": [{"scopeSpans": [scope]}]}) + "\n", encoding="utf-8")
-    result = run(file)
-    assert result.stdout == "No steps.\n"
-    assert "5 attempts belong to steps" in result.stderr
-
-
-# ---- what is shown --------------------------------------------------------------------------------------------------
+# ---- what is printed --------------------------------------------------------------------------------------------------
 
 
 def test_labels_stand_at_their_step_with_who_says_so(tmp_path):
@@ -317,10 +252,10 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command(tmp_path, args):
 
 def test_harmless_texts_are_left_as_they_are():
     """Scripts of the world, combined emoji and quotes pass; JSON reads back as the same."""
-    said = 'Grüße 你好 مرحبا 👩\u200d🚀 "x" [y]'
-    assert plain(said) == said
-    assert json.loads(harmless_json({"a": said + "\x9b\u202e"})) == {"a": said + "\x9b\u202e"}
-    assert plain("a" * 1000, 10) == "a" * 9 + "…"
+    text = 'Grüße 你好 مرحبا 👩\u200d🚀 "x" [y]'
+    assert safe_text(text) == text
+    assert json.loads(safe_json({"a": text + "\x9b\u202e"})) == {"a": text + "\x9b\u202e"}
+    assert safe_text("a" * 1000, 10) == "a" * 9 + "…"
 
 
 def on_a_terminal(*args: object, **env: str) -> str:
@@ -341,14 +276,6 @@ def on_a_terminal(*args: object, **env: str) -> str:
     return text.decode()
 
 
-def test_colours_are_for_terminals():
-    """A terminal gets them unless NO_COLOR is set; a pipe gets none."""
-    colour = re.compile("\x1b\\[[0-9;]*3[0-9]")
-    assert colour.search(on_a_terminal(SPANS))
-    assert not colour.search(on_a_terminal(SPANS, NO_COLOR="1"))
-    assert "\x1b" not in run(SPANS).stdout
-
-
 def test_an_output_that_cannot_show_a_character_escapes_it(tmp_path):
     """A terminal of ASCII alone is no error."""
     written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
@@ -357,28 +284,39 @@ def test_an_output_that_cannot_show_a_character_escapes_it(tmp_path):
     assert "Gr\\xfc\\xdfe" in result.stdout
 
 
+def test_colours_are_for_terminals(tmp_path):
+    """A terminal gets them unless NO_COLOR is set; a pipe gets none."""
+    colour, path = re.compile("\x1b\\[[0-9;]*3[0-9]"), written(tmp_path / "j.jsonl", step(1)).path
+    assert colour.search(on_a_terminal(path))
+    assert not colour.search(on_a_terminal(path, NO_COLOR="1"))
+    assert "\x1b" not in run(path).stdout
+
+
+def test_quiet_prints_a_line_a_step(tmp_path):
+    """Thread, step, outcome, tier, reason, cost and time; the filters hold."""
+    path = written(tmp_path / "j.jsonl", step(1), step(2, thread=None, latency=0.5)).path
+    assert run(path, "--quiet").stdout.splitlines() == [
+        "t step1: accepted by small (accepted), 0.001000 USD",
+        "- step2: accepted by small (accepted), 0.001000 USD, 500.0 ms",
+    ]
+    assert len(run(path, "-q", "--last", 1).stdout.splitlines()) == 1
+
+
 # ---- large files ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["journal", "spans"])
-def test_a_large_file_is_read_in_bounded_memory(tmp_path, source):
+def test_a_large_file_is_read_in_bounded_memory(tmp_path):
     """300 MB of steps with labels: the command's peak stays below 100 MB."""
     file = tmp_path / "big.jsonl"
-    with file.open("wb") as stream:
+    with file.open("w") as stream:
         number = 0
-        lines = SPANS.read_bytes() if source == "spans" else b""
         while stream.tell() < 300 * 2**20:
             number += 1
-            if source == "spans":
-                text = lines.replace(b'"traceId":"', b'"traceId":"%08x' % number)
-            else:
-                one = step(
-                    number, thread=f"t{number % 1000}", attempts=(Attempt(tier="small", answer={"text": "x" * 3000}),)
-                )
-                label = {"type": "label", "step_id": one.id, "source": "person", "right": True}
-                text = "".join(json.dumps(r) + "\n" for r in ({"type": "step", **one.to_json()}, label)).encode()
-            stream.write(text)
+            attempts = (Attempt(tier="small", answer={"text": "x" * 3000}),)
+            one = step(number, thread=f"t{number % 1000}", attempts=attempts)
+            label = {"type": "label", "step_id": one.id, "source": "person", "right": True}
+            stream.write("".join(json.dumps(r) + "\n" for r in ({"type": "step", **one.to_json()}, label)))
     code = (
         "import os, sys\n"
         f"pid = os.posix_spawn(sys.executable, {[*COMMAND, str(file), '--last', '3', '--json']!r}, os.environ)\n"
@@ -395,26 +333,17 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path, source):
 
 
 class Followed:
-    """`trace --follow` as a process whose lines are waited for; ended with the `with` block, whatever happened."""
+    """`trace --follow` as a process whose lines are waited for."""
 
     def __init__(self, out: Path, *args: object) -> None:
         self.out = out
         with out.open("wb") as stream, out.with_suffix(".err").open("wb") as errors:
-            # Where this process ignores SIGINT (a background job of a shell), its children would do so too.
-            before = signal.signal(signal.SIGINT, signal.default_int_handler)
-            try:
-                self.process = subprocess.Popen(  # noqa: S603 - our own command
-                    [*COMMAND, "--follow", *map(str, args)], stdout=stream, stderr=errors, env=environment()
-                )
-            finally:
-                signal.signal(signal.SIGINT, before)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait(timeout=60)
+            code = (
+                "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it may be ignored here
+                "from cascade_agent.cli import main; main()"
+            )
+            command = [sys.executable, "-c", code, "trace", "--follow", *map(str, args)]
+            self.process = subprocess.Popen(command, stdout=stream, stderr=errors, env=environment())  # noqa: S603
 
     @property
     def text(self) -> str:
@@ -441,62 +370,43 @@ class Followed:
 def test_a_journal_is_followed_from_before_it_is_there(tmp_path):
     """Waits for the file, prints each step as it comes, over a rotation and a truncation; Ctrl-C is a clean end."""
     path = tmp_path / "j.jsonl"
-    with Followed(tmp_path / "out", path) as follow:
-        follow.until("waiting for")
-        journal = written(path, step(1))
-        follow.until("step1: accepted")
-        journal.append(step(2, thread="u"))
-        follow.until("step2: accepted")
-        journal.label("id1", source="person", right=False)
-        follow.until("label: small was wrong (person)  for t, step1")
-        with path.open("ab") as stream:
-            stream.write(b'{"type": "step", "id"')
-        path.rename(tmp_path / "j.old.jsonl")  # with a line that nobody will finish
-        written(path, step(3))
-        follow.until("step3: accepted")
-        path.write_bytes(b"")
-        with path.open("ab") as stream:
-            stream.write(b"nonsense\n")
-        follow.until("a line is left out")
-        Journal(path).append(step(4))
-        follow.until("step4: accepted")
-        assert follow.stop() == 0
-        assert [line for line in follow.text.splitlines() if line[0] != " "] == [
-            "t", "u", "label: small was wrong (person)  for t, step1", "t"
-        ]  # fmt: skip
-        assert [follow.text.count(f"step{n}: accepted") for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
-        assert "Traceback" not in follow.errors
+    follow = Followed(tmp_path / "out", path)
+    follow.until("waiting for")
+    journal = written(path, step(1))
+    follow.until("step1: accepted")
+    journal.append(step(2, thread="u"))
+    follow.until("step2: accepted")
+    journal.label("id1", source="person", right=False)
+    follow.until("label: small was wrong (person)  for t, step1")
+    with path.open("ab") as stream:
+        stream.write(b'{"type": "step", "id"')
+    path.rename(tmp_path / "j.old.jsonl")  # with a line that nobody will finish
+    written(path, step(3))
+    follow.until("step3: accepted")
+    path.write_bytes(b"")
+    with path.open("ab") as stream:
+        stream.write(b"nonsense\n")
+    follow.until("a line is left out")
+    Journal(path).append(step(4))
+    follow.until("step4: accepted")
+    assert follow.stop() == 0
+    assert [line for line in follow.text.splitlines() if line[0] != " "] == [
+        "t", "u", "label: small was wrong (person)  for t, step1", "t"
+    ]  # fmt: skip
+    assert [follow.text.count(f"step{n}: accepted") for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    assert "Traceback" not in follow.errors
 
 
 def test_following_begins_with_the_last_steps(tmp_path):
     """The last ten, or as many as `--last` says; the filters hold for what comes."""
     journal = written(tmp_path / "j.jsonl", *(step(n, thread=f"t{n % 2}") for n in range(40)))
-    with Followed(tmp_path / "out", journal.path, "--thread", "t1", "--last", 2, "--json") as follow:
-        follow.until("id39")
-        for n in (40, 41):
-            journal.append(step(n, thread=f"t{n % 2}"))
-        follow.until("id41")
-        assert follow.stop() == 0
-        assert [json.loads(line)["id"] for line in follow.text.splitlines()] == ["id37", "id39", "id41"]
-
-
-def test_spans_are_followed_with_inner_cascades_in_their_place(tmp_path):
-    """A step from spans waits a moment for those that belong to it, however the batches cut it."""
-    first, second = SPANS.read_bytes().splitlines(keepends=True)
-    path = tmp_path / "spans.jsonl"
-    path.write_bytes(first)
-    with Followed(tmp_path / "out", path) as follow:
-        follow.until("exhausted by nobody")
-        data = json.loads(second)
-        (scope,) = (s for s in data["resourceSpans"][0]["scopeSpans"] if s["scope"]["name"] == "cascade_agent")
-        for span in scope["spans"]:
-            with path.open("ab") as stream:
-                stream.write(json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode() + b"\n")
-                stream.flush()
-        follow.until("escalated by large (model_error)")
-        assert follow.stop() == 0
-        assert follow.text.count("ladder:") == 1
-        assert follow.text.index("model_error") < follow.text.index("ladder:")
+    follow = Followed(tmp_path / "out", journal.path, "--thread", "t1", "--last", 2, "--json")
+    follow.until("id39")
+    for n in (40, 41):
+        journal.append(step(n, thread=f"t{n % 2}"))
+    follow.until("id41")
+    assert follow.stop() == 0
+    assert [json.loads(line)["id"] for line in follow.text.splitlines()] == ["id37", "id39", "id41"]
 
 
 @pytest.mark.parametrize("what", ["directory", "compressed", "table", "two"])

@@ -1,8 +1,8 @@
 """The `cascade-agent` command.
 
-Law: results go to standard output (`--json` prints nothing else there), complaints to standard error. Exit code 0 is
-done, 1 is a run that failed, 2 is input that cannot be used, 3 an alarm (`drift` alone). Everything heavy is imported
-inside the command that needs it. Each command has a file of its own and is known by being imported here.
+Results go to standard output (`--json` prints nothing else there), complaints to standard error. Exit code 0 is done, 1
+a run that failed, 2 input that cannot be used, 3 an alarm (`drift` alone). Each command has a file of its own, is known
+by being imported here, and imports what is heavy when it is called.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ __all__ = ["app", "calibrate", "demo", "drift", "label", "main", "replay", "repo
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Run the command."""
     app(prog_name="cascade-agent")

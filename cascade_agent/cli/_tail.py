@@ -6,12 +6,13 @@ import contextlib
 import os
 from typing import IO, TYPE_CHECKING, Literal
 
+from cascade_agent.journal.format import MAX_LINE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _PIECE = 2**20
-_MAX_LINE = 64 * 2**20
 
 
 class Tail:
@@ -30,7 +31,7 @@ class Tail:
         self._too_long = False
 
     def new(self) -> Iterator[bytes]:
-        """The whole lines that came since the last call, and those of a file that took the name since."""
+        """Yield the whole lines that came since the last call, and those of a file that took the name since."""
         while (file := self._file or self._open()) is not None:
             yield from self._lines(file)
             match self._state(file):
@@ -55,13 +56,13 @@ class Tail:
                 if not self._too_long:
                     yield self._part + line + b"\n"
                 self._part, self._too_long = b"", False
-            if len(self._part) + len(rest) > _MAX_LINE:
+            if len(self._part) + len(rest) > MAX_LINE:
                 self.dropped += not self._too_long
                 self._too_long = True
             self._part = b"" if self._too_long else self._part + rest
 
     def _state(self, file: IO[bytes]) -> Literal["same", "emptied", "replaced"]:
-        """Whether the name belongs to another file now, or the file was emptied."""
+        """Return whether the name belongs to another file now, or the file was emptied."""
         own = os.fstat(file.fileno())
         try:
             named = self.path.stat()
@@ -82,6 +83,6 @@ class Tail:
             self._file = None
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with contextlib.suppress(OSError):
             self._close()

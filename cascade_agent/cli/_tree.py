@@ -1,19 +1,15 @@
-"""A step as a tree for people, and texts of others made harmless to a terminal.
-
-Law: what a model, a user or a file said is shown as text and nothing else: no markup is read in it, and every character
-that a terminal would act upon stands there as its escape.
-"""
+"""A step as a tree for people, or as one line."""
 
 from __future__ import annotations
 
 import json
-import re
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 from rich.tree import Tree
 
+from cascade_agent.cli._app import safe_text
 from cascade_agent.core.records import StepTrace
 from cascade_agent.errors import CascadeError
 
@@ -22,9 +18,6 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Label, Verdict
 
-_ACTS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-"""Controls (C0, DEL, C1), marks that turn the direction of writing, and what has no width."""
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _SHORT, _LONG = 100, 400
 _DEPTH: Final = 8
 
@@ -46,55 +39,38 @@ _RULES: Final = frozenset({"skipped_small", "stays_on_large", "budget", "timeout
 
 
 def plain(text: object, limit: int = _LONG) -> str:
-    """Any text in one line, cut, with nothing that a terminal acts upon."""
-    line = str(text)[: 4 * limit]
-    line = re.sub(r"[ \t\r\n]+", " ", line).strip()
-    if len(line) > limit:
-        line = f"{line[: limit - 1]}…"
-    return _SURROGATE.sub("\ufffd", _ACTS.sub(_escape, line))
-
-
-def harmless_json(data: Any) -> str:
-    """JSON in one line whose strings hold nothing that a terminal acts upon; it reads back as the same."""
-    text = json.dumps(data, ensure_ascii=False)
-    return _SURROGATE.sub(_escape_json, _ACTS.sub(_escape_json, text))
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - Latin 1
-
-
-def _escape_json(match: re.Match[str]) -> str:
-    return f"\\u{ord(match.group()):04x}"
+    """Return any text in one line that fits, with nothing in it that a terminal acts upon."""
+    return safe_text(text, limit)
 
 
 def thread_name(step: StepTrace) -> str:
-    """Under which heading a step stands: its thread, or its own when it ran in none."""
+    """Return the heading of a step: its thread, or its own id when it ran in none."""
     if step.thread_id:
         return plain(step.thread_id)
     return f"(no thread) {plain(step.run_id or step.id)}"
 
 
+def step_line(step: StepTrace) -> Text:
+    """Return a step in one line: name, outcome, who answered, reason, cost and time."""
+    line = Text(f"{plain(step.step)}: ", "bold")
+    outcome = step.outcome if not step.degraded else f"{step.outcome}, degraded"
+    line.append(plain(outcome), _OUTCOMES.get(step.outcome, ""))
+    line.append(f" by {plain(step.final_tier or 'nobody')} ({plain(step.reason)})", "not bold")
+    line.append(f", {_money(step.cost, step.currency)}{_time(step.latency)}", "not bold dim")
+    return line
+
+
 def step_tree(step: StepTrace, labels: Iterable[Label] = (), *, depth: int = _DEPTH) -> Tree:
-    """A step with its attempts, what was found about them, the rules that acted and what is known since."""
-    tree = Tree(_step_line(step), guide_style="dim")
+    """Return a step with its attempts, their verdicts, the rules that acted and what is known since."""
+    tree = Tree(step_line(step), guide_style="dim")
     for attempt in step.attempts:
         _add_attempt(tree, attempt, step.currency, depth)
-    for spend in step.evidence:
-        tree.add(Text(f"asked {plain(spend.name)}: {_money(spend.cost, step.currency)}{_time(spend.latency)}", "dim"))
+    for call in step.evidence:
+        tree.add(Text(f"asked {plain(call.name)}: {_money(call.cost, step.currency)}{_time(call.latency)}", "dim"))
     _add_rules(tree, step)
     for label in labels:
         tree.add(label_line(label))
     return tree
-
-
-def _step_line(step: StepTrace) -> Text:
-    line = Text(f"{plain(step.step)}: ", "bold")
-    line.append(step.outcome if not step.degraded else f"{step.outcome}, degraded", _OUTCOMES.get(step.outcome, ""))
-    line.append(f" by {plain(step.final_tier or 'nobody')} ({plain(step.reason)})", "not bold")
-    line.append(f", {_money(step.cost, step.currency)}{_time(step.latency)}", "not bold dim")
-    return line
 
 
 def _add_attempt(tree: Tree, attempt: Attempt, currency: str, depth: int) -> None:
@@ -116,7 +92,7 @@ def _add_attempt(tree: Tree, attempt: Attempt, currency: str, depth: int) -> Non
         leaf.add(Text(plain(attempt.error), "red"))
     for verdict in attempt.verdicts:
         if verdict.outcome != "pass" or verdict.score is not None:
-            leaf.add(Text(_finding(verdict), "red" if verdict.broken else _FINDINGS[verdict.outcome]))
+            leaf.add(Text(finding(verdict), "red" if verdict.broken else _FINDINGS[verdict.outcome]))
     if attempt.inner is not None:
         leaf.children.append(_inner(attempt.inner, depth))
 
@@ -131,19 +107,26 @@ def _inner(data: dict[str, Any], depth: int) -> Tree:
         return Tree(Text("a cascade whose record cannot be read", "red"))
 
 
-def _finding(verdict: Verdict) -> str:
-    score = "" if verdict.score is None else f" {verdict.score:.2f}"
-    where = f" at {verdict.path}" if verdict.path else ""
+def finding(verdict: Verdict) -> str:
+    """Return a verdict as a sentence."""
+    if verdict.broken:
+        verb = "broke"
+    elif verdict.outcome == "fail":
+        verb = "refuses it" if verdict.hard else "objects"
+    else:
+        verb = "passes it" if verdict.outcome == "pass" else "has no opinion"
+    score = "" if verdict.score is None else f" ({verdict.score:.2f})"
     reason = f": {verdict.reason}" if verdict.reason else ""
-    return plain(f"{verdict.validator} {verdict.outcome}{score} {verdict.code}{where}{reason}", 700)
+    where = " at ".join(part for part in (verdict.code, verdict.path) if part)
+    return plain(f"{verdict.validator or 'a validator'} {verb}{score}{reason}{f' [{where}]' if where else ''}", 700)
 
 
 def _answer(answer: dict[str, Any]) -> str:
-    """What a tier said, short."""
+    """Return a tier's answer, short."""
     calls = [call for call in answer.get("tool_calls") or () if isinstance(call, dict)]
     if calls:
-        said = (f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})" for call in calls)
-        return plain(", ".join(said), 2 * _SHORT)
+        calls_made = (f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})" for call in calls)
+        return plain(", ".join(calls_made), 2 * _SHORT)
     return plain(json.dumps(str(answer.get("text", ""))[:_SHORT], ensure_ascii=False), 3 * _SHORT)
 
 
@@ -174,30 +157,29 @@ def _rule(decision: Decision, *, hedged: bool) -> str | None:
 
 
 def _known(inputs: DecisionInputs, currency: str) -> Iterator[str]:
-    s = inputs
     for true, words in (
-        (s.probe, "small asked to see whether it pays again"),
-        (s.stays_on_large, "a step of this turn escalated"),
-        (not s.retry, "no more retries"),
+        (inputs.probe, "small asked to see whether it pays again"),
+        (inputs.stays_on_large, "a step of this turn escalated"),
+        (not inputs.retry, "no more retries"),
     ):
         if true:
             yield words
     for value, words in (
-        (s.escalation, "P(escalate) >= {:.2f}"),
-        (s.broken, "P(unusable) >= {:.2f}"),
-        (s.small_cost, "small costs {:.6f} {}"),
-        (s.large_cost, "large costs {:.6f} {}"),
-        (s.small_latency, "small takes {:.3g} s"),
-        (s.large_latency, "large takes {:.3g} s"),
-        (s.time_left, "{:.3g} s left"),
-        (s.money_left, "{:.6f} {} left"),
+        (inputs.escalation, "P(escalate) >= {:.2f}"),
+        (inputs.broken, "P(unusable) >= {:.2f}"),
+        (inputs.small_cost, "small costs {:.6f} {}"),
+        (inputs.large_cost, "large costs {:.6f} {}"),
+        (inputs.small_latency, "small takes {:.3g} s"),
+        (inputs.large_latency, "large takes {:.3g} s"),
+        (inputs.time_left, "{:.3g} s left"),
+        (inputs.money_left, "{:.6f} {} left"),
     ):
         if value is not None:
             yield words.format(value, currency)
 
 
 def label_line(label: Label) -> Text:
-    """What is known since, and who says so."""
+    """Return what is known since, and from whom."""
     if label.right is None:
         words, style = "no finding", "dim"
     elif label.right:

@@ -1,32 +1,40 @@
 """`cascade-agent calibrate`: a labelled journal to a policy file with certified thresholds, or to what is missing.
 
-Law: a file is written only if something was shown, and never in the place of one that promises more.
+A file is written only where something could be certified, and never in the place of one that promises more.
 """
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import (
+    Journals,
+    JsonFlag,
+    SkipBad,
+    app,
+    clear_errors,
+    fail,
+    print_json,
+    print_table,
+    reading_progress,
+    say,
+)
 from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.console import Console
-    from rich.table import Table
-
     from cascade_agent.core.policy import Policy
+    from cascade_agent.core.records import Label
     from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
 
 
 class ScorerName(StrEnum):
-    """How confidence is made of verdicts."""
+    """Ways to make confidence of verdicts."""
 
     AUTO = "auto"
     RULES = "rules"
@@ -35,7 +43,7 @@ class ScorerName(StrEnum):
 
 
 class Unit(StrEnum):
-    """What the risk is a share of."""
+    """Things that the risk is a share of."""
 
     STEP = "step"
     EPISODE = "episode"
@@ -54,16 +62,10 @@ _ALIKE = 0.0005
 
 @app.command()
 def calibrate(  # noqa: PLR0913 - the options of the command
-    journals: Annotated[
-        list[str],
-        typer.Argument(
-            help="Journals, with their rotated parts: files or glob patterns, plain or gzip.", metavar="JOURNAL..."
-        ),
-    ],
+    journals: Journals,
     *,
     max_loss: Annotated[
-        float,
-        typer.Option(help="The greatest share of steps that accepting small's drafts may harm, such as 0.01."),
+        float, typer.Option(help="The greatest share of steps that accepting small's drafts may harm, such as 0.01.")
     ],
     confidence: Annotated[float, typer.Option(help="Probability with which that holds.")] = 0.9,
     out: Annotated[Path | None, typer.Option(help="Policy file to write. Without it nothing is written.")] = None,
@@ -87,9 +89,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         Unit, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
     ] = Unit.STEP,
     seed: Annotated[int, typer.Option(help="Of all draws and splits.")] = 0,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of refusing.")
-    ] = False,
+    skip_bad: SkipBad = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a file at --out even where it promises more or is no policy.")
     ] = False,
@@ -99,7 +99,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
 
     Exit code 1: no threshold holds with these labels. It says how many are missing, and --out is left as it was.
     """
-    with clear_errors():
+    with clear_errors(), reading_progress():
         paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
         from cascade_agent.offline.calibration import calibrate as run
         from cascade_agent.offline.calibration import load_policy, write_policy
@@ -120,16 +120,13 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         )
         if result.policy is not None and out is not None:
             write_policy(result.policy, out)
-    written = out if result.policy is not None else None
     if as_json:
-        told = result.to_json() | {
-            "policy": None if result.policy is None else result.policy.to_json(),
-            "out": None if written is None else str(written),
-        }
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        written = None if out is None or result.policy is None else str(out)
+        new = None if result.policy is None else result.policy.to_json()
+        print_json(result.to_json() | {"policy": new, "out": written})
     else:
-        _tell(make_console(), result, by_kind=by_kind)
-        _tell_file(result, out, replaced)
+        _show(result, by_kind=by_kind)
+        say(_file_line(result, out, replaced))
     if result.policy is None:
         raise typer.Exit(1)
 
@@ -138,7 +135,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
 
 
 def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: bool) -> Policy | None:
-    """The policy that stands there, if it may be replaced; leaves with 2 if it may not."""
+    """Return the policy that stands there, if it may be replaced; leave with 2 if it may not."""
     from cascade_agent.offline.calibration import load_policy
 
     if out.is_dir() or not out.absolute().parent.is_dir():
@@ -158,33 +155,33 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
 
 
 def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iterable[str]:
-    """Why an old policy is worth more than the one that would take its place."""
+    """Yield reasons for which an old policy is worth more than the one that would take its place."""
     from cascade_agent.core.policy import Policy
 
     new, before = (Policy() if base is None else base).to_json(), old.to_json()
     lost = [key for key in before if key not in _MEASURED and before[key] != new[key]]
     if lost:
         yield f"it has other settings ({', '.join(lost)}), start from them with --policy"
-    told = old.provenance
-    if told.get("kind") != "calibrated":
+    was = old.provenance
+    if was.get("kind") != "calibrated":
         if old.threshold is not None:
             yield "its thresholds were set by hand"
         return
-    target, confidence = told.get("target"), told.get("confidence")
+    target, confidence = was.get("target"), was.get("confidence")
     if isinstance(target, int | float) and claim["target"] > target:
         yield f"it bounds the loss by {target:g}, the new one would by {claim['target']:g}"
     if isinstance(confidence, int | float) and claim["confidence"] < confidence:
         yield f"it holds with probability {confidence:g}, the new one would with {claim['confidence']:g}"
-    if told.get("risk", "harm") != "harm":
-        yield f"it bounds another risk ({told['risk']})"
-    if told.get("per") == "episode" and claim["per"] == "step":
+    if was.get("risk", "harm") != "harm":
+        yield f"it bounds another risk ({was['risk']})"
+    if was.get("per") == "episode" and claim["per"] == "step":
         yield "it holds per episode, the new one would per step"
-    if str(told.get("scope", "")).startswith("each kind") and not claim["by_kind"]:
+    if str(was.get("scope", "")).startswith("each kind") and not claim["by_kind"]:
         yield "it holds within each kind of step, the new one would over all together (--by-kind keeps that)"
 
 
 def parts_of(name: str) -> list[str]:
-    """The files of a journal: a plain one with its rotated parts; patterns and what does not exist stay as they are."""
+    """Return the files of a journal, a plain one with its rotated parts; patterns stay as they are."""
     from cascade_agent.journal.writer import Journal
 
     return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
@@ -193,24 +190,20 @@ def parts_of(name: str) -> list[str]:
 # ---- in words -------------------------------------------------------------------------------------------------------
 
 
-def _tell(console: Console, result: CalibrationResult, *, by_kind: bool) -> None:
+def _show(result: CalibrationResult, *, by_kind: bool) -> None:
     for line in (*_labels(result), *_conflicts(result)):
-        _say(console, line)
-    console.print()
+        say(line)
+    say()
     if any(quality.n for quality in result.quality.values()):
-        console.print(_qualities(result), highlight=False)
-        _say(console, _choice(result))
-    console.print()
+        _print_quality(result)
+        say(_choice(result))
+    say()
     for line in _findings(result, by_kind=by_kind):
-        _say(console, line)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(line)
 
 
 def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
-    """The thresholds and what is promised of them, or what is missing."""
+    """Yield the thresholds and what is promised of them, or what is missing."""
     if result.policy is None:
         if not by_kind:
             yield f"No threshold holds: {_missing(result.certificate)}"
@@ -244,68 +237,60 @@ def _threshold(value: float | None) -> str:
 
 
 def _labels(result: CalibrationResult) -> Iterable[str]:
-    joined, sample = result.joined, result.sample
-    sources = ", ".join(f"{n} {source}" for source, n in joined.by_source.items())
-    labelled = sum(case.labelled for case in joined.cases)
-    yield f"{joined.steps} steps, {joined.answered} answered by small. {labelled} have a label: {sources}."
+    dataset, sample = result.dataset, result.sample
+    sources = ", ".join(f"{n} {source}" for source, n in dataset.by_source.items())
+    labelled = sum(step.labelled for step in dataset.steps)
+    yield f"{dataset.total} steps, {dataset.answered} answered by small. {labelled} have a label: {sources}."
     more = [
-        (joined.undecided, "answered by small have labels that say neither right nor wrong"),
-        (len(joined.orphans), "labels belong to steps that are not in these journals"),
-        (joined.unasked, "steps did not ask small (stay_on_large, skipping, a ceiling) and are left out"),
-        (joined.repeated, "steps came a second time and were counted once"),
+        (dataset.undecided, "answered by small have labels that say neither right nor wrong"),
+        (len(dataset.orphans), "labels belong to steps that are not in these journals"),
+        (dataset.unasked, "steps did not ask small (stay_on_large, skipping, a ceiling) and are left out"),
+        (dataset.repeated, "steps came a second time and were counted once"),
     ]
     yield from (f"{n} {what}." for n, what in more if n)
-    yield f"Sample: {len(sample.cases)} steps; {_BASIS[sample.basis]}."
+    yield f"Sample: {len(sample.steps)} steps; {_BASIS[sample.basis]}."
     if sample.unclear:
         yield f"{sample.unclear} steps of it could not be judged (prose on both sides) and were left out."
 
 
 def _conflicts(result: CalibrationResult) -> Iterable[str]:
-    conflicts = result.joined.conflicts
+    conflicts = result.dataset.conflicts
     if conflicts:
         yield f"{len(conflicts)} steps have labels that contradict each other:"
     for case in conflicts[:_SHOWN]:
-        counted = "none counts" if case.source is None else f"{case.source} counts"
+        counted = "none counts" if case.outcome.source is None else f"{case.outcome.source} counts"
         yield f"  {case.id}: {', '.join(label_text(label) for label in case.labels)} ({counted})"
     if len(conflicts) > _SHOWN:
         yield f"  ... and {len(conflicts) - _SHOWN} more, all of them in --json"
 
 
-def label_text(label: Any) -> str:
-    """A label in words: who says what."""
-    said = {True: "right", False: "wrong", None: "?"}[label.right]
+def label_text(label: Label) -> str:
+    """Return a label in words."""
+    words = {True: "right", False: "wrong", None: "?"}[label.right]
     if label.harm is not None:
-        said += ", harm" if label.harm else ", no harm"
+        words += ", harm" if label.harm else ", no harm"
     note = f" '{label.note}'" if label.note else ""
-    return f"{label.source} says {said}{note}"
+    return f"{label.source} says {words}{note}"
 
 
-def _qualities(result: CalibrationResult) -> Table:
-    from rich.table import Table
-
+def _print_quality(result: CalibrationResult) -> None:
     kinds = sorted({kind for quality in result.quality.values() for kind in quality.by_kind})
-    grid = Table(
-        "scorer",
-        "drafts",
-        "AUROC: wrong",
-        "95 %",
-        "AUROC: harm",
-        "calibration error",
-        *(f"AUROC: {kind}" for kind in kinds),
-        title="on episodes that no scorer was fitted on",
-    )
+    names = ("scorer", "drafts", "AUROC: wrong", "95 %", "AUROC: harm", "calibration error")
+    rows = []
     for name, quality in result.quality.items():
         limits = quality.auroc_interval
-        grid.add_row(
-            name,
-            str(quality.n),
-            _number(quality.auroc),
-            "" if limits is None else f"{limits[0]:.3f} to {limits[1]:.3f}",
-            _number(quality.auroc_gain),
-            _number(quality.calibration_error),
-            *(_number(quality.by_kind.get(kind)) for kind in kinds),
+        rows.append(
+            [
+                name,
+                str(quality.n),
+                _number(quality.auroc),
+                "" if limits is None else f"{limits[0]:.3f} to {limits[1]:.3f}",
+                _number(quality.auroc_gain),
+                _number(quality.calibration_error),
+                *(_number(quality.by_kind.get(kind)) for kind in kinds),
+            ]
         )
-    return grid
+    print_table("on episodes that no scorer was fitted on", [*names, *(f"AUROC: {kind}" for kind in kinds)], rows)
 
 
 def _number(value: float | None) -> str:
@@ -317,17 +302,17 @@ def _choice(result: CalibrationResult) -> str:
     if not fits:
         return "Scorer: that of the policy (the shipped rules, unless --policy has another); nothing was fitted."
     n = next(iter(fits.values())).n
-    said = f"Scorer: {result.chosen}. Fitted on {n} labels of other episodes"
+    text = f"Scorer: {result.chosen}. Fitted on {n} labels of other episodes"
     if len(fits) == 1:
-        return f"{said}."
-    said += "; the choice was made on held-out folds of these."
+        return f"{text}."
+    text += "; the choice was made on held-out folds of these."
     gain, error = quality["gain"].auroc_gain, quality["error"].auroc_gain
     if gain is None or error is None:
-        return said
+        return text
     if abs(gain - error) < _ALIKE:
-        return f"{said} Fitting on gain and on error ranked harm alike on the episodes of the table."
+        return f"{text} Fitting on gain and on error ranked harm alike on the episodes of the table."
     better = "gain" if gain > error else "error"
-    return f"{said} On the episodes of the table the fit on {better} ranked harm better."
+    return f"{text} On the episodes of the table the fit on {better} ranked harm better."
 
 
 def _promise(result: CalibrationResult) -> str:
@@ -366,26 +351,20 @@ def _missing(found: Certificate | NoThreshold) -> str:
 
     if not isinstance(found, NoThreshold):
         return ""
-    said = f"{found.reason}."
-    if found.missing and "missing" not in found.reason:
-        said += f" About {found.missing_for_power} give a test 80 % power at half the target."
-    return said
+    power = f" About {found.missing_for_power} give a test 80 % power at half the target."
+    return f"{found.reason}." + (power if found.missing and "missing" not in found.reason else "")
 
 
-def _tell_file(result: CalibrationResult, out: Path | None, replaced: Policy | None) -> None:
+def _file_line(result: CalibrationResult, out: Path | None, replaced: Policy | None) -> str:
     if out is None:
-        said = (
-            "Nothing was written." if result.policy is None else "Nothing was written; give --out to keep the policy."
-        )
-    elif result.policy is None:
-        said = f"{out} is left as it was." if out.exists() else f"{out} was not written."
-    else:
-        old = "" if replaced is None else f", in the place of one with {_was(replaced)}"
-        said = f"Wrote {out} (data {result.data[:12]}){old}."
-    _say(make_console(), said)
+        return "Nothing was written" + ("." if result.policy is None else "; give --out to keep the policy.")
+    if result.policy is None:
+        return f"{out} is left as it was." if out.exists() else f"{out} was not written."
+    old = "" if replaced is None else f", in the place of one with {_summary(replaced)}"
+    return f"Wrote {out} (data {result.data[:12]}){old}."
 
 
-def _was(old: Policy) -> str:
+def _summary(old: Policy) -> str:
     date, n = old.provenance.get("date"), (old.provenance.get("certificate") or {}).get("n")
     threshold = "no threshold" if old.base_threshold is None else f"threshold {old.base_threshold:.4g}"
     return threshold + (f" of {date}" if date else "") + (f" on {n} episodes" if n else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console, print_json
 from cascade_agent.errors import CascadeError
 
 if TYPE_CHECKING:
@@ -67,15 +66,15 @@ def demo(  # noqa: PLR0913 - the options of the command
                 tasks=chosen,
                 offline=pair is None,
                 out=out,
-                console=make_console(quiet=as_json),
+                console=make_console(piped=160, quiet=as_json),
                 show=show,
             )
         except CascadeError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a provider raises is told in one line
+        except Exception as error:  # noqa: BLE001 - whatever a provider raises is one line
             fail(f"the demo stopped: {type(error).__name__}: {error}", code=1)
     if as_json:
-        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        print_json(summary)
 
 
 def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tuple[Tier, Tier] | None:

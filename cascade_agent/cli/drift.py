@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import (
+    Journals,
+    JsonFlag,
+    SkipBad,
+    app,
+    clear_errors,
+    fail,
+    print_json,
+    print_table,
+    reading_progress,
+    say,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rich.console import Console
-
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.models.pricing import Price
     from cascade_agent.offline.drift import DriftReport, Monitor, Saving
 
@@ -29,10 +38,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @app.command()
 def drift(  # noqa: PLR0913 - the options of the command
-    journals: Annotated[
-        list[str],
-        typer.Argument(help="Journals (JSON lines, .gz too) or glob patterns, oldest first.", metavar="JOURNAL..."),
-    ],
+    journals: Journals,
     *,
     since: Annotated[
         str | None,
@@ -65,18 +71,16 @@ def drift(  # noqa: PLR0913 - the options of the command
     false_alarms: Annotated[
         float, typer.Option(help="Chance that any monitor alarms falsely within 10,000 steps.", metavar="CHANCE")
     ] = 0.05,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of stopping.")
-    ] = False,
+    skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Watch a journal for drift: escalations, confidence, findings, harm, models, prices.
 
     Exit code 0: no alarm. 3: alarms. 2: input that cannot be used. 1: a run that failed.
     """
-    with clear_errors():
+    with clear_errors(), reading_progress():
         from cascade_agent.errors import RecordError
-        from cascade_agent.journal.writer import read, read_labels
+        from cascade_agent.journal.reader import read, read_labels
         from cascade_agent.offline.calibration import load_policy
         from cascade_agent.offline.drift import watch
 
@@ -99,15 +103,15 @@ def drift(  # noqa: PLR0913 - the options of the command
             )
             raise RecordError(msg)
     if as_json:
-        typer.echo(json.dumps({**report.to_json(), "alarmed": report.alarmed}, indent=2, ensure_ascii=False))
+        print_json({**report.to_json(), "alarmed": report.alarmed})
     else:
-        _show(make_console(), report)
+        _show(report)
     if report.alarmed:
         raise typer.Exit(ALARM)
 
 
 def parse_since(text: str, *, now: dt.datetime) -> dt.datetime:
-    """An ISO date or time (UTC where it has no zone), or a duration before `now`.
+    """Return the time of an ISO date or time (UTC where it has no zone), or of a duration before `now`.
 
     Raises:
         ConfigurationError: neither.
@@ -126,7 +130,7 @@ def parse_since(text: str, *, now: dt.datetime) -> dt.datetime:
 
 
 def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | None] | None:
-    """A price by the name of a model: from the file, else from the table; None where nothing was asked for."""
+    """Return prices by the name of a model: from the file, else from the table; None where nothing was asked for."""
     if not providers and file is None:
         return None
     from cascade_agent.models.pricing import price_of
@@ -167,33 +171,27 @@ def _read_prices(file: Path) -> Mapping[str, Price]:
 # ---- for people -----------------------------------------------------------------------------------------------------
 
 
-def _show(console: Console, report: DriftReport) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
+def _show(report: DriftReport) -> None:
     span = f", {report.first} to {report.last}" if report.first else ""
-    console.print(f"{report.steps} steps, {report.labels} labels{escape(span)}", highlight=False)
+    say(f"{report.steps} steps, {report.labels} labels{span}")
     for alarm in report.alarms:
-        when = f" ({alarm.at})" if alarm.at else ""
-        console.print(
-            f"[bold red]ALARM[/] {escape(alarm.monitor)} at step {alarm.index}{escape(when)}", highlight=False
-        )
-        console.print(f"  {escape(alarm.what)}\n  do: {escape(alarm.advice)}", highlight=False)
+        say(f"ALARM {alarm.monitor} at step {alarm.index}{f' ({alarm.at})' if alarm.at else ''}", style="bold red")
+        say(f"  {alarm.what}")
+        say(f"  do: {alarm.advice}")
     if not report.alarmed:
-        console.print("No alarm.")
+        say("No alarm.")
     for fact in report.facts:
-        told = f"{fact.what} of {fact.step!r}: {fact.before} -> {fact.after} at step {fact.index} ({fact.at})"
-        console.print(f"fact: {escape(told)}", highlight=False)
-    table = Table(title=f"monitors (together at most {report.false_alarms:g} false alarms in {report.horizon:,} steps)")
-    for name in ("monitor", "step", "n", "value", "alarm at", "alarms"):
-        table.add_column(name, justify="left" if name in ("monitor", "step") else "right")
-    for m in report.monitors:
-        table.add_row(escape(m.name), escape(m.step or "all"), str(m.n), _number(m.value), _limit(m), str(m.count))
-    console.print(table)
+        say(f"fact: {fact.what} of {fact.step!r}: {fact.before} -> {fact.after} at step {fact.index} ({fact.at})")
+    print_table(
+        f"monitors (together at most {report.false_alarms:g} false alarms in {report.horizon:,} steps)",
+        ("monitor", "step", "n", "value", "alarm at", "alarms"),
+        [(m.name, m.step or "all", str(m.n), _number(m.value), _limit(m), str(m.count)) for m in report.monitors],
+        left=2,
+    )
     for saving in report.savings:
-        console.print(_saving(saving), highlight=False, markup=False)
+        say(_saving(saving))
     for note in report.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        say(f"note: {note}")
 
 
 def _saving(saving: Saving) -> str:

@@ -1,6 +1,6 @@
 """`cascade-agent label`: what people know about the steps of a journal, one by one, in a session, or from a file.
 
-Law: labels are added and never changed; where they contradict each other all of them are shown.
+Labels are added and never changed; where they contradict each other all of them are printed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail
+from cascade_agent.cli._app import JsonFlag, SkipBad, app, clear_errors, fail, print_json, reading_progress, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cascade_agent.core.records import Label, StepTrace
-    from cascade_agent.journal.writer import OnError
-    from cascade_agent.offline.calibration.labelling import Told
+    from cascade_agent.journal.format import OnError
+    from cascade_agent.offline.evaluation import LabelledStep
 
 
 class Source(StrEnum):
-    """Who says so."""
+    """Where a label comes from."""
 
     PERSON = "person"
     REVIEW = "review"
@@ -34,7 +34,7 @@ class Source(StrEnum):
 
 
 class Order(StrEnum):
-    """Which steps a session begins with."""
+    """Orders of a session."""
 
     DOUBTFUL = "doubtful"
     RANDOM = "random"
@@ -42,6 +42,7 @@ class Order(StrEnum):
 
 _KEYS = "r right, w wrong, h wrong and large right, b both wrong, s skip, q quit"
 _MAX_TEXT = 2000
+_MAX_LINES = 20
 _NEVER = 2**62
 """Bytes: a writer with this limit never rotates, and waits for those who do."""
 
@@ -75,9 +76,7 @@ def label(  # noqa: PLR0913 - the options of the command
     limit: Annotated[int, typer.Option(min=1, help="Of a session: at most so many steps.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random order.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write labels to this file instead of the journal.")] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of refusing.")
-    ] = False,
+    skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Say which steps were right: one step, a file of them, or a session that shows them one by one.
@@ -91,18 +90,19 @@ def label(  # noqa: PLR0913 - the options of the command
     if step_id is None and (right is not None or harm is not None or note):
         fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
     with clear_errors():
-        desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
+        with reading_progress():
+            desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
         if step_id is not None:
-            shown = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
+            result = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
         elif import_file is not None:
-            shown = desk.many(import_file)
+            result = desk.many(import_file)
         else:
-            shown = desk.session(order.value, limit, seed, err=as_json)
+            result = desk.session(order.value, limit, seed, err=as_json)
     if as_json:
-        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        print_json(result)
     else:
-        for line in _summary(shown):
-            typer.echo(line)
+        for line in _summary(result):
+            say(line)
 
 
 class _Desk:
@@ -125,7 +125,7 @@ class _Desk:
         single = plain.is_file() and plain.suffix != ".gz"
         if out is None and not single:
             if plain.is_dir() or not plain.exists():
-                from cascade_agent.journal.writer import read
+                from cascade_agent.journal.reader import read
 
                 next(iter(read(journal)), None)  # says what is wrong with it
             fail(f"{journal} is no single plain file to append to: give --out FILE for the labels", code=2)
@@ -135,7 +135,7 @@ class _Desk:
         return cls(paths, plain if out is None else out, on_error)
 
     def add(self, label: Label) -> bool:
-        """Append a label unless the very same stands there; False then."""
+        """Append a label; False where the very same stands there already."""
         from cascade_agent.journal.writer import Journal
 
         if any(_same(label, other) for other in self.labels[label.step_id]):
@@ -159,45 +159,45 @@ class _Desk:
             fail("--right and --harm contradict each other: harm is small wrong and large right", code=2)
         trace = find_step(*self.paths, prefix=step_id, on_error=self.on_error)
         self.add(_label(trace, right=False if harm else right, harm=harm, note=note, source=source))
-        return self.shown([trace])
+        return self.result([trace])
 
     def many(self, file: Path) -> dict[str, Any]:
-        from cascade_agent.journal.writer import read
+        from cascade_agent.journal.reader import read
         from cascade_agent.offline.calibration.labelling import import_labels
 
         labels = import_labels(file, journals=self.paths, on_error=self.on_error)
         for label in labels:
             self.add(label)
         ids = {label.step_id for label in labels}
-        return self.shown(trace for trace in read(*self.paths, on_error=self.on_error) if trace.id in ids)
+        return self.result(trace for trace in read(*self.paths, on_error=self.on_error) if trace.id in ids)
 
     def session(self, order: str, limit: int, seed: int, *, err: bool) -> dict[str, Any]:
         from cascade_agent.offline.calibration.labelling import promoted, to_look_at
 
-        def say(text: str = "") -> None:
-            typer.echo(text, err=err)
-
-        steps = to_look_at(
-            *self.paths,
-            labels=self.labels,
-            order=order,  # type: ignore[arg-type]  # the values of the option are those of the literal
-            limit=limit,
-            seed=seed,
-            on_error=self.on_error,
-        )
+        with reading_progress():
+            steps = to_look_at(
+                *self.paths,
+                labels=self.labels,
+                order=order,  # type: ignore[arg-type]  # the values of the option are those of the literal
+                limit=limit,
+                seed=seed,
+                on_error=self.on_error,
+            )
+            requests = self._requests({trace.id for trace in steps})
         seen = []
-        say(f"{len(steps)} steps to look at. The journal holds answers, not requests. Keys: {_KEYS}.")
+        none = "" if requests else " The journal holds answers, not requests (Journal(requests=True) keeps them)."
+        say(f"{len(steps)} steps to look at.{none} Keys: {_KEYS}.", err=err)
         for number, trace in enumerate(steps, 1):
             before = promoted(self.labels[trace.id]) if order == "random" else None
             if before is not None:  # looked at earlier: no need to ask again
                 self.add(_label(trace, right=before.right, harm=before.harm, note="reviewed before", source="person"))
                 seen.append(trace)
                 continue
-            say()
-            say(f"[{number} of {len(steps)}]")
-            for line in _card(trace, self.labels[trace.id]):
-                say(line)
-            key = _asked(say, large=trace.escalated)
+            say(err=err)
+            say(f"[{number} of {len(steps)}]", err=err)
+            for line in _card(trace, self.labels[trace.id], requests.get(trace.id)):
+                say(line, err=err)
+            key = _next_key(large=trace.escalated, err=err)
             if key == "q":
                 break
             if key != "s":
@@ -205,15 +205,26 @@ class _Desk:
                 harm = {"h": True, "b": False}.get(key)
                 self.add(_label(trace, right=key == "r", harm=harm, note="", source=source))
                 seen.append(trace)
-        return self.shown(seen)
+        return self.result(seen)
 
-    def shown(self, traces: Iterable[StepTrace]) -> dict[str, Any]:
-        """What was written, and the contradictions among the labels of these steps."""
-        from cascade_agent.offline.calibration.labelling import told
+    def _requests(self, ids: set[str]) -> dict[str, object]:
+        """Return the requests of steps, where the journal kept them."""
+        from cascade_agent.journal.reader import records
 
-        found: dict[str, Told] = {}
+        def build(data: Mapping[str, Any]) -> tuple[str, object] | None:
+            step, request = data.get("id"), data.get("request")
+            return (step, request) if request and isinstance(step, str) and step in ids else None
+
+        found = records(*self.paths, kind="step", build=build, on_error=self.on_error, containing=b'"request"')
+        return dict(pair for pair in found if pair is not None)
+
+    def result(self, traces: Iterable[StepTrace]) -> dict[str, Any]:
+        """Return what was written, and the contradictions among the labels of these steps."""
+        from cascade_agent.offline.evaluation.dataset import contradict, label_step, resolve
+
+        found: dict[str, LabelledStep] = {}
         for trace in traces:
-            found.setdefault(trace.id, told(trace, self.labels[trace.id]))
+            found.setdefault(trace.id, label_step(trace, self.labels[trace.id]))
         return {
             "file": str(self.target),
             "written": [label.to_json() for label in self.written],
@@ -221,11 +232,11 @@ class _Desk:
             "conflicts": [
                 {
                     "step_id": step,
-                    "counted": None if known.counts is None else known.counts.to_json(),
+                    "counted": None if (counted := resolve(known.labels)) is None else counted.to_json(),
                     "labels": [label.to_json() for label in known.labels],
                 }
                 for step, known in found.items()
-                if known.conflict
+                if contradict(known.labels)
             ],
         }
 
@@ -241,8 +252,8 @@ def _same(one: Label, other: Label) -> bool:
     return (one.source, one.right, one.harm, one.note) == (other.source, other.right, other.harm, other.note)
 
 
-def _asked(say: Callable[..., None], *, large: bool) -> str:
-    """One of the keys; the end of the input quits."""
+def _next_key(*, large: bool, err: bool) -> str:
+    """Return one of the keys; the end of the input quits."""
     allowed = "rwhbsq" if large else "rwsq"
     while True:
         try:
@@ -254,51 +265,58 @@ def _asked(say: Callable[..., None], *, large: bool) -> str:
         key = key.strip().lower()[:1]
         if key and key in allowed:
             return key
-        say(f"{', '.join(part for part in _KEYS.split(', ') if part[0] in allowed)}:")
+        say(f"{', '.join(part for part in _KEYS.split(', ') if part[0] in allowed)}:", err=err)
 
 
 # ---- in words -------------------------------------------------------------------------------------------------------
 
 
-def _card(trace: StepTrace, labels: Sequence[Label]) -> Iterable[str]:
-    """A step as a person judges it: first answer, findings, decision, final answer."""
+def _card(trace: StepTrace, labels: Sequence[Label], request: object) -> Iterable[str]:
+    """Yield a step as a person judges it: request, first answer, verdicts, decision, final answer."""
+    from cascade_agent.cli._tree import finding
     from cascade_agent.cli.calibrate import label_text
 
     place = f" in thread {trace.thread_id}" if trace.thread_id else ""
     yield f"{trace.step}{place} ({trace.kind}), id {trace.id}"
+    for message in request if isinstance(request, list) else ():
+        if isinstance(message, dict):
+            lines = _answer_lines({**message, "text": message.get("content")}, None)
+            yield from (f"  {message.get('role')}: {line}" for line in lines[:_MAX_LINES])
     for attempt in trace.attempts:
         sure = "" if attempt.confidence is None else f", P(right) {attempt.confidence:.2f}"
         yield f"  {attempt.tier}{f' {attempt.model}' if attempt.model else ''}{sure}:"
-        yield from (f"    {line}" for line in _said(attempt.answer, attempt.error))
+        yield from (f"    {line}" for line in _answer_lines(attempt.answer, attempt.error))
         for verdict in attempt.verdicts:
             if verdict.outcome != "pass" or verdict.score is not None:
-                score = "" if verdict.score is None else f" {verdict.score:.2f}"
-                why = f": {verdict.reason}" if verdict.reason else ""
-                yield f"    - {verdict.validator} {verdict.outcome}{score} {verdict.code}{why}"
+                yield f"    - {finding(verdict)}"
     yield f"  {trace.outcome} by {trace.final_tier or 'nobody'} ({trace.reason})"
     for known in labels:
         yield f"  label: {label_text(known)}"
     yield "  Was small's answer right?"
 
 
-def _said(answer: dict[str, Any] | None, error: str | None) -> list[str]:
+def _answer_lines(answer: dict[str, Any] | None, error: str | None) -> list[str]:
     if answer is None:
         return [error or "(no answer)"]
-    calls = [*(answer.get("tool_calls") or ()), *(answer.get("invalid_tool_calls") or ())]
-    lines = [f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})" for call in calls]
-    text = str(answer.get("text") or "")
-    if text:
-        lines += text[:_MAX_TEXT].splitlines() + (["..."] if len(text) > _MAX_TEXT else [])
+    calls = [call for key in ("tool_calls", "invalid_tool_calls") for call in answer.get(key) or ()]
+    lines = [
+        f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})"
+        for call in calls
+        if isinstance(call, dict)
+    ]
+    text = answer.get("text") or ""
+    text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+    lines += text[:_MAX_TEXT].splitlines() + (["..."] if len(text) > _MAX_TEXT else [])
     return lines or ["(empty)"]
 
 
-def _summary(shown: dict[str, Any]) -> Iterable[str]:
+def _summary(result: dict[str, Any]) -> Iterable[str]:
     from cascade_agent.cli.calibrate import label_text
     from cascade_agent.core.records import Label
 
-    known = f", {shown['known_already']} stood there already" if shown["known_already"] else ""
-    yield f"{len(shown['written'])} labels written to {shown['file']}{known}."
-    for conflict in shown["conflicts"]:
+    known = f", {result['known_already']} stood there already" if result["known_already"] else ""
+    yield f"{len(result['written'])} labels written to {result['file']}{known}."
+    for conflict in result["conflicts"]:
         labels = [Label.from_json(label) for label in conflict["labels"]]
         yield f"{conflict['step_id']}: labels contradict each other, all are kept:"
         yield from (f"  {label_text(label)}" for label in labels)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console
+from cascade_agent.cli._app import (
+    Journals,
+    JsonFlag,
+    SkipBad,
+    app,
+    clear_errors,
+    fail,
+    print_json,
+    print_table,
+    reading_progress,
+    say,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from rich.console import Console
-    from rich.table import Table
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.offline.evaluation import Comparison, Figure, Figures
@@ -25,12 +32,7 @@ _MOST: Final = 1000
 
 @app.command()
 def replay(  # noqa: PLR0913 - the options of the command
-    journals: Annotated[
-        list[str],
-        typer.Argument(
-            help="Journals: files or quoted patterns, JSON lines, plain or gzip, or Parquet.", metavar="JOURNAL..."
-        ),
-    ],
+    journals: Journals,
     *,
     policy: Annotated[
         list[Path] | None,
@@ -44,15 +46,13 @@ def replay(  # noqa: PLR0913 - the options of the command
     ] = None,
     labels: Annotated[
         list[Path] | None,
-        typer.Option(help="Further file of labels, beside those in the journals; may be given again."),
+        typer.Option(help="Further file of labels, besides those in the journals; may be given again."),
     ] = None,
     on_conflict: Annotated[
         str, typer.Option(help="Labels that contradict each other: `precedence` of sources, or `exclude` the step.")
     ] = "precedence",
     resamples: Annotated[int, typer.Option(min=0, help="Of the bootstrap over episodes; 0: no intervals.")] = 300,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of refusing.")
-    ] = False,
+    skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Say what other policies would have done with recorded steps, and at what cost. No model is asked.
@@ -60,12 +60,12 @@ def replay(  # noqa: PLR0913 - the options of the command
     Beside each policy stand always-small, always-large, an oracle and what was recorded. What the journal cannot say is
     an interval; where shadow calls were drawn with a logged probability, an estimate (~).
     """
-    with clear_errors():
-        from cascade_agent.offline.evaluation import what_if
+    with clear_errors(), reading_progress():
+        from cascade_agent.offline.evaluation import compare
 
         if on_conflict not in ("precedence", "exclude"):
             fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
-        found = what_if(
+        found = compare(
             journals,
             _policies(policy or []),
             grid=_thresholds(grid),
@@ -75,9 +75,9 @@ def replay(  # noqa: PLR0913 - the options of the command
             resamples=resamples,
         )
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(found.to_json())
     else:
-        _show(make_console(), found)
+        _show(found)
 
 
 def _policies(files: list[Path]) -> Policy | Mapping[str, Policy] | None:
@@ -110,27 +110,22 @@ def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
 # ---- for people -----------------------------------------------------------------------------------------------------
 
 
-def _show(console: Console, found: Comparison) -> None:
-    from rich.markup import escape
+_HEAD: Final = ("success", "loss", "saving", "of oracle", "cost per success", "p50", "p95", "escalated")
 
+
+def _show(found: Comparison) -> None:
     episodes = f"{found.episodes} episodes" if found.episodes_exact else f"about {found.episodes} episodes"
-    said = ", ".join(f"{n} {source}" for source, n in found.labels.items()) or "none"
-    console.print(
-        f"{found.steps} steps of {episodes}; labels: {said}; nothing known of {found.unseen}", highlight=False
-    )
-    table = _table("policy")
-    for row in (*found.baselines, *found.policies):
-        table.add_row(escape(row.title), *_cells(row.all))
-    console.print(table)
+    sources = ", ".join(f"{n} {source}" for source, n in found.labels.items()) or "none"
+    say(f"{found.steps} steps of {episodes}; labels: {sources}; nothing known of {found.unseen}")
+    rows = [[row.title, *_cells(row.all)] for row in (*found.baselines, *found.policies)]
+    print_table("", ("policy", *_HEAD), rows)
     (row, *others) = found.policies
     for title, parts in (("step", row.by_step), ("kind", row.by_kind)):
         if len(parts) > 1:
-            table = _table(escape(f"{row.title}, by {title}"))
-            for name, figures in parts.items():
-                table.add_row(escape(f"{name} ({figures.steps})"), *_cells(figures))
-            console.print(table)
+            rows = [[f"{name} ({figures.steps})", *_cells(figures)] for name, figures in parts.items()]
+            print_table(f"{row.title}, by {title}", (title, *_HEAD), rows)
     notes = [
-        "success, loss (against always large), escalation: shares of steps; saving: of the cost of always large",
+        "success, loss (against always large), escalated: shares of steps; saving: of the cost of always large",
         "a .. b: what it may be, as far as the journal says; ~: estimated from the probabilities of shadow calls",
         "(a, b): 95 % bootstrap interval over episodes",
     ]
@@ -140,17 +135,7 @@ def _show(console: Console, found: Comparison) -> None:
     notes += [f"left out as a copy: {name}" for name in found.copies]
     notes += ["by step and kind for the other policies: --json"] * bool(others)
     for note in (*notes, *found.notes):
-        console.print(f"- {note}", highlight=False, style="dim", markup=False)
-
-
-def _table(title: str) -> Table:
-    from rich.table import Table
-
-    table = Table(header_style="bold")
-    table.add_column(title, overflow="fold")
-    for name in ("success", "loss", "saving", "of oracle", "cost/success", "p50", "p95", "escalation"):
-        table.add_column(name, justify="right")
-    return table
+        say(f"- {note}")
 
 
 def _cells(figures: Figures) -> list[str]:

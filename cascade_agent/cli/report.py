@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail
+from cascade_agent.cli._app import (
+    Journals,
+    JsonFlag,
+    SkipBad,
+    app,
+    clear_errors,
+    fail,
+    print_json,
+    reading_progress,
+    say,
+)
 
 
 @app.command()
 def report(  # noqa: PLR0913 - the options of the command
-    journals: Annotated[list[Path], typer.Argument(help="Journals (JSON lines), or patterns.", metavar="JOURNAL...")],
+    journals: Journals,
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file. Default: report.html.")] = None,
     policy: Annotated[
@@ -24,14 +33,14 @@ def report(  # noqa: PLR0913 - the options of the command
     no_content: Annotated[
         bool, typer.Option("--no-content", help="Leave out what people and models said (answers, errors, reasons).")
     ] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out lines that are no records.")] = False,
+    skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a journal says in one HTML file that needs no network.
 
     With --json the same figures are printed as JSON; the page is then written only if --out is given.
     """
-    with clear_errors():
+    with clear_errors(), reading_progress():
         from cascade_agent.offline.calibration.policy_file import load_policy
         from cascade_agent.offline.report import build_report, render
 
@@ -49,13 +58,13 @@ def report(  # noqa: PLR0913 - the options of the command
         if target is not None:
             _write(target, render(found))
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        print_json(found.to_json())
     else:
-        typer.echo(f"{target}: {found.totals.steps} steps, {found.totals.escalated} escalated")
+        say(f"{target}: {found.totals.steps} steps, {found.totals.escalated} escalated")
 
 
 def _refuse_to_destroy(target: Path) -> None:
-    """Only a page is written over: not a journal, not a policy."""
+    """Refuse to write over anything but a page: not a journal, not a policy."""
     if target.is_dir():
         fail(f"{target}: is a directory; give a file in it, such as {target}/report.html", code=2)
     if target.is_file() and target.stat().st_size:
@@ -65,13 +74,14 @@ def _refuse_to_destroy(target: Path) -> None:
 
 
 def _write(target: Path, page: str) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page for its owner only, whole or not at all."""
     target = target.resolve()
     if target.exists() and not target.is_file():  # a pipe, a terminal
         target.write_text(page, encoding="utf-8")
         return
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        part.touch(mode=0o600)  # it holds answers
         part.write_text(page, encoding="utf-8")
         part.replace(target)
     except OSError as error:

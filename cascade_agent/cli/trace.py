@@ -1,4 +1,4 @@
-"""`cascade-agent trace`: the steps of a journal, or of spans in a file, as a tree; a large file in bounded memory."""
+"""`cascade-agent trace`: the steps of a journal as a tree; a large file in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import app, clear_errors, fail, make_console
+from cascade_agent.cli._app import (
+    SkipBad,
+    app,
+    clear_errors,
+    complain,
+    fail,
+    make_console,
+    reading_progress,
+    safe_json,
+    safe_text,
+    say,
+)
 from cascade_agent.core.records import Label
+from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +33,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
-    from cascade_agent.cli._input import Found, Labels, Reader
+    from cascade_agent.cli._input import Found, Labels
+    from cascade_agent.cli._tail import Tail
     from cascade_agent.core.records import StepTrace
+
+    Wanted = Callable[[Found], bool]
 
 _GROUPED = 1000
 """Steps that wait to be printed under the heading of their thread."""
@@ -31,18 +46,15 @@ _FIRST = 10
 _KNOWN = 10_000
 """Steps whose names are kept for the labels that come later."""
 _LOOK = 0.2
-_SETTLE = 1.0
-"""Seconds that a step read from spans waits for late ones, when a file is followed."""
+_PIPE = 10_000
+"""Width of a pipe: a step stays on its line there."""
 
 
 @app.command()
 def trace(  # noqa: PLR0913 - the options of the command
     files: Annotated[
         list[Path],
-        typer.Argument(
-            help="Journals, or spans as JSON lines (OTLP, or the SDK's own): files or patterns, plain or gzip.",
-            metavar="FILE...",
-        ),
+        typer.Argument(help="Journals: files or quoted patterns, plain, gzip or Parquet.", metavar="FILE..."),
     ],
     *,
     thread: Annotated[str | None, typer.Option(help="Only threads whose id starts with this.")] = None,
@@ -57,6 +69,8 @@ def trace(  # noqa: PLR0913 - the options of the command
             "file may come later, and be rotated.",
         ),
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="One line a step.")] = False,
+    skip_bad: SkipBad = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -64,42 +78,50 @@ def trace(  # noqa: PLR0913 - the options of the command
         ),
     ] = False,
 ) -> None:
-    """Print the steps of a journal, or of spans in a file, as a tree: thread, step, attempts, findings, labels."""
-    with suppress(AttributeError, ValueError):  # what the output's encoding lacks is escaped, not an error
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    """Print the steps of a journal as a tree: thread, step, attempts, verdicts, labels."""
 
     def wanted(found: Found) -> bool:
         return found.is_of(thread, escalated=escalated)
 
+    show = _json_lines if as_json else _quiet_lines if quiet else _print_threads
     with clear_errors():
         if not follow:
-            _show(files, wanted, last, as_json=as_json)
+            _show(files, wanted, last, show, skip_bad=skip_bad)
         elif len(files) > 1:
             fail(f"--follow takes one file, not {len(files)}", code=2)
         else:
             with suppress(KeyboardInterrupt):
-                _follow(files[0], wanted, last or _FIRST, as_json=as_json)
+                _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
 
 
 # ---- what is in the files -------------------------------------------------------------------------------------------
 
 
-def _show(files: list[Path], wanted: Callable[[Found], bool], last: int | None, *, as_json: bool) -> None:
-    from cascade_agent.cli._input import Files, Labels
+def _show(
+    files: list[Path],
+    wanted: Wanted,
+    last: int | None,
+    show: Callable[[Iterable[StepTrace], Labels], None],
+    *,
+    skip_bad: bool,
+) -> None:
+    from cascade_agent.cli._input import Labels, Source
 
-    source, labels = Files(files), Labels()
-    if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
-        for label in source.labels():
-            labels.add(label)
-        steps = (found.record() for found in source.records() if not isinstance(found, Label) and wanted(found))
-    else:
-        steps = (found.record() for found in _last(source.records(), wanted, labels, last))
-    if as_json:
-        _print_array(steps, labels)
-    else:
-        _print_threads(steps, labels)
-    for complaint in source.complaints():
-        typer.echo(f"cascade-agent: {complaint}", err=True)
+    source, labels = Source(files, skip_bad=skip_bad), Labels()
+    with reading_progress(wanted=last is not None or not sys.stdout.isatty()):
+        if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
+            for label in source.labels():
+                labels.add(label)
+            show(
+                (found.record() for found in source.records() if not isinstance(found, Label) and wanted(found)), labels
+            )
+            found = None
+        else:
+            found = _last(source.records(), wanted, labels, last)
+    if found is not None:
+        show((step.record() for step in found), labels)
+    if source.skipped:
+        complain(f"{source.skipped} lines are no records and were left out")
 
 
 def _last(
@@ -114,20 +136,36 @@ def _last(
     return steps
 
 
-def _print_array(steps: Iterable[StepTrace], labels: Labels) -> None:
-    from cascade_agent.cli._tree import harmless_json
-
+def _json_lines(steps: Iterable[StepTrace], labels: Labels) -> None:
+    """Print an array, one record a line; it is closed too where a later line cannot be read."""
     before = "[\n"
-    for step in steps:
-        sys.stdout.write(before + harmless_json(_record(step, labels)))
-        before = ",\n"
-    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
-    sys.stdout.flush()
+    try:
+        for step in steps:
+            sys.stdout.write(before + safe_json(_record(step, labels)))
+            before = ",\n"
+    finally:
+        with suppress(BrokenPipeError):
+            sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
+            sys.stdout.flush()
 
 
 def _record(step: StepTrace, labels: Labels) -> dict[str, Any]:
     known = [label.to_json() for label in labels.of(step.id)]
     return {**step.to_json(), "labels": known} if known else step.to_json()
+
+
+def _quiet_lines(steps: Iterable[StepTrace], labels: Labels) -> None:  # noqa: ARG001 - a line has no room for labels
+    console = make_console(piped=_PIPE)
+    for step in steps:
+        _quiet_line(console, step)
+
+
+def _quiet_line(console: Console, step: StepTrace) -> None:
+    from rich.text import Text
+
+    from cascade_agent.cli._tree import plain, step_line
+
+    console.print(Text(f"{plain(step.thread_id or '-', 40)} ", "dim"), step_line(step), sep="", soft_wrap=True)
 
 
 @dataclass(slots=True)
@@ -152,13 +190,14 @@ class _Thread:
 
 
 def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
-    """Steps under their threads, those first that began first.
+    """Print steps under their threads, those first that began first.
 
-    The steps wait in a room of fixed size, so a thread that goes on much later gets a second heading.
+    At most `_GROUPED` steps wait, so a thread that goes on much later gets a second heading.
     """
     from cascade_agent.cli._tree import plain, step_tree, thread_name
 
-    console, threads, printed = make_console(), OrderedDict[str, _Thread](), OrderedDict[str, None]()
+    console, threads = make_console(piped=_PIPE), OrderedDict[str, _Thread]()
+    printed = OrderedDict[str, None]()
     waiting = 0
     for step in steps:
         name = thread_name(step)
@@ -175,7 +214,7 @@ def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
                 printed.popitem(last=False)
             _print_thread(console, first, thread)
     if not threads and not printed:
-        console.print("No steps.")
+        say("No steps.")
     for name, thread in threads.items():
         _print_thread(console, name, thread)
 
@@ -192,49 +231,64 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
 # ---- what comes -----------------------------------------------------------------------------------------------------
 
 
-def _follow(file: Path, wanted: Callable[[Found], bool], count: int, *, as_json: bool) -> None:
-    from cascade_agent.cli._input import Labels, Reader, grows
+def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:
+    from cascade_agent.cli._input import Labels, grows
     from cascade_agent.cli._tail import Tail
 
     if not grows(file):
         fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
     if not file.exists():
-        typer.echo(f"cascade-agent: waiting for {file}", err=True)
-    tail, reader, labels = Tail(file), Reader(), Labels()
-    show = _Follower(labels, as_json=as_json)
+        complain(f"waiting for {file}")
+    tail, labels = Tail(file), Labels()
+    show = _Follower(labels, quiet=quiet, as_json=as_json)
+    records = _Tolerant(tail)
     try:
-        seen = _last(_new(tail, reader), wanted, labels, count)
-        seen.extend(filter(wanted, reader.ready(before=time.monotonic())))
-        for found in seen:
+        for found in _last(records.new(), wanted, labels, count):
             show.step(found.record())
         while True:
             time.sleep(_LOOK)
-            for new in _new(tail, reader):
+            for new in records.new():
                 if isinstance(new, Label):
                     show.label(new)
                 elif wanted(new):
                     show.step(new.record())
-            for found in filter(wanted, reader.ready(before=time.monotonic() - _SETTLE)):
-                show.step(found.record())
     finally:
-        for found in filter(wanted, reader.rest()):
-            show.step(found.record())
         tail.close()
 
 
-def _new(tail: Any, reader: Reader) -> Iterator[Found | Label]:
-    """The records of the lines that came since the last look. Whatever is none is told once and left out."""
-    for line in tail.new():
-        yield from reader.tolerant(line, now=time.monotonic())
+class _Tolerant:
+    """The records of a file that others write while it is read; what is none is named once and left out."""
+
+    def __init__(self, tail: Tail) -> None:
+        self._tail = tail
+        self._skipped = 0
+
+    def new(self) -> Iterator[Found | Label]:
+        """Yield the records of the lines that came since the last look."""
+        from cascade_agent.cli._input import Found, record_of
+
+        for line in self._tail.new():
+            if not line.strip():
+                continue
+            try:
+                found = record_of(line)
+                found = Found(found.record()) if isinstance(found, Found) else found
+            except RecordError as error:
+                if not self._skipped:
+                    complain(f"a line is left out: {error}")
+                self._skipped += 1
+            else:
+                yield found
 
 
 class _Follower:
     """Prints a step, and what is known about one later, as they come."""
 
-    def __init__(self, labels: Labels, *, as_json: bool) -> None:
+    def __init__(self, labels: Labels, *, quiet: bool, as_json: bool) -> None:
         self._labels = labels
+        self._quiet = quiet
         self._as_json = as_json
-        self._console = make_console()
+        self._console = make_console(piped=_PIPE)
         self._thread: str | None = None
         self._names = OrderedDict[str, str]()
 
@@ -243,28 +297,31 @@ class _Follower:
         from rich.padding import Padding
         from rich.text import Text
 
-        from cascade_agent.cli._tree import harmless_json, plain, step_tree, thread_name
+        from cascade_agent.cli._tree import plain, step_tree, thread_name
 
         if self._as_json:
-            typer.echo(harmless_json(_record(step, self._labels)))
+            typer.echo(safe_json(_record(step, self._labels)))
             return
         name = thread_name(step)
-        if name != self._thread:
-            self._console.print(Text(name, "bold"))
-            self._thread = name
-        self._console.print(Padding(step_tree(step, self._labels.of(step.id)), (0, 0, 0, 2)))
+        if self._quiet:
+            _quiet_line(self._console, step)
+        else:
+            if name != self._thread:
+                self._console.print(Text(name, "bold"))
+                self._thread = name
+            self._console.print(Padding(step_tree(step, self._labels.of(step.id)), (0, 0, 0, 2)))
         self._names[step.id] = f"{name}, {plain(step.step)}"
         if len(self._names) > _KNOWN:
             self._names.popitem(last=False)
 
     def label(self, label: Label) -> None:
-        """Print what is known now about a step that was printed; of others it is not said."""
-        from cascade_agent.cli._tree import harmless_json, label_line
+        """Print what is known now about a step that was printed; labels of others are left out."""
+        from cascade_agent.cli._tree import label_line
 
         if self._as_json:
-            typer.echo(harmless_json({"type": "label", **label.to_json()}))
+            typer.echo(safe_json({"type": "label", **label.to_json()}))
         elif label.step_id in self._names:
             line = label_line(label)
-            line.append(f"  for {self._names[label.step_id]}", "dim")
+            line.append(f"  for {safe_text(self._names[label.step_id])}", "dim")
             self._console.print(line)
             self._thread = None

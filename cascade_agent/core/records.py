@@ -8,10 +8,10 @@ are the record, plain JSON with finite floats and clean strings.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from cascade_agent.core.clean_json import INT64, clean, clean_text
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -501,10 +501,6 @@ _PARTS: dict[type, dict[str, type]] = {
     },
     Label: {"side_call": SideCall},
 }
-_LISTS: dict[type, frozenset[str]] = {
-    Attempt: frozenset({"verdicts", "gathered"}),
-    StepTrace: frozenset({"askable", "attempts", "decisions", "evidence", "inputs_seen"}),
-}
 _PLAIN = frozenset({int, float, bool, dict})
 _BLANK = {
     cls: frozenset(f.name for f in fields(cls) if f.default in ("", ()))
@@ -531,6 +527,9 @@ def dump(
         elif isinstance(item, str):
             if item or name not in blank:
                 out[name] = item if type(item) is str and item.isascii() and "\0" not in item else clean_text(item)
+        elif name != "score" and type(record) is Verdict:  # a validator put no text there
+            cleaned = clean(item)
+            out[name] = cleaned if isinstance(cleaned, str) else clean_text(str(cleaned))
         elif isinstance(item, tuple):
             if item or name not in blank:
                 out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
@@ -539,6 +538,51 @@ def dump(
         else:  # numbers, flags, and JSON that was cleaned when it was made; what else a validator put there is not
             out[name] = item if type(item) in _PLAIN else clean(item)
     return out
+
+
+def _is_number(value: object) -> bool:
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and -INT64 <= value < INT64)
+
+
+def _is_answer(value: object) -> bool:
+    """Return whether an answer has the form of `Draft.to_json`, as far as its calls go."""
+    calls = [value.get(name) or [] for name in ("tool_calls", "invalid_tool_calls")] if isinstance(value, dict) else [0]
+    return all(isinstance(some, list) and all(isinstance(call, dict) for call in some) for some in calls)
+
+
+_FITS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "str": ("a text", lambda value: isinstance(value, str)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", lambda value: type(value) is int and -INT64 <= value < INT64),
+    "float": ("a finite number", _is_number),
+    "tuple": ("a list", lambda value: isinstance(value, list | tuple)),
+    "tuple[str, ...]": (
+        "a list of texts",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
+    ),
+    "dict[str, Any]": ("an object", lambda value: isinstance(value, dict)),
+    "answer": ("an object whose calls are lists of objects", _is_answer),
+}
+"""Type of a field -> what is expected, and whether a value from JSON is that."""
+
+
+_Fields: TypeAlias = "tuple[tuple[str, bool, str, Callable[[object], bool], type | None], ...]"
+
+
+def _fields_of(cls: type) -> _Fields:
+    """Return the fields of a record: name, whether it may be null, what is expected, its check, its own record type."""
+    out = []
+    for f in fields(cls):
+        part = _PARTS.get(cls, {}).get(f.name)
+        name = f.type.removesuffix(" | None")
+        kind = "answer" if f.name == "answer" else name if name in _FITS else "tuple" if name[:6] == "tuple[" else "str"
+        if part is not None and kind == "str":
+            kind = "dict[str, Any]"
+        out.append((f.name, name != f.type, *_FITS[kind], part))
+    return tuple(out)
+
+
+_FIELDS: dict[type, _Fields] = {cls: _fields_of(cls) for cls in _BLANK}
 
 
 def load(cls: type[T], data: object) -> T:
@@ -554,22 +598,28 @@ def load(cls: type[T], data: object) -> T:
     if not isinstance(schema, int) or schema > SCHEMA:
         msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
         raise RecordError(msg)
-    parts, lists = _PARTS.get(cls, {}), _LISTS.get(cls, frozenset())
     kwargs: dict[str, Any] = {}
-    for f in fields(cast("Any", cls)):
-        if f.name not in data:
+    for name, optional, expected, fits, part in _FIELDS[cls]:
+        if name not in data:
             continue
-        value, part = data[f.name], parts.get(f.name)
-        if f.name in lists and not isinstance(value, list | tuple):
-            msg = f"{cls.__name__}.{f.name} is {type(value).__name__}; expected a list"
+        value = data[name]
+        if not fits(value) and not (optional and value is None):
+            msg = f"{cls.__name__}.{name} is {_short(value)}; expected {expected}{' or null' if optional else ''}"
             raise RecordError(msg)
-        if isinstance(value, list):
-            value = tuple(value if part is None else [load(part, v) for v in value])
+        if isinstance(value, list | tuple):
+            value = tuple(value if part is None else [load(part, item) for item in value])
         elif part is not None and value is not None:
             value = load(part, value)
-        kwargs[f.name] = value
+        kwargs[name] = value
     try:
         return cls(**kwargs)
     except (TypeError, ValueError) as error:
         msg = f"not a {cls.__name__}: {error}"
         raise RecordError(msg) from error
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list | tuple | dict):
+        return f"{type(value).__name__} of {len(value)}"
+    text = f"an integer of {value.bit_length()} bits" if type(value) is int and abs(value) >= INT64 else repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"  # noqa: PLR2004 - what fits into a line

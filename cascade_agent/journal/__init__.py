@@ -1,1 +1,1 @@
-"""journal."""
+"""Append-only files of step traces and labels: written, read, exported."""

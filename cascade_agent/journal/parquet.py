@@ -1,7 +1,4 @@
-"""Parquet files of records: one row per record with its JSON, read and written through pyarrow.
-
-Law: the only file that imports pyarrow, and only when a Parquet file is there.
-"""
+"""Parquet files of records, one row each with its JSON, through pyarrow, imported only here and when needed."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ _ROWS: Final = 5_000
 
 
 def is_parquet(file: Path) -> bool:
-    """Whether a file says so in its first bytes; False when it cannot be opened, or read twice as a pipe cannot."""
+    """Return whether a file is Parquet by its first bytes; a pipe, which cannot be read twice, is not."""
     if not file.is_file():
         return False
     try:
@@ -34,7 +31,7 @@ def is_parquet(file: Path) -> bool:
 
 
 def lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """The records of a file with the numbers of their rows, from 1.
+    """Yield the records of a file with the numbers of their rows, from 1.
 
     Raises:
         RecordError: no Parquet file, or none of records. Names file, row and mend.
@@ -63,7 +60,7 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def write(rows: Iterable[tuple[Mapping[str, Any], bytes]], out: Path) -> int:
-    """Write records, each parsed and as its line, whole or not at all; gives their number.
+    """Write records, each parsed and as its line, whole or not at all; return their number.
 
     Raises:
         RecordError: it cannot be written there.

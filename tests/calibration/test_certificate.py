@@ -16,13 +16,12 @@ from cascade_agent.offline.calibration import (
     Certificate,
     NoThreshold,
     Unit,
-    binomial_cdf,
     certify,
     certify_by_kind,
     labels_for_power,
     labels_needed,
-    upper_bound,
 )
+from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
 
 DELTA = 0.1
 

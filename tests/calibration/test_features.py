@@ -9,10 +9,11 @@ from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel, Journal
 from cascade_agent.core.policy import Policy
-from cascade_agent.offline.calibration import join
-from cascade_agent.offline.calibration.calibrate import draw, examples_of, judge
+from cascade_agent.core.scoring import Scorer
+from cascade_agent.offline.calibration.calibrate import draw, examples_of, replayed_confidence
+from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.testing import ScriptedChatModel
-from cascade_agent.validators import default_validators, shipped_scorer
+from cascade_agent.validators import default_validators
 from cascade_agent.validators.cross_check import CrossCheck
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv", "Delhi", "Quito", "Perth", "Lagos")
@@ -74,12 +75,12 @@ def record(path, *, large=0, names=0, threads=0, labels=0):
 
 def features(path):
     """What is read of each draft, the confidence that the policy would give it, and what a fit is shown."""
-    joined = join(path)
-    cases = sorted(joined.cases, key=lambda case: int(case.id.partition("-")[2]))
-    scorer = shipped_scorer()
-    read = [scorer.read(case.verdicts) for case in cases]
+    joined = load_dataset(path)
+    cases = sorted(joined.steps, key=lambda case: int(case.id.partition("-")[2]))
+    scorer = Scorer.rules()
+    read = [scorer.read(case.small.verdicts) for case in cases]
     shown = [scorer.read(example.verdicts) for example in examples_of(cases, draw(joined, POLICY))]
-    return read, [judge(case, POLICY) for case in cases], shown
+    return read, [replayed_confidence(case, POLICY) for case in cases], shown
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from cascade_agent.core.records import Attempt, Decision, Label, StepTrace, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.writer import Journal
-from cascade_agent.offline.calibration import join, same_answers
+from cascade_agent.offline.evaluation import load_dataset, same_answers
 from cascade_agent.offline.evaluation.dataset import resolve
 
 
@@ -101,13 +101,13 @@ def test_escalated_steps_label_themselves(journal):
     journal.append(step("other", said(calls=CITY), said("7")))
     journal.append(step("prose", said("a b"), said("c d")))
     journal.append(step("kept", said(calls=CITY)))
-    found = join(journal.path)
-    assert {c.id: (c.right, c.harm, c.source) for c in found.cases} == {
+    found = load_dataset(journal.path)
+    assert {c.id: (c.outcome.right, c.outcome.harm, c.outcome.source) for c in found.steps} == {
         "same": (True, False, "escalation"),
         "other": (False, True, "escalation"),
         "prose": (None, None, None),
     }
-    assert (found.steps, found.answered, found.unlabelled) == (4, 1, 1)
+    assert (found.total, found.answered, found.unlabelled) == (4, 1, 1)
     assert found.by_source == {"escalation": 2}
     assert found.models == ("l", "s")
     assert found.validators == {"Grounding": ("argument_grounded",)}
@@ -116,8 +116,8 @@ def test_escalated_steps_label_themselves(journal):
 def test_nothing_that_was_said_is_kept(journal):
     """Of a verdict only validator, code, outcome and score come along, and of the answers nothing."""
     journal.append(step("1", said("secret"), said("secret")))
-    (case,) = join(journal.path).cases
-    assert case.verdicts == (Verdict(outcome="pass", code="argument_grounded", score=0.5, validator="Grounding"),)
+    (case,) = load_dataset(journal.path).steps
+    assert case.small.verdicts == (Verdict(outcome="pass", code="argument_grounded", score=0.5, validator="Grounding"),)
     assert "secret" not in repr(case)
 
 
@@ -126,9 +126,10 @@ def test_labels_stand_side_by_side(journal):
     journal.append(step("1", said(calls=CITY)))
     journal.label("1", source="shadow", right=True, propensity=0.1)
     journal.label("1", source="person", right=False, note="wrong city")
-    found = join(journal.path)
+    found = load_dataset(journal.path)
     (case,) = found.conflicts
-    assert (case.right, case.harm, case.source, case.propensity) == (False, None, "person", 0.1)
+    out = case.outcome
+    assert (out.right, out.harm, out.source, out.propensity) == (False, None, "person", 0.1)
     assert case.loss
     assert [label.source for label in case.labels] == ["shadow", "person"]
     assert found.by_source == {"person": 1}
@@ -139,10 +140,10 @@ def test_contradicted_steps_can_be_left_out(journal):
     journal.append(step("1", said(calls=CITY)))
     journal.label("1", source="shadow", right=True)
     journal.label("1", source="person", right=False)
-    found = join(journal.path, on_conflict="exclude")
-    assert (found.cases, found.unlabelled, found.undecided) == ((), 1, 1)
+    found = load_dataset(journal.path, on_conflict="exclude")
+    assert (found.steps, found.unlabelled, found.undecided) == ((), 1, 1)
     with pytest.raises(ConfigurationError, match="on_conflict"):
-        join(journal.path, on_conflict="newest")
+        load_dataset(journal.path, on_conflict="newest")
 
 
 @pytest.mark.parametrize(
@@ -175,16 +176,18 @@ def test_same_wrong_answer_is_no_harm(journal):
     """When a person calls a draft wrong that large repeated, escalating would have gained nothing."""
     journal.append(step("1", said(calls=CITY), said(calls=CITY)))
     journal.label("1", source="person", right=False)
-    (case,) = join(journal.path).cases
-    assert (case.right, case.harm, case.loss) == (False, False, False)
+    (case,) = load_dataset(journal.path).steps
+    assert (case.outcome.right, case.outcome.harm, case.loss) == (False, False, False)
 
 
 def test_evaluator_labels_what_it_can_tell(journal):
     """The user's function sees the whole trace and may pass."""
     for name in ("good", "bad", "unknown"):
         journal.append(step(name, said(name)))
-    found = join(journal.path, evaluator=lambda t: {"good": True, "bad": False}.get(t.attempts[0].answer["text"]))
-    assert {c.id: c.right for c in found.cases} == {"good": True, "bad": False}
+    found = load_dataset(
+        journal.path, evaluator=lambda t: {"good": True, "bad": False}.get(t.attempts[0].answer["text"])
+    )
+    assert {c.id: c.outcome.right for c in found.steps} == {"good": True, "bad": False}
     assert found.unlabelled == 1
 
 
@@ -192,7 +195,7 @@ def test_irreversible_calls_are_marked(journal):
     """A draft that calls a tool the policy declares irreversible is one."""
     journal.append(step("1", said(calls=[("pay", {})]), said(calls=[("pay", {})])))
     journal.append(step("2", said(calls=CITY), said(calls=CITY)))
-    cases = join(journal.path, side_effects={"pay": "irreversible", "weather": "read"}).cases
+    cases = load_dataset(journal.path, side_effects={"pay": "irreversible", "weather": "read"}).steps
     assert [c.irreversible for c in cases] == [True, False]
 
 
@@ -202,8 +205,8 @@ def test_steps_are_counted_once(journal, tmp_path):
     other = Journal(tmp_path / "labels.jsonl")
     other.label("1", source="person", right=True)
     other.label("gone", source="person", right=True)
-    found = join(tmp_path / "*.jsonl", journal.path)
-    assert (found.steps, found.repeated, len(found.cases)) == (1, 1, 1)
+    found = load_dataset(tmp_path / "*.jsonl", journal.path)
+    assert (found.total, found.repeated, len(found.steps)) == (1, 1, 1)
     assert found.orphans == ("gone",)
 
 
@@ -211,8 +214,8 @@ def test_unfinished_steps_say_nothing(journal):
     """A step that was interrupted or cancelled is counted and not judged."""
     for outcome in ("interrupted", "cancelled", "error"):
         journal.append(step(outcome, said(calls=CITY), outcome=outcome))
-    found = join(journal.path)
-    assert (found.steps, found.answered, found.cases) == (3, 0, ())
+    found = load_dataset(journal.path)
+    assert (found.total, found.answered, found.steps) == (3, 0, ())
 
 
 def test_a_step_without_draft_is_known_to_escalate(journal):
@@ -221,7 +224,7 @@ def test_a_step_without_draft_is_known_to_escalate(journal):
     data = trace.to_json()
     data["attempts"][0]["outcome"] = "skipped"
     journal.append(StepTrace.from_json(data))
-    (case,) = join(journal.path).cases
+    (case,) = load_dataset(journal.path).steps
     assert (case.drafted, case.labelled) == (False, False)
 
 
@@ -245,7 +248,7 @@ def test_impossible_labels_are_refused(journal, label, complaint):
     with journal.path.open("a") as file:
         file.write(json.dumps({"type": "label", "step_id": "s7", "source": "person", **label}) + "\n")
     with pytest.raises(RecordError, match="s7.*" + complaint):
-        join(journal.path)
+        load_dataset(journal.path)
 
 
 def test_an_empty_journal_is_refused(tmp_path):
@@ -253,7 +256,7 @@ def test_an_empty_journal_is_refused(tmp_path):
     path = tmp_path / "empty.jsonl"
     path.write_text("")
     with pytest.raises(RecordError, match="holds no step yet; set CASCADE_JOURNAL"):
-        join(path)
+        load_dataset(path)
 
 
 def test_bad_lines_name_file_and_line(journal):
@@ -263,8 +266,8 @@ def test_bad_lines_name_file_and_line(journal):
         file.write('{"type": "step", "schema": 99, "attempts": []}\n')
     before = journal.path.read_bytes()
     with pytest.raises(RecordError, match=r"j\.jsonl:2: .*schema 99.*upgrade"):
-        join(journal.path)
-    assert join(journal.path, on_error="skip").steps == 1
+        load_dataset(journal.path)
+    assert load_dataset(journal.path, on_error="skip").total == 1
     assert journal.path.read_bytes() == before
 
 
@@ -273,7 +276,7 @@ def test_a_truncated_last_line_is_left_out(journal, caplog):
     journal.append(step("1", said(calls=CITY), said(calls=CITY)))
     with journal.path.open("a") as file:
         file.write('{"type": "step", "id": "2", "att')
-    assert join(journal.path).steps == 1
+    assert load_dataset(journal.path).total == 1
     assert "j.jsonl:2: the last line is unfinished" in caplog.text
 
 
@@ -294,5 +297,5 @@ def test_steps_that_did_not_ask_small_are_left_out(journal, reason):
                 final=1,
             )
         )
-    found = join(journal.path)
-    assert (found.unasked, [case.id for case in found.cases]) == (1, ["1"])
+    found = load_dataset(journal.path)
+    assert (found.unasked, [case.id for case in found.steps]) == (1, ["1"])

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from cascade_agent.offline.calibration import auroc, brier, calibration_error, interval
-from cascade_agent.offline.evaluation.metrics import auroc_within
+from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
 
 scored = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 0.99, 1.0]), st.booleans()), min_size=1, max_size=80

@@ -8,8 +8,9 @@ import pytest
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.offline.calibration import check_fit, load_policy, write_policy
+from cascade_agent.offline.calibration import load_policy, write_policy
 from cascade_agent.validators import Grounding, NoRepeat
+from cascade_agent.validators.validator_set import check_fit
 
 MEASURED = {"validators": {"Grounding": ["argument_grounded"], "mine": ["tone"]}}
 

@@ -17,17 +17,16 @@ from cascade_agent.journal.writer import Journal
 from cascade_agent.models.pricing import Price
 from cascade_agent.offline.calibration import (
     Certificate,
-    Joined,
     NoThreshold,
     calibrate,
     certify,
     load_policy,
     write_policy,
 )
-from cascade_agent.offline.calibration.calibrate import draw, judge, units_of
-from cascade_agent.offline.evaluation.dataset import Case
+from cascade_agent.offline.calibration.calibrate import draw, replayed_confidence, to_units
+from cascade_agent.offline.evaluation import Dataset
 from cascade_agent.offline.evaluation.replay import replay
-from cascade_agent.validators import shipped_scorer
+from tests.journals import labelled
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 TRUTH = {"argument_grounded": 4.0, "tool_match": 1.0}
@@ -161,7 +160,7 @@ def test_the_scorer_can_be_named(journal, choice):
     found = calibrate(journal.path, max_loss=0.05, scorer=choice)
     assert found.chosen == choice
     assert set(found.quality) == {"rules", choice}
-    assert (found.policy.scorer.weights == shipped_scorer().weights) is (choice == "rules")
+    assert (found.policy.scorer.weights == Scorer.rules().weights) is (choice == "rules")
     assert set(calibrate(journal.path, max_loss=0.05).quality) == {"rules", "error", "gain"}
 
 
@@ -292,35 +291,18 @@ def logged(rng, n, *, shadow=None, looked_at=None, old=0.6, tool_errors=0.0):
                 label.append(Label(step_id=str(i), source="person", right=not harm, harm=harm))
         if label:
             cases.append(
-                Case(
-                    id=str(i),
-                    episode=str(i),
-                    kind="call",
-                    step="s",
-                    verdicts=(graded("argument_grounded", score),),
+                labelled(
+                    str(i),
+                    [graded("argument_grounded", score)],
                     answered=accepted,
+                    labels=label,
                     right=not harm,
                     harm=harm,
                     source=label[-1].source,
                     propensity=max((x.propensity for x in label if x.propensity), default=None),
-                    labels=tuple(label),
                 )
             )
-    return Joined(
-        cases=tuple(cases),
-        steps=n,
-        answered=answered,
-        unlabelled=n - len(cases),
-        undecided=0,
-        conflicts=(),
-        orphans=(),
-        repeated=0,
-        unasked=0,
-        by_source={},
-        models=(),
-        paid={},
-        validators={},
-    )
+    return Dataset(steps=tuple(cases), total=n, answered=answered)
 
 
 @pytest.mark.parametrize(
@@ -335,12 +317,12 @@ def test_the_sample_is_like_the_whole(labels, basis, rate):
     """However unevenly labels come, the sample has the journal's shares of accepted steps and of harm among them."""
     found = draw(logged(random.Random(0), 30_000, **labels), POLICY)
     assert (found.basis, found.rate) == (basis, pytest.approx(rate, abs=0.02))
-    n = len(found.cases)
+    n = len(found.steps)
     assert n == pytest.approx(30_000 * rate, rel=0.05)
-    accepted = [c for c in found.cases if c.answered]
+    accepted = [c for c in found.steps if c.answered]
     assert len(accepted) / n == pytest.approx(0.4, abs=0.02)
     assert sum(c.loss for c in accepted) / len(accepted) == pytest.approx(0.1, abs=0.02)
-    assert sum(c.loss for c in found.cases) / n == pytest.approx(0.25, abs=0.02)
+    assert sum(c.loss for c in found.steps) / n == pytest.approx(0.25, abs=0.02)
 
 
 def test_the_guarantee_holds_from_a_running_cascade():
@@ -348,7 +330,7 @@ def test_the_guarantee_holds_from_a_running_cascade():
     rng, trials, violations, found_any = random.Random(2), 200, 0, 0
     for _ in range(trials):
         found = certify(
-            units_of(draw(logged(rng, 1500, shadow=0.3, tool_errors=0.3), POLICY).cases, POLICY), max_loss=0.05
+            to_units(draw(logged(rng, 1500, shadow=0.3, tool_errors=0.3), POLICY).steps, POLICY), max_loss=0.05
         )
         if found:
             found_any += 1
@@ -360,34 +342,12 @@ def test_the_guarantee_holds_from_a_running_cascade():
 
 def test_unclear_steps_are_counted():
     """A drawn step that a threshold might accept and whose label nobody knows is left out and counted."""
-    open_case = Case(
-        id="a", episode="a", kind="text", step="s", verdicts=(graded("argument_grounded", 1.0),), answered=False
-    )
-    broken = Case(
-        id="b",
-        episode="b",
-        kind="call",
-        step="s",
-        answered=False,
-        verdicts=(Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema"),),
-    )
-    joined = Joined(
-        cases=(open_case, broken),
-        steps=2,
-        answered=0,
-        unlabelled=0,
-        undecided=0,
-        conflicts=(),
-        orphans=(),
-        repeated=0,
-        unasked=0,
-        by_source={},
-        models=(),
-        paid={},
-        validators={},
-    )
+    open_case = labelled("a", [graded("argument_grounded", 1.0)], kind="text", answered=False)
+    hard = Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema")
+    broken = labelled("b", [hard], answered=False)
+    joined = Dataset(steps=(open_case, broken), total=2, answered=0)
     found = draw(joined, POLICY)
-    assert (found.cases, found.unclear) == ((broken,), 1)
+    assert (found.steps, found.unclear) == ((broken,), 1)
     assert not broken.loss
 
 
@@ -395,30 +355,29 @@ def test_judge_is_decide():
     """A step that decide() escalates whatever the threshold has no confidence; the others have the scorer's."""
 
     def case(*verdicts, **kwargs):
-        return Case(id="1", episode="1", kind="call", step="s", verdicts=verdicts, **kwargs)
+        return labelled("1", verdicts, **kwargs)
 
     good = graded("argument_grounded", 0.7)
-    assert judge(case(good), POLICY) == pytest.approx(confidence_of(0.7))
-    assert judge(case(good, Verdict(outcome="fail", code="c", score=0.1, validator="NoRepeat")), POLICY) is None
-    assert judge(case(good, Verdict(outcome="abstain", code="validator_error", validator="Mine")), POLICY) is None
-    assert judge(case(), POLICY) is None
-    assert judge(case(good, drafted=False), POLICY) is None
+    assert replayed_confidence(case(good), POLICY) == pytest.approx(confidence_of(0.7))
+    assert (
+        replayed_confidence(case(good, Verdict(outcome="fail", code="c", score=0.1, validator="NoRepeat")), POLICY)
+        is None
+    )
+    assert (
+        replayed_confidence(case(good, Verdict(outcome="abstain", code="validator_error", validator="Mine")), POLICY)
+        is None
+    )
+    assert replayed_confidence(case(), POLICY) is None
+    assert replayed_confidence(case(good, drafted=False), POLICY) is None
 
 
 def test_evidence_counts_only_inside_of_the_band():
     """Evidence that the policy would not have asked for does not move the confidence."""
     told = Verdict(outcome="abstain", code="agreement", score=0.0, validator="CrossCheck")
-    case = Case(
-        id="1",
-        episode="1",
-        kind="call",
-        step="s",
-        verdicts=(graded("argument_grounded", 1.0), told),
-        gathered=("CrossCheck",),
-    )
+    case = labelled("1", [graded("argument_grounded", 1.0), told], gathered=("CrossCheck",))
     scorer = Scorer(weights={"argument_grounded": 6.0, "agreement": 3.0}, bias=3.0)
-    asked = judge(case, Policy(scorer=scorer, evidence_band=(0.0, 1.0)))
-    silent = judge(case, Policy(scorer=scorer, evidence_band=(0.0, 0.9)))
+    asked = replayed_confidence(case, Policy(scorer=scorer, evidence_band=(0.0, 1.0)))
+    silent = replayed_confidence(case, Policy(scorer=scorer, evidence_band=(0.0, 0.9)))
     assert asked == pytest.approx(0.5)
     assert silent == pytest.approx(sigmoid(3.0))
 

@@ -5,8 +5,7 @@ import pytest
 from cascade_agent.core.policy import Policy
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.writer import Journal
-from cascade_agent.offline.evaluation import what_if
-from cascade_agent.offline.evaluation.on_dask import what_if_on_dask
+from cascade_agent.offline.evaluation import compare
 from tests.journals import world
 
 
@@ -36,15 +35,15 @@ def asked(files, **more):
 def test_tasks_give_the_same_answer(files):
     """Every file a task, merged as a tree: identical to one process, labels of other files included."""
     args, how = asked(files)
-    assert what_if_on_dask(*args, **how, scheduler="sync").to_json() == what_if(*args, **how).to_json()
+    assert compare(*args, **how, dask={"scheduler": "sync"}).to_json() == compare(*args, **how).to_json()
 
 
 @pytest.mark.slow
 def test_two_workers_give_the_same_answer(files):
     """Two processes, which share nothing but the files, give the identical answer."""
     args, how = asked(files)
-    found = what_if_on_dask(*args, **how, scheduler="processes", num_workers=2)
-    assert found.to_json() == what_if(*args, **how).to_json()
+    found = compare(*args, **how, dask={"scheduler": "processes", "num_workers": 2})
+    assert found.to_json() == compare(*args, **how).to_json()
 
 
 def test_errors_come_through(files):
@@ -53,11 +52,14 @@ def test_errors_come_through(files):
         file.write(b"{}\n")
     args, how = asked(files, on_error="strict")
     with pytest.raises(RecordError, match=r"j3\.jsonl:\d+: "):
-        what_if_on_dask(*args, **how, scheduler="sync")
+        compare(*args, **how, dask={"scheduler": "sync"})
 
 
 def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch):
     """Where dask is missing the error names the extra."""
+    path = tmp_path / "j.jsonl"
+    with Journal(path) as journal:
+        journal.append(world(1)[0][0])
     monkeypatch.setitem(__import__("sys").modules, "dask", None)
     with pytest.raises(ConfigurationError, match=r"langgraph-cascade\[dask\]"):
-        what_if_on_dask(tmp_path)
+        compare(path, dask={})

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.writer import Journal, to_parquet
-from cascade_agent.offline.calibration import interval
-from cascade_agent.offline.evaluation import LabelStore, Plan, Tally, compare, what_if
-from cascade_agent.offline.evaluation.compare import _lean
-from cascade_agent.offline.evaluation.estimates import figures_of
+from cascade_agent.journal.reader import to_parquet
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.evaluation import Estimates, LabelStore, Plan, Tally, compare
+from cascade_agent.offline.evaluation.compare import comparison_of
+from cascade_agent.offline.evaluation.dataset import label_step
+from cascade_agent.offline.evaluation.estimates import BASELINES
+from cascade_agent.offline.evaluation.journals import _lean
+from cascade_agent.offline.evaluation.metrics import interval
 from cascade_agent.offline.evaluation.tally import bucket, middle, pack, unpack
 from tests.journals import labels_of, policies, scores, traces, world
 
@@ -32,13 +35,13 @@ def tallied(steps, labels, plan):
         told.setdefault(label.step_id, []).append(label)
     tally = Tally(plan)
     for step in steps:
-        tally.add(step, told.get(step.id, ()))
+        tally.add(label_step(step, told.get(step.id, ())))
     return tally
 
 
 def rows(steps, labels, policy=None, grid=GRID, **kwargs):
     """Figures over all steps by title, baselines and policies."""
-    found = compare(
+    found = comparison_of(
         tallied(steps, labels, Plan.of(policy or Policy(threshold=0.6), grid)), **{"resamples": 0, **kwargs}
     )
     return {row.title: row.all for row in (*found.baselines, *found.policies)}
@@ -252,17 +255,17 @@ def test_any_partition_gives_the_identical_result(journal, policy, parts, data):
     plan = Plan.of(policy, GRID)
     whole = Tally(plan)
     for step, labels in journal:
-        whole.add(step, labels)
+        whole.add(label_step(step, labels))
     dealt = [Tally(plan) for _ in range(3)]
     order = data.draw(st.permutations(range(len(journal))))
     for i in order:
-        dealt[parts[i]].add(*journal[i])
+        dealt[parts[i]].add(label_step(*journal[i]))
     a, b, c = data.draw(st.permutations(dealt))
     left = copy.deepcopy(a).merge(b).merge(c)
     right = copy.deepcopy(a).merge(copy.deepcopy(b).merge(c))
     assert left == right == whole
     if whole.steps > whole.unfinished:
-        told = [json.dumps(compare(one, resamples=20).to_json(), sort_keys=True) for one in (whole, left, right)]
+        told = [json.dumps(comparison_of(one, resamples=20).to_json(), sort_keys=True) for one in (whole, left, right)]
         assert told[0] == told[1] == told[2]
 
 
@@ -279,10 +282,11 @@ def test_every_figure_is_in_order(journal, policy):
     """Whatever is recorded: low is not above high, shares lie in [0, 1], always-large neither saves nor loses."""
     tally = Tally(Plan.of(policy, GRID))
     for step, labels in journal:
-        tally.add(step, labels)
+        tally.add(label_step(step, labels))
     if tally.steps == tally.unfinished:
         return
-    baselines, swept = figures_of(tally, resamples=5, seed=0)
+    estimates = Estimates(tally, resamples=5)
+    baselines, swept = [estimates.baseline(title) for title in BASELINES], estimates.policies()
     for found in (*baselines, *swept):
         for figures in found.values():
             for name in FIGURES:
@@ -346,18 +350,18 @@ def test_journals_are_read_from_any_kind_of_file(tmp_path):
 
     steps, labels, _ = world(30, shadow=0.5)
     one = written(tmp_path / "all.jsonl", steps, labels)
-    whole = what_if(one, Policy(threshold=0.6), grid=GRID).to_json()
+    whole = compare(one, Policy(threshold=0.6), grid=GRID).to_json()
     (tmp_path / "parts").mkdir()
     written(tmp_path / "parts/a.jsonl", steps[:50], [])
     second = written(tmp_path / "b.jsonl", steps[50:], labels)
     (tmp_path / "parts/b.jsonl.gz").write_bytes(gzip.compress(second.read_bytes()))
-    assert what_if(tmp_path / "parts/*", Policy(threshold=0.6), grid=GRID).to_json() == whole
+    assert compare(tmp_path / "parts/*", Policy(threshold=0.6), grid=GRID).to_json() == whole
     lone = written(tmp_path / "labels.jsonl", [], labels)
     bare = written(tmp_path / "bare.jsonl", steps, [])
-    assert what_if([bare], Policy(threshold=0.6), grid=GRID, labels=[lone]).to_json() == whole
+    assert compare([bare], Policy(threshold=0.6), grid=GRID, labels=[lone]).to_json() == whole
     pytest.importorskip("pyarrow")
     assert to_parquet(one, out=tmp_path / "all.parquet") == len(steps) + len(labels)
-    assert what_if(tmp_path / "all.parquet", Policy(threshold=0.6), grid=GRID).to_json() == whole
+    assert compare(tmp_path / "all.parquet", Policy(threshold=0.6), grid=GRID).to_json() == whole
 
 
 @settings(max_examples=60, deadline=None)
@@ -388,7 +392,7 @@ def test_copies_are_counted_once(tmp_path):
     steps, labels, _ = world(5, shadow=0.5)
     one = written(tmp_path / "a.jsonl", steps, labels)
     again = written(tmp_path / "b.jsonl", steps, labels)
-    found = what_if([one, one, again])
+    found = compare([one, one, again])
     assert found.steps == len(steps)
     assert found.copies == (str(again),)
 
@@ -399,7 +403,7 @@ def test_what_was_read_is_told(tmp_path):
     steps = [*steps, replace(steps[0], id="cut", outcome="cancelled")]
     labels = [*labels, Label(step_id=labels[0].step_id, source="person", right=not labels[0].right)]
     labels.append(Label(step_id="nowhere", source="person", right=True))
-    found = what_if(written(tmp_path / "a.jsonl", steps, labels))
+    found = compare(written(tmp_path / "a.jsonl", steps, labels))
     assert (found.steps, found.unfinished, found.episodes, found.episodes_exact) == (41, 1, 10, True)
     assert (found.conflicts, found.orphans, found.currency) == (1, 1, "USD")
     assert found.labels["person"] == 1
@@ -408,7 +412,7 @@ def test_what_was_read_is_told(tmp_path):
     assert set(found.policies[0].by_kind) == {"text"}
     assert sum(figures.steps for figures in found.policies[0].by_step.values()) == 40
     mixed = [replace(steps[1], id="eur", currency="EUR"), steps[0]]
-    found = what_if(written(tmp_path / "b.jsonl", mixed, []))
+    found = compare(written(tmp_path / "b.jsonl", mixed, []))
     assert found.currency is None
     assert "EUR, USD" in found.notes[0]
     assert found.policies[0].all.cost.low is None
@@ -418,7 +422,7 @@ def test_a_policy_of_other_validators_is_noted(tmp_path):
     """A calibrated policy says with which validators it was measured; those that never spoke here are named."""
     steps, labels, _ = world(5)
     policy = Policy(threshold=0.5, provenance={"validators": {"mine": ["mine"], "CrossCheck": ["agreement"], "Q": []}})
-    (note,) = what_if(written(tmp_path / "a.jsonl", steps, labels), policy).notes
+    (note,) = compare(written(tmp_path / "a.jsonl", steps, labels), policy).notes
     assert note.endswith(": CrossCheck")
 
 
@@ -471,22 +475,22 @@ def test_bad_lines_are_refused_by_file_and_line(tmp_path, line, told):
     path.write_bytes(path.read_bytes() + line)
     before = path.read_bytes()
     with pytest.raises(RecordError, match=f"a.jsonl:{number}: .*{told}"):
-        what_if(path, on_error="strict")
+        compare(path, on_error="strict")
     assert path.read_bytes() == before
     if line.endswith(b"\n"):
-        assert what_if(path, on_error="skip").steps == len(steps)
+        assert compare(path, on_error="skip").steps == len(steps)
 
 
 def test_empty_journals_are_refused(tmp_path):
     """No file, no step, no finished step: each is said."""
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(RecordError, match=r"empty\.jsonl: no step yet"):
-        what_if(tmp_path / "empty.jsonl")
+        compare(tmp_path / "empty.jsonl")
     with pytest.raises(RecordError, match="no journal matches"):
-        what_if(tmp_path / "none*.jsonl")
+        compare(tmp_path / "none*.jsonl")
     cut = replace(world(1)[0][0], outcome="interrupted")
     with pytest.raises(RecordError, match="1 steps, none of them finished"):
-        what_if(written(tmp_path / "cut.jsonl", [cut], []))
+        compare(written(tmp_path / "cut.jsonl", [cut], []))
 
 
 def test_plans_are_checked():

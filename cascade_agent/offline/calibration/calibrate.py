@@ -1,8 +1,8 @@
 """From a labelled journal to a policy with a certified threshold, or to what is missing for one.
 
-Law: what chooses the scorer never tests it. Episodes are split by a hash; a scorer is fitted and chosen on one part,
-the threshold is certified on the other. A fitted scorer remembers its part, so that no later calibration that starts
-from it certifies on what it learned from.
+What chooses the scorer never tests it. Episodes are split by a hash; a scorer is fitted and chosen on one part, the
+threshold is certified on the other. A fitted scorer remembers its part, so that no later calibration that starts from
+it certifies on what it learned from.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt
+from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.offline.calibration.certificate import (
     Certificate,
@@ -30,19 +32,22 @@ from cascade_agent.offline.calibration.certificate import (
 )
 from cascade_agent.offline.calibration.fit import Example, Fit, Target, fit
 from cascade_agent.offline.calibration.policy_file import library_version
-from cascade_agent.offline.evaluation.dataset import Case, Evaluator, Joined, OnConflict, SameText, join, unit_hash
+from cascade_agent.offline.evaluation.dataset import LOOKING, DatasetBuilder, LabelRules, unit_hash
+from cascade_agent.offline.evaluation.estimates import Estimates, Figure
+from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, fold, no_step
 from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
+from cascade_agent.offline.evaluation.replay import accept_all
+from cascade_agent.offline.evaluation.tally import Plan, Tally
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
-    import os
-
-    from cascade_agent.core.scoring import Scorer
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.models.pricing import Price
+    from cascade_agent.offline.evaluation.dataset import Dataset, Evaluator, LabelledStep, OnConflict, SameText
+    from cascade_agent.offline.evaluation.estimates import Basis
+    from cascade_agent.offline.evaluation.journals import PathLike
 
 ScorerChoice = Literal["auto", "rules", "error", "gain"]
-Basis = Literal["all_escalated", "propensity", "share", "none"]
 
 MIN_FIT: Final = 50
 """Labelled drafts below which no scorer is fitted: the rules' order was not beaten with fewer."""
@@ -53,7 +58,6 @@ MAX_FIT: Final = 2000
 _SPARE = 1.1
 """The certificate keeps this many times the episodes that it needs: a split by hash is not exact."""
 
-_LOOKING = ("person", "evaluator")
 _MIN_KIND = 30
 _MAX_WEIGHT = 10.0
 
@@ -77,7 +81,9 @@ class Quality:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        limits = None if self.auroc_interval is None else list(self.auroc_interval)
+        rest = {"auroc_interval": limits, "by_kind": dict(self.by_kind)}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +97,7 @@ class Sample:
     unknown; they are left out.
     """
 
-    cases: tuple[Case, ...]
+    steps: tuple[LabelledStep, ...]
     basis: Basis
     rate: float
     unclear: int
@@ -105,7 +111,8 @@ class CalibrationResult:
     and how many labels are missing. `by_kind` and `irreversible` are further claims at the same target: thresholds per
     kind of step (all at once; the kinds without enough labels together under `""`), and the selective error of drafts
     that call irreversible tools. `scorer` is the chosen one (`chosen`: `rules`, `error` or `gain`), `fits` what was
-    fitted, `quality` how each candidate did on the episodes kept for the certificate.
+    fitted, `quality` how each candidate did on the episodes kept for the certificate. `saving` is what the cascade saved
+    of always-large's cost in these journals as it ran.
     """
 
     policy: Policy | None
@@ -116,13 +123,14 @@ class CalibrationResult:
     chosen: str
     fits: Mapping[str, Fit]
     quality: Mapping[str, Quality]
-    joined: Joined
+    dataset: Dataset
     sample: Sample
     data: str
+    saving: Figure
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON: everything but the steps themselves."""
-        joined = self.joined
+        dataset = self.dataset
         return {
             "threshold": self.certificate.threshold if isinstance(self.certificate, Certificate) else None,
             "certificate": self.certificate.to_json(),
@@ -135,26 +143,31 @@ class CalibrationResult:
                 for name, f in self.fits.items()
             },
             "labels": {
-                "steps": joined.steps,
-                "answered_by_small": joined.answered,
-                "labelled": sum(case.labelled for case in joined.cases),
-                "by_source": dict(joined.by_source),
-                "undecided": joined.undecided,
-                "orphans": list(joined.orphans),
-                "repeated_steps": joined.repeated,
-                "small_not_asked": joined.unasked,
+                "steps": dataset.total,
+                "answered_by_small": dataset.answered,
+                "labelled": sum(step.labelled for step in dataset.steps),
+                "by_source": dict(dataset.by_source),
+                "undecided": dataset.undecided,
+                "orphans": list(dataset.orphans),
+                "repeated_steps": dataset.repeated,
+                "small_not_asked": dataset.unasked,
                 "conflicts": [
-                    {"step_id": case.id, "counted": case.source, "labels": [label.to_json() for label in case.labels]}
-                    for case in joined.conflicts
+                    {
+                        "step_id": step.id,
+                        "counted": step.outcome.source,
+                        "labels": [label.to_json() for label in step.labels],
+                    }
+                    for step in dataset.conflicts
                 ],
             },
             "sample": {"basis": self.sample.basis, "rate": self.sample.rate, "unclear": self.sample.unclear},
             "data": self.data,
+            "saving": self.saving.to_json(),
         }
 
 
 def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    paths: PathLike | Sequence[PathLike],
     *,
     max_loss: float,
     confidence: float = 0.9,
@@ -170,16 +183,17 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     prices: Mapping[str, Price] | None = None,
     seed: int = 0,
     now: dt.datetime | None = None,
+    dask: Mapping[str, Any] | None = None,
 ) -> CalibrationResult:
     """Calibrate a policy on labelled journals.
 
     What then holds, with probability `confidence` over the labels and as long as steps stay like those of the journal:
 
     - Without `by_kind`, `Policy.threshold` bounds the risk over all steps together.
-    - With `by_kind`, `Policy.thresholds` has one number per kind of step, and the risk is bounded within each kind that
+    - With `by_kind`, `Policy.threshold` has one number per kind of step, and the risk is bounded within each kind that
       has a certificate, in all of them at once, and therefore over all steps too. A kind for which nothing could be
       shown has 1.0: it goes to the large model.
-    - Where the policy declares irreversible tools, `Policy.thresholds["irreversible"]` bounds P(small wrong | accepted)
+    - Where the policy declares irreversible tools, `Policy.threshold["irreversible"]` bounds P(small wrong | accepted)
       among the drafts that call one. That claim has its own probability `confidence`; the highest threshold that
       applies to a draft decides, which keeps the others. Where nothing could be shown it is 1.0.
 
@@ -198,11 +212,12 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         by_kind: a threshold for each kind of step, certified for itself.
         evaluator: your own judgement of a step trace.
         same_text: `(small, large) -> bool | None`, whether two texts say the same.
-        on_conflict: what contradicting labels do (see `join`).
+        on_conflict: what contradicting labels do (see `LabelRules`).
         on_error: what a line that is no record does (see `journal.read`).
         prices: model -> price that it was run at, for the provenance (source and date).
         seed: of all draws and splits.
         now: date of the provenance; None takes the clock.
+        dask: read file by file on Dask (see `ReadSettings`).
 
     Raises:
         RecordError: journals that cannot be read, hold no step or no label. Names file, line and mend.
@@ -217,29 +232,27 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     if scorer != "rules" and _learned(prior):
         prior = shipped_scorer()
     base = replace(base, scorer=prior)  # a threshold is certified with these weights, whatever later versions ship
-    files = list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
-    joined = join(
-        *files,
-        evaluator=evaluator,
-        same_text=same_text,
-        on_conflict=on_conflict,
-        side_effects=base.side_effects,
-        on_error=on_error,
-    )
-    if not any(case.labelled for case in joined.cases):
-        raise RecordError(_no_labels(files, joined))
-    sample = draw(joined, base, seed=seed)
-    learn, test, part = _split(joined, sample, claim, scorer, prior)
+    files = as_list(paths)
+    rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
+    how = ReadSettings(rules=rules, on_error=on_error, remember=2**62, ids=True, dask=dask)
+    reading = fold(partial(_Read, base.side_effects), files, how)
+    dataset = reading.found.builder.dataset(repeated=reading.repeated, label_ids=reading.label_ids)
+    if not dataset.total:
+        raise RecordError(no_step(files))
+    if not any(step.labelled for step in dataset.steps):
+        raise RecordError(_no_labels(files, dataset))
+    sample = draw(dataset, base, seed=seed)
+    learn, test, part = _split(dataset, sample, claim, scorer, prior)
     fits = _fits(learn, sample, prior, scorer, seed)
     chosen = _choose(fits, learn, base, scorer)
     candidates = {"rules": prior} | {name: f.scorer for name, f in fits.items()}
     judged = {name: replace(base, scorer=s) for name, s in candidates.items()}
-    units = units_of(test, judged[chosen])
+    units = to_units(test, judged[chosen])
     certificate, kinds = _certified(units, sample, claim)
     final: list[Unit] = []
     irreversible = None
     if sample.basis != "none" and "irreversible" in base.side_effects.values():
-        final = units_of([case for case in test if case.irreversible], judged[chosen])
+        final = to_units([step for step in test if step.irreversible], judged[chosen])
         irreversible = replace(claim, risk="selective_error", per="step").test(final)
     result = CalibrationResult(
         policy=None,
@@ -250,9 +263,10 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         chosen=chosen,
         fits=fits,
         quality={name: quality_of(test, judged[name], gain=name == "gain", seed=seed) for name in judged},
-        joined=joined,
+        dataset=dataset,
         sample=sample,
-        data=dataunit_hash(joined.cases),
+        data=labels_hash(dataset.steps),
+        saving=reading.found.saving(),
     )
     entries = entries_of(kinds, units) if by_kind else _whole(certificate)
     if entries is None:
@@ -263,8 +277,8 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     provenance = _provenance(result, entries, claim, prices, now or dt.datetime.now(dt.UTC))
     fitted = candidates[chosen]
     if chosen in fits:
-        told: dict[str, Any] = {"kind": "fitted", "target": chosen, "data": result.data, "learned": [list(part)]}
-        fitted = replace(fitted, provenance=told)
+        origin: dict[str, Any] = {"kind": "fitted", "target": chosen, "data": result.data, "learned": [list(part)]}
+        fitted = replace(fitted, provenance=origin)
     strictest = thresholds.pop("", None)
     base_threshold = max(thresholds.values()) if strictest is None else strictest
     return replace(
@@ -278,49 +292,67 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     )
 
 
+class _Read:
+    """What one reading of the journals gives: the labelled steps, and what all steps cost."""
+
+    def __init__(self, side_effects: Mapping[str, str]) -> None:
+        self.builder, self.tally = DatasetBuilder(side_effects), Tally(Plan())
+
+    def add(self, step: LabelledStep) -> None:
+        self.builder.add(step)
+        self.tally.add(step)
+
+    def merge(self, other: _Read) -> None:
+        self.builder.merge(other.builder)
+        self.tally.merge(other.tally)
+
+    def saving(self) -> Figure:
+        return Figure() if self.tally.steps == self.tally.unfinished else Estimates(self.tally).recorded().saving
+
+
 # ---- which steps may speak for all ----------------------------------------------------------------------------------
 
 
-def draw(joined: Joined, policy: Policy, *, seed: int = 0) -> Sample:
+def draw(dataset: Dataset, policy: Policy, *, seed: int = 0) -> Sample:
     """A sample in which every step of the journal had the same chance to be, and whose losses are known.
 
     Labels come unevenly: an escalated step labels itself, an accepted one only when it was shadowed, or when somebody
     looked. Escalated steps alone say nothing about accepted ones. So all are thinned, by a hash of `seed` and the id,
     to the rate at which accepted steps have labels. A step that no threshold accepts needs no label: it does no harm.
     """
-    accepted = [case for case in joined.cases if case.answered]
-    others = [case for case in joined.cases if not case.answered]
-    shadowed = [case for case in accepted if case.propensity is not None]
-    looked_at = [case for case in accepted if case.source in _LOOKING]
+    accepted = [step for step in dataset.steps if step.answered]
+    others = [step for step in dataset.steps if not step.answered]
+    shadowed = [step for step in accepted if step.outcome.propensity is not None]
+    looked_at = [step for step in accepted if step.outcome.source in LOOKING]
     basis: Basis
-    if not joined.answered:
+    if not dataset.answered:
         basis, rate, kept = "all_escalated", 1.0, []
     elif looked_at and len(looked_at) >= len(shadowed):
-        basis, rate, kept = "share", len(looked_at) / joined.answered, looked_at
+        basis, rate, kept = "share", len(looked_at) / dataset.answered, looked_at
     elif shadowed:
-        rate = min(case.propensity or 1.0 for case in shadowed)
-        chosen = [case for case in accepted if case.propensity is not None or _tool_failed(case)]
-        basis, kept = "propensity", [case for case in chosen if _coin(case, seed) < rate / _chance(case)]
+        rate = min(step.outcome.propensity or 1.0 for step in shadowed)
+        chosen = [step for step in accepted if step.outcome.propensity is not None or _tool_failed(step)]
+        basis, kept = "propensity", [step for step in chosen if _coin(step, seed) < rate / _chance(step)]
     else:
-        return Sample(cases=(), basis="none", rate=0.0, unclear=0)
-    policy = opened(policy)
-    drawn = [case for case in others if _coin(case, seed) < rate]
-    known = [case for case in drawn if case.labelled or judge(case, policy) is None]
-    cases = sorted([*kept, *known], key=lambda case: case.id)
-    return Sample(cases=tuple(cases), basis=basis, rate=rate, unclear=len(drawn) - len(known))
+        return Sample(steps=(), basis="none", rate=0.0, unclear=0)
+    policy = accept_all(policy)
+    drawn = [step for step in others if _coin(step, seed) < rate]
+    known = [step for step in drawn if step.labelled or replayed_confidence(step, policy) is None]
+    steps = sorted([*kept, *known], key=lambda step: step.id)
+    return Sample(steps=tuple(steps), basis=basis, rate=rate, unclear=len(drawn) - len(known))
 
 
-def _chance(case: Case) -> float:
+def _chance(step: LabelledStep) -> float:
     """With which probability an accepted step came to be labelled: a tool's error is always seen."""
-    return 1.0 if case.propensity is None or _tool_failed(case) else case.propensity
+    return 1.0 if step.outcome.propensity is None or _tool_failed(step) else step.outcome.propensity
 
 
-def _tool_failed(case: Case) -> bool:
-    return any(label.source == "tool_error" for label in case.labels)
+def _tool_failed(step: LabelledStep) -> bool:
+    return any(label.source == "tool_error" for label in step.labels)
 
 
-def _coin(case: Case, seed: int) -> float:
-    return unit_hash(f"draw\0{seed}\0{case.id}")
+def _coin(step: LabelledStep, seed: int) -> float:
+    return unit_hash(f"draw\0{seed}\0{step.id}")
 
 
 Part = tuple[int, float]
@@ -328,27 +360,27 @@ Part = tuple[int, float]
 
 
 def _split(
-    joined: Joined, sample: Sample, claim: Claim, choice: ScorerChoice, prior: Scorer
-) -> tuple[list[Case], list[Case], Part]:
-    """(labelled cases to learn from, sampled cases to certify on, how they were split), by episode.
+    dataset: Dataset, sample: Sample, claim: Claim, choice: ScorerChoice, prior: Scorer
+) -> tuple[list[LabelledStep], list[LabelledStep], Part]:
+    """(labelled steps to learn from, sampled steps to certify on, how they were split), by episode.
 
     The certificate comes first: under `auto` it keeps what gives it 80 % power at half the target, under a named
     scorer what it cannot do without. Learning gets the rest, at most half, and nothing below `MIN_FIT` labels. What
     the policy's scorer learned from earlier is not certified on.
     """
     earlier = _learned(prior)
-    known = {e: unit_hash(f"split\0{claim.seed}\0{e}") for e in {c.episode for c in joined.cases}}
+    known = {e: unit_hash(f"split\0{claim.seed}\0{e}") for e in {c.episode for c in dataset.steps}}
     seen = {e for e in known if any(unit_hash(f"split\0{seed}\0{e}") < share for seed, share in earlier)}
-    drafts = [case for case in joined.cases if case.right is not None and case.drafted]
-    episodes = len({case.episode for case in sample.cases} - seen)
+    drafts = [step for step in dataset.steps if step.outcome.right is not None and step.drafted]
+    episodes = len({step.episode for step in sample.steps} - seen)
     keep = (labels_for_power if choice == "auto" else labels_needed)(claim.max_loss, claim.confidence)
     share = min(0.5, MAX_FIT / max(1, len(drafts)), 1.0 - _SPARE * keep / max(1, episodes))
     if choice == "rules" or len(drafts) * share < MIN_FIT:
-        return [], [case for case in sample.cases if case.episode not in seen], (claim.seed, 0.0)
+        return [], [step for step in sample.steps if step.episode not in seen], (claim.seed, 0.0)
     learning = {e for e, at in known.items() if at < share}
     return (
-        [case for case in drafts if case.episode in learning],
-        [case for case in sample.cases if case.episode not in learning and case.episode not in seen],
+        [step for step in drafts if step.episode in learning],
+        [step for step in sample.steps if step.episode not in learning and step.episode not in seen],
         (claim.seed, share),
     )
 
@@ -362,45 +394,42 @@ def _learned(scorer: Scorer) -> list[Part]:
 # ---- scorers --------------------------------------------------------------------------------------------------------
 
 
-def opened(policy: Policy) -> Policy:
-    """The policy with a threshold that every confidence reaches: what still escalates does so under all of them."""
-    return policy if policy.threshold == 0.0 else replace(policy, threshold=0.0)
-
-
-def judge(case: Case, policy: Policy) -> float | None:
+def replayed_confidence(step: LabelledStep, policy: Policy) -> float | None:
     """The confidence with which the policy would decide this step; None when it escalates under every threshold."""
-    if not case.drafted:
+    if not step.drafted:
         return None
-    policy = opened(policy)
+    policy = accept_all(policy)
     asked: tuple[str, ...] = ()
     while True:
-        silent = {name for name in case.gathered if name not in asked}
-        verdicts = tuple(v for v in case.verdicts if v.validator not in silent) if silent else case.verdicts
+        silent = {name for name in step.small.gathered if name not in asked}
+        verdicts = tuple(v for v in step.small.verdicts if v.validator not in silent) if silent else step.small.verdicts
         confidence = (policy.scorer or shipped_scorer()).confidence(verdicts)
         attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence, gathered=asked)
-        move = decide(policy, (attempt,), evidence=case.gathered)
+        move = decide(policy, (attempt,), evidence=step.small.gathered)
         if move.action != "ask_evidence" or move.evidence is None:
             return confidence if move.action == "accept" else None
         asked = (*asked, move.evidence)
 
 
-def units_of(cases: Sequence[Case], policy: Policy) -> list[Unit]:
+def to_units(steps: Sequence[LabelledStep], policy: Policy) -> list[Unit]:
     """Labelled steps as units of a certificate for this policy's scorer."""
-    policy = opened(policy)
+    policy = accept_all(policy)
     return [
         Unit(
-            episode=case.episode,
-            step_id=case.id,
-            confidence=judge(case, policy),
-            harm=case.loss,
-            wrong=case.right is False,
-            kind=case.kind,
+            episode=step.episode,
+            step_id=step.id,
+            confidence=replayed_confidence(step, policy),
+            harm=step.loss,
+            wrong=step.outcome.right is False,
+            kind=step.trace.kind,
         )
-        for case in cases
+        for step in steps
     ]
 
 
-def _fits(learn: Sequence[Case], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int) -> dict[str, Fit]:
+def _fits(
+    learn: Sequence[LabelledStep], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int
+) -> dict[str, Fit]:
     if not learn:
         return {}
     examples = examples_of(learn, sample)
@@ -410,31 +439,31 @@ def _fits(learn: Sequence[Case], sample: Sample, prior: Scorer, choice: ScorerCh
     return {target: fit(examples, target=target, prior=prior, seed=seed) for target in targets}
 
 
-def examples_of(cases: Sequence[Case], sample: Sample) -> list[Example]:
+def examples_of(steps: Sequence[LabelledStep], sample: Sample) -> list[Example]:
     """Labelled drafts to fit on, each weighed by one over the chance with which it came to be labelled, at most 10."""
     return [
         Example(
-            verdicts=case.verdicts,
-            wrong=not case.right,
-            gain=case.loss,
-            episode=case.episode,
-            weight=min(_MAX_WEIGHT, 1.0 / (sample.rate if _looked_at(case, sample) else _chance(case))),
+            verdicts=step.small.verdicts,
+            wrong=not step.outcome.right,
+            gain=step.loss,
+            episode=step.episode,
+            weight=min(_MAX_WEIGHT, 1.0 / (sample.rate if _looked_at(step, sample) else _chance(step))),
         )
-        for case in cases
-        if case.right is not None and case.drafted
+        for step in steps
+        if step.outcome.right is not None and step.drafted
     ]
 
 
-def _looked_at(case: Case, sample: Sample) -> bool:
-    return sample.basis == "share" and case.answered and case.source in _LOOKING
+def _looked_at(step: LabelledStep, sample: Sample) -> bool:
+    return sample.basis == "share" and step.answered and step.outcome.source in LOOKING
 
 
-def _choose(fits: Mapping[str, Fit], learn: Sequence[Case], base: Policy, choice: ScorerChoice) -> str:
+def _choose(fits: Mapping[str, Fit], learn: Sequence[LabelledStep], base: Policy, choice: ScorerChoice) -> str:
     """The candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on."""
     if choice != "auto" or not fits:
         return choice if choice in fits else "rules"
-    base = opened(base)
-    free = [(i, p) for i, case in enumerate(learn) if (p := judge(case, base)) is not None]
+    base = accept_all(base)
+    free = [(i, p) for i, step in enumerate(learn) if (p := replayed_confidence(step, base)) is not None]
     harmless = [not learn[i].loss for i, _ in free]
     folds = next(iter(fits.values())).folds
     fold = [folds[i] for i, _ in free]
@@ -446,19 +475,19 @@ def _choose(fits: Mapping[str, Fit], learn: Sequence[Case], base: Policy, choice
     return best
 
 
-def quality_of(cases: Sequence[Case], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:
+def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:
     """How good the policy's scorer is on labelled drafts. A draft without any confidence is left out."""
     scorer = policy.scorer or shipped_scorer()
     rows = [
-        (p, bool(case.right), not case.loss, case)
-        for case in cases
-        if case.right is not None and case.drafted and (p := scorer.confidence(case.verdicts)) is not None
+        (p, bool(step.outcome.right), not step.loss, step)
+        for step in steps
+        if step.outcome.right is not None and step.drafted and (p := scorer.confidence(step.small.verdicts)) is not None
     ]
     scores = [row[0] for row in rows]
-    told = [row[2] if gain else row[1] for row in rows]
+    truth = [row[2] if gain else row[1] for row in rows]
     kinds: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for p, right, _, case in rows:
-        kinds[case.kind].append((p, right))
+    for p, right, _, step in rows:
+        kinds[step.trace.kind].append((p, right))
     by_kind = {
         kind: value
         for kind, members in sorted(kinds.items())
@@ -476,8 +505,8 @@ def quality_of(cases: Sequence[Case], policy: Policy, *, gain: bool = False, see
             seed=seed,
         ),
         auroc_gain=auroc(scores, [row[2] for row in rows]),
-        calibration_error=calibration_error(scores, told),
-        brier=brier(scores, told),
+        calibration_error=calibration_error(scores, truth),
+        brier=brier(scores, truth),
         by_kind=by_kind,
     )
 
@@ -567,12 +596,13 @@ def _thresholds(entries: Entries, base: Policy) -> dict[str, float]:
     return dict(sorted(out.items()))
 
 
-def dataunit_hash(cases: Sequence[Case]) -> str:
+def labels_hash(steps: Sequence[LabelledStep]) -> str:
     """SHA-256 over step ids and what their labels say, in the order of the ids: the same labels, the same hash."""
     digest = hashlib.sha256()
-    for case in sorted(cases, key=lambda c: c.id):
-        if case.labelled:
-            digest.update(f"{case.id}\0{case.right}\0{case.harm}\0{case.source}\n".encode(errors="replace"))
+    for step in sorted(steps, key=lambda c: c.id):
+        if step.labelled:
+            found = step.outcome
+            digest.update(f"{step.id}\0{found.right}\0{found.harm}\0{found.source}\n".encode(errors="replace"))
     return digest.hexdigest()
 
 
@@ -583,7 +613,7 @@ def _provenance(
     prices: Mapping[str, Price] | None,
     now: dt.datetime,
 ) -> dict[str, Any]:
-    joined = result.joined
+    dataset = result.dataset
     return {
         "kind": "calibrated",
         "method": "exact binomial, fixed sequence (Learn then Test)",
@@ -596,18 +626,18 @@ def _provenance(
         "date": now.isoformat(timespec="seconds"),
         "version": library_version(),
         "data": result.data,
-        "steps": joined.steps,
-        "labels": dict(joined.by_source),
-        "conflicts": len(joined.conflicts),
+        "steps": dataset.total,
+        "labels": dict(dataset.by_source),
+        "conflicts": len(dataset.conflicts),
         "sample": {"basis": result.sample.basis, "rate": result.sample.rate, "unclear": result.sample.unclear},
         "certificate": result.certificate.to_json(),
         "by_kind": {kind: found.to_json() for kind, found in result.by_kind.items()},
         "irreversible": None if result.irreversible is None else result.irreversible.to_json(),
         "scorer": result.chosen,
         "quality": {name: quality.to_json() for name, quality in result.quality.items()},
-        "models": list(joined.models),
-        "validators": {name: list(codes) for name, codes in joined.validators.items()},
-        "paid": {model: dict(paid) for model, paid in joined.paid.items()},
+        "models": list(dataset.models),
+        "validators": {name: list(codes) for name, codes in dataset.validators.items()},
+        "paid": {model: dict(paid) for model, paid in dataset.paid.items()},
         "prices": {
             model: {"source": price.source, "date": price.date, "currency": price.currency}
             for model, price in (prices or {}).items()
@@ -615,18 +645,12 @@ def _provenance(
     }
 
 
-def _no_labels(files: Sequence[Any], joined: Joined) -> str:
+def _no_labels(files: Sequence[Any], dataset: Dataset) -> str:
     names = ", ".join(str(file) for file in files)
-    orphans = f" {len(joined.orphans)} labels belong to steps of other journals." if joined.orphans else ""
+    orphans = f" {len(dataset.orphans)} labels belong to steps of other journals." if dataset.orphans else ""
     return (
-        f"{names}: {joined.steps} steps and no label.{orphans} "
+        f"{names}: {dataset.total} steps and no label.{orphans} "
         "Label some with `cascade-agent label`, set `shadow_rate` "
         "in the policy, or give an evaluator; escalated steps label themselves where both answers are calls, numbers "
         "or JSON"
     )
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value

@@ -1,7 +1,7 @@
 """A threshold with a guarantee: exact binomial tests along a fixed sequence of thresholds (Learn then Test).
 
-Law: a threshold is returned only if, whatever the scores are worth, the chance that its risk exceeds the target is at
-most `1 - confidence`; else the answer is `NoThreshold`, which says how many labels are missing.
+A threshold is returned only if, whatever the scores are worth, the chance that its risk exceeds the target is at most
+`1 - confidence`; else the answer is `NoThreshold`, which says how many labels are missing.
 
 Method: Angelopoulos, Bates, Candès, Jordan, Lei, *Learn then Test: Calibrating Predictive Algorithms to Achieve Risk
 Control*, 2021 (arXiv:2110.01052), fixed-sequence testing with the binomial p-value `P(Bin(n, max_loss) <= losses)`.
@@ -10,12 +10,12 @@ Control*, 2021 (arXiv:2110.01052), fixed-sequence testing with the binomial p-va
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import defaultdict
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,55 +23,12 @@ if TYPE_CHECKING:
 Risk = Literal["harm", "selective_error"]
 Per = Literal["step", "episode"]
 
-_BISECTIONS = 100
 _MAX_LABELS = 2**40
 SELECTIVE_GRID = (1.0, 0.999, 0.998, 0.995, *(1.0 - i / 100 for i in range(1, 101)))
 """Thresholds tested for a selective error, where the grid must not depend on the labels."""
 
 _FIRST_LOSSES = 2
 """Losses that the first test of a selective error can bear; a walk that begins at 0 ends at the first bad luck."""
-
-
-# ---- the binomial distribution --------------------------------------------------------------------------------------
-
-
-def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) <= k), from the terms themselves, each from its neighbour: no cancellation, good beyond n = 1e6."""
-    if k < 0:
-        return 0.0
-    if k >= n or p <= 0.0:
-        return 1.0
-    if p >= 1.0:
-        return 0.0
-    down = k <= n * p
-    at = k if down else k + 1
-    log_term = (
-        math.lgamma(n + 1)
-        - math.lgamma(at + 1)
-        - math.lgamma(n - at + 1)
-        + at * math.log(p)
-        + (n - at) * math.log1p(-p)
-    )
-    odds = (1.0 - p) / p if down else p / (1.0 - p)
-    term = total = 1.0
-    for i in range(at, 0, -1) if down else range(at, n):
-        term *= odds * (i / (n - i + 1) if down else (n - i) / (i + 1))
-        total += term
-        if term < total * 1e-17:
-            break
-    tail = math.exp(log_term) * total
-    return min(1.0, tail) if down else max(0.0, 1.0 - tail)
-
-
-def upper_bound(losses: int, n: int, confidence: float = 0.9) -> float:
-    """The one-sided Clopper-Pearson bound: the greatest rate that `losses` of `n` do not refute; 1 without data."""
-    if losses >= n:
-        return 1.0
-    low, high = losses / n, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if binomial_cdf(losses, n, middle) > 1.0 - confidence else (low, middle)
-    return high
 
 
 def labels_needed(max_loss: float, confidence: float = 0.9, *, losses: int = 0) -> int:

@@ -1,6 +1,6 @@
 """Labels from people: which steps to look at, which step is meant, and files of labels made elsewhere.
 
-Law: a label is added, never changed; and one that was asked for because the step looked doubtful says so (its source is
+A label is added, never changed; one that was asked for because the step looked doubtful says so (its source is
 `review`), because such steps cannot stand for those that nobody looked at.
 """
 
@@ -11,29 +11,28 @@ import heapq
 import io
 import json
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.writer import checked_label, read, read_labels
-from cascade_agent.offline.evaluation.dataset import contradict, no_step, resolve, same_answers, unit_hash
+from cascade_agent.journal.reader import checked_label, read, read_labels
+from cascade_agent.offline.evaluation.dataset import LOOKING, UNFINISHED, label_step, resolve, unit_hash
+from cascade_agent.offline.evaluation.journals import no_step
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cascade_agent.core.records import StepTrace
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
 
 Order = Literal["doubtful", "random"]
 
 SOURCES: Final = ("person", "review", "evaluator", "tool_error")
 """Who may be named by hand; shadow calls and escalations speak for themselves."""
 
-_SAMPLING = ("person", "evaluator")
-_UNFINISHED = ("interrupted", "cancelled", "error")
 _COLUMNS = ("step_id", "right", "harm", "source", "note", "at")
 _WORDS: Final = {
     **dict.fromkeys(("true", "1", "yes", "y", "right"), True),
@@ -42,38 +41,8 @@ _WORDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What is known about one step: every label, its own comparison of small and large included.
-
-    `counts` is the one that calibration takes, `conflict` whether they contradict each other.
-    """
-
-    labels: tuple[Label, ...]
-
-    @property
-    def counts(self) -> Label | None:
-        """The label that counts."""
-        return resolve(self.labels)
-
-    @property
-    def conflict(self) -> bool:
-        """Whether some say right and some wrong, or some harm and some none."""
-        return contradict(self.labels)
-
-
-def told(trace: StepTrace, labels: Iterable[Label]) -> Told:
-    """The labels of a step, with what its own two answers say where it escalated."""
-    own = []
-    if trace.escalated and trace.attempts:
-        same = same_answers(trace)
-        if same is not None:
-            own = [Label(step_id=trace.id, source="escalation", right=same, harm=not same)]
-    return Told((*labels, *own))
-
-
 def labels_of(*paths: str | os.PathLike[str], on_error: OnError = "raise") -> dict[str, list[Label]]:
-    """All labels of some journals by step.
+    """Return all labels of some journals by step.
 
     Raises:
         RecordError: as `journal.read_labels`.
@@ -154,14 +123,14 @@ def to_look_at(
             if trace.id in seen:
                 continue
             seen.add(trace.id)
-            if not trace.attempts or trace.outcome in _UNFINISHED:
+            if not trace.attempts or trace.outcome in UNFINISHED:
                 continue
             own = labels.get(trace.id, ())
             if order == "random":
                 answered = trace.final_tier == "small" and not trace.escalated
-                if answered and not any(label.source in _SAMPLING and _says(label) for label in own):
+                if answered and not any(label.source in LOOKING and _says(label) for label in own):
                     yield trace
-            elif trace.attempts[0].answer is not None and told(trace, own).counts is None:
+            elif trace.attempts[0].answer is not None and resolve(label_step(trace, own).labels) is None:
                 yield trace
 
     found = heapq.nsmallest(limit, waiting(), key=key)
@@ -279,16 +248,16 @@ def _label(row: Mapping[str, Any]) -> Label:
     if not step_id:
         msg = "no step_id"
         raise RecordError(msg)
-    said = {key: _truth(key, kept.get(key)) for key in ("right", "harm")}
-    if said["right"] is None and said["harm"] is None:
-        msg = "neither right nor harm is said"
+    truths = {key: _truth(key, kept.get(key)) for key in ("right", "harm")}
+    if truths["right"] is None and truths["harm"] is None:
+        msg = "it says neither right nor harm"
         raise RecordError(msg)
     source = str(kept.get("source", "")).strip() or "person"
     if source not in SOURCES:
         msg = f"source is {source!r}; expected one of {', '.join(SOURCES)}"
         raise RecordError(msg)
     rest = {key: str(kept[key]) for key in ("note", "at") if kept.get(key)}
-    data = {**rest, **said, "step_id": step_id, "source": source}
+    data = {**rest, **truths, "step_id": step_id, "source": source}
     if "schema" in kept:
         data["schema"] = kept["schema"]
     return checked_label(Label.from_json(data))

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from cascade_agent.offline.drift.detectors import Adwin, Change, EDetector, Shift, Stability, f_tail, psi
-from cascade_agent.offline.drift.monitors import DriftWatch, watch
-from cascade_agent.offline.drift.savings import Books, Prices
+from cascade_agent.offline.drift.monitors import DriftWatch, watch, watch_journals
+from cascade_agent.offline.drift.savings import Prices, SavingsMonitor
 from cascade_agent.offline.drift.values import Alarm, DriftReport, Fact, Monitor, Saving
 
 __all__ = [
     "Adwin",
     "Alarm",
-    "Books",
     "Change",
     "DriftReport",
     "DriftWatch",
@@ -22,9 +21,11 @@ __all__ = [
     "Monitor",
     "Prices",
     "Saving",
+    "SavingsMonitor",
     "Shift",
     "Stability",
     "f_tail",
     "psi",
     "watch",
+    "watch_journals",
 ]

@@ -1,6 +1,6 @@
 """Harm of the small model's answers against what the policy was certified for, from labels.
 
-Law: a bet never knows what it bets on, so the bound on false alarms needs no model of the data.
+A bet never knows what it bets on, so the bound on false alarms needs no model of the data.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.offline.drift.detectors import EDetector
 from cascade_agent.offline.drift.values import Alarm, Monitor, finite, with_alarm
+from cascade_agent.offline.evaluation.dataset import LOOKING
 
 if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
@@ -30,21 +31,20 @@ _TOLD = 300
 _SURE = 2.33
 """Standard errors of a one-sided 99 % bound."""
 _LATELY = 1000.0
-_JUDGES = ("person", "evaluator")
 Who = Literal["shadow", "judges"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where in the stream something is noticed, and whether it is to be told."""
+    """Where in the stream something is noticed, and whether an alarm there counts."""
 
     index: int
     at: str | None
-    told: bool
+    shown: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WatchedStep:
+class StepRef:
     """What a label needs of its step. `turn` is its number in its conversation `episode`."""
 
     place: Place
@@ -54,10 +54,9 @@ class WatchedStep:
     turn: int
     answered: bool
     policy: str | None
-    small_costs: tuple[float | None, ...] = ()
 
 
-class Harm:
+class HarmMonitor:
     """Two e-detectors on harm against the certified loss.
 
     `shadow`: shadow labels have a known propensity, so every step counts, a step without a label as one without harm,
@@ -87,7 +86,7 @@ class Harm:
         self._detectors: dict[Who, EDetector] = {}
         self._monitors: dict[Who, Monitor] = {}
         self._last: OrderedDict[tuple[Who, str], int] = OrderedDict()
-        self._told: deque[tuple[str, str, bool]] = deque(maxlen=_TOLD)
+        self._latest: deque[tuple[str, str, bool]] = deque(maxlen=_TOLD)
         if self.bound is None:
             return
         target = "P(wrong | small answered)" if self._selective else "harm per step"
@@ -121,16 +120,16 @@ class Harm:
         """Forget all evidence: another policy decides."""
         for detector in self._detectors.values():
             detector.restart()
-        self._told.clear()
+        self._latest.clear()
 
-    def label(self, label: Label, step: WatchedStep) -> tuple[Alarm, ...]:
+    def label(self, label: Label, step: StepRef) -> tuple[Alarm, ...]:
         """Take a label; the alarm that it raises."""
         loss = self._loss(label)
         if not self._detectors or loss is None or not step.answered or not self._own(step.policy):
             return ()
         if label.source == "shadow":
             return self._shadowed(label.propensity, step, loss=loss)
-        return self._judged(step, loss=loss) if label.source in _JUDGES else ()
+        return self._judged(step, loss=loss) if label.source in LOOKING else ()
 
     def _own(self, policy: str | None) -> bool:
         return self._version is None or policy is None or policy == self._version
@@ -140,7 +139,7 @@ class Harm:
             return label.harm
         return None if label.right is None else not label.right
 
-    def _shadowed(self, p: float | None, step: WatchedStep, *, loss: bool) -> tuple[Alarm, ...]:
+    def _shadowed(self, p: float | None, step: StepRef, *, loss: bool) -> tuple[Alarm, ...]:
         if p is None or not 0.0 < p <= 1.0:
             return ()
         self._note(step, loss=loss)
@@ -153,7 +152,7 @@ class Harm:
             return ()
         return self._alarm("shadow", step) if detector.loss(p=p) else ()
 
-    def _judged(self, step: WatchedStep, *, loss: bool) -> tuple[Alarm, ...]:
+    def _judged(self, step: StepRef, *, loss: bool) -> tuple[Alarm, ...]:
         if not self._apart("judges", step):
             return ()
         self._note(step, loss=loss)
@@ -167,7 +166,7 @@ class Harm:
         a = self._answered
         return a - _SURE * (a * (1.0 - a) / self._weight) ** 0.5 if self._weight else 0.0
 
-    def _apart(self, who: Who, step: WatchedStep) -> bool:
+    def _apart(self, who: Who, step: StepRef) -> bool:
         """Whether the step is far enough from the last one of its conversation that counted; then it counts."""
         if step.episode is None:
             return True
@@ -181,16 +180,16 @@ class Harm:
             self._last.popitem(last=False)
         return True
 
-    def _note(self, step: WatchedStep, *, loss: bool) -> None:
+    def _note(self, step: StepRef, *, loss: bool) -> None:
         self._labels += 1
-        self._told.append((step.name, step.kind, loss))
+        self._latest.append((step.name, step.kind, loss))
 
-    def _alarm(self, who: Who, step: WatchedStep) -> tuple[Alarm, ...]:
+    def _alarm(self, who: Who, step: StepRef) -> tuple[Alarm, ...]:
         self._detectors[who].restart()
-        labels = Counter((name, kind) for name, kind, _ in self._told)
-        losses = Counter((name, kind) for name, kind, loss in self._told if loss)
-        self._told.clear()
-        if not step.place.told:
+        labels = Counter((name, kind) for name, kind, _ in self._latest)
+        losses = Counter((name, kind) for name, kind, loss in self._latest if loss)
+        self._latest.clear()
+        if not step.place.shown:
             return ()
         (name, kind), worst = losses.most_common(1)[0]
         word = "wrong" if self._selective else "harmful"

@@ -1,6 +1,6 @@
 """The monitors over a stream of steps and labels: what each watches, its share of the false alarms, what to do.
 
-Law: bounded memory whatever the length of the stream, the number of step names, models and codes; no clock, no file.
+Memory is bounded whatever the length of the stream, the number of step names, models and codes; no clock, no file.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.drift.detectors import Adwin, Category, Stability
-from cascade_agent.offline.drift.harm import HORIZON, REMEMBERED, Harm, Place, WatchedStep
-from cascade_agent.offline.drift.savings import Books, Prices
+from cascade_agent.offline.drift.harm import HORIZON, REMEMBERED, HarmMonitor, Place, StepRef
+from cascade_agent.offline.drift.savings import Prices, SavingsMonitor
 from cascade_agent.offline.drift.values import Alarm, DriftReport, Fact, Monitor, finite, with_alarm
+from cascade_agent.offline.evaluation.dataset import UNFINISHED
+from cascade_agent.offline.evaluation.journals import LabelStore, ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label, StepTrace, Verdict
+    from cascade_agent.offline.drift.values import Saving
+    from cascade_agent.offline.evaluation.journals import PathLike, ReadSettings
 
 WINDOW: Final = 300
 MAX_NAMES: Final = 20
 """Step names that are watched by themselves; later ones are watched only together with all."""
 
-_UNFINISHED = ("interrupted", "cancelled", "error")
 _CLOCK = 32
 _HOP = 100
 _QUIET = 300
 """Observations after an alarm of a mean during which the same change is not told again."""
 _LEAST = 0.02
 """A change of a mean below this is followed and not told."""
-_MAX_LABELS = 1_000_000
 _MAX_FACTS = 200
 _MAX_MODELS = 200
 K = TypeVar("K")
@@ -61,7 +63,7 @@ def watch(  # noqa: PLR0913 - the settings of the monitors
 ) -> DriftReport:
     """Run the monitors over recorded steps, oldest first, and the labels that belong to them.
 
-    Steps are streamed. Labels are held in memory (the last 1,000,000 of them), and each counts at its step.
+    Steps are streamed, labels are held on disk, and each counts at its step.
 
     Args:
         steps: as a journal gives them.
@@ -77,19 +79,37 @@ def watch(  # noqa: PLR0913 - the settings of the monitors
         RecordError: what the iterables raise.
     """
     watcher = DriftWatch(policy=policy, since=since, prices=prices, max_loss=max_loss, false_alarms=false_alarms)
-    told: OrderedDict[str, list[Label]] = OrderedDict()
-    held = 0
-    for label in labels:
-        told.setdefault(label.step_id, []).append(replace(label, note="", answer=None))
-        held += 1
-        if held > _MAX_LABELS:
-            held -= len(told.popitem(last=False)[1])
-    for step in steps:
-        watcher.add(step)
-        for label in told.pop(step.id, ()):
-            watcher.add_label(label)
-    watcher.orphans += sum(map(len, told.values()))
+    with LabelStore(labels) as store:
+        for step in steps:
+            watcher.take(step, store.of_step(step.id))
+        watcher.orphans += store.steps - watcher.labelled
     return watcher.report()
+
+
+def watch_journals(  # noqa: PLR0913 - as `watch`
+    paths: Sequence[PathLike],
+    how: ReadSettings,
+    *,
+    policy: Policy | None = None,
+    since: dt.datetime | None = None,
+    prices: Prices | None = None,
+    max_loss: float | None = None,
+    false_alarms: float = 0.05,
+) -> DriftWatch:
+    """Run the monitors over journals, oldest first, whose files are read on Dask, some at a time.
+
+    Raises:
+        ConfigurationError: a setting that cannot work, or dask is not installed.
+        RecordError: journals that cannot be read. Names file, line and mend.
+    """
+    watcher = DriftWatch(policy=policy, since=since, prices=prices, max_loss=max_loss, false_alarms=false_alarms)
+    labels = labelled = repeated = 0
+    for part in ordered(paths, replace(how, lean=prices is None)):
+        for step in part.found:
+            watcher.take(step.trace, step.given)
+        labels, labelled, repeated = part.labels, labelled + part.labelled, repeated + part.repeated
+    watcher.note_reading(repeated=repeated, orphans=labels - labelled)
+    return watcher
 
 
 class DriftWatch:
@@ -150,17 +170,17 @@ class DriftWatch:
         self._shares = {
             name: _Share(name, false_alarms / 16, looks) for name in ("confidence", "finding", "reason", "kind")
         }
-        self._harm = Harm(policy, max_loss, level=false_alarms / 4)
+        self._harm = HarmMonitor(policy, max_loss, level=false_alarms / 4)
         self._facts = _Facts(policy)
-        self._books = [Books()] if prices is None else [Books(), Books(prices)]
+        self._savings = [SavingsMonitor()] if prices is None else [SavingsMonitor(), SavingsMonitor(prices)]
         self._paying = [
-            Monitor(name=f"saving ({b.saving().basis} prices)", method="saving", knowledge="money") for b in self._books
+            Monitor(name=f"saving ({s.basis} prices)", method="saving", knowledge="money") for s in self._savings
         ]
-        self._recent: OrderedDict[str, WatchedStep] = OrderedDict()
+        self._recent: OrderedDict[str, StepRef] = OrderedDict()
         self._turns: OrderedDict[str, int] = OrderedDict()
         self._first: str | None = None
         self._last: str | None = None
-        self.steps = self.unfinished = self.repeated = self.labels = self.orphans = 0
+        self.steps = self.unfinished = self.repeated = self.labels = self.orphans = self.labelled = 0
 
     # ---- feeding ----------------------------------------------------------------------------------------------------
 
@@ -169,13 +189,27 @@ class DriftWatch:
         with self._lock:
             return self._add(step)
 
+    def take(self, step: StepTrace, labels: Iterable[Label]) -> None:
+        """Take a step with all its labels; one that comes a second time is counted and left out."""
+        repeated = self.repeated
+        self.add(step)
+        labels = () if self.repeated > repeated else tuple(labels)
+        self.labelled += bool(labels)
+        for label in labels:
+            self.add_label(label)
+
+    def note_reading(self, *, repeated: int, orphans: int) -> None:
+        """Note what whoever read the steps left out: repeated steps, and labels of steps that are not there."""
+        self.repeated += repeated
+        self.orphans += orphans
+
     def add_label(self, label: Label) -> tuple[Alarm, ...]:
         """Take a label of a step among the last 20,000; the alarms that it raises."""
         with self._lock:
             return self._add_label(label)
 
     def _add(self, step: StepTrace) -> tuple[Alarm, ...]:
-        if step.outcome in _UNFINISHED or not step.attempts:
+        if step.outcome in UNFINISHED or not step.attempts:
             self.unfinished += 1
             return ()
         if step.id in self._recent:
@@ -183,7 +217,7 @@ class DriftWatch:
             return ()
         index, self.steps = self.steps, self.steps + 1
         self._first, self._last = self._first or step.started_at, step.started_at or self._last
-        place = Place(index=index, at=step.started_at, told=self._counts(step.started_at))
+        place = Place(index=index, at=step.started_at, shown=self._counts(step.started_at))
         if self._facts.add(step, place):
             for means in self._means.values():
                 means.restart(step.step)
@@ -193,7 +227,7 @@ class DriftWatch:
         alarms = self._watch(step, place)
         answered = step.final_tier == "small" and not step.escalated
         self._harm.count(step.policy, answered=answered)
-        self._recent[step.id] = WatchedStep(
+        self._recent[step.id] = StepRef(
             place=place,
             name=step.step,
             kind=step.kind,
@@ -201,7 +235,6 @@ class DriftWatch:
             turn=self._turn(step.thread_id),
             answered=answered,
             policy=step.policy,
-            small_costs=tuple(book.cost_of_small(step) for book in self._books),
         )
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
@@ -226,11 +259,11 @@ class DriftWatch:
 
     def _pay(self, step: StepTrace, place: Place) -> list[Alarm]:
         alarms: list[Alarm] = []
-        for i, book in enumerate(self._books):
-            before = book.stopped
-            book.add(step, place.index)
-            if book.stopped and not before and place.told:
-                alarm = _stopped_paying(self._paying[i].name, book, place)
+        for i, savings in enumerate(self._savings):
+            before = savings.stopped
+            savings.add(step, place.index)
+            if savings.stopped and not before and place.shown:
+                alarm = _stopped_paying(self._paying[i].name, savings.saving(), place)
                 self._paying[i] = with_alarm(self._paying[i], alarm)
                 alarms.append(alarm)
         return alarms
@@ -241,9 +274,8 @@ class DriftWatch:
             self.orphans += 1
             return ()
         self.labels += 1
-        if label.side_call is not None:
-            for book, small in zip(self._books, step.small_costs, strict=True):
-                book.shadow(step.name, small, label.side_call)
+        for savings in self._savings:
+            savings.label(label)
         if not step.answered:
             return ()
         return self._harm.label(label, step)
@@ -279,15 +311,15 @@ class DriftWatch:
                 *self._harm.monitors(),
                 self._facts.monitor,
                 *(
-                    replace(m, n=book.known, value=finite(book.recent), limit=0.0)
-                    for m, book in zip(self._paying, self._books, strict=True)
+                    replace(m, n=savings.known, value=finite(savings.recent), limit=0.0)
+                    for m, savings in zip(self._paying, self._savings, strict=True)
                 ),
             ]
             return DriftReport(
                 steps=self.steps,
                 monitors=tuple(monitors),
-                facts=tuple(self._facts.told),
-                savings=tuple(book.saving() for book in self._books),
+                facts=tuple(self._facts.changes),
+                savings=tuple(savings.saving() for savings in self._savings),
                 notes=tuple(self._notes()),
                 unfinished=self.unfinished,
                 repeated=self.repeated,
@@ -341,7 +373,7 @@ class _Mean:
 
     def add(self, value: float, place: Place) -> list[Alarm]:
         change = self.detector.update(value)
-        if change is None or not place.told or self.detector.ticks < self.quiet_until:
+        if change is None or not place.shown or self.detector.ticks < self.quiet_until:
             return []
         if abs(change.after - change.before) < _LEAST:
             return []
@@ -445,7 +477,7 @@ class _Share:
     def add(self, value: Category, place: Place) -> list[Alarm]:
         self._n += 1
         shift = self.detector.update(value)
-        if shift is None or not place.told:
+        if shift is None or not place.shown:
             return []
         alarm = Alarm(
             monitor=self._monitor.name,
@@ -485,7 +517,7 @@ class _Facts:
             knowledge="unlabelled",
             note="a model that the policy was not calibrated with is an alarm; any other change is a fact",
         )
-        self.told: list[Fact] = []
+        self.changes: list[Fact] = []
         self.lost = 0
         self._now: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._seen: OrderedDict[tuple[str, str, str], int] = OrderedDict()
@@ -510,14 +542,14 @@ class _Facts:
         _put(self._seen, (what, step, value), place.index)
         if before is None or before == value or (seen is not None and place.index - seen <= _ABSENT):
             return False
-        if place.told:
-            self.told.append(Fact(what=what, step=step, index=place.index, at=place.at, before=before, after=value))
-            self.lost += len(self.told) > _MAX_FACTS
-            self.told = self.told[-_MAX_FACTS:]
+        if place.shown:
+            self.changes.append(Fact(what=what, step=step, index=place.index, at=place.at, before=before, after=value))
+            self.lost += len(self.changes) > _MAX_FACTS
+            self.changes = self.changes[-_MAX_FACTS:]
         return True
 
     def _compare(self, model: str, step: str, place: Place) -> None:
-        if not self._measured or model in self._measured or model in self._strange or not place.told:
+        if not self._measured or model in self._measured or model in self._strange or not place.shown:
             return
         if len(self._strange) >= _MAX_MODELS:
             return
@@ -543,8 +575,7 @@ def _put(table: OrderedDict[K, V], key: K, value: V) -> None:
 # ---- money ----------------------------------------------------------------------------------------------------------
 
 
-def _stopped_paying(name: str, book: Books, place: Place) -> Alarm:
-    saving = book.saving()
+def _stopped_paying(name: str, saving: Saving, place: Place) -> Alarm:
     when = (saving.stopped or "")[:10] or f"step {saving.stopped_index}"
     more = (
         ""
@@ -560,5 +591,5 @@ def _stopped_paying(name: str, book: Books, place: Place) -> Alarm:
         since=None if saving.stopped_index is None else place.index - saving.stopped_index,
         what=f"this policy stopped paying on {when}{more}",
         advice="ask the large model alone for now, or calibrate anew; "
-        f"{saving.unknown} of {saving.known + saving.unknown} steps have unknown costs and are in no sum",
+        f"{saving.unknown} of {saving.known + saving.unknown} steps have costs that are not known",
     )

@@ -1,4 +1,4 @@
-"""What drift monitors say: plain values, JSON both ways."""
+"""Reports of drift monitors: plain values, JSON both ways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
-Basis = Literal["recorded", "given"]
+PriceBasis = Literal["recorded", "given"]
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -141,33 +141,33 @@ class Monitor(_Plain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saving(_Plain):
-    """What the cascade cost beside always-large.
+    """What the cascade saved of always-large's cost, as `replay` and `report` estimate it from the same journal.
 
     `basis` is `recorded` (what the journal says) or `given` (the tokens at the prices that were given). `cost` and
-    `always_large` are sums over the `known` steps, the latter an estimate where large was not asked; `unknown` steps
-    lack a price, tokens, or a large answer to compare with and are in no sum. `recent` is the saving over the last
-    steps (1 - cost / always_large), `recent_steps` how many those are. `stopped` is the time of the step from which on
-    the policy cost more than always-large would have (`stopped_index` its number), None while it pays. `source` tells
-    the prices and their dates.
+    `always_large` are sums over all steps, `saving` is 1 - cost / always_large: None where shadow calls do not say what
+    large would have cost on the steps that small answered; then `low` and `high` are all that is known. `interval` is
+    its 95 % interval. The costs of `known` steps are all recorded, `unknown` ones lack some or are in another currency.
+    `recent` is the saving over the last steps, `recent_steps` how many those are. `stopped` is the time of the step
+    from which on the policy cost more than always-large would have (`stopped_index` its number), None while it pays.
+    `source` names the prices and their dates.
     """
 
-    basis: Basis
+    basis: PriceBasis
     currency: str
     known: int
     unknown: int
-    cost: float
-    always_large: float
+    cost: float | None = None
+    always_large: float | None = None
+    saving: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval: tuple[float, ...] = ()
     recent: float | None = None
     recent_steps: int = 0
     stopped: str | None = None
     stopped_index: int | None = None
     since_stopped: float | None = None
     source: str = ""
-
-    @property
-    def saving(self) -> float | None:
-        """1 - cost / always_large over all known steps."""
-        return 1.0 - self.cost / self.always_large if self.always_large > 0.0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,25 +1,29 @@
-"""What if: recorded steps under other policies. What would have succeeded, what it would have cost, what is not known.
-
-`what_if` does the whole in one process, `on_dask.what_if_on_dask` in many. The parts stand beside it.
-"""
+"""Evaluation: recorded steps under other policies, and what they cost, from one reading of the journals."""
 
 from __future__ import annotations
 
-from cascade_agent.offline.evaluation.compare import Comparison, Row, compare, originals, tally_of, what_if
-from cascade_agent.offline.evaluation.estimates import Figure, Figures
-from cascade_agent.offline.evaluation.label_store import LabelStore
+from cascade_agent.offline.evaluation.compare import Comparison, Row, compare
+from cascade_agent.offline.evaluation.dataset import Dataset, LabelledStep, LabelRules, Outcome, same_answers
+from cascade_agent.offline.evaluation.estimates import Estimates, Figure, Figures
+from cascade_agent.offline.evaluation.journals import LabelStore, load_dataset
+from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.offline.evaluation.tally import Plan, Tally
 
 __all__ = [
     "Comparison",
+    "Dataset",
+    "Estimates",
     "Figure",
     "Figures",
+    "LabelRules",
     "LabelStore",
+    "LabelledStep",
+    "Outcome",
     "Plan",
     "Row",
     "Tally",
     "compare",
-    "originals",
-    "tally_of",
-    "what_if",
+    "load_dataset",
+    "replay",
+    "same_answers",
 ]

@@ -1,30 +1,24 @@
-"""From journals to a comparison of policies: read, count, say."""
+"""Policies compared on recorded steps: what would have succeeded, what it would have cost, what is not known."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from cascade_agent.core.records import StepTrace, Verdict, load
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.writer import files_of, read, records
-from cascade_agent.offline.evaluation.estimates import ALL, BASELINES, figures_of
-from cascade_agent.offline.evaluation.label_store import LabelStore
+from cascade_agent.offline.evaluation.dataset import LabelRules
+from cascade_agent.offline.evaluation.estimates import ALL, BASELINES, RESAMPLES, Estimates
+from cascade_agent.offline.evaluation.journals import PathLike, ReadSettings, as_list, fold, originals
 from cascade_agent.offline.evaluation.tally import Plan, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from cascade_agent.core.policy import Policy
-    from cascade_agent.core.records import Outcome
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.journal.format import OnError
     from cascade_agent.offline.evaluation.dataset import Evaluator, OnConflict, SameText
     from cascade_agent.offline.evaluation.estimates import Figures, Subset
-
-RESAMPLES: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +30,15 @@ class Row:
     all: Figures
     by_step: Mapping[str, Figures]
     by_kind: Mapping[str, Figures]
+
+    @classmethod
+    def of(cls, title: str, policy: Policy | None, found: Mapping[Subset, Figures]) -> Row:
+        """Sort figures by what they are of."""
+        by_step, by_kind = (
+            {str(name): figures for (what, name), figures in found.items() if what == wanted}
+            for wanted in ("step", "kind")
+        )
+        return cls(title=title, policy=policy, all=found[ALL], by_step=by_step, by_kind=by_kind)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -51,13 +54,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What policies would have done with the steps of some journals, beside the baselines.
+    """What policies would have done with the steps of some journals, and the baselines.
 
-    `steps` are all that were read; `unfinished` ones (interrupted, cancelled, broken off) are in no figure. `episodes`
-    is estimated to 2 % beyond 4,096 of them (`episodes_exact`). `unseen` counts the steps of which nothing is known:
-    small answered, and no label says anything. `labels` counts steps by who said what counts,
-    `conflicts` those whose labels contradict each other, `orphans` steps that have labels and are not in the journals.
-    `copies` are files that were left out because they begin with the same step as another. `notes` say what to mind.
+    `steps` are all that were read; `unfinished` ones (interrupted, cancelled, broken off) are in no figure, `repeated`
+    ones came a second time and were left out. `episodes` is estimated to 2 % beyond 4,096 of them (`episodes_exact`).
+    `unseen` counts the steps of which nothing is known: small answered, and no label says anything. `labels` counts
+    steps by who said what counts, `conflicts` those whose labels contradict each other, `orphans` steps that have
+    labels and are not in the journals. `copies` are files that were left out because they begin with the same step as
+    another. `notes` say what to mind.
     """
 
     baselines: tuple[Row, ...]
@@ -70,21 +74,17 @@ class Comparison:
     labels: Mapping[str, int]
     conflicts: int
     orphans: int
+    repeated: int
     currency: str | None
     copies: tuple[str, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
+        names = ("steps", "unfinished", "episodes", "episodes_exact", "unseen", "conflicts", "orphans", "repeated")
         return {
-            "steps": self.steps,
-            "unfinished": self.unfinished,
-            "episodes": self.episodes,
-            "episodes_exact": self.episodes_exact,
-            "unseen": self.unseen,
+            **{name: getattr(self, name) for name in names},
             "labels": dict(self.labels),
-            "conflicts": self.conflicts,
-            "orphans": self.orphans,
             "currency": self.currency,
             "copies": list(self.copies),
             "notes": list(self.notes),
@@ -93,20 +93,21 @@ class Comparison:
         }
 
 
-def what_if(  # noqa: PLR0913 - one keyword per question
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+def compare(  # noqa: PLR0913 - one keyword per question
+    paths: PathLike | Sequence[PathLike],
     policies: Policy | Mapping[str, Policy] | None = None,
     *,
     grid: Sequence[float] = (),
-    labels: Sequence[str | os.PathLike[str]] = (),
+    labels: Sequence[PathLike] = (),
     evaluator: Evaluator | None = None,
     same_text: SameText | None = None,
     on_conflict: OnConflict = "precedence",
     on_error: OnError = "raise",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    dask: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Say what policies would have done with recorded steps, and at what cost.
+    """Return what policies would have done with recorded steps, and at what cost.
 
     The journals are read twice, labels first, one step in memory at a time; nothing is written.
 
@@ -117,154 +118,49 @@ def what_if(  # noqa: PLR0913 - one keyword per question
         labels: further files with labels alone.
         evaluator: your own judgement of a step trace.
         same_text: `(small, large) -> bool | None`, whether two texts say the same.
-        on_conflict: what contradicting labels do (see `calibration.join`).
+        on_conflict: what contradicting labels do (see `LabelRules`).
         on_error: what a line that is no record does (see `journal.read`).
         resamples: of the bootstrap over episodes; 0 leaves intervals out.
         seed: of these draws.
+        dask: read file by file on Dask (see `ReadSettings`); the answer is the same to the last bit.
 
     Raises:
         RecordError: journals that cannot be read or hold no finished step. Names file, line and mend.
-        ConfigurationError: a policy or grid that cannot work.
+        ConfigurationError: a policy or grid that cannot work, or dask is not installed.
     """
-    plan = Plan.of(policies, grid)
-    given = as_list(paths)
+    plan, given = Plan.of(policies, grid), as_list(paths)
     files, copies = originals(given, on_error=on_error)
-    with LabelStore.of(files, labels, on_error=on_error) as store:
-        tally = tally_of(
-            files,
-            plan,
-            store,
-            evaluator=evaluator,
-            same_text=same_text,
-            on_conflict=on_conflict,
-            on_error=on_error,
-        )
-        orphans = store.steps - tally.told
-    return compare(tally, orphans=orphans, copies=copies, resamples=resamples, seed=seed, names=given)
-
-
-def as_list(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-) -> Sequence[str | os.PathLike[str]]:
-    """One path, or several, as several."""
-    return [paths] if isinstance(paths, str | os.PathLike) else paths
-
-
-def originals(paths: Iterable[str | os.PathLike[str]], *, on_error: OnError = "raise") -> tuple[list[Path], list[str]]:
-    """The files of paths and patterns, and those left out: named twice, or beginning with the same step as another.
-
-    Rotated journals that are just being compressed, and copies, would count their steps twice.
-
-    Raises:
-        RecordError: a path without a file, or one that cannot be read.
-    """
-    seen: dict[str, Path] = {}
-    files: list[Path] = []
-    copies: list[str] = []
-    for file in files_of(*paths):
-        first = next(iter(read(file, on_error=on_error)), None)
-        if first is not None and first.id in seen:
-            copies.append(str(file))
-            continue
-        if first is not None:
-            seen[first.id] = file
-        files.append(file)
-    return files, copies
-
-
-def tally_of(  # noqa: PLR0913 - one keyword per question
-    files: Sequence[str | os.PathLike[str]],
-    plan: Plan,
-    labels: LabelStore,
-    *,
-    evaluator: Evaluator | None = None,
-    same_text: SameText | None = None,
-    on_conflict: OnConflict = "precedence",
-    on_error: OnError = "raise",
-) -> Tally:
-    """Count the steps of some files under every policy of a plan. Tallies of parts of a journal merge exactly.
-
-    Raises:
-        RecordError: a line that is no record. Names file, line and mend.
-    """
-    tally = Tally(plan)
-
-    def count(data: Mapping[str, Any]) -> None:
-        trace = _lean(data)
-        told = labels.of_step(trace.id)
-        tally.add(trace, told, evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
-
-    for _ in records(*files, kind="step", build=count, on_error=on_error):
-        pass
-    return tally
-
-
-def _lean(data: Mapping[str, Any]) -> StepTrace:
-    """A step without what no figure needs: tokens, texts of verdicts, decisions but for what they began beside others.
-
-    Most of the time that reading a record takes goes into its verdicts, of which there are few different ones.
-
-    Raises:
-        RecordError: not a step trace, or written by a newer version.
-    """
-    attempts = data.get("attempts")
-    if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
-        return StepTrace.from_json(data)  # says what is wrong with it
-    bare = [{k: v for k, v in attempt.items() if k not in ("usage", "verdicts")} for attempt in attempts]
-    rest = {k: v for k, v in data.items() if k not in ("usage", "decisions")}
-    decisions = data.get("decisions", ())
-    if isinstance(decisions, list) and any("hedge" in d or "beside" in d for d in decisions if isinstance(d, dict)):
-        rest["decisions"] = decisions
-    trace = StepTrace.from_json({**rest, "attempts": bare})
-    judged = tuple(
-        replace(attempt, verdicts=_verdicts(told["verdicts"])) if told.get("verdicts") else attempt
-        for attempt, told in zip(trace.attempts, attempts, strict=True)
-    )
-    return replace(trace, attempts=judged)
-
-
-def _verdicts(told: object) -> tuple[Verdict, ...]:
-    try:
-        return tuple(
-            _verdict(data.get("validator", ""), data.get("code", ""), data["outcome"], data.get("score"))
-            for data in cast("list[dict[str, Any]]", told)
-        )
-    except (AttributeError, KeyError, TypeError):
-        return tuple(load(Verdict, data) for data in cast("list[object]", told))  # says what is wrong with it
-
-
-@lru_cache(maxsize=65_536)
-def _verdict(validator: str, code: str, outcome: Outcome, score: float | None) -> Verdict:
-    return load(Verdict, {"validator": validator, "code": code, "outcome": outcome, "score": score})
-
-
-def compare(  # noqa: PLR0913 - what is known beside the tally
-    tally: Tally,
-    *,
-    orphans: int = 0,
-    copies: Sequence[str] = (),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    names: Sequence[object] = ("the journal",),
-) -> Comparison:
-    """What a tally comes to.
-
-    Raises:
-        RecordError: no finished step is in it.
-    """
+    rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
+    how = ReadSettings(labels=labels, rules=rules, on_error=on_error, lean=True, dask=dask)
+    reading = fold(partial(Tally, plan), files, how)
+    tally = reading.found
     if tally.steps == tally.unfinished:
-        where = ", ".join(str(name) for name in names)
+        where = ", ".join(str(name) for name in given)
         what = "no step yet" if not tally.steps else f"{tally.steps} steps, none of them finished"
         msg = f"{where}: {what}; set CASCADE_JOURNAL where the agent runs and let it work"
         raise RecordError(msg)
-    baselines, policies = figures_of(tally, resamples=resamples, seed=seed)
+    return comparison_of(
+        tally, orphans=reading.orphans, repeated=reading.repeated, copies=copies, resamples=resamples, seed=seed
+    )
+
+
+def comparison_of(  # noqa: PLR0913 - what is known besides the tally
+    tally: Tally,
+    *,
+    orphans: int = 0,
+    repeated: int = 0,
+    copies: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Return what a tally of one or more finished steps comes to."""
+    estimates, plan = Estimates(tally, resamples=resamples, seed=seed), tally.plan
+    rows = zip(plan.titles, plan.policies, estimates.policies(), strict=True)
+    baselines = tuple(Row.of(title, None, estimates.baseline(title)) for title in BASELINES)
     episodes, exact = tally.episode_count
     return Comparison(
-        baselines=tuple(_row(title, None, found) for title, found in zip(BASELINES, baselines, strict=True)),
-        policies=tuple(
-            _row(title, policy, found)
-            for title, policy, found in zip(tally.plan.titles, tally.plan.policies, policies, strict=True)
-        ),
+        baselines=baselines,
+        policies=tuple(Row.of(title, policy, found) for title, policy, found in rows),
         steps=tally.steps,
         unfinished=tally.unfinished,
         episodes=episodes,
@@ -273,25 +169,18 @@ def compare(  # noqa: PLR0913 - what is known beside the tally
         labels=dict(sorted(tally.sources.items())),
         conflicts=tally.conflicts,
         orphans=orphans,
+        repeated=repeated,
         currency=next(iter(tally.currencies)) if len(tally.currencies) == 1 else None,
         copies=tuple(copies),
-        notes=tuple(_notes(tally)),
+        notes=tuple(_notes(tally, baselines[0])),
     )
 
 
-def _row(title: str, policy: Policy | None, found: Mapping[Subset, Figures]) -> Row:
-    return Row(
-        title=title,
-        policy=policy,
-        all=found[ALL],
-        by_step={str(name): figures for (what, name), figures in found.items() if what == "step"},
-        by_kind={str(name): figures for (what, name), figures in found.items() if what == "kind"},
-    )
-
-
-def _notes(tally: Tally) -> Iterable[str]:
+def _notes(tally: Tally, recorded: Row) -> Iterable[str]:
     if len(tally.currencies) > 1:
         yield f"costs are in {', '.join(sorted(tally.currencies))} and are not added up"
+    if recorded.all.basis == "share":
+        yield "estimates of quality assume that people and evaluators did not choose the steps they labelled"
     measured = {
         name
         for policy in tally.plan.policies

@@ -1,36 +1,33 @@
-"""Labels joined to the steps of a journal: what is known about each small draft, and who says so.
+"""Recorded steps with their labels: what each cost, which answers may be right, and who says so.
 
-Law: nothing is overwritten. Labels of one step stand side by side; where they contradict each other the result shows
-all of them beside the one that counted.
+Labels are never overwritten: those of one step stand side by side, and where they contradict each other all of them are
+kept beside the one that counts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
-from cascade_agent.core.records import Label
+from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.writer import checked_label, read, read_labels
 from cascade_agent.validators.agreement import recorded_calls, same
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator
 
-    from cascade_agent.core.records import Attempt, StepTrace, Verdict
-    from cascade_agent.journal.writer import OnError
+    from cascade_agent.core.records import Attempt, SideCall, Verdict
 
-_UNFINISHED = ("interrupted", "cancelled", "error")
-_UNASKED = ("stays_on_large", "skipped_small", "budget")
-"""Reasons that leave the small tier out without a look at the step."""
+UNFINISHED: Final = ("interrupted", "cancelled", "error")
+"""Outcomes of steps that say nothing: they are counted and are in no figure."""
 
-Evaluator = Callable[["StepTrace"], bool | None]
-SameText = Callable[[str, str], bool | None]
-OnConflict = Literal["precedence", "exclude"]
+LOOKING: Final = ("person", "evaluator")
+"""Sources of labels that may be taken for a random share of the steps, where no draw was logged."""
 
 PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "escalation")
 """Who counts when labels of one step contradict each other, the first most; among equals the latest label.
@@ -39,220 +36,464 @@ PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "e
 that nobody looked at.
 """
 
+WORLDS: Final = ((False, False), (False, True), (True, False), (True, True))
+"""(small is right, large is right), one bit of a set of worlds each."""
+
+MONEY: Final = 10**12
+"""Money is counted in whole trillionths, so that sums do not depend on their order."""
+
+WEIGHT: Final = 2**24
+"""Weights (one over a probability) likewise."""
 
 _COMPARED = ("escalation", "shadow")
+_UNASKED = ("stays_on_large", "skipped_small", "budget")
+"""Reasons that leave the small tier out without a look at the step."""
+_MOST: Final = 1e9
+"""No call costs more; it keeps sums apart that are packed into one number (see `tally`)."""
+_LEAST: Final = 1e-9
+"""Nobody draws one of so many; likewise."""
+
+Evaluator = Callable[[StepTrace], bool | None]
+SameText = Callable[[str, str], bool | None]
+OnConflict = Literal["precedence", "exclude"]
+Stratum = Literal["known", "drawn", "judged", "open"]
+"""How it came to be known what large would have answered: `known` without any draw (escalated steps, and whatever was
+never up for one), `drawn` with a logged probability (a shadow call on an accepted step), `judged` by people or an
+evaluator, `open`: accepted, and nobody looked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A step as calibration needs it, without anything that people or models said.
+class LabelRules:
+    """How labels of one step come about and which of them counts.
 
-    `verdicts` are those of the small draft, evidence included, without reasons and paths. `drafted` is False when the
-    small tier was not asked or gave no answer. `answered` says whether the small draft was returned, `irreversible`
-    whether it calls a tool whose effect cannot be taken back. `right` and `harm` are what counts of `labels`, `source`
-    who said it; None is unknown. `propensity` is the probability with which this step came to have its label.
+    Args:
+        evaluator: your own judgement of a step: True, False, or None where it cannot tell.
+        same_text: `(small, large) -> bool | None` for prose.
+        on_conflict: `precedence` lets the first of `PRECEDENCE` count, `exclude` treats such steps as unlabelled.
+
+    Raises:
+        ConfigurationError: an unknown `on_conflict`.
     """
 
-    id: str
-    episode: str
-    kind: str
-    step: str
-    verdicts: tuple[Verdict, ...] = ()
-    gathered: tuple[str, ...] = ()
-    drafted: bool = True
-    answered: bool = True
-    irreversible: bool = False
+    evaluator: Evaluator | None = None
+    same_text: SameText | None = None
+    on_conflict: OnConflict = "precedence"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown rule."""
+        if self.on_conflict not in ("precedence", "exclude"):
+            msg = f"on_conflict is {self.on_conflict!r}; expected 'precedence' or 'exclude'"
+            raise ConfigurationError(msg)
+
+
+_RULES: Final = LabelRules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the labels of one step say together; None is unknown.
+
+    `right` says whether the small draft was right, `harm` whether it was wrong and large right, `large_right` whether
+    large was right. `source` is whose label counts, `propensity` the probability with which the step was labelled.
+    """
+
     right: bool | None = None
     harm: bool | None = None
+    large_right: bool | None = None
     source: str | None = None
     propensity: float | None = None
+
+
+class Facts(NamedTuple):
+    """What the record says of one finished step, whatever the policy.
+
+    `worlds` is a set of `WORLDS` as bits. `small`, `large` and `evidence` are costs in trillionths, `shadow` what was
+    paid to learn about the step afterwards; the times are seconds; None is unknown. `skipped` says that small was not
+    asked, `asked_large` that large was, `final` who answered. `weight` is one over the probability with which the step
+    was drawn, in units of `WEIGHT`; 0 where nothing was drawn. `priced` are the answered calls, whose costs say what
+    such a call may cost.
+    """
+
+    stratum: Stratum
+    worlds: int
+    small: int | None
+    large: int | None
+    shadow: int | None
+    evidence: Mapping[str, int | None]
+    weight: int
+    skipped: bool
+    asked_large: bool
+    final: str | None
+    small_time: float | None
+    large_time: float | None
+    time: float | None
+    priced: tuple[tuple[str, int | None], ...]
+
+    @property
+    def calls(self) -> list[tuple[str, int | None]]:
+        """The calls that were paid, shadow calls included."""
+        found = list(self.evidence.items())
+        if not self.skipped:
+            found.append(("small", self.small))
+        if self.shadow is None or self.shadow:
+            found.append(("large", self.shadow))
+        if self.asked_large:
+            found.append(("large", self.large))
+        return found
+
+    def with_label(self, label: Label) -> Facts:
+        """Return the facts with one more label: what it cost, and what a shadow call says of large's price.
+
+        Raises:
+            RecordError: a cost or latency that is no number.
+        """
+        call, facts = label.side_call, self
+        cost = None if call is None else money(call.cost, label.step_id)
+        if call is not None:
+            facts = facts._replace(shadow=plus(facts.shadow, cost))
+        if label.source != "shadow" or self.asked_large or self.weight or self.large is not None:
+            return facts
+        if call is not None:
+            time = seconds(call.latency, label.step_id)
+            facts = facts._replace(large=cost, large_time=time, priced=(*facts.priced, ("large", cost)))
+        if label.propensity and self.stratum != "known":
+            facts = facts._replace(stratum="drawn", weight=round(WEIGHT / max(_LEAST, label.propensity)))
+        return facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledStep:
+    """A recorded step, all its labels (its own comparison of small and large included), and what they come to.
+
+    `facts` is None for a step without a finished attempt. `irreversible` says whether the small draft calls a tool
+    whose effect cannot be taken back.
+    """
+
+    trace: StepTrace
     labels: tuple[Label, ...] = ()
+    outcome: Outcome = Outcome()
+    facts: Facts | None = None
+    irreversible: bool = False
+
+    @property
+    def id(self) -> str:
+        """The step's id."""
+        return self.trace.id
+
+    @property
+    def episode(self) -> str:
+        """The conversation that the step belongs to; steps of one depend on each other."""
+        return self.trace.thread_id or f"step:{self.trace.id}"
+
+    @property
+    def small(self) -> Attempt:
+        """The small tier's attempt."""
+        return self.trace.attempts[0]
+
+    @property
+    def drafted(self) -> bool:
+        """Whether the small tier gave an answer."""
+        return self.small.outcome in ("accepted", "rejected")
+
+    @property
+    def answered(self) -> bool:
+        """Whether the small draft was returned."""
+        return self.trace.final_tier == "small" and not self.trace.escalated
 
     @property
     def labelled(self) -> bool:
         """Whether it is known if the small draft was right, or at least if accepting it does harm."""
-        return self.right is not None or self.harm is not None
+        return self.outcome.right is not None or self.outcome.harm is not None
 
     @property
     def loss(self) -> bool:
         """Whether accepting the draft counts as harm. A wrong draft whose large answer nobody knows does."""
-        return self.harm if self.harm is not None else self.right is False
+        return self.outcome.harm if self.outcome.harm is not None else self.outcome.right is False
+
+    @property
+    def given(self) -> tuple[Label, ...]:
+        """The labels that somebody gave."""
+        return tuple(label for label in self.labels if label.source != "escalation")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Joined:
-    """All steps of some journals with their labels.
-
-    `cases` holds the steps that escalated or have a label, in the order of the journal. Steps that small answered and
-    nobody labelled are only counted (`unlabelled`, of them `undecided` have labels that say neither right nor wrong).
-    `conflicts` are the cases whose labels contradict each other, `orphans` the ids of labels without a step,
-    `repeated` the number of steps that came a second time (overlapping paths), which are left out. `by_source` counts
-    labels that counted.
-    """
-
-    cases: tuple[Case, ...]
-    steps: int
-    answered: int
-    unlabelled: int
-    undecided: int
-    conflicts: tuple[Case, ...]
-    orphans: tuple[str, ...]
-    repeated: int
-    unasked: int
-    """Steps in which small was left out by an economy (staying on large, skipping, a ceiling). They say nothing about
-    its drafts: were they counted as harmless, the risk would be understated for the day on which small is asked again."""
-
-    by_source: Mapping[str, int]
-    models: tuple[str, ...]
-    paid: Mapping[str, Mapping[str, Any]]
-    """Model -> what its answers cost in these steps: calls, tokens, cost in `currency`, as far as known."""
-
-    validators: Mapping[str, tuple[str, ...]]
-    """Validator -> its codes that carried a score or a hard fail, as seen in these steps. One that said nothing of the
-    kind, or evidence that could be asked and never was, has none."""
-
-
-@dataclass(slots=True)
-class _Tally:
-    steps: int = 0
-    answered: int = 0
-    unlabelled: int = 0
-    undecided: int = 0
-    repeated: int = 0
-    unasked: int = 0
-    seen: set[str] = field(default_factory=set)
-    paid: dict[str, dict[str, Any]] = field(default_factory=dict)
-    codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-
-
-def join(
-    *paths: str | os.PathLike[str],
-    evaluator: Evaluator | None = None,
-    same_text: SameText | None = None,
-    on_conflict: OnConflict = "precedence",
-    side_effects: Mapping[str, str] | None = None,
-    on_error: OnError = "raise",
-) -> Joined:
-    """Read journals and join their labels to their steps, one step in memory at a time.
+def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules = _RULES) -> LabelledStep:
+    """Join a step with its labels and with those that need nobody.
 
     An escalated step labels itself: when the small draft and the large answer say the same thing the draft was right
-    enough, when they differ it counts as harm. That is conservative (it counts about twice the true harm) and needs
-    nobody. Texts that are neither equal, equal numbers nor equal JSON say nothing, unless `same_text` decides.
-
-    Args:
-        paths: journal files or glob patterns. Labels may stand in other files than their steps.
-        evaluator: your own judgement of a step: True, False, or None where it cannot tell.
-        same_text: `(small, large) -> bool | None` for prose.
-        on_conflict: `precedence` lets the first of `PRECEDENCE` count, `exclude` treats such steps as unlabelled.
-        side_effects: tool name -> `read`, `write` or `irreversible`, as in the policy.
-        on_error: what a line that is no record does, as in `journal.read`.
+    enough, when they differ it counts as harm. That is conservative (it counts about twice the true harm). Texts that
+    are neither equal, equal numbers nor equal JSON say nothing, unless `same_text` decides.
 
     Raises:
-        RecordError: a path without a file, a line that is no record, a journal without steps, an impossible label.
-        ConfigurationError: an unknown `on_conflict`.
+        RecordError: a cost or latency that is no number.
     """
-    if on_conflict not in ("precedence", "exclude"):
-        msg = f"on_conflict is {on_conflict!r}; expected 'precedence' or 'exclude'"
-        raise ConfigurationError(msg)
-    told: dict[str, list[Label]] = defaultdict(list)
-    for label in read_labels(*paths, on_error=on_error, check=checked_label):
-        told[label.step_id].append(label)
-    tally = _Tally()
-    reader = _Reader(told, tally, evaluator, same_text, on_conflict, side_effects or {})
-    cases = tuple(reader.cases(read(*paths, on_error=on_error)))
-    if not tally.steps:
-        raise RecordError(no_step(paths))
-    return Joined(
-        cases=cases,
-        steps=tally.steps,
-        answered=tally.answered,
-        unlabelled=tally.unlabelled,
-        undecided=tally.undecided,
-        conflicts=tuple(case for case in cases if contradict(case.labels)),
-        orphans=tuple(sorted(told.keys() - tally.seen)),
-        repeated=tally.repeated,
-        unasked=tally.unasked,
-        by_source=dict(sorted(Counter(c.source for c in cases if c.source is not None and c.labelled).items())),
-        models=tuple(sorted(tally.paid)),
-        paid=dict(sorted(tally.paid.items())),
-        validators={name: tuple(sorted(codes)) for name, codes in sorted(tally.codes.items())},
+    if not trace.attempts or trace.outcome in UNFINISHED:
+        return LabelledStep(trace=trace, labels=tuple(labels))
+    every = (*labels, *_own(trace, rules))
+    outcome = _outcome(every, rules.on_conflict) if every else Outcome()
+    return LabelledStep(trace=trace, labels=every, outcome=outcome, facts=facts_of(trace, every, outcome))
+
+
+def _own(trace: StepTrace, rules: LabelRules) -> Iterator[Label]:
+    if rules.evaluator is not None and (right := rules.evaluator(trace)) is not None:
+        yield Label(step_id=trace.id, source="evaluator", right=bool(right))
+    if trace.escalated and (alike := same_answers(trace, same_text=rules.same_text)) is not None:
+        yield Label(step_id=trace.id, source="escalation", right=alike, harm=not alike)
+
+
+def _outcome(labels: Sequence[Label], on_conflict: OnConflict) -> Outcome:
+    counted = resolve(labels, on_conflict)
+    right, harm = (None, None) if counted is None else _meaning(counted)
+    compared = [label for label in labels if label.source in _COMPARED]
+    if harm is None and any(label.harm is False for label in compared):
+        harm = False  # small and large said the same: whoever calls it wrong, escalating gains nothing
+    source = None if counted is None else counted.source
+    if source in _COMPARED:
+        large_right: bool | None = True  # large was the measure, and nobody judged
+    elif any(label.right or label.harm is False for label in compared):
+        large_right = right
+    else:
+        large_right = harm if right is False else None
+    chances = [label.propensity for label in labels if label.propensity is not None]
+    return Outcome(
+        right=right, harm=harm, large_right=large_right, source=source, propensity=max(chances, default=None)
     )
 
 
-def no_step(paths: Iterable[str | os.PathLike[str]]) -> str:
-    """What to say of journals without a step."""
-    names = ", ".join(str(path) for path in paths)
-    return f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
+def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> Label | None:
+    """Return the label that counts, by `PRECEDENCE`, then the latest; None when none says anything."""
+    telling = [label for label in labels if label.right is not None or label.harm is not None]
+    if not telling or (on_conflict == "exclude" and contradict(telling)):
+        return None
+    ranks = [PRECEDENCE.index(label.source) if label.source in PRECEDENCE else len(PRECEDENCE) for label in telling]
+    best = [label for label, rank in zip(telling, ranks, strict=True) if rank == min(ranks)]
+    return max(enumerate(best), key=lambda pair: (pair[1].at or "", pair[0]))[1]
+
+
+def _meaning(label: Label) -> tuple[bool | None, bool | None]:
+    """Return (right, harm) of a label, each from the other where it follows."""
+    if label.harm:
+        return False, True
+    return label.right, False if label.right else label.harm
+
+
+def contradict(labels: Sequence[Label]) -> bool:
+    """Return whether some say right and some wrong, or some harm and some none."""
+    meanings = [_meaning(label) for label in labels]
+    return any(len({meaning[i] for meaning in meanings} - {None}) > 1 for i in (0, 1))
+
+
+def same_answers(trace: StepTrace, *, same_text: SameText | None = None) -> bool | None:
+    """Return whether the small draft and the large answer of an escalated step say the same; None when it is unclear.
+
+    Calls are compared without their order, after normalising. Of the tools nothing is recorded but their calls, so an
+    argument that repeats a declared default counts as a difference.
+    """
+    small = trace.attempts[0].answer
+    large = next((a for a in reversed(trace.attempts) if a.tier != "small"), None)
+    if large is None or large.answer is None or not large.usable or small is None:
+        return None
+    return same(small, large.answer, same_text=same_text)
+
+
+def unit_hash(text: str) -> float:
+    """Return a number in [0, 1) that looks drawn and is always the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
+
+
+def text_hash(text: str) -> int:
+    """Return 64 bits that look drawn and are always the same for the same text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big")
+
+
+# ---- what one step cost ---------------------------------------------------------------------------------------------
+
+
+def facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Facts:
+    """Read what a finished step cost and which answers may be right.
+
+    Raises:
+        RecordError: a cost or latency that is no number.
+    """
+    small, tried = trace.attempts[0], [a for a in trace.attempts if a.tier == "large"]
+    costs = [(a, money(a.cost, trace.id)) for a in trace.attempts]
+    for attempt in trace.attempts:
+        seconds(attempt.latency, trace.id)
+    evidence = {call.name: money(call.cost, trace.id) for call in trace.evidence}
+    priced = [
+        ("small" if a.tier == "small" else "large", cost)
+        for a, cost in costs
+        if a.tier != "human" and a.outcome in ("accepted", "rejected")
+    ]
+    large, large_time = _sums(tried, trace.id)
+    judged = outcome.source in LOOKING and outcome.right is not None
+    known = bool(tried) or trace.outcome != "accepted"
+    facts = Facts(
+        stratum="known" if known else "judged" if judged else "open",
+        worlds=_worlds(outcome, small, tried[-1] if tried else None),
+        small=costs[0][1],
+        large=large,
+        shadow=0,
+        evidence=evidence,
+        weight=0,
+        skipped=small.outcome in ("skipped", "pending"),
+        asked_large=bool(tried),
+        final=trace.final_tier,
+        small_time=seconds(small.latency, trace.id),
+        large_time=large_time,
+        time=seconds(trace.latency, trace.id),
+        priced=(*priced, *evidence.items()),
+    )
+    for call in trace.evidence:
+        seconds(call.latency, trace.id)
+    for label in labels:
+        facts = facts.with_label(label)
+    return facts
+
+
+def _sums(calls: Sequence[Attempt | SideCall], step_id: str) -> tuple[int | None, float | None]:
+    """Return cost and time of calls one after the other; unknown without any."""
+    cost: int | None = 0 if calls else None
+    time: float | None = 0.0 if calls else None
+    for call in calls:
+        cost, took = plus(cost, money(call.cost, step_id)), seconds(call.latency, step_id)
+        time = None if time is None or took is None else time + took
+    return cost, time
+
+
+def plus(a: int | None, b: int | None) -> int | None:
+    """Add two amounts; unknown plus anything is unknown."""
+    return None if a is None or b is None else a + b
+
+
+def money(cost: object, step_id: str) -> int | None:
+    """Return an amount in trillionths; None is unknown.
+
+    Raises:
+        RecordError: it is no number.
+    """
+    if type(cost) is float and 0.0 <= cost < _MOST:
+        return round(cost * MONEY)
+    if cost is None:
+        return None
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < _MOST:
+        msg = f"step {step_id!r} has a cost of {cost!r}; expected null or a number from 0 to 1e9: correct the line"
+        raise RecordError(msg)
+    return round(cost * MONEY)
+
+
+def seconds(time: object, step_id: str) -> float | None:
+    """Return a time in seconds; None is unknown.
+
+    Raises:
+        RecordError: it is no number.
+    """
+    if time is None or (type(time) is float and 0.0 <= time < math.inf):
+        return time
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < _MOST:
+        msg = f"step {step_id!r} has a latency of {time!r}; expected null or a number >= 0: correct the line"
+        raise RecordError(msg)
+    return float(time)
+
+
+def _worlds(outcome: Outcome, small: Attempt, large: Attempt | None) -> int:
+    """Return the worlds that labels and records leave possible."""
+    right, by_large = outcome.right, outcome.large_right
+    if right is None and (small.outcome in ("error", "timeout") or any(v.hard for v in small.verdicts)):
+        right = False  # no answer, or none that can be used
+    if large is not None and (large.outcome in ("error", "timeout") or any(v.hard for v in large.verdicts)):
+        by_large = False
+    return _possible(right, by_large, outcome.harm)
+
+
+@lru_cache(maxsize=32)
+def _possible(right: bool | None, by_large: bool | None, harm: bool | None) -> int:
+    found = 0
+    for bit, (one, two) in enumerate(WORLDS):
+        fits = right in (None, one) and by_large in (None, two)
+        if fits and (harm is None or by_large is not None or (not one and two) == harm):
+            found |= 1 << bit
+    return found
+
+
+# ---- all steps that calibration looks at ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """The labelled steps of some journals, without anything that people or models said.
+
+    `steps` holds those that escalated or have a label, in the order of the journal. Of the `total`, steps that small
+    answered (`answered`) and nobody labelled are only counted (`unlabelled`, of them `undecided` have labels that say
+    neither right nor wrong). `conflicts` are the steps whose labels contradict each other, `orphans` the ids of labels
+    without a step, `repeated` the number of steps that came a second time. `by_source` counts labels that counted.
+    """
+
+    steps: tuple[LabelledStep, ...]
+    total: int
+    answered: int
+    unlabelled: int = 0
+    undecided: int = 0
+    conflicts: tuple[LabelledStep, ...] = ()
+    orphans: tuple[str, ...] = ()
+    repeated: int = 0
+    unasked: int = 0
+    """Steps in which small was left out by an economy (staying on large, skipping, a ceiling). They say nothing about
+    its drafts: were they counted as harmless, the risk would be understated for the day on which small is asked again."""
+
+    by_source: Mapping[str, int] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    paid: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Model -> what its answers cost in these steps: calls, tokens, cost in `currency`, as far as known."""
+
+    validators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Validator -> its codes that carried a score or a hard fail. One that said nothing of the kind has none."""
 
 
 @dataclass(slots=True)
-class _Reader:
-    told: Mapping[str, Sequence[Label]]
-    tally: _Tally
-    evaluator: Evaluator | None
-    same_text: SameText | None
-    on_conflict: OnConflict
-    side_effects: Mapping[str, str]
+class DatasetBuilder:
+    """Collects the steps of a `Dataset`, and what was counted on the way."""
+
+    side_effects: Mapping[str, str] = field(default_factory=dict)
+    steps: list[LabelledStep] = field(default_factory=list)
+    total: int = 0
+    answered: int = 0
+    unlabelled: int = 0
+    undecided: int = 0
+    unasked: int = 0
+    ids: set[str] = field(default_factory=set)
+    paid: dict[str, dict[str, Any]] = field(default_factory=dict)
+    codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     shared: dict[Verdict, Verdict] = field(default_factory=dict)
 
-    def cases(self, traces: Iterable[StepTrace]) -> Iterator[Case]:
-        for trace in traces:
-            if trace.id in self.tally.seen:
-                self.tally.repeated += 1
-                continue
-            self.tally.seen.add(trace.id)
-            self.tally.steps += 1
-            case = self._case(trace)
-            if case is not None:
-                yield case
-
-    def _case(self, trace: StepTrace) -> Case | None:
-        tally = self.tally
-        if not trace.attempts or trace.outcome in _UNFINISHED:
-            return None
-        small = trace.attempts[0]
+    def add(self, step: LabelledStep) -> None:
+        """Take a step."""
+        trace = step.trace
+        self.total += 1
+        if step.given:
+            self.ids.add(trace.id)
+        if step.facts is None:
+            return
+        small = step.small
         if small.outcome == "skipped" and any(move.reason in _UNASKED for move in trace.decisions):
-            tally.unasked += 1
-            return None
+            self.unasked += 1
+            return
         for attempt in trace.attempts:
             if attempt.model and attempt.outcome != "skipped":
                 self._count_cost(attempt, trace.currency)
         for name in trace.askable:
-            tally.codes[name].update(())  # it was there, though it may never say anything
-        found = known(
-            trace,
-            self.told.get(trace.id, ()),
-            evaluator=self.evaluator,
-            same_text=self.same_text,
-            on_conflict=self.on_conflict,
-        )
-        answered = trace.final_tier == "small" and not trace.escalated
-        tally.answered += answered
-        if answered and found.source is None:
-            tally.unlabelled += 1
-            tally.undecided += bool(found.labels)
-            self._count_codes(small)
-            return None
-        return Case(
-            id=trace.id,
-            episode=trace.thread_id or f"step:{trace.id}",
-            kind=trace.kind,
-            step=trace.step,
-            verdicts=self._count_codes(small),
-            gathered=small.gathered,
-            drafted=small.outcome in ("accepted", "rejected"),
-            answered=answered,
-            irreversible=self._irreversible(small),
-            right=found.right,
-            harm=found.harm,
-            source=found.source,
-            propensity=found.propensity,
-            labels=found.labels,
-        )
+            self.codes[name].update(())  # it was there, though it may never say anything
+        self.answered += step.answered
+        verdicts = self._count_codes(small)
+        if step.answered and step.outcome.source is None:
+            self.unlabelled += 1
+            self.undecided += bool(step.labels)
+            return
+        effects = {self.side_effects.get(str(call.get("name"))) for call in recorded_calls(small.answer)}
+        self.steps.append(_without_content(step, verdicts, irreversible="irreversible" in effects))
 
     def _count_cost(self, attempt: Attempt, currency: str) -> None:
         empty = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
-        paid = self.tally.paid.setdefault(str(attempt.model), empty)
+        paid = self.paid.setdefault(str(attempt.model), empty)
         paid["calls"] += 1
         usage = attempt.usage
         for key, value in (
@@ -267,128 +508,51 @@ class _Reader:
         for verdict in small.verdicts:
             bare = replace(verdict, reason="", path="")
             kept.append(self.shared.setdefault(bare, bare))
-            codes = self.tally.codes[verdict.validator]
+            codes = self.codes[verdict.validator]
             if verdict.score is not None or verdict.hard:
                 codes.add(verdict.code or verdict.outcome)
         return tuple(kept)
 
-    def _irreversible(self, small: Attempt) -> bool:
-        return any(
-            self.side_effects.get(str(call.get("name"))) == "irreversible" for call in recorded_calls(small.answer)
+    def merge(self, other: DatasetBuilder) -> Self:
+        """Take in the steps of another part of the journals."""
+        self.steps += other.steps
+        for name in ("total", "answered", "unlabelled", "undecided", "unasked"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.ids |= other.ids
+        for model, theirs in other.paid.items():
+            mine = self.paid.setdefault(model, {**dict.fromkeys(theirs, 0), "currency": theirs["currency"]})
+            for key in ("calls", "input_tokens", "output_tokens", "cost"):
+                known = None not in (mine[key], theirs[key]) and mine["currency"] == theirs["currency"]
+                mine[key] = mine[key] + theirs[key] if known else None
+        for validator, codes in other.codes.items():
+            self.codes[validator] |= codes
+        return self
+
+    def dataset(self, *, repeated: int = 0, label_ids: Iterable[str] = ()) -> Dataset:
+        """Return what was collected; `label_ids` names the steps that labels were found for."""
+        steps = tuple(self.steps)
+        return Dataset(
+            steps=steps,
+            total=self.total,
+            answered=self.answered,
+            unlabelled=self.unlabelled,
+            undecided=self.undecided,
+            conflicts=tuple(step for step in steps if contradict(step.labels)),
+            orphans=tuple(sorted(set(label_ids) - self.ids)),
+            repeated=repeated,
+            unasked=self.unasked,
+            by_source=dict(sorted(Counter(s.outcome.source for s in steps if s.outcome.source and s.labelled).items())),
+            models=tuple(sorted(self.paid)),
+            paid=dict(sorted(self.paid.items())),
+            validators={name: tuple(sorted(codes)) for name, codes in sorted(self.codes.items())},
         )
 
 
-# ---- what the labels of one step say --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What the labels of one step say together; the fields are those of `Case`."""
-
-    right: bool | None = None
-    harm: bool | None = None
-    source: str | None = None
-    propensity: float | None = None
-    labels: tuple[Label, ...] = ()
-
-    @property
-    def large_right(self) -> bool | None:
-        """Whether the large answer is right. Where it was compared with small's and nobody judged, it is the measure.
-
-        Else it is known where it was the same as small's, or where small is wrong and harm is known.
-        """
-        if self.source in _COMPARED:
-            return True
-        if any(label.source in _COMPARED and (label.right or label.harm is False) for label in self.labels):
-            return self.right
-        return self.harm if self.right is False else None
-
-
-def known(
-    trace: StepTrace,
-    told: Sequence[Label],
-    *,
-    evaluator: Evaluator | None = None,
-    same_text: SameText | None = None,
-    on_conflict: OnConflict = "precedence",
-) -> Known:
-    """What is known about a step from the labels it was told and from those that need nobody (see `join`)."""
-    labels = [*told, *_own(trace, evaluator, same_text)]
-    if not labels:
-        return Known()
-    counted = resolve(labels, on_conflict)
-    right, harm = (None, None) if counted is None else _meaning(counted)
-    if harm is None and any(label.harm is False and label.source in _COMPARED for label in labels):
-        harm = False  # small and large said the same: whoever calls it wrong, escalating gains nothing
-    return Known(
-        right=right,
-        harm=harm,
-        source=None if counted is None else counted.source,
-        propensity=max((label.propensity for label in labels if label.propensity is not None), default=None),
-        labels=tuple(labels),
+def _without_content(step: LabelledStep, verdicts: tuple[Verdict, ...], *, irreversible: bool) -> LabelledStep:
+    """Return a step that many of can be held in memory: what calibration needs of it."""
+    attempts = tuple(
+        replace(a, verdicts=() if i else verdicts, answer=None, error=None, usage=None, inner=None)
+        for i, a in enumerate(step.trace.attempts)
     )
-
-
-def _own(trace: StepTrace, evaluator: Evaluator | None, same_text: SameText | None) -> Iterator[Label]:
-    """The labels that need nobody: the evaluator's, and that of two answers to compare."""
-    if evaluator is not None:
-        right = evaluator(trace)
-        if right is not None:
-            yield Label(step_id=trace.id, source="evaluator", right=bool(right))
-    if trace.escalated:
-        same = same_answers(trace, same_text=same_text)
-        if same is not None:
-            yield Label(step_id=trace.id, source="escalation", right=same, harm=not same)
-
-
-# ---- which label counts ---------------------------------------------------------------------------------------------
-
-
-def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> Label | None:
-    """The label that counts, by `PRECEDENCE`, then the latest; None when none says anything (or they contradict)."""
-    telling = [label for label in labels if label.right is not None or label.harm is not None]
-    if not telling or (on_conflict == "exclude" and contradict(telling)):
-        return None
-    order = {source: rank for rank, source in enumerate(PRECEDENCE)}
-    rank, _ = min((order.get(label.source, len(order)), i) for i, label in enumerate(telling))
-    best = [label for label in telling if order.get(label.source, len(order)) == rank]
-    return max(enumerate(best), key=lambda pair: (pair[1].at or "", pair[0]))[1]
-
-
-def _meaning(label: Label) -> tuple[bool | None, bool | None]:
-    """(right, harm) of a label, each from the other where it follows."""
-    right, harm = label.right, label.harm
-    if harm:
-        right = False
-    elif right:
-        harm = False
-    return right, harm
-
-
-def contradict(labels: Sequence[Label]) -> bool:
-    """Whether some say right and some wrong, or some harm and some none."""
-    meanings = [_meaning(label) for label in labels]
-    rights = {right for right, _ in meanings if right is not None}
-    harms = {harm for _, harm in meanings if harm is not None}
-    return len(rights) > 1 or len(harms) > 1
-
-
-def unit_hash(text: str) -> float:
-    """A number in [0, 1) that looks drawn and is always the same for the same text."""
-    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
-
-
-# ---- two answers to one step ----------------------------------------------------------------------------------------
-
-
-def same_answers(trace: StepTrace, *, same_text: SameText | None = None) -> bool | None:
-    """Whether the small draft and the large answer of an escalated step say the same thing; None when it is unclear.
-
-    Calls are compared without their order, after normalising. Of the tools nothing is recorded but their calls, so an
-    argument that repeats a declared default counts as a difference.
-    """
-    small = trace.attempts[0].answer
-    large = next((a for a in reversed(trace.attempts) if a.tier != "small"), None)
-    if large is None or large.answer is None or not large.usable or small is None:
-        return None
-    return same(small, large.answer, same_text=same_text)
+    trace = replace(step.trace, attempts=attempts, decisions=(), inputs_seen=(), evidence=(), usage=None)
+    return replace(step, trace=trace, facts=None, irreversible=irreversible)

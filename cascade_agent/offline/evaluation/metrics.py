@@ -1,4 +1,4 @@
-"""How good a confidence is: ranking (AUROC), calibration error, and intervals over episodes."""
+"""Quality of a confidence (ranking, calibration error, intervals over episodes), and the binomial distribution."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
+_BISECTIONS = 100
 
 
 def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float | None:
@@ -97,3 +98,42 @@ def interval(  # noqa: PLR0913 - the settings of a bootstrap
     tail = (1.0 - level) / 2
     low, high = math.floor(tail * (len(found) - 1)), math.ceil((1.0 - tail) * (len(found) - 1))
     return found[low], found[high]
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """P(Bin(n, p) <= k), from the terms themselves, each from its neighbour: no cancellation, good beyond n = 1e6."""
+    if k < 0:
+        return 0.0
+    if k >= n or p <= 0.0:
+        return 1.0
+    if p >= 1.0:
+        return 0.0
+    down = k <= n * p
+    at = k if down else k + 1
+    log_term = (
+        math.lgamma(n + 1)
+        - math.lgamma(at + 1)
+        - math.lgamma(n - at + 1)
+        + at * math.log(p)
+        + (n - at) * math.log1p(-p)
+    )
+    odds = (1.0 - p) / p if down else p / (1.0 - p)
+    term = total = 1.0
+    for i in range(at, 0, -1) if down else range(at, n):
+        term *= odds * (i / (n - i + 1) if down else (n - i) / (i + 1))
+        total += term
+        if term < total * 1e-17:
+            break
+    tail = math.exp(log_term) * total
+    return min(1.0, tail) if down else max(0.0, 1.0 - tail)
+
+
+def upper_bound(losses: int, n: int, confidence: float = 0.9) -> float:
+    """The one-sided Clopper-Pearson bound: the greatest rate that `losses` of `n` do not refute; 1 without data."""
+    if losses >= n:
+        return 1.0
+    low, high = losses / n, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(losses, n, middle) > 1.0 - confidence else (low, middle)
+    return high

@@ -1,8 +1,8 @@
-"""The third driver of `decide()`: a recorded step under another policy, without asking any model.
+"""A recorded step decided anew by the same `decide()` under another policy, without asking any model.
 
 What was not recorded is not invented: a policy that would have asked a tier or evidence that the record lacks gives a
-step whose end and cost are unknown, and says what is missing. Who would have won a race that was not run is not told:
-a policy that hedges is taken to keep a small answer that the record holds.
+step whose end and cost are unknown, and says what is missing. Who would have won a race that was not run is unknown: a
+policy that hedges is taken to keep a small answer that the record holds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from cascade_agent.core.decide import decide, final_attempt, threshold_for
+from cascade_agent.core.decide import decide, threshold_for
 from cascade_agent.core.records import Attempt, DecisionInputs, SideCall
 from cascade_agent.validators import shipped_scorer
 
@@ -31,9 +31,8 @@ class Replayed:
 
     `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`known` is
     False then, and `missing` says what it lacks). `asked` are the recorded calls that the policy would have made, in
-    order; a call beside the draft (evidence, a hedge) that is not in the record stands there without a cost. `cost` is
-    their sum in the record's currency; None when a part of it is unknown. `latency` is the sum of their times in
-    seconds, None likewise; calls beside each other count once, as the longest.
+    order; a hedge that is not in the record stands there without a cost. `cost` is their sum in the record's currency,
+    `latency` that of their times in seconds; None when a part of it is unknown.
     """
 
     decisions: tuple[Decision, ...]
@@ -102,8 +101,18 @@ class _State:
     decisions: tuple[Decision, ...] = ()
 
 
-_UNTOLD = (DecisionInputs(),)
+_NOTHING_SEEN = (DecisionInputs(),)
 _PENDING = Attempt(tier="small", outcome="pending")
+
+
+def looks_at_kind(policy: Policy) -> bool:
+    """Return whether the policy has a threshold of its own for some kind or effect."""
+    return bool(policy.thresholds)
+
+
+def accept_all(policy: Policy) -> Policy:
+    """Return the policy with a threshold that every confidence reaches: what still escalates does so under all."""
+    return policy if policy.threshold == 0.0 else replace(policy, threshold=0.0)
 
 
 class _Record:
@@ -116,10 +125,10 @@ class _Record:
         self.small = trace.attempts[0]
         self.drafted = self.small.outcome not in ("skipped", "pending")
         self.large = [a for a in trace.attempts if a.tier == "large"]
-        self.evidence = {spend.name: spend for spend in trace.evidence}
+        self.evidence = {call.name: call for call in trace.evidence}
         given_up = self.small.outcome == "cancelled"
         self.raced = next((d.hedge for d in trace.decisions if given_up and d.hedge is not None), None)
-        """Seconds after which large was asked beside small, where small did not answer then."""
+        """Seconds after which large was asked too, where small did not answer then."""
         self._kinds: tuple[DecisionInputs, ...] | None = None
 
     def begin(self) -> _State:
@@ -133,12 +142,12 @@ class _Record:
 
     def inputs(self, policy: Policy, number: int) -> DecisionInputs:
         """What the decision of that number knew; beyond what is recorded, what the last one did."""
-        told = self.trace.inputs_seen or _UNTOLD
-        if policy.thresholds:
+        seen = self.trace.inputs_seen or _NOTHING_SEEN
+        if looks_at_kind(policy):
             if self._kinds is None:
-                self._kinds = tuple(replace(inputs, kind=self.trace.kind) for inputs in told)
-            told = self._kinds
-        return told[min(number, len(told) - 1)]
+                self._kinds = tuple(replace(inputs, kind=self.trace.kind) for inputs in seen)
+            seen = self._kinds
+        return seen[min(number, len(seen) - 1)]
 
     def misses(self, state: _State, policy: Policy) -> bool:
         """Whether the draft falls short of the threshold that `decide` would hold it against."""
@@ -157,12 +166,12 @@ class _Record:
             large = self.large[tried]
             return _State(done, large, (*state.asked, large), _plus(state.latency, large.latency), decisions)
         if decision.action == "ask_small":
-            return self._draft(policy, decision)
+            return self._drafted(policy, decision)
         if decision.action != "ask_evidence" or decision.evidence is None:
             return None
         return self._gathered(policy, state, decision.evidence, decisions)
 
-    def _draft(self, policy: Policy, decision: Decision) -> _State | Literal["draft"]:
+    def _drafted(self, policy: Policy, decision: Decision) -> _State | Literal["draft"]:
         waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
         if not self.drafted or waits:  # small was given up because large was faster; this policy would have waited
             return "draft"
@@ -171,14 +180,14 @@ class _Record:
     def _gathered(
         self, policy: Policy, state: _State, name: str, decisions: tuple[Decision, ...]
     ) -> _State | Literal["evidence"]:
-        spend = self.evidence.get(name)
-        if spend is None or name not in self.small.gathered:  # never asked, or dropped before it answered
+        call = self.evidence.get(name)
+        if call is None or name not in self.small.gathered:  # never asked, or dropped before it answered
             return "evidence"
         attempt = _rescored(policy, self.small, (*state.attempt.gathered, name))
-        return _State(state.done, attempt, (*state.asked, spend), _plus(state.latency, spend.latency), decisions)
+        return _State(state.done, attempt, (*state.asked, call), _plus(state.latency, call.latency), decisions)
 
     def dropped(self, state: _State) -> tuple[SideCall, ...]:
-        """The large call that was begun beside small and not needed, where the policy hedges and small was slow."""
+        """The large call that was started while small was slow, and not needed, where the policy hedges."""
         hedge = next((d.hedge for d in state.decisions if d.hedge is not None), None)
         if hedge is None or state.done:
             return ()
@@ -194,7 +203,9 @@ class _Record:
 def _end(record: _Record, policy: Policy, state: _State, decision: Decision, missing: Missing | None) -> Replayed:
     attempts = (*state.done, state.attempt)
     known = missing is None
-    final = final_attempt(policy, decision)
+    final = decision.attempt if decision.action in ("accept", "exhausted") else None
+    if decision.action == "exhausted" and policy.on_exhausted != "return":
+        final = None
     asked = (*state.asked, *record.dropped(state)) if decision.action == "accept" else state.asked
     costs = [call.cost for call in asked]
     return Replayed(

@@ -1,12 +1,11 @@
-"""What many steps come to under many policies, in memory that does not grow with their number.
+"""Sums over many steps under many policies, in memory that does not grow with their number.
 
-Law: all sums are of whole numbers, so a tally does not depend on the order of the steps, and the merge of the tallies
-of any parts of a journal is the tally of the whole, to the last bit.
+All sums are of whole numbers, so a tally does not depend on the order of the steps, and the merge of the tallies of any
+parts of a journal is the tally of the whole, to the last bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,16 +16,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import SideCall
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.offline.evaluation.dataset import known
-from cascade_agent.offline.evaluation.facts import WORLDS, facts_of, money
+from cascade_agent.offline.evaluation.dataset import WORLDS, contradict, money, text_hash
 from cascade_agent.offline.evaluation.replay import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cascade_agent.core.records import Label, StepTrace
-    from cascade_agent.offline.evaluation.dataset import Evaluator, Known, OnConflict, SameText
-    from cascade_agent.offline.evaluation.facts import Facts
+    from cascade_agent.core.records import StepTrace
+    from cascade_agent.offline.evaluation.dataset import Facts, LabelledStep
     from cascade_agent.offline.evaluation.replay import Replayed
 
 K = TypeVar("K")
@@ -45,21 +42,19 @@ BY_SMALL, BY_LARGE, BY_NOBODY, BY_OTHERS = 1, 2, 4, 8
 
 _BITS: Final = {"small": BY_SMALL, "large": BY_LARGE, "human": BY_OTHERS}
 
-UNFINISHED: Final = ("interrupted", "cancelled", "error")
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The policies to compare, in the order in which they were asked for, and how they are swept.
 
     A family are policies that differ in their threshold alone, ascending; `places` says for each policy which family
-    and which place in it is its own.
+    and which place in it is its own. A plan without policies counts what was recorded.
     """
 
-    titles: tuple[str, ...]
-    policies: tuple[Policy, ...]
-    families: tuple[tuple[Policy, ...], ...]
-    places: tuple[tuple[int, int], ...]
+    titles: tuple[str, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    families: tuple[tuple[Policy, ...], ...] = ()
+    places: tuple[tuple[int, int], ...] = ()
     calibrated: bool = False
     """Whether one of them says with which validators it was measured."""
 
@@ -105,7 +100,7 @@ class Plan:
         return self.titles, tuple(policy.version for policy in self.policies)
 
 
-class Outcome(NamedTuple):
+class Ending(NamedTuple):
     """How a step ended, or may have ended, under a policy; what stands beside the sums that are kept of it.
 
     `finals` are bits of who may have answered, `escalated` is 0, 1, or 2 for "may be". `sure` names calls that were
@@ -121,7 +116,7 @@ class Outcome(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over steps with the same `Outcome`; money in trillionths.
+    """Sums over steps with the same `Ending`; money in trillionths.
 
     `own` is what small and evidence cost, `large` what large cost, `own_more` and `large_more` what they may have cost
     beside that. `weight` is of drawn steps, `w_large` and `w_more` are `large` and `large_more` times it.
@@ -171,80 +166,52 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
     plan: Plan
     steps: int = 0
     unfinished: int = 0
-    told: int = 0
+    given: int = 0
     conflicts: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     currencies: set[str] = field(default_factory=set)
     validators: set[str] = field(default_factory=set)
     episodes: set[int] = field(default_factory=set)
     base: dict[tuple[Cell | int, Base], int] = field(default_factory=dict)
-    rows: list[dict[tuple[Cell | int, Outcome], list[int]]] = field(default_factory=list)
+    rows: list[dict[tuple[Cell | int, Ending], list[int]]] = field(default_factory=list)
     times: list[dict[tuple[Cell, str, int | None], list[int]]] = field(default_factory=list)
     base_times: dict[tuple[Cell, str, str, int | None], int] = field(default_factory=dict)
     ranges: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Room for each family."""
+        """Make a table for each family."""
         self.rows = self.rows or [{} for _ in self.plan.families]
         self.times = self.times or [{} for _ in self.plan.families]
 
     # ---- adding -----------------------------------------------------------------------------------------------------
 
-    def add(
-        self,
-        trace: StepTrace,
-        labels: Sequence[Label] = (),
-        *,
-        evaluator: Evaluator | None = None,
-        same_text: SameText | None = None,
-        on_conflict: OnConflict = "precedence",
-    ) -> None:
-        """Count a step under every policy.
-
-        Raises:
-            RecordError: a cost or latency that is no number.
-        """
-        if not trace.attempts or trace.outcome in UNFINISHED:
-            self.steps += 1
-            self.unfinished += 1
-            self.told += bool(labels)
-            return
-        found = known(trace, labels, evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
-        facts = facts_of(trace, found)  # raises, if anything does: what is refused is counted nowhere
+    def add(self, step: LabelledStep) -> None:
+        """Count a step under every policy."""
+        trace, facts = step.trace, step.facts
         self.steps += 1
-        self.told += bool(labels)
-        self._note(trace, found, facts)
-        cell = (trace.step, trace.kind)
-        number = int.from_bytes(
-            hashlib.blake2b((trace.thread_id or f"step:{trace.id}").encode(errors="replace"), digest_size=8).digest()
-        )
-        self._count_episode(number)
-        group = number % GROUPS
-        self._add_base(trace, facts, cell, group)
-        for family, rows, times in zip(self.plan.families, self.rows, self.times, strict=True):
-            size = len(family)
-            for first, end, replayed in sweep(trace, family):
-                outcome, sums, latency = _outcome(trace, family[first], replayed, facts)
-                _span(rows, (cell, outcome), sums, first, end, size)
-                _span(rows, (group, outcome), sums, first, end, size)
-                key = (cell, facts.stratum, None if latency is None else bucket(latency))
-                _span(times, key, pack(1, facts.weight), first, end, size)
-
-    def _note(self, trace: StepTrace, found: Known, facts: Facts) -> None:
-        if found.source is not None:
-            self.sources[found.source] += 1
-        meanings = {(label.right, label.harm) for label in found.labels}
-        if len(meanings) > 1:
-            rights = {right for right, _ in meanings if right is not None}
-            harms = {harm for _, harm in meanings if harm is not None}
-            self.conflicts += len(rights) > 1 or len(harms) > 1
+        self.given += bool(step.given)
+        if facts is None:
+            self.unfinished += 1
+            return
+        if step.outcome.source is not None:
+            self.sources[step.outcome.source] += 1
+        self.conflicts += contradict(step.labels)
         if trace.cost:
             self.currencies.add(trace.currency)
         if self.plan.calibrated:
-            self.validators.update(verdict.validator for verdict in trace.attempts[0].verdicts)
-        for role, cost in facts.priced:
-            if cost is not None:
-                self._range(trace.step, role, cost)
+            self.validators.update(verdict.validator for verdict in step.small.verdicts)
+        number = text_hash(step.episode)
+        self._count_episode(number)
+        cell, group = (trace.step, trace.kind), number % GROUPS
+        self.count(cell, group, facts)
+        for family, rows, times in zip(self.plan.families, self.rows, self.times, strict=True):
+            size = len(family)
+            for first, end, replayed in sweep(trace, family):
+                ending, sums, latency = _ending(trace, family[first], replayed, facts)
+                _span(rows, (cell, ending), sums, first, end, size)
+                _span(rows, (group, ending), sums, first, end, size)
+                key = (cell, facts.stratum, None if latency is None else bucket(latency))
+                _span(times, key, pack(1, facts.weight), first, end, size)
 
     def _range(self, step: str, role: str, cost: int) -> None:
         low, high = self.ranges.get((step, role), (cost, -1))
@@ -257,38 +224,35 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         if len(self.episodes) > 2 * _SKETCH:
             self.episodes = set(sorted(self.episodes)[:_SKETCH])
 
-    def _add_base(self, trace: StepTrace, facts: Facts, cell: Cell, group: int) -> None:
-        small = trace.attempts[0]
-        skipped = small.outcome in ("skipped", "pending")
-        asked_small = None if skipped else facts.small
-        calls: list[tuple[str, int | None]] = list(facts.evidence.items())
-        if not skipped:
-            calls.append(("small", facts.small))
-        if facts.shadow is None or facts.shadow:
-            calls.append(("large", facts.shadow))
-        if facts.asked_large:
-            calls.append(("large", facts.large))
-        tier = trace.final_tier
+    def count(self, cell: Cell, group: int, facts: Facts, *, sign: int = 1) -> None:
+        """Count what was recorded of a step; with a `sign` of -1 take it back, for facts that a late label changes."""
+        for role, cost in facts.priced:
+            if cost is not None:
+                self._range(cell[0], role, cost)
+        small, large = None if facts.skipped else facts.small, facts.large or 0
         key = Base(
             stratum=facts.stratum,
             worlds=facts.worlds,
-            small=("small",) if asked_small is None else (),
+            small=("small",) if small is None else (),
             large=("large",) if facts.large is None else (),
-            finals=BY_NOBODY if tier is None else _BITS.get(tier, BY_LARGE),
+            finals=BY_NOBODY if facts.final is None else _BITS.get(facts.final, BY_LARGE),
             escalated=int(facts.asked_large),
-            recorded=tuple(sorted(name for name, cost in calls if cost is None)),
+            recorded=tuple(sorted(name for name, cost in facts.calls if cost is None)),
         )
-        large = facts.large or 0
-        paid = sum(cost or 0 for _, cost in calls)
-        sums = pack(*BaseSums(1, asked_small or 0, large, paid, facts.weight, facts.weight * large))
+        paid = sum(cost or 0 for _, cost in facts.calls)
+        sums = sign * pack(*BaseSums(1, small or 0, large, paid, facts.weight, facts.weight * large))
         for place in (cell, group):
-            at = (place, key)
-            self.base[at] = self.base.get(at, 0) + sums
-        own = None if skipped else small.latency
-        once = pack(1, facts.weight)
-        for column, time in (("small", own), ("large", facts.large_time), ("recorded", trace.latency)):
-            when = (cell, facts.stratum, column, None if time is None else bucket(time))
-            self.base_times[when] = self.base_times.get(when, 0) + once
+            at: tuple[Cell | int, Base] = (place, key)
+            _merge_sums(self.base, {at: sums})
+        own = None if facts.skipped else facts.small_time
+        for column, time in (("small", own), ("large", facts.large_time), ("recorded", facts.time)):
+            when: tuple[Cell, str, str, int | None] = (
+                cell,
+                facts.stratum,
+                column,
+                None if time is None else bucket(time),
+            )
+            _merge_sums(self.base_times, {when: sign * pack(1, facts.weight)})
 
     # ---- merging ----------------------------------------------------------------------------------------------------
 
@@ -303,7 +267,7 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
             raise ConfigurationError(msg)
         self.steps += other.steps
         self.unfinished += other.unfinished
-        self.told += other.told
+        self.given += other.given
         self.conflicts += other.conflicts
         self.sources.update(other.sources)
         self.currencies |= other.currencies
@@ -325,7 +289,7 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         return isinstance(other, Tally) and self._facts() == other._facts()
 
     def _facts(self) -> tuple[object, ...]:
-        counts = (self.steps, self.unfinished, self.told, self.conflicts, +self.sources)
+        counts = (self.steps, self.unfinished, self.given, self.conflicts, +self.sources)
         least = sorted(self.episodes)[:_SKETCH]
         found = (self.currencies, self.validators, least, self.base, self.rows, self.times, self.base_times)
         return (self.plan.version, *counts, *found, self.ranges)
@@ -360,7 +324,7 @@ def middle(number: int) -> float:
 
 
 @dataclass(slots=True)
-class _Bill:
+class _Estimate:
     """What a step comes to under a policy, while it is made up."""
 
     finals: int = BY_SMALL
@@ -374,82 +338,82 @@ class _Bill:
     maybe: list[str] = field(default_factory=list)
 
 
-def _outcome(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Outcome, int, float | None]:
+def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Ending, int, float | None]:
     """What is kept of a step under a policy: its outcome, its sums, and its latency."""
-    bill = _Bill(escalated=int(replayed.escalated), latency=replayed.latency)
+    found = _Estimate(escalated=int(replayed.escalated), latency=replayed.latency)
     for call in replayed.asked:
         role = call.name if isinstance(call, SideCall) else "small" if call.tier == "small" else "large"
-        cost = money(call.cost, trace)
+        cost = money(call.cost, trace.id)
         if cost is None and role == "hedge":
             cost = facts.large  # dropped, and billed in full
         if cost is None:
-            bill.sure.append(role)
+            found.sure.append(role)
         elif role == "large":
-            bill.large += cost
+            found.large += cost
         else:
-            bill.own += cost
+            found.own += cost
     if replayed.missing is None:
-        _known_end(bill, policy, replayed, facts)
+        _known_end(found, policy, replayed, facts)
     elif replayed.missing == "large":
-        _without_large(bill, replayed, facts)
+        _without_large(found, replayed, facts)
     else:
-        _undecided(bill, trace, replayed, facts)
-    sure, maybe = tuple(sorted(bill.sure)), tuple(sorted(bill.maybe))
-    key = Outcome(facts.stratum, bill.finals, bill.escalated, facts.worlds, sure, maybe)
+        _undecided(found, trace, replayed, facts)
+    sure, maybe = tuple(sorted(found.sure)), tuple(sorted(found.maybe))
+    key = Ending(facts.stratum, found.finals, found.escalated, facts.worlds, sure, maybe)
     weight = facts.weight
-    more = (bill.own_more, bill.large_more, weight, weight * bill.large, weight * bill.large_more)
-    return key, pack(1, bill.own, bill.large, *more), bill.latency
+    more = (found.own_more, found.large_more, weight, weight * found.large, weight * found.large_more)
+    return key, pack(1, found.own, found.large, *more), found.latency
 
 
-def _known_end(bill: _Bill, policy: Policy, replayed: Replayed, facts: Facts) -> None:
+def _known_end(found: _Estimate, policy: Policy, replayed: Replayed, facts: Facts) -> None:
     """The record holds all that the policy asks for."""
     tier = replayed.final_tier
     if tier is not None:
-        bill.finals = BY_SMALL if tier == "small" else BY_LARGE
+        found.finals = BY_SMALL if tier == "small" else BY_LARGE
     else:
-        bill.finals = BY_OTHERS if policy.on_exhausted == "interrupt" else BY_NOBODY
+        found.finals = BY_OTHERS if policy.on_exhausted == "interrupt" else BY_NOBODY
     if policy.shadow_rate and replayed.decisions[-1].action == "accept" and not replayed.escalated:
         if facts.large is None:  # in expectation: the journal may come from a policy that drew more often, or never
-            bill.sure.append("shadow")
+            found.sure.append("shadow")
         else:
-            bill.large += round(policy.shadow_rate * facts.large)
+            found.large += round(policy.shadow_rate * facts.large)
 
 
-def _without_large(bill: _Bill, replayed: Replayed, facts: Facts) -> None:
+def _without_large(found: _Estimate, replayed: Replayed, facts: Facts) -> None:
     """The policy escalates where the record did not; a shadow call says what large answered."""
-    bill.finals, bill.latency = BY_LARGE, None
+    found.finals, found.latency = BY_LARGE, None
     if facts.asked_large:  # once more than in the record
-        bill.finals = BY_LARGE | BY_OTHERS
-        bill.sure.append("large")
+        found.finals = BY_LARGE | BY_OTHERS
+        found.sure.append("large")
         return
     if facts.large is None:
-        bill.sure.append("large")
+        found.sure.append("large")
     else:
-        bill.large += facts.large
+        found.large += facts.large
     times = [call.latency for call in replayed.asked]
     if facts.large_time is not None and None not in times:
-        bill.latency = facts.large_time + sum(time for time in times if time is not None)
+        found.latency = facts.large_time + sum(time for time in times if time is not None)
 
 
-def _undecided(bill: _Bill, trace: StepTrace, replayed: Replayed, facts: Facts) -> None:
+def _undecided(found: _Estimate, trace: StepTrace, replayed: Replayed, facts: Facts) -> None:
     """The draft, or evidence about it, is not in the record: the step may end either way, after more evidence."""
-    bill.finals, bill.latency, bill.escalated = BY_SMALL | BY_LARGE, None, 2
+    found.finals, found.latency, found.escalated = BY_SMALL | BY_LARGE, None, 2
     if replayed.missing == "draft":
-        bill.sure.append("small")
+        found.sure.append("small")
     wanted = replayed.decisions[-1].evidence
     asked = {call.name for call in replayed.asked if isinstance(call, SideCall)}
     for name in trace.askable:
         cost = facts.evidence.get(name)
         if name == wanted:
-            bill.sure.append(name)
+            found.sure.append(name)
         elif name not in asked and cost is None:
-            bill.maybe.append(name)
+            found.maybe.append(name)
         elif name not in asked:
-            bill.own_more += cost or 0
+            found.own_more += cost or 0
     if facts.large is None:
-        bill.maybe.append("large")
+        found.maybe.append("large")
     else:
-        bill.large_more += facts.large
+        found.large_more += facts.large
 
 
 def _span(  # noqa: PLR0913, PLR0917 - called thrice per stretch of every step
@@ -466,7 +430,11 @@ def _span(  # noqa: PLR0913, PLR0917 - called thrice per stretch of every step
 
 def _merge_sums(mine: dict[K, int], theirs: Mapping[K, int]) -> None:
     for key, sums in theirs.items():
-        mine[key] = mine.get(key, 0) + sums
+        total = mine.get(key, 0) + sums
+        if total:
+            mine[key] = total
+        else:
+            mine.pop(key, None)
 
 
 def _merge_rows(mine: dict[K, list[int]], theirs: Mapping[K, list[int]]) -> None:

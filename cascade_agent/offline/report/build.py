@@ -5,54 +5,78 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
+from collections import Counter
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from cascade_agent.core.policy import Policy
-from cascade_agent.journal.writer import read, read_labels
-from cascade_agent.offline.drift import watch
-from cascade_agent.offline.report.collect import Book, Gathered, amount, calls_of, cut, gather, number, text
+from cascade_agent.errors import RecordError
+from cascade_agent.offline.drift import DriftWatch, watch_journals
+from cascade_agent.offline.evaluation.estimates import ALL, Estimates
+from cascade_agent.offline.evaluation.journals import ReadSettings, fold, no_step
+from cascade_agent.offline.evaluation.metrics import auroc, calibration_error, upper_bound
+from cascade_agent.offline.report.collect import Collected, percentiles
 from cascade_agent.offline.report.data import (
+    AlwaysLarge,
+    Bin,
     Escalations,
+    Frontier,
     Latency,
     Money,
     Period,
+    Point,
+    Reliability,
     Report,
+    Share,
     Shown,
     Spending,
     Totals,
     Tried,
 )
-from cascade_agent.offline.report.quality import Rates, always_large, frontier, reliability
-from cascade_agent.offline.report.streaming import Timeline
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Attempt, StepTrace, Verdict
+    from cascade_agent.journal.format import OnError
+    from cascade_agent.offline.evaluation.estimates import Basis, Figures
+    from cascade_agent.offline.evaluation.journals import PathLike
+    from cascade_agent.offline.report.collect import Account
 
+CURVE_POINTS: Final = 24
+EDGES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+"""Bins of the calibration curve: a twentieth near 1, where most drafts are and where thresholds lie."""
+
+_RESAMPLES: Final = 100
+_SIDE: Final = 0.975
 _ANSWER: Final = 2_000
 _LINE: Final = 300
 _VERDICTS: Final = 40
 _ATTEMPTS: Final = 6
 _WHO: Final = ("small", "large", "evidence", "step, small only", "step, escalated")
+_WHY: Final = {
+    "all_escalated": "small answered no step: every step that can be compared labels itself",
+    "propensity": "accepted steps were shadowed with a logged probability",
+    "share": "people or an evaluator labelled accepted steps, assumed not to be chosen by their outcome",
+    "none": "no step that small answered has a label, and escalated steps say nothing about accepted ones: "
+    "set shadow_rate in the policy, or label some steps",
+}
 
 
 def build_report(  # noqa: PLR0913 - keyword settings
-    paths: Sequence[str | os.PathLike[str]],
+    paths: Sequence[PathLike],
     *,
     policy: Policy | None = None,
     policy_name: str = "this policy",
     title: str = "Cascade report",
     content: bool = True,
-    on_error: Literal["raise", "skip"] = "raise",
+    on_error: OnError = "raise",
     now: dt.datetime | None = None,
+    dask: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Read journals once and say what is in them.
-
-    Memory is bounded whatever the length of the journals (see the limits in `gather`): a process that reported
-    100,000 steps with 71,000 labels took 83 MB in all.
+    """Read journals once and return what is in them; memory is bounded whatever their length.
 
     Args:
         paths: journal files or glob patterns; labels may stand in any of them.
@@ -63,12 +87,24 @@ def build_report(  # noqa: PLR0913 - keyword settings
         content: whether answers, errors and reasons of the shown steps are part of the report.
         on_error: what a line that is no record does: `raise` or `skip`.
         now: when the report was made; None takes the clock.
+        dask: read file by file on Dask (see `ReadSettings`).
 
     Raises:
         RecordError: journals that cannot be read or hold no step. Names file, line and mend.
     """
-    out = gather(paths, policy=policy or Policy(), rescore=policy is not None, on_error=on_error)
-    compared = always_large(out)
+    name = "shipped policy" if policy is None else policy_name
+    how = ReadSettings(on_error=on_error, dask=dask)
+    drift = DriftWatch(policy=policy) if dask is None else watch_journals(paths, policy=policy, how=how)
+    reading = fold(partial(Collected, policy, name, drift if dask is None else None), paths, how)
+    out = reading.found
+    if not out.steps:
+        raise RecordError(no_step(paths))
+    if dask is None:
+        drift.note_reading(repeated=reading.repeated, orphans=reading.orphans)
+    tally = out.account.tally
+    finished = tally.steps > tally.unfinished
+    estimates = Estimates(tally, resamples=_RESAMPLES, parts=False) if finished else None
+    compared = always_large(out, estimates)
     return Report(
         title=title,
         files=tuple(Path(path).name for path in paths),
@@ -76,51 +112,223 @@ def build_report(  # noqa: PLR0913 - keyword settings
         version=str(sys.modules["cascade_agent"].__version__),
         policy=None if policy is None else _policy(policy, policy_name),
         currency=out.currency,
-        totals=_totals(out),
+        totals=_totals(out, reading.repeated),
         always_large=compared,
-        frontier=frontier(out, compared, name=None if policy is None else policy_name),
+        frontier=frontier(out, estimates, name=None if policy is None else policy_name),
         escalations=_escalations(out),
         reliability=reliability(out),
         latency=tuple(_latency(out)),
-        spending=_spending(out, policy),
+        spending=_spending(out, estimates, policy),
         expensive=tuple(shown(trace, content=content) for trace in out.expensive.items()),
         doubtful=tuple(shown(trace, content=content) for trace in out.doubtful.items()),
-        drift=watch(read(*paths, on_error=on_error), read_labels(*paths, on_error=on_error), policy=policy),
-        notes=tuple(_notes(out, compared.left_out)),
+        drift=drift.report(),
+        notes=tuple(_notes(out, reading.repeated, reading.orphans)),
     )
 
 
+# ---- cost and quality -----------------------------------------------------------------------------------------------
+
+
+def always_large(out: Collected, estimates: Estimates | None) -> AlwaysLarge:
+    """Return the whole journal against always-large, shadow calls included on the cascade's side."""
+    account = out.account
+    if estimates is None:
+        return AlwaysLarge(
+            steps=0, measured=0, drawn=0, estimated=0, left_out=out.steps, cascade=None, shadow=account.shadow,
+            large=None, share=None, low=None, high=None, interval=None, why="no step is finished",
+        )  # fmt: skip
+    recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
+    saving, steps = recorded.saving, recorded.steps
+    ground = estimates.grounds[ALL]
+    unknown, drawn = int(ground["open"]), int(ground["lottery"] - ground["open"])
+    paid, large = (None if cost is None else cost * steps for cost in (recorded.cost.point, alone.cost.point))
+    low, high, interval = _costs(recorded)
+    why = ""
+    if low is None or high is None:
+        why = "the large model was asked in no step whose costs are known, so its price is not in the journal"
+        why = "the cost of no step is known" if not account.known else why
+    elif saving.point is None:
+        why = (
+            f"between {low:.0%} and {high:.0%} of it: no shadow call says what it would have cost where small answered"
+        )
+    return AlwaysLarge(
+        steps=steps,
+        measured=steps - unknown,
+        drawn=drawn,
+        estimated=unknown,
+        left_out=out.steps - steps,
+        cascade=None if paid is None else max(0.0, paid - account.shadow),
+        shadow=account.shadow,
+        large=large,
+        share=None if saving.point is None else 1.0 - saving.point,
+        low=low,
+        high=high,
+        interval=interval,
+        why=why,
+    )
+
+
+def _costs(figures: Figures) -> tuple[float | None, float | None, tuple[float, float] | None]:
+    """Return least and greatest cost relative to always-large, and its interval."""
+    saving = figures.saving
+    low, high = saving.estimate or (saving.low, saving.high)
+    found = None if saving.interval is None else (1.0 - saving.interval[1], 1.0 - saving.interval[0])
+    return None if high is None else 1.0 - high, None if low is None else 1.0 - low, found
+
+
+def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -> Frontier:
+    """Return the cost and quality of thresholds and of other ways to answer; `name` is that of a given policy."""
+    policies = out.plan.policies
+    marks: list[Point] = []
+    curve: list[Point] = []
+    found: list[Figures] = []
+    basis: Basis = "none"
+    steps = looked = 0
+    if estimates is not None:
+        recorded = estimates.recorded()
+        basis, steps, looked = recorded.basis, recorded.steps, _looked(estimates)
+        marks.append(_point("as it ran", None, recorded, looked))
+        own = estimates.policy(0)[ALL]
+        if name is not None or own.escalation != recorded.escalation:
+            marks.append(_point(out.plan.titles[0], None, own, looked))
+        for title in ("always small", "always large"):
+            marks.append(_point(title, None, estimates.baseline(title)[ALL], looked))
+        for number in _thresholds(estimates, len(policies)):
+            found.append(estimates.policy(number)[ALL])
+            threshold = policies[number].base_threshold
+            curve.append(_point(f"threshold {threshold:.3g}", threshold, found[-1], looked))
+    open_ = [(f.escalation.high or 0.0) - (f.escalation.low or 0.0) for f in found]
+    return Frontier(
+        curve=tuple(curve),
+        marks=tuple(marks),
+        basis=basis,
+        why=_WHY[basis],
+        steps=steps,
+        unreplayable=round(max(open_, default=0.0) * steps),
+        scorer=name or "shipped rules",
+        agrees=not out.differing,
+    )
+
+
+def _thresholds(estimates: Estimates, count: int) -> list[int]:
+    """Return the numbers of the thresholds that tell steps apart, about evenly over the steps."""
+    different: dict[int, int] = {}
+    for number in range(1, count):
+        different[estimates.escalated(number)] = number
+    chosen = list(different.values())
+    if len(chosen) <= CURVE_POINTS:
+        return chosen
+    levels, kept = list(different), list[int]()
+    low, high = levels[0], levels[-1]
+    for level in levels:
+        if level >= low + (high - low) * len(kept) / (CURVE_POINTS - 1):
+            kept.append(different[level])
+    return kept
+
+
+def _looked(estimates: Estimates) -> int:
+    """Return how many steps that small answered somebody looked at."""
+    ground = estimates.grounds[ALL]
+    return int(ground["lottery"] - ground["open"]) or int(ground["judged"])
+
+
+def _point(name: str, threshold: float | None, figures: Figures, looked: int) -> Point:
+    low, high, _ = _costs(figures)
+    return Point(
+        name=name,
+        threshold=threshold,
+        escalated=figures.escalation.value,
+        cost=None if low is None or high is None else (low + high) / 2,
+        cost_low=low,
+        cost_high=high,
+        quality=_quality(figures, looked),
+    )
+
+
+def _quality(figures: Figures, looked: int) -> Share:
+    """Return 1 - harm with its interval: no narrower than that of as many independent looks as there were."""
+    harm = figures.harm
+    if harm.point is None:
+        return Share(value=None, low=None, high=None, n=0)
+    if harm.low == harm.high or not looked:
+        return Share(value=1.0 - harm.point, low=1.0 - (harm.high or 0.0), high=1.0 - (harm.low or 0.0), n=0)
+    least, most = harm.interval or (harm.point, harm.point)
+    open_ = max((harm.high or 0.0) - (harm.low or 0.0), 1e-12)
+    share = min(1.0, max(0.0, (harm.point - (harm.low or 0.0)) / open_))
+    bound = (harm.low or 0.0) + open_ * upper_bound(round(share * looked), looked, _SIDE)
+    return Share(value=1.0 - harm.point, low=1.0 - max(most, bound), high=1.0 - least, n=looked)
+
+
+def reliability(out: Collected) -> Reliability:
+    """Return confidence against the share of right drafts, in bins of `EDGES`."""
+    drafts = sorted(out.drafts.items())
+    confidence, right = [p for p, _, _ in drafts], [good for _, good, _ in drafts]
+    return Reliability(
+        bins=tuple(_bins(confidence, right)),
+        n=len(drafts),
+        by_source=dict(sorted(Counter(source for _, _, source in drafts).items())),
+        auroc=auroc(confidence, right),
+        error=calibration_error(confidence, right),
+        histogram=tuple((taken, escalated) for taken, escalated in out.histogram),
+        unmeasured=out.unmeasured,
+    )
+
+
+def _bins(confidence: Sequence[float], right: Sequence[bool]) -> Iterable[Bin]:
+    for low, high in pairwise(EDGES):
+        inside = [i for i, p in enumerate(confidence) if low <= p < high or p == high == 1.0]
+        if inside:
+            count, hits = len(inside), sum(right[i] for i in inside)
+            yield Bin(
+                low=low,
+                high=high,
+                confidence=sum(confidence[i] for i in inside) / count,
+                n=count,
+                right=hits,
+                share=hits / count,
+                interval_low=1.0 - upper_bound(count - hits, count, _SIDE),
+                interval_high=upper_bound(hits, count, _SIDE),
+            )
+
+
+# ---- counts ---------------------------------------------------------------------------------------------------------
+
+
 def _policy(policy: Policy, name: str) -> dict[str, Any]:
-    kind = text(policy.provenance.get("kind")) or None
-    certificate = policy.provenance.get("certificate")
+    origin = policy.provenance
+    certificate = origin.get("certificate")
     return {
         "name": name,
         "version": policy.version,
         "threshold": policy.base_threshold,
-        "kind": kind,
-        "date": text(policy.provenance.get("date")) or None,
+        "kind": _text(origin.get("kind")) or None,
+        "date": _text(origin.get("date")) or None,
         "certificate": certificate if isinstance(certificate, dict) else None,
     }
 
 
-def _totals(out: Gathered) -> Totals:
-    book = out.book
-    others = {code: Money(known=b.known, unknown=b.unknown) for code, b in out.books.items() if code != out.currency}
+def _totals(out: Collected, repeated: int) -> Totals:
+    account = out.account
+    others = {
+        code: Money(known=other.known, unknown=other.unknown)
+        for code, other in out.accounts.items()
+        if code != out.currency
+    }
     return Totals(
         steps=out.steps,
         threads=len(out.threads),
-        threads_counted=out.threads_full is False,
+        threads_counted=not out.threads_full,
         escalated=out.escalated,
         by_outcome=dict(out.outcomes.most_common()),
         by_answer=dict(out.answers.most_common()),
         degraded=out.degraded,
-        cost=Money(known=book.known, unknown=book.unknown),
-        shadow=Money(known=out.shadow, unknown=out.shadow_unknown),
+        cost=Money(known=account.known, unknown=account.unknown),
+        shadow=Money(known=account.shadow, unknown=account.shadow_unknown),
         shadow_calls=out.shadow_calls,
         other_currencies=others,
         labels=out.labels,
         labelled=dict(out.sources.most_common()),
-        repeated=out.repeated,
+        repeated=repeated,
         policies=out.policies.ordered(),
         models={tier: counts.ordered() for tier, counts in sorted(out.models.items(), reverse=True)},
         first=_iso(out.first),
@@ -129,13 +337,13 @@ def _totals(out: Gathered) -> Totals:
 
 
 def _iso(time: float | None) -> str | None:
-    """Seconds since 1970 as ISO 8601 in UTC."""
+    """Return seconds since 1970 as ISO 8601 in UTC."""
     if time is None:
         return None
     return (dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=time)).isoformat(timespec="milliseconds")
 
 
-def _escalations(out: Gathered) -> tuple[Escalations, ...]:
+def _escalations(out: Collected) -> tuple[Escalations, ...]:
     rows = [
         Escalations(
             step=name,
@@ -148,159 +356,148 @@ def _escalations(out: Gathered) -> tuple[Escalations, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.escalated, -row.steps, row.step)))
 
 
-def _latency(out: Gathered) -> list[Latency]:
-    found = []
+def _latency(out: Collected) -> Iterable[Latency]:
     for who in _WHO:
-        values = out.latency.get(who)
-        if values is not None:
-            p50, p95, p99 = values.percentiles(0.5, 0.95, 0.99)
-            kept = len(values.kept)
-            found.append(Latency(who=who, n=values.n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == values.n))
-    return found
+        if (found := out.latency.get(who)) is not None:
+            values = found.items()
+            p50, p95, p99 = percentiles(values, 0.5, 0.95, 0.99)
+            kept = len(values)
+            yield Latency(who=who, n=found.n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == found.n)
 
 
-def _spending(out: Gathered, policy: Policy | None) -> Spending:
-    book = out.book
-    timeline = Timeline()
-    timeline.merge(book.timeline)
-    if len(out.books) == 1:
-        timeline.merge(out.shadow_timeline)
-    rates = Rates.of(book)
+def _spending(out: Collected, estimates: Estimates | None, policy: Policy | None) -> Spending:
+    account = out.account
+    price = None if estimates is None else estimates.accepted_price
     periods = []
-    for start, cell in timeline.cells():
-        guessed = rates.estimate(cell.small, cell.tokens) if cell.small or cell.tokens else 0.0
-        whole = cell.comparable == cell.steps and cell.steps > 0 and guessed is not None
+    for start, cell in account.timeline.cells():
+        known = not cell.unpriced and (price is not None or not cell.lottery)
         periods.append(
             Period(
                 start=_iso(start) or "",
                 steps=cell.steps,
                 escalated=cell.escalated,
-                small=cell.paid.get("small", 0.0),
-                large=cell.paid.get("large", 0.0),
-                evidence=cell.paid.get("evidence", 0.0),
-                shadow=cell.paid.get("shadow", 0.0),
-                always_large=cell.large + (guessed or 0.0) if whole else None,
+                **{what: cell.paid[what] for what in ("small", "large", "evidence", "shadow")},
+                always_large=cell.large + cell.lottery * (price or 0.0) if known else None,
                 unknown=cell.unknown,
             )
         )
-    return Spending(periods=tuple(periods), width=timeline.width, undated=out.undated, prices=_prices(book, policy))
+    width = account.timeline.width
+    return Spending(periods=tuple(periods), width=width, undated=out.undated, prices=_prices(account, policy))
 
 
-def _prices(book: Book, policy: Policy | None) -> str:
-    """Which prices the costs come from, as far as anybody knows."""
-    told = policy.provenance.get("prices") if policy is not None else None
-    if isinstance(told, dict) and told:
+def _prices(account: Account, policy: Policy | None) -> str:
+    """Return which prices the costs come from, as far as anybody knows."""
+    given = policy.provenance.get("prices") if policy is not None else None
+    if isinstance(given, dict) and given:
         parts = [
-            f"{model}: {text(price.get('source')) or 'own price'}, {text(price.get('date')) or 'no date'}"
-            for model, price in sorted(told.items())
+            f"{model}: {_text(price.get('source')) or 'own price'}, {_text(price.get('date')) or 'no date'}"
+            for model, price in sorted(given.items())
             if isinstance(price, dict)
         ]
         return "Prices as the policy file says. " + "; ".join(parts)
-    if not book.known:
+    if not account.known:
         return "No cost in this journal is known."
     from cascade_agent.models.pricing import table_version
 
     table = table_version()
-    said = "Costs are as recorded when each step ran; a journal does not say which prices it was written with."
+    text = "Costs are as recorded when each step ran; a journal does not say which prices it was written with."
     if table is None:
-        return said
+        return text
     source, date = table
-    return f"{said} Where they came from the price table, the one installed here is {source}" + (
+    return f"{text} Where they came from the price table, the one installed here is {source}" + (
         f", with prices as of {date}." if date else "."
     )
 
 
-def _notes(out: Gathered, left_out: int) -> list[str]:
-    notes = list(out.notes)
-    total, kept = (sum(f(sample) for sample in out.samples.values()) for f in (lambda s: s.n, lambda s: len(s.items())))
-    if kept < total:
-        notes.append(
-            f"The sweep and the calibration curve use {kept:,} of {total:,} steps, drawn by a hash of their ids."
-        )
-    if left_out and left_out < out.steps:
-        notes.append(f"{left_out:,} of {out.steps:,} steps have no known cost for a comparison with always-large.")
+def _notes(out: Collected, repeated: int, orphans: int) -> Iterable[str]:
+    if repeated:
+        yield f"{repeated:,} steps came a second time in these files and are counted once."
+    if orphans:
+        yield f"{orphans:,} steps have labels and are not in these files."
+    if out.drafts.n > len(out.drafts.items()):
+        kept = len(out.drafts.items())
+        yield f"The calibration curve uses {kept:,} of {out.drafts.n:,} labelled drafts, drawn by a hash of their ids."
     if out.undated:
-        notes.append(f"{out.undated:,} steps have no time and are missing in the plot of spend over time.")
-    if out.books and len(out.books) > 1:
-        notes.append(
-            f"Costs in other currencies are not converted: plots show {out.currency} only"
-            + (", and shadow calls, whose currency is not recorded, are left out." if out.shadow_calls else ".")
-        )
-    sampled = [who for who, values in out.latency.items() if values.n > len(values.kept)]
+        yield f"{out.undated:,} steps have no time and are missing in the plot of spend over time."
+    if len(out.accounts) > 1:
+        yield f"Costs in other currencies are not converted: plots show {out.currency} only."
+    sampled = [who for who, values in out.latency.items() if values.n > values.size]
     if sampled:
-        kept = max(len(values.kept) for values in out.latency.values())
-        notes.append(f"Percentiles of {', '.join(sampled)} come from {kept:,} values each, drawn at random.")
-    return notes
+        kept = max(values.size for values in out.latency.values())
+        yield f"Percentiles of {', '.join(sampled)} come from {kept:,} values each, drawn by a hash of their steps."
 
 
 # ---- shown steps ----------------------------------------------------------------------------------------------------
 
 
 def shown(trace: StepTrace, *, content: bool = True) -> Shown:
-    """A step as the page shows it, its texts cut."""
+    """Return a step as the page shows it, its texts cut."""
     return Shown(
-        id=cut(text(trace.id), _LINE),
-        step=cut(text(trace.step), _LINE),
-        thread=cut(text(trace.thread_id), _LINE),
-        started_at=cut(text(trace.started_at), 40),
-        outcome=cut(text(trace.outcome), 40),
-        reason=cut(text(trace.reason), _LINE),
-        kind=cut(text(trace.kind), 40),
-        policy=cut(text(trace.policy), 40),
-        confidence=number(trace.confidence),
-        cost=amount(trace.cost),
-        latency=amount(trace.latency),
+        **{name: _cut(getattr(trace, name), _LINE) for name in ("id", "step", "outcome", "reason", "kind")},
+        thread=_cut(trace.thread_id, _LINE),
+        started_at=_cut(trace.started_at, _LINE),
+        policy=_cut(trace.policy, _LINE),
+        confidence=trace.confidence,
+        cost=trace.cost,
+        latency=trace.latency,
         degraded=trace.degraded is True,
         final=trace.final,
         attempts=tuple(_tried(attempt, content=content) for attempt in trace.attempts[:_ATTEMPTS]),
         decisions=tuple(
-            (cut(text(d.action), 40), cut(text(d.reason), _LINE), cut(text(d.detail), _LINE) if content else "")
+            (_cut(d.action, _LINE), _cut(d.reason, _LINE), _cut(d.detail, _LINE) if content else "")
             for d in trace.decisions[:_VERDICTS]
         ),
     )
 
 
 def _tried(attempt: Attempt, *, content: bool) -> Tried:
-    usage = attempt.usage
-    error = text(attempt.error)
+    usage, error = attempt.usage, _text(attempt.error)
     return Tried(
-        tier=cut(text(attempt.tier), _LINE),
-        model=cut(text(attempt.model), _LINE),
-        outcome=cut(text(attempt.outcome), 40),
-        confidence=number(attempt.confidence),
-        cost=amount(attempt.cost),
-        latency=amount(attempt.latency),
-        input_tokens=_count(None if usage is None else usage.input_tokens),
-        output_tokens=_count(None if usage is None else usage.output_tokens),
-        answer=said(attempt.answer) if content and isinstance(attempt.answer, dict) else "",
-        error=cut(error if content else error.partition(":")[0], _ANSWER),
+        tier=_cut(attempt.tier, _LINE),
+        model=_cut(attempt.model, _LINE),
+        outcome=_cut(attempt.outcome, _LINE),
+        confidence=attempt.confidence,
+        cost=attempt.cost,
+        latency=attempt.latency,
+        input_tokens=None if usage is None else _count(usage.input_tokens),
+        output_tokens=None if usage is None else _count(usage.output_tokens),
+        answer=answer_text(attempt.answer) if content and isinstance(attempt.answer, dict) else "",
+        error=_cut(error if content else error.partition(":")[0], _ANSWER),
         verdicts=tuple(_finding(verdict, content=content) for verdict in attempt.verdicts[:_VERDICTS]),
     )
 
 
 def _count(tokens: object) -> int | None:
-    value = amount(tokens)
-    return None if value is None else int(value)
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
 
 
 def _finding(verdict: Verdict, *, content: bool) -> tuple[str, str, str, float | None, str, str]:
-    return (
-        cut(text(verdict.validator), _LINE),
-        verdict.outcome,
-        cut(text(verdict.code), _LINE),
-        number(verdict.score),
-        cut(text(verdict.path), _LINE),
-        cut(text(verdict.reason), 500) if content else "",
-    )
+    name, code, path = (_cut(value, _LINE) for value in (verdict.validator, verdict.code, verdict.path))
+    return name, verdict.outcome, code, verdict.score, path, _cut(verdict.reason, _LINE) if content else ""
 
 
-def said(answer: dict[str, Any]) -> str:
-    """A recorded answer as people read it: its text, then each call with its arguments."""
-    parts = [text(answer.get("text"))] if text(answer.get("text")).strip() else []
-    for call in calls_of(answer):
-        args = call.get("args")
-        told = args if isinstance(args, str) else json.dumps(args, ensure_ascii=False, default=str)
-        parts.append(f"{call.get('name')}({told})")
-    if text(answer.get("parsing_error")):
+def answer_text(answer: Mapping[str, Any]) -> str:
+    """Return a recorded answer as people read it: its text, then each call with its arguments."""
+    text = _text(answer.get("text"))
+    parts = [text] if text.strip() else []
+    for key in ("tool_calls", "invalid_tool_calls"):
+        calls = answer.get(key)
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict):
+                args = call.get("args")
+                given = args if isinstance(args, str) else json.dumps(args, ensure_ascii=False, default=str)
+                parts.append(f"{call.get('name')}({given})")
+    if _text(answer.get("parsing_error")):
         parts.append(f"(not parsed: {answer['parsing_error']})")
-    return cut("\n".join(parts), _ANSWER)
+    return _cut("\n".join(parts), _ANSWER)
+
+
+def _text(value: object) -> str:
+    """Return a text, or nothing."""
+    return value if isinstance(value, str) else ""
+
+
+def _cut(value: object, length: int) -> str:
+    """Return a text, at most so long, and saying so."""
+    text = _text(value)
+    return text if len(text) <= length else f"{text[:length]}… ({len(text) - length:,} more characters)"

@@ -1,19 +1,16 @@
-"""What a report says, as plain values: every figure on the page stands here first.
+"""The content of a report as plain values: every figure on the page stands here first.
 
-Law: unknown is `None`, never 0; each estimate carries what it was estimated from. Money is in `Report.currency`, times
-are in seconds.
+Unknown is `None`, never 0. Money is in `Report.currency`, times are in seconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cascade_agent.offline.drift import DriftReport
-
-Basis = Literal["all_escalated", "propensity", "share", "none"]
-"""How labelled steps stand for all steps that small answered: see `calibration.calibrate.Sample`."""
+    from cascade_agent.offline.evaluation.estimates import Basis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,26 +23,27 @@ class Money:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlwaysLarge:
-    """What the large model alone would have cost, beside what the cascade did cost on the same steps.
+    """What the large model alone would have cost, and what the cascade cost on the same steps.
 
-    Compared are the `steps` for which both are known: in `measured` of them the large model was asked (by escalation or
-    a shadow call), in `estimated` of them its cost is the small call's times `ratio` (or its tokens times `per_token`,
-    where the small model is free), as found in `pairs` steps in which both were asked. `left_out` steps lack one.
-    `cascade` is what drafts and evidence cost, `shadow` what shadow calls did, `share` is both over `large`; None when
-    nothing can be compared, then `why` says what is missing.
+    In `measured` of the `steps` the large model was asked, in `drawn` of them by a shadow call; in `estimated` of them
+    it was not, and the shadow calls, each weighed by one over its probability, say what it would have cost. `left_out`
+    steps are unfinished. `cascade` is what drafts and evidence cost, `shadow` what shadow calls did, `share` is both
+    over `large`, with its 95 % `interval`. Where no shadow call was made the share lies between `low` and `high`, and
+    `why` says what is missing for one number. None is unknown.
     """
 
     steps: int
     measured: int
+    drawn: int
     estimated: int
     left_out: int
-    pairs: int
-    ratio: float | None
-    per_token: float | None
-    cascade: float
+    cascade: float | None
     shadow: float
-    large: float
+    large: float | None
     share: float | None
+    low: float | None
+    high: float | None
+    interval: tuple[float, float] | None
     why: str
 
 
@@ -87,14 +85,17 @@ class Share:
 class Point:
     """One way to decide: at a threshold, as a policy does, as it was run, or always one tier.
 
-    `escalated` is a share of steps, `cost` relative to always-large, `quality` the share of steps whose answer is at
-    least as good as the large model's (1 - harm). None is unknown.
+    `escalated` is a share of steps, `cost` relative to always-large (the middle of `cost_low` and `cost_high` where it
+    is not one number), `quality` the share of steps whose answer is at least as good as the large model's (1 - harm).
+    None is unknown.
     """
 
     name: str
     threshold: float | None
     escalated: float | None
     cost: float | None
+    cost_low: float | None
+    cost_high: float | None
     quality: Share
 
 
@@ -103,8 +104,8 @@ class Frontier:
     """Thresholds swept over the journal, and the points people compare with.
 
     `basis` says how labels stand for all steps; with `none` no quality is known and `why` says what is missing.
-    `steps` were swept, each standing for `per_step` steps of the journal or fewer; `unreplayable` could not be decided
-    anew from the record. `scorer` says whose confidence was swept, `agrees` whether it is the one of the record.
+    `steps` were swept; up to `unreplayable` of them could not be decided anew from the record. `scorer` says whose
+    confidence was swept, `agrees` whether it is the one of the record.
     """
 
     curve: tuple[Point, ...]
@@ -112,7 +113,6 @@ class Frontier:
     basis: Basis
     why: str
     steps: int
-    of: int
     unreplayable: int
     scorer: str
     agrees: bool
@@ -185,7 +185,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """SideCall over time in periods of equal length (`width` seconds, in UTC); steps without a time are `undated`."""
+    """Spend over time in periods of equal length (`width` seconds, in UTC); steps without a time are `undated`."""
 
     periods: tuple[Period, ...]
     width: float

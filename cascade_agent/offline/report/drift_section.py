@@ -1,10 +1,10 @@
-"""Drift as the report shows it: whether anything alarmed, what to do about it, and how each monitor stands."""
+"""Drift as the report shows it: alarms, what to do about them, and the state of each monitor."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.markup import Child, Markup, el
 
 if TYPE_CHECKING:
@@ -15,35 +15,33 @@ _FACTS = 12
 
 
 def drift_section(report: DriftReport) -> Markup:
-    """The section of what the monitors found in the same journal."""
+    """Return the section of what the monitors found in the same journal."""
     alarms, heading = report.alarms[-_ALARMS:], el("h2", {"id": "drift-title"}, "Did anything change?")
     lead = (
-        f"{words.plural(len(report.monitors), 'monitor')} watched {words.plural(report.steps, 'step')} and "
-        f"{words.plural(report.labels, 'label')}. The chance that any of them alarms without a change is set to "
-        f"{words.percent(report.false_alarms, 0)} within {report.horizon:,} steps."
+        f"{fmt.plural(len(report.monitors), 'monitor')} watched {fmt.plural(report.steps, 'step')} and "
+        f"{fmt.plural(report.labels, 'label')}. The chance that any of them alarms without a change is set to "
+        f"{fmt.percent(report.false_alarms, 0)} within {report.horizon:,} steps."
     )
     count = sum(monitor.count for monitor in report.monitors)
     state = el(
         "p",
-        {"class": "state"},
+        "state",
         el(
             "span",
             {"class": "pill pill-error" if count else "pill"},
-            words.plural(count, "alarm") if count else "no alarm",
+            fmt.plural(count, "alarm") if count else "no alarm",
         ),
     )
     return el(
         "section",
         {"class": "card", "id": "drift", "aria-labelledby": "drift-title"},
         heading,
-        el("p", {"class": "lead"}, lead),
+        el("p", "lead", lead),
         state,
-        el("ul", {"class": "alarms"}, *map(_alarm, reversed(alarms))) if alarms else None,
-        el("ul", {"class": "facts drift-facts"}, *map(_fact, report.facts[-_FACTS:])) if report.facts else None,
+        el("ul", "alarms", *map(_alarm, reversed(alarms))) if alarms else None,
+        el("ul", "facts drift-facts", *map(_fact, report.facts[-_FACTS:])) if report.facts else None,
         _table(report),
-        el("p", {"class": "small"}, " ".join(f"{note.rstrip('.')}." for note in report.notes))
-        if report.notes
-        else None,
+        el("p", "small", " ".join(f"{note.rstrip('.')}." for note in report.notes)) if report.notes else None,
     )
 
 
@@ -51,21 +49,16 @@ def _alarm(alarm: Alarm) -> Markup:
     change = "" if alarm.before is None or alarm.after is None else f" ({alarm.before:.3g} → {alarm.after:.3g})"
     return el(
         "li",
-        {"class": "block from-alarm"},
+        "block from-alarm",
         el("h3", None, el("bdi", None, f"{alarm.monitor}{change}")),
         el("p", None, el("bdi", None, alarm.what)),
-        el(
-            "p",
-            {"class": "small"},
-            f"{words.clock(alarm.at)}, step {alarm.index:,}. To do: ",
-            el("bdi", None, alarm.advice),
-        ),
+        el("p", "small", f"{fmt.clock(alarm.at)}, step {alarm.index:,}. To do: ", el("bdi", None, alarm.advice)),
     )
 
 
 def _fact(fact: Fact) -> Markup:
     what = fact.what.replace("_", " ")
-    return el("li", None, el("bdi", None, f"{fact.step}: {what} {fact.before} → {fact.after}, {words.clock(fact.at)}"))
+    return el("li", None, el("bdi", None, f"{fact.step}: {what} {fact.before} → {fact.after}, {fmt.clock(fact.at)}"))
 
 
 def _table(report: DriftReport) -> Markup:
@@ -81,20 +74,20 @@ def _table(report: DriftReport) -> Markup:
         el("tbody", None, *body),
     )
     box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Monitors"}
-    return el("details", {"class": "behind"}, el("summary", None, "All monitors"), el("div", box, inside))
+    return el("details", "behind", el("summary", None, "All monitors"), el("div", box, inside))
 
 
 def _cells(monitor: Monitor) -> list[Child]:
     limit = "below 0" if monitor.method == "saving" else _number(monitor.limit)
     return [
         el("th", {"scope": "row", "title": monitor.note or None}, el("bdi", None, monitor.name)),
-        el("td", {"class": "word"}, el("bdi", None, monitor.step or "all")),
+        el("td", "word", el("bdi", None, monitor.step or "all")),
         el("td", None, _number(monitor.value)),
         el("td", None, limit),
-        el("td", None, words.count(monitor.n)),
-        el("td", None, words.count(monitor.count)),
+        el("td", None, fmt.count(monitor.n)),
+        el("td", None, fmt.count(monitor.count)),
     ]
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else words.figure(value)
+    return "–" if value is None else fmt.figure(value)

@@ -11,17 +11,17 @@ _MINUTE, _HOUR, _DAY, _YEAR = 60.0, 3600.0, 86400.0, 364 * 86400.0
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands told apart."""
+    """Return a whole number with thousands told apart."""
     return UNKNOWN if value is None else f"{round(value):,}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent."""
+    """Return a share in percent."""
     return UNKNOWN if value is None else f"{value * 100:.{digits}f}%"
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` that count, whole ones from a thousand on; never a rounded zero for what is not zero."""
+    """Return a number with `digits` that count, whole from a thousand on; never a zero for what is not zero."""
     if value is None:
         return UNKNOWN
     if value == 0:
@@ -31,12 +31,12 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def money(value: float | None, currency: str, digits: int = 3) -> str:
-    """An amount with its currency."""
+    """Return an amount with its currency."""
     return UNKNOWN if value is None else f"{figure(value, digits)} {currency}"
 
 
 def seconds(value: float | None) -> str:
-    """A time in the unit that fits."""
+    """Return a time in the unit that fits."""
     if value is None:
         return UNKNOWN
     if value == 0:
@@ -48,7 +48,7 @@ def seconds(value: float | None) -> str:
 
 
 def tick_seconds(value: float) -> str:
-    """A round time on an axis."""
+    """Return a round time on an axis."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{round(value / size, 6):g} {unit}"
@@ -56,22 +56,22 @@ def tick_seconds(value: float) -> str:
 
 
 def day(iso: str | None) -> str:
-    """A day of an ISO time."""
+    """Return the day of an ISO time."""
     return UNKNOWN if not iso else iso[:10]
 
 
 def clock(iso: str | None) -> str:
-    """Day and time of an ISO time."""
+    """Return day and time of an ISO time."""
     return UNKNOWN if not iso else iso[:19].replace("T", " ")
 
 
 def between(low: float | None, high: float | None) -> str:
-    """An interval of shares that no line end tears apart."""
+    """Return an interval of shares that no line end tears apart."""
     return UNKNOWN if low is None or high is None else f"{low * 100:.0f}\u2060–\u2060{high * 100:.0f}%"
 
 
 def span(first: str | None, last: str | None) -> str:
-    """From when to when."""
+    """Return the first and last time."""
     if not first or not last:
         return "no times recorded"
     if first[:10] == last[:10]:
@@ -80,7 +80,7 @@ def span(first: str | None, last: str | None) -> str:
 
 
 def width(size: float) -> str:
-    """The length of a period."""
+    """Return the length of a period."""
     for name, unit in (("day", _DAY), ("hour", _HOUR), ("minute", _MINUTE), ("second", 1.0)):
         if size >= unit:
             number = size / unit
@@ -89,7 +89,7 @@ def width(size: float) -> str:
 
 
 def tick_time(iso: str, size: float) -> str:
-    """The start of a period on an axis."""
+    """Return the start of a period on an axis."""
     time = dt.datetime.fromisoformat(iso)
     if size >= _DAY:
         return f"{time.day} {time:%b}" if size < _YEAR else f"{time.year}"
@@ -99,5 +99,5 @@ def tick_time(iso: str, size: float) -> str:
 
 
 def plural(number: float, one: str, many: str | None = None) -> str:
-    """A count with its word."""
+    """Return a count with its word."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"

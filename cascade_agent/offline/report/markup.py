@@ -1,7 +1,6 @@
 """HTML by construction: every text is escaped unless it is `Markup`, which only `el` makes.
 
-Borrow-before-build: a template engine (Jinja2) would be one more dependency whose escaping is a setting; twenty lines
-in which there is no way to forget it are less.
+A template engine would be one more dependency whose escaping is a setting; here there is no way to forget it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from typing import Any, TypeAlias
 _UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
-"""What no page may hold, and the marks that turn the direction of the text around them."""
+"""Characters that no page may hold, and the marks that turn the direction of the text around them."""
 
+_WORD = 24
 _VOID = frozenset({"br", "circle", "hr", "input", "line", "meta", "path", "polygon", "polyline", "rect"})
 _SVG_VOID = frozenset({"circle", "line", "path", "polygon", "polyline", "rect"})
 
@@ -27,17 +27,19 @@ class Markup(str):
     __slots__ = ()
 
 
+_BREAK = Markup("<wbr>")
+
 Child: TypeAlias = "str | int | float | Iterable[Child] | None"
 Attributes: TypeAlias = Mapping[str, str | float | int | bool | None]
 
 
 def escape(text: object) -> Markup:
-    """Any text as HTML that shows it. Characters that no page may hold, or that turn text around, become U+FFFD."""
+    """Return any text as HTML that shows it; what no page may hold, or turns text around, becomes U+FFFD."""
     return Markup(html.escape(_UNSHOWABLE.sub("\ufffd", str(text)), quote=True))
 
 
 def join(children: Child) -> Markup:
-    """Children one after the other; what is no `Markup` is escaped, None is nothing."""
+    """Return children one after the other; what is no `Markup` is escaped, None is nothing."""
     if children is None:
         return Markup()
     if isinstance(children, Markup):
@@ -47,20 +49,29 @@ def join(children: Child) -> Markup:
     return Markup("".join(join(child) for child in children))
 
 
-def el(name: str, attributes: Attributes | None = None, *children: Child) -> Markup:
-    """An element. An attribute that is None or False is left out, True stands without a value.
+def el(name: str, attributes: Attributes | str | None = None, *children: Child) -> Markup:
+    """Return an element. A text is its class; an attribute that is None or False is left out, True has no value.
 
     A `title` child in an SVG shape is a tooltip, so shapes may have children too.
     """
+    named = {"class": attributes} if isinstance(attributes, str) else attributes or {}
     given = "".join(
         f" {key}" if value is True else f' {key}="{escape(value)}"'
-        for key, value in (attributes or {}).items()
+        for key, value in named.items()
         if value is not None and value is not False
     )
     inside = join(children)
     if name in _VOID and not inside:
         return Markup(f"<{name}{given}{'/' if name in _SVG_VOID else ''}>")
     return Markup(f"<{name}{given}>{inside}</{name}>")
+
+
+def breakable(text: str) -> Markup:
+    """Return a name that lines break behind its underscores, not inside its words unless they are very long."""
+    parts: list[Child] = []
+    for word in text.replace("_", "_ ").split(" "):
+        parts += [el("span", "whole" if len(word) <= _WORD else None, word), _BREAK if word.endswith("_") else " "]
+    return join(parts[:-1])
 
 
 def raw(text: str) -> Markup:

@@ -12,10 +12,10 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report import plots
 from cascade_agent.offline.report.drift_section import drift_section
-from cascade_agent.offline.report.markup import Child, Markup, data_script, el, raw
+from cascade_agent.offline.report.markup import Child, Markup, breakable, data_script, el, raw
 from cascade_agent.offline.report.steps import steps_section
 
 if TYPE_CHECKING:
@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 
     from cascade_agent.offline.report.data import AlwaysLarge, Frontier, Point, Reliability, Report
 
-_ANSWERS: Final = {"small": "small answered", "large": "large answered", "nobody": "nobody", "unfinished": "unfinished"}
+_ANSWERS: Final = {
+    "small": "small answered",
+    "large": "large answered",
+    "nobody": "nobody could answer",
+    "unfinished": "unfinished",
+}
+_BELIEVED: Final = "Can confidences be believed?"
 _PANELS: Final = 8
 _FEW: Final = 3
 
 
 def render(report: Report) -> str:
-    """The page. The report's figures stand in it once more as JSON (`#report-data`)."""
+    """Return the page. The report's figures stand in it once more as JSON (`#report-data`)."""
     style, script = (
         files("cascade_agent.offline.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
     )
@@ -71,7 +77,7 @@ def _sections(report: Report) -> list[Markup]:
         _tiles(report),
         _frontier(report),
         _reasons(report),
-        el("div", {"class": "pair"}, _reliability(report.reliability), _latency(report)),
+        el("div", "pair", _reliability(report.reliability), _latency(report)),
         _spending(report),
         drift_section(report.drift),
         steps_section(
@@ -80,6 +86,7 @@ def _sections(report: Report) -> list[Markup]:
             f"The {len(report.expensive)} steps that cost most. Open one for its drafts, findings and decision.",
             report.expensive,
             report.currency,
+            of_small=True,
         ),
         steps_section(
             "doubtful",
@@ -96,31 +103,26 @@ def _sections(report: Report) -> list[Markup]:
 
 
 def section(identifier: str, title: str, lead: Child, *inside: Child) -> Markup:
-    """A part of the page with its heading and a sentence."""
+    """Return a part of the page with its heading and a sentence."""
     return el(
         "section",
         {"class": "card", "id": identifier, "aria-labelledby": f"{identifier}-title"},
         el("h2", {"id": f"{identifier}-title"}, title),
-        el("p", {"class": "lead"}, lead),
+        el("p", "lead", lead),
         *inside,
     )
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Child]], *, identifier: str = "") -> Markup:
-    """Figures in rows; the first column names the row, the others are numbers."""
+    """Return figures in rows; the first column names the row, the others are numbers."""
     top = el("tr", None, *(el("th", {"scope": "col"}, name) for name in head))
-    body = [
-        el("tr", None, el("th", {"scope": "row"}, row[0]), *(el("td", None, cell) for cell in row[1:])) for row in rows
-    ]
-    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption}
-    inside = el(
-        "table",
-        {"id": identifier or None, "class": "figures"},
-        el("caption", None, caption),
-        el("thead", None, top),
-        el("tbody", None, *body),
+    body = (
+        el("tr", None, el("th", {"scope": "row"}, first), *(el("td", None, cell) for cell in row))
+        for first, *row in rows
     )
-    return el("div", box, inside)
+    inside = (el("caption", None, caption), el("thead", None, top), el("tbody", None, *body))
+    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption}
+    return el("div", box, el("table", {"id": identifier or None, "class": "figures"}, *inside))
 
 
 def behind(
@@ -131,25 +133,18 @@ def behind(
     identifier: str,
     summary: str = "The numbers behind this plot",
 ) -> Markup:
-    """The table behind a plot."""
-    return el(
-        "details",
-        {"class": "behind"},
-        el("summary", None, summary),
-        table(caption, head, rows, identifier=identifier),
-    )
+    """Return the table behind a plot."""
+    return el("details", "behind", el("summary", None, summary), table(caption, head, rows, identifier=identifier))
+
+
+def swatch(kind: str) -> Markup:
+    """Return the mark of a colour."""
+    return el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"})
 
 
 def legend(*names: tuple[str, str]) -> Markup:
-    """What the colours mean: (class, name)."""
-    return el(
-        "ul",
-        {"class": "legend"},
-        *(
-            el("li", None, el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"}), name)
-            for kind, name in names
-        ),
-    )
+    """Return what the colours mean: (class, name)."""
+    return el("ul", "legend", *(el("li", None, swatch(kind), name) for kind, name in names))
 
 
 # ---- head and tiles -------------------------------------------------------------------------------------------------
@@ -157,33 +152,24 @@ def legend(*names: tuple[str, str]) -> Markup:
 
 def _header(report: Report) -> Markup:
     totals = report.totals
-    choices = [
-        el(
-            "label",
-            None,
-            el("input", {"type": "radio", "name": "theme", "value": value, "checked": value == "auto"}),
-            el("span", None, name),
-        )
-        for value, name in (("auto", "Auto"), ("light", "Light"), ("dark", "Dark"))
-    ]
+    choices = []
+    for value in ("auto", "light", "dark"):
+        chosen = {"type": "radio", "name": "theme", "value": value, "checked": value == "auto"}
+        choices.append(el("label", None, el("input", chosen), el("span", None, value.capitalize())))
     threads = "" if totals.threads_counted else "more than "
     facts = [
         _few(list(report.files)),
-        f"{words.plural(totals.steps, 'step')} in {threads}{words.plural(totals.threads, 'thread')}",
-        words.span(totals.first, totals.last),
+        f"{fmt.plural(totals.steps, 'step')} in {threads}{fmt.plural(totals.threads, 'thread')}",
+        fmt.span(totals.first, totals.last),
         *(f"{tier}: {_few(list(models))}" for tier, models in totals.models.items()),
     ]
+    theme = el("fieldset", "theme", el("legend", "hidden", "Colours"), *choices)
     return el(
         "header",
         None,
-        el(
-            "div",
-            {"class": "top"},
-            el("h1", None, report.title),
-            el("fieldset", {"class": "theme"}, el("legend", {"class": "hidden"}, "Colours"), *choices),
-        ),
-        el("p", {"class": "headline"}, _headline(report)),
-        el("ul", {"class": "facts"}, *(el("li", None, el("bdi", None, fact)) for fact in facts)),
+        el("div", "top", el("h1", None, report.title), theme),
+        el("p", "headline", _headline(report)),
+        el("ul", "facts", *(el("li", None, el("bdi", None, fact)) for fact in facts)),
         _who_answered(report),
     )
 
@@ -193,58 +179,48 @@ def _few(names: list[str]) -> str:
 
 
 def _headline(report: Report) -> str:
-    totals, compared = report.totals, report.always_large
-    small = totals.by_answer.get("small", 0)
-    said = (
-        f"The small model answered {words.percent(small / totals.steps, 0)} of {words.plural(totals.steps, 'step')}. "
-    )
-    if compared.share is None:
-        return said + f"What the large model alone would have cost is unknown: {compared.why}."
+    totals = report.totals
+    share = fmt.percent(totals.by_answer.get("small", 0) / totals.steps, 0)
+    answered = f"The small model answered {share} of {fmt.plural(totals.steps, 'step')}."
+    quality = next((mark.quality for mark in report.frontier.marks), None)
+    if quality is None or quality.value is None:
+        good = "How good the answers were is unknown: no step that small answered has a label."
+    else:
+        labels = f" ({fmt.plural(quality.n, 'label')})" if quality.n else ""
+        good = f"{fmt.percent(quality.value, 0)} of the answers were at least as good as the large model's{labels}."
+    return f"{_saving(report)} {answered} {good}"
+
+
+def _saving(report: Report) -> str:
+    """Return what was saved against asking large every time: an amount, a share, its interval."""
+    compared = report.always_large
+    if compared.share is None or compared.large is None:
+        if compared.low is None or compared.high is None:
+            return f"What was saved is unknown: {compared.why}."
+        return f"Saved between {fmt.between(1 - compared.high, 1 - compared.low)} of always-large: {compared.why}."
+    saved, low_high = compared.large * (1 - compared.share), ""
+    if compared.estimated and compared.interval is not None:
+        low, high = compared.interval
+        low_high = f", {fmt.between(1 - high, 1 - low)}"
     about = "an estimated " if compared.estimated else ""
-    said = (
-        f"The small model answered {words.percent(small / totals.steps, 0)} of {words.plural(totals.steps, 'step')}, "
-        f"and the whole cost {about}{words.percent(compared.share, 0)} of asking the large model every time. "
-    )
-    quality = report.frontier.marks[0].quality
-    if quality.value is None:
-        return said + "How good the answers were is unknown: no step that small answered has a label."
-    good = f"{words.percent(quality.value, 0)} of the answers were at least as good as the large model's"
-    return f"{said}{good} ({words.plural(quality.n, 'label')})." if quality.n else f"{said}{good}."
+    word = "Saved" if saved >= 0 else "Cost more than always-large by"
+    return f"{word} {about}{fmt.money(abs(saved), report.currency)} ({fmt.percent(1 - compared.share, 0)}{low_high})."
 
 
 def _who_answered(report: Report) -> Markup:
     totals = report.totals
     parts = [(who, totals.by_answer.get(who, 0)) for who in _ANSWERS if totals.by_answer.get(who, 0)]
     names = [
-        el(
-            "li",
-            None,
-            el("span", {"class": f"swatch swatch-{who}", "aria-hidden": "true"}),
-            el("b", None, words.percent(number / totals.steps)),
-            f" {_ANSWERS[who]} ({words.count(number)})",
-        )
-        for who, number in parts
+        el("li", None, swatch(who), el("b", None, fmt.percent(n / totals.steps)), f" {_ANSWERS[who]} ({fmt.count(n)})")
+        for who, n in parts
     ]
-    return el(
-        "div",
-        {"class": "who"},
-        plots.bar([(who, number / totals.steps) for who, number in parts], kind="bar tall"),
-        el("ul", {"class": "legend"}, *names),
-    )
+    whole = plots.bar([(who, n / totals.steps) for who, n in parts], kind="bar tall")
+    return el("div", "who", whole, el("ul", "legend", *names))
 
 
-def _tile(name: str, value: str, note: Child, *, identifier: str) -> Markup:
-    return el(
-        "div",
-        {"class": "tile"},
-        el("dt", None, name),
-        el(
-            "dd",
-            None,
-            el("span", {"class": "value", "id": f"tile-{identifier}"}, value),
-            el("span", {"class": "note"}, note),
-        ),
-    )
+def _tile(identifier: str, name: str, value: str, note: Child) -> Markup:
+    figure = el("span", {"class": "value", "id": f"tile-{identifier}"}, value)
+    return el("div", "tile", el("dt", None, name), el("dd", None, figure, el("span", "note", note)))
 
 
 def _tiles(report: Report) -> Markup:
@@ -252,51 +228,39 @@ def _tiles(report: Report) -> Markup:
     nobody = totals.by_outcome.get("exhausted", 0) + totals.by_outcome.get("human_review", 0)
     whole = next((row for row in report.latency if row.who == "step, escalated"), None)
     small = next((row for row in report.latency if row.who == "step, small only"), None)
-    tiles = [
-        _tile("Steps", words.count(totals.steps), f"{words.plural(totals.threads, 'thread')}", identifier="steps"),
-        _tile(
+    sources = _few([f"{who} ({fmt.count(n)})" for who, n in totals.labelled.items()])
+    escalated = f"; {fmt.seconds(whole.p50)} when escalated" if whole else "; none escalated"
+    tiles = (
+        ("steps", "Steps", fmt.count(totals.steps), fmt.plural(totals.threads, "thread")),
+        (
+            "escalated",
             "Escalated",
-            words.percent(totals.escalated / totals.steps),
-            f"{words.count(totals.escalated)} steps reached the large model",
-            identifier="escalated",
+            fmt.percent(totals.escalated / totals.steps),
+            f"{fmt.count(totals.escalated)} steps reached the large model",
         ),
-        _tile("Cost", *_cost(report), identifier="cost"),
-        _tile(
-            "Against always large",
-            words.percent(compared.share) if compared.share is not None else words.UNKNOWN,
-            _compared(report),
-            identifier="share",
+        ("cost", "Cost", *_cost(report)),
+        ("share", "Against always large", _share(compared), _compared(report)),
+        (
+            "exhausted",
+            "Nobody could answer",
+            fmt.count(nobody),
+            "steps in which even the large draft failed" if nobody else "every step had an answer",
         ),
-        _tile(
-            "Exhausted",
-            words.count(nobody),
-            "steps in which even the large draft failed" if nobody else "no step ran out of models",
-            identifier="exhausted",
+        (
+            "degraded",
+            "Answered with a doubt",
+            fmt.count(totals.degraded),
+            "answers returned although a check objected" if totals.degraded else "no answer that a check objected to",
         ),
-        _tile(
-            "Degraded",
-            words.count(totals.degraded),
-            "answers returned although they failed soft checks"
-            if totals.degraded
-            else "no answer returned with a doubt",
-            identifier="degraded",
-        ),
-        _tile(
-            "Median step",
-            words.seconds(small.p50 if small else None),
-            f"small only; {words.seconds(whole.p50)} when escalated" if whole else "small only; none escalated",
-            identifier="latency",
-        ),
-        _tile(
+        ("latency", "Median step", fmt.seconds(small.p50 if small else None), f"small only{escalated}"),
+        (
+            "labelled",
             "Labelled",
-            words.count(sum(totals.labelled.values())),
-            "steps, by " + _few([f"{who} ({words.count(n)})" for who, n in totals.labelled.items()])
-            if totals.labelled
-            else "no step: quality is unknown",
-            identifier="labelled",
+            fmt.count(sum(totals.labelled.values())),
+            f"steps, by {sources}" if totals.labelled else "no step: quality is unknown",
         ),
-    ]
-    return el("dl", {"class": "tiles", "aria-label": "Summary"}, *tiles)
+    )
+    return el("dl", {"class": "tiles", "aria-label": "Summary"}, *(_tile(*tile) for tile in tiles))
 
 
 def _cost(report: Report) -> tuple[str, str]:
@@ -305,45 +269,47 @@ def _cost(report: Report) -> tuple[str, str]:
     known = totals.cost.known + shadow
     unknown = totals.cost.unknown
     if unknown == totals.steps:
-        return words.UNKNOWN, "no step has a known cost"
+        return fmt.UNKNOWN, "no step has a known cost"
     parts = []
     if unknown:
-        parts.append(f"at least: the cost of {words.plural(unknown, 'step')} is unknown")
+        parts.append(f"at least: the cost of {fmt.plural(unknown, 'step')} is unknown")
     if totals.shadow_calls:
-        told = words.money(shadow, currency) if shadow else "an unknown amount"
-        parts.append(f"{told} of it for {words.plural(totals.shadow_calls, 'shadow call')}")
+        amount = fmt.money(shadow, currency) if shadow else "an unknown amount"
+        parts.append(f"{amount} of it for {fmt.plural(totals.shadow_calls, 'shadow call')}")
     others = list(totals.other_currencies.items())
-    parts += [f"and {words.money(m.known, code)}" for code, m in others[:_FEW]]
+    parts += [f"and {fmt.money(m.known, code)}" for code, m in others[:_FEW]]
     if len(others) > _FEW:
         parts.append(f"and {len(others) - _FEW} more currencies")
-    parts.append(f"{words.money(known / (totals.steps - unknown), currency)} a step")
-    return ("≥ " if unknown else "") + words.money(known, currency), "; ".join(parts)
+    parts.append(f"{fmt.money(known / (totals.steps - unknown), currency)} a step")
+    return ("≥ " if unknown else "") + fmt.money(known, currency), "; ".join(parts)
+
+
+def _share(compared: AlwaysLarge) -> str:
+    if compared.share is not None:
+        return fmt.percent(compared.share)
+    known = compared.low is not None and compared.high is not None
+    return fmt.between(compared.low, compared.high) if known else fmt.UNKNOWN
 
 
 def _compared(report: Report) -> str:
     compared, currency = report.always_large, report.currency
     if compared.share is None:
         return compared.why
-    said = f"of {words.money(compared.large, currency)}"
+    text = f"of {fmt.money(compared.large, currency)}"
     if not compared.estimated:
-        return said + ", as measured: the large model was asked in every step"
-    return f"{said}, estimated from {words.plural(compared.pairs, 'step')} in which both were asked"
+        return text + ", as measured: the large model was asked in every step"
+    return f"{text}, estimated from {fmt.plural(compared.drawn, 'shadow call')}"
 
 
 def _estimate(report: Report) -> str | None:
-    """How the cost of always-large was found."""
+    """Return how the cost of always-large was found."""
     compared = report.always_large
     if compared.share is None or not compared.estimated:
         return None
-    how = (
-        f"the small call's cost × {words.figure(compared.ratio)}"
-        if compared.ratio is not None
-        else f"{words.money(compared.per_token, report.currency)} for each token of the small call"
-    )
     return (
-        f"Always large is an estimate. Its cost is known in {words.plural(compared.measured, 'step')} (large was "
-        f"asked); in {words.count(compared.estimated)} it is {how}, as found in the "
-        f"{words.plural(compared.pairs, 'step')} with both."
+        f"Always large is an estimate. Its cost is known in {fmt.plural(compared.measured, 'step')}; for the other "
+        f"{fmt.count(compared.estimated)} the shadow calls say what it would have been, each weighed by one over its "
+        "probability."
     )
 
 
@@ -368,13 +334,13 @@ def _frontier(report: Report) -> Markup:
         lead,
         el(
             "div",
-            {"class": "split"},
+            "split",
             plots.both(draw, 640),
             el(
                 "div",
-                {"class": "aside"},
-                *(_aside(point, report.always_large) for point in data.marks),
-                *(el("p", {"class": "small"}, part) for part in (_estimate(report), _basis(data)) if part),
+                "aside",
+                *(_aside(point, report.always_large, plotted=known) for point in data.marks),
+                *(el("p", "small", part) for part in (_estimate(report), _basis(data)) if part),
             ),
         ),
         behind(
@@ -386,99 +352,98 @@ def _frontier(report: Report) -> Markup:
     )
 
 
-def _aside(point: Point, compared: AlwaysLarge) -> Markup:
+def _aside(point: Point, compared: AlwaysLarge, *, plotted: bool) -> Markup:
     kind = {"as it ran": "run", "always small": "small", "always large": "large"}.get(point.name, "policy")
     quality = point.quality
-    good = f"{words.percent(quality.value)} as good as large" if quality.value is not None else "quality unknown"
+    good = f"{fmt.percent(quality.value)} as good as large" if quality.value is not None else "quality unknown"
     if quality.n and quality.low is not None and quality.high is not None:
-        good += f" ({words.between(quality.low, quality.high)})"
+        good += f" ({fmt.between(quality.low, quality.high)})"
     if kind == "large":
         good = "what the others are compared with"
     if kind == "run" and compared.shadow and compared.large:
-        good += f"; shadow calls cost {words.percent(compared.shadow / compared.large)} more"
+        good += f"; shadow calls cost {fmt.percent(compared.shadow / compared.large)} more"
     return el(
         "div",
-        {"class": "way"},
-        el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"}),
+        "way",
+        swatch(kind) if plotted and point.cost is not None and quality.value is not None else None,
         el("b", None, el("bdi", None, point.name)),
-        el("span", {"class": "cost"}, words.percent(point.cost)),
-        el("span", {"class": "note"}, f"escalates {words.percent(point.escalated)}; {good}"),
+        el("span", "cost", fmt.percent(point.cost)),
+        el("span", "note", f"escalates {fmt.percent(point.escalated)}; {good}"),
     )
 
 
 def _basis(data: Frontier) -> str:
-    said = f"Scorer: {data.scorer}"
+    text = f"Scorer: {data.scorer}"
     if not data.agrees:
-        said += ", which is not the one this journal was written with: give its policy file for its own curve"
-    said += f". {data.steps:,} of {data.of:,} steps swept"
+        text += ", which is not the one this journal was written with: give its policy file for its own curve"
+    text += f". {data.steps:,} steps swept"
     if data.unreplayable:
-        said += f", {data.unreplayable:,} could not be decided anew from the record"
+        text += f", up to {data.unreplayable:,} of them could not be decided anew from the record"
     if data.basis != "none":
-        said += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals (Wilson)"
-    return said + "."
+        text += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals"
+    return text + "."
 
 
 def _row(point: Point) -> list[Child]:
     quality = point.quality
-    interval = "" if not quality.n else words.between(quality.low, quality.high)
+    interval = "" if not quality.n else fmt.between(quality.low, quality.high)
     return [
         el("bdi", None, point.name),
-        words.percent(point.escalated),
-        words.percent(point.cost),
-        words.percent(quality.value),
+        fmt.percent(point.escalated),
+        fmt.percent(point.cost),
+        fmt.percent(quality.value),
         interval,
-        words.count(quality.n) if quality.n else "",
+        fmt.count(quality.n) if quality.n else "",
     ]
 
 
 def _reasons(report: Report) -> Markup:
     rows = report.escalations
-    shown = [row for row in rows if row.escalated][:_PANELS]
-    if not shown:
+    kept = [row for row in rows if row.escalated][:_PANELS]
+    if not kept:
         return section("reasons", "Why steps escalate", "No step of this journal escalated.")
-    widest = max(max(row.reasons.values()) / row.steps for row in shown)
+    widest = max(max(row.reasons.values()) / row.steps for row in kept)
     panels = []
-    for row in shown:
+    for row in kept:
         lines = [
             el(
                 "tr",
                 None,
-                el("th", {"scope": "row"}, el("bdi", None, reason)),
-                el("td", {"class": "bar-cell"}, plots.bar([("large", number / row.steps / widest)])),
-                el("td", None, words.count(number)),
-                el("td", {"class": "muted"}, words.percent(number / row.steps)),
+                el("th", {"scope": "row"}, el("bdi", None, breakable(reason))),
+                el("td", "bar-cell", plots.bar([("large", n / row.steps / widest)])),
+                el("td", None, fmt.count(n)),
+                el("td", "muted", fmt.percent(n / row.steps)),
             )
-            for reason, number in row.reasons.items()
+            for reason, n in row.reasons.items()
         ]
         caption = el(
             "caption",
             None,
             el("b", None, el("bdi", None, row.step)),
-            el("span", {"class": "note"}, f" {words.count(row.escalated)} of {words.count(row.steps)} escalated "),
-            el("b", {"class": "right"}, words.percent(row.escalated / row.steps)),
+            el("span", "note", f" {fmt.count(row.escalated)} of {fmt.count(row.steps)} escalated "),
+            el("b", "right", fmt.percent(row.escalated / row.steps)),
         )
-        head = el(
-            "thead", {"class": "hidden"},
-            el("tr", None, *(el("th", {"scope": "col"}, name) for name in ("reason", "bar", "steps", "share"))),
-        )  # fmt: skip
-        panels.append(el("table", {"class": "bars"}, caption, head, el("tbody", None, *lines)))
-    left_out = len(rows) - len(shown)
-    more = f" {words.plural(left_out, 'step')} more: in the table." if left_out else ""
+        names = (el("th", {"scope": "col"}, name) for name in ("reason", "bar", "steps", "share"))
+        panels.append(
+            el("table", "bars", caption, el("thead", "hidden", el("tr", None, *names)), el("tbody", None, *lines))
+        )
+    left_out = len(rows) - len(kept)
+    more = f" {fmt.plural(left_out, 'step')} more: in the table." if left_out else ""
     return section(
         "reasons",
         "Why steps escalate",
         f"Reasons by step, as a share of the times the step ran. Bars share one scale.{more}",
-        el("div", {"class": "panels"}, *panels),
+        el("div", "panels", *panels),
         behind(
             "Steps and why they escalated",
             ("step", "ran", "escalated", "share", "reasons"),
             [
                 [
                     el("bdi", None, row.step),
-                    words.count(row.steps),
-                    words.count(row.escalated),
-                    words.percent(row.escalated / row.steps),
-                    ", ".join(f"{reason} {words.count(n)}" for reason, n in row.reasons.items()),
+                    fmt.count(row.steps),
+                    fmt.count(row.escalated),
+                    fmt.percent(row.escalated / row.steps),
+                    ", ".join(f"{reason} {fmt.count(n)}" for reason, n in row.reasons.items()),
                 ]
                 for row in rows
             ],
@@ -488,14 +453,18 @@ def _reasons(report: Report) -> Markup:
 
 
 def _reliability(data: Reliability) -> Markup:
+    taken, escalated = (sum(column) for column in zip(*data.histogram, strict=True))
+    if not taken and not escalated:
+        why = f" {fmt.plural(data.unmeasured, 'draft')} without any." if data.unmeasured else ""
+        return section("calibration", _BELIEVED, f"No draft of this journal has a confidence.{why}")
     if data.bins:
         sources = ", ".join(f"{who} ({n:,})" for who, n in data.by_source.items())
         lead = (
             "Drafts of like confidence, and how many of them were right. On the line the confidence can be believed; "
-            f"whiskers are exact 95% binomial intervals. {words.plural(data.n, 'label')}: {sources}."
+            f"whiskers are exact 95% binomial intervals. {fmt.plural(data.n, 'label')}: {sources}."
         )
         if data.auroc is not None:
-            lead += f" A right draft has more confidence than a wrong one in {words.percent(data.auroc)} of all pairs."
+            lead += f" A right draft has more confidence than a wrong one in {fmt.percent(data.auroc)} of all pairs."
         if set(data.by_source) == {"escalation"}:
             lead += " Only escalated steps are labelled, by comparing both answers: accepted ones may look otherwise."
     else:
@@ -504,13 +473,13 @@ def _reliability(data: Reliability) -> Markup:
             "was given."
         )
     if data.unmeasured:
-        lead += f" {words.plural(data.unmeasured, 'draft')} without any confidence."
+        lead += f" {fmt.plural(data.unmeasured, 'draft')} without any confidence."
     return section(
         "calibration",
-        "Can confidences be believed?",
+        _BELIEVED,
         lead,
         plots.both(partial(plots.reliability, data), 480),
-        legend(("small", "draft taken"), ("large", "escalated")),
+        legend(*[("small", "draft taken")] * bool(taken), *[("large", "escalated")] * bool(escalated)),
         behind(
             "Labelled drafts by confidence",
             ("confidence", "mean", "drafts", "right", "share", "95% interval"),
@@ -518,10 +487,10 @@ def _reliability(data: Reliability) -> Markup:
                 [
                     f"{b.low:g} – {b.high:g}",
                     f"{b.confidence:.3f}",
-                    words.count(b.n),
-                    words.count(b.right),
-                    words.percent(b.share),
-                    words.between(b.interval_low, b.interval_high),
+                    fmt.count(b.n),
+                    fmt.count(b.right),
+                    fmt.percent(b.share),
+                    fmt.between(b.interval_low, b.interval_high),
                 ]
                 for b in data.bins
             ],
@@ -534,7 +503,7 @@ def _reliability(data: Reliability) -> Markup:
             "Steps by confidence",
             ("confidence", "taken", "escalated"),
             [
-                [f"{i / 20:.2f} – {(i + 1) / 20:.2f}", words.count(taken), words.count(escalated)]
+                [f"{i / 20:.2f} – {(i + 1) / 20:.2f}", fmt.count(taken), fmt.count(escalated)]
                 for i, (taken, escalated) in enumerate(data.histogram)
             ],
             identifier="confidence-table",
@@ -555,7 +524,7 @@ def _latency(report: Report) -> Markup:
         behind(
             "Latency by tier",
             ("calls", "number", "p50", "p95", "p99"),
-            [[r.who, words.count(r.n), words.seconds(r.p50), words.seconds(r.p95), words.seconds(r.p99)] for r in rows],
+            [[r.who, fmt.count(r.n), fmt.seconds(r.p50), fmt.seconds(r.p95), fmt.seconds(r.p99)] for r in rows],
             identifier="latency-table",
         ),
     )
@@ -564,7 +533,7 @@ def _latency(report: Report) -> Markup:
 def _spending(report: Report) -> Markup:
     data, currency = report.spending, report.currency
     if not data.periods:
-        return section("spending", "SideCall over time", f"No step has a time. {data.prices}")
+        return section("spending", "Spending over time", f"No step has a time. {data.prices}")
     used = [part for part in plots.PARTS if any(getattr(p, part) > 0 for p in data.periods)]
     always = any(p.always_large is not None for p in data.periods)
     estimate = " (estimate)" if report.always_large.estimated else ""
@@ -573,29 +542,29 @@ def _spending(report: Report) -> Markup:
         for part in used
     ]
     unknown = sum(p.unknown for p in data.periods)
-    lead = f"What was paid per {words.width(data.width)} (UTC). {data.prices}"
+    lead = f"What was paid per {fmt.width(data.width)} (UTC). {data.prices}"
     if unknown:
-        lead += f" {words.plural(unknown, 'step')} without a known cost are missing in the bars."
+        lead += f" {fmt.plural(unknown, 'step')} without a known cost are missing in the bars."
     return section(
         "spending",
-        "SideCall over time",
+        "Spending over time",
         lead,
         legend(
             *names,
             *([("always", f"always large{estimate}")] if always else []),
-            ("quiet", "share of steps that escalated"),
+            *([("quiet", "share of steps that escalated")] if any(p.escalated for p in data.periods) else []),
         ),
         plots.both(partial(plots.spending, data, currency), 1000),
         behind(
-            f"SideCall per {words.width(data.width)} in {currency}",
+            f"Spending per {fmt.width(data.width)} in {currency}",
             ("from (UTC)", "steps", "escalated", *used, "always large"),
             [
                 [
-                    words.clock(p.start) if data.width >= 1 else p.start[:23].replace("T", " "),
-                    words.count(p.steps),
-                    words.count(p.escalated),
-                    *(words.figure(getattr(p, part)) for part in used),
-                    words.figure(p.always_large),
+                    fmt.clock(p.start) if data.width >= 1 else p.start[:23].replace("T", " "),
+                    fmt.count(p.steps),
+                    fmt.count(p.escalated),
+                    *(fmt.figure(getattr(p, part)) for part in used),
+                    fmt.figure(p.always_large),
                 ]
                 for p in data.periods
             ],
@@ -606,17 +575,17 @@ def _spending(report: Report) -> Markup:
 
 def _footer(report: Report) -> Markup:
     totals = report.totals
-    policies = ", ".join(f"{name} ({words.plural(n, 'step')})" for name, n in totals.policies.items())
+    policies = ", ".join(f"{name} ({fmt.plural(n, 'step')})" for name, n in totals.policies.items())
     parts = [f"Policies in this journal: {policies}."]
     if report.policy is not None:
         policy = report.policy
-        told = "without a threshold" if policy["threshold"] is None else f"threshold {policy['threshold']:.3f}"
-        dated = f", {policy['kind']} {words.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
-        parts.append(f"Policy shown as {policy['name']}: {policy['version']}, {told}{dated}.")
+        amount = "without a threshold" if policy["threshold"] is None else f"threshold {policy['threshold']:.3f}"
+        dated = f", {policy['kind']} {fmt.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
+        parts.append(f"Policy kept as {policy['name']}: {policy['version']}, {amount}{dated}.")
     parts += report.notes
     parts.append(
         "Costs include rejected drafts and evidence. Unknown is never counted as 0. "
-        f"Made {words.clock(report.made_at)} UTC by cascade-agent {report.version}; this file holds everything it "
+        f"Made {fmt.clock(report.made_at)} UTC by cascade-agent {report.version}; this file holds everything it "
         "shows and asks no server."
     )
     return el("footer", None, *(el("p", None, el("bdi", None, part)) for part in parts))

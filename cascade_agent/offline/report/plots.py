@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from typing import TYPE_CHECKING, Final
 
-from cascade_agent.offline.report import format as words
+from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.markup import Markup, el
 from cascade_agent.offline.report.svg import Placer, Scale, label, line, log_ticks, path, rect, svg, ticks, tip
 
@@ -23,12 +23,7 @@ _NAME: Final = 24
 
 def both(draw: Callable[[float], Markup], wide: float) -> Markup:
     """A chart for each width; style sheets show one of them."""
-    return el(
-        "div",
-        {"class": "plot"},
-        el("div", {"class": "wide"}, draw(wide)),
-        el("div", {"class": "narrow"}, draw(_NARROW)),
-    )
+    return el("div", "plot", el("div", "wide", draw(wide)), el("div", "narrow", draw(_NARROW)))
 
 
 def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
@@ -70,14 +65,15 @@ def frontier(data: Frontier, width: float) -> Markup:
     lower = [(x(p.cost or 0), y(p.quality.low or 0)) for p in points]
     shapes.append(path([*upper, *reversed(lower)], "band", closed=True) if points else Markup())
     shapes.append(path([(x(p.cost or 0), y(p.quality.value or 0)) for p in points], "curve") if points else Markup())
-    shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _told(p)) for p in points]
+    shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _sentence(p)) for p in points]
     placer = Placer(left, top, right + 6, bottom)
+    placer.block_line([(x(p.cost or 0), y(p.quality.value or 0)) for p in points])
     for p in [*points, *marks]:
         placer.block(x(p.cost or 0), y(p.quality.value or 0), 8 if p in marks else 4)
     for p in marks:
         shapes += _mark(p, x(p.cost or 0), y(p.quality.value or 0), y, placer)
-    said = "; ".join(_told(p) for p in marks)
-    return svg(width, height, f"Cost and quality of {len(points)} thresholds. {said}", "frontier", *shapes)
+    sentence = "; ".join(_sentence(p) for p in marks)
+    return svg(width, height, f"Cost and quality of {len(points)} thresholds. {sentence}", "frontier", *shapes)
 
 
 def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> list[Markup]:
@@ -87,13 +83,13 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
         bottom = max(point.quality.low, scale.low)
         shapes.append(line(x, scale(bottom), x, scale(point.quality.high), "whisker"))
     if point.name == "as it ran":
-        shapes.append(_dot(x, y, 7.5, "mark-run", _told(point)))
+        shapes.append(_dot(x, y, 7.5, "mark-run", _sentence(point)))
     elif reference:
         kind = "mark-small" if point.name == "always small" else "mark-large"
-        shapes.append(rect(x - 6, y - 6, 12, 12, kind, tip(_told(point))))
+        shapes.append(rect(x - 6, y - 6, 12, 12, kind, tip(_sentence(point))))
     else:
         corners = f"{x},{y - 9:.1f} {x + 9:.1f},{y} {x},{y + 9:.1f} {x - 9:.1f},{y}"
-        shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_told(point))))
+        shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_sentence(point))))
     name = cut(point.name, _NAME)
     words_x, words_y, anchor = placer.put(x, y, name)
     shapes.append(label(words_x, words_y, name, "name" if not reference else "axis strong", anchor))
@@ -101,13 +97,13 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
 
 
 def sweep(data: Frontier, width: float) -> Markup:
-    """What each threshold costs (or how much it escalates, where no cost is known); quality is not known here."""
+    """Draw the cost of each threshold (or its escalations, where no cost is known); quality is not known here."""
     by_cost = any(p.cost is not None for p in data.curve)
-    told = [(p.threshold, p.cost if by_cost else p.escalated) for p in data.curve if p.threshold is not None]
-    points = [(t, v) for t, v in told if v is not None]
+    values = [(p.threshold, p.cost if by_cost else p.escalated) for p in data.curve if p.threshold is not None]
+    points = [(t, v) for t, v in values if v is not None]
     height, left, right, top = 300.0, 52.0, width - 14.0, 34.0
     bottom = height - 44.0
-    run = data.marks[0].cost if by_cost else data.marks[0].escalated
+    run = next((mark.cost if by_cost else mark.escalated for mark in data.marks), None)
     most = max([1.0, *(v for _, v in points)]) * 1.05
     x, y = Scale(0.0, 1.0, left, right), Scale(0.0, most, bottom, top)
     shapes = [label(2, 14, "cost, always large = 100%" if by_cost else "share of steps that escalate")]
@@ -126,7 +122,7 @@ def sweep(data: Frontier, width: float) -> Markup:
     if run is not None:
         shapes += [
             line(left, y(run), right, y(run), "whisker dashed"),
-            label(left + 6, y(run) - 7, f"as it ran: {words.percent(run)}", "name"),
+            label(left + 6, y(run) - 7, f"as it ran: {fmt.percent(run)}", "name"),
         ]
     return svg(width, height, f"What {len(points)} thresholds cost", "sweep", *shapes)
 
@@ -136,14 +132,14 @@ def cut(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _told(point: Point) -> str:
+def _sentence(point: Point) -> str:
     quality = point.quality
-    good = words.percent(quality.value)
+    good = fmt.percent(quality.value)
     if quality.n and quality.low is not None and quality.high is not None:
-        good += f" ({words.between(quality.low, quality.high)}, {words.plural(quality.n, 'label')})"
+        good += f" ({fmt.between(quality.low, quality.high)}, {fmt.plural(quality.n, 'label')})"
     return (
-        f"{point.name}: cost {words.percent(point.cost)} of always large, {good} as good as large, "
-        f"escalates {words.percent(point.escalated)}"
+        f"{point.name}: cost {fmt.percent(point.cost)} of always large, {good} as good as large, "
+        f"escalates {fmt.percent(point.escalated)}"
     )
 
 
@@ -151,8 +147,8 @@ def _share(value: float) -> str:
     return f"{round(value * 100, 6):g}%"
 
 
-def _dot(x: float, y: float, radius: float, kind: str, said: str) -> Markup:
-    return el("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip(said))
+def _dot(x: float, y: float, radius: float, kind: str, sentence: str) -> Markup:
+    return el("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip(sentence))
 
 
 # ---- confidence -----------------------------------------------------------------------------------------------------
@@ -180,7 +176,7 @@ def reliability(data: Reliability, width: float) -> Markup:
                 line(place, y(b.interval_low), place, y(b.interval_high), "whisker"),
                 _dot(place, y(b.share), 3.5 + 5.5 * math.sqrt(b.n / most), "mark-run",
                      f"confidence {b.low:g} to {b.high:g}: {b.right} of {b.n} right, "
-                     f"95% interval {words.between(b.interval_low, b.interval_high)}"),
+                     f"95% interval {fmt.between(b.interval_low, b.interval_high)}"),
             ]  # fmt: skip
     else:
         bottom, floor, height = 22.0, 120.0, 164.0
@@ -189,18 +185,18 @@ def reliability(data: Reliability, width: float) -> Markup:
     up = Scale(0.0, tallest, floor, bottom + 16.0)
     for index, (taken, escalated) in enumerate(counts):
         start, end = x(index / len(counts)) + 1, x((index + 1) / len(counts)) - 1
-        said = tip(f"confidence {index / 20:.2f} to {(index + 1) / 20:.2f}: {taken} taken, {escalated} escalated")
+        sentence = tip(f"confidence {index / 20:.2f} to {(index + 1) / 20:.2f}: {taken} taken, {escalated} escalated")
         shapes += [
-            rect(start, up(taken), end - start, floor - up(taken), "fill-small", said),
-            rect(start, up(taken + escalated), end - start, up(taken) - up(taken + escalated), "fill-large", said),
+            rect(start, up(taken), end - start, floor - up(taken), "fill-small", sentence),
+            rect(start, up(taken + escalated), end - start, up(taken) - up(taken + escalated), "fill-large", sentence),
         ]
     shapes += [line(left, floor, right, floor, "base"), label(left - 8, up(tallest) + 4, f"{tallest:,}", anchor="end")]
     shapes += [label(x(value), floor + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
     shapes.append(label(right, height - 6, "confidence in the small draft", anchor="end"))
-    said_all = (
+    title = (
         f"{data.n} labelled drafts in {len(data.bins)} bins of confidence" if data.bins else "Confidences of all steps"
     )
-    return svg(width, height, said_all, "reliability", *shapes)
+    return svg(width, height, title, "reliability", *shapes)
 
 
 # ---- latency --------------------------------------------------------------------------------------------------------
@@ -208,37 +204,37 @@ def reliability(data: Reliability, width: float) -> Markup:
 
 def latency(rows: Sequence[Latency], width: float) -> Markup:
     """Median, 95th and 99th percentile of each row on one logarithmic axis."""
-    shown = [row for row in rows if row.p99 > 0]
+    kept = [row for row in rows if row.p99 > 0]
     row_height = 78.0 if width > _PHONE else 60.0
     left, right = 10.0, width - 14.0
-    bottom = 14.0 + row_height * len(shown)
+    bottom = 14.0 + row_height * len(kept)
     height = bottom + 44.0
-    low = min((max(row.p50, row.p99 / 1e6) for row in shown), default=0.001) / 1.6
-    high = max((row.p99 for row in shown), default=1.0) * 1.4
+    low = min((max(row.p50, row.p99 / 1e6) for row in kept), default=0.001) / 1.6
+    high = max((row.p99 for row in kept), default=1.0) * 1.4
     x = Scale(low, high, left, right, log=True)
     shapes: list[Markup] = []
     for value in log_ticks(low * 1.15, high / 1.15):
         shapes += [
             line(x(value), 10, x(value), bottom, "grid"),
-            label(x(value), bottom + 20, words.tick_seconds(value), anchor="middle"),
+            label(x(value), bottom + 20, fmt.tick_seconds(value), anchor="middle"),
         ]
-    for index, row in enumerate(shown):
+    for index, row in enumerate(kept):
         top = 14.0 + row_height * index
         y = top + 42.0
         kind = {"small": "small", "large": "large", "evidence": "evidence"}.get(row.who, "ink")
         p50 = max(row.p50, low)
-        told = " · ".join(words.seconds(v) for v in (row.p50, row.p95, row.p99))
+        values = " · ".join(fmt.seconds(v) for v in (row.p50, row.p95, row.p99))
         shapes += [
             label(left, top + 18, row.who, "name"),
-            label(right, top + 18, told, "axis strong", "end"),
+            label(right, top + 18, values, "axis strong", "end"),
             line(x(p50), y, x(row.p99), y, f"range stroke-{kind}"),
-            _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {words.seconds(row.p50)}"),
+            _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {fmt.seconds(row.p50)}"),
             _dot(
                 x(max(row.p95, low)),
                 y,
                 5,
                 f"hollow stroke-{kind}",
-                f"{row.who}, 95th percentile {words.seconds(row.p95)}",
+                f"{row.who}, 95th percentile {fmt.seconds(row.p95)}",
             ),
             line(x(row.p99), y - 6, x(row.p99), y + 6, f"range stroke-{kind}"),
         ]
@@ -246,8 +242,8 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
         line(left, bottom, right, bottom, "base"),
         label(right, height - 6, "median ● · p95 ○ · p99 |", anchor="end"),
     ]
-    said = "; ".join(f"{row.who}: median {words.seconds(row.p50)}, p99 {words.seconds(row.p99)}" for row in rows)
-    return svg(width, height, f"Latency. {said}", "latency", *shapes)
+    sentence = "; ".join(f"{row.who}: median {fmt.seconds(row.p50)}, p99 {fmt.seconds(row.p99)}" for row in rows)
+    return svg(width, height, f"Latency. {sentence}", "latency", *shapes)
 
 
 # ---- spend ----------------------------------------------------------------------------------------------------------
@@ -264,7 +260,7 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     slot = (right - left) / slots
     most = max(max(_paid(p), p.always_large or 0.0) for p in periods) or 1.0
     y, rate = Scale(0.0, most * 1.04, bottom, top), Scale(0.0, 1.0, strip, strip_top)
-    shapes = [label(2, 14, f"{currency} per {words.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
+    shapes = [label(2, 14, f"{currency} per {fmt.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
     for value in ticks(0.0, most, 4):
         shapes += [
             line(left, y(value), right, y(value), "grid"),
@@ -279,22 +275,22 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     for period in periods:
         index = round((_time(period) - first) / data.width)
         start, wide, at = left + index * slot + inset, slot - 2 * inset, 0.0
-        said = tip(_spent(period, currency))
+        sentence = tip(_spent(period, currency))
         for part in PARTS:
             cost = getattr(period, part)
             if cost > 0:
-                shapes.append(rect(start, y(at + cost), wide, y(at) - y(at + cost), f"fill-{part}", said))
+                shapes.append(rect(start, y(at + cost), wide, y(at) - y(at + cost), f"fill-{part}", sentence))
                 at += cost
         if period.always_large is not None:
             shapes.append(line(start, y(period.always_large), start + wide, y(period.always_large), "always"))
         if period.steps:
             share = period.escalated / period.steps
-            said = tip(f"{words.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
-            shapes.append(rect(start, rate(share), wide, strip - rate(share), "fill-quiet", said))
+            sentence = tip(f"{fmt.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
+            shapes.append(rect(start, rate(share), wide, strip - rate(share), "fill-quiet", sentence))
     shapes += [line(left, bottom, right, bottom, "base"), line(left, strip, right, strip, "base")]
     shapes += _time_axis(data, left + slot / 2, slot, slots, first, bottom + 20.0, width)
     total = sum(_paid(p) for p in periods)
-    return svg(width, height, f"{words.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
+    return svg(width, height, f"{fmt.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
 
 
 def _time_axis(  # noqa: PLR0913, PLR0917 - a place and a scale
@@ -305,7 +301,7 @@ def _time_axis(  # noqa: PLR0913, PLR0917 - a place and a scale
     shapes = []
     for index in range(0, slots, every):
         time = dt.datetime.fromtimestamp(first + index * data.width, dt.UTC).isoformat()
-        shapes.append(label(start + index * slot, y, words.tick_time(time, data.width), anchor="middle"))
+        shapes.append(label(start + index * slot, y, fmt.tick_time(time, data.width), anchor="middle"))
     return shapes
 
 
@@ -318,6 +314,6 @@ def _paid(period: Period) -> float:
 
 
 def _spent(period: Period, currency: str) -> str:
-    parts = ", ".join(f"{part} {words.figure(cost)}" for part in PARTS if (cost := getattr(period, part)) > 0)
-    always = "" if period.always_large is None else f"; always large {words.money(period.always_large, currency)}"
-    return f"{words.clock(period.start)}: {words.plural(period.steps, 'step')}, {parts or 'nothing'}{always}"
+    parts = ", ".join(f"{part} {fmt.figure(cost)}" for part in PARTS if (cost := getattr(period, part)) > 0)
+    always = "" if period.always_large is None else f"; always large {fmt.money(period.always_large, currency)}"
+    return f"{fmt.clock(period.start)}: {fmt.plural(period.steps, 'step')}, {parts or 'nothing'}{always}"

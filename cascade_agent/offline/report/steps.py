@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cascade_agent.offline.report import format as words
-from cascade_agent.offline.report.markup import Child, Markup, el
+from cascade_agent.offline.report import format as fmt
+from cascade_agent.offline.report.markup import Child, Markup, breakable, el
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,21 +21,29 @@ _COLUMNS: Final = (
     ("cost", "Cost", "number"),
     ("latency", "Latency", "number"),
 )
-_OUTCOMES: Final = frozenset(
-    {"accepted", "escalated", "exhausted", "human_review", "interrupted", "cancelled", "error"}
-)
+_OUTCOMES: Final = {
+    "accepted": "small answered",
+    "escalated": "large answered",
+    "exhausted": "nobody could answer",
+    "human_review": "a person answered",
+    "interrupted": "waits for a person",
+    "cancelled": "cancelled",
+    "error": "failed",
+}
 
 
-def steps_section(identifier: str, title: str, lead: str, steps: Sequence[Shown], currency: str) -> Markup:
-    """A sortable table of steps."""
+def steps_section(  # noqa: PLR0913 - the parts of a section
+    identifier: str, title: str, lead: str, steps: Sequence[Shown], currency: str, *, of_small: bool = False
+) -> Markup:
+    """Return a sortable table of steps; `of_small` shows the confidence in small's draft, not in the answer."""
     outcomes = sorted({step.outcome for step in steps})
     heading = el("h2", {"id": f"{identifier}-title"}, title)
     attributes = {"class": "card steps", "id": identifier, "aria-labelledby": f"{identifier}-title"}
     if not steps:
-        return el("section", attributes, heading, el("p", {"class": "lead"}, "There is none in this journal."))
+        return el("section", attributes, heading, el("p", "lead", "There is none in this journal."))
     tools = el(
         "div",
-        {"class": "tools"},
+        "tools",
         el(
             "label",
             None,
@@ -53,28 +61,36 @@ def steps_section(identifier: str, title: str, lead: str, steps: Sequence[Shown]
                 "select",
                 {"data-filter": "outcome"},
                 el("option", {"value": ""}, "all"),
-                *(el("option", {"value": outcome}, outcome) for outcome in outcomes),
+                *(el("option", {"value": outcome}, _OUTCOMES.get(outcome, outcome)) for outcome in outcomes),
             ),
         ),
         el("output", {"class": "shown", "aria-live": "polite"}, f"{len(steps)} of {len(steps)} steps"),
     )
+    heads = {"confidence": "Confidence in small"} if of_small else {}
     head = [
-        el("th", {"scope": "col", "class": kind, "data-key": key}, el("button", {"type": "button"}, name))
+        el(
+            "th",
+            {"scope": "col", "class": kind, "data-key": key},
+            el("button", {"type": "button"}, heads.get(key, name)),
+        )
         for key, name, kind in _COLUMNS
     ]
-    bodies = [_body(f"{identifier}-{index}", step, currency) for index, step in enumerate(steps)]
-    caption = el("caption", {"class": "hidden"}, f"{title}. Column heads are buttons that sort.")
+    bodies = [_body(f"{identifier}-{index}", step, currency, of_small=of_small) for index, step in enumerate(steps)]
+    caption = el("caption", "hidden", f"{title}. Column heads are buttons that sort.")
     return el(
         "section",
         attributes,
         heading,
-        el("p", {"class": "lead"}, lead),
+        el("p", "lead", lead),
         tools,
-        el("table", {"class": "steps-table"}, caption, el("thead", None, el("tr", None, *head)), *bodies),
+        el("table", "steps-table", caption, el("thead", None, el("tr", None, *head)), *bodies),
     )
 
 
-def _body(identifier: str, step: Shown, currency: str) -> Markup:
+def _body(identifier: str, step: Shown, currency: str, *, of_small: bool) -> Markup:
+    first = step.attempts[0] if step.attempts else None
+    drafted = first.confidence if first is not None and first.tier == "small" else None
+    confidence = drafted if of_small else step.confidence
     button = el(
         "button",
         {"type": "button", "class": "open", "aria-expanded": "false", "aria-controls": identifier},
@@ -83,12 +99,12 @@ def _body(identifier: str, step: Shown, currency: str) -> Markup:
     )
     cells: list[tuple[Child, object]] = [
         (button, step.step),
-        (words.clock(step.started_at), step.started_at),
+        (fmt.clock(step.started_at), step.started_at),
         (_pill(step), step.outcome),
-        (el("bdi", None, step.reason), step.reason),
-        (words.UNKNOWN if step.confidence is None else f"{step.confidence:.3f}", step.confidence),
-        (words.money(step.cost, currency), step.cost),
-        (words.seconds(step.latency), step.latency),
+        (el("bdi", None, breakable(step.reason)), step.reason),
+        (fmt.UNKNOWN if confidence is None else f"{confidence:.3f}", confidence),
+        (fmt.money(step.cost, currency), step.cost),
+        (fmt.seconds(step.latency), step.latency),
     ]
     row = [
         el(
@@ -105,85 +121,74 @@ def _body(identifier: str, step: Shown, currency: str) -> Markup:
     return el(
         "tbody",
         {"data-outcome": step.outcome, "data-id": step.id},
-        el("tr", {"class": "row"}, *row),
+        el("tr", "row", *row),
         el("tr", {"class": "detail", "id": identifier}, el("td", {"colspan": len(_COLUMNS)}, _detail(step, currency))),
     )
 
 
 def _pill(step: Shown) -> Markup:
     kind = step.outcome if step.outcome in _OUTCOMES else "other"
-    return el("span", {"class": f"pill pill-{kind}"}, step.outcome + (", degraded" if step.degraded else ""))
+    doubt = ", with a doubt" if step.degraded else ""
+    return el("span", f"pill pill-{kind}", _OUTCOMES.get(step.outcome, step.outcome) + doubt)
 
 
 def _detail(step: Shown, currency: str) -> Markup:
     facts = [
         ("step id", step.id),
         ("thread", step.thread),
-        ("at", words.clock(step.started_at) if step.started_at else ""),
+        ("at", fmt.clock(step.started_at) if step.started_at else ""),
         ("kind", step.kind),
         ("policy", step.policy),
     ]
     blocks: list[Child] = [
-        el(
-            "p",
-            {"class": "ids"},
-            *(el("span", None, f"{name} ", el("code", None, value)) for name, value in facts if value),
-        )
+        el("p", "ids", *(el("span", None, f"{name} ", el("code", None, value)) for name, value in facts if value))
     ]
     blocks += [_attempt(index, tried, currency) for index, tried in enumerate(step.attempts)]
     moves = [
-        el(
-            "li",
-            None,
-            el("b", None, action),
-            f" {reason}",
-            el("span", {"class": "muted"}, f" {detail}") if detail else None,
-        )
+        el("li", None, el("b", None, action), f" {reason}", el("span", "muted", f" {detail}") if detail else None)
         for action, reason, detail in step.decisions
     ]
     if moves:
-        blocks.append(el("div", {"class": "block"}, el("h3", None, "Decision"), el("ol", {"class": "moves"}, *moves)))
+        blocks.append(el("div", "block", el("h3", None, "Decision"), el("ol", "moves", *moves)))
     final = step.attempts[step.final] if step.final is not None and step.final < len(step.attempts) else None
     if final is None:
-        blocks.append(el("p", {"class": "final"}, "No answer was returned."))
+        blocks.append(el("p", "final", "No answer was returned."))
     else:
-        blocks.append(
-            el("div", {"class": "block final"}, el("h3", None, f"Final answer, from {final.tier}"), _answer(final))
-        )
-    return el("div", {"class": "story"}, *blocks)
+        blocks.append(el("div", "block final", el("h3", None, f"Final answer, from {final.tier}"), _answer(final)))
+    return el("div", "story", *blocks)
 
 
 def _attempt(index: int, tried: Tried, currency: str) -> Markup:
     which = "First answer" if index == 0 else f"Answer {index + 1}"
     tokens = (
-        f"{words.count(tried.input_tokens)} → {words.count(tried.output_tokens)} tokens"
+        f"{fmt.count(tried.input_tokens)} → {fmt.count(tried.output_tokens)} tokens"
         if tried.input_tokens is not None or tried.output_tokens is not None
         else ""
     )
     confidence = "" if tried.confidence is None else f"confidence {tried.confidence:.3f}"
-    told = [
+    facts_ = [
         tried.model,
         tried.outcome,
         confidence,
-        words.money(tried.cost, currency),
-        words.seconds(tried.latency),
+        fmt.money(tried.cost, currency),
+        fmt.seconds(tried.latency),
         tokens,
     ]
     kind = "small" if tried.tier == "small" else "large"
     return el(
         "div",
-        {"class": f"block from-{kind}"},
+        f"block from-{kind}",
         el("h3", None, f"{which}: ", el("bdi", None, tried.tier)),
-        el("p", {"class": "small"}, *(el("span", {"class": "bit"}, el("bdi", None, part)) for part in told if part)),
+        el("p", "small", *(el("span", "bit", el("bdi", None, part)) for part in facts_ if part)),
         _answer(tried),
-        el("p", {"class": "error"}, tried.error) if tried.error else None,
-        _verdicts(tried) if tried.verdicts else el("p", {"class": "small"}, "No validator said anything."),
+        el("p", "error", tried.error) if tried.error else None,
+        _verdicts(tried) if tried.verdicts else el("p", "small", "No validator said anything."),
     )
 
 
 def _answer(tried: Tried) -> Markup:
     if not tried.answer:
-        return el("p", {"class": "small"}, "no answer in the record")
+        return el("p", "small", "no answer in the record")
     return el("pre", None, tried.answer)
 
 
@@ -191,18 +196,18 @@ def _verdicts(tried: Tried) -> Markup:
     items = []
     for validator, outcome, code, score, path, reason in tried.verdicts:
         scored = "" if score is None else f" {score:.2f}"
-        where = el("span", {"class": "muted"}, " at ", el("code", None, path)) if path else None
+        where = el("span", "muted", " at ", el("code", None, path)) if path else None
         items.append(
             el(
                 "li",
                 None,
-                el("span", {"class": f"verdict verdict-{outcome}"}, f"{outcome}{scored}"),
+                el("span", f"verdict verdict-{outcome}", f"{outcome}{scored}"),
                 " ",
                 el("b", None, el("bdi", None, validator)),
                 " ",
                 el("code", None, code) if code else None,
                 where,
-                el("span", {"class": "muted"}, f" {reason}") if reason else None,
+                el("span", "muted", f" {reason}") if reason else None,
             )
         )
-    return el("ul", {"class": "verdicts"}, *items)
+    return el("ul", "verdicts", *items)

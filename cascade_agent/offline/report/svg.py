@@ -1,14 +1,14 @@
-"""What charts are drawn with: scales, ticks, axes, labels that keep out of each other's way.
+"""The parts of charts: scales, ticks, axes, labels that keep out of each other's way.
 
-Borrow-before-build: matplotlib and Plotly were weighed. The first is 40 MB for six charts and draws text as paths that
-no theme can recolour, the second puts 3.5 MB of script into the page; a few hundred lines give charts of 5 kB each that
-follow the theme, and whose words stay words.
+Why not a library: matplotlib is 40 MB and draws text as paths that no theme can recolour, Plotly puts 3.5 MB of script
+into the page. These charts have 5 kB each.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.offline.report.markup import Child, Markup, el
@@ -74,13 +74,8 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
 
 def rect(x: float, y: float, width: float, height: float, kind: str, *inside: Child) -> Markup:
     """A bar."""
-    shape = {
-        "x": round(x, 1),
-        "y": round(y, 1),
-        "width": max(0.0, round(width, 1)),
-        "height": max(0.0, round(height, 1)),
-    }
-    return el("rect", {**shape, "class": kind}, *inside)
+    size = {"width": max(0.0, round(width, 1)), "height": max(0.0, round(height, 1))}
+    return el("rect", {"x": round(x, 1), "y": round(y, 1), **size, "class": kind}, *inside)
 
 
 def path(points: Sequence[tuple[float, float]], kind: str, *, closed: bool = False) -> Markup:
@@ -90,7 +85,7 @@ def path(points: Sequence[tuple[float, float]], kind: str, *, closed: bool = Fal
 
 
 def tip(words: str) -> Markup:
-    """What the pointer reads on a shape."""
+    """Return the text that a pointer reads on a shape."""
     return el("title", None, words)
 
 
@@ -114,6 +109,12 @@ class Placer:
         """Keep labels off a mark."""
         self.taken.append((x - radius, y - radius, x + radius, y + radius))
 
+    def block_line(self, points: Sequence[tuple[float, float]]) -> None:
+        """Keep labels off a line."""
+        for (x1, y1), (x2, y2) in pairwise(points):
+            for step in range(pieces := max(1, math.ceil(max(abs(x2 - x1), abs(y2 - y1)) / 6))):
+                self.block(x1 + (x2 - x1) * step / pieces, y1 + (y2 - y1) * step / pieces, 3)
+
     def put(self, x: float, y: float, words: str) -> tuple[float, float, Anchor]:
         """Where the label of a mark at (x, y) stands: the first free place around it, else above it."""
         width = len(words) * CHAR
@@ -122,6 +123,7 @@ class Placer:
             (x, y - 14, "middle"), (x - 12, y + 4, "end"), (x - 10, y + 18, "end"), (x - 10, y - 10, "end"),
             (x, y + 24, "middle"),
             (x + 10, y + 32, "start"), (x - 10, y + 32, "end"), (x + 10, y - 24, "start"), (x - 10, y - 24, "end"),
+            (x + 24, y + 48, "start"), (x - 24, y - 40, "end"), (x + 24, y - 40, "start"), (x - 24, y + 48, "end"),
         ]  # fmt: skip
         best, least = around[0], math.inf
         for spot in around:
