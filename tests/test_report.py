@@ -34,10 +34,9 @@ from cascade_agent.offline.drift import watch
 from cascade_agent.offline.evaluation import compare
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.offline.report import build_report, render
-from cascade_agent.offline.report import collect as gather
 from cascade_agent.offline.report import format as words
-from cascade_agent.offline.report.markup import data_script, el, escape
 from cascade_agent.offline.report.collect import MAX_PERIODS, WIDTHS, Counts, Least, Timeline, percentiles
+from cascade_agent.offline.report.markup import data_script, el, escape
 from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
@@ -184,7 +183,7 @@ def test_always_large_is_what_the_shadow_calls_say(tmp_path):
     found = build_report([journal_of(tmp_path / "bare.jsonl", *bare)]).always_large
     assert found.share is None
     assert found.low == pytest.approx(0.050 / (0.042 + 3 * 0.03))
-    assert found.high == pytest.approx(0.050 / (0.042 + 3 * 0.012))
+    assert found.high == pytest.approx(0.050 / (0.042 + 3 * 0.001))
     assert "no shadow call" in found.why
 
 

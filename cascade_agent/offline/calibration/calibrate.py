@@ -37,7 +37,7 @@ from cascade_agent.offline.evaluation.estimates import Estimates, Figure
 from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, fold, no_step
 from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
 from cascade_agent.offline.evaluation.replay import accept_all
-from cascade_agent.offline.evaluation.tally import Plan, Tally
+from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 
 if TYPE_CHECKING:
     from cascade_agent.journal.writer import OnError
@@ -110,8 +110,8 @@ class CalibrationResult:
     and how many labels are missing. `by_kind` and `irreversible` are further claims at the same target: thresholds per
     kind of step (all at once; the kinds without enough labels together under `""`), and the selective error of drafts
     that call irreversible tools. `scorer` is the chosen one (`chosen`: `rules`, `error` or `gain`), `fits` what was
-    fitted, `quality` how each candidate did on the episodes kept for the certificate. `saving` is what the cascade saved
-    of always-large's cost in these journals as it ran.
+    fitted, `quality` how each candidate did on the episodes kept for the certificate. `saving` is the share of
+    always-large's cost that the cascade saved in these journals as it ran.
     """
 
     policy: Policy | None
@@ -293,7 +293,7 @@ class _Read:
     """What one reading of the journals gives: the labelled steps, and what all steps cost."""
 
     def __init__(self, side_effects: Mapping[str, str]) -> None:
-        self.builder, self.tally = DatasetBuilder(side_effects), Tally(Plan())
+        self.builder, self.tally = DatasetBuilder(side_effects), Tally(SweepPlan())
 
     def add(self, step: LabelledStep) -> None:
         self.builder.add(step)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cascade_agent.offline.drift.values import PriceBasis, Saving
 from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, label_step, text_hash
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates
-from cascade_agent.offline.evaluation.tally import GROUPS, Cell, Plan, Tally
+from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tally
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import Attempt, Label, StepTrace
@@ -86,7 +86,7 @@ class SavingsMonitor:
         self._prices, self._window, self._max_names = prices, window, max_names
         self.basis: PriceBasis = "recorded" if prices is None else "given"
         self._currency: str | None = None
-        self._tally = Tally(Plan())
+        self._tally = Tally(SweepPlan())
         self._names: set[str] = set()
         self._means: dict[str, _Mean] = {}
         self._models: dict[str, str] = {}

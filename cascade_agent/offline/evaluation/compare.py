@@ -10,7 +10,7 @@ from cascade_agent.errors import RecordError
 from cascade_agent.offline.evaluation.dataset import LabelRules
 from cascade_agent.offline.evaluation.estimates import ALL, BASELINES, RESAMPLES, Estimates
 from cascade_agent.offline.evaluation.journals import PathLike, ReadSettings, as_list, fold, originals
-from cascade_agent.offline.evaluation.tally import Plan, Tally
+from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -128,7 +128,7 @@ def compare(  # noqa: PLR0913 - one keyword per question
         RecordError: journals that cannot be read or hold no finished step. Names file, line and mend.
         ConfigurationError: a policy or grid that cannot work, or dask is not installed.
     """
-    plan, given = Plan.of(policies, grid), as_list(paths)
+    plan, given = SweepPlan.of(policies, grid), as_list(paths)
     files, copies = originals(given, on_error=on_error)
     rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
     how = ReadSettings(labels=labels, rules=rules, on_error=on_error, lean=True, dask=dask)

@@ -155,7 +155,9 @@ class Facts(NamedTuple):
             return facts
         if call is not None:
             time = seconds(call.latency, label.step_id)
-            facts = facts._replace(large=cost, large_time=time, priced=(*facts.priced, ("large", cost)))
+            facts = facts._replace(
+                large=cost, large_time=time, priced=(*facts.priced, ("large", cost), ("shadow", cost))
+            )
         if label.propensity and self.stratum != "known":
             facts = facts._replace(stratum="drawn", weight=round(WEIGHT / max(_LEAST, label.propensity)))
         return facts
@@ -438,7 +440,7 @@ class Dataset:
     repeated: int = 0
     unasked: int = 0
     """Steps in which small was left out by an economy (staying on large, skipping, a ceiling). They say nothing about
-    its drafts: were they counted as harmless, the risk would be understated for the day on which small is asked again."""
+    its drafts: counted as harmless, they would understate the risk for the day on which small is asked again."""
 
     by_source: Mapping[str, int] = field(default_factory=dict)
     models: tuple[str, ...] = ()

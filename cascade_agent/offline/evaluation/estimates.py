@@ -2,7 +2,8 @@
 
 A figure that the journal cannot tell is an interval. `low` and `high` hold whatever the unrecorded answers were, and as
 far as money goes if an unrecorded call costs no less and no more than the recorded ones of that tier in steps of that
-name. `estimate` rests on the logged probabilities of shadow calls.
+name. Escalated steps are the harder and dearer ones, so where no shadow call says what large costs on accepted steps,
+it is only taken to cost no less than small. `estimate` rests on the logged probabilities of shadow calls.
 """
 
 from __future__ import annotations
@@ -421,7 +422,7 @@ class Times:
 
 
 def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair | None:
-    """Return where a share `q` of the steps is done, unknown times coming first, and coming last; None without steps."""
+    """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
     known: dict[int, float] = defaultdict(float)
     unknown = 0.0
     for (_, place), n in counts.items():
@@ -472,10 +473,9 @@ class Estimates:
 
     def __init__(self, tally: Tally, *, resamples: int = RESAMPLES, seed: int = 0, parts: bool = True) -> None:
         self._tally = tally
-        self._ranges: dict[str, Ranges] = defaultdict(dict)
+        self._ranges = _ranges_of(tally)
         self._widest: Ranges = {}
-        for (step, role), (low, high) in tally.ranges.items():
-            self._ranges[step][role] = (low, high)
+        for role, (low, high) in (pair for ranges in self._ranges.values() for pair in ranges.items()):
             least, most = self._widest.get(role, (low, high))
             self._widest[role] = (min(low, least), max(high, most))
         self._recipes: dict[tuple[str | None, Ending, float], Recipe] = {}
@@ -627,6 +627,18 @@ class Estimates:
                 interval = _interval(starmap(make, again), estimated=figure.estimate is not None)
                 new[name] = replace(figure, interval=interval)
         return replace(found, **new)  # type: ignore[arg-type] # all of these are figures
+
+
+def _ranges_of(tally: Tally) -> dict[str, Ranges]:
+    """Return between which costs an unrecorded call lies, by step name and role."""
+    found: dict[str, Ranges] = defaultdict(dict)
+    for (step, role), limits in tally.ranges.items():
+        found[step][role] = limits
+    for ranges in found.values():
+        if "large" in ranges and "shadow" not in ranges:
+            low, high = ranges["large"]
+            ranges["large"] = (min(low, ranges.get("small", (0, 0))[0]), high)
+    return found
 
 
 def _draws(groups: int, resamples: int, seed: int) -> list[list[float]]:

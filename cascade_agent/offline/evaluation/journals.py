@@ -289,8 +289,9 @@ class Reading(Generic[F]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSettings:
-    """How journals are read: see `LabelledSteps`. `labels` are further files with labels alone, `ids`
-    keeps the ids of the steps that have a label.
+    """How journals are read: see `LabelledSteps`.
+
+    `labels` are further files with labels alone, `ids` keeps the ids of the steps that have a label.
 
     `dask` reads every file in a task of its own: what is given to `dask.compute`, such as `{"scheduler": "processes",
     "num_workers": 2}`; an empty mapping takes the active scheduler, such as that of a `distributed.Client`. Every
@@ -326,7 +327,7 @@ def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) ->
     return cast("Reading[F]", reading)
 
 
-def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[Steps]]:
+def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[StepList]]:
     """Read journals on Dask for what depends on the order of the steps, `_AHEAD` files at a time.
 
     Raises:
@@ -337,11 +338,11 @@ def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[St
     labels, read_steps = _labels_on(dask, files, how), dask.delayed(_part)
     for i in range(0, len(files), _AHEAD):
         yield from dask.compute(
-            *(read_steps(Steps, file, labels, how) for file in files[i : i + _AHEAD]), **(how.dask or {})
+            *(read_steps(StepList, file, labels, how) for file in files[i : i + _AHEAD]), **(how.dask or {})
         )
 
 
-class Steps(list[LabelledStep]):
+class StepList(list[LabelledStep]):
     """The steps of a part of the journals, in their order."""
 
     add = list.append
@@ -394,7 +395,7 @@ def _merged(parts: Sequence[Reading[F]]) -> Reading[F]:
     return replace(first, repeated=repeated, labelled=labelled)
 
 
-def load_dataset(  # noqa: PLR0913 - one keyword per way of reading
+def load_dataset(
     *paths: PathLike,
     evaluator: Evaluator | None = None,
     same_text: SameText | None = None,

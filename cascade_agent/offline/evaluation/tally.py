@@ -44,7 +44,7 @@ _BITS: Final = {"small": BY_SMALL, "large": BY_LARGE, "human": BY_OTHERS}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """The policies to compare, in the order in which they were asked for, and how they are swept.
 
     A family are policies that differ in their threshold alone, ascending; `places` says for each policy which family
@@ -163,7 +163,7 @@ Cell = tuple[str, str]
 class Tally:  # noqa: PLW1641 - it changes, so it has no hash
     """Sums over steps. Two of the same plan are equal when they are of the same steps, in whatever order."""
 
-    plan: Plan
+    plan: SweepPlan
     steps: int = 0
     unfinished: int = 0
     given: int = 0

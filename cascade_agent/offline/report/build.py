@@ -191,8 +191,8 @@ def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -
         own = estimates.policy(0)[ALL]
         if name is not None or own.escalation != recorded.escalation:
             marks.append(_point(out.plan.titles[0], None, own, looked))
-        for title in ("always small", "always large"):
-            marks.append(_point(title, None, estimates.baseline(title)[ALL], looked))
+        ways = ("always small", "always large")
+        marks += [_point(title, None, estimates.baseline(title)[ALL], looked) for title in ways]
         for number in _thresholds(estimates, len(policies)):
             found.append(estimates.policy(number)[ALL])
             threshold = policies[number].threshold
@@ -246,17 +246,20 @@ def _point(name: str, threshold: float | None, figures: Figures, looked: int) ->
 
 
 def _quality(figures: Figures, looked: int) -> Share:
-    """Return 1 - harm with its interval: no narrower than that of as many independent looks as there were."""
-    harm = figures.harm
-    if harm.point is None:
+    """Return 1 - harm with its interval: no narrower than that of as many independent looks as there were.
+
+    A wrong draft whose large answer nobody knows counts as harm.
+    """
+    harm, low, high = figures.harm, figures.harm.low or 0.0, figures.harm.high or 0.0
+    if harm.estimate is None:
         return Share(value=None, low=None, high=None, n=0)
-    if harm.low == harm.high or not looked:
-        return Share(value=1.0 - harm.point, low=1.0 - (harm.high or 0.0), high=1.0 - (harm.low or 0.0), n=0)
-    least, most = harm.interval or (harm.point, harm.point)
-    open_ = max((harm.high or 0.0) - (harm.low or 0.0), 1e-12)
-    share = min(1.0, max(0.0, (harm.point - (harm.low or 0.0)) / open_))
-    bound = (harm.low or 0.0) + open_ * upper_bound(round(share * looked), looked, _SIDE)
-    return Share(value=1.0 - harm.point, low=1.0 - max(most, bound), high=1.0 - least, n=looked)
+    value = harm.estimate[1]
+    if low == high or not looked:
+        return Share(value=1.0 - value, low=1.0 - high, high=1.0 - low, n=0)
+    least, most = harm.interval or (value, value)
+    losses = round(looked * min(1.0, max(0.0, (value - low) / (high - low))))
+    bound = low + (high - low) * upper_bound(losses, looked, _SIDE)
+    return Share(value=1.0 - value, low=1.0 - max(most, bound), high=1.0 - min(least, value), n=looked)
 
 
 def reliability(out: Collected) -> Reliability:
