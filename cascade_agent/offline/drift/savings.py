@@ -37,7 +37,7 @@ _LATE = 20_000
 
 @dataclass(slots=True)
 class _Mean:
-    """What large cost on accepted steps that were drawn lately, each weighed by one over its probability."""
+    """Cost of large on accepted steps that were drawn lately, each weighed by one over its probability."""
 
     total: float = 0.0
     weight: float = 0.0
@@ -171,7 +171,7 @@ class SavingsMonitor:
 
     @property
     def stopped(self) -> bool:
-        """Whether it does not pay now."""
+        """Return whether it does not pay now."""
         run, recent = self._run, self.recent
         return run.n >= self._window and _sure(run.lost, run.squares, run.n) and recent is not None and recent <= 0.0
 
@@ -200,7 +200,7 @@ class SavingsMonitor:
         )
         if not self._tally.base:
             return saving
-        estimates = Estimates(self._tally)
+        estimates = Estimates(self._tally, parts=False, intervals=("saving",))
         recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
         cost, large = (None if c is None else c * recorded.steps for c in (recorded.cost.point, alone.cost.point))
         figure = recorded.saving

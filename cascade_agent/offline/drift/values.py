@@ -73,7 +73,7 @@ class Alarm(_Plain):
     """A monitor found a change.
 
     `index` is the number of the step (from 0) at which it was noticed, `at` that step's time, `since` about how many
-    steps before it the change lies (None: cannot be told). `before` and `after` are what the monitor measures, on both
+    steps before it the change lies (None: unknown). `before` and `after` are what the monitor measures, on both
     sides. `what` says it in a sentence, `advice` what to do.
     """
 
@@ -131,7 +131,7 @@ class Monitor(_Plain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saving(_Plain):
-    """What the cascade saved of always-large's cost, as `replay` and `report` estimate it from the same journal.
+    """The share of always-large's cost that the cascade saved, as `replay` and `report` estimate it, too.
 
     `basis` is `recorded` (what the journal says) or `given` (the tokens at the prices that were given). `cost` and
     `always_large` are sums over all steps, `saving` is 1 - cost / always_large: None where shadow calls do not say what
@@ -162,7 +162,7 @@ class Saving(_Plain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftReport(_Plain):
-    """What the monitors found in a stream of steps.
+    """The findings of the monitors in a stream of steps.
 
     `steps` were watched, `unfinished` ones (cancelled, interrupted, failed) and `repeated` ones left out. `labels`
     counts those that belong to a watched step, `orphans` those that do not (or came too late). `first` and `last` are
@@ -195,7 +195,7 @@ class DriftReport(_Plain):
 
     @property
     def alarmed(self) -> bool:
-        """Whether any monitor raised an alarm."""
+        """Return whether any monitor raised an alarm."""
         return any(monitor.count for monitor in self.monitors)
 
 

@@ -54,12 +54,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What policies would have done with the steps of some journals, and the baselines.
+    """Policies and baselines on the steps of some journals.
 
     `steps` are all that were read; `unfinished` ones (interrupted, cancelled, broken off) are in no figure, `repeated`
     ones came a second time and were left out. `episodes` is estimated to 2 % beyond 4,096 of them (`episodes_exact`).
     `unseen` counts the steps of which nothing is known: small answered, and no label says anything. `labels` counts
-    steps by who said what counts, `conflicts` those whose labels contradict each other, `orphans` steps that have
+    steps by whose label counts, `conflicts` those whose labels contradict each other, `orphans` steps that have
     labels and are not in the journals. `copies` are files that were left out because they begin with the same step as
     another. `notes` say what to mind.
     """

@@ -64,7 +64,7 @@ class LabelStore:
         self._db.execute("CREATE INDEX by_step ON label (step)")
         self._db.execute("COMMIT")
         self.steps: int = self._db.execute("SELECT COUNT(DISTINCT step) FROM label").fetchone()[0]
-        """How many steps have a label."""
+        """Number of steps that have a label."""
 
     @classmethod
     def of(cls, journals: Sequence[PathLike], files: Sequence[PathLike] = (), *, on_error: OnError = "raise") -> Self:
@@ -258,7 +258,7 @@ def no_step(paths: Iterable[object]) -> str:
 
 
 class Fold(Protocol):
-    """What takes steps one by one, and takes in what other parts of the journals gave."""
+    """A value that takes steps one by one, and takes in what other parts of the journals gave."""
 
     def add(self, step: LabelledStep) -> object:
         """Take a step."""
@@ -272,24 +272,24 @@ F = TypeVar("F", bound=Fold)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading(Generic[F]):
-    """What a reading of journals gave: what was folded, and how steps and labels met."""
+    """The result of a reading of journals: what was folded, and how steps and labels met."""
 
     found: F
     repeated: int
     labelled: int
     labels: int
-    """How many steps labels were found for; `label_ids` names them where that was asked."""
+    """Number of steps that labels were found for; `label_ids` names them where that is wanted."""
     label_ids: frozenset[str] = frozenset()
 
     @property
     def orphans(self) -> int:
-        """How many steps have labels and are not in the journals."""
+        """Number of steps that have labels and are not in the journals."""
         return self.labels - self.labelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSettings:
-    """How journals are read: see `LabelledSteps`.
+    """Settings of a reading of journals: see `LabelledSteps`.
 
     `labels` are further files with labels alone, `ids` keeps the ids of the steps that have a label.
 

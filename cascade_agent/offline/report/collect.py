@@ -193,7 +193,7 @@ def moment(value: str | None) -> float | None:
 
 @dataclass(slots=True)
 class Account:
-    """What the steps in one currency cost: sums, periods, and the tally that all estimates come from."""
+    """Cost of the steps in one currency: sums, periods, and the tally that all estimates come from."""
 
     tally: Tally
     steps: int = 0
