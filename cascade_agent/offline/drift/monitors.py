@@ -63,16 +63,7 @@ def watch(  # noqa: PLR0913 - the settings of the monitors
 ) -> DriftReport:
     """Run the monitors over recorded steps, oldest first, and the labels that belong to them.
 
-    Steps are streamed, labels are held on disk, and each counts at its step.
-
-    Args:
-        steps: as a journal gives them.
-        labels: as a journal gives them.
-        policy: the policy in use; its provenance holds the certified greatest loss.
-        since: a time with a zone. What lies before is learned from and raises no alarm.
-        prices: model -> price, or a function of the model's name, to price all tokens with.
-        max_loss: the greatest loss per step, where no policy was certified.
-        false_alarms: chance that any statistical monitor alarms falsely within 10,000 steps, in (0, 1).
+    Steps are streamed, labels are held on disk, and each counts at its step. The settings are those of `DriftWatch`.
 
     Raises:
         ConfigurationError: a setting that cannot work.

@@ -44,7 +44,8 @@ INTERVALS: Final = ("success", "loss", "harm", "escalation", "saving")
 
 Basis = Literal["all_escalated", "propensity", "share", "none"]
 """The evidence about the steps that small answered: none is needed (`all_escalated`), shadow calls with a logged
-probability (`propensity`), labels of people or an evaluator (`share`; assumed not to be chosen by their outcome), or there is `none`.
+probability (`propensity`), labels of people or an evaluator (`share`; assumed not to be chosen by their outcome), or
+there is `none`.
 """
 
 

@@ -403,15 +403,9 @@ def load_dataset(
     side_effects: Mapping[str, str] | None = None,
     on_error: OnError = "raise",
 ) -> Dataset:
-    """Read journals and join their labels to their steps.
+    """Read journals and join their labels to their steps; labels may stand in other files than their steps.
 
-    Args:
-        paths: journal files or glob patterns. Labels may stand in other files than their steps.
-        evaluator: see `LabelRules`, as are `same_text` and `on_conflict`.
-        same_text: whether two texts say the same.
-        on_conflict: which label counts where some contradict each other.
-        side_effects: tool name -> `read`, `write` or `irreversible`, as in the policy.
-        on_error: what a line that is no record does, as in `journal.read`.
+    The keywords are those of `LabelRules` and `journal.read`; `side_effects` are those of the policy.
 
     Raises:
         RecordError: a path without a file, a line that is no record, a journal without steps, an impossible label.

@@ -253,7 +253,7 @@ def _point(name: str, threshold: float | None, figures: Figures, looked: int) ->
         name=name,
         threshold=threshold,
         escalated=figures.escalation.value,
-        cost=None if low is None or high is None else (low + high) / 2,
+        cost=None if figures.saving.point is None else 1.0 - figures.saving.point,
         cost_low=low,
         cost_high=high,
         quality=_quality(figures, looked),
