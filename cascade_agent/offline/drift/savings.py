@@ -172,8 +172,11 @@ class SavingsMonitor:
     @property
     def stopped(self) -> bool:
         """Return whether it does not pay now."""
-        run, recent = self._run, self.recent
-        return run.n >= self._window and _sure(run.lost, run.squares, run.n) and recent is not None and recent <= 0.0
+        run = self._run
+        if run.n < self._window or not _sure(run.lost, run.squares, run.n):
+            return False
+        recent = self.recent
+        return recent is not None and recent <= 0.0
 
     @property
     def recent(self) -> float | None:

@@ -86,8 +86,8 @@ class Point:
     """One way to decide: at a threshold, as a policy does, as it was run, or always one tier.
 
     `escalated` is a share of steps, `cost` relative to always-large (None where it is only known to lie between
-    `cost_low` and `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's (1 - harm).
-    None is unknown.
+    `cost_low` and `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's
+    (1 - harm). None is unknown.
     """
 
     name: str
