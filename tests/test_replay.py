@@ -115,16 +115,6 @@ def test_a_refused_large_call_is_made_again_as_recorded():
     assert (again.missing, again.escalated) == ("large", True)
 
 
-def test_evidence_beside_the_draft_is_paid_whether_it_is_needed_or_not():
-    """With parallel evidence the draft's time is the longest of both, and a price that is not recorded is unknown."""
-    spend = SideCall(name="e", cost=0.002, latency=0.8)
-    policy = Policy(parallel_evidence=True, evidence_band=(0.0, 0.1))
-    found = replay(_step(_small(0.5), evidence=(spend,), askable=("e",)), policy)
-    assert (found.cost, found.latency) == (pytest.approx(0.003), 0.8)
-    unknown = replay(_step(_small(0.5), askable=("e",)), policy)
-    assert (unknown.known, unknown.final_tier, unknown.cost) == (True, "small", None)
-
-
 def test_the_recorded_situation_counts():
     """A policy that latches asks large at once where the record says that a step of the turn escalated."""
     trace = _step(_small(1.0), LARGE, inputs_seen=(DecisionInputs(stays_on_large=True),))
