@@ -31,7 +31,9 @@ from rich.table import Table
 
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepTrace, Usage, Verdict
-from cascade_agent.offline.evaluation import Plan, Tally, compare, what_if
+from cascade_agent.offline.evaluation import SweepPlan, Tally, compare
+from cascade_agent.offline.evaluation.compare import comparison_of
+from cascade_agent.offline.evaluation.dataset import label_step
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.validators import shipped_scorer
 
@@ -154,7 +156,7 @@ def in_memory(count):
     for text in GRIDS:
         thresholds = grid(text)
         policies = [replace(POLICY, threshold=threshold) for threshold in thresholds]
-        plan = Plan.of(policies[0], thresholds[1:])
+        plan = SweepPlan.of(policies[0], thresholds[1:])
         best = float("inf")
         for _ in range(3):
             tally = Tally(plan)
@@ -162,7 +164,7 @@ def in_memory(count):
             gc.freeze()  # the steps in the list are not in memory when a journal is streamed
             started = time.process_time()
             for trace, labels in steps:
-                tally.add(trace, labels)
+                tally.add(label_step(trace, labels))
             best = min(best, time.process_time() - started)
         some = steps[: max(1, count // len(thresholds) // 4)]
         started = time.process_time()
@@ -171,7 +173,7 @@ def in_memory(count):
                 replay(trace, policy)
         plain = (time.process_time() - started) / len(some)
         started = time.process_time()
-        compare(tally)
+        comparison_of(tally)
         rows.append(
             {
                 "grid": text,
@@ -219,7 +221,7 @@ def one(path, text):
     before = peak_mb()
     thresholds = grid(text)
     started = time.process_time()
-    found = what_if(path, replace(POLICY, threshold=thresholds[0]), grid=thresholds[1:])
+    found = compare(path, replace(POLICY, threshold=thresholds[0]), grid=thresholds[1:])
     seconds = time.process_time() - started
     told = {"seconds": seconds, "steps_per_second": found.steps / seconds, "peak_mb": peak_mb(), "imports_mb": before}
     print(json.dumps(told))

@@ -186,7 +186,7 @@ def test_facts_and_unknown_savings_are_told(tmp_path: Path) -> None:
     result = run(write(tmp_path / "one.jsonl", [*traces[:10], *other]), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "fact: small_model of 'agent [1]': gpt-4o-mini -> other [x] at step 10" in result.stdout
-    assert "saving unknown (20 steps" in result.stdout
+    assert "saving unknown (0 steps without a known cost, or nothing to compare with)" in result.stdout
 
 
 def test_several_journals_and_patterns(shaken: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_what_was_asked_is_named_and_timed():
     small = _small(0.5, gathered=("e",))
     trace = _step(small, LARGE, evidence=(SideCall(name="e", cost=0.002, latency=0.3),), askable=("e",))
     found = replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0)))
-    assert [getattr(call, "tier", None) or call.name for call in found.asked] == ["small", "e", "large"]
+    assert [getattr(call, "tier", None) or call.name for call in found.calls] == ["small", "e", "large"]
     assert found.cost == pytest.approx(0.013)
     assert found.latency == pytest.approx(2.8)
     assert (found.final_tier, found.escalated, found.missing) == ("large", True, None)

@@ -196,12 +196,15 @@ def _show(report: DriftReport) -> None:
 
 def _saving(saving: Saving) -> str:
     head = f"at {saving.basis} prices"
-    if saving.saving is None:
+    if saving.low is None or saving.high is None:
         return f"{head}: saving unknown ({saving.unknown} steps without a known cost, or nothing to compare with)"
-    text = f"{head}: saved {saving.saving:.1%} of always-large over {saving.known} steps"
+    amount = f"between {saving.low:.1%} and {saving.high:.1%}" if saving.saving is None else f"{saving.saving:.1%}"
+    text = f"{head}: saved {amount} of always-large over {saving.known} steps"
     if saving.recent is not None:
         text += f", {saving.recent:.1%} over the last {saving.recent_steps}"
-    text += f"; {saving.unknown} steps unknown; always-large is estimated where large was not asked"
+    text += f"; {saving.unknown} steps with unknown costs"
+    if saving.saving is None:
+        text += "; no shadow call says what large would have cost where small answered"
     return text + (f"; {saving.source}" if saving.source else "")
 
 

@@ -15,7 +15,7 @@ from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Verd
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.reader import to_parquet
 from cascade_agent.journal.writer import Journal
-from cascade_agent.offline.evaluation import Estimates, LabelStore, Plan, Tally, compare
+from cascade_agent.offline.evaluation import Estimates, LabelStore, SweepPlan, Tally, compare
 from cascade_agent.offline.evaluation.compare import comparison_of
 from cascade_agent.offline.evaluation.dataset import label_step
 from cascade_agent.offline.evaluation.estimates import BASELINES
@@ -42,7 +42,7 @@ def tallied(steps, labels, plan):
 def rows(steps, labels, policy=None, grid=GRID, **kwargs):
     """Figures over all steps by title, baselines and policies."""
     found = comparison_of(
-        tallied(steps, labels, Plan.of(policy or Policy(threshold=0.6), grid)), **{"resamples": 0, **kwargs}
+        tallied(steps, labels, SweepPlan.of(policy or Policy(threshold=0.6), grid)), **{"resamples": 0, **kwargs}
     )
     return {row.title: row.all for row in (*found.baselines, *found.policies)}
 
@@ -252,7 +252,7 @@ def journals(draw):
 @given(journal=journals(), policy=policies, parts=st.lists(st.integers(0, 2), min_size=8, max_size=8), data=st.data())
 def test_any_partition_gives_the_identical_result(journal, policy, parts, data):
     """Steps dealt to parts in any way and order, merged in any order: the same tally, the same figures to the last bit."""
-    plan = Plan.of(policy, GRID)
+    plan = SweepPlan.of(policy, GRID)
     whole = Tally(plan)
     for step, labels in journal:
         whole.add(label_step(step, labels))
@@ -272,15 +272,15 @@ def test_any_partition_gives_the_identical_result(journal, policy, parts, data):
 def test_tallies_of_other_policies_do_not_merge():
     """Parts that were swept with another grid are refused."""
     with pytest.raises(ConfigurationError, match="same plan"):
-        Tally(Plan.of(None, [0.5])).merge(Tally(Plan.of(None, [0.6])))
-    assert Tally(Plan.of(None, [0.5])) != Tally(Plan.of(None, [0.6]))
+        Tally(SweepPlan.of(None, [0.5])).merge(Tally(SweepPlan.of(None, [0.6])))
+    assert Tally(SweepPlan.of(None, [0.5])) != Tally(SweepPlan.of(None, [0.6]))
 
 
 @settings(max_examples=60, deadline=None)
 @given(journal=journals(), policy=policies)
 def test_every_figure_is_in_order(journal, policy):
     """Whatever is recorded: low is not above high, shares lie in [0, 1], always-large neither saves nor loses."""
-    tally = Tally(Plan.of(policy, GRID))
+    tally = Tally(SweepPlan.of(policy, GRID))
     for step, labels in journal:
         tally.add(label_step(step, labels))
     if tally.steps == tally.unfinished:
@@ -303,7 +303,7 @@ def test_every_figure_is_in_order(journal, policy):
 def test_the_number_of_episodes_is_exact_and_then_estimated():
     """Up to 4,096 episodes are counted; beyond that the least hashes tell their number, the same from any parts."""
     steps, _, _ = world(20_000, steps=1, shadow=0.0)
-    plan = Plan.of(None)
+    plan = SweepPlan.of(None)
     few, first, second = (
         tallied(steps[:3000], [], plan),
         tallied(steps[:9000], [], plan),
@@ -371,7 +371,7 @@ def test_what_is_left_unread_is_not_needed(trace, policy):
     data = json.loads(json.dumps(trace.to_json()))
     lean = _lean(data)
     assert data == trace.to_json()
-    plan = Plan.of(policy, GRID)
+    plan = SweepPlan.of(policy, GRID)
     assert tallied([lean], [], plan) == tallied([trace], [], plan)
 
 
@@ -496,16 +496,16 @@ def test_empty_journals_are_refused(tmp_path):
 def test_plans_are_checked():
     """A threshold outside of [0, 1], no policy at all, or a thousand of them are refused."""
     with pytest.raises(ConfigurationError, match="threshold"):
-        Plan.of(None, [1.5])
+        SweepPlan.of(None, [1.5])
     with pytest.raises(ConfigurationError, match="0 policies"):
-        Plan.of({})
+        SweepPlan.of({})
     with pytest.raises(ConfigurationError, match="1001 policies"):
-        Plan.of(None, [i / 1000 for i in range(1000)])
+        SweepPlan.of(None, [i / 1000 for i in range(1000)])
 
 
 def test_policies_by_title_keep_their_order():
     """Several policies, each with the grid: rows in the order asked for, one family per set of other settings."""
-    plan = Plan.of({"b": Policy(threshold=0.7), "a": Policy(threshold=0.2, stay_on_large="turn")}, [0.9, 0.5])
+    plan = SweepPlan.of({"b": Policy(threshold=0.7), "a": Policy(threshold=0.2, stay_on_large="turn")}, [0.9, 0.5])
     assert plan.titles == ("b", "b at 0.9", "b at 0.5", "a", "a at 0.9", "a at 0.5")
     assert [[p.threshold for p in family] for family in plan.families] == [[0.5, 0.7, 0.9], [0.2, 0.5, 0.9]]
     assert plan.places == ((0, 1), (0, 2), (0, 0), (1, 0), (1, 2), (1, 1))

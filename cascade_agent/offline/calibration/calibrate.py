@@ -37,7 +37,7 @@ from cascade_agent.offline.evaluation.estimates import Estimates, Figure
 from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, fold, no_step
 from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
 from cascade_agent.offline.evaluation.replay import accept_all
-from cascade_agent.offline.evaluation.tally import Plan, Tally
+from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ _MAX_WEIGHT = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """How good a scorer is on labelled drafts that it has not seen.
+    """Quality of a scorer on labelled drafts that it has not seen.
 
     `auroc` is against "small was right", `auroc_gain` against "escalating gains nothing", `auroc_interval` a 95 %
     bootstrap interval of the first over episodes. `calibration_error` and `brier` are against what the scorer was
@@ -93,7 +93,7 @@ class Sample:
     `basis` is `all_escalated` (small answered no step: every label counts), `propensity` (accepted steps were shadowed
     with a known probability, the other steps are thinned to the least of them, `rate`), `share` (accepted steps were
     labelled by people or an evaluator; **assumed** not to be chosen by their outcome or their confidence) or `none`
-    (accepted steps have no such label, so nothing can be said of them). `unclear` counts drawn steps whose label is
+    (accepted steps have no such label, so nothing is known of them). `unclear` counts drawn steps whose label is
     unknown; they are left out.
     """
 
@@ -105,14 +105,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """What calibration found.
+    """The findings of a calibration.
 
     `policy` carries the certified thresholds and their provenance; None when nothing holds. `certificate` then says why
     and how many labels are missing. `by_kind` and `irreversible` are further claims at the same target: thresholds per
     kind of step (all at once; the kinds without enough labels together under `""`), and the selective error of drafts
     that call irreversible tools. `scorer` is the chosen one (`chosen`: `rules`, `error` or `gain`), `fits` what was
-    fitted, `quality` how each candidate did on the episodes kept for the certificate. `saving` is what the cascade saved
-    of always-large's cost in these journals as it ran.
+    fitted, `quality` how each candidate did on the episodes kept for the certificate. `saving` is the share of
+    always-large's cost that the cascade saved in these journals as it ran.
     """
 
     policy: Policy | None
@@ -293,10 +293,10 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
 
 
 class _Read:
-    """What one reading of the journals gives: the labelled steps, and what all steps cost."""
+    """One reading of the journals: the labelled steps, and what all steps cost."""
 
     def __init__(self, side_effects: Mapping[str, str]) -> None:
-        self.builder, self.tally = DatasetBuilder(side_effects), Tally(Plan())
+        self.builder, self.tally = DatasetBuilder(side_effects), Tally(SweepPlan())
 
     def add(self, step: LabelledStep) -> None:
         self.builder.add(step)
@@ -307,7 +307,11 @@ class _Read:
         self.tally.merge(other.tally)
 
     def saving(self) -> Figure:
-        return Figure() if self.tally.steps == self.tally.unfinished else Estimates(self.tally).recorded().saving
+        return (
+            Figure()
+            if self.tally.steps == self.tally.unfinished
+            else Estimates(self.tally, parts=False).recorded().saving
+        )
 
 
 # ---- which steps may speak for all ----------------------------------------------------------------------------------
@@ -399,16 +403,16 @@ def replayed_confidence(step: LabelledStep, policy: Policy) -> float | None:
     if not step.drafted:
         return None
     policy = accept_all(policy)
-    asked: tuple[str, ...] = ()
+    gathered: tuple[str, ...] = ()
     while True:
-        silent = {name for name in step.small.gathered if name not in asked}
+        silent = {name for name in step.small.gathered if name not in gathered}
         verdicts = tuple(v for v in step.small.verdicts if v.validator not in silent) if silent else step.small.verdicts
         confidence = (policy.scorer or shipped_scorer()).confidence(verdicts)
-        attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence, gathered=asked)
+        attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence, gathered=gathered)
         move = decide(policy, (attempt,), evidence=step.small.gathered)
         if move.action != "ask_evidence" or move.evidence is None:
             return confidence if move.action == "accept" else None
-        asked = (*asked, move.evidence)
+        gathered = (*gathered, move.evidence)
 
 
 def to_units(steps: Sequence[LabelledStep], policy: Policy) -> list[Unit]:
@@ -476,7 +480,7 @@ def _choose(fits: Mapping[str, Fit], learn: Sequence[LabelledStep], base: Policy
 
 
 def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:
-    """How good the policy's scorer is on labelled drafts. A draft without any confidence is left out."""
+    """Return the quality of the policy's scorer on labelled drafts. A draft without any confidence is left out."""
     scorer = policy.scorer or shipped_scorer()
     rows = [
         (p, bool(step.outcome.right), not step.loss, step)
@@ -529,7 +533,7 @@ def _certified(
 
 
 Entries = dict[str, "Entry"]
-"""What each threshold of the policy rests on: by kind or effect, `""` for all other drafts."""
+"""The claim that each threshold of the policy rests on: by kind or effect, `""` for all other drafts."""
 
 KINDS: Final = ("call", "text", "structured")
 
@@ -559,7 +563,7 @@ def _whole(certificate: Certificate | NoThreshold) -> Entries | None:
 
 
 def entries_of(found: Mapping[str, Certificate | NoThreshold], units: Sequence[Unit]) -> Entries | None:
-    """What `certify_by_kind` found as one threshold per kind of step.
+    """Return what `certify_by_kind` found as one threshold per kind of step.
 
     None when none holds, or when a kind that has none cannot be stopped (drafts of a confidence of 1).
 

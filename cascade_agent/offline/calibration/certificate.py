@@ -151,7 +151,17 @@ class NoThreshold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What is to be shown: see `certify` for the fields.
+    """A claim about the risk of accepting drafts.
+
+    Risk `harm` is P(accepted, small wrong and large right) over all steps. Its loss can only grow when the threshold
+    falls, so testing every threshold that the scores tell apart costs nothing. Risk `selective_error` is P(small wrong
+    | accepted), for tools whose effect cannot be taken back; it is tested on a fixed grid, beginning where enough steps
+    are accepted for a test to succeed. (That start is chosen by counts alone, which keeps the guarantee as long as
+    steps of lower confidence are not more often right.)
+
+    Steps of one episode depend on each other, so units are episodes. `per="step"` takes one step of each episode, drawn
+    uniformly (by a hash of `seed` and the episode): the risk is that of a step. With `per="episode"` an episode is a
+    loss if any of its steps is: a stronger claim, and the one for "at most this share of my tasks".
 
     Raises:
         ConfigurationError: a target that is no probability, or a combination that has no test.
@@ -265,18 +275,7 @@ def certify(  # noqa: PLR0913 - one keyword per part of the claim
     per: Per = "step",
     seed: int = 0,
 ) -> Certificate | NoThreshold:
-    """The least threshold whose risk is certified to be at most `max_loss`.
-
-    Risk `harm` is P(accepted, small wrong and large right) over all steps. Its loss can only grow when the threshold
-    falls, so testing every threshold that the scores tell apart costs nothing and `grid` may stay None. Risk
-    `selective_error` is P(small wrong | accepted), for tools whose effect cannot be taken back; it is tested on a fixed
-    grid, beginning where enough steps are accepted for a test to succeed. (That start is chosen by counts alone, which
-    keeps the guarantee as long as steps of lower confidence are not more often right.)
-
-    Steps of one episode depend on each other, so units are episodes. `per="step"` takes one step of each episode, drawn
-    uniformly (by a hash of `seed` and the episode, so that it can be repeated): the risk is that of a step. With
-    `per="episode"` an episode is a loss if any of its steps is: a stronger claim, which never has more power at the
-    same `max_loss`, and the one for "at most this share of my tasks".
+    """Return the least threshold whose risk is certified to be at most `max_loss` (see `Claim`).
 
     Args:
         units: labelled steps; those that escalate under every threshold (confidence None) belong to them.
@@ -302,7 +301,7 @@ def certify_by_kind(  # noqa: PLR0913 - as `certify`
     per: Per = "step",
     seed: int = 0,
 ) -> dict[str, Certificate | NoThreshold]:
-    """One threshold per kind of step that has enough units, and one for the rest together (under `""`).
+    """Return one threshold per kind of step that has enough units, and one for the rest together (under `""`).
 
     All of them hold at once with probability `confidence`: each of the m groups is tested at `1 - (1 - confidence) / m`
     (Bonferroni). A kind has enough when a test without a loss would succeed at that level; counts alone decide.

@@ -1,6 +1,6 @@
 """A scorer from labels: logistic regression on verdict scores, drawn towards the shipped rules, plain Python.
 
-Law: the same examples give the same scorer to the last bit, and nothing but verdict codes and scores is looked at.
+The same examples give the same scorer to the last bit, and nothing but verdict codes and scores is looked at.
 
 The fit is the most probable one under a Gaussian prior whose centre is the rules and whose width is chosen on episodes
 left out (grouped cross-validation); with few labels the prior wins, with many the data. Weights stay >= 0, which
@@ -150,7 +150,7 @@ def fit(
 
 
 def read_codes(verdicts: Iterable[Verdict], reader: Scorer) -> dict[str, float]:
-    """What a scorer reads of the codes that it weighs; a hard fail that it does not weigh is no feature."""
+    """Return what a scorer reads of the codes that it weighs; a hard fail that it does not weigh is no feature."""
     return {code: score for code, score in reader.read(verdicts).items() if code in reader.weights}
 
 
@@ -161,12 +161,12 @@ def new_codes(examples: Iterable[Example], prior: Scorer) -> dict[str, float]:
     """
     spoken: dict[str, list[float]] = defaultdict(list)
     for example in examples:
-        told: dict[str, float] = {}
+        spoke: dict[str, float] = {}
         for verdict in example.verdicts:
             code, score = verdict.code, verdict.score
             if code and score is not None and verdict.outcome != "fail" and code not in prior.weights:
-                told[code] = min(score, told.get(code, 1.0))
-        for code, score in told.items():
+                spoke[code] = min(score, spoke.get(code, 1.0))
+        for code, score in spoke.items():
             spoken[code].append(score)
     return {c: math.fsum(v) / len(v) for c, v in sorted(spoken.items()) if len(v) >= MIN_SEEN}
 
@@ -210,9 +210,9 @@ class _Model:
         partner = {place[c]: (shift[c], means[c]) for c in shifted} | {shift[c]: (place[c], means[c]) for c in shifted}
         rows = []
         for scores in read:
-            told = sorted(scores.items())
-            row = [(place[code], means[code] - score) for code, score in told if score != means[code]]
-            rows.append(row + [(shift[code], -1.0) for code, _ in told if code in shift])
+            spoke = sorted(scores.items())
+            row = [(place[code], means[code] - score) for code, score in spoke if score != means[code]]
+            rows.append(row + [(shift[code], -1.0) for code, _ in spoke if code in shift])
         total = math.fsum(e.weight for e in examples)
         effective = total**2 / math.fsum(e.weight**2 for e in examples)
         weights = [e.weight * effective / total for e in examples]
@@ -289,7 +289,7 @@ class _Model:
         return [p - t for p, t in zip(point, theta, strict=True)]
 
     def _pull(self, strength: float) -> tuple[list[float], float]:
-        """What each parameter says about the common factor of the prior, and the precision of that factor."""
+        """Return what each parameter says about the common factor of the prior, and the precision of that factor."""
         pull = [s * s * strength * c for s, c in zip(self.spread, self.centre, strict=True)]
         pull[0] = 0.0
         return pull, 1.0 / _SCALE_WIDTH**2 + math.fsum(p * c for p, c in zip(pull, self.centre, strict=True))
@@ -398,7 +398,7 @@ class _Model:
 
 
 def _no_worse(some: Sequence[float], best: Sequence[float]) -> bool:
-    """Whether the mean of `some` is within one standard error (of the paired difference) of that of `best`."""
+    """Return whether the mean of `some` is within one standard error (of the paired difference) of that of `best`."""
     gaps = [a - b for a, b in zip(some, best, strict=True)]
     mean = math.fsum(gaps) / len(gaps)
     return mean <= math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps)) / len(gaps)

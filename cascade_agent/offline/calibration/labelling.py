@@ -1,6 +1,6 @@
 """Labels from people: which steps to look at, which step is meant, and files of labels made elsewhere.
 
-A label is added, never changed; one that was asked for because the step looked doubtful says so (its source is
+A label is added, never changed; one that somebody was asked for because the step looked doubtful says so (its source is
 `review`), because such steps cannot stand for those that nobody looked at.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Order = Literal["doubtful", "random"]
 
 SOURCES: Final = ("person", "review", "evaluator", "tool_error")
-"""Who may be named by hand; shadow calls and escalations speak for themselves."""
+"""Sources that may be named by hand; shadow calls and escalations speak for themselves."""
 
 _COLUMNS = ("step_id", "right", "harm", "source", "note", "at")
 _WORDS: Final = {

@@ -1,6 +1,6 @@
 """Policy files: a calibrated policy with its provenance as JSON, and the refusal of one that does not fit.
 
-Law: a threshold is only worth what was measured, so a file is refused where the validators it was measured with are not
+A threshold is only worth what was measured, so a file is refused where the validators it was measured with are not
 the ones in use.
 """
 

@@ -1,6 +1,6 @@
 """Three detectors of change, each pure Python, one observation at a time, in bounded memory: ADWIN, PSI, e-detector.
 
-Law: no clock, no files, no randomness; each states the chance of a false alarm that it was set to.
+No clock, no files, no randomness; each states the chance of a false alarm that it was set to.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Adwin:
 
     @property
     def buckets(self) -> int:
-        """How many buckets hold the window."""
+        """Number of buckets that hold the window."""
         return sum(len(row.totals) for row in self._rows)
 
     @property
@@ -187,7 +187,7 @@ def _row() -> _Row:
 
 @dataclass(slots=True)
 class _Spread:
-    """How much the means of neighbouring blocks differ, as a moving average over about 64 blocks."""
+    """Difference of the means of neighbouring blocks, as a moving average over about 64 blocks."""
 
     size: int = 32
     total: float = 0.0
@@ -342,7 +342,7 @@ class Stability:
 
     @property
     def ready(self) -> bool:
-        """Whether the reference is complete."""
+        """Return whether the reference is complete."""
         return bool(self._base)
 
     def update(self, value: Category) -> Shift | None:
@@ -463,7 +463,7 @@ class EDetector:
     Shin, Ramdas, Rinaldo, *E-detectors: a nonparametric framework for sequential change detection*, NEJSDS 2024
     (arXiv:2203.03532). Each observation bets on a rise to one of several alternatives: the stake grows by
     `1 + rate * (X - bound)`, whose mean is at most 1 while the mean of X given the past is at most `bound`. The sum of
-    all stakes begun so far, `R`, alarms at `horizon / level`. While the bound holds, the mean time to a false alarm is
+    all stakes placed so far, `R`, alarms at `horizon / level`. While the bound holds, the mean time to a false alarm is
     at least that many observations, and the chance of one within N observations at most `N * level / horizon`, whatever
     the distribution.
 

@@ -22,7 +22,7 @@ HORIZON: Final = 10_000
 """Observations within which the chance of a false alarm is stated."""
 
 REMEMBERED: Final = 20_000
-"""Steps for which a label may still come, and conversations that are told apart."""
+"""Steps for which a label may still come, and conversations that are kept apart."""
 
 _APART = 20
 """Steps of a conversation between two of its harms (labels) that count."""
@@ -36,16 +36,16 @@ Who = Literal["shadow", "judges"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where in the stream something is noticed, and whether an alarm there counts."""
+    """A place in the stream, and whether an alarm there counts."""
 
     index: int
     at: str | None
-    shown: bool
+    counts: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRef:
-    """What a label needs of its step. `turn` is its number in its conversation `episode`."""
+    """The step that a label is about. `turn` is its number in its conversation `episode`."""
 
     place: Place
     name: str
@@ -167,7 +167,7 @@ class HarmMonitor:
         return a - _SURE * (a * (1.0 - a) / self._weight) ** 0.5 if self._weight else 0.0
 
     def _apart(self, who: Who, step: StepRef) -> bool:
-        """Whether the step is far enough from the last one of its conversation that counted; then it counts."""
+        """Return whether the step is far enough from the last one of its conversation that counted; then it counts."""
         if step.episode is None:
             return True
         key = (who, step.episode)
@@ -189,7 +189,7 @@ class HarmMonitor:
         labels = Counter((name, kind) for name, kind, _ in self._latest)
         losses = Counter((name, kind) for name, kind, loss in self._latest if loss)
         self._latest.clear()
-        if not step.place.shown:
+        if not step.place.counts:
             return ()
         (name, kind), worst = losses.most_common(1)[0]
         word = "wrong" if self._selective else "harmful"
@@ -210,14 +210,14 @@ class HarmMonitor:
         return (alarm,)
 
     def monitors(self) -> list[Monitor]:
-        """How both stand."""
+        """Return both as they stand."""
         return [
             replace(self._monitors[who], n=detector.n, value=finite(detector.value), limit=detector.limit)
             for who, detector in self._detectors.items()
         ]
 
     def notes(self) -> list[str]:
-        """Why the labelled monitors may be blind."""
+        """Return why the labelled monitors may be blind."""
         if self.bound is None:
             return [
                 "no certified loss is known, so no monitor sees wrong answers: give a calibrated policy or `max_loss`"

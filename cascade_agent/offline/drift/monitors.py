@@ -35,15 +35,15 @@ MAX_NAMES: Final = 20
 _CLOCK = 32
 _HOP = 100
 _QUIET = 300
-"""Observations after an alarm of a mean during which the same change is not told again."""
+"""Observations after an alarm of a mean during which the same change is no new alarm."""
 _LEAST = 0.02
-"""A change of a mean below this is followed and not told."""
+"""A change of a mean below this is followed and no alarm."""
 _MAX_FACTS = 200
 _MAX_MODELS = 200
 K = TypeVar("K")
 V = TypeVar("V")
 _ABSENT = 1000
-"""Steps of a name after which a model that comes back is told again."""
+"""Steps of a name after which a model that comes back is a fact again."""
 
 RAISE_SHADOW = (
     "no label says whether answers got worse: raise `Policy.shadow_rate` (to 0.2, say) until the labelled monitor has "
@@ -63,16 +63,7 @@ def watch(  # noqa: PLR0913 - the settings of the monitors
 ) -> DriftReport:
     """Run the monitors over recorded steps, oldest first, and the labels that belong to them.
 
-    Steps are streamed, labels are held on disk, and each counts at its step.
-
-    Args:
-        steps: as a journal gives them.
-        labels: as a journal gives them.
-        policy: the policy in use; its provenance holds the certified greatest loss.
-        since: a time with a zone. What lies before is learned from and raises no alarm.
-        prices: model -> price, or a function of the model's name, to price all tokens with.
-        max_loss: the greatest loss per step, where no policy was certified.
-        false_alarms: chance that any statistical monitor alarms falsely within 10,000 steps, in (0, 1).
+    Steps are streamed, labels are held on disk, and each counts at its step. The settings are those of `DriftWatch`.
 
     Raises:
         ConfigurationError: a setting that cannot work.
@@ -127,7 +118,7 @@ class DriftWatch:
     - a quarter: PSI of 300 steps against 900, looked at every 100, of confidence, gravest finding of the local
       validators, reason and kind of step, all steps together.
     - half: e-detectors on harm against the certified loss: one on shadow labels (known propensity), one on what people
-      and evaluators said. This bound holds exactly for independent conversations; those of ADWIN and PSI rest on
+      and evaluators found. This bound holds exactly for independent conversations; those of ADWIN and PSI rest on
       estimated variances, with a correction for steps of one conversation being alike.
 
     Facts (another model or policy) and the saving are no tests and take no share.
@@ -217,7 +208,7 @@ class DriftWatch:
             return ()
         index, self.steps = self.steps, self.steps + 1
         self._first, self._last = self._first or step.started_at, step.started_at or self._last
-        place = Place(index=index, at=step.started_at, shown=self._counts(step.started_at))
+        place = Place(index=index, at=step.started_at, counts=self._counts(step.started_at))
         if self._facts.add(step, place):
             for means in self._means.values():
                 means.restart(step.step)
@@ -262,7 +253,7 @@ class DriftWatch:
         for i, savings in enumerate(self._savings):
             before = savings.stopped
             savings.add(step, place.index)
-            if savings.stopped and not before and place.shown:
+            if savings.stopped and not before and place.counts:
                 alarm = _stopped_paying(self._paying[i].name, savings.saving(), place)
                 self._paying[i] = with_alarm(self._paying[i], alarm)
                 alarms.append(alarm)
@@ -291,7 +282,7 @@ class DriftWatch:
         return turn
 
     def _counts(self, at: str | None) -> bool:
-        """Whether an alarm at this time is to be told."""
+        """Return whether an alarm at this time counts."""
         if self._since is None or at is None:
             return True
         try:
@@ -303,7 +294,7 @@ class DriftWatch:
     # ---- telling ----------------------------------------------------------------------------------------------------
 
     def report(self) -> DriftReport:
-        """How all monitors stand."""
+        """Return all monitors as they stand."""
         with self._lock:
             monitors = [
                 *(m for means in self._means.values() for m in means.monitors()),
@@ -373,7 +364,7 @@ class _Mean:
 
     def add(self, value: float, place: Place) -> list[Alarm]:
         change = self.detector.update(value)
-        if change is None or not place.shown or self.detector.ticks < self.quiet_until:
+        if change is None or not place.counts or self.detector.ticks < self.quiet_until:
             return []
         if abs(change.after - change.before) < _LEAST:
             return []
@@ -477,7 +468,7 @@ class _Share:
     def add(self, value: Category, place: Place) -> list[Alarm]:
         self._n += 1
         shift = self.detector.update(value)
-        if shift is None or not place.shown:
+        if shift is None or not place.counts:
             return []
         alarm = Alarm(
             monitor=self._monitor.name,
@@ -542,14 +533,14 @@ class _Facts:
         _put(self._seen, (what, step, value), place.index)
         if before is None or before == value or (seen is not None and place.index - seen <= _ABSENT):
             return False
-        if place.shown:
+        if place.counts:
             self.changes.append(Fact(what=what, step=step, index=place.index, at=place.at, before=before, after=value))
             self.lost += len(self.changes) > _MAX_FACTS
             self.changes = self.changes[-_MAX_FACTS:]
         return True
 
     def _compare(self, model: str, step: str, place: Place) -> None:
-        if not self._measured or model in self._measured or model in self._strange or not place.shown:
+        if not self._measured or model in self._measured or model in self._strange or not place.counts:
             return
         if len(self._strange) >= _MAX_MODELS:
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cascade_agent.offline.drift.values import PriceBasis, Saving
 from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, label_step, text_hash
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates
-from cascade_agent.offline.evaluation.tally import GROUPS, Cell, Plan, Tally
+from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tally
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import Attempt, Label, StepTrace
@@ -37,7 +37,7 @@ _LATE = 20_000
 
 @dataclass(slots=True)
 class _Mean:
-    """What large cost on accepted steps that were drawn lately, each weighed by one over its probability."""
+    """Cost of large on accepted steps that were drawn lately, each weighed by one over its probability."""
 
     total: float = 0.0
     weight: float = 0.0
@@ -86,7 +86,7 @@ class SavingsMonitor:
         self._prices, self._window, self._max_names = prices, window, max_names
         self.basis: PriceBasis = "recorded" if prices is None else "given"
         self._currency: str | None = None
-        self._tally = Tally(Plan())
+        self._tally = Tally(SweepPlan())
         self._names: set[str] = set()
         self._means: dict[str, _Mean] = {}
         self._models: dict[str, str] = {}
@@ -171,9 +171,12 @@ class SavingsMonitor:
 
     @property
     def stopped(self) -> bool:
-        """Whether it does not pay now."""
-        run, recent = self._run, self.recent
-        return run.n >= self._window and _sure(run.lost, run.squares, run.n) and recent is not None and recent <= 0.0
+        """Return whether it does not pay now."""
+        run = self._run
+        if run.n < self._window or not _sure(run.lost, run.squares, run.n):
+            return False
+        recent = self.recent
+        return recent is not None and recent <= 0.0
 
     @property
     def recent(self) -> float | None:
@@ -200,7 +203,7 @@ class SavingsMonitor:
         )
         if not self._tally.base:
             return saving
-        estimates = Estimates(self._tally)
+        estimates = Estimates(self._tally, parts=False, intervals=("saving",))
         recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
         cost, large = (None if c is None else c * recorded.steps for c in (recorded.cost.point, alone.cost.point))
         figure = recorded.saving

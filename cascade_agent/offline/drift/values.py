@@ -16,12 +16,7 @@ Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-}
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 class _Plain:
@@ -32,14 +27,13 @@ class _Plain:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON; unknown stands there as null."""
-        out: dict[str, Any] = {}
-        for f in fields(self):  # type: ignore[arg-type]  # every child is a dataclass
-            value = getattr(self, f.name)
-            if isinstance(value, tuple):
-                out[f.name] = [part.to_json() if isinstance(part, _Plain) else clean(part) for part in value]
-            else:
-                out[f.name] = clean(value)
-        return out
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type] # a dataclass
+        return {
+            name: [part.to_json() if isinstance(part, _Plain) else clean(part) for part in value]
+            if isinstance(value, tuple)
+            else clean(value)
+            for name, value in values.items()
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -52,26 +46,22 @@ class _Plain:
             msg = f"expected a JSON object for a {cls.__name__}, found {type(data).__name__}"
             raise RecordError(msg)
         values: dict[str, Any] = {}
-        for f in fields(cls):  # type: ignore[arg-type]  # every child is a dataclass
-            if f.name not in data:
-                if f.default is MISSING and f.default_factory is MISSING:
-                    msg = f"{cls.__name__} without {f.name!r}"
-                    raise RecordError(msg)
-                continue
-            values[f.name] = cls._read(f.name, str(f.type), data[f.name])
+        for f in fields(cls):  # type: ignore[arg-type] # a dataclass
+            if f.name in data:
+                values[f.name] = cls._read(f.name, str(f.type), data[f.name])
+            elif f.default is MISSING:
+                msg = f"{cls.__name__} without {f.name!r}"
+                raise RecordError(msg)
         return cls(**values)
 
     @classmethod
     def _read(cls, name: str, kind: str, value: object) -> object:
-        if kind.startswith("tuple"):
-            if not isinstance(value, list | tuple):
-                msg = f"{cls.__name__}.{name} is {type(value).__name__}; expected a list"
-                raise RecordError(msg)
+        if kind.startswith("tuple") and isinstance(value, list | tuple):
             part = cls.PARTS.get(name)
             return tuple(value) if part is None else tuple(part.from_json(item) for item in value)
         if value is None and kind.endswith("None"):
             return None
-        allowed = _TYPES.get(kind.partition(" ")[0], (str,))
+        allowed = _TYPES.get(kind.partition(" ")[0], (list,) if kind.startswith("tuple") else (str,))
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             msg = f"{cls.__name__}.{name} is {value!r}; expected {kind}"
             raise RecordError(msg)
@@ -83,7 +73,7 @@ class Alarm(_Plain):
     """A monitor found a change.
 
     `index` is the number of the step (from 0) at which it was noticed, `at` that step's time, `since` about how many
-    steps before it the change lies (None: cannot be told). `before` and `after` are what the monitor measures, on both
+    steps before it the change lies (None: unknown). `before` and `after` are what the monitor measures, on both
     sides. `what` says it in a sentence, `advice` what to do.
     """
 
@@ -141,7 +131,7 @@ class Monitor(_Plain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saving(_Plain):
-    """What the cascade saved of always-large's cost, as `replay` and `report` estimate it from the same journal.
+    """The share of always-large's cost that the cascade saved, as `replay` and `report` estimate it, too.
 
     `basis` is `recorded` (what the journal says) or `given` (the tokens at the prices that were given). `cost` and
     `always_large` are sums over all steps, `saving` is 1 - cost / always_large: None where shadow calls do not say what
@@ -172,7 +162,7 @@ class Saving(_Plain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftReport(_Plain):
-    """What the monitors found in a stream of steps.
+    """The findings of the monitors in a stream of steps.
 
     `steps` were watched, `unfinished` ones (cancelled, interrupted, failed) and `repeated` ones left out. `labels`
     counts those that belong to a watched step, `orphans` those that do not (or came too late). `first` and `last` are
@@ -205,7 +195,7 @@ class DriftReport(_Plain):
 
     @property
     def alarmed(self) -> bool:
-        """Whether any monitor raised an alarm."""
+        """Return whether any monitor raised an alarm."""
         return any(monitor.count for monitor in self.monitors)
 
 

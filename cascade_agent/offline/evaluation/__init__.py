@@ -7,7 +7,7 @@ from cascade_agent.offline.evaluation.dataset import Dataset, LabelledStep, Labe
 from cascade_agent.offline.evaluation.estimates import Estimates, Figure, Figures
 from cascade_agent.offline.evaluation.journals import LabelStore, load_dataset
 from cascade_agent.offline.evaluation.replay import replay
-from cascade_agent.offline.evaluation.tally import Plan, Tally
+from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 
 __all__ = [
     "Comparison",
@@ -19,8 +19,8 @@ __all__ = [
     "LabelStore",
     "LabelledStep",
     "Outcome",
-    "Plan",
     "Row",
+    "SweepPlan",
     "Tally",
     "compare",
     "load_dataset",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """What a cascade would do with this answer of its small model.
+    """The judgement of a cascade about one answer of its small model.
 
     `confidence` is P(right) in [0, 1], None when no validator measured it; `accepted` whether the policy would keep the
     answer; `verdicts` what every validator found; `decision` the move with its reason.

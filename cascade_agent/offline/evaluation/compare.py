@@ -10,7 +10,7 @@ from cascade_agent.errors import RecordError
 from cascade_agent.offline.evaluation.dataset import LabelRules
 from cascade_agent.offline.evaluation.estimates import ALL, BASELINES, RESAMPLES, Estimates
 from cascade_agent.offline.evaluation.journals import PathLike, ReadSettings, as_list, fold, originals
-from cascade_agent.offline.evaluation.tally import Plan, Tally
+from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,12 +54,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What policies would have done with the steps of some journals, and the baselines.
+    """Policies and baselines on the steps of some journals.
 
     `steps` are all that were read; `unfinished` ones (interrupted, cancelled, broken off) are in no figure, `repeated`
     ones came a second time and were left out. `episodes` is estimated to 2 % beyond 4,096 of them (`episodes_exact`).
     `unseen` counts the steps of which nothing is known: small answered, and no label says anything. `labels` counts
-    steps by who said what counts, `conflicts` those whose labels contradict each other, `orphans` steps that have
+    steps by whose label counts, `conflicts` those whose labels contradict each other, `orphans` steps that have
     labels and are not in the journals. `copies` are files that were left out because they begin with the same step as
     another. `notes` say what to mind.
     """
@@ -128,7 +128,7 @@ def compare(  # noqa: PLR0913 - one keyword per question
         RecordError: journals that cannot be read or hold no finished step. Names file, line and mend.
         ConfigurationError: a policy or grid that cannot work, or dask is not installed.
     """
-    plan, given = Plan.of(policies, grid), as_list(paths)
+    plan, given = SweepPlan.of(policies, grid), as_list(paths)
     files, copies = originals(given, on_error=on_error)
     rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
     how = ReadSettings(labels=labels, rules=rules, on_error=on_error, lean=True, dask=dask)

@@ -1,7 +1,7 @@
 """Recorded steps with their labels: what each cost, which answers may be right, and who says so.
 
 Labels are never overwritten: those of one step stand side by side, and where they contradict each other all of them are
-kept beside the one that counts.
+kept next to the one that counts.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ LOOKING: Final = ("person", "evaluator")
 """Sources of labels that may be taken for a random share of the steps, where no draw was logged."""
 
 PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "escalation")
-"""Who counts when labels of one step contradict each other, the first most; among equals the latest label.
+"""The order in which sources count when labels of one step contradict each other; among equals the latest label does.
 
-`review` is a person who was shown the step because it was doubtful: as true as `person`, but it cannot stand for steps
+`review` is a person who looked at the step because it was doubtful: as true as `person`, but it cannot stand for steps
 that nobody looked at.
 """
 
@@ -57,14 +57,14 @@ Evaluator = Callable[[StepTrace], bool | None]
 SameText = Callable[[str, str], bool | None]
 OnConflict = Literal["precedence", "exclude"]
 Stratum = Literal["known", "drawn", "judged", "open"]
-"""How it came to be known what large would have answered: `known` without any draw (escalated steps, and whatever was
+"""The way in which large's answer came to be known: `known` without any draw (escalated steps, and whatever was
 never up for one), `drawn` with a logged probability (a shadow call on an accepted step), `judged` by people or an
 evaluator, `open`: accepted, and nobody looked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRules:
-    """How labels of one step come about and which of them counts.
+    """Rules for how labels of one step come about, and which of them counts.
 
     Args:
         evaluator: your own judgement of a step: True, False, or None where it cannot tell.
@@ -91,7 +91,7 @@ _RULES: Final = LabelRules()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the labels of one step say together; None is unknown.
+    """The meaning of all labels of one step; None is unknown.
 
     `right` says whether the small draft was right, `harm` whether it was wrong and large right, `large_right` whether
     large was right. `source` is whose label counts, `propensity` the probability with which the step was labelled.
@@ -105,7 +105,7 @@ class Outcome:
 
 
 class Facts(NamedTuple):
-    """What the record says of one finished step, whatever the policy.
+    """The record of one finished step as numbers, whatever the policy.
 
     `worlds` is a set of `WORLDS` as bits. `small`, `large` and `evidence` are costs in trillionths, `shadow` what was
     paid to learn about the step afterwards; the times are seconds; None is unknown. `skipped` says that small was not
@@ -155,7 +155,9 @@ class Facts(NamedTuple):
             return facts
         if call is not None:
             time = seconds(call.latency, label.step_id)
-            facts = facts._replace(large=cost, large_time=time, priced=(*facts.priced, ("large", cost)))
+            facts = facts._replace(
+                large=cost, large_time=time, priced=(*facts.priced, ("large", cost), ("shadow", cost))
+            )
         if label.propensity and self.stratum != "known":
             facts = facts._replace(stratum="drawn", weight=round(WEIGHT / max(_LEAST, label.propensity)))
         return facts
@@ -192,22 +194,22 @@ class LabelledStep:
 
     @property
     def drafted(self) -> bool:
-        """Whether the small tier gave an answer."""
+        """Return whether the small tier gave an answer."""
         return self.small.outcome in ("accepted", "rejected")
 
     @property
     def answered(self) -> bool:
-        """Whether the small draft was returned."""
+        """Return whether the small draft was returned."""
         return self.trace.final_tier == "small" and not self.trace.escalated
 
     @property
     def labelled(self) -> bool:
-        """Whether it is known if the small draft was right, or at least if accepting it does harm."""
+        """Return whether it is known if the small draft was right, or at least if accepting it does harm."""
         return self.outcome.right is not None or self.outcome.harm is not None
 
     @property
     def loss(self) -> bool:
-        """Whether accepting the draft counts as harm. A wrong draft whose large answer nobody knows does."""
+        """Return whether accepting the draft counts as harm. A wrong draft whose large answer nobody knows does."""
         return self.outcome.harm if self.outcome.harm is not None else self.outcome.right is False
 
     @property
@@ -245,7 +247,7 @@ def _outcome(labels: Sequence[Label], on_conflict: OnConflict) -> Outcome:
     right, harm = (None, None) if counted is None else _meaning(counted)
     compared = [label for label in labels if label.source in _COMPARED]
     if harm is None and any(label.harm is False for label in compared):
-        harm = False  # small and large said the same: whoever calls it wrong, escalating gains nothing
+        harm = False  # small and large agree: whoever calls it wrong, escalating gains nothing
     source = None if counted is None else counted.source
     if source in _COMPARED:
         large_right: bool | None = True  # large was the measure, and nobody judged
@@ -438,7 +440,7 @@ class Dataset:
     repeated: int = 0
     unasked: int = 0
     """Steps in which small was left out by an economy (staying on large, skipping, a ceiling). They say nothing about
-    its drafts: were they counted as harmless, the risk would be understated for the day on which small is asked again."""
+    its drafts: counted as harmless, they would understate the risk for the day on which small is asked again."""
 
     by_source: Mapping[str, int] = field(default_factory=dict)
     models: tuple[str, ...] = ()

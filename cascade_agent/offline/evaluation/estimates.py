@@ -2,7 +2,8 @@
 
 A figure that the journal cannot tell is an interval. `low` and `high` hold whatever the unrecorded answers were, and as
 far as money goes if an unrecorded call costs no less and no more than the recorded ones of that tier in steps of that
-name. `estimate` rests on the logged probabilities of shadow calls.
+name. Escalated steps are the harder and dearer ones, so where no shadow call says what large costs on accepted steps,
+it is only taken to cost no less than small. `estimate` rests on the logged probabilities of shadow calls.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import math
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import starmap
 from operator import mul
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from cascade_agent.offline.evaluation.dataset import MONEY, WORLDS
 from cascade_agent.offline.evaluation.tally import (
@@ -39,16 +40,18 @@ if TYPE_CHECKING:
 Pair = tuple[float, float]
 LEVEL: Final = 0.95
 RESAMPLES: Final = 300
+INTERVALS: Final = ("success", "loss", "harm", "escalation", "saving")
 
 Basis = Literal["all_escalated", "propensity", "share", "none"]
-"""What stands for the steps that small answered: nothing need (`all_escalated`), shadow calls with a logged probability
-(`propensity`), labels of people or an evaluator (`share`; assumed not to be chosen by their outcome), or nothing does.
+"""The evidence about the steps that small answered: none is needed (`all_escalated`), shadow calls with a logged
+probability (`propensity`), labels of people or an evaluator (`share`; assumed not to be chosen by their outcome), or
+there is `none`.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One figure. None is "cannot be told".
+    """One figure. None is unknown.
 
     `low` and `high` are what it can be, given what is recorded. `estimate` is what the steps with known propensities
     say (inverse propensity weighted and normalised: Hájek 1971; Swaminathan and Joachims, The Self-Normalized
@@ -86,7 +89,7 @@ _PAIRS: Final = ("estimate", "interval")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What some steps come to under a policy. Shares and ratios are plain numbers: 0.02 is 2 %.
+    """The figures of some steps under a policy. Shares and ratios are plain numbers: 0.02 is 2 %.
 
     `success` is the share of right answers (large's answer counts as right where it was the measure of small's),
     `loss` that of always-large less it, `harm` the share of steps whose answer is wrong and large's right. `saving` is
@@ -131,7 +134,7 @@ class Line(dict[str, float]):
     __slots__ = ()
 
     def __missing__(self, key: str) -> float:
-        """What was never added is 0."""
+        """Return 0 for what was never added."""
         return 0.0
 
     def pair(self, name: str, prefix: str = "") -> Pair:
@@ -330,8 +333,8 @@ def _ratio(a: float, b: float) -> list[float]:
 def _weighted(line: Line, ground: Line, name: str) -> Pair:
     """Return both ends of a sum over all steps, the drawn ones standing for the lottery."""
     scale = ground["lottery"] / ground["weight"]
-    told, drawn = line.pair(name, "known_"), line.pair(name, "drawn_")
-    return told[0] + scale * drawn[0], told[1] + scale * drawn[1]
+    known, drawn = line.pair(name, "known_"), line.pair(name, "drawn_")
+    return known[0] + scale * drawn[0], known[1] + scale * drawn[1]
 
 
 def _truth(line: Line, ground: Line, name: str) -> Figure:
@@ -344,8 +347,8 @@ def _truth(line: Line, ground: Line, name: str) -> Figure:
         estimate = _weighted(line, ground, name)
     elif ground["judged"]:
         scale = ground["lottery"] / ground["judged"]
-        told, judged = line.pair(name, "known_"), line.pair(name, "judged_")
-        estimate = told[0] + scale * judged[0], told[1] + scale * judged[1]
+        known, judged = line.pair(name, "known_"), line.pair(name, "judged_")
+        estimate = known[0] + scale * judged[0], known[1] + scale * judged[1]
     return _figure((low / n, high / n), _scaled(estimate, n))
 
 
@@ -380,7 +383,7 @@ def _over(a: Pair, b: Pair) -> Pair | None:
 
 
 def _share(saving: Figure, best: Figure) -> Figure:
-    """Return the share of the oracle's saving; what it is of nothing cannot be told."""
+    """Return the share of the oracle's saving; of nothing there is none."""
 
     def divide(a: Pair | None, b: Pair | None) -> Pair | None:
         if a is None or b is None or b[0] <= 0:
@@ -396,7 +399,7 @@ def _share(saving: Figure, best: Figure) -> Figure:
 
 
 class Times:
-    """How many steps took how long: by stratum and bucket, the number of steps and their weights."""
+    """Latencies of steps: by stratum and bucket, the number of steps and their weights."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, int | None]] = Counter()
@@ -421,7 +424,7 @@ class Times:
 
 
 def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair | None:
-    """Return where a share `q` of the steps is done, unknown times coming first, and coming last; None without steps."""
+    """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
     known: dict[int, float] = defaultdict(float)
     unknown = 0.0
     for (_, place), n in counts.items():
@@ -468,14 +471,22 @@ class Estimates:
         resamples: of the bootstrap over groups of episodes; 0 leaves intervals out.
         seed: of these draws.
         parts: whether figures by step name and by kind are wanted, too.
+        intervals: the figures that get an interval.
     """
 
-    def __init__(self, tally: Tally, *, resamples: int = RESAMPLES, seed: int = 0, parts: bool = True) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        *,
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+        parts: bool = True,
+        intervals: Sequence[str] = INTERVALS,
+    ) -> None:
         self._tally = tally
-        self._ranges: dict[str, Ranges] = defaultdict(dict)
+        self._ranges = _ranges_of(tally)
         self._widest: Ranges = {}
-        for (step, role), (low, high) in tally.ranges.items():
-            self._ranges[step][role] = (low, high)
+        for role, (low, high) in (pair for ranges in self._ranges.values() for pair in ranges.items()):
             least, most = self._widest.get(role, (low, high))
             self._widest[role] = (min(low, least), max(high, most))
         self._recipes: dict[tuple[str | None, Ending, float], Recipe] = {}
@@ -489,16 +500,17 @@ class Estimates:
                 self.subsets.setdefault(subset, []).append(cell)
         self.grounds = {subset: self._ground(cells) for subset, cells in self.subsets.items()}
         grounds = [self._ground([group]) for group in self._groups]
-        self._draws = _draws(len(grounds), resamples, seed)
-        self._drawn_grounds = _resampled(grounds, self._draws)
+        self._wanted, self._draws = intervals, list[list[float]]()
         self._alone = {subset: self._base_times("large", cells) for subset, cells in self.subsets.items()}
         self._families: dict[int, tuple[dict[Any, list[Any]], dict[Any, list[Any]]]] = {}
         self._best: dict[Subset, Figure] = {}
         self._best = {subset: found.saving for subset, found in self.baseline("oracle").items()}
+        self._draws = _draws(len(grounds), resamples, seed)
+        self._drawn_grounds = _resampled(grounds, self._draws)
 
     @property
     def accepted_price(self) -> float | None:
-        """What the large model would have cost on a step that small answered, on average; None is unknown."""
+        """The mean cost of large on steps that small answered, by their shadow calls; None is unknown."""
         ground = self.grounds[ALL]
         if not ground["weight"] or ground["sample_none"] or len(self._tally.currencies) > 1:
             return None
@@ -614,19 +626,29 @@ class Estimates:
     def _with_intervals(self, found: Figures, lines: Sequence[Line]) -> Figures:
         again = [pair for pair in zip(_resampled(lines, self._draws), self._drawn_grounds, strict=True) if pair[1]["n"]]
         makers: dict[str, Callable[[Line, Line], Figure]] = {
-            "success": lambda line, ground: _truth(line, ground, "success"),
-            "loss": lambda line, ground: _truth(line, ground, "loss"),
-            "harm": lambda line, ground: _truth(line, ground, "harm"),
+            **{name: partial(_truth, name=name) for name in _TRUTHS},
             "escalation": _escalation,
             "saving": lambda line, ground: _money_of(line, ground)[1],
         }
         new: dict[str, Figure] = {}
-        for name, make in makers.items():
-            figure: Figure = getattr(found, name)
+        for name in self._wanted:
+            make, figure = makers[name], cast("Figure", getattr(found, name))
             if figure.estimate is not None or figure.low is not None:
                 interval = _interval(starmap(make, again), estimated=figure.estimate is not None)
                 new[name] = replace(figure, interval=interval)
         return replace(found, **new)  # type: ignore[arg-type] # all of these are figures
+
+
+def _ranges_of(tally: Tally) -> dict[str, Ranges]:
+    """Return between which costs an unrecorded call lies, by step name and role."""
+    found: dict[str, Ranges] = defaultdict(dict)
+    for (step, role), limits in tally.ranges.items():
+        found[step][role] = limits
+    for ranges in found.values():
+        if "large" in ranges and "shadow" not in ranges:
+            low, high = ranges["large"]
+            ranges["large"] = (min(low, ranges.get("small", (0, 0))[0]), high)
+    return found
 
 
 def _draws(groups: int, resamples: int, seed: int) -> list[list[float]]:

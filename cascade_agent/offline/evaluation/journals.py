@@ -64,7 +64,7 @@ class LabelStore:
         self._db.execute("CREATE INDEX by_step ON label (step)")
         self._db.execute("COMMIT")
         self.steps: int = self._db.execute("SELECT COUNT(DISTINCT step) FROM label").fetchone()[0]
-        """How many steps have a label."""
+        """Number of steps that have a label."""
 
     @classmethod
     def of(cls, journals: Sequence[PathLike], files: Sequence[PathLike] = (), *, on_error: OnError = "raise") -> Self:
@@ -258,7 +258,7 @@ def no_step(paths: Iterable[object]) -> str:
 
 
 class Fold(Protocol):
-    """What takes steps one by one, and takes in what other parts of the journals gave."""
+    """A value that takes steps one by one, and takes in what other parts of the journals gave."""
 
     def add(self, step: LabelledStep) -> object:
         """Take a step."""
@@ -272,25 +272,26 @@ F = TypeVar("F", bound=Fold)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading(Generic[F]):
-    """What a reading of journals gave: what was folded, and how steps and labels met."""
+    """The result of a reading of journals: what was folded, and how steps and labels met."""
 
     found: F
     repeated: int
     labelled: int
     labels: int
-    """How many steps labels were found for; `label_ids` names them where that was asked."""
+    """Number of steps that labels were found for; `label_ids` names them where that is wanted."""
     label_ids: frozenset[str] = frozenset()
 
     @property
     def orphans(self) -> int:
-        """How many steps have labels and are not in the journals."""
+        """Number of steps that have labels and are not in the journals."""
         return self.labels - self.labelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSettings:
-    """How journals are read: see `LabelledSteps`. `labels` are further files with labels alone, `ids`
-    keeps the ids of the steps that have a label.
+    """Settings of a reading of journals: see `LabelledSteps`.
+
+    `labels` are further files with labels alone, `ids` keeps the ids of the steps that have a label.
 
     `dask` reads every file in a task of its own: what is given to `dask.compute`, such as `{"scheduler": "processes",
     "num_workers": 2}`; an empty mapping takes the active scheduler, such as that of a `distributed.Client`. Every
@@ -326,7 +327,7 @@ def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) ->
     return cast("Reading[F]", reading)
 
 
-def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[Steps]]:
+def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[StepList]]:
     """Read journals on Dask for what depends on the order of the steps, `_AHEAD` files at a time.
 
     Raises:
@@ -337,11 +338,11 @@ def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[St
     labels, read_steps = _labels_on(dask, files, how), dask.delayed(_part)
     for i in range(0, len(files), _AHEAD):
         yield from dask.compute(
-            *(read_steps(Steps, file, labels, how) for file in files[i : i + _AHEAD]), **(how.dask or {})
+            *(read_steps(StepList, file, labels, how) for file in files[i : i + _AHEAD]), **(how.dask or {})
         )
 
 
-class Steps(list[LabelledStep]):
+class StepList(list[LabelledStep]):
     """The steps of a part of the journals, in their order."""
 
     add = list.append
@@ -402,15 +403,9 @@ def load_dataset(
     side_effects: Mapping[str, str] | None = None,
     on_error: OnError = "raise",
 ) -> Dataset:
-    """Read journals and join their labels to their steps.
+    """Read journals and join their labels to their steps; labels may stand in other files than their steps.
 
-    Args:
-        paths: journal files or glob patterns. Labels may stand in other files than their steps.
-        evaluator: see `LabelRules`, as are `same_text` and `on_conflict`.
-        same_text: whether two texts say the same.
-        on_conflict: which label counts where some contradict each other.
-        side_effects: tool name -> `read`, `write` or `irreversible`, as in the policy.
-        on_error: what a line that is no record does, as in `journal.read`.
+    The keywords are those of `LabelRules` and `journal.read`; `side_effects` are those of the policy.
 
     Raises:
         RecordError: a path without a file, a line that is no record, a journal without steps, an impossible label.

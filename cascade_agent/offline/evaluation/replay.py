@@ -27,10 +27,10 @@ Missing = Literal["draft", "evidence", "large"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """What a policy would have done with a recorded step.
+    """The course that a recorded step would have taken under a policy.
 
     `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`known` is
-    False then, and `missing` says what it lacks). `asked` are the recorded calls that the policy would have made, in
+    False then, and `missing` says what it lacks). `calls` are the recorded calls that the policy would have made, in
     order; a hedge that is not in the record stands there without a cost. `cost` is their sum in the record's currency,
     `latency` that of their times in seconds; None when a part of it is unknown.
     """
@@ -42,7 +42,7 @@ class Replayed:
     cost: float | None
     latency: float | None = None
     missing: Missing | None = None
-    asked: tuple[Attempt | SideCall, ...] = ()
+    calls: tuple[Attempt | SideCall, ...] = ()
 
 
 def replay(trace: StepTrace, policy: Policy) -> Replayed:
@@ -92,11 +92,11 @@ def _move(decision: Decision) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """How far a step has come: attempts that are closed, the open one, and all calls and decisions so far."""
+    """A step under way: attempts that are closed, the open one, and all calls and decisions so far."""
 
     done: tuple[Attempt, ...]
     attempt: Attempt
-    asked: tuple[Attempt | SideCall, ...] = ()
+    calls: tuple[Attempt | SideCall, ...] = ()
     latency: float | None = 0.0
     decisions: tuple[Decision, ...] = ()
 
@@ -141,7 +141,7 @@ class _Record:
         return decide(policy, attempts, evidence=self.trace.askable, inputs=inputs)
 
     def inputs(self, policy: Policy, number: int) -> DecisionInputs:
-        """What the decision of that number knew; beyond what is recorded, what the last one did."""
+        """Return what the decision of that number knew; beyond what is recorded, what the last one did."""
         seen = self.trace.inputs_seen or _NOTHING_SEEN
         if looks_at_kind(policy):
             if self._kinds is None:
@@ -150,7 +150,7 @@ class _Record:
         return seen[min(number, len(seen) - 1)]
 
     def misses(self, state: _State, policy: Policy) -> bool:
-        """Whether the draft falls short of the threshold that `decide` would hold it against."""
+        """Return whether the draft falls short of the threshold that `decide` would hold it against."""
         attempt, inputs = state.attempt, self.inputs(policy, len(state.decisions))
         bar, confidence = threshold_for(policy, attempt, inputs.kind), attempt.confidence
         return bar is not None and (confidence is None or confidence < bar)
@@ -164,7 +164,7 @@ class _Record:
             if tried >= len(self.large):
                 return "large"
             large = self.large[tried]
-            return _State(done, large, (*state.asked, large), _plus(state.latency, large.latency), decisions)
+            return _State(done, large, (*state.calls, large), _plus(state.latency, large.latency), decisions)
         if decision.action == "ask_small":
             return self._drafted(policy, decision)
         if decision.action != "ask_evidence" or decision.evidence is None:
@@ -184,7 +184,7 @@ class _Record:
         if call is None or name not in self.small.gathered:  # never asked, or dropped before it answered
             return "evidence"
         attempt = _rescored(policy, self.small, (*state.attempt.gathered, name))
-        return _State(state.done, attempt, (*state.asked, call), _plus(state.latency, call.latency), decisions)
+        return _State(state.done, attempt, (*state.calls, call), _plus(state.latency, call.latency), decisions)
 
     def dropped(self, state: _State) -> tuple[SideCall, ...]:
         """The large call that was started while small was slow, and not needed, where the policy hedges."""
@@ -206,8 +206,8 @@ def _end(record: _Record, policy: Policy, state: _State, decision: Decision, mis
     final = decision.attempt if decision.action in ("accept", "exhausted") else None
     if decision.action == "exhausted" and policy.on_exhausted != "return":
         final = None
-    asked = (*state.asked, *record.dropped(state)) if decision.action == "accept" else state.asked
-    costs = [call.cost for call in asked]
+    calls = (*state.calls, *record.dropped(state)) if decision.action == "accept" else state.calls
+    costs = [call.cost for call in calls]
     return Replayed(
         decisions=(*state.decisions, decision),
         known=known,
@@ -216,7 +216,7 @@ def _end(record: _Record, policy: Policy, state: _State, decision: Decision, mis
         cost=sum(c for c in costs if c is not None) if known and None not in costs else None,
         latency=state.latency if known else None,
         missing=missing,
-        asked=asked,
+        calls=calls,
     )
 
 

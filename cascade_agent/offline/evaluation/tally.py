@@ -38,13 +38,13 @@ _RATIO: Final = math.log(1.02)
 """Latencies are counted in buckets 2 % wide."""
 
 BY_SMALL, BY_LARGE, BY_NOBODY, BY_OTHERS = 1, 2, 4, 8
-"""Who may have answered, as bits; `BY_OTHERS` is a human, or an answer of which nothing is known."""
+"""Those who may have answered, as bits; `BY_OTHERS` is a human, or an answer of which nothing is known."""
 
 _BITS: Final = {"small": BY_SMALL, "large": BY_LARGE, "human": BY_OTHERS}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SweepPlan:
     """The policies to compare, in the order in which they were asked for, and how they are swept.
 
     A family are policies that differ in their threshold alone, ascending; `places` says for each policy which family
@@ -56,7 +56,7 @@ class Plan:
     families: tuple[tuple[Policy, ...], ...] = ()
     places: tuple[tuple[int, int], ...] = ()
     calibrated: bool = False
-    """Whether one of them says with which validators it was measured."""
+    """Return whether one of them says with which validators it was measured."""
 
     @classmethod
     def of(cls, policies: Policy | Mapping[str, Policy] | None = None, grid: Sequence[float] = ()) -> Self:
@@ -101,7 +101,7 @@ class Plan:
 
 
 class Ending(NamedTuple):
-    """How a step ended, or may have ended, under a policy; what stands beside the sums that are kept of it.
+    """The way a step ended, or may have ended, under a policy: the key of the sums that are kept of it.
 
     `finals` are bits of who may have answered, `escalated` is 0, 1, or 2 for "may be". `sure` names calls that were
     made at an unknown cost, `maybe` calls that may have been made at an unknown cost.
@@ -119,7 +119,7 @@ class Sums(NamedTuple):
     """Sums over steps with the same `Ending`; money in trillionths.
 
     `own` is what small and evidence cost, `large` what large cost, `own_more` and `large_more` what they may have cost
-    beside that. `weight` is of drawn steps, `w_large` and `w_more` are `large` and `large_more` times it.
+    more. `weight` is of drawn steps, `w_large` and `w_more` are `large` and `large_more` times it.
     """
 
     n: int
@@ -163,7 +163,7 @@ Cell = tuple[str, str]
 class Tally:  # noqa: PLW1641 - it changes, so it has no hash
     """Sums over steps. Two of the same plan are equal when they are of the same steps, in whatever order."""
 
-    plan: Plan
+    plan: SweepPlan
     steps: int = 0
     unfinished: int = 0
     given: int = 0
@@ -285,7 +285,7 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         return self
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is of the same steps and policies."""
+        """Return whether it is of the same steps and policies."""
         return isinstance(other, Tally) and self._facts() == other._facts()
 
     def _facts(self) -> tuple[object, ...]:
@@ -296,14 +296,14 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
 
     @property
     def unseen(self) -> int:
-        """How many steps are possible in every world."""
+        """Number of steps of which nothing is known: every world is possible."""
         anything = (1 << len(WORLDS)) - 1
         cells = ((key, sums) for (place, key), sums in self.base.items() if not isinstance(place, int))
         return sum(unpack(sums, 1)[0] for key, sums in cells if key.worlds == anything)
 
     @property
     def episode_count(self) -> tuple[int, bool]:
-        """How many episodes there are, and whether that is exact (Bar-Yossef et al. 2002: k least hashes)."""
+        """Number of episodes, and whether it is exact (Bar-Yossef et al. 2002: k least hashes)."""
         least = sorted(self.episodes)[:_SKETCH]
         if len(least) < _SKETCH:
             return len(least), True
@@ -325,7 +325,7 @@ def middle(number: int) -> float:
 
 @dataclass(slots=True)
 class _Estimate:
-    """What a step comes to under a policy, while it is made up."""
+    """The sums of a step under a policy, while they are made up."""
 
     finals: int = BY_SMALL
     escalated: int = 0
@@ -339,9 +339,9 @@ class _Estimate:
 
 
 def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Ending, int, float | None]:
-    """What is kept of a step under a policy: its outcome, its sums, and its latency."""
+    """Return what is kept of a step under a policy: its ending, its sums, and its latency."""
     found = _Estimate(escalated=int(replayed.escalated), latency=replayed.latency)
-    for call in replayed.asked:
+    for call in replayed.calls:
         role = call.name if isinstance(call, SideCall) else "small" if call.tier == "small" else "large"
         cost = money(call.cost, trace.id)
         if cost is None and role == "hedge":
@@ -390,7 +390,7 @@ def _without_large(found: _Estimate, replayed: Replayed, facts: Facts) -> None:
         found.sure.append("large")
     else:
         found.large += facts.large
-    times = [call.latency for call in replayed.asked]
+    times = [call.latency for call in replayed.calls]
     if facts.large_time is not None and None not in times:
         found.latency = facts.large_time + sum(time for time in times if time is not None)
 
@@ -401,14 +401,14 @@ def _undecided(found: _Estimate, trace: StepTrace, replayed: Replayed, facts: Fa
     if replayed.missing == "draft":
         found.sure.append("small")
     wanted = replayed.decisions[-1].evidence
-    asked = {call.name for call in replayed.asked if isinstance(call, SideCall)}
+    made = {call.name for call in replayed.calls if isinstance(call, SideCall)}
     for name in trace.askable:
         cost = facts.evidence.get(name)
         if name == wanted:
             found.sure.append(name)
-        elif name not in asked and cost is None:
+        elif name not in made and cost is None:
             found.maybe.append(name)
-        elif name not in asked:
+        elif name not in made:
             found.own_more += cost or 0
     if facts.large is None:
         found.maybe.append("large")

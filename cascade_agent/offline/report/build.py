@@ -50,6 +50,7 @@ EDGES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Bins of the calibration curve: a twentieth near 1, where most drafts are and where thresholds lie."""
 
 _RESAMPLES: Final = 100
+_INTERVALS: Final = ("harm", "saving")
 _SIDE: Final = 0.975
 _ANSWER: Final = 2_000
 _LINE: Final = 300
@@ -84,7 +85,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
             confidences that stand in the record.
         policy_name: what it is called on the page.
         title: of the page.
-        content: whether answers, errors and reasons of the shown steps are part of the report.
+        content: whether answers, errors and reasons of steps are part of the report.
         on_error: what a line that is no record does: `raise` or `skip`.
         now: when the report was made; None takes the clock.
         dask: read file by file on Dask (see `ReadSettings`).
@@ -103,7 +104,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
         drift.note_reading(repeated=reading.repeated, orphans=reading.orphans)
     tally = out.account.tally
     finished = tally.steps > tally.unfinished
-    estimates = Estimates(tally, resamples=_RESAMPLES, parts=False) if finished else None
+    estimates = Estimates(tally, resamples=_RESAMPLES, parts=False, intervals=_INTERVALS) if finished else None
     compared = always_large(out, estimates)
     return Report(
         title=title,
@@ -119,8 +120,8 @@ def build_report(  # noqa: PLR0913 - keyword settings
         reliability=reliability(out),
         latency=tuple(_latency(out)),
         spending=_spending(out, estimates, policy),
-        expensive=tuple(shown(trace, content=content) for trace in out.expensive.items()),
-        doubtful=tuple(shown(trace, content=content) for trace in out.doubtful.items()),
+        expensive=tuple(step_detail(trace, content=content) for trace in out.expensive.items()),
+        doubtful=tuple(step_detail(trace, content=content) for trace in out.doubtful.items()),
         drift=drift.report(),
         notes=tuple(_notes(out, reading.repeated, reading.orphans)),
     )
@@ -183,7 +184,8 @@ def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -
     curve: list[Point] = []
     found: list[Figures] = []
     basis: Basis = "none"
-    steps = looked = 0
+    steps = 0
+    unknown = Share(value=None, low=None, high=None, n=0)
     if estimates is not None:
         recorded = estimates.recorded()
         basis, steps, looked = recorded.basis, recorded.steps, _looked(estimates)
@@ -191,12 +193,25 @@ def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -
         own = estimates.policy(0)[ALL]
         if name is not None or own.escalation != recorded.escalation:
             marks.append(_point(out.plan.titles[0], None, own, looked))
-        for title in ("always small", "always large"):
-            marks.append(_point(title, None, estimates.baseline(title)[ALL], looked))
+        ways = ("always small", "always large")
+        marks += [_point(title, None, estimates.baseline(title)[ALL], looked) for title in ways]
         for number in _thresholds(estimates, len(policies)):
             found.append(estimates.policy(number)[ALL])
             threshold = policies[number].base_threshold
             curve.append(_point(f"threshold {threshold:.3g}", threshold, found[-1], looked))
+    if not marks:
+        share = out.escalated / out.steps
+        marks = [
+            Point(
+                name="as it ran",
+                threshold=None,
+                escalated=share,
+                cost=None,
+                cost_low=None,
+                cost_high=None,
+                quality=unknown,
+            )
+        ]
     open_ = [(f.escalation.high or 0.0) - (f.escalation.low or 0.0) for f in found]
     return Frontier(
         curve=tuple(curve),
@@ -238,7 +253,7 @@ def _point(name: str, threshold: float | None, figures: Figures, looked: int) ->
         name=name,
         threshold=threshold,
         escalated=figures.escalation.value,
-        cost=None if low is None or high is None else (low + high) / 2,
+        cost=None if figures.saving.point is None else 1.0 - figures.saving.point,
         cost_low=low,
         cost_high=high,
         quality=_quality(figures, looked),
@@ -246,17 +261,20 @@ def _point(name: str, threshold: float | None, figures: Figures, looked: int) ->
 
 
 def _quality(figures: Figures, looked: int) -> Share:
-    """Return 1 - harm with its interval: no narrower than that of as many independent looks as there were."""
-    harm = figures.harm
-    if harm.point is None:
+    """Return 1 - harm with its interval: no narrower than that of as many independent looks as there were.
+
+    A wrong draft whose large answer nobody knows counts as harm.
+    """
+    harm, low, high = figures.harm, figures.harm.low or 0.0, figures.harm.high or 0.0
+    if harm.estimate is None:
         return Share(value=None, low=None, high=None, n=0)
-    if harm.low == harm.high or not looked:
-        return Share(value=1.0 - harm.point, low=1.0 - (harm.high or 0.0), high=1.0 - (harm.low or 0.0), n=0)
-    least, most = harm.interval or (harm.point, harm.point)
-    open_ = max((harm.high or 0.0) - (harm.low or 0.0), 1e-12)
-    share = min(1.0, max(0.0, (harm.point - (harm.low or 0.0)) / open_))
-    bound = (harm.low or 0.0) + open_ * upper_bound(round(share * looked), looked, _SIDE)
-    return Share(value=1.0 - harm.point, low=1.0 - max(most, bound), high=1.0 - least, n=looked)
+    value = harm.estimate[1]
+    if low == high or not looked:
+        return Share(value=1.0 - value, low=1.0 - high, high=1.0 - low, n=0)
+    least, most = harm.interval or (value, value)
+    losses = round(looked * min(1.0, max(0.0, (value - low) / (high - low))))
+    bound = low + (high - low) * upper_bound(losses, looked, _SIDE)
+    return Share(value=1.0 - value, low=1.0 - max(most, bound), high=1.0 - min(least, value), n=looked)
 
 
 def reliability(out: Collected) -> Reliability:
@@ -430,7 +448,7 @@ def _notes(out: Collected, repeated: int, orphans: int) -> Iterable[str]:
 # ---- shown steps ----------------------------------------------------------------------------------------------------
 
 
-def shown(trace: StepTrace, *, content: bool = True) -> Shown:
+def step_detail(trace: StepTrace, *, content: bool = True) -> Shown:
     """Return a step as the page shows it, its texts cut."""
     return Shown(
         **{name: _cut(getattr(trace, name), _LINE) for name in ("id", "step", "outcome", "reason", "kind")},

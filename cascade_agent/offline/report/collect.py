@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from cascade_agent.core.policy import Policy
 from cascade_agent.offline.evaluation.dataset import MONEY, UNFINISHED, text_hash
-from cascade_agent.offline.evaluation.tally import Plan, Tally
+from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ MAX_NAMES: Final = 64
 MAX_CODES: Final = 40
 SHOWN: Final = 20
 
-GRID: Final = (*(i / 100 for i in range(100)), 0.995, 0.999, 1.0)
-"""Thresholds that are swept."""
+GRID: Final = (*(i / 20 for i in range(18)), *(i / 200 for i in range(180, 200)), 0.998, 0.999, 1.0)
+"""Thresholds that are swept; closer near 1, where most drafts are."""
 
 WIDTHS: Final = (
     0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0, 21600.0, 43200.0, 86400.0,
@@ -109,7 +109,7 @@ def percentiles(values: Iterable[float], *shares: float) -> list[float]:
 
 
 @dataclass(slots=True)
-class Cell:
+class PeriodSums:
     """One period: steps, and sums by what was paid. `lottery` counts the steps that large was not asked in."""
 
     steps: int = 0
@@ -120,7 +120,7 @@ class Cell:
     unpriced: int = 0
     paid: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def join(self, other: Cell) -> None:
+    def join(self, other: PeriodSums) -> None:
         """Take in another period."""
         for name in ("steps", "escalated", "unknown", "lottery", "large", "unpriced"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -133,7 +133,7 @@ class Timeline:
 
     def __init__(self) -> None:
         self._level = 0
-        self._cells: dict[int, Cell] = {}
+        self._cells: dict[int, PeriodSums] = {}
         self._low = self._high = 0
 
     @property
@@ -141,7 +141,7 @@ class Timeline:
         """Length of a period in seconds."""
         return WIDTHS[self._level]
 
-    def at(self, time: float) -> Cell:
+    def at(self, time: float) -> PeriodSums:
         """Return the period of a time (seconds since 1970)."""
         index = self._index(time)
         if not self._cells:
@@ -151,7 +151,7 @@ class Timeline:
             while self._high - self._low >= MAX_PERIODS and self._level < len(WIDTHS) - 1:
                 self._widen()
             index = self._index(time)
-        return self._cells.setdefault(index, Cell())
+        return self._cells.setdefault(index, PeriodSums())
 
     def merge(self, other: Timeline) -> None:
         """Take in another timeline."""
@@ -160,7 +160,7 @@ class Timeline:
         for start, cell in other.cells():
             self.at(start + other.width / 2).join(cell)
 
-    def cells(self) -> list[tuple[float, Cell]]:
+    def cells(self) -> list[tuple[float, PeriodSums]]:
         """Return (start in seconds since 1970, period), in order; periods without any step are left out."""
         return [(MONDAY + index * self.width, cell) for index, cell in sorted(self._cells.items())]
 
@@ -169,9 +169,9 @@ class Timeline:
 
     def _widen(self) -> None:
         factor = round(WIDTHS[self._level + 1] / self.width)
-        joined: dict[int, Cell] = {}
+        joined: dict[int, PeriodSums] = {}
         for index, cell in self._cells.items():
-            joined.setdefault(index // factor, Cell()).join(cell)
+            joined.setdefault(index // factor, PeriodSums()).join(cell)
         self._cells, self._level = joined, self._level + 1
         self._low, self._high = self._low // factor, self._high // factor
 
@@ -194,7 +194,7 @@ def moment(value: str | None) -> float | None:
 
 @dataclass(slots=True)
 class Account:
-    """What the steps in one currency cost: sums, periods, and the tally that all estimates come from."""
+    """Cost of the steps in one currency: sums, periods, and the tally that all estimates come from."""
 
     tally: Tally
     steps: int = 0
@@ -225,7 +225,7 @@ class Collected:
     def __init__(self, policy: Policy | None, name: str, drift: DriftWatch | None = None) -> None:
         self._scorer = (policy and policy.scorer) or shipped_scorer()
         self._rescore = policy is not None
-        self.plan = Plan.of({name: policy or Policy()}, GRID)
+        self.plan = SweepPlan.of({name: policy or Policy()}, GRID)
         self.drift = drift
         self.steps = self.escalated = self.degraded = self.undated = self.unmeasured = self.differing = 0
         self.outcomes: Counter[str] = Counter()
@@ -348,7 +348,7 @@ class Collected:
         account.steps += 1
         account.tally.add(step)
         time = moment(trace.started_at)
-        cell = Cell() if time is None else account.timeline.at(time)
+        cell = PeriodSums() if time is None else account.timeline.at(time)
         cell.steps += 1
         cell.escalated += trace.escalated
         if trace.cost is None:
@@ -389,7 +389,7 @@ _OUTCOMES: Final = ("accepted", "escalated", "exhausted", "human_review", *UNFIN
 _ROUNDING: Final = 1e-6
 
 
-def _count_large(cell: Cell, facts: Facts | None) -> None:
+def _count_large(cell: PeriodSums, facts: Facts | None) -> None:
     """Note what always-large cost in a step, or that it is a step whose cost shadow calls have to say."""
     if facts is None:
         cell.unpriced += 1

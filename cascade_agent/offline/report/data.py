@@ -23,7 +23,7 @@ class Money:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlwaysLarge:
-    """What the large model alone would have cost, and what the cascade cost on the same steps.
+    """The cost of the large model alone, and what the cascade cost on the same steps.
 
     In `measured` of the `steps` the large model was asked, in `drawn` of them by a shadow call; in `estimated` of them
     it was not, and the shadow calls, each weighed by one over its probability, say what it would have cost. `left_out`
@@ -85,9 +85,9 @@ class Share:
 class Point:
     """One way to decide: at a threshold, as a policy does, as it was run, or always one tier.
 
-    `escalated` is a share of steps, `cost` relative to always-large (the middle of `cost_low` and `cost_high` where it
-    is not one number), `quality` the share of steps whose answer is at least as good as the large model's (1 - harm).
-    None is unknown.
+    `escalated` is a share of steps, `cost` relative to always-large (None where it is only known to lie between
+    `cost_low` and `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's
+    (1 - harm). None is unknown.
     """
 
     name: str
@@ -120,7 +120,7 @@ class Frontier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalations:
-    """Why the steps of one name escalated."""
+    """Reasons for which the steps of one name escalated."""
 
     step: str
     steps: int
@@ -144,7 +144,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """Whether confidences can be believed. `histogram` counts all steps in 20 bins: taken from small, and escalated."""
+    """Confidences against what labels say. `histogram` counts all steps in 20 bins: taken from small, and escalated."""
 
     bins: tuple[Bin, ...]
     n: int
@@ -170,7 +170,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """What was spent in one period, by what it was spent on. `always_large` is None where nothing could be compared."""
+    """Spend in one period, by what it was spent on. `always_large` is None where nothing could be compared."""
 
     start: str
     steps: int
@@ -254,7 +254,7 @@ class Report:
     doubtful: tuple[Shown, ...]
     drift: DriftReport
     notes: tuple[str, ...]
-    """What was left out, cut or sampled, in sentences."""
+    """Notes on what was left out, cut or sampled."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON: tuples are lists, unknown is null."""

@@ -323,8 +323,7 @@ def _frontier(report: Report) -> Markup:
         "Each dot is a threshold on the confidence, replayed over this journal: what it would have cost, and for how "
         "many steps the answer would have been at least as good as the large model's."
         if known
-        else "Each dot is a threshold on the confidence, replayed over this journal. How good the answers would have "
-        f"been is unknown: {data.why}."
+        else "Each dot is a threshold on the confidence, replayed over this journal. " + _unknown(data)
     )
     draw = partial(plots.frontier if known else plots.sweep, data)
     rows = [_row(point) for point in (*data.marks, *data.curve)]
@@ -350,6 +349,12 @@ def _frontier(report: Report) -> Markup:
             identifier="frontier-table",
         ),
     )
+
+
+def _unknown(data: Frontier) -> str:
+    if any(point.quality.value is not None for point in data.curve):
+        return "What it would have cost is unknown: no shadow call says what large costs where small answered."
+    return f"How good the answers would have been is unknown: {data.why}."
 
 
 def _aside(point: Point, compared: AlwaysLarge, *, plotted: bool) -> Markup:
