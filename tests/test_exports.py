@@ -37,10 +37,12 @@ VALIDATORS = {
     "Grounding",
     "NoRepeat",
     "PlanConsistency",
+    "SkippedCall",
     "StructuredOutput",
     "TokenConfidence",
     "ToolCallSchema",
     "ToolRelevance",
+    "TurnProgress",
 }
 
 SIGNATURES = {
