@@ -48,13 +48,14 @@ def test_assess_decides_as_a_running_step(draft: AIMessage) -> None:
 
 
 def test_the_context_speaks_too() -> None:
-    """A tool error that the small tier caused rules its next answer out, as in a running step."""
+    """A tool error of the small tier that an answer passes over rules it out, as in a running step."""
     erred = call(amount=25, to="Amelie")
     erred.response_metadata["cascade"] = {"final_tier": "small"}
     messages = [*ASKED, erred, ToolMessage("no such person", tool_call_id="c1", status="error")]
-    found = assess(call(amount=25, to="Amélie"), messages=messages, tools=[pay])
+    found = assess(AIMessage("It is paid."), messages=messages, tools=[pay])
     assert not found.accepted
     assert found.decision.reason == "after_tool_error"
+    assert assess(call(amount=25, to="Amélie"), messages=messages, tools=[pay]).accepted
 
 
 def test_policy_scorer_and_state_are_used() -> None:

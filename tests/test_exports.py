@@ -38,10 +38,12 @@ VALIDATORS = {
     "Grounding",
     "NoRepeat",
     "PlanConsistency",
+    "SkippedCall",
     "StructuredOutput",
     "TokenConfidence",
     "ToolCallSchema",
     "ToolRelevance",
+    "TurnProgress",
 }
 
 SIGNATURES = {
