@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cascade_agent.journal.writer import Journal
     from cascade_agent.models.pricing import Price
     from cascade_agent.models.tier import Tier
+    from cascade_agent.offline.calibration.policy_file import load_policy
     from cascade_agent.offline.evaluation.assess import Assessment, assess
     from cascade_agent.validators import default_validators
 
@@ -44,6 +45,7 @@ _LAZY = {
     "cascade_node": "adapters.node",
     "cascade_step": "adapters.node",
     "default_validators": "validators",
+    "load_policy": "offline.calibration.policy_file",
     "swap_node": "adapters.node",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "cascade_node",
     "cascade_step",
     "default_validators",
+    "load_policy",
     "swap_node",
 ]
 

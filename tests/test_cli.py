@@ -17,7 +17,7 @@ import cascade_agent
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.reader import read
 from cascade_agent.journal.writer import Journal
-from graphs.standins import large_standin, small_standin
+from graphs.standins.models import large_standin, small_standin
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,6 +42,7 @@ def demo(tmp_path_factory):
     return run("demo", "--tasks", 6, "--show", 2, cwd=place), place / ".cascade"
 
 
+@pytest.mark.xdist_group("demo")
 def test_the_demo_says_what_answers_and_shows_all_three_ways(demo):
     """It names the stand-ins as such before any figure, prints steps with who and why, and the three ways."""
     result, _ = demo
@@ -56,6 +57,7 @@ def test_the_demo_says_what_answers_and_shows_all_three_ways(demo):
     assert "made-up" in rest.lower()
 
 
+@pytest.mark.xdist_group("demo")
 def test_the_demo_leaves_journal_spans_and_summary(demo):
     """The journal can be read back and agrees with the summary; every step of it has a span with its attempts below."""
     _, out = demo
@@ -85,6 +87,18 @@ def test_the_demo_as_json_is_json(tmp_path):
     assert not (tmp_path / ".cascade").exists()
 
 
+def test_the_demo_runs_without_the_sdk(tmp_path):
+    """Where only OpenTelemetry's API is installed the demo leaves no spans, and says what they need."""
+    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from cascade_agent.cli import main; main()"
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", code, "demo", "--tasks", "1", "--graph", "extraction"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "langgraph-cascade[otel]" in done.stdout
+    assert not (tmp_path / ".cascade" / "spans.jsonl").exists()
+
+
 def test_a_second_demo_adds_to_the_journal(tmp_path):
     """Running again appends; the summary counts only the new run."""
     first, second = (json.loads(run("demo", "--tasks", 1, "--json", cwd=tmp_path).stdout) for _ in range(2))
@@ -98,7 +112,7 @@ def test_a_second_demo_adds_to_the_journal(tmp_path):
     [
         (["demo", "--small", "openai:gpt-4o-mini"], 2, "--large"),
         (["demo", "--base-url", "http://127.0.0.1:9/v1"], 2, "--small and --large"),
-        (["demo", "--graph", "other"], 2, "support or plan_execute"),
+        (["demo", "--graph", "other"], 2, "support, plan_execute or extraction"),
         (["demo", "--tasks", "0"], 2, "--tasks"),
         (["demo", "--small", "nobody:x", "--large", "nobody:y"], 2, "nobody:x"),
         (["demo", "--small", "a", "--large", "b", "--base-url", "http://127.0.0.1:9/v1", "--tasks", "1"], 1, "stopped"),

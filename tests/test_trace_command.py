@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -333,7 +334,7 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path):
 
 
 class Followed:
-    """`trace --follow` as a process whose lines are waited for."""
+    """`trace --follow` as a process whose lines are waited for; ended with the `with` block, whatever happened."""
 
     def __init__(self, out: Path, *args: object) -> None:
         self.out = out
@@ -344,6 +345,13 @@ class Followed:
             )
             command = [sys.executable, "-c", code, "trace", "--follow", *map(str, args)]
             self.process = subprocess.Popen(command, stdout=stream, stderr=errors, env=environment())  # noqa: S603
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(timeout=60)
 
     @property
     def text(self) -> str:
@@ -370,43 +378,43 @@ class Followed:
 def test_a_journal_is_followed_from_before_it_is_there(tmp_path):
     """Waits for the file, prints each step as it comes, over a rotation and a truncation; Ctrl-C is a clean end."""
     path = tmp_path / "j.jsonl"
-    follow = Followed(tmp_path / "out", path)
-    follow.until("waiting for")
-    journal = written(path, step(1))
-    follow.until("step1: accepted")
-    journal.append(step(2, thread="u"))
-    follow.until("step2: accepted")
-    journal.label("id1", source="person", right=False)
-    follow.until("label: small was wrong (person)  for t, step1")
-    with path.open("ab") as stream:
-        stream.write(b'{"type": "step", "id"')
-    path.rename(tmp_path / "j.old.jsonl")  # with a line that nobody will finish
-    written(path, step(3))
-    follow.until("step3: accepted")
-    path.write_bytes(b"")
-    with path.open("ab") as stream:
-        stream.write(b"nonsense\n")
-    follow.until("a line is left out")
-    Journal(path).append(step(4))
-    follow.until("step4: accepted")
-    assert follow.stop() == 0
-    assert [line for line in follow.text.splitlines() if line[0] != " "] == [
-        "t", "u", "label: small was wrong (person)  for t, step1", "t"
-    ]  # fmt: skip
-    assert [follow.text.count(f"step{n}: accepted") for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
-    assert "Traceback" not in follow.errors
+    with Followed(tmp_path / "out", path) as follow:
+        follow.until("waiting for")
+        journal = written(path, step(1))
+        follow.until("step1: accepted")
+        journal.append(step(2, thread="u"))
+        follow.until("step2: accepted")
+        journal.label("id1", source="person", right=False)
+        follow.until("label: small was wrong (person)  for t, step1")
+        with path.open("ab") as stream:
+            stream.write(b'{"type": "step", "id"')
+        path.rename(tmp_path / "j.old.jsonl")  # with a line that nobody will finish
+        written(path, step(3))
+        follow.until("step3: accepted")
+        path.write_bytes(b"")
+        with path.open("ab") as stream:
+            stream.write(b"nonsense\n")
+        follow.until("a line is left out")
+        Journal(path).append(step(4))
+        follow.until("step4: accepted")
+        assert follow.stop() == 0
+        assert [line for line in follow.text.splitlines() if line[0] != " "] == [
+            "t", "u", "label: small was wrong (person)  for t, step1", "t"
+        ]  # fmt: skip
+        assert [follow.text.count(f"step{n}: accepted") for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
+        assert "Traceback" not in follow.errors
 
 
 def test_following_begins_with_the_last_steps(tmp_path):
     """The last ten, or as many as `--last` says; the filters hold for what comes."""
     journal = written(tmp_path / "j.jsonl", *(step(n, thread=f"t{n % 2}") for n in range(40)))
-    follow = Followed(tmp_path / "out", journal.path, "--thread", "t1", "--last", 2, "--json")
-    follow.until("id39")
-    for n in (40, 41):
-        journal.append(step(n, thread=f"t{n % 2}"))
-    follow.until("id41")
-    assert follow.stop() == 0
-    assert [json.loads(line)["id"] for line in follow.text.splitlines()] == ["id37", "id39", "id41"]
+    with Followed(tmp_path / "out", journal.path, "--thread", "t1", "--last", 2, "--json") as follow:
+        follow.until("id39")
+        for n in (40, 41):
+            journal.append(step(n, thread=f"t{n % 2}"))
+        follow.until("id41")
+        assert follow.stop() == 0
+        assert [json.loads(line)["id"] for line in follow.text.splitlines()] == ["id37", "id39", "id41"]
 
 
 @pytest.mark.parametrize("what", ["directory", "compressed", "table", "two"])

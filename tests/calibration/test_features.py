@@ -9,11 +9,10 @@ from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel, Journal
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.scoring import Scorer
 from cascade_agent.offline.calibration.calibrate import draw, examples_of, replayed_confidence
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.testing import ScriptedChatModel
-from cascade_agent.validators import default_validators
+from cascade_agent.validators import default_validators, shipped_scorer
 from cascade_agent.validators.cross_check import CrossCheck
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv", "Delhi", "Quito", "Perth", "Lagos")
@@ -77,7 +76,7 @@ def features(path):
     """What is read of each draft, the confidence that the policy would give it, and what a fit is shown."""
     joined = load_dataset(path)
     cases = sorted(joined.steps, key=lambda case: int(case.id.partition("-")[2]))
-    scorer = Scorer.rules()
+    scorer = shipped_scorer()
     read = [scorer.read(case.small.verdicts) for case in cases]
     shown = [scorer.read(example.verdicts) for example in examples_of(cases, draw(joined, POLICY))]
     return read, [replayed_confidence(case, POLICY) for case in cases], shown

@@ -9,7 +9,6 @@ import pytest
 from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Verdict
-from cascade_agent.core.scoring import Scorer
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import (
     Certificate,
@@ -24,6 +23,7 @@ from cascade_agent.offline.calibration import (
 from cascade_agent.offline.calibration.calibrate import draw, entries_of, replayed_confidence
 from cascade_agent.offline.calibration.labelling import labels_of
 from cascade_agent.offline.evaluation import load_dataset
+from cascade_agent.validators import shipped_scorer
 
 HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
 """Share of harm among the drafts of each kind with the lowest score; it falls to 0 with the square of the score."""
@@ -78,7 +78,7 @@ def test_each_kind_gets_its_own_number(journal):
         share = sum(not accepts(policy, trace) for trace in steps) / len(steps)
         assert share == pytest.approx(entries[kind]["certificate"]["escalated"], abs=1e-9)
     assert (entries["structured"]["claim"], policy.thresholds["structured"]) == ("unseen", 1.0)
-    assert policy.threshold == max(policy.thresholds.values())
+    assert policy.base_threshold == max(policy.thresholds.values())
 
 
 def test_without_by_kind_there_is_one_number(journal):
@@ -154,7 +154,7 @@ def test_irreversible_drafts_have_a_number_that_is_never_the_laxer_one(journal):
     found = calibrate(journal.path, max_loss=0.08, scorer="rules", policy=PAY)
     entry = found.policy.provenance["thresholds"]["irreversible"]
     assert entry["certificate"]["risk"] == "selective_error"
-    assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.threshold)
+    assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.base_threshold)
 
 
 def test_irreversible_drafts_of_which_nothing_is_known_go_to_large(journal):
@@ -170,9 +170,9 @@ def test_irreversible_drafts_of_which_nothing_is_known_go_to_large(journal):
 def test_numbers_set_by_hand_stay_where_they_are_stricter(journal, tmp_path):
     """Caution of the user's is kept, laxness is not, and numbers that calibration wrote earlier are replaced."""
     fill(journal, 1500)
-    base = Policy(thresholds={"write": 0.99, "read": 0.1})
+    base = Policy(threshold={"write": 0.99, "read": 0.1})
     first = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=base).policy
-    assert first.thresholds == {"write": 0.99, "read": first.threshold}
+    assert first.thresholds == {"write": 0.99, "read": first.base_threshold}
     kinds = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True).policy
     write_policy(kinds, tmp_path / "p.json")
     again = calibrate(journal.path, max_loss=0.2, scorer="rules", by_kind=True, policy=load_policy(tmp_path / "p.json"))
@@ -210,7 +210,7 @@ def answered(number, score):
     """A step that small answered."""
     trace = step(number, score, harm=False)
     small = replace(
-        trace.attempts[0], outcome="accepted", confidence=Scorer.rules().confidence(trace.attempts[0].verdicts)
+        trace.attempts[0], outcome="accepted", confidence=shipped_scorer().confidence(trace.attempts[0].verdicts)
     )
     return replace(trace, outcome="accepted", attempts=(small,), final=0)
 
@@ -265,7 +265,7 @@ def test_judge_ignores_the_thresholds_of_the_policy(journal):
     """What a unit's confidence is does not depend on numbers that the policy brings, of any kind."""
     fill(journal, 20)
     cases = load_dataset(journal.path).steps
-    strict = Policy(threshold=0.99, thresholds={"call": 1.0})
+    strict = Policy(threshold={"default": 0.99, "call": 1.0})
     assert [replayed_confidence(case, strict) for case in cases] == [
         replayed_confidence(case, Policy()) for case in cases
     ]

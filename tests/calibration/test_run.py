@@ -26,6 +26,7 @@ from cascade_agent.offline.calibration import (
 from cascade_agent.offline.calibration.calibrate import draw, replayed_confidence, to_units
 from cascade_agent.offline.evaluation import Dataset
 from cascade_agent.offline.evaluation.replay import replay
+from cascade_agent.validators import shipped_scorer
 from tests.journals import labelled
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
@@ -160,7 +161,7 @@ def test_the_scorer_can_be_named(journal, choice):
     found = calibrate(journal.path, max_loss=0.05, scorer=choice)
     assert found.chosen == choice
     assert set(found.quality) == {"rules", choice}
-    assert (found.policy.scorer.weights == Scorer.rules().weights) is (choice == "rules")
+    assert (found.policy.scorer.weights == shipped_scorer().weights) is (choice == "rules")
     assert set(calibrate(journal.path, max_loss=0.05).quality) == {"rules", "error", "gain"}
 
 
