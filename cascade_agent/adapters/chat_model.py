@@ -42,6 +42,7 @@ _POLICY = Policy()
 _SETTINGS = frozenset({"small", "large", "validators", "policy", "journal", "durable"})
 _POLICY_SETTINGS = frozenset(field.name for field in fields(Policy))
 _OF_TIERS = (
+    "streaming",
     "temperature",
     "max_tokens",
     "timeout",

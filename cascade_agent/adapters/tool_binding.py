@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from cascade_agent._log import LOG
 from cascade_agent.engine.step import tool_choice_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
@@ -66,7 +67,7 @@ class ToolBinding:
         """Return both tiers with these tools bound.
 
         Raises:
-            ConfigurationError: two tools of one name, or a `tool_choice` that is none of them.
+            ConfigurationError: a `tool_choice` that is none of them.
         """
         specs = tool_specs(tools)  # remembered per tool; a tool that was changed gives another
         key = (*map(id, specs), repr(sorted(options.items(), key=lambda item: item[0])))
@@ -115,8 +116,7 @@ def _checked_choice(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Ma
     names = [spec.name for spec in specs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        msg = f"two tools are named {twice!r}: a call could mean either; give one of them another name"
-        raise ConfigurationError(msg)
+        LOG.warning("two tools are named %r: a call could mean either; give one of them another name", twice)
     choice = tool_choice_of(options.get("tool_choice"))
     if choice is None or choice in _MODES or choice in names:
         return None if choice == "validated" else choice
