@@ -7,10 +7,18 @@ import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from cascade_agent.validators._words import content_text, fold, number_spans, numbers_of, terms
+from cascade_agent.validators._words import (
+    content_text,
+    fold,
+    identifier_words,
+    number_spans,
+    numbers_of,
+    terms,
+    weight,
+)
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
@@ -149,6 +157,21 @@ def _read(message: BaseMessage) -> Facts:
     return Facts(kind="human" if kind in HUMAN else "other", text=text)
 
 
+# ---- what tools are about -------------------------------------------------------------------------------------------
+
+_GENERIC: Final = frozenset(
+    ("get", "set", "list", "find", "show", "check", "name", "numbe", "searc", "creat", "updat", "make", "info", "data")
+).union(("user", "value", "type"))
+"""Stems of identifiers that say nothing of a tool's subject."""
+_SAYS: Final = 0.7
+
+
+@lru_cache(maxsize=2_048)
+def subject(tool: str) -> frozenset[str]:
+    """Return the stems of a tool's name that say what it is about."""
+    return frozenset(t for t in terms(identifier_words(tool)) if weight(t) >= _SAYS and t not in _GENERIC)
+
+
 # ---- the loop -------------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +213,11 @@ class Loop:
     def request_text(self) -> str:
         """What the user asked in this turn."""
         return "\n".join(fact.text for fact in self.request)
+
+    @cached_property
+    def request_terms(self) -> frozenset[str]:
+        """Stems of the words of the request."""
+        return frozenset().union(*(fact.terms for fact in self.request))
 
     @cached_property
     def calls(self) -> Sequence[Call]:

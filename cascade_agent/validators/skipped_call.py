@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators._conversation import loop
+from cascade_agent.validators._conversation import loop, subject
 from cascade_agent.validators._speech import (
     announces,
     asks,
@@ -21,7 +21,7 @@ from cascade_agent.validators._speech import (
     thanks,
     without_courtesy,
 )
-from cascade_agent.validators._words import fold, identifier_words, number_spans, terms, tool_text, weight
+from cascade_agent.validators._words import fold, number_spans, terms, weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,10 +42,6 @@ _SMALL: Final = 12
 _TOOLS: Final = 64
 _SAYS: Final = 0.7
 _VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
-_GENERIC: Final = frozenset(
-    ("get", "set", "list", "find", "show", "check", "name", "numbe", "searc", "creat", "updat", "make", "info", "data")
-).union(("user", "value", "type"))
-"""Words of identifiers that say nothing of a tool's subject."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,20 +173,17 @@ class _Turn:
 
     def _touched(self) -> bool:
         """Return whether the request speaks of a tool in words that no tool called before has in its name."""
-        user = {term for fact in self.state.request for term in fact.terms}
         called = {call["name"] for fact in self.state.before for call in fact.calls}
-        known = {term for name in called for term in terms(identifier_words(name))} | _GENERIC
+        known = frozenset[str]().union(*map(subject, called))
+        asked = self.state.request_terms - known
         return any(
-            term in user and term not in known and weight(term) >= _SAYS
-            for tool in self.context.tools[:_TOOLS]
-            if tool.name not in called
-            for term in tool_text(tool).name_terms
+            not asked.isdisjoint(subject(tool.name)) for tool in self.context.tools[:_TOOLS] if tool.name not in called
         )
 
     def _echoes(self) -> bool:
         """Return whether the answer takes up a word of the request that is new to the conversation."""
         answered = {term for term in terms(self.text) if weight(term) >= _SAYS}
-        new = {term for fact in self.state.request for term in fact.terms} & answered
+        new = self.state.request_terms & answered
         return any(all(term not in fact.terms for fact in self.state.before) for term in new)
 
     @cached_property
