@@ -258,7 +258,7 @@ def test_labels_are_imported_from_csv_and_json_lines(journal: Path, tmp_path: Pa
         ("l.csv", "step_id,right\na1,1\na2\n", "l.csv:3: 2 columns expected"),
         ("l.csv", 'step_id,right\na1,1\na2,"1\n', "l.csv:3: not CSV"),
         ("l.csv", "step_id,right\n,1\n", "l.csv:2: no step_id"),
-        ("l.csv", "step_id,right\na1,\n", "l.csv:2: neither right nor harm"),
+        ("l.csv", "step_id,right\na1,\n", "l.csv:2: it says neither right nor harm"),
         ("l.csv", "step_id,right,harm\na1,1,1\n", "l.csv:2: label of step 'a1' says right and harm at once"),
         ("l.csv", "step_id,right,source\na1,1,shadow\n", "l.csv:2: source is 'shadow'"),
         ("l.csv", "step_id,right\na1,1\nzz,1\n", "l.csv:3: "),

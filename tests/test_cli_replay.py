@@ -94,7 +94,7 @@ def test_a_grid_that_is_none_is_refused(place, grid):
         (["cut.jsonl.gz"], "the compressed file is cut off"),
         (["a.jsonl", "--policy", "a.jsonl"], "a.jsonl:2: not JSON"),
         (["a.jsonl", "--policy", "none.json"], "cannot be read as a policy file"),
-        (["a.jsonl", "--policy", "odd.json"], "unknown settings ['treshold']"),
+        (["a.jsonl", "--policy", "odd.json"], "no setting 'treshold'"),
         (["a.jsonl", "--labels", "none.jsonl"], "no journal matches 'none.jsonl'"),
         (["a.jsonl", "--on-conflict", "x"], "expected precedence or exclude"),
         (["a.jsonl", "--grid", "0:1:0.0001"], "1002 policies to compare"),

@@ -334,12 +334,13 @@ def test_a_hand_over_quotes_the_failed_draft_only_when_asked_for(way):
         model = CascadeChatModel(small=small, large=large, validators=[refuses], policy=Policy(handover=handover))
         model.invoke("hi") if way == "sync" else asyncio.run(model.ainvoke("hi"))
         texts = [m.text for m in large.calls[0]]
-        assert texts[0] == "hi"
+        assert len(texts) == 1  # the note is part of the last message: some providers refuse two of a role in a row
         if handover == "fresh":
-            assert len(texts) == 1
+            assert texts == ["hi"]
         else:
-            assert "- odd: it is odd" in texts[1]
-            assert "my draft" in texts[1]
+            assert texts[0].startswith("hi\n\n")
+            assert "- odd: it is odd" in texts[0]
+            assert "my draft" in texts[0]
 
 
 def test_a_hand_over_without_a_draft_or_an_objection():
@@ -348,14 +349,14 @@ def test_a_hand_over_without_a_draft_or_an_objection():
     CascadeChatModel(small=ScriptedChatModel(ValueError()), large=large, policy=Policy(handover="feedback")).invoke(
         "hi"
     )
-    assert len(large.calls[0]) == 1
+    assert [m.text for m in large.calls[0]] == ["hi"]
 
     def low(_draft: Draft, _context: StepContext) -> Verdict:
         return Verdict(outcome="pass", code="graded", score=0.01)
 
     policy = Policy(handover="feedback", threshold=1.0)
     CascadeChatModel(small=ScriptedChatModel("a"), large=large, validators=[low], policy=policy).invoke("hi")
-    assert "- low confidence" in large.calls[1][1].text
+    assert "- low confidence" in large.calls[1][0].text
 
 
 def test_a_hopeless_draft_is_never_paid():

@@ -174,9 +174,9 @@ class _Complaints(logging.Handler):
 
 def _print_version(value: bool) -> None:
     if value:
-        import cascade_agent
+        from cascade_agent.offline.calibration.policy_file import library_version
 
-        typer.echo(f"cascade-agent {cascade_agent.__version__}")
+        typer.echo(f"cascade-agent {library_version()}")
         raise typer.Exit
 
 

@@ -220,7 +220,7 @@ verdicts_of_any_kind = st.lists(
         outcome=st.sampled_from(["pass", "fail", "abstain"]),
         code=st.sampled_from(["", "a", "b", "argument_grounded", "unknown_tool", HARD_FAIL]),
         score=st.none() | st.sampled_from([0.0, 0.3, 1.0]),
-        validator=st.sampled_from(["Grounding", "ToolCallSchema", "Mine"]),
+        origin=st.sampled_from(["shipped", "user"]),
     ),
     max_size=6,
 )
@@ -233,7 +233,7 @@ def test_features_are_what_the_scorer_reads(verdicts, codes):
     found = read_codes(verdicts, reader)
     assert found.keys() <= set(codes)
     if found and HARD_FAIL not in reader.read(verdicts).keys() - set(codes):  # else refused without being weighed
-        user = [v for v in verdicts if v.code not in codes and v.validator == "Mine" and v.outcome != "abstain"]
+        user = [v for v in verdicts if v.code not in codes and v.origin == "user" and v.outcome != "abstain"]
         logit = sum(score - 1.0 for score in found.values())
         told = [v.score if v.score is not None else float(v.outcome == "pass") for v in user]
         assert reader.confidence(verdicts) == pytest.approx(min([1.0 / (1.0 + math.exp(-logit)), *told]))

@@ -236,18 +236,18 @@ def test_a_step_without_draft_is_known_to_escalate(journal):
     [
         ({"propensity": 0.0}, "propensity"),
         ({"propensity": 1.5}, "propensity"),
-        ({"propensity": "0.1"}, "propensity"),
-        ({"right": "yes"}, "right='yes'"),
-        ({"harm": 1}, "harm=1"),
+        ({"propensity": "0.1"}, "Label.propensity is '0.1'"),
+        ({"right": "yes"}, "Label.right is 'yes'"),
+        ({"harm": 1}, "Label.harm is 1"),
         ({"right": True, "harm": True}, "right and harm"),
     ],
 )
 def test_impossible_labels_are_refused(journal, label, complaint):
-    """A label that cannot be true names its step, the fault and the mend."""
+    """A label that cannot be true is refused with its line, the fault and the mend."""
     journal.append(step("s7", said(calls=CITY)))
     with journal.path.open("a") as file:
         file.write(json.dumps({"type": "label", "step_id": "s7", "source": "person", **label}) + "\n")
-    with pytest.raises(RecordError, match="s7.*" + complaint):
+    with pytest.raises(RecordError, match=r"j\.jsonl:2: .*" + complaint):
         load_dataset(journal.path)
 
 

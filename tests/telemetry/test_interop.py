@@ -255,18 +255,6 @@ def test_a_call_in_parallel_with_another(backend):
 
 
 @EVERY
-def test_evidence_in_parallel_the_draft(backend):
-    """Evidence called in parallel with the small model stands next to the attempt, its tokens once."""
-    report = ran(backend)["evidence_in_parallel"]
-    check = ["cascade.validate CrossCheck", [model(backend, "x")]]
-    for _, (name, children) in steps(report["tree"]):
-        assert name == "cascade.step desk"
-        assert sorted(children) == sorted([attempt("small", model(backend, "s")), check])
-    assert report["tokens"] == [44, 20]
-    assert quiet(report)
-
-
-@EVERY
 def test_a_tier_that_raises(backend):
     """What a tier raised stands on its attempt by its class."""
     report = ran(backend)["raising"]

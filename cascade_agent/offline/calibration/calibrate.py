@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt
-from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.offline.calibration.certificate import (
     Certificate,
@@ -41,6 +40,7 @@ from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
+    from cascade_agent.core.scoring import Scorer
     from cascade_agent.journal.format import OnError
     from cascade_agent.models.pricing import Price
     from cascade_agent.offline.evaluation.dataset import Dataset, Evaluator, LabelledStep, OnConflict, SameText

@@ -49,7 +49,7 @@ _RULES: Final = LabelRules()
 
 
 class LabelStore:
-    """Labels of many steps, without their notes and answers, in a temporary database that goes to disk when it grows.
+    """Labels of many steps, without the answers, in a temporary database that goes to disk when it grows.
 
     Belongs to the thread that made it.
     """
@@ -115,7 +115,7 @@ def _key(text: str) -> str:
 
 
 def _row(label: Label) -> tuple[str, str]:
-    return _key(label.step_id), json.dumps(replace(label, answer=None, note="").to_json())
+    return _key(label.step_id), json.dumps(replace(label, answer=None).to_json())
 
 
 class LabelledSteps:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from cascade_agent.core.decide import decide, threshold_for
+from cascade_agent.core.decide import decide, final_attempt, threshold_for
 from cascade_agent.core.records import Attempt, DecisionInputs, SideCall
 from cascade_agent.validators import shipped_scorer
 
@@ -203,9 +203,7 @@ class _Record:
 def _end(record: _Record, policy: Policy, state: _State, decision: Decision, missing: Missing | None) -> Replayed:
     attempts = (*state.done, state.attempt)
     known = missing is None
-    final = decision.attempt if decision.action in ("accept", "exhausted") else None
-    if decision.action == "exhausted" and policy.on_exhausted != "return":
-        final = None
+    final = final_attempt(policy, decision)
     calls = (*state.calls, *record.dropped(state)) if decision.action == "accept" else state.calls
     costs = [call.cost for call in calls]
     return Replayed(
