@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import date
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
@@ -299,7 +299,8 @@ def build_alone(
     model: BaseChatModel, *, checkpointer: BaseCheckpointSaver[str] | None = None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Return the first pass with one model and no cascade."""
-    return _graph(RunnableLambda(lambda state: _extract(state, model), name="extract"), None, checkpointer)
+    first: Any = RunnableLambda(lambda state: _extract(cast("ExtractionState", state), model), name="extract")
+    return _graph(first, None, checkpointer)
 
 
 def _graph(

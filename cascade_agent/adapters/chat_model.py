@@ -144,7 +144,8 @@ class CascadeChatModel(BaseChatModel):
 
     def _assemble(self) -> None:
         """Make ready what the settings name; again whenever they change."""
-        self.__dict__["policy"] = policy = Policy.of(self.policy)
+        policy = Policy.of(self.policy)
+        object.__setattr__(self, "policy", policy)  # not by assignment, which comes here again
         if self.small is self.large:
             LOG.warning("small and large are the same model object: a step that escalates asks it again")
         self._cascade = CascadeSettings.of(

@@ -177,13 +177,13 @@ class ModelCall(_Frame):
 class EvidenceCall(_Frame):
     """The call of evidence. `config` is what its models are called with; give what it found to `record_verdict`."""
 
-    __slots__ = ("_adopted", "_evidence", "_inputs", "_known", "_scope", "_step", "_title", "config")
+    __slots__ = ("_adopted", "_evidence", "_inputs", "_known", "_own", "_scope", "_step", "_title", "config")
 
     def __init__(self, scope: Scope, evidence: Any, config: RunnableConfig | None) -> None:
         super().__init__()
         self.config = config
         self._scope = scope if isinstance(scope, AttemptScope) else None
-        self._step: StepScope = scope.step if isinstance(scope, AttemptScope) else scope
+        self._step = self._own = scope.step if isinstance(scope, AttemptScope) else scope
         self._evidence, name = evidence, str(evidence.name)
         self._title, self._inputs = f"{names.VALIDATE} {name}", {"validator": name}
         self._known = {names.EVALUATION_NAME: name, names.SPAN_KIND: names.KIND_EVALUATOR}
@@ -208,7 +208,7 @@ class EvidenceCall(_Frame):
         return answer
 
     def _children(self) -> Any:
-        if not self._step.has_listeners or self.config is None:
+        if not self._own.has_listeners or self.config is None:
             return None
         run = None if self._scope is None else self._scope.run
         return cast("Any", self.config).get("callbacks") if run is None else run.get_child("evidence")
@@ -219,19 +219,19 @@ class EvidenceCall(_Frame):
             return
         self._run = run
         self.config = cast("RunnableConfig", {**(self.config or {}), "callbacks": run.get_child("evidence")})
-        if self._step.is_adopted:
-            self._adopted = adopted(self._step.adopter, run.run_id)
+        if self._own.is_adopted:
+            self._adopted = adopted(self._own.adopter, run.run_id)
             if self._adopted is not None:
                 take_over(self._adopted, self._title, self._known)
 
     def _open(self) -> None:
-        parent = self._step.span if self._scope is None else self._scope.current
+        parent = self._own.span if self._scope is None else self._scope.current
         with guarded:
-            if self._adopted is None and self._step.live:
+            if self._adopted is None and self._own.live:
                 self._span = open_span(self._title, otel_trace.set_span_in_context(parent), self._known)
             span, tier = self._span or self._adopted, getattr(self._evidence, "tier", None)
-            if span is not None and self._step.chat and tier is not None:
-                self._chat = open_chat(span, tier, (), thread_id=self._step.thread_id)
+            if span is not None and self._own.chat and tier is not None:
+                self._chat = open_chat(span, tier, (), thread_id=self._own.thread_id)
         innermost = self._chat or self._span or self._adopted
         if innermost is not None:
             self._token = attach(innermost)

@@ -95,7 +95,7 @@ def _fields(cls: type) -> dict[str, object]:
         try:
             return get_type_hints(cls, include_extras=True)
         except Exception:  # noqa: BLE001 - a stranger's annotations may raise anything
-            return dict.fromkeys(getattr(cls, "__annotations__", ()))
+            return {name: None for name in getattr(cls, "__annotations__", ())}  # noqa: C420 - of type object
     out: dict[str, object] = {}
     for key, info in model_fields.items():
         alias = getattr(info, "alias", None)

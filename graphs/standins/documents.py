@@ -5,13 +5,14 @@ The shares of the faults are made up and depend on the text alone; nothing here 
 
 from __future__ import annotations
 
+import calendar
 import re
 from datetime import date
 from typing import Any, Final
 
 from graphs.standins.view import View, chance
 
-_MONTHS: Final = "January February March April May June July August September October November December".split()  # noqa: SIM905
+_MONTHS: Final[list[str]] = list(calendar.month_name)[1:]
 _DATE = rf"\d{{4}}-\d\d-\d\d|\d\d?\.\d\d?\.\d{{4}}|\d\d? (?:{'|'.join(_MONTHS)}) \d{{4}}"
 _MONEY = r"[\d,]+\.\d\d"
 _LINE = re.compile(rf"^\s*(\d+) x (.+?)\s+({_MONEY})\s+({_MONEY})\s*$", re.MULTILINE)

@@ -138,7 +138,8 @@ class LabelledSteps:
         lean: bool = False,
         remember: int = REMEMBERED,
     ) -> None:
-        self._paths, self._labels, self._rules, self._on_error = paths, labels, rules, on_error
+        self._paths, self._labels, self._rules = paths, labels, rules
+        self._on_error: OnError = on_error
         self._trace, self._remember = _lean if lean else StepTrace.from_json, remember
         self._seen: dict[int, None] = {}
         self.labelled = self.repeated = 0
@@ -260,10 +261,10 @@ def no_step(paths: Iterable[object]) -> str:
 class Fold(Protocol):
     """A value that takes steps one by one, and takes in what other parts of the journals gave."""
 
-    def add(self, step: LabelledStep) -> object:
+    def add(self, step: LabelledStep, /) -> object:
         """Take a step."""
 
-    def merge(self, other: Any) -> object:
+    def merge(self, other: Any, /) -> object:
         """Take in another part."""
 
 
@@ -345,8 +346,13 @@ def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[St
 class StepList(list[LabelledStep]):
     """The steps of a part of the journals, in their order."""
 
-    add = list.append
-    merge = list.extend
+    def add(self, step: LabelledStep, /) -> None:
+        """Add a step."""
+        self.append(step)
+
+    def merge(self, other: StepList, /) -> None:
+        """Add the steps of another part."""
+        self.extend(other)
 
 
 _AHEAD: Final = 16

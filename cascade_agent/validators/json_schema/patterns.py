@@ -47,7 +47,10 @@ class PatternError(Exception):
 class _Regexp(Protocol):
     """A compiled pattern of `re2`, which ships no types."""
 
-    programsize: int
+    @property
+    def programsize(self) -> int:
+        """Number of instructions."""
+        ...
 
     def search(self, text: bytes) -> object:
         """Return a match or None."""
