@@ -37,11 +37,7 @@ class Found:
         )
 
     def record(self) -> StepTrace:
-        """Return the step.
-
-        Raises:
-            RecordError: it makes no record.
-        """
+        """Return the step."""
         if isinstance(self.data, StepTrace):
             return self.data
         try:
@@ -52,21 +48,13 @@ class Found:
 
 
 def record_of(line: bytes, at: str = "") -> Found | Label:
-    """Return the record of a line, a step as it stands there.
-
-    Raises:
-        RecordError: it is no record.
-    """
+    """Return the record of a line, a step as it stands there."""
     data = parse(line)
     return Found(data, at) if kind_of(data) == "step" else Label.from_json(data)
 
 
 class Source:
-    """The records of files.
-
-    Raises:
-        RecordError: no such file.
-    """
+    """The records of files."""
 
     def __init__(self, paths: Iterable[Path], *, skip_bad: bool) -> None:
         self.files = expand(paths)
@@ -75,11 +63,7 @@ class Source:
         """Lines that are no records, or lie behind an unfinished one."""
 
     def records(self) -> Iterator[Found | Label]:
-        """Yield steps and labels.
-
-        Raises:
-            RecordError: a line that is no record, or no line at all.
-        """
+        """Yield steps and labels."""
         empty = True
         for file in self.files:
             for number, line in lines(file, lenient=self.skip_bad):

@@ -111,11 +111,7 @@ def drift(  # noqa: PLR0913 - the options of the command
 
 
 def parse_since(text: str, *, now: dt.datetime) -> dt.datetime:
-    """Return the time of an ISO date or time (UTC where it has no zone), or of a duration before `now`.
-
-    Raises:
-        ConfigurationError: neither.
-    """
+    """Return the time of an ISO date or time (UTC where it has no zone), or of a duration before `now`."""
     from cascade_agent.errors import ConfigurationError
 
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())

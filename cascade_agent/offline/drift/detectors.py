@@ -58,9 +58,6 @@ class Adwin:
         min_part: observations that each side of a cut has at least.
         grace: observations before the first check.
         blocks: correct for dependence.
-
-    Raises:
-        ConfigurationError: a setting outside of its range.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of the method
@@ -258,9 +255,6 @@ def psi(reference: Sequence[int], current: Sequence[int]) -> float:
     """Population stability index of two rows of counts: sum of (p - q) ln(p / q), half a count added to every cell.
 
     Without change it is about (1 / n + 1 / m) times a chi-squared with one degree of freedom less than cells.
-
-    Raises:
-        ConfigurationError: rows of different length, or without a cell.
     """
     if len(reference) != len(current) or not current:
         msg = f"psi of {len(reference)} and {len(current)} cells; expected two rows of the same cells"
@@ -302,9 +296,6 @@ class Stability:
         hop: observations between two looks.
         reference: observations of the reference, a multiple of 100.
         least: PSI below which a shift is too small to act on.
-
-    Raises:
-        ConfigurationError: a setting outside of its range.
     """
 
     BLOCK: Final = 50
@@ -475,9 +466,6 @@ class EDetector:
         bound: greatest mean that is no change, in (0, 1).
         level: chance of a false alarm within `horizon` observations, in (0, 1).
         horizon: in observations.
-
-    Raises:
-        ConfigurationError: a setting outside of its range.
     """
 
     TIMES: Final = (1.5, 2.0, 3.0, 5.0, 10.0)

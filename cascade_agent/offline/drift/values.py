@@ -37,11 +37,7 @@ class _Plain:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote; unknown keys are ignored.
-
-        Raises:
-            RecordError: a missing field, or one of another type.
-        """
+        """Read what `to_json` wrote; unknown keys are ignored."""
         if not hasattr(data, "items"):
             msg = f"expected a JSON object for a {cls.__name__}, found {type(data).__name__}"
             raise RecordError(msg)

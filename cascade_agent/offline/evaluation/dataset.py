@@ -70,9 +70,6 @@ class LabelRules:
         evaluator: your own judgement of a step: True, False, or None where it cannot tell.
         same_text: `(small, large) -> bool | None` for prose.
         on_conflict: `precedence` lets the first of `PRECEDENCE` count, `exclude` treats such steps as unlabelled.
-
-    Raises:
-        ConfigurationError: an unknown `on_conflict`.
     """
 
     evaluator: Evaluator | None = None
@@ -142,11 +139,7 @@ class Facts(NamedTuple):
         return found
 
     def with_label(self, label: Label) -> Facts:
-        """Return the facts with one more label: what it cost, and what a shadow call says of large's price.
-
-        Raises:
-            RecordError: a cost or latency that is no number.
-        """
+        """Return the facts with one more label: what it cost, and what a shadow call says of large's price."""
         call, facts = label.side_call, self
         cost = None if call is None else money(call.cost, label.step_id)
         if call is not None:
@@ -224,9 +217,6 @@ def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules
     An escalated step labels itself: when the small draft and the large answer say the same thing the draft was right
     enough, when they differ it counts as harm. That is conservative (it counts about twice the true harm). Texts that
     are neither equal, equal numbers nor equal JSON say nothing, unless `same_text` decides.
-
-    Raises:
-        RecordError: a cost or latency that is no number.
     """
     if not trace.attempts or trace.outcome in UNFINISHED:
         return LabelledStep(trace=trace, labels=tuple(labels))
@@ -311,11 +301,7 @@ def text_hash(text: str) -> int:
 
 
 def facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Facts:
-    """Read what a finished step cost and which answers may be right.
-
-    Raises:
-        RecordError: a cost or latency that is no number.
-    """
+    """Read what a finished step cost and which answers may be right."""
     small, tried = trace.attempts[0], [a for a in trace.attempts if a.tier == "large"]
     costs = [(a, money(a.cost, trace.id)) for a in trace.attempts]
     for attempt in trace.attempts:
@@ -368,11 +354,7 @@ def plus(a: int | None, b: int | None) -> int | None:
 
 
 def money(cost: object, step_id: str) -> int | None:
-    """Return an amount in trillionths; None is unknown.
-
-    Raises:
-        RecordError: it is no number.
-    """
+    """Return an amount in trillionths; None is unknown."""
     if type(cost) is float and 0.0 <= cost < _MOST:
         return round(cost * MONEY)
     if cost is None:
@@ -384,11 +366,7 @@ def money(cost: object, step_id: str) -> int | None:
 
 
 def seconds(time: object, step_id: str) -> float | None:
-    """Return a time in seconds; None is unknown.
-
-    Raises:
-        RecordError: it is no number.
-    """
+    """Return a time in seconds; None is unknown."""
     if time is None or (type(time) is float and 0.0 <= time < math.inf):
         return time
     if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < _MOST:

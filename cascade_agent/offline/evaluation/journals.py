@@ -68,11 +68,7 @@ class LabelStore:
 
     @classmethod
     def of(cls, journals: Sequence[PathLike], files: Sequence[PathLike] = (), *, on_error: OnError = "raise") -> Self:
-        """Read the labels that stand in journals, and those of label files.
-
-        Raises:
-            RecordError: a line that is no record, an impossible label. Names file, line and mend.
-        """
+        """Read the labels that stand in journals, and those of label files."""
 
         def build(data: Mapping[str, Any]) -> Label:
             return checked_label(Label.from_json(data))
@@ -123,9 +119,6 @@ class LabelledSteps:
 
     `lean` leaves out what no figure needs: tokens, texts of verdicts, decisions but for what they began early.
     `remember` bounds the steps among which a repeated one is recognised. Counts are complete after the last step.
-
-    Raises:
-        RecordError: while iterating, a line that is no record or holds a value that cannot be. Names file and line.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per way of reading
@@ -166,11 +159,7 @@ class LabelledSteps:
 
 
 def _check(trace: StepTrace) -> None:
-    """Refuse a record whose fields have types that nobody writes.
-
-    Raises:
-        RecordError: it names the field.
-    """
+    """Refuse a record whose fields have types that nobody writes."""
     for name in ("id", "step", "kind", "outcome", "reason", "currency", "thread_id", "started_at", "policy"):
         value = getattr(trace, name)
         if not isinstance(value, str) and (value is not None or name in _TEXTS):
@@ -231,9 +220,6 @@ def originals(paths: Iterable[PathLike], *, on_error: OnError = "raise") -> tupl
     """Return the files of paths and patterns, and those left out: named twice, or beginning with another's first step.
 
     Rotated journals that are just being compressed, and copies, would count their steps twice.
-
-    Raises:
-        RecordError: a path without a file, or one that cannot be read.
     """
     seen: set[str] = set()
     files: list[Path] = []
@@ -309,12 +295,7 @@ class ReadSettings:
 
 
 def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) -> Reading[F]:
-    """Read journals into what `make` gives; the result is the same in one process and in many.
-
-    Raises:
-        RecordError: a journal that cannot be read. Names file, line and mend.
-        ConfigurationError: dask is not installed.
-    """
+    """Read journals into what `make` gives; the result is the same in one process and in many."""
     if how.dask is None:
         with LabelStore.of(paths, how.labels, on_error=how.on_error) as store:
             return _folded(make, paths, store, how)
@@ -328,12 +309,7 @@ def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) ->
 
 
 def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[StepList]]:
-    """Read journals on Dask for what depends on the order of the steps, `_AHEAD` files at a time.
-
-    Raises:
-        RecordError: a journal that cannot be read. Names file, line and mend.
-        ConfigurationError: dask is not installed.
-    """
+    """Read journals on Dask for what depends on the order of the steps, `_AHEAD` files at a time."""
     dask, files = _dask(), files_of(*paths)
     labels, read_steps = _labels_on(dask, files, how), dask.delayed(_part)
     for i in range(0, len(files), _AHEAD):
