@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import (
-    Journals,
-    JsonFlag,
-    SkipBad,
-    app,
-    clear_errors,
-    fail,
-    print_json,
-    print_table,
-    reading_progress,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
 from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
@@ -99,7 +89,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
 
     Exit code 1: no threshold holds with these labels. It says how many are missing, and --out is left as it was.
     """
-    with clear_errors(), reading_progress():
+    with ui.clear_errors(), ui.reading_progress():
         paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
         from cascade_agent.offline.calibration import calibrate as run
         from cascade_agent.offline.calibration import load_policy, write_policy
@@ -123,10 +113,10 @@ def calibrate(  # noqa: PLR0913 - the options of the command
     if as_json:
         written = None if out is None or result.policy is None else str(out)
         new = None if result.policy is None else result.policy.to_json()
-        print_json(result.to_json() | {"policy": new, "out": written})
+        ui.print_json(result.to_json() | {"policy": new, "out": written})
     else:
         _show(result, by_kind=by_kind)
-        say(_file_line(result, out, replaced))
+        ui.say(_file_line(result, out, replaced))
     if result.policy is None:
         raise typer.Exit(1)
 
@@ -139,7 +129,7 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
     from cascade_agent.offline.calibration import load_policy
 
     if out.is_dir() or not out.absolute().parent.is_dir():
-        fail(f"--out {out}: give a file in a directory that exists", code=2)
+        ui.fail(f"--out {out}: give a file in a directory that exists", code=2)
     if not out.exists():
         return None
     try:
@@ -147,10 +137,10 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
     except RecordError as error:
         if force:
             return None
-        fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
+        ui.fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
     objections = list(_objections(old, base, claim))
     if objections and not force:
-        fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
+        ui.fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
     return old
 
 
@@ -192,14 +182,14 @@ def parts_of(name: str) -> list[str]:
 
 def _show(result: CalibrationResult, *, by_kind: bool) -> None:
     for line in (*_labels(result), *_conflicts(result)):
-        say(line)
-    say()
+        ui.say(line)
+    ui.say()
     if any(quality.n for quality in result.quality.values()):
         _print_quality(result)
-        say(_choice(result))
-    say()
+        ui.say(_choice(result))
+    ui.say()
     for line in _findings(result, by_kind=by_kind):
-        say(line)
+        ui.say(line)
 
 
 def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
@@ -290,7 +280,7 @@ def _print_quality(result: CalibrationResult) -> None:
                 *(_number(quality.by_kind.get(kind)) for kind in kinds),
             ]
         )
-    print_table("on episodes that no scorer was fitted on", [*names, *(f"AUROC: {kind}" for kind in kinds)], rows)
+    ui.print_table("on episodes that no scorer was fitted on", [*names, *(f"AUROC: {kind}" for kind in kinds)], rows)
 
 
 def _number(value: float | None) -> str:

@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cascade_agent.cli._app import (
-    Journals,
-    JsonFlag,
-    SkipBad,
-    app,
-    clear_errors,
-    fail,
-    print_json,
-    print_table,
-    reading_progress,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,11 +50,11 @@ def replay(  # noqa: PLR0913 - the options of the command
     Beside each policy stand always-small, always-large, an oracle and what was recorded. What the journal cannot say is
     an interval; where shadow calls were drawn with a logged probability, an estimate (~).
     """
-    with clear_errors(), reading_progress():
+    with ui.clear_errors(), ui.reading_progress():
         from cascade_agent.offline.evaluation import compare
 
         if on_conflict not in ("precedence", "exclude"):
-            fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
+            ui.fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
         found = compare(
             journals,
             _policies(policy or []),
@@ -75,7 +65,7 @@ def replay(  # noqa: PLR0913 - the options of the command
             resamples=resamples,
         )
     if as_json:
-        print_json(found.to_json())
+        ui.print_json(found.to_json())
     else:
         _show(found)
 
@@ -99,7 +89,7 @@ def _thresholds(text: str | None) -> list[float]:
         found = []
     thresholds = [float(threshold) for threshold in found]
     if not thresholds or not all(0.0 <= threshold <= 1.0 for threshold in thresholds):
-        fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]", code=2)
+        ui.fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]", code=2)
     return thresholds
 
 
@@ -116,14 +106,14 @@ _HEAD: Final = ("success", "loss", "saving", "of oracle", "cost per success", "p
 def _show(found: Comparison) -> None:
     episodes = f"{found.episodes} episodes" if found.episodes_exact else f"about {found.episodes} episodes"
     sources = ", ".join(f"{n} {source}" for source, n in found.labels.items()) or "none"
-    say(f"{found.steps} steps of {episodes}; labels: {sources}; nothing known of {found.unseen}")
+    ui.say(f"{found.steps} steps of {episodes}; labels: {sources}; nothing known of {found.unseen}")
     rows = [[row.title, *_cells(row.all)] for row in (*found.baselines, *found.policies)]
-    print_table("", ("policy", *_HEAD), rows)
+    ui.print_table("", ("policy", *_HEAD), rows)
     (row, *others) = found.policies
     for title, parts in (("step", row.by_step), ("kind", row.by_kind)):
         if len(parts) > 1:
             rows = [[f"{name} ({figures.steps})", *_cells(figures)] for name, figures in parts.items()]
-            print_table(f"{row.title}, by {title}", (title, *_HEAD), rows)
+            ui.print_table(f"{row.title}, by {title}", (title, *_HEAD), rows)
     notes = [
         "success, loss (against always large), escalated: shares of steps; saving: of the cost of always large",
         "a .. b: what it may be, as far as the journal says; ~: estimated from the probabilities of shadow calls",
@@ -135,7 +125,7 @@ def _show(found: Comparison) -> None:
     notes += [f"left out as a copy: {name}" for name in found.copies]
     notes += ["by step and kind for the other policies: --json"] * bool(others)
     for note in (*notes, *found.notes):
-        say(f"- {note}")
+        ui.say(f"- {note}")
 
 
 def _cells(figures: Figures) -> list[str]:

@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import (
-    SkipBad,
-    app,
-    clear_errors,
-    complain,
-    fail,
-    make_console,
-    reading_progress,
-    safe_json,
-    safe_text,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import SkipBad, app
 from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
 
@@ -84,11 +74,11 @@ def trace(  # noqa: PLR0913 - the options of the command
         return found.is_of(thread, escalated=escalated)
 
     show = _json_lines if as_json else _quiet_lines if quiet else _print_threads
-    with clear_errors():
+    with ui.clear_errors():
         if not follow:
             _show(files, wanted, last, show, skip_bad=skip_bad)
         elif len(files) > 1:
-            fail(f"--follow takes one file, not {len(files)}", code=2)
+            ui.fail(f"--follow takes one file, not {len(files)}", code=2)
         else:
             with suppress(KeyboardInterrupt):
                 _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
@@ -108,7 +98,7 @@ def _show(
     from cascade_agent.cli._input import Labels, Source
 
     source, labels = Source(files, skip_bad=skip_bad), Labels()
-    with reading_progress(wanted=last is not None or not sys.stdout.isatty()):
+    with ui.reading_progress(wanted=last is not None or not sys.stdout.isatty()):
         if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
             for label in source.labels():
                 labels.add(label)
@@ -121,7 +111,7 @@ def _show(
     if found is not None:
         show((step.record() for step in found), labels)
     if source.skipped:
-        complain(f"{source.skipped} lines are no records and were left out")
+        ui.complain(f"{source.skipped} lines are no records and were left out")
 
 
 def _last(
@@ -141,7 +131,7 @@ def _json_lines(steps: Iterable[StepTrace], labels: Labels) -> None:
     before = "[\n"
     try:
         for step in steps:
-            sys.stdout.write(before + safe_json(_record(step, labels)))
+            sys.stdout.write(before + ui.safe_json(_record(step, labels)))
             before = ",\n"
     finally:
         with suppress(BrokenPipeError):
@@ -155,7 +145,7 @@ def _record(step: StepTrace, labels: Labels) -> dict[str, Any]:
 
 
 def _quiet_lines(steps: Iterable[StepTrace], labels: Labels) -> None:  # noqa: ARG001 - a line has no room for labels
-    console = make_console(piped=_PIPE)
+    console = ui.make_console(piped=_PIPE)
     for step in steps:
         _quiet_line(console, step)
 
@@ -196,7 +186,7 @@ def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
     """
     from cascade_agent.cli._tree import plain, step_tree, thread_name
 
-    console, threads = make_console(piped=_PIPE), OrderedDict[str, _Thread]()
+    console, threads = ui.make_console(piped=_PIPE), OrderedDict[str, _Thread]()
     printed = OrderedDict[str, None]()
     waiting = 0
     for step in steps:
@@ -214,7 +204,7 @@ def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
                 printed.popitem(last=False)
             _print_thread(console, first, thread)
     if not threads and not printed:
-        say("No steps.")
+        ui.say("No steps.")
     for name, thread in threads.items():
         _print_thread(console, name, thread)
 
@@ -236,9 +226,9 @@ def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: boo
     from cascade_agent.cli._tail import Tail
 
     if not grows(file):
-        fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
+        ui.fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
     if not file.exists():
-        complain(f"waiting for {file}")
+        ui.complain(f"waiting for {file}")
     tail, labels = Tail(file), Labels()
     show = _Follower(labels, quiet=quiet, as_json=as_json)
     records = _Tolerant(tail)
@@ -275,7 +265,7 @@ class _Tolerant:
                 found = Found(found.record()) if isinstance(found, Found) else found
             except RecordError as error:
                 if not self._skipped:
-                    complain(f"a line is left out: {error}")
+                    ui.complain(f"a line is left out: {error}")
                 self._skipped += 1
             else:
                 yield found
@@ -288,7 +278,7 @@ class _Follower:
         self._labels = labels
         self._quiet = quiet
         self._as_json = as_json
-        self._console = make_console(piped=_PIPE)
+        self._console = ui.make_console(piped=_PIPE)
         self._thread: str | None = None
         self._names = OrderedDict[str, str]()
 
@@ -300,7 +290,7 @@ class _Follower:
         from cascade_agent.cli._tree import plain, step_tree, thread_name
 
         if self._as_json:
-            typer.echo(safe_json(_record(step, self._labels)))
+            typer.echo(ui.safe_json(_record(step, self._labels)))
             return
         name = thread_name(step)
         if self._quiet:
@@ -319,9 +309,9 @@ class _Follower:
         from cascade_agent.cli._tree import label_line
 
         if self._as_json:
-            typer.echo(safe_json({"type": "label", **label.to_json()}))
+            typer.echo(ui.safe_json({"type": "label", **label.to_json()}))
         elif label.step_id in self._names:
             line = label_line(label)
-            line.append(f"  for {safe_text(self._names[label.step_id])}", "dim")
+            line.append(f"  for {ui.safe_text(self._names[label.step_id])}", "dim")
             self._console.print(line)
             self._thread = None
