@@ -13,6 +13,7 @@ import typer
 
 from cascade_agent.cli import _app as ui
 from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
+from cascade_agent.cli.replay import percent
 from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label
     from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
+    from cascade_agent.offline.evaluation import Figure
 
 
 class ScorerName(StrEnum):
@@ -32,7 +34,7 @@ class ScorerName(StrEnum):
     GAIN = "gain"
 
 
-class Unit(StrEnum):
+class Per(StrEnum):
     """Things that the risk is a share of."""
 
     STEP = "step"
@@ -76,8 +78,8 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         bool, typer.Option("--by-kind", help="A threshold for each kind of step, each certified for itself.")
     ] = False,
     per: Annotated[
-        Unit, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
-    ] = Unit.STEP,
+        Per, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
+    ] = Per.STEP,
     seed: Annotated[int, typer.Option(help="Of all draws and splits.")] = 0,
     skip_bad: SkipBad = False,
     force: Annotated[
@@ -188,8 +190,15 @@ def _show(result: CalibrationResult, *, by_kind: bool) -> None:
         _print_quality(result)
         ui.say(_choice(result))
     ui.say()
-    for line in _findings(result, by_kind=by_kind):
+    for line in (*_findings(result, by_kind=by_kind), _saving(result.saving)):
         ui.say(line)
+
+
+def _saving(saving: Figure) -> str:
+    found = percent(saving, interval=True)
+    if found == "?":
+        return "What the cascade saved is unknown: nothing says what the large model would have cost."
+    return f"As recorded, the cascade saved {found} of the cost of always-large."
 
 
 def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:

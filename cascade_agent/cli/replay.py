@@ -130,18 +130,19 @@ def _show(found: Comparison) -> None:
 
 def _cells(figures: Figures) -> list[str]:
     return [
-        _percent(figures.success),
-        _percent(figures.loss, interval=True),
-        _percent(figures.saving, interval=True),
-        _percent(figures.oracle_share),
+        percent(figures.success),
+        percent(figures.loss, interval=True),
+        percent(figures.saving, interval=True),
+        percent(figures.oracle_share),
         _text(figures.cost_per_success, lambda value: f"{value:.3g}"),
         _text(figures.p50, lambda value: f"{value:.2f}"),
         _text(figures.p95, lambda value: f"{value:.2f}"),
-        _percent(figures.escalation),
+        percent(figures.escalation),
     ]
 
 
-def _percent(figure: Figure, *, interval: bool = False) -> str:
+def percent(figure: Figure, *, interval: bool = False) -> str:
+    """Return a figure in percent: `?` unknown, `~` estimated, `a .. b` between, its interval in brackets."""
     text = _text(figure, lambda value: f"{100 * value:.1f}")
     if interval and figure.interval is not None:
         text += f" ({100 * figure.interval[0]:.1f}, {100 * figure.interval[1]:.1f})"

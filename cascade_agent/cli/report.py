@@ -24,6 +24,9 @@ def report(  # noqa: PLR0913 - the options of the command
     no_content: Annotated[
         bool, typer.Option("--no-content", help="Leave out what people and models said (answers, errors, reasons).")
     ] = False,
+    made_up_prices: Annotated[
+        bool, typer.Option("--made-up-prices", help="Mark the page: the costs come from invented prices, as a demo's.")
+    ] = False,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -44,6 +47,7 @@ def report(  # noqa: PLR0913 - the options of the command
             policy_name="this policy" if policy is None else policy.name,
             title=title,
             content=not no_content,
+            made_up_prices=made_up_prices,
             on_error="skip" if skip_bad else "raise",
         )
         if target is not None:

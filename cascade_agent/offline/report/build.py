@@ -75,6 +75,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
     content: bool = True,
     on_error: OnError = "raise",
     now: dt.datetime | None = None,
+    made_up_prices: bool = False,
     dask: Mapping[str, Any] | None = None,
 ) -> Report:
     """Read journals once and return what is in them; memory is bounded whatever their length.
@@ -88,6 +89,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
         content: whether answers, errors and reasons of steps are part of the report.
         on_error: what a line that is no record does: `raise` or `skip`.
         now: when the report was made; None takes the clock.
+        made_up_prices: mark the page, because the costs in these journals come from invented prices.
         dask: read file by file on Dask (see `ReadSettings`).
 
     Raises:
@@ -113,6 +115,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
         version=str(sys.modules["cascade_agent"].__version__),
         policy=None if policy is None else _policy(policy, policy_name),
         currency=out.currency,
+        made_up_prices=made_up_prices,
         totals=_totals(out, reading.repeated),
         always_large=compared,
         frontier=frontier(out, estimates, name=None if policy is None else policy_name),

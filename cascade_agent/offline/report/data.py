@@ -243,6 +243,7 @@ class Report:
     version: str
     policy: dict[str, Any] | None
     currency: str
+    made_up_prices: bool
     totals: Totals
     always_large: AlwaysLarge
     frontier: Frontier

@@ -169,6 +169,7 @@ def _header(report: Report) -> Markup:
         None,
         el("div", "top", el("h1", None, report.title), theme),
         el("p", "headline", _headline(report)),
+        el("p", {"class": "pill", "id": "made-up"}, "made-up prices") if report.made_up_prices else None,
         el("ul", "facts", *(el("li", None, el("bdi", None, fact)) for fact in facts)),
         _who_answered(report),
     )
