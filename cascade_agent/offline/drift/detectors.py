@@ -50,14 +50,6 @@ class Adwin:
     Steps of one conversation resemble each other, and the bound is for independent ones. `blocks=True` multiplies the
     variance by the inflation seen in blocks of 32 observations (half the mean squared difference of neighbouring block
     means over what independence would give, never below 1), which a shift of the mean hardly moves.
-
-    Args:
-        delta: chance of a false cut at one check, in (0, 1).
-        clock: observations between two checks.
-        max_buckets: buckets of one size before the two oldest are merged.
-        min_part: observations that each side of a cut has at least.
-        grace: observations before the first check.
-        blocks: correct for dependence.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of the method
@@ -289,13 +281,6 @@ class Stability:
     says more) inside of the reference differ than independent ones would, at least 1. As that is an estimate, the
     p-value is of the F distribution, with fewer degrees of freedom where the cells' own design effects are unlike
     (Rao and Scott 1981, Satterthwaite's correction). After a shift a new reference is collected.
-
-    Args:
-        level: chance of a false shift at one look, in (0, 1).
-        window: observations of a window, a multiple of `hop`.
-        hop: observations between two looks.
-        reference: observations of the reference, a multiple of 100.
-        least: PSI below which a shift is too small to act on.
     """
 
     BLOCK: Final = 50
@@ -461,11 +446,6 @@ class EDetector:
     X of an observation is 0 or, for a loss seen with probability `p`, `1 / p`: an unseen observation tells as 0, and
     the mean stays the rate of losses. `p` may change from one observation to the next. A loss may be reported later
     than its observation was counted: that delays an alarm.
-
-    Args:
-        bound: greatest mean that is no change, in (0, 1).
-        level: chance of a false alarm within `horizon` observations, in (0, 1).
-        horizon: in observations.
     """
 
     TIMES: Final = (1.5, 2.0, 3.0, 5.0, 10.0)
@@ -490,12 +470,7 @@ class EDetector:
         self._stakes = [0.0] * len(self._stakes)
 
     def count(self, *, p: float = 1.0, bound: float | None = None) -> None:
-        """Count one observation, as one without a loss.
-
-        Args:
-            p: with which probability a loss of it is expected to be seen; sets the size of the bets only.
-            bound: of this observation, where it is not the detector's own.
-        """
+        """Count one observation, as one without a loss."""
         self.n += 1
         self._bet(p, self.bound if bound is None else bound)
         for i, rate in enumerate(self._rates):

@@ -213,14 +213,7 @@ class Account:
 
 
 class Collected:
-    """Counts, sums and samples of the steps of some journals.
-
-    Args:
-        policy: whose thresholds are swept and whose scorer is believed; None takes the shipped one, and the
-            confidences that stand in the record.
-        name: of the policy.
-        drift: the monitors that watch the same steps, if any.
-    """
+    """Counts, sums and samples of the steps of some journals."""
 
     def __init__(self, policy: Policy | None, name: str, drift: DriftWatch | None = None) -> None:
         self._scorer = (policy and policy.scorer) or shipped_scorer()
