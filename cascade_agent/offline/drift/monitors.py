@@ -468,11 +468,8 @@ class _Share:
 
     def monitor(self) -> Monitor:
         detector = self.detector
-        note = (
-            f"against {detector.reference} steps"
-            if detector.ready
-            else f"still collecting the {detector.reference} steps to compare with"
-        )
+        steps = f"{detector.reference} steps"
+        note = f"against {steps}" if detector.ready else f"still collecting the {steps} to compare with"
         return replace(self._monitor, n=self._n, value=finite(detector.value), limit=detector.least, note=note)
 
 
@@ -551,11 +548,8 @@ def _put(table: OrderedDict[K, V], key: K, value: V) -> None:
 
 def _stopped_paying(name: str, saving: Saving, place: Place) -> Alarm:
     when = (saving.stopped or "")[:10] or f"step {saving.stopped_index}"
-    more = (
-        ""
-        if saving.since_stopped is None
-        else f": since then it cost {-saving.since_stopped:.0%} more than always-large"
-    )
+    since = saving.since_stopped
+    more = "" if since is None else f": since then it cost {-since:.0%} more than always-large"
     return Alarm(
         monitor=name,
         index=place.index,

@@ -201,5 +201,5 @@ def finite(value: float | None) -> float | None:
 
 
 def with_alarm(monitor: Monitor, alarm: Alarm, *, keep: int = 20) -> Monitor:
-    """The monitor with one more alarm, the oldest beyond `keep` left out."""
+    """Return the monitor with one more alarm, the oldest beyond `keep` left out."""
     return replace(monitor, count=monitor.count + 1, alarms=(*monitor.alarms, alarm)[-keep:])

@@ -137,10 +137,7 @@ def always_large(out: Collected, estimates: Estimates | None) -> AlwaysLarge:
     """Return the whole journal against always-large, shadow calls included on the cascade's side."""
     account = out.account
     if estimates is None:
-        return AlwaysLarge(
-            steps=0, measured=0, drawn=0, estimated=0, left_out=out.steps, cascade=None, shadow=account.shadow,
-            large=None, share=None, low=None, high=None, interval=None, why="no step is finished",
-        )  # fmt: skip
+        return AlwaysLarge(left_out=out.steps, shadow=account.shadow, why="no step is finished")
     recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
     saving, steps = recorded.saving, recorded.steps
     ground = estimates.grounds[ALL]
@@ -188,7 +185,6 @@ def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -
     found: list[Figures] = []
     basis: Basis = "none"
     steps = 0
-    unknown = Share(value=None, low=None, high=None, n=0)
     if estimates is not None:
         recorded = estimates.recorded()
         basis, steps, looked = recorded.basis, recorded.steps, _looked(estimates)
@@ -203,18 +199,7 @@ def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -
             threshold = policies[number].base_threshold
             curve.append(_point(f"threshold {threshold:.3g}", threshold, found[-1], looked))
     if not marks:
-        share = out.escalated / out.steps
-        marks = [
-            Point(
-                name="as it ran",
-                threshold=None,
-                escalated=share,
-                cost=None,
-                cost_low=None,
-                cost_high=None,
-                quality=unknown,
-            )
-        ]
+        marks = [Point(name="as it ran", escalated=out.escalated / out.steps, quality=Share())]
     open_ = [(f.escalation.high or 0.0) - (f.escalation.low or 0.0) for f in found]
     return Frontier(
         curve=tuple(curve),
@@ -270,7 +255,7 @@ def _quality(figures: Figures, looked: int) -> Share:
     """
     harm, low, high = figures.harm, figures.harm.low or 0.0, figures.harm.high or 0.0
     if harm.estimate is None:
-        return Share(value=None, low=None, high=None, n=0)
+        return Share()
     value = harm.estimate[1]
     if low == high or not looked:
         return Share(value=1.0 - value, low=1.0 - high, high=1.0 - low, n=0)
