@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from cascade_agent.core.clean_json import INT64, clean, clean_text
@@ -569,20 +569,18 @@ _FITS: dict[str, tuple[str, Callable[[object], bool]]] = {
 _Fields: TypeAlias = "tuple[tuple[str, bool, str, Callable[[object], bool], type | None], ...]"
 
 
+@lru_cache(maxsize=64)
 def _fields_of(cls: type) -> _Fields:
     """Return the fields of a record: name, whether it may be null, what is expected, its check, its own record type."""
-    out = []
+    out, parts = [], _PARTS.get(cls) or getattr(cls, "PARTS", {})
     for f in fields(cls):
-        part = _PARTS.get(cls, {}).get(f.name)
+        part = parts.get(f.name)
         name = f.type.removesuffix(" | None")
         kind = "answer" if f.name == "answer" else name if name in _FITS else "tuple" if name[:6] == "tuple[" else "str"
         if part is not None and kind == "str":
             kind = "dict[str, Any]"
         out.append((f.name, name != f.type, *_FITS[kind], part))
     return tuple(out)
-
-
-_FIELDS: dict[type, _Fields] = {cls: _fields_of(cls) for cls in _BLANK}
 
 
 def load(cls: type[T], data: object) -> T:
@@ -599,7 +597,7 @@ def load(cls: type[T], data: object) -> T:
         msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
         raise RecordError(msg)
     kwargs: dict[str, Any] = {}
-    for name, optional, expected, fits, part in _FIELDS[cls]:
+    for name, optional, expected, fits, part in _fields_of(cls):
         if name not in data:
             continue
         value = data[name]

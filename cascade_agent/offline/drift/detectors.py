@@ -206,10 +206,7 @@ class _Spread:
 
 
 def f_tail(x: float, df: float, scale_df: float) -> float:
-    """P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom: the incomplete beta function.
-
-    By its continued fraction (Lentz's method), on the side where it converges fast.
-    """
+    """P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom: the incomplete beta function."""
     if x <= 0.0:
         return 1.0
     a, b, z = scale_df / 2.0, df / 2.0, scale_df / (scale_df + df * x)
@@ -244,10 +241,7 @@ def _away(value: float) -> float:
 
 
 def psi(reference: Sequence[int], current: Sequence[int]) -> float:
-    """Population stability index of two rows of counts: sum of (p - q) ln(p / q), half a count added to every cell.
-
-    Without change it is about (1 / n + 1 / m) times a chi-squared with one degree of freedom less than cells.
-    """
+    """Population stability index of two rows of counts: sum of (p - q) ln(p / q), half a count added to every cell."""
     if len(reference) != len(current) or not current:
         msg = f"psi of {len(reference)} and {len(current)} cells; expected two rows of the same cells"
         raise ConfigurationError(msg)

@@ -1,7 +1,4 @@
-"""Harm of the small model's answers against what the policy was certified for, from labels.
-
-A bet never knows what it bets on, so the bound on false alarms needs no model of the data.
-"""
+"""Harm of the small model's answers against what the policy was certified for, from labels."""
 
 from __future__ import annotations
 

@@ -104,8 +104,6 @@ class DriftWatch:
       and evaluators found. This bound holds exactly for independent conversations; those of ADWIN and PSI rest on
       estimated variances, with a correction for steps of one conversation being alike.
 
-    Facts (another model or policy) and the saving are no tests and take no share.
-
     Args:
         policy: the policy in use; its provenance holds the certified greatest loss.
         since: a time with a zone. What lies before is learned from and raises no alarm.

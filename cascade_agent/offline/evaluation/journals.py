@@ -1,8 +1,4 @@
-"""Journals read once: labels on disk, steps one by one, in this process or file by file on Dask.
-
-Dask and not Ray, because it is pure Python, installs with a handful of small packages, and runs these same few lines on
-the processes of one machine or on a cluster, whichever scheduler is active.
-"""
+"""Journals read once: labels on disk, steps one by one, in this process or file by file on Dask."""
 
 from __future__ import annotations
 
