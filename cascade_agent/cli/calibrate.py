@@ -123,9 +123,6 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         raise typer.Exit(1)
 
 
-# ---- what stands at --out already -----------------------------------------------------------------------------------
-
-
 def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: bool) -> Policy | None:
     """Return the policy that stands there, if it may be replaced; leave with 2 if it may not."""
     from cascade_agent.offline.calibration import load_policy
@@ -177,9 +174,6 @@ def parts_of(name: str) -> list[str]:
     from cascade_agent.journal.writer import Journal
 
     return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
-
-
-# ---- in words -------------------------------------------------------------------------------------------------------
 
 
 def _show(result: CalibrationResult, *, by_kind: bool) -> None:

@@ -154,9 +154,6 @@ def _read_prices(file: Path) -> Mapping[str, Price]:
     return found
 
 
-# ---- for people -----------------------------------------------------------------------------------------------------
-
-
 def _show(report: DriftReport) -> None:
     span = f", {report.first} to {report.last}" if report.first else ""
     ui.say(f"{report.steps} steps, {report.labels} labels{span}")

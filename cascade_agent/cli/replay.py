@@ -97,9 +97,6 @@ def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
     return [first + step * i for i in range(min(_MOST, int((last - first) / step)) + 1)] if step > 0 else []
 
 
-# ---- for people -----------------------------------------------------------------------------------------------------
-
-
 _HEAD: Final = ("success", "loss", "saving", "of oracle", "cost per success", "p50", "p95", "escalated")
 
 

@@ -84,9 +84,6 @@ def trace(  # noqa: PLR0913 - the options of the command
                 _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
 
 
-# ---- what is in the files -------------------------------------------------------------------------------------------
-
-
 def _show(
     files: list[Path],
     wanted: Wanted,
@@ -216,9 +213,6 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
     tree = Tree(Text(thread.heading(name), "bold"), guide_style="dim")
     tree.children.extend(thread.trees)
     console.print(tree)
-
-
-# ---- what comes -----------------------------------------------------------------------------------------------------
 
 
 def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:

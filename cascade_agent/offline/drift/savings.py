@@ -146,8 +146,6 @@ class SavingsMonitor:
         seen = self._tally.ranges.get((name, "large"))
         return None if seen is None else seen[1] / MONEY
 
-    # ---- whether it pays --------------------------------------------------------------------------------------------
-
     def _follow(self, lost: float, large: float, at: str | None, index: int) -> None:
         """Keep the run of steps in which the cascade lost in sum."""
         run = self._run
@@ -211,8 +209,6 @@ class SavingsMonitor:
             high=figure.high,
             interval=figure.interval or (),
         )
-
-    # ---- prices -----------------------------------------------------------------------------------------------------
 
     def _priced(self, step: StepTrace) -> StepTrace:
         """Return the step as it would cost at the given prices."""

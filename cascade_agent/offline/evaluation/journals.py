@@ -236,9 +236,6 @@ def no_step(paths: Iterable[object]) -> str:
     return f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
 
 
-# ---- in one process or in many --------------------------------------------------------------------------------------
-
-
 class Fold(Protocol):
     """A value that takes steps one by one, and takes in what other parts of the journals gave."""
 

@@ -48,9 +48,6 @@ _CLOCKS = (946_684_800.0, 7_258_118_400.0)
 _NO_ANSWER = -1.0  # confidence of a step without any answer: before all that have one
 
 
-# ---- what is kept of a stream of any length -------------------------------------------------------------------------
-
-
 class Counts:
     """Counts of names. The first `limit` names are told apart, later ones are counted together under `rest`."""
 
@@ -187,9 +184,6 @@ def moment(value: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return stamp if _CLOCKS[0] <= stamp < _CLOCKS[1] else None
-
-
-# ---- one reading ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

@@ -36,9 +36,6 @@ def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
     return el("svg", box, *shapes)
 
 
-# ---- cost and quality -----------------------------------------------------------------------------------------------
-
-
 def frontier(data: Frontier, width: float) -> Markup:
     """Quality over cost: the swept curve with its interval, and the marks."""
     points, marks = (
@@ -153,9 +150,6 @@ def _dot(x: float, y: float, radius: float, kind: str, sentence: str) -> Markup:
     return el("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip(sentence))
 
 
-# ---- confidence -----------------------------------------------------------------------------------------------------
-
-
 def reliability(data: Reliability, width: float) -> Markup:
     """Share of right drafts over confidence with exact intervals; below, how many steps have each confidence."""
     left, right, top = 52.0, width - 14.0, 34.0
@@ -197,9 +191,6 @@ def reliability(data: Reliability, width: float) -> Markup:
     return svg(width, height, title, "reliability", *shapes)
 
 
-# ---- latency --------------------------------------------------------------------------------------------------------
-
-
 def latency(rows: Sequence[Latency], width: float) -> Markup:
     """Median, 95th and 99th percentile of each row on one logarithmic axis."""
     kept = [row for row in rows if row.p99 > 0]
@@ -234,9 +225,6 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
     shapes += _base(left, right, bottom, "median ● · p95 ○ · p99 |")
     sentence = "; ".join(f"{row.who}: median {fmt.seconds(row.p50)}, p99 {fmt.seconds(row.p99)}" for row in rows)
     return svg(width, height, f"Latency. {sentence}", "latency", *shapes)
-
-
-# ---- spend ----------------------------------------------------------------------------------------------------------
 
 
 def spending(data: Spending, currency: str, width: float) -> Markup:
