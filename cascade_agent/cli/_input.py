@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +11,6 @@ from cascade_agent.journal.format import kind_of, lines, parse
 from cascade_agent.journal.reader import expand, keep_on
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import Any
@@ -104,32 +102,3 @@ def grows(file: Path) -> bool:
         return not file.is_dir()
     with file.open("rb") as stream:
         return not stream.read(4).startswith(_NO_LINES)
-
-
-class Labels:
-    """Labels by their step, on disk as soon as they are many."""
-
-    def __init__(self) -> None:
-        self._store: sqlite3.Connection | None = None
-
-    def add(self, label: Label) -> None:
-        """Keep one."""
-        if self._store is None:
-            import sqlite3
-
-            self._store = sqlite3.connect("")  # a file of its own without a name, written when its cache is full
-            self._store.execute("CREATE TABLE label (step TEXT, line TEXT)")
-            self._store.execute("CREATE INDEX by_step ON label (step)")
-        self._store.execute("INSERT INTO label VALUES (?, ?)", (_key(label.step_id), json.dumps(label.to_json())))
-
-    def of(self, step_id: str) -> list[Label]:
-        """Return those of a step, oldest first."""
-        if self._store is None:
-            return []
-        found = self._store.execute("SELECT line FROM label WHERE step = ? ORDER BY rowid", (_key(step_id),))
-        return [Label.from_json(json.loads(line)) for (line,) in found]
-
-
-def _key(step_id: str) -> str:
-    """Return an id that the database takes: it refuses halves of characters."""
-    return step_id.encode("utf-8", "backslashreplace").decode()

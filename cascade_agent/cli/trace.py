@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
-    from cascade_agent.cli._input import Found, Labels
+    from cascade_agent.cli._input import Found
     from cascade_agent.cli._tail import Tail
     from cascade_agent.core.records import StepTrace
+    from cascade_agent.journal.labels import LabelStore
 
     Wanted = Callable[[Found], bool]
 
@@ -88,13 +89,14 @@ def _show(
     files: list[Path],
     wanted: Wanted,
     last: int | None,
-    show: Callable[[Iterable[StepTrace], Labels], None],
+    show: Callable[[Iterable[StepTrace], LabelStore], None],
     *,
     skip_bad: bool,
 ) -> None:
-    from cascade_agent.cli._input import Labels, Source
+    from cascade_agent.cli._input import Source
+    from cascade_agent.journal.labels import LabelStore
 
-    source, labels = Source(files, skip_bad=skip_bad), Labels()
+    source, labels = Source(files, skip_bad=skip_bad), LabelStore(texts=True)
     with ui.reading_progress(wanted=last is not None or not sys.stdout.isatty()):
         if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
             for label in source.labels():
@@ -112,7 +114,7 @@ def _show(
 
 
 def _last(
-    records: Iterable[Found | Label], wanted: Callable[[Found], bool], labels: Labels, count: int
+    records: Iterable[Found | Label], wanted: Callable[[Found], bool], labels: LabelStore, count: int
 ) -> deque[Found]:
     steps: deque[Found] = deque(maxlen=count)
     for found in records:
@@ -123,7 +125,7 @@ def _last(
     return steps
 
 
-def _json_lines(steps: Iterable[StepTrace], labels: Labels) -> None:
+def _json_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     """Print an array, one record a line; it is closed too where a later line cannot be read."""
     before = "[\n"
     try:
@@ -136,12 +138,12 @@ def _json_lines(steps: Iterable[StepTrace], labels: Labels) -> None:
             sys.stdout.flush()
 
 
-def _record(step: StepTrace, labels: Labels) -> dict[str, Any]:
-    known = [label.to_json() for label in labels.of(step.id)]
+def _record(step: StepTrace, labels: LabelStore) -> dict[str, Any]:
+    known = [label.to_json() for label in labels.of_step(step.id, once=False)]
     return {**step.to_json(), "labels": known} if known else step.to_json()
 
 
-def _quiet_lines(steps: Iterable[StepTrace], labels: Labels) -> None:  # noqa: ARG001 - a line has no room for labels
+def _quiet_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:  # noqa: ARG001 - a line has no room for labels
     console = ui.make_console(piped=_PIPE)
     for step in steps:
         _quiet_line(console, step)
@@ -176,7 +178,7 @@ class _Thread:
         return ", ".join([f"{name} (continued)" if self.again else name, *facts])
 
 
-def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
+def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     """Print steps under their threads, those first that began first.
 
     At most `_GROUPED` steps wait, so a thread that goes on much later gets a second heading.
@@ -189,7 +191,7 @@ def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
     for step in steps:
         name = thread_name(step)
         thread = threads.setdefault(name, _Thread(again=name in printed))
-        thread.trees.append(step_tree(step, labels.of(step.id)))
+        thread.trees.append(step_tree(step, labels.of_step(step.id, once=False)))
         thread.escalated += step.escalated
         thread.costs.append((step.cost, plain(step.currency, 8)))
         waiting += 1
@@ -216,14 +218,15 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
 
 
 def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:
-    from cascade_agent.cli._input import Labels, grows
+    from cascade_agent.cli._input import grows
     from cascade_agent.cli._tail import Tail
+    from cascade_agent.journal.labels import LabelStore
 
     if not grows(file):
         ui.fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
     if not file.exists():
         ui.complain(f"waiting for {file}")
-    tail, labels = Tail(file), Labels()
+    tail, labels = Tail(file), LabelStore(texts=True)
     show = _Follower(labels, quiet=quiet, as_json=as_json)
     records = _Tolerant(tail)
     try:
@@ -268,7 +271,7 @@ class _Tolerant:
 class _Follower:
     """Prints a step, and what is known about one later, as they come."""
 
-    def __init__(self, labels: Labels, *, quiet: bool, as_json: bool) -> None:
+    def __init__(self, labels: LabelStore, *, quiet: bool, as_json: bool) -> None:
         self._labels = labels
         self._quiet = quiet
         self._as_json = as_json
@@ -293,7 +296,7 @@ class _Follower:
             if name != self._thread:
                 self._console.print(Text(name, "bold"))
                 self._thread = name
-            self._console.print(Padding(step_tree(step, self._labels.of(step.id)), (0, 0, 0, 2)))
+            self._console.print(Padding(step_tree(step, self._labels.of_step(step.id, once=False)), (0, 0, 0, 2)))
         self._names[step.id] = f"{name}, {plain(step.step)}"
         if len(self._names) > _KNOWN:
             self._names.popitem(last=False)

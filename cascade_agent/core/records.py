@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from cascade_agent.core.clean_json import INT64, clean, clean_text
@@ -569,7 +569,6 @@ _FITS: dict[str, tuple[str, Callable[[object], bool]]] = {
 _Fields: TypeAlias = "tuple[tuple[str, bool, str, Callable[[object], bool], type | None], ...]"
 
 
-@lru_cache(maxsize=64)
 def _fields_of(cls: type) -> _Fields:
     """Return the fields of a record: name, whether it may be null, what is expected, its check, its own record type."""
     out, parts = [], _PARTS.get(cls) or getattr(cls, "PARTS", {})
@@ -581,6 +580,9 @@ def _fields_of(cls: type) -> _Fields:
             kind = "dict[str, Any]"
         out.append((f.name, name != f.type, *_FITS[kind], part))
     return tuple(out)
+
+
+_FIELDS: dict[type, _Fields] = {}
 
 
 def load(cls: type[T], data: object) -> T:
@@ -597,7 +599,7 @@ def load(cls: type[T], data: object) -> T:
         msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
         raise RecordError(msg)
     kwargs: dict[str, Any] = {}
-    for name, optional, expected, fits, part in _fields_of(cls):
+    for name, optional, expected, fits, part in _FIELDS.get(cls) or _FIELDS.setdefault(cls, _fields_of(cls)):
         if name not in data:
             continue
         value = data[name]

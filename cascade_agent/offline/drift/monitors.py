@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
 
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.journal.labels import LabelStore
 from cascade_agent.offline.drift.detectors import Adwin, Category, Stability
 from cascade_agent.offline.drift.harm import HORIZON, REMEMBERED, HarmMonitor, Place, StepRef
 from cascade_agent.offline.drift.savings import Prices, SavingsMonitor
 from cascade_agent.offline.drift.values import Alarm, DriftReport, Fact, Monitor, finite, with_alarm
 from cascade_agent.offline.evaluation.dataset import UNFINISHED
-from cascade_agent.offline.evaluation.journals import LabelStore, ordered
+from cascade_agent.offline.evaluation.journals import ordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

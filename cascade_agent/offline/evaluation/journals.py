@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from cascade_agent.core.records import Label, StepTrace, Verdict, load
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.reader import checked_label, files_of, read, records
+from cascade_agent.journal.labels import LabelStore
+from cascade_agent.journal.reader import files_of, read, records
 from cascade_agent.offline.evaluation.dataset import (
     Dataset,
     DatasetBuilder,
@@ -31,7 +29,6 @@ from cascade_agent.offline.evaluation.dataset import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from cascade_agent.journal.format import OnError
 
@@ -40,74 +37,7 @@ PathLike = str | os.PathLike[str]
 REMEMBERED: Final = 200_000
 """Steps among which one that comes a second time is recognised."""
 
-_CACHE_KIB: Final = 32_768
 _RULES: Final = LabelRules()
-
-
-class LabelStore:
-    """Labels of many steps, without their notes and answers, in a temporary database that goes to disk when it grows.
-
-    Belongs to the thread that made it.
-    """
-
-    def __init__(self, labels: Iterable[Label] = ()) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)  # private, and on disk as far as the cache is too small
-        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE label (step TEXT NOT NULL, record TEXT NOT NULL)")
-        self._db.execute("BEGIN")
-        self._db.executemany("INSERT INTO label VALUES (?, ?)", map(_row, labels))
-        self._db.execute("CREATE INDEX by_step ON label (step)")
-        self._db.execute("COMMIT")
-        self.steps: int = self._db.execute("SELECT COUNT(DISTINCT step) FROM label").fetchone()[0]
-        """Number of steps that have a label."""
-
-    @classmethod
-    def of(cls, journals: Sequence[PathLike], files: Sequence[PathLike] = (), *, on_error: OnError = "raise") -> Self:
-        """Read the labels that stand in journals, and those of label files."""
-
-        def build(data: Mapping[str, Any]) -> Label:
-            return checked_label(Label.from_json(data))
-
-        # a label has this key; most lines of a journal are steps and are read, with their faults named, later
-        among = records(*journals, kind="label", build=build, on_error=on_error, containing=b'"step_id"')
-        return cls(chain(among, records(*files, kind="label", build=build, on_error=on_error)))
-
-    def of_step(self, step_id: str) -> list[Label]:
-        """Return the labels of a step in the order in which they were read, each once."""
-        if not self.steps:
-            return []
-        found = self._db.execute("SELECT record FROM label WHERE step = ? ORDER BY rowid", (_key(step_id),)).fetchall()
-        return [Label.from_json(json.loads(record)) for (record,) in dict.fromkeys(found)]
-
-    def ids(self) -> Iterator[str]:
-        """Return the ids of the steps that have a label."""
-        return (step for (step,) in self._db.execute("SELECT DISTINCT step FROM label ORDER BY step"))
-
-    def __iter__(self) -> Iterator[Label]:
-        """Return all labels in the order in which they were read."""
-        for (record,) in self._db.execute("SELECT record FROM label ORDER BY rowid"):
-            yield Label.from_json(json.loads(record))
-
-    def close(self) -> None:
-        """Drop them."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        """Return the store itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Drop the labels."""
-        self.close()
-
-
-def _key(text: str) -> str:
-    return text.encode(errors="replace").decode()  # a lone surrogate cannot be stored
-
-
-def _row(label: Label) -> tuple[str, str]:
-    return _key(label.step_id), json.dumps(replace(label, answer=None, note="").to_json())
 
 
 class LabelledSteps:
