@@ -355,24 +355,22 @@ def plus(a: int | None, b: int | None) -> int | None:
 
 def money(cost: object, step_id: str) -> int | None:
     """Return an amount in trillionths; None is unknown."""
-    if type(cost) is float and 0.0 <= cost < _MOST:
-        return round(cost * MONEY)
-    if cost is None:
-        return None
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < _MOST:
-        msg = f"step {step_id!r} has a cost of {cost!r}; expected null or a number from 0 to 1e9: correct the line"
-        raise RecordError(msg)
-    return round(cost * MONEY)
+    found = _amount(cost, step_id, "cost", "a number from 0 to 1e9", _MOST)
+    return None if found is None else round(found * MONEY)
 
 
 def seconds(time: object, step_id: str) -> float | None:
     """Return a time in seconds; None is unknown."""
-    if time is None or (type(time) is float and 0.0 <= time < math.inf):
-        return time
-    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < _MOST:
-        msg = f"step {step_id!r} has a latency of {time!r}; expected null or a number >= 0: correct the line"
+    return _amount(time, step_id, "latency", "a number >= 0", math.inf)
+
+
+def _amount(value: object, step_id: str, what: str, expected: str, below: float) -> float | None:
+    if value is None or (type(value) is float and 0.0 <= value < below):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        msg = f"step {step_id!r} has a {what} of {value!r}; expected null or {expected}: correct the line"
         raise RecordError(msg)
-    return float(time)
+    return float(value)
 
 
 def _worlds(outcome: Outcome, small: Attempt, large: Attempt | None) -> int:
