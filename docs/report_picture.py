@@ -2,8 +2,8 @@
 
     python docs/report_picture.py [--out docs/report.png] [--keep DIR] [--theme dark] [--width 1200] [--until reasons]
 
-The demo's models are offline stand-ins. Its labels come from an evaluator: the large stand-in is asked about the
-same conversation as each small draft that was taken, and the draft is right when both answers say the same.
+The demo's models are offline stand-ins with made-up prices. Every small draft that was taken is shadowed: the large
+stand-in is asked about the same conversation, and the draft is right when both answers say the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cascade_agent import Draft, Journal, StepContext, default_validators  # noqa: E402
-from cascade_agent.core.records import Attempt, Label, StepTrace  # noqa: E402
+from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage  # noqa: E402
 from cascade_agent.offline.evaluation import same_answers  # noqa: E402
 from cascade_agent.offline.report import build_report, render  # noqa: E402
 from graphs import plan_execute, support  # noqa: E402
@@ -53,7 +53,7 @@ class Watcher:
 
 
 def write_journal(path: Path, tasks: int | None = None) -> None:
-    """Run so many tasks of the demo (None: all) on cascades and label the small drafts that were taken."""
+    """Run so many tasks of the demo (None: all) on cascades and shadow the small drafts that were taken."""
     small, large = standin_tiers()
     for task in choose(load_tasks(), tasks):
         watcher, before = Watcher(), sum(1 for _ in Journal(path)) if path.exists() else 0
@@ -68,18 +68,22 @@ def write_journal(path: Path, tasks: int | None = None) -> None:
         with Journal(path) as journal:
             for trace in list(journal)[before:]:
                 if trace.attempts[0].outcome in ("accepted", "rejected"):
-                    right = _same(trace, next(asked), large)
-                    if right is not None and not trace.escalated:
-                        journal.append_label(Label(step_id=trace.id, source="evaluator", right=right, harm=not right))
+                    label = _shadow(trace, next(asked), large)
+                    if not trace.escalated:
+                        journal.append_label(label)
 
 
-def _same(trace: StepTrace, context: StepContext, large: Tier) -> bool | None:
+def _shadow(trace: StepTrace, context: StepContext, large: Tier) -> Label:
+    """Ask large what small answered, and say whether both say the same and what the call cost."""
     model: Any = large.base
     if context.tools:
         model = model.bind_tools([spec.native for spec in context.tools])
-    answer = Draft(message=model.invoke(list(context.messages)), tier="large").to_json()
-    other = Attempt(tier="large", outcome="accepted", answer=answer)
-    return same_answers(replace(trace, attempts=(trace.attempts[0], other)))
+    message = model.invoke(list(context.messages))
+    other = Attempt(tier="large", outcome="accepted", answer=Draft(message=message, tier="large").to_json())
+    right, usage = same_answers(replace(trace, attempts=(trace.attempts[0], other))), Usage.of(message)
+    call = SideCall(name="shadow", usage=usage, cost=large.cost(usage))
+    harm = None if right is None else not right
+    return Label(step_id=trace.id, source="shadow", right=right, harm=harm, propensity=1.0, side_call=call)
 
 
 def main() -> None:
@@ -99,7 +103,7 @@ def main() -> None:
         if options.journal is None:
             write_journal(journal)
         page = place / "report.html"
-        page.write_text(render(build_report([journal], title=TITLE)), encoding="utf-8")
+        page.write_text(render(build_report([journal], title=TITLE, made_up_prices=True)), encoding="utf-8")
         take(page, options.out, theme=options.theme, width=options.width, until=options.until)
 
 

@@ -695,7 +695,7 @@ def test_the_date_of_the_table_is_told(report):
 
 
 def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
-    """The journal behind `docs/report.png` has evaluator labels on taken small drafts alone, and some drafts are wrong."""
+    """The journal behind `docs/report.png` has shadow labels on taken small drafts alone, some of them wrong, and the frontier is drawn."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     monkeypatch.delenv("CASCADE_JOURNAL", raising=False)
     picture = importlib.import_module("report_picture")
@@ -703,11 +703,16 @@ def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
     picture.write_journal(path, tasks=12)
     steps = {trace.id: trace for trace in read(path)}
     labels = list(read_labels(path))
-    assert {label.source for label in labels} == {"evaluator"}
-    assert {label.right for label in labels} == {True, False}
+    assert {(label.source, label.propensity) for label in labels} == {("shadow", 1.0)}
+    assert {label.right for label in labels} >= {True, False}
     assert all(not steps[label.step_id].escalated for label in labels)
     assert len({label.step_id for label in labels}) == len(labels)
-    assert build_report([path]).frontier.basis == "share"
+    report = build_report([path], made_up_prices=True)
+    assert report.frontier.basis == "propensity"
+    assert any(point.cost is not None and point.quality.value is not None for point in report.frontier.curve)
+    assert report.to_json()["made_up_prices"] is True
+    assert "made-up prices" in render(report)
+    assert "made-up prices" not in render(build_report([path]))
 
 
 # ---- drift ----------------------------------------------------------------------------------------------------------

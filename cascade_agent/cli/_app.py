@@ -44,9 +44,6 @@ Journals = Annotated[
 ]
 
 
-# ---- texts of others ------------------------------------------------------------------------------------------------
-
-
 def safe_text(text: object, limit: int | None = None) -> str:
     """Return any text in one line with nothing in it that a terminal acts upon; with a limit cut, its gaps closed."""
     line = str(text)
@@ -65,9 +62,6 @@ def safe_json(data: Any, *, indent: int | None = None) -> str:
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - Latin 1
-
-
-# ---- printing -------------------------------------------------------------------------------------------------------
 
 
 def say(text: str = "", *, err: bool = False, style: str = "") -> None:
@@ -160,9 +154,6 @@ def reading_progress(*, wanted: bool = True) -> Iterator[None]:
 
         with observe_reading(observe):
             yield
-
-
-# ---- the application ------------------------------------------------------------------------------------------------
 
 
 class _Complaints(logging.Handler):

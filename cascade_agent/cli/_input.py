@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +11,6 @@ from cascade_agent.journal.format import kind_of, lines, parse
 from cascade_agent.journal.reader import expand, keep_on
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
     from typing import Any
@@ -37,11 +35,7 @@ class Found:
         )
 
     def record(self) -> StepTrace:
-        """Return the step.
-
-        Raises:
-            RecordError: it makes no record.
-        """
+        """Return the step."""
         if isinstance(self.data, StepTrace):
             return self.data
         try:
@@ -52,21 +46,13 @@ class Found:
 
 
 def record_of(line: bytes, at: str = "") -> Found | Label:
-    """Return the record of a line, a step as it stands there.
-
-    Raises:
-        RecordError: it is no record.
-    """
+    """Return the record of a line, a step as it stands there."""
     data = parse(line)
     return Found(data, at) if kind_of(data) == "step" else Label.from_json(data)
 
 
 class Source:
-    """The records of files.
-
-    Raises:
-        RecordError: no such file.
-    """
+    """The records of files."""
 
     def __init__(self, paths: Iterable[Path], *, skip_bad: bool) -> None:
         self.files = expand(paths)
@@ -75,11 +61,7 @@ class Source:
         """Lines that are no records, or lie behind an unfinished one."""
 
     def records(self) -> Iterator[Found | Label]:
-        """Yield steps and labels.
-
-        Raises:
-            RecordError: a line that is no record, or no line at all.
-        """
+        """Yield steps and labels."""
         empty = True
         for file in self.files:
             for number, line in lines(file, lenient=self.skip_bad):
@@ -120,32 +102,3 @@ def grows(file: Path) -> bool:
         return not file.is_dir()
     with file.open("rb") as stream:
         return not stream.read(4).startswith(_NO_LINES)
-
-
-class Labels:
-    """Labels by their step, on disk as soon as they are many."""
-
-    def __init__(self) -> None:
-        self._store: sqlite3.Connection | None = None
-
-    def add(self, label: Label) -> None:
-        """Keep one."""
-        if self._store is None:
-            import sqlite3
-
-            self._store = sqlite3.connect("")  # a file of its own without a name, written when its cache is full
-            self._store.execute("CREATE TABLE label (step TEXT, line TEXT)")
-            self._store.execute("CREATE INDEX by_step ON label (step)")
-        self._store.execute("INSERT INTO label VALUES (?, ?)", (_key(label.step_id), json.dumps(label.to_json())))
-
-    def of(self, step_id: str) -> list[Label]:
-        """Return those of a step, oldest first."""
-        if self._store is None:
-            return []
-        found = self._store.execute("SELECT line FROM label WHERE step = ? ORDER BY rowid", (_key(step_id),))
-        return [Label.from_json(json.loads(line)) for (line,) in found]
-
-
-def _key(step_id: str) -> str:
-    """Return an id that the database takes: it refuses halves of characters."""
-    return step_id.encode("utf-8", "backslashreplace").decode()

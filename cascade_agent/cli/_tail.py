@@ -16,11 +16,7 @@ _PIECE = 2**20
 
 
 class Tail:
-    """Reads what is appended to a file from its beginning on, and goes on in the file that takes its name.
-
-    Args:
-        path: the file; it may come later.
-    """
+    """Reads what is appended to a file from its beginning on, and goes on in the file that takes its name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import (
-    Journals,
-    JsonFlag,
-    SkipBad,
-    app,
-    clear_errors,
-    fail,
-    print_json,
-    print_table,
-    reading_progress,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
+from cascade_agent.cli.replay import percent
 from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
@@ -31,6 +22,7 @@ if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label
     from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
+    from cascade_agent.offline.evaluation import Figure
 
 
 class ScorerName(StrEnum):
@@ -42,7 +34,7 @@ class ScorerName(StrEnum):
     GAIN = "gain"
 
 
-class Unit(StrEnum):
+class Per(StrEnum):
     """Things that the risk is a share of."""
 
     STEP = "step"
@@ -86,8 +78,8 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         bool, typer.Option("--by-kind", help="A threshold for each kind of step, each certified for itself.")
     ] = False,
     per: Annotated[
-        Unit, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
-    ] = Unit.STEP,
+        Per, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
+    ] = Per.STEP,
     seed: Annotated[int, typer.Option(help="Of all draws and splits.")] = 0,
     skip_bad: SkipBad = False,
     force: Annotated[
@@ -99,7 +91,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
 
     Exit code 1: no threshold holds with these labels. It says how many are missing, and --out is left as it was.
     """
-    with clear_errors(), reading_progress():
+    with ui.clear_errors(), ui.reading_progress():
         paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
         from cascade_agent.offline.calibration import calibrate as run
         from cascade_agent.offline.calibration import load_policy, write_policy
@@ -123,15 +115,12 @@ def calibrate(  # noqa: PLR0913 - the options of the command
     if as_json:
         written = None if out is None or result.policy is None else str(out)
         new = None if result.policy is None else result.policy.to_json()
-        print_json(result.to_json() | {"policy": new, "out": written})
+        ui.print_json(result.to_json() | {"policy": new, "out": written})
     else:
         _show(result, by_kind=by_kind)
-        say(_file_line(result, out, replaced))
+        ui.say(_file_line(result, out, replaced))
     if result.policy is None:
         raise typer.Exit(1)
-
-
-# ---- what stands at --out already -----------------------------------------------------------------------------------
 
 
 def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: bool) -> Policy | None:
@@ -139,7 +128,7 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
     from cascade_agent.offline.calibration import load_policy
 
     if out.is_dir() or not out.absolute().parent.is_dir():
-        fail(f"--out {out}: give a file in a directory that exists", code=2)
+        ui.fail(f"--out {out}: give a file in a directory that exists", code=2)
     if not out.exists():
         return None
     try:
@@ -147,10 +136,10 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
     except RecordError as error:
         if force:
             return None
-        fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
+        ui.fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
     objections = list(_objections(old, base, claim))
     if objections and not force:
-        fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
+        ui.fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
     return old
 
 
@@ -187,19 +176,23 @@ def parts_of(name: str) -> list[str]:
     return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
 
 
-# ---- in words -------------------------------------------------------------------------------------------------------
-
-
 def _show(result: CalibrationResult, *, by_kind: bool) -> None:
     for line in (*_labels(result), *_conflicts(result)):
-        say(line)
-    say()
+        ui.say(line)
+    ui.say()
     if any(quality.n for quality in result.quality.values()):
         _print_quality(result)
-        say(_choice(result))
-    say()
-    for line in _findings(result, by_kind=by_kind):
-        say(line)
+        ui.say(_choice(result))
+    ui.say()
+    for line in (*_findings(result, by_kind=by_kind), _saving(result.saving)):
+        ui.say(line)
+
+
+def _saving(saving: Figure) -> str:
+    found = percent(saving, interval=True)
+    if found == "?":
+        return "What the cascade saved is unknown: nothing says what the large model would have cost."
+    return f"As recorded, the cascade saved {found} of the cost of always-large."
 
 
 def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
@@ -290,7 +283,7 @@ def _print_quality(result: CalibrationResult) -> None:
                 *(_number(quality.by_kind.get(kind)) for kind in kinds),
             ]
         )
-    print_table("on episodes that no scorer was fitted on", [*names, *(f"AUROC: {kind}" for kind in kinds)], rows)
+    ui.print_table("on episodes that no scorer was fitted on", [*names, *(f"AUROC: {kind}" for kind in kinds)], rows)
 
 
 def _number(value: float | None) -> str:

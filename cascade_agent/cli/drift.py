@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import (
-    Journals,
-    JsonFlag,
-    SkipBad,
-    app,
-    clear_errors,
-    fail,
-    print_json,
-    print_table,
-    reading_progress,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,14 +68,14 @@ def drift(  # noqa: PLR0913 - the options of the command
 
     Exit code 0: no alarm. 3: alarms. 2: input that cannot be used. 1: a run that failed.
     """
-    with clear_errors(), reading_progress():
+    with ui.clear_errors(), ui.reading_progress():
         from cascade_agent.errors import RecordError
         from cascade_agent.journal.reader import read, read_labels
         from cascade_agent.offline.calibration import load_policy
         from cascade_agent.offline.drift import watch
 
         if max_loss is not None and not 0.0 < max_loss < 1.0:
-            fail(f"--max-loss is {max_loss}; expected a share between 0 and 1, such as 0.02", code=2)
+            ui.fail(f"--max-loss is {max_loss}; expected a share between 0 and 1, such as 0.02", code=2)
         mode: OnError = "skip" if skip_bad else "raise"
         report = watch(
             read(*journals, on_error=mode),
@@ -103,7 +93,7 @@ def drift(  # noqa: PLR0913 - the options of the command
             )
             raise RecordError(msg)
     if as_json:
-        print_json({**report.to_json(), "alarmed": report.alarmed})
+        ui.print_json({**report.to_json(), "alarmed": report.alarmed})
     else:
         _show(report)
     if report.alarmed:
@@ -111,11 +101,7 @@ def drift(  # noqa: PLR0913 - the options of the command
 
 
 def parse_since(text: str, *, now: dt.datetime) -> dt.datetime:
-    """Return the time of an ISO date or time (UTC where it has no zone), or of a duration before `now`.
-
-    Raises:
-        ConfigurationError: neither.
-    """
+    """Return the time of an ISO date or time (UTC where it has no zone), or of a duration before `now`."""
     from cascade_agent.errors import ConfigurationError
 
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
@@ -138,7 +124,7 @@ def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | 
     given = {} if file is None else _read_prices(file)
     hosts = {model: host for model, _, host in (text.rpartition("=") for text in providers)}
     if "" in hosts.values():
-        fail("--provider is empty; expected a host such as openai, or MODEL=HOST", code=2)
+        ui.fail("--provider is empty; expected a host such as openai, or MODEL=HOST", code=2)
 
     def price(model: str) -> Price | None:
         return given.get(model) or price_of(model, hosts.get(model) or hosts.get(""))
@@ -168,30 +154,27 @@ def _read_prices(file: Path) -> Mapping[str, Price]:
     return found
 
 
-# ---- for people -----------------------------------------------------------------------------------------------------
-
-
 def _show(report: DriftReport) -> None:
     span = f", {report.first} to {report.last}" if report.first else ""
-    say(f"{report.steps} steps, {report.labels} labels{span}")
+    ui.say(f"{report.steps} steps, {report.labels} labels{span}")
     for alarm in report.alarms:
-        say(f"ALARM {alarm.monitor} at step {alarm.index}{f' ({alarm.at})' if alarm.at else ''}", style="bold red")
-        say(f"  {alarm.what}")
-        say(f"  do: {alarm.advice}")
+        ui.say(f"ALARM {alarm.monitor} at step {alarm.index}{f' ({alarm.at})' if alarm.at else ''}", style="bold red")
+        ui.say(f"  {alarm.what}")
+        ui.say(f"  do: {alarm.advice}")
     if not report.alarmed:
-        say("No alarm.")
+        ui.say("No alarm.")
     for fact in report.facts:
-        say(f"fact: {fact.what} of {fact.step!r}: {fact.before} -> {fact.after} at step {fact.index} ({fact.at})")
-    print_table(
+        ui.say(f"fact: {fact.what} of {fact.step!r}: {fact.before} -> {fact.after} at step {fact.index} ({fact.at})")
+    ui.print_table(
         f"monitors (together at most {report.false_alarms:g} false alarms in {report.horizon:,} steps)",
         ("monitor", "step", "n", "value", "alarm at", "alarms"),
         [(m.name, m.step or "all", str(m.n), _number(m.value), _limit(m), str(m.count)) for m in report.monitors],
         left=2,
     )
     for saving in report.savings:
-        say(_saving(saving))
+        ui.say(_saving(saving))
     for note in report.notes:
-        say(f"note: {note}")
+        ui.say(f"note: {note}")
 
 
 def _saving(saving: Saving) -> str:

@@ -148,8 +148,6 @@ class _Desk:
         self.written.append(label)
         return True
 
-    # ---- the three ways ---------------------------------------------------------------------------------------------
-
     def one(self, step_id: str, *, right: bool | None, harm: bool | None, note: str, source: str) -> dict[str, Any]:
         from cascade_agent.offline.calibration.labelling import find_step
 
@@ -266,9 +264,6 @@ def _next_key(*, large: bool, err: bool) -> str:
         if key and key in allowed:
             return key
         say(f"{', '.join(part for part in _KEYS.split(', ') if part[0] in allowed)}:", err=err)
-
-
-# ---- in words -------------------------------------------------------------------------------------------------------
 
 
 def _card(trace: StepTrace, labels: Sequence[Label], request: object) -> Iterable[str]:

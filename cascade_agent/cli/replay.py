@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cascade_agent.cli._app import (
-    Journals,
-    JsonFlag,
-    SkipBad,
-    app,
-    clear_errors,
-    fail,
-    print_json,
-    print_table,
-    reading_progress,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,11 +50,11 @@ def replay(  # noqa: PLR0913 - the options of the command
     Beside each policy stand always-small, always-large, an oracle and what was recorded. What the journal cannot say is
     an interval; where shadow calls were drawn with a logged probability, an estimate (~).
     """
-    with clear_errors(), reading_progress():
+    with ui.clear_errors(), ui.reading_progress():
         from cascade_agent.offline.evaluation import compare
 
         if on_conflict not in ("precedence", "exclude"):
-            fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
+            ui.fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
         found = compare(
             journals,
             _policies(policy or []),
@@ -75,7 +65,7 @@ def replay(  # noqa: PLR0913 - the options of the command
             resamples=resamples,
         )
     if as_json:
-        print_json(found.to_json())
+        ui.print_json(found.to_json())
     else:
         _show(found)
 
@@ -99,15 +89,12 @@ def _thresholds(text: str | None) -> list[float]:
         found = []
     thresholds = [float(threshold) for threshold in found]
     if not thresholds or not all(0.0 <= threshold <= 1.0 for threshold in thresholds):
-        fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]", code=2)
+        ui.fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]", code=2)
     return thresholds
 
 
 def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
     return [first + step * i for i in range(min(_MOST, int((last - first) / step)) + 1)] if step > 0 else []
-
-
-# ---- for people -----------------------------------------------------------------------------------------------------
 
 
 _HEAD: Final = ("success", "loss", "saving", "of oracle", "cost per success", "p50", "p95", "escalated")
@@ -116,14 +103,14 @@ _HEAD: Final = ("success", "loss", "saving", "of oracle", "cost per success", "p
 def _show(found: Comparison) -> None:
     episodes = f"{found.episodes} episodes" if found.episodes_exact else f"about {found.episodes} episodes"
     sources = ", ".join(f"{n} {source}" for source, n in found.labels.items()) or "none"
-    say(f"{found.steps} steps of {episodes}; labels: {sources}; nothing known of {found.unseen}")
+    ui.say(f"{found.steps} steps of {episodes}; labels: {sources}; nothing known of {found.unseen}")
     rows = [[row.title, *_cells(row.all)] for row in (*found.baselines, *found.policies)]
-    print_table("", ("policy", *_HEAD), rows)
+    ui.print_table("", ("policy", *_HEAD), rows)
     (row, *others) = found.policies
     for title, parts in (("step", row.by_step), ("kind", row.by_kind)):
         if len(parts) > 1:
             rows = [[f"{name} ({figures.steps})", *_cells(figures)] for name, figures in parts.items()]
-            print_table(f"{row.title}, by {title}", (title, *_HEAD), rows)
+            ui.print_table(f"{row.title}, by {title}", (title, *_HEAD), rows)
     notes = [
         "success, loss (against always large), escalated: shares of steps; saving: of the cost of always large",
         "a .. b: what it may be, as far as the journal says; ~: estimated from the probabilities of shadow calls",
@@ -135,23 +122,24 @@ def _show(found: Comparison) -> None:
     notes += [f"left out as a copy: {name}" for name in found.copies]
     notes += ["by step and kind for the other policies: --json"] * bool(others)
     for note in (*notes, *found.notes):
-        say(f"- {note}")
+        ui.say(f"- {note}")
 
 
 def _cells(figures: Figures) -> list[str]:
     return [
-        _percent(figures.success),
-        _percent(figures.loss, interval=True),
-        _percent(figures.saving, interval=True),
-        _percent(figures.oracle_share),
+        percent(figures.success),
+        percent(figures.loss, interval=True),
+        percent(figures.saving, interval=True),
+        percent(figures.oracle_share),
         _text(figures.cost_per_success, lambda value: f"{value:.3g}"),
         _text(figures.p50, lambda value: f"{value:.2f}"),
         _text(figures.p95, lambda value: f"{value:.2f}"),
-        _percent(figures.escalation),
+        percent(figures.escalation),
     ]
 
 
-def _percent(figure: Figure, *, interval: bool = False) -> str:
+def percent(figure: Figure, *, interval: bool = False) -> str:
+    """Return a figure in percent: `?` unknown, `~` estimated, `a .. b` between, its interval in brackets."""
     text = _text(figure, lambda value: f"{100 * value:.1f}")
     if interval and figure.interval is not None:
         text += f" ({100 * figure.interval[0]:.1f}, {100 * figure.interval[1]:.1f})"

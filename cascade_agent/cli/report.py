@@ -8,17 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cascade_agent.cli._app import (
-    Journals,
-    JsonFlag,
-    SkipBad,
-    app,
-    clear_errors,
-    fail,
-    print_json,
-    reading_progress,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
 
 
 @app.command()
@@ -33,6 +24,9 @@ def report(  # noqa: PLR0913 - the options of the command
     no_content: Annotated[
         bool, typer.Option("--no-content", help="Leave out what people and models said (answers, errors, reasons).")
     ] = False,
+    made_up_prices: Annotated[
+        bool, typer.Option("--made-up-prices", help="Mark the page: the costs come from invented prices, as a demo's.")
+    ] = False,
     skip_bad: SkipBad = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -40,7 +34,7 @@ def report(  # noqa: PLR0913 - the options of the command
 
     With --json the same figures are printed as JSON; the page is then written only if --out is given.
     """
-    with clear_errors(), reading_progress():
+    with ui.clear_errors(), ui.reading_progress():
         from cascade_agent.offline.calibration.policy_file import load_policy
         from cascade_agent.offline.report import build_report, render
 
@@ -53,24 +47,25 @@ def report(  # noqa: PLR0913 - the options of the command
             policy_name="this policy" if policy is None else policy.name,
             title=title,
             content=not no_content,
+            made_up_prices=made_up_prices,
             on_error="skip" if skip_bad else "raise",
         )
         if target is not None:
             _write(target, render(found))
     if as_json:
-        print_json(found.to_json())
+        ui.print_json(found.to_json())
     else:
-        say(f"{target}: {found.totals.steps} steps, {found.totals.escalated} escalated")
+        ui.say(f"{target}: {found.totals.steps} steps, {found.totals.escalated} escalated")
 
 
 def _refuse_to_destroy(target: Path) -> None:
     """Refuse to write over anything but a page: not a journal, not a policy."""
     if target.is_dir():
-        fail(f"{target}: is a directory; give a file in it, such as {target}/report.html", code=2)
+        ui.fail(f"{target}: is a directory; give a file in it, such as {target}/report.html", code=2)
     if target.is_file() and target.stat().st_size:
         with target.open("rb") as file:
             if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
-                fail(f"{target}: exists and is no HTML page; give another file, or remove it", code=2)
+                ui.fail(f"{target}: exists and is no HTML page; give another file, or remove it", code=2)
 
 
 def _write(target: Path, page: str) -> None:
@@ -86,6 +81,6 @@ def _write(target: Path, page: str) -> None:
         part.replace(target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        fail(
+        ui.fail(
             f"{target}: the report cannot be written ({error}); give a file in an existing, writable directory", code=2
         )

@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cascade_agent.cli._app import (
-    SkipBad,
-    app,
-    clear_errors,
-    complain,
-    fail,
-    make_console,
-    reading_progress,
-    safe_json,
-    safe_text,
-    say,
-)
+from cascade_agent.cli import _app as ui
+from cascade_agent.cli._app import SkipBad, app
 from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
 
@@ -33,9 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.tree import Tree
 
-    from cascade_agent.cli._input import Found, Labels
+    from cascade_agent.cli._input import Found
     from cascade_agent.cli._tail import Tail
     from cascade_agent.core.records import StepTrace
+    from cascade_agent.journal.labels import LabelStore
 
     Wanted = Callable[[Found], bool]
 
@@ -84,31 +75,29 @@ def trace(  # noqa: PLR0913 - the options of the command
         return found.is_of(thread, escalated=escalated)
 
     show = _json_lines if as_json else _quiet_lines if quiet else _print_threads
-    with clear_errors():
+    with ui.clear_errors():
         if not follow:
             _show(files, wanted, last, show, skip_bad=skip_bad)
         elif len(files) > 1:
-            fail(f"--follow takes one file, not {len(files)}", code=2)
+            ui.fail(f"--follow takes one file, not {len(files)}", code=2)
         else:
             with suppress(KeyboardInterrupt):
                 _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
-
-
-# ---- what is in the files -------------------------------------------------------------------------------------------
 
 
 def _show(
     files: list[Path],
     wanted: Wanted,
     last: int | None,
-    show: Callable[[Iterable[StepTrace], Labels], None],
+    show: Callable[[Iterable[StepTrace], LabelStore], None],
     *,
     skip_bad: bool,
 ) -> None:
-    from cascade_agent.cli._input import Labels, Source
+    from cascade_agent.cli._input import Source
+    from cascade_agent.journal.labels import LabelStore
 
-    source, labels = Source(files, skip_bad=skip_bad), Labels()
-    with reading_progress(wanted=last is not None or not sys.stdout.isatty()):
+    source, labels = Source(files, skip_bad=skip_bad), LabelStore(texts=True)
+    with ui.reading_progress(wanted=last is not None or not sys.stdout.isatty()):
         if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
             for label in source.labels():
                 labels.add(label)
@@ -121,11 +110,11 @@ def _show(
     if found is not None:
         show((step.record() for step in found), labels)
     if source.skipped:
-        complain(f"{source.skipped} lines are no records and were left out")
+        ui.complain(f"{source.skipped} lines are no records and were left out")
 
 
 def _last(
-    records: Iterable[Found | Label], wanted: Callable[[Found], bool], labels: Labels, count: int
+    records: Iterable[Found | Label], wanted: Callable[[Found], bool], labels: LabelStore, count: int
 ) -> deque[Found]:
     steps: deque[Found] = deque(maxlen=count)
     for found in records:
@@ -136,12 +125,12 @@ def _last(
     return steps
 
 
-def _json_lines(steps: Iterable[StepTrace], labels: Labels) -> None:
+def _json_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     """Print an array, one record a line; it is closed too where a later line cannot be read."""
     before = "[\n"
     try:
         for step in steps:
-            sys.stdout.write(before + safe_json(_record(step, labels)))
+            sys.stdout.write(before + ui.safe_json(_record(step, labels)))
             before = ",\n"
     finally:
         with suppress(BrokenPipeError):
@@ -149,13 +138,13 @@ def _json_lines(steps: Iterable[StepTrace], labels: Labels) -> None:
             sys.stdout.flush()
 
 
-def _record(step: StepTrace, labels: Labels) -> dict[str, Any]:
-    known = [label.to_json() for label in labels.of(step.id)]
+def _record(step: StepTrace, labels: LabelStore) -> dict[str, Any]:
+    known = [label.to_json() for label in labels.of_step(step.id, once=False)]
     return {**step.to_json(), "labels": known} if known else step.to_json()
 
 
-def _quiet_lines(steps: Iterable[StepTrace], labels: Labels) -> None:  # noqa: ARG001 - a line has no room for labels
-    console = make_console(piped=_PIPE)
+def _quiet_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:  # noqa: ARG001 - a line has no room for labels
+    console = ui.make_console(piped=_PIPE)
     for step in steps:
         _quiet_line(console, step)
 
@@ -189,20 +178,20 @@ class _Thread:
         return ", ".join([f"{name} (continued)" if self.again else name, *facts])
 
 
-def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
+def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     """Print steps under their threads, those first that began first.
 
     At most `_GROUPED` steps wait, so a thread that goes on much later gets a second heading.
     """
     from cascade_agent.cli._tree import plain, step_tree, thread_name
 
-    console, threads = make_console(piped=_PIPE), OrderedDict[str, _Thread]()
+    console, threads = ui.make_console(piped=_PIPE), OrderedDict[str, _Thread]()
     printed = OrderedDict[str, None]()
     waiting = 0
     for step in steps:
         name = thread_name(step)
         thread = threads.setdefault(name, _Thread(again=name in printed))
-        thread.trees.append(step_tree(step, labels.of(step.id)))
+        thread.trees.append(step_tree(step, labels.of_step(step.id, once=False)))
         thread.escalated += step.escalated
         thread.costs.append((step.cost, plain(step.currency, 8)))
         waiting += 1
@@ -214,7 +203,7 @@ def _print_threads(steps: Iterable[StepTrace], labels: Labels) -> None:
                 printed.popitem(last=False)
             _print_thread(console, first, thread)
     if not threads and not printed:
-        say("No steps.")
+        ui.say("No steps.")
     for name, thread in threads.items():
         _print_thread(console, name, thread)
 
@@ -228,18 +217,16 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
     console.print(tree)
 
 
-# ---- what comes -----------------------------------------------------------------------------------------------------
-
-
 def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:
-    from cascade_agent.cli._input import Labels, grows
+    from cascade_agent.cli._input import grows
     from cascade_agent.cli._tail import Tail
+    from cascade_agent.journal.labels import LabelStore
 
     if not grows(file):
-        fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
+        ui.fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
     if not file.exists():
-        complain(f"waiting for {file}")
-    tail, labels = Tail(file), Labels()
+        ui.complain(f"waiting for {file}")
+    tail, labels = Tail(file), LabelStore(texts=True)
     show = _Follower(labels, quiet=quiet, as_json=as_json)
     records = _Tolerant(tail)
     try:
@@ -275,7 +262,7 @@ class _Tolerant:
                 found = Found(found.record()) if isinstance(found, Found) else found
             except RecordError as error:
                 if not self._skipped:
-                    complain(f"a line is left out: {error}")
+                    ui.complain(f"a line is left out: {error}")
                 self._skipped += 1
             else:
                 yield found
@@ -284,11 +271,11 @@ class _Tolerant:
 class _Follower:
     """Prints a step, and what is known about one later, as they come."""
 
-    def __init__(self, labels: Labels, *, quiet: bool, as_json: bool) -> None:
+    def __init__(self, labels: LabelStore, *, quiet: bool, as_json: bool) -> None:
         self._labels = labels
         self._quiet = quiet
         self._as_json = as_json
-        self._console = make_console(piped=_PIPE)
+        self._console = ui.make_console(piped=_PIPE)
         self._thread: str | None = None
         self._names = OrderedDict[str, str]()
 
@@ -300,7 +287,7 @@ class _Follower:
         from cascade_agent.cli._tree import plain, step_tree, thread_name
 
         if self._as_json:
-            typer.echo(safe_json(_record(step, self._labels)))
+            typer.echo(ui.safe_json(_record(step, self._labels)))
             return
         name = thread_name(step)
         if self._quiet:
@@ -309,7 +296,7 @@ class _Follower:
             if name != self._thread:
                 self._console.print(Text(name, "bold"))
                 self._thread = name
-            self._console.print(Padding(step_tree(step, self._labels.of(step.id)), (0, 0, 0, 2)))
+            self._console.print(Padding(step_tree(step, self._labels.of_step(step.id, once=False)), (0, 0, 0, 2)))
         self._names[step.id] = f"{name}, {plain(step.step)}"
         if len(self._names) > _KNOWN:
             self._names.popitem(last=False)
@@ -319,9 +306,9 @@ class _Follower:
         from cascade_agent.cli._tree import label_line
 
         if self._as_json:
-            typer.echo(safe_json({"type": "label", **label.to_json()}))
+            typer.echo(ui.safe_json({"type": "label", **label.to_json()}))
         elif label.step_id in self._names:
             line = label_line(label)
-            line.append(f"  for {safe_text(self._names[label.step_id])}", "dim")
+            line.append(f"  for {ui.safe_text(self._names[label.step_id])}", "dim")
             self._console.print(line)
             self._thread = None

@@ -571,9 +571,9 @@ _Fields: TypeAlias = "tuple[tuple[str, bool, str, Callable[[object], bool], type
 
 def _fields_of(cls: type) -> _Fields:
     """Return the fields of a record: name, whether it may be null, what is expected, its check, its own record type."""
-    out = []
+    out, parts = [], _PARTS.get(cls) or getattr(cls, "PARTS", {})
     for f in fields(cls):
-        part = _PARTS.get(cls, {}).get(f.name)
+        part = parts.get(f.name)
         name = f.type.removesuffix(" | None")
         kind = "answer" if f.name == "answer" else name if name in _FITS else "tuple" if name[:6] == "tuple[" else "str"
         if part is not None and kind == "str":
@@ -582,7 +582,7 @@ def _fields_of(cls: type) -> _Fields:
     return tuple(out)
 
 
-_FIELDS: dict[type, _Fields] = {cls: _fields_of(cls) for cls in _BLANK}
+_FIELDS: dict[type, _Fields] = {}
 
 
 def load(cls: type[T], data: object) -> T:
@@ -599,7 +599,7 @@ def load(cls: type[T], data: object) -> T:
         msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
         raise RecordError(msg)
     kwargs: dict[str, Any] = {}
-    for name, optional, expected, fits, part in _FIELDS[cls]:
+    for name, optional, expected, fits, part in _FIELDS.get(cls) or _FIELDS.setdefault(cls, _fields_of(cls)):
         if name not in data:
             continue
         value = data[name]

@@ -57,11 +57,7 @@ def in_event_loop() -> bool:
 
 
 def submit(job: Job) -> None:
-    """Have a job done soon, in the order of the calls. It must not raise.
-
-    Raises:
-        Full: too many wait already.
-    """
+    """Have a job done soon, in the order of the calls. It must not raise."""
     if _worker.jobs.qsize() >= _MAX_PENDING:
         msg = f"{_MAX_PENDING} records wait to be written"
         raise Full(msg)

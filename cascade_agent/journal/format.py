@@ -42,11 +42,7 @@ def observe_reading(observer: Observer) -> Iterator[None]:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """Return the JSON object of a line.
-
-    Raises:
-        RecordError: it is none; `NotJsonError` when it is no JSON at all.
-    """
+    """Return the JSON object of a line."""
     try:
         data = json.loads(line.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -64,11 +60,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
-    """Return `step` or `label`. Bare records (`StepTrace.to_json()` written by hand) are known by their fields.
-
-    Raises:
-        RecordError: a record of another type.
-    """
+    """Return `step` or `label`. Bare records (`StepTrace.to_json()` written by hand) are known by their fields."""
     kind = data.get("type")
     if kind is None:
         kind = "step" if "attempts" in data else "label" if "step_id" in data else None
@@ -82,9 +74,6 @@ def lines(file: Path, *, lenient: bool = False) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a file with their numbers, or the records of a Parquet file with those of their rows.
 
     Blank lines are left out. `lenient` gives what is whole of a compressed file that is cut off.
-
-    Raises:
-        RecordError: the file cannot be read.
     """
     return parquet.lines(file) if parquet.is_parquet(file) else _text_lines(file, lenient=lenient)
 

@@ -31,12 +31,7 @@ def is_parquet(file: Path) -> bool:
 
 
 def lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the records of a file with the numbers of their rows, from 1.
-
-    Raises:
-        RecordError: no Parquet file, or none of records. Names file, row and mend.
-        ConfigurationError: pyarrow is not installed.
-    """
+    """Yield the records of a file with the numbers of their rows, from 1."""
     pa, pq = _pyarrow()
     number = 0
     try:
@@ -60,12 +55,7 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def write(rows: Iterable[tuple[Mapping[str, Any], bytes]], out: Path) -> int:
-    """Write records, each parsed and as its line, whole or not at all; return their number.
-
-    Raises:
-        RecordError: it cannot be written there.
-        ConfigurationError: pyarrow is not installed.
-    """
+    """Write records, each parsed and as its line, whole or not at all; return their number."""
     pa, pq = _pyarrow()
     schema = pa.schema([*((name, pa.string()) for name in _TEXTS), ("cost", pa.float64()), (RECORD, pa.string())])
     part = out.with_name(f".{out.name}.{os.getpid()}.part")

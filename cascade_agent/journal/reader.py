@@ -92,11 +92,7 @@ def _records(
 
 
 def keep_on(error: RecordError, file: Path, number: int, line: bytes, on_error: OnError) -> bool:
-    """Return True where a line that is no record is passed over, False where it is the unfinished last one.
-
-    Raises:
-        RecordError: it may not be passed over; with file, line and mend.
-    """
+    """Return True where a line that is no record is passed over, False where it is the unfinished last one."""
     at = f"{file}:{number}"
     unfinished = isinstance(error, NotJsonError) and not line.endswith(b"\n")
     if unfinished and on_error == "strict":
@@ -115,11 +111,7 @@ def keep_on(error: RecordError, file: Path, number: int, line: bytes, on_error: 
 
 
 def expand(paths: Iterable[PathLike]) -> list[Path]:
-    """Return the files that paths and glob patterns name, in this order.
-
-    Raises:
-        RecordError: a directory, nothing of that name, or a place that cannot be looked at.
-    """
+    """Return the files that paths and glob patterns name, in this order."""
     background.flush()  # what this process appended from its event loops is to be found
     files: list[Path] = []
     for path in paths:
@@ -140,11 +132,7 @@ def expand(paths: Iterable[PathLike]) -> list[Path]:
 
 
 def files_of(*paths: PathLike) -> list[Path]:
-    """Return the files that paths and glob patterns name, each once.
-
-    Raises:
-        RecordError: as `expand`.
-    """
+    """Return the files that paths and glob patterns name, each once."""
     return list({file.resolve(): file for file in expand(paths)}.values())
 
 
@@ -175,11 +163,7 @@ def to_parquet(*paths: PathLike, out: PathLike) -> int:
 
 
 def checked_label(label: Label) -> Label:
-    """Return the label itself.
-
-    Raises:
-        RecordError: it says what cannot be.
-    """
+    """Return the label itself."""
     name, p = f"label of step {label.step_id!r}", label.propensity
     if p is not None and not (isinstance(p, int | float) and math.isfinite(p) and 0.0 < p <= 1.0):
         msg = f"{name} has propensity {p!r}; expected a number in (0, 1]"

@@ -113,11 +113,7 @@ class Journal:
 
     @staticmethod
     def of(value: Any) -> Any:
-        """Return a setting as a journal: None, the journal of a path, or anything with `append(trace)` as it is.
-
-        Raises:
-            ConfigurationError: nothing of these.
-        """
+        """Return a setting as a journal: None, the journal of a path, or anything with `append(trace)` as it is."""
         if isinstance(value, str | os.PathLike):
             return Journal(cast("PathLike", value))
         if value is None or callable(getattr(value, "append", None)):
@@ -346,11 +342,7 @@ class Journal:
         return self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}")
 
     def files(self) -> list[Path]:
-        """Return the rotated files, oldest first, and the current one; only those that exist.
-
-        Raises:
-            RecordError: the directory cannot be looked at.
-        """
+        """Return the rotated files, oldest first, and the current one; only those that exist."""
         background.flush()
         found: dict[str, str] = {}
         try:
@@ -395,19 +387,11 @@ class Journal:
     # ---- reading ----------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[StepTrace]:
-        """Yield its step traces, oldest first. A journal that nothing was written to yet is empty.
-
-        Raises:
-            RecordError: a line that is no record (see `read` for a way to skip it).
-        """
+        """Yield its step traces, oldest first. A journal that nothing was written to yet is empty."""
         return read(*self.files())
 
     def labels(self) -> Iterator[Label]:
-        """Yield its labels, oldest first.
-
-        Raises:
-            RecordError: a line that is no record (see `read_labels` for a way to skip it).
-        """
+        """Yield its labels, oldest first."""
         return read_labels(*self.files())
 
     # ---- an object that may be copied, pickled, left open -----------------------------------------------------------

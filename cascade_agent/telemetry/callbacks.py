@@ -12,23 +12,11 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from opentelemetry import trace as otel_trace
 
 from cascade_agent import semconv as names
+from cascade_agent.telemetry import spans
 from cascade_agent.telemetry.chat_spans import close_chat, open_chat, response_id, set_answer, set_usage
 from cascade_agent.telemetry.errors import guarded
 from cascade_agent.telemetry.events import label_of
 from cascade_agent.telemetry.instrumentations import adopted, visible_to
-from cascade_agent.telemetry.spans import (
-    AttemptScope,
-    Scope,
-    StepScope,
-    attach,
-    current_attempt,
-    detach,
-    end_run,
-    open_span,
-    set_error,
-    set_known,
-    take_over,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +35,7 @@ class _Frame:
 
     __slots__ = ("_chat", "_run", "_span", "_token")
 
-    _step: StepScope | None
+    _step: spans.StepScope | None
     _title: str
     _inputs: dict[str, Any]
 
@@ -72,7 +60,7 @@ class _Frame:
         self._close(error)
         if self._run is not None:
             with guarded:
-                end_run(self._run, self._inputs, error)
+                spans.end_run(self._run, self._inputs, error)
 
     async def __aenter__(self) -> Self:
         """Async twin of `__enter__`."""
@@ -91,7 +79,7 @@ class _Frame:
         self._close(error)
         if self._run is not None:
             with guarded:
-                await end_run(self._run, self._inputs, error)
+                await spans.end_run(self._run, self._inputs, error)
 
     def _children(self) -> Any:
         """Return the manager under which the run is opened; None when nobody listens."""
@@ -108,10 +96,10 @@ class _Frame:
     def _close(self, error: BaseException | None) -> None:
         if self._chat is not None:
             close_chat(self._chat, error)
-        detach(self._token)
+        spans.detach(self._token)
         if self._span is not None:
             with guarded:
-                set_error(self._span, error)
+                spans.set_error(self._span, error)
                 self._span.end()
 
 
@@ -127,7 +115,7 @@ class ModelCall(_Frame):
         super().__init__()
         self.callbacks = callbacks
         self._role, self._tier, self._messages = role, tier, messages
-        self._scope = scope = current_attempt()
+        self._scope = scope = spans.current_attempt()
         self._step = None if scope is None else scope.step
         self._title = "" if scope is None else scope.name
         self._inputs = {} if scope is None else {"tier": role, "model": scope.attributes.get(names.TIER_MODEL)}
@@ -145,7 +133,7 @@ class ModelCall(_Frame):
         return self.callbacks if self._step is not None and self._step.has_listeners else None
 
     def _started(self, run: Any, *, is_async: bool) -> None:
-        scope = cast("AttemptScope", self._scope)
+        scope = cast("spans.AttemptScope", self._scope)
         scope.is_async = is_async
         if run is None:
             return
@@ -156,7 +144,7 @@ class ModelCall(_Frame):
         scope.run = run
         span = adopted(scope.step.adopter, run.run_id) if scope.step.is_adopted else None
         if span is not None:
-            take_over(span, scope.name, scope.attributes)
+            spans.take_over(span, scope.name, scope.attributes)
             scope.span = span
 
     def _open(self) -> None:
@@ -166,7 +154,7 @@ class ModelCall(_Frame):
         with guarded:
             self._chat = open_chat(scope.current, self._tier, self._messages, thread_id=scope.step.thread_id)
         if self._chat is not None:
-            self._token = attach(self._chat)
+            self._token = spans.attach(self._chat)
 
     def _close(self, error: BaseException | None) -> None:
         if self._scope is not None:
@@ -179,11 +167,11 @@ class EvidenceCall(_Frame):
 
     __slots__ = ("_adopted", "_evidence", "_inputs", "_known", "_own", "_scope", "_step", "_title", "config")
 
-    def __init__(self, scope: Scope, evidence: Any, config: RunnableConfig | None) -> None:
+    def __init__(self, scope: spans.Scope, evidence: Any, config: RunnableConfig | None) -> None:
         super().__init__()
         self.config = config
-        self._scope = scope if isinstance(scope, AttemptScope) else None
-        self._step = self._own = scope.step if isinstance(scope, AttemptScope) else scope
+        self._scope = scope if isinstance(scope, spans.AttemptScope) else None
+        self._step = self._own = scope.step if isinstance(scope, spans.AttemptScope) else scope
         self._evidence, name = evidence, str(evidence.name)
         self._title, self._inputs = f"{names.VALIDATE} {name}", {"validator": name}
         self._known = {names.EVALUATION_NAME: name, names.SPAN_KIND: names.KIND_EVALUATOR}
@@ -195,7 +183,9 @@ class EvidenceCall(_Frame):
             verdict, spend = found
             span = self._span or self._adopted
             if span is not None and span.is_recording():
-                set_known(span, {names.EVALUATION_LABEL: label_of(verdict), names.EVALUATION_SCORE: verdict.score})
+                spans.set_known(
+                    span, {names.EVALUATION_LABEL: label_of(verdict), names.EVALUATION_SCORE: verdict.score}
+                )
             if self._chat is not None:
                 set_usage(self._chat, spend.usage)
         return found
@@ -222,25 +212,25 @@ class EvidenceCall(_Frame):
         if self._own.is_adopted:
             self._adopted = adopted(self._own.adopter, run.run_id)
             if self._adopted is not None:
-                take_over(self._adopted, self._title, self._known)
+                spans.take_over(self._adopted, self._title, self._known)
 
     def _open(self) -> None:
         parent = self._own.span if self._scope is None else self._scope.current
         with guarded:
             if self._adopted is None and self._own.live:
-                self._span = open_span(self._title, otel_trace.set_span_in_context(parent), self._known)
+                self._span = spans.open_span(self._title, otel_trace.set_span_in_context(parent), self._known)
             span, tier = self._span or self._adopted, getattr(self._evidence, "tier", None)
             if span is not None and self._own.chat and tier is not None:
                 self._chat = open_chat(span, tier, (), thread_id=self._own.thread_id)
         innermost = self._chat or self._span or self._adopted
         if innermost is not None:
-            self._token = attach(innermost)
+            self._token = spans.attach(innermost)
 
     def _close(self, error: BaseException | None) -> None:
         super()._close(error)
         if self._adopted is not None:
             with guarded:
-                set_error(self._adopted, error)
+                spans.set_error(self._adopted, error)
 
 
 def _start(children: Any, title: str, inputs: dict[str, Any]) -> Any:

@@ -137,9 +137,6 @@ def _server(base_url: str | None) -> dict[str, Any]:
     return {names.SERVER_ADDRESS: parts.hostname, names.SERVER_PORT: port}
 
 
-# ---- content --------------------------------------------------------------------------------------------------------
-
-
 def _request(messages: Sequence[BaseMessage], settings: TelemetrySettings) -> dict[str, Any]:
     system = [part for m in messages if m.type == "system" for part in _parts(m, settings)]
     rest = [{"role": _ROLES.get(m.type, m.type), "parts": _parts(m, settings)} for m in messages if m.type != "system"]

@@ -209,9 +209,6 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork)
 
 
-# ---- recording ------------------------------------------------------------------------------------------------------
-
-
 def record(span: Span, trace: StepTrace) -> None:
     """Count a step that ended. The step's span goes along, so that backends can show an example of a series."""
     with guarded:

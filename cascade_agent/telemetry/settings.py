@@ -20,16 +20,7 @@ if TYPE_CHECKING:
 
 LlmSpans = Literal["auto"] | bool
 Events = Literal["span", "log", "both"]
-_FLAGS: Final = {
-    "1": True,
-    "true": True,
-    "on": True,
-    "yes": True,
-    "0": False,
-    "false": False,
-    "off": False,
-    "no": False,
-}
+_FLAGS: Final = dict.fromkeys(("1", "true", "on", "yes"), True) | dict.fromkeys(("0", "false", "off", "no"), False)
 _CONTENT: Final = {"span_only": True, "span_and_event": True, "event_only": False, "no_content": False, **_FLAGS}
 _ENVIRONMENT: Final[dict[str, tuple[str, Mapping[str, bool | str]]]] = {
     "otel_spans": ("CASCADE_OTEL_SPANS", _FLAGS),

@@ -57,9 +57,6 @@ _TRACER = _tracer()
 _NONE = otel_trace.INVALID_SPAN
 
 
-# ---- what is open ---------------------------------------------------------------------------------------------------
-
-
 class StepRun:
     """The LangChain run of a step, as its adapter opened it, and the ends of runs below that wait to be reported.
 
@@ -153,9 +150,6 @@ _SILENT_ATTEMPT = AttemptScope(_SILENT, "", {}, _NONE)
 _ATTEMPT: ContextVar[AttemptScope | None] = ContextVar("cascade_attempt", default=None)
 
 
-# ---- opening --------------------------------------------------------------------------------------------------------
-
-
 def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | None = None) -> StepScope:
     """Open `cascade.step {name}`, under the span of the run's parent where an instrumentation keeps one.
 
@@ -235,9 +229,6 @@ def using(scope: Scope) -> Iterator[None]:
 def current_attempt() -> AttemptScope | None:
     """Return the attempt whose tier is being called here."""
     return _ATTEMPT.get()
-
-
-# ---- closing --------------------------------------------------------------------------------------------------------
 
 
 def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
@@ -344,9 +335,6 @@ def _close(span: Span, describe: Callable[[], None], *, ends: bool) -> None:
     if ends:
         with guarded:
             span.end()
-
-
-# ---- any span -------------------------------------------------------------------------------------------------------
 
 
 def open_span(

@@ -50,17 +50,6 @@ class Adwin:
     Steps of one conversation resemble each other, and the bound is for independent ones. `blocks=True` multiplies the
     variance by the inflation seen in blocks of 32 observations (half the mean squared difference of neighbouring block
     means over what independence would give, never below 1), which a shift of the mean hardly moves.
-
-    Args:
-        delta: chance of a false cut at one check, in (0, 1).
-        clock: observations between two checks.
-        max_buckets: buckets of one size before the two oldest are merged.
-        min_part: observations that each side of a cut has at least.
-        grace: observations before the first check.
-        blocks: correct for dependence.
-
-    Raises:
-        ConfigurationError: a setting outside of its range.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of the method
@@ -217,10 +206,7 @@ class _Spread:
 
 
 def f_tail(x: float, df: float, scale_df: float) -> float:
-    """P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom: the incomplete beta function.
-
-    By its continued fraction (Lentz's method), on the side where it converges fast.
-    """
+    """P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom: the incomplete beta function."""
     if x <= 0.0:
         return 1.0
     a, b, z = scale_df / 2.0, df / 2.0, scale_df / (scale_df + df * x)
@@ -255,13 +241,7 @@ def _away(value: float) -> float:
 
 
 def psi(reference: Sequence[int], current: Sequence[int]) -> float:
-    """Population stability index of two rows of counts: sum of (p - q) ln(p / q), half a count added to every cell.
-
-    Without change it is about (1 / n + 1 / m) times a chi-squared with one degree of freedom less than cells.
-
-    Raises:
-        ConfigurationError: rows of different length, or without a cell.
-    """
+    """Population stability index of two rows of counts: sum of (p - q) ln(p / q), half a count added to every cell."""
     if len(reference) != len(current) or not current:
         msg = f"psi of {len(reference)} and {len(current)} cells; expected two rows of the same cells"
         raise ConfigurationError(msg)
@@ -295,16 +275,6 @@ class Stability:
     says more) inside of the reference differ than independent ones would, at least 1. As that is an estimate, the
     p-value is of the F distribution, with fewer degrees of freedom where the cells' own design effects are unlike
     (Rao and Scott 1981, Satterthwaite's correction). After a shift a new reference is collected.
-
-    Args:
-        level: chance of a false shift at one look, in (0, 1).
-        window: observations of a window, a multiple of `hop`.
-        hop: observations between two looks.
-        reference: observations of the reference, a multiple of 100.
-        least: PSI below which a shift is too small to act on.
-
-    Raises:
-        ConfigurationError: a setting outside of its range.
     """
 
     BLOCK: Final = 50
@@ -470,14 +440,6 @@ class EDetector:
     X of an observation is 0 or, for a loss seen with probability `p`, `1 / p`: an unseen observation tells as 0, and
     the mean stays the rate of losses. `p` may change from one observation to the next. A loss may be reported later
     than its observation was counted: that delays an alarm.
-
-    Args:
-        bound: greatest mean that is no change, in (0, 1).
-        level: chance of a false alarm within `horizon` observations, in (0, 1).
-        horizon: in observations.
-
-    Raises:
-        ConfigurationError: a setting outside of its range.
     """
 
     TIMES: Final = (1.5, 2.0, 3.0, 5.0, 10.0)
@@ -502,12 +464,7 @@ class EDetector:
         self._stakes = [0.0] * len(self._stakes)
 
     def count(self, *, p: float = 1.0, bound: float | None = None) -> None:
-        """Count one observation, as one without a loss.
-
-        Args:
-            p: with which probability a loss of it is expected to be seen; sets the size of the bets only.
-            bound: of this observation, where it is not the detector's own.
-        """
+        """Count one observation, as one without a loss."""
         self.n += 1
         self._bet(p, self.bound if bound is None else bound)
         for i, rate in enumerate(self._rates):

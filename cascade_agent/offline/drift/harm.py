@@ -1,7 +1,4 @@
-"""Harm of the small model's answers against what the policy was certified for, from labels.
-
-A bet never knows what it bets on, so the bound on false alarms needs no model of the data.
-"""
+"""Harm of the small model's answers against what the policy was certified for, from labels."""
 
 from __future__ import annotations
 
@@ -69,11 +66,6 @@ class HarmMonitor:
     Where the certificate is about the answered steps alone (`selective_error`), a labelled step is the unit of both.
     A wrong answer of which nobody knows large's counts as harm. Of a conversation one harm (one judged label) in 20 of
     its steps counts, since the others depend on it.
-
-    Args:
-        policy: its provenance holds the certificate; only steps of this policy count.
-        max_loss: the greatest loss per step instead, for steps of every policy.
-        level: chance of a false alarm of each detector within `HORIZON` of its observations.
     """
 
     def __init__(self, policy: Policy | None, max_loss: float | None, *, level: float) -> None:

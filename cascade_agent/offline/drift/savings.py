@@ -75,11 +75,6 @@ class SavingsMonitor:
     from which on it cost more in sum than always-large, once that holds over `window` steps, over the last `window` of
     them, and by three standard errors. There, an accepted step that was not shadowed is taken to have cost large what
     the shadowed ones of its name did lately; without any, as much as the dearest recorded call of large.
-
-    Args:
-        prices: model -> price, or a function; None takes the recorded costs.
-        window: steps.
-        max_names: step names that are told apart.
     """
 
     def __init__(self, prices: Prices | None = None, *, window: int = 300, max_names: int = 20) -> None:
@@ -151,8 +146,6 @@ class SavingsMonitor:
         seen = self._tally.ranges.get((name, "large"))
         return None if seen is None else seen[1] / MONEY
 
-    # ---- whether it pays --------------------------------------------------------------------------------------------
-
     def _follow(self, lost: float, large: float, at: str | None, index: int) -> None:
         """Keep the run of steps in which the cascade lost in sum."""
         run = self._run
@@ -216,8 +209,6 @@ class SavingsMonitor:
             high=figure.high,
             interval=figure.interval or (),
         )
-
-    # ---- prices -----------------------------------------------------------------------------------------------------
 
     def _priced(self, step: StepTrace) -> StepTrace:
         """Return the step as it would cost at the given prices."""

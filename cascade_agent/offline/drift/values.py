@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from cascade_agent.core.clean_json import clean
-from cascade_agent.errors import RecordError
+from cascade_agent.core.records import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
-
-_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 class _Plain:
@@ -37,35 +35,8 @@ class _Plain:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote; unknown keys are ignored.
-
-        Raises:
-            RecordError: a missing field, or one of another type.
-        """
-        if not hasattr(data, "items"):
-            msg = f"expected a JSON object for a {cls.__name__}, found {type(data).__name__}"
-            raise RecordError(msg)
-        values: dict[str, Any] = {}
-        for f in fields(cls):  # type: ignore[arg-type] # a dataclass
-            if f.name in data:
-                values[f.name] = cls._read(f.name, str(f.type), data[f.name])
-            elif f.default is MISSING:
-                msg = f"{cls.__name__} without {f.name!r}"
-                raise RecordError(msg)
-        return cls(**values)
-
-    @classmethod
-    def _read(cls, name: str, kind: str, value: object) -> object:
-        if kind.startswith("tuple") and isinstance(value, list | tuple):
-            part = cls.PARTS.get(name)
-            return tuple(value) if part is None else tuple(part.from_json(item) for item in value)
-        if value is None and kind.endswith("None"):
-            return None
-        allowed = _TYPES.get(kind.partition(" ")[0], (list,) if kind.startswith("tuple") else (str,))
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            msg = f"{cls.__name__}.{name} is {value!r}; expected {kind}"
-            raise RecordError(msg)
-        return value
+        """Read what `to_json` wrote; unknown keys are ignored."""
+        return load(cls, data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,5 +176,5 @@ def finite(value: float | None) -> float | None:
 
 
 def with_alarm(monitor: Monitor, alarm: Alarm, *, keep: int = 20) -> Monitor:
-    """The monitor with one more alarm, the oldest beyond `keep` left out."""
+    """Return the monitor with one more alarm, the oldest beyond `keep` left out."""
     return replace(monitor, count=monitor.count + 1, alarms=(*monitor.alarms, alarm)[-keep:])

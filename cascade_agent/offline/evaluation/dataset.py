@@ -70,9 +70,6 @@ class LabelRules:
         evaluator: your own judgement of a step: True, False, or None where it cannot tell.
         same_text: `(small, large) -> bool | None` for prose.
         on_conflict: `precedence` lets the first of `PRECEDENCE` count, `exclude` treats such steps as unlabelled.
-
-    Raises:
-        ConfigurationError: an unknown `on_conflict`.
     """
 
     evaluator: Evaluator | None = None
@@ -142,11 +139,7 @@ class Facts(NamedTuple):
         return found
 
     def with_label(self, label: Label) -> Facts:
-        """Return the facts with one more label: what it cost, and what a shadow call says of large's price.
-
-        Raises:
-            RecordError: a cost or latency that is no number.
-        """
+        """Return the facts with one more label: what it cost, and what a shadow call says of large's price."""
         call, facts = label.side_call, self
         cost = None if call is None else money(call.cost, label.step_id)
         if call is not None:
@@ -224,9 +217,6 @@ def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules
     An escalated step labels itself: when the small draft and the large answer say the same thing the draft was right
     enough, when they differ it counts as harm. That is conservative (it counts about twice the true harm). Texts that
     are neither equal, equal numbers nor equal JSON say nothing, unless `same_text` decides.
-
-    Raises:
-        RecordError: a cost or latency that is no number.
     """
     if not trace.attempts or trace.outcome in UNFINISHED:
         return LabelledStep(trace=trace, labels=tuple(labels))
@@ -311,11 +301,7 @@ def text_hash(text: str) -> int:
 
 
 def facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Facts:
-    """Read what a finished step cost and which answers may be right.
-
-    Raises:
-        RecordError: a cost or latency that is no number.
-    """
+    """Read what a finished step cost and which answers may be right."""
     small, tried = trace.attempts[0], [a for a in trace.attempts if a.tier == "large"]
     costs = [(a, money(a.cost, trace.id)) for a in trace.attempts]
     for attempt in trace.attempts:
@@ -368,33 +354,23 @@ def plus(a: int | None, b: int | None) -> int | None:
 
 
 def money(cost: object, step_id: str) -> int | None:
-    """Return an amount in trillionths; None is unknown.
-
-    Raises:
-        RecordError: it is no number.
-    """
-    if type(cost) is float and 0.0 <= cost < _MOST:
-        return round(cost * MONEY)
-    if cost is None:
-        return None
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < _MOST:
-        msg = f"step {step_id!r} has a cost of {cost!r}; expected null or a number from 0 to 1e9: correct the line"
-        raise RecordError(msg)
-    return round(cost * MONEY)
+    """Return an amount in trillionths; None is unknown."""
+    found = _amount(cost, step_id, "cost", "a number from 0 to 1e9", _MOST)
+    return None if found is None else round(found * MONEY)
 
 
 def seconds(time: object, step_id: str) -> float | None:
-    """Return a time in seconds; None is unknown.
+    """Return a time in seconds; None is unknown."""
+    return _amount(time, step_id, "latency", "a number >= 0", math.inf)
 
-    Raises:
-        RecordError: it is no number.
-    """
-    if time is None or (type(time) is float and 0.0 <= time < math.inf):
-        return time
-    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < _MOST:
-        msg = f"step {step_id!r} has a latency of {time!r}; expected null or a number >= 0: correct the line"
+
+def _amount(value: object, step_id: str, what: str, expected: str, below: float) -> float | None:
+    if value is None or (type(value) is float and 0.0 <= value < below):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        msg = f"step {step_id!r} has a {what} of {value!r}; expected null or {expected}: correct the line"
         raise RecordError(msg)
-    return float(time)
+    return float(value)
 
 
 def _worlds(outcome: Outcome, small: Attempt, large: Attempt | None) -> int:

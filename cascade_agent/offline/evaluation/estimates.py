@@ -464,15 +464,7 @@ _COLUMNS: Final = {"as recorded": "recorded", "always small": "small", "always l
 
 
 class Estimates:
-    """The figures of a tally: of the baselines and of its policies, for all steps, by step name and by kind.
-
-    Args:
-        tally: what was counted.
-        resamples: of the bootstrap over groups of episodes; 0 leaves intervals out.
-        seed: of these draws.
-        parts: whether figures by step name and by kind are wanted, too.
-        intervals: the figures that get an interval.
-    """
+    """The figures of a tally: of the baselines and of its policies, for all steps, by step name and by kind."""
 
     def __init__(
         self,

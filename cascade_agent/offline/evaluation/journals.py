@@ -1,24 +1,18 @@
-"""Journals read once: labels on disk, steps one by one, in this process or file by file on Dask.
-
-Dask and not Ray, because it is pure Python, installs with a handful of small packages, and runs these same few lines on
-the processes of one machine or on a cluster, whichever scheduler is active.
-"""
+"""Journals read once: labels on disk, steps one by one, in this process or file by file on Dask."""
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from cascade_agent.core.records import Label, StepTrace, Verdict, load
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.reader import checked_label, files_of, read, records
+from cascade_agent.journal.labels import LabelStore
+from cascade_agent.journal.reader import files_of, read, records
 from cascade_agent.offline.evaluation.dataset import (
     Dataset,
     DatasetBuilder,
@@ -35,7 +29,6 @@ from cascade_agent.offline.evaluation.dataset import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from cascade_agent.journal.format import OnError
 
@@ -44,78 +37,7 @@ PathLike = str | os.PathLike[str]
 REMEMBERED: Final = 200_000
 """Steps among which one that comes a second time is recognised."""
 
-_CACHE_KIB: Final = 32_768
 _RULES: Final = LabelRules()
-
-
-class LabelStore:
-    """Labels of many steps, without the answers, in a temporary database that goes to disk when it grows.
-
-    Belongs to the thread that made it.
-    """
-
-    def __init__(self, labels: Iterable[Label] = ()) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)  # private, and on disk as far as the cache is too small
-        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE label (step TEXT NOT NULL, record TEXT NOT NULL)")
-        self._db.execute("BEGIN")
-        self._db.executemany("INSERT INTO label VALUES (?, ?)", map(_row, labels))
-        self._db.execute("CREATE INDEX by_step ON label (step)")
-        self._db.execute("COMMIT")
-        self.steps: int = self._db.execute("SELECT COUNT(DISTINCT step) FROM label").fetchone()[0]
-        """Number of steps that have a label."""
-
-    @classmethod
-    def of(cls, journals: Sequence[PathLike], files: Sequence[PathLike] = (), *, on_error: OnError = "raise") -> Self:
-        """Read the labels that stand in journals, and those of label files.
-
-        Raises:
-            RecordError: a line that is no record, an impossible label. Names file, line and mend.
-        """
-
-        def build(data: Mapping[str, Any]) -> Label:
-            return checked_label(Label.from_json(data))
-
-        # a label has this key; most lines of a journal are steps and are read, with their faults named, later
-        among = records(*journals, kind="label", build=build, on_error=on_error, containing=b'"step_id"')
-        return cls(chain(among, records(*files, kind="label", build=build, on_error=on_error)))
-
-    def of_step(self, step_id: str) -> list[Label]:
-        """Return the labels of a step in the order in which they were read, each once."""
-        if not self.steps:
-            return []
-        found = self._db.execute("SELECT record FROM label WHERE step = ? ORDER BY rowid", (_key(step_id),)).fetchall()
-        return [Label.from_json(json.loads(record)) for (record,) in dict.fromkeys(found)]
-
-    def ids(self) -> Iterator[str]:
-        """Return the ids of the steps that have a label."""
-        return (step for (step,) in self._db.execute("SELECT DISTINCT step FROM label ORDER BY step"))
-
-    def __iter__(self) -> Iterator[Label]:
-        """Return all labels in the order in which they were read."""
-        for (record,) in self._db.execute("SELECT record FROM label ORDER BY rowid"):
-            yield Label.from_json(json.loads(record))
-
-    def close(self) -> None:
-        """Drop them."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        """Return the store itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Drop the labels."""
-        self.close()
-
-
-def _key(text: str) -> str:
-    return text.encode(errors="replace").decode()  # a lone surrogate cannot be stored
-
-
-def _row(label: Label) -> tuple[str, str]:
-    return _key(label.step_id), json.dumps(replace(label, answer=None).to_json())
 
 
 class LabelledSteps:
@@ -123,9 +45,6 @@ class LabelledSteps:
 
     `lean` leaves out what no figure needs: tokens, texts of verdicts, decisions but for what they began early.
     `remember` bounds the steps among which a repeated one is recognised. Counts are complete after the last step.
-
-    Raises:
-        RecordError: while iterating, a line that is no record or holds a value that cannot be. Names file and line.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per way of reading
@@ -167,11 +86,7 @@ class LabelledSteps:
 
 
 def _check(trace: StepTrace) -> None:
-    """Refuse a record whose fields have types that nobody writes.
-
-    Raises:
-        RecordError: it names the field.
-    """
+    """Refuse a record whose fields have types that nobody writes."""
     for name in ("id", "step", "kind", "outcome", "reason", "currency", "thread_id", "started_at", "policy"):
         value = getattr(trace, name)
         if not isinstance(value, str) and (value is not None or name in _TEXTS):
@@ -232,9 +147,6 @@ def originals(paths: Iterable[PathLike], *, on_error: OnError = "raise") -> tupl
     """Return the files of paths and patterns, and those left out: named twice, or beginning with another's first step.
 
     Rotated journals that are just being compressed, and copies, would count their steps twice.
-
-    Raises:
-        RecordError: a path without a file, or one that cannot be read.
     """
     seen: set[str] = set()
     files: list[Path] = []
@@ -253,9 +165,6 @@ def no_step(paths: Iterable[object]) -> str:
     """Return the message about journals without a step."""
     names = ", ".join(str(path) for path in paths)
     return f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
-
-
-# ---- in one process or in many --------------------------------------------------------------------------------------
 
 
 class Fold(Protocol):
@@ -310,12 +219,7 @@ class ReadSettings:
 
 
 def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) -> Reading[F]:
-    """Read journals into what `make` gives; the result is the same in one process and in many.
-
-    Raises:
-        RecordError: a journal that cannot be read. Names file, line and mend.
-        ConfigurationError: dask is not installed.
-    """
+    """Read journals into what `make` gives; the result is the same in one process and in many."""
     if how.dask is None:
         with LabelStore.of(paths, how.labels, on_error=how.on_error) as store:
             return _folded(make, paths, store, how)
@@ -329,12 +233,7 @@ def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) ->
 
 
 def ordered(paths: Sequence[PathLike], how: ReadSettings) -> Iterator[Reading[StepList]]:
-    """Read journals on Dask for what depends on the order of the steps, `_AHEAD` files at a time.
-
-    Raises:
-        RecordError: a journal that cannot be read. Names file, line and mend.
-        ConfigurationError: dask is not installed.
-    """
+    """Read journals on Dask for what depends on the order of the steps, `_AHEAD` files at a time."""
     dask, files = _dask(), files_of(*paths)
     labels, read_steps = _labels_on(dask, files, how), dask.delayed(_part)
     for i in range(0, len(files), _AHEAD):

@@ -60,11 +60,7 @@ class SweepPlan:
 
     @classmethod
     def of(cls, policies: Policy | Mapping[str, Policy] | None = None, grid: Sequence[float] = ()) -> Self:
-        """Each policy as it is, and with each threshold of the grid in the place of its own.
-
-        Raises:
-            ConfigurationError: no policy, too many, or a threshold outside of [0, 1].
-        """
+        """Each policy as it is, and with each threshold of the grid in the place of its own."""
         if policies is None:
             policies = Policy()
         named = {"policy": policies} if isinstance(policies, Policy) else dict(policies)
@@ -257,11 +253,7 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
     # ---- merging ----------------------------------------------------------------------------------------------------
 
     def merge(self, other: Tally) -> Tally:
-        """Add another tally to this one, and return it. The other is left as it was.
-
-        Raises:
-            ConfigurationError: it is of other policies.
-        """
+        """Add another tally to this one, and return it. The other is left as it was."""
         if self.plan.version != other.plan.version:
             msg = "tallies of different policies cannot be merged; sweep every part with the same plan"
             raise ConfigurationError(msg)

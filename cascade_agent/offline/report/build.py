@@ -16,24 +16,8 @@ from cascade_agent.offline.drift import DriftWatch, watch_journals
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates
 from cascade_agent.offline.evaluation.journals import ReadSettings, fold, no_step
 from cascade_agent.offline.evaluation.metrics import auroc, calibration_error, upper_bound
+from cascade_agent.offline.report import data
 from cascade_agent.offline.report.collect import Collected, percentiles
-from cascade_agent.offline.report.data import (
-    AlwaysLarge,
-    Bin,
-    Escalations,
-    Frontier,
-    Latency,
-    Money,
-    Period,
-    Point,
-    Reliability,
-    Report,
-    Share,
-    Shown,
-    Spending,
-    Totals,
-    Tried,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -75,8 +59,9 @@ def build_report(  # noqa: PLR0913 - keyword settings
     content: bool = True,
     on_error: OnError = "raise",
     now: dt.datetime | None = None,
+    made_up_prices: bool = False,
     dask: Mapping[str, Any] | None = None,
-) -> Report:
+) -> data.Report:
     """Read journals once and return what is in them; memory is bounded whatever their length.
 
     Args:
@@ -88,6 +73,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
         content: whether answers, errors and reasons of steps are part of the report.
         on_error: what a line that is no record does: `raise` or `skip`.
         now: when the report was made; None takes the clock.
+        made_up_prices: mark the page, because the costs in these journals come from invented prices.
         dask: read file by file on Dask (see `ReadSettings`).
 
     Raises:
@@ -106,13 +92,14 @@ def build_report(  # noqa: PLR0913 - keyword settings
     finished = tally.steps > tally.unfinished
     estimates = Estimates(tally, resamples=_RESAMPLES, parts=False, intervals=_INTERVALS) if finished else None
     compared = always_large(out, estimates)
-    return Report(
+    return data.Report(
         title=title,
         files=tuple(Path(path).name for path in paths),
         made_at=(now or dt.datetime.now(dt.UTC)).isoformat(timespec="seconds"),
         version=str(sys.modules["cascade_agent"].__version__),
         policy=None if policy is None else _policy(policy, policy_name),
         currency=out.currency,
+        made_up_prices=made_up_prices,
         totals=_totals(out, reading.repeated),
         always_large=compared,
         frontier=frontier(out, estimates, name=None if policy is None else policy_name),
@@ -130,14 +117,11 @@ def build_report(  # noqa: PLR0913 - keyword settings
 # ---- cost and quality -----------------------------------------------------------------------------------------------
 
 
-def always_large(out: Collected, estimates: Estimates | None) -> AlwaysLarge:
+def always_large(out: Collected, estimates: Estimates | None) -> data.AlwaysLarge:
     """Return the whole journal against always-large, shadow calls included on the cascade's side."""
     account = out.account
     if estimates is None:
-        return AlwaysLarge(
-            steps=0, measured=0, drawn=0, estimated=0, left_out=out.steps, cascade=None, shadow=account.shadow,
-            large=None, share=None, low=None, high=None, interval=None, why="no step is finished",
-        )  # fmt: skip
+        return data.AlwaysLarge(left_out=out.steps, shadow=account.shadow, why="no step is finished")
     recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
     saving, steps = recorded.saving, recorded.steps
     ground = estimates.grounds[ALL]
@@ -152,7 +136,7 @@ def always_large(out: Collected, estimates: Estimates | None) -> AlwaysLarge:
         why = (
             f"between {low:.0%} and {high:.0%} of it: no shadow call says what it would have cost where small answered"
         )
-    return AlwaysLarge(
+    return data.AlwaysLarge(
         steps=steps,
         measured=steps - unknown,
         drawn=drawn,
@@ -177,15 +161,14 @@ def _costs(figures: Figures) -> tuple[float | None, float | None, tuple[float, f
     return None if high is None else 1.0 - high, None if low is None else 1.0 - low, found
 
 
-def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -> Frontier:
+def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -> data.Frontier:
     """Return the cost and quality of thresholds and of other ways to answer; `name` is that of a given policy."""
     policies = out.plan.policies
-    marks: list[Point] = []
-    curve: list[Point] = []
+    marks: list[data.Point] = []
+    curve: list[data.Point] = []
     found: list[Figures] = []
     basis: Basis = "none"
     steps = 0
-    unknown = Share(value=None, low=None, high=None, n=0)
     if estimates is not None:
         recorded = estimates.recorded()
         basis, steps, looked = recorded.basis, recorded.steps, _looked(estimates)
@@ -200,20 +183,9 @@ def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -
             threshold = policies[number].base_threshold
             curve.append(_point(f"threshold {threshold:.3g}", threshold, found[-1], looked))
     if not marks:
-        share = out.escalated / out.steps
-        marks = [
-            Point(
-                name="as it ran",
-                threshold=None,
-                escalated=share,
-                cost=None,
-                cost_low=None,
-                cost_high=None,
-                quality=unknown,
-            )
-        ]
+        marks = [data.Point(name="as it ran", escalated=out.escalated / out.steps, quality=data.Share())]
     open_ = [(f.escalation.high or 0.0) - (f.escalation.low or 0.0) for f in found]
-    return Frontier(
+    return data.Frontier(
         curve=tuple(curve),
         marks=tuple(marks),
         basis=basis,
@@ -247,9 +219,9 @@ def _looked(estimates: Estimates) -> int:
     return int(ground["lottery"] - ground["open"]) or int(ground["judged"])
 
 
-def _point(name: str, threshold: float | None, figures: Figures, looked: int) -> Point:
+def _point(name: str, threshold: float | None, figures: Figures, looked: int) -> data.Point:
     low, high, _ = _costs(figures)
-    return Point(
+    return data.Point(
         name=name,
         threshold=threshold,
         escalated=figures.escalation.value,
@@ -260,28 +232,28 @@ def _point(name: str, threshold: float | None, figures: Figures, looked: int) ->
     )
 
 
-def _quality(figures: Figures, looked: int) -> Share:
+def _quality(figures: Figures, looked: int) -> data.Share:
     """Return 1 - harm with its interval: no narrower than that of as many independent looks as there were.
 
     A wrong draft whose large answer nobody knows counts as harm.
     """
     harm, low, high = figures.harm, figures.harm.low or 0.0, figures.harm.high or 0.0
     if harm.estimate is None:
-        return Share(value=None, low=None, high=None, n=0)
+        return data.Share()
     value = harm.estimate[1]
     if low == high or not looked:
-        return Share(value=1.0 - value, low=1.0 - high, high=1.0 - low, n=0)
+        return data.Share(value=1.0 - value, low=1.0 - high, high=1.0 - low, n=0)
     least, most = harm.interval or (value, value)
     losses = round(looked * min(1.0, max(0.0, (value - low) / (high - low))))
     bound = low + (high - low) * upper_bound(losses, looked, _SIDE)
-    return Share(value=1.0 - value, low=1.0 - max(most, bound), high=1.0 - min(least, value), n=looked)
+    return data.Share(value=1.0 - value, low=1.0 - max(most, bound), high=1.0 - min(least, value), n=looked)
 
 
-def reliability(out: Collected) -> Reliability:
+def reliability(out: Collected) -> data.Reliability:
     """Return confidence against the share of right drafts, in bins of `EDGES`."""
     drafts = sorted(out.drafts.items())
     confidence, right = [p for p, _, _ in drafts], [good for _, good, _ in drafts]
-    return Reliability(
+    return data.Reliability(
         bins=tuple(_bins(confidence, right)),
         n=len(drafts),
         by_source=dict(sorted(Counter(source for _, _, source in drafts).items())),
@@ -292,12 +264,12 @@ def reliability(out: Collected) -> Reliability:
     )
 
 
-def _bins(confidence: Sequence[float], right: Sequence[bool]) -> Iterable[Bin]:
+def _bins(confidence: Sequence[float], right: Sequence[bool]) -> Iterable[data.Bin]:
     for low, high in pairwise(EDGES):
         inside = [i for i, p in enumerate(confidence) if low <= p < high or p == high == 1.0]
         if inside:
             count, hits = len(inside), sum(right[i] for i in inside)
-            yield Bin(
+            yield data.Bin(
                 low=low,
                 high=high,
                 confidence=sum(confidence[i] for i in inside) / count,
@@ -325,14 +297,14 @@ def _policy(policy: Policy, name: str) -> dict[str, Any]:
     }
 
 
-def _totals(out: Collected, repeated: int) -> Totals:
+def _totals(out: Collected, repeated: int) -> data.Totals:
     account = out.account
     others = {
-        code: Money(known=other.known, unknown=other.unknown)
+        code: data.Money(known=other.known, unknown=other.unknown)
         for code, other in out.accounts.items()
         if code != out.currency
     }
-    return Totals(
+    return data.Totals(
         steps=out.steps,
         threads=len(out.threads),
         threads_counted=not out.threads_full,
@@ -340,8 +312,8 @@ def _totals(out: Collected, repeated: int) -> Totals:
         by_outcome=dict(out.outcomes.most_common()),
         by_answer=dict(out.answers.most_common()),
         degraded=out.degraded,
-        cost=Money(known=account.known, unknown=account.unknown),
-        shadow=Money(known=account.shadow, unknown=account.shadow_unknown),
+        cost=data.Money(known=account.known, unknown=account.unknown),
+        shadow=data.Money(known=account.shadow, unknown=account.shadow_unknown),
         shadow_calls=out.shadow_calls,
         other_currencies=others,
         labels=out.labels,
@@ -361,9 +333,9 @@ def _iso(time: float | None) -> str | None:
     return (dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=time)).isoformat(timespec="milliseconds")
 
 
-def _escalations(out: Collected) -> tuple[Escalations, ...]:
+def _escalations(out: Collected) -> tuple[data.Escalations, ...]:
     rows = [
-        Escalations(
+        data.Escalations(
             step=name,
             steps=count,
             escalated=out.escalated_by[name],
@@ -374,23 +346,23 @@ def _escalations(out: Collected) -> tuple[Escalations, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.escalated, -row.steps, row.step)))
 
 
-def _latency(out: Collected) -> Iterable[Latency]:
+def _latency(out: Collected) -> Iterable[data.Latency]:
     for who in _WHO:
         if (found := out.latency.get(who)) is not None:
             values = found.items()
             p50, p95, p99 = percentiles(values, 0.5, 0.95, 0.99)
             kept = len(values)
-            yield Latency(who=who, n=found.n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == found.n)
+            yield data.Latency(who=who, n=found.n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == found.n)
 
 
-def _spending(out: Collected, estimates: Estimates | None, policy: Policy | None) -> Spending:
+def _spending(out: Collected, estimates: Estimates | None, policy: Policy | None) -> data.Spending:
     account = out.account
     price = None if estimates is None else estimates.accepted_price
     periods = []
     for start, cell in account.timeline.cells():
         known = not cell.unpriced and (price is not None or not cell.lottery)
         periods.append(
-            Period(
+            data.Period(
                 start=_iso(start) or "",
                 steps=cell.steps,
                 escalated=cell.escalated,
@@ -400,7 +372,7 @@ def _spending(out: Collected, estimates: Estimates | None, policy: Policy | None
             )
         )
     width = account.timeline.width
-    return Spending(periods=tuple(periods), width=width, undated=out.undated, prices=_prices(account, policy))
+    return data.Spending(periods=tuple(periods), width=width, undated=out.undated, prices=_prices(account, policy))
 
 
 def _prices(account: Account, policy: Policy | None) -> str:
@@ -448,9 +420,9 @@ def _notes(out: Collected, repeated: int, orphans: int) -> Iterable[str]:
 # ---- shown steps ----------------------------------------------------------------------------------------------------
 
 
-def step_detail(trace: StepTrace, *, content: bool = True) -> Shown:
+def step_detail(trace: StepTrace, *, content: bool = True) -> data.Shown:
     """Return a step as the page shows it, its texts cut."""
-    return Shown(
+    return data.Shown(
         **{name: _cut(getattr(trace, name), _LINE) for name in ("id", "step", "outcome", "reason", "kind")},
         thread=_cut(trace.thread_id, _LINE),
         started_at=_cut(trace.started_at, _LINE),
@@ -468,9 +440,9 @@ def step_detail(trace: StepTrace, *, content: bool = True) -> Shown:
     )
 
 
-def _tried(attempt: Attempt, *, content: bool) -> Tried:
+def _tried(attempt: Attempt, *, content: bool) -> data.Tried:
     usage, error = attempt.usage, _text(attempt.error)
-    return Tried(
+    return data.Tried(
         tier=_cut(attempt.tier, _LINE),
         model=_cut(attempt.model, _LINE),
         outcome=_cut(attempt.outcome, _LINE),

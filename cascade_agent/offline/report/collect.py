@@ -48,9 +48,6 @@ _CLOCKS = (946_684_800.0, 7_258_118_400.0)
 _NO_ANSWER = -1.0  # confidence of a step without any answer: before all that have one
 
 
-# ---- what is kept of a stream of any length -------------------------------------------------------------------------
-
-
 class Counts:
     """Counts of names. The first `limit` names are told apart, later ones are counted together under `rest`."""
 
@@ -189,9 +186,6 @@ def moment(value: str | None) -> float | None:
     return stamp if _CLOCKS[0] <= stamp < _CLOCKS[1] else None
 
 
-# ---- one reading ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class Account:
     """Cost of the steps in one currency: sums, periods, and the tally that all estimates come from."""
@@ -213,14 +207,7 @@ class Account:
 
 
 class Collected:
-    """Counts, sums and samples of the steps of some journals.
-
-    Args:
-        policy: whose thresholds are swept and whose scorer is believed; None takes the shipped one, and the
-            confidences that stand in the record.
-        name: of the policy.
-        drift: the monitors that watch the same steps, if any.
-    """
+    """Counts, sums and samples of the steps of some journals."""
 
     def __init__(self, policy: Policy | None, name: str, drift: DriftWatch | None = None) -> None:
         self._scorer = (policy and policy.scorer) or shipped_scorer()

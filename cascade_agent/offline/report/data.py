@@ -32,18 +32,18 @@ class AlwaysLarge:
     `why` says what is missing for one number. None is unknown.
     """
 
-    steps: int
-    measured: int
-    drawn: int
-    estimated: int
+    steps: int = 0
+    measured: int = 0
+    drawn: int = 0
+    estimated: int = 0
     left_out: int
-    cascade: float | None
+    cascade: float | None = None
     shadow: float
-    large: float | None
-    share: float | None
-    low: float | None
-    high: float | None
-    interval: tuple[float, float] | None
+    large: float | None = None
+    share: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval: tuple[float, float] | None = None
     why: str
 
 
@@ -75,10 +75,10 @@ class Totals:
 class Share:
     """A share of steps with its 95 % interval. `n` labelled steps stand behind it; None is unknown."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +91,11 @@ class Point:
     """
 
     name: str
-    threshold: float | None
+    threshold: float | None = None
     escalated: float | None
-    cost: float | None
-    cost_low: float | None
-    cost_high: float | None
+    cost: float | None = None
+    cost_low: float | None = None
+    cost_high: float | None = None
     quality: Share
 
 
@@ -243,6 +243,7 @@ class Report:
     version: str
     policy: dict[str, Any] | None
     currency: str
+    made_up_prices: bool
     totals: Totals
     always_large: AlwaysLarge
     frontier: Frontier

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 UNKNOWN = "unknown"
 _LEAST = -6
@@ -37,22 +41,17 @@ def money(value: float | None, currency: str, digits: int = 3) -> str:
 
 def seconds(value: float | None) -> str:
     """Return a time in the unit that fits."""
-    if value is None:
-        return UNKNOWN
-    if value == 0:
-        return "0 s"
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{figure(value / size)} {unit}"
-    return f"{figure(value / 1e-6)} µs"
+    return UNKNOWN if value is None else _in_unit(value, figure) if value else "0 s"
 
 
 def tick_seconds(value: float) -> str:
     """Return a round time on an axis."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{round(value / size, 6):g} {unit}"
-    return f"{round(value / 1e-6, 6):g} µs"
+    return _in_unit(value, lambda number: f"{round(number, 6):g}")
+
+
+def _in_unit(value: float, write: Callable[[float], str]) -> str:
+    unit, size = next((found for found in (("s", 1.0), ("ms", 1e-3)) if value >= found[1]), ("µs", 1e-6))
+    return f"{write(value / size)} {unit}"
 
 
 def day(iso: str | None) -> str:

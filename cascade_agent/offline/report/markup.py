@@ -1,7 +1,4 @@
-"""HTML by construction: every text is escaped unless it is `Markup`, which only `el` makes.
-
-A template engine would be one more dependency whose escaping is a setting; here there is no way to forget it.
-"""
+"""HTML by construction: every text is escaped unless it is `Markup`, which only `el` makes."""
 
 from __future__ import annotations
 
@@ -50,10 +47,7 @@ def join(children: Child) -> Markup:
 
 
 def el(name: str, attributes: Attributes | str | None = None, *children: Child) -> Markup:
-    """Return an element. A text is its class; an attribute that is None or False is left out, True has no value.
-
-    A `title` child in an SVG shape is a tooltip, so shapes may have children too.
-    """
+    """Return an element. A text is its class; an attribute that is None or False is left out, True has no value."""
     named = {"class": attributes} if isinstance(attributes, str) else attributes or {}
     given = "".join(
         f" {key}" if value is True else f' {key}="{escape(value)}"'

@@ -21,7 +21,7 @@ from cascade_agent.offline.report.steps import steps_section
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cascade_agent.offline.report.data import AlwaysLarge, Frontier, Point, Reliability, Report
+    from cascade_agent.offline.report.data import AlwaysLarge, Escalations, Frontier, Point, Reliability, Report
 
 _ANSWERS: Final = {
     "small": "small answered",
@@ -169,6 +169,7 @@ def _header(report: Report) -> Markup:
         None,
         el("div", "top", el("h1", None, report.title), theme),
         el("p", "headline", _headline(report)),
+        el("p", {"class": "pill", "id": "made-up"}, "made-up prices") if report.made_up_prices else None,
         el("ul", "facts", *(el("li", None, el("bdi", None, fact)) for fact in facts)),
         _who_answered(report),
     )
@@ -226,39 +227,23 @@ def _tile(identifier: str, name: str, value: str, note: Child) -> Markup:
 def _tiles(report: Report) -> Markup:
     totals, compared = report.totals, report.always_large
     nobody = totals.by_outcome.get("exhausted", 0) + totals.by_outcome.get("human_review", 0)
-    whole = next((row for row in report.latency if row.who == "step, escalated"), None)
-    small = next((row for row in report.latency if row.who == "step, small only"), None)
+    latency = {row.who: row.p50 for row in report.latency}
+    escalated = f"{fmt.seconds(latency['step, escalated'])} when" if "step, escalated" in latency else "none"
     sources = _few([f"{who} ({fmt.count(n)})" for who, n in totals.labelled.items()])
-    escalated = f"; {fmt.seconds(whole.p50)} when escalated" if whole else "; none escalated"
+    reached = f"{fmt.count(totals.escalated)} steps reached the large model"
+    failed = "steps in which even the large draft failed" if nobody else "every step had an answer"
+    doubt = "answers returned although a check objected" if totals.degraded else "no answer that a check objected to"
+    labels = f"steps, by {sources}" if totals.labelled else "no step: quality is unknown"
+    median = fmt.seconds(latency.get("step, small only"))
     tiles = (
         ("steps", "Steps", fmt.count(totals.steps), fmt.plural(totals.threads, "thread")),
-        (
-            "escalated",
-            "Escalated",
-            fmt.percent(totals.escalated / totals.steps),
-            f"{fmt.count(totals.escalated)} steps reached the large model",
-        ),
+        ("escalated", "Escalated", fmt.percent(totals.escalated / totals.steps), reached),
         ("cost", "Cost", *_cost(report)),
         ("share", "Against always large", _share(compared), _compared(report)),
-        (
-            "exhausted",
-            "Nobody could answer",
-            fmt.count(nobody),
-            "steps in which even the large draft failed" if nobody else "every step had an answer",
-        ),
-        (
-            "degraded",
-            "Answered with a doubt",
-            fmt.count(totals.degraded),
-            "answers returned although a check objected" if totals.degraded else "no answer that a check objected to",
-        ),
-        ("latency", "Median step", fmt.seconds(small.p50 if small else None), f"small only{escalated}"),
-        (
-            "labelled",
-            "Labelled",
-            fmt.count(sum(totals.labelled.values())),
-            f"steps, by {sources}" if totals.labelled else "no step: quality is unknown",
-        ),
+        ("exhausted", "Nobody could answer", fmt.count(nobody), failed),
+        ("degraded", "Answered with a doubt", fmt.count(totals.degraded), doubt),
+        ("latency", "Median step", median, f"small only; {escalated} escalated"),
+        ("labelled", "Labelled", fmt.count(sum(totals.labelled.values())), labels),
     )
     return el("dl", {"class": "tiles", "aria-label": "Summary"}, *(_tile(*tile) for tile in tiles))
 
@@ -319,35 +304,23 @@ def _estimate(report: Report) -> str | None:
 def _frontier(report: Report) -> Markup:
     data = report.frontier
     known = any(p.quality.value is not None and p.cost is not None for p in data.curve if p.threshold is not None)
-    lead = (
-        "Each dot is a threshold on the confidence, replayed over this journal: what it would have cost, and for how "
-        "many steps the answer would have been at least as good as the large model's."
+    lead = "Each dot is a threshold on the confidence, replayed over this journal" + (
+        ": what it would have cost, and for how many steps the answer would have been at least as good as the large "
+        "model's."
         if known
-        else "Each dot is a threshold on the confidence, replayed over this journal. " + _unknown(data)
+        else f". {_unknown(data)}"
     )
-    draw = partial(plots.frontier if known else plots.sweep, data)
+    ways = [_aside(point, report.always_large, plotted=known) for point in data.marks]
+    notes = [el("p", "small", part) for part in (_estimate(report), _basis(data)) if part]
+    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640)
+    head = ("way", "escalated", "cost", "as good as large", "95% interval", "labels")
     rows = [_row(point) for point in (*data.marks, *data.curve)]
     return section(
         "frontier",
         "Cost and quality",
         lead,
-        el(
-            "div",
-            "split",
-            plots.both(draw, 640),
-            el(
-                "div",
-                "aside",
-                *(_aside(point, report.always_large, plotted=known) for point in data.marks),
-                *(el("p", "small", part) for part in (_estimate(report), _basis(data)) if part),
-            ),
-        ),
-        behind(
-            "Thresholds and ways to answer",
-            ("way", "escalated", "cost", "as good as large", "95% interval", "labels"),
-            rows,
-            identifier="frontier-table",
-        ),
+        el("div", "split", plot, el("div", "aside", *ways, *notes)),
+        behind("Thresholds and ways to answer", head, rows, identifier="frontier-table"),
     )
 
 
@@ -408,174 +381,136 @@ def _reasons(report: Report) -> Markup:
     if not kept:
         return section("reasons", "Why steps escalate", "No step of this journal escalated.")
     widest = max(max(row.reasons.values()) / row.steps for row in kept)
-    panels = []
-    for row in kept:
-        lines = [
-            el(
-                "tr",
-                None,
-                el("th", {"scope": "row"}, el("bdi", None, breakable(reason))),
-                el("td", "bar-cell", plots.bar([("large", n / row.steps / widest)])),
-                el("td", None, fmt.count(n)),
-                el("td", "muted", fmt.percent(n / row.steps)),
-            )
-            for reason, n in row.reasons.items()
-        ]
-        caption = el(
-            "caption",
-            None,
-            el("b", None, el("bdi", None, row.step)),
-            el("span", "note", f" {fmt.count(row.escalated)} of {fmt.count(row.steps)} escalated "),
-            el("b", "right", fmt.percent(row.escalated / row.steps)),
-        )
-        names = (el("th", {"scope": "col"}, name) for name in ("reason", "bar", "steps", "share"))
-        panels.append(
-            el("table", "bars", caption, el("thead", "hidden", el("tr", None, *names)), el("tbody", None, *lines))
-        )
     left_out = len(rows) - len(kept)
     more = f" {fmt.plural(left_out, 'step')} more: in the table." if left_out else ""
+    figures = [
+        [
+            el("bdi", None, row.step),
+            fmt.count(row.steps),
+            fmt.count(row.escalated),
+            fmt.percent(row.escalated / row.steps),
+            ", ".join(f"{reason} {fmt.count(n)}" for reason, n in row.reasons.items()),
+        ]
+        for row in rows
+    ]
+    head = ("step", "ran", "escalated", "share", "reasons")
     return section(
         "reasons",
         "Why steps escalate",
         f"Reasons by step, as a share of the times the step ran. Bars share one scale.{more}",
-        el("div", "panels", *panels),
-        behind(
-            "Steps and why they escalated",
-            ("step", "ran", "escalated", "share", "reasons"),
-            [
-                [
-                    el("bdi", None, row.step),
-                    fmt.count(row.steps),
-                    fmt.count(row.escalated),
-                    fmt.percent(row.escalated / row.steps),
-                    ", ".join(f"{reason} {fmt.count(n)}" for reason, n in row.reasons.items()),
-                ]
-                for row in rows
-            ],
-            identifier="reasons-table",
-        ),
+        el("div", "panels", *(_panel(row, widest) for row in kept)),
+        behind("Steps and why they escalated", head, figures, identifier="reasons-table"),
     )
+
+
+def _panel(row: Escalations, widest: float) -> Markup:
+    """Return the reasons of one step as bars; a bar of the share `widest` takes the whole width."""
+    lines = []
+    for reason, n in row.reasons.items():
+        name = el("th", {"scope": "row"}, el("bdi", None, breakable(reason)))
+        bar = el("td", "bar-cell", plots.bar([("large", n / row.steps / widest)]))
+        share = el("td", "muted", fmt.percent(n / row.steps))
+        lines.append(el("tr", None, name, bar, el("td", None, fmt.count(n)), share))
+    note = el("span", "note", f" {fmt.count(row.escalated)} of {fmt.count(row.steps)} escalated ")
+    right = el("b", "right", fmt.percent(row.escalated / row.steps))
+    caption = el("caption", None, el("b", None, el("bdi", None, row.step)), note, right)
+    head = el("tr", None, *(el("th", {"scope": "col"}, name) for name in ("reason", "bar", "steps", "share")))
+    return el("table", "bars", caption, el("thead", "hidden", head), el("tbody", None, *lines))
 
 
 def _reliability(data: Reliability) -> Markup:
     taken, escalated = (sum(column) for column in zip(*data.histogram, strict=True))
+    without = f" {fmt.plural(data.unmeasured, 'draft')} without any" if data.unmeasured else ""
     if not taken and not escalated:
-        why = f" {fmt.plural(data.unmeasured, 'draft')} without any." if data.unmeasured else ""
-        return section("calibration", _BELIEVED, f"No draft of this journal has a confidence.{why}")
-    if data.bins:
-        sources = ", ".join(f"{who} ({n:,})" for who, n in data.by_source.items())
-        lead = (
-            "Drafts of like confidence, and how many of them were right. On the line the confidence can be believed; "
-            f"whiskers are exact 95% binomial intervals. {fmt.plural(data.n, 'label')}: {sources}."
-        )
-        if data.auroc is not None:
-            lead += f" A right draft has more confidence than a wrong one in {fmt.percent(data.auroc)} of all pairs."
-        if set(data.by_source) == {"escalation"}:
-            lead += " Only escalated steps are labelled, by comparing both answers: accepted ones may look otherwise."
-    else:
-        lead = (
-            "No draft is labelled, so whether confidences can be believed is unknown. Below: how often each confidence "
-            "was given."
-        )
-    if data.unmeasured:
-        lead += f" {fmt.plural(data.unmeasured, 'draft')} without any confidence."
+        lead = f"No draft of this journal has a confidence.{without}{'.' if without else ''}"
+        return section("calibration", _BELIEVED, lead)
+    drafts = [
+        [
+            f"{b.low:g} – {b.high:g}",
+            f"{b.confidence:.3f}",
+            fmt.count(b.n),
+            fmt.count(b.right),
+            fmt.percent(b.share),
+            fmt.between(b.interval_low, b.interval_high),
+        ]
+        for b in data.bins
+    ]
+    steps = [
+        [f"{i / 20:.2f} – {(i + 1) / 20:.2f}", fmt.count(taken), fmt.count(escalated)]
+        for i, (taken, escalated) in enumerate(data.histogram)
+    ]
+    curve = partial(behind, identifier="calibration-table", summary="The numbers behind the curve")
+    bars = partial(behind, identifier="confidence-table", summary="The numbers behind the bars")
+    head = ("confidence", "mean", "drafts", "right", "share", "95% interval")
     return section(
         "calibration",
         _BELIEVED,
-        lead,
+        _believed(data) + (f"{without} confidence." if without else ""),
         plots.both(partial(plots.reliability, data), 480),
         legend(*[("small", "draft taken")] * bool(taken), *[("large", "escalated")] * bool(escalated)),
-        behind(
-            "Labelled drafts by confidence",
-            ("confidence", "mean", "drafts", "right", "share", "95% interval"),
-            [
-                [
-                    f"{b.low:g} – {b.high:g}",
-                    f"{b.confidence:.3f}",
-                    fmt.count(b.n),
-                    fmt.count(b.right),
-                    fmt.percent(b.share),
-                    fmt.between(b.interval_low, b.interval_high),
-                ]
-                for b in data.bins
-            ],
-            identifier="calibration-table",
-            summary="The numbers behind the curve",
-        )
-        if data.bins
-        else None,
-        behind(
-            "Steps by confidence",
-            ("confidence", "taken", "escalated"),
-            [
-                [f"{i / 20:.2f} – {(i + 1) / 20:.2f}", fmt.count(taken), fmt.count(escalated)]
-                for i, (taken, escalated) in enumerate(data.histogram)
-            ],
-            identifier="confidence-table",
-            summary="The numbers behind the bars",
-        ),
+        curve("Labelled drafts by confidence", head, drafts) if drafts else None,
+        bars("Steps by confidence", ("confidence", "taken", "escalated"), steps),
     )
+
+
+def _believed(data: Reliability) -> str:
+    """Return the sentences about labelled drafts."""
+    if not data.bins:
+        return (
+            "No draft is labelled, so whether confidences can be believed is unknown. Below: how often each confidence "
+            "was given."
+        )
+    sources = ", ".join(f"{who} ({n:,})" for who, n in data.by_source.items())
+    lead = (
+        "Drafts of like confidence, and how many of them were right. On the line the confidence can be believed; "
+        f"whiskers are exact 95% binomial intervals. {fmt.plural(data.n, 'label')}: {sources}."
+    )
+    if data.auroc is not None:
+        lead += f" A right draft has more confidence than a wrong one in {fmt.percent(data.auroc)} of all pairs."
+    if set(data.by_source) == {"escalation"}:
+        lead += " Only escalated steps are labelled, by comparing both answers: accepted ones may look otherwise."
+    return lead
 
 
 def _latency(report: Report) -> Markup:
-    rows = report.latency
+    rows, title = report.latency, "How long calls take"
     if not any(row.p99 > 0 for row in rows):
-        return section("latency", "How long calls take", "No latency is recorded in this journal.")
-    return section(
-        "latency",
-        "How long calls take",
-        "Median, 95th and 99th percentile of each call, and of whole steps with judging included (logarithmic axis).",
-        plots.both(partial(plots.latency, rows), 480),
-        behind(
-            "Latency by tier",
-            ("calls", "number", "p50", "p95", "p99"),
-            [[r.who, fmt.count(r.n), fmt.seconds(r.p50), fmt.seconds(r.p95), fmt.seconds(r.p99)] for r in rows],
-            identifier="latency-table",
-        ),
-    )
+        return section("latency", title, "No latency is recorded in this journal.")
+    lead = "Median, 95th and 99th percentile of each call, and of whole steps with judging included (logarithmic axis)."
+    figures = [[r.who, fmt.count(r.n), *map(fmt.seconds, (r.p50, r.p95, r.p99))] for r in rows]
+    numbers = behind("Latency by tier", ("calls", "number", "p50", "p95", "p99"), figures, identifier="latency-table")
+    return section("latency", title, lead, plots.both(partial(plots.latency, rows), 480), numbers)
 
 
 def _spending(report: Report) -> Markup:
-    data, currency = report.spending, report.currency
+    data, currency, title = report.spending, report.currency, "Spending over time"
     if not data.periods:
-        return section("spending", "Spending over time", f"No step has a time. {data.prices}")
+        return section("spending", title, f"No step has a time. {data.prices}")
     used = [part for part in plots.PARTS if any(getattr(p, part) > 0 for p in data.periods)]
-    always = any(p.always_large is not None for p in data.periods)
-    estimate = " (estimate)" if report.always_large.estimated else ""
-    names = [
-        (part, {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}.get(part, part))
-        for part in used
-    ]
-    unknown = sum(p.unknown for p in data.periods)
-    lead = f"What was paid per {fmt.width(data.width)} (UTC). {data.prices}"
+    words = {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}
+    names = [(part, words.get(part, part)) for part in used]
+    if any(p.always_large is not None for p in data.periods):
+        names.append(("always", f"always large{' (estimate)' if report.always_large.estimated else ''}"))
+    if any(p.escalated for p in data.periods):
+        names.append(("quiet", "share of steps that escalated"))
+    unknown, width = sum(p.unknown for p in data.periods), fmt.width(data.width)
+    lead = f"What was paid per {width} (UTC). {data.prices}"
     if unknown:
         lead += f" {fmt.plural(unknown, 'step')} without a known cost are missing in the bars."
-    return section(
-        "spending",
-        "Spending over time",
-        lead,
-        legend(
-            *names,
-            *([("always", f"always large{estimate}")] if always else []),
-            *([("quiet", "share of steps that escalated")] if any(p.escalated for p in data.periods) else []),
-        ),
-        plots.both(partial(plots.spending, data, currency), 1000),
-        behind(
-            f"Spending per {fmt.width(data.width)} in {currency}",
-            ("from (UTC)", "steps", "escalated", *used, "always large"),
-            [
-                [
-                    fmt.clock(p.start) if data.width >= 1 else p.start[:23].replace("T", " "),
-                    fmt.count(p.steps),
-                    fmt.count(p.escalated),
-                    *(fmt.figure(getattr(p, part)) for part in used),
-                    fmt.figure(p.always_large),
-                ]
-                for p in data.periods
-            ],
-            identifier="spending-table",
-        ),
-    )
+    figures = [
+        [
+            fmt.clock(p.start) if data.width >= 1 else p.start[:23].replace("T", " "),
+            fmt.count(p.steps),
+            fmt.count(p.escalated),
+            *(fmt.figure(getattr(p, part)) for part in used),
+            fmt.figure(p.always_large),
+        ]
+        for p in data.periods
+    ]
+    head = ("from (UTC)", "steps", "escalated", *used, "always large")
+    plot = plots.both(partial(plots.spending, data, currency), 1000)
+    numbers = behind(f"Spending per {width} in {currency}", head, figures, identifier="spending-table")
+    return section("spending", title, lead, legend(*names), plot, numbers)
 
 
 def _footer(report: Report) -> Markup:

@@ -11,7 +11,7 @@ from cascade_agent.offline.report.markup import Markup, el
 from cascade_agent.offline.report.svg import Placer, Scale, label, line, log_ticks, path, rect, svg, ticks, tip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from cascade_agent.offline.report.data import Frontier, Latency, Period, Point, Reliability, Spending
 
@@ -36,13 +36,11 @@ def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
     return el("svg", box, *shapes)
 
 
-# ---- cost and quality -----------------------------------------------------------------------------------------------
-
-
 def frontier(data: Frontier, width: float) -> Markup:
     """Quality over cost: the swept curve with its interval, and the marks."""
-    points = [p for p in data.curve if p.cost is not None and p.quality.value is not None]
-    marks = [p for p in data.marks if p.cost is not None and p.quality.value is not None]
+    points, marks = (
+        [p for p in some if p.cost is not None and p.quality.value is not None] for some in (data.curve, data.marks)
+    )
     height = 400.0 if width > _PHONE else 340.0
     left, right, top, bottom = 52.0, width - 14.0, 24.0, height - 44.0
     lows = [p.quality.low or 0.0 for p in points] + [p.quality.value or 0.0 for p in marks]
@@ -50,17 +48,10 @@ def frontier(data: Frontier, width: float) -> Markup:
     x = Scale(0.0, max([1.1, *((p.cost or 0.0) * 1.04 for p in [*points, *marks])]), left, right)
     y = Scale(floor, 1.0, bottom, top + 18.0)
     shapes = [label(2, 14, "answers at least as good as the large model's" if width > _PHONE else "as good as large")]
-    for value in ticks(floor, 1.0, 5):
-        shapes += [
-            line(left, y(value), right, y(value), "grid"),
-            label(left - 8, y(value) + 4, _share(value), anchor="end"),
-        ]
+    shapes += _levels(ticks(floor, 1.0, 5), y, left, right)
     for value in ticks(0.0, x.high, 6 if width > _PHONE else 4):
         shapes.append(label(x(value), bottom + 20, _share(value), anchor="middle"))
-    shapes += [
-        line(left, bottom, right, bottom, "base"),
-        label(right, height - 6, "cost, always large = 100%", anchor="end"),
-    ]
+    shapes += _base(left, right, bottom, "cost, always large = 100%")
     upper = [(x(p.cost or 0), y(p.quality.high or 0)) for p in points]
     lower = [(x(p.cost or 0), y(p.quality.low or 0)) for p in points]
     shapes.append(path([*upper, *reversed(lower)], "band", closed=True) if points else Markup())
@@ -107,16 +98,9 @@ def sweep(data: Frontier, width: float) -> Markup:
     most = max([1.0, *(v for _, v in points)]) * 1.05
     x, y = Scale(0.0, 1.0, left, right), Scale(0.0, most, bottom, top)
     shapes = [label(2, 14, "cost, always large = 100%" if by_cost else "share of steps that escalate")]
-    for value in ticks(0.0, most, 4):
-        shapes += [
-            line(left, y(value), right, y(value), "grid"),
-            label(left - 8, y(value) + 4, _share(value), anchor="end"),
-        ]
+    shapes += _levels(ticks(0.0, most, 4), y, left, right)
     shapes += [label(x(value), bottom + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
-    shapes += [
-        line(left, bottom, right, bottom, "base"),
-        label(right, height - 6, "threshold on the confidence", anchor="end"),
-    ]
+    shapes += _base(left, right, bottom, "threshold on the confidence")
     shapes.append(path([(x(t), y(v)) for t, v in points], "curve") if points else Markup())
     shapes += [_dot(x(t), y(v), 3, "dot", f"threshold {t:.3f}: {_share(v)}") for t, v in points]
     if run is not None:
@@ -147,11 +131,23 @@ def _share(value: float) -> str:
     return f"{round(value * 100, 6):g}%"
 
 
+def _levels(
+    values: Iterable[float], y: Scale, left: float, right: float, words: Callable[[float], str] = _share
+) -> Iterator[Markup]:
+    """Yield the lines and numbers of an upright axis."""
+    for value in values:
+        yield line(left, y(value), right, y(value), "grid")
+        yield label(left - 8, y(value) + 4, words(value), anchor="end")
+
+
+def _base(left: float, right: float, bottom: float, words: str) -> Iterator[Markup]:
+    """Yield the line at the bottom and what the axis below it says."""
+    yield line(left, bottom, right, bottom, "base")
+    yield label(right, bottom + 38, words, anchor="end")
+
+
 def _dot(x: float, y: float, radius: float, kind: str, sentence: str) -> Markup:
     return el("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip(sentence))
-
-
-# ---- confidence -----------------------------------------------------------------------------------------------------
 
 
 def reliability(data: Reliability, width: float) -> Markup:
@@ -163,11 +159,7 @@ def reliability(data: Reliability, width: float) -> Markup:
     shapes: list[Markup] = []
     if data.bins:
         shapes.append(label(2, 14, "right drafts among the labelled"))
-        for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-            shapes += [
-                line(left, y(value), right, y(value), "grid"),
-                label(left - 8, y(value) + 4, _share(value), anchor="end"),
-            ]
+        shapes += _levels((0.0, 0.25, 0.5, 0.75, 1.0), y, left, right)
         shapes.append(line(x(0), y(0), x(1), y(1), "diagonal"))
         most = max(b.n for b in data.bins)
         for b in data.bins:
@@ -199,9 +191,6 @@ def reliability(data: Reliability, width: float) -> Markup:
     return svg(width, height, title, "reliability", *shapes)
 
 
-# ---- latency --------------------------------------------------------------------------------------------------------
-
-
 def latency(rows: Sequence[Latency], width: float) -> Markup:
     """Median, 95th and 99th percentile of each row on one logarithmic axis."""
     kept = [row for row in rows if row.p99 > 0]
@@ -223,30 +212,19 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
         y = top + 42.0
         kind = {"small": "small", "large": "large", "evidence": "evidence"}.get(row.who, "ink")
         p50 = max(row.p50, low)
+        p95 = f"95th percentile {fmt.seconds(row.p95)}"
         values = " · ".join(fmt.seconds(v) for v in (row.p50, row.p95, row.p99))
         shapes += [
             label(left, top + 18, row.who, "name"),
             label(right, top + 18, values, "axis strong", "end"),
             line(x(p50), y, x(row.p99), y, f"range stroke-{kind}"),
             _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {fmt.seconds(row.p50)}"),
-            _dot(
-                x(max(row.p95, low)),
-                y,
-                5,
-                f"hollow stroke-{kind}",
-                f"{row.who}, 95th percentile {fmt.seconds(row.p95)}",
-            ),
+            _dot(x(max(row.p95, low)), y, 5, f"hollow stroke-{kind}", f"{row.who}, {p95}"),
             line(x(row.p99), y - 6, x(row.p99), y + 6, f"range stroke-{kind}"),
         ]
-    shapes += [
-        line(left, bottom, right, bottom, "base"),
-        label(right, height - 6, "median ● · p95 ○ · p99 |", anchor="end"),
-    ]
+    shapes += _base(left, right, bottom, "median ● · p95 ○ · p99 |")
     sentence = "; ".join(f"{row.who}: median {fmt.seconds(row.p50)}, p99 {fmt.seconds(row.p99)}" for row in rows)
     return svg(width, height, f"Latency. {sentence}", "latency", *shapes)
-
-
-# ---- spend ----------------------------------------------------------------------------------------------------------
 
 
 def spending(data: Spending, currency: str, width: float) -> Markup:
@@ -261,16 +239,8 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     most = max(max(_paid(p), p.always_large or 0.0) for p in periods) or 1.0
     y, rate = Scale(0.0, most * 1.04, bottom, top), Scale(0.0, 1.0, strip, strip_top)
     shapes = [label(2, 14, f"{currency} per {fmt.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
-    for value in ticks(0.0, most, 4):
-        shapes += [
-            line(left, y(value), right, y(value), "grid"),
-            label(left - 8, y(value) + 4, f"{value:g}", anchor="end"),
-        ]
-    for value in (0.0, 0.5, 1.0):
-        shapes += [
-            line(left, rate(value), right, rate(value), "grid"),
-            label(left - 8, rate(value) + 4, _share(value), anchor="end"),
-        ]
+    shapes += _levels(ticks(0.0, most, 4), y, left, right, "{:g}".format)
+    shapes += _levels((0.0, 0.5, 1.0), rate, left, right)
     inset = min(slot * 0.14, 6.0)
     for period in periods:
         index = round((_time(period) - first) / data.width)

@@ -36,69 +36,38 @@ def steps_section(  # noqa: PLR0913 - the parts of a section
     identifier: str, title: str, lead: str, steps: Sequence[Shown], currency: str, *, of_small: bool = False
 ) -> Markup:
     """Return a sortable table of steps; `of_small` shows the confidence in small's draft, not in the answer."""
-    outcomes = sorted({step.outcome for step in steps})
     heading = el("h2", {"id": f"{identifier}-title"}, title)
     attributes = {"class": "card steps", "id": identifier, "aria-labelledby": f"{identifier}-title"}
     if not steps:
         return el("section", attributes, heading, el("p", "lead", "There is none in this journal."))
+    search = {"type": "search", "data-filter": "text", "autocomplete": "off", "placeholder": "step, reason, text …"}
+    outcomes = {"": "all"} | {name: _OUTCOMES.get(name, name) for name in sorted({step.outcome for step in steps})}
+    options = (el("option", {"value": outcome}, words) for outcome, words in outcomes.items())
     tools = el(
         "div",
         "tools",
-        el(
-            "label",
-            None,
-            "Search ",
-            el(
-                "input",
-                {"type": "search", "data-filter": "text", "autocomplete": "off", "placeholder": "step, reason, text …"},
-            ),
-        ),
-        el(
-            "label",
-            None,
-            "Outcome ",
-            el(
-                "select",
-                {"data-filter": "outcome"},
-                el("option", {"value": ""}, "all"),
-                *(el("option", {"value": outcome}, _OUTCOMES.get(outcome, outcome)) for outcome in outcomes),
-            ),
-        ),
+        el("label", None, "Search ", el("input", search)),
+        el("label", None, "Outcome ", el("select", {"data-filter": "outcome"}, *options)),
         el("output", {"class": "shown", "aria-live": "polite"}, f"{len(steps)} of {len(steps)} steps"),
     )
-    heads = {"confidence": "Confidence in small"} if of_small else {}
-    head = [
-        el(
-            "th",
-            {"scope": "col", "class": kind, "data-key": key},
-            el("button", {"type": "button"}, heads.get(key, name)),
-        )
-        for key, name, kind in _COLUMNS
-    ]
+    head = []
+    for key, name, kind in _COLUMNS:
+        words = "Confidence in small" if of_small and key == "confidence" else name
+        head.append(el("th", {"scope": "col", "class": kind, "data-key": key}, el("button", {"type": "button"}, words)))
     bodies = [_body(f"{identifier}-{index}", step, currency, of_small=of_small) for index, step in enumerate(steps)]
     caption = el("caption", "hidden", f"{title}. Column heads are buttons that sort.")
-    return el(
-        "section",
-        attributes,
-        heading,
-        el("p", "lead", lead),
-        tools,
-        el("table", "steps-table", caption, el("thead", None, el("tr", None, *head)), *bodies),
-    )
+    table = el("table", "steps-table", caption, el("thead", None, el("tr", None, *head)), *bodies)
+    return el("section", attributes, heading, el("p", "lead", lead), tools, table)
 
 
 def _body(identifier: str, step: Shown, currency: str, *, of_small: bool) -> Markup:
     first = step.attempts[0] if step.attempts else None
     drafted = first.confidence if first is not None and first.tier == "small" else None
     confidence = drafted if of_small else step.confidence
-    button = el(
-        "button",
-        {"type": "button", "class": "open", "aria-expanded": "false", "aria-controls": identifier},
-        el("span", {"class": "arrow", "aria-hidden": "true"}, "›"),
-        el("bdi", None, step.step or "(no name)"),
-    )
+    opens = {"type": "button", "class": "open", "aria-expanded": "false", "aria-controls": identifier}
+    arrow = el("span", {"class": "arrow", "aria-hidden": "true"}, "›")
     cells: list[tuple[Child, object]] = [
-        (button, step.step),
+        (el("button", opens, arrow, el("bdi", None, step.step or "(no name)")), step.step),
         (fmt.clock(step.started_at), step.started_at),
         (_pill(step), step.outcome),
         (el("bdi", None, breakable(step.reason)), step.reason),
@@ -106,23 +75,16 @@ def _body(identifier: str, step: Shown, currency: str, *, of_small: bool) -> Mar
         (fmt.money(step.cost, currency), step.cost),
         (fmt.seconds(step.latency), step.latency),
     ]
-    row = [
-        el(
-            "td",
-            {
-                "class": f"{kind} c-{key}",
-                "data-name": name,
-                "data-value": "" if value is None else repr(value) if kind == "number" else str(value),
-            },
-            cell,
-        )
-        for (key, name, kind), (cell, value) in zip(_COLUMNS, cells, strict=True)
-    ]
+    row = []
+    for (key, name, kind), (cell, value) in zip(_COLUMNS, cells, strict=True):
+        sorts_by = "" if value is None else repr(value) if kind == "number" else str(value)
+        row.append(el("td", {"class": f"{kind} c-{key}", "data-name": name, "data-value": sorts_by}, cell))
+    detail = el("td", {"colspan": len(_COLUMNS)}, _detail(step, currency))
     return el(
         "tbody",
         {"data-outcome": step.outcome, "data-id": step.id},
         el("tr", "row", *row),
-        el("tr", {"class": "detail", "id": identifier}, el("td", {"colspan": len(_COLUMNS)}, _detail(step, currency))),
+        el("tr", {"class": "detail", "id": identifier}, detail),
     )
 
 
@@ -160,26 +122,20 @@ def _detail(step: Shown, currency: str) -> Markup:
 
 def _attempt(index: int, tried: Tried, currency: str) -> Markup:
     which = "First answer" if index == 0 else f"Answer {index + 1}"
-    tokens = (
-        f"{fmt.count(tried.input_tokens)} → {fmt.count(tried.output_tokens)} tokens"
-        if tried.input_tokens is not None or tried.output_tokens is not None
-        else ""
-    )
-    confidence = "" if tried.confidence is None else f"confidence {tried.confidence:.3f}"
-    facts_ = [
+    tokens = (tried.input_tokens, tried.output_tokens)
+    parts = [
         tried.model,
         tried.outcome,
-        confidence,
+        "" if tried.confidence is None else f"confidence {tried.confidence:.3f}",
         fmt.money(tried.cost, currency),
         fmt.seconds(tried.latency),
-        tokens,
+        "" if tokens == (None, None) else f"{fmt.count(tokens[0])} → {fmt.count(tokens[1])} tokens",
     ]
-    kind = "small" if tried.tier == "small" else "large"
     return el(
         "div",
-        f"block from-{kind}",
+        f"block from-{'small' if tried.tier == 'small' else 'large'}",
         el("h3", None, f"{which}: ", el("bdi", None, tried.tier)),
-        el("p", "small", *(el("span", "bit", el("bdi", None, part)) for part in facts_ if part)),
+        el("p", "small", *(el("span", "bit", el("bdi", None, part)) for part in parts if part)),
         _answer(tried),
         el("p", "error", tried.error) if tried.error else None,
         _verdicts(tried) if tried.verdicts else el("p", "small", "No validator said anything."),
@@ -195,19 +151,14 @@ def _answer(tried: Tried) -> Markup:
 def _verdicts(tried: Tried) -> Markup:
     items = []
     for validator, outcome, code, score, path, reason in tried.verdicts:
-        scored = "" if score is None else f" {score:.2f}"
-        where = el("span", "muted", " at ", el("code", None, path)) if path else None
-        items.append(
-            el(
-                "li",
-                None,
-                el("span", f"verdict verdict-{outcome}", f"{outcome}{scored}"),
-                " ",
-                el("b", None, el("bdi", None, validator)),
-                " ",
-                el("code", None, code) if code else None,
-                where,
-                el("span", "muted", f" {reason}") if reason else None,
-            )
+        parts: tuple[Child, ...] = (
+            el("span", f"verdict verdict-{outcome}", outcome if score is None else f"{outcome} {score:.2f}"),
+            " ",
+            el("b", None, el("bdi", None, validator)),
+            " ",
+            el("code", None, code) if code else None,
+            el("span", "muted", " at ", el("code", None, path)) if path else None,
+            el("span", "muted", f" {reason}") if reason else None,
         )
+        items.append(el("li", None, *parts))
     return el("ul", "verdicts", *items)

@@ -1,8 +1,4 @@
-"""The parts of charts: scales, ticks, axes, labels that keep out of each other's way.
-
-Why not a library: matplotlib is 40 MB and draws text as paths that no theme can recolour, Plotly puts 3.5 MB of script
-into the page. These charts have 5 kB each.
-"""
+"""The parts of charts: scales, ticks, axes, labels that keep out of each other's way."""
 
 from __future__ import annotations
 
