@@ -80,9 +80,10 @@ def __dir__() -> list[str]:
 
 
 def default_validators() -> list[Any]:
-    """Return the local validators that need neither log-probabilities nor a model, cheapest first.
+    """Return the local validators that need no model, cheapest first.
 
-    `PlanConsistency` is among them and acts only where a plan is found.
+    `PlanConsistency` acts only where a plan is found, `TokenConfidence` only where the provider gives log-probabilities
+    and they are very low.
     """
     names = (
         "CompleteResponse",
@@ -96,7 +97,7 @@ def default_validators() -> list[Any]:
         "ToolRelevance",
         "TurnProgress",
     )
-    return [__getattr__(name)() for name in names]
+    return [*(__getattr__(name)() for name in names), __getattr__("TokenConfidence")(graded=False)]
 
 
 @cache
