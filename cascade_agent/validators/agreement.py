@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +55,7 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
     if context.output_schema is not None:
         if b.parsed is None:
             return None
-        return float(same_value(_plain(a.parsed), _plain(b.parsed)))
+        return float(same_value(plain(a.parsed), plain(b.parsed)))
     if b.invalid_tool_calls or not (b.tool_calls or b.text.strip()):
         return None
     if a.tool_calls or b.tool_calls:
@@ -343,9 +343,89 @@ def _json(text: str) -> Any:
         return None
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
+    """Return structured output as plain JSON."""
     dump = getattr(value, "model_dump", None)
     return dump(mode="json") if callable(dump) else value
+
+
+# ---- the answer at the end of a text ---------------------------------------------------------------------------------
+
+_NAMES: Final = "answer|result|solution|antwort|ergebnis|réponse|respuesta|resposta|risposta"
+_MARKED = re.compile(
+    rf"\\boxed\{{([^{{}}]+)\}}|\b(?:{_NAMES})\b\W{{0,4}}(?:is|ist|est|es|é|è|[:=])[ \t*:]*([^\n]+)"
+    r"|(?:答案|答え)[是为は:：\s]+([^\n]+)",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate(
+        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1
+    )
+}
+_MONTH = rf"({'|'.join(_MONTHS)})[a-z]*\.?"
+_DATE = re.compile(
+    rf"\b(\d{{4}})-(\d\d?)-(\d\d?)\b|\b(\d\d?)([/.])(\d\d?)\5(\d{{4}})\b"
+    rf"|\b{_MONTH} (\d\d?)(?:st|nd|rd|th)?,? (\d{{4}})\b|\b(\d\d?)(?:st|nd|rd|th|\.)?(?: of)? {_MONTH},? (\d{{4}})\b",
+    re.IGNORECASE,
+)
+_FIGURE = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:\s?(?:%|[ap]\.?m\b\.?))?", re.IGNORECASE)
+_FEW_WORDS: Final = 5
+_FEW_LETTERS: Final = 60
+
+
+def answer_key(draft: Draft, context: StepContext) -> Hashable | None:
+    """Return what an answer comes to, equal for answers that mean the same; None where nothing can be compared.
+
+    Structured output is its normal form, calls their normal forms, a text its final answer: see `final_answer`.
+    """
+    if context.output_schema is not None:
+        return None if draft.parsed is None else ("structured", normal(plain(draft.parsed)))
+    if draft.invalid_tool_calls:
+        return None
+    if draft.tool_calls:
+        specs = context.tools_by_name
+        return "calls", frozenset(Counter(call_key(c, specs.get(c["name"])) for c in draft.tool_calls).items())
+    return final_answer(draft.text)
+
+
+def final_answer(text: str) -> Hashable | None:
+    """Return the final answer of a text in its normal form; None for prose that ends in none.
+
+    It is what stands behind the last "the answer is", else the last sentence: JSON, the one date or figure in it, or
+    all of its few words. Dates are equal in any writing (`05/01/2021` is read as month first), numbers with and without
+    thousands separators.
+    """
+    text = text.strip()[-_MAX_TEXT:]
+    found = _json(text)
+    if found is not None:
+        return "json", normal(found)
+    marked = [next(filter(None, groups)) for groups in _MARKED.findall(text)]
+    line = (marked or text.splitlines() or [""])[-1]
+    last = _SENTENCE.split(line.strip())[0 if marked else -1].strip(" \t*_`'\"$()[]{}.")
+    dates, rest = _DATE.findall(last), _DATE.sub(" ", last)
+    figures = _FIGURE.findall(rest)
+    if len(dates) + len(figures) == 1:
+        return _date(dates[0]) if dates else _figure(figures[0])
+    if not last or len(last) > _FEW_LETTERS or len(_WORD.findall(last)) > _FEW_WORDS:
+        return None
+    return _squeezed(last.casefold())
+
+
+def _date(found: tuple[str, ...]) -> Hashable:
+    year, month, day, first, mark, second, year_2, name, day_2, year_3, day_3, name_2, year_4 = found
+    if year:
+        return "date", int(year), int(month), int(day)
+    if year_2:
+        one, two = int(first), int(second)
+        day_first = mark == "." or one > max(_MONTHS.values())
+        return ("date", int(year_2), *((two, one) if day_first else (one, two)))
+    return "date", int(year_3 or year_4), _MONTHS[(name or name_2)[:3].lower()], int(day_2 or day_3)
+
+
+def _figure(found: str) -> Hashable:
+    return "figure", normal(_LOOSE.sub("", found.casefold()).replace(".m", "m").rstrip("."))
 
 
 # ---- two recorded answers -------------------------------------------------------------------------------------------
