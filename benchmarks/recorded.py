@@ -42,9 +42,13 @@ class Recorded:
         return cls(folder, manifest, cases)
 
     def answers(self, model: str) -> dict[str, Row]:
-        """Recorded answers of a model by case id, for the cases loaded."""
+        """Recorded answers of a model by case id, for the cases loaded; missing token counts are guessed."""
         rows = _lines(self.folder / "models" / f"{model}.jsonl.gz")
-        return {row["id"]: row for row in rows if row["id"] in self.cases}
+        found = {row["id"]: row for row in rows if row["id"] in self.cases}
+        for name, row in found.items():
+            if tokens(row) is None:
+                row["est_input_tokens"], row["est_output_tokens"] = guessed_tokens(self.cases[name], row)
+        return found
 
     def price(self, model: str) -> Price:
         """List price of a model as the manifest gives it, with its source."""
@@ -66,9 +70,17 @@ def request(case: Row) -> list[BaseMessage]:
     return convert_to_messages(case["messages"])
 
 
-def tokens(row: Row) -> tuple[int, int]:
-    """Input and output tokens, recorded or (where the manifest says so) estimated."""
-    return tuple(row[k] if row.get(k) is not None else row[f"est_{k}"] for k in ("input_tokens", "output_tokens"))  # type: ignore[return-value]
+def tokens(row: Row) -> tuple[int, int] | None:
+    """Input and output tokens, recorded or estimated; None where a row has neither."""
+    found = [row[k] if row.get(k) is not None else row.get(f"est_{k}") for k in ("input_tokens", "output_tokens")]
+    return None if None in found else (found[0], found[1])
+
+
+def guessed_tokens(case: Row, row: Row) -> tuple[int, int]:
+    """Return four characters a token of what was sent and answered, for a row without counts."""
+    sent = json.dumps([case["messages"], case["tools"]], ensure_ascii=False)
+    said = (row["text"] or "") + (json.dumps(row["tool_calls"], ensure_ascii=False) if row["tool_calls"] else "")
+    return -(-len(sent) // 4), -(-len(said) // 4)
 
 
 def answer(row: Row) -> AIMessage:
@@ -82,13 +94,12 @@ def answer(row: Row) -> AIMessage:
             raw = call.get("args_raw", "")
             invalid.append({"name": call["name"], "args": raw, "id": call_id, "error": None})
     text = row["text"] or ""
-    used, written = tokens(row)
-    return AIMessage(
-        content=text,
-        tool_calls=calls,
-        invalid_tool_calls=invalid,
-        usage_metadata={"input_tokens": used, "output_tokens": written, "total_tokens": used + written},
-    )
+    message = AIMessage(content=text, tool_calls=calls, invalid_tool_calls=invalid)
+    counted = tokens(row)
+    if counted is not None:
+        used, written = counted
+        message.usage_metadata = {"input_tokens": used, "output_tokens": written, "total_tokens": used + written}
+    return message
 
 
 class RecordedModel(BaseChatModel):

@@ -110,7 +110,7 @@ def measure(data: Recorded, small: str, large: str, second: str) -> dict[str, di
 
 
 def _cost(price: Any, row: Row) -> float:
-    used, written = tokens(row)
+    used, written = tokens(row) or (0, 0)
     return float(used * price.input + written * price.output) / 1e6
 
 

@@ -357,17 +357,12 @@ _MARKED = re.compile(
     r"|(?:答案|答え)[是为は:：\s]+([^\n]+)",
     re.IGNORECASE,
 )
+_IS = re.compile(r"\b(?:is|are|ist|est|es|é|è)\b|[=:是为は]", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_MONTHS: Final = {
-    name: number
-    for number, name in enumerate(
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1
-    )
-}
-_MONTH = rf"({'|'.join(_MONTHS)})[a-z]*\.?"
+_MONTH: Final = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
-    rf"\b(\d{{4}})-(\d\d?)-(\d\d?)\b|\b(\d\d?)([/.])(\d\d?)\5(\d{{4}})\b"
-    rf"|\b{_MONTH} (\d\d?)(?:st|nd|rd|th)?,? (\d{{4}})\b|\b(\d\d?)(?:st|nd|rd|th|\.)?(?: of)? {_MONTH},? (\d{{4}})\b",
+    rf"\b\d{{1,4}}([-/.])\d\d?\1\d{{1,4}}\b|\b{_MONTH} \d\d?(?:st|nd|rd|th)?,? \d{{4}}\b"
+    rf"|\b\d\d?(?:st|nd|rd|th|\.)?(?: of)? {_MONTH},? \d{{4}}\b",
     re.IGNORECASE,
 )
 _FIGURE = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:\s?(?:%|[ap]\.?m\b\.?))?", re.IGNORECASE)
@@ -394,8 +389,7 @@ def final_answer(text: str) -> Hashable | None:
     """Return the final answer of a text in its normal form; None for prose that ends in none.
 
     It is what stands behind the last "the answer is", else the last sentence: JSON, the one date or figure in it, or
-    all of its few words. Dates are equal in any writing (`05/01/2021` is read as month first), numbers with and without
-    thousands separators.
+    all of its few words. Numbers are equal with and without thousands separators; the format of a date is part of it.
     """
     text = text.strip()[-_MAX_TEXT:]
     found = _json(text)
@@ -404,24 +398,14 @@ def final_answer(text: str) -> Hashable | None:
     marked = [next(filter(None, groups)) for groups in _MARKED.findall(text)]
     line = (marked or text.splitlines() or [""])[-1]
     last = _SENTENCE.split(line.strip())[0 if marked else -1].strip(" \t*_`'\"$()[]{}.")
-    dates, rest = _DATE.findall(last), _DATE.sub(" ", last)
-    figures = _FIGURE.findall(rest)
-    if len(dates) + len(figures) == 1:
-        return _date(dates[0]) if dates else _figure(figures[0])
+    for part in (last, _IS.split(last)[-1]):  # "if tomorrow is the 3rd, then today is the 2nd"
+        dates = [found.group().casefold() for found in _DATE.finditer(part)]
+        figures = _FIGURE.findall(_DATE.sub(" ", part))
+        if len(dates) + len(figures) == 1:
+            return ("date", dates[0]) if dates else _figure(figures[0])
     if not last or len(last) > _FEW_LETTERS or len(_WORD.findall(last)) > _FEW_WORDS:
         return None
     return _squeezed(last.casefold())
-
-
-def _date(found: tuple[str, ...]) -> Hashable:
-    year, month, day, first, mark, second, year_2, name, day_2, year_3, day_3, name_2, year_4 = found
-    if year:
-        return "date", int(year), int(month), int(day)
-    if year_2:
-        one, two = int(first), int(second)
-        day_first = mark == "." or one > max(_MONTHS.values())
-        return ("date", int(year_2), *((two, one) if day_first else (one, two)))
-    return "date", int(year_3 or year_4), _MONTHS[(name or name_2)[:3].lower()], int(day_2 or day_3)
 
 
 def _figure(found: str) -> Hashable:

@@ -38,7 +38,7 @@ class SelfConsistency:
     The diversity of the prompt is what pays, not the number of samples (Yue et al., *Large Language Model Cascades with
     Mixture of Thoughts Representations*, ICLR 2024). For text with a final answer (a number, a date, a few words, what
     stands behind "the answer is") and for structured output; two samples of one model say little about tool calls and
-    nothing about prose, so there it abstains and nobody is asked.
+    nothing about prose, so there it abstains; for calls, and for prose where tools are on offer, nobody is asked.
 
     The finding is graded: code `self_consistency`, a score of 1 where the answers agree. It is the lead of the most
     frequent answer over the next, as a share of the lead that is wanted: all samples, or 2 when `staged`. Where the
@@ -131,8 +131,10 @@ class SelfConsistency:
     def _sampling(self, draft: Draft, context: StepContext) -> Generator[Requests, list[Any], Found]:
         """Yield the requests to be asked side by side, receive the replies or their errors, return what was found."""
         own = answer_key(draft, context)
-        if own is None or (context.output_schema is None and draft.tool_calls):
+        call = context.output_schema is None and bool(draft.tool_calls)
+        if call or (own is None and context.tools):
             return _abstained("not_sampled", "a call or prose: samples of one model say nothing about it", NOTHING, 0.0)
+        own = object() if own is None else own  # no answer among answers is outvoted; among its like it is prose
         votes: dict[Hashable, list[Draft]] = {own: [draft]}
         usage: list[Usage] = []
         costs: list[float | None] = []
