@@ -46,8 +46,11 @@ class Recorded:
         rows = _lines(self.folder / "models" / f"{model}.jsonl.gz")
         found = {row["id"]: row for row in rows if row["id"] in self.cases}
         for name, row in found.items():
-            if tokens(row) is None:
-                row["est_input_tokens"], row["est_output_tokens"] = guessed_tokens(self.cases[name], row)
+            guess = (0, 0) if row["status"] == "error" else None  # a call that failed is taken to be free
+            for at, key in enumerate(COUNTS):
+                if row.get(key) is None and row.get(f"est_{key}") is None:
+                    guess = guess or guessed_tokens(self.cases[name], row)
+                    row[f"est_{key}"] = guess[at]
         return found
 
     def price(self, model: str) -> Price:
@@ -70,10 +73,13 @@ def request(case: Row) -> list[BaseMessage]:
     return convert_to_messages(case["messages"])
 
 
-def tokens(row: Row) -> tuple[int, int] | None:
-    """Input and output tokens, recorded or estimated; None where a row has neither."""
-    found = [row[k] if row.get(k) is not None else row.get(f"est_{k}") for k in ("input_tokens", "output_tokens")]
-    return None if None in found else (found[0], found[1])
+COUNTS = ("input_tokens", "output_tokens")
+
+
+def tokens(row: Row) -> tuple[int, int]:
+    """Input and output tokens, recorded or estimated."""
+    used, written = (row[k] if row.get(k) is not None else row[f"est_{k}"] for k in COUNTS)
+    return used, written
 
 
 def guessed_tokens(case: Row, row: Row) -> tuple[int, int]:
@@ -94,12 +100,13 @@ def answer(row: Row) -> AIMessage:
             raw = call.get("args_raw", "")
             invalid.append({"name": call["name"], "args": raw, "id": call_id, "error": None})
     text = row["text"] or ""
-    message = AIMessage(content=text, tool_calls=calls, invalid_tool_calls=invalid)
-    counted = tokens(row)
-    if counted is not None:
-        used, written = counted
-        message.usage_metadata = {"input_tokens": used, "output_tokens": written, "total_tokens": used + written}
-    return message
+    used, written = tokens(row)
+    return AIMessage(
+        content=text,
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        usage_metadata={"input_tokens": used, "output_tokens": written, "total_tokens": used + written},
+    )
 
 
 class RecordedModel(BaseChatModel):

@@ -6,8 +6,9 @@ The file (`date.jsonl.gz`) holds questions as answered by a small model under tw
 program-of-thought prompts, many samples each, and by a large one, three samples, whose majority is what large says. The
 first line has the characters of each prompt and the prices; four characters are a token. Nothing is asked of a model.
 
-success is by the meaning of the final answer; to the letter, `8/4/1997` is not `08/04/1997`. cost is relative to large alone. `each` bills every sample as a request of its own, large's three too; `once` bills the
-prompt of several samples under one prompt once, as for several choices of one request. Figures are means over `--draws`
+success is by the meaning of the final answer; to the letter, `Today is 05/01/2021.` is not `05/01/2021`. cost is
+relative to large alone: `each` bills every sample as a request of its own, large's three too; `once` bills the prompt
+of several samples under one prompt once, as for several choices of one request. Figures are means over `--draws`
 disjoint runs of the small model's samples.
 """
 
