@@ -24,7 +24,12 @@ is the cheapest.
 accuracy, loss (against large) and cost (list prices, always-large = 1, second model included) are those of a threshold:
 the one that cost least on the training cases while losing at most one point there. `rule` is the default policy's
 decision without any threshold; `cost@-1` the least cost on the test cases themselves of a threshold that loses at most
-a point.
+a point: ways are compared by it at equal loss, beside their auroc.
+
+in-sample says what saw the cases that a row is judged on: the shipped `rules` were developed on some recordings, a
+`fit` sees them where both folders share cases. A call that failed (`status: error`) escalates, as in a running cascade,
+and is no draft to rank; a case that one of a pair did not answer is left out of that pair; tokens that were not counted
+are guessed from the characters, four a token.
 """
 
 from __future__ import annotations
@@ -121,7 +126,7 @@ class Bench:
         key = (second, model)
         if key not in self.found:
             ours, theirs = self.answers(model), self.answers(second)
-            self.found[key] = {n: (self._compared(n, ours[n], theirs[n]),) for n in ours}
+            self.found[key] = {n: (self._compared(n, ours[n], theirs[n]),) for n in ours if n in theirs}
         return {name: verdicts[0] for name, verdicts in self.found[key].items()}
 
     def _compared(self, name: str, ours: Row, theirs: Row) -> Verdict:
@@ -130,12 +135,22 @@ class Bench:
         return Verdict(outcome="abstain", code="agreement", score=score, validator="CrossCheck")
 
     def alike(self, model: str, other: str, names: list[str]) -> float:
-        """Mean agreement of two models' answers."""
+        """Mean agreement of two models' answers, where there are both."""
+        names = [n for n in names if n in self.answers(model) and n in self.answers(other)]
         for name in names:
             if (model, other, name) not in self.agreed:
                 a, b = (Draft(message=answer(self.answers(m)[name])) for m in (model, other))
                 self.agreed[model, other, name] = agreement(a, b, self.fresh(name)) or 0.0
-        return fmean(self.agreed[model, other, name] for name in names)
+        return fmean(self.agreed[model, other, name] for name in names) if names else 0.0
+
+    def both(self, pair: Pair, names: list[str]) -> list[str]:
+        """These cases without those that one of the pair did not answer."""
+        small, large = map(self.answers, pair)
+        return [n for n in names if n in small and n in large]
+
+    def failed(self, model: str, name: str) -> bool:
+        """Whether the recorded call failed: there is no draft to judge, and a cascade escalates."""
+        return bool(self.answers(model)[name]["status"] == "error")
 
     def cost(self, model: str, name: str) -> float:
         """Price of one answer."""
@@ -153,7 +168,7 @@ class Bench:
         small, large = pair
         models = self.data.manifest["models"]
         others: list[str] = [m for m in models if models[m]["family"] != models[small]["family"] and m != large]
-        price = {m: sum(self.cost(m, n) for n in names) for m in (*others, large)}
+        price = {m: fmean([self.cost(m, n) for n in names if n in self.answers(m)] or [0.0]) for m in (*others, large)}
         cheap = [m for m in others if price[m] <= CHEAP * price[large]]
         if not cheap:
             return min(others, key=lambda m: (price[m], m))
@@ -167,7 +182,12 @@ class Bench:
         larges = dict(reversed(pairs))  # for gain: the first one of each small model
         seconds = {p[0]: self.second(p, names) for p in reversed(pairs)} if way.second else {}
         drawn = sorted(
-            ((small, name) for small in smalls for name in names),
+            (
+                (small, name)
+                for small in smalls
+                for name in self.both((small, larges[small]), names)
+                if not self.failed(small, name)
+            ),
             key=lambda d: hashlib.sha256(d[1].encode() + bytes(smalls.index(d[0]))).digest(),
         )[: way.size]
         key = (
@@ -186,7 +206,7 @@ class Bench:
         verdicts = self.verdicts("default", small)[name]
         confidence = shipped_scorer().confidence(verdicts)
         if second and confidence is not None and way.band[0] <= confidence <= way.band[1]:
-            verdicts = (*verdicts, self.agreement(small, second)[name])
+            verdicts = (*verdicts, *filter(None, [self.agreement(small, second).get(name)]))
         right = bool(self.answers(small)[name]["correct"])
         gain = not right and bool(self.answers(large)[name]["correct"])
         return Example(verdicts=verdicts, wrong=not right, gain=gain, episode=self.data.cases[name]["group"])
@@ -203,6 +223,8 @@ class Judged:
     names: list[str] = field(default_factory=list)
     confidence: list[float] = field(default_factory=list)
     fails: list[bool] = field(default_factory=list)
+    failed: list[bool] = field(default_factory=list)
+    """Whether small's call failed: it escalates, and there is no draft to rank."""
     asked: list[bool] = field(default_factory=list)
     """Whether the second model was paid: not for a draft that a rule ruled out."""
     right: list[bool] = field(default_factory=list)
@@ -217,6 +239,13 @@ class Judged:
         """Append the cases of another part."""
         for key, values in vars(other).items():
             getattr(self, key).extend(values)
+
+    def drafts(self) -> Judged:
+        """Return the cases in which there is a draft to judge."""
+        if not any(self.failed):
+            return self
+        kept = [i for i, failed in enumerate(self.failed) if not failed]
+        return Judged(**{key: [values[i] for i in kept] for key, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -249,18 +278,19 @@ def judge(  # noqa: PLR0913 - one way on one pair
     out = Judged()
     found = bench.verdicts("schema" if way.title == "schema" else "default", small)
     agreed = bench.agreement(small, second) if second else {}
-    for name in names:
-        verdicts = found[name]
-        hard = any(v.hard for v in verdicts)
-        fails = any(v.outcome == "fail" for v in verdicts)
+    for name in bench.both(pair, names):
+        verdicts, failed = found[name], bench.failed(small, name)
+        hard = failed or any(v.hard for v in verdicts)
+        fails = failed or any(v.outcome == "fail" for v in verdicts)
         value = None if way.title == "schema" else scorer.confidence(verdicts)
         value = float(not hard) if value is None else value
-        ask = second is not None and not fails and way.band[0] <= value <= way.band[1]
+        ask = name in agreed and not fails and way.band[0] <= value <= way.band[1]
         if ask:
             value = scorer.confidence((*verdicts, agreed[name])) or 0.0
         out.names.append(name)
         out.confidence.append(0.0 if hard else value)
         out.fails.append(fails)
+        out.failed.append(failed)
         out.asked.append(ask)
         out.right.append(bool(bench.answers(small)[name]["correct"]))
         out.large.append(bool(bench.answers(large)[name]["correct"]))
@@ -333,6 +363,7 @@ def risk_area(confidence: list[float], right: list[bool]) -> float:
 Figures = dict[str, float | None]
 HEAD = (
     "auroc",
+    "cost@-1",
     "auroc_gain",
     "within",
     "risk_area",
@@ -342,7 +373,6 @@ HEAD = (
     "accuracy",
     "loss",
     "cost",
-    "cost@-1",
     "rule_loss",
     "rule_cost",
     "asked",
@@ -377,19 +407,20 @@ UNLABELLED = 200
 
 def measure(test: Bench, pooled: Judged, up: list[bool], way: Way) -> Figures:
     """All figures of one way on one pair."""
-    fired = [not r for r, f in zip(pooled.right, pooled.fails, strict=True) if f]
+    drafts = pooled.drafts()
+    fired = [not r for r, f in zip(drafts.right, drafts.fails, strict=True) if f]
     loss, cost = loss_and_cost(pooled, up)
     rule_loss, rule_cost = loss_and_cost(pooled, by_rule(pooled, way))
     return {
-        "auroc": auroc(pooled.confidence, pooled.right),
-        "auroc_gain": auroc(pooled.confidence, no_gain(pooled)),
-        "within": within(test, pooled.names, pooled.confidence, pooled.right),
-        "risk_area": risk_area(pooled.confidence, pooled.right),
+        "auroc": auroc(drafts.confidence, drafts.right),
+        "auroc_gain": auroc(drafts.confidence, no_gain(drafts)),
+        "within": within(test, drafts.names, drafts.confidence, drafts.right),
+        "risk_area": risk_area(drafts.confidence, drafts.right),
         "calibration_error": calibration_error(
-            pooled.confidence, no_gain(pooled) if way.target == "gain" else pooled.right
+            drafts.confidence, no_gain(drafts) if way.target == "gain" else drafts.right
         ),
         "fail_precision": fmean(fired) if fired else None,
-        "fail_recall": sum(fired) / max(1, len(pooled.right) - sum(pooled.right)),
+        "fail_recall": sum(fired) / max(1, len(drafts.right) - sum(drafts.right)),
         "accuracy": fmean(pooled.large) - loss,
         "loss": loss,
         "cost": cost,
@@ -415,12 +446,13 @@ def oracle(test: Bench, pair: Pair, names: list[str]) -> Figures:
 
 def drawn_figures(test: Bench, judged: Judged, up: list[bool], drawn: list[int], way: Way) -> Figures:
     """Figures of one way on one pair over some of the cases, with repetitions."""
-    confidence = [judged.confidence[i] for i in drawn]
-    right = [judged.right[i] for i in drawn]
+    ranked = [i for i in drawn if not judged.failed[i]]
+    confidence = [judged.confidence[i] for i in ranked]
+    right = [judged.right[i] for i in ranked]
     loss, cost = loss_and_cost(judged, up, drawn)
     out: Figures = {
         "auroc": auroc(confidence, right),
-        "within": within(test, [judged.names[i] for i in drawn], confidence, right),
+        "within": within(test, [judged.names[i] for i in ranked], confidence, right),
         "risk_area": risk_area(confidence, right),
         "accuracy": fmean(judged.large[i] for i in drawn) - loss,
         "loss": loss,
@@ -434,15 +466,18 @@ def drawn_figures(test: Bench, judged: Judged, up: list[bool], drawn: list[int],
 def intervals(test: Bench, found: list[tuple[Judged, list[bool]]], way: Way) -> dict[str, tuple[float, float]]:
     """90 % bootstrap intervals over groups of the means over pairs."""
     chance = random.Random(0)
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, name in enumerate(found[0][0].names):
-        places[test.data.cases[name]["group"]].append(i)
-    groups = sorted(places)
+    places: list[dict[str, list[int]]] = []
+    for judged, _ in found:  # a case that one model lacks stands in the lists of other pairs alone
+        places.append(defaultdict(list))
+        for i, name in enumerate(judged.names):
+            places[-1][test.data.cases[name]["group"]].append(i)
+    groups = sorted({group for each in places for group in each})
     seen: dict[str, list[float]] = defaultdict(list)
     for _ in range(DRAWS):
-        drawn = [i for g in chance.choices(groups, k=len(groups)) for i in places[g]]
+        chosen = chance.choices(groups, k=len(groups))
         figures: dict[str, list[float]] = defaultdict(list)
-        for judged, up in found:
+        for (judged, up), own in zip(found, places, strict=True):
+            drawn = [i for g in chosen for i in own.get(g, ())]
             for key, value in drawn_figures(test, judged, up, drawn, way).items():
                 if value is not None:
                     figures[key].append(value)
@@ -462,6 +497,8 @@ def codes(test: Bench, models: list[str]) -> list[dict[str, Any]]:
     for model in models:
         rows = test.answers(model)
         for name, verdicts in test.verdicts("default", model).items():
+            if test.failed(model, name):
+                continue
             bad = not rows[name]["correct"]
             wrong += bad
             told = {(v.code, v.outcome == "fail") for v in verdicts if v.outcome == "fail" or (v.score or 1.0) < LOW}
@@ -492,6 +529,19 @@ def parts_of(train: Bench, test: Bench, left_out: str | None) -> list[Part]:
     for name, case in test.data.cases.items():
         sides[half(case["group"])].append(name)
     return [(kept(train, a, examined=False), kept(test, b, examined=True)) for a, b in (sides, sides[::-1])]
+
+
+RULES_FROM = "efbfa8b3db18d7d2"
+"""Digest of the ids of the cases on which the shipped rules and weights were developed."""
+
+
+def in_sample(test: Bench, parts: list[Part], way: Way) -> str:
+    """Return what of a way saw the cases that it is judged on: `rules`, `fit`, both, or nothing."""
+    ids = "\n".join(sorted(test.data.cases))
+    seen = ["rules"] if hashlib.sha256(ids.encode()).hexdigest()[:16] == RULES_FROM and way.title != "schema" else []
+    if way.fitted and any(set(learn) & set(exam) for learn, exam in parts):
+        seen.append("fit")
+    return ", ".join(seen) or "no"
 
 
 def arguments() -> argparse.Namespace:
@@ -533,11 +583,25 @@ def main() -> None:
         ranges[way.title] = intervals(test, found, way)
     result["oracle"] = {f"{p[0]} -> {p[1]}": oracle(test, p, names) for p in pairs}
     table = codes(test, list(dict.fromkeys(s for s, _ in pairs)))
-    report = json.dumps({"ways": result, "codes": table, "intervals_90": ranges, "cases": len(names)}, indent=1)
+    seen = {way.title: in_sample(test, parts, way) for way in ways}
+    gaps = {
+        f"{p[0]} -> {p[1]}": {
+            "missing": len(names) - len(test.both(p, names)),
+            "errors": sum(test.failed(p[0], n) for n in test.both(p, names)),
+        }
+        for p in pairs
+    }
+    report = json.dumps(
+        {"ways": result, "in_sample": seen, "gaps": gaps, "codes": table, "intervals_90": ranges, "cases": len(names)},
+        indent=1,
+    )
     if options.json == "-":
         print(report)
         return
-    show(result, table, ranges, len(names))
+    show(result, table, ranges, len(names), seen)
+    for pair_, gap in gaps.items():
+        if any(gap.values()):
+            print(f"{pair_}: {gap['missing']} cases without an answer of both, {gap['errors']} calls of small failed")
     if options.json:
         Path(options.json).write_text(report)
 
@@ -563,26 +627,31 @@ def show(
     table: list[dict[str, Any]],
     ranges: dict[str, dict[str, tuple[float, float]]],
     cases: int,
+    seen: dict[str, str],
 ) -> None:
     """Print all tables."""
     console = Console(width=200)
-    grid = Table("way", "auroc", "worst", *HEAD[1:], title=f"mean over pairs, {cases} cases")
+    grid = Table("way", "in-sample", "auroc", "worst", *HEAD[1:], title=f"mean over pairs, {cases} cases")
     for way, pairs in result.items():
         cells = []
         for key in ("auroc", "worst", *HEAD[1:]):
             values = [v for p in pairs.values() if (v := p.get("auroc" if key == "worst" else key)) is not None]
             cells.append("" if not values else f"{min(values) if key == 'worst' else fmean(values):.3f}")
-        grid.add_row(way, *cells)
+        grid.add_row(way, seen.get(way, ""), *cells)
     console.print(grid)
     keys = ("auroc", "within", "risk_area", "accuracy", "loss", "cost", "rule_loss", "rule_cost")
     lines = Table("way", *keys, title="90 % intervals over groups")
     for way, limits in ranges.items():
         lines.add_row(way, *(f"{limits[k][0]:.3f} to {limits[k][1]:.3f}" if k in limits else "" for k in keys))
     console.print(lines)
-    each = Table("pair", *(way for way in result if way.startswith("default")), title="AUROC of each pair")
+    each = Table(
+        "pair",
+        *(way for way in result if way.startswith("default")),
+        title="AUROC of each pair (cost at a loss of one point)",
+    )
     for pair in result["default"]:
-        row = [result[way][pair]["auroc"] for way in result if way.startswith("default")]
-        each.add_row(pair, *("" if v is None else f"{v:.3f}" for v in row))
+        row = [result[way][pair] for way in result if way.startswith("default")]
+        each.add_row(pair, *("" if v["auroc"] is None else f"{v['auroc']:.3f} ({v['cost@-1']:.3f})" for v in row))
     console.print(each)
     signs = Table(
         "code", "fails", "n", "precision", "recall", title="fails, and scores below one half, all small models"

@@ -42,9 +42,16 @@ class Recorded:
         return cls(folder, manifest, cases)
 
     def answers(self, model: str) -> dict[str, Row]:
-        """Recorded answers of a model by case id, for the cases loaded."""
+        """Recorded answers of a model by case id, for the cases loaded; missing token counts are guessed."""
         rows = _lines(self.folder / "models" / f"{model}.jsonl.gz")
-        return {row["id"]: row for row in rows if row["id"] in self.cases}
+        found = {row["id"]: row for row in rows if row["id"] in self.cases}
+        for name, row in found.items():
+            guess = (0, 0) if row["status"] == "error" else None  # a call that failed is taken to be free
+            for at, key in enumerate(COUNTS):
+                if row.get(key) is None and row.get(f"est_{key}") is None:
+                    guess = guess or guessed_tokens(self.cases[name], row)
+                    row[f"est_{key}"] = guess[at]
+        return found
 
     def price(self, model: str) -> Price:
         """List price of a model as the manifest gives it, with its source."""
@@ -66,9 +73,20 @@ def request(case: Row) -> list[BaseMessage]:
     return convert_to_messages(case["messages"])
 
 
+COUNTS = ("input_tokens", "output_tokens")
+
+
 def tokens(row: Row) -> tuple[int, int]:
-    """Input and output tokens, recorded or (where the manifest says so) estimated."""
-    return tuple(row[k] if row.get(k) is not None else row[f"est_{k}"] for k in ("input_tokens", "output_tokens"))  # type: ignore[return-value]
+    """Input and output tokens, recorded or estimated."""
+    used, written = (row[k] if row.get(k) is not None else row[f"est_{k}"] for k in COUNTS)
+    return used, written
+
+
+def guessed_tokens(case: Row, row: Row) -> tuple[int, int]:
+    """Return four characters a token of what was sent and answered, for a row without counts."""
+    sent = json.dumps([case["messages"], case["tools"]], ensure_ascii=False)
+    said = (row["text"] or "") + (json.dumps(row["tool_calls"], ensure_ascii=False) if row["tool_calls"] else "")
+    return -(-len(sent) // 4), -(-len(said) // 4)
 
 
 def answer(row: Row) -> AIMessage:

@@ -130,7 +130,7 @@ def second_of(data: Recorded, small: str, large: str) -> str:
 
     def alike(model: str) -> float:
         rows, total = data.answers(model), 0.0
-        for case in (data.cases[name] for name in seen):
+        for case in (data.cases[name] for name in seen if name in theirs and name in rows):
             context = StepContext(messages=request(case), tools=tool_specs(case["tools"]))
             one, two = (Draft(message=answer(found[case["id"]])) for found in (theirs, rows))
             total += agreement(one, two, context) or 0.0

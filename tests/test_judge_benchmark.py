@@ -238,3 +238,48 @@ def test_a_log_holds_the_second_answer_only_where_it_was_asked(tmp_path: Path) -
         assert found.gain is (found.wrong and bench.answers("large")[name]["correct"])
         asked.append(told)
     assert 0 < sum(asked) < len(asked)
+
+
+def reread(path: Path, change: Any) -> None:
+    """Write a file of recorded answers anew, each row changed, or left out where None comes back."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [change(json.loads(line)) for line in lines]
+    write(path, [row for row in rows if row is not None])
+
+
+def test_gaps_in_the_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing case leaves its pair alone, tokens are guessed, and a call that failed escalates and is no draft."""
+    path = folder(tmp_path / "plain")
+
+    def small(row: dict[str, Any]) -> dict[str, Any] | None:
+        gap = {k: v for k, v in row.items() if not k.endswith("_tokens")}
+        if row["id"] == "case_1":
+            return {**gap, "status": "error", "tool_calls": [], "text": None, "correct": False}
+        return None if row["id"] == "case_0" else gap
+
+    reread(path / "models" / "small.jsonl.gz", small)
+    reread(path / "models" / "other.jsonl.gz", lambda row: None if row["id"] == "case_2" else row)
+    reread(path / "models" / "large.jsonl.gz", lambda row: None if row["id"] == "case_3" else row)
+    out = tmp_path / "out.json"
+    options = ["--train", str(path), "--test", str(path), "--sizes", "4", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["judge.py", *options])
+    judge.main()
+    report = json.loads(out.read_text())
+    assert report["gaps"] == {"small -> large": {"missing": 2, "errors": 1}}
+    assert report["in_sample"]["default"] == "no", "made-up cases that no rule was developed on"
+    bench = judge.Bench.load(path)
+    found = judge.judge(bench, ("small", "large"), list(bench.data.cases), shipped_scorer(), judge.Way("default"))
+    at = found.names.index("case_1")
+    assert (found.fails[at], found.confidence[at], found.kept[at]) == (True, 0.0, 0.0)
+    assert judge.by_rule(found, judge.Way("default"))[at]
+    assert "case_1" not in found.drafts().names
+    assert min(kept for i, kept in enumerate(found.kept) if i != at) > 0
+
+
+def test_fits_that_saw_their_cases_are_named(tmp_path: Path) -> None:
+    """A fit is in-sample where the same cases stand on both sides."""
+    bench = judge.Bench.load(folder(tmp_path / "plain"))
+    names = list(bench.data.cases)
+    fit = judge.Way("fit all", fitted=True)
+    assert judge.in_sample(bench, [(names, names)], fit) == "fit"
+    assert judge.in_sample(bench, judge.parts_of(bench, bench, None), fit) == "no"

@@ -93,6 +93,7 @@ class ModelCall(Generic[T]):
             run_config=self.config,
             shadow=self.shadow,
             host_raised=self.host_raised,
+            rebuild=self.rebuild,
             run_id=str(manager.run_id),
             config=evidence,
             run=run,

@@ -31,7 +31,7 @@ from cascade_agent.models.usage import NOTHING, usage_and_cost_of_error
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from cascade_agent.core.records import Decision, StepOutcome
+    from cascade_agent.core.records import Decision, Draft, StepOutcome
     from cascade_agent.engine.step import Effect
     from cascade_agent.models.tier import Role
     from cascade_agent.validators.validator_set import Evidence
@@ -132,8 +132,15 @@ def _draft(
 
 
 def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, Any, None]:
-    """Ask one piece of evidence about the draft and judge anew. A piece that breaks is an abstain (R10)."""
+    """Ask one piece of evidence about the draft and judge anew. A piece that breaks is an abstain.
+
+    Evidence that asks the small tier again (`for_tier`) may return a third value, another draft of small that takes the
+    place of this one.
+    """
     draft, context = cast("Answer", progress.answer).draft, progress.context("small")
+    if hasattr(evidence, "for_tier"):
+        evidence = evidence.for_tier(progress.request.tiers["small"])
+    better: Draft | None = None
     reply: Reply = yield AskEvidence(evidence, draft, context, progress.seconds("small"))
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
@@ -141,9 +148,14 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
         usage, cost = usage_and_cost_of_error(reply.error)[:2] if reply.made else (NOTHING, 0.0)
         call = SideCall(name=evidence.name, usage=usage, cost=cost, latency=reply.latency)
     else:
-        verdict, call = cast("tuple[Verdict, SideCall]", reply.value)
+        verdict, call, *others = cast("tuple[Any, ...]", reply.value)
+        better = others[0] if others else None
         call = replace(call, name=evidence.name, latency=reply.latency)
     progress.side_call(call)
+    if better is not None and not progress.replaced(better):
+        verdict = Verdict(outcome="abstain", code="evidence_error", reason="the host could not read the better draft")
+    elif better is not None:
+        progress.judged((yield Validate(better, progress.context("small"))))
     progress.judged((progress.request.validators.stamp(evidence.name, verdict, context),), gathered=evidence.name)
 
 

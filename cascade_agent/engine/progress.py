@@ -15,10 +15,11 @@ from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
 from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error
 from cascade_agent.validators import shipped_scorer
+from cascade_agent.validators.agreement import plain
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
-    from cascade_agent.core.records import AttemptOutcome, StepContext, StepOutcome, StepTrace, Verdict
+    from cascade_agent.core.records import AttemptOutcome, Draft, StepContext, StepOutcome, StepTrace, Verdict
     from cascade_agent.engine.step import Pending
     from cascade_agent.models.tier import Role
 
@@ -41,6 +42,8 @@ class StepProgress:
     side_calls: list[SideCall] = field(default_factory=list)
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
     attempt: Attempt = field(default_factory=lambda: Attempt(tier="small", outcome="pending"))
+    before: tuple[Verdict, ...] = ()
+    """What the context alone gave, before there was a draft."""
     answer: Answer | None = None
     error: Exception | None = None
     reserved: float = 0.0
@@ -135,6 +138,7 @@ class StepProgress:
 
     def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
         """Begin the attempt of a tier."""
+        self.before = verdicts
         self.attempt = Attempt(
             tier=role,
             model=self.request.tiers[role].model_name,
@@ -195,6 +199,16 @@ class StepProgress:
             gathered=attempt.gathered if gathered is None else (*attempt.gathered, gathered),
             fault=draft_fault(draft, verdicts, self.request.policy.side_effects),
         )
+
+    def replaced(self, draft: Draft) -> bool:
+        """Put another draft of small, not judged yet, in the place of the one in hand; False where none can be read."""
+        rebuild = self.request.rebuild
+        try:
+            answer = rebuild("small", draft.message, plain(draft.parsed)) if rebuild else Answer(draft=draft)
+        except ValueError:
+            return False
+        self.answer, self.attempt = answer, replace(self.attempt, verdicts=self.before)
+        return True
 
     def close_attempt(self, outcome: AttemptOutcome | None = None) -> Attempt:
         """Fix the attempt's outcome."""

@@ -180,7 +180,7 @@ class EvidenceCall(_Frame):
     def record_verdict(self, found: tuple[Verdict, SideCall]) -> tuple[Verdict, SideCall]:
         """Note what was found and what it cost, and return it as it is."""
         with guarded:  # it may be malformed: the engine judges that
-            verdict, spend = found
+            verdict, spend, *_ = found
             span = self._span or self._adopted
             if span is not None and span.is_recording():
                 spans.set_known(

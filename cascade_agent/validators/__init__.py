@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cascade_agent.validators.judge import Judge
     from cascade_agent.validators.no_repeat import NoRepeat
     from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
+    from cascade_agent.validators.self_consistency import SelfConsistency
     from cascade_agent.validators.skipped_call import SkippedCall
     from cascade_agent.validators.structured_output import StructuredOutput
     from cascade_agent.validators.token_confidence import TokenConfidence
@@ -36,6 +37,7 @@ _LAZY = {
     "Plan": "plan_consistency",
     "PlanConsistency": "plan_consistency",
     "PlanStep": "plan_consistency",
+    "SelfConsistency": "self_consistency",
     "SkippedCall": "skipped_call",
     "StructuredOutput": "structured_output",
     "TokenConfidence": "token_confidence",
@@ -54,6 +56,7 @@ __all__ = [
     "Plan",
     "PlanConsistency",
     "PlanStep",
+    "SelfConsistency",
     "SkippedCall",
     "StructuredOutput",
     "TokenConfidence",
@@ -80,9 +83,10 @@ def __dir__() -> list[str]:
 
 
 def default_validators() -> list[Any]:
-    """Return the local validators that need neither log-probabilities nor a model, cheapest first.
+    """Return the local validators that need no model, cheapest first.
 
-    `PlanConsistency` is among them and acts only where a plan is found.
+    `PlanConsistency` acts only where a plan is found, `TokenConfidence` only where the provider gives log-probabilities
+    and they are very low.
     """
     names = (
         "CompleteResponse",
@@ -96,7 +100,7 @@ def default_validators() -> list[Any]:
         "ToolRelevance",
         "TurnProgress",
     )
-    return [__getattr__(name)() for name in names]
+    return [*(__getattr__(name)() for name in names), __getattr__("TokenConfidence")(graded=False)]
 
 
 @cache

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.records import ToolSpec
+
+
+def bound_for(tier: Tier, context: StepContext) -> Ready:
+    """Return a tier ready to answer the same step: with its tools or its output schema."""
+    if context.output_schema is not None:
+        return tier.with_schema(context.output_schema)
+    if not context.tools:
+        return tier.plain()
+    return tier.with_tools([_as_openai(spec) for spec in context.tools], tool_choice=context.tool_choice)
+
+
+def _as_openai(spec: ToolSpec) -> dict[str, Any]:
+    function = {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)}
+    return {"type": "function", "function": function}
+
 
 class Breaker:
     """Stops asking after 5 failures in a row and lets one call through every 30 s to see whether it is better."""

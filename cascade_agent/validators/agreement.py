@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +55,7 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
     if context.output_schema is not None:
         if b.parsed is None:
             return None
-        return float(same_value(_plain(a.parsed), _plain(b.parsed)))
+        return float(same_value(plain(a.parsed), plain(b.parsed)))
     if b.invalid_tool_calls or not (b.tool_calls or b.text.strip()):
         return None
     if a.tool_calls or b.tool_calls:
@@ -343,9 +343,73 @@ def _json(text: str) -> Any:
         return None
 
 
-def _plain(value: object) -> Any:
+def plain(value: object) -> Any:
+    """Return structured output as plain JSON."""
     dump = getattr(value, "model_dump", None)
     return dump(mode="json") if callable(dump) else value
+
+
+# ---- the answer at the end of a text ---------------------------------------------------------------------------------
+
+_NAMES: Final = "answer|result|solution|antwort|ergebnis|réponse|respuesta|resposta|risposta"
+_MARKED = re.compile(
+    rf"\\boxed\{{([^{{}}]+)\}}|\b(?:{_NAMES})\b\W{{0,4}}(?:is|ist|est|es|é|è|[:=])[ \t*:]*([^\n]+)"
+    r"|(?:答案|答え)[是为は:：\s]+([^\n]+)",
+    re.IGNORECASE,
+)
+_IS = re.compile(r"\b(?:is|are|ist|est|es|é|è)\b|[=:是为は]", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_MONTH: Final = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DATE = re.compile(
+    rf"\b\d{{1,4}}([-/.])\d\d?\1\d{{1,4}}\b|\b{_MONTH} \d\d?(?:st|nd|rd|th)?,? \d{{4}}\b"
+    rf"|\b\d\d?(?:st|nd|rd|th|\.)?(?: of)? {_MONTH},? \d{{4}}\b",
+    re.IGNORECASE,
+)
+_FIGURE = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:\s?(?:%|[ap]\.?m\b\.?))?", re.IGNORECASE)
+_FEW_WORDS: Final = 5
+_FEW_LETTERS: Final = 60
+
+
+def answer_key(draft: Draft, context: StepContext) -> Hashable | None:
+    """Return what an answer comes to, equal for answers that mean the same; None where nothing can be compared.
+
+    Structured output is its normal form, calls their normal forms, a text its final answer: see `final_answer`.
+    """
+    if context.output_schema is not None:
+        return None if draft.parsed is None else ("structured", normal(plain(draft.parsed)))
+    if draft.invalid_tool_calls:
+        return None
+    if draft.tool_calls:
+        specs = context.tools_by_name
+        return "calls", frozenset(Counter(call_key(c, specs.get(c["name"])) for c in draft.tool_calls).items())
+    return final_answer(draft.text)
+
+
+def final_answer(text: str) -> Hashable | None:
+    """Return the final answer of a text in its normal form; None for prose that ends in none.
+
+    It is what stands behind the last "the answer is", else the last sentence: JSON, the one date or figure in it, or
+    all of its few words. Numbers are equal with and without thousands separators; the format of a date is part of it.
+    """
+    text = text.strip()[-_MAX_TEXT:]
+    found = _json(text)
+    if found is not None:
+        return "json", normal(found)
+    marked = [next(filter(None, groups)) for groups in _MARKED.findall(text)]
+    line = (marked or text.splitlines() or [""])[-1]
+    last = _SENTENCE.split(line.strip())[0 if marked else -1].strip(" \t*_`'\"$()[]{}.")
+    for part in (last, _IS.split(last)[-1]):  # "if tomorrow is the 3rd, then today is the 2nd"
+        dates = [found.group().casefold() for found in _DATE.finditer(part)]
+        figures = _FIGURE.findall(_DATE.sub(" ", part))
+        if len(dates) + len(figures) == 1:
+            return ("date", dates[0]) if dates else _figure(figures[0])
+    if not last or len(last) > _FEW_LETTERS or len(_WORD.findall(last)) > _FEW_WORDS:
+        return None
+    return _squeezed(last.casefold())
+
+
+def _figure(found: str) -> Hashable:
+    return "figure", normal(_LOOSE.sub("", found.casefold()).replace(".m", "m").rstrip("."))
 
 
 # ---- two recorded answers -------------------------------------------------------------------------------------------

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.core.scoring import Scorer, Weight
-from cascade_agent.validators._model_call import ModelValidator
+from cascade_agent.validators._model_call import ModelValidator, bound_for
 from cascade_agent.validators.agreement import agreement
 from cascade_agent.validators.validator_set import ValidatorSet
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-    from cascade_agent.core.records import ToolSpec
     from cascade_agent.models.tier import Ready
 
 Similarity = Callable[[str, str], float]
@@ -54,18 +53,14 @@ class CrossCheck(ModelValidator):
         key = (*map(id, context.tools), id(context.output_schema), context.tool_choice)
         known = self._ready.get(key)
         if known is None:
-            known = (self._bound(context), (context.tools, context.output_schema))  # keeps the ids of the key alive
+            known = (
+                bound_for(self.tier, context),
+                (context.tools, context.output_schema),
+            )  # keeps the ids of the key alive
             while len(self._ready) >= _MAX_READY:
                 self._ready.pop(next(iter(self._ready)), None)
             self._ready[key] = known
         return known[0], list(context.messages)
-
-    def _bound(self, context: StepContext) -> Ready:
-        if context.output_schema is not None:
-            return self.tier.with_schema(context.output_schema)
-        if not context.tools:
-            return self.tier.plain()
-        return self.tier.with_tools([_as_openai(spec) for spec in context.tools], tool_choice=context.tool_choice)
 
     def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
         if isinstance(native, Mapping):
@@ -112,8 +107,3 @@ def _local() -> tuple[ValidatorSet, Scorer]:
 
     found = ValidatorSet([CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance()])
     return found, Scorer.from_weights(found.weights)
-
-
-def _as_openai(spec: ToolSpec) -> dict[str, Any]:
-    function = {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)}
-    return {"type": "function", "function": function}

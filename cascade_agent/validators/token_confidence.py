@@ -31,39 +31,59 @@ _LOGPROB_KEYS = ("logprob", "log_probability", "logProbability")
 Tokens = list[tuple[str, float]]
 
 
+_QUANTILE = 0.1
+_UNSURE = 0.15
+"""Probability at the lowest tenth of the tokens under which a draft fails.
+
+A calibrated model is right about a token as often as it says, and instruction-tuned ones claim more than that (OpenAI,
+*GPT-4 Technical Report*, 2023, figure 8), so of such tokens at most 15 in 100 are the right ones: the precision that
+the shipped soft fails have, and a margin.
+"""
+_FAILED_MEAN = -1.0
+"""Mean log-probability under which a draft fails: the bar under which Whisper takes its own decoding for failed
+(`logprob_threshold`; Radford et al., *Robust Speech Recognition via Large-Scale Weak Supervision*, 2022, section 4.5).
+Text that a model decodes surely lies far above it; -2.5 is the perplexity of open-ended prose (12)."""
+_RARE = -10.0
+"""Least log-probability that counts in the mean: some providers write -9999 for tokens outside of their top ones."""
+_MANY = 10
+"""Tokens of a text from which on its lowest tenth counts: a single token may just have many synonyms."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenConfidence:
-    """Scores the draft with the probability of its least sure tokens.
+    """Scores the draft with the probability of its least sure tokens, and fails it where they are hardly ever right.
 
     The score is `exp` of a low quantile of the tokens' log-probabilities: a mean hides the one wrong token of a call
     behind many sure ones, a sum punishes length (Gupta et al., *Language Model Cascades: Token-level uncertainty and
     beyond*, ICLR 2024, arXiv:2404.10136, there "Chow-Quantile"; `quantile=0` is the least sure token).
 
-    Of an answer with tool calls only the tokens that spell the tools' names and the values of their arguments count;
+    Of an answer with tool calls only the tokens that spell the tools' names and the values of their arguments count
+    (single-sample confidence is better so: *Uncertainty Quantification for LLM Function-Calling*, arXiv:2604.22985);
     when the provider reports none of these (some report the prose alone), nothing is known. Log-probabilities are
     read from `response_metadata["logprobs"]` (OpenAI, vLLM, Groq: `{"content": [{"token", "logprob"}]}`; Ollama: the
     list alone; legacy completions: `{"tokens", "token_logprobs"}`) and `["logprobs_result"]` (Gemini). Ask for them,
     for example with `ChatOpenAI(logprobs=True)`. At most the last 4,096 tokens are read.
 
-    Codes: `token_confidence` (pass with a score), `no_logprobs` (abstain without one).
+    Codes: `token_confidence` (a soft fail where the mean is below -1 or the lowest tenth of the tokens below .15, a
+    single token of a call among them; else a pass with a score), `no_logprobs` (abstain without one).
 
     Args:
-        quantile: which quantile of the log-probabilities, in [0, 1).
+        quantile: which quantile of the log-probabilities the score is, in [0, 1).
+        graded: False gives the soft fail alone and is silent otherwise, as in the default set: a draft is never lifted.
 
     Raises:
         ConfigurationError: `quantile` is outside [0, 1).
     """
 
-    quantile: float = 0.1
+    quantile: float = _QUANTILE
+    graded: bool = True
     name: ClassVar[str] = "TokenConfidence"
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
-    escalates_as: ClassVar[str] = ""
+    escalates_as: ClassVar[str] = "low_confidence"
     weights: ClassVar[Mapping[str, Weight]] = {
         "token_confidence": Weight(3.0, "sure tokens are a little more often right; models overrate it", neutral=0.8),
     }
-    lifts: ClassVar[bool] = True
-    """A finding may raise the confidence, so a calibrated policy must have been measured with it."""
 
     def __post_init__(self) -> None:
         """Refuse what is no quantile."""
@@ -71,18 +91,39 @@ class TokenConfidence:
             msg = f"TokenConfidence.quantile is {self.quantile!r}; expected a number in [0, 1), for example 0.1"
             raise ConfigurationError(msg)
 
-    def __call__(self, draft: Draft, context: StepContext) -> Verdict:  # noqa: ARG002 - the answer alone counts
-        """Return one graded verdict, or an abstain when nothing is known."""
+    @property
+    def lifts(self) -> bool:
+        """Whether a finding may raise the confidence: then a calibrated policy must have been measured with it."""
+        return self.graded
+
+    def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:  # noqa: ARG002 - the answer alone counts
+        """Return one verdict; without log-probabilities an abstain, or nothing where it is not graded."""
         tokens = _tokens(draft.message.response_metadata)
+        if not tokens and not self.graded:
+            return None
         calls = draft.tool_calls
         values = _action_tokens(tokens, calls) if calls else [logprob for _, logprob in tokens]
         if not values:
             reason = "the provider reports no log-probabilities" + (" of the call" if tokens else "")
-            return Verdict(outcome="abstain", code="no_logprobs", reason=reason)
+            return Verdict(outcome="abstain", code="no_logprobs", reason=reason) if self.graded else None
         values.sort()
-        score = math.exp(values[int(self.quantile * len(values))])
+        score = math.exp(_at(self.quantile, values))
         reason = f"quantile {self.quantile:g} of {len(values)} tokens of the {'call' if calls else 'answer'}"
-        return Verdict(outcome="pass", code="token_confidence", reason=reason, score=score)
+        fails = _hardly_ever_right(values, call=bool(calls))
+        if not fails and not self.graded:
+            return None
+        return Verdict(outcome="fail" if fails else "pass", code="token_confidence", reason=reason, score=score)
+
+
+def _at(quantile: float, values: Sequence[float]) -> float:
+    return values[int(quantile * len(values))]
+
+
+def _hardly_ever_right(values: Sequence[float], *, call: bool) -> bool:
+    """Return whether sorted log-probabilities are as low as those of right answers hardly ever are."""
+    if math.fsum(max(_RARE, value) for value in values) / len(values) < _FAILED_MEAN:
+        return True
+    return (call or len(values) >= _MANY) and _at(_QUANTILE, values) < math.log(_UNSURE)
 
 
 # ---- where the providers keep them ----------------------------------------------------------------------------------

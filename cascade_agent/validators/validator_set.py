@@ -38,7 +38,10 @@ _warned: set[tuple[str, str]] = set()
 
 @runtime_checkable
 class Evidence(Protocol):
-    """A validator that must ask a model. `stage` is `"evidence"`; asked only when it can change the decision."""
+    """A validator that must ask a model. `stage` is `"evidence"`; asked only when it can change the decision.
+
+    One that asks the small tier itself has `for_tier(tier)`, and may return a third value: the draft to judge instead.
+    """
 
     name: str
 

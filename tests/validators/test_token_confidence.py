@@ -11,14 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
+from cascade_agent import CascadeChatModel
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.token_confidence import TokenConfidence
 
 
 def judge(message: AIMessage, quantile: float = 0.1) -> Verdict:
     """Judge one answer."""
-    return TokenConfidence(quantile=quantile)(Draft(message=message), StepContext())
+    verdict = TokenConfidence(quantile=quantile)(Draft(message=message), StepContext())
+    assert verdict is not None, "graded, it always speaks"
+    return verdict
 
 
 def openai(*tokens: tuple[str, float]) -> dict[str, Any]:
@@ -154,6 +158,59 @@ def test_bounds() -> None:
     assert score([[[[]] * 60] * 60] * 60) == pytest.approx(math.exp(-0.1))
 
 
+def find(*values: float, name: float = -0.01) -> AIMessage:
+    """A call whose name and values were said with these log-probabilities."""
+    tokens = [("find", name), ('("', -3.0), *((f"w{i} ", p) for i, p in enumerate(values)), ('")', -3.0)]
+    query = "".join(f"w{i} " for i in range(len(values)))
+    return AIMessage(
+        "", tool_calls=[{"name": "find", "args": {"q": query}, "id": "1"}], response_metadata=openai(*tokens)
+    )
+
+
+def text(*logprobs: float) -> AIMessage:
+    """A text with these log-probabilities."""
+    return AIMessage("x", response_metadata={"logprobs": list(logprobs)})
+
+
+@pytest.mark.parametrize(
+    ("message", "fails"),
+    [
+        (text(*[-2.5] * 4), True),
+        (text(*[-2.5] * 40), True),
+        (text(*[-1.1] * 12), True),
+        (text(*[-0.2] * 17, *[math.log(0.13)] * 3), True),
+        (text(*[-0.9] * 12), False),
+        (text(-2.5, -0.1, -0.1, -0.1), False),
+        (text(*[-0.2] * 19, -9.0), False),
+        (text(*[-0.2] * 19, -9999.0), False),
+        (find(-0.1, -0.1, -2.5), True),
+        (find(*[-1.5] * 5), True),
+        (find(-0.1, -0.1, name=-2.0), True),
+        (find(-0.1, -0.1, -1.6), False),
+    ],
+)
+def test_fails_where_right_answers_hardly_ever_are(message: AIMessage, fails: bool) -> None:
+    """A soft fail under a mean of -1, or .15 in the lowest tenth: one token of a call, one of many of a text."""
+    verdict = judge(message)
+    assert verdict.outcome == ("fail" if fails else "pass")
+    assert verdict.score is not None
+    default = TokenConfidence(graded=False)(Draft(message=message), StepContext())
+    assert default == (verdict if fails else None), "in the default set it only objects"
+
+
+def test_counts_without_a_threshold() -> None:
+    """By default an unsure draft goes to large, a sure one and one without log-probabilities stay as they were."""
+    for meta, unsure in (({"logprobs": [-2.5] * 8}, True), ({"logprobs": [-0.1] * 8}, False), ({}, False)):
+        small = ScriptedChatModel([AIMessage("It is four.", response_metadata=meta)])
+        step = (
+            CascadeChatModel(small=small, large=ScriptedChatModel(["4"])).invoke("2 + 2?").response_metadata["cascade"]
+        )
+        assert (step["final_tier"], step["reason"]) == (
+            ("large", "low_confidence") if unsure else ("small", "accepted")
+        )
+        assert any(v["validator"] == "TokenConfidence" for v in step["attempts"][0].get("verdicts", ())) is unsure
+
+
 @pytest.mark.parametrize("quantile", [-0.1, 1.0, math.nan])
 def test_settings(quantile: float) -> None:
     """What is no quantile is refused at construction."""
@@ -177,11 +234,10 @@ JSON = st.recursive(
     logprobs=JSON, args=JSON | st.dictionaries(st.text(), JSON), name=st.none() | st.text(), quantile=st.floats(0, 0.99)
 )
 def test_never_raises(logprobs: Any, args: Any, name: str | None, quantile: float) -> None:
-    """No metadata and no call make it raise; it passes with a score or abstains without one."""
+    """No metadata and no call make it raise; it has a score or abstains without one."""
     message = AIMessage.model_construct(
         content="", tool_calls=[{"name": name, "args": args, "id": "1"}], response_metadata={"logprobs": logprobs}
     )
     for draft in (message, AIMessage("x", response_metadata={"logprobs": logprobs})):
         verdict = judge(draft, quantile)
-        assert (verdict.outcome == "pass") == (verdict.score is not None)
-        assert verdict.outcome != "fail"
+        assert (verdict.outcome != "abstain") == (verdict.score is not None)

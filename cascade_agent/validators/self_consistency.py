@@ -1,0 +1,212 @@
+"""`SelfConsistency`: the small tier answers again under other instructions, and the majority's draft is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from langchain_core.messages import SystemMessage
+from langchain_core.runnables.config import ContextThreadPoolExecutor
+
+from cascade_agent.core.records import Draft, SideCall, Usage, Verdict
+from cascade_agent.core.scoring import Weight
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.models.usage import NOTHING, usage_and_cost, usage_and_cost_of_error
+from cascade_agent.validators._model_call import bound_for
+from cascade_agent.validators.agreement import answer_key
+from cascade_agent.validators.validator_set import is_control_flow
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import RunnableConfig
+
+    from cascade_agent.core.records import StepContext
+    from cascade_agent.models.tier import Ready, Tier
+
+Found = tuple[Verdict, SideCall, Draft | None]
+Requests = list[list["BaseMessage"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfConsistency:
+    """Asks the small tier again under other instructions, side by side, and keeps the majority's draft.
+
+    The diversity of the prompt is what pays, not the number of samples (Yue et al., *Large Language Model Cascades with
+    Mixture of Thoughts Representations*, ICLR 2024). For text with a final answer (a number, a date, a few words, what
+    stands behind "the answer is") and for structured output; two samples of one model say little about tool calls and
+    nothing about prose, so there it abstains; for calls, and for prose where tools are on offer, nobody is asked.
+
+    The finding is graded: code `self_consistency`, a score of 1 where the answers agree. It is the lead of the most
+    frequent answer over the next, as a share of the lead that is wanted: all samples, or 2 when `staged`. Where the
+    majority is not the draft's, the majority's answer takes the place of the draft and is validated like it. Steps
+    whose confidence lies outside of `Policy.evidence_band` are not sampled.
+
+    Args:
+        instructions: Each is another way to do the step. A text is added to the system message, a `SystemMessage`
+            takes its place.
+        samples: Answers in all, the draft among them; the request's own instructions and these take turns. Without it
+            one of each.
+        temperature: Of the further samples; None leaves the tier's own.
+        staged: Ask one sample first, and the others only where it disagrees.
+        name: Name in the record.
+        tier: Who is asked; a cascade puts its small tier here.
+
+    Raises:
+        ConfigurationError: no instructions, or fewer than two samples.
+    """
+
+    instructions: Sequence[str | SystemMessage]
+    samples: int | None = None
+    temperature: float | None = None
+    staged: bool = False
+    name: str = "SelfConsistency"
+    tier: Tier | None = field(default=None, repr=False)
+    stage: ClassVar[Literal["evidence"]] = "evidence"
+    shipped: ClassVar[bool] = True
+    escalates_as: ClassVar[str] = "disagreement"
+    weights: ClassVar[Mapping[str, Weight]] = {
+        "self_consistency": Weight(6.0, "a lead of half of what is wanted is not enough to keep a draft", neutral=0.8),
+    }
+
+    def __post_init__(self) -> None:
+        """Refuse what compares nothing."""
+        if isinstance(self.instructions, str | SystemMessage) or not self.instructions:
+            msg = "SelfConsistency.instructions is empty or no list; expected at least one other way to do the step"
+            raise ConfigurationError(msg)
+        if self.samples is not None and self.samples < 2:  # noqa: PLR2004 - the draft and another
+            msg = f"SelfConsistency.samples is {self.samples!r}; expected 2 or more: the draft is one of them"
+            raise ConfigurationError(msg)
+
+    def for_tier(self, tier: Tier) -> SelfConsistency:
+        """Return this evidence asking `tier`, unless it has one of its own."""
+        return self if self.tier is not None else replace(self, tier=tier)
+
+    def gather(self, draft: Draft, context: StepContext, *, config: RunnableConfig | None) -> Found:
+        """Ask on threads; return the finding, its cost, and the majority's draft where it is another."""
+        sampling = self._sampling(draft, context)
+        try:
+            requests = next(sampling)
+            ready, settings = self._ready(context)
+
+            def ask(messages: list[BaseMessage]) -> Any:
+                try:
+                    return ready.ask(messages, config, **settings)
+                except Exception as error:  # noqa: BLE001 - one sample that fails leaves the others
+                    return error
+
+            while True:
+                with ContextThreadPoolExecutor(max_workers=len(requests)) as pool:
+                    replies = list(pool.map(ask, requests))
+                requests = sampling.send(replies)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # what `_sampling` returns
+
+    async def agather(self, draft: Draft, context: StepContext, *, config: RunnableConfig | None) -> Found:
+        """Async twin of `gather`."""
+        sampling = self._sampling(draft, context)
+        try:
+            requests = next(sampling)
+            ready, settings = self._ready(context)
+            while True:
+                asked = (ready.aask(messages, config, **settings) for messages in requests)
+                requests = sampling.send(await asyncio.gather(*asked, return_exceptions=True))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # what `_sampling` returns
+
+    def _ready(self, context: StepContext) -> tuple[Ready, dict[str, Any]]:
+        tier = self._asked()
+        given = {} if self.temperature is None else {"temperature": self.temperature}
+        return bound_for(tier, context), dict(tier.settings_for(given))
+
+    def _asked(self) -> Tier:
+        if self.tier is None:
+            msg = f"{self.name} has no tier to ask: use it in a cascade, or give `tier`"
+            raise ConfigurationError(msg)
+        return self.tier
+
+    def _sampling(self, draft: Draft, context: StepContext) -> Generator[Requests, list[Any], Found]:
+        """Yield the requests to be asked side by side, receive the replies or their errors, return what was found."""
+        own = answer_key(draft, context)
+        call = context.output_schema is None and bool(draft.tool_calls)
+        if call or (own is None and context.tools):
+            return _abstained("not_sampled", "a call or prose: samples of one model say nothing about it", NOTHING, 0.0)
+        own = object() if own is None else own  # no answer among answers is outvoted; among its like it is prose
+        votes: dict[Hashable, list[Draft]] = {own: [draft]}
+        usage: list[Usage] = []
+        costs: list[float | None] = []
+        kinds = [None, *self.instructions]
+        total = self.samples or len(kinds)
+        waiting = [self._request(context, kinds[i % len(kinds)]) for i in range(1, total)]
+        wanted = total
+        stages = [waiting]
+        if self.staged:
+            wanted, stages = 2, [waiting[:1], waiting[1:]]
+        for requests in stages:
+            if not requests or (usage and _lead(votes) >= wanted):
+                break
+            for reply in (yield requests):
+                used, cost, sample = self._read(reply)
+                usage.append(used)
+                costs.append(cost)
+                key = None if sample is None else answer_key(sample, context)
+                if sample is not None and key is not None:
+                    votes.setdefault(key, []).append(sample)
+        paid = None if None in costs else sum(cost for cost in costs if cost is not None)
+        return self._found(draft, votes, min(wanted, sum(map(len, votes.values()))), reduce(add, usage), paid)
+
+    def _found(
+        self, draft: Draft, votes: Mapping[Hashable, list[Draft]], wanted: int, usage: Usage, cost: float | None
+    ) -> Found:
+        asked = sum(map(len, votes.values()))
+        if asked < 2:  # noqa: PLR2004 - the draft and another
+            return _abstained("agreement_unknown", "no other sample gave an answer to compare", usage, cost)
+        majority = max(votes.values(), key=len)  # the draft's own answer where several are as frequent
+        reason = f"{len(majority)} of {asked} samples agree, {len(votes)} different answers"
+        score = min(1.0, _lead(votes) / wanted)
+        verdict = Verdict(outcome="abstain", code="self_consistency", reason=reason, score=score)
+        kept = None if majority[0] is draft else majority[0]
+        return verdict, SideCall(name=self.name, usage=usage, cost=cost), kept
+
+    def _read(self, reply: Any) -> tuple[Usage, float | None, Draft | None]:
+        """Return usage, cost and draft of a sample; no draft where it failed."""
+        if isinstance(reply, BaseException):
+            if not isinstance(reply, Exception) or is_control_flow(reply):
+                raise reply
+            used, cost, _ = usage_and_cost_of_error(reply)
+            return used or Usage(), cost, None
+        structured = isinstance(reply, Mapping)
+        message = reply["raw"] if structured else reply
+        used, cost, _ = usage_and_cost(self._asked(), message)
+        return used, cost, Draft(message=message, parsed=reply.get("parsed") if structured else None)
+
+    def _request(self, context: StepContext, instruction: str | SystemMessage | None) -> list[BaseMessage]:
+        messages = list(context.messages)
+        system = messages[0] if messages and messages[0].type == "system" else None
+        if instruction is not None:
+            rest = messages if system is None else messages[1:]
+            messages = [_instructed(system, instruction), *rest]
+        return self._asked().messages_for(messages)
+
+
+def _instructed(system: BaseMessage | None, instruction: str | SystemMessage) -> SystemMessage:
+    if isinstance(instruction, SystemMessage):
+        return instruction
+    if system is None:
+        return SystemMessage(instruction)
+    if isinstance(system.content, str):
+        return SystemMessage(f"{system.content}\n\n{instruction}")
+    return SystemMessage(content=[*system.content, {"type": "text", "text": instruction}])
+
+
+def _lead(votes: Mapping[Hashable, list[Draft]]) -> int:
+    """Return by how many samples the most frequent answer leads the next one."""
+    counts = sorted((*map(len, votes.values()), 0), reverse=True)
+    return counts[0] - counts[1]
+
+
+def _abstained(code: str, reason: str, usage: Usage, cost: float | None) -> Found:
+    return Verdict(outcome="abstain", code=code, reason=reason), SideCall(name="", usage=usage, cost=cost), None
