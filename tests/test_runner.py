@@ -202,7 +202,7 @@ pieces = st.builds(
 policies = st.builds(
     Policy,
     threshold=st.none() | unit | st.dictionaries(st.sampled_from(["call", "text", "default"]), unit),
-    evidence_band=st.tuples(unit, unit).map(sorted).map(tuple),
+    evidence=st.tuples(unit, unit).map(sorted).map(tuple),
     on_exhausted=st.sampled_from(["pass", "return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
     handover=st.sampled_from(["fresh", "feedback"]),
@@ -283,7 +283,7 @@ def test_the_laws_of_a_step(small, large, policy):
 def test_evidence_is_asked_only_while_it_can_decide(way):
     """Cheapest first; the second piece is not asked when the first has settled the matter."""
     pieces_ = (Piece("cheap", score=0.99), Piece("dear", score=0.99))
-    policy = Policy(threshold=0.5, evidence_band=(0.0, 0.9))
+    policy = Policy(threshold=0.5, evidence=(0.0, 0.9))
     step, _ = a_step(Says("answers", validator="graded", score=0.6), Says("answers"), policy=policy, evidence=pieces_)
     result = run(step) if way == "sync" else asyncio.run(arun(step))
     asked = [s.name for s in result.trace.evidence]
