@@ -147,6 +147,22 @@ class Policy:
         return replace(base or cls(), **_read(value))
 
     @classmethod
+    def for_steps(cls, **settings: Any) -> Policy:
+        """Return the policy for nodes of a single step: a threshold of .7, no label and no second model needed.
+
+        Measured on 850 recorded tool-calling steps x 9 small -> large pairs: 1.9 points lost against large at .39 of
+        its cost, where the rules alone lose 6.7 at .22 (a threshold of .8: 0.9 at .51). The rules were developed on
+        these steps; on 610 others x 16 pairs .7 lost .9 points at .34, the rules alone 4.9 at .19.
+        """
+        measured: dict[str, Any] = {
+            "preset": "for_steps",
+            "data": "850 recorded tool-calling steps (BFCL v1), 9 pairs of models, in-sample for the rules",
+            "loss": 0.019,
+            "cost": 0.392,
+        }
+        return cls(**{"stay_on_large": "step", "threshold": 0.7, "provenance": measured, **settings})
+
+    @classmethod
     def for_agents(cls, *, cautious: bool = False, **settings: Any) -> Policy:
         """Return the policy for agents in loops: the rules decide, and large stays for the rest of a user turn.
 
