@@ -60,7 +60,7 @@ from cascade_agent.validators.validator_set import ValidatorSet
 BAND = Policy().evidence
 """Confidence between which the second model is asked."""
 WIDE = (0.2, 0.95)
-KEEP = 0.9
+KEEP = 0.8
 """Confidence from which the default policy keeps a draft after evidence."""
 DRAWS = 200
 MAX_LOSS = 0.01
