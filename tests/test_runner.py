@@ -381,7 +381,7 @@ def test_a_tier_with_a_deadline_of_its_own():
 
 
 def test_the_kind_of_a_step_is_that_of_its_first_answer():
-    """`call`, `text` or `structured`, for statistics by kind."""
+    """`one_call` or `text` here, for figures by kind."""
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
     cut = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
 
@@ -390,7 +390,7 @@ def test_the_kind_of_a_step_is_that_of_its_first_answer():
             CascadeChatModel(small=ScriptedChatModel(said), large=ScriptedChatModel("b"), validators=[]).invoke("")
         ).kind
 
-    assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "call", "call", "text"]
+    assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "one_call", "one_call", "text"]
 
 
 def test_a_message_without_a_record_has_none():
