@@ -62,10 +62,10 @@ from cascade_agent.validators.agreement import agreement
 from cascade_agent.validators.cross_check import cross_checked
 from cascade_agent.validators.validator_set import ValidatorSet
 
-BAND = Policy().evidence_band
+BAND = Policy().evidence
 """Confidence between which the second model is asked."""
 WIDE = (0.2, 0.95)
-KEEP = 0.9
+KEEP = 0.8
 """Confidence from which the default policy keeps a draft after evidence."""
 DRAWS = 200
 MAX_LOSS = 0.01

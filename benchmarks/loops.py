@@ -1,6 +1,7 @@
 """How well the default set judges agents in loops: success and cost of a cascade on recorded runs, and each rule.
 
-    python benchmarks/loops.py --data DIR [--errors text|status] [--ratios 3,10] [--stay turn,run] [--part N] [--json]
+    python benchmarks/loops.py --data DIR [--errors text|status] [--ratios 3,10] [--stay turn,run] [--threshold P]
+                               [--part N] [--json]
 
 The folder holds what it has of `tasks.jsonl.gz` (stateful multi-turn tasks as played by a small and a large model),
 `conversations.jsonl.gz` (agents and customers, passed or failed) and `followups.jsonl` (texts that are right or skip
@@ -29,7 +30,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from cascade_agent import assess
+from cascade_agent import Policy, assess
 from cascade_agent.offline.evaluation.metrics import auroc
 from cascade_agent.validators._conversation import result_of
 
@@ -88,6 +89,7 @@ class Judge:
     """Judges the recorded steps of the small model, each once per history."""
 
     status: bool
+    policy: Policy
     seen: dict[Any, Any] = field(default_factory=dict)
 
     def __call__(self, task: Json, turn: int, k: int, past: list[tuple[str, list[Json]]]) -> Any:
@@ -102,7 +104,8 @@ class Judge:
                     name = f"{number}_{at}"
                     messages += [answer(step, name, tier), *results(step, name, status=self.status)]
             tools = [task["tools"][i] for i in task["tools_of_turn"][turn]]
-            self.seen[key] = assess(answer(steps[k], f"{turn}_{k}", "small"), messages=messages, tools=tools)
+            draft = answer(steps[k], f"{turn}_{k}", "small")
+            self.seen[key] = assess(draft, messages=messages, tools=tools, policy=self.policy)
         return self.seen[key]
 
 
@@ -270,12 +273,20 @@ def of_part(task: Json, part: int | None) -> bool:
     return part is None or (found is not None and int(found[0]) // 2 % 4 == part)
 
 
-def measure(folder: Path, *, status: bool, ratios: list[float], stays: list[Stay], part: int | None = None) -> Json:
+def measure(  # noqa: PLR0913 - the options of the command
+    folder: Path,
+    *,
+    status: bool,
+    ratios: list[float],
+    stays: list[Stay],
+    part: int | None = None,
+    threshold: float | None = None,
+) -> Json:
     """Measure all data sets that the folder holds."""
     out: Json = {}
     if (folder / "tasks.jsonl.gz").exists():
         tasks = [task for task in read(folder / "tasks.jsonl.gz") if of_part(task, part)]
-        judge = Judge(status)
+        judge = Judge(status, Policy(threshold=threshold))
         out["tasks"] = [cascade(tasks, judge, ratio, stay) for stay in stays for ratio in ratios]
         out["turns"] = rules(tasks, judge)
     if (folder / "conversations.jsonl.gz").exists():
@@ -310,11 +321,13 @@ def main() -> None:
     parser.add_argument("--errors", choices=("text", "status"), default="text")
     parser.add_argument("--ratios", default="3,10,25")
     parser.add_argument("--stay", default="turn")
+    parser.add_argument("--threshold", type=float)
     parser.add_argument("--part", type=int, choices=range(4))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     ratios, stays = [float(x) for x in given.ratios.split(",")], given.stay.split(",")
-    found = measure(given.data, status=given.errors == "status", ratios=ratios, stays=stays, part=given.part)
+    status = given.errors == "status"
+    found = measure(given.data, status=status, ratios=ratios, stays=stays, part=given.part, threshold=given.threshold)
     if given.json:
         print(json.dumps(found))
     else:

@@ -136,7 +136,7 @@ policies = st.builds(
     threshold=st.none()
     | scores
     | st.dictionaries(st.sampled_from(["call", "text", "write", "irreversible", "default"]), scores, max_size=3),
-    evidence_band=st.sampled_from([(0.0, 1.0), (0.3, 0.89), (0.6, 0.7), (0.0, 0.0)]),
+    evidence=st.sampled_from([(0.0, 1.0), (0.3, 0.89), (0.6, 0.7), (0.0, 0.0)]),
     on_exhausted=st.sampled_from(["pass", "return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
     stay_on_large=st.sampled_from(["step", "turn"]),

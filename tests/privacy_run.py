@@ -289,7 +289,7 @@ def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
     for evidence in judges:
         yield "evidence", CascadeChatModel(
             small=tier(look_up(number=5, note="zqxarg")), large=tier(LARGE, "huge"),
-            validators=[*default_validators(), evidence], policy=Policy(evidence_band=(0.0, 1.0)), **common,
+            validators=[*default_validators(), evidence], policy=Policy(evidence=(0.0, 1.0)), **common,
         ).bind_tools([LOOK])  # fmt: skip
     inner = CascadeChatModel(small=tier(""), large=tier("zqxlarge", "huge"), name="inner")
     yield "inner", CascadeChatModel(small=inner, large=tier("zqxlarge", "huge"), **common)

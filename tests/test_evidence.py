@@ -39,7 +39,7 @@ def cascade(small: Any, second: Any, large: Any, **policy: Any) -> tuple[Cascade
         small=Tier(ScriptedChatModel([small], usage=(10, 5)), price=Price(1, 1)),
         large=Tier(ScriptedChatModel([large], usage=(10, 5)), price=Price(10, 10)),
         validators=[*default_validators(), CrossCheck(Tier(second, price=Price(2, 2)))],
-        policy=Policy(**{"evidence_band": (0.0, 1.0), **policy}),
+        policy=Policy(**{"evidence": (0.0, 1.0), **policy}),
         journal=journal,
     )
     return model, journal
@@ -72,7 +72,7 @@ def test_evidence_paid_in_another_currency_makes_the_sum_unknown() -> None:
         small=Tier(ScriptedChatModel([call(city="Lyon", nights=2)], usage=(10, 5)), price=Price(1, 1)),
         large=Tier(ScriptedChatModel(["-"]), price=Price(10, 10)),
         validators=[*default_validators(), CrossCheck(second)],
-        policy=Policy(evidence_band=(0.0, 1.0)),
+        policy=Policy(evidence=(0.0, 1.0)),
     )
     step = model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]
     assert step["evidence"][0]["cost"] == pytest.approx(30e-6)
@@ -137,7 +137,7 @@ def test_evidence_is_not_asked_when_it_cannot_matter() -> None:
     second = ScriptedChatModel([call(city="Lyon")])
     model, _ = cascade(call(town="Lyon"), second, call(city="Lyon", nights=2))
     assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["reason"] == "schema_invalid"
-    model, _ = cascade(call(city="Lyon", nights=2), second, call(city="Lyon", nights=2), evidence_band=(0.0, 0.01))
+    model, _ = cascade(call(city="Lyon", nights=2), second, call(city="Lyon", nights=2), evidence=(0.0, 0.01))
     assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["final_tier"] == "small"
     assert second.calls == []
 
@@ -285,7 +285,7 @@ def test_a_judge_can_turn_a_draft_down() -> None:
             small=ScriptedChatModel(["Paris"]),
             large=ScriptedChatModel(["Lyon"]),
             validators=[*default_validators(), Judge(ScriptedChatModel([judged(verdict, 1.0)]), "Must be right.")],
-            policy=Policy(evidence_band=(0.0, 1.0)),
+            policy=Policy(evidence=(0.0, 1.0)),
         )
         assert model.invoke("Capital of France?").response_metadata["cascade"]["final_tier"] == tier
 

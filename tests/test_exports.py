@@ -59,7 +59,7 @@ SIGNATURES = {
 POLICY = {
     "threshold",
     "scorer",
-    "evidence_band",
+    "evidence",
     "on_exhausted",
     "handover",
     "latency_budget",

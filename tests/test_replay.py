@@ -52,7 +52,7 @@ def test_what_was_asked_is_named_and_timed():
     """The calls that a policy would have made, their cost and their time."""
     small = _small(0.5, gathered=("e",))
     trace = _step(small, LARGE, evidence=(SideCall(name="e", cost=0.002, latency=0.3),), askable=("e",))
-    found = replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0)))
+    found = replay(trace, Policy(threshold=0.9, evidence=(0.0, 1.0)))
     assert [getattr(call, "tier", None) or call.name for call in found.calls] == ["small", "e", "large"]
     assert found.cost == pytest.approx(0.013)
     assert found.latency == pytest.approx(2.8)
@@ -62,7 +62,7 @@ def test_what_was_asked_is_named_and_timed():
 def test_evidence_that_was_dropped_is_not_there():
     """A call that was begun beside the draft and given up said nothing: a policy that needs it cannot be told."""
     trace = _step(_small(0.5), LARGE, evidence=(SideCall(name="e", cost=0.002, latency=0.3),), askable=("e",))
-    assert replay(trace, Policy(threshold=0.9, evidence_band=(0.0, 1.0))).missing == "evidence"
+    assert replay(trace, Policy(threshold=0.9, evidence=(0.0, 1.0))).missing == "evidence"
 
 
 def test_a_race_that_was_lost_is_not_a_failure():
@@ -91,7 +91,7 @@ def test_what_is_missing_is_named():
     skipped = Attempt(tier="small", outcome="skipped", cost=0.0)
     cases = {
         "large": (_step(_small(0.5)), Policy(threshold=0.9)),
-        "evidence": (_step(_small(0.5), LARGE, askable=("e",)), Policy(evidence_band=(0.0, 1.0))),
+        "evidence": (_step(_small(0.5), LARGE, askable=("e",)), Policy(evidence=(0.0, 1.0))),
         "draft": (_step(skipped, LARGE), Policy()),
     }
     for missing, (trace, policy) in cases.items():

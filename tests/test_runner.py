@@ -202,7 +202,7 @@ pieces = st.builds(
 policies = st.builds(
     Policy,
     threshold=st.none() | unit | st.dictionaries(st.sampled_from(["call", "text", "default"]), unit),
-    evidence_band=st.tuples(unit, unit).map(sorted).map(tuple),
+    evidence=st.tuples(unit, unit).map(sorted).map(tuple),
     on_exhausted=st.sampled_from(["pass", "return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
     handover=st.sampled_from(["fresh", "feedback"]),
@@ -283,7 +283,7 @@ def test_the_laws_of_a_step(small, large, policy):
 def test_evidence_is_asked_only_while_it_can_decide(way):
     """Cheapest first; the second piece is not asked when the first has settled the matter."""
     pieces_ = (Piece("cheap", score=0.99), Piece("dear", score=0.99))
-    policy = Policy(threshold=0.5, evidence_band=(0.0, 0.9))
+    policy = Policy(threshold=0.5, evidence=(0.0, 0.9))
     step, _ = a_step(Says("answers", validator="graded", score=0.6), Says("answers"), policy=policy, evidence=pieces_)
     result = run(step) if way == "sync" else asyncio.run(arun(step))
     asked = [s.name for s in result.trace.evidence]
@@ -382,7 +382,7 @@ def test_a_tier_with_a_deadline_of_its_own():
 
 
 def test_the_kind_of_a_step_is_that_of_its_first_answer():
-    """`call`, `text` or `structured`, for statistics by kind."""
+    """`one_call` or `text` here, for figures by kind."""
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
     cut = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
 
@@ -391,7 +391,7 @@ def test_the_kind_of_a_step_is_that_of_its_first_answer():
             CascadeChatModel(small=ScriptedChatModel(said), large=ScriptedChatModel("b"), validators=[]).invoke("")
         ).kind
 
-    assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "call", "call", "text"]
+    assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "one_call", "one_call", "text"]
 
 
 def test_a_message_without_a_record_has_none():

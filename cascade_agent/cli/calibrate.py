@@ -38,6 +38,7 @@ class Per(StrEnum):
     """Things that the risk is a share of."""
 
     STEP = "step"
+    TURN = "turn"
     EPISODE = "episode"
 
 
@@ -77,8 +78,12 @@ def calibrate(  # noqa: PLR0913 - the options of the command
     by_kind: Annotated[
         bool, typer.Option("--by-kind", help="A threshold for each kind of step, each certified for itself.")
     ] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="A threshold for each kind, the cheapest ones certified over all steps.")
+    ] = False,
     per: Annotated[
-        Per, typer.Option(help="step: share of steps. episode: share of episodes (threads) with any harm.")
+        Per,
+        typer.Option(help="step: share of steps. turn, episode: of turns (runs), of episodes (threads) with any harm."),
     ] = Per.STEP,
     seed: Annotated[int, typer.Option(help="Of all draws and splits.")] = 0,
     skip_bad: SkipBad = False,
@@ -97,6 +102,8 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         from cascade_agent.offline.calibration import load_policy, write_policy
 
         base = None if policy is None else load_policy(policy)
+        if by_kind and together:
+            fail("--by-kind and --together are two claims; give one of them", code=2)
         claim = {"target": max_loss, "confidence": confidence, "per": per.value, "by_kind": by_kind}
         replaced = None if out is None else _replaced(out, base, claim, force=force)
         result = run(
@@ -106,7 +113,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
             policy=base,
             scorer=scorer.value,
             per=per.value,
-            by_kind=by_kind,
+            by_kind="together" if together else "each" if by_kind else "one",
             on_error="skip" if skip_bad else "strict",
             seed=seed,
         )
@@ -117,7 +124,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         new = None if result.policy is None else result.policy.to_json()
         ui.print_json(result.to_json() | {"policy": new, "out": written})
     else:
-        _show(result, by_kind=by_kind)
+        _show(result, by_kind=by_kind or together)
         ui.say(_file_line(result, out, replaced))
     if result.policy is None:
         raise typer.Exit(1)
@@ -163,8 +170,9 @@ def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iter
         yield f"it holds with probability {confidence:g}, the new one would with {claim['confidence']:g}"
     if was.get("risk", "harm") != "harm":
         yield f"it bounds another risk ({was['risk']})"
-    if was.get("per") == "episode" and claim["per"] == "step":
-        yield "it holds per episode, the new one would per step"
+    units = list(Unit)
+    if was.get("per") in units and units.index(Unit(was["per"])) > units.index(Unit(claim["per"])):
+        yield f"it holds per {was['per']}, the new one would per {claim['per']}"
     if str(was.get("scope", "")).startswith("each kind") and not claim["by_kind"]:
         yield "it holds within each kind of step, the new one would over all together (--by-kind keeps that)"
 
@@ -211,15 +219,25 @@ def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
         if len(result.by_kind) > 1:
             yield from (f"  {kind or 'other kinds'} alone: {_short(found)}" for kind, found in result.by_kind.items())
     else:
-        yield f"One threshold for each kind of step. Within each of them, and in all at once, {_promise(result)}"
+        scope = "Over all steps" if _together(entries) else "Within each of them, and in all at once,"
+        yield f"One threshold for each kind of step. {scope} {_promise(result)}"
         for kind in (key for key in entries if key != "irreversible"):
             claim = entries[kind]["claim"]
+            if claim == "together":
+                yield f"  {kind}: threshold {entries[kind]['threshold']:.4g}"
+                continue
+            if claim == "unseen":
+                continue
             found = result.by_kind.get("" if claim == "rest" else kind)
             together = " (with the other kinds that have few labels)" if claim == "rest" else ""
             yield f"  {kind}{together}: {_short(found) if found is not None else 'no such step in the journal'}"
+        unseen = [kind for kind, entry in entries.items() if entry["claim"] == "unseen"]
+        if unseen:
+            yield f"  no such step in the journal, all go to large: {', '.join(unseen)}"
     if result.irreversible is not None:
         yield f"  drafts that call an irreversible tool, P(wrong | accepted): {_short(result.irreversible)}"
-    numbers = "".join(f", {key} {_threshold(value)}" for key, value in policy.thresholds.items())
+    own = {k: v for k, v in policy.thresholds.items() if entries.get(k, {}).get("claim") != "unseen"}
+    numbers = "".join(f", {key} {_threshold(value)}" for key, value in own.items())
     yield f"Policy: threshold {_threshold(policy.base_threshold)}{numbers}."
 
 
@@ -288,6 +306,10 @@ def _print_quality(result: CalibrationResult) -> None:
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
+
+
+def _together(entries: dict[str, Any]) -> bool:
+    return any(entry["claim"] == "together" for entry in entries.values())
 
 
 def _choice(result: CalibrationResult) -> str:

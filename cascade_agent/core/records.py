@@ -250,6 +250,12 @@ class StepContext:
         return -1
 
     @cached_property
+    def in_loop(self) -> bool:
+        """Return whether the assistant spoke before in this conversation: a later turn, or a later step of a turn."""
+        kinds = (message.type for message in self.messages)
+        return "human" in kinds and "ai" in kinds  # one pass: an answer after a request
+
+    @cached_property
     def cache(self) -> dict[str, Any]:
         """Room for what several validators of one step compute from the context once (tokens of the conversation)."""
         return {}
@@ -327,7 +333,7 @@ class DecisionInputs:
     """
 
     kind: str | None = None
-    """`call`, `text` or `structured`, as soon as a draft says it."""
+    """What `kind_of` calls the draft, as soon as there is one."""
     escalation: float | None = None
     """Lower 95 % bound of P(escalate) for steps of this name; None before enough of them were seen."""
     broken: float | None = None
@@ -382,8 +388,8 @@ class StepTrace:
     `cost` and `usage` sum over all attempts and evidence; one unknown part makes the sum unknown. A call that raised
     reported no tokens: it adds none to `usage`, while its `cost` is unknown unless the provider refused it with an
     HTTP status; a call that was cut off (`timeout`, `cancelled`) leaves both unknown. `latency` is in seconds,
-    `started_at` an ISO 8601 time in UTC. `reason` is the code that decided. `kind` says what kind of step it was
-    (`call`, `text`, `structured`) for statistics by kind. `degraded` marks an answer that was returned although it
+    `started_at` an ISO 8601 time in UTC. `reason` is the code that decided. `kind` is that of the first draft
+    (`kind_of`), for figures by kind. `degraded` marks an answer that was returned although it
     failed a check.
     """
 

@@ -234,6 +234,59 @@ class Scorer:
             raise RecordError(msg) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceShare:
+    """Evidence for a share of the steps: those in which the second model most likely disagrees with the draft.
+
+    Learned without labels, from steps where both answered (`learn_disagreement`). How sure the policy's scorer is does
+    not move the share: a band asks less the sharper a fit is (36 % instead of half on recorded steps), and loses by it.
+
+    Attributes:
+        share: Share of the steps that are to be asked about, in (0, 1).
+        agrees: Verdicts -> P(the second model agrees).
+        below: P(agrees) up to which it is asked; the quantile of `share` on the steps that this was learned from.
+
+    Raises:
+        ConfigurationError: a number out of its range.
+    """
+
+    share: float
+    agrees: Scorer
+    below: float
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are no shares."""
+        if not isinstance(self.agrees, Scorer):
+            msg = f"EvidenceShare.agrees is a {type(self.agrees).__name__}; expected a Scorer"
+            raise ConfigurationError(msg)
+        for name, value in (("share", self.share), ("below", self.below)):
+            if not _number(value) or not 0.0 < value <= 1.0:
+                msg = f"EvidenceShare.{name} is {value!r}; expected a number in (0, 1]"
+                raise ConfigurationError(msg)
+
+    def asks(self, verdicts: Iterable[Verdict]) -> bool:
+        """Return whether these verdicts of local validators are among the share that is asked about."""
+        agrees = self.agrees.confidence(verdicts)
+        return agrees is None or agrees <= self.below
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"share": self.share, "below": self.below, "agrees": self.agrees.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: not a share with its scorer.
+        """
+        try:
+            return cls(share=data["share"], below=data["below"], agrees=Scorer.from_json(data["agrees"]))
+        except (ConfigurationError, KeyError, TypeError) as error:
+            msg = f"not an EvidenceShare: {error!r}; expected share, below and agrees, as learn_disagreement() gives"
+            raise RecordError(msg) from error
+
+
 def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = data.get(key, {})
     if not isinstance(value, Mapping):

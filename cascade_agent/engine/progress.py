@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
+from cascade_agent.core.kinds import kind_of
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall
 from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
 from cascade_agent.engine.tier_faults import draft_fault, error_fault
@@ -268,11 +269,16 @@ class StepProgress:
 
 
 def kind_of_step(context: StepContext, answer: Answer | None) -> str:
-    """Return the kind of a step, by its draft: `structured`, `call` or `text`."""
-    if ((answer and answer.context) or context).output_schema is not None:
-        return "structured"
+    """Return the kind of a step, by its draft."""
+    if answer and answer.context:
+        context = answer.context
     draft = None if answer is None else answer.draft
-    return "call" if draft is not None and (draft.tool_calls or draft.invalid_tool_calls) else "text"
+    return kind_of(
+        calls=0 if draft is None else len(draft.tool_calls) + len(draft.invalid_tool_calls),
+        tools=len(context.tools),
+        structured=context.output_schema is not None,
+        loop=context.in_loop,
+    )
 
 
 def _escalated_this_turn(context: StepContext) -> bool:

@@ -21,7 +21,7 @@ _CACHE_KIB: Final = 32_768
 
 
 class LabelStore:
-    """Labels by their step, without their notes and answers unless `texts` is set; of the thread that made it."""
+    """Labels by their step, without the answers unless `texts` is set; of the thread that made it."""
 
     def __init__(self, labels: Iterable[Label] = (), *, texts: bool = False) -> None:
         self._texts = texts
@@ -82,7 +82,7 @@ class LabelStore:
         self.close()
 
     def _row(self, label: Label) -> tuple[str, str]:
-        kept = label if self._texts else replace(label, answer=None, note="")
+        kept = label if self._texts else replace(label, answer=None)
         return _key(label.step_id), json.dumps(kept.to_json())
 
 

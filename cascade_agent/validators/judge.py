@@ -52,7 +52,7 @@ class Judge(ModelValidator):
 
     escalates_as: ClassVar[str] = "judge_reject"
     weights: ClassVar[Mapping[str, Weight]] = {
-        "judged_right": Weight(3.0, "unsure is one half; judges are lenient and see less than they claim", neutral=0.5),
+        "judged_right": Weight(5.0, "unsure is one half; a sure 'wrong' alone takes a draft below .8", neutral=0.5),
     }
 
     def __init__(self, model: Any, rubric: str, *, name: str = "Judge") -> None:

@@ -16,7 +16,7 @@ from cascade_agent.validators import default_validators, shipped_scorer
 from cascade_agent.validators.cross_check import CrossCheck
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv", "Delhi", "Quito", "Perth", "Lagos")
-POLICY = Policy(threshold=0.0, evidence_band=(0.0, 1.0), latency_budget=None)
+POLICY = Policy(threshold=0.0, evidence=(0.0, 1.0), latency_budget=None)
 
 
 @tool

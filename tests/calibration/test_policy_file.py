@@ -28,7 +28,7 @@ def test_round_trip(tmp_path):
     policy = Policy(
         threshold=0.91,
         scorer=Scorer(weights={"a": 1.5}, bias=2.0, means={"a": 0.5}, knots=((0.0, 0.1), (1.0, 0.9))),
-        evidence_band=(0.2, 0.8),
+        evidence=(0.2, 0.8),
         side_effects={"pay": "irreversible"},
         provenance={"n": 3, "date": "2026-01-01"},
     )

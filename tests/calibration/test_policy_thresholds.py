@@ -68,7 +68,7 @@ def test_each_kind_gets_its_own_number(journal):
     fill(journal, 2000, kinds=("call", "text"))
     found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True)
     policy, entries = found.policy, found.policy.provenance["thresholds"]
-    assert set(policy.thresholds) == {"call", "text", "structured"}
+    assert {key for key, value in policy.thresholds.items() if value < 1.0} == {"call", "text"}
     assert policy.thresholds["call"] < policy.thresholds["text"]
     assert policy.provenance["scope"] == "each kind of step, all at once"
     for kind in ("call", "text"):
@@ -78,7 +78,11 @@ def test_each_kind_gets_its_own_number(journal):
         share = sum(not accepts(policy, trace) for trace in steps) / len(steps)
         assert share == pytest.approx(entries[kind]["certificate"]["escalated"], abs=1e-9)
     assert (entries["structured"]["claim"], policy.thresholds["structured"]) == ("unseen", 1.0)
-    assert policy.base_threshold == max(policy.thresholds.values())
+    assert (policy.base_threshold, policy.thresholds["loop.text"], policy.thresholds.get("one_call")) == (
+        1.0,
+        1.0,
+        None,
+    )
 
 
 def test_without_by_kind_there_is_one_number(journal):
@@ -137,7 +141,7 @@ def test_all_kinds_hold_at_once():
         entries = entries_of(certify_by_kind(units, max_loss=0.05), units)
         held += entries is not None
         # the harm of a kind at threshold t is the integral of h (1 - p)^2 over p > t
-        risks = [HARM[kind] * (1 - entry.threshold) ** 3 / 3 for kind, entry in (entries or {}).items()]
+        risks = [HARM[kind] * (1 - entry.threshold) ** 3 / 3 for kind, entry in (entries or {}).items() if kind in HARM]
         violations += any(risk > 0.05 for risk in risks)
     assert held == trials
     assert violations / trials <= 0.1 + 3 * (0.1 * 0.9 / trials) ** 0.5

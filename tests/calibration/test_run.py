@@ -377,8 +377,8 @@ def test_evidence_counts_only_inside_of_the_band():
     told = Verdict(outcome="abstain", code="agreement", score=0.0, validator="CrossCheck")
     case = labelled("1", [graded("argument_grounded", 1.0), told], gathered=("CrossCheck",))
     scorer = Scorer(weights={"argument_grounded": 6.0, "agreement": 3.0}, bias=3.0)
-    asked = replayed_confidence(case, Policy(scorer=scorer, evidence_band=(0.0, 1.0)))
-    silent = replayed_confidence(case, Policy(scorer=scorer, evidence_band=(0.0, 0.9)))
+    asked = replayed_confidence(case, Policy(scorer=scorer, evidence=(0.0, 1.0)))
+    silent = replayed_confidence(case, Policy(scorer=scorer, evidence=(0.0, 0.9)))
     assert asked == pytest.approx(0.5)
     assert silent == pytest.approx(sigmoid(3.0))
 

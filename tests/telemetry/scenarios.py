@@ -340,7 +340,7 @@ async def left_stream(config: Any) -> None:
 @scenario
 async def evidence(config: Any) -> None:
     """A second model is asked about the small one's draft, sync and async."""
-    checked = pair(validators=[CrossCheck(model("x", "s"))], policy=Policy(evidence_band=(0.0, 1.0)))
+    checked = pair(validators=[CrossCheck(model("x", "s"))], policy=Policy(evidence=(0.0, 1.0)))
     cascade = CascadeChatModel(**checked)
     cascade.invoke("hi", config)
     await cascade.ainvoke("hi", config)

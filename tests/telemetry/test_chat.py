@@ -20,7 +20,7 @@ from cascade_agent.telemetry.chat_spans import response_id
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import CrossCheck, Judge
 
-WIDE = Policy(evidence_band=(0.0, 1.0))
+WIDE = Policy(evidence=(0.0, 1.0))
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions")
 
 

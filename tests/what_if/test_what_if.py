@@ -171,7 +171,7 @@ def test_evidence_that_was_never_asked_leaves_the_step_open():
     step = StepTrace(
         id="1", step="s", outcome="escalated", reason="r", attempts=(small, large), final=1, askable=("e",)
     )
-    figures = rows([step], [], Policy(threshold=0.9, evidence_band=(0.4, 0.6)), ())["policy"]
+    figures = rows([step], [], Policy(threshold=0.9, evidence=(0.4, 0.6)), ())["policy"]
     assert (figures.escalation.low, figures.escalation.high) == (0, 1)
     assert (figures.success.low, figures.success.high) == (0, 1)
     assert (figures.cost.low, figures.cost.high) == (pytest.approx(0.001), None), "what it costs was never seen"

@@ -13,6 +13,7 @@ from cascade_agent.offline.calibration.certificate import (
     labels_for_power,
     labels_needed,
 )
+from cascade_agent.offline.calibration.disagreement import learn_disagreement
 from cascade_agent.offline.calibration.fit import Example, Fit, fit, isotonic
 from cascade_agent.offline.calibration.labelling import find_step, import_labels, to_look_at
 from cascade_agent.offline.calibration.policy_file import load_policy, write_policy
@@ -36,6 +37,7 @@ __all__ = [
     "isotonic",
     "labels_for_power",
     "labels_needed",
+    "learn_disagreement",
     "load_policy",
     "to_look_at",
     "write_policy",

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from cascade_agent.core.decide import decide
+from cascade_agent.core.kinds import KEYS, KINDS, keys_of
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -30,6 +32,7 @@ from cascade_agent.offline.calibration.certificate import (
     labels_needed,
 )
 from cascade_agent.offline.calibration.fit import Example, Fit, Target, fit
+from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind
 from cascade_agent.offline.calibration.policy_file import library_version
 from cascade_agent.offline.evaluation.dataset import LOOKING, DatasetBuilder, LabelRules, unit_hash
 from cascade_agent.offline.evaluation.estimates import Estimates, Figure
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from cascade_agent.offline.evaluation.journals import PathLike
 
 ScorerChoice = Literal["auto", "rules", "error", "gain"]
+ByKind = Literal["one", "each", "together"]
 
 MIN_FIT: Final = 50
 """Labelled drafts below which no scorer is fitted: the rules' order was not beaten with fewer."""
@@ -175,7 +179,7 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     scorer: ScorerChoice = "auto",
     risk: Risk = "harm",
     per: Per = "step",
-    by_kind: bool = False,
+    by_kind: ByKind | bool = "one",
     evaluator: Evaluator | None = None,
     same_text: SameText | None = None,
     on_conflict: OnConflict = "precedence",
@@ -190,9 +194,11 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     What then holds, with probability `confidence` over the labels and as long as steps stay like those of the journal:
 
     - Without `by_kind`, `Policy.threshold` bounds the risk over all steps together.
-    - With `by_kind`, `Policy.threshold` has one number per kind of step, and the risk is bounded within each kind that
-      has a certificate, in all of them at once, and therefore over all steps too. A kind for which nothing could be
-      shown has 1.0: it goes to the large model.
+    - With `by_kind="each"`, `Policy.threshold` has one number per kind of step, and the risk is bounded within each
+      kind that has a certificate, in all of them at once, and therefore over all steps too. A kind for which nothing
+      could be shown has 1.0: it goes to the large model.
+    - With `by_kind="together"` it has one number per kind too, the cheapest ones that bound the risk over all steps
+      together: they are chosen on the episodes that a scorer is fitted on and certified on the others.
     - Where the policy declares irreversible tools, `Policy.threshold["irreversible"]` bounds P(small wrong | accepted)
       among the drafts that call one. That claim has its own probability `confidence`; the highest threshold that
       applies to a draft decides, which keeps the others. Where nothing could be shown it is 1.0.
@@ -208,8 +214,10 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         scorer: `rules` keeps the policy's scorer, `error` and `gain` fit one, `auto` takes what ranks harm best on
             episodes that the fit did not see (and keeps the policy's while labels are few).
         risk: `harm` or `selective_error` (see `certify`).
-        per: one drawn `step` of each episode, or the whole `episode`.
-        by_kind: a threshold for each kind of step, certified for itself.
+        per: what a loss is counted in: one drawn `step` of each episode (a conversation: steps of one `thread_id`),
+            one drawn `turn` (steps of one `run_id`, as the graph is invoked once for what a user says), or the whole
+            `episode`. A step without a thread or run is one of its own.
+        by_kind: `one` threshold for all, or thresholds by kind of draft that hold in `each` (True) or `together`.
         evaluator: your own judgement of a step trace.
         same_text: `(small, large) -> bool | None`, whether two texts say the same.
         on_conflict: what contradicting labels do (see `LabelRules`).
@@ -223,9 +231,7 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         RecordError: journals that cannot be read, hold no step or no label. Names file, line and mend.
         ConfigurationError: a setting that cannot work.
     """
-    if scorer not in ("auto", "rules", "error", "gain"):
-        msg = f"scorer is {scorer!r}; expected 'auto', 'rules', 'error' or 'gain'"
-        raise ConfigurationError(msg)
+    _check(scorer, by_kind)
     claim = Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed)
     base = Policy() if policy is None else policy
     prior = base.scorer or shipped_scorer()
@@ -242,8 +248,8 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     if not any(step.labelled for step in dataset.steps):
         raise RecordError(_no_labels(files, dataset))
     sample = draw(dataset, base, seed=seed)
-    learn, test, part = _split(dataset, sample, claim, scorer, prior)
-    fits = _fits(learn, sample, prior, scorer, seed)
+    learn, test, part = _split(dataset, sample, claim, scorer, prior, learns=by_kind == "together")
+    fits = {} if scorer == "rules" else _fits(learn, sample, prior, scorer, seed)
     chosen = _choose(fits, learn, base, scorer)
     candidates = {"rules": prior} | {name: f.scorer for name, f in fits.items()}
     judged = {name: replace(base, scorer=s) for name, s in candidates.items()}
@@ -268,7 +274,10 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
         data=labels_hash(dataset.steps),
         saving=reading.found.saving(),
     )
-    entries = entries_of(kinds, units) if by_kind else _whole(certificate)
+    if by_kind == "together":
+        entries = together(to_units(learn, judged[chosen]), units, claim) if kinds else None
+    else:
+        entries = entries_of(kinds, units) if by_kind in ("each", True) else _whole(certificate)
     if entries is None:
         return result
     if irreversible is not None:
@@ -290,6 +299,16 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
             provenance=provenance,
         ),
     )
+
+
+def _check(scorer: ScorerChoice, by_kind: ByKind | bool) -> None:
+    for name, value, allowed in (
+        ("scorer", scorer, get_args(ScorerChoice)),
+        ("by_kind", by_kind, (*get_args(ByKind), True, False)),
+    ):
+        if value not in allowed:
+            msg = f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}"
+            raise ConfigurationError(msg)
 
 
 class _Read:
@@ -363,8 +382,8 @@ Part = tuple[int, float]
 """Seed and share of a split: the episodes whose hash is below the share were learned from."""
 
 
-def _split(
-    dataset: Dataset, sample: Sample, claim: Claim, choice: ScorerChoice, prior: Scorer
+def _split(  # noqa: PLR0913 - what there is, what is claimed of it, what it is for
+    dataset: Dataset, sample: Sample, claim: Claim, choice: ScorerChoice, prior: Scorer, *, learns: bool = False
 ) -> tuple[list[LabelledStep], list[LabelledStep], Part]:
     """(labelled steps to learn from, sampled steps to certify on, how they were split), by episode.
 
@@ -379,7 +398,7 @@ def _split(
     episodes = len({step.episode for step in sample.steps} - seen)
     keep = (labels_for_power if choice == "auto" else labels_needed)(claim.max_loss, claim.confidence)
     share = min(0.5, MAX_FIT / max(1, len(drafts)), 1.0 - _SPARE * keep / max(1, episodes))
-    if choice == "rules" or len(drafts) * share < MIN_FIT:
+    if (choice == "rules" and not learns) or len(drafts) * share < MIN_FIT:
         return [], [step for step in sample.steps if step.episode not in seen], (claim.seed, 0.0)
     learning = {e for e, at in known.items() if at < share}
     return (
@@ -418,6 +437,8 @@ def replayed_confidence(step: LabelledStep, policy: Policy) -> float | None:
 def to_units(steps: Sequence[LabelledStep], policy: Policy) -> list[Unit]:
     """Labelled steps as units of a certificate for this policy's scorer."""
     policy = accept_all(policy)
+    costs = [cost for step in steps if (cost := _large_cost(step))]
+    mean = math.fsum(costs) / len(costs) if costs else 1.0
     return [
         Unit(
             episode=step.episode,
@@ -426,9 +447,16 @@ def to_units(steps: Sequence[LabelledStep], policy: Policy) -> list[Unit]:
             harm=step.loss,
             wrong=step.outcome.right is False,
             kind=step.trace.kind,
+            turn=step.trace.run_id or "",
+            price=_large_cost(step) or mean,
         )
         for step in steps
     ]
+
+
+def _large_cost(step: LabelledStep) -> float | None:
+    """Return what the large call of a step cost, if one was made and is known."""
+    return next((a.cost for a in step.trace.attempts if a.tier == "large" and a.cost is not None), None)
 
 
 def _fits(
@@ -532,17 +560,16 @@ def _certified(
     return claim.none(reason, n=0, losses=0), {}
 
 
+ClaimOf = Literal["all", "kind", "rest", "together", "irreversible", "unseen"]
 Entries = dict[str, "Entry"]
 """The claim that each threshold of the policy rests on: by kind or effect, `""` for all other drafts."""
-
-KINDS: Final = ("call", "text", "structured")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A threshold and what it rests on; without a certificate it lets nothing pass."""
 
-    claim: Literal["all", "kind", "rest", "irreversible", "unseen"]
+    claim: ClaimOf
     threshold: float
     found: Certificate | NoThreshold | None
 
@@ -552,9 +579,7 @@ class Entry:
         return {"threshold": self.threshold, "claim": self.claim, "certificate": certificate}
 
 
-def _entry(
-    claim: Literal["all", "kind", "rest", "irreversible", "unseen"], found: Certificate | NoThreshold | None
-) -> Entry:
+def _entry(claim: ClaimOf, found: Certificate | NoThreshold | None) -> Entry:
     return Entry(claim=claim, threshold=found.threshold if isinstance(found, Certificate) else 1.0, found=found)
 
 
@@ -573,17 +598,34 @@ def entries_of(found: Mapping[str, Certificate | NoThreshold], units: Sequence[U
         return None
     seen = {unit.kind for unit in units}
     entries: Entries = {}
-    for kind in (*KINDS, *sorted(seen - {*KINDS})):
-        if kind in found:
-            entries[kind] = _entry("kind", found[kind])
-        elif kind in seen:
-            entries[kind] = _entry("rest", found[""])
-        else:
-            entries[kind] = _entry("unseen", None)
+    for kind in sorted(seen):
+        entries[kind] = _entry("kind", found[kind]) if kind in found else _entry("rest", found[""])
     open_ = {kind for kind, entry in entries.items() if not entry.found}
     if any(u.kind in open_ and u.confidence is not None and u.confidence >= 1.0 for u in units):
         return None
-    return {kind: entry for kind, entry in entries.items() if kind in KINDS}
+    return _with_unseen(entries)
+
+
+def together(learn: Sequence[Unit], units: Sequence[Unit], claim: Claim) -> Entries | None:
+    """Return thresholds by kind that were chosen on some units and hold on others, over all steps; None without any."""
+    path = path_by_kind(learn)
+    found = claim.test(along(path, units)) if learn else None
+    if not isinstance(found, Certificate):
+        return None
+    chosen = {kind: t for kind, t in entry_at(path, found.threshold).items() if kind}
+    return _with_unseen(
+        {kind: Entry(claim="together", threshold=t, found=replace(found, threshold=t)) for kind, t in chosen.items()}
+    )
+
+
+def _with_unseen(entries: Entries) -> Entries:
+    """Return the entries that a policy takes, and 1.0 for kinds that the data do not have.
+
+    Journals of older versions say `call` alone: that covers its finer kinds.
+    """
+    coarse = entries.keys() - {*KINDS}
+    unseen = [kind for kind in KINDS if kind not in entries and not coarse.intersection(keys_of(kind))]
+    return {kind: e for kind, e in entries.items() if kind in KEYS} | {k: _entry("unseen", None) for k in unseen}
 
 
 def _thresholds(entries: Entries, base: Policy) -> dict[str, float]:
@@ -625,7 +667,7 @@ def _provenance(
         "confidence": claim.confidence,
         "risk": claim.risk,
         "per": claim.per,
-        "scope": "all steps together" if "" in entries else "each kind of step, all at once",
+        "scope": _scope(entries),
         "thresholds": {key: entry.to_json() for key, entry in entries.items()},
         "date": now.isoformat(timespec="seconds"),
         "version": library_version(),
@@ -647,6 +689,13 @@ def _provenance(
             for model, price in (prices or {}).items()
         },
     }
+
+
+def _scope(entries: Entries) -> str:
+    claims = {entry.claim for entry in entries.values()}
+    if "together" in claims:
+        return "all steps together, a threshold for each kind"
+    return "all steps together" if "all" in claims else "each kind of step, all at once"
 
 
 def _no_labels(files: Sequence[Any], dataset: Dataset) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Risk = Literal["harm", "selective_error"]
-Per = Literal["step", "episode"]
+Per = Literal["step", "turn", "episode"]
 
 _MAX_LABELS = 2**40
 SELECTIVE_GRID = (1.0, 0.999, 0.998, 0.995, *(1.0 - i / 100 for i in range(1, 101)))
@@ -83,7 +83,8 @@ class Unit:
 
     `confidence` is what the scorer under test says, None when the step escalates under every threshold. `wrong` says
     whether the small draft was wrong, `harm` whether it was wrong and the large answer right. `episode` groups the
-    steps that depend on each other (a thread); `step_id` tells them apart.
+    steps that depend on each other (a thread), `turn` those between two messages of the user; `step_id` tells them
+    apart. `price` is what large costs on it, in any unit.
     """
 
     episode: str
@@ -92,6 +93,8 @@ class Unit:
     harm: bool
     wrong: bool = False
     kind: str = ""
+    turn: str = ""
+    price: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +163,9 @@ class Claim:
     steps of lower confidence are not more often right.)
 
     Steps of one episode depend on each other, so units are episodes. `per="step"` takes one step of each episode, drawn
-    uniformly (by a hash of `seed` and the episode): the risk is that of a step. With `per="episode"` an episode is a
-    loss if any of its steps is: a stronger claim, and the one for "at most this share of my tasks".
+    uniformly (by a hash of `seed` and the episode): the risk is that of a step. With `per="turn"` one turn of each
+    episode is drawn, and is a loss if any of its steps is; with `per="episode"` the whole episode: a stronger claim,
+    and the one for "at most this share of my tasks".
 
     Raises:
         ConfigurationError: a target that is no probability, or a combination that has no test.
@@ -176,14 +180,14 @@ class Claim:
     def __post_init__(self) -> None:
         """Refuse what cannot be tested."""
         _check(self.max_loss, self.confidence)
-        if self.risk not in ("harm", "selective_error") or self.per not in ("step", "episode"):
+        if self.risk not in ("harm", "selective_error") or self.per not in get_args(Per):
             msg = (
                 f"risk={self.risk!r}, per={self.per!r}; expected risk 'harm' or 'selective_error', "
-                "per 'step' or 'episode'"
+                "per 'step', 'turn' or 'episode'"
             )
             raise ConfigurationError(msg)
-        if self.risk == "selective_error" and self.per == "episode":
-            msg = "risk='selective_error' has no test per episode; use per='step'"
+        if self.risk == "selective_error" and self.per != "step":
+            msg = f"risk='selective_error' has no test per {self.per}; use per='step'"
             raise ConfigurationError(msg)
 
     def test(self, units: Iterable[Unit], grid: Sequence[float] | None = None) -> Certificate | NoThreshold:
@@ -192,8 +196,7 @@ class Claim:
         for unit in units:
             episodes[unit.episode].append(unit)
         every = [unit for steps in episodes.values() for unit in steps]
-        drawn = self.per == "step"
-        sample = [_drawn(e, steps, self.seed) if drawn else _worst(steps) for e, steps in episodes.items()]
+        sample = [_unit(e, steps, self) for e, steps in episodes.items()]
         if self.risk == "harm":
             seen = {u.confidence for u in every if u.confidence is not None}
             found, n, losses = _walk_harm(sample, self, seen if grid is None else grid)
@@ -307,6 +310,18 @@ def certify_by_kind(  # noqa: PLR0913 - as `certify`
     (Bonferroni). A kind has enough when a test without a loss would succeed at that level; counts alone decide.
     """
     return Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed).test_by_kind(units)
+
+
+def _unit(episode: str, steps: list[Unit], claim: Claim) -> Unit:
+    """Return an episode as the one unit that a claim counts."""
+    if claim.per == "episode":
+        return _worst(steps)
+    drawn = _drawn(episode, steps, claim.seed)
+    if claim.per == "step":
+        return drawn
+    turns = {u.turn or u.step_id: u for u in steps}
+    turn = _drawn(episode, list(turns.values()), claim.seed)
+    return _worst([u for u in steps if (u.turn or u.step_id) == (turn.turn or turn.step_id)])
 
 
 def _drawn(episode: str, steps: list[Unit], seed: int) -> Unit:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from cascade_agent.core.scoring import Scorer
+from cascade_agent.core.scoring import LOOP, Scorer
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.metrics import auroc_within, brier, calibration_error
 from cascade_agent.validators import shipped_scorer
@@ -181,7 +181,8 @@ class _Model:
     The parameters are [bias, weight of each of `codes`, shift of each of `shifted`]. A weight meets `mean - score`. A
     shift meets every draft on which its code spoke, whatever it said, and moves the code's mean (the score that says
     nothing) by `-shift / weight`; local rules have none, their silence is 1 by meaning. Codes that never spoke are
-    not among them: `scorer` gives them what the prior expects.
+    not among them: `scorer` gives them what the prior expects. In loops a code keeps the share of its weight that it
+    has there in the prior: one parameter is fitted on both sorts of steps, not two on half of the labels each.
     """
 
     prior: Scorer
@@ -208,11 +209,12 @@ class _Model:
         place = {code: i + 1 for i, code in enumerate(codes)}
         shift = {code: i + 1 + len(codes) for i, code in enumerate(shifted)}
         partner = {place[c]: (shift[c], means[c]) for c in shifted} | {shift[c]: (place[c], means[c]) for c in shifted}
+        left = _left_in_loops(prior)
         rows = []
         for scores in read:
-            spoke = sorted(scores.items())
-            row = [(place[code], means[code] - score) for code, score in spoke if score != means[code]]
-            rows.append(row + [(shift[code], -1.0) for code, _ in spoke if code in shift])
+            spoke = [(c, score, left.get(c, 1.0) if LOOP in scores else 1.0) for c, score in sorted(scores.items())]
+            row = [(place[code], share * (means[code] - score)) for code, score, share in spoke if score != means[code]]
+            rows.append(row + [(shift[code], -share) for code, _, share in spoke if code in shift])
         total = math.fsum(e.weight for e in examples)
         effective = total**2 / math.fsum(e.weight**2 for e in examples)
         weights = [e.weight * effective / total for e in examples]
@@ -394,7 +396,13 @@ class _Model:
             i = self.codes.index(code) + 1
             mean = self.means[code] - (theta[self.partner[i][0]] / theta[i] if theta[i] else 0.0)
             means[code] = min(1.0, max(0.0, mean))
-        return Scorer(weights=weights, bias=theta[0], means=means, knots=knots)
+        in_loops = {code: weights[code] * share for code, share in _left_in_loops(self.prior).items()}
+        return Scorer(weights=weights, bias=theta[0], means=means, knots=knots, in_loops=in_loops)
+
+
+def _left_in_loops(scorer: Scorer) -> dict[str, float]:
+    """Return the share of its weight that a code keeps in loops, where that is another weight."""
+    return {code: own / scorer.weights[code] for code, own in scorer.in_loops.items() if scorer.weights.get(code)}
 
 
 def _no_worse(some: Sequence[float], best: Sequence[float]) -> bool:

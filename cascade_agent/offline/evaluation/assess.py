@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cascade_agent.core.decide import decide
+from cascade_agent.core.kinds import kind_of
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.records import Attempt, Decision, Draft, StepContext, Verdict
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Draft, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import default_validators, shipped_scorer
@@ -78,5 +79,7 @@ def assess(  # noqa: PLR0913 - one keyword per thing a step knows
     verdicts = panel.validate(None, context) + panel.validate(Draft(message=message), context)
     confidence = (policy.scorer or shipped_scorer()).confidence(verdicts)
     attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence)
-    decision = decide(policy, (attempt,))
+    calls = len(message.tool_calls) + len(message.invalid_tool_calls)
+    kind = kind_of(calls=calls, tools=len(context.tools), loop=context.in_loop)
+    decision = decide(policy, (attempt,), inputs=DecisionInputs(kind=kind))
     return Assessment(confidence=confidence, accepted=decision.action == "accept", verdicts=verdicts, decision=decision)

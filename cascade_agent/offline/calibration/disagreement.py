@@ -1,0 +1,109 @@
+"""Learn where a second model disagrees with small drafts, from steps in which both answered; no label is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cascade_agent.core.scoring import EvidenceShare
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.journal.reader import read
+from cascade_agent.offline.calibration.fit import Example, fit
+from cascade_agent.validators import shipped_scorer
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from cascade_agent.core.records import StepTrace, Verdict
+    from cascade_agent.journal.format import OnError
+
+MIN_ASKED: Final = 50
+"""Steps in which both models answered below which nothing is learned; 100 to 300 are what helped on recorded steps."""
+
+_AGREES = 0.5
+_STRENGTH = 30.0
+"""Labels that the rules weigh against: they know what is wrong, and the fit shall learn what is contested."""
+
+_LEAST = 0.3
+"""Confidence below which a draft goes to large without asking anybody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A draft: what the local validators found, and the second model's score of it; None where it was not asked."""
+
+    verdicts: tuple[Verdict, ...]
+    agreement: float | None = None
+    episode: str = ""
+
+
+def learn_disagreement(
+    *paths: str | os.PathLike[str], share: float, seed: int = 0, on_error: OnError = "raise"
+) -> EvidenceShare:
+    """Learn from journals on which steps to ask the evidence, for `Policy(evidence=...)`.
+
+    Record some hundred steps with a wide band, `Policy(evidence=(0.0, 1.0))`: what the evidence was never asked about
+    is not learned.
+
+    Args:
+        paths: journal files or patterns.
+        share: of the steps that are to be asked about, in (0, 1); those with a failed check are never.
+        seed: of the folds.
+        on_error: what a line that is no record does (see `journal.read`).
+
+    Raises:
+        RecordError: too few steps in which evidence spoke.
+        ConfigurationError: a share that is none.
+    """
+    return learn_share([_asked(t) for t in read(*paths, on_error=on_error) if _drafted(t)], share=share, seed=seed)
+
+
+def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> EvidenceShare:
+    """Learn where the second model disagrees, and the quantile of that on these steps.
+
+    Raises:
+        RecordError: too few steps in which evidence spoke.
+        ConfigurationError: a share that is none.
+    """
+    if not 0.0 < share < 1.0:
+        msg = f"share is {share!r}; expected the share of steps to ask about, between 0 and 1"
+        raise ConfigurationError(msg)
+    examples = [
+        Example(verdicts=s.verdicts, wrong=s.agreement < _AGREES, episode=s.episode or str(i))
+        for i, s in enumerate(steps)
+        if s.agreement is not None
+    ]
+    if len(examples) < MIN_ASKED:
+        msg = (
+            f"evidence spoke in {len(examples)} steps, {MIN_ASKED} are needed to learn where it disagrees; "
+            "record some with Policy(evidence=(0.0, 1.0))"
+        )
+        raise RecordError(msg)
+    agrees = fit(examples, strength=_STRENGTH, seed=seed).scorer
+    rules = shipped_scorer()
+    open_ = [s.verdicts for s in steps if not _decided(s.verdicts) and (rules.confidence(s.verdicts) or 1.0) >= _LEAST]
+    ranked = sorted(p for verdicts in open_ if (p := agrees.confidence(verdicts)) is not None)
+    if not ranked:
+        msg = "no step was left for evidence to decide: each failed a check, or was sure to"
+        raise RecordError(msg)
+    place = min(len(ranked), max(1, round(share * len(steps))))
+    return EvidenceShare(share=share, agrees=agrees, below=ranked[place - 1])
+
+
+def _decided(verdicts: Sequence[Verdict]) -> bool:
+    return any(v.outcome == "fail" for v in verdicts)
+
+
+def _drafted(trace: StepTrace) -> bool:
+    return bool(trace.attempts) and trace.attempts[0].outcome in ("accepted", "rejected")
+
+
+def _asked(trace: StepTrace) -> Asked:
+    small = trace.attempts[0]
+    scores = [v.score for v in small.verdicts if v.validator in small.gathered and v.score is not None]
+    return Asked(
+        verdicts=tuple(v for v in small.verdicts if v.validator not in small.gathered),
+        agreement=min(scores, default=None),
+        episode=trace.thread_id or trace.id,
+    )
