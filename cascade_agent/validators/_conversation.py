@@ -6,11 +6,28 @@ import json
 import re
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from cascade_agent.validators._words import content_text, fold, number_spans, numbers_of, terms
+from cascade_agent.validators._words import (
+    HISTORY_CHARS,
+    MESSAGES,
+    RAW_CHARS,
+    RAW_MESSAGES,
+    REQUEST_CHARS,
+    RESULT_CHARS,
+    SYSTEM_CHARS,
+    VALUE_CHARS,
+    Reading,
+    content_text,
+    fold,
+    numbers_of,
+    reading,
+    value_text,
+    walk,
+)
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
@@ -100,37 +117,85 @@ class Facts:
     """The tier that wrote it, where a cascade did."""
 
     @cached_property
+    def plain(self) -> Reading:
+        """The text alone."""
+        return Reading(fold(self.text))
+
+    @cached_property
+    def values(self) -> Sequence[Reading]:
+        """The argument values of each call."""
+        return [Reading(fold(text)) for call in self.calls[:_CALLS] if (text := _values_text(call.get("args")))]
+
+    @cached_property
+    def whole(self) -> Reading:
+        """The text, then the arguments of the calls."""
+        if not self.calls:
+            return self.plain
+        args = json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)
+        return Reading(fold(f"{self.text}\n{args[:CHARS]}"))
+
+    @cached_property
     def folded(self) -> str:
         """The text, then the arguments of the calls, folded."""
-        if not self.calls:
-            return fold(self.text)
-        return fold(
-            self.text + "\n" + json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)[:CHARS]
-        )
+        return self.whole.folded
 
     @cached_property
     def terms(self) -> frozenset[str]:
         """Stems of the words."""
-        return frozenset(terms(self.folded))
+        return self.whole.terms
 
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers, in all readings."""
-        return numbers_of(number_spans(self.folded, limit=600))
+        return self.whole.numbers
 
 
-_known: dict[int, tuple[weakref.ref[BaseMessage], Facts]] = {}
-"""Facts by the identity of a message; an entry goes with its message."""
+_CALLS: Final = 4
+_VALUES: Final = 16
+"""Calls of one message, and values of one call, that are read of earlier turns."""
+
+
+def _values_text(args: object, limit: int = VALUE_CHARS) -> str:
+    """Return the values of a call's arguments as short text."""
+    parts: list[str] = []
+    for _, value, _ in islice(walk(args, {}, "", 3), _VALUES) if isinstance(args, Mapping) else ():
+        parts.append(value_text(value))
+        limit -= len(parts[-1])
+        if limit <= 0:
+            break
+    return " ".join(parts)
+
+
+_facts: dict[int, Facts] = {}
+_alive: dict[int, weakref.ref[BaseMessage]] = {}
+"""Facts by the identity of a message. An entry ends before its message does, so no id is taken for another's."""
+
+
+def _forget(key: int) -> None:
+    _facts.pop(key, None)
+    _alive.pop(key, None)
+
+
+def all_facts(context: StepContext) -> list[Facts]:
+    """Return what the messages of a step say, the last `WINDOW` of them; looked up once a step."""
+    found = context.cache.get("validators.facts")
+    if found is None:
+        messages = context.messages[-WINDOW:]
+        found = list(map(_facts.get, map(id, messages)))
+        if None in found:
+            found = list(map(facts, messages))
+        context.cache["validators.facts"] = found
+    return cast("list[Facts]", found)
 
 
 def facts(message: BaseMessage) -> Facts:
     """Return what a message says. Messages are values: the same object is never read twice."""
     key = id(message)
-    entry = _known.get(key)
-    if entry is not None and entry[0]() is message:
-        return entry[1]
-    found = _read(message)
-    _known[key] = (weakref.ref(message, lambda _: _known.pop(key, None)), found)
+    found = _facts.get(key)
+    if found is None:
+        found = _read(message)
+        _alive[key] = weakref.ref(message, lambda _: _forget(key))
+        _facts[key] = found
     return found
 
 
@@ -227,12 +292,7 @@ def loop(context: StepContext) -> Loop:
     """Return the state of the loop of a step; it is put together once a step from facts that are read once a thread."""
     found = context.cache.get("validators.loop")
     if found is None:
-        get = _known.get  # the look-up of `facts` written out: this line is most of what a long history costs
-        read = [
-            entry[1] if (entry := get(id(m))) is not None and entry[0]() is m else facts(m)
-            for m in context.messages[-WINDOW:]
-        ]
-        found = context.cache["validators.loop"] = _loop(read)
+        found = context.cache["validators.loop"] = _loop(all_facts(context))
     return cast("Loop", found)
 
 
@@ -242,3 +302,116 @@ def _loop(known: list[Facts]) -> Loop:
     while start > 0 and known[start - 1].kind in ("human", "other"):
         start -= 1
     return Loop(request=[f for f in known[start:end] if f.kind == "human"], steps=known[end:], before=known[:start])
+
+
+# ---- what a value may come from -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Conversation:
+    """A step as the graded validators read it, cut to bounds."""
+
+    request: str
+    """The last human message as it was written."""
+    asked: Reading
+    """The same, read."""
+    readings: Sequence[Reading]
+    """This turn's tool results and answers, earlier messages and the system text."""
+    turn_results: int
+    follow_up: bool
+    """Earlier human messages exist, so the request may lean on them."""
+    context: StepContext = field(repr=False)
+
+    @cached_property
+    def others(self) -> str:
+        """The evidence apart from the request, folded."""
+        return "\n".join([r.folded for r in self.readings])
+
+    @cached_property
+    def evidence(self) -> str:
+        """All that a value may be grounded in, folded."""
+        return f"{self.asked.folded}\n{self.others}" if self.others else self.asked.folded
+
+    @cached_property
+    def evidence_set(self) -> frozenset[str]:
+        """Stems of the evidence."""
+        return self.asked.terms.union(*[r.terms for r in self.readings])
+
+    @cached_property
+    def request_numbers(self) -> frozenset[float]:
+        """All numbers of the request."""
+        return numbers_of(self.asked.spans)
+
+    @cached_property
+    def numbers(self) -> frozenset[float]:
+        """All numbers of the evidence."""
+        return self.request_numbers.union(*[r.numbers for r in self.readings])
+
+    @cached_property
+    def compact(self) -> str:
+        """The evidence, letters and digits only."""
+        return self.asked.compact + "".join([r.compact for r in self.readings])
+
+    @cached_property
+    def initials(self) -> str:
+        """First letters of the words of the request, for abbreviations."""
+        return "".join([term[0] for _, term in self.asked.placed])
+
+    def literally(self, value: str) -> bool:
+        """Return whether any of the last messages holds the value letter by letter, also far back."""
+        return any(value in content_text(message, RAW_CHARS) for message in self.context.messages[-RAW_MESSAGES:])
+
+
+def conversation(context: StepContext) -> Conversation:
+    """Return the step's messages as the graded validators read them; put together once a step."""
+    found = context.cache.get("validators.conversation")
+    if found is None:
+        found = context.cache["validators.conversation"] = _evidence(context)
+    return cast("Conversation", found)
+
+
+def _evidence(context: StepContext) -> Conversation:
+    messages, start, known = context.messages, context.turn_start, all_facts(context)
+    readings: list[Reading] = []
+    left, results, follow_up, in_turn, seen = RESULT_CHARS, 0, False, True, 0
+    system: Reading | None = None
+    place = len(messages)
+    for fact in reversed(known):
+        place -= 1
+        if place == start:
+            in_turn, left = False, HISTORY_CHARS
+            continue
+        if seen >= MESSAGES:
+            break
+        seen += 1
+        if fact.kind == "other" and messages[place].type == "system":
+            system = _cut(messages[place], fact, SYSTEM_CHARS)
+            continue
+        if fact.kind == "human":
+            follow_up = True
+        elif fact.kind == "tool":
+            results += in_turn
+        elif fact.calls and not in_turn and left > 0:
+            readings += fact.values
+        if left > 0:
+            readings.append(_cut(messages[place], fact, left))
+            left -= min(len(fact.text), left)
+    if system is None and seen >= MESSAGES and messages[0].type == "system":
+        system = _cut(messages[0], facts(messages[0]), SYSTEM_CHARS)
+        follow_up = True
+    if system is not None:
+        readings.append(system)
+    asked = facts(messages[start]) if start >= 0 else None
+    return Conversation(
+        request=content_text(messages[start], REQUEST_CHARS) if start >= 0 else "",
+        asked=_cut(messages[start], asked, REQUEST_CHARS) if asked is not None else Reading(""),
+        readings=[r for r in readings if r.folded],
+        turn_results=results,
+        follow_up=follow_up,
+        context=context,
+    )
+
+
+def _cut(message: BaseMessage, fact: Facts, limit: int) -> Reading:
+    """Return the text of a message, cut to a limit."""
+    return fact.plain if len(fact.text) < limit else reading(content_text(message, limit))

@@ -21,10 +21,10 @@ from cascade_agent.validators._speech import (
     thanks,
     without_courtesy,
 )
-from cascade_agent.validators._words import fold, identifier_words, number_spans, terms, tool_text, weight
+from cascade_agent.validators._words import fold, identifier_words, number_spans, offer, terms, weight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.validators._conversation import Loop
@@ -39,7 +39,6 @@ _STANDS_ALONE: Final = 180
 for it: of recorded turns that ended so 1 in 4 was wrong, of the shorter ones 3 in 5."""
 _SMALL: Final = 12
 """Numbers up to this one are counted, not looked up."""
-_TOOLS: Final = 64
 _SAYS: Final = 0.7
 _VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
 _GENERIC: Final = frozenset(
@@ -115,23 +114,32 @@ class _Turn:
         self.state, self.context = state, context
         self.text, self.length = fold(text), size(text)
         self.user = fold(state.request_text)
-        self.withdrawn, self.refuses = declines(self.user), declines(self.text)
+
+    @cached_property
+    def withdrawn(self) -> bool:
+        """Return whether the user negates or withdraws something."""
+        return declines(self.user)
+
+    @cached_property
+    def refuses(self) -> bool:
+        """Return whether the answer negates something."""
+        return declines(self.text)
 
     def announced(self) -> tuple[str, str] | None:
         """Return a finding where the answer says what it is about to do, and stops."""
-        if self.length > _SHORT or self.refuses or self.withdrawn or thanks(self.user):
-            return None
         # after a call "please hold on" speaks of what the call set going
-        if announces(self.text) or (not self.state.calls and asks_to_wait(self.text)):
-            return "call_announced", "the answer announces what it does not do"
-        return None
+        if self.length > _SHORT or not (announces(self.text) or (not self.state.calls and asks_to_wait(self.text))):
+            return None
+        if self.refuses or self.withdrawn or thanks(self.user):
+            return None
+        return "call_announced", "the answer announces what it does not do"
 
     def skipped(self) -> tuple[str, str] | None:
         """Return a finding where a later turn without any call answers a request that wants one."""
         if not self.state.later or self.state.calls:
             return None
         values, touched = self._new_values(), self._touched()
-        if thanks(self.user) and not values and not touched:
+        if not values and not touched and thanks(self.user):
             return None
         if self._bare_done() and (values or not self.withdrawn):
             stands_alone = size(self.user) > _STANDS_ALONE and not self._unanswered()
@@ -171,55 +179,65 @@ class _Turn:
 
     def _new_values(self) -> bool:
         """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
-        before = [f for f in self.state.before if f.calls or f.kind == "human"]
-        values = (match.group().strip(".") for match in _VALUE.finditer(self.user))
-        return any(all(value not in fact.folded for fact in before) for value in values)
+        values = [match.group().strip(".") for match in _VALUE.finditer(self.user)]
+        before = "\n".join([f.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
+        return any(value not in before for value in values)
 
     def _touched(self) -> bool:
         """Return whether the request speaks of a tool in words that no tool called before has in its name."""
-        user = {term for fact in self.state.request for term in fact.terms}
+        user = frozenset().union(*[fact.terms for fact in self.state.request])
+        spoken = [
+            (tool.name, words)
+            for tool in offer(self.context).tools
+            if (words := [t for t in tool.name_terms if t in user and t not in _GENERIC and weight(t) >= _SAYS])
+        ]
+        if not spoken:
+            return False
         called = {call["name"] for fact in self.state.before for call in fact.calls}
-        known = {term for name in called for term in terms(identifier_words(name))} | _GENERIC
-        return any(
-            term in user and term not in known and weight(term) >= _SAYS
-            for tool in self.context.tools[:_TOOLS]
-            if tool.name not in called
-            for term in tool_text(tool).name_terms
-        )
+        known = {term for name in called for term in terms(identifier_words(name))}
+        return any(name not in called and not known.issuperset(words) for name, words in spoken)
 
     def _echoes(self) -> bool:
         """Return whether the answer takes up a word of the request that is new to the conversation."""
-        answered = {term for term in terms(self.text) if weight(term) >= _SAYS}
-        new = {term for fact in self.state.request for term in fact.terms} & answered
-        return any(all(term not in fact.terms for fact in self.state.before) for term in new)
+        new = {term for fact in self.state.request for term in fact.terms}
+        new &= {term for term in terms(self.text) if weight(term) >= _SAYS}
+        for fact in reversed(self.state.before):
+            if not new:
+                return False
+            new -= fact.terms
+        return bool(new)
 
     @cached_property
     def spans(self) -> list[NumberSpan]:
         """Numbers of the answer."""
         return number_spans(self.text)
 
-    def _known(self, values: Iterable[float]) -> bool:
-        """Return whether the conversation holds one of some numbers."""
-        return any(value in fact.numbers for value in values for fact in (*self.state.before, *self.state.request))
+    @cached_property
+    def before(self) -> frozenset[float]:
+        """Numbers of the conversation before this turn."""
+        return frozenset().union(*[fact.numbers for fact in self.state.before])
+
+    @cached_property
+    def known(self) -> frozenset[float]:
+        """Numbers of the conversation."""
+        return self.before.union(*[fact.numbers for fact in self.state.request])
 
     def _supported(self) -> bool:
         """Return whether the answer takes a number from the conversation."""
-        numbers = {value for span in self.spans for value in span.values}
-        return any(not numbers.isdisjoint(fact.numbers) for fact in self.state.before)
+        return any(value in self.before for span in self.spans for value in span.values)
 
     def _invented(self) -> bool:
         """Return whether the answer holds a number that the conversation does not."""
         return any(
-            not (span.joined or any(abs(value) <= _SMALL for value in span.values) or self._known(span.values))
-            and not (span.parts and all(self._known((part,)) for part in span.parts))
+            not (span.joined or any(abs(value) <= _SMALL or value in self.known for value in span.values))
+            and not (span.parts and self.known.issuperset(span.parts))
             and not any(self._worked_out(value) for value in span.values)
             for span in self.spans
         )
 
     def _worked_out(self, value: float) -> bool:
         """Return whether a number is the sum or the difference of two others."""
-        facts = (*self.state.before, *self.state.request)
-        large = {number for fact in facts for number in fact.numbers if number > _SMALL}
+        large = {number for number in self.known if number > _SMALL}
         return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
 
 

@@ -60,14 +60,14 @@ class ValidatorSet:
     model. `timed` receives how long each of the first two took.
 
     The set signs every verdict: the validator's name, whether it is shipped, the reason a step escalates for when it
-    fails (`escalates_as` of the validator), and a path without names that no schema declares. Validators get a copy of
-    the draft's message, so that changing it changes no answer.
+    fails (`escalates_as` of the validator), and a path without names that no schema declares. Where one
+    of them is the user's, they get a copy of the draft's message, so that changing it changes no answer.
 
     Raises:
         ConfigurationError: something that is no validator, or two with one name.
     """
 
-    __slots__ = ("_marks", "before", "evidence", "local", "timed")
+    __slots__ = ("_marks", "_trusted", "before", "evidence", "local", "timed")
 
     def __init__(self, validators: Sequence[Validator | Evidence], *, timed: Timed | None = None) -> None:
         self.timed = timed
@@ -80,6 +80,7 @@ class ValidatorSet:
             raise ConfigurationError(msg)
         for validator in validators:
             self._add(validator)
+        self._trusted = all(self._marks[name][0] == "shipped" for name, _ in self.local)
 
     def _add(self, validator: Validator | Evidence) -> None:
         if isinstance(validator, type):
@@ -117,11 +118,11 @@ class ValidatorSet:
         """Return the verdicts of those before a draft when it is None, else of the local ones."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
-        copied = None if draft is None else own_copy(draft)
+        seen = self._shown(draft)
         for name, validator in self.before if draft is None else self.local:
             started = perf_counter()
             try:
-                finding = validator(copied, context)
+                finding = validator(seen, context)
                 if inspect.isawaitable(finding):
                     _discard(finding)
                     finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
@@ -136,12 +137,12 @@ class ValidatorSet:
         """Async twin of `validate`; an asynchronous validator is cancelled after `seconds`."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
-        copied = None if draft is None else own_copy(draft)
+        seen = self._shown(draft)
         for name, validator in self.before if draft is None else self.local:
             limit: asyncio.Timeout | None = None
             started = perf_counter()
             try:
-                finding = validator(copied, context)
+                finding = validator(seen, context)
                 if inspect.isawaitable(finding):
                     limit = asyncio.timeout(seconds)
                     async with limit:
@@ -156,6 +157,10 @@ class ValidatorSet:
             took.append((name, perf_counter() - started))
         self._report(draft, context, took)
         return tuple(found)
+
+    def _shown(self, draft: Draft | None) -> Draft | None:
+        """Return the draft that the validators get: a copy where one of them is the user's and might change it."""
+        return draft if draft is None or self._trusted else own_copy(draft)
 
     def stamp(self, name: str, verdict: Verdict, context: StepContext) -> Verdict:
         """Return the verdict of the validator `name`, signed by it."""
