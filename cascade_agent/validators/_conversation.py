@@ -176,18 +176,6 @@ def _forget(key: int) -> None:
     _alive.pop(key, None)
 
 
-def all_facts(context: StepContext) -> list[Facts]:
-    """Return what the messages of a step say, the last `WINDOW` of them; looked up once a step."""
-    found = context.cache.get("validators.facts")
-    if found is None:
-        messages = context.messages[-WINDOW:]
-        found = list(map(_facts.get, map(id, messages)))
-        if None in found:
-            found = list(map(facts, messages))
-        context.cache["validators.facts"] = found
-    return cast("list[Facts]", found)
-
-
 def facts(message: BaseMessage) -> Facts:
     """Return what a message says. Messages are values: the same object is never read twice."""
     key = id(message)
@@ -197,6 +185,12 @@ def facts(message: BaseMessage) -> Facts:
         _alive[key] = weakref.ref(message, lambda _: _forget(key))
         _facts[key] = found
     return found
+
+
+def facts_of(messages: Sequence[BaseMessage]) -> list[Facts]:
+    """Return what each message says."""
+    found = list(map(_facts.get, map(id, messages)))
+    return list(map(facts, messages)) if None in found else cast("list[Facts]", found)
 
 
 def _read(message: BaseMessage) -> Facts:
@@ -211,7 +205,7 @@ def _read(message: BaseMessage) -> Facts:
         tier = record.get("final_tier") if isinstance(record, Mapping) else None
         calls = getattr(cast("AIMessage", message), "tool_calls", None) or ()
         return Facts(kind="ai", text=text, calls=calls, tier=tier if isinstance(tier, str) else None)
-    return Facts(kind="human" if kind in HUMAN else "other", text=text)
+    return Facts(kind="human" if kind in HUMAN else "system" if kind == "system" else "other", text=text)
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -238,16 +232,21 @@ class Loop:
     """The human messages since the assistant last spoke to the user, oldest first."""
     steps: Sequence[Facts]
     """What followed them: answers and results."""
-    before: Sequence[Facts]
+    past: Sequence[BaseMessage]
     """The conversation before them."""
+
+    @cached_property
+    def before(self) -> Sequence[Facts]:
+        """What the conversation before this turn says."""
+        return facts_of(self.past)
 
     @cached_property
     def later(self) -> bool:
         """Return whether the user has asked for something before this turn and was answered."""
         seen = False
-        for fact in self.before:
-            seen = seen or fact.kind == "human"
-            if seen and fact.kind == "ai":
+        for message in self.past:
+            seen = seen or message.type in HUMAN
+            if seen and message.type in AI:
                 return True
         return False
 
@@ -292,16 +291,17 @@ def loop(context: StepContext) -> Loop:
     """Return the state of the loop of a step; it is put together once a step from facts that are read once a thread."""
     found = context.cache.get("validators.loop")
     if found is None:
-        found = context.cache["validators.loop"] = _loop(all_facts(context))
+        found = context.cache["validators.loop"] = _loop(context.messages[-WINDOW:])
     return cast("Loop", found)
 
 
-def _loop(known: list[Facts]) -> Loop:
-    end = next((i for i in range(len(known) - 1, -1, -1) if known[i].kind == "human"), -1) + 1
+def _loop(messages: Sequence[BaseMessage]) -> Loop:
+    end = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].type in HUMAN), -1) + 1
     start = end
-    while start > 0 and known[start - 1].kind in ("human", "other"):
+    while start > 0 and messages[start - 1].type not in (*AI, *TOOL):
         start -= 1
-    return Loop(request=[f for f in known[start:end] if f.kind == "human"], steps=known[end:], before=known[:start])
+    request = [facts(m) for m in messages[start:end] if m.type in HUMAN]
+    return Loop(request=request, steps=facts_of(messages[end:]), past=messages[:start])
 
 
 # ---- what a value may come from -------------------------------------------------------------------------------------
@@ -371,40 +371,37 @@ def conversation(context: StepContext) -> Conversation:
 
 
 def _evidence(context: StepContext) -> Conversation:
-    messages, start, known = context.messages, context.turn_start, all_facts(context)
+    messages, start = context.messages, context.turn_start
+    first = max(0, len(messages) - MESSAGES - 1)
     readings: list[Reading] = []
-    left, results, follow_up, in_turn, seen = RESULT_CHARS, 0, False, True, 0
-    system: Reading | None = None
-    place = len(messages)
-    for fact in reversed(known):
+    left, results, follow_up, in_turn = RESULT_CHARS, 0, False, True
+    place, system = len(messages), None
+    for fact in reversed(facts_of(messages[first:])):
         place -= 1
         if place == start:
             in_turn, left = False, HISTORY_CHARS
             continue
-        if seen >= MESSAGES:
-            break
-        seen += 1
-        if fact.kind == "other" and messages[place].type == "system":
+        if place == first and len(messages) - place > MESSAGES and in_turn:
+            break  # the request is farther back: as many messages as are read were read
+        if fact.kind == "system":
             system = _cut(messages[place], fact, SYSTEM_CHARS)
             continue
-        if fact.kind == "human":
-            follow_up = True
-        elif fact.kind == "tool":
-            results += in_turn
-        elif fact.calls and not in_turn and left > 0:
+        follow_up = follow_up or fact.kind == "human"
+        if in_turn:
+            results += fact.kind == "tool"
+        elif fact.calls and left > 0:
             readings += fact.values
         if left > 0:
             readings.append(_cut(messages[place], fact, left))
-            left -= min(len(fact.text), left)
-    if system is None and seen >= MESSAGES and messages[0].type == "system":
+            left -= len(fact.text)
+    if system is None and len(messages) > MESSAGES and messages[0].type == "system":
         system = _cut(messages[0], facts(messages[0]), SYSTEM_CHARS)
         follow_up = True
     if system is not None:
         readings.append(system)
-    asked = facts(messages[start]) if start >= 0 else None
     return Conversation(
         request=content_text(messages[start], REQUEST_CHARS) if start >= 0 else "",
-        asked=_cut(messages[start], asked, REQUEST_CHARS) if asked is not None else Reading(""),
+        asked=_cut(messages[start], facts(messages[start]), REQUEST_CHARS) if start >= 0 else Reading(""),
         readings=[r for r in readings if r.folded],
         turn_results=results,
         follow_up=follow_up,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators._conversation import loop
+from cascade_agent.validators._conversation import facts_of, loop
 from cascade_agent.validators._speech import (
     announces,
     asks,
@@ -24,7 +24,7 @@ from cascade_agent.validators._speech import (
 from cascade_agent.validators._words import fold, identifier_words, number_spans, offer, terms, weight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.validators._conversation import Loop
@@ -40,6 +40,8 @@ for it: of recorded turns that ended so 1 in 4 was wrong, of the shorter ones 3 
 _SMALL: Final = 12
 """Numbers up to this one are counted, not looked up."""
 _SAYS: Final = 0.7
+_CHUNK: Final = 64
+"""Messages that are looked through at a time."""
 _VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
 _GENERIC: Final = frozenset(
     ("get", "set", "list", "find", "show", "check", "name", "numbe", "searc", "creat", "updat", "make", "info", "data")
@@ -114,6 +116,8 @@ class _Turn:
         self.state, self.context = state, context
         self.text, self.length = fold(text), size(text)
         self.user = fold(state.request_text)
+        self._numbers: list[frozenset[float]] = []
+        self._unread = state.past
 
     @cached_property
     def withdrawn(self) -> bool:
@@ -138,25 +142,24 @@ class _Turn:
         """Return a finding where a later turn without any call answers a request that wants one."""
         if not self.state.later or self.state.calls:
             return None
-        values, touched = self._new_values(), self._touched()
-        if not values and not touched and thanks(self.user):
+        if thanks(self.user) and not self.values and not self.touched:
             return None
-        if self._bare_done() and (values or not self.withdrawn):
+        if self._bare_done() and (self.values or not self.withdrawn):
             stands_alone = size(self.user) > _STANDS_ALONE and not self._unanswered()
             return None if stands_alone else _skipped("the answer says done, and nothing was called in this turn")
         if self.length <= 2 * _SHORT and self._invented():
             return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
-        if self.length > _SHORT or self.refuses or (asks(self.user) and self._supported()):
+        if self.length > _SHORT or (asks(self.user) and self._supported()) or self.refuses:
             return None
-        return self._unmet(values=values, touched=touched)
+        return self._unmet()
 
-    def _unmet(self, *, values: bool, touched: bool) -> tuple[str, str] | None:
+    def _unmet(self) -> tuple[str, str] | None:
         """Return a finding where the request brings a value, names something to do, or agrees to it."""
-        if values:
+        if self.values:
             return _skipped("the user gave a value that no call took up")
         if self.withdrawn:
             return None
-        if touched:
+        if self.touched:
             return _skipped("the request speaks of a tool that was not called")
         if asks(self.user):
             return None
@@ -177,13 +180,15 @@ class _Turn:
                 return not fact.calls
         return False
 
-    def _new_values(self) -> bool:
+    @cached_property
+    def values(self) -> bool:
         """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
         values = [match.group().strip(".") for match in _VALUE.finditer(self.user)]
         before = "\n".join([f.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
         return any(value not in before for value in values)
 
-    def _touched(self) -> bool:
+    @cached_property
+    def touched(self) -> bool:
         """Return whether the request speaks of a tool in words that no tool called before has in its name."""
         user = frozenset().union(*[fact.terms for fact in self.state.request])
         spoken = [
@@ -213,31 +218,39 @@ class _Turn:
         return number_spans(self.text)
 
     @cached_property
-    def before(self) -> frozenset[float]:
-        """Numbers of the conversation before this turn."""
-        return frozenset().union(*[fact.numbers for fact in self.state.before])
+    def asked(self) -> frozenset[float]:
+        """Numbers of the request."""
+        return frozenset().union(*[fact.numbers for fact in self.state.request])
 
-    @cached_property
-    def known(self) -> frozenset[float]:
-        """Numbers of the conversation."""
-        return self.before.union(*[fact.numbers for fact in self.state.request])
+    def _before(self) -> Iterator[frozenset[float]]:
+        """Yield the numbers of the conversation before this turn, the latest first: mostly these are taken up."""
+        yield from self._numbers
+        while self._unread:
+            chunk, self._unread = self._unread[-_CHUNK:], self._unread[:-_CHUNK]
+            self._numbers.append(frozenset().union(*[fact.numbers for fact in facts_of(chunk)]))
+            yield self._numbers[-1]
+
+    def _known(self, value: float) -> bool:
+        """Return whether the conversation holds a number."""
+        return value in self.asked or any(value in numbers for numbers in self._before())
 
     def _supported(self) -> bool:
-        """Return whether the answer takes a number from the conversation."""
-        return any(value in self.before for span in self.spans for value in span.values)
+        """Return whether the answer takes a number from the conversation before this turn."""
+        values = [value for span in self.spans for value in span.values]
+        return bool(values) and any(not numbers.isdisjoint(values) for numbers in self._before())
 
     def _invented(self) -> bool:
         """Return whether the answer holds a number that the conversation does not."""
         return any(
-            not (span.joined or any(abs(value) <= _SMALL or value in self.known for value in span.values))
-            and not (span.parts and self.known.issuperset(span.parts))
+            not (span.joined or any(abs(value) <= _SMALL or self._known(value) for value in span.values))
+            and not (span.parts and all(map(self._known, span.parts)))
             and not any(self._worked_out(value) for value in span.values)
             for span in self.spans
         )
 
     def _worked_out(self, value: float) -> bool:
         """Return whether a number is the sum or the difference of two others."""
-        large = {number for number in self.known if number > _SMALL}
+        large = {number for number in self.asked.union(*self._before()) if number > _SMALL}
         return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
 
 

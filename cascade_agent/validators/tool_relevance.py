@@ -136,12 +136,12 @@ def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Offe
 # ---- request and tool -----------------------------------------------------------------------------------------------
 
 
-def _share(wanted: Weighed, present: frozenset[str]) -> float:
-    """Return the weighted share of the wanted terms that are present; .5 when none of them says anything."""
+def _share(wanted: Weighed, present: frozenset[str], taken: frozenset[str] = frozenset()) -> float:
+    """Return the weighted share of the wanted terms that are present, not taken; .5 when none says anything."""
     pairs, total = wanted
     held = 0.0
     for term, size in pairs:
-        if term in present:
+        if term in present and term not in taken:
             held += size
     return held / total if total else 0.5
 
@@ -174,10 +174,8 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
     ]
     others = [t for t in offered.tools if all(t is not c for c in called)]
     if others:
-        left = known - found.used_set
-        for tool in called:
-            left -= tool.description_terms
-        part = max(_own(t, left) for t in others)
+        taken = found.used_set.union(*[t.description_terms for t in called])
+        part = max(_own(t, known, taken) for t in others)
         if part > 0:
             out.append(_graded("part_open", 1.0 - part, "words of the request belong to a tool that was not called"))
     return out
@@ -265,9 +263,9 @@ def _fit(tool: ToolText, known: frozenset[str]) -> float:
     return (_share(tool.by_name, known) + _share(tool.by_description, known)) / 2
 
 
-def _own(tool: ToolText, left: frozenset[str]) -> float:
-    name = _share(tool.by_name, left)
-    return name * _share(tool.by_description, left) if name else 0.0
+def _own(tool: ToolText, known: frozenset[str], taken: frozenset[str]) -> float:
+    name = _share(tool.by_name, known, taken)
+    return name * _share(tool.by_description, known, taken) if name else 0.0
 
 
 # ---- what is left of the request ------------------------------------------------------------------------------------

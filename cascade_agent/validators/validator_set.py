@@ -165,16 +165,14 @@ class ValidatorSet:
     def stamp(self, name: str, verdict: Verdict, context: StepContext) -> Verdict:
         """Return the verdict of the validator `name`, signed by it."""
         origin, reason = self._marks[name]
-        return Verdict(
-            outcome=verdict.outcome,
-            code=verdict.code,
-            reason=verdict.reason,
-            score=verdict.score,
-            path=redact_path(verdict.path, lambda: declared_names(context)) if verdict.path else "",
-            validator=verdict.validator or name,
-            origin=origin,
-            escalates_as=reason,
-        )
+        path = redact_path(verdict.path, lambda: declared_names(context)) if verdict.path else ""
+        if origin == "shipped" and path == verdict.path:
+            # ours are made anew for each finding, so nobody else holds this one: no second object is needed
+            object.__setattr__(verdict, "validator", verdict.validator or name)
+            object.__setattr__(verdict, "origin", origin)
+            object.__setattr__(verdict, "escalates_as", reason)
+            return verdict
+        return replace(verdict, path=path, validator=verdict.validator or name, origin=origin, escalates_as=reason)
 
     def _take(self, found: list[Verdict], name: str, finding: Finding, context: StepContext) -> None:
         """Sign what a validator returned and add it to what was found."""
