@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
 from cascade_agent.core.scoring import _BIAS
-from cascade_agent.validators.complete_response import WEIGHTS, CompleteResponse
+from cascade_agent.validators.complete_response import CompleteResponse
 
 TOOLS = (ToolSpec("get_weather"), ToolSpec("search_orders"))
 ASK = "What is the weather in Paris today?"
@@ -133,7 +133,7 @@ def test_what_a_reader_would_suspect_is_a_soft_fail_that_is_not_accepted(code: s
     """Its code, and its weight: alone it leaves less than half a chance of being right."""
     ask = "巴黎今天天气怎么样？" if text[0] in "让天" else ASK
     assert judge(text, ask, finish_reason="stop") == "~" + code
-    weight, mean, _ = WEIGHTS[code]
+    weight, mean, _ = CompleteResponse.weights[code]
     message = AIMessage(text)
     verdict = CompleteResponse()(Draft(message=message), StepContext(messages=[HumanMessage(ask)], tools=TOOLS))
     assert verdict is not None
