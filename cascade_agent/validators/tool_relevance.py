@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？\n]+")
 _LIST_MARK = re.compile(r"(?:^|\n)\s*\(?\d{1,2}[.)](?=\s)|(?<![(\w])\d{1,2}\)(?=\s)")
+# After a space the parenthesis must begin as arguments do: "find_order (the tool for orders)" names a tool in passing.
 _PROSE_CALL = re.compile(
-    r"([^\W\d][\w.\-]{1,80})\s*\(|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
+    r"([^\W\d][\w.\-]{1,80})(?:\(|\s+\((?=\s*(?:[)\d\"'{\[]|[\w.]{1,60}\s*[=:])))"
+    r"|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
 )
 
 _NEUTRAL: Final = 0.7
