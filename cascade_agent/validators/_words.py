@@ -213,7 +213,10 @@ def _signs(folded: str) -> Iterator[NumberSpan]:
 
 def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
     """Return all values and parts of the numbers."""
-    return frozenset(v for s in spans for v in (*s.values, *s.parts))
+    found: set[float] = set()
+    for span in spans:
+        found.update(span.values, span.parts)
+    return frozenset(found)
 
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
@@ -476,6 +479,11 @@ class Answer:
     leaves: tuple[Leaf, ...]
     used: str
     """Folded text of all argument values."""
+
+    @cached_property
+    def about(self) -> frozenset[str]:
+        """Stems of the texts of the called tools."""
+        return frozenset().union(*[t.described for t in self.tools if t is not None])
 
     @cached_property
     def used_set(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ request and the tools are written in different languages the comparison says not
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -174,7 +175,8 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
         _graded("tool_match", name, "the name of a called tool shares few words with the request"),
         _graded("description_match", description, "the description of a called tool shares few words with the request"),
     ]
-    others = [t for t in offered.tools if all(t is not c for c in called)]
+    ids = {id(t) for t in called}
+    others = [t for t in offered.tools if id(t) not in ids]
     if others:
         taken = found.used_set.union(*[t.description_terms for t in called])
         part = max(_own(t, known, taken) for t in others)
@@ -284,7 +286,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: boo
     out: list[Verdict] = []
     if not foreign:
         out.append(_graded("request_covered", _covered(found, conv, asking), "words of the request found in no call"))
-    about = frozenset().union(*(t.described for t in found.tools if t is not None))
+    about = found.about
     unused, count = _numbers_unused(found, conv, asking, about)
     if unused:
         reason = "numbers of the request that no argument takes up"
@@ -292,7 +294,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: boo
         told = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
         soft: Outcome = "fail" if told else "pass"
         out.append(Verdict(outcome=soft, code="number_unused", reason=reason, score=score))
-    questions = sum(conv.request.count(mark) for mark in "?？؟")
+    questions = conv.request.count("?") + conv.request.count("？") + conv.request.count("؟")
     if questions > len(found.calls):
         out.append(_graded("question_open", len(found.calls) / questions, "more questions than calls"))
     quotes = quoted(conv.request)
@@ -353,18 +355,24 @@ def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[tuple[int
 
 
 def _within(place: int, spans: Sequence[tuple[int, int]]) -> bool:
-    return any(start <= place < end for start, end in spans)
+    for start, end in spans:  # noqa: SIM110 - no generator: it is asked for each word
+        if start <= place < end:
+            return True
+    return False
 
 
 def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]]) -> float:
     """Return the weighted share of the words that are no arguments which the called tools' texts explain."""
-    about = frozenset().union(*(t.described for t in found.tools if t is not None))
-    if all(t is None for t in found.tools):
+    if not any(found.tools):
         return 0.0
-    asked = {term for place, term in conv.asked.placed if _within(place, asking)}
+    placed, about, used = conv.asked.placed, found.about, found.used_set
+    asked: set[str] = set()
+    for start, end in asking:
+        first, last = bisect_left(placed, (start, "")), bisect_left(placed, (end, ""))
+        asked.update([term for _, term in placed[first:last]])
     total = held = 0.0
     for term in asked:
-        if term in found.used_set:
+        if term in used:
             continue
         size = subject_weight(term)
         total += size
@@ -395,7 +403,7 @@ def _numbers_unused(
         count += 1
         taken = any(v in used or round(v * 0.01, 9) in used for v in span.values)
         unused += not taken and not (span.parts and used.issuperset(span.parts))
-    worked_out = sum(1 for v in used if v not in conv.request_numbers) if unused else 0
+    worked_out = len(used - conv.request_numbers) if unused else 0
     return max(0, unused - worked_out), count
 
 

@@ -126,7 +126,8 @@ class ValidatorSet:
                 if inspect.isawaitable(finding):
                     _discard(finding)
                     finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
-                self._take(found, name, finding, context)
+                if finding is not None:
+                    self._take(found, name, finding, context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 self._take(found, name, _fault(name, error), context)
             took.append((name, perf_counter() - started))
@@ -147,7 +148,8 @@ class ValidatorSet:
                     limit = asyncio.timeout(seconds)
                     async with limit:
                         finding = await finding
-                self._take(found, name, finding, context)
+                if finding is not None:
+                    self._take(found, name, finding, context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 if limit is not None and limit.expired():
                     fault = _broken(name, f"no answer in {seconds:g} s", code="validator_timeout")
@@ -176,8 +178,6 @@ class ValidatorSet:
 
     def _take(self, found: list[Verdict], name: str, finding: Finding, context: StepContext) -> None:
         """Sign what a validator returned and add it to what was found."""
-        if finding is None:
-            return
         if isinstance(finding, bool):
             finding = Verdict(outcome="pass" if finding else "fail", reason="" if finding else "refused")
         if isinstance(finding, Verdict):
@@ -188,7 +188,7 @@ class ValidatorSet:
                     fault = f"more than {_MAX_VERDICTS} verdicts" if isinstance(item, Verdict) else type(item).__name__
                     item = _broken(name, f"returned {fault}, expected Verdict")  # noqa: PLW2901 - the last one
                 found.append(self.stamp(name, item, context))
-                if item.broken:
+                if item.outcome == "abstain" and item.broken:
                     return
         else:
             fault = f"returned {type(finding).__name__}, expected Verdict, bool or None"
