@@ -1,6 +1,10 @@
 """What a cascade adds to a step: CPU beside calling the small model directly, flat in the history, and import time.
 
     python benchmarks/overhead.py [--rounds 5] [--json FILE]
+    python benchmarks/overhead.py --against PATH [--rounds 5]
+
+`--against` measures an accepted step of this tree and of another one (a checkout of an older version) in processes that
+take turns, and prints least times and ratios: that is how two versions compare on a machine that does other work too.
 
 All ways are measured in turn within one run, round after round; a figure is the median over the rounds. CPU is process
 time (all threads), so other work on the machine does not count. No OpenTelemetry SDK is configured.
@@ -11,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -155,13 +160,83 @@ def measure_imports(rounds: int) -> dict[str, float]:
     return {what: took - bare for what, took in best.items()}
 
 
+TEXT = AIMessage(
+    content="I cannot find an order with the number 4711. From which shop did you order?",
+    usage_metadata={"input_tokens": 120, "output_tokens": 20, "total_tokens": 140},
+)
+
+
+def least(call: Callable[[], Any], n: int) -> float:
+    """Return the least CPU of a call in microseconds."""
+    best = float("inf")
+    for _ in range(n + 3):
+        start = time.process_time()
+        call()
+        best = min(best, time.process_time() - start)
+    return best * 1e6
+
+
+def accepted_step(n: int) -> dict[str, float]:
+    """Return the least CPU that the default cascade adds to an accepted step, by kind of draft and history."""
+    out: dict[str, float] = {}
+    loop = asyncio.new_event_loop()
+    for kind, reply in (("call", GOOD), ("text", TEXT)):
+        direct = Fixed(reply=reply)
+        cascade = CascadeChatModel(small=direct, large=Fixed(reply=GOOD), validators=default_validators())
+        for steps in (1, 20, 100):
+            for way in ("sync", "async"):
+                took = []
+                for model in (direct.bind_tools(TOOLS), cascade.bind_tools(TOOLS)):
+                    ask = partial(model.invoke if way == "sync" else model.ainvoke, history(steps))
+                    took.append(least(ask if way == "sync" else lambda a=ask: loop.run_until_complete(a()), n))
+                out[f"{kind}, {way} @ {steps}"] = took[1] - took[0]
+    loop.close()
+    return out
+
+
+def compare(other: Path, rounds: int, n: int) -> dict[str, dict[str, float]]:
+    """Return what both trees add to an accepted step, the least of the rounds, and the ratio."""
+    trees = {"this": Path(__file__).resolve().parents[1], "other": other.resolve()}
+    found: dict[str, dict[str, float]] = {}
+    for _ in range(rounds):
+        for name, tree in trees.items():
+            command = [sys.executable, __file__, "--accepted-step", "--calls", str(n)]
+            env = {**os.environ, "PYTHONPATH": str(tree)}
+            done = subprocess.run(command, check=True, capture_output=True, env=env)  # noqa: S603
+            for cell, took in json.loads(done.stdout).items():
+                row = found.setdefault(cell, {})
+                row[name] = min(row.get(name, took), took)
+    return {cell: {**row, "ratio": row["this"] / row["other"]} for cell, row in found.items()}
+
+
+def show_comparison(rows: dict[str, dict[str, float]]) -> None:
+    """Print the table of two trees."""
+    table = Table(title="CPU that the default cascade adds to an accepted step, us, least of all rounds")
+    for name in ("step", "this", "other", "ratio"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for cell, row in rows.items():
+        table.add_row(cell, f"{row['this']:.0f}", f"{row['other']:.0f}", f"{row['ratio']:.2f}")
+    Console().print(table)
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=200, help="calls per round and way")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--against", type=Path, help="folder of another version, measured in turn with this one")
+    parser.add_argument("--accepted-step", action="store_true", help="print what an accepted step costs as JSON")
     args = parser.parse_args()
+    if args.accepted_step:
+        print(json.dumps(accepted_step(args.calls)))
+        return
+    if args.against:
+        rows = compare(args.against, args.rounds, args.calls)
+        show_comparison(rows)
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=1))
+        return
     steps = measure_steps(args.rounds, args.calls)
     imports = measure_imports(args.rounds)
     console = Console()

@@ -170,8 +170,8 @@ def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iter
         yield f"it holds with probability {confidence:g}, the new one would with {claim['confidence']:g}"
     if was.get("risk", "harm") != "harm":
         yield f"it bounds another risk ({was['risk']})"
-    units = list(Unit)
-    if was.get("per") in units and units.index(Unit(was["per"])) > units.index(Unit(claim["per"])):
+    units = list(Per)
+    if was.get("per") in units and units.index(Per(was["per"])) > units.index(Per(claim["per"])):
         yield f"it holds per {was['per']}, the new one would per {claim['per']}"
     if str(was.get("scope", "")).startswith("each kind") and not claim["by_kind"]:
         yield "it holds within each kind of step, the new one would over all together (--by-kind keeps that)"

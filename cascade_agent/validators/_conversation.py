@@ -6,17 +6,29 @@ import json
 import re
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from cascade_agent.validators._words import (
+    HISTORY_CHARS,
+    MESSAGES,
+    RAW_CHARS,
+    RAW_MESSAGES,
+    REQUEST_CHARS,
+    RESULT_CHARS,
+    SYSTEM_CHARS,
+    VALUE_CHARS,
+    Reading,
     content_text,
     fold,
     identifier_words,
-    number_spans,
     numbers_of,
+    reading,
     terms,
+    value_text,
+    walk,
     weight,
 )
 
@@ -108,38 +120,80 @@ class Facts:
     """The tier that wrote it, where a cascade did."""
 
     @cached_property
+    def plain(self) -> Reading:
+        """The text alone."""
+        return Reading(fold(self.text))
+
+    @cached_property
+    def values(self) -> Sequence[Reading]:
+        """The argument values of each call."""
+        return [Reading(fold(text)) for call in self.calls[:_CALLS] if (text := _values_text(call.get("args")))]
+
+    @cached_property
+    def whole(self) -> Reading:
+        """The text, then the arguments of the calls."""
+        if not self.calls:
+            return self.plain
+        args = json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)
+        return Reading(fold(f"{self.text}\n{args[:CHARS]}"))
+
+    @cached_property
     def folded(self) -> str:
         """The text, then the arguments of the calls, folded."""
-        if not self.calls:
-            return fold(self.text)
-        return fold(
-            self.text + "\n" + json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)[:CHARS]
-        )
+        return self.whole.folded
 
     @cached_property
     def terms(self) -> frozenset[str]:
         """Stems of the words."""
-        return frozenset(terms(self.folded))
+        return self.whole.terms
 
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers, in all readings."""
-        return numbers_of(number_spans(self.folded, limit=600))
+        return self.whole.numbers
 
 
-_known: dict[int, tuple[weakref.ref[BaseMessage], Facts]] = {}
-"""Facts by the identity of a message; an entry goes with its message."""
+_CALLS: Final = 4
+_VALUES: Final = 16
+"""Calls of one message, and values of one call, that are read of earlier turns."""
+
+
+def _values_text(args: object, limit: int = VALUE_CHARS) -> str:
+    """Return the values of a call's arguments as short text."""
+    parts: list[str] = []
+    for _, value, _ in islice(walk(args, {}, "", 3), _VALUES) if isinstance(args, Mapping) else ():
+        parts.append(value_text(value))
+        limit -= len(parts[-1])
+        if limit <= 0:
+            break
+    return " ".join(parts)
+
+
+_facts: dict[int, Facts] = {}
+_alive: dict[int, weakref.ref[BaseMessage]] = {}
+"""Facts by the identity of a message. An entry ends before its message does, so no id is taken for another's."""
+
+
+def _forget(key: int) -> None:
+    _facts.pop(key, None)
+    _alive.pop(key, None)
 
 
 def facts(message: BaseMessage) -> Facts:
     """Return what a message says. Messages are values: the same object is never read twice."""
     key = id(message)
-    entry = _known.get(key)
-    if entry is not None and entry[0]() is message:
-        return entry[1]
-    found = _read(message)
-    _known[key] = (weakref.ref(message, lambda _: _known.pop(key, None)), found)
+    found = _facts.get(key)
+    if found is None:
+        found = _read(message)
+        _alive[key] = weakref.ref(message, lambda _: _forget(key))
+        _facts[key] = found
     return found
+
+
+def facts_of(messages: Sequence[BaseMessage]) -> list[Facts]:
+    """Return what each message says."""
+    found = list(map(_facts.get, map(id, messages)))
+    return list(map(facts, messages)) if None in found else cast("list[Facts]", found)
 
 
 def _read(message: BaseMessage) -> Facts:
@@ -154,12 +208,12 @@ def _read(message: BaseMessage) -> Facts:
         tier = record.get("final_tier") if isinstance(record, Mapping) else None
         calls = getattr(cast("AIMessage", message), "tool_calls", None) or ()
         return Facts(kind="ai", text=text, calls=calls, tier=tier if isinstance(tier, str) else None)
-    return Facts(kind="human" if kind in HUMAN else "other", text=text)
+    return Facts(kind="human" if kind in HUMAN else "system" if kind == "system" else "other", text=text)
 
 
 # ---- what tools are about -------------------------------------------------------------------------------------------
 
-_GENERIC: Final = frozenset(
+GENERIC: Final = frozenset(
     ("get", "set", "list", "find", "show", "check", "name", "numbe", "searc", "creat", "updat", "make", "info", "data")
 ).union(("user", "value", "type"))
 """Stems of identifiers that say nothing of a tool's subject."""
@@ -169,7 +223,7 @@ _SAYS: Final = 0.7
 @lru_cache(maxsize=2_048)
 def subject(tool: str) -> frozenset[str]:
     """Return the stems of a tool's name that say what it is about."""
-    return frozenset(t for t in terms(identifier_words(tool)) if weight(t) >= _SAYS and t not in _GENERIC)
+    return frozenset(t for t in terms(identifier_words(tool)) if weight(t) >= _SAYS and t not in GENERIC)
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -196,16 +250,21 @@ class Loop:
     """The human messages since the assistant last spoke to the user, oldest first."""
     steps: Sequence[Facts]
     """What followed them: answers and results."""
-    before: Sequence[Facts]
+    past: Sequence[BaseMessage]
     """The conversation before them."""
+
+    @cached_property
+    def before(self) -> Sequence[Facts]:
+        """What the conversation before this turn says."""
+        return facts_of(self.past)
 
     @cached_property
     def later(self) -> bool:
         """Return whether the user has asked for something before this turn and was answered."""
         seen = False
-        for fact in self.before:
-            seen = seen or fact.kind == "human"
-            if seen and fact.kind == "ai":
+        for message in self.past:
+            seen = seen or message.type in HUMAN
+            if seen and message.type in AI:
                 return True
         return False
 
@@ -255,18 +314,124 @@ def loop(context: StepContext) -> Loop:
     """Return the state of the loop of a step; it is put together once a step from facts that are read once a thread."""
     found = context.cache.get("validators.loop")
     if found is None:
-        get = _known.get  # the look-up of `facts` written out: this line is most of what a long history costs
-        read = [
-            entry[1] if (entry := get(id(m))) is not None and entry[0]() is m else facts(m)
-            for m in context.messages[-WINDOW:]
-        ]
-        found = context.cache["validators.loop"] = _loop(read)
+        found = context.cache["validators.loop"] = _loop(context.messages[-WINDOW:])
     return cast("Loop", found)
 
 
-def _loop(known: list[Facts]) -> Loop:
-    end = next((i for i in range(len(known) - 1, -1, -1) if known[i].kind == "human"), -1) + 1
+def _loop(messages: Sequence[BaseMessage]) -> Loop:
+    end = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].type in HUMAN), -1) + 1
     start = end
-    while start > 0 and known[start - 1].kind in ("human", "other"):
+    while start > 0 and messages[start - 1].type not in (*AI, *TOOL):
         start -= 1
-    return Loop(request=[f for f in known[start:end] if f.kind == "human"], steps=known[end:], before=known[:start])
+    request = [facts(m) for m in messages[start:end] if m.type in HUMAN]
+    return Loop(request=request, steps=facts_of(messages[end:]), past=messages[:start])
+
+
+# ---- what a value may come from -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Conversation:
+    """A step as the graded validators read it, cut to bounds."""
+
+    request: str
+    """The last human message as it was written."""
+    asked: Reading
+    """The same, read."""
+    readings: Sequence[Reading]
+    """This turn's tool results and answers, earlier messages and the system text."""
+    turn_results: int
+    follow_up: bool
+    """Earlier human messages exist, so the request may lean on them."""
+    context: StepContext = field(repr=False)
+
+    @cached_property
+    def others(self) -> str:
+        """The evidence apart from the request, folded."""
+        return "\n".join([r.folded for r in self.readings])
+
+    @cached_property
+    def evidence(self) -> str:
+        """All that a value may be grounded in, folded."""
+        return f"{self.asked.folded}\n{self.others}" if self.others else self.asked.folded
+
+    @cached_property
+    def evidence_set(self) -> frozenset[str]:
+        """Stems of the evidence."""
+        return self.asked.terms.union(*[r.terms for r in self.readings])
+
+    @cached_property
+    def request_numbers(self) -> frozenset[float]:
+        """All numbers of the request."""
+        return numbers_of(self.asked.spans)
+
+    @cached_property
+    def numbers(self) -> frozenset[float]:
+        """All numbers of the evidence."""
+        return self.request_numbers.union(*[r.numbers for r in self.readings])
+
+    @cached_property
+    def compact(self) -> str:
+        """The evidence, letters and digits only."""
+        return self.asked.compact + "".join([r.compact for r in self.readings])
+
+    @cached_property
+    def initials(self) -> str:
+        """First letters of the words of the request, for abbreviations."""
+        return "".join([term[0] for _, term in self.asked.placed])
+
+    def literally(self, value: str) -> bool:
+        """Return whether any of the last messages holds the value letter by letter, also far back."""
+        return any(value in content_text(message, RAW_CHARS) for message in self.context.messages[-RAW_MESSAGES:])
+
+
+def conversation(context: StepContext) -> Conversation:
+    """Return the step's messages as the graded validators read them; put together once a step."""
+    found = context.cache.get("validators.conversation")
+    if found is None:
+        found = context.cache["validators.conversation"] = _evidence(context)
+    return cast("Conversation", found)
+
+
+def _evidence(context: StepContext) -> Conversation:
+    messages, start = context.messages, context.turn_start
+    first = max(0, len(messages) - MESSAGES - 1)
+    readings: list[Reading] = []
+    left, results, follow_up, in_turn = RESULT_CHARS, 0, False, True
+    place, system = len(messages), None
+    for fact in reversed(facts_of(messages[first:])):
+        place -= 1
+        if place == start:
+            in_turn, left = False, HISTORY_CHARS
+            continue
+        if place == first and len(messages) - place > MESSAGES and in_turn:
+            break  # the request is farther back: as many messages as are read were read
+        if fact.kind == "system":
+            system = _cut(messages[place], fact, SYSTEM_CHARS)
+            continue
+        follow_up = follow_up or fact.kind == "human"
+        if in_turn:
+            results += fact.kind == "tool"
+        elif fact.calls and left > 0:
+            readings += fact.values
+        if left > 0:
+            readings.append(_cut(messages[place], fact, left))
+            left -= len(fact.text)
+    if system is None and len(messages) > MESSAGES and messages[0].type == "system":
+        system = _cut(messages[0], facts(messages[0]), SYSTEM_CHARS)
+        follow_up = True
+    if system is not None:
+        readings.append(system)
+    return Conversation(
+        request=content_text(messages[start], REQUEST_CHARS) if start >= 0 else "",
+        asked=_cut(messages[start], facts(messages[start]), REQUEST_CHARS) if start >= 0 else Reading(""),
+        readings=[r for r in readings if r.folded],
+        turn_results=results,
+        follow_up=follow_up,
+        context=context,
+    )
+
+
+def _cut(message: BaseMessage, fact: Facts, limit: int) -> Reading:
+    """Return the text of a message, cut to a limit."""
+    return fact.plain if len(fact.text) < limit else reading(content_text(message, limit))

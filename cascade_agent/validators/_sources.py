@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from cascade_agent.validators._words import (
     VALUE_CHARS,
     Answer,
-    Conversation,
     Leaf,
     fold,
     identifier_words,
@@ -24,6 +23,9 @@ from cascade_agent.validators._words import (
     weight,
 )
 from cascade_agent.validators.agreement import same_value
+
+if TYPE_CHECKING:
+    from cascade_agent.validators._conversation import Conversation
 
 _DATE = re.compile(
     r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)"  # 2024-05-01

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -213,7 +213,10 @@ def _signs(folded: str) -> Iterator[NumberSpan]:
 
 def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
     """Return all values and parts of the numbers."""
-    return frozenset(v for s in spans for v in (*s.values, *s.parts))
+    found: set[float] = set()
+    for span in spans:
+        found.update(span.values, span.parts)
+    return frozenset(found)
 
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
@@ -239,11 +242,16 @@ def content_text(message: BaseMessage, limit: int) -> str:
     return "\n".join(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
-    """A text, folded, with its words and numbers."""
+    """A text, folded, and what is read of it, each when it is asked for first."""
 
     folded: str
+
+    @cached_property
+    def placed(self) -> list[tuple[int, str]]:
+        """Stems of the words in order, each with its place."""
+        return placed_terms(self.folded)
 
     @cached_property
     def terms(self) -> frozenset[str]:
@@ -251,15 +259,40 @@ class Reading:
         return frozenset(terms(self.folded))
 
     @cached_property
+    def spans(self) -> list[NumberSpan]:
+        """Numbers in order."""
+        return number_spans(self.folded)
+
+    @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers."""
         return numbers_of(number_spans(self.folded, limit=600))
+
+    @cached_property
+    def compact(self) -> str:
+        """Letters and digits only."""
+        return "".join(_WORD.findall(self.folded))
+
+    @cached_property
+    def short(self) -> frozenset[str]:
+        """Stems of two or three letters: they bind sentences, and differ between languages."""
+        return frozenset(t for t in self.terms if 2 <= len(t) <= 3 and t.isalpha())  # noqa: PLR2004
+
+    @cached_property
+    def latin(self) -> float:
+        """Share of words in Latin letters without marks."""
+        return _latin(self.terms)
 
 
 @lru_cache(maxsize=512)
 def reading(text: str) -> Reading:
     """Read a text once: the messages of a thread come again with every step."""
     return Reading(fold(text))
+
+
+def _latin(words: Iterable[str]) -> float:
+    heavy = [t for t in words if weight(t) > 0]
+    return sum(map(str.isascii, heavy)) / len(heavy) if heavy else 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,151 +309,22 @@ class Leaf:
     """The parameter is the value itself, not a container that holds it."""
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """A step as the graded validators read it, cut to bounds."""
-
-    request: str
-    """The last human message as it was written."""
-    readings: Sequence[Reading]
-    """This turn's tool results and answers, earlier messages and the system text."""
-    turn_results: int
-    follow_up: bool
-    """Earlier human messages exist, so the request may lean on them."""
-    context: StepContext = field(repr=False)
-
-    @cached_property
-    def others(self) -> str:
-        """The evidence apart from the request, folded."""
-        return "\n".join(r.folded for r in self.readings)
-
-    @cached_property
-    def folded(self) -> str:
-        """The request, folded."""
-        return fold(self.request)
-
-    @cached_property
-    def placed(self) -> list[tuple[int, str]]:
-        """Stems of the request in order, each with its place."""
-        return placed_terms(self.folded)
-
-    @cached_property
-    def request_terms(self) -> list[str]:
-        """Stems of the request in order."""
-        return [term for _, term in self.placed]
-
-    @cached_property
-    def request_set(self) -> frozenset[str]:
-        """Stems of the request."""
-        return frozenset(self.request_terms)
-
-    @cached_property
-    def evidence(self) -> str:
-        """All that a value may be grounded in, folded."""
-        return f"{self.folded}\n{self.others}" if self.others else self.folded
-
-    @cached_property
-    def evidence_set(self) -> frozenset[str]:
-        """Stems of the evidence."""
-        return self.request_set.union(*(r.terms for r in self.readings))
-
-    @cached_property
-    def spans(self) -> list[NumberSpan]:
-        """Numbers of the request."""
-        return number_spans(self.folded)
-
-    @cached_property
-    def request_numbers(self) -> frozenset[float]:
-        """All numbers of the request."""
-        return numbers_of(self.spans)
-
-    @cached_property
-    def numbers(self) -> frozenset[float]:
-        """All numbers of the evidence."""
-        return self.request_numbers.union(*(r.numbers for r in self.readings))
-
-    @cached_property
-    def compact(self) -> str:
-        """The evidence, letters and digits only."""
-        return "".join(_WORD.findall(self.evidence))
-
-    @cached_property
-    def initials(self) -> str:
-        """First letters of the words of the request, for abbreviations."""
-        return "".join(t[0] for t in self.request_terms)
-
-    def literally(self, value: str) -> bool:
-        """Return whether any of the last messages holds the value letter by letter, also far back."""
-        return any(value in content_text(message, RAW_CHARS) for message in self.context.messages[-RAW_MESSAGES:])
-
-
-def conversation(context: StepContext) -> Conversation:
-    """Return the step's messages, read once; the result is kept in `context.cache`."""
-    found = context.cache.get("validators.conversation")
-    if found is None:
-        found = context.cache["validators.conversation"] = _read(context)
-    return cast("Conversation", found)
-
-
-def _read(context: StepContext) -> Conversation:
-    messages = context.messages
-    start = context.turn_start
-    request = content_text(messages[start], REQUEST_CHARS) if start >= 0 else ""
-    parts: list[str] = []
-    left, results, follow_up = RESULT_CHARS, 0, False
-    system = ""
-    in_turn = True
-    seen = 0
-    for index in range(len(messages) - 1, -1, -1):
-        if index == start:
-            in_turn, left = False, HISTORY_CHARS
-            continue
-        if seen >= MESSAGES:
-            break
-        seen += 1
-        message = messages[index]
-        kind = message.type
-        if kind == "system":
-            system = content_text(message, SYSTEM_CHARS)
-            continue
-        if kind == "human":
-            follow_up = True
-        if in_turn and kind == "tool":
-            results += 1
-        elif kind == "ai" and not in_turn and left > 0:
-            parts.extend(_values_text(call.get("args"), VALUE_CHARS) for call in getattr(message, "tool_calls", ())[:4])
-        if left > 0:
-            text = content_text(message, left)
-            parts.append(text)
-            left -= len(text)
-    if not system and seen >= MESSAGES and messages[0].type == "system":
-        system = content_text(messages[0], SYSTEM_CHARS)
-        follow_up = True
-    parts.append(system)
-    return Conversation(
-        request=request,
-        readings=[reading(part) for part in parts if part],
-        turn_results=results,
-        follow_up=follow_up,
-        context=context,
-    )
-
-
-def _values_text(args: object, limit: int) -> str:
-    """Return the values of a call's arguments as short text."""
-    parts: list[str] = []
-    for _, value, _ in islice(_walk(args, {}, "", 3), _MAX_EARLIER) if isinstance(args, Mapping) else ():
-        parts.append(value_text(value))
-        limit -= len(parts[-1])
-        if limit <= 0:
-            break
-    return " ".join(parts)
-
-
-_MAX_EARLIER: Final = 16
-"""Values that are read of one earlier call."""
-
 # ---- tools ----------------------------------------------------------------------------------------------------------
+
+
+# Verbs and fillers of identifiers: names of tools are English in every country, and these say nothing of the subject.
+_COMMON_WORDS: Final = (
+    "based calculate check compute create data detail determine fetch find function generate get given info "
+    "information list lookup make name number perform provide query retrieve return search set show specific type value"
+)
+_COMMON: Final = frozenset(map(stem, _COMMON_WORDS.split()))
+_COMMON_WEIGHT: Final = 0.3
+
+
+@lru_cache(maxsize=16_384)
+def subject_weight(term: str) -> float:
+    """Return how much a term says of a tool's subject."""
+    return weight(term) * (_COMMON_WEIGHT if term in _COMMON else 1.0)
 
 
 @dataclass(frozen=True)
@@ -438,15 +342,86 @@ class ToolText:
     properties: Mapping[str, Any]
     required: frozenset[str]
 
+    @cached_property
+    def by_name(self) -> Weighed:
+        """The words of the name with their weights."""
+        return weighed(self.name_terms)
 
+    @cached_property
+    def by_description(self) -> Weighed:
+        """The words of name and description with their weights."""
+        return weighed(self.description_terms)
+
+    @cached_property
+    def latin(self) -> float:
+        """Share of words in Latin letters without marks."""
+        return _latin(self.described)
+
+    @cached_property
+    def squashed(self) -> str:
+        """The name, folded, letters and digits only."""
+        return "".join(_WORD.findall(fold(self.name)))
+
+
+Weighed = tuple[tuple[tuple[str, float], ...], float]
+"""Terms with their weights, and the sum of these."""
+
+
+def weighed(words: Iterable[str]) -> Weighed:
+    """Return terms with their weights."""
+    pairs = tuple((term, subject_weight(term)) for term in words)
+    return pairs, sum(size for _, size in pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """The texts of the tools on offer, the first 64 of them."""
+
+    tools: tuple[ToolText, ...]
+
+    @cached_property
+    def about(self) -> frozenset[str]:
+        """Stems of all texts of the tools."""
+        return frozenset().union(*[t.described for t in self.tools])
+
+    @cached_property
+    def short(self) -> frozenset[str]:
+        """Stems of two or three characters in the texts."""
+        return frozenset(t for t in self.about if 2 <= len(t) <= 3)  # noqa: PLR2004
+
+    @cached_property
+    def latin(self) -> float:
+        """The least share of words in Latin letters of a tool."""
+        return min((t.latin for t in self.tools), default=1.0)
+
+    @cached_property
+    def squashed(self) -> frozenset[str]:
+        """The names, letters and digits only."""
+        return frozenset(t.squashed for t in self.tools)
+
+
+_MAX_TOOLS: Final = 64
 _DESCRIBED_WELL: Final = 2.0
 """Weight of the words of a description from which on it can be compared: two long words."""
 _tools: IdentityCache[ToolText] = IdentityCache()
+_offers: IdentityCache[Offer] = IdentityCache(64)
 
 
 def tool_text(tool: ToolSpec) -> ToolText:
     """Return what a tool's texts say, read once per schema object."""
     return _tools.get(tool.parameters, lambda: _read_tool(tool), tool.name, tool.description)
+
+
+def offer(context: StepContext) -> Offer:
+    """Return what the texts of the tools on offer say, put together once per set of tools."""
+    tools = context.tools
+    if not isinstance(tools, tuple):
+        return _offer(tools)
+    return _offers.get(tools, lambda: _offer(tools))
+
+
+def _offer(tools: Sequence[ToolSpec]) -> Offer:
+    return Offer(tuple(tool_text(tool) for tool in tools[:_MAX_TOOLS]))
 
 
 def _read_tool(tool: ToolSpec) -> ToolText:
@@ -506,6 +481,11 @@ class Answer:
     """Folded text of all argument values."""
 
     @cached_property
+    def about(self) -> frozenset[str]:
+        """Stems of the texts of the called tools."""
+        return frozenset().union(*[t.described for t in self.tools if t is not None])
+
+    @cached_property
     def used_set(self) -> frozenset[str]:
         """Stems of the values."""
         return frozenset(terms(self.used))
@@ -560,7 +540,7 @@ def _leaves(index: int, args: object, spec: ToolText | None, left: int) -> Itera
         schema = _mapping(spec.properties.get(key)) if spec is not None else {}
         required = spec is not None and key in spec.required
         path = f"/tool_calls/{index}/args/{_escaped(key)}"
-        for place, leaf, leaf_schema in _walk(value, schema, path, 5):
+        for place, leaf, leaf_schema in walk(value, schema, path, 5):
             if left <= 0:
                 return
             left -= 1
@@ -575,16 +555,16 @@ def _escaped(key: object) -> str:
     return str(key)[:80].replace("~", "~0").replace("/", "~1")
 
 
-def _walk(
+def walk(
     value: object, schema: Mapping[str, Any], path: str, depth: int
 ) -> Iterator[tuple[str, object, Mapping[str, Any]]]:
     if isinstance(value, Mapping) and value and depth > 0:
         nested = _mapping(schema.get("properties"))
         for key, item in list(value.items())[:MAX_LEAVES]:
-            yield from _walk(item, _mapping(nested.get(key)), f"{path}/{_escaped(key)}", depth - 1)
+            yield from walk(item, _mapping(nested.get(key)), f"{path}/{_escaped(key)}", depth - 1)
     elif isinstance(value, list) and value and depth > 0:
         items = _mapping(schema.get("items"))
         for position, item in enumerate(value[:MAX_LEAVES]):
-            yield from _walk(item, items, f"{path}/{position}", depth - 1)
+            yield from walk(item, items, f"{path}/{position}", depth - 1)
     else:
         yield path, value, schema

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
+from cascade_agent.validators._conversation import Conversation, conversation
 from cascade_agent.validators._sources import date_grounded, groundings, is_default, typical
-from cascade_agent.validators._words import VALUE_CHARS, Conversation, Leaf, answer, conversation, fold, value_text
+from cascade_agent.validators._words import VALUE_CHARS, Leaf, answer, fold, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -123,7 +124,7 @@ def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
     value, schema = leaf.value, leaf.schema
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:  # noqa: PLR2004
         return False
-    if schema.get("type") != "number" or "%" not in conv.folded:
+    if schema.get("type") != "number" or "%" not in conv.asked.folded:
         return False
     about = f"{leaf.key} {schema.get('description', '')}".lower()
     if any(word in about for word in ("percent", "pct", "%", "per cent")):
@@ -131,7 +132,7 @@ def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
     known = [schema.get(key) for key in ("default", "maximum", "exclusiveMaximum", "example")]
     if any(isinstance(k, int | float) and k > 1 for k in known):
         return False
-    return re.search(rf"(?<![\d.,]){re.escape(value_text(value))}(?:[.,]0+)?\s?%", conv.folded) is not None
+    return re.search(rf"(?<![\d.,]){re.escape(value_text(value))}(?:[.,]0+)?\s?%", conv.asked.folded) is not None
 
 
 def _may_be_empty(value: object, schema: Mapping[str, Any]) -> bool:

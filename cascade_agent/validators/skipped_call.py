@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators._conversation import loop, subject
+from cascade_agent.validators._conversation import GENERIC, facts_of, loop
 from cascade_agent.validators._speech import (
     announces,
     asks,
@@ -21,10 +21,10 @@ from cascade_agent.validators._speech import (
     thanks,
     without_courtesy,
 )
-from cascade_agent.validators._words import fold, number_spans, terms, weight
+from cascade_agent.validators._words import fold, identifier_words, number_spans, offer, terms, weight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping
 
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.validators._conversation import Loop
@@ -39,8 +39,9 @@ _STANDS_ALONE: Final = 180
 for it: of recorded turns that ended so 1 in 4 was wrong, of the shorter ones 3 in 5."""
 _SMALL: Final = 12
 """Numbers up to this one are counted, not looked up."""
-_TOOLS: Final = 64
 _SAYS: Final = 0.7
+_CHUNK: Final = 64
+"""Messages that are looked through at a time."""
 _VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
 
 
@@ -111,40 +112,50 @@ class _Turn:
         self.state, self.context = state, context
         self.text, self.length = fold(text), size(text)
         self.user = fold(state.request_text)
-        self.withdrawn, self.refuses = declines(self.user), declines(self.text)
+        self._numbers: list[frozenset[float]] = []
+        self._unread = state.past
+
+    @cached_property
+    def withdrawn(self) -> bool:
+        """Return whether the user negates or withdraws something."""
+        return declines(self.user)
+
+    @cached_property
+    def refuses(self) -> bool:
+        """Return whether the answer negates something."""
+        return declines(self.text)
 
     def announced(self) -> tuple[str, str] | None:
         """Return a finding where the answer says what it is about to do, and stops."""
-        if self.length > _SHORT or self.refuses or self.withdrawn or thanks(self.user):
-            return None
         # after a call "please hold on" speaks of what the call set going
-        if announces(self.text) or (not self.state.calls and asks_to_wait(self.text)):
-            return "call_announced", "the answer announces what it does not do"
-        return None
+        if self.length > _SHORT or not (announces(self.text) or (not self.state.calls and asks_to_wait(self.text))):
+            return None
+        if self.refuses or self.withdrawn or thanks(self.user):
+            return None
+        return "call_announced", "the answer announces what it does not do"
 
     def skipped(self) -> tuple[str, str] | None:
         """Return a finding where a later turn without any call answers a request that wants one."""
         if not self.state.later or self.state.calls:
             return None
-        values, touched = self._new_values(), self._touched()
-        if thanks(self.user) and not values and not touched:
+        if thanks(self.user) and not self.values and not self.touched:
             return None
-        if self._bare_done() and (values or not self.withdrawn):
+        if self._bare_done() and (self.values or not self.withdrawn):
             stands_alone = size(self.user) > _STANDS_ALONE and not self._unanswered()
             return None if stands_alone else _skipped("the answer says done, and nothing was called in this turn")
         if self.length <= 2 * _SHORT and self._invented():
             return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
-        if self.length > _SHORT or self.refuses or (asks(self.user) and self._supported()):
+        if self.length > _SHORT or (asks(self.user) and self._supported()) or self.refuses:
             return None
-        return self._unmet(values=values, touched=touched)
+        return self._unmet()
 
-    def _unmet(self, *, values: bool, touched: bool) -> tuple[str, str] | None:
+    def _unmet(self) -> tuple[str, str] | None:
         """Return a finding where the request brings a value, names something to do, or agrees to it."""
-        if values:
+        if self.values:
             return _skipped("the user gave a value that no call took up")
         if self.withdrawn:
             return None
-        if touched:
+        if self.touched:
             return _skipped("the request speaks of a tool that was not called")
         if asks(self.user):
             return None
@@ -165,54 +176,77 @@ class _Turn:
                 return not fact.calls
         return False
 
-    def _new_values(self) -> bool:
+    @cached_property
+    def values(self) -> bool:
         """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
-        before = [f for f in self.state.before if f.calls or f.kind == "human"]
-        values = (match.group().strip(".") for match in _VALUE.finditer(self.user))
-        return any(all(value not in fact.folded for fact in before) for value in values)
+        values = [match.group().strip(".") for match in _VALUE.finditer(self.user)]
+        before = "\n".join([f.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
+        return any(value not in before for value in values)
 
-    def _touched(self) -> bool:
+    @cached_property
+    def touched(self) -> bool:
         """Return whether the request speaks of a tool in words that no tool called before has in its name."""
+        user = frozenset().union(*[fact.terms for fact in self.state.request])
+        spoken = [
+            (tool.name, words)
+            for tool in offer(self.context).tools
+            if (words := [t for t in tool.name_terms if t in user and t not in GENERIC and weight(t) >= _SAYS])
+        ]
+        if not spoken:
+            return False
         called = {call["name"] for fact in self.state.before for call in fact.calls}
-        known = frozenset[str]().union(*map(subject, called))
-        asked = self.state.request_terms - known
-        return any(
-            not asked.isdisjoint(subject(tool.name)) for tool in self.context.tools[:_TOOLS] if tool.name not in called
-        )
+        known = {term for name in called for term in terms(identifier_words(name))}
+        return any(name not in called and not known.issuperset(words) for name, words in spoken)
 
     def _echoes(self) -> bool:
         """Return whether the answer takes up a word of the request that is new to the conversation."""
-        answered = {term for term in terms(self.text) if weight(term) >= _SAYS}
-        new = self.state.request_terms & answered
-        return any(all(term not in fact.terms for fact in self.state.before) for term in new)
+        new = {term for fact in self.state.request for term in fact.terms}
+        new &= {term for term in terms(self.text) if weight(term) >= _SAYS}
+        for fact in reversed(self.state.before):
+            if not new:
+                return False
+            new -= fact.terms
+        return bool(new)
 
     @cached_property
     def spans(self) -> list[NumberSpan]:
         """Numbers of the answer."""
         return number_spans(self.text)
 
-    def _known(self, values: Iterable[float]) -> bool:
-        """Return whether the conversation holds one of some numbers."""
-        return any(value in fact.numbers for value in values for fact in (*self.state.before, *self.state.request))
+    @cached_property
+    def asked(self) -> frozenset[float]:
+        """Numbers of the request."""
+        return frozenset().union(*[fact.numbers for fact in self.state.request])
+
+    def _before(self) -> Iterator[frozenset[float]]:
+        """Yield the numbers of the conversation before this turn, the latest first: mostly these are taken up."""
+        yield from self._numbers
+        while self._unread:
+            chunk, self._unread = self._unread[-_CHUNK:], self._unread[:-_CHUNK]
+            self._numbers.append(frozenset().union(*[fact.numbers for fact in facts_of(chunk)]))
+            yield self._numbers[-1]
+
+    def _known(self, value: float) -> bool:
+        """Return whether the conversation holds a number."""
+        return value in self.asked or any(value in numbers for numbers in self._before())
 
     def _supported(self) -> bool:
-        """Return whether the answer takes a number from the conversation."""
-        numbers = {value for span in self.spans for value in span.values}
-        return any(not numbers.isdisjoint(fact.numbers) for fact in self.state.before)
+        """Return whether the answer takes a number from the conversation before this turn."""
+        values = [value for span in self.spans for value in span.values]
+        return bool(values) and any(not numbers.isdisjoint(values) for numbers in self._before())
 
     def _invented(self) -> bool:
         """Return whether the answer holds a number that the conversation does not."""
         return any(
-            not (span.joined or any(abs(value) <= _SMALL for value in span.values) or self._known(span.values))
-            and not (span.parts and all(self._known((part,)) for part in span.parts))
+            not (span.joined or any(abs(value) <= _SMALL or self._known(value) for value in span.values))
+            and not (span.parts and all(map(self._known, span.parts)))
             and not any(self._worked_out(value) for value in span.values)
             for span in self.spans
         )
 
     def _worked_out(self, value: float) -> bool:
         """Return whether a number is the sum or the difference of two others."""
-        facts = (*self.state.before, *self.state.request)
-        large = {number for fact in facts for number in fact.numbers if number > _SMALL}
+        large = {number for number in self.asked.union(*self._before()) if number > _SMALL}
         return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
 
 

@@ -7,26 +7,28 @@ request and the tools are written in different languages the comparison says not
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
+from cascade_agent.validators._conversation import Conversation, conversation
 from cascade_agent.validators._sources import groundings, is_default, typical
 from cascade_agent.validators._words import (
     REQUEST_CHARS,
     Answer,
-    Conversation,
+    Offer,
     ToolText,
+    Weighed,
     answer,
-    conversation,
     fold,
+    offer,
     quoted,
     stem,
+    subject_weight,
     terms,
-    tool_text,
     weight,
 )
 from cascade_agent.validators.agreement import normal
@@ -39,17 +41,12 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？\n]+")
 _LIST_MARK = re.compile(r"(?:^|\n)\s*\(?\d{1,2}[.)](?=\s)|(?<![(\w])\d{1,2}\)(?=\s)")
+# After a space the parenthesis must begin as arguments do: "find_order (the tool for orders)" names a tool in passing.
 _PROSE_CALL = re.compile(
-    r"([^\W\d][\w.\-]{1,80})\s*\(|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
+    r"([^\W\d][\w.\-]{1,80})(?:\(|\s+\((?=\s*(?:[)\d\"'{\[]|[\w.]{1,60}\s*[=:])))"
+    r"|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
 )
 
-# Verbs and fillers of identifiers: names of tools are English in every country, and these say nothing of the subject.
-_COMMON_WORDS: Final = (
-    "based calculate check compute create data detail determine fetch find function generate get given info "
-    "information list lookup make name number perform provide query retrieve return search set show specific type value"
-)
-_COMMON: Final = frozenset(map(stem, _COMMON_WORDS.split()))
-_COMMON_WEIGHT: Final = 0.3
 _NEUTRAL: Final = 0.7
 """Score of request and tool where they cannot be compared: about that of right calls."""
 _SENTENCE_SUBJECT: Final = 1.6
@@ -97,7 +94,7 @@ class ToolRelevance:
         if context.output_schema is not None or not context.tools:
             return ()
         conv = conversation(context)
-        offered = [tool_text(tool) for tool in context.tools[:_MAX_TOOLS]]
+        offered = offer(context)
         if not draft.tool_calls:
             return _prose(draft, context, conv, offered)
         found = answer(draft, context)
@@ -112,9 +109,6 @@ class ToolRelevance:
         return out
 
 
-_MAX_TOOLS: Final = 64
-
-
 def _graded(code: str, score: float, reason: str = "") -> Verdict:
     score = min(1.0, max(0.0, score))
     return Verdict(outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score)
@@ -123,65 +117,50 @@ def _graded(code: str, score: float, reason: str = "") -> Verdict:
 # ---- prose ----------------------------------------------------------------------------------------------------------
 
 
-def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Sequence[ToolText]) -> list[Verdict]:
+def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Offer) -> list[Verdict]:
     """Judge an answer without calls: right where no tool fits or tools have answered, wrong where it spells a call."""
     if context.tool_choice == "none":
         return []
     text = draft.text[:REQUEST_CHARS]
-    names = {"".join(_WORD.findall(fold(t.name))) for t in offered}
     for match in _PROSE_CALL.finditer(text):
         written = "".join(_WORD.findall(fold(match.group(1) or match.group(2))))
-        if written in names:
+        if written in offered.squashed:
             reason = "the text writes out a call to an offered tool instead of making it"
             return [Verdict(outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
     if conv.turn_results or not conv.request:
         return [_graded("no_call", 1.0)]
     if _foreign(conv, offered):
         return [_graded("no_call", _NEUTRAL)]
-    fit = max(
-        min(_share(t.name_terms, conv.request_set), _share(t.description_terms, conv.request_set) * 2) for t in offered
-    )
+    known = conv.asked.terms
+    fit = max(min(_share(t.by_name, known), _share(t.by_description, known) * 2) for t in offered.tools)
     return [_graded("no_call", 1.0 - fit, "no call although an offered tool resembles the request")]
 
 
 # ---- request and tool -----------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=16_384)
-def _weight(term: str) -> float:
-    return weight(term) * (_COMMON_WEIGHT if term in _COMMON else 1.0)
-
-
-def _share(wanted: Iterable[str], present: frozenset[str]) -> float:
-    """Return the weighted share of the wanted terms that are present; .5 when none of them says anything."""
-    total = held = 0.0
-    for term in wanted:
-        size = _weight(term)
-        total += size
-        if term in present:
+def _share(wanted: Weighed, present: frozenset[str], taken: frozenset[str] = frozenset()) -> float:
+    """Return the weighted share of the wanted terms that are present, not taken; .5 when none says anything."""
+    pairs, total = wanted
+    held = 0.0
+    for term, size in pairs:
+        if term in present and term not in taken:
             held += size
     return held / total if total else 0.5
 
 
-def _foreign(conv: Conversation, offered: Sequence[ToolText]) -> bool:
+def _foreign(conv: Conversation, offered: Offer) -> bool:
     """Return whether request and tools share not even one of the short words that bind sentences: another language.
 
     Fewer than three short words on a side say nothing, except where the scripts differ altogether.
     """
-    asked_short = {t for t in conv.request_set if 2 <= len(t) <= 3 and t.isalpha()}  # noqa: PLR2004
-    offered_short = {t for tool in offered for t in tool.described if 2 <= len(t) <= 3}  # noqa: PLR2004
-    if len(asked_short) >= 3 and len(offered_short) >= 3 and not asked_short & offered_short:  # noqa: PLR2004
+    asked = conv.asked
+    if len(asked.short) >= 3 and len(offered.short) >= 3 and asked.short.isdisjoint(offered.short):  # noqa: PLR2004
         return True
-    return _plain(conv.request_set) < 1 / 3 and all(_plain(tool.described) > 2 / 3 for tool in offered)
+    return asked.latin < 1 / 3 and offered.latin > 2 / 3
 
 
-def _plain(words: frozenset[str]) -> float:
-    """Return the share of words in Latin letters without marks."""
-    heavy = [t for t in words if weight(t) > 0]
-    return sum(t.isascii() for t in heavy) / len(heavy) if heavy else 0.5
-
-
-def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, foreign: bool) -> list[Verdict]:
+def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> list[Verdict]:
     """Compare the called tools with the request: words of the name, words of the description, and the other tools."""
     called = list({id(t): t for t in found.tools if t is not None}.values())
     if None in found.tools:
@@ -189,19 +168,18 @@ def _match(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, fo
         return [_graded("tool_match", 0.0, reason), _graded("description_match", 0.0, reason)]
     if conv.turn_results or foreign:
         return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
-    known = conv.request_set if not conv.follow_up else conv.evidence_set
-    name = typical([_share(t.name_terms, known) for t in called])
-    description = typical([_share(t.description_terms, known) for t in called])
+    known = conv.asked.terms if not conv.follow_up else conv.evidence_set
+    name = typical([_share(t.by_name, known) for t in called])
+    description = typical([_share(t.by_description, known) for t in called])
     out = [
         _graded("tool_match", name, "the name of a called tool shares few words with the request"),
         _graded("description_match", description, "the description of a called tool shares few words with the request"),
     ]
-    others = [t for t in offered if all(t is not c for c in called)]
+    ids = {id(t) for t in called}
+    others = [t for t in offered.tools if id(t) not in ids]
     if others:
-        left = known - found.used_set
-        for tool in called:
-            left -= tool.description_terms
-        part = max(_own(t, left) for t in others)
+        taken = found.used_set.union(*[t.description_terms for t in called])
+        part = max(_own(t, known, taken) for t in others)
         if part > 0:
             out.append(_graded("part_open", 1.0 - part, "words of the request belong to a tool that was not called"))
     return out
@@ -220,13 +198,18 @@ _NEXT: Final = 0.15
 _IDENTIFIER = re.compile(r"(?=[^\s]*[\d@])(?=[^\s]*[^\W\d])\S{4,120}")
 
 
-def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
+def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, offered: Offer) -> bool:
     """Return whether several weak signs together say that the tool is of another subject, or its arguments made up.
 
     Only for the first call after a request that stands for itself, and only where one tool is on offer, described: of
     several, the one that was called first may prepare what was asked for, as the first look-up of an agent does.
     """
-    if len(offered) > 1 or conv.turn_results or conv.follow_up or not all(t and t.described_well for t in found.tools):
+    if (
+        len(offered.tools) > 1
+        or conv.turn_results
+        or conv.follow_up
+        or not all(t and t.described_well for t in found.tools)
+    ):
         return False
     if _has_identifier(found, conv) or _composed(found, conv):
         return False
@@ -257,7 +240,7 @@ def _composed(found: Answer, conv: Conversation) -> bool:
             if len(_WORD.findall(leaf.value)) >= _WRITTEN:
                 return True
             alone = tool is not None and len(tool.properties) == 1
-            if alone and conv.request_set.intersection(terms(fold(leaf.value))):
+            if alone and conv.asked.terms.intersection(terms(fold(leaf.value))):
                 return True
     return False
 
@@ -269,29 +252,30 @@ _WRITTEN: Final = 3
 def _has_identifier(found: Answer, conv: Conversation) -> bool:
     """Return whether a call takes up an identifier of the request: an order number, an address with @."""
     return any(
-        isinstance(leaf.value, str) and _IDENTIFIER.fullmatch(leaf.value) and fold(leaf.value) in conv.folded
+        isinstance(leaf.value, str) and _IDENTIFIER.fullmatch(leaf.value) and fold(leaf.value) in conv.asked.folded
         for leaf in found.leaves
     )
 
 
-def _prepares(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> bool:
+def _prepares(found: Answer, conv: Conversation, offered: Offer) -> bool:
     """Return whether the calls may be the look-up before the step that was asked for: another tool fits it too."""
-    fitting = any(t not in found.tools and _fit(t, conv.request_set) > _NEXT for t in offered)
+    fitting = any(t not in found.tools and _fit(t, conv.asked.terms) > _NEXT for t in offered.tools)
     return fitting or _has_identifier(found, conv)
 
 
 def _fit(tool: ToolText, known: frozenset[str]) -> float:
-    return (_share(tool.name_terms, known) + _share(tool.description_terms, known)) / 2
+    return (_share(tool.by_name, known) + _share(tool.by_description, known)) / 2
 
 
-def _own(tool: ToolText, left: frozenset[str]) -> float:
-    return _share(tool.name_terms, left) * _share(tool.description_terms, left)
+def _own(tool: ToolText, known: frozenset[str], taken: frozenset[str]) -> float:
+    name = _share(tool.by_name, known, taken)
+    return name * _share(tool.by_description, known, taken) if name else 0.0
 
 
 # ---- what is left of the request ------------------------------------------------------------------------------------
 
 
-def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *, foreign: bool) -> list[Verdict]:
+def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> list[Verdict]:
     """Judge what of the request neither became an argument nor belongs to the called tools.
 
     Once tools have answered in this turn the request is worked off step by step, and what is left over says nothing.
@@ -302,7 +286,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
     out: list[Verdict] = []
     if not foreign:
         out.append(_graded("request_covered", _covered(found, conv, asking), "words of the request found in no call"))
-    about = frozenset().union(*(t.described for t in found.tools if t is not None))
+    about = found.about
     unused, count = _numbers_unused(found, conv, asking, about)
     if unused:
         reason = "numbers of the request that no argument takes up"
@@ -310,13 +294,13 @@ def _coverage(found: Answer, conv: Conversation, offered: Sequence[ToolText], *,
         told = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
         soft: Outcome = "fail" if told else "pass"
         out.append(Verdict(outcome=soft, code="number_unused", reason=reason, score=score))
-    questions = sum(conv.request.count(mark) for mark in "?？؟")
+    questions = conv.request.count("?") + conv.request.count("？") + conv.request.count("؟")
     if questions > len(found.calls):
         out.append(_graded("question_open", len(found.calls) / questions, "more questions than calls"))
     quotes = quoted(conv.request)
     if quotes:
         lost = [q for q in quotes if q not in found.used and "".join(_WORD.findall(q)) not in found.used_compact]
-        lost = [q for q in lost if not _names_tool(q, offered)]
+        lost = [q for q in lost if "".join(_WORD.findall(q)) not in offered.squashed]
         if lost:
             out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
     choices = _choices_unused(found, conv)
@@ -348,22 +332,17 @@ _MOST_UNUSED: Final = 0.2
 """Score of `number_unused` up to which it fails: all numbers, two of three, three of up to seven, four of any."""
 
 
-def _names_tool(text: str, offered: Sequence[ToolText]) -> bool:
-    joined = "".join(_WORD.findall(text))
-    return any(joined == "".join(_WORD.findall(fold(t.name))) for t in offered)
-
-
-def _asking(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> list[tuple[int, int]]:
+def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[tuple[int, int]]:
     """Return the sentences that ask: an argument was taken from them, or they speak of the tools' subjects."""
-    ends = [m.end() for m in _SENTENCE.finditer(conv.folded)]
+    ends = [m.end() for m in _SENTENCE.finditer(conv.asked.folded)]
     if not ends:
-        return [(0, len(conv.folded))]
-    about = frozenset().union(*(t.described for t in offered))
+        return [(0, len(conv.asked.folded))]
+    about = offered.about
     used = found.used_set
     out: list[tuple[int, int]] = []
     start, subject, index = 0, 0.0, 0
-    ends.append(len(conv.folded))
-    for place, term in (*conv.placed, (len(conv.folded) + 1, "")):
+    ends.append(len(conv.asked.folded))
+    for place, term in (*conv.asked.placed, (len(conv.asked.folded) + 1, "")):
         while index < len(ends) and place >= ends[index]:
             if subject >= _SENTENCE_SUBJECT:
                 out.append((start, ends[index]))
@@ -371,25 +350,31 @@ def _asking(found: Answer, conv: Conversation, offered: Sequence[ToolText]) -> l
         if term in used and (weight(term) >= 0.7 or term.isdecimal()):  # noqa: PLR2004 - four letters
             subject = _SENTENCE_SUBJECT
         elif term in about:
-            subject += _weight(term)
-    return out or [(0, len(conv.folded))]
+            subject += subject_weight(term)
+    return out or [(0, len(conv.asked.folded))]
 
 
 def _within(place: int, spans: Sequence[tuple[int, int]]) -> bool:
-    return any(start <= place < end for start, end in spans)
+    for start, end in spans:  # noqa: SIM110 - no generator: it is asked for each word
+        if start <= place < end:
+            return True
+    return False
 
 
 def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]]) -> float:
     """Return the weighted share of the words that are no arguments which the called tools' texts explain."""
-    about = frozenset().union(*(t.described for t in found.tools if t is not None))
-    if all(t is None for t in found.tools):
+    if not any(found.tools):
         return 0.0
-    asked = {term for place, term in conv.placed if _within(place, asking)}
+    placed, about, used = conv.asked.placed, found.about, found.used_set
+    asked: set[str] = set()
+    for start, end in asking:
+        first, last = bisect_left(placed, (start, "")), bisect_left(placed, (end, ""))
+        asked.update([term for _, term in placed[first:last]])
     total = held = 0.0
     for term in asked:
-        if term in found.used_set:
+        if term in used:
             continue
-        size = _weight(term)
+        size = subject_weight(term)
         total += size
         if term in about:
             held += size
@@ -404,21 +389,21 @@ def _numbers_unused(
     Numbers inside words, words of the tools (3D), list marks and percent turned into fractions are no loss; each number
     among the arguments that the request does not hold may stand for one that was worked out from others.
     """
-    spans = conv.spans
+    spans = conv.asked.spans
     if not spans:
         return 0, 0
-    marks = {p for m in _LIST_MARK.finditer(conv.folded) for p in range(m.start(), m.end())}
+    marks = {p for m in _LIST_MARK.finditer(conv.asked.folded) for p in range(m.start(), m.end())}
     used = found.used_numbers
     count = unused = 0
     for span in spans:
         if span.joined or span.start in marks or not _within(span.start, asking):
             continue
-        if conv.folded[span.end : span.end + 1].isalpha() and _token(conv.folded, span.start) in about:
+        if conv.asked.folded[span.end : span.end + 1].isalpha() and _token(conv.asked.folded, span.start) in about:
             continue
         count += 1
         taken = any(v in used or round(v * 0.01, 9) in used for v in span.values)
         unused += not taken and not (span.parts and used.issuperset(span.parts))
-    worked_out = sum(1 for v in used if v not in conv.request_numbers) if unused else 0
+    worked_out = len(used - conv.request_numbers) if unused else 0
     return max(0, unused - worked_out), count
 
 
@@ -443,10 +428,10 @@ def _passed_over(option: str, chosen: Collection[str], found: Answer, conv: Conv
     word = fold(option[:80])
     return (
         len(word) > 2  # noqa: PLR2004 - shorter options are words of everything
-        and word in conv.folded
+        and word in conv.asked.folded
         and word not in found.used
         and not any(word in c or c in word for c in chosen)
-        and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", conv.folded) is not None
+        and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", conv.asked.folded) is not None
     )
 
 
@@ -491,7 +476,7 @@ def _alike(tool: ToolText, calls: Sequence[Mapping[str, Any]], conv: Conversatio
     for args in calls:
         given = {k: v for k, v in args.items() if k in tool.required or not is_default(v, tool.properties.get(k))}
         numbers = [v for v in given.values() if isinstance(v, int | float) and not isinstance(v, bool)]
-        if len(numbers) == len(given) and all(sum(v in s.values for s in conv.spans) == 1 for v in numbers):
+        if len(numbers) == len(given) and all(sum(v in s.values for s in conv.asked.spans) == 1 for v in numbers):
             key = normal(sorted(numbers))
         else:
             key = normal(given)

@@ -63,14 +63,14 @@ class ValidatorSet:
     model. `timed` receives how long each of the first two took.
 
     The set signs every verdict: the validator's name, whether it is shipped, the reason a step escalates for when it
-    fails (`escalates_as` of the validator), and a path without names that no schema declares. Validators get a copy of
-    the draft's message, so that changing it changes no answer.
+    fails (`escalates_as` of the validator), and a path without names that no schema declares. Where one
+    of them is the user's, they get a copy of the draft's message, so that changing it changes no answer.
 
     Raises:
         ConfigurationError: something that is no validator, or two with one name.
     """
 
-    __slots__ = ("_marks", "before", "evidence", "local", "timed")
+    __slots__ = ("_marks", "_trusted", "before", "evidence", "local", "timed")
 
     def __init__(self, validators: Sequence[Validator | Evidence], *, timed: Timed | None = None) -> None:
         self.timed = timed
@@ -83,6 +83,7 @@ class ValidatorSet:
             raise ConfigurationError(msg)
         for validator in validators:
             self._add(validator)
+        self._trusted = all(self._marks[name][0] == "shipped" for name, _ in self.local)
 
     def _add(self, validator: Validator | Evidence) -> None:
         if isinstance(validator, type):
@@ -120,15 +121,16 @@ class ValidatorSet:
         """Return the verdicts of those before a draft when it is None, else of the local ones."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
-        copied = None if draft is None else own_copy(draft)
+        seen = self._shown(draft)
         for name, validator in self.before if draft is None else self.local:
             started = perf_counter()
             try:
-                finding = validator(copied, context)
+                finding = validator(seen, context)
                 if inspect.isawaitable(finding):
                     _discard(finding)
                     finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
-                self._take(found, name, finding, context)
+                if finding is not None:
+                    self._take(found, name, finding, context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 self._take(found, name, _fault(name, error), context)
             took.append((name, perf_counter() - started))
@@ -139,17 +141,18 @@ class ValidatorSet:
         """Async twin of `validate`; an asynchronous validator is cancelled after `seconds`."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
-        copied = None if draft is None else own_copy(draft)
+        seen = self._shown(draft)
         for name, validator in self.before if draft is None else self.local:
             limit: asyncio.Timeout | None = None
             started = perf_counter()
             try:
-                finding = validator(copied, context)
+                finding = validator(seen, context)
                 if inspect.isawaitable(finding):
                     limit = asyncio.timeout(seconds)
                     async with limit:
                         finding = await finding
-                self._take(found, name, finding, context)
+                if finding is not None:
+                    self._take(found, name, finding, context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 if limit is not None and limit.expired():
                     fault = _broken(name, f"no answer in {seconds:g} s", code="validator_timeout")
@@ -160,24 +163,24 @@ class ValidatorSet:
         self._report(draft, context, took)
         return tuple(found)
 
+    def _shown(self, draft: Draft | None) -> Draft | None:
+        """Return the draft that the validators get: a copy where one of them is the user's and might change it."""
+        return draft if draft is None or self._trusted else own_copy(draft)
+
     def stamp(self, name: str, verdict: Verdict, context: StepContext) -> Verdict:
         """Return the verdict of the validator `name`, signed by it."""
         origin, reason = self._marks[name]
-        return Verdict(
-            outcome=verdict.outcome,
-            code=verdict.code,
-            reason=verdict.reason,
-            score=verdict.score,
-            path=redact_path(verdict.path, lambda: declared_names(context)) if verdict.path else "",
-            validator=verdict.validator or name,
-            origin=origin,
-            escalates_as=reason,
-        )
+        path = redact_path(verdict.path, lambda: declared_names(context)) if verdict.path else ""
+        if origin == "shipped" and path == verdict.path:
+            # ours are made anew for each finding, so nobody else holds this one: no second object is needed
+            object.__setattr__(verdict, "validator", verdict.validator or name)
+            object.__setattr__(verdict, "origin", origin)
+            object.__setattr__(verdict, "escalates_as", reason)
+            return verdict
+        return replace(verdict, path=path, validator=verdict.validator or name, origin=origin, escalates_as=reason)
 
     def _take(self, found: list[Verdict], name: str, finding: Finding, context: StepContext) -> None:
         """Sign what a validator returned and add it to what was found."""
-        if finding is None:
-            return
         if isinstance(finding, bool):
             finding = Verdict(outcome="pass" if finding else "fail", reason="" if finding else "refused")
         if isinstance(finding, Verdict):
@@ -188,7 +191,7 @@ class ValidatorSet:
                     fault = f"more than {_MAX_VERDICTS} verdicts" if isinstance(item, Verdict) else type(item).__name__
                     item = _broken(name, f"returned {fault}, expected Verdict")  # noqa: PLW2901 - the last one
                 found.append(self.stamp(name, item, context))
-                if item.broken:
+                if item.outcome == "abstain" and item.broken:
                     return
         else:
             fault = f"returned {type(finding).__name__}, expected Verdict, bool or None"

@@ -210,6 +210,7 @@ def test_there_and_back_is_not_alike() -> None:
     [
         "[weather_forecast(city='Rome')]",
         "I will call weather.forecast(city='Rome') now.",
+        "weather_forecast (city='Rome')",
         '{"name": "weather_forecast", "arguments": {"city": "Rome"}}',
         "```json\n{'function': 'weather_forecast'}\n```",
     ],
@@ -217,6 +218,12 @@ def test_there_and_back_is_not_alike() -> None:
 def test_call_written_into_the_text(text: str) -> None:
     """A call to an offered tool that is spelled in the text is a soft fail."""
     assert fails(judge("Weather in Rome", text, FORECAST)) == {"call_in_prose"}
+
+
+def test_tool_named_in_passing() -> None:
+    """A tool's name before words in parentheses is no call."""
+    text = "For that I have weather_forecast (the forecast of the next days); shall I use it for Rome?"
+    assert not fails(judge("What can you do?", text, FORECAST))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +336,7 @@ def test_hostile_sizes() -> None:
     said = [SystemMessage("s " * 1_000_000)]
     said += [HumanMessage("Rome and Oslo, 1.1 'a' " * 200_000) for _ in range(50)]
     assert "tool_match" in judge(said, [call("tool_1", a="Rome " * 1_000_000)] * 100, *many)
-    assert fails(judge(said, "tool_1 (" * 500_000, *many)) == {"call_in_prose"}
+    assert fails(judge(said, "tool_1(" * 500_000, *many)) == {"call_in_prose"}
 
 
 def test_same_schema_object_is_read_once_and_a_changed_one_again() -> None:
