@@ -311,8 +311,7 @@ class CascadeChatModel(BaseChatModel):
             facts={
                 "tools": (offer.ready["small"].specs, offer.ready["large"].specs),
                 "state": current_state(),
-                "tool_choice": offer.tool_choice,
-                "output_schema": offer.schema,
+                "bound": offer.bound,
             },
             stream_name=self.get_name(),
             run_name=f"cascade.step {self.get_name()}",

@@ -18,9 +18,10 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
 from cascade_agent.engine.durable import parse
 from cascade_agent.engine.shadow import SHADOW
-from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier, tool_choice_of
+from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.models.options import bound_constraints
 from cascade_agent.models.tier import Role, Tier
 from cascade_agent.models.tool_spec import tool_specs
 
@@ -151,7 +152,11 @@ class _AgentCall:
         wanted = request.response_format
         self.schema: Any = getattr(wanted, "schema", wanted)
         self.tools = middleware.specs(request.tools)
-        self.tool_choice = tool_choice_of(request.tool_choice or request.model_settings.get("tool_choice"))
+        choice = {} if request.tool_choice is None else {"tool_choice": request.tool_choice}
+        options = {**request.model_settings, **choice}
+        self.bound = {
+            role: bound_constraints({**tier.bound, "tool_choice": None, **options}) for role, tier in self.tiers.items()
+        }
 
     def model_call(self, **calls: Any) -> ModelCall[ModelResponse[Any]]:
         """Return the call as the cascade runs it."""
@@ -171,7 +176,7 @@ class _AgentCall:
                 "small": self.tiers["small"],
                 "tools": (self.tools, self.tools),
                 "state": self.request.state,
-                "tool_choice": self.tool_choice,
+                "bound": self.bound,
             },
             stream_name=name,
             **calls,
@@ -229,18 +234,20 @@ class _AgentCall:
         answers = [m for m in response.result if isinstance(m, ToolMessage)]
         if parsed is None and not answers and (message.tool_calls or message.invalid_tool_calls):
             return Answer(draft=Draft(message=message, tier=role), native=response)  # a step on the way there
-        fault = f"{StructuredOutputError.__name__}: {answers[0].text}" if answers and parsed is None else None
+        fault = None
+        if parsed is None:
+            fault = f"{StructuredOutputError.__name__}: {answers[0].text}" if answers else "nothing was parsed"
         draft = Draft(message=message, tier=role, parsed=parsed, parsing_error=fault)
-        return Answer(draft=draft, native=response, context=self._structured(m.name for m in answers))
+        return Answer(draft=draft, native=response, context=self._structured(role, (m.name for m in answers)))
 
     def unparsed(self, role: str, error: StructuredOutputError) -> Answer:
         """Read a structured answer that the agent refused: a draft to be judged, not a model that failed."""
         source = getattr(error, "source", error)
         draft = Draft(message=error.ai_message, tier=role, parsing_error=f"{type(source).__name__}: {source}")
         names = (call["name"] for call in error.ai_message.tool_calls)
-        return Answer(draft=draft, native=error, context=self._structured(names))
+        return Answer(draft=draft, native=error, context=self._structured(role, names))
 
-    def _structured(self, names: Any) -> StepContext:
+    def _structured(self, role: str, names: Any) -> StepContext:
         """Return the context of a structured answer: the tools that carry one are known and were parsed."""
         known = {tool.name for tool in self.tools}
         carriers = [ToolSpec(name=name) for name in dict.fromkeys(names) if name and name not in known]
@@ -249,8 +256,7 @@ class _AgentCall:
             messages=tuple(self.messages),
             tools=(*self.tools, *carriers),
             state=self.request.state,
-            tool_choice=self.tool_choice,
-            output_schema=self.schema,
+            **{**self.bound.get(cast("Role", role), self.bound["large"]).facts(), "output_schema": self.schema},
             thread_id=None if thread_id is None else str(thread_id),
             side_effects=self._middleware.policy.side_effects,
         )

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.core.scoring import Scorer, Weight
+from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._model_call import ModelValidator
 from cascade_agent.validators.agreement import agreement
 from cascade_agent.validators.validator_set import ValidatorSet
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from cascade_agent.core.records import ToolSpec
+    from cascade_agent.core.scoring import Scorer
     from cascade_agent.models.tier import Ready
 
 Similarity = Callable[[str, str], float]
@@ -58,7 +59,7 @@ class CrossCheck(ModelValidator):
             while len(self._ready) >= _MAX_READY:
                 self._ready.pop(next(iter(self._ready)), None)
             self._ready[key] = known
-        return known[0], list(context.messages)
+        return known[0], self.tier.messages_for(list(context.messages))
 
     def _bound(self, context: StepContext) -> Ready:
         if context.output_schema is not None:
@@ -104,6 +105,7 @@ def cross_checked(
 @cache
 def _local() -> tuple[ValidatorSet, Scorer]:
     """Return what judges the second answer: the shipped validators that look at one answer, and their weights."""
+    from cascade_agent.validators import shipped_scorer
     from cascade_agent.validators.complete_response import CompleteResponse
     from cascade_agent.validators.grounding import Grounding
     from cascade_agent.validators.no_repeat import NoRepeat
@@ -111,7 +113,7 @@ def _local() -> tuple[ValidatorSet, Scorer]:
     from cascade_agent.validators.tool_relevance import ToolRelevance
 
     found = ValidatorSet([CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance()])
-    return found, Scorer.from_weights(found.weights)
+    return found, shipped_scorer()
 
 
 def _as_openai(spec: ToolSpec) -> dict[str, Any]:
