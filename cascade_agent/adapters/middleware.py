@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
 from cascade_agent.adapters.run_step import ModelCall, arun_step, run_step
@@ -36,11 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables import Runnable, RunnableConfig
 
     from cascade_agent.journal.writer import Journal
 
 _POLICY = Policy()
+T = TypeVar("T")
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -102,7 +105,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
             with agent.child_of(role, config):
                 try:
-                    return agent.answer(role, handler(agent.request_of(role, note)))
+                    return agent.answer(role, agent.ask(role, note, handler))
                 except StructuredOutputError as error:
                     return agent.unparsed(role, error)
 
@@ -117,7 +120,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         async def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
             with agent.child_of(role, config):
                 try:
-                    return agent.answer(role, await handler(agent.request_of(role, note)))
+                    return agent.answer(role, await agent.aask(role, note, handler))
                 except StructuredOutputError as error:
                     return agent.unparsed(role, error)
 
@@ -191,16 +194,50 @@ class _AgentCall:
         with nested_in_tier():
             return self.answer("large", ready.ask(cast("Any", messages), SHADOW, **request.model_settings))
 
-    def request_of(self, role: Role, note: str | None) -> ModelRequest[Any]:
-        """Return the request with the tier's model and bound arguments, without what only another provider knows."""
-        request, tier = self.request, self.tiers[role]
+    def ask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], T]) -> T:
+        """Ask the agent's handler with the tier's model, within the retries and fallbacks wrapped around it."""
+        tier = self.tiers[role]
+        if not tier.wrapped:
+            return handler(self.request_of(role, note))
+
+        def wrapped(model: Any) -> Runnable[Any, T]:
+            own = replace(tier, model=model)
+            return RunnableLambda(lambda _, **bound: handler(self.request_of(role, note, own, bound)))
+
+        return tier.around(wrapped).invoke(None)
+
+    async def aask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], Awaitable[T]]) -> T:
+        """Async twin of `ask`."""
+        tier = self.tiers[role]
+        if not tier.wrapped:
+            return await handler(self.request_of(role, note))
+
+        def wrapped(model: Any) -> Runnable[Any, T]:
+            own = replace(tier, model=model)
+
+            async def asked(_: object, **bound: Any) -> T:
+                return await handler(self.request_of(role, note, own, bound))
+
+            return RunnableLambda(asked)
+
+        return await tier.around(wrapped).ainvoke(None)
+
+    def request_of(
+        self, role: Role, note: str | None, inner: Tier | None = None, given: Mapping[str, Any] | None = None
+    ) -> ModelRequest[Any]:
+        """Return the request with the tier's model and bound arguments, without what only another provider knows.
+
+        `inner` is the model asked, where a wrapper of the tier holds several, and `given` what is bound to it there.
+        """
+        request, tier = self.request, inner or self.tiers[role]
         options = dict(request.model_settings)
         if request.tool_choice is not None:
             options["tool_choice"] = request.tool_choice
-        mixed = len({other.traits.kind for other in self.tiers.values()}) > 1
+        mixed = len({other.traits.kind for other in (tier, *self.tiers.values())}) > 1
         tools, settings = tier.offer_for(request.tools, options, mixed=mixed)
         choice = settings.pop("tool_choice", None) if request.tool_choice is not None else None
-        bound = {key: value for key, value in tier.bound.items() if key not in ("tools", "tool_choice")}
+        own = {**self.tiers[role].bound, **(given or {})}
+        bound = {key: value for key, value in own.items() if key not in ("tools", "tool_choice")}
         system = request.system_message
         messages = tier.messages_for(
             [*([] if system is None else [system]), *request.messages], pair=self.tiers, note=note

@@ -191,6 +191,17 @@ class Tier:
         return replace(self._ready(_with_bound(runnable, rest), tools=(), bound={}), structured=True)
 
     @property
+    def wrapped(self) -> bool:
+        """Whether retries or fallbacks stand around the model."""
+        from langchain_core.language_models import BaseChatModel
+
+        return not isinstance(self.core, BaseChatModel)
+
+    def around(self, make: Callable[[Any], Runnable[Any, Any]]) -> Runnable[Any, Any]:
+        """Return the tier's retries and fallbacks around what `make` puts in the place of each of its models."""
+        return _inside(self.core, make)
+
+    @property
     def label(self) -> str:
         """The model's name for people."""
         return self.traits.label
