@@ -204,7 +204,7 @@ class _AgentCall:
             own = replace(tier, model=model)
             return RunnableLambda(lambda _, **bound: handler(self.request_of(role, note, own, bound)))
 
-        return tier.around(wrapped).invoke(None)
+        return cast("T", tier.around(wrapped).invoke(None))
 
     async def aask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], Awaitable[T]]) -> T:
         """Async twin of `ask`."""
@@ -220,7 +220,7 @@ class _AgentCall:
 
             return RunnableLambda(asked)
 
-        return await tier.around(wrapped).ainvoke(None)
+        return cast("T", await tier.around(wrapped).ainvoke(None))
 
     def request_of(
         self, role: Role, note: str | None, inner: Tier | None = None, given: Mapping[str, Any] | None = None

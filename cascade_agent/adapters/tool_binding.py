@@ -73,7 +73,7 @@ class ToolBinding:
             given = bound_constraints({**own, **options})
             known = names is None or given.tool_choice in (None, *_MODES, *names)
             found[role] = replace(given, tool_choice=None) if given.tool_choice == "validated" or not known else given
-        return {role: found["small"] for role in ROLES} if found["small"] == found["large"] else found
+        return dict.fromkeys(ROLES, found["small"]) if found["small"] == found["large"] else found
 
     def offer(self, tools: Sequence[Any], options: Mapping[str, Any]) -> Offer:
         """Return both tiers with these tools bound.

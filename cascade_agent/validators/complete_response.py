@@ -170,6 +170,7 @@ class CompleteResponse:
             _stopped(draft)
             or _refusal(draft)
             or _choice(draft, context)
+            or _allowed(draft, context)
             or _empty(draft)
             or _legacy_call(draft, context)
             or _read(draft, context)
@@ -307,15 +308,20 @@ def _refusal(draft: Draft) -> Verdict | None:
 # ---- of the kind that was asked for ---------------------------------------------------------------------------------
 
 
-def _choice(draft: Draft, context: StepContext) -> Verdict | None:
-    choice, calls = context.tool_choice, draft.tool_calls
+def _allowed(draft: Draft, context: StepContext) -> Verdict | None:
+    calls, allowed = draft.tool_calls, context.allowed_tools
     if context.single_call and len(calls) > 1:
         return _fail("call_forbidden", "more than one call where one alone was allowed", "/tool_calls/1")
-    if calls and context.allowed_tools is not None:
-        for index, call in enumerate(calls):
-            if call.get("name") not in context.allowed_tools and call.get("name") in context.tools_by_name:
-                reason = "the answer calls a tool that is not among the allowed ones"
-                return _fail("call_forbidden", reason, f"/tool_calls/{index}/name")
+    known = context.tools_by_name if allowed is not None else {}
+    for index, call in enumerate(calls if allowed is not None else ()):
+        if call.get("name") in known and call.get("name") not in (allowed or ()):
+            reason = "the answer calls a tool that is not among the allowed ones"
+            return _fail("call_forbidden", reason, f"/tool_calls/{index}/name")
+    return None
+
+
+def _choice(draft: Draft, context: StepContext) -> Verdict | None:
+    choice, calls = context.tool_choice, draft.tool_calls
     if choice is None or choice == "auto":
         return None
     if choice == "none":
