@@ -8,6 +8,7 @@ from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import RetryPolicy
@@ -157,6 +158,18 @@ async def test_retries_and_fallbacks_around_a_tier_are_that_tiers_own(wrapper, p
     assert (model.asked, large.asked) == (2, 0)
     assert [name for options in model.options for name in options] == ["temperature"] * (wrapper == "bound retry") * 2
     assert all(offered for offered in model.offered)
+
+
+@BOTH
+async def test_a_configurable_tier_is_configured_by_each_call_of_an_agent(how):
+    """By the fields that it names, under the middleware as in a chat model."""
+    field = ConfigurableField(id="text")
+    tier = says("It is 21.", loop=True).configurable_fields(replies=field)
+    graph = create_agent(says("own"), middleware=[CascadeMiddleware(says("large"), small=tier)])
+    for given, text in (({}, "It is 21."), ({"text": ["It is 22."]}, "It is 22.")):
+        config: Any = {"configurable": given}
+        out = graph.invoke(HI, config) if how == "sync" else await graph.ainvoke(HI, config)
+        assert out["messages"][-1].text == text
 
 
 # ---- streams --------------------------------------------------------------------------------------------------------

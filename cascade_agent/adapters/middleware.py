@@ -24,7 +24,7 @@ from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.options import bound_constraints
-from cascade_agent.models.tier import Role, Tier
+from cascade_agent.models.tier import Role, Tier, configured
 from cascade_agent.models.tool_spec import tool_specs
 
 try:
@@ -201,7 +201,7 @@ class _AgentCall:
             return handler(self.request_of(role, note))
 
         def wrapped(model: Any) -> Runnable[Any, T]:
-            own = replace(tier, model=model)
+            own = replace(tier, model=configured(model, self.config))
             return RunnableLambda(lambda _, **bound: handler(self.request_of(role, note, own, bound)))
 
         return cast("T", tier.around(wrapped).invoke(None))
@@ -213,7 +213,7 @@ class _AgentCall:
             return await handler(self.request_of(role, note))
 
         def wrapped(model: Any) -> Runnable[Any, T]:
-            own = replace(tier, model=model)
+            own = replace(tier, model=configured(model, self.config))
 
             async def asked(_: object, **bound: Any) -> T:
                 return await handler(self.request_of(role, note, own, bound))
@@ -236,7 +236,7 @@ class _AgentCall:
         mixed = len({other.traits.kind for other in (tier, *self.tiers.values())}) > 1
         tools, settings = tier.offer_for(request.tools, options, mixed=mixed)
         choice = settings.pop("tool_choice", None) if request.tool_choice is not None else None
-        own = {**self.tiers[role].bound, **(given or {})}
+        own = {**self.tiers[role].bound, **tier.bound, **(given or {})}
         bound = {key: value for key, value in own.items() if key not in ("tools", "tool_choice")}
         system = request.system_message
         messages = tier.messages_for(
