@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.core.scoring import Weight
+from cascade_agent.core.scoring import Scorer, Weight
 from cascade_agent.validators._model_call import ModelValidator
 from cascade_agent.validators.agreement import agreement
 from cascade_agent.validators.validator_set import ValidatorSet
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from cascade_agent.core.records import ToolSpec
-    from cascade_agent.core.scoring import Scorer
     from cascade_agent.models.tier import Ready
 
 Similarity = Callable[[str, str], float]
@@ -105,15 +104,17 @@ def cross_checked(
 @cache
 def _local() -> tuple[ValidatorSet, Scorer]:
     """Return what judges the second answer: the shipped validators that look at one answer, and their weights."""
-    from cascade_agent.validators import shipped_scorer
     from cascade_agent.validators.complete_response import CompleteResponse
     from cascade_agent.validators.grounding import Grounding
     from cascade_agent.validators.no_repeat import NoRepeat
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
     from cascade_agent.validators.tool_relevance import ToolRelevance
+    from cascade_agent.validators.turn_progress import TurnProgress
 
-    found = ValidatorSet([CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance()])
-    return found, shipped_scorer()
+    found = ValidatorSet(
+        [CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance(), TurnProgress()]
+    )
+    return found, Scorer.from_weights(found.weights, in_loops=TurnProgress.in_loops)
 
 
 def _as_openai(spec: ToolSpec) -> dict[str, Any]:
