@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
 from cascade_agent.core.records import StepTrace
-from cascade_agent.engine.step import tool_choice_of, trace_of
+from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.stub_openai import StubOpenAI
@@ -321,33 +321,6 @@ async def test_a_choice_of_the_call_wins_over_the_bound_one(how):
     await ask(model.bind(tool_choice="none"), how=how)
     assert seen == ["required", "fare", "none"]
     assert [o.get("tool_choice") for o in small.options] == ["any", "fare", "none"]
-
-
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [
-        (None, None),
-        ("auto", None),
-        (False, None),
-        ("any", "required"),
-        ("required", "required"),
-        (True, "required"),
-        ("none", "none"),
-        ("forecast", "forecast"),
-        ({"type": "function", "function": {"name": "forecast"}}, "forecast"),
-        ({"type": "tool", "name": "forecast"}, "forecast"),
-        ({"type": "any"}, "required"),
-        ({"type": "auto"}, None),
-        ({"type": "none"}, "none"),
-        ({"type": "allowed_tools", "mode": "required", "tools": []}, "required"),
-        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}, None),
-        ({"type": "allowed_tools", "allowed_tools": 3}, None),
-        ({}, None),
-    ],
-)
-def test_a_tool_choice_is_read_in_every_form(given, meant):
-    """OpenAI's and Anthropic's forms mean the same to the validators."""
-    assert tool_choice_of(given) == meant
 
 
 def test_a_tool_that_the_provider_runs_is_no_forced_call():

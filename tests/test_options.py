@@ -60,7 +60,14 @@ def traits(family: str, label: str = "m") -> ModelTraits:
         ({"parallel_tool_calls": True}, {}),
         *(({"response_format": form}, {"output_schema": SCHEMA}) for form in (FORMAT, SCHEMA)),
         ({"response_format": City}, {"output_schema": City}),
-        ({"response_format": {"type": "json_object"}}, {}),
+        *(
+            (given, {"output_schema": {"type": "object"}})
+            for given in ({"response_format": {"type": "json_object"}}, {"format": "json"})
+        ),
+        *(({name: SCHEMA}, {"output_schema": SCHEMA}) for name in ("format", "response_schema")),
+        ({"response_format": {"type": "text"}}, {}),
+        ({"tool_choice": {}}, {}),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": 3}}, {}),
         ({"stop": "END"}, {"stop": ("END",)}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
     ],

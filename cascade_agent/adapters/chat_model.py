@@ -313,10 +313,10 @@ class CascadeChatModel(BaseChatModel):
             facts={
                 "tools": (offer.ready["small"].specs, offer.ready["large"].specs),
                 "state": current_state(),
-                "tool_choice": offer.tool_choice,
-                "output_schema": offer.schema,
+                "bound": offer.bound,
             },
             stream_name=self.get_name(),
+            whole=self.disable_streaming is True or (self.disable_streaming == "tool_calling" and bool(offer.tools)),
             run_name=f"cascade.step {self.get_name()}",
             output_version=None if offer.schema is not None else self.output_version,
             local={"verbose": self.verbose, "local_tags": self.tags, "local_metadata": self.metadata},

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
 from cascade_agent.adapters.run_step import ModelCall, arun_step, run_step
@@ -18,10 +20,11 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
 from cascade_agent.engine.durable import parse
 from cascade_agent.engine.shadow import SHADOW
-from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier, tool_choice_of
+from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.models.tier import Role, Tier
+from cascade_agent.models.options import bound_constraints
+from cascade_agent.models.tier import Role, Tier, configured
 from cascade_agent.models.tool_spec import tool_specs
 
 try:
@@ -35,11 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables import Runnable, RunnableConfig
 
     from cascade_agent.journal.writer import Journal
 
 _POLICY = Policy()
+T = TypeVar("T")
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -101,7 +105,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
             with agent.child_of(role, config):
                 try:
-                    return agent.answer(role, handler(agent.request_of(role, note)))
+                    return agent.answer(role, agent.ask(role, note, handler))
                 except StructuredOutputError as error:
                     return agent.unparsed(role, error)
 
@@ -116,7 +120,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         async def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
             with agent.child_of(role, config):
                 try:
-                    return agent.answer(role, await handler(agent.request_of(role, note)))
+                    return agent.answer(role, await agent.aask(role, note, handler))
                 except StructuredOutputError as error:
                     return agent.unparsed(role, error)
 
@@ -151,7 +155,11 @@ class _AgentCall:
         wanted = request.response_format
         self.schema: Any = getattr(wanted, "schema", wanted)
         self.tools = middleware.specs(request.tools)
-        self.tool_choice = tool_choice_of(request.tool_choice or request.model_settings.get("tool_choice"))
+        choice = {} if request.tool_choice is None else {"tool_choice": request.tool_choice}
+        options = {**request.model_settings, **choice}
+        self.bound = {
+            role: bound_constraints({**tier.bound, "tool_choice": None, **options}) for role, tier in self.tiers.items()
+        }
 
     def model_call(self, **calls: Any) -> ModelCall[ModelResponse[Any]]:
         """Return the call as the cascade runs it."""
@@ -171,7 +179,7 @@ class _AgentCall:
                 "small": self.tiers["small"],
                 "tools": (self.tools, self.tools),
                 "state": self.request.state,
-                "tool_choice": self.tool_choice,
+                "bound": self.bound,
             },
             stream_name=name,
             **calls,
@@ -186,16 +194,50 @@ class _AgentCall:
         with nested_in_tier():
             return self.answer("large", ready.ask(cast("Any", messages), SHADOW, **request.model_settings))
 
-    def request_of(self, role: Role, note: str | None) -> ModelRequest[Any]:
-        """Return the request with the tier's model and bound arguments, without what only another provider knows."""
-        request, tier = self.request, self.tiers[role]
+    def ask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], T]) -> T:
+        """Ask the agent's handler with the tier's model, within the retries and fallbacks wrapped around it."""
+        tier = self.tiers[role]
+        if not tier.wrapped:
+            return handler(self.request_of(role, note))
+
+        def wrapped(model: Any) -> Runnable[Any, T]:
+            own = replace(tier, model=configured(model, self.config))
+            return RunnableLambda(lambda _, **bound: handler(self.request_of(role, note, own, bound)))
+
+        return cast("T", tier.around(wrapped).invoke(None))
+
+    async def aask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], Awaitable[T]]) -> T:
+        """Async twin of `ask`."""
+        tier = self.tiers[role]
+        if not tier.wrapped:
+            return await handler(self.request_of(role, note))
+
+        def wrapped(model: Any) -> Runnable[Any, T]:
+            own = replace(tier, model=configured(model, self.config))
+
+            async def asked(_: object, **bound: Any) -> T:
+                return await handler(self.request_of(role, note, own, bound))
+
+            return RunnableLambda(asked)
+
+        return cast("T", await tier.around(wrapped).ainvoke(None))
+
+    def request_of(
+        self, role: Role, note: str | None, inner: Tier | None = None, given: Mapping[str, Any] | None = None
+    ) -> ModelRequest[Any]:
+        """Return the request with the tier's model and bound arguments, without what only another provider knows.
+
+        `inner` is the model asked, where a wrapper of the tier holds several, and `given` what is bound to it there.
+        """
+        request, tier = self.request, inner or self.tiers[role]
         options = dict(request.model_settings)
         if request.tool_choice is not None:
             options["tool_choice"] = request.tool_choice
-        mixed = len({other.traits.kind for other in self.tiers.values()}) > 1
+        mixed = len({other.traits.kind for other in (tier, *self.tiers.values())}) > 1
         tools, settings = tier.offer_for(request.tools, options, mixed=mixed)
         choice = settings.pop("tool_choice", None) if request.tool_choice is not None else None
-        bound = {key: value for key, value in tier.bound.items() if key not in ("tools", "tool_choice")}
+        own = {**self.tiers[role].bound, **tier.bound, **(given or {})}
+        bound = {key: value for key, value in own.items() if key not in ("tools", "tool_choice")}
         system = request.system_message
         messages = tier.messages_for(
             [*([] if system is None else [system]), *request.messages], pair=self.tiers, note=note
@@ -229,18 +271,20 @@ class _AgentCall:
         answers = [m for m in response.result if isinstance(m, ToolMessage)]
         if parsed is None and not answers and (message.tool_calls or message.invalid_tool_calls):
             return Answer(draft=Draft(message=message, tier=role), native=response)  # a step on the way there
-        fault = f"{StructuredOutputError.__name__}: {answers[0].text}" if answers and parsed is None else None
+        fault = None
+        if parsed is None:
+            fault = f"{StructuredOutputError.__name__}: {answers[0].text}" if answers else "nothing was parsed"
         draft = Draft(message=message, tier=role, parsed=parsed, parsing_error=fault)
-        return Answer(draft=draft, native=response, context=self._structured(m.name for m in answers))
+        return Answer(draft=draft, native=response, context=self._structured(role, (m.name for m in answers)))
 
     def unparsed(self, role: str, error: StructuredOutputError) -> Answer:
         """Read a structured answer that the agent refused: a draft to be judged, not a model that failed."""
         source = getattr(error, "source", error)
         draft = Draft(message=error.ai_message, tier=role, parsing_error=f"{type(source).__name__}: {source}")
         names = (call["name"] for call in error.ai_message.tool_calls)
-        return Answer(draft=draft, native=error, context=self._structured(names))
+        return Answer(draft=draft, native=error, context=self._structured(role, names))
 
-    def _structured(self, names: Any) -> StepContext:
+    def _structured(self, role: str, names: Any) -> StepContext:
         """Return the context of a structured answer: the tools that carry one are known and were parsed."""
         known = {tool.name for tool in self.tools}
         carriers = [ToolSpec(name=name) for name in dict.fromkeys(names) if name and name not in known]
@@ -249,8 +293,7 @@ class _AgentCall:
             messages=tuple(self.messages),
             tools=(*self.tools, *carriers),
             state=self.request.state,
-            tool_choice=self.tool_choice,
-            output_schema=self.schema,
+            **{**self.bound.get(cast("Role", role), self.bound["large"]).facts(), "output_schema": self.schema},
             thread_id=None if thread_id is None else str(thread_id),
             side_effects=self._middleware.policy.side_effects,
         )

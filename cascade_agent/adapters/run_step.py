@@ -58,6 +58,8 @@ class ModelCall(Generic[T]):
     facts: Mapping[str, Any] = field(default_factory=dict)
     stream_name: str = "cascade"
     run_name: str | None = None
+    whole: bool = False
+    """Whether the accepted answer is streamed as one chunk."""
     output_version: str | None = None
     local: Mapping[str, Any] = field(default_factory=dict)
     handlers: Sequence[BaseCallbackHandler] = ()
@@ -118,7 +120,7 @@ class ModelCall(Generic[T]):
             metadata = {**message.response_metadata, "output_version": "v1"}
             message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
         tier = request.tiers.get(cast("Role", trace.final_tier))
-        stream = AnswerStream(manager, self.messages, name=self.stream_name, tier=tier)
+        stream = AnswerStream(manager, self.messages, name=self.stream_name, tier=tier, whole=self.whole)
         return recorded(message, trace, self.messages), stream
 
 

@@ -70,14 +70,15 @@ def silence(manager: M) -> M:
     return manager
 
 
-def chunks(message: AIMessage) -> Iterator[AIMessageChunk]:
+def chunks(message: AIMessage, *, whole: bool = False) -> Iterator[AIMessageChunk]:
     """Cut a whole answer into the chunks of a stream: the text word by word, one per tool call, the last with usage.
 
     Adding the chunks up gives the message again, its usage and metadata exactly once (but for `name`, which LangChain's
-    own sum drops). Calls whose arguments are not JSON come as one chunk: adding chunks up would repair and offer them.
+    own sum drops). With `whole` it is one chunk, and so are calls whose arguments are not JSON: adding chunks up would
+    repair and offer them.
     """
     content = message.content
-    if message.invalid_tool_calls:
+    if whole or message.invalid_tool_calls:
         yield AIMessageChunk(**{**message.model_dump(exclude={"type"}), "chunk_position": "last"})
         return
     for text in _words(content) if isinstance(content, str) else ([content] if content else []):
@@ -113,10 +114,12 @@ class AnswerStream:
     anybody when the user keeps the tier that answered out of streams.
     """
 
-    def __init__(self, run: BaseRunManager, messages: Sequence[BaseMessage], *, name: str, tier: Tier | None) -> None:
+    def __init__(
+        self, run: BaseRunManager, messages: Sequence[BaseMessage], *, name: str, tier: Tier | None, whole: bool = False
+    ) -> None:
         hidden = tier is not None and tier.hidden
         self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
-        self._run, self._messages, self._name, self._tier = run, messages, name, tier
+        self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
 
     def _manager(self, kind: type[M]) -> M:
         run, tier = self._run, self._tier
@@ -137,7 +140,7 @@ class AnswerStream:
             manager = self._manager(CallbackManager)
             run = manager.on_chat_model_start({}, [list(self._messages)], name=self._name)[0]
         try:
-            for chunk in chunks(message):
+            for chunk in chunks(message, whole=self._whole):
                 if run is not None:
                     run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
@@ -157,7 +160,7 @@ class AnswerStream:
             manager = self._manager(AsyncCallbackManager)
             run = (await manager.on_chat_model_start({}, [list(self._messages)], name=self._name))[0]
         try:
-            for chunk in chunks(message):
+            for chunk in chunks(message, whole=self._whole):
                 if run is not None:
                     await run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
@@ -176,7 +179,7 @@ class AnswerStream:
             from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
 
             if isinstance(message.content, str):
-                parts = (ChatGenerationChunk(message=chunk) for chunk in chunks(message))
+                parts = (ChatGenerationChunk(message=chunk) for chunk in chunks(message, whole=self._whole))
                 yield from chunks_to_events(parts, message_id=message.id)
             else:
                 yield from message_to_events(message, message_id=message.id)

@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent._log import LOG
-from cascade_agent.engine.step import tool_choice_of
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints
 from cascade_agent.models.tool_spec import tool_specs
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ class Offer:
     """Both tiers made ready for one kind of call."""
 
     ready: dict[Role, Ready]
-    tool_choice: str | None = None
+    bound: Mapping[Role, BoundConstraints]
+    """What is demanded of each tier's answer."""
     schema: object = None
+    """The schema of `with_structured_output`."""
     tools: tuple[Any, ...] = ()
     """The tools as given; keeps alive what the cache key points at."""
     visible: tuple[dict[str, Any], ...] = ()
@@ -55,13 +57,24 @@ class ToolBinding:
 
     def __init__(self, tiers: Mapping[Role, Tier]) -> None:
         self._tiers = tiers
-        choice = tool_choice_of(tiers["small"].bound.get("tool_choice"))
-        self.plain = Offer({role: tiers[role].plain() for role in ROLES}, tool_choice=choice)
+        self.plain = Offer({role: tiers[role].plain() for role in ROLES}, self._bound({}))
         self._offers: dict[Any, Offer] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Start without offers in a copy: they are known by the identity of their tools, and these are others then."""
         return (ToolBinding, (self._tiers,))
+
+    def _bound(self, options: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[Role, BoundConstraints]:
+        """Return what is demanded of each tier's answer; `names` are the tools on offer, where they replace its own."""
+        found: dict[Role, BoundConstraints] = {}
+        for role in ROLES:
+            own = self._tiers[role].bound
+            if names is not None:
+                own = {key: value for key, value in own.items() if key != "tool_choice"}
+            given = bound_constraints({**own, **options})
+            known = names is None or given.tool_choice in (None, *_MODES, *names)
+            found[role] = replace(given, tool_choice=None) if given.tool_choice == "validated" or not known else given
+        return dict.fromkeys(ROLES, found["small"]) if found["small"] == found["large"] else found
 
     def offer(self, tools: Sequence[Any], options: Mapping[str, Any]) -> Offer:
         """Return both tiers with these tools bound.
@@ -73,10 +86,10 @@ class ToolBinding:
         key = (*map(id, specs), repr(sorted(options.items(), key=lambda item: item[0])))
         offer = self._offers.get(key)
         if offer is None:
-            choice = _checked_choice(specs, tools, options)
+            _check_names(specs, tools, options)
             offer = Offer(
                 {role: replace(self._tiers[role].with_tools(tools, **options), specs=specs) for role in ROLES},
-                tool_choice=choice,
+                self._bound(options, [spec.name for spec in specs]),
                 tools=tuple(tools),
                 visible=tuple(t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools),
             )
@@ -88,7 +101,8 @@ class ToolBinding:
 
     def structured(self, schema: Any, options: Mapping[str, Any]) -> Offer:
         """Return both tiers ready for structured output, each in its own way."""
-        return Offer({role: self._tiers[role].with_schema(schema, **options) for role in ROLES}, schema=schema)
+        ready = {role: self._tiers[role].with_schema(schema, **options) for role in ROLES}
+        return Offer(ready, dict.fromkeys(ROLES, BoundConstraints(output_schema=schema)), schema=schema)
 
     def of_call(self, kwargs: dict[str, Any]) -> tuple[Offer, dict[str, Any]]:
         """Return what is asked with, and the arguments that go to the call itself."""
@@ -96,12 +110,18 @@ class ToolBinding:
         if isinstance(tools, OfferedTools):
             bound = tools.options
             changed = {k: v for k, v in kwargs.items() if (k in bound or k == "tool_choice") and v != bound.get(k)}
-            offer = self.offer(tools.offer.tools, {**bound, **changed}) if changed else tools.offer
-            return offer, {k: v for k, v in kwargs.items() if k not in bound and k != "tool_choice"}
-        if tools:
+            options = {**bound, **changed}
+            offer = self.offer(tools.offer.tools, options) if changed else tools.offer
+            kwargs = {k: v for k, v in kwargs.items() if k not in bound and k != "tool_choice"}
+        elif tools:
             options = {"tool_choice": kwargs.pop("tool_choice")} if "tool_choice" in kwargs else {}
-            return self.offer(tools, options), kwargs
-        return self.plain, kwargs
+            offer = self.offer(tools, options)
+        else:
+            offer, options = self.plain, {}
+        if any(kwargs.get(name) is not None for name in CONSTRAINING & kwargs.keys()):  # of this call alone
+            names = [spec.name for spec in offer.ready["small"].specs] if offer.tools else None
+            offer = replace(offer, bound=self._bound({**options, **kwargs}, names))
+        return offer, kwargs
 
     def arguments(self, role: Role, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments of a call as this tier takes them."""
@@ -112,18 +132,17 @@ class ToolBinding:
         return self._tiers[role].messages_for(messages, pair=self._tiers, note=note)
 
 
-def _checked_choice(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Mapping[str, Any]) -> str | None:
+def _check_names(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Mapping[str, Any]) -> None:
     names = [spec.name for spec in specs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         LOG.warning("two tools are named %r: a call could mean either; give one of them another name", twice)
-    choice = tool_choice_of(options.get("tool_choice"))
-    if choice is None or choice in _MODES or choice in names:
-        return None if choice == "validated" else choice
-    if len(specs) == len(tools) and isinstance(options.get("tool_choice"), str):
+    choice = options.get("tool_choice")
+    if not isinstance(choice, str) or choice in names or len(specs) != len(tools):  # some the provider itself runs
+        return
+    if bound_constraints(options).tool_choice not in (None, *_MODES):
         msg = f"tool_choice is {choice!r}; expected auto, any, none, required or one of {', '.join(names)}"
         raise ConfigurationError(msg)
-    return None  # a tool that the provider carries out itself
 
 
 def common_profile(tiers: Sequence[Tier]) -> Any:

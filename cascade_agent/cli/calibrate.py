@@ -103,7 +103,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
 
         base = None if policy is None else load_policy(policy)
         if by_kind and together:
-            fail("--by-kind and --together are two claims; give one of them", code=2)
+            ui.fail("--by-kind and --together are two claims; give one of them", code=2)
         claim = {"target": max_loss, "confidence": confidence, "per": per.value, "by_kind": by_kind}
         replaced = None if out is None else _replaced(out, base, claim, force=force)
         result = run(

@@ -228,7 +228,8 @@ def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str,
     validators were measured on small models' drafts; `measured_on_small=False` leaves them out, for a large draft, of
     which far fewer are wrong and after which nobody is left to ask.
     """
-    if attempt.outcome in _ENDED_EARLY:
+    unread = attempt.outcome == "error" and any(v.hard for v in attempt.verdicts)  # answered, and could not be read
+    if attempt.outcome in _ENDED_EARLY and not unread:
         return _ENDED_EARLY[attempt.outcome], (attempt.error or "").partition(":")[0]
     soft: Verdict | None = None
     for verdict in attempt.verdicts:

@@ -219,14 +219,19 @@ class StepContext:
     """What a step was asked: the conversation, the tools on offer, the state around it.
 
     `messages` is the whole request, oldest first. `tool_choice` is `None`, `"none"`, `"required"` or a tool's name.
-    `output_schema` is set where structured output was asked for. `side_effects` comes from the policy.
+    `output_schema` is set where structured output was asked for, `allowed_tools` where fewer tools may be called than
+    are on offer, `single_call` where at most one call may be made, `stop` where text ends before one of these words.
+    `side_effects` comes from the policy.
     """
 
     messages: Sequence[BaseMessage] = ()
     tools: Sequence[ToolSpec] = ()
     state: object = None
     tool_choice: str | None = None
+    allowed_tools: Sequence[str] | None = None
+    single_call: bool = False
     output_schema: object = None
+    stop: Sequence[str] = ()
     step: str = "cascade"
     thread_id: str | None = None
     side_effects: Mapping[str, SideEffect] = field(default_factory=dict)

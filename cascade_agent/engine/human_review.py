@@ -79,4 +79,4 @@ def record_review(request: StepRequest, trace: StepTrace) -> None:
     """
     span = telemetry.start_step(trace.step, policy=request.policy.version, thread_id=trace.thread_id, run=request.run)
     telemetry.end_step(span, replace(trace, cost=None))
-    append(request.journal, trace)
+    append(request.journal, trace, request.contexts["small"].messages)

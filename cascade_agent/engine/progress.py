@@ -14,7 +14,7 @@ from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepR
 from cascade_agent.engine.tier_faults import draft_fault, error_fault
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
-from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error
+from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error, was_answered
 from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.agreement import plain
 from cascade_agent.validators.validator_set import is_control_flow
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 _SMALL_SHARE = 1 / 3
 _MAX_ERROR = 500
 UNKNOWN = DecisionInputs()
+_UNREAD = Verdict(
+    outcome="fail",
+    code="unparsed_output",
+    reason="the client could not read the answer",
+    validator="StructuredOutput",
+    escalates_as="schema_invalid",
+)
 
 
 @dataclass(slots=True)
@@ -68,8 +75,7 @@ class StepProgress:
 
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
-        own = None if self.answer is None else self.answer.context
-        return own or self.request.contexts[role]
+        return judged_as(self.request.contexts[role], self.answer)
 
     # ---- decisions --------------------------------------------------------------------------------------------------
 
@@ -158,9 +164,11 @@ class StepProgress:
         tier = self.request.tiers["small" if self.attempt.tier == "small" else "large"]
         nested = tier.base._llm_type == "cascade"  # noqa: SLF001 - LangChain's own way to ask
         usage, cost, inner = usage_and_cost_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
+        unread = reply.made and was_answered(error)
         self.attempt = replace(
             self.attempt,
             outcome=outcome,
+            verdicts=(*self.attempt.verdicts, _UNREAD) if unread else self.attempt.verdicts,
             error=_error_text(error),
             latency=reply.latency,
             usage=usage,
@@ -268,10 +276,20 @@ class StepProgress:
         return StepResult(answer=answer, best=best, trace=trace, errors=tuple(self.errors), raised=raised)
 
 
+def judged_as(context: StepContext, answer: Answer | None) -> StepContext:
+    """Return what an answer is judged as: one that calls a tool on offer does not owe the structured output yet."""
+    if answer is None:
+        return context
+    context, draft = answer.context or context, answer.draft
+    calls = draft.tool_calls or draft.invalid_tool_calls
+    if context.output_schema is None or not context.tools or not calls or answer.context is not None:
+        return context
+    return replace(context, output_schema=None)
+
+
 def kind_of_step(context: StepContext, answer: Answer | None) -> str:
     """Return the kind of a step, by its draft."""
-    if answer and answer.context:
-        context = answer.context
+    context = judged_as(context, answer)
     draft = None if answer is None else answer.draft
     return kind_of(
         calls=0 if draft is None else len(draft.tool_calls) + len(draft.invalid_tool_calls),

@@ -85,7 +85,7 @@ class StepRecorder:
         if request.statistics is not None:
             request.statistics.observe(trace)
         if not end.waits:
-            append(request.journal, trace)
+            append(request.journal, trace, request.contexts["small"].messages)
         return trace
 
     def _trace(self, progress: StepProgress, end: StepEnd) -> StepTrace:
@@ -123,12 +123,15 @@ class StepRecorder:
         )
 
 
-def append(journal: Any, trace: StepTrace) -> None:
-    """Write a record into a journal; one that raises loses the record, never the answer."""
+def append(journal: Any, trace: StepTrace, messages: Sequence[BaseMessage]) -> None:
+    """Write a record into a journal, with its request if it keeps them; one that raises loses it, never the answer."""
     if journal is None:
         return
     try:
-        journal.append(trace)
+        if getattr(journal, "requests", False):
+            journal.append(trace, request=messages)
+        else:
+            journal.append(trace)
     except Exception as error:  # noqa: BLE001 - a journal of the user's own
         kind = type(error).__name__
         if kind not in _lost:

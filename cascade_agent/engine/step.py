@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Attempt, Decision, Draft, StepOutcome, ToolSpec
     from cascade_agent.engine.budget import Budget
+    from cascade_agent.models.options import BoundConstraints
     from cascade_agent.models.tier import Role
     from cascade_agent.validators.validator_set import Evidence
 
@@ -138,8 +139,7 @@ class StepRequest:
         small: Tier | None = None,
         tools: tuple[Sequence[ToolSpec], Sequence[ToolSpec]] = ((), ()),
         state: object = None,
-        tool_choice: str | None = None,
-        output_schema: object = None,
+        bound: Mapping[Role, BoundConstraints],
         **more: Any,
     ) -> StepRequest:
         """Build the step of one model call; its run's config may carry a policy of this call and switch cascading off.
@@ -157,17 +157,19 @@ class StepRequest:
             messages=tuple(messages),  # what a validator does to its list is not what the next tier is sent
             tools=tools[0],
             state=state,
-            tool_choice=tool_choice,
-            output_schema=output_schema,
             step=name,
             thread_id=None if thread_id is None else str(thread_id),
             side_effects=policy.side_effects,
+            **bound["small"].facts(),
         )
-        same = tools[0] is tools[1]
+        same = tools[0] is tools[1] and bound["small"] is bound["large"]
         return cls(
             name=name,
             tiers={"small": cast("Tier", small or settings.small), "large": settings.large},
-            contexts={"small": context, "large": context if same else replace(context, tools=tools[1])},
+            contexts={
+                "small": context,
+                "large": context if same else replace(context, tools=tools[1], **bound["large"].facts()),
+            },
             validators=settings.validators,
             policy=policy,
             # the step of a cascade that is itself a tier stands in the outer one's record
@@ -341,18 +343,3 @@ def trace_of(message: AIMessage) -> StepTrace | None:
     """
     data = message.response_metadata.get("cascade")
     return None if data is None else load(StepTrace, data)
-
-
-def tool_choice_of(value: object) -> str | None:
-    """Return a provider's `tool_choice` in our words: None, "none", "required" or a tool's name."""
-    if isinstance(value, Mapping):
-        function = value.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else value.get("name")
-        if value.get("type") == "allowed_tools":
-            allowed = value.get("allowed_tools", value)
-            value = allowed.get("mode") if isinstance(allowed, Mapping) else None
-        else:
-            value = name if isinstance(name, str) else value.get("type")
-    if value is True or value in ("any", "required"):
-        return "required"
-    return value if isinstance(value, str) and value != "auto" else None

@@ -33,6 +33,10 @@ _OPENAI_TOOLS = frozenset(
 )
 _GOOGLE_TOOLS = frozenset({"google_search", "google_search_retrieval", "code_execution", "url_context", "google_maps"})
 _DATED = re.compile(r"_\d{8}$")
+_FORMATS = ("response_format", "format", "response_schema")
+CONSTRAINING = frozenset({"tool_choice", "parallel_tool_calls", "stop", *_FORMATS})
+"""Options that demand something of the answer."""
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _UNKNOWN_TO: Mapping[str, frozenset[str]] = {
     "mistralai": frozenset({"strict", "reasoning_effort"}),
     "ollama": frozenset({"parallel_tool_calls", "strict", "reasoning_effort"}),
@@ -54,6 +58,13 @@ class BoundConstraints:
     output_schema: Any = None
     """The schema that text must follow: a class or a JSON Schema."""
     stop: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Return them as the arguments of a `StepContext`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+NO_CONSTRAINTS = BoundConstraints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +90,16 @@ def bound_constraints(options: Mapping[str, Any]) -> BoundConstraints:
 
 
 def _output_schema(options: Mapping[str, Any]) -> Any:
-    """Return the schema behind `response_format` (OpenAI's form, a class, a bare JSON Schema), None without one."""
-    value = options.get("response_format")
-    if isinstance(value, Mapping):
-        inner = value.get("json_schema")
-        if isinstance(inner, Mapping):
-            return inner.get("schema")
-        if value.get("type") in ("text", "json_object"):
-            return None
-        return value.get("schema", value)
-    return value
+    """Return the schema that text must follow, in any provider's words (OpenAI's form, a class, a bare JSON Schema)."""
+    value = next((options[name] for name in _FORMATS if options.get(name)), None)
+    if value == "json" or (isinstance(value, Mapping) and value.get("type") == "json_object"):
+        return ANY_OBJECT
+    if not isinstance(value, Mapping):
+        return value if isinstance(value, type) else None
+    if value.get("type") == "text":
+        return None
+    inner = value.get("json_schema")
+    return inner.get("schema") if isinstance(inner, Mapping) else value.get("schema", value)
 
 
 def _choice(value: object) -> _Choice | None:

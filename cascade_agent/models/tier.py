@@ -191,6 +191,17 @@ class Tier:
         return replace(self._ready(_with_bound(runnable, rest), tools=(), bound={}), structured=True)
 
     @property
+    def wrapped(self) -> bool:
+        """Whether retries or fallbacks stand around the model."""
+        from langchain_core.language_models import BaseChatModel
+
+        return not isinstance(self.core, BaseChatModel)
+
+    def around(self, make: Callable[[Any], Runnable[Any, Any]]) -> Runnable[Any, Any]:
+        """Return the tier's retries and fallbacks around what `make` puts in the place of each of its models."""
+        return _inside(self.core, make)
+
+    @property
     def label(self) -> str:
         """The model's name for people."""
         return self.traits.label
@@ -322,26 +333,31 @@ def _default_of(model: Any) -> BaseChatModel:
     """Return the chat model that a configurable model of `init_chat_model` is without configuration."""
     from langchain_core.language_models import BaseChatModel
 
-    make = getattr(type(model), "_model", None)
-    if make is not None and type(model).__name__ == "_ConfigurableModel":
-        try:
-            made = _unwrap(make(model))[0]
-        except (TypeError, ValueError) as error:
-            msg = (
-                "a configurable model without a default cannot be a tier: name one, as in "
-                f"init_chat_model('openai:gpt-4o-mini', configurable_fields=...) ({error})"
-            )
-            raise ConfigurationError(msg) from error
-        if isinstance(made, BaseChatModel):
-            return made
-    default = getattr(model, "default", None)  # model.configurable_fields(...), model.configurable_alternatives(...)
-    if isinstance(default, BaseChatModel):
-        return default
+    try:
+        made = _unwrap(configured(model, None))[0]
+    except (TypeError, ValueError) as error:
+        msg = (
+            "a configurable model without a default cannot be a tier: name one, as in "
+            f"init_chat_model('openai:gpt-4o-mini', configurable_fields=...) ({error})"
+        )
+        raise ConfigurationError(msg) from error
+    if isinstance(made, BaseChatModel):
+        return made
     msg = (
         f"a tier is {type(model).__name__}; expected a chat model, one behind bind, with_config, with_retry or "
         "with_fallbacks, a Tier, or a provider string such as 'openai:gpt-4o-mini'"
     )
     raise ConfigurationError(msg)
+
+
+def configured(model: Any, config: RunnableConfig | None) -> Any:
+    """Return the model that a configurable one is under a config; any other as it is."""
+    from langchain_core.runnables.configurable import DynamicRunnable
+
+    if isinstance(model, DynamicRunnable):  # model.configurable_fields(...), model.configurable_alternatives(...)
+        return model.prepare(config)[0]
+    make = getattr(type(model), "_model", None)
+    return make(model, config) if make is not None and type(model).__name__ == "_ConfigurableModel" else model
 
 
 def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runnable[Any, Any]:

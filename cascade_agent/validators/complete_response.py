@@ -124,13 +124,15 @@ class CompleteResponse:
     - `refused`: the provider filtered the answer or the model refused through the refusal channel
     - `truncated`: the answer was cut off at a limit
     - `generation_failed`: the provider says that generating went wrong (malformed call, internal error)
-    - `call_forbidden`: a call although `tool_choice` was `"none"`
+    - `call_forbidden`: a call although `tool_choice` was `"none"`, a second one under `parallel_tool_calls=False`, one
+      of a tool that is not among the allowed ones
     - `call_required`: prose, or another tool, although `tool_choice` required a call
     - `empty_answer`: no text, no call, no image or other content; white space, reasoning and the special tokens of a
       chat template (`<|im_end|>`) alone are empty
     - `call_missing`: the provider says that it ends in a call, and there is none, or in a form that hosts do not read
     - `call_as_text`: nothing but the raw markup of calls, offered or not; prose or code that shows one is an answer
-    - `runs_on`: template tokens and the next turn of the user, in the text or at the end of an argument
+    - `runs_on`: template tokens and the next turn of the user, in the text or at the end of an argument; text that goes
+      on after a stop word
     - `prompt_cut`: Ollama read a full context window of a prompt that is much longer
     - `unstorable_text`: NUL, lone surrogates or more than `max_chars` characters, which no checkpoint store holds
 
@@ -168,9 +170,11 @@ class CompleteResponse:
             _stopped(draft)
             or _refusal(draft)
             or _choice(draft, context)
+            or _allowed(draft, context)
             or _empty(draft)
             or _legacy_call(draft, context)
             or _read(draft, context)
+            or _past_stop(draft, context)
             or _missing_call(draft)
             or self._unstorable(draft)
             or _prompt_cut(draft, context)
@@ -250,6 +254,15 @@ def _unknown_end(draft: Draft) -> Verdict | None:
     return _doubt("unknown_end", "the provider ends the answer with a word that is no clean end", "/finish_reason")
 
 
+def _past_stop(draft: Draft, context: StepContext) -> Verdict | None:
+    if not context.stop or draft.tool_calls:
+        return None
+    text = draft.text.rstrip()  # some servers leave the stop word itself at the end
+    if any(word.strip() and word in text and not text.endswith(word.rstrip()) for word in context.stop):
+        return _fail("runs_on", "the text goes on after a word at which it had to stop", "/text")
+    return None
+
+
 def _missing_call(draft: Draft) -> Verdict | None:
     message = draft.message
     called = message.tool_calls or message.invalid_tool_calls or draft.parsed is not None
@@ -295,11 +308,22 @@ def _refusal(draft: Draft) -> Verdict | None:
 # ---- of the kind that was asked for ---------------------------------------------------------------------------------
 
 
+def _allowed(draft: Draft, context: StepContext) -> Verdict | None:
+    calls, allowed = draft.tool_calls, context.allowed_tools
+    if context.single_call and len(calls) > 1:
+        return _fail("call_forbidden", "more than one call where one alone was allowed", "/tool_calls/1")
+    known = context.tools_by_name if allowed is not None else {}
+    for index, call in enumerate(calls if allowed is not None else ()):
+        if call.get("name") in known and call.get("name") not in (allowed or ()):
+            reason = "the answer calls a tool that is not among the allowed ones"
+            return _fail("call_forbidden", reason, f"/tool_calls/{index}/name")
+    return None
+
+
 def _choice(draft: Draft, context: StepContext) -> Verdict | None:
-    choice = context.tool_choice
+    choice, calls = context.tool_choice, draft.tool_calls
     if choice is None or choice == "auto":
         return None
-    calls = draft.tool_calls
     if choice == "none":
         forbidden = calls or draft.invalid_tool_calls
         reason = "the answer calls a tool where calls were forbidden"

@@ -60,7 +60,7 @@ class CrossCheck(ModelValidator):
             while len(self._ready) >= _MAX_READY:
                 self._ready.pop(next(iter(self._ready)), None)
             self._ready[key] = known
-        return known[0], list(context.messages)
+        return known[0], self.tier.messages_for(list(context.messages))
 
     def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
         if isinstance(native, Mapping):
@@ -104,6 +104,9 @@ def _local() -> tuple[ValidatorSet, Scorer]:
     from cascade_agent.validators.no_repeat import NoRepeat
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
     from cascade_agent.validators.tool_relevance import ToolRelevance
+    from cascade_agent.validators.turn_progress import TurnProgress
 
-    found = ValidatorSet([CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance()])
-    return found, Scorer.from_weights(found.weights)
+    found = ValidatorSet(
+        [CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance(), TurnProgress()]
+    )
+    return found, Scorer.from_weights(found.weights, in_loops=TurnProgress.in_loops)

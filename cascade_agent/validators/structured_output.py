@@ -6,6 +6,7 @@ whatever has no counterpart in JSON is left open.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class StructuredOutput:
     """Fails hard with `unparsed_output` when the answer does not parse into what was asked for.
 
     Acts when structured output was asked for (`context.output_schema`) or parsing it failed (`draft.parsing_error`).
-    An answer that calls one of the offered tools first is not yet the structured answer and is left alone.
+    An answer that calls one of the offered tools first is not yet the structured answer and is left alone. Text that
+    nobody parsed (`response_format` bound to the call) is read as JSON here.
 
     LangChain validates what it reads into a pydantic class and hands on everything else as it is. Plain output of a
     JSON Schema (also of a tool or a response format) or of a `TypedDict` is therefore held to that schema here; keys
@@ -79,11 +81,30 @@ class StructuredOutput:
             return _unfit(draft.parsed, context.output_schema)
         if draft.tool_calls and any(call.get("name") in context.tools_by_name for call in draft.tool_calls):
             return None
-        return _fail("the answer holds no output of the schema that was asked for", "/parsed")
+        return _unfit_text(draft.text, context.output_schema)
 
 
 def _fail(reason: str, path: str) -> Verdict:
     return Verdict(outcome="fail", code="unparsed_output", reason=reason, path=path)
+
+
+def _unfit_text(text: str, wanted: object) -> Verdict | None:
+    """Return what keeps a text from being JSON of the schema that it was to be written in, or nothing."""
+    if not text.strip():
+        return _fail("the answer holds no output of the schema that was asked for", "/parsed")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return _fail("the text is not JSON, where JSON of a schema was asked for", "/text")
+    if not isinstance(wanted, type) or compiled(wanted) is not None:
+        return _unfit(value, wanted)
+    from pydantic import TypeAdapter
+
+    try:
+        TypeAdapter(wanted).validate_python(value)
+    except Exception as error:  # noqa: BLE001 - a class of the user's may raise anything
+        return _fail(*_explain(f"{type(error).__name__}: {error}"))
+    return None
 
 
 def _unfit(parsed: object, wanted: object) -> Verdict | None:

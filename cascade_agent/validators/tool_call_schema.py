@@ -50,7 +50,7 @@ class ToolCallSchema:
 
     Codes: `unknown_tool`, `malformed_arguments`, `missing_argument`, `wrong_type`, `not_in_enum`, `out_of_range`,
     `pattern_mismatch`, `extra_argument` (an argument that the tool does not declare), `schema_violation` for any other
-    rule, `duplicate_id`, `unstorable_argument`. `unchecked` is an abstain: the schema is too costly to
+    rule, `unstorable_argument`. `unchecked` is an abstain: the schema is too costly to
     follow to its end.
 
     A tool with a pydantic model is asked through that model. Any other tool is held to its JSON Schema, compiled once.
@@ -90,15 +90,8 @@ class ToolCallSchema:
             for index in range(len(draft.invalid_tool_calls)):
                 path = f"/invalid_tool_calls/{index}/args"
                 yield self._fail(path, "malformed_arguments", "the arguments are not a JSON object")
-        seen: set[object] = set()
         for index, call in enumerate(draft.tool_calls):
             base = f"/tool_calls/{index}"
-            if not structured:
-                call_id = call.get("id")
-                if isinstance(call_id, str) and call_id:
-                    if call_id in seen:
-                        yield self._fail(f"{base}/id", "duplicate_id", "another call of this answer has the same id")
-                    seen.add(call_id)
             for problem in self._problems(call, context, structured=structured):
                 if problem.code == "unchecked":
                     yield Verdict(outcome="abstain", code="unchecked", reason=problem.reason, path=base)

@@ -1,0 +1,247 @@
+"""What hosts do with a model: retry it, wrap it, stream it, configure it, call it under their own middleware."""
+
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware
+from langchain.agents.structured_output import ToolStrategy
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import ConfigurableField
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import RetryPolicy
+from pydantic import BaseModel
+
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal
+from cascade_agent.testing import ScriptedChatModel
+
+HI = {"messages": [("user", "What is the weather in Paris?")]}
+BOTH = pytest.mark.parametrize("how", ["sync", "async"])
+PLACES = pytest.mark.parametrize("place", ["model", "middleware"])
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    size: int
+
+
+class RateLimit(Exception):  # noqa: N818 - as providers name theirs
+    """A provider's exception."""
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather of a city."""
+    return "21 degrees"
+
+
+def says(*replies: Any, **settings: Any) -> ScriptedChatModel:
+    """A scripted model."""
+    return ScriptedChatModel(list(replies), **settings)
+
+
+def agent(small: Any, large: Any, place: str, *outer: Any, **settings: Any) -> Any:
+    """An agent on a cascade, as its model or around the calls of it."""
+    if place == "model":
+        return create_agent(CascadeChatModel(small=small, large=large), middleware=list(outer), **settings)
+    return create_agent(small, middleware=[*outer, CascadeMiddleware(large)], **settings)
+
+
+async def run(graph: Any, how: str) -> dict[str, Any]:
+    """The state after a run."""
+    found: dict[str, Any] = graph.invoke(HI) if how == "sync" else await graph.ainvoke(HI)
+    return found
+
+
+class Compact(AgentMiddleware):
+    """Asks again with less, as middleware that summarizes does."""
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        """Catch the one exception that it can mend."""
+        try:
+            return handler(request)
+        except ContextOverflowError:
+            return handler(request.override(messages=request.messages[-1:]))
+
+
+OUTER: dict[str, tuple[Exception, Any]] = {
+    "summarizing": (ContextOverflowError("too long"), Compact()),
+    "retrying": (
+        RateLimit("slow"),
+        ModelRetryMiddleware(retry_on=(RateLimit,), initial_delay=0.0, jitter=False, on_failure="error"),
+    ),
+}
+
+
+@PLACES
+@pytest.mark.parametrize("outer", OUTER)
+def test_middleware_outside_knows_larges_exception(outer, place):
+    """By its type, so that it mends what it can mend."""
+    error, middleware = OUTER[outer]
+    graph = agent(says(error, "recovered"), says(error, "recovered"), place, middleware)
+    assert graph.invoke(HI)["messages"][-1].text == "recovered"
+
+
+def test_retries_and_fallbacks_around_a_cascade_know_larges_exception():
+    """`RetryPolicy` of a node, `with_retry` and `with_fallbacks`."""
+
+    def both() -> CascadeChatModel:
+        return CascadeChatModel(small=says(RateLimit(), "again"), large=says(RateLimit(), "again"))
+
+    model = both()
+    builder = StateGraph(MessagesState)
+    policy = RetryPolicy(retry_on=RateLimit, initial_interval=0.01)
+    builder.add_node("n", lambda state: {"messages": [model.invoke(state["messages"])]}, retry_policy=policy)
+    builder.add_edge(START, "n")
+    assert builder.compile().invoke(HI)["messages"][-1].text == "again"
+    again = both().with_retry(retry_if_exception_type=(RateLimit,), wait_exponential_jitter=False)
+    assert again.invoke("hi").text == "again"
+    assert both().with_fallbacks([says("spare")], exceptions_to_handle=(RateLimit,)).invoke("hi").text == "spare"
+
+
+@PLACES
+@pytest.mark.parametrize(
+    ("text", "metadata"),
+    [
+        ("I can't help with that.", {"stop_reason": "refusal"}),
+        ("It is twen", {"finish_reason": "length"}),
+    ],
+)
+def test_what_both_models_say_reaches_the_user(text, metadata, place):
+    """As large's own, marked in the record."""
+    answer = AIMessage(text, response_metadata=metadata)
+    last = agent(says(answer), says(answer), place).invoke(HI)["messages"][-1]
+    assert (last.text, last.response_metadata["cascade"]["degraded"]) == (text, True)
+
+
+@PLACES
+def test_structured_output_heals_in_one_more_turn(place):
+    """`ToolStrategy(handle_errors=True)` shows large its error."""
+    wrong, right = (
+        AIMessage("", tool_calls=[{"name": "City", "args": {"name": "Lyon", "size": size}, "id": str(size)}])
+        for size in ("big", 3)
+    )
+    graph = agent(says(wrong, right), says(wrong, right), place, response_format=ToolStrategy(City, handle_errors=True))
+    out = graph.invoke(HI)
+    assert out["structured_response"] == City(name="Lyon", size=3)
+    assert [m.type for m in out["messages"]] == ["human", "ai", "tool", "ai", "tool"]
+
+
+# ---- what is wrapped around a tier ----------------------------------------------------------------------------------
+
+WRAPPERS: dict[str, Any] = {
+    "retry": lambda model: model.with_retry(wait_exponential_jitter=False),
+    "bound retry": lambda model: model.bind(temperature=0).with_retry(wait_exponential_jitter=False),
+    "fallback": lambda model: says(OSError("first is down")).with_fallbacks(
+        [model.with_retry(wait_exponential_jitter=False)]
+    ),
+}
+
+
+@BOTH
+@PLACES
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+async def test_retries_and_fallbacks_around_a_tier_are_that_tiers_own(wrapper, place, how):
+    """Under the middleware, too, where the agent's handler asks the model."""
+    model = says(ConnectionError("once"), "It is 21.")
+    tier, large = WRAPPERS[wrapper](model), says("large")
+    if place == "model":
+        graph = create_agent(CascadeChatModel(small=tier, large=large), [get_weather])
+    else:
+        graph = create_agent(says("the agent's own"), [get_weather], middleware=[CascadeMiddleware(large, small=tier)])
+    last = (await run(graph, how))["messages"][-1]
+    assert (last.text, last.response_metadata["cascade"]["outcome"]) == ("It is 21.", "accepted")
+    assert (model.asked, large.asked) == (2, 0)
+    assert [name for options in model.options for name in options] == ["temperature"] * (wrapper == "bound retry") * 2
+    assert all(offered for offered in model.offered)
+
+
+@BOTH
+async def test_a_configurable_tier_is_configured_by_each_call_of_an_agent(how):
+    """By the fields that it names, under the middleware as in a chat model."""
+    field = ConfigurableField(id="text")
+    tier = says("It is 21.", loop=True).configurable_fields(replies=field)
+    graph = create_agent(says("own"), middleware=[CascadeMiddleware(says("large"), small=tier)])
+    for given, text in (({}, "It is 21."), ({"text": ["It is 22."]}, "It is 22.")):
+        config: Any = {"configurable": given}
+        out = graph.invoke(HI, config) if how == "sync" else await graph.ainvoke(HI, config)
+        assert out["messages"][-1].text == text
+
+
+# ---- streams --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_to_stream_gives_one_chunk():
+    """`disable_streaming`, as LangChain's models take it; for calls of tools alone, too."""
+
+    def model(value: Any) -> CascadeChatModel:
+        return CascadeChatModel(small=says("It is 21.", loop=True), large=says("x"), disable_streaming=value)
+
+    assert [chunk.text for chunk in model(True).stream("hi")] == ["It is 21."]
+    assert [chunk.text for chunk in model("tool_calling").bind_tools([get_weather]).stream("hi")] == ["It is 21."]
+    assert len(list(model("tool_calling").stream("hi"))) > 1
+    streamed = create_agent(model(True)).stream(HI, stream_mode="messages")
+    assert [chunk.text for chunk, _ in streamed] == ["It is 21."]
+
+
+@PLACES
+def test_a_stream_names_the_model_that_answered(place):
+    """As tracers and user interfaces read it; a tier out of the stream stays out of it."""
+
+    class Named(ScriptedChatModel):
+        def _get_ls_params(self, *_: Any, **__: Any) -> Any:
+            return {"ls_provider": "maker", "ls_model_name": self.name, "ls_model_type": "chat"}
+
+    def tokens(**settings: Any) -> list[tuple[Any, Any]]:
+        graph = agent(Named(["It is 21."], name="tiny", **settings), says("large"), place)
+        return list(graph.stream(HI, stream_mode="messages"))
+
+    metadata = tokens()[0][1]
+    assert [metadata[f"ls_{key}"] for key in ("provider", "model_name", "model_type")] == ["maker", "tiny", "chat"]
+    assert [chunk.text for chunk, _ in tokens(tags=["nostream"])] == ["It is 21."], "the node's own message, whole"
+
+
+# ---- smaller --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cascade_inside_a_cascade_writes_one_line(tmp_path, monkeypatch):
+    """The inner step stands in the outer one's record."""
+    monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "steps.jsonl"))
+    inner = CascadeChatModel(small=says("It is 21."), large=says("x"))
+    create_agent(inner, middleware=[CascadeMiddleware(says("y"))]).invoke(HI)
+    assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_journal_that_keeps_requests_gets_them(tmp_path):
+    """What was asked stands beside the step, for people who label; without the setting it does not."""
+    for keeps in (True, False):
+        path = tmp_path / f"{keeps}.jsonl"
+        CascadeChatModel(small=says("It is 21."), large=says("x"), journal=Journal(path, requests=keeps)).invoke(
+            [HumanMessage("What is the weather in Paris?")]
+        )
+        assert ("What is the weather in Paris?" in path.read_text()) == keeps
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_prompt_caching_middleware_marks_what_the_cascade_middleware_asks():
+    """Listed before or after; what a `CascadeChatModel` is asked carries no marks, as the README says."""
+    from langchain_anthropic.middleware import AnthropicPromptCachingMiddleware
+
+    from tests.interop.providers import Providers
+
+    caching = AnthropicPromptCachingMiddleware(unsupported_model_behavior="ignore")
+    with Providers() as hosts:
+        model = hosts.model("anthropic")
+        for middleware, marked in (
+            ([CascadeMiddleware(model), caching], True),
+            ([caching, CascadeMiddleware(model)], True),
+        ):
+            create_agent(model, [get_weather], system_prompt="Be brief.", middleware=middleware).invoke(HI)
+            assert ("cache_control" in str(hosts.bodies[-1][1])) == marked
+        cascade = CascadeChatModel(small=model, large=model)
+        create_agent(cascade, [get_weather], middleware=[caching]).invoke(HI)
+        assert "cache_control" not in str(hosts.bodies[-1][1])
