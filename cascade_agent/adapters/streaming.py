@@ -116,6 +116,7 @@ class AnswerStream:
     def __init__(self, run: BaseRunManager, messages: Sequence[BaseMessage], *, name: str, tier: Tier | None) -> None:
         hidden = tier is not None and tier.hidden
         self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
+        self._whole = tier is not None and not tier.streams
         self._run, self._messages, self._name, self._tier = run, messages, name, tier
 
     def _manager(self, kind: type[M]) -> M:
@@ -138,7 +139,7 @@ class AnswerStream:
             run = manager.on_chat_model_start({}, [list(self._messages)], name=self._name)[0]
         try:
             for chunk in chunks(message):
-                if run is not None:
+                if run is not None and not self._whole:
                     run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
         except BaseException as error:  # the consumer left
@@ -158,7 +159,7 @@ class AnswerStream:
             run = (await manager.on_chat_model_start({}, [list(self._messages)], name=self._name))[0]
         try:
             for chunk in chunks(message):
-                if run is not None:
+                if run is not None and not self._whole:
                     await run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
         except BaseException as error:  # the consumer left
@@ -172,7 +173,7 @@ class AnswerStream:
 
     def _events(self, message: AIMessage) -> Iterator[Any]:
         """Yield the answer as content-block events, where a handler takes these (`stream_events(version="v3")`)."""
-        if any(_takes_events(handler) for handler in self.handlers):
+        if not self._whole and any(_takes_events(handler) for handler in self.handlers):
             from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
 
             if isinstance(message.content, str):

@@ -128,7 +128,7 @@ def _checked_choice(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Ma
 
 def common_profile(tiers: Sequence[Tier]) -> Any:
     """Return the profile of a pair: flags by `and`, limits by `min`, and what only one tier's says as it is."""
-    profiles = [dict(tier.base.profile) for tier in tiers if tier.base.profile]
+    profiles = [dict(tier.base.profile) for tier in tiers if isinstance(tier.base.profile, dict)]
     if not profiles:
         return None
     common: dict[str, Any] = {**profiles[0], **profiles[-1]}
