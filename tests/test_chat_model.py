@@ -834,7 +834,7 @@ def test_it_says_what_it_is():
         "policy": Policy(threshold=0.5).version,
     }
     assert model._get_ls_params(stop=["."]) == {
-        "ls_provider": "cascade",
+        "ls_provider": "scriptedchatmodel",  # large's: hosts compare it with the provider of answers
         "ls_model_type": "chat",
         "ls_model_name": "s->l",
         "ls_stop": ["."],

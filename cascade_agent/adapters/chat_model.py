@@ -426,8 +426,10 @@ class CascadeChatModel(BaseChatModel):
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        pair = f"{cast('Tier', self._cascade.small).label}->{self._cascade.large.label}"
-        params = LangSmithParams(ls_provider="cascade", ls_model_type="chat", ls_model_name=kwargs.get("model") or pair)
+        large = self._cascade.large
+        pair = f"{cast('Tier', self._cascade.small).label}->{large.label}"
+        params = LangSmithParams(ls_model_type="chat", ls_model_name=kwargs.get("model") or pair)
+        params["ls_provider"] = large.provider or "cascade"  # hosts compare it with the `model_provider` of answers
         if stop:
             params["ls_stop"] = stop
         return params

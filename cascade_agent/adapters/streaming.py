@@ -120,6 +120,7 @@ class AnswerStream:
         hidden = tier is not None and tier.hidden
         self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
         self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
+        self._at_once = tier is not None and not tier.streams
 
     def _manager(self, kind: type[M]) -> M:
         run, tier = self._run, self._tier
@@ -141,7 +142,7 @@ class AnswerStream:
             run = manager.on_chat_model_start({}, [list(self._messages)], name=self._name)[0]
         try:
             for chunk in chunks(message, whole=self._whole):
-                if run is not None:
+                if run is not None and not self._at_once:
                     run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
         except BaseException as error:  # the consumer left
@@ -161,7 +162,7 @@ class AnswerStream:
             run = (await manager.on_chat_model_start({}, [list(self._messages)], name=self._name))[0]
         try:
             for chunk in chunks(message, whole=self._whole):
-                if run is not None:
+                if run is not None and not self._at_once:
                     await run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
         except BaseException as error:  # the consumer left
@@ -175,7 +176,7 @@ class AnswerStream:
 
     def _events(self, message: AIMessage) -> Iterator[Any]:
         """Yield the answer as content-block events, where a handler takes these (`stream_events(version="v3")`)."""
-        if any(_takes_events(handler) for handler in self.handlers):
+        if not self._whole and any(_takes_events(handler) for handler in self.handlers):
             from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
 
             if isinstance(message.content, str):

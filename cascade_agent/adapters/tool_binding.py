@@ -147,7 +147,7 @@ def _check_names(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Mappi
 
 def common_profile(tiers: Sequence[Tier]) -> Any:
     """Return the profile of a pair: flags by `and`, limits by `min`, and what only one tier's says as it is."""
-    profiles = [dict(tier.base.profile) for tier in tiers if tier.base.profile]
+    profiles = [dict(tier.base.profile) for tier in tiers if isinstance(tier.base.profile, dict)]
     if not profiles:
         return None
     common: dict[str, Any] = {**profiles[0], **profiles[-1]}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
-from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, Verdict
 from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
 from cascade_agent.engine.tier_faults import draft_fault, error_fault
 from cascade_agent.engine.worker_threads import SupersededError
@@ -20,7 +20,7 @@ from cascade_agent.validators.agreement import plain
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
-    from cascade_agent.core.records import AttemptOutcome, Draft, StepContext, StepOutcome, StepTrace, Verdict
+    from cascade_agent.core.records import AttemptOutcome, Draft, StepContext, StepOutcome, StepTrace
     from cascade_agent.engine.step import Pending
     from cascade_agent.models.tier import Role
 

@@ -132,6 +132,14 @@ class Tier:
         """Whether its user tagged it to stay out of LangGraph's message stream."""
         return "nostream" in [*(self.base.tags or ()), *((self.config or {}).get("tags") or ())]
 
+    @property
+    def streams(self) -> bool:
+        """Whether its model can stream at all; what it cannot stream, a host gets as one whole message."""
+        from langchain_core.language_models import BaseChatModel
+
+        own = type(self.base)
+        return own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream  # noqa: SLF001 - as LangChain decides it
+
     def messages_for(
         self, messages: list[BaseMessage], *, pair: Mapping[Role, Tier] | None = None, note: str | None = None
     ) -> list[BaseMessage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +52,7 @@ class ModelTraits:
         responses = known_as == "openai" and callable(uses_responses) and bool(uses_responses({**bound}))
         thinking = bound.get("thinking") or getattr(base, "thinking", None)
         imitation = isinstance(own_url, str) and not own_url.startswith(_OPENAI_HOSTS) and provider != "azure"
+        profile = base.profile if isinstance(base.profile, dict) else {}
         return cls(
             label=name or type(base).__name__,
             model_name=name,
@@ -61,7 +62,7 @@ class ModelTraits:
             base_url=_base_url(base),
             plain_strings=imitation and not responses,
             manual_thinking=isinstance(thinking, dict) and thinking.get("type") == "enabled",
-            sees_images=cast("Mapping[str, Any]", base.profile or {}).get("image_inputs") is not False,
+            sees_images=profile.get("image_inputs") is not False,
         )
 
     @property
