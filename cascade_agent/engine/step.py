@@ -101,8 +101,8 @@ class StepRequest:
     """One step as an adapter hands it over.
 
     `call` (or `acall`) asks a tier; a note is a hand-over for the large one. `shadow` asks the large one out of the
-    host's sight. `host_raised` says of an exception that it is the host's own and no model's failure. `rebuild` makes the
-    adapter's own value of another draft of small that evidence found.
+    host's sight. `host_raised` says of an exception that it is the host's own and no model's failure. `rebuild` makes
+    the adapter's own value of another draft of small that evidence found.
 
     `interruptible` says that a human can be asked when the step is exhausted; its record is then not yet the last word
     and is left to whoever asks him.
