@@ -203,7 +203,10 @@ def test_a_situation_survives_json(inputs):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"threshold": {"calls": 0.5}}, "threshold is {'calls': 0.5}; expected None, a number in .* by call, text"),
+        (
+            {"threshold": {"cals": 0.5}},
+            "threshold is {'cals': 0.5}; expected None, a number in .* by text, text.one_tool",
+        ),
         ({"threshold": {"call": 2}}, "threshold"),
         ({"hedge_after": -1}, "hedge_after is -1; expected None or a number of seconds >= 0"),
         ({"hedge_after": 1, "handover": "feedback"}, "handover is 'feedback'; expected 'fresh' with hedge_after"),

@@ -263,8 +263,8 @@ async def test_a_structured_answer_that_does_not_parse_escalates(handle_errors, 
     out = await run(agent, "How late is order 7, by 3 days?", how=how)
     assert out["structured_response"] == Report(order="7", days=3)
     first, last = (m for m in out["messages"] if isinstance(m, AIMessage))
-    assert (record(first)["outcome"], record(first)["kind"]) == ("accepted", "call")
-    assert (record(last)["reason"], record(last)["kind"]) == ("schema_invalid", "structured")
+    assert (record(first)["outcome"], record(first)["kind"]) == ("accepted", "one_call.one_tool")
+    assert (record(last)["reason"], record(last)["kind"]) == ("schema_invalid", "loop.structured")
     assert "soon" not in repr(out)
 
 

@@ -154,12 +154,12 @@ GOOGLE = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1
         (busy({"Retry-After": "20"}, 529), 20),
         (busy({"Retry-After": "20"}, 500), None),
         (busy({"retry-after-ms": "1500", "Retry-After": "20"}), 1.5),
-        (busy({"Retry-After": email.utils.formatdate(at(3000), usegmt=True)}), 3000),
+        (busy({"Retry-After": email.utils.formatdate(at(90_000), usegmt=True)}), 90_000),
         (busy({"Retry-After": email.utils.formatdate(at(-3000), usegmt=True)}), 0),
         (busy({"x-ratelimit-reset-requests": "1m6.5s", "x-ratelimit-remaining-requests": "0"}), 66.5),
         (busy({"x-ratelimit-reset-tokens": "20ms", "x-ratelimit-remaining-tokens": "5"}), None),
         (busy({"anthropic-ratelimit-tokens-reset": "2099-01-01T00:00:00Z"}), 4070908800 - time.time()),
-        (busy({"X-RateLimit-Reset": str(int(at(4000) * 1000))}), 4000),
+        (busy({"X-RateLimit-Reset": str(int(at(90_000) * 1000))}), 90_000),
         (busy({}, body={"error": {"details": GOOGLE}}), 17.5),
         (busy({"Retry-After": "soon"}), None),
         (busy({"Retry-After": "inf"}), None),
@@ -173,7 +173,9 @@ GOOGLE = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1
 def test_when_to_ask_again_is_read_in_every_form(error, expected):
     """Of busy providers only."""
     found = retry_after(error)
-    assert found is None if expected is None else found == pytest.approx(expected, abs=0.1 if expected < 100 else 300)
+    assert (
+        found is None if expected is None else found == pytest.approx(expected, abs=0.1 if expected < 100 else 3600)
+    )  # made at collection
 
 
 def test_googles_own_errors_are_read():

@@ -101,7 +101,7 @@ class ToolBinding:
 
     def structured(self, schema: Any, options: Mapping[str, Any]) -> Offer:
         """Return both tiers ready for structured output, each in its own way."""
-        ready = {role: self._tiers[role].with_schema(schema, **options) for role in ROLES}
+        ready: dict[Role, Ready] = {role: self._tiers[role].with_schema(schema, **options) for role in ROLES}
         return Offer(ready, dict.fromkeys(ROLES, BoundConstraints(output_schema=schema)), schema=schema)
 
     def of_call(self, kwargs: dict[str, Any]) -> tuple[Offer, dict[str, Any]]:

@@ -138,8 +138,9 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
     place of this one.
     """
     draft, context = cast("Answer", progress.answer).draft, progress.context("small")
-    if hasattr(evidence, "for_tier"):
-        evidence = evidence.for_tier(progress.request.tiers["small"])
+    for_tier = getattr(evidence, "for_tier", None)
+    if for_tier is not None:
+        evidence = cast("Evidence", for_tier(progress.request.tiers["small"]))
     better: Draft | None = None
     reply: Reply = yield AskEvidence(evidence, draft, context, progress.seconds("small"))
     if reply.error is not None:

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 
 LlmSpans = Literal["auto"] | bool
 Events = Literal["span", "log", "both"]
-_FLAGS: Final = dict.fromkeys(("1", "true", "on", "yes"), True) | dict.fromkeys(("0", "false", "off", "no"), False)
-_CONTENT: Final = {"span_only": True, "span_and_event": True, "event_only": False, "no_content": False, **_FLAGS}
+_ON, _OFF = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
+_FLAGS: Final[dict[str, bool | str]] = {word: word in _ON for word in (*_ON, *_OFF)}
+_CONTENT: Final[dict[str, bool | str]] = {
+    "span_only": True,
+    "span_and_event": True,
+    "event_only": False,
+    "no_content": False,
+    **_FLAGS,
+}
 _ENVIRONMENT: Final[dict[str, tuple[str, Mapping[str, bool | str]]]] = {
     "otel_spans": ("CASCADE_OTEL_SPANS", _FLAGS),
     "llm_spans": ("CASCADE_LLM_SPANS", {"auto": "auto", **_FLAGS}),

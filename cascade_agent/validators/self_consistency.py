@@ -43,7 +43,7 @@ class SelfConsistency:
     The finding is graded: code `self_consistency`, a score of 1 where the answers agree. It is the lead of the most
     frequent answer over the next, as a share of the lead that is wanted: all samples, or 2 when `staged`. Where the
     majority is not the draft's, the majority's answer takes the place of the draft and is validated like it. Steps
-    whose confidence lies outside of `Policy.evidence_band` are not sampled.
+    whose confidence lies outside of `Policy.evidence` are not sampled.
 
     Args:
         instructions: Each is another way to do the step. A text is added to the system message, a `SystemMessage`
@@ -69,7 +69,7 @@ class SelfConsistency:
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "disagreement"
     weights: ClassVar[Mapping[str, Weight]] = {
-        "self_consistency": Weight(6.0, "a lead of half of what is wanted is not enough to keep a draft", neutral=0.8),
+        "self_consistency": Weight(8.0, "a lead of half of what is wanted is not enough to keep a draft", neutral=0.8),
     }
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ def test_the_majority_s_draft_is_validated_too() -> None:
         return Verdict(outcome="fail" if "41" in draft.text else "pass", code="no_41")
 
     _, judged = cascade(
-        ["42", "41", "41", "41"], **FOUR, staged=True, validators=[no_41], policy=Policy(evidence_band=(0, 1))
+        ["42", "41", "41", "41"], **FOUR, staged=True, validators=[no_41], policy=Policy(evidence=(0, 1))
     )
     step = judged.invoke("6 * 7?").response_metadata["cascade"]
     assert (step["final_tier"], step["reason"]) == ("large", "no_41")

@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
 from cascade_agent.validators import _words as text
+from cascade_agent.validators._conversation import conversation
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,13 @@ def test_clip_keeps_both_ends() -> None:
 
 def read(messages: list[BaseMessage]) -> text.Conversation:
     """What is read of a conversation."""
-    return text.conversation(StepContext(messages=messages))
+    return conversation(StepContext(messages=messages))
 
 
 def test_conversation_is_read_once_per_step() -> None:
     """Both validators share one reading of a step."""
     context = StepContext(messages=[HumanMessage("hi")])
-    assert text.conversation(context) is text.conversation(context)
+    assert conversation(context) is conversation(context)
 
 
 def test_earlier_calls_and_the_system_text_far_away_are_evidence() -> None:
