@@ -57,7 +57,7 @@ _OF_TIERS = (
 
 
 class HostSettings(TypedDict, total=False):
-    """What every LangChain chat model takes."""
+    """Settings that every LangChain chat model takes."""
 
     cache: Any
     callbacks: Any

@@ -280,7 +280,7 @@ def _with_body(model: CascadeChatModel, offered: Any, step: Callable[..., Any], 
 
 
 def _takes_model_by_name(step: Callable[..., Any]) -> bool:
-    """Whether the body is `(state, *, model)` or has a parameter of that name; else the model is the second one.
+    """Return whether the body is `(state, *, model)` or has a parameter of that name; else the model is the second one.
 
     Raises:
         ConfigurationError: it takes no model.

@@ -59,7 +59,7 @@ class ModelCall(Generic[T]):
     stream_name: str = "cascade"
     run_name: str | None = None
     whole: bool = False
-    """Whether the accepted answer is streamed as one chunk."""
+    """True if the accepted answer is streamed as one chunk."""
     output_version: str | None = None
     local: Mapping[str, Any] = field(default_factory=dict)
     handlers: Sequence[BaseCallbackHandler] = ()

@@ -35,7 +35,7 @@ class Offer:
 
     ready: dict[Role, Ready]
     bound: Mapping[Role, BoundConstraints]
-    """What is demanded of each tier's answer."""
+    """The demands on each tier's answer."""
     schema: object = None
     """The schema of `with_structured_output`."""
     tools: tuple[Any, ...] = ()

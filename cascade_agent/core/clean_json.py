@@ -15,7 +15,7 @@ _UNHELD = re.compile("[\0\ud800-\udfff]")
 
 
 def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:  # noqa: PLR0911 - one return per JSON type
-    """Any JSON-like value as JSON that every store can hold (R19).
+    """Any JSON-like value as JSON that every store can hold.
 
     Lone surrogates and NUL become U+FFFD, integers over 64 bits and non-finite floats become strings, texts over
     65,536 characters and nests over 64 deep are cut and say so.

@@ -95,7 +95,7 @@ _PATIENCE = 60.0
 
 
 def _may_ask_again(attempts: Sequence[Attempt], inputs: DecisionInputs) -> bool:
-    """Whether a refused large call is made once more: the provider said when, and there is time and allowance (R16).
+    """Return whether a refused large call is made once more: the provider said when, and there is time and allowance.
 
     The allowance is a retry budget: a share of all calls, so that an outage is not made worse by those who meet it
     (Google SRE book, chapter 21).
@@ -107,11 +107,11 @@ def _may_ask_again(attempts: Sequence[Attempt], inputs: DecisionInputs) -> bool:
 
 
 _USELESS = 0.8
-"""Share of unusable answers (lower 95 % bound) from which on the small tier is not asked whatever it costs (R17)."""
+"""Share of unusable answers (lower 95 % bound) from which on the small tier is not asked whatever it costs."""
 
 
 def _not_worth_asking(policy: Policy, inputs: DecisionInputs) -> tuple[str, str] | None:
-    """Why the small tier is left out: (reason, detail); None when it is to be asked."""
+    """Return why the small tier is left out: (reason, detail); None when it is to be asked."""
     if policy.stay_on_large == "turn" and inputs.stays_on_large:
         return "stays_on_large", "a step of this turn escalated"
     small, large, left = inputs.small_latency, inputs.large_latency, inputs.time_left
@@ -222,7 +222,7 @@ _ENDED_EARLY = {"error": "model_error", "timeout": "timeout", "cancelled": "over
 
 
 def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str, str] | None:
-    """What rules an attempt out under every policy: (reason, detail), or None.
+    """Return what rules an attempt out under every policy: (reason, detail), or None.
 
     Hard fails speak before soft ones, each in the order in which the validators ran. The soft fails of the shipped
     validators were measured on small models' drafts; `measured_on_small=False` leaves them out, for a large draft, of

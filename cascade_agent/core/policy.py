@@ -65,7 +65,7 @@ class Policy:
     """When a validator raises or times out: `escalate` (fail closed) or `accept` what the others say (fail open)."""
 
     handover: Handover = "fresh"
-    """What large is given: `fresh` nothing of the failed draft (quoting it is known to hurt), `feedback` a quote."""
+    """Handed to large: `fresh` nothing of the failed draft (quoting it is known to hurt), `feedback` a quote."""
 
     latency_budget: float | None = 180.0
     """Seconds for the whole step, both tiers and all evidence. The small tier may use a third of it. None: no limit."""
@@ -75,7 +75,7 @@ class Policy:
     that is accepted is the step's, the other call is dropped and its cost unknown. None: one after the other."""
 
     value_of_time: float | None = None
-    """What a second of waiting is worth, in the currency of the tiers' prices. It joins the costs in the rules that
+    """Worth of a second of waiting, in the currency of the tiers' prices. It joins the costs in the rules that
     skip the small tier and that hedge. None: costs alone count."""
 
     max_cost: float | Mapping[str, Any] | None = None
@@ -312,7 +312,7 @@ def _is_band(value: object) -> bool:
 
 
 def _maps(keys: Iterable[str] | None, test: Callable[[Any], bool]) -> Callable[[object], bool]:
-    """Whether something is a mapping of these keys (None: any) to such values."""
+    """Return whether something is a mapping of these keys (None: any) to such values."""
 
     def allows(value: object) -> bool:
         if not isinstance(value, Mapping):

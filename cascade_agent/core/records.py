@@ -89,12 +89,12 @@ class Verdict:
 
     @property
     def hard(self) -> bool:
-        """Whether this finding makes the draft unusable."""
+        """Return whether this finding makes the draft unusable."""
         return self.outcome == "fail" and self.score is None
 
     @property
     def broken(self) -> bool:
-        """Whether the validator itself failed (R8, R9)."""
+        """Return whether the validator itself failed."""
         return self.outcome == "abstain" and self.code in ("validator_error", "validator_timeout")
 
 
@@ -190,7 +190,7 @@ class Draft:
 
     @cached_property
     def finish_reason(self) -> str | None:
-        """Why the model stopped, in the provider's own word, lower case; None when it does not say."""
+        """Reason why the model stopped, in the provider's own word, lower case; None when it does not say."""
         meta = self.message.response_metadata
         for key in ("finish_reason", "stop_reason", "done_reason", "stopReason"):
             value = meta.get(key)
@@ -216,7 +216,7 @@ def _call_json(call: ToolCall | InvalidToolCall) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StepContext:
-    """What a step was asked: the conversation, the tools on offer, the state around it.
+    """The request of a step: the conversation, the tools on offer, the state around it.
 
     `messages` is the whole request, oldest first. `tool_choice` is `None`, `"none"`, `"required"` or a tool's name.
     `output_schema` is set where structured output was asked for, `allowed_tools` where fewer tools may be called than
@@ -290,7 +290,7 @@ class Attempt:
     """The trace of the cascade that this tier is itself, without contents; usage and cost above are its sums."""
 
     effect: SideEffect | None = None
-    """What the calls of the draft would do to the world, the gravest, as far as the policy declares it."""
+    """The gravest side effect of the draft's calls, as far as the policy declares it."""
 
     retry_after: float | None = None
     """Seconds after which the provider that refused said to ask again."""
@@ -305,18 +305,18 @@ class Attempt:
 
     @property
     def usable(self) -> bool:
-        """Whether the draft may be returned although it was not accepted: it can be reviewed, and changes nothing."""
+        """Return whether the draft may be returned although not accepted: it can be reviewed and changes nothing."""
         return self.reviewable and (self.outcome == "accepted" or self.effect in (None, "read"))
 
     @property
     def may_pass(self) -> bool:
-        """Whether this is a draft of large that goes to the host as large alone would have given it."""
+        """Return whether this is a draft of large that goes to the host as large alone would have given it."""
         drafted = self.outcome in ("accepted", "rejected")
         return self.tier == "large" and drafted and self.fault != "unsafe_call"
 
     @property
     def reviewable(self) -> bool:
-        """Whether a human may take the draft: it passed every hard check."""
+        """Return whether a human may take the draft: it passed every hard check."""
         return self.outcome in ("accepted", "rejected") and not any(v.hard for v in self.verdicts)
 
 
@@ -332,13 +332,13 @@ class SideCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionInputs:
-    """What a decision knows besides the attempts: the step's place in the run, and what steps like it were like.
+    """The inputs of a decision besides the attempts: the step's place in the run, and what steps like it were like.
 
     All of it is optional; None is unknown and moves nothing. Money is in the step's currency, times in seconds.
     """
 
     kind: str | None = None
-    """What `kind_of` calls the draft, as soon as there is one."""
+    """Kind of the draft as `kind_of` gives it, as soon as there is one."""
     escalation: float | None = None
     """Lower 95 % bound of P(escalate) for steps of this name; None before enough of them were seen."""
     broken: float | None = None
@@ -351,23 +351,23 @@ class DecisionInputs:
     """Mean time of the small tier's call and of the evidence asked about its draft."""
     large_latency: float | None = None
     time_left: float | None = None
-    """What the latency budget leaves the step."""
+    """Rest of the latency budget, in seconds."""
     money_left: float | None = None
-    """What the ceilings of run and thread leave, the narrower of them."""
+    """Rest of the narrower of the ceilings of run and thread."""
     small_price: float | None = None
-    """What must be left to ask small: the expected cost of the call, the most it can cost under a strict `max_cost`."""
+    """Money that must be left to ask small: the expected cost of the call, the most under a strict `max_cost`."""
     large_price: float | None = None
     """The same of large."""
     stays_on_large: bool = False
-    """Whether a step of this turn escalated already."""
+    """True if a step of this turn escalated already."""
     probe: bool = False
-    """Whether small is to be asked although it does not pay: to see whether it does again."""
+    """True if small is to be asked although it does not pay: to see whether it does again."""
     retry: bool = True
-    """Whether the budget of retries allows another one."""
+    """True if the budget of retries allows another one."""
     disabled: bool = False
-    """Whether cascading is switched off: everything goes to the large tier."""
+    """True if cascading is switched off: everything goes to the large tier."""
     cause: str | None = None
-    """What last made an answer of small unusable: the class of an error, or the code of a verdict."""
+    """The last cause that made an answer of small unusable: the class of an error, or the code of a verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,7 +409,7 @@ class StepTrace:
     """Names of the evidence that could be asked in this step, cheapest first; what was asked stands in `evidence`."""
 
     inputs_seen: tuple[DecisionInputs, ...] = ()
-    """What each decision knew besides the attempts."""
+    """The inputs of each decision besides the attempts."""
 
     final: int | None = None
     kind: str = "text"
@@ -433,7 +433,7 @@ class StepTrace:
 
     @property
     def escalated(self) -> bool:
-        """Whether the large tier was asked."""
+        """Return whether the large tier was asked."""
         return any(a.tier != "small" for a in self.attempts)
 
     @property
@@ -465,7 +465,7 @@ class StepTrace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """What is known afterwards about a step, and who says so.
+    """A finding about a step after it ended, and its source.
 
     `right` says whether the small draft was right, `harm` whether small was wrong and large right. `source` is
     `escalation`, `shadow`, `tool_error`, `person` or `evaluator`; `propensity` the probability with which a shadow

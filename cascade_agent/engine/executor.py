@@ -28,7 +28,7 @@ together."""
 
 
 class _Base:
-    """What both executors share: the request, the recorder, the clock, and the large call that runs in parallel."""
+    """The parts that both executors share: the request, the recorder, the clock, a large call in parallel."""
 
     __slots__ = ("hedge_made", "recorder", "request", "started")
 

@@ -51,12 +51,12 @@ class StepProgress:
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
     attempt: Attempt = field(default_factory=lambda: Attempt(tier="small", outcome="pending"))
     before: tuple[Verdict, ...] = ()
-    """What the context alone gave, before there was a draft."""
+    """Verdicts of the context alone, before there was a draft."""
     answer: Answer | None = None
     error: Exception | None = None
     reserved: float = 0.0
     known: DecisionInputs = UNKNOWN
-    """What the statistics knew when the step began."""
+    """Inputs from the statistics when the step began."""
 
     @property
     def time_left(self) -> float | None:

@@ -45,7 +45,7 @@ class StepRecorder:
         self._waiting: telemetry.AttemptScope | None = None
         self._hedge: telemetry.AttemptScope | None = None
         self.scope: telemetry.Scope = self._span
-        """What evidence belongs under: the attempt that it is about."""
+        """Return the scope that evidence belongs under: the attempt that it is about."""
 
     def open_attempt(self, role: Role, *, later: bool = False) -> telemetry.AttemptScope:
         """Open the span of a tier's attempt; with `later` of one that may start in parallel."""

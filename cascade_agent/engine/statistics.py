@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ENOUGH = 19
 """Steps of a name before they count: 19 escalations in a row bound P(escalate) at .87 from below."""
 PROBE_AFTER = 30.0
-"""Seconds without a small answer after which one step asks small again (R17)."""
+"""Seconds without a small answer after which one step asks small again."""
 _KEPT = 0.5 ** (1 / 100)
 """The weight of a step when the next one is observed: half of it is left after 100 steps."""
 _Z = 1.6449  # the 95 % quantile of the normal distribution
@@ -103,7 +103,7 @@ class StepStatistics:
     def take_retry(self) -> bool:
         """Take one retry out of the allowance; False when none is left.
 
-        Taken when it is decided, so that concurrent steps cannot all have the same one (R17).
+        Taken when it is decided, so that concurrent steps cannot all have the same one.
         """
         with self._lock:
             allowed = self._retries < max(_RETRIES * self._calls, _FREE_RETRIES)

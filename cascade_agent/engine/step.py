@@ -58,7 +58,7 @@ Raises `ValueError` when the message holds no structured output where one was wa
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CascadeSettings:
-    """What all steps of one cascade share. `small` is None where the host's own model takes that place."""
+    """The settings that all steps of one cascade share. `small` is None where the host's own model takes that place."""
 
     small: Tier | None
     large: Tier
@@ -269,7 +269,7 @@ class Reply:
     late: bool
     latency: float
     made: bool = True
-    """Whether the call was made at all."""
+    """True if the call was made at all."""
 
 
 Effect = CallTier | Validate | AskEvidence | HandOver | CancelPending
@@ -295,7 +295,7 @@ class StepEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """How a step ended.
+    """The end of a step.
 
     `answer` is what to return, None when the policy lets nothing be returned; `best` the draft that a human may look
     at; `errors` hold what went wrong on the way, one per failed attempt; `raised` is large's own exception, where that

@@ -47,7 +47,7 @@ _UNKNOWN_TO: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundConstraints:
-    """What the options of a call demand of its answer, whatever words they were given in."""
+    """The demands that the options of a call make of its answer, whatever words they were given in."""
 
     tool_choice: str | None = None
     """`none`, `required`, or the name of the only tool that may be called; None leaves it to the model."""

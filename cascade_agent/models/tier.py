@@ -51,7 +51,7 @@ class Tier:
     base: BaseChatModel = field(init=False, repr=False)
     """The chat model itself, outside all bindings and wrappers; of several, the one that is tried first."""
     core: Runnable[Any, Any] = field(init=False, repr=False)
-    """What is asked, outside the outer bindings: `base`, or the wrapper around it."""
+    """The runnable that is asked, outside the outer bindings: `base`, or the wrapper around it."""
     bound: Mapping[str, Any] = field(init=False, repr=False)
     """The arguments bound to it."""
     config: RunnableConfig | None = field(init=False, repr=False)
@@ -129,12 +129,12 @@ class Tier:
 
     @property
     def hidden(self) -> bool:
-        """Whether its user tagged it to stay out of LangGraph's message stream."""
+        """Return whether its user tagged it to stay out of LangGraph's message stream."""
         return "nostream" in [*(self.base.tags or ()), *((self.config or {}).get("tags") or ())]
 
     @property
     def streams(self) -> bool:
-        """Whether its model can stream at all; what it cannot stream, a host gets as one whole message."""
+        """Return whether its model can stream at all; what it cannot stream, a host gets as one whole message."""
         from langchain_core.language_models import BaseChatModel
 
         own = type(self.base)
@@ -200,7 +200,7 @@ class Tier:
 
     @property
     def wrapped(self) -> bool:
-        """Whether retries or fallbacks stand around the model."""
+        """Return whether retries or fallbacks stand around the model."""
         from langchain_core.language_models import BaseChatModel
 
         return not isinstance(self.core, BaseChatModel)

@@ -67,7 +67,7 @@ class ModelTraits:
 
     @property
     def known(self) -> bool:
-        """Whether the provider is one whose forms and options are known here."""
+        """Return whether the provider is one whose forms and options are known here."""
         return self.family in _KNOWN
 
     def same_host(self, other: ModelTraits) -> bool:

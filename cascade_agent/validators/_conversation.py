@@ -109,7 +109,7 @@ def _is_error(key: str, value: object) -> bool:
 
 @dataclass(eq=False)
 class Facts:
-    """What one message says, read once and kept for as long as the message lives."""
+    """The facts of one message, read once and kept for as long as the message lives."""
 
     kind: str
     text: str
@@ -249,13 +249,13 @@ class Loop:
     request: Sequence[Facts]
     """The human messages since the assistant last spoke to the user, oldest first."""
     steps: Sequence[Facts]
-    """What followed them: answers and results."""
+    """The messages after them: answers and results."""
     past: Sequence[BaseMessage]
     """The conversation before them."""
 
     @cached_property
     def before(self) -> Sequence[Facts]:
-        """What the conversation before this turn says."""
+        """The messages of the conversation before this turn."""
         return facts_of(self.past)
 
     @cached_property
@@ -270,7 +270,7 @@ class Loop:
 
     @cached_property
     def request_text(self) -> str:
-        """What the user asked in this turn."""
+        """The user's messages of this turn."""
         return "\n".join(fact.text for fact in self.request)
 
     @cached_property

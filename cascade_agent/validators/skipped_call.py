@@ -106,7 +106,7 @@ class SkippedCall:
 
 
 class _Turn:
-    """What the user said, what is answered without a call, and what the conversation supports."""
+    """A turn that ends in words: the request, the answer, and the support of the conversation."""
 
     def __init__(self, text: str, state: Loop, context: StepContext) -> None:
         self.state, self.context = state, context

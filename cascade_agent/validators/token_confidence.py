@@ -93,7 +93,7 @@ class TokenConfidence:
 
     @property
     def lifts(self) -> bool:
-        """Whether a finding may raise the confidence: then a calibrated policy must have been measured with it."""
+        """Return whether a finding may raise the confidence: a calibrated policy must know such a one."""
         return self.graded
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:  # noqa: ARG002 - the answer alone counts
