@@ -153,7 +153,7 @@ def corpus() -> Any:
         "hostile_schemas", ROOT / "tests" / "validators" / "hostile_schemas.py"
     )
     if spec is None or spec.loader is None:
-        sys.exit("tests/validators/hostile_schemas.py is missing: run from a checkout")
+        sys.exit("tests/unit/validators/hostile_schemas.py is missing: run from a checkout")
     module = importlib.util.module_from_spec(spec)
     sys.modules["hostile_schemas"] = module
     spec.loader.exec_module(module)

@@ -1,0 +1,61 @@
+"""The documents and examples run as they stand, offline."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+_BLOCK = re.compile(
+    r"^(?P<indent> *)```(?:python|py)\b[^\n]*\n(?P<code>.*?)^(?P=indent)```\s*$", re.DOTALL | re.MULTILINE
+)
+
+OFFLINE = """
+import runpy, sys
+import pytest_socket
+pytest_socket.socket_allow_hosts(["127.0.0.1", "::1"], allow_unix_socket=True)
+sys.argv = sys.argv[1:]
+sys.path.insert(0, {root!r})
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def blocks(page: str) -> list[tuple[int, str]]:
+    """The Python blocks of a page with the number of the line before each."""
+    found = []
+    for match in _BLOCK.finditer(page):
+        code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
+        found.append((page.count("\n", 0, match.start("code")), code))
+    return found
+
+
+def test_blocks_are_found() -> None:
+    """Plain and indented Python blocks are found with their lines; other languages are none of ours."""
+    page = "a\n```python\nx = 1\n```\n- b\n  ```py title\n  y = 2\n  ```\n```bash\nls\n```\n"
+    assert blocks(page) == [(2, "x = 1\n"), (6, "y = 2\n")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python blocks of a page run one after the other in one namespace, in an empty directory, without a network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CASCADE_JOURNAL", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "no-key")  # a client can be made, nothing can be asked
+    namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
+    for line, code in blocks(page.read_text()):
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)  # noqa: S102
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
+def test_every_example_runs(script: Path, tmp_path: Path) -> None:
+    """A script in examples/ runs to its end without arguments, keys or a network, and says something."""
+    env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY") and key != "CASCADE_JOURNAL"}
+    command = [sys.executable, "-c", OFFLINE.format(root=str(ROOT)), str(script)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()

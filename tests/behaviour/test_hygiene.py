@@ -1,0 +1,121 @@
+"""What is committed is fit to be public: no registry, no machine, nothing heavy."""
+
+import re
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+SKIP = {".git", "build", "dist", "__pycache__", ".hypothesis", ".cascade", "results"}
+
+
+def _files() -> list[Path]:
+    """The tracked files; without git (an unpacked source archive) all files that are no product of a tool."""
+    git = shutil.which("git")
+    if git and (ROOT / ".git").exists():
+        listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: S603
+        files = [ROOT / name for name in listed.split("\0") if name]
+    else:
+        files = [
+            file
+            for file in ROOT.rglob("*")
+            if not any(part in SKIP or part.startswith(".venv") or part.endswith("_cache") for part in file.parts)
+        ]
+    return [file for file in files if file.is_file()]
+
+
+def _joined(*parts: str) -> str:
+    return re.escape("".join(parts))
+
+
+# Built from pieces, so that this file holds none of them.
+REGISTRIES = [
+    _joined("pypi", ".org"),
+    _joined("python", "hosted", ".org"),
+    _joined("npm", "js", ".org"),
+    _joined("proxy.", "golang", ".org"),
+    _joined("--index", "-url"),
+    _joined("--extra", "-index-url"),
+    _joined("--trusted", "-host"),
+    _joined("--find", "-links"),
+]
+MACHINE = [rf"(?<![\w.]){_joined('/', top, '/')}" for top in ("work", "root", "home", "Users")]
+MACHINE += [_joined("/", "tmp/dev"), _joined("/opt", "/wheels"), _joined("/opt", "/py", "pi")]
+
+
+@pytest.mark.parametrize(("what", "patterns"), [("a registry", REGISTRIES), ("a machine", MACHINE)])
+def test_no_file_names(what: str, patterns: list[str]) -> None:
+    """No file names a package registry, an option that does, or a path of the machine it was written on."""
+    found = []
+    for file in _files():
+        text = file.read_bytes().decode("utf-8", "replace")
+        for pattern in patterns:
+            found += [f"{file.relative_to(ROOT)}: {m.group()}" for m in re.finditer(pattern, text)]
+    assert not found, f"{what}: {found[:20]}"
+
+
+def test_no_file_is_heavy() -> None:
+    """No file is larger than one megabyte."""
+    assert not [str(file.relative_to(ROOT)) for file in _files() if file.stat().st_size > 1_000_000]
+
+
+def test_there_is_something_to_look_at() -> None:
+    """The list of files is not empty and holds the lists of pinned packages, which all have a hash and no address."""
+    names = {str(file.relative_to(ROOT)) for file in _files()}
+    assert {
+        "pyproject.toml",
+        "requirements-dev.txt",
+        "requirements-lowest.txt",
+        "tests/behaviour/test_hygiene.py",
+    } <= names
+    for name in ("requirements-dev.txt", "requirements-lowest.txt"):
+        entries = re.split(r"\n(?=\S)", (ROOT / name).read_text())
+        pinned = [entry for entry in entries if not entry.startswith("#")]
+        assert len(pinned) > 50
+        assert all("==" in entry and "--hash=sha256:" in entry and "://" not in entry for entry in pinned)
+
+
+REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+)(?:\[(?P<extras>[\w,.-]+)\])?==", re.MULTILINE)
+
+
+def _missing_extras(pinned: str) -> list[str]:
+    """Packages that an installed distribution asks for with an extra that the list does not pin with it."""
+    extras = {m["name"]: set((m["extras"] or "").split(",")) - {""} for m in REQUIREMENT.finditer(pinned)}
+    missing = []
+    for distribution in metadata.distributions():
+        if canonicalize_name(distribution.name) not in extras:
+            continue
+        for line in distribution.requires or ():
+            asked = Requirement(line)
+            name = canonicalize_name(asked.name)
+            if name in extras and (asked.marker is None or asked.marker.evaluate({"extra": ""})):
+                lost = asked.extras - extras[name]
+                missing += [f"{distribution.name} asks for {name}[{extra}]" for extra in sorted(lost)]
+    return missing
+
+
+@pytest.mark.parametrize("name", ["requirements-dev.txt", "requirements-lowest.txt"])
+def test_an_extra_that_is_asked_for_is_pinned(name: str) -> None:
+    """A list holds every extra that a package on it asks for: an installer may resolve `x[y]` apart from a pinned `x`."""
+    assert _missing_extras((ROOT / name).read_text()) == []
+
+
+def test_a_list_without_its_extras_is_refused() -> None:
+    """The check above sees a list whose extras were stripped."""
+    stripped = re.sub(
+        r"^([\w.-]+)\[[^\]]+\]==", r"\1==", (ROOT / "requirements-dev.txt").read_text(), flags=re.MULTILINE
+    )
+    assert "pytest-cov asks for coverage[toml]" in _missing_extras(stripped)
+
+
+def test_the_set_up_installs_the_complete_list_alone() -> None:
+    """The Makefile installs the list without resolving anything, and checks afterwards that nothing is missing."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert "install -q --no-deps --require-hashes -r $(LOCK)" in makefile
+    assert "$(PIP) check" in makefile
+    assert "--no-strip-extras" in makefile

@@ -1,0 +1,993 @@
+"""What happens when tiers, validators or answers go wrong: the promises R1-R9, R12, R13, R19 and the balance of the books."""
+
+import asyncio
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.graph import START, MessagesState, StateGraph
+
+from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict, cascade_node
+from cascade_agent.engine.step import trace_of
+from cascade_agent.errors import ConfigurationError
+from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
+from tests.interop.stub_openai import StubOpenAI
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
+BOTH = pytest.mark.parametrize("how", ["sync", "async"])
+
+
+async def ask(model: Any, value: Any = "hi", *, how: str = "async", **kwargs: Any) -> Any:
+    """One call, on the synchronous or the asynchronous way."""
+    return await model.ainvoke(value, **kwargs) if how == "async" else model.invoke(value, **kwargs)
+
+
+def record(message: AIMessage) -> dict[str, Any]:
+    """The record on a message."""
+    return message.response_metadata["cascade"]
+
+
+def refuses_small(draft: Any, _context: Any) -> Verdict | None:
+    """A validator that objects to every draft of the small tier."""
+    return Verdict(outcome="fail", code="bad", reason="it is small") if draft.tier == "small" else None
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[StubOpenAI]:
+    """A server that fails on demand."""
+    with StubOpenAI() as server:
+        yield server
+
+
+def openai(stub: StubOpenAI, name: str, **kwargs: Any) -> ChatOpenAI:
+    """A model of the stub."""
+    return ChatOpenAI(model=name, base_url=stub.url, api_key="none", max_retries=0, **kwargs)
+
+
+# ---- R1, R2, R6, R7: tiers that fail --------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("small", "reason", "error", "free"),
+    [
+        ("fail-429", "model_error", "RateLimitError", True),
+        ("fail-500", "model_error", "APIError|InternalServerError", True),
+        ("fail-context", "model_error", "RequestError|ContextOverflowError", True),
+        ("fail-drop", "model_error", "ConnectionError", False),
+        ("fail-hang", "timeout", "LateError", False),
+    ],
+)
+async def test_a_small_tier_that_fails_is_answered_by_large(stub, small, reason, error, free, how):  # noqa: PLR0917
+    """R1: rate limit, server error, refused request, lost connection, timeout: large answers, one call each."""
+    before = Counter(r["model"] for r in stub.requests)
+    name = f"good-{small}-{how}"
+    model = CascadeChatModel(small=Tier(openai(stub, small), timeout=0.3), large=openai(stub, name))
+    message = await ask(model, how=how)
+    assert message.text == "You said to me: hi"
+    assert stub.asked(small) - before[small] == 1
+    assert stub.asked(name) == 1
+    told = record(message)
+    assert (told["reason"], told["final_tier"], told["outcome"]) == (reason, "large", "escalated")
+    assert re.search(error, told["attempts"][0]["error"]), "the class that the client library raises, by version"
+    assert told["attempts"][0]["cost"] == (0.0 if free else None)
+
+
+@BOTH
+async def test_the_time_out_of_an_sdk_is_an_error_like_any_other(stub, how):
+    """R1: a deadline of the client library's own escalates too."""
+    model = CascadeChatModel(small=openai(stub, "fail-hang", timeout=0.2), large=openai(stub, "good"))
+    told = record(await ask(model, how=how))
+    assert (told["reason"], told["final_tier"]) == ("model_error", "large")
+    assert "Timeout" in told["attempts"][0]["error"]
+
+
+@BOTH
+async def test_a_small_tier_that_hangs_is_left_at_its_deadline(how):
+    """R2: large answers when the small tier's deadline has passed, and the step ends long before the small tier does."""
+    small = ScriptedChatModel("late", delay=30.0)
+    model = CascadeChatModel(small=Tier(small, timeout=0.2), large=ScriptedChatModel("large"))
+    started = time.perf_counter()
+    message = await ask(model, how=how)
+    assert time.perf_counter() - started < 10  # generous: it is not 30
+    assert message.text == "large"
+    assert record(message)["attempts"][0]["outcome"] == "timeout"
+    assert record(message)["usage"] is None, "what a call that was cut off cost is unknown"
+
+
+async def test_a_small_task_that_hangs_is_cancelled():
+    """R2: on the asynchronous way the late call is cancelled, not only left alone."""
+    ended: list[str] = []
+
+    class Hanging(ScriptedChatModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+    model = CascadeChatModel(small=Tier(Hanging("never"), timeout=0.1), large=ScriptedChatModel("large"))
+    assert (await model.ainvoke("hi")).text == "large"
+    assert ended == ["cancelled"]
+
+
+@BOTH
+async def test_without_any_setting_there_is_a_deadline(how):
+    """R2: a default deadline covers the step, and leaves the large tier its share."""
+    seen: list[float] = []
+    policy = Policy()
+    assert policy.latency_budget is not None
+    model = CascadeChatModel(small=ScriptedChatModel("a", delay=30.0), large=ScriptedChatModel("large"))
+    assert model.policy.latency_budget == policy.latency_budget
+    short = CascadeChatModel(
+        small=ScriptedChatModel("a", delay=30.0),
+        large=ScriptedChatModel(lambda _: seen.append(1.0) or AIMessage("large")),
+        policy=Policy(latency_budget=0.6),
+    )
+    message = await ask(short, how=how)
+    assert (message.text, seen) == ("large", [1.0])
+    assert record(message)["latency"] < 10
+
+
+@BOTH
+async def test_a_spent_budget_asks_nobody(how):
+    """R2: one deadline covers the whole step: what small used up, large does not get."""
+    small, large = ScriptedChatModel("a", delay=30.0), ScriptedChatModel("large")
+    model = CascadeChatModel(small=Tier(small, timeout=60), large=large, policy=Policy(latency_budget=0.2))
+    with pytest.raises(TimeoutError) as caught:
+        await ask(model, how=how)
+    assert large.asked == 0
+    assert [a.outcome for a in caught.value.cascade.attempts] == ["timeout", "timeout"]
+    assert caught.value.cascade.attempts[1].cost == 0.0
+
+
+@BOTH
+async def test_both_down_is_larges_own_error_with_the_record(how):
+    """R7: large's own exception, of its own type, with the step's record for code and a note for people."""
+    down = ValueError("large too")
+    model = CascadeChatModel(small=ScriptedChatModel(ConnectionError("small is down")), large=ScriptedChatModel(down))
+    with pytest.raises(ValueError, match="large too") as caught:
+        await ask(model, how=how)
+    error = caught.value
+    assert error is down
+    assert error.__notes__ == [
+        "cascade step 'cascade': small: ConnectionError: small is down; large: ValueError: large too"
+    ]
+    assert (error.cascade.outcome, error.cascade.final) == ("exhausted", None)
+
+
+@BOTH
+@pytest.mark.parametrize("on_exhausted", ["pass", "return", "raise"])
+async def test_with_large_down_a_hard_fail_is_never_returned(how, on_exhausted):
+    """R6: a draft that failed a hard check is not returned under any policy, whatever else is lost."""
+    model = CascadeChatModel(
+        small=ScriptedChatModel("draft"),
+        large=ScriptedChatModel(ConnectionError("down")),
+        validators=[always_fail(code="broken")],
+        policy=Policy(on_exhausted=on_exhausted),
+    )
+    with pytest.raises(ConnectionError) as caught:
+        await ask(model, how=how)
+    assert "always_fail: broken" in caught.value.__notes__[0]
+
+
+@BOTH
+async def test_with_large_down_a_soft_fail_is_returned_marked(how):
+    """R6: a draft that failed only soft signals is returned, marked, when the policy says so."""
+
+    def cascade(policy: Policy) -> CascadeChatModel:
+        soft = always_fail(code="meh", score=0.1)
+        down = ScriptedChatModel(ConnectionError("down"))
+        return CascadeChatModel(small=ScriptedChatModel("draft"), large=down, validators=[soft], policy=policy)
+
+    message = await ask(cascade(Policy(on_exhausted="return")), how=how)
+    told = record(message)
+    assert (message.text, told["degraded"], told["outcome"], told["final_tier"]) == (
+        "draft",
+        True,
+        "exhausted",
+        "small",
+    )
+    for on_exhausted in ("pass", "raise"):
+        with pytest.raises(ConnectionError) as caught:
+            await ask(cascade(Policy(on_exhausted=on_exhausted)), how=how)
+        assert caught.value.cascade.degraded is False
+
+
+# ---- R3, R5: drafts that are no answer ------------------------------------------------------------------------------
+
+
+@tool
+def forecast(city: str, days: int = 1, unit: str = "celsius") -> str:
+    """The weather forecast of a city."""
+    return f"{city}: fine for {days} days in {unit}"
+
+
+STRICT = {
+    "type": "function",
+    "function": {
+        "name": "forecast",
+        "description": "The weather forecast of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": "integer"},
+                "unit": {"enum": ["celsius", "kelvin"]},
+            },
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def calling(*args: Any, name: str = "forecast", **meta: Any) -> AIMessage:
+    """An answer that calls once per set of arguments."""
+    calls = [{"name": name, "args": a, "id": f"c{i}"} for i, a in enumerate(args)]
+    return AIMessage("", tool_calls=calls, response_metadata={"finish_reason": "tool_calls", **meta})
+
+
+RIGHT = calling({"city": "Lyon", "days": 2})
+BROKEN_JSON = {"name": "forecast", "args": '{"city": "Ly', "id": "c0", "error": None}
+NO_ANSWERS = {
+    "empty": AIMessage("  \n"),
+    "refusal": AIMessage("", additional_kwargs={"refusal": "I cannot help with that."}),
+    "length": AIMessage("The weather in Ly", response_metadata={"finish_reason": "length"}),
+    "content filter": AIMessage("", response_metadata={"finish_reason": "content_filter"}),
+    "malformed": AIMessage("", invalid_tool_calls=[BROKEN_JSON]),
+    "unknown tool": calling({"city": "Lyon"}, name="weather_forecast"),
+    "missing": calling({"days": 2}),
+    "wrong type": calling({"city": "Lyon", "days": "two"}),
+    "enum": calling({"city": "Lyon", "unit": "reaumur"}),
+    "extra": calling({"city": "Lyon", "country": "FR"}),
+    "cut call": calling({"city": "Ly"}, finish_reason="length"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("draft", NO_ANSWERS.values(), ids=NO_ANSWERS)
+async def test_what_is_no_answer_escalates(draft, how):
+    """R3: eleven of eleven, with the default validators and the default policy."""
+    model = CascadeChatModel(small=ScriptedChatModel(draft), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
+    message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
+    assert message.tool_calls[0]["args"] == {"city": "Lyon", "days": 2}
+    told = record(message)
+    assert told["final_tier"] == "large"
+    assert [v["outcome"] for v in told["attempts"][0]["verdicts"] if "score" not in v].count("fail") >= 1
+
+
+@BOTH
+async def test_what_is_an_answer_is_kept(how):
+    """R3: and the good one is not escalated."""
+    large = ScriptedChatModel("never")
+    model = CascadeChatModel(small=ScriptedChatModel(RIGHT), large=large).bind_tools([STRICT])
+    message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
+    assert record(message)["final_tier"] == "small"
+    assert large.asked == 0
+
+
+@BOTH
+async def test_one_bad_call_of_three_escalates_the_step(how):
+    """R5: nothing is executed in part: one bad call of several refuses the draft."""
+    several = calling({"city": "Lyon"}, {"days": 1}, {"city": "Nice"})
+    model = CascadeChatModel(small=ScriptedChatModel(several), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
+    message = await ask(model, "The weather in Lyon and Nice?", how=how)
+    assert [c["args"] for c in message.tool_calls] == [{"city": "Lyon", "days": 2}]
+
+
+# ---- R8, R9: validators that break ----------------------------------------------------------------------------------
+
+
+class _Rubbish:
+    def __str__(self) -> str:
+        msg = "not even this"
+        raise RuntimeError(msg)
+
+
+def _endless() -> Iterator[Verdict]:
+    while True:
+        yield Verdict(outcome="pass", validator="me")
+
+
+def _breaks_half_way() -> Iterator[Verdict]:
+    yield Verdict(outcome="pass", validator="me")
+    raise KeyError
+
+
+def _timing_out() -> Any:
+    raise TimeoutError
+
+
+BREAKING = {
+    "raises": lambda: 1 / 0,
+    "times out itself": _timing_out,
+    "a text": lambda: "fine",
+    "a number": lambda: 0.7,
+    "a dict": lambda: {"outcome": "pass"},
+    "a list of texts": lambda: ["pass"],
+    "an object": _Rubbish,
+    "endless": _endless,
+    "half": _breaks_half_way,
+    "impossible score": lambda: Verdict(outcome="fail", score=7.0),
+    "NaN": lambda: Verdict(outcome="pass", score=float("nan")),
+    "text score": lambda: Verdict(outcome="pass", score="high"),
+    "unknown outcome": lambda: Verdict(outcome="maybe"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("what", BREAKING.values(), ids=BREAKING)
+async def test_a_validator_that_breaks_never_fails_the_step(what, how):
+    """R8: it is an abstain that names validator and fault; the policy escalates, or takes what the others say."""
+
+    def broken(_draft: Any, _context: Any) -> Any:
+        return what()
+
+    def cascade(**settings: Any) -> CascadeChatModel:
+        small, large = ScriptedChatModel("draft"), ScriptedChatModel("large")
+        return CascadeChatModel(small=small, large=large, validators=[broken, always_pass()], policy=Policy(**settings))
+
+    told = record(await ask(cascade(), how=how))
+    assert (told["final_tier"], told["reason"]) == ("large", "validator_error")
+    (verdict,) = (v for v in told["attempts"][0]["verdicts"] if v.get("code") == "validator_error")
+    assert (verdict["outcome"], verdict["validator"]) == ("abstain", "broken")
+    assert verdict["reason"]
+    assert record(await ask(cascade(on_broken="accept"), how=how))["final_tier"] == "small"
+
+
+@BOTH
+async def test_control_flow_of_a_validator_is_not_a_fault(how):
+    """R12: an interrupt that a validator raises passes through."""
+
+    def stops(_draft: Any, _context: Any) -> None:
+        raise GraphInterrupt(())
+
+    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[stops])
+    with pytest.raises(GraphInterrupt):
+        await ask(model, how=how)
+
+
+async def test_an_asynchronous_validator_is_cancelled_at_its_time_limit():
+    """R9: it is cancelled, says so in the record, and the step goes on."""
+    ended: list[str] = []
+
+    async def hangs(_draft: Any, _context: Any) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append("cancelled")
+
+    small, large = ScriptedChatModel("draft"), ScriptedChatModel("large")
+    policy = Policy(validator_timeout=0.05)
+    message = await CascadeChatModel(small=small, large=large, validators=[hangs], policy=policy).ainvoke("hi")
+    assert message.text == "large"
+    assert ended == ["cancelled", "cancelled"]
+    codes = [v["code"] for a in record(message)["attempts"] for v in a["verdicts"]]
+    assert codes == ["validator_timeout", "validator_timeout"]
+
+
+async def test_a_time_out_inside_a_validator_is_not_its_time_limit():
+    """R9: a `TimeoutError` of what the validator asks is told as an error, not as our limit."""
+
+    async def asks(_draft: Any, _context: Any) -> None:
+        raise TimeoutError
+
+    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
+    assert record(await model.ainvoke("hi"))["attempts"][0]["verdicts"][0]["code"] == "validator_error"
+
+
+def test_an_asynchronous_validator_on_the_synchronous_way_says_what_it_needs():
+    """R8: it cannot be asked there; the record says how it could."""
+
+    async def slow(_draft: Any, _context: Any) -> bool:
+        return True
+
+    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[slow])
+    told = record(model.invoke("hi"))
+    assert told["final_tier"] == "large"
+    assert "needs ainvoke" in told["attempts"][0]["verdicts"][0]["reason"]
+
+
+async def test_an_asynchronous_validator_that_answers_is_heard():
+    """An asynchronous validator's finding counts like any other."""
+
+    async def asks(draft: Any, _context: Any) -> bool:
+        await asyncio.sleep(0)
+        return draft.tier == "large"
+
+    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
+    assert (await model.ainvoke("hi")).text == "b"
+
+
+# ---- R12: cancellation and control flow -----------------------------------------------------------------------------
+
+
+class _Gate:
+    """Counts the points at which a step waits, and stops at one of them."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.count, self.reached = at, 0, asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.reached.set()
+            await asyncio.sleep(30)
+
+
+class _Gated(ScriptedChatModel):
+    gate: Any = None
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        await self.gate()
+        return await super()._agenerate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cancellation_anywhere_comes_out_and_leaves_nothing_behind(at, stream):
+    """R12: wherever the step waits, `CancelledError` comes out, no task stays and nobody is asked later."""
+    gate = _Gate(at)
+    journal = TraceCapture()
+
+    async def refuses(draft: Any, _context: Any) -> bool:
+        await gate()
+        return draft.tier != "small"
+
+    small, large = _Gated("a", gate=gate), _Gated("b", gate=gate)
+    model = CascadeChatModel(small=small, large=large, validators=[refuses], journal=journal)
+
+    async def consume() -> None:
+        async for _ in model.astream("hi"):
+            pass
+
+    before = asyncio.all_tasks()
+    task = asyncio.create_task(consume() if stream else model.ainvoke("hi"))
+    await asyncio.wait_for(gate.reached.wait(), 10)
+    calls = small.asked, large.asked
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == before
+    assert (small.asked, large.asked) == calls
+    (trace,) = journal
+    assert trace.outcome == "cancelled"
+    assert trace.attempts[-1].outcome == "cancelled"
+    assert trace.final is None
+
+
+STEERING = [("sync", KeyboardInterrupt()), ("sync", SystemExit(3))]  # asyncio itself stops its loop at these
+STEERING += [(how, error) for how in ("sync", "async") for error in (GraphBubbleUp(), GraphInterrupt(()))]
+
+
+@pytest.mark.parametrize("tier", ["small", "large"])
+@pytest.mark.parametrize(("how", "error"), STEERING)
+async def test_what_the_host_steers_with_is_never_caught(how, tier, error):
+    """R12: `GraphBubbleUp`, `KeyboardInterrupt` and `SystemExit` of a tier pass through, and the record says so."""
+    script: dict[str, Any] = {"small": "a", "large": "b", tier: error}
+    journal = TraceCapture()
+    model = CascadeChatModel(
+        small=ScriptedChatModel(script["small"]),
+        large=ScriptedChatModel(script["large"]),
+        validators=[refuses_small],
+        journal=journal,
+    )
+    with pytest.raises(type(error)):
+        await ask(model, how=how)
+    (trace,) = journal
+    expected = {GraphBubbleUp: "interrupted", GraphInterrupt: "interrupted", KeyboardInterrupt: "cancelled"}
+    assert trace.outcome == expected.get(type(error), "error")
+    assert trace.attempts[-1].tier == tier
+    assert trace.cost is None
+
+
+# ---- R13: many at once ----------------------------------------------------------------------------------------------
+
+
+def _echo(tier: str) -> Any:
+    def reply(messages: list[Any]) -> AIMessage:
+        number = int(messages[-1].text)
+        usage = {"input_tokens": number, "output_tokens": 1, "total_tokens": number + 1}
+        return AIMessage(f"{tier} {number}", usage_metadata=usage)
+
+    return reply
+
+
+def _odd_escalates(draft: Any, context: Any) -> bool:
+    time.sleep(0)
+    return draft.tier != "small" or int(context.messages[-1].text) % 2 == 0
+
+
+def _crowd() -> tuple[CascadeChatModel, TraceCapture]:
+    journal = TraceCapture()
+    small = ScriptedChatModel(_echo("small"), loop=True, delay=0.001)
+    large = ScriptedChatModel(_echo("large"), loop=True, delay=0.001)
+    return CascadeChatModel(small=small, large=large, validators=[_odd_escalates], journal=journal), journal
+
+
+def _check_own(number: int, message: AIMessage) -> str:
+    tier = "large" if number % 2 else "small"
+    assert message.text == f"{tier} {number}"
+    told = record(message)
+    assert told["final_tier"] == tier
+    assert [a["usage"]["input_tokens"] for a in told["attempts"]] == [number] * (2 if number % 2 else 1)
+    return told["id"]
+
+
+async def test_a_thousand_steps_at_once_keep_apart():
+    """R13: of 1,000 concurrent `ainvoke`, half of which escalate, each message carries its own record; no task stays."""
+    model, journal = _crowd()
+    before = asyncio.all_tasks()
+    answers = await asyncio.gather(*(model.ainvoke(str(n)) for n in range(1000)))
+    ids = {_check_own(n, message) for n, message in enumerate(answers)}
+    assert len(ids) == 1000
+    assert {t.id for t in journal} == ids
+    assert asyncio.all_tasks() == before
+
+
+def test_32_threads_keep_apart():
+    """R13: as above with 32 threads that share one model, one of its bindings among them."""
+    model, journal = _crowd()
+    wrong: list[BaseException] = []
+    barrier = threading.Barrier(32)
+
+    def work(start: int) -> None:
+        try:
+            barrier.wait()
+            for number in range(start, 320, 32):
+                bound = model.bind_tools([forecast]) if number % 3 else model
+                _check_own(number, bound.invoke(str(number)))
+        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len({t.id for t in journal}) == 320
+
+
+# ---- R19: hostile answers -------------------------------------------------------------------------------------------
+
+
+def _deep(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+HOSTILE_ARGS = {
+    "2**70": {"city": 2**70},
+    "NaN": {"city": float("nan")},
+    "infinity": {"city": float("-inf")},
+    "surrogate": {"city": "\ud800"},
+    "NUL": {"city": "a\0b"},
+    "deep": {"city": _deep(900)},
+    "huge": {"city": "x" * 5_000_000},
+    "surrogate key": {"\ud800": 1},
+    "many digits": {"city": 10**5000},
+}
+
+
+@BOTH
+@pytest.mark.parametrize("args", HOSTILE_ARGS.values(), ids=HOSTILE_ARGS)
+@pytest.mark.parametrize("validators", [[always_fail(code="\ud800\0"), always_pass()], None], ids=["own", "default"])
+async def test_records_of_hostile_answers_are_plain_json(args, validators, how):
+    """R19: whatever a model answers, the record is strict JSON in clean UTF-8 and of bounded size, and is read back."""
+    journal = TraceCapture()
+    hostile = calling(args)
+    model = CascadeChatModel(
+        small=ScriptedChatModel(hostile), large=ScriptedChatModel(RIGHT), validators=validators, journal=journal
+    )
+    try:
+        message = await ask(model.bind_tools([STRICT]), "weather in Lyon, 2 days?", how=how)
+    except CascadeExhausted as error:
+        assert validators is not None
+        _check_json(error.trace.to_json())
+    else:
+        assert message.tool_calls[0]["args"] == {"city": "Lyon", "days": 2}, "the hostile one was not let through"
+        _check_json(record(message))
+    (trace,) = journal
+    _check_json(trace.to_json())
+    assert type(trace).from_json(trace.to_json()).to_json() == trace.to_json()
+
+
+def _check_json(data: dict[str, Any]) -> None:
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+    assert len(text.encode("utf-8")) < 200_000
+    assert "\\u0000" not in text
+    _walk(data)
+
+
+def _walk(value: Any) -> None:
+    assert type(value) in (type(None), bool, int, float, str, list, dict)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            assert type(key) is str
+            _walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            _walk(item)
+    elif isinstance(value, int):
+        assert -(2**63) <= value < 2**63
+
+
+@BOTH
+async def test_hostile_texts_and_errors_are_recorded_clean(how):
+    """R19: errors that cannot be told, usage that no store holds, texts with NUL: the record stays plain JSON."""
+
+    class UntoldError(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    usage = {"input_tokens": 2**70, "output_tokens": 3, "total_tokens": 2**70}
+    large = AIMessage("\ud83d\0", usage_metadata=usage, response_metadata={"finish_reason": "stop"})
+    journal = TraceCapture()
+    model = CascadeChatModel(
+        small=ScriptedChatModel(UntoldError()),
+        large=Tier(ScriptedChatModel(large), price=Price(1, 1)),
+        validators=[],
+        journal=journal,
+    )
+    told = record(await ask(model, how=how))
+    _check_json(told)
+    (trace,) = journal
+    _check_json(trace.to_json())
+    assert trace.attempts[0].error == "UntoldError: "
+    assert trace.attempts[1].usage.input_tokens is None
+    assert trace.cost is None
+
+
+# ---- the books ------------------------------------------------------------------------------------------------------
+
+tokens = st.tuples(st.integers(0, 10_000), st.integers(0, 10_000))
+usages = st.none() | tokens
+
+
+def _reply(text: str, usage: tuple[int, int] | None, cached: int | None) -> AIMessage:
+    if usage is None:
+        return AIMessage(text)
+    meta: dict[str, Any] = {"input_tokens": usage[0], "output_tokens": usage[1], "total_tokens": sum(usage)}
+    if cached is not None:
+        meta["input_token_details"] = {"cache_read": min(cached, usage[0])}
+    return AIMessage(text, usage_metadata=meta)
+
+
+scripts = st.tuples(
+    st.sampled_from(["ok", "bad", "raise"]), usages, st.none() | st.integers(0, 500), st.sampled_from([None, 1.0, 3.0])
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(small=scripts, middle=scripts, large=scripts, ladder=st.booleans(), how=st.sampled_from(["sync", "async"]))
+def test_the_books_balance(small, middle, large, ladder, how):  # noqa: C901 - one script, four books
+    """The sum of the attempts, the record on the message, the usage callbacks and the journal agree to the token.
+
+    A ladder of three counts every call once. What a provider did not report, and a price nobody knows, stays unknown.
+    """
+    journal, heard = TraceCapture(), UsageMetadataCallbackHandler()
+    told_tokens: list[tuple[int, int] | None] = []
+
+    def tier(name: str, script: Any) -> Tier:
+        kind, usage, cached, rate = script
+
+        def reply(_messages: Any) -> Any:
+            if kind == "raise":
+                raise ConnectionError(name)
+            told_tokens.append(usage)
+            return _reply(kind, usage, cached)
+
+        price = None if rate is None else Price(rate, 2 * rate, cached_input=rate / 2)
+        return Tier(ScriptedChatModel(reply, name=name), price=price)
+
+    def good(draft: Any, _context: Any) -> bool:
+        return draft.text != "bad"
+
+    top: Any = tier("large", large)
+    if ladder:
+        top = CascadeChatModel(small=tier("middle", middle), large=top, validators=[good])
+    model = CascadeChatModel(small=tier("small", small), large=top, validators=[good], journal=journal)
+    config: Any = {"callbacks": [heard]}
+    try:
+        message = asyncio.run(model.ainvoke("hi", config)) if how == "async" else model.invoke("hi", config)
+    except (CascadeExhausted, ConnectionError) as error:
+        trace = getattr(error, "cascade", None) or error.trace
+    else:
+        trace = trace_of(message)
+        assert trace is not None
+        own = told_tokens[-1]
+        assert (message.usage_metadata is None) == (own is None), "the message keeps its own call's usage"
+    (kept,) = journal
+    assert kept.usage == trace.usage
+    assert kept.cost == trace.cost
+    counted = Counter[str]()
+    for usage in heard.usage_metadata.values():
+        counted.update(input=usage["input_tokens"], output=usage["output_tokens"])
+    assert trace.usage is not None
+    if None in told_tokens:
+        assert trace.usage.input_tokens is None
+        assert trace.usage.output_tokens is None
+    else:
+        assert (trace.usage.input_tokens, trace.usage.output_tokens) == (counted["input"], counted["output"])
+        reported = [a.usage for a in trace.attempts if a.usage is not None]
+        assert sum(u.input_tokens or 0 for u in reported) == counted["input"]
+        assert sum(u.output_tokens or 0 for u in reported) == counted["output"]
+    if all(a.cost is not None for a in trace.attempts):
+        assert trace.cost == pytest.approx(sum(a.cost for a in trace.attempts))
+    else:
+        assert trace.cost is None
+    raised = any(a.outcome == "error" and a.inner is None for a in trace.attempts)
+    if raised:
+        assert trace.cost is None, "what a call that raised cost is unknown, unless the provider refused it"
+
+
+def test_an_unknown_price_is_none_and_never_zero():
+    """Without a price the cost is unknown, for the attempt and for the step."""
+    usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
+    model = CascadeChatModel(
+        small=Tier(ScriptedChatModel(AIMessage("bad", usage_metadata=usage)), price=Price(1, 1)),
+        large=ScriptedChatModel(AIMessage("ok", usage_metadata=usage)),
+        validators=[refuses_small],
+    )
+    told = record(model.invoke("hi"))
+    assert told["attempts"][0]["cost"] == pytest.approx(10 / 1e6)
+    assert told["attempts"][1]["cost"] is None
+    assert told["cost"] is None
+    assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (10, 10)
+
+
+def test_costs_in_two_currencies_are_not_added_up():
+    """A step's cost has one currency; where its parts have two, the sum is unknown."""
+    usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
+
+    def told(small: str, large: str) -> dict[str, Any]:
+        return record(
+            CascadeChatModel(
+                small=Tier(ScriptedChatModel(AIMessage("a", usage_metadata=usage)), price=Price(1, 1, currency=small)),
+                large=Tier(ScriptedChatModel(AIMessage("b", usage_metadata=usage)), price=Price(1, 1, currency=large)),
+                validators=[refuses_small],
+            ).invoke("hi")
+        )
+
+    assert (told("EUR", "EUR")["currency"], told("EUR", "EUR")["cost"]) == ("EUR", pytest.approx(20 / 1e6))
+    assert told("EUR", "USD")["cost"] is None
+
+
+def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_path, monkeypatch):
+    """The step of a cascade that is a tier stands in the outer record; the common journal does not count it twice."""
+    from cascade_agent.journal.reader import read
+    from cascade_agent.journal.writer import Journal
+
+    path = tmp_path / "j.jsonl"
+    monkeypatch.setenv("CASCADE_JOURNAL", str(path))
+    inner = CascadeChatModel(
+        small=ScriptedChatModel("middle", usage=(3, 1)),
+        large=ScriptedChatModel("large", usage=(5, 1)),
+        validators=[refuses_small],
+    )
+    model = CascadeChatModel(small=ScriptedChatModel("a", usage=(2, 1)), large=inner, validators=[refuses_small])
+    message = model.invoke("hi")
+    Journal.from_env().close()
+    (trace,) = read(path)
+    assert message.text == "large"
+    assert (trace.usage.input_tokens, trace.usage.calls) == (10, 3)
+    assert [a["model"] for a in trace.attempts[1].inner["attempts"]] == ["scripted", "scripted"]
+
+
+# ---- R17, R18: what is known of earlier steps, and what may be spent --------------------------------------------------
+
+
+@BOTH
+async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
+    """R17: within 20 steps; asked again every 30 s, and kept when it is well again."""
+    from cascade_agent.engine import statistics
+
+    now = [0.0]
+    monkeypatch.setattr(statistics, "monotonic", lambda: now[0])
+    journal, well = TraceCapture(), False
+    small = ScriptedChatModel([lambda _: AIMessage("fine" if well else "")], name="small", loop=True)
+    llm = CascadeChatModel(small=small, large=ScriptedChatModel("large", loop=True), journal=journal)
+    llm._cascade.statistics._clock = lambda: now[0]
+    for _ in range(50):
+        assert (await ask(llm, how=how)).content == "large"
+    assert small.asked == 19
+    assert journal.traces[-1].reason == "skipped_small"
+    assert journal.traces[-1].decisions[0].detail.endswith("empty_answer last")
+    assert journal.traces[-1].attempts[0].outcome == "skipped"
+    assert journal.traces[-1].inputs_seen[0].broken > 0.8
+    now[0] = 31.0
+    for _ in range(5):
+        await ask(llm, how=how)
+    assert small.asked == 20
+    well = True
+    for step in range(1, 5):
+        now[0] = 31.0 + 31.0 * step
+        await ask(llm, how=how)
+    assert (await ask(llm, how=how)).content == "fine"
+
+
+def priced(name: str, rate: float, **kwargs: Any) -> Tier:
+    """A model whose every call costs `rate` cents of a dollar."""
+    return Tier(ScriptedChatModel(name, name=name, usage=(0, 10_000), loop=True, **kwargs), price=Price(0, rate))
+
+
+@pytest.mark.parametrize("way", ["async", "threads"])
+async def test_a_thousand_steps_at_once_do_not_overrun_a_budget(way):
+    """R18: calls that are foreseen at their mean are never begun beyond the ceiling."""
+    journal = TraceCapture()
+    policy = Policy(max_cost={"thread": 1.0}, skip_small=False)
+    llm = CascadeChatModel(
+        small=priced("small", 0.1),
+        large=priced("large", 1.0, delay=0.001),
+        validators=[refuses_small],
+        policy=policy,
+        journal=journal,
+    )
+    config = {"configurable": {"thread_id": f"budget {way}"}}
+    await llm.ainvoke("what a call costs", config)
+
+    def one(_: int) -> Any:
+        try:
+            return llm.invoke("hi", config)
+        except CascadeExhausted as error:
+            return error
+
+    if way == "async":
+        ended = await asyncio.gather(*(llm.ainvoke("hi", config) for _ in range(1000)), return_exceptions=True)
+    else:
+        with ThreadPoolExecutor(32) as pool:
+            ended = list(pool.map(one, range(1000)))
+    assert all(isinstance(end, AIMessage | CascadeExhausted) for end in ended)
+    spent = sum(trace.cost for trace in journal)
+    assert 0.9 < spent <= 1.0 + 1e-9
+    assert {t.reason for t in journal} == {"bad", "budget"}
+
+
+@BOTH
+async def test_a_ceiling_holds_for_a_run_of_a_graph(how):
+    """Both nodes and the subgraph spend from one budget; the next run has a full one again."""
+    policy = Policy(max_cost=0.025, on_exhausted="return")
+    journal = TraceCapture()
+
+    def node() -> Any:
+        return cascade_node(
+            priced("small", 0.1), priced("large", 1.0), validators=[refuses_small], policy=policy, journal=journal
+        )
+
+    sub = StateGraph(MessagesState).add_node("inner", node()).add_edge(START, "inner").compile()
+    graph = (
+        StateGraph(MessagesState)
+        .add_node("one", node())
+        .add_node("two", sub)
+        .add_node("three", node())
+        .add_edge(START, "one")
+        .add_edge("one", "two")
+        .add_edge("two", "three")
+        .compile()
+    )
+    await ask(graph, {"messages": [("user", "hi")]}, how=how)  # nobody knows yet what a call costs: one too many
+    assert sum(t.cost for t in journal) == pytest.approx(0.033)
+    for _ in range(2):
+        journal.clear()
+        with pytest.raises(CascadeExhausted, match="max_cost leaves no more"):
+            await ask(graph, {"messages": [("user", "hi")]}, how=how)
+        assert [t.reason for t in journal] == ["bad", "bad", "budget"]
+        assert sum(t.cost for t in journal) == pytest.approx(0.023)
+
+
+@BOTH
+async def test_a_strict_ceiling_is_never_overrun(how):
+    """What a call can cost at most is set aside; a model without a limit of output is refused by name."""
+    small = Tier(ScriptedChatModel("small", usage=(5, 10), loop=True).bind(max_tokens=10), price=Price(1, 1))
+    large = ScriptedChatModel("large", usage=(5, 10), loop=True)
+    policy = Policy(max_cost={"thread": 0.01, "strict": True})
+    llm = CascadeChatModel(
+        small=small,
+        large=Tier(large.bind(max_tokens=100), price=Price(0, 50)),
+        validators=[refuses_small],
+        policy=policy,
+    )
+    config = {"configurable": {"thread_id": f"strict {how}"}}
+    spent, reasons = 0.0, []
+    for _ in range(15):
+        try:
+            told = record(await ask(llm, config=config, how=how))
+        except CascadeExhausted as error:
+            told = error.trace.to_json()
+        spent += told["cost"]
+        reasons.append(told["reason"])
+    assert spent <= 0.01
+    assert set(reasons) == {"bad", "budget"}
+    unbounded = CascadeChatModel(
+        small=small, large=Tier(large, price=Price(0, 50)), validators=[refuses_small], policy=policy
+    )
+    with pytest.raises(ConfigurationError, match=r"a strict max_cost cannot bound a call of .*max_tokens"):
+        await ask(unbounded, config={"configurable": {"thread_id": "unbounded"}}, how=how)
+
+
+@BOTH
+async def test_a_turn_that_escalated_stays_on_the_large_tier(how):
+    """After an escalation the rest of the turn is large's; the user's next word ends it."""
+    small = ScriptedChatModel("small", name="small", loop=True)
+    llm = CascadeChatModel(
+        small=small,
+        large=ScriptedChatModel("large", loop=True),
+        validators=[refuses_small],
+        policy=Policy(stay_on_large="turn"),
+    )
+    first = await ask(llm, [("user", "hi")], how=how)
+    second = await ask(llm, [("user", "hi"), first, ("tool", "x")][:2], how=how)
+    assert (record(second)["reason"], small.asked) == ("stays_on_large", 1)
+    await ask(llm, [("user", "hi"), first, second, ("user", "and now?")], how=how)
+    assert small.asked == 2
+
+
+@BOTH
+@pytest.mark.parametrize("on_exhausted", ["pass", "return", "raise"])
+@pytest.mark.parametrize("doubt", ["low confidence", "broken validator", "threshold of its own"])
+async def test_a_doubtful_call_that_cannot_be_undone_is_never_returned(how, doubt, on_exhausted):
+    """Large is down: a draft that nobody vouched for does not act, whatever made it doubtful."""
+
+    @tool
+    def refund(order_id: int) -> str:
+        """Refund an order."""
+        return f"refunded {order_id}"
+
+    def doubts(_draft: Any, _context: Any) -> Verdict:
+        if doubt == "broken validator":
+            raise KeyError(doubt)
+        return Verdict(outcome="pass", code="doubt", score=0.4)
+
+    call = AIMessage("", tool_calls=[{"name": "refund", "args": {"order_id": 99}, "id": "1"}])
+    policy = Policy(
+        threshold={"default": 0.3, "irreversible": 1.0} if doubt == "threshold of its own" else 0.9,
+        on_exhausted=on_exhausted,
+        side_effects={"refund": "irreversible"},
+    )
+    llm = CascadeChatModel(
+        small=ScriptedChatModel([call], loop=True),
+        large=ScriptedChatModel([TimeoutError("down")], loop=True),
+        validators=[doubts],
+        policy=policy,
+    )
+    with pytest.raises(TimeoutError, match="down"):
+        await ask(llm.bind_tools([refund]), how=how)
+
+
+async def test_a_cancelled_step_tells_of_the_call_beside_it():
+    """The books of a hedged step that was cancelled hold both calls, of unknown cost."""
+    journal = TraceCapture()
+    llm = CascadeChatModel(
+        small=ScriptedChatModel("a", delay=5),
+        large=ScriptedChatModel("b", delay=5),
+        policy=Policy(hedge_after=0.0),
+        journal=journal,
+    )
+    task = asyncio.create_task(llm.ainvoke("hi"))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (trace,) = journal.traces
+    assert [(a.tier, a.outcome) for a in trace.attempts] == [("small", "cancelled")]
+    assert [(s.name, s.cost) for s in trace.evidence] == [("hedge", None)]
+    assert trace.cost is None

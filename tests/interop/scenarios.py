@@ -1,0 +1,527 @@
+"""Steps in every shape, run under one tracing backend, and what it saw, as JSON.
+
+    python tests/interop/scenarios.py none|openinference|genai|traceloop|langsmith
+
+Instrumentations patch LangChain for the whole process and not all of them can be undone, so each backend has a process
+of its own; `test_interop.py` starts it and holds the trees to what they should be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import operator
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langchain_core.tracers import LangChainTracer
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel_trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, Tier, Verdict, cascade_node
+from cascade_agent.core.records import SideCall
+from cascade_agent.telemetry import configure, invoke_workflow
+from cascade_agent.telemetry import errors as faults
+from cascade_agent.testing import ScriptedChatModel, always_fail
+from cascade_agent.validators import CrossCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+INPUT = ("gen_ai.usage.input_tokens", "llm.token_count.prompt")
+OUTPUT = ("gen_ai.usage.output_tokens", "llm.token_count.completion")
+USAGE = (11, 5)
+HOWS = ("sync", "async", "stream", "astream")
+
+EXPORTER = InMemorySpanExporter()
+PROVIDER = TracerProvider()
+PROVIDER.add_span_processor(SimpleSpanProcessor(EXPORTER))
+TRACER = PROVIDER.get_tracer("application")
+
+
+class Logs(logging.Handler):
+    """Keeps what OpenTelemetry, LangChain and the cascade complain about."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(f"{record.name}: {record.getMessage()}")
+
+
+LOGS = Logs()
+
+
+# ---- backends -------------------------------------------------------------------------------------------------------
+
+
+class LocalClient:
+    """Stands where LangSmith's client does and keeps what its tracer would send."""
+
+    tracing_queue = otel_exporter = None
+
+    def __init__(self) -> None:
+        self.runs: dict[Any, dict[str, Any]] = {}
+
+    def create_run(self, **run: Any) -> None:
+        """A run that began."""
+        self.runs[run["id"]] = dict(run)
+
+    def update_run(self, run_id: Any, **changes: Any) -> None:
+        """A run that ended."""
+        self.runs[run_id] = {**self.runs.get(run_id, {}), **{k: v for k, v in changes.items() if v is not None}}
+
+    def tree(self, parent: Any = None) -> list[Any]:
+        """Names and how they ended, nested."""
+        runs = [(key, run) for key, run in self.runs.items() if run.get("parent_run_id") == parent]
+        return [
+            [run["name"], self.tree(key), _end(run)] for key, run in sorted(runs, key=lambda r: r[1]["dotted_order"])
+        ]
+
+
+def _end(run: dict[str, Any]) -> Any:
+    if run.get("end_time") is None:
+        return "open"
+    if run.get("error"):
+        return str(run["error"]).partition("(")[0]
+    return run.get("outputs", {}).get("outcome", "end")
+
+
+def instrument(backend: str) -> None:
+    """Switch a backend on for this process."""
+    if backend == "openinference":
+        from openinference.instrumentation.langchain import LangChainInstrumentor
+
+        LangChainInstrumentor().instrument(tracer_provider=PROVIDER)
+    elif backend == "genai":
+        from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor as GenAi
+
+        GenAi().instrument(tracer_provider=PROVIDER)
+    elif backend == "traceloop":
+        from opentelemetry.instrumentation.langchain import LangchainInstrumentor
+
+        LangchainInstrumentor().instrument(tracer_provider=PROVIDER)
+
+
+# ---- what is run ----------------------------------------------------------------------------------------------------
+
+
+class State(MessagesState):
+    """Messages, and what parallel branches say."""
+
+    said: Annotated[list[str], operator.add]
+
+
+@tool
+def lookup(order: int) -> str:
+    """Look an order up."""
+    return f"order {order}"
+
+
+def refuses_small(draft: Any, _context: Any) -> Verdict | None:
+    """Objects to every draft of the small tier."""
+    if draft.tier == "large":
+        return Verdict(outcome="pass", score=0.75, code="fine")
+    return Verdict(outcome="fail", code="odd", reason="it is small", path="/text")
+
+
+def model(name: str, text: Any = None, **kwargs: Any) -> ScriptedChatModel:
+    """A scripted model that answers for ever and reports its tokens."""
+    return ScriptedChatModel(text or name, name=name, usage=USAGE, loop=True, **kwargs)
+
+
+def pair(**kwargs: Any) -> dict[str, Any]:
+    """A pair whose small tier is refused."""
+    return {"small": model("s"), "large": model("l"), "validators": [refuses_small], "name": "desk", **kwargs}
+
+
+def chat_model(**kwargs: Any) -> Any:
+    """A chat model, called by itself."""
+    return CascadeChatModel(**pair(**kwargs)), "hi"
+
+
+def node(**kwargs: Any) -> Any:
+    """A node of a graph."""
+    settings = pair(**kwargs)
+    builder = StateGraph(MessagesState)
+    builder.add_node("agent", cascade_node(settings.pop("small"), settings.pop("large"), **settings))
+    builder.add_edge(START, "agent")
+    return builder.compile(), {"messages": [("user", "hi")]}
+
+
+def middleware(**kwargs: Any) -> Any:
+    """A middleware of an agent, whose own model is the small tier."""
+    from langchain.agents import create_agent
+
+    settings = pair(**kwargs)
+    small, large = settings.pop("small"), settings.pop("large")
+    agent = create_agent(small, tools=[lookup], middleware=[CascadeMiddleware(large, **settings)])
+    return agent, {"messages": [("user", "hi")]}
+
+
+ADAPTERS: dict[str, Callable[..., Any]] = {"chat_model": chat_model, "node": node, "middleware": middleware}
+
+
+async def ask(runnable: Any, value: Any, how: str, config: Any) -> Any:
+    """One call, on one of the four ways."""
+    mode = {} if isinstance(runnable, CascadeChatModel) else {"stream_mode": "messages"}
+    match how:
+        case "sync":
+            return runnable.invoke(value, config)
+        case "async":
+            return await runnable.ainvoke(value, config)
+        case "stream":
+            return list(runnable.stream(value, config, **mode))
+        case _:
+            return [chunk async for chunk in runnable.astream(value, config, **mode)]
+
+
+SCENARIOS: dict[str, Callable[[Any], Any]] = {}
+
+
+def scenario(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Register a scenario under its name."""
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def _adapter(adapter: str, how: str) -> Callable[[Any], Any]:
+    async def run(config: Any) -> None:
+        runnable, value = ADAPTERS[adapter]()
+        await ask(runnable, value, how, config)
+
+    return run
+
+
+SCENARIOS.update({f"{adapter}-{how}": _adapter(adapter, how) for adapter in ADAPTERS for how in HOWS})
+
+
+def _branches(*, how: str) -> Callable[[Any], Any]:
+    async def run(config: Any) -> None:
+        cascade = CascadeChatModel(**pair())
+
+        def body(_state: Any) -> Any:
+            return {"said": [cascade.invoke("hi").text]}
+
+        async def abody(_state: Any) -> Any:
+            return {"said": [(await cascade.ainvoke("hi")).text]}
+
+        builder = StateGraph(State)
+        for name in ("left", "right"):
+            builder.add_node(name, abody if how == "async" else body)
+            builder.add_edge(START, name)
+        graph = builder.compile()
+        await ask(graph, {"messages": [], "said": []}, how, config)
+
+    return run
+
+
+SCENARIOS["branches-sync"], SCENARIOS["branches-async"] = _branches(how="sync"), _branches(how="async")
+
+
+@scenario
+async def batch(config: Any) -> None:
+    """Three steps in the threads of `batch`."""
+    CascadeChatModel(**pair()).batch(["a", "b", "c"], config)
+
+
+@scenario
+async def gather(config: Any) -> None:
+    """Three steps side by side in one loop."""
+    cascade = CascadeChatModel(**pair())
+    await asyncio.gather(*(cascade.ainvoke("hi", config) for _ in range(3)))
+
+
+@scenario
+async def no_deadline(config: Any) -> None:
+    """A synchronous step without a deadline runs in the caller's thread."""
+    CascadeChatModel(**pair(policy=Policy(latency_budget=None))).invoke("hi", config)
+
+
+@scenario
+async def subgraph(config: Any) -> None:
+    """A cascade node in a graph that is itself a node."""
+    inner, _ = node()
+    builder = StateGraph(MessagesState)
+    builder.add_node("inner", inner)
+    builder.add_edge(START, "inner")
+    await builder.compile().ainvoke({"messages": [("user", "hi")]}, config)
+
+
+@scenario
+async def interrupted(config: Any) -> None:
+    """A human decides, and the decision is used: two runs of one thread."""
+    builder = StateGraph(MessagesState)
+    settings = pair(validators=[always_fail(score=0.1)], policy=Policy(on_exhausted="interrupt"))
+    builder.add_node("agent", cascade_node(settings.pop("small"), settings.pop("large"), **settings))
+    builder.add_edge(START, "agent")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config = {**config, "configurable": {"thread_id": "t1"}}
+    await graph.ainvoke({"messages": [("user", "hi")]}, config)
+    await graph.ainvoke(Command(resume="accept"), config)
+
+
+@scenario
+async def cancelled(config: Any) -> None:
+    """The caller gives up while the small model is asked."""
+    task = asyncio.create_task(CascadeChatModel(**pair(small=model("s", delay=30))).ainvoke("hi", config))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@scenario
+async def late(config: Any) -> None:
+    """The small model misses its deadline, in a thread and in a task."""
+    slow = Tier(model("s", delay=0.3), timeout=0.05)
+    cascade = CascadeChatModel(**pair(small=slow))
+    cascade.invoke("hi", config)
+    await asyncio.sleep(0.5)
+    await cascade.ainvoke("hi", config)
+
+
+@scenario
+async def hedged(config: Any) -> None:
+    """Large is called in parallel with a slow small one, and answers first; in threads and in tasks."""
+    settings = pair(small=model("s", delay=0.5), policy=Policy(hedge_after=0.02), validators=[])
+    cascade = CascadeChatModel(**settings)
+    assert cascade.invoke("hi", config).text == "l"
+    await asyncio.sleep(0.7)
+    assert (await cascade.ainvoke("hi", config)).text == "l"
+
+
+@scenario
+async def hedged_in_vain(config: Any) -> None:
+    """Large is called in parallel with small, and small answers first and well."""
+    settings = pair(small=model("s", delay=0.2), large=model("l", delay=0.5), validators=[])
+    cascade = CascadeChatModel(**settings, policy=Policy(hedge_after=0.02))
+    assert cascade.invoke("hi", config).text == "s"
+    await asyncio.sleep(0.7)
+    assert (await cascade.ainvoke("hi", config)).text == "s"
+
+
+@scenario
+async def not_hedged(config: Any) -> None:
+    """Small answers before large would have been called in parallel."""
+    cascade = CascadeChatModel(**pair(validators=[], policy=Policy(hedge_after=30.0)))
+    assert cascade.invoke("hi", config).text == "s"
+    assert (await cascade.ainvoke("hi", config)).text == "s"
+
+
+@scenario
+async def raising(config: Any) -> None:
+    """The small model raises."""
+    await CascadeChatModel(**pair(small=ScriptedChatModel(ValueError("secret"), name="s"))).ainvoke("hi", config)
+
+
+@scenario
+async def left_stream(config: Any) -> None:
+    """The consumer leaves a stream, in the task that read it and in another."""
+    cascade = CascadeChatModel(**pair(large=model("l", "one two three four")))
+    for _ in cascade.stream("hi", config):
+        break
+    stream = cascade.astream("hi", config)
+    await asyncio.create_task(anext(stream))
+    await asyncio.create_task(stream.aclose())
+
+
+@scenario
+async def evidence(config: Any) -> None:
+    """A second model is asked about the small one's draft, sync and async."""
+    checked = pair(validators=[CrossCheck(model("x", "s"))], policy=Policy(evidence=(0.0, 1.0)))
+    cascade = CascadeChatModel(**checked)
+    cascade.invoke("hi", config)
+    await cascade.ainvoke("hi", config)
+
+
+@scenario
+async def own_evidence(config: Any) -> None:
+    """Evidence that opens a span of its own."""
+
+    class Judge:
+        name, stage = "judge", "evidence"
+
+        def gather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
+            del config
+            with TRACER.start_as_current_span("judging"):
+                return Verdict(outcome="abstain", score=0.95, code="judged_right"), SideCall(name="judge", cost=0.0)
+
+        async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
+            return self.gather(draft, context, config=config)
+
+    await CascadeChatModel(**pair(validators=[Judge()])).ainvoke("hi", config)
+
+
+@scenario
+async def ladder(config: Any) -> None:
+    """The large tier is itself a cascade."""
+    inner = CascadeChatModel(**pair(small=model("m"), name="inner"))
+    await CascadeChatModel(**pair(large=inner)).ainvoke("hi", config)
+
+
+class Answer(TypedDict):
+    """What is asked for."""
+
+    text: str
+
+
+@scenario
+async def structured(config: Any) -> None:
+    """Structured output: each tier's chain of its own stands between the attempt and the model."""
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+
+    class Structured(ScriptedChatModel):
+        def with_structured_output(self, schema: Any, *, include_raw: bool = False, **kwargs: Any) -> Any:
+            parse = RunnableLambda(lambda message: {"text": message.text}, name="parse")
+            assert include_raw
+            assert isinstance(self, BaseChatModel)
+            return RunnablePassthrough.assign(raw=lambda x: x["raw"]) if kwargs else _with_raw(self, parse)
+
+    def _with_raw(llm: Any, parse: Any) -> Any:
+        def whole(message: Any) -> Any:
+            return {"raw": message, "parsed": parse.invoke(message), "parsing_error": None}
+
+        return llm | RunnableLambda(whole, name="whole")
+
+    small, large = (Structured(name, name=name, usage=USAGE, loop=True) for name in "sl")
+    cascade = CascadeChatModel(**pair(small=small, large=large)).with_structured_output(Answer)
+    assert cascade.invoke("hi", config) == {"text": "l"}
+
+
+@scenario
+async def own_spans(config: Any) -> None:
+    """Spans of the application: a request around the step, and one inside the model's client."""
+
+    def reply(_messages: Any) -> AIMessage:
+        with TRACER.start_as_current_span("POST"):
+            return AIMessage("s")
+
+    with TRACER.start_as_current_span("request"):
+        await CascadeChatModel(**pair(small=model("s", reply))).ainvoke("hi", config)
+        CascadeChatModel(**pair(small=model("s", reply))).invoke("hi", config)
+
+
+@scenario
+async def workflow(config: Any) -> None:
+    """A root for one run of a graph, where nothing else makes one."""
+    runnable, value = node()
+    with invoke_workflow("support", thread_id="t1"):
+        await runnable.ainvoke(value, config)
+
+
+@scenario
+async def switched_off(config: Any) -> None:
+    """Without spans of ours the handlers still see the runs."""
+    configure(otel_spans=False)
+    try:
+        CascadeChatModel(**pair()).invoke("hi", config)
+        await CascadeChatModel(**pair()).ainvoke("hi", config)
+    finally:
+        configure()
+
+
+@scenario
+async def handler_that_raises(config: Any) -> None:
+    """A handler that raises on our attempts' runs changes nothing of the step."""
+
+    class Raising(BaseCallbackHandler):
+        raise_error = True
+
+        def on_chain_start(self, _serialized: Any, _inputs: Any, **kwargs: Any) -> None:
+            if str(kwargs.get("name")).startswith("cascade.attempt"):
+                msg = "no"
+                raise OSError(msg)
+
+    handlers = [*(config.get("callbacks") or ()), Raising()]
+    assert CascadeChatModel(**pair()).invoke("hi", {**config, "callbacks": handlers}).text == "l"
+    assert (await CascadeChatModel(**pair()).ainvoke("hi", {**config, "callbacks": handlers})).text == "l"
+
+
+# ---- what was seen --------------------------------------------------------------------------------------------------
+
+
+def tree(spans: list[ReadableSpan], parent: int | None = None) -> list[Any]:
+    """Names, nested, in the order in which they started."""
+    ids = {span.context.span_id for span in spans}
+    return [
+        [span.name, tree(spans, span.context.span_id)]
+        for span in spans
+        if (span.parent.span_id if span.parent and span.parent.span_id in ids else None) == parent
+    ]
+
+
+def seen(spans: list[ReadableSpan]) -> dict[str, Any]:
+    """What the tests look at."""
+    ids = {span.context.span_id for span in spans}
+    return {
+        "tree": tree(spans),
+        "orphans": [s.name for s in spans if s.parent and s.parent.span_id not in ids],
+        "traces": len({span.context.trace_id for span in spans}),
+        "tokens": [
+            sum(next((s.attributes[key] for key in keys if key in s.attributes), 0) for s in spans)
+            for keys in (INPUT, OUTPUT)
+        ],
+        "spans": [
+            {
+                "name": s.name,
+                "kind": s.kind.name,
+                "status": s.status.status_code.name,
+                "events": [event.name for event in s.events],
+                "attributes": {k: v for k, v in s.attributes.items() if not k.startswith(("input.", "output."))},
+            }
+            for s in spans
+            if s.name.startswith(("cascade.", "chat ", "invoke_workflow"))
+        ],
+    }
+
+
+async def run(backend: str, only: str | None) -> dict[str, Any]:
+    """All scenarios under one backend."""
+    out: dict[str, Any] = {}
+    for name, function in SCENARIOS.items():
+        if only is not None and name != only:
+            continue
+        EXPORTER.clear()
+        LOGS.said.clear()
+        faults.lost = 0
+        runs, collector = LocalClient(), RunCollectorCallbackHandler()
+        config = {"callbacks": [LangChainTracer(client=runs), collector]} if backend == "langsmith" else {}
+        before = otel_context.get_current()
+        await asyncio.create_task(function(config))
+        spans = sorted(EXPORTER.get_finished_spans(), key=lambda span: span.start_time or 0)
+        out[name] = {
+            **seen(spans),
+            "runs": runs.tree(),
+            "collected": [run.name for run in collector.traced_runs],
+            "logs": list(LOGS.said),
+            "lost": faults.lost,
+            "left": otel_context.get_current() != before,
+        }
+    return out
+
+
+def main() -> None:
+    """Run from the command line."""
+    for name in ("opentelemetry", "langchain_core", "cascade_agent", "openinference"):
+        logging.getLogger(name).addHandler(LOGS)
+    otel_trace.set_tracer_provider(PROVIDER)
+    instrument(sys.argv[1])
+    report = asyncio.run(run(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
+    json.dump(report, sys.stdout, default=str)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""`cascade-agent calibrate`: plain words, honest ends, and no policy lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cascade_agent.cli import app
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, StepTrace, Verdict
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.calibration import load_policy, write_policy
+from cascade_agent.validators import shipped_scorer
+
+ROOT = Path(__file__).parents[3]
+
+
+def step(number: int, score: float, *, harm: bool, kind: str = "call", tool: str = "find", thread: str | None = None):
+    """An escalated step whose two answers differ where small did harm."""
+    finding = Verdict(outcome="pass", code="argument_grounded", score=score, validator="Grounding")
+    answers = [{"text": "", "tool_calls": [{"name": tool, "args": {"v": v}, "id": "c"}]} for v in (1, 2 if harm else 1)]
+    return StepTrace(
+        id=f"{number:032x}",
+        step="agent",
+        outcome="escalated",
+        reason="r",
+        attempts=(
+            Attempt(tier="small", model="s", outcome="rejected", verdicts=(finding,), answer=answers[0]),
+            Attempt(tier="large", model="l", outcome="accepted", answer=answers[1]),
+        ),
+        final=1,
+        kind=kind,
+        thread_id=thread,
+    )
+
+
+def fill(path: Path, n: int, *, seed: int = 0, **kwargs: Any) -> Path:
+    """A journal of n steps, drafts with low scores more often harmful."""
+    rng = random.Random(seed)
+    kinds = kwargs.pop("kinds", ("call",))
+    with Journal(path) as journal:
+        for i in range(n):
+            score = rng.random()
+            journal.append(
+                step(i, score, harm=rng.random() < 0.3 * (1 - score) ** 2, kind=kinds[i % len(kinds)], **kwargs)
+            )
+    return path
+
+
+def run(*args: object, code: int = 0) -> Any:
+    """The command in this process, with the exit code that it must have."""
+    result = CliRunner().invoke(app, ["calibrate", *map(str, args)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """400 labelled steps."""
+    return fill(tmp_path / "j.jsonl", 400)
+
+
+def test_a_process_of_its_own_says_what_it_found_and_writes_the_policy(journal: Path) -> None:
+    """Labels by source, the table of scorers, threshold and promise in words; the file is a policy with provenance."""
+    with Journal(journal) as file:
+        file.label(f"{7:032x}", source="person", right=False, note="no such place")
+    out = journal.with_name("policy.json")
+    command = [
+        sys.executable,
+        "-m",
+        "cascade_agent",
+        "calibrate",
+        str(journal),
+        "--max-loss",
+        "0.05",
+        "--out",
+        str(out),
+    ]
+    done = subprocess.run(  # noqa: S603 - our own command
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for part in (
+        "400 steps, 0 answered by small. 400 have a label: 399 escalation, 1 person.",
+        "1 steps have labels that contradict each other",
+        "person says wrong 'no such place', escalation says right, no harm (person counts)",
+        "AUROC: call",
+        "calibration error",
+        "are at most 0.05 of the steps, with probability 0.9.",
+        f"Wrote {out}",
+    ):
+        assert part in done.stdout
+    told = load_policy(out).provenance
+    assert (told["target"], told["confidence"], told["steps"], told["scope"]) == (0.05, 0.9, 400, "all steps together")
+    assert told["paid"]["s"]["calls"] == 400
+    assert {"data", "date", "version", "prices"} <= told.keys()
+
+
+def test_both_targets_are_compared_on_held_out_episodes(tmp_path: Path) -> None:
+    """With enough labels it fits on error and on gain, and says which ranked harm better where neither was fitted."""
+    path = fill(tmp_path / "j.jsonl", 1500)
+    text = run(path, "--max-loss", 0.05).stdout
+    assert "Fitted on" in text
+    assert "ranked harm" in text
+    data = json.loads(run(path, "--max-loss", 0.05, "--json").stdout)
+    assert set(data["quality"]) == {"rules", "error", "gain"}
+    assert data["quality"]["gain"]["by_kind"].keys() == {"call"}
+
+
+def test_json_is_all_there_is(journal: Path) -> None:
+    """`--json` prints one object: threshold, certificate, labels, the policy, and where it was written."""
+    data = json.loads(run(journal, "--max-loss", 0.05, "--json").stdout)
+    assert data["policy"]["threshold"] == data["threshold"]
+    assert data["out"] is None
+    assert data["labels"]["by_source"] == {"escalation": 400}
+
+
+def test_no_threshold_is_an_honest_end(journal: Path) -> None:
+    """Too few labels: exit code 1, how many are missing, no file, and an old file is left byte for byte."""
+    out = journal.with_name("policy.json")
+    text = run(journal, "--max-loss", 0.001, "--out", out, code=1).stdout
+    assert "No threshold holds" in text
+    assert "1902 are missing" in text
+    assert f"{out} was not written." in text
+    assert not out.exists()
+    write_policy(Policy(), out)
+    before = out.read_bytes()
+    data = json.loads(run(journal, "--max-loss", 0.001, "--out", out, "--json", code=1).stdout)
+    assert (data["policy"], data["out"], data["certificate"]["missing"]) == (None, None, 1902)
+    assert out.read_bytes() == before
+
+
+def test_labels_may_stand_in_other_files(journal: Path) -> None:
+    """`--labels` joins labels of another file to these steps."""
+    other = journal.with_name("people.jsonl")
+    with Journal(other) as file:
+        file.label(f"{3:032x}", source="person", right=False)
+    data = json.loads(run(journal, "--max-loss", 0.05, "--labels", other, "--json").stdout)
+    assert data["labels"]["by_source"] == {"escalation": 399, "person": 1}
+
+
+def test_settings_and_scorer_can_be_named(journal: Path, tmp_path: Path) -> None:
+    """`--policy` keeps its settings, `--scorer rules` keeps its scorer, `--per episode` is in the provenance."""
+    base = tmp_path / "base.json"
+    write_policy(Policy(on_exhausted="raise"), base)
+    args = ("--max-loss", 0.05, "--policy", base, "--scorer", "rules", "--per", "episode", "--out", tmp_path / "p.json")
+    run(journal, *args)
+    policy = load_policy(tmp_path / "p.json")
+    assert policy.on_exhausted == "raise"
+    assert policy.scorer.weights == shipped_scorer().weights
+    assert policy.provenance["per"] == "episode"
+
+
+def test_kinds_and_irreversible_tools_have_thresholds_of_their_own(tmp_path: Path) -> None:
+    """`--by-kind` prints and writes one number per kind; drafts with irreversible calls have their own claim."""
+    path = fill(tmp_path / "j.jsonl", 1600, kinds=("call", "text"), tool="pay")
+    base, out = tmp_path / "base.json", tmp_path / "p.json"
+    write_policy(Policy(side_effects={"pay": "irreversible"}), base)
+    text = run(path, "--max-loss", 0.08, "--policy", base, "--by-kind", "--scorer", "rules", "--out", out).stdout
+    assert "One threshold for each kind of step." in text
+    assert "no such step in the journal, all go to large: text.one_tool, structured" in text
+    assert "P(wrong | accepted)" in text
+    policy = load_policy(out)
+    assert {key for key, value in policy.thresholds.items() if value < 1.0} == {"call", "text", "irreversible"}
+    assert policy.provenance["thresholds"]["call"]["certificate"]["n"] > 0
+
+
+# ---- a policy that stands there already -----------------------------------------------------------------------------
+
+
+def test_a_new_policy_of_the_same_promise_takes_the_place_of_the_old(journal: Path, tmp_path: Path) -> None:
+    """Calibrating again with the same claim needs no flag and says what it replaced."""
+    out = tmp_path / "p.json"
+    run(journal, "--max-loss", 0.05, "--out", out)
+    assert "in the place of one with threshold" in run(journal, "--max-loss", 0.05, "--out", out, "--seed", 1).stdout
+    assert (
+        "in the place of"
+        in run(journal, "--max-loss", 0.05, "--confidence", 0.95, "--out", out, "--policy", out).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--max-loss", "0.06"], "it bounds the loss by 0.05, the new one would by 0.06"),
+        (["--max-loss", "0.05", "--confidence", "0.8"], "with probability 0.9, the new one would with 0.8"),
+    ],
+)
+def test_a_weaker_promise_replaces_nothing_silently(
+    journal: Path, tmp_path: Path, args: list[str], complaint: str
+) -> None:
+    """A policy that promises more is left as it is, and the reason is told; --force replaces it."""
+    out = tmp_path / "p.json"
+    run(journal, "--max-loss", 0.05, "--out", out)
+    before = out.read_bytes()
+    result = run(journal, *args, "--out", out, code=2)
+    assert complaint in result.stderr
+    assert "--force" in result.stderr
+    assert out.read_bytes() == before
+    run(journal, *args, "--out", out, "--force")
+    assert out.read_bytes() != before
+
+
+def test_a_promise_of_another_scope_replaces_nothing_silently(tmp_path: Path) -> None:
+    """Per kind is more than over all together, per episode more than per step."""
+    journal, out = fill(tmp_path / "j.jsonl", 1000, kinds=("call", "text")), tmp_path / "p.json"
+    run(journal, "--max-loss", 0.08, "--by-kind", "--per", "episode", "--out", out)
+    told = run(journal, "--max-loss", 0.08, "--out", out, code=2).stderr
+    assert "--by-kind keeps that" in told
+    assert "it holds per episode" in told
+
+
+@pytest.mark.parametrize(
+    ("old", "complaint"),
+    [
+        (Policy(threshold=0.7), "set by hand"),
+        (Policy(side_effects={"pay": "write"}), "other settings (side_effects), start from them with --policy"),
+    ],
+)
+def test_what_people_wrote_is_not_replaced_silently(journal: Path, tmp_path: Path, old: Policy, complaint: str) -> None:
+    """Thresholds set by hand and settings that would be lost are named."""
+    out = tmp_path / "p.json"
+    write_policy(old, out)
+    before = out.read_bytes()
+    assert complaint in run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
+    assert out.read_bytes() == before
+
+
+def test_a_file_that_is_no_policy_is_never_replaced_silently(journal: Path, tmp_path: Path) -> None:
+    """A journal given as --out by mistake survives."""
+    before = journal.read_bytes()
+    assert "is no policy file" in run(journal, "--max-loss", 0.05, "--out", journal, code=2).stderr
+    assert journal.read_bytes() == before
+    assert "directory" in run(journal, "--max-loss", 0.05, "--out", tmp_path, code=2).stderr
+    assert "directory" in run(journal, "--max-loss", 0.05, "--out", tmp_path / "no" / "p.json", code=2).stderr
+
+
+# ---- input that cannot be used --------------------------------------------------------------------------------------
+
+NEWER = '{"type":"step","schema":99,"id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[]}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint", "skipped"),
+    [
+        (NEWER, "j.jsonl:401: StepTrace has schema 99, this version reads up to 1: upgrade", True),
+        ('{"type":"step"}\n', "j.jsonl:401: ", True),
+        ('{"type":"step","id":"cut', "j.jsonl:401: the last line is unfinished", True),
+        ("what?\n", "j.jsonl:401: not a line of JSON", True),
+        (
+            '{"type":"label","step_id":"1","source":"person","right":true,"harm":true}\n',
+            "j.jsonl:401: label of step",
+            True,
+        ),
+        ('{"type":"label","step_id":"1","source":"shadow","right":true,"propensity":3}\n', "propensity 3", True),
+    ],
+)
+def test_bad_lines_name_file_line_and_mend(journal: Path, line: str, complaint: str, skipped: bool) -> None:
+    """A line that is no record is refused with its place; nothing is written or changed; it can be left out."""
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(line)
+    before, out = journal.read_bytes(), journal.with_name("p.json")
+    told = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
+    assert complaint in told
+    assert "Traceback" not in told
+    assert "--skip-bad" in told
+    assert (journal.read_bytes(), out.exists()) == (before, False)
+    if skipped:
+        run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad")
+        assert out.exists()
+
+
+def test_other_bad_input(journal: Path, tmp_path: Path) -> None:
+    """Empty journals, none at all, cut archives, wrong policies and impossible targets are told in a line."""
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(journal.read_bytes())[:-100])
+    unlabelled = tmp_path / "u.jsonl"
+    with Journal(unlabelled) as file:
+        accepted = Attempt(tier="small", outcome="accepted", answer={"text": "x"})
+        file.append(StepTrace(id="1", step="s", outcome="accepted", reason="r", attempts=(accepted,), final=0))
+    for args, complaint in (
+        ([empty, "--max-loss", 0.05], "holds no step yet"),
+        ([tmp_path / "none*.jsonl", "--max-loss", 0.05], "no journal matches"),
+        ([tmp_path, "--max-loss", 0.05], "is a directory"),
+        ([cut, "--max-loss", 0.05], "is cut off"),
+        ([unlabelled, "--max-loss", 0.05], "1 steps and no label"),
+        ([journal, "--max-loss", 0.05, "--policy", journal], "not JSON"),
+        ([journal, "--max-loss", 7], "max_loss is 7"),
+        ([journal, "--max-loss", 0.05, "--scorer", "best"], "best"),
+        ([journal], "--max-loss"),
+    ):
+        assert complaint in run(*args, code=2).stderr
+
+
+def test_rotated_parts_belong_to_their_journal(tmp_path: Path) -> None:
+    """A journal is read with the parts that rotation put away, once each even where a pattern names them too."""
+    rng, path = random.Random(0), tmp_path / "j.jsonl"
+    with Journal(path, max_bytes=100_000) as journal:
+        for i in range(400):
+            journal.append(step(i, rng.random(), harm=False))
+    assert len(list(tmp_path.iterdir())) > 1
+    assert "400 steps" in run(path, "--max-loss", 0.1).stdout
+    assert "400 steps" in run(path, tmp_path / "j*.jsonl", "--max-loss", 0.1).stdout

@@ -1,0 +1,430 @@
+"""`cascade-agent trace`: labels, rules, inner cascades, hostile texts, large files, files that grow."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from cascade_agent.cli._app import safe_json, safe_text
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
+from cascade_agent.journal.writer import Journal
+
+ROOT = Path(__file__).parents[3]
+COMMAND = [sys.executable, "-m", "cascade_agent", "trace"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of the command, without what colours and widths depend on."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
+
+
+def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(  # noqa: S603 - our own command
+        [*COMMAND, *map(str, args)], env=environment(**env), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def step(number: int, *, thread: str | None = "t", **changes: object) -> StepTrace:
+    """A step that small answered."""
+    fields: dict = {
+        "id": f"id{number}", "step": f"step{number}", "outcome": "accepted", "reason": "accepted", "thread_id": thread,
+        "attempts": (Attempt(tier="small", model="tiny", outcome="accepted", cost=0.001),), "final": 0, "cost": 0.001,
+    }  # fmt: skip
+    return StepTrace(**{**fields, **changes})
+
+
+def written(path: Path, *steps: StepTrace) -> Journal:
+    """A journal with these steps."""
+    journal = Journal(path)
+    for one in steps:
+        assert journal.append(one)
+    return journal
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+def test_compressed_and_rotated_files_are_read_by_pattern(tmp_path):
+    """All files of a rotated journal, the compressed ones too, oldest first."""
+    journal = Journal(tmp_path / "j.jsonl", max_bytes=700)
+    for number in range(6):
+        journal.append(step(number))
+    old = sorted(tmp_path.glob("j.2*.jsonl"))
+    assert len(old) >= 2
+    old[0].with_name(f"{old[0].name}.gz").write_bytes(gzip.compress(old[0].read_bytes()))
+    old[0].unlink()
+    data = json.loads(run(tmp_path / "j*.jsonl*", "--json").stdout)
+    assert [record["id"] for record in data] == [f"id{number}" for number in range(6)]
+    listed = json.loads(run(*sorted(tmp_path.glob("j.*")), "--json").stdout)
+    assert listed == data
+
+
+def test_what_comes_through_a_pipe_is_read(tmp_path):
+    """A name that can be read once only: labels behind their steps are not seen there, all else is."""
+    journal = written(tmp_path / "j.jsonl", step(1), step(2))
+    done = subprocess.run(  # noqa: S603 - our own command
+        [*COMMAND, "/dev/stdin", "--json"],
+        input=journal.path.read_bytes(), env=environment(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert len(json.loads(done.stdout)) == 2
+
+
+@pytest.mark.parametrize(
+    ("tail", "args", "code", "ids", "error"),
+    [
+        (b'{"type":"step","id"', (), 0, ["id1", "id2"], "j.jsonl:3: the last line is unfinished"),
+        (b"nonsense\n", (), 2, ["id1", "id2"], "j.jsonl:3: not a line of JSON"),
+        (b'{"a": 1}\n', (), 2, ["id1", "id2"], "j.jsonl:3: a record of type None"),
+        (b'{"type":"step","id":"x","cost":"x"}\n', (), 2, ["id1", "id2"], "j.jsonl:3: StepTrace.cost is 'x'"),
+        (b"nonsense\n", ("--skip-bad",), 0, ["id1", "id2"], "1 lines are no records"),
+        (b'{"type":"step","id":"x","cost":[]}\n', ("--skip-bad",), 0, ["id1", "id2"], "1 lines are no records"),
+        (None, (), 2, [], "j.jsonl: no record yet"),
+        (b"\x1f\x8b", (), 2, ["id1"], "the compressed file is cut off"),
+        (b"\x1f\x8b", ("--skip-bad",), 0, ["id1"], "what is whole was read"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_and_the_output_stays_json(tmp_path, tail, args, code, ids, error):  # noqa: PLR0917
+    """File, line and mend on standard error; with --json one value, whatever comes; --skip-bad goes on."""
+    journal = written(tmp_path / "j.jsonl", step(1), step(2))
+    whole = journal.path.read_bytes()
+    if tail is None:
+        journal.path.write_bytes(b"")
+    elif tail == b"\x1f\x8b":
+        noise = b"".join(b'{"x": "%d"}\n' % n for n in range(3))
+        journal.path.write_bytes(gzip.compress(whole.splitlines()[0] + b"\n") + gzip.compress(noise)[:12])
+    else:
+        journal.path.write_bytes(whole + tail)
+    result = run(journal.path, "--json", *args)
+    assert result.returncode == code
+    assert [record["id"] for record in json.loads(result.stdout)] == ids
+    assert error in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# ---- what is printed --------------------------------------------------------------------------------------------------
+
+
+def test_labels_stand_at_their_step_with_who_says_so(tmp_path):
+    """Several sources side by side; a label behind its step in the file, and one before it."""
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.label("id2", source="tool_error", right=False, note="it failed")
+    journal.append(step(1))
+    journal.append(step(2))
+    journal.label("id1", source="person", right=True)
+    journal.label("id1", source="shadow", right=False, harm=True)
+    journal.label("id9", source="nobody", right=False)
+    for args in ((), ("--last", 5)):
+        lines = [line.strip(" │├└─") for line in run(journal.path, *args).stdout.splitlines()]
+        first, second = lines.index("step1: accepted by small (accepted), 0.001000 USD"), next(
+            n for n, line in enumerate(lines) if line.startswith("step2")
+        )  # fmt: skip
+        assert lines[first + 2 : second] == [
+            "label: small was right (person)",
+            "label: small was wrong, large right (shadow)",
+        ]
+        assert lines[second + 2 :] == ["label: small was wrong (tool_error)  it failed"]
+    data = json.loads(run(journal.path, "--json").stdout)
+    assert [[label["source"] for label in record["labels"]] for record in data] == [
+        ["person", "shadow"],
+        ["tool_error"],
+    ]
+
+
+def test_a_rule_that_acted_is_shown_with_what_was_known(tmp_path):
+    """Skipped, stays_on_large, budget, deadline: the rule, its reason and the situation; a plain acceptance shows neither."""
+    inputs = DecisionInputs(
+        escalation=0.62, small_cost=0.0001, large_cost=0.002, time_left=3.25, money_left=0.5, retry=False
+    )
+    skipped = (Attempt(tier="small", outcome="skipped"), Attempt(tier="large", outcome="accepted"))
+    plain_one = step(2, inputs_seen=(inputs,), decisions=(Decision(action="accept", reason="accepted"),))
+    by_rule = step(
+        1, attempts=skipped, outcome="escalated", reason="skipped_small", final=1, inputs_seen=(inputs,),
+        decisions=(Decision(action="escalate", reason="skipped_small", detail="P(escalate) >= 0.620 > 0.500"),),
+        evidence=(SideCall(name="cross_check", cost=0.0004, latency=0.5),),
+    )  # fmt: skip
+    stays_on_large = step(
+        3,
+        inputs_seen=(DecisionInputs(stays_on_large=True, probe=True),),
+        decisions=(Decision(action="escalate", reason="stays_on_large", wait=2.0),),
+    )
+    beside = Decision(action="ask_small", reason="draft", hedge=1.5)
+    hedged = step(4, decisions=(beside, plain_one.decisions[0]), evidence=(SideCall(name="hedge"),))
+    probe = step(
+        6, decisions=(Decision(action="ask_small", reason="draft"),), inputs_seen=(DecisionInputs(probe=True),)
+    )
+    written(tmp_path / "j.jsonl", by_rule, plain_one, stays_on_large, hedged, step(5, decisions=(beside,)), probe)
+    text = run(tmp_path / "j.jsonl").stdout
+    assert "rule skipped_small: P(escalate) >= 0.620 > 0.500" in text
+    assert (
+        "known then: no more retries, P(escalate) >= 0.62, small costs 0.000100 USD, large costs 0.002000 USD, "
+        "3.25 s left, 0.500000 USD left"
+    ) in text
+    assert "asked cross_check: 0.000400 USD, 500.0 ms" in text
+    assert "rule stays_on_large: waited 2 s" in text
+    assert "small asked to see whether it pays again, a step of this turn escalated" in text
+    assert text.count("known then") == 3
+    assert text.count("rule hedge: large asked too after 1.5 s") == 1
+    assert "rule probe" in text
+
+
+def test_the_cascade_inside_of_a_tier_is_nested(tmp_path):
+    """Its steps stand below the attempt; a record that cannot be read says so."""
+    inner = step(7, thread=None).to_json(content=False)
+    middle = step(6, attempts=(Attempt(tier="large", outcome="accepted", inner=inner),)).to_json(content=False)
+    tiers = (Attempt(tier="small", outcome="error", inner={"attempts": 3}), Attempt(tier="large", inner=middle))
+    written(tmp_path / "j.jsonl", step(5, attempts=tiers))
+    lines = run(tmp_path / "j.jsonl").stdout.splitlines()
+    places = [next(line.index(name) for line in lines if name in line) for name in ("step5", "step6", "step7")]
+    assert places == sorted(set(places))
+    assert any("a cascade whose record cannot be read" in line for line in lines)
+
+
+def test_threads_that_interleave_are_put_together(tmp_path):
+    """Each under one heading, in the order in which they began, with what they cost together."""
+    steps = [step(n, thread=f"t{n % 3}") for n in range(9)]
+    written(tmp_path / "j.jsonl", *steps, step(9, thread=None))
+    text = run(tmp_path / "j.jsonl").stdout
+    headings = [line for line in text.splitlines() if line and line[0] not in " │├└"]
+    assert headings == [f"t{n}, 3 steps, 0.003000 USD" for n in range(3)] + ["(no thread) id9"]
+
+
+def test_a_thread_beyond_the_room_gets_a_second_heading(tmp_path):
+    """Printing begins before the file ends: steps wait in a room of fixed size."""
+    steps = [step(n, thread="long" if n % 2 else f"t{n % 7}") for n in range(2300)]
+    written(tmp_path / "j.jsonl", *steps)
+    text = run(tmp_path / "j.jsonl").stdout
+    assert len(re.findall(r"step\d+: accepted", text)) == 2300
+    assert "long (continued), " in text
+
+
+# ---- texts of others ------------------------------------------------------------------------------------------------
+
+HOSTILE = "[red]x[/red] :smile: \x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback\u2066 a\rb\nc\td \ud800 [link=http://x]y[/link]\u200b"
+
+
+def hostile_step() -> StepTrace:
+    """A step every text of which is hostile."""
+    verdict = Verdict(outcome="fail", code=HOSTILE, reason=HOSTILE, path=HOSTILE, validator=HOSTILE)
+    call = {"name": HOSTILE, "args": {HOSTILE: HOSTILE}}
+    return step(
+        1, thread=HOSTILE, step=HOSTILE, reason=HOSTILE, currency=HOSTILE, policy=HOSTILE,
+        attempts=(
+            Attempt(tier=HOSTILE, model=HOSTILE, outcome="error", error=HOSTILE, verdicts=(verdict,), answer={"tool_calls": [call]}),
+            Attempt(tier="small", answer={"text": HOSTILE}),
+        ),
+        decisions=(Decision(action="escalate", reason="stays_on_large", detail=HOSTILE),),
+        evidence=(SideCall(name=HOSTILE),),
+    )  # fmt: skip
+
+
+ACTS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069]")
+
+
+@pytest.mark.parametrize("args", [(), ("--json",), ("--last", "1")], ids=str)
+def test_no_text_of_others_reaches_the_terminal_as_a_command(tmp_path, args):
+    """Escapes, controls, bidi marks and markup are shown, never acted on; each step stays on its own lines."""
+    journal = written(tmp_path / "j.jsonl", hostile_step())
+    journal.label("id1", source=HOSTILE, right=True, note=HOSTILE)
+    result = run(journal.path, *args, FORCE_COLOR="1" if not args else "")
+    assert result.returncode == 0, result.stderr
+    text = re.sub("\x1b\\[[0-9;]*m", "", result.stdout) if not args else result.stdout
+    assert ACTS.search(text) is None
+    assert "\n\n" not in text
+    assert "[red]x[/red] :smile:" in text
+    if args != ("--json",):
+        assert "\\x1b[31mred\\x1b]0;title\\x07 \\x9b2J \\u202eback\\u2066" in text
+    else:
+        (record,) = json.loads(text)
+        assert record["labels"][0]["note"] == StepTrace.from_json(record).step == HOSTILE.replace("\ud800", "\ufffd")
+
+
+def test_harmless_texts_are_left_as_they_are():
+    """Scripts of the world, combined emoji and quotes pass; JSON reads back as the same."""
+    text = 'Grüße 你好 مرحبا 👩\u200d🚀 "x" [y]'
+    assert safe_text(text) == text
+    assert json.loads(safe_json({"a": text + "\x9b\u202e"})) == {"a": text + "\x9b\u202e"}
+    assert safe_text("a" * 1000, 10) == "a" * 9 + "…"
+
+
+def on_a_terminal(*args: object, **env: str) -> str:
+    """What the command writes to a terminal."""
+    own, theirs = pty.openpty()
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [*COMMAND, *map(str, args)], stdout=theirs, stderr=theirs, env=environment(TERM="xterm-256color", **env)
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while piece := os.read(own, 65536):
+            text += piece
+    except OSError:  # the other end was closed
+        pass
+    process.wait(timeout=60)
+    os.close(own)
+    return text.decode()
+
+
+def test_an_output_that_cannot_show_a_character_escapes_it(tmp_path):
+    """A terminal of ASCII alone is no error."""
+    written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
+    result = run(tmp_path / "j.jsonl", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert result.returncode == 0, result.stderr
+    assert "Gr\\xfc\\xdfe" in result.stdout
+
+
+def test_colours_are_for_terminals(tmp_path):
+    """A terminal gets them unless NO_COLOR is set; a pipe gets none."""
+    colour, path = re.compile("\x1b\\[[0-9;]*3[0-9]"), written(tmp_path / "j.jsonl", step(1)).path
+    assert colour.search(on_a_terminal(path))
+    assert not colour.search(on_a_terminal(path, NO_COLOR="1"))
+    assert "\x1b" not in run(path).stdout
+
+
+def test_quiet_prints_a_line_a_step(tmp_path):
+    """Thread, step, outcome, tier, reason, cost and time; the filters hold."""
+    path = written(tmp_path / "j.jsonl", step(1), step(2, thread=None, latency=0.5)).path
+    assert run(path, "--quiet").stdout.splitlines() == [
+        "t step1: accepted by small (accepted), 0.001000 USD",
+        "- step2: accepted by small (accepted), 0.001000 USD, 500.0 ms",
+    ]
+    assert len(run(path, "-q", "--last", 1).stdout.splitlines()) == 1
+
+
+# ---- large files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_large_file_is_read_in_bounded_memory(tmp_path):
+    """300 MB of steps with labels: the command's peak stays below 100 MB."""
+    file = tmp_path / "big.jsonl"
+    with file.open("w") as stream:
+        number = 0
+        while stream.tell() < 300 * 2**20:
+            number += 1
+            attempts = (Attempt(tier="small", answer={"text": "x" * 3000}),)
+            one = step(number, thread=f"t{number % 1000}", attempts=attempts)
+            label = {"type": "label", "step_id": one.id, "source": "person", "right": True}
+            stream.write("".join(json.dumps(r) + "\n" for r in ({"type": "step", **one.to_json()}, label)))
+    code = (
+        "import os, sys\n"
+        f"pid = os.posix_spawn(sys.executable, {[*COMMAND, str(file), '--last', '3', '--json']!r}, os.environ)\n"
+        "_, status, usage = os.wait4(pid, 0)\n"
+        "assert status == 0\n"
+        "sys.stderr.write(str(usage.ru_maxrss))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)  # noqa: S603
+    assert len(json.loads(done.stdout)) == 3
+    assert int(done.stderr) < 100_000  # kilobytes
+
+
+# ---- files that grow ------------------------------------------------------------------------------------------------
+
+
+class Followed:
+    """`trace --follow` as a process whose lines are waited for; ended with the `with` block, whatever happened."""
+
+    def __init__(self, out: Path, *args: object) -> None:
+        self.out = out
+        with out.open("wb") as stream, out.with_suffix(".err").open("wb") as errors:
+            code = (
+                "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it may be ignored here
+                "from cascade_agent.cli import main; main()"
+            )
+            command = [sys.executable, "-c", code, "trace", "--follow", *map(str, args)]
+            self.process = subprocess.Popen(command, stdout=stream, stderr=errors, env=environment())  # noqa: S603
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(timeout=60)
+
+    @property
+    def text(self) -> str:
+        return self.out.read_text(encoding="utf-8")
+
+    @property
+    def errors(self) -> str:
+        return self.out.with_suffix(".err").read_text(encoding="utf-8")
+
+    def until(self, part: str) -> None:
+        """Wait until something is printed."""
+        until = time.monotonic() + 60
+        while part not in self.text + self.errors:
+            assert self.process.poll() is None, self.errors
+            assert time.monotonic() < until, (part, self.text, self.errors)
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(timeout=60)
+
+
+def test_a_journal_is_followed_from_before_it_is_there(tmp_path):
+    """Waits for the file, prints each step as it comes, over a rotation and a truncation; Ctrl-C is a clean end."""
+    path = tmp_path / "j.jsonl"
+    with Followed(tmp_path / "out", path) as follow:
+        follow.until("waiting for")
+        journal = written(path, step(1))
+        follow.until("step1: accepted")
+        journal.append(step(2, thread="u"))
+        follow.until("step2: accepted")
+        journal.label("id1", source="person", right=False)
+        follow.until("label: small was wrong (person)  for t, step1")
+        with path.open("ab") as stream:
+            stream.write(b'{"type": "step", "id"')
+        path.rename(tmp_path / "j.old.jsonl")  # with a line that nobody will finish
+        written(path, step(3))
+        follow.until("step3: accepted")
+        path.write_bytes(b"")
+        with path.open("ab") as stream:
+            stream.write(b"nonsense\n")
+        follow.until("a line is left out")
+        Journal(path).append(step(4))
+        follow.until("step4: accepted")
+        assert follow.stop() == 0
+        assert [line for line in follow.text.splitlines() if line[0] != " "] == [
+            "t", "u", "label: small was wrong (person)  for t, step1", "t"
+        ]  # fmt: skip
+        assert [follow.text.count(f"step{n}: accepted") for n in (1, 2, 3, 4)] == [1, 1, 1, 1]
+        assert "Traceback" not in follow.errors
+
+
+def test_following_begins_with_the_last_steps(tmp_path):
+    """The last ten, or as many as `--last` says; the filters hold for what comes."""
+    journal = written(tmp_path / "j.jsonl", *(step(n, thread=f"t{n % 2}") for n in range(40)))
+    with Followed(tmp_path / "out", journal.path, "--thread", "t1", "--last", 2, "--json") as follow:
+        follow.until("id39")
+        for n in (40, 41):
+            journal.append(step(n, thread=f"t{n % 2}"))
+        follow.until("id41")
+        assert follow.stop() == 0
+        assert [json.loads(line)["id"] for line in follow.text.splitlines()] == ["id37", "id39", "id41"]
+
+
+@pytest.mark.parametrize("what", ["directory", "compressed", "table", "two"])
+def test_what_cannot_be_followed_is_said(tmp_path, what):
+    """Exit code 2 and the reason."""
+    file = tmp_path / "x.gz"
+    file.write_bytes(gzip.compress(b"{}"))
+    table = tmp_path / "x.parquet"
+    table.write_bytes(b"PAR1...")
+    args = {"directory": [tmp_path], "compressed": [file], "table": [table], "two": [file, file]}[what]
+    result = run("--follow", *args)
+    assert result.returncode == 2
+    assert "--follow takes" in result.stderr

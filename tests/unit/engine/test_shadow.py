@@ -1,0 +1,278 @@
+"""Shadow calls: seen by nobody, in nobody's way, written down with their probability and cost."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from pydantic import BaseModel
+
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, Price, Tier, cascade_node
+from cascade_agent.engine import shadow
+from cascade_agent.offline.evaluation import load_dataset
+from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
+from tests.behaviour.test_reliability import ask, refuses_small
+
+BOTH = pytest.mark.parametrize("how", ["sync", "async"])
+ALWAYS = Policy(shadow_rate=1.0)
+
+
+def cascade(small: Any = "yes", large: Any = "yes", **kwargs: Any) -> tuple[CascadeChatModel, TraceCapture]:
+    """A cascade whose every accepted step is shadowed."""
+    journal = TraceCapture()
+    tiers = [
+        Tier(
+            ScriptedChatModel(said, name=name, usage=(10, 5), loop=True) if isinstance(said, str | AIMessage) else said,
+            price=Price(rate, rate),
+        )
+        for said, name, rate in ((small, "small", 1), (large, "large", 10))
+    ]
+    settings = {"validators": [always_pass()], "policy": ALWAYS, "journal": journal, **kwargs}
+    return CascadeChatModel(small=tiers[0], large=tiers[1], **settings), journal
+
+
+def call(**args: Any) -> AIMessage:
+    """A call of a tool."""
+    return AIMessage("", tool_calls=[{"name": "book", "args": args, "id": "1"}])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("small", "large", "right"),
+    [
+        ("yes", "Yes", True),
+        ("41", "It is 42.", None),
+        ("41", "42", False),
+        (call(city="Lyon"), call(city=" lyon "), True),
+        (call(city="Lyon"), call(city="Paris"), False),
+        (call(city="Lyon"), "Which city?", False),
+        ("one long story", "quite another tale", None),
+    ],
+)
+async def test_the_finding_is_a_label(how, small, large, right):
+    """Whether large agrees, with probability, cost and what it said; the step's own record is not touched."""
+    llm, journal = cascade(small, large)
+    answer = await ask(llm, how=how)
+    assert shadow.wait(10)
+    (label,), (trace,) = journal.labels, journal.traces
+    assert (label.step_id, label.source, label.propensity) == (trace.id, "shadow", 1.0)
+    assert (label.right, label.harm) == (right, None if right is None else not right)
+    assert label.side_call.cost == pytest.approx(150e-6)
+    assert label.answer["text"] == (large if isinstance(large, str) else "")
+    assert trace.cost == pytest.approx(15e-6)
+    assert answer.response_metadata["cascade"]["cost"] == trace.cost
+
+
+@BOTH
+async def test_a_shadow_neither_delays_nor_fails_a_step(how, caplog):
+    """The answer is there while large still thinks; a large tier that is down is told once."""
+    thinks, may_end = threading.Event(), threading.Event()
+
+    def slow(_: Any) -> AIMessage:
+        thinks.set()
+        assert may_end.wait(10)
+        return AIMessage("yes")
+
+    llm, journal = cascade(
+        large=ScriptedChatModel([slow, ConnectionError("a secret"), ConnectionError("x")], name="large")
+    )
+    assert (await ask(llm, how=how)).content == "yes"
+    assert thinks.wait(10)
+    assert not journal.labels
+    may_end.set()
+    assert shadow.wait(10)
+    assert len(journal.labels) == 1
+    before = shadow.lost
+    with caplog.at_level(logging.WARNING, "cascade_agent"):
+        assert (await ask(llm, how=how)).content == "yes"
+        assert (await ask(llm, how=how)).content == "yes"
+        assert shadow.wait(10)
+    assert shadow.lost == before + 2
+    assert sum("shadow" in r.message for r in caplog.records) == (before == 0)
+    assert "secret" not in caplog.text
+    assert [(label.right, label.side_call.cost) for label in journal.labels[1:]] == [(None, None)] * 2
+
+
+@BOTH
+async def test_only_accepted_steps_are_shadowed(how):
+    """An escalated one has both answers already; without a journal there is nowhere to write."""
+    llm, journal = cascade(validators=[refuses_small])
+    await ask(llm, how=how)
+    none, _ = cascade(journal=None)
+    await ask(none, how=how)
+    assert shadow.wait(10)
+    assert journal.labels == []
+    assert none._cascade.large.base.asked == 0
+
+
+def test_the_rate_is_the_share_of_steps():
+    """A draw of every step's random id: about three of ten, whatever they are about."""
+    llm, journal = cascade(policy=Policy(shadow_rate=0.3))
+    for _ in range(1000):
+        llm.invoke("hi")
+        assert shadow.wait(10)  # what finds too many others waiting is lost
+    assert 230 < len(journal.labels) < 370  # five standard deviations
+    assert {label.propensity for label in journal.labels} == {0.3}
+
+
+class Listener(BaseCallbackHandler):
+    """Hears of every model call."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        self.heard.append(kwargs.get("name") or "")
+
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        self.heard.append(response.generations[0][0].text)
+
+
+@BOTH
+async def test_a_graph_sees_nothing_of_it(how):
+    """Neither its streams nor its callbacks nor its checkpoints."""
+    journal, listener = TraceCapture(), Listener()
+    large = ScriptedChatModel("a shadow", name="large", usage=(1, 1), streams=True)
+    node = cascade_node(
+        ScriptedChatModel("yes", name="small", loop=True, streams=True),
+        large,
+        validators=[always_pass()],
+        policy=ALWAYS,
+        journal=journal,
+    )
+    graph = (
+        StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent").compile(checkpointer=InMemorySaver())
+    )
+    config = {"configurable": {"thread_id": "t"}, "callbacks": [listener]}
+    given = {"messages": [("user", "hi")]}
+    if how == "sync":
+        seen = list(graph.stream(given, config, stream_mode=["messages", "updates", "debug"]))
+    else:
+        seen = [part async for part in graph.astream(given, config, stream_mode=["messages", "updates", "debug"])]
+    assert shadow.wait(10)
+    assert large.asked == 1
+    assert "a shadow" not in repr(seen)
+    assert "a shadow" not in repr(listener.heard)
+    assert "a shadow" not in repr(graph.get_state(config))
+    assert journal.labels[0].answer["text"] == "a shadow"
+
+
+@tool
+def book(city: str) -> str:
+    """Book a room."""
+    return f"booked in {city}"
+
+
+@BOTH
+async def test_an_agent_is_shadowed_too(how):
+    """The middleware asks large with the agent's tools; none of them is run for it."""
+    journal = TraceCapture()
+    large = ScriptedChatModel(call(city="Paris"), name="large", loop=True)
+    small = ScriptedChatModel([call(city="Lyon"), "done"], name="small")
+    agent = create_agent(
+        small, [book], middleware=[CascadeMiddleware(large, validators=[always_pass()], policy=ALWAYS, journal=journal)]
+    )
+    given = {"messages": [("user", "a room in Lyon")]}
+    out = agent.invoke(given) if how == "sync" else await agent.ainvoke(given)
+    assert shadow.wait(10)
+    assert "Paris" not in repr(out)
+    assert large.offered[0][0]["function"]["name"] == "book"
+    assert sorted(label.right for label in journal.labels) == [False, False]
+
+
+class Room(BaseModel):
+    """A room."""
+
+    city: str
+
+
+@BOTH
+async def test_structured_answers_are_compared_too(how):
+    """The call that carries the structure is what is compared."""
+
+    def room(city: str) -> AIMessage:
+        return AIMessage("", tool_calls=[{"name": "Room", "args": {"city": city}, "id": "1"}])
+
+    llm, journal = cascade(room("Lyon"), room("lyon"))
+    structured = llm.with_structured_output(Room)
+    assert (structured.invoke("hi") if how == "sync" else await structured.ainvoke("hi")) == Room(city="Lyon")
+    assert shadow.wait(10)
+    assert [label.right for label in journal.labels] == [True]
+
+
+def test_calibration_reads_what_shadows_found(tmp_path):
+    """From the run to the label that counts, by way of the file."""
+    path = tmp_path / "journal.jsonl"
+    llm, _ = cascade("41", "42", journal=Journal(path))
+    for _ in range(3):
+        llm.invoke("hi")
+    assert shadow.wait(10)
+    found = load_dataset(path)
+    assert [(s.outcome.right, s.outcome.harm, s.outcome.propensity) for s in found.steps] == [(False, True, 1.0)] * 3
+
+
+def test_a_ceiling_holds_for_shadows():
+    """What is spent is spent: no shadow is asked that the run cannot pay."""
+    llm, journal = cascade(policy=Policy(shadow_rate=1.0, max_cost=0.00001))
+    large = llm._cascade.large.base
+    with pytest.raises(Exception, match="max_cost leaves no more"):
+        llm.invoke("hi")
+    assert shadow.wait(10)
+    assert (large.asked, journal.labels) == (0, [])
+
+
+def test_an_interpreter_does_not_wait_for_shadows():
+    """A script that ends loses what is under way, and ends."""
+    code = (
+        "import threading\n"
+        "from cascade_agent import CascadeChatModel, Policy\n"
+        "from cascade_agent.testing import ScriptedChatModel, TraceCapture\n"
+        "llm = CascadeChatModel(small=ScriptedChatModel('a'), large=ScriptedChatModel(lambda _: threading.Event().wait()),"
+        " validators=[], policy=Policy(shadow_rate=1.0), journal=TraceCapture())\n"
+        "print(llm.invoke('hi').content)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True, text=True)  # noqa: S603
+    assert done.stdout == "a\n"
+
+
+async def test_a_loop_that_closes_is_not_held_up():
+    """Shadows of asynchronous steps are no tasks of the loop."""
+    release = threading.Event()
+    llm, _ = cascade(large=ScriptedChatModel([lambda _: release.wait(10) and AIMessage("x")], name="large"))
+    await llm.ainvoke("hi")
+    assert len(asyncio.all_tasks()) == 1
+    release.set()
+    assert shadow.wait(10)
+
+
+def test_too_many_waiting_are_lost_and_counted(monkeypatch):
+    """A large tier that hangs fills the queue, not the memory."""
+    monkeypatch.setattr(shadow, "_WAITING", 2)
+    monkeypatch.setattr(shadow, "_THREADS", 1)
+    monkeypatch.setattr(shadow, "_crew", shadow._Crew())
+    monkeypatch.setattr(shadow, "lost", 1)
+    release, busy = threading.Event(), threading.Event()
+
+    def hangs(_: Any) -> AIMessage:
+        busy.set()
+        release.wait(10)
+        return AIMessage("x")
+
+    llm, journal = cascade(large=ScriptedChatModel([hangs], name="large", loop=True))
+    llm.invoke("hi")
+    assert busy.wait(10)
+    for _ in range(5):
+        llm.invoke("hi")
+    assert shadow.lost == 4
+    release.set()
+    assert shadow.wait(10)
+    assert len(journal.labels) == 3

@@ -1,0 +1,768 @@
+"""The report: its figures are the journal's, unknown stays unknown, and nothing that was read can act in the page."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import html
+import html.parser
+import importlib
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage
+from cascade_agent.errors import RecordError
+from cascade_agent.journal.reader import read, read_labels
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.calibration import write_policy
+from cascade_agent.offline.drift import watch
+from cascade_agent.offline.evaluation import compare
+from cascade_agent.offline.evaluation.replay import replay
+from cascade_agent.offline.report import build_report, render
+from cascade_agent.offline.report import format as fmt
+from cascade_agent.offline.report.collect import MAX_PERIODS, WIDTHS, Counts, Least, Timeline, percentiles
+from cascade_agent.offline.report.markup import breakable, data_script, el, escape
+from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
+from cascade_agent.validators import shipped_scorer
+from tests.report_journals import HOSTILE, START, hostile, ordinary, step
+
+ROOT = Path(__file__).parents[4]
+
+
+def journal_of(path: Path, *records: StepTrace | Label) -> Path:
+    """A journal of these records."""
+    with Journal(path) as file:
+        for record in records:
+            file.append(record) if isinstance(record, StepTrace) else file.append_label(record)
+    return path
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory) -> Path:
+    """The ordinary journal."""
+    return ordinary(tmp_path_factory.mktemp("report") / "journal.jsonl")
+
+
+@pytest.fixture(scope="module")
+def report(journal):
+    """Its report."""
+    return build_report([journal], now=START)
+
+
+# ---- figures are the journal's --------------------------------------------------------------------------------------
+
+
+def test_counts_and_sums_are_the_journals(journal, report):
+    """Steps, outcomes, answers, escalations, costs and labels equal a plain recount of the lines."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    steps = [line for line in lines if line["type"] == "step"]
+    totals = report.totals
+    assert totals.steps == len(steps) == 121
+    assert totals.threads == len({s["thread_id"] for s in steps})
+    assert totals.escalated == sum(s["escalated"] for s in steps)
+    assert totals.by_outcome == Counter(s["outcome"] for s in steps)
+    assert totals.cost.known == pytest.approx(sum(s["cost"] for s in steps if s["cost"] is not None))
+    assert totals.cost.unknown == sum(s["cost"] is None for s in steps) == 7
+    side_calls = [line["side_call"]["cost"] for line in lines if "side_call" in line]
+    assert totals.shadow_calls == len(side_calls)
+    assert totals.shadow.known == pytest.approx(sum(side_calls))
+    assert totals.labels == sum(line["type"] == "label" for line in lines)
+    assert totals.models == {
+        "small": {"tiny-1": len(steps)},
+        "large": {"huge-1": sum(len(s["attempts"]) - 1 for s in steps)},
+    }
+
+
+def test_reasons_are_counted_by_step(journal, report):
+    """Each escalated step counts once, under its name and the reason of its first escalation."""
+    wanted = Counter((t.step, t.reason) for t in read(journal) if t.escalated)
+    found = {(row.step, reason): n for row in report.escalations for reason, n in row.reasons.items()}
+    assert found == wanted
+    assert {row.step: row.steps for row in report.escalations} == Counter(t.step for t in read(journal))
+
+
+def test_percentiles_are_values_of_the_journal(journal, report):
+    """p50, p95 and p99 of each tier are the nearest ranks of the recorded latencies."""
+    found = {row.who: row for row in report.latency}
+    small = sorted(t.attempts[0].latency for t in read(journal))
+    assert found["small"].p50 == small[math.ceil(0.5 * len(small)) - 1]
+    assert found["small"].p95 == small[math.ceil(0.95 * len(small)) - 1]
+    assert found["small"].p99 == small[math.ceil(0.99 * len(small)) - 1]
+    assert found["small"].exact
+    assert found["evidence"].n == sum(len(t.evidence) for t in read(journal))
+    whole = sorted(t.latency for t in read(journal) if t.escalated)
+    assert found["step, escalated"].p50 == whole[math.ceil(0.5 * len(whole)) - 1]
+
+
+def test_spend_over_time_adds_up(report):
+    """What the periods hold is what the totals hold: steps, escalations, costs by part, unknown ones."""
+    periods = report.spending.periods
+    assert sum(p.steps for p in periods) == report.totals.steps
+    assert sum(p.escalated for p in periods) == report.totals.escalated
+    assert sum(p.unknown for p in periods) == report.totals.cost.unknown
+    paid = sum(p.small + p.large + p.evidence for p in periods)
+    assert paid == pytest.approx(report.totals.cost.known)
+    assert sum(p.evidence for p in periods) == pytest.approx(
+        sum(0.0005 for n in range(120) if n % 10 == 3 and n % 17 != 5)
+    )
+    assert sum(p.shadow for p in periods) == pytest.approx(report.totals.shadow.known)
+    assert periods[0].start.startswith("2026-03-02T08:00:00")
+
+
+def test_the_curve_is_what_the_comparison_says(journal, report):
+    """Each point of the curve and each way to answer has the escalations, cost and harm of `compare` on that journal."""
+    points = [point for point in report.frontier.curve if point.threshold is not None]
+    assert len(points) > 10
+    found = compare(journal, Policy(), grid=[point.threshold for point in points], resamples=0)
+    rows = {row.title: row.all for row in (*found.baselines, *found.policies)}
+    titles = {"as it ran": "as recorded", "shipped policy": "policy"}
+    for point in (*points, *report.frontier.marks):
+        grid = f"threshold {point.threshold:g}" if point.threshold is not None else point.name
+        figures = rows[titles.get(point.name, grid)]
+        assert point.escalated == figures.escalation.value
+        assert point.cost == pytest.approx(1 - figures.saving.point)
+        assert point.quality.value == pytest.approx(1 - figures.harm.point)
+    assert report.always_large.share == pytest.approx(1 - rows["as recorded"].saving.point)
+
+
+def test_the_page_holds_its_figures_as_json(report):
+    """The JSON in the page is the report, to the last digit."""
+    page = render(report)
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
+    assert json.loads(found[1]) == json.loads(json.dumps(report.to_json()))
+
+
+def test_the_twenty_shown_are_the_right_twenty(journal, report):
+    """The dearest by cost and the least sure by confidence, steps without an answer first."""
+    costs = sorted((t.cost for t in read(journal) if t.cost is not None), reverse=True)
+    assert [s.cost for s in report.expensive] == costs[:20]
+    told = sorted(t.confidence for t in read(journal))
+    assert [s.confidence for s in report.doubtful] == told[:20]
+
+
+def test_a_step_without_answer_is_the_most_doubtful(tmp_path):
+    """An exhausted step that returned nothing comes first, whatever its drafts' confidence."""
+    nothing = replace(step(1, escalated=True, outcome="exhausted"), final=None, confidence=None)
+    path = journal_of(tmp_path / "j.jsonl", step(0, confidence=0.1), nothing, step(2, confidence=0.2))
+    report = build_report([path])
+    assert [s.id for s in report.doubtful] == ["step-1", "step-0", "step-2"]
+    assert report.totals.by_answer == {"small": 2, "nobody": 1}
+    assert "No answer was returned." in render(report)
+
+
+# ---- always large ---------------------------------------------------------------------------------------------------
+
+
+def test_always_large_is_what_the_shadow_calls_say(tmp_path):
+    """A drawn step stands for one over its probability; without any draw the share lies between two numbers."""
+    records = [
+        step(0, escalated=True, small_cost=0.001, large_cost=0.012),
+        *(step(n, small_cost=0.002) for n in (1, 2, 3)),
+    ]
+    shadow = Label(step_id="step-2", source="shadow", right=True, propensity=0.5, side_call=SideCall(name="shadow", cost=0.02))  # fmt: skip
+    found = build_report([journal_of(tmp_path / "j.jsonl", *records, shadow)]).always_large
+    assert found.large == pytest.approx(0.012 + 3 * 0.02)
+    assert found.cascade == pytest.approx(0.013 + 3 * 0.002)
+    assert found.share == pytest.approx((found.cascade + 0.02) / found.large)
+    assert (found.steps, found.measured, found.drawn, found.estimated, found.left_out) == (4, 2, 1, 2, 0)
+    bare = [*records, step(4, escalated=True, small_cost=0.001, large_cost=0.03)]
+    found = build_report([journal_of(tmp_path / "bare.jsonl", *bare)]).always_large
+    assert found.share is None
+    assert found.low == pytest.approx(0.050 / (0.042 + 3 * 0.03))
+    assert found.high == pytest.approx(0.050 / (0.042 + 3 * 0.001))
+    assert "no shadow call" in found.why
+
+
+def test_a_journal_without_escalation_has_no_comparison(tmp_path):
+    """When large was never asked its price is unknown, and the page says so instead of a figure."""
+    path = journal_of(tmp_path / "j.jsonl", step(0), step(1))
+    report = build_report([path])
+    assert report.always_large.share is None
+    page = render(report)
+    assert "so its price is not in the journal" in page
+    assert "No step of this journal escalated." in page
+
+
+def test_unknown_costs_stay_unknown(tmp_path):
+    """No step has a cost: no sum, no share, and the sweep shows escalations."""
+    path = journal_of(tmp_path / "j.jsonl", *(step(n, small_cost=None, confidence=n / 10, at=None) for n in range(10)))
+    report = build_report([path])
+    page = render(report)
+    assert 'id="tile-cost">unknown<' in page
+    assert 'id="tile-share">unknown<' in page
+    assert "share of steps that escalate" in page
+    assert report.spending.undated == 10
+    assert report.totals.first is None
+
+
+def test_other_currencies_are_not_added_up(tmp_path):
+    """Costs in another currency stand apart; plots show the currency of most steps."""
+    path = journal_of(tmp_path / "j.jsonl", step(0), step(1), step(2, currency="EUR", small_cost=5.0))
+    report = build_report([path])
+    assert report.currency == "USD"
+    assert report.totals.cost.known == pytest.approx(0.002)
+    assert report.totals.other_currencies["EUR"].known == 5.0
+    assert "not converted" in " ".join(report.notes)
+    assert sum(p.small for p in report.spending.periods) == pytest.approx(0.002)
+
+
+# ---- quality --------------------------------------------------------------------------------------------------------
+
+
+def test_quality_needs_labels_of_accepted_steps(tmp_path):
+    """Escalated steps label themselves; without a label of an accepted one quality is unknown and the page says why."""
+    path = journal_of(
+        tmp_path / "j.jsonl", *(step(n, escalated=n % 2 == 0, confidence=0.5 + n / 40) for n in range(20))
+    )
+    report = build_report([path])
+    assert report.frontier.basis == "none"
+    assert report.frontier.marks[0].quality.value is None
+    assert report.reliability.n == 10
+    assert "set shadow_rate" in render(report)
+
+
+def test_quality_weighs_shadow_labels(tmp_path):
+    """Shadow labels stand for accepted steps by one over their propensity; escalated steps are never harm."""
+    records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(8)]
+    records += [step(n, escalated=True, thread=f"t{n}") for n in (8, 9)]
+    labels = [
+        Label(step_id="step-0", source="shadow", right=False, harm=True, propensity=0.5),
+        Label(step_id="step-1", source="shadow", right=True, propensity=0.25),
+        Label(step_id="step-2", source="shadow", right=True, propensity=0.25),
+    ]
+    report = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)])
+    assert report.frontier.basis == "propensity"
+    ran = report.frontier.marks[0]
+    assert ran.quality.value == pytest.approx(1 - 0.8 * 2 / (2 + 4 + 4))
+    assert ran.quality.n == 3
+    assert ran.quality.low < ran.quality.value < ran.quality.high
+
+
+def test_a_judged_share_stands_for_all_accepted(tmp_path):
+    """Labels of people count alike; wrong drafts whose large answer nobody knows count as harm."""
+    records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(10)]
+    labels = [Label(step_id=f"step-{n}", source="person", right=n > 0) for n in range(4)]
+    report = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)])
+    assert report.frontier.basis == "share"
+    assert report.frontier.marks[0].quality.value == pytest.approx(0.75)
+    assert report.totals.labelled == {"person": 4}
+
+
+def test_a_threshold_that_takes_nothing_is_as_good_as_large(report):
+    """At the highest threshold nearly every step escalates: nearly as good as large, and about as dear."""
+    last = report.frontier.curve[-1]
+    assert last.escalated > 0.95
+    assert last.quality.value > 0.95
+    assert last.cost > 0.95
+
+
+def test_an_interval_is_never_narrower_than_the_looks_allow(tmp_path):
+    """Ten right drafts of twenty say little of the other ten: the lower end is that of ten independent looks."""
+    records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(20)]
+    labels = [Label(step_id=f"step-{n}", source="shadow", right=True, propensity=0.5) for n in range(10)]
+    quality = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)]).frontier.marks[0].quality
+    assert (quality.value, quality.high) == (1.0, 1.0)
+    assert quality.low == pytest.approx(1 - 0.5 * stats.binomtest(0, 10).proportion_ci(method="exact").high)
+
+
+def test_intervals_of_the_calibration_curve_are_exact(report):
+    """Each bin has the Clopper-Pearson interval of its counts, and the bins hold all labelled drafts."""
+    assert sum(b.n for b in report.reliability.bins) == report.reliability.n > 0
+    for b in report.reliability.bins:
+        wanted = stats.binomtest(b.right, b.n).proportion_ci(method="exact")
+        assert b.share == b.right / b.n
+        assert (b.interval_low, b.interval_high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+        assert b.low <= b.confidence <= b.high
+
+
+def test_a_policy_brings_its_scorer_and_its_place(tmp_path, journal):
+    """With a policy file its threshold is a point of its own, its confidences are rescored, its prices are named."""
+    prices = {"tiny-1": {"source": "contract 7", "date": "2026-01-31", "currency": "USD"}}
+    policy = Policy(threshold=0.95, provenance={"prices": prices})
+    report = build_report([journal], policy=policy, policy_name="policy.json")
+    mark = next(p for p in report.frontier.marks if p.name == "policy.json")
+    done = [replay(trace, policy) for trace in read(journal)]
+    assert mark.escalated == pytest.approx(sum(r.escalated for r in done) / len(done))
+    assert mark.cost > report.frontier.marks[0].cost
+    assert "contract 7, 2026-01-31" in report.spending.prices
+    assert report.policy["version"] == policy.version
+
+
+def test_another_scorer_is_said(tmp_path):
+    """When the record's confidences are not those of the swept scorer the page asks for the policy file."""
+    trace = step(0)
+    same = shipped_scorer().confidence(trace.attempts[0].verdicts)
+    right = replace(trace, attempts=(replace(trace.attempts[0], confidence=same),))
+    assert build_report([journal_of(tmp_path / "a.jsonl", right)]).frontier.agrees
+    other = build_report([journal_of(tmp_path / "b.jsonl", trace)])
+    assert not other.frontier.agrees
+    assert "give its policy file" in render(other)
+
+
+# ---- bounded memory -------------------------------------------------------------------------------------------------
+
+
+def test_a_repeated_step_counts_once(journal):
+    """The same file given twice is told, not counted twice."""
+    twice = build_report([journal, journal])
+    assert twice.totals.steps == 121
+    assert twice.totals.repeated == 121
+    assert "counted once" in " ".join(twice.notes)
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 2)), max_size=100))
+def test_the_least_of_parts_are_the_least(keys):
+    """What is kept is of the least keys, whole or in parts, and the count is of all; percentiles are nearest ranks."""
+    whole, parts = Least(7), [Least(7), Least(7), Least(7)]
+    for key, part in keys:
+        whole.add(key, key)
+        parts[part].add(key, key)
+    for part in parts[1:]:
+        parts[0].merge(part)
+    assert whole.items() == parts[0].items() == sorted(key for key, _ in keys)[:7]
+    assert whole.n == parts[0].n == len(keys)
+    assert percentiles(range(100), 0.5, 0.95, 1.0) == [49, 94, 99]
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e9, 4e9), st.integers(1, 5)), min_size=1, max_size=60),
+    st.lists(st.tuples(st.floats(1e9, 4e9), st.integers(1, 5)), max_size=10),
+)
+def test_a_timeline_loses_nothing(one, two):
+    """Whatever the times, sums are kept, periods are in order and not too many, and each holds its times."""
+    timeline, other = Timeline(), Timeline()
+    for line, steps in ((timeline, one), (other, two)):
+        for time, cost in steps:
+            line.at(time).paid["x"] += cost
+    timeline.merge(other)
+    cells = timeline.cells()
+    starts = [start for start, _ in cells]
+    assert starts == sorted(set(starts))
+    assert (starts[-1] - starts[0]) / timeline.width < MAX_PERIODS
+    assert sum(cell.paid["x"] for _, cell in cells) == sum(cost for _, cost in [*one, *two])
+    first = min(time for time, _ in [*one, *two])
+    assert starts[0] - 1e-3 <= first <= starts[0] + timeline.width + 1e-3
+
+
+def test_periods_can_be_joined():
+    """Each length of a period divides the next."""
+    for short, long in pairwise(WIDTHS):
+        assert long / short == pytest.approx(round(long / short))
+
+
+def test_names_without_number_do_not_fill_memory():
+    """Beyond its limit a counter puts names together, and the sum stays."""
+    counts = Counts(3)
+    for name in "aabcdefg":
+        counts.add(name)
+    assert counts.ordered() == {"(others)": 4, "a": 2, "b": 1, "c": 1}
+
+
+# ---- nothing that was read can act ----------------------------------------------------------------------------------
+
+
+class Reader(html.parser.HTMLParser):
+    """Reads a page as a browser would and notes elements, attributes and the text of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data) -> None:
+        if self.cdata_elem == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        else:
+            self.text.append(data)
+
+
+ELEMENTS = {
+    *("html", "head", "meta", "title", "style", "body", "a", "header", "main", "section", "footer", "script"),
+    *("div", "p", "span", "b", "bdi", "h1", "h2", "h3", "ul", "ol", "li", "dl", "dt", "dd", "pre", "code"),
+    *("details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"),
+    *("svg", "rect", "circle", "line", "path", "polygon", "text"),
+    *("label", "input", "select", "option", "output", "button", "fieldset", "legend"),
+}
+
+
+def read_page(page: str) -> Reader:
+    """The page, read."""
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """The report of a hostile journal, under a hostile title."""
+    path = hostile(tmp_path_factory.mktemp("hostile") / "<img src=x onerror=hacked()>.jsonl")
+    policy = Policy(threshold=0.5, provenance={"kind": HOSTILE[0], "date": HOSTILE[1], "prices": {HOSTILE[2]: {"source": HOSTILE[4], "date": HOSTILE[5]}}})  # fmt: skip
+    with pytest.raises(RecordError, match=r"jsonl:\d+: .*(cost|latency|confidence)"):
+        build_report([path])
+    return build_report([path], title=HOSTILE[0], policy=policy, policy_name=HOSTILE[3], on_error="skip")
+
+
+def test_hostile_texts_are_texts(attacked):
+    """Whatever stands in a field: only the page's own elements and scripts, no handler, no address; the text is shown."""
+    page = render(attacked)
+    reader = read_page(page)
+    assert set(reader.tags) <= ELEMENTS
+    assert [attributes.get("type") for attributes, _ in reader.scripts] == ["application/json", None]
+    assert not [
+        a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "action", "formaction", "style")
+    ]
+    assert {value for _, name, value in reader.attributes if name in ("href", "xlink:href")} == {"#main"}
+    shown = "".join(reader.text)
+    for text in HOSTILE[:9]:
+        assert text in shown or text.replace("\u2028", "\n") in shown
+    assert "\u202e" not in page
+    assert "\x00" not in page
+    page.encode("utf-8")
+
+
+def test_the_page_asks_nobody(report):
+    """No address of any kind stands in the page, and its policy forbids every request and every foreign script."""
+    page = render(report)
+    assert not re.search(r"(?i)https?:|url\(|@import|//[a-z]|<link|<iframe|<img", page)
+    rules = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1].replace("&#x27;", "'")
+    assert rules.startswith("default-src 'none';")
+    assert "unsafe" not in rules
+    for element in ("style", "script"):
+        inside = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        assert len(inside) == 1
+        digest = base64.b64encode(hashlib.sha256(inside[0].encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in rules
+
+
+def test_content_can_be_left_out(tmp_path):
+    """Without content no answer, error, reason or detail is in the page, in no form."""
+    trace = step(0, escalated=True)
+    secret = "SECRET-4711"
+    small = replace(trace.attempts[0], answer={"text": secret, "tool_calls": []}, error=f"ValueError: {secret}")
+    told = replace(trace.decisions[1], detail=secret)
+    trace = replace(trace, attempts=(small, trace.attempts[1]), decisions=(trace.decisions[0], told))
+    path = journal_of(tmp_path / "j.jsonl", trace)
+    assert secret in render(build_report([path]))
+    bare = render(build_report([path], content=False))
+    assert secret not in bare
+    assert "ValueError" in bare
+    assert "not a number" not in bare
+
+
+@given(st.text(), st.text())
+def test_an_element_holds_its_text_and_nothing_else(attribute, text):
+    """Any text is one attribute or one content of the page, cleaned of what no page may hold."""
+    reader = read_page(el("div", {"title": attribute}, text))
+    assert reader.tags == {"div": 1}
+    assert reader.attributes == [("div", "title", html.unescape(escape(attribute)))]
+    assert "".join(reader.text) == html.unescape(escape(text))
+
+
+@given(
+    st.recursive(
+        st.text() | st.none() | st.booleans() | st.integers(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
+    )
+)
+def test_data_comes_back_from_the_page(data):
+    """JSON in a page is the same JSON when read, and holds no character that could end it."""
+    page = data_script("x", data)
+    inside = page.removeprefix('<script type="application/json" id="x">').removesuffix("</script>")
+    assert not set("<>&\u2028\u2029") & set(inside)
+    assert json.loads(inside) == data
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_every_plot_has_words_and_a_table(report):
+    """Each chart carries a sentence for those who do not see it, and the numbers stand in a table beside it."""
+    page = render(report)
+    charts = re.findall(r'<svg [^>]*class="chart (\w+)"[^>]*>', page)
+    assert set(charts) == {"frontier", "reliability", "latency", "spending"}
+    assert len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]{20,}"', page)) == len(charts)
+    for name in ("frontier", "reasons", "calibration", "confidence", "latency", "spending", "drift"):
+        assert f'<table id="{name}-table"' in page
+
+
+def test_the_page_begins_with_what_was_saved(report, tmp_path):
+    """An amount, its share and its interval; where nothing can be compared it says why."""
+    headline = re.compile(r'class="headline">(.*?)</p>')
+    assert re.match(
+        r"Saved an estimated [\d.]+ USD \(\d+%, \d+\W+\d+%\)\. The small model", headline.search(render(report))[1]
+    )
+    unknown = build_report([journal_of(tmp_path / "j.jsonl", step(0, small_cost=None))])
+    assert headline.search(render(unknown))[1].startswith("What was saved is unknown: ")
+
+
+def test_legends_name_what_is_in_the_plot(report, tmp_path):
+    """A mark that no plot shows has no swatch; a journal of nothing but accepted drafts names no escalated ones."""
+    page = render(build_report([journal_of(tmp_path / "j.jsonl", *(step(n) for n in range(5)))]))
+    calibration = page.partition('id="calibration"')[2].partition("</section>")[0]
+    assert "draft taken" in calibration
+    assert "escalated</li>" not in calibration
+    ways = page.partition('class="aside"')[2].partition("</section>")[0]
+    assert "swatch" not in ways
+    assert "swatch-run" in render(report)
+
+
+def test_names_break_behind_their_underscores():
+    """Words stay whole unless they are longer than any line."""
+    assert breakable("plan_<b") == '<span class="whole">plan_</span><wbr><span class="whole">&lt;b</span>'
+    assert breakable("x" * 30) == f"<span>{'x' * 30}</span>"
+
+
+def test_figures_in_tables_are_the_reports(report):
+    """The table behind the escalations says what the report says."""
+    page = render(report)
+    table = re.search(r'<table id="reasons-table".*?</table>', page, re.DOTALL)[0]
+    for row in report.escalations:
+        assert f"<td>{row.steps}</td><td>{row.escalated}</td>" in table
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.0, "0"), (1234567.0, "1,234,567"), (0.3010299, "0.301"), (12.345, "12.3"), (999.6, "1,000"), (5e-9, "5.0e-09"), (None, "unknown")],
+)  # fmt: skip
+def test_figures_keep_three_digits(value, told):
+    """A number is told with three digits that count; small ones are never told as 0."""
+    assert fmt.figure(value) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.0, "0 s"), (2.5, "2.50 s"), (0.0213, "21.3 ms"), (4e-5, "40.0 µs"), (None, "unknown")]
+)
+def test_times_have_the_unit_that_fits(value, told):
+    """Seconds, milliseconds or microseconds."""
+    assert fmt.seconds(value) == told
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_and_inside(low, size):
+    """Round numbers inside of the range, two to eleven of them."""
+    found = ticks(low, low + size)
+    assert 2 <= len(found) <= 11
+    assert all(low - size / 1e6 <= t <= low + size * (1 + 1e-6) for t in found)
+
+
+def test_a_log_axis_has_something_to_read_by():
+    """A wide range shows powers of ten, a narrow one 1, 2 and 5."""
+    assert log_ticks(0.001, 10) == [0.001, 0.01, 0.1, 1.0, 10.0]
+    assert log_ticks(0.15, 0.6) == [0.2, 0.5]
+    assert Scale(1, 100, 0, 10, log=True)(10) == 5
+
+
+def test_labels_keep_out_of_each_others_way():
+    """Labels of marks that lie close together do not cover each other while there is room."""
+    placer = Placer(0, 0, 600, 300)
+    spots = [placer.put(x, 150, "a label") for x in (300, 310, 320)]
+    assert len({(x, y) for x, y, _ in spots}) == 3
+    boxes = placer.taken
+    for i, a in enumerate(boxes):
+        for b in boxes[i + 1 :]:
+            assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        step(0, outcome="cancelled"),
+        replace(step(0), final=None, attempts=()),
+        step(0, at=None, small_cost=None),
+        replace(step(0), attempts=(Attempt(tier="small", outcome="skipped", cost=0.0), step(0, escalated=True).attempts[1]), final=1, outcome="escalated"),
+        replace(step(0), attempts=(Attempt(tier="large", outcome="accepted", usage=Usage(), cost=0.1),)),
+    ],
+    ids=["cancelled", "no attempt", "nothing known", "small skipped", "large only"],
+)  # fmt: skip
+def test_a_journal_of_one_odd_step_has_a_page(tmp_path, trace):
+    """Whatever a single step lacks, there is a page, and it counts one step."""
+    report = build_report([journal_of(tmp_path / "j.jsonl", trace)])
+    assert report.totals.steps == 1
+    assert "<h2" in render(report)
+
+
+def test_times_of_a_clock_that_was_never_set_are_left_out(tmp_path):
+    """A step of the year 1 does not stretch the plot over two millennia."""
+    path = journal_of(tmp_path / "j.jsonl", step(0), replace(step(1), started_at="0001-01-01T00:00:00"))
+    report = build_report([path])
+    assert len(report.spending.periods) == 1
+    assert report.spending.undated == 1
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def run(*args, cwd) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    code = "from cascade_agent.cli import main; main()"
+    return subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", code, "report", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_writes_the_page(tmp_path, journal):
+    """It names the file and what is in it; the page is the one of the library."""
+    write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
+    result = run(journal, "-o", "out.html", "--policy", "policy.json", "--title", "Tuesday", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "out.html: 121 steps, 35 escalated\n"
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "<title>Tuesday</title>" in page
+    assert "policy.json" in page
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
+
+
+def test_the_command_prints_the_figures(tmp_path, journal, report):
+    """`--json` prints the report's figures and writes no page unless asked."""
+    result = run(journal, "--json", cwd=tmp_path)
+    told = json.loads(result.stdout)
+    wanted = json.loads(json.dumps(report.to_json()))
+    told.pop("made_at"), wanted.pop("made_at")
+    assert told == wanted
+    assert list(tmp_path.iterdir()) == []
+    assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (("nowhere.jsonl",), "nowhere.jsonl"),
+        ((), "JOURNAL"),
+        (("empty.jsonl",), "no step yet"),
+        (("broken.jsonl",), "broken.jsonl:1"),
+        (("good.jsonl", "-o", "no/such/dir/x.html"), "no/such/dir"),
+        (("good.jsonl", "--policy", "empty.jsonl"), "empty.jsonl"),
+    ],
+    ids=["no file", "no argument", "no step", "broken line", "no directory", "no policy"],
+)
+def test_bad_input_is_told_in_a_line(tmp_path, args, part):
+    """What cannot be used is named with exit code 2 and no traceback."""
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text('{"type":"step"}\n')
+    journal_of(tmp_path / "good.jsonl", step(0))
+    result = run(*args, cwd=tmp_path)
+    assert result.returncode == 2
+    assert part in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bad_lines_can_be_skipped(tmp_path):
+    """With `--skip-bad` a line that is no record is left out; a torn last line always is."""
+    path = journal_of(tmp_path / "j.jsonl", step(0))
+    with path.open("a") as file:
+        file.write('{"type":"step"}\n{"type":"step","id":"to')
+    with pytest.raises(RecordError):
+        build_report([path])
+    result = run(path, "--skip-bad", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["totals"]["steps"] == 1
+
+
+def test_the_date_of_the_table_is_told(report):
+    """The price table in use stands in the report with its source and day."""
+    assert re.search(r"genai-prices [\d.]+, with prices as of \d{4}-\d\d-\d\d\.", report.spending.prices)
+    assert dt.date.fromisoformat(report.spending.prices[-11:-1])
+
+
+def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
+    """The journal behind `docs/report.png` has shadow labels on taken small drafts alone, some of them wrong, and the frontier is drawn."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.delenv("CASCADE_JOURNAL", raising=False)
+    picture = importlib.import_module("report_picture")
+    path = tmp_path / "journal.jsonl"
+    picture.write_journal(path, tasks=12)
+    steps = {trace.id: trace for trace in read(path)}
+    labels = list(read_labels(path))
+    assert {(label.source, label.propensity) for label in labels} == {("shadow", 1.0)}
+    assert {label.right for label in labels} >= {True, False}
+    assert all(not steps[label.step_id].escalated for label in labels)
+    assert len({label.step_id for label in labels}) == len(labels)
+    report = build_report([path], made_up_prices=True)
+    assert report.frontier.basis == "propensity"
+    assert any(point.cost is not None and point.quality.value is not None for point in report.frontier.curve)
+    assert report.to_json()["made_up_prices"] is True
+    assert "made-up prices" in render(report)
+    assert "made-up prices" not in render(build_report([path]))
+
+
+# ---- drift ----------------------------------------------------------------------------------------------------------
+
+
+def test_drift_is_what_the_monitors_say(journal, report):
+    """The monitors of the report are those of `watch` over the same journal, each with its row in the table."""
+    wanted = watch(read(journal), read_labels(journal))
+    assert report.drift == wanted
+    assert report.to_json()["drift"] == wanted.to_json()
+    table = re.search(r'<table id="drift-table".*?</table>', render(report), re.DOTALL)[0]
+    assert table.count('<th scope="row"') == len(wanted.monitors) > 5
+    assert ">no alarm<" in render(report)
+
+
+def test_an_alarm_is_shown_with_what_to_do(tmp_path):
+    """When escalations rise from one in ten to six in ten the page shows the alarm and its advice, all of it escaped."""
+    draw = random.Random(3)
+    with Journal(tmp_path / "j.jsonl") as file:
+        for number in range(1600):
+            bad = draw.random() < (0.1 if number < 900 else 0.6)
+            file.append(step(number, escalated=bad, name="<b onclick=x>", thread=f"t{number}"))
+    report = build_report([tmp_path / "j.jsonl"])
+    assert report.drift.alarmed
+    page = render(report)
+    section = re.search(r'<section class="card" id="drift".*?</section>', page, re.DOTALL)[0]
+    for alarm in report.drift.alarms[-20:]:
+        assert escape(alarm.what) in section
+        assert escape(alarm.advice) in section
+    assert "<b onclick" not in page
+
+
+def test_the_command_writes_over_pages_alone(tmp_path, monkeypatch):
+    """A journal or a policy is never replaced by the page; an older page is."""
+    from typer.testing import CliRunner
+
+    from cascade_agent import CascadeChatModel, Journal
+    from cascade_agent.cli import app
+    from cascade_agent.testing import ScriptedChatModel
+
+    path = tmp_path / "steps.jsonl"
+    CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), journal=Journal(path)).invoke("hi")
+    before = path.read_bytes()
+    told = CliRunner().invoke(app, ["report", str(path), "-o", str(path)])
+    assert (told.exit_code, path.read_bytes()) == (2, before)
+    assert "is no HTML page" in told.output
+    page = tmp_path / "page.html"
+    link = tmp_path / "link.html"
+    link.symlink_to(page)
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["report", str(path), "-o", str(link)]).exit_code == 0
+    assert link.is_symlink()
+    assert page.read_text().lower().startswith("<!doctype html")
