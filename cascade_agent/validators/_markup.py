@@ -23,22 +23,28 @@ TOKEN = (  # DeepSeek writes the bars full width, Kimi and GLM with letters of t
 _ONLY_TOKENS = re.compile(rf"(?:{_SPACE}++|{TOKEN})*+")
 _CALLING = r"(?i:tool|func|call|invoke|action|plugin|python_tag)"
 _BETWEEN = re.compile(
-    rf"{_SPACE}++|[;,]|```(?:\w+)?|{TOKEN}|\[/?[A-Z][A-Z_]{{2,30}}\]|</[^<>\n]{{1,80}}>|json(?=\s*[{{\[])"
+    rf"{_SPACE}++|[;,)]|```(?:\w+)?|{TOKEN}|\[/?[A-Z][A-Z_]{{2,30}}\]|</[^<>\n]{{1,80}}>|json(?=\s*[{{\[])"
 )
 _TAG = re.compile(
     rf"<[|\uff5c]?(?:DSML[|\uff5c])?(?P<name>{_NAME})(?P<rest>(?:=|\s+[\w\-]+\s*=)[^<>\n]{{1,200}})?\s*/?>"
 )
 _CALL = re.compile(
-    rf"(?P<start>(?:call:|print\()?(?:(?:assistant)?(?:commentary|analysis)\s+)?(?:to=)?(?P<known>functions\.)?)(?P<name>{_NAME})"
+    rf"(?P<start>(?:(?i:call)[: ]{{1,3}}|print\(|@)?(?:(?:assistant)?(?:commentary|analysis)\s+)?(?:to=)?(?P<known>functions\.)?)(?P<name>{_NAME})"
     rf"(?::\d{{1,6}})?+(?:{_SPACE}++|{TOKEN}|\[ARGS\]|```(?:json)?|json(?=\s*[{{\[<]))*+(?=[({{])"
 )
 _REACT = re.compile(r"(?im)^\W{0,3}action\W{0,3}:.{1,200}\n\s*\W{0,3}action[ _]input\W{0,3}:")
+_LABELLED = re.compile(
+    rf"(?i)\W{{0,3}}(?:tool|function)(?:[ _]name)?\W{{0,3}}:\W{{0,3}}{_NAME}\W{{0,3}}\n\s*"
+    r"\W{0,3}(?:(?:tool|function)[ _])?(?:input|args|arguments|parameters)\W{0,3}:\s*[{\[]"
+)
 _STRIPPED = re.compile(
     rf"(?:^|assistant)(?:commentary|analysis)\s*to=(?:functions\.)?{_NAME}.{{0,40}}?[{{(]", re.DOTALL
 )
 _THOUGHT = r"(?:\w{1,20}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad)"
-_OPENS_THOUGHT = re.compile(
-    rf"\s*(?:<({_THOUGHT})>|\[(THINK)\])(?!\s?(?:is|are|was|and|or|means|marks|opens|tags?)\b)", re.IGNORECASE
+_OPENS_THOUGHT = re.compile(  # Cohere and Kimi use brackets of their own, some write "begin_of_thought"
+    rf"\s*(?P<open>[<◁][|\uff5c]?|\[(?=THINK\]))(?:(?:begin|start)_(?:of_)?)?(?P<name>{_THOUGHT})(?P<shut>[|\uff5c]?[>\]▷])"
+    r"(?!\s?(?:is|are|was|and|or|means|marks|opens|tags?)\b)",
+    re.IGNORECASE,
 )
 _CLOSES_THOUGHT = re.compile(rf"(?:(?<=[.!?\n])|^)\s*</{_THOUGHT}>|\[/THINK\]", re.IGNORECASE)
 _CHANNEL = re.compile(r"<\|channel\|>(?:analysis|thinking)\b[^<]{0,40}<\|message\|>.*?(?:<\|end\|>|$)", re.DOTALL)
@@ -51,6 +57,7 @@ _USER = re.compile(
 _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
 _MARK = re.compile(r"[\"'\\(){}\[\]]")
 _ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input", "tool_input")
+_IDENTIFIER = re.compile(r"[A-Za-z]\w*(?:[.:\-]\w+)*")
 _NAMES = ("name", "tool", "tool_name", "function", "action")
 
 
@@ -61,8 +68,9 @@ def without_thoughts(text: str) -> str:
     """
     text = _CHANNEL.sub("", text[:_MAX_TEXT]) + text[_MAX_TEXT:] if "<|channel|>" in text else text
     if opened := _OPENS_THOUGHT.match(text):
-        closing = f"</{opened[1]}>" if opened[1] else "[/THINK]"
-        return text[at + len(closing) :] if (at := text.rfind(closing)) >= 0 else ""
+        start, name, end = (re.escape(opened[part]) for part in ("open", "name", "shut"))
+        closed = re.compile(rf"{start}(?:/|end_(?:of_)?){name}{end}", re.IGNORECASE)
+        return text[max((match.end() for match in closed.finditer(text)), default=len(text)) :]
     if "</" in text or "[/THINK]" in text:
         ends = [closed.end() for closed in _CLOSES_THOUGHT.finditer(text)]
         if ends:
@@ -96,31 +104,46 @@ def is_call(text: str, offered: frozenset[str], request: str) -> bool:
         return True
     if react := _REACT.search(text):
         return "action input" not in request.lower() and "```" not in text[: react.start()]
-    if text.startswith("```"):  # a block of code is shown, unless it is a call in JSON and nothing else
-        inner = re.fullmatch(r"```(?:json|tool_call|tool_code)\s*(.*?)\s*```", text, re.DOTALL)
-        return inner is not None and _is_json_call(inner[1], offered, request)
-    return _is_json_call(text, offered, request) or _only_calls(text, offered, request)
+    fenced = re.fullmatch(r"```(json|tool_call|tool_code)\s*(.*?)\s*```", text, re.DOTALL)
+    if text.startswith("```") and (fenced is None or fenced[1] == "json"):
+        # a block of code is shown, unless it is a call in JSON and nothing else
+        return fenced is not None and _is_json_call(fenced[2], offered, request)
+    text = fenced[2] if fenced else text
+    if _LABELLED.match(text):
+        return True
+    listed = re.fullmatch(r"\w{0,20}(\[.*\])", text, re.DOTALL)  # functools[...]
+    return (
+        _is_json_call(listed[1] if listed else text, offered, request)
+        or _only_calls(text, offered, request)
+        or (listed is not None and _only_calls(listed[1][1:-1], offered, request))
+    )
 
 
 def _is_json_call(text: str, offered: frozenset[str], request: str) -> bool:
-    """Return whether a text is JSON that names an offered tool and its arguments, and nobody asked for JSON."""
-    if not offered or text[:1] not in "{[" or re.search(r"json|schema|example|format", request, re.IGNORECASE):
+    """Return whether a text is JSON that names a tool and its arguments, and nobody asked for JSON."""
+    if text[:1] not in "{[" or re.search(r"json|schema|example|format", request, re.IGNORECASE):
         return False
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return False
+    if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("tool_calls"), list):
+        value = value["tool_calls"]
     items = value if isinstance(value, list) else [value]
     return bool(items) and all(isinstance(item, dict) and _names_call(item, offered) for item in items)
 
 
 def _names_call(item: dict[str, object], offered: frozenset[str]) -> bool:
+    """Return whether an object is a call: of an offered tool, or in the very keys that the field's formats use."""
     inner = item.get("function")
     if isinstance(inner, dict):
         item = inner
-    names = [item[key] for key in _NAMES if isinstance(item.get(key), str)]
-    given = any(key in item for key in _ARGUMENTS)
-    return given and len(item) <= 4 and ("action_input" in item or any(name in offered for name in names))  # noqa: PLR2004 - name, arguments, id, type
+    names = [name for key in _NAMES if isinstance(name := item.get(key), str)]
+    given = [key for key in _ARGUMENTS if key in item]
+    if not given or len(item) > 4:  # noqa: PLR2004 - name, arguments, id, type
+        return False
+    exact = "action_input" in item or isinstance(item.get("arguments", item.get("parameters")), dict | str)
+    return any(name in offered or (exact and _IDENTIFIER.fullmatch(name)) for name in names)
 
 
 def _only_calls(text: str, offered: frozenset[str], request: str) -> bool:
@@ -167,7 +190,10 @@ def _plain(text: str, at: int, offered: frozenset[str], *, announced: bool) -> i
     if announced and text[at] in "{[":
         return _after_bracket(text, at) or _to_the_end(text)
     call = _CALL.match(text, at)
-    if call is None or not (announced or call["known"] or "to=" in call["start"] or call["name"] in offered):
+    if call is None:
+        return None
+    named = call["name"] in offered or ("_" in call["name"] and text[call.end()] == "{")
+    if not (announced or call["known"] or "to=" in call["start"] or named):
         return None
     end = _after_bracket(text, call.end())
     return end if end is not None or not announced else _to_the_end(text)

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Draft, StepContext
 
-_SCORES: Final = {"call_announced": 0.15, "degenerate_text": 0.05, "other_script": 0.15, "unknown_end": 0.3}
+_SCORES: Final = {
+    "call_announced": 0.15,
+    "degenerate_text": 0.05,
+    "next_turn": 0.1,
+    "other_script": 0.15,
+    "unknown_end": 0.3,
+}
 """Reasoned, not fitted: how often a draft with this sign is right all the same."""
 
 _WHOLE = frozenset(
@@ -154,7 +160,7 @@ class CompleteResponse:
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "incomplete"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
-        ("call_announced", "degenerate_text", "other_script", "unknown_end"),
+        _SCORES,
         Weight(6.0, "the score of this code is itself an estimate of P(right); this weight hands it on"),
     )
 
@@ -428,6 +434,17 @@ _INTENT = re.compile(
     r"(?!\s+(?:know|explain|be (?:clear|honest)|summari[sz]e))(?P<rest>[^\n]{0,300})$",
     re.IGNORECASE,
 )
+_ACTING = re.compile(
+    r"\b(?:checking|looking|searching|fetching|calling|getting|retrieving|querying)\b[^.!?\n]{0,80}(?:\bnow\b|\.\.\.|…|:$)",
+    re.IGNORECASE,
+)
+_NEXT_TURN = re.compile(  # a chat played on without a template: a line of the user, and one that answers it
+    r"\n\s*(?:user|human)\s?: [^\n]+\n+\s*(?:assistant|ai|bot)\s?:|\n\s*###\s?(?:instruction|human|user)\s?:",
+    re.IGNORECASE,
+)
+_DIALOGUE = re.compile(
+    r"dialog|conversation|transcript|chat|script|user|human|prompt|instruction|template", re.IGNORECASE
+)
 _ACTS = re.compile(
     r"\b(?:calls?|check|use|look|search|fetch|get|retrieve|query|find|run|invoke|prüfe|nachsehen|nachschauen|aufrufen|"
     r"abrufen|suche|vérifier|appeler|chercher|consulter|consultar|buscar|llamar|verificar|chamar|controllare|cercare|проверю|посмотрю|вызову)|"
@@ -451,6 +468,8 @@ def _suspect(draft: Draft, context: StepContext) -> Verdict | None:
     request = _request(context)
     if _loops(text, request):
         return _doubt("degenerate_text", "one piece of text over and over again")
+    if _NEXT_TURN.search(text) and not _DIALOGUE.search(request):
+        return _doubt("next_turn", "the text goes on as the next turn of the user")
     if not draft.tool_calls and context.tools and _announces(text):
         return _doubt("call_announced", "the text ends where a call should follow")
     return _other_script(text, context.messages, request)
@@ -476,6 +495,8 @@ def _announces(text: str) -> bool:
         return False
     last = text.rpartition("\n")[2].strip().strip("*_ ")
     if last.endswith((":", "：")) and _INTENT.search(last):
+        return True
+    if _ACTING.search(last) and len(last) < _LONG:
         return True
     intent = None if last.endswith(("?", "？")) else _INTENT.search(last)
     return intent is not None and not re.search(r"[.!?]\s", intent["rest"]) and _ACTS.search(intent[0]) is not None

@@ -64,6 +64,17 @@ CALLS = [
     f"<tools_call>get_weather{J}</tools_call>",
     '<xai:function_call name="get_weather"><parameter name="city">Paris</parameter></xai:function_call>',
     f'<|action_start|><|plugin|>{{"name": "get_weather", "parameters": {J}}}<|action_end|>',
+    f"✿FUNCTION✿: get_weather\n✿ARGS✿: {J}",
+    f"Tool: forecast\nInput: {J}",
+    f'functools[{{"name": "weather", "arguments": {J}}}]',
+    '[get_weather(city="Paris")]',
+    '```tool_code\nget_weather(city="Paris")\n```',
+    'print(get_weather(city="Paris"))',
+    'CALL get_weather(city="Paris")',
+    f"@get_weather({J})",
+    f'{{"tool_calls": [{{"name": "weather", "arguments": {J}}}]}}',
+    f'{{"name": "weather", "arguments": {J}}}',
+    f"get_forecast {J}",
 ]  # fmt: skip
 THOUGHTS = [
     "[THINK]The user wants the weather.[/THINK]",
@@ -76,6 +87,9 @@ THOUGHTS = [
     "Okay, the user wants the weather, so I call it.\n</think>\n",
     "<|channel|>analysis<|message|>The user wants the weather.<|end|>",
     "<|channel|>analysis<|message|>The user wants",
+    "<|begin_of_thought|>Hm.<|end_of_thought|>",
+    "<|START_THINKING|>Hm.<|END_THINKING|>",
+    "◁think▷Hm.◁/think▷",
     "analysisThe user wants the weather of Paris, we should call.",
 ]
 RUNS_ON = [
@@ -100,6 +114,12 @@ SOFT = {
         "Voy a consultar el tiempo en París.",
         "让我查一下巴黎的天气。",
         "Let's search the orders for that number:",
+        "Sure! Checking the weather now...",
+    ],
+    "next_turn": [
+        "It is 21.\n\nUser: And in Rome?\nAssistant: 25",
+        "It is 21.\nHuman: thanks\n\nAssistant: you are welcome",
+        "It is 21.\n### Instruction:\nSay it in German.",
     ],
     "other_script": ["巴黎今天的天气是二十一度。", "В Париже сегодня двадцать один градус.", "パリの天気は晴れです。", "الطقس في باريس مشمس اليوم"],
 }  # fmt: skip
@@ -109,7 +129,7 @@ SOFT = {
 @pytest.mark.parametrize("offered", [True, False])
 def test_a_text_that_is_nothing_but_a_call_is_a_hard_fail(text: str, offered: bool):
     """Whatever the dialect; what only the name of an offered tool tells from data needs the offer."""
-    by_name = text.startswith(("get_weather", "<get_weather", "{", "[{", "```json"))
+    by_name = "get_weather(" in text and "tool_call" not in text or text.startswith("<get_weather")
     assert judge(text, tools=TOOLS if offered else ()) == ("call_as_text" if offered or not by_name else "")
     assert judge([{"type": "text", "text": text}]) == "call_as_text"
 
@@ -181,6 +201,12 @@ def test_a_prompt_that_ollama_cut_is_a_hard_fail():
 
 KEPT: list[tuple[str, str]] = [
     (ASK, "It is 21 degrees in Paris."),
+    ("Write a short dialogue.", "Sure:\nUser: Hi\nAssistant: Hello"),
+    (ASK, "It is 21.\nUser: you, in the settings, may choose the unit."),
+    (ASK, "Checking the forecast of the national service is the surest way; it says 21 degrees."),
+    (ASK, "[Analysis] It is 21 degrees."),
+    ("Give me the parameters of Ann as JSON.", '{"name": "Ann", "parameters": {"age": 3}}'),
+    (ASK, '{"name": "Ann Lee", "input": "21 degrees"}'),
     (ASK, 'Hermes models write `<tool_call>{"name": "get_weather"}</tool_call>` around a call.'),
     (ASK, f"A call looks like this:\n```\n<tool_call>{J}</tool_call>\n```\nThe server parses it."),
     (ASK, f"```xml\n<tool_call>{J}</tool_call>\n```"),
