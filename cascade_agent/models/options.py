@@ -34,7 +34,9 @@ _OPENAI_TOOLS = frozenset(
 _GOOGLE_TOOLS = frozenset({"google_search", "google_search_retrieval", "code_execution", "url_context", "google_maps"})
 _DATED = re.compile(r"_\d{8}$")
 _FORMATS = ("response_format", "format", "response_schema")
-CONSTRAINING = frozenset({"tool_choice", "parallel_tool_calls", "stop", *_FORMATS})
+_NESTED_FORMATS = {"output_config": "anthropic", "text": "openai"}
+"""Options that hold the format of the answer among others, and whose they are (`text`: OpenAI's Responses)."""
+CONSTRAINING = frozenset({"tool_choice", "parallel_tool_calls", "stop", *_FORMATS, *_NESTED_FORMATS})
 """Options that demand something of the answer."""
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _UNKNOWN_TO: Mapping[str, frozenset[str]] = {
@@ -91,7 +93,7 @@ def bound_constraints(options: Mapping[str, Any]) -> BoundConstraints:
 
 def _output_schema(options: Mapping[str, Any]) -> Any:
     """Return the schema that text must follow, in any provider's words (OpenAI's form, a class, a bare JSON Schema)."""
-    value = next((options[name] for name in _FORMATS if options.get(name)), None)
+    value = next((options[name] for name in _FORMATS if options.get(name)), None) or _nested_format(options)
     if value == "json" or (isinstance(value, Mapping) and value.get("type") == "json_object"):
         return ANY_OBJECT
     if not isinstance(value, Mapping):
@@ -100,6 +102,11 @@ def _output_schema(options: Mapping[str, Any]) -> Any:
         return None
     inner = value.get("json_schema")
     return inner.get("schema") if isinstance(inner, Mapping) else value.get("schema", value)
+
+
+def _nested_format(options: Mapping[str, Any]) -> Any:
+    holders = (options.get(name) for name in _NESTED_FORMATS)
+    return next((value for held in holders if isinstance(held, Mapping) and (value := held.get("format"))), None)
 
 
 def _choice(value: object) -> _Choice | None:
@@ -176,6 +183,10 @@ def settings_for(model: ModelTraits, options: Mapping[str, Any], *, mixed: bool 
     for name in _UNKNOWN_TO.get(model.family or "", frozenset()) & settings.keys():
         if settings.pop(name) is not None:
             _warn_dropped(model.label, model.family or "", name)
+    for name in [n for n, owner in _NESTED_FORMATS.items() if n in settings and model.known and model.family != owner]:
+        if isinstance(schema := _output_schema({name: settings.pop(name)}), Mapping) and schema is not ANY_OBJECT:
+            inner = {"name": str(schema.get("title") or "answer"), "schema": schema}
+            settings["response_format"] = {"type": "json_schema", "json_schema": inner}
     schema = settings.get("response_format")
     if schema is not None and model.family in ("google_genai", "mistralai", "ollama"):
         settings |= _response_format_for(model.family, settings.pop("response_format"))

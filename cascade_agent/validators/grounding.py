@@ -35,10 +35,10 @@ _YOUR = re.compile(r"<?your[_ -][a-z0-9_ -]{2,40}>?", re.IGNORECASE)
 class Grounding:
     """Judges where the arguments of the draft's calls come from.
 
-    Soft fails: `date_invented` (right 94 times in 100 on recorded drafts of six small models), `placeholder_value` and
-    `required_empty` (both too rare there for a figure). Graded: `argument_grounded` (always when a required argument
-    was judged), `optional_grounded`, `percent_as_written`. Silent for answers without calls and where structured
-    output was asked for.
+    Soft fails: `date_invented` (right 94 times in 100 on recorded drafts of six small models), `percent_as_written`
+    (17 of 17 there, of five questions), `placeholder_value` and `required_empty` (both too rare there for a figure).
+    Graded: `argument_grounded` (always when a required argument was judged), `optional_grounded`. Silent for answers
+    without calls and where structured output was asked for.
     """
 
     name: ClassVar[str] = "Grounding"
@@ -75,7 +75,7 @@ class Grounding:
             out.append(_graded("argument_grounded", required))
         if any(_percent_as_written(leaf, conv) for leaf in found.leaves):
             reason = "a share given in percent was passed on as the number written, where a fraction may be meant"
-            out.append(Verdict(outcome="pass", code="percent_as_written", reason=reason, score=0.0))
+            out.append(Verdict(outcome="fail", code="percent_as_written", reason=reason, score=0.0))
         if optional:
             worst = _graded("optional_grounded", optional)
             if worst.score is not None and worst.score < 1.0:

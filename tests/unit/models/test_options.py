@@ -65,6 +65,11 @@ def traits(family: str, label: str = "m") -> ModelTraits:
             for given in ({"response_format": {"type": "json_object"}}, {"format": "json"})
         ),
         *(({name: SCHEMA}, {"output_schema": SCHEMA}) for name in ("format", "response_schema")),
+        *(
+            ({name: {"format": {"type": "json_schema", "schema": SCHEMA}}}, {"output_schema": SCHEMA})
+            for name in ("output_config", "text")
+        ),
+        ({"output_config": {"effort": "low"}}, {}),
         ({"response_format": {"type": "text"}}, {}),
         ({"tool_choice": {}}, {}),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": 3}}, {}),
@@ -139,6 +144,15 @@ def test_an_output_schema_is_put_in_each_providers_words(given):
     )
     mistral = settings_for(traits("mistralai"), options)["response_format"]
     assert (mistral["type"], set(mistral["json_schema"]["schema"]["properties"])) == ("json_schema", {"name"})
+
+
+def test_a_format_in_one_providers_own_option_reaches_the_other_as_a_format():
+    """Anthropic's `output_config` stays with Anthropic and becomes `response_format` elsewhere; effort stays behind."""
+    options = {"output_config": {"effort": "low", "format": {"type": "json_schema", "schema": SCHEMA}}}
+    assert settings_for(traits("anthropic"), options) == options
+    moved = settings_for(traits("openai"), options)
+    assert moved == {"response_format": FORMAT}
+    assert settings_for(traits("openai"), {"output_config": {"effort": "low"}}) == {}
 
 
 @pytest.mark.parametrize(

@@ -335,10 +335,10 @@ def test_hostile_sizes() -> None:
 RATE = {"type": "number", "description": "Yearly rate of interest."}
 
 
-def test_percent_passed_on_as_written_is_a_sign() -> None:
-    """A number in percent that went unchanged into a parameter that speaks of no percent is doubted, never failed."""
+def test_percent_passed_on_as_written_is_a_soft_fail() -> None:
+    """A number in percent that went unchanged into a parameter that speaks of no percent is a soft fail."""
     verdict = judge("Interest at 8% on it", {"rate": 8}, tool({"rate": RATE}))["percent_as_written"]
-    assert (verdict.outcome, verdict.score) == ("pass", 0.0)
+    assert (verdict.outcome, verdict.score) == ("fail", 0.0)
 
 
 @pytest.mark.parametrize(
