@@ -5,10 +5,13 @@ import threading
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 
-from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, Price, Tier, Verdict, cascade_node
 from cascade_agent.core.records import Draft, StepContext
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
@@ -204,3 +207,23 @@ def test_a_call_is_another_answer_than_a_text() -> None:
     same = AIMessage("", tool_calls=[{"name": "find", "args": {"q": "a"}, "id": "2"}])
     keys = [answer_key(Draft(message=m), StepContext()) for m in (call, same, AIMessage("42"))]
     assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_every_adapter_asks_the_samples_once(durable: bool) -> None:
+    """The middleware and the node ask the small tier as the chat model does, with a checkpointer too."""
+    evidence = [SelfConsistency(instructions=["Count backwards."])]
+    for build in (_agent, _graph):
+        small, large = ScriptedChatModel(["42", "41", "41"]), ScriptedChatModel(["large"])
+        graph = build(small, large, evidence, InMemorySaver() if durable else None)
+        last = graph.invoke({"messages": [("user", "6 * 7?")]}, {"configurable": {"thread_id": "1"}})["messages"][-1]
+        assert (last.text, small.asked, large.asked) == ("large", 2, 1)
+
+
+def _agent(small: Any, large: Any, validators: list[Any], saver: Any) -> Any:
+    return create_agent(small, [], middleware=[CascadeMiddleware(large, validators=validators)], checkpointer=saver)
+
+
+def _graph(small: Any, large: Any, validators: list[Any], saver: Any) -> Any:
+    builder = StateGraph(MessagesState).add_node("agent", cascade_node(small, large, validators=validators))
+    return builder.add_edge(START, "agent").compile(checkpointer=saver)
