@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 RECORDED = benchmarks/replay_steps.py benchmarks/judge.py benchmarks/recorded.py
 SCRIPTS = $(filter-out $(RECORDED),$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: help setup demo test lint format bench test-lowest phoenix phoenix-test mlflow-test build lock clean
+.PHONY: help setup demo test lint format docs bench test-lowest phoenix phoenix-test mlflow-test build lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +47,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# The site of the documentation in build/site, links checked; its code blocks run in the tests.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -d build/site
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -51,6 +51,19 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         exec(compile("\n" * line + code, str(page), "exec"), namespace)  # noqa: S102
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """A relative link or picture of a page is a file; `make docs` checks the site's own links and anchors."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_page_of_the_site_is_in_its_menu() -> None:
+    """A page in docs/ that no reader is led to is none."""
+    menu = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if page.name not in menu] == []
+
+
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
 def test_every_example_runs(script: Path, tmp_path: Path) -> None:
     """A script in examples/ runs to its end without arguments, keys or a network, and says something."""
