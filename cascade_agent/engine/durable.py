@@ -60,7 +60,7 @@ def run_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTra
             request = replace(request, shadow=None)  # drawn the first time
     shadow(request, result)
     if result.answer is None and request.interruptible:
-        result = ask_human(result, rebuild)
+        result = ask_human(request, result, rebuild)
         run_as_task(lambda: record_review(request, result.trace))
     return _ended(result)
 
@@ -82,7 +82,7 @@ async def arun_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, 
             request = replace(request, shadow=None)  # drawn the first time
     shadow(request, result)
     if result.answer is None and request.interruptible:
-        result = ask_human(result, rebuild)
+        result = ask_human(request, result, rebuild)
 
         async def record() -> None:
             record_review(request, result.trace)
