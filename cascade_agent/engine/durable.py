@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.core.clean_json import clean
@@ -101,21 +104,41 @@ def _ended(result: StepResult) -> tuple[Answer, StepTrace]:
 
 
 def _placed(request: StepRequest) -> tuple[StepRequest, bool]:
-    """Return the step with its budget and whether a human can be asked, and whether a checkpoint saves its answer."""
-    policy = request.policy
-    asks = policy.on_exhausted == "interrupt"
-    ceilings = policy.ceilings
-    if not (asks or request.durable or ceilings):
-        return request, False
-    runtime = _runtime()
+    """Return the step with its place in the graph and its budget, and whether a checkpoint saves its answer."""
+    policy, runtime = request.policy, _runtime()
+    asks, ceilings = policy.on_exhausted == "interrupt", policy.ceilings
     if ceilings:
         context, run_of_host = request.contexts["small"], getattr(runtime, "control", None)
         budget = Budget(ceilings, run=run_of_host, thread_id=context.thread_id, messages=context.messages)
         request = replace(request, budget=budget)
     info = getattr(runtime, "execution_info", None)
-    if not (asks or request.durable) or info is None or info.thread_id is None:  # no checkpointer: no resuming
+    if info is None or info.thread_id is None:  # no checkpointer: no resuming
         return request, False
-    return (replace(request, interruptible=True) if asks else request), True
+    own_id = None if request.nested else _id_in(info, request.name)  # how often a tier asks inside may differ
+    return replace(request, id=own_id, interruptible=asks), asks or request.durable
+
+
+_MOST_EXECUTIONS = 4096
+_executions: OrderedDict[tuple[str, str], tuple[object, Iterator[int]]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _id_in(info: Any, name: str) -> str:
+    """Return the id of the next step of a node that is running: the same when LangGraph runs the node again.
+
+    After a crash, an interrupt or by a retry a node has the same task and checkpoint, another `info`, and the same
+    steps in the same order. So their records have the same ids, and whoever reads them counts each step once.
+    """
+    key = (info.checkpoint_id, info.task_id)
+    with _lock:
+        known = _executions.pop(key, None)
+        if known is None or known[0] is not info:
+            known = (info, count())
+        _executions[key] = known
+        if len(_executions) > _MOST_EXECUTIONS:
+            _executions.popitem(last=False)
+        place = next(known[1])
+    return hashlib.sha256(repr((*key, name, place)).encode()).hexdigest()[:32]
 
 
 def _runtime() -> object:
