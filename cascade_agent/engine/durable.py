@@ -39,10 +39,8 @@ TASK = "cascade.step"
 def run_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTrace]:
     """Run a step; return its answer and its record.
 
-    With `on_exhausted="interrupt"` an exhausted step interrupts the graph with `{"type": "cascade_exhausted", "step",
-    "reason", "draft", "trace"}`; resume it with `"accept"` (take the best draft that passed its hard checks),
-    `"reject"`, or an answer of your own: a text, or `{"content": ..., "tool_calls": [...], "parsed": {...}}`. A reply
-    that fits none of these interrupts again with an `"error"`. Without a graph that has a checkpointer it raises.
+    With `on_exhausted="interrupt"` an exhausted step interrupts the graph with a question (see `human_review`), and
+    again with an `"error"` where the reply is not understood. Without a graph that has a checkpointer it raises.
 
     Raises:
         CascadeExhausted: nothing may be returned.
