@@ -13,7 +13,6 @@ import hashlib
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
@@ -25,10 +24,11 @@ from cascade_agent.engine.engine import arun, run
 from cascade_agent.engine.human_review import ask_human, record_review
 from cascade_agent.engine.shadow import shadow
 from cascade_agent.engine.step import StepResult
+from cascade_agent.engine.structured import plain
 from cascade_agent.errors import RejectedDraft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from cascade_agent.engine.step import Answer, Rebuild, StepRequest
 
@@ -225,25 +225,3 @@ def _fingerprint(request: StepRequest) -> str:
                 repr((message.type, message.content, getattr(message, "tool_calls", None))).encode("utf-8", "replace")
             )
     return digest.hexdigest()
-
-
-def plain(parsed: object) -> object:
-    """Return structured output as plain JSON; `None` stays None."""
-    if parsed is None:
-        return None
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(type(parsed)).dump_python(parsed, mode="json", by_alias=True, round_trip=True)
-
-
-def parse(schema: object, data: object) -> object:
-    """Return plain JSON as the structured output that `schema` wants; a JSON Schema takes it as it is.
-
-    Raises:
-        ValueError: it is not of that schema.
-    """
-    if isinstance(schema, Mapping) or schema is None:
-        return data
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(cast("type[object]", schema)).validate_python(data)

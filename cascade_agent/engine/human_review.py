@@ -18,10 +18,10 @@ from cascade_agent.core.records import Attempt
 from cascade_agent.engine.progress import judged_as
 from cascade_agent.engine.recorder import append
 from cascade_agent.engine.step import attempt_line
+from cascade_agent.engine.structured import plain
 from cascade_agent.errors import RejectedDraft
 from cascade_agent.models.usage import NOTHING
 from cascade_agent.validators import ToolCallSchema
-from cascade_agent.validators.agreement import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -78,13 +78,17 @@ def _question(result: StepResult) -> dict[str, Any]:
     """Return the payload of the interrupt, plain JSON; a rejected draft is not in it."""
     best, trace = result.best, result.trace
     draft = None if best is None else best.draft.to_json()
-    calls = [] if best is None or draft is None else [draft["tool_calls"][i] for i, _ in enumerate(_calls(best.draft))]
-    whole = {"tool_calls": [{"name": c["name"], "args": c["args"]} for c in calls]} if calls else _contents(best)
-    actions = [(str(call["name"]), call["args"]) for call in calls] or [(ANSWER, whole)]
+    parsed = None if best is None else clean(plain(best.draft.parsed))
+    whole: dict[str, Any] = {"content": draft["text"] if draft else ""} if parsed is None else {"parsed": parsed}
+    actions = [(ANSWER, whole)]
+    if draft and parsed is None and draft["tool_calls"]:
+        calls = [{"name": str(call["name"]), "args": call["args"]} for call in draft["tool_calls"]]
+        actions, whole = [(call["name"], call["args"]) for call in calls], {"tool_calls": calls}
     lines = [attempt_line(replace(a, error=a.error and a.error.partition(":")[0])) for a in trace.attempts]
     text = f"Step {trace.step!r} needs a decision ({trace.reason}). {'; '.join(lines)}."
     if best is None:
         text += " No draft passed its hard checks: answer, or reject."
+    one = actions[0] if len(actions) == 1 else (ANSWER, whole)
     allowed = ["approve", "edit", "reject", "respond"][0 if best else 1 :]
     return {
         "type": "cascade_exhausted",
@@ -98,27 +102,15 @@ def _question(result: StepResult) -> dict[str, Any]:
             {"action_name": name, "allowed_decisions": allowed} for name in dict.fromkeys(name for name, _ in actions)
         ],
         # this front end shows one action: of several calls all, so that nothing unseen is accepted
-        "action_request": dict(
-            zip(("action", "args"), actions[0] if len(actions) == 1 else (ANSWER, whole), strict=True)
-        ),
-        "config": {
-            "allow_accept": best is not None,
-            "allow_edit": True,
-            "allow_respond": True,
-            "allow_ignore": True,
-        },
+        "action_request": {"action": one[0], "args": one[1]},
+        "config": dict.fromkeys(("allow_edit", "allow_respond", "allow_ignore"), True)
+        | {"allow_accept": best is not None},
     }
 
 
 def _calls(draft: Draft) -> Sequence[ToolCall]:
     """Return the calls that a person decides one by one; those that only carry structured output are none."""
     return draft.tool_calls if draft.parsed is None else ()
-
-
-def _contents(best: Answer | None) -> dict[str, Any]:
-    if best is not None and best.draft.parsed is not None:
-        return {"parsed": clean(plain(best.draft.parsed))}
-    return {"content": "" if best is None else best.draft.to_json()["text"]}
 
 
 # ---- the reply ------------------------------------------------------------------------------------------------------
