@@ -106,7 +106,8 @@ def test_every_command_counts_a_step_that_ran_twice_once(command, tmp_path):
         assert [out.count("accepted") for out in outputs] == [calm.count("accepted")] * 2
         assert "2 steps" in crash
     else:
-        assert counts(crash) == counts(calm) != []
+        totals = [out.get("totals", out) for out in outputs]  # a report's histograms of times differ by themselves
+        assert counts(totals[0]) == counts(totals[1]) != []
 
 
 def counts(value: Any, key: str = "") -> list[Any]:
