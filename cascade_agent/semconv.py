@@ -18,6 +18,7 @@ INVOKE_WORKFLOW: Final = "invoke_workflow"
 
 # ---- our own attributes ---------------------------------------------------------------------------------------------
 
+STEP_ID: Final = "cascade.step.id"
 STEP_NAME: Final = "cascade.step.name"
 STEP_OUTCOME: Final = "cascade.step.outcome"
 STEP_ESCALATED: Final = "cascade.step.escalated"

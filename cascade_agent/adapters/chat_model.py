@@ -24,9 +24,9 @@ from cascade_agent.adapters.streaming import aevent_stream, event_stream
 from cascade_agent.adapters.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, ToolBinding, common_profile
 from cascade_agent.core.policy import Policy, refuse_unknown
 from cascade_agent.core.records import Draft
-from cascade_agent.engine.durable import parse
 from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings, current_state, nested_in_tier
+from cascade_agent.engine.structured import parse
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import lost_records
 

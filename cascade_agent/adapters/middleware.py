@@ -18,9 +18,9 @@ from langchain_core.runnables.config import ensure_config, merge_configs, var_ch
 from cascade_agent.adapters.run_step import ModelCall, arun_step, run_step
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
-from cascade_agent.engine.durable import parse
 from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier
+from cascade_agent.engine.structured import parse
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.options import bound_constraints

@@ -161,20 +161,27 @@ def _quiet_line(console: Console, step: StepTrace) -> None:
 class _Thread:
     """The steps of a thread that wait to be printed."""
 
-    trees: list[Tree] = field(default_factory=list)
-    escalated: int = 0
-    costs: list[tuple[float | None, str]] = field(default_factory=list)
+    steps: dict[str, tuple[StepTrace, Tree]] = field(default_factory=dict)
     again: bool = False
 
+    def add(self, step: StepTrace, tree: Tree) -> None:
+        """Take a step; of one that LangGraph ran again the first that has an answer."""
+        known = self.steps.get(step.id)
+        if known is None or known[0].final is None:
+            self.steps[step.id] = step, tree
+
     def heading(self, name: str) -> str:
-        several = len(self.trees) > 1
-        facts = [f"{len(self.trees)} steps"] if several else []
-        if several and self.escalated:
-            facts.append(f"{self.escalated} escalated")
-        currencies = {currency for _, currency in self.costs}
-        amounts = [cost for cost, _ in self.costs if cost is not None]
-        if several and len(currencies) == 1 and len(amounts) == len(self.costs):
-            facts.append(f"{sum(amounts):.6f} {currencies.pop()}")
+        from cascade_agent.cli._tree import plain
+
+        steps = [step for step, _ in self.steps.values()]
+        escalated = sum(step.escalated for step in steps)
+        facts = [f"{len(steps)} steps"] if len(steps) > 1 else []
+        if facts and escalated:
+            facts.append(f"{escalated} escalated")
+        currencies = {step.currency for step in steps}
+        amounts = [step.cost for step in steps if step.cost is not None]
+        if facts and len(currencies) == 1 and len(amounts) == len(steps):
+            facts.append(f"{sum(amounts):.6f} {plain(currencies.pop(), 8)}")
         return ", ".join([f"{name} (continued)" if self.again else name, *facts])
 
 
@@ -183,7 +190,7 @@ def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
 
     At most `_GROUPED` steps wait, so a thread that goes on much later gets a second heading.
     """
-    from cascade_agent.cli._tree import plain, step_tree, thread_name
+    from cascade_agent.cli._tree import step_tree, thread_name
 
     console, threads = ui.make_console(piped=_PIPE), OrderedDict[str, _Thread]()
     printed = OrderedDict[str, None]()
@@ -191,13 +198,12 @@ def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     for step in steps:
         name = thread_name(step)
         thread = threads.setdefault(name, _Thread(again=name in printed))
-        thread.trees.append(step_tree(step, labels.of_step(step.id, once=False)))
-        thread.escalated += step.escalated
-        thread.costs.append((step.cost, plain(step.currency, 8)))
-        waiting += 1
+        waiting -= len(thread.steps)
+        thread.add(step, step_tree(step, labels.of_step(step.id, once=False)))
+        waiting += len(thread.steps)
         if waiting > _GROUPED:
             first, thread = threads.popitem(last=False)
-            waiting -= len(thread.trees)
+            waiting -= len(thread.steps)
             printed[first] = None
             if len(printed) > _KNOWN:
                 printed.popitem(last=False)
@@ -213,7 +219,7 @@ def _print_thread(console: Console, name: str, thread: _Thread) -> None:
     from rich.tree import Tree
 
     tree = Tree(Text(thread.heading(name), "bold"), guide_style="dim")
-    tree.children.extend(thread.trees)
+    tree.children.extend(tree for _, tree in thread.steps.values())
     console.print(tree)
 
 

@@ -54,7 +54,9 @@ def decide(
 
 def _after_large(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs) -> Decision:
     last = attempts[-1]
-    ruled_out = objection(last, measured_on_small=False)
+    # a person is at hand: of a call that acts every doubt counts, measured on small models' drafts or not
+    acts = policy.on_exhausted == "interrupt" and last.effect in ("write", "irreversible")
+    ruled_out = objection(last, measured_on_small=acts)
     if ruled_out is None:
         return Decision(action="accept", reason="escalated", attempt=len(attempts) - 1)
     if _may_ask_again(attempts, inputs):

@@ -58,7 +58,8 @@ class Policy:
     """When even the large draft fails a check: `pass` it on as large alone would have given it, marked `degraded` in
     the record, and large's own exception as it is; `return` the best draft that passed its hard checks, small's too (a
     doubtful one that calls a tool declared `write` or `irreversible` is none); `raise` `CascadeExhausted`; `interrupt`
-    the graph for a human. A large draft is never passed on with a call that breaks the schema of a tool declared
+    the graph for a person, also where shipped rules doubt a call of large's to a tool declared `write` or
+    `irreversible`. A large draft is never passed on with a call that breaks the schema of a tool declared
     `write` or `irreversible`."""
 
     on_broken: OnBroken = "escalate"

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.core.clean_json import clean
@@ -22,10 +24,11 @@ from cascade_agent.engine.engine import arun, run
 from cascade_agent.engine.human_review import ask_human, record_review
 from cascade_agent.engine.shadow import shadow
 from cascade_agent.engine.step import StepResult
+from cascade_agent.engine.structured import plain
 from cascade_agent.errors import RejectedDraft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from cascade_agent.engine.step import Answer, Rebuild, StepRequest
 
@@ -36,10 +39,8 @@ TASK = "cascade.step"
 def run_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTrace]:
     """Run a step; return its answer and its record.
 
-    With `on_exhausted="interrupt"` an exhausted step interrupts the graph with `{"type": "cascade_exhausted", "step",
-    "reason", "draft", "trace"}`; resume it with `"accept"` (take the best draft that passed its hard checks),
-    `"reject"`, or an answer of your own: a text, or `{"content": ..., "tool_calls": [...], "parsed": {...}}`. A reply
-    that fits none of these interrupts again with an `"error"`. Without a graph that has a checkpointer it raises.
+    With `on_exhausted="interrupt"` an exhausted step interrupts the graph with a question (see `human_review`), and
+    again with an `"error"` where the reply is not understood. Without a graph that has a checkpointer it raises.
 
     Raises:
         CascadeExhausted: nothing may be returned.
@@ -60,7 +61,7 @@ def run_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTra
             request = replace(request, shadow=None)  # drawn the first time
     shadow(request, result)
     if result.answer is None and request.interruptible:
-        result = ask_human(result, rebuild)
+        result = ask_human(request, result, rebuild)
         run_as_task(lambda: record_review(request, result.trace))
     return _ended(result)
 
@@ -82,7 +83,7 @@ async def arun_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, 
             request = replace(request, shadow=None)  # drawn the first time
     shadow(request, result)
     if result.answer is None and request.interruptible:
-        result = ask_human(result, rebuild)
+        result = ask_human(request, result, rebuild)
 
         async def record() -> None:
             record_review(request, result.trace)
@@ -101,21 +102,41 @@ def _ended(result: StepResult) -> tuple[Answer, StepTrace]:
 
 
 def _placed(request: StepRequest) -> tuple[StepRequest, bool]:
-    """Return the step with its budget and whether a human can be asked, and whether a checkpoint saves its answer."""
-    policy = request.policy
-    asks = policy.on_exhausted == "interrupt"
-    ceilings = policy.ceilings
-    if not (asks or request.durable or ceilings):
-        return request, False
-    runtime = _runtime()
+    """Return the step with its place in the graph and its budget, and whether a checkpoint saves its answer."""
+    policy, runtime = request.policy, _runtime()
+    asks, ceilings = policy.on_exhausted == "interrupt", policy.ceilings
     if ceilings:
         context, run_of_host = request.contexts["small"], getattr(runtime, "control", None)
         budget = Budget(ceilings, run=run_of_host, thread_id=context.thread_id, messages=context.messages)
         request = replace(request, budget=budget)
     info = getattr(runtime, "execution_info", None)
-    if not (asks or request.durable) or info is None or info.thread_id is None:  # no checkpointer: no resuming
+    if info is None or info.thread_id is None:  # no checkpointer: no resuming
         return request, False
-    return (replace(request, interruptible=True) if asks else request), True
+    own_id = None if request.nested else _id_in(info, request.name)  # how often a tier asks inside may differ
+    return replace(request, id=own_id, interruptible=asks), asks or request.durable
+
+
+_MOST_EXECUTIONS = 4096
+_executions: OrderedDict[tuple[str, str], tuple[object, Iterator[int]]] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _id_in(info: Any, name: str) -> str:
+    """Return the id of the next step of a node that is running: the same when LangGraph runs the node again.
+
+    After a crash, an interrupt or by a retry a node has the same task and checkpoint, another `info`, and the same
+    steps in the same order. So their records have the same ids, and whoever reads them counts each step once.
+    """
+    key = (info.checkpoint_id, info.task_id)
+    with _lock:
+        known = _executions.pop(key, None)
+        if known is None or known[0] is not info:
+            known = (info, count())
+        _executions[key] = known
+        if len(_executions) > _MOST_EXECUTIONS:
+            _executions.popitem(last=False)
+        place = next(known[1])
+    return hashlib.sha256(repr((*key, name, place)).encode()).hexdigest()[:32]
 
 
 def _runtime() -> object:
@@ -204,25 +225,3 @@ def _fingerprint(request: StepRequest) -> str:
                 repr((message.type, message.content, getattr(message, "tool_calls", None))).encode("utf-8", "replace")
             )
     return digest.hexdigest()
-
-
-def plain(parsed: object) -> object:
-    """Return structured output as plain JSON; `None` stays None."""
-    if parsed is None:
-        return None
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(type(parsed)).dump_python(parsed, mode="json", by_alias=True, round_trip=True)
-
-
-def parse(schema: object, data: object) -> object:
-    """Return plain JSON as the structured output that `schema` wants; a JSON Schema takes it as it is.
-
-    Raises:
-        ValueError: it is not of that schema.
-    """
-    if isinstance(schema, Mapping) or schema is None:
-        return data
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(cast("type[object]", schema)).validate_python(data)

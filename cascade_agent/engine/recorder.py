@@ -99,7 +99,7 @@ class StepRecorder:
         cost, currency = _sum(progress)
         inputs = progress.inputs_seen
         return StepTrace(
-            id=uuid4().hex,
+            id=request.id or uuid4().hex,
             step=request.name,
             outcome=end.outcome,
             reason=end.reason,

@@ -126,6 +126,10 @@ class StepRequest:
     durable: bool = False
     interruptible: bool = False
     disabled: bool = False
+    nested: bool = False
+    """True for the step of a cascade that is itself a tier."""
+    id: str | None = None
+    """Id of the record, where LangGraph may run the step again; None for a fresh one."""
     run: telemetry.StepRun | None = None
 
     @classmethod
@@ -177,6 +181,7 @@ class StepRequest:
             statistics=settings.statistics,
             durable=settings.durable,
             disabled=own.get("cascade_disabled") is True or _switched_off(),
+            nested=nested,
             **more,
         )
 

@@ -311,6 +311,7 @@ def _set_step(scope: StepScope, trace: StepTrace) -> None:
     set_known(
         span,
         {
+            names.STEP_ID: trace.id,
             names.STEP_ESCALATED: trace.escalated,
             names.STEP_ATTEMPTS: sum(a.outcome != "skipped" for a in trace.attempts),
             names.STEP_FINAL_TIER: trace.final_tier,

@@ -165,6 +165,7 @@ def test_attributes_have_their_types(wire):
         "cascade.policy.version": str,
         "openinference.span.kind": str,
         "gen_ai.conversation.id": str,
+        "cascade.step.id": str,
         "cascade.step.escalated": bool,
         "cascade.step.attempts": int,
         "cascade.step.final_tier": str,

@@ -122,8 +122,9 @@ def to_look_at(
         for trace in read(*paths, on_error=on_error):
             if trace.id in seen:
                 continue
-            seen.add(trace.id)
-            if not trace.attempts or trace.outcome in UNFINISHED:
+            unfinished = not trace.attempts or trace.outcome in UNFINISHED
+            seen.add("" if unfinished else trace.id)  # LangGraph may run such a step again
+            if unfinished:
                 continue
             own = labels.get(trace.id, ())
             if order == "random":

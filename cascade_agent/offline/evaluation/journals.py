@@ -72,13 +72,14 @@ class LabelledSteps:
     def _build(self, data: Mapping[str, Any]) -> LabelledStep | None:
         trace = self._trace(data)
         _check(trace)
-        key = text_hash(trace.id)
-        if key in self._seen:
+        key, one = text_hash(trace.id), text_hash(f"{trace.id} {trace.started_at}")
+        if key in self._seen or one in self._seen:
             self.repeated += 1
             return None
         labels = self._labels.of_step(trace.id)
         step = label_step(trace, labels, self._rules)
-        self._seen[key] = None
+        # of a step that LangGraph ran again the first with an answer counts; one without is known by its time too
+        self._seen[one if trace.final is None else key] = None
         if len(self._seen) > self._remember:
             del self._seen[next(iter(self._seen))]
         self.labelled += bool(labels)

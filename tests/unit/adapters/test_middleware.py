@@ -504,17 +504,6 @@ async def test_a_human_decides_an_exhausted_step_and_no_tier_is_paid_twice(reply
     assert journal.traces[0].id == record(last)["id"]
 
 
-@BOTH
-async def test_a_rejection_raises_and_is_on_record(how):
-    """`reject` is the human's word that nothing may be used."""
-    journal = TraceCapture()
-    _, _, agent = human_agent(journal)
-    await run(agent, "hi", THREAD, how=how)
-    with pytest.raises(CascadeExhausted):
-        await run(agent, Command(resume="reject"), THREAD, how=how)
-    assert [(t.outcome, t.final) for t in journal] == [("human_review", None)]
-
-
 async def test_a_synchronous_call_inside_an_asynchronous_node_answers():
     """Blocking the loop's own thread cannot wait for a saved task: the step runs unsaved and does not hang."""
     cascade = cascade_node(
@@ -529,18 +518,6 @@ async def test_a_synchronous_call_inside_an_asynchronous_node_answers():
     builder.add_edge(START, "agent")
     out = await builder.compile(checkpointer=InMemorySaver()).ainvoke({"messages": "hi"}, THREAD)
     assert out["messages"][-1].text == "fine"
-
-
-def test_a_reply_that_cannot_be_used_asks_again():
-    """A number, or an approval where every draft failed a hard check, interrupts again with an error."""
-    small, large, agent = human_agent(TraceCapture(), small=model(call("nope")), large=model(call("nope")))
-    agent.invoke({"messages": "hi"}, THREAD)
-    again = agent.invoke(Command(resume=7), THREAD)["__interrupt__"][0].value
-    assert "int" in again["error"]
-    again = agent.invoke(Command(resume="accept"), THREAD)["__interrupt__"][0].value
-    assert "hard check" in again["error"]
-    assert agent.invoke(Command(resume="mine"), THREAD)["messages"][-1].text == "mine"
-    assert (small.asked, large.asked) == (1, 1)
 
 
 def test_a_human_gives_structured_output():

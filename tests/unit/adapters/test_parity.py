@@ -125,7 +125,7 @@ async def test_a_cascade_as_a_tier_is_journaled_once(adapter, way, tmp_path, mon
     reply = city(3) if adapter == "structured" else "fine"
     inner = CascadeChatModel(small=says(reply), large=says(reply))
     await run(graph_of(adapter, says(ConnectionError("down")), inner), HI, way)
-    (trace,) = Journal(tmp_path / "steps.jsonl")
+    (trace,) = await asyncio.to_thread(list, Journal(tmp_path / "steps.jsonl"))
     assert (trace.outcome, trace.attempts[1].inner["outcome"]) == ("escalated", "accepted")
 
 

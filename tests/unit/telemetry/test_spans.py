@@ -161,6 +161,7 @@ def test_what_the_spans_say(spans):
         "cascade.policy.version": trace.policy,
         "openinference.span.kind": "CHAIN",
         "gen_ai.conversation.id": "t1",
+        "cascade.step.id": trace.id,
         "cascade.step.escalated": True,
         "cascade.step.attempts": 2,
         "cascade.step.final_tier": "large",

@@ -1,0 +1,312 @@
+"""A person decides a step: what a front end shows, which replies are understood, and what is paid and recorded."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware.human_in_the_loop import HITLRequest
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt.interrupt import HumanInterrupt, HumanResponse
+from langgraph.types import Command
+from pydantic import BaseModel, TypeAdapter
+
+from cascade_agent import CascadeChatModel, CascadeExhausted, CascadeMiddleware, Policy, cascade_node
+from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
+
+ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+ASKS = Policy(on_exhausted="interrupt", side_effects={"refund": "write", "lookup": "read"})
+
+
+@tool
+def refund(order: str, amount: int) -> str:
+    """Refund an order."""
+    return f"{amount} for {order}"
+
+
+@tool
+def lookup(order: str) -> str:
+    """Look an order up."""
+    return order
+
+
+def calling(*calls: tuple[str, dict[str, Any]]) -> AIMessage:
+    """A draft that calls tools."""
+    return AIMessage("On it.", tool_calls=[{"name": n, "args": a, "id": f"c{i}"} for i, (n, a) in enumerate(calls)])
+
+
+A1, A2 = ("refund", {"order": "A1", "amount": 30}), ("refund", {"order": "A2", "amount": 5})
+DRAFTS = {"one": calling(A1), "two": calling(A1, A2), "text": AIMessage("Draft."), "none": calling(("nope", {}))}
+DOUBT = always_fail(code="doubt", score=0.1)
+
+
+def scripted(draft: Any) -> ScriptedChatModel:
+    """A model that always says the same."""
+    return ScriptedChatModel([draft], loop=True, usage=(10, 2))
+
+
+def graph_of(adapter: str, small: Any, large: Any, *, saver: Any = None, **settings: Any) -> Any:
+    """A graph of one reviewed step through an adapter; what it calls does not run."""
+    settings = {"policy": ASKS, **settings}
+    saver, tools = saver or InMemorySaver(), [refund, lookup]
+    if adapter == "middleware":
+        cascade = CascadeMiddleware(large, **settings)
+        return create_agent(small, tools, middleware=[cascade], checkpointer=saver, interrupt_before=["tools"])
+    node: Any = cascade_node(small, large, tools=tools, **settings)
+    if adapter == "chat_model":
+        model = CascadeChatModel(small=small, large=large, **settings).bind_tools(tools)
+
+        async def anode(state: Any, config: Any) -> Any:
+            return {"messages": [await model.ainvoke(state["messages"], config)]}
+
+        node = RunnableLambda(lambda state, config: {"messages": [model.invoke(state["messages"], config)]}, anode)
+    return StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent").compile(checkpointer=saver)
+
+
+async def run(graph: Any, value: Any, how: str) -> Any:
+    """Run a graph one way or the other."""
+    if how == "sync":
+        return await asyncio.to_thread(graph.invoke, value, THREAD)
+    return await graph.ainvoke(value, THREAD)
+
+
+def hitl(*kinds: Any) -> dict[str, Any]:
+    """A reply as LangChain's front ends send it: a decision for each action."""
+    return {"decisions": [k if isinstance(k, dict) else {"type": k} for k in kinds]}
+
+
+def edit(order: str, amount: Any = 7) -> dict[str, Any]:
+    """An edited call, as LangChain's front ends send it."""
+    return {"type": "edit", "edited_action": {"name": "refund", "args": {"order": order, "amount": amount}}}
+
+
+def inbox(kind: str, args: Any = None) -> dict[str, Any]:
+    """A reply as LangGraph's inbox sends it."""
+    return {"type": kind, "args": args}
+
+
+def calls(*expected: tuple[str, int]) -> list[dict[str, Any]]:
+    """The arguments of the calls of an answer."""
+    return [{"order": order, "amount": amount} for order, amount in expected]
+
+
+TAKEN, EDITED, BOTH_TAKEN = calls(("A1", 30)), calls(("B", 7)), calls(("A1", 30), ("A2", 5))
+OWN = {"content": "Mine.", "tool_calls": [{"name": "refund", "args": EDITED[0]}]}
+UNDERSTOOD: list[tuple[str, Any, Any]] = [
+    # the draft as it is
+    ("one", hitl("approve"), TAKEN),
+    ("one", {"action": "accept"}, TAKEN),
+    ("one", inbox("accept"), TAKEN),
+    ("one", [inbox("accept", {"action": "refund", "args": A1[1]})], TAKEN),
+    ("one", [{"type": "approve"}], TAKEN),
+    ("one", {"type": "APPROVE"}, TAKEN),
+    ("one", "approve", TAKEN),
+    ("one", " Accept. ", TAKEN),
+    ("one", True, TAKEN),
+    ("text", hitl("approve"), "Draft."),
+    ("text", [inbox("ACCEPT")], "Draft."),
+    ("text", "Approved", "Draft."),
+    ("two", hitl("approve", "approve"), BOTH_TAKEN),
+    ("two", [inbox("accept")], BOTH_TAKEN),
+    ("two", "accept", BOTH_TAKEN),
+    # changed
+    ("one", hitl(edit("B")), EDITED),
+    ("one", [inbox("edit", {"action": "refund", "args": EDITED[0]})], EDITED),
+    ("one", inbox("Edit", EDITED[0]), EDITED),
+    ("one", {"action": "edit", "args": {"name": "refund", "args": EDITED[0]}}, EDITED),
+    ("one", OWN, EDITED),
+    ("text", hitl({"type": "edit", "edited_action": {"name": "answer", "args": {"content": "Mine."}}}), "Mine."),
+    ("text", [inbox("edit", {"action": "answer", "args": {"content": "Mine."}})], "Mine."),
+    ("two", hitl("approve", edit("B")), [TAKEN[0], *EDITED]),
+    ("two", hitl({"type": "reject", "message": "never"}, "approve"), calls(("A2", 5))),
+    ("two", [inbox("edit", {"action": "answer", "args": {"tool_calls": OWN["tool_calls"]}})], EDITED),
+    ("none", hitl(edit("B") | {"edited_action": {"name": "answer", "args": OWN}}), EDITED),
+    # answered in its place
+    ("one", "No refund, sorry.", "No refund, sorry."),
+    ("one", hitl({"type": "respond", "message": "Mine."}), "Mine."),
+    ("one", [inbox("response", "Mine.")], "Mine."),
+    ("text", {"type": "Respond", "message": "Mine."}, "Mine."),
+    ("two", inbox("response", "Mine."), "Mine."),
+    ("none", hitl({"type": "respond", "message": "Mine."}), "Mine."),
+    ("none", {"content": "Mine."}, "Mine."),
+    # nothing may be used
+    ("one", hitl({"type": "reject", "message": "too much"}), None),
+    ("one", [inbox("ignore")], None),
+    ("text", {"action": "Reject"}, None),
+    ("two", hitl("reject", "reject"), None),
+    ("none", "ignore", None),
+    ("text", False, None),
+]
+NOT_UNDERSTOOD: list[tuple[str, Any, str]] = [
+    ("one", 7, "int"),
+    ("one", {"colour": "red"}, "'colour'"),
+    ("one", [], "0 decisions"),
+    ("one", "", "without the answer"),
+    ("one", "edit", "without the answer"),
+    ("one", {"content": ""}, "'content'"),
+    ("one", {"type": "maybe"}, "'type'"),
+    ("one", inbox("response"), "'args'"),
+    ("one", inbox("edit"), "'args'"),
+    ("one", inbox("edit", "B"), "edited action"),
+    ("one", hitl(), "0 decisions"),
+    ("one", hitl("approve", "approve"), "2 decisions; expected 1"),
+    ("one", hitl(edit("B", "many")), "wrong_type at "),
+    ("one", hitl({"type": "edit", "edited_action": {"name": "nope", "args": {}}}), "unknown_tool"),
+    ("text", hitl({"type": "edit", "edited_action": {"name": "answer", "args": {"text": "x"}}}), "content"),
+    ("text", {"tool_calls": ["refund"]}, "tool_calls"),
+    ("two", hitl("approve"), "1 decisions; expected 2"),
+    ("two", hitl("approve", {"type": "respond", "message": "x"}), "whole step"),
+    ("none", hitl("approve"), "no draft to accept"),
+    ("none", "accept", "no draft to accept"),
+]
+
+
+async def asked(adapter: str, draft: str, how: str, **settings: Any) -> tuple[Any, Any, Any, Any]:
+    """A graph that waits for a person, its question, and its tiers."""
+    small, large = scripted(DRAFTS[draft]), scripted(DRAFTS[draft])
+    validators = {"validators": None} if draft == "none" else {"validators": [DOUBT]}
+    graph = graph_of(adapter, small, large, **{**validators, **settings})
+    out = await run(graph, {"messages": "Money back, please: A1, A2."}, how)
+    return graph, out["__interrupt__"][0].value, small, large
+
+
+def answer_of(out: Any) -> Any:
+    """The answer of the step: the arguments of its calls, or its text."""
+    message = out["messages"][1]
+    return [call["args"] for call in message.tool_calls] or message.text
+
+
+@pytest.mark.parametrize(("adapter", "how"), [("chat_model", "async"), ("node", "sync"), ("middleware", "async")])
+@pytest.mark.parametrize(("draft", "reply", "expected"), UNDERSTOOD)
+async def test_a_reply_is_understood(draft, reply, expected, adapter, how):
+    """The reply makes the answer; each tier is paid once, and the step is on record once."""
+    journal = TraceCapture()
+    graph, _, small, large = await asked(adapter, draft, how, journal=journal)
+    assert len(journal) == 0
+    if expected is None:
+        with pytest.raises(CascadeExhausted):
+            await run(graph, Command(resume=reply), how)
+    else:
+        assert answer_of(await run(graph, Command(resume=reply), how)) == expected
+    drafted = expected is not None and answer_of({"messages": [None, DRAFTS[draft]]}) == expected
+    final = None if expected is None else "large" if drafted else "human"
+    assert [(t.outcome, t.final_tier, t.usage.calls) for t in journal] == [("human_review", final, 2)]
+    assert (small.asked, large.asked) == (1, 1)
+
+
+@pytest.mark.parametrize(("draft", "reply", "why"), NOT_UNDERSTOOD)
+@pytest.mark.parametrize("adapter", ["node", "middleware"])
+async def test_a_reply_that_is_not_understood_comes_back_with_what_is(draft, reply, why, adapter):
+    """No such reply becomes an answer; the next one still counts, and nothing is paid again."""
+    journal = TraceCapture()
+    graph, question, small, large = await asked(adapter, draft, "async", journal=journal)
+    again = (await run(graph, Command(resume=reply), "async"))["__interrupt__"][0].value
+    assert why in again["error"]
+    assert "approve" in " ".join(again["understood"])
+    assert again["action_requests"] == question["action_requests"]
+    assert answer_of(await run(graph, Command(resume="Mine."), "async")) == "Mine."
+    assert (small.asked, large.asked, len(journal)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@ADAPTERS
+async def test_the_question_is_what_both_front_ends_show(draft, adapter):
+    """It is a `HITLRequest` and a `HumanInterrupt`; nothing that could be accepted stays unseen."""
+    _, question, *_ = await asked(adapter, draft, "async")
+    hitl_request: Any = TypeAdapter(HITLRequest).validate_python(question)
+    interrupt: Any = TypeAdapter(HumanInterrupt).validate_python(question)
+    actions = [(a["name"], a["args"]) for a in hitl_request["action_requests"]]
+    whole = {"tool_calls": [{"name": n, "args": a} for n, a in (A1, A2)]}
+    expected = {"one": [A1], "two": [A1, A2], "text": [("answer", {"content": "Draft."})]}
+    assert actions == expected.get(draft, [("answer", {"content": ""})])
+    assert {c["action_name"] for c in hitl_request["review_configs"]} == {name for name, _ in actions}
+    action = interrupt["action_request"]
+    assert (action["action"], action["args"]) == (("answer", whole) if draft == "two" else actions[0])
+    assert interrupt["config"]["allow_accept"] == ("approve" in question["review_configs"][0]["allowed_decisions"])
+    assert interrupt["config"]["allow_accept"] == (draft != "none")
+    assert "nope" not in str(question["action_requests"])
+    assert question["step"] in question["description"]
+
+
+def test_replies_of_the_inbox_are_as_the_host_declares_them():
+    """The table above sends what `HumanResponse` says."""
+    TypeAdapter(HumanResponse).validate_python(inbox("edit", {"action": "refund", "args": {}}))
+    TypeAdapter(HumanResponse).validate_python(inbox("response", "text"))
+
+
+async def test_the_reason_of_a_rejection_is_on_the_exception():
+    """Code that catches it can say why."""
+    graph, *_ = await asked("node", "two", "async")
+    with pytest.raises(CascadeExhausted) as caught:
+        await run(graph, Command(resume=hitl({"type": "reject", "message": "too much"}, "reject")), "async")
+    assert "too much" in [str(error) for error in caught.value.errors]
+
+
+@ADAPTERS
+@pytest.mark.parametrize(
+    ("call", "asks"),
+    [
+        (("refund", {"order": "unknown", "amount": 30}), True),
+        (("lookup", {"order": "unknown"}), False),
+        (("refund", {"order": "A1", "amount": 30}), False),
+    ],
+    ids=["doubtful write", "doubtful read", "clear write"],
+)
+async def test_a_doubtful_call_that_acts_is_decided_by_a_person(call, asks, adapter):
+    """Shipped rules alone do not overrule large, but where its call acts and a person is at hand, he is asked."""
+    journal = TraceCapture()
+    graph = graph_of(adapter, scripted(calling(("nope", {}))), scripted(calling(call)), journal=journal)
+    out = await run(graph, {"messages": "Refund order A1: 30 please."}, "async")
+    if asks:
+        assert out["__interrupt__"][0].value["action_requests"][0]["args"] == call[1]
+        out = await run(graph, Command(resume=hitl("approve")), "async")
+    assert out["messages"][1].tool_calls[0]["args"] == call[1]
+    assert [t.outcome for t in journal] == ["human_review" if asks else "escalated"]
+
+
+class Refund(BaseModel):
+    """A refund."""
+
+    order: str
+    amount: int
+
+
+async def test_structured_output_is_edited_as_an_object():
+    """The question has its fields; an edit of them is what the graph gets, and what is not of the schema comes back."""
+    draft = AIMessage("", tool_calls=[{"name": "Refund", "args": A1[1], "id": "1"}])
+    small, large = scripted(draft), scripted(draft)
+    model = CascadeChatModel(small=small, large=large, validators=[DOUBT], policy=ASKS).with_structured_output(Refund)
+
+    async def node(state: Any) -> Any:
+        return {"messages": [AIMessage(repr(await model.ainvoke(state["messages"])))]}
+
+    builder = StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    question = (await run(graph, {"messages": "hi"}, "async"))["__interrupt__"][0].value
+    assert question["action_requests"][0]["args"] == {"parsed": A1[1]}
+    for args, expected in (({"parsed": {"order": "B"}}, None), ({"parsed": EDITED[0]}, repr(Refund(**EDITED[0])))):
+        action = {"type": "edit", "edited_action": {"name": "answer", "args": args}}
+        out = await run(graph, Command(resume=hitl(action)), "async")
+        assert ("__interrupt__" in out) == (expected is None)
+    assert out["messages"][-1].text == expected
+    assert (small.asked, large.asked) == (1, 1)
+
+
+async def test_a_review_outlives_its_process(tmp_path):
+    """Another graph over the same checkpoints, with models that know nothing, takes the draft that was paid."""
+    path = str(tmp_path / "s.db")
+    async with AsyncSqliteSaver.from_conn_string(path) as saver:
+        await asked("node", "one", "async", saver=saver)
+    journal = TraceCapture()
+    async with AsyncSqliteSaver.from_conn_string(path) as saver:
+        small, large = scripted("never"), scripted("never")
+        graph = graph_of("node", small, large, saver=saver, validators=[DOUBT], journal=journal)
+        assert answer_of(await run(graph, Command(resume=hitl("approve")), "async")) == TAKEN
+    assert (small.asked, large.asked) == (0, 0)
+    assert [(t.outcome, t.final_tier) for t in journal] == [("human_review", "large")]

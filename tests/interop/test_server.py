@@ -1,0 +1,216 @@
+"""`langgraph dev` serves the graphs, driven over HTTP: threads, streams, people, assistants, one journal."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cascade_agent import Journal
+
+pytest.importorskip("langgraph_api", reason="langgraph-cli[inmem] is not installed (extra interop)")
+from langgraph_sdk import get_client
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
+REPOSITORY = Path(__file__).parents[2]
+GRAPHS: dict[str, Any] = json.loads((REPOSITORY / "langgraph.json").read_text())["graphs"]
+PARALLEL = 16
+QUESTION = {"messages": [{"role": "user", "content": "Where is order O-2149?"}]}
+
+
+class Server:
+    """A running `langgraph dev`."""
+
+    def __init__(self, home: Path) -> None:
+        self.journal, self.log = home / "steps.jsonl", home / "server.log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        served = {name: str(REPOSITORY / _path(entry)) for name, entry in GRAPHS.items()}
+        served["review"] = f"{Path(__file__).parent / 'server_graphs.py'}:review"
+        config = home / "langgraph.json"
+        config.write_text(json.dumps({"dependencies": [str(REPOSITORY)], "graphs": served}))
+        command = [sys.executable, "-m", "langgraph_cli", "dev", "--config", str(config), "--host", "127.0.0.1"]
+        options = ["--port", str(port), "--no-browser", "--no-reload", "--n-jobs-per-worker", str(PARALLEL)]
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("LANGSMITH_", "LANGCHAIN_", "COV_"))},
+            "CASCADE_JOURNAL": str(self.journal),
+            "LANGGRAPH_CLI_NO_ANALYTICS": "1",
+            "LANGSMITH_TRACING": "false",
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(  # noqa: S603 - our own command line
+                [*command, *options], cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait(self) -> None:
+        """Return when it answers."""
+        for _ in range(600):
+            if self.process.poll() is not None:
+                break
+            try:
+                if httpx.get(f"{self.url}/ok", timeout=1).is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.2)
+        pytest.fail(f"the server did not start:\n{self.log.read_text()[-4000:]}")
+
+    def stop(self) -> None:
+        """End it with all its children."""
+        os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def _path(entry: Any) -> str:
+    return (entry if isinstance(entry, str) else entry["path"]).removeprefix("./")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The server, and a journal that it writes."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    try:
+        running.wait()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+async def client(server):
+    """A client of the server."""
+    async with get_client(url=server.url, api_key=None) as own:
+        yield own
+
+
+def answers(state: Any) -> list[Any]:
+    """The messages of a state that carry the record of a step."""
+    found = [m for m in (state or {}).get("messages", ()) if m["type"] == "ai"]
+    return [m for m in found if "cascade" in m["response_metadata"]]
+
+
+def ids(server: Server) -> Counter[str]:
+    """The journal's steps."""
+    return Counter(trace.id for trace in Journal(server.journal))
+
+
+def of_thread(server: Server, thread: str) -> Counter[str]:
+    """The journal's steps of a thread."""
+    return Counter(trace.id for trace in Journal(server.journal) if trace.thread_id == thread)
+
+
+async def ask(client: Any, assistant: str, question: Any = QUESTION, **settings: Any) -> tuple[str, Any]:
+    """Run an assistant once on a thread of its own; the thread and its state."""
+    thread = (await client.threads.create())["thread_id"]
+    return thread, await client.runs.wait(thread, assistant, input=question, **settings)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+async def test_a_graph_answers_on_a_thread_and_its_steps_are_in_the_journal(name, server, client):
+    """Two turns of one thread: each has steps in the journal, those of its answers too, all once."""
+    thread, first = await ask(client, name)
+    steps = of_thread(server, thread)
+    assert steps
+    out = await client.runs.wait(thread, name, input={"messages": [{"role": "user", "content": "And O-2198?"}]})
+    assert (await client.threads.get_state(thread))["values"] == out
+    later = of_thread(server, thread)
+    assert len(later) > len(steps)
+    assert set(later.values()) == {1}
+    assert {m["response_metadata"]["cascade"]["id"] for m in answers(first) + answers(out)} <= set(later)
+
+
+@pytest.mark.parametrize("mode", ["values", "updates", "messages-tuple", "events", "custom", "debug", "tasks"])
+async def test_a_stream_mode_works(mode, client):
+    """Each mode comes without an error; the message stream shows the answers and no draft, `custom` nothing of ours."""
+    thread = (await client.threads.create())["thread_id"]
+    parts = [p async for p in client.runs.stream(thread, "support", input=QUESTION, stream_mode=mode)]
+    assert not [p for p in parts if "error" in p.event], parts
+    state = (await client.threads.get_state(thread))["values"]
+    seen = [p.data for p in parts if p.event == {"messages-tuple": "messages"}.get(mode, mode)]
+    if mode == "custom":
+        assert seen == []
+        return
+    assert seen
+    if mode == "values":
+        assert seen[-1]["messages"] == state["messages"]
+    if mode == "messages-tuple":
+        chunks: dict[str, str] = {}
+        for message, _ in seen:
+            if message["type"].startswith(("ai", "AI")):
+                chunks[message["id"]] = chunks.get(message["id"], "") + message["content"]
+        assert Counter(chunks.values()) == Counter(m["content"] for m in answers(state))
+
+
+async def test_a_person_decides_over_http(server, client):
+    """The run waits with a payload for front ends; what is not understood comes back; approved, it goes on, paid once."""
+    thread, out = await ask(client, "review")
+    question = out["__interrupt__"][0]["value"]
+    assert question["action_requests"][0]["args"] == {"order": "large", "amount": 30}
+    assert (await client.threads.get(thread))["status"] == "interrupted"
+
+    async def reply(value: Any) -> Any:
+        return await client.runs.wait(thread, "review", command={"resume": value})
+
+    again = (await reply({"decisions": [{"type": "perhaps"}]}))["__interrupt__"][0]["value"]
+    assert "perhaps" not in again["error"]
+    assert again["understood"]
+    out = await reply({"decisions": [{"type": "approve"}]})
+    (answer,) = answers(out)
+    assert answer["tool_calls"][0]["args"]["order"] == "large"
+    (trace,) = [t for t in Journal(server.journal) if t.id == answer["response_metadata"]["cascade"]["id"]]
+    assert (trace.outcome, trace.final_tier, trace.usage.calls) == ("human_review", "large", 2)
+    assert (await client.threads.get(thread))["status"] == "idle"
+
+
+@pytest.mark.parametrize("where", ["configurable", "context"])
+async def test_an_assistant_carries_a_policy_as_json(where, client):
+    """A threshold that no draft reaches sends every step of this assistant to large, and of no other."""
+    settings = {"cascade_policy": {"threshold": {"default": 1.0}}}
+    carried = {"config": {"configurable": settings}} if where == "configurable" else {"context": settings}
+    strict = await client.assistants.create("support", **carried)
+    _, out = await ask(client, strict["assistant_id"])
+    assert {m["response_metadata"]["cascade"]["final_tier"] for m in answers(out)} == {"large"}
+    _, out = await ask(client, "support")
+    assert "small" in {m["response_metadata"]["cascade"]["final_tier"] for m in answers(out)}
+
+
+@pytest.mark.parametrize(
+    ("assistant", "policy", "expected"),
+    [
+        ("support", {"treshold": 0.9}, ("ConfigurationError", "threshold")),
+        ("review", {"on_exhausted": "raise"}, ("CascadeExhausted", "")),  # the server keeps the text to its log
+    ],
+)
+async def test_a_run_that_fails_says_why(assistant, policy, expected, client):
+    """Clients see our error's name and text, not an inner one."""
+    with pytest.raises(Exception, match=expected[0]) as caught:
+        await ask(client, assistant, config={"configurable": {"cascade_policy": policy}})
+    assert expected[1] in str(caught.value)
+
+
+async def test_sixteen_runs_at_once_are_each_recorded_once(server, client):
+    """All answer, no step is lost or doubled, and nothing of ours blocks the server's loop."""
+    before = ids(server)
+    outs = await asyncio.gather(*(ask(client, "support") for _ in range(PARALLEL)))
+    steps = [m["response_metadata"]["cascade"]["id"] for _, out in outs for m in answers(out)]
+    assert len(steps) >= PARALLEL
+    assert ids(server) - before == Counter(steps)
+    log = server.log.read_text(errors="replace")
+    assert "BlockingError" not in log
+    assert "blocking call" not in log.lower()
+    assert set(ids(server).values()) == {1}
