@@ -21,7 +21,7 @@ from cascade_agent.validators.validator_set import check_fit
 
 
 def library_version() -> str:
-    """The version of this library."""
+    """Return the version of this library."""
     return str(sys.modules["cascade_agent"].__version__)
 
 

@@ -14,16 +14,20 @@ from scipy.stats import beta, binom
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.calibration import (
     Certificate,
+    Claim,
     NoThreshold,
     Unit,
-    certify,
-    certify_by_kind,
     labels_for_power,
     labels_needed,
 )
 from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
 
 DELTA = 0.1
+
+
+def certify(rows, grid=None, **claim):
+    """Test a claim."""
+    return Claim(**claim).test(rows, grid)
 
 
 def units(confidence, harm, episode=None, wrong=None, kind=""):
@@ -304,7 +308,7 @@ def test_kinds_share_the_confidence():
     rows = []
     for kind, n in (("call", 400), ("text", 300), ("structured", 40)):
         rows += [replace(u, episode=f"{kind}{u.episode}") for u in units([0.9] * n, [False] * n, kind=kind)]
-    found = certify_by_kind(rows, max_loss=0.02)
+    found = Claim(max_loss=0.02).test_by_kind(rows)
     assert sorted(found) == ["", "call", "text"]
     assert {round(c.confidence, 6) for c in found.values()} == {round(1 - 0.1 / 3, 6)}
     assert found["call"]
@@ -321,7 +325,7 @@ def test_all_kinds_hold_at_once():
             confidence = rng.random(600)
             some = units(confidence, rng.random(600) < factor * (1 - confidence) ** 2, kind=kind)
             rows += [replace(u, episode=kind + u.episode) for u in some]
-        found = certify_by_kind(rows, max_loss=0.02)
+        found = Claim(max_loss=0.02).test_by_kind(rows)
         risks = [f / 3 * (1 - found[k].threshold) ** 3 for k, f in (("call", 0.3), ("text", 0.1)) if found[k]]
         violations += any(r > 0.02 for r in risks)
     assert violations / 200 <= DELTA + noise(200)

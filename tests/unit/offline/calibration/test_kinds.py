@@ -15,9 +15,8 @@ from cascade_agent.core.scoring import LOOP, EvidenceShare, Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import Certificate, Claim, Example, Unit, fit, learn_disagreement
-from cascade_agent.offline.calibration.calibrate import together
 from cascade_agent.offline.calibration.disagreement import Asked, learn_share
-from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind
+from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
 from cascade_agent.validators import shipped_scorer
 
 HARM = {"one_call": 0.4, "text": 0.02}

@@ -141,7 +141,7 @@ def test_contradicted_steps_can_be_left_out(journal):
     journal.label("1", source="shadow", right=True)
     journal.label("1", source="person", right=False)
     found = load_dataset(journal.path, on_conflict="exclude")
-    assert (found.steps, found.unlabelled, found.undecided) == ((), 1, 1)
+    assert (found.steps, found.unlabelled, found.undecided) == ([], 1, 1)
     with pytest.raises(ConfigurationError, match="on_conflict"):
         load_dataset(journal.path, on_conflict="newest")
 
@@ -215,7 +215,7 @@ def test_unfinished_steps_say_nothing(journal):
     for outcome in ("interrupted", "cancelled", "error"):
         journal.append(step(outcome, said(calls=CITY), outcome=outcome))
     found = load_dataset(journal.path)
-    assert (found.total, found.answered, found.steps) == (3, 0, ())
+    assert (found.total, found.answered, found.steps) == (3, 0, [])
 
 
 def test_a_step_without_draft_is_known_to_escalate(journal):

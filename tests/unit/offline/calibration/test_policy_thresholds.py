@@ -12,16 +12,17 @@ from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Verdi
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import (
     Certificate,
+    Claim,
     NoThreshold,
     Unit,
     calibrate,
-    certify_by_kind,
     load_policy,
     to_look_at,
     write_policy,
 )
-from cascade_agent.offline.calibration.calibrate import draw, entries_of, replayed_confidence
+from cascade_agent.offline.calibration.kinds import entries_of
 from cascade_agent.offline.calibration.labelling import labels_of
+from cascade_agent.offline.calibration.sample import draw, replayed_confidence
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.validators import shipped_scorer
 
@@ -138,7 +139,7 @@ def test_all_kinds_hold_at_once():
             kind, p = ("call", "text", "structured")[i % 3], rng.random()
             harm = rng.random() < HARM[kind] * (1 - p) ** 2
             units.append(Unit(episode=str(i), step_id=str(i), confidence=p, harm=harm, kind=kind))
-        entries = entries_of(certify_by_kind(units, max_loss=0.05), units)
+        entries = entries_of(Claim(max_loss=0.05).test_by_kind(units), units)
         held += entries is not None
         # the harm of a kind at threshold t is the integral of h (1 - p)^2 over p > t
         risks = [HARM[kind] * (1 - entry.threshold) ** 3 / 3 for kind, entry in (entries or {}).items() if kind in HARM]

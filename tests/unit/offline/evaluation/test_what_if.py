@@ -18,10 +18,9 @@ from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.evaluation import Estimates, LabelStore, SweepPlan, Tally, compare
 from cascade_agent.offline.evaluation.compare import comparison_of
 from cascade_agent.offline.evaluation.dataset import label_step
-from cascade_agent.offline.evaluation.estimates import BASELINES
 from cascade_agent.offline.evaluation.journals import _lean
 from cascade_agent.offline.evaluation.metrics import interval
-from cascade_agent.offline.evaluation.tally import bucket, middle, pack, unpack
+from cascade_agent.offline.evaluation.tally import BASELINES, bucket, middle, pack, unpack
 from tests.journals import labels_of, policies, scores, traces, world
 
 GRID = [0.2, 0.4, 0.6, 0.8, 0.95]
