@@ -52,16 +52,10 @@ Finding = Certificate | NoThreshold
 Part = tuple[int, float]
 """Seed and share of a split: the episodes whose hash is below the share were learned from."""
 
-MIN_FIT: Final = 50
-"""Labelled drafts below which no scorer is fitted: the rules' order was not beaten with fewer."""
-
-MAX_FIT: Final = 2000
-"""Labelled drafts beyond which more of them go to the certificate; the ranking does not get better by then."""
-
-_SPARE = 1.1
-"""The certificate keeps this many times the episodes that it needs: a split by hash is not exact."""
-
-_MIN_KIND = 30
+MIN_FIT: Final = 50  # labelled drafts below which no scorer is fitted: the rules' order was not beaten with fewer
+MAX_FIT: Final = 2000  # beyond, more of them go to the certificate; the ranking hardly gets better
+_SPARE = 1.1  # the certificate keeps this many times the episodes that it needs: a split by hash is not exact
+_MIN_KIND = 30  # drafts of a kind that has an AUROC of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +81,9 @@ class CalibrationResult:
     """The findings of a calibration.
 
     `policy` carries the certified thresholds and their provenance; None when nothing holds. `certificate` then says why
-    and how many labels are missing. `by_kind` and `irreversible` are further claims at the same target: thresholds per
-    kind of step (all at once; the kinds without enough labels together under `""`), and the selective error of drafts
-    that call irreversible tools. `scorer` is the chosen one (`chosen`: `rules`, `error` or `gain`), `fits` what was
-    fitted, `quality` how each candidate did on the episodes kept for the certificate. `saving` is the share of
-    always-large's cost that the cascade saved in these journals as it ran. `data` is a hash of the labels.
+    and how many labels are missing. `by_kind` and `irreversible` are further claims at the same target. `chosen` names
+    the `scorer`, `quality` is how each candidate did on the episodes kept for the certificate. `data` is a hash of the
+    labels, `saving` that of the journals as they ran.
     """
 
     policy: Policy | None
@@ -179,41 +171,30 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
 ) -> CalibrationResult:
     """Calibrate a policy on labelled journals.
 
-    What then holds, with probability `confidence` over the labels and as long as steps stay like those of the journal:
+    With probability `confidence` over the labels, and as long as steps stay like those of the journal:
 
-    - Without `by_kind`, `Policy.threshold` bounds the risk over all steps together.
-    - With `by_kind="each"`, it has one number per kind of step, and the risk is bounded within each kind that has a
-      certificate, in all of them at once, and therefore over all steps too. A kind for which nothing could be shown
-      has 1.0: it goes to the large model.
-    - With `by_kind="together"` it has one number per kind too, the cheapest ones that bound the risk over all steps
-      together: they are chosen on the episodes that a scorer is fitted on and certified on the others.
-    - Where the policy declares irreversible tools, `Policy.threshold["irreversible"]` bounds P(small wrong | accepted)
-      among the drafts that call one. That claim has its own probability `confidence`; the highest threshold that
-      applies to a draft decides, which keeps the others. Where nothing could be shown it is 1.0.
+    - without `by_kind`, `Policy.threshold` bounds the risk (`harm` or `selective_error`, see `Claim`) by `max_loss`
+      over all steps together;
+    - with `by_kind="each"` (True) it has one number per kind of step, and the risk is bounded within each kind that has
+      a certificate, in all of them at once. A kind for which nothing could be shown has 1.0: it goes to the large
+      model;
+    - with `by_kind="together"` it has the cheapest numbers per kind that bound the risk over all steps together: they
+      are chosen on the episodes that a scorer is fitted on and certified on the others;
+    - where the policy declares irreversible tools, `Policy.threshold["irreversible"]` bounds P(small wrong | accepted)
+      among the drafts that call one (1.0 where nothing could be shown). This claim has a `confidence` of its own; the
+      highest threshold that applies to a draft decides, which keeps the others.
 
-    Thresholds that were set by hand for a kind or an effect stay where they are the stricter ones.
+    A loss is counted `per` one drawn step of each episode (steps of one `thread_id`), one drawn `turn` (steps of one
+    `run_id`), or the whole `episode`. Thresholds that were set by hand for a kind or an effect stay where they are the
+    stricter ones.
 
-    Args:
-        paths: journal files or glob patterns.
-        max_loss: the greatest risk per step that you take, for example 0.01.
-        confidence: probability with which the certificate holds.
-        policy: settings to start from; its threshold is replaced, its scorer is the prior of a fit (one that an earlier
-            calibration fitted is left for the shipped rules then, so that no label counts twice).
-        scorer: `rules` keeps the policy's scorer, `error` and `gain` fit one, `auto` takes what ranks harm best on
-            episodes that the fit did not see (and keeps the policy's while labels are few).
-        risk: `harm` or `selective_error` (see `Claim`).
-        per: what a loss is counted in: one drawn `step` of each episode (a conversation: steps of one `thread_id`),
-            one drawn `turn` (steps of one `run_id`, as the graph is invoked once for what a user says), or the whole
-            `episode`. A step without a thread or run is one of its own.
-        by_kind: `one` threshold for all, or thresholds by kind of draft that hold in `each` (True) or `together`.
-        evaluator: your own judgement of a step trace.
-        same_text: `(small, large) -> bool | None`, whether two texts say the same.
-        on_conflict: what contradicting labels do (see `LabelRules`).
-        on_error: what a line that is no record does (see `journal.read`).
-        prices: model -> price that it was run at, for the provenance (source and date).
-        seed: of all draws and splits.
-        now: date of the provenance; None takes the clock.
-        dask: read file by file on Dask (see `ReadSettings`).
+    `policy` holds the settings to start from: its threshold is replaced, its scorer is the prior of a fit (one that an
+    earlier calibration fitted gives way to the shipped rules, so that no label counts twice). `scorer="rules"` keeps
+    it, `error` and `gain` fit one, `auto` takes what ranks harm best on episodes that the fit did not see.
+
+    `evaluator`, `same_text` and `on_conflict` say how labels come about (see `LabelRules`), `on_error` what a line does
+    that is no record (see `journal.read`), `dask` how files are read (see `ReadSettings`). `prices` (by model) and
+    `now` go into the provenance; `seed` is of all draws and splits.
 
     Raises:
         RecordError: journals that cannot be read, hold no step or no label. Names file, line and mend.

@@ -10,7 +10,7 @@ Control*, 2021 (arXiv:2110.01052), fixed-sequence testing with the binomial p-va
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from cascade_agent.errors import ConfigurationError
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 Risk = Literal["harm", "selective_error"]
 Per = Literal["step", "turn", "episode"]
 
-_MAX_LABELS = 2**40
 SELECTIVE_GRID = (1.0, 0.999, 0.998, 0.995, *(1.0 - i / 100 for i in range(1, 101)))
 """Thresholds tested for a selective error, where the grid must not depend on the labels."""
 
-_FIRST_LOSSES = 2
-"""Losses that the first test of a selective error can bear; a walk that begins at 0 ends at the first bad luck."""
+_MAX_LABELS = 2**40
+_FIRST_LOSSES = 2  # that a first test of selective error can bear; one that bears 0 ends at the first bad luck
 
 
 def labels_needed(max_loss: float, confidence: float = 0.9, *, losses: int = 0) -> int:
@@ -48,13 +47,7 @@ def labels_needed(max_loss: float, confidence: float = 0.9, *, losses: int = 0) 
 
 
 def labels_for_power(max_loss: float, confidence: float = 0.9, *, rate: float | None = None, power: float = 0.8) -> int:
-    """Labelled units with which the test succeeds with probability `power` when the true risk is `rate`.
-
-    `rate` is half of `max_loss` when it is None.
-
-    Raises:
-        ConfigurationError: a `rate` that is not below `max_loss`, or a `power` outside (0, 1).
-    """
+    """Labelled units with which a test succeeds with chance `power` at a true risk of `rate` (None: half a target)."""
     _check(max_loss, confidence)
     rate = max_loss / 2 if rate is None else rate
     if not 0.0 <= rate <= 0.9 * max_loss or not 0.0 < power < 1.0:
@@ -149,13 +142,12 @@ class Claim:
     Risk `harm` is P(accepted, small wrong and large right) over all steps. Its loss can only grow when the threshold
     falls, so testing every threshold that the scores tell apart costs nothing. Risk `selective_error` is P(small wrong
     | accepted), for tools whose effect cannot be taken back; it is tested on a fixed grid, beginning where enough steps
-    are accepted for a test to succeed. (That start is chosen by counts alone, which keeps the guarantee as long as
-    steps of lower confidence are not more often right.)
+    are accepted for a test to succeed (by counts alone, which keeps the guarantee as long as steps of lower confidence
+    are not more often right).
 
-    Steps of one episode depend on each other, so units are episodes. `per="step"` takes one step of each, drawn
-    uniformly (by a hash of `seed` and the episode): the risk is that of a step. With `per="turn"` one turn of each
-    episode is drawn, and is a loss if any of its steps is; with `per="episode"` the whole episode: a stronger claim,
-    and the one for "at most this share of my tasks".
+    Steps of one episode depend on each other, so units are episodes: one `step` of each, drawn by a hash of `seed` and
+    the episode; one drawn `turn`, which is a loss if any of its steps is; or the whole `episode`, the claim for "at
+    most this share of my tasks".
 
     Raises:
         ConfigurationError: a target that is no probability, or a combination that has no test.
@@ -195,18 +187,14 @@ class Claim:
             return self.none(self._why(n, losses), n=n, losses=losses)
         accepted = sum(u.confidence is not None and u.confidence >= found for u in every)
         return Certificate(
+            **asdict(self),
             threshold=found,
-            max_loss=self.max_loss,
-            confidence=self.confidence,
             n=n,
             losses=losses,
             p_value=binomial_cdf(losses, n, self.max_loss),
             upper=upper_bound(losses, n, self.confidence),
             escalated=1.0 - accepted / len(every),
             episodes=len(episodes),
-            risk=self.risk,
-            per=self.per,
-            seed=self.seed,
         )
 
     def test_by_kind(self, units: Iterable[Unit]) -> dict[str, Certificate | NoThreshold]:
@@ -232,17 +220,9 @@ class Claim:
 
     def none(self, reason: str, *, n: int, losses: int) -> NoThreshold:
         """Return that nothing holds, and what is missing."""
+        missing, for_power = (max(0, f(self.max_loss, self.confidence) - n) for f in (labels_needed, labels_for_power))
         return NoThreshold(
-            reason=reason,
-            max_loss=self.max_loss,
-            confidence=self.confidence,
-            n=n,
-            losses=losses,
-            missing=max(0, labels_needed(self.max_loss, self.confidence) - n),
-            missing_for_power=max(0, labels_for_power(self.max_loss, self.confidence) - n),
-            risk=self.risk,
-            per=self.per,
-            seed=self.seed,
+            **asdict(self), reason=reason, n=n, losses=losses, missing=missing, missing_for_power=for_power
         )
 
     def _why(self, n: int, losses: int) -> str:

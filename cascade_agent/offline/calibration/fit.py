@@ -35,38 +35,25 @@ Matrix = list[list[float]]
 STRENGTHS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Strengths of the prior that cross-validation chooses from: how many labels it weighs against, about."""
 
-FEW: Final = 20
-"""Labels of the rarer kind below which cross-validation is a coin toss; the strength is then `FEW_STRENGTH`."""
+FEW: Final = 20  # labels of the rarer kind below which cross-validation is a coin toss
 FEW_STRENGTH: Final = 300.0
-
-ENOUGH_FOR_KNOTS: Final = 1000
-"""Labels from which an isotonic table is fitted on top; below it overfits (Niculescu-Mizil & Caruana, ICML 2005)."""
-
-MIN_SEEN: Final = 30
-"""Labelled steps in which a code must have spoken before it is weighed, unless the rules weigh it already."""
-
-NEW_WEIGHT: Final = 2.0
-"""Where the prior puts the weight of a code that the rules do not know: among the rules' middling ones."""
+ENOUGH_FOR_KNOTS: Final = 1000  # below, an isotonic table overfits (Niculescu-Mizil & Caruana, ICML 2005)
+MIN_SEEN: Final = 30  # labelled steps in which a code must have spoken, unless the rules weigh it already
+NEW_WEIGHT: Final = 2.0  # where the prior puts the weight of a new code: among the rules' middling ones
 
 _FOLDS = 5
-_SPREAD = 0.05
-"""Least standard deviation that a feature is given; a code that hardly ever varies keeps the rules' weight."""
-_BIAS_WIDTH = 3.0
-_SCALE_WIDTH = 0.5
+_SPREAD = 0.05  # least standard deviation of a feature; a code that hardly ever varies keeps the rules' weight
+_BIAS_WIDTH, _SCALE_WIDTH = 3.0, 0.5
 _LIMIT = 60.0
-_NEWTON_STEPS = 60
-_SWEEPS = 300
-_ENOUGH = 1e-9
-_STILL = 1e-9
-"""Of a standard error: coordinate descent has arrived."""
-_LEAST_STEP = 1e-6
+_NEWTON_STEPS, _ENOUGH, _LEAST_STEP = 60, 1e-9, 1e-6
+_SWEEPS, _STILL = 300, 1e-9  # of a standard error: coordinate descent has arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One labelled draft: what was found, whether it was wrong, whether large would have been right where it was not.
+    """One labelled draft; `gain`: it was wrong and large right (None: nobody knows; it counts as wrong alone does).
 
-    `gain` is None where nobody knows. `weight` is one over the probability with which the label was had.
+    `weight` is one over the probability with which the label was had.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -80,9 +67,8 @@ class Example:
 class Fit:
     """A fitted scorer and what it did on episodes that it had not seen.
 
-    `held_out` has one confidence per example, in order, `folds` the part in which each was left out. `strength` is that
-    of the prior; `auroc` (pairs inside of a fold), `error` (calibration) and `brier` are of `held_out` against the
-    target.
+    `held_out` has one confidence per example, in order, `folds` the part in which each was left out. `auroc` (pairs
+    inside of a fold), `error` (calibration) and `brier` are of `held_out` against the target.
     """
 
     scorer: Scorer
@@ -107,14 +93,9 @@ def fit(
     """Fit a scorer on labelled drafts.
 
     With `target="error"` the confidence is P(draft right); with `"gain"` it is P(escalating gains nothing), which is
-    what a harm-bounded threshold asks for: half of the errors of a small model are errors of its large one too.
-
-    Args:
-        examples: labelled drafts. Where `gain` is unknown a wrong draft counts as a gain.
-        target: what the confidence shall mean.
-        prior: scorer that the fit is drawn to; the shipped rules when None.
-        strength: of the prior, > 0; None chooses it.
-        seed: of the folds.
+    what a harm-bounded threshold asks for: half of the errors of a small model are errors of its large one too. `prior`
+    is what the fit is drawn to (None: the shipped rules), with a `strength` > 0 (None chooses it). `seed` is of the
+    folds.
 
     Raises:
         ConfigurationError: no examples, or an impossible setting.
@@ -412,9 +393,7 @@ def pava(values: Sequence[float], weights: Sequence[float]) -> list[float]:
     return [mean for mean, _, length in blocks for _ in range(length)]
 
 
-def isotonic(
-    confidence: Sequence[float], right: Sequence[bool], *, weights: Sequence[float] | None = None
-) -> Knots:
+def isotonic(confidence: Sequence[float], right: Sequence[bool], *, weights: Sequence[float] | None = None) -> Knots:
     """Return knots of a rising table confidence -> share of right drafts, for `Scorer.knots`.
 
     The knots stand at the centres of the blocks that `pava` finds and lines join them (centred isotonic regression,

@@ -173,9 +173,7 @@ def import_labels(file: PathLike, *, journals: Sequence[PathLike], on_error: OnE
     return _placed(path, found, journals, on_error)
 
 
-def _placed(
-    path: Path, found: list[tuple[int, Label]], journals: Sequence[PathLike], on_error: OnError
-) -> list[Label]:
+def _placed(path: Path, found: list[tuple[int, Label]], journals: Sequence[PathLike], on_error: OnError) -> list[Label]:
     ids = sorted({trace.id for trace in read(*journals, on_error=on_error)})
     placed = []
     for number, label in found:

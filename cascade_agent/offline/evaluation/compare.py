@@ -87,20 +87,13 @@ def compare(  # noqa: PLR0913 - one keyword per question
 ) -> Comparison:
     """Return what policies would have done with recorded steps, and at what cost.
 
-    The journals are read twice, labels first, one step in memory at a time; nothing is written.
+    The journals (files or glob patterns: JSON lines, plain or gzip, or Parquet) are read twice, labels first, one step
+    in memory at a time; nothing is written. `labels` are further files with labels alone.
 
-    Args:
-        paths: journal files or glob patterns: JSON lines, plain or gzip, or Parquet.
-        policies: a policy, or several by title; None is the default one.
-        grid: thresholds in [0, 1] that each of them is also tried with.
-        labels: further files with labels alone.
-        evaluator: your own judgement of a step trace.
-        same_text: `(small, large) -> bool | None`, whether two texts say the same.
-        on_conflict: what contradicting labels do (see `LabelRules`).
-        on_error: what a line that is no record does (see `journal.read`).
-        resamples: of the bootstrap over episodes; 0 leaves intervals out.
-        seed: of these draws.
-        dask: read file by file on Dask (see `ReadSettings`); the answer is the same to the last bit.
+    `policies` is one, or several by title (None: the default one); each is also tried with the thresholds of `grid`,
+    in [0, 1]. `evaluator`, `same_text` and `on_conflict` say how labels come about (see `LabelRules`), `on_error` what
+    a line does that is no record (see `journal.read`). `resamples` and `seed` are of the bootstrap over episodes; 0
+    leaves intervals out. `dask` reads file by file on Dask (see `ReadSettings`), to the same answer.
 
     Raises:
         RecordError: journals that cannot be read or hold no finished step. Names file, line and mend.

@@ -24,50 +24,36 @@ if TYPE_CHECKING:
 
 N = TypeVar("N", int, float)
 
-UNFINISHED: Final = ("interrupted", "cancelled", "error")
-"""Outcomes of steps that say nothing: they are counted and are in no figure."""
-
-LOOKING: Final = ("person", "evaluator")
-"""Sources of labels that may be taken for a random share of the steps, where no draw was logged."""
-
+UNFINISHED: Final = ("interrupted", "cancelled", "error")  # outcomes that say nothing: counted, and in no figure
+LOOKING: Final = ("person", "evaluator")  # who may have looked at a random share of the steps, where none was logged
 PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "escalation")
 """The order in which sources count when labels of one step contradict each other; among equals the latest label does.
 
 `review` is a person who looked at the step because it was doubtful: as true as `person`, but no sample of all steps.
 """
-
 WORLDS: Final = ((False, False), (False, True), (True, False), (True, True))
 """(small is right, large is right), one bit of a set of worlds each."""
-
-MONEY: Final = 10**12
-"""Money is counted in whole trillionths, so that sums do not depend on their order."""
-
-WEIGHT: Final = 2**24
-"""Weights (one over a probability) likewise."""
+MONEY: Final = 10**12  # money is counted in whole trillionths, so that sums do not depend on their order
+WEIGHT: Final = 2**24  # weights (one over a probability) likewise
 
 _COMPARED = ("escalation", "shadow")
-_UNASKED = ("stays_on_large", "skipped_small", "budget")
-"""Reasons that leave the small tier out without a look at the step."""
-_MOST: Final = 1e9
-"""No call costs more, and nobody draws one of so many: room for sums that are packed into one number (see `tally`)."""
+_UNASKED = ("stays_on_large", "skipped_small", "budget")  # reasons that leave small out without a look at the step
+_MOST: Final = 1e9  # no call costs more, and nobody draws one of so many: several sums share a number (see `tally`)
 
 Evaluator = Callable[[StepTrace], bool | None]
 SameText = Callable[[str, str], bool | None]
 OnConflict = Literal["precedence", "exclude"]
 Stratum = Literal["known", "drawn", "judged", "open"]
-"""How large's answer came to be known: `known` without any draw (escalated steps, and whatever was never up for one),
-`drawn` with a logged probability (a shadow call on an accepted step), `judged` by people or an evaluator, `open`:
-accepted, and nobody looked."""
+"""The way in which large's answer came to be known: `known` without any draw (escalated steps, and whatever was never
+up for one), `drawn` with a logged probability (a shadow call), `judged` by people or an evaluator; or it is `open`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRules:
     """Rules for how labels of one step come about, and which of them counts.
 
-    Args:
-        evaluator: your own judgement of a step: True, False, or None where it cannot tell.
-        same_text: `(small, large) -> bool | None` for prose.
-        on_conflict: `precedence` lets the first of `PRECEDENCE` count, `exclude` treats such steps as unlabelled.
+    `evaluator` is your own judgement of a step and `same_text` of two texts (None: cannot tell). On a conflict the
+    first of `PRECEDENCE` counts, or the step is as good as unlabelled (`exclude`).
     """
 
     evaluator: Evaluator | None = None
@@ -102,10 +88,9 @@ class Outcome:
 class Facts(NamedTuple):
     """The record of one finished step as numbers, whatever the policy; costs in trillionths, times in seconds.
 
-    `worlds` is a set of `WORLDS` as bits, `shadow` what was paid to learn about the step afterwards. `skipped` says
-    that small was not asked, `asked_large` that large was, `final` who answered. `weight` is one over the probability
-    with which the step was drawn, in units of `WEIGHT` (0: not drawn). `priced` are the answered calls, whose costs say
-    what such a call may cost.
+    `worlds` is a set of `WORLDS` as bits, `shadow` what was paid to learn about the step afterwards, `skipped` that
+    small was not asked. `weight` is one over the probability with which the step was drawn, in units of `WEIGHT` (0:
+    not drawn). `priced` are the answered calls, whose costs say what such a call may cost.
     """
 
     stratum: Stratum
@@ -197,7 +182,7 @@ class LabelledStep:
 
     @property
     def loss(self) -> bool:
-        """Return whether accepting the draft counts as harm. A wrong draft whose large answer nobody knows does."""
+        """Return whether accepting the draft counts as harm; a wrong one whose large answer nobody knows does."""
         return self.outcome.harm if self.outcome.harm is not None else self.outcome.right is False
 
     @property
@@ -409,9 +394,9 @@ class Dataset:
 
     `steps` holds those that escalated or have a label, in the order of the journal. Of the `total`, steps that small
     answered (`answered`) and nobody labelled are only counted (`unlabelled`, of them `undecided` have labels that say
-    neither right nor wrong). `unasked` are steps in which an economy left small out: they say nothing of its drafts.
-    `repeated` steps came a second time, `orphans` are ids of labels without a step. `paid` is model -> calls, tokens
-    and cost in `currency`, as far as known; `codes` validator -> its codes that carried a score or a hard fail.
+    neither right nor wrong). In `unasked` ones an economy left small out. `repeated` ones came a second time, `orphans`
+    are ids of labels without a step. `paid` is model -> calls, tokens, cost and currency, as far as known; `codes`
+    validator -> its codes that carried a score or a hard fail.
     """
 
     side_effects: Mapping[str, str] = field(default_factory=dict)

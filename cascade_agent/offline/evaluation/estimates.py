@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import starmap
+from itertools import product, starmap
 from operator import mul
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -43,7 +43,7 @@ RESAMPLES: Final = 300
 INTERVALS: Final = ("success", "loss", "harm", "escalation", "saving")
 
 Basis = Literal["all_escalated", "propensity", "share", "none"]
-"""What figures of quality rest on: every step was escalated, so nothing is to be estimated; shadow calls with a logged
+"""Figures of quality rest on: every step was escalated, so nothing is to be estimated; shadow calls with a logged
 probability; labels of people or an evaluator (a share that is assumed not to be chosen by outcome); or nothing."""
 
 
@@ -104,6 +104,7 @@ class Figures(Plain):
     cost_per_success: Figure
     p50: Figure
     p95: Figure
+
 
 # ---- sums that figures are made of ----------------------------------------------------------------------------------
 
@@ -235,44 +236,37 @@ def _money_of(line: Line, ground: Line) -> tuple[Figure, Figure, Figure]:
     low = line["own_lo"] + line["big"] + line["x_lo"] + line["shadow_lo"]
     high = sum(line[name] for name in ("own_hi", "big", "big_more", "x_hi", "y_hi", "shadow_hi"))
     cost: Pair = (low, math.inf if unbounded else high)
-    saving = _saving(line, ground)
+    saving, success = _saving(line, ground), line.pair("success")
     estimate: Pair | None = None
     saved: Pair | None = None
-    success = line.pair("success")
     if ground["open"] == 0:
-        estimate, saved = cost, _pair(*saving)
+        estimate, saved = cost, saving
     elif ground["weight"] and not line["own_none"] and not line["sample_none"] and not ground["sample_none"]:
-        own, big, alone = line.pair("own"), _weighted(line, ground, "big"), _weighted(ground, ground, "big")
+        own, big = line.pair("own"), _weighted(line, ground, "big")
         estimate = own[0] + big[0], own[1] + big[1]
-        ratio = _over(estimate, alone)
-        saved = None if ratio is None else (1.0 - ratio[1], 1.0 - ratio[0])
+        if (ratio := _over(estimate, _weighted(ground, ground, "big"))) is not None:
+            saved = 1.0 - ratio[1], 1.0 - ratio[0]
         success = _weighted(line, ground, "success")
     per = _over(cost, line.pair("success"))
     per_estimate = None if estimate is None else _over(estimate, success)
-    return (
-        _figure(_scaled(cost, scaled), _scaled(estimate, scaled)),
-        _figure(saving, saved),
-        _figure(_scaled(per, MONEY), _scaled(per_estimate, MONEY)),
-    )
+    return _figure(cost, estimate, scaled), _figure(saving, saved), _figure(per, per_estimate, MONEY)
 
 
-def _saving(line: Line, ground: Line) -> tuple[float | None, float | None]:
-    """Return least and greatest saving.
+def _saving(line: Line, ground: Line) -> Pair:
+    """Return least and greatest saving; infinite where it is unknown.
 
-    What an unrecorded large call costs stands on both sides of the ratio, so each of them moves it one way only: the
+    The cost of an unrecorded large call stands on both sides of the ratio, so each of them moves it one way only: the
     ends are where those that the policy makes are all cheap or all dear, and the others too.
     """
     most: list[float] = []
     least: list[float] = []
     rest_none = ground["x_none"] - line["x_none"] - line["y_none"]
-    for one in ("lo", "hi"):
+    for one, two in product(("lo", "hi"), repeat=2):
         others = ground[f"x_{one}"] - line[f"x_{one}"] - line[f"y_{one}"]
-        shadow = line[f"shadow_{one}"]
-        for two in ("lo", "hi"):
-            x, y = line[f"x_{two}"], line[f"y_{two}"]
-            made = line["own_hi"] + line["big"] + line["big_more"] + shadow + x + y
-            most += _ratio(made, ground["big"] + others + x + y)
-            least += _ratio(line["own_lo"] + line["big"] + shadow + x, ground["big"] + others + x + y)
+        shadow, x, y = line[f"shadow_{one}"], line[f"x_{two}"], line[f"y_{two}"]
+        alone = ground["big"] + others + x + y
+        most += _ratio(line["own_hi"] + line["big"] + line["big_more"] + shadow + x + y, alone)
+        least += _ratio(line["own_lo"] + line["big"] + shadow + x, alone)
     if line["x_none"] or line["y_none"]:  # dear beyond all bounds, and made
         most.append(1.0)
         least.append(1.0)
@@ -280,7 +274,7 @@ def _saving(line: Line, ground: Line) -> tuple[float | None, float | None]:
         least.append(0.0)
     if line["own_none"] or (line["shadow_none"] and rest_none):
         most.append(math.inf)
-    return 1.0 - max(most) if most else None, 1.0 - min(least) if least else None
+    return 1.0 - max(most, default=math.inf), 1.0 - min(least, default=-math.inf)
 
 
 def _ratio(a: float, b: float) -> list[float]:
@@ -288,26 +282,21 @@ def _ratio(a: float, b: float) -> list[float]:
     return [a / b] if b > 0 else [math.inf] if a > 0 else []
 
 
-def _weighted(line: Line, ground: Line, name: str) -> Pair:
-    """Return both ends of a sum over all steps, the drawn ones standing for the lottery."""
-    scale = ground["lottery"] / ground["weight"]
-    known, drawn = line.pair(name, "known_"), line.pair(name, "drawn_")
-    return known[0] + scale * drawn[0], known[1] + scale * drawn[1]
+def _weighted(line: Line, ground: Line, name: str, sample: str = "drawn", size: str = "weight") -> Pair:
+    """Return both ends of a sum over all steps, those of the sample standing for the lottery."""
+    scale, known, seen = ground["lottery"] / ground[size], line.pair(name, "known_"), line.pair(name, f"{sample}_")
+    return known[0] + scale * seen[0], known[1] + scale * seen[1]
 
 
 def _truth(line: Line, ground: Line, name: str) -> Figure:
-    n = ground["n"]
-    low, high = line.pair(name)
-    estimate: Pair | None = None
-    if ground["open"] == 0 or low == high:
-        estimate = low, high
+    bounds, estimate = line.pair(name), None
+    if ground["open"] == 0 or bounds[0] == bounds[1]:
+        estimate = bounds
     elif ground["weight"]:
         estimate = _weighted(line, ground, name)
     elif ground["judged"]:
-        scale = ground["lottery"] / ground["judged"]
-        known, judged = line.pair(name, "known_"), line.pair(name, "judged_")
-        estimate = known[0] + scale * judged[0], known[1] + scale * judged[1]
-    return _figure((low / n, high / n), _scaled(estimate, n))
+        estimate = _weighted(line, ground, name, "judged", "judged")
+    return _figure(bounds, estimate, ground["n"])
 
 
 def _basis(ground: Line) -> Basis:
@@ -317,27 +306,23 @@ def _basis(ground: Line) -> Basis:
 
 
 def _escalation(line: Line, ground: Line) -> Figure:
-    bounds = _scaled(line.pair("esc"), ground["n"])
-    return _figure(bounds, bounds)
+    return _figure(line.pair("esc"), line.pair("esc"), ground["n"])
 
 
-def _figure(bounds: tuple[float | None, float | None] | None, estimate: Pair | None = None) -> Figure:
-    low, high = (None if v is None or not math.isfinite(v) else v for v in bounds or (None, None))
+def _figure(bounds: Pair | None, estimate: Pair | None = None, by: float = 1.0) -> Figure:
+    """Return bounds and an estimate, each over a number; an infinite bound is unknown."""
+    low, high = (value / by if math.isfinite(value) else None for value in bounds or (math.inf, math.inf))
     finite = estimate is not None and all(map(math.isfinite, estimate))
-    return Figure(low=low, high=high, estimate=estimate if finite else None)
-
-
-def _pair(low: float | None, high: float | None) -> Pair | None:
-    return None if low is None or high is None else (low, high)
-
-
-def _scaled(pair: Pair | None, by: float) -> Pair | None:
-    return None if pair is None else (pair[0] / by, pair[1] / by)
+    return Figure(low=low, high=high, estimate=(estimate[0] / by, estimate[1] / by) if estimate and finite else None)
 
 
 def _over(a: Pair, b: Pair) -> Pair | None:
     """Return an interval of numbers >= 0 over another; None where it may be divided by nothing."""
     return (a[0] / b[1] if math.isfinite(b[1]) else 0.0, a[1] / b[0]) if b[0] > 0 else None
+
+
+def _bounds(figure: Figure) -> Pair | None:
+    return None if figure.low is None or figure.high is None else (figure.low, figure.high)
 
 
 def _share(saving: Figure, best: Figure) -> Figure:
@@ -349,8 +334,7 @@ def _share(saving: Figure, best: Figure) -> Figure:
         corners = [x / y for x in a for y in b]
         return min(corners), max(corners)
 
-    bounds = divide(_pair(saving.low, saving.high), _pair(best.low, best.high))
-    return _figure(bounds, divide(saving.estimate, best.estimate))
+    return _figure(divide(_bounds(saving), _bounds(best)), divide(saving.estimate, best.estimate))
 
 
 # ---- latency --------------------------------------------------------------------------------------------------------
@@ -363,18 +347,11 @@ class Times:
         self.counts: Counter[tuple[str, int | None]] = Counter()
         self.weights: Counter[tuple[str, int | None]] = Counter()
 
-    def add(self, stratum: str, place: int | None, n: int, weight: int) -> None:
-        """Add steps whose latency lies in one bucket."""
-        self.counts[stratum, place] += n
-        self.weights[stratum, place] += weight
-
     def quantile(self, q: float, ground: Line) -> tuple[Pair | None, Pair | None]:
         """Return (least and greatest quantile, estimate) in seconds; unknown times may lie at either end."""
         bounds = _quantile(self.counts, q)
-        if ground["open"] == 0:
-            return bounds, bounds
-        if not ground["weight"]:
-            return bounds, None
+        if ground["open"] == 0 or not ground["weight"]:
+            return bounds, bounds if ground["open"] == 0 else None
         scale = ground["lottery"] / ground["weight"]
         mixed = {key: float(n) for key, n in self.counts.items() if key[0] == "known"}
         mixed |= {key: scale * w for key, w in self.weights.items() if key[0] == "drawn"}
@@ -383,31 +360,26 @@ class Times:
 
 def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair | None:
     """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
-    known: dict[int, float] = defaultdict(float)
-    unknown = 0.0
+    known: Counter[float] = Counter()
     for (_, place), n in counts.items():
-        if place is None:
-            unknown += n
-        else:
-            known[place] += n
-    wanted = q * (unknown + sum(known.values()))
+        known[-math.inf if place is None else place] += n  # type: ignore[assignment] # weights are no integers
+    unknown, wanted = known.pop(-math.inf, 0), q * sum(counts.values())
     if not wanted:
         return None
 
     def reached(passed: float) -> float:
-        for place in sorted(known):
-            passed += known[place]
+        for place, n in sorted(known.items()):
+            passed += n
             if passed >= wanted:
-                return middle(place)
+                return middle(int(place))
         return math.inf
 
     return 0.0 if unknown and unknown >= wanted else reached(unknown), reached(0.0)
 
 
 def _latency(own: Times, alone: Times, q: float, ground: Line) -> Figure:
-    (a, a_estimate), (b, b_estimate) = own.quantile(q, ground), alone.quantile(q, ground)
-    bounds = None if a is None or b is None else _over(a, b)
-    estimate = None if a_estimate is None or b_estimate is None else _over(a_estimate, b_estimate)
+    pairs = zip(own.quantile(q, ground), alone.quantile(q, ground), strict=True)
+    bounds, estimate = (None if a is None or b is None else _over(a, b) for a, b in pairs)
     return _figure(bounds, estimate)
 
 
@@ -533,7 +505,8 @@ class Estimates:
             chosen, out[subset] = set(cells), Times()
             for (cell, stratum, place), row in rows.items():
                 if cell in chosen:
-                    out[subset].add(stratum, place, *row[index])
+                    out[subset].counts[stratum, place] += row[index][0]
+                    out[subset].weights[stratum, place] += row[index][1]
         return out
 
     # ---- sums as figures --------------------------------------------------------------------------------------------
@@ -610,6 +583,6 @@ def _resampled(lines: Sequence[Line], draws: Sequence[Sequence[float]]) -> list[
 
 def _interval(found: Iterable[Figure], *, estimated: bool) -> Pair | None:
     """Return the 95 % percentile interval of what resamples say: of the estimate, or of the bounds without one."""
-    pairs = [figure.estimate if estimated else _pair(figure.low, figure.high) for figure in found]
+    pairs = [figure.estimate if estimated else _bounds(figure) for figure in found]
     known = [pair for pair in pairs if pair is not None]
     return (percentiles([p[0] for p in known])[0], percentiles([p[1] for p in known])[1]) if known else None

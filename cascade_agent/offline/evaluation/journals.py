@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.dataset import Evaluator, LabelledStep, OnConflict, SameText
 
-REMEMBERED: Final = 200_000
-"""Steps among which one that comes a second time is recognised, where not all are kept."""
-
-_AHEAD: Final = 16
-"""Files that are read on Dask before their steps are needed."""
+REMEMBERED: Final = 200_000  # steps among which one that comes a second time is recognised, where not all are kept
+_AHEAD: Final = 16  # files that are read on Dask before their steps are needed
 
 
 class Fold(Protocol):

@@ -34,12 +34,10 @@ Introduction to Variance Estimation, 2007, chapter 2). The standard error of an 
 
 MAX_POLICIES: Final = 1_000
 _SKETCH: Final = 4_096
-_RATIO: Final = math.log(1.02)
-"""Latencies are counted in buckets 2 % wide."""
+_RATIO: Final = math.log(1.02)  # latencies are counted in buckets 2 % wide
 
 BY_SMALL, BY_LARGE, BY_NOBODY, BY_OTHERS = 1, 2, 4, 8
 """Those who may have answered, as bits; `BY_OTHERS` is a human, or an answer of which nothing is known."""
-
 _BITS: Final = {None: BY_NOBODY, "small": BY_SMALL, "large": BY_LARGE, "human": BY_OTHERS}
 
 BASELINES: Final = ("as recorded", "always small", "always large", "oracle")
@@ -312,6 +310,27 @@ class _Estimate:
     sure: list[str] = field(default_factory=list)
     maybe: list[str] = field(default_factory=list)
 
+    def made(self, role: str, cost: int | None) -> None:
+        """Add a call that was made."""
+        if cost is None:
+            self.sure.append(role)
+        elif role in _BY_LARGE:
+            self.large += cost
+        else:
+            self.own += cost
+
+    def may(self, role: str, cost: int | None) -> None:
+        """Add a call that may have been made."""
+        if cost is None:
+            self.maybe.append(role)
+        elif role in _BY_LARGE:
+            self.large_more += cost
+        else:
+            self.own_more += cost
+
+
+_BY_LARGE = ("large", "shadow")
+
 
 def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Ending, int, float | None]:
     """Return what is kept of a step under a policy: its ending, its sums, and its latency."""
@@ -319,14 +338,7 @@ def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) 
     for call in replayed.calls:
         role = call.name if isinstance(call, SideCall) else "small" if call.tier == "small" else "large"
         cost = money(call.cost, trace.id)
-        if cost is None and role == "hedge":
-            cost = facts.large  # dropped, and billed in full
-        if cost is None:
-            found.sure.append(role)
-        elif role == "large":
-            found.large += cost
-        else:
-            found.own += cost
+        found.made(role, facts.large if cost is None and role == "hedge" else cost)  # dropped, and billed in full
     if replayed.missing is None:
         _known_end(found, policy, replayed, facts)
     elif replayed.missing == "large":
@@ -346,25 +358,17 @@ def _known_end(found: _Estimate, policy: Policy, replayed: Replayed, facts: Fact
     else:
         found.finals = BY_OTHERS if policy.on_exhausted == "interrupt" else BY_NOBODY
     if policy.shadow_rate and replayed.decisions[-1].action == "accept" and not replayed.escalated:
-        if facts.large is None:  # in expectation: the journal may come from a policy that drew more often, or never
-            found.sure.append("shadow")
-        else:
-            found.large += round(policy.shadow_rate * facts.large)
+        # in expectation: the journal may come from a policy that drew more often, or never
+        found.made("shadow", None if facts.large is None else round(policy.shadow_rate * facts.large))
 
 
 def _without_large(found: _Estimate, replayed: Replayed, facts: Facts) -> None:
     """Take an escalation that is not in the record; a shadow call says what large answered."""
-    found.finals, found.latency = BY_LARGE, None
-    if facts.asked_large:  # once more than in the record
-        found.finals = BY_LARGE | BY_OTHERS
-        found.sure.append("large")
-        return
-    if facts.large is None:
-        found.sure.append("large")
-    else:
-        found.large += facts.large
+    again = facts.asked_large  # once more than in the record
+    found.finals, found.latency = BY_LARGE | BY_OTHERS if again else BY_LARGE, None
+    found.made("large", None if again else facts.large)
     times = [call.latency for call in replayed.calls]
-    if facts.large_time is not None and None not in times:
+    if not again and facts.large_time is not None and None not in times:
         found.latency = facts.large_time + sum(time for time in times if time is not None)
 
 
@@ -372,21 +376,14 @@ def _undecided(found: _Estimate, trace: StepTrace, replayed: Replayed, facts: Fa
     """Take a step whose draft, or evidence about it, is not in the record: it may end either way, at more cost."""
     found.finals, found.latency, found.escalated = BY_SMALL | BY_LARGE, None, 2
     if replayed.missing == "draft":
-        found.sure.append("small")
-    wanted = replayed.decisions[-1].evidence
+        found.made("small", None)
     made = {call.name for call in replayed.calls if isinstance(call, SideCall)}
     for name in trace.askable:
-        cost = facts.evidence.get(name)
-        if name == wanted:
-            found.sure.append(name)
-        elif name not in made and cost is None:
-            found.maybe.append(name)
+        if name == replayed.decisions[-1].evidence:
+            found.made(name, None)
         elif name not in made:
-            found.own_more += cost or 0
-    if facts.large is None:
-        found.maybe.append("large")
-    else:
-        found.large_more += facts.large
+            found.may(name, facts.evidence.get(name))
+    found.may("large", facts.large)
 
 
 # ---- tables of sums, several in one number --------------------------------------------------------------------------

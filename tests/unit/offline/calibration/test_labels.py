@@ -29,13 +29,6 @@ def step(step_id, small, large=None, **kwargs):
     return StepTrace(id=step_id, attempts=tuple(attempts), final=len(attempts) - 1, **{**base, **kwargs})
 
 
-@pytest.fixture
-def journal(tmp_path):
-    """An empty journal."""
-    with Journal(tmp_path / "j.jsonl") as journal:
-        yield journal
-
-
 CITY = [("weather", {"city": "Paris", "days": 5})]
 
 

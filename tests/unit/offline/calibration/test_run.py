@@ -13,7 +13,6 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
 from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.writer import Journal
 from cascade_agent.models.pricing import Price
 from cascade_agent.offline.calibration import (
     Certificate,
@@ -78,13 +77,6 @@ def drafts(n, seed=0):
         p = sigmoid(4.0 - sum(w * (1 - scores[c]) for c, w in TRUTH.items()))
         wrong = rng.random() > p
         yield [graded(c, s) for c, s in scores.items()], wrong, wrong and rng.random() < 0.6
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """An empty journal."""
-    with Journal(tmp_path / "j.jsonl") as journal:
-        yield journal
 
 
 def escalate_all(journal, n, *, seed=0, per_thread=1, **kwargs):
@@ -326,9 +318,10 @@ def test_the_sample_is_like_the_whole(labels, basis, rate):
     assert sum(c.loss for c in found.steps) / n == pytest.approx(0.25, abs=0.02)
 
 
-def test_the_guarantee_holds_from_a_running_cascade():
+@pytest.mark.parametrize("trials", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_the_guarantee_holds_from_a_running_cascade(trials):
     """From unevenly labelled logs, shadowed and with tool errors, the risk exceeds its target in at most delta + noise."""
-    rng, trials, violations, found_any = random.Random(2), 200, 0, 0
+    rng, violations, found_any = random.Random(2), 0, 0
     for _ in range(trials):
         sample = draw(logged(rng, 1500, shadow=0.3, tool_errors=0.3), POLICY)
         found = Claim(max_loss=0.05).test(to_units(sample.steps, POLICY))
