@@ -389,7 +389,12 @@ def _policy_of(
 ) -> Policy:
     scorer, thresholds = result.scorer, thresholds_of(entries, base)
     if result.chosen in result.fits:
-        origin = {"kind": "fitted", "target": result.chosen, "data": result.data, "learned": [list(part)]}
+        origin: dict[str, Any] = {
+            "kind": "fitted",
+            "target": result.chosen,
+            "data": result.data,
+            "learned": [list(part)],
+        }
         scorer = replace(scorer, provenance=origin)
     whole = thresholds.pop("", None)
     default = max(thresholds.values()) if whole is None else whole
