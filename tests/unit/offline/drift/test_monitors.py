@@ -464,17 +464,17 @@ def test_threads_may_feed_it_at_once() -> None:
 
 
 def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """State after 5,000 steps of ever new threads, names, codes and models is as large as after 2,500."""
+    """State after 8,000 steps of ever new threads, names, codes and models is as large as after 4,000."""
     for module, name in ((monitors, "REMEMBERED"), (harm, "REMEMBERED"), (savings, "_LATE")):
         monkeypatch.setattr(module, name, 1000)
     watcher, sizes = DriftWatch(max_loss=0.02), []
     rng = random.Random(0)
-    for index in range(5_000):
+    for index in range(8_000):
         odd = f"x{index}"
-        trace = step(index, name=odd, code=odd, model=odd, thread=odd, escalated=rng.random() < 0.1, policy="p")
+        trace = step(index, name=odd, code=odd, model=odd, thread=odd, escalated=rng.random() < 0.5, policy="p")
         watcher.add(trace)
         watcher.add_label(Label(step_id=trace.id, source="shadow", harm=rng.random() < 0.02, propensity=0.5))
-        if index + 1 in (2_500, 5_000):
+        if index + 1 in (4_000, 8_000):
             state = {k: v for k, v in watcher.__dict__.items() if k != "_lock"}
             sizes.append(len(pickle.dumps(state)))
     assert sizes[1] < sizes[0] * 1.1
