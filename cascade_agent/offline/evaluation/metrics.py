@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -18,13 +17,18 @@ _PRECISION, _TINY, _TERMS = 1e-15, 1e-300, 100_000
 
 def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float | None:
     """P(a right draft has more confidence than a wrong one), ties count half; None when one of the two is missing."""
-    below = won = 0.0  # wrong drafts so far, and pairs that the right ones won
-    for _, tied in groupby(sorted(zip(confidence, right, strict=True)), key=lambda row: row[0]):
-        rights = [y for _, y in tied]
-        wrong = len(rights) - sum(rights)
-        won, below = won + sum(rights) * (below + wrong / 2), below + wrong
-    pairs = below * (len(right) - below)
-    return won / pairs if pairs else None
+    order = sorted(range(len(right)), key=confidence.__getitem__)
+    positives, rank_sum, at = sum(right), 0.0, 0
+    while at < len(order):
+        end = at
+        while end < len(order) and confidence[order[end]] == confidence[order[at]]:
+            end += 1
+        rank_sum += (at + end + 1) / 2 * sum(right[i] for i in order[at:end])
+        at = end
+    negatives = len(order) - positives
+    if not positives or not negatives:
+        return None
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 def auroc_within(confidence: Sequence[float], right: Sequence[bool], group: Sequence[int]) -> float | None:
