@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from cascade_agent.offline.calibration.calibrate import CalibrationResult, Quality, Sample, calibrate
+from cascade_agent.offline.calibration.calibrate import CalibrationResult, Quality, calibrate
 from cascade_agent.offline.calibration.certificate import (
     Certificate,
     Claim,
     NoThreshold,
     Unit,
-    certify,
-    certify_by_kind,
     labels_for_power,
     labels_needed,
 )
@@ -17,6 +15,7 @@ from cascade_agent.offline.calibration.disagreement import learn_disagreement
 from cascade_agent.offline.calibration.fit import Example, Fit, fit, isotonic
 from cascade_agent.offline.calibration.labelling import find_step, import_labels, to_look_at
 from cascade_agent.offline.calibration.policy_file import load_policy, write_policy
+from cascade_agent.offline.calibration.sample import Sample
 
 __all__ = [
     "CalibrationResult",
@@ -29,8 +28,6 @@ __all__ = [
     "Sample",
     "Unit",
     "calibrate",
-    "certify",
-    "certify_by_kind",
     "find_step",
     "fit",
     "import_labels",

@@ -9,13 +9,14 @@ Control*, 2021 (arXiv:2110.01052), fixed-sequence testing with the binomial p-va
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.offline.evaluation.dataset import sha
 from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
+from cascade_agent.offline.evaluation.plain import Plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
 Risk = Literal["harm", "selective_error"]
 Per = Literal["step", "turn", "episode"]
 
-_MAX_LABELS = 2**40
 SELECTIVE_GRID = (1.0, 0.999, 0.998, 0.995, *(1.0 - i / 100 for i in range(1, 101)))
 """Thresholds tested for a selective error, where the grid must not depend on the labels."""
 
-_FIRST_LOSSES = 2
-"""Losses that the first test of a selective error can bear; a walk that begins at 0 ends at the first bad luck."""
+_MAX_LABELS = 2**40
+_FIRST_LOSSES = 2  # that a first test of selective error can bear; one that bears 0 ends at the first bad luck
 
 
 def labels_needed(max_loss: float, confidence: float = 0.9, *, losses: int = 0) -> int:
@@ -47,24 +47,16 @@ def labels_needed(max_loss: float, confidence: float = 0.9, *, losses: int = 0) 
 
 
 def labels_for_power(max_loss: float, confidence: float = 0.9, *, rate: float | None = None, power: float = 0.8) -> int:
-    """Labelled units with which the test succeeds with probability `power` when the true risk is `rate`.
-
-    `rate` is half of `max_loss` when it is None.
-
-    Raises:
-        ConfigurationError: a `rate` that is not below `max_loss`, or a `power` outside (0, 1).
-    """
+    """Labelled units with which a test succeeds with chance `power` at a true risk of `rate` (None: half a target)."""
     _check(max_loss, confidence)
     rate = max_loss / 2 if rate is None else rate
     if not 0.0 <= rate <= 0.9 * max_loss or not 0.0 < power < 1.0:
         msg = f"rate is {rate!r} and power {power!r}; expected 0 <= rate <= 0.9 * max_loss and 0 < power < 1"
         raise ConfigurationError(msg)
     losses = 0
-    while True:
-        n = labels_needed(max_loss, confidence, losses=losses)
-        if binomial_cdf(losses, n, rate) >= power:
-            return n
+    while binomial_cdf(losses, n := labels_needed(max_loss, confidence, losses=losses), rate) < power:
         losses += 1
+    return n
 
 
 def _check(max_loss: float, confidence: float) -> None:
@@ -83,8 +75,8 @@ class Unit:
 
     `confidence` is what the scorer under test says, None when the step escalates under every threshold. `wrong` says
     whether the small draft was wrong, `harm` whether it was wrong and the large answer right. `episode` groups the
-    steps that depend on each other (a thread), `turn` those between two messages of the user; `step_id` tells them
-    apart. `price` is what large costs on it, in any unit.
+    steps that depend on each other (a thread), `turn` those between two messages of the user. `price` is what large
+    costs on it, in any unit.
     """
 
     episode: str
@@ -98,34 +90,35 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
-    """Accepting at `threshold` has a risk of at most `max_loss`, with probability `confidence` over the labels.
+class _Found(Plain):
+    """What a test came to: `losses` of `n` independent units. `per` and `seed` say how units were made of episodes."""
 
-    `losses` of `n` independent units were losses at this threshold, `p_value` is the exact binomial one and `upper` the
-    Clopper-Pearson bound of the risk. `escalated` is the share of the steps below the threshold. `per` and `seed` say
-    how units were made of episodes, `risk` what a loss is.
-    """
-
-    threshold: float
     max_loss: float
     confidence: float
     n: int
     losses: int
-    p_value: float
-    upper: float
-    escalated: float
-    episodes: int
     risk: Risk = "harm"
     per: Per = "step"
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate(_Found):
+    """Accepting at `threshold` has a risk of at most `max_loss`, with probability `confidence` over the labels.
+
+    `p_value` is the exact binomial one and `upper` the Clopper-Pearson bound of the risk. `escalated` is the share of
+    the steps below the threshold.
+    """
+
+    threshold: float
+    p_value: float
+    upper: float
+    escalated: float
+    episodes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoThreshold:
+class NoThreshold(_Found):
     """No threshold holds with this much data; false in a condition.
 
     `reason` is a sentence for people. `missing` is how many more independent labelled units are needed if none of all
@@ -133,23 +126,13 @@ class NoThreshold:
     """
 
     reason: str
-    max_loss: float
-    confidence: float
-    n: int
-    losses: int
     missing: int
     missing_for_power: int
-    risk: Risk = "harm"
-    per: Per = "step"
-    seed: int = 0
+    threshold: None = None
 
     def __bool__(self) -> bool:
-        """There is none."""
+        """Return False: there is none."""
         return False
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {"threshold": None} | {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +142,12 @@ class Claim:
     Risk `harm` is P(accepted, small wrong and large right) over all steps. Its loss can only grow when the threshold
     falls, so testing every threshold that the scores tell apart costs nothing. Risk `selective_error` is P(small wrong
     | accepted), for tools whose effect cannot be taken back; it is tested on a fixed grid, beginning where enough steps
-    are accepted for a test to succeed. (That start is chosen by counts alone, which keeps the guarantee as long as
-    steps of lower confidence are not more often right.)
+    are accepted for a test to succeed (by counts alone, which keeps the guarantee as long as steps of lower confidence
+    are not more often right).
 
-    Steps of one episode depend on each other, so units are episodes. `per="step"` takes one step of each episode, drawn
-    uniformly (by a hash of `seed` and the episode): the risk is that of a step. With `per="turn"` one turn of each
-    episode is drawn, and is a loss if any of its steps is; with `per="episode"` the whole episode: a stronger claim,
-    and the one for "at most this share of my tasks".
+    Steps of one episode depend on each other, so units are episodes: one `step` of each, drawn by a hash of `seed` and
+    the episode; one drawn `turn`, which is a loss if any of its steps is; or the whole `episode`, the claim for "at
+    most this share of my tasks".
 
     Raises:
         ConfigurationError: a target that is no probability, or a combination that has no test.
@@ -180,7 +162,7 @@ class Claim:
     def __post_init__(self) -> None:
         """Refuse what cannot be tested."""
         _check(self.max_loss, self.confidence)
-        if self.risk not in ("harm", "selective_error") or self.per not in get_args(Per):
+        if self.risk not in get_args(Risk) or self.per not in get_args(Per):
             msg = (
                 f"risk={self.risk!r}, per={self.per!r}; expected risk 'harm' or 'selective_error', "
                 "per 'step', 'turn' or 'episode'"
@@ -191,37 +173,37 @@ class Claim:
             raise ConfigurationError(msg)
 
     def test(self, units: Iterable[Unit], grid: Sequence[float] | None = None) -> Certificate | NoThreshold:
-        """The least threshold for which the claim holds."""
+        """Return the least threshold for which the claim holds.
+
+        Steps that escalate under every threshold (confidence None) belong to the `units`. A `grid` of thresholds must
+        not have been chosen by looking at their labels.
+        """
         episodes: dict[str, list[Unit]] = defaultdict(list)
         for unit in units:
             episodes[unit.episode].append(unit)
         every = [unit for steps in episodes.values() for unit in steps]
-        sample = [_unit(e, steps, self) for e, steps in episodes.items()]
-        if self.risk == "harm":
-            seen = {u.confidence for u in every if u.confidence is not None}
-            found, n, losses = _walk_harm(sample, self, seen if grid is None else grid)
-        else:
-            found, n, losses = _walk_selective(sample, self, SELECTIVE_GRID if grid is None else grid)
+        found, n, losses = self._walk([self._unit(e, steps) for e, steps in episodes.items()], every, grid)
         if found is None:
             return self.none(self._why(n, losses), n=n, losses=losses)
-        accepted = sum(1 for u in every if u.confidence is not None and u.confidence >= found)
+        accepted = sum(u.confidence is not None and u.confidence >= found for u in every)
         return Certificate(
+            **asdict(self),
             threshold=found,
-            max_loss=self.max_loss,
-            confidence=self.confidence,
             n=n,
             losses=losses,
             p_value=binomial_cdf(losses, n, self.max_loss),
             upper=upper_bound(losses, n, self.confidence),
             escalated=1.0 - accepted / len(every),
             episodes=len(episodes),
-            risk=self.risk,
-            per=self.per,
-            seed=self.seed,
         )
 
     def test_by_kind(self, units: Iterable[Unit]) -> dict[str, Certificate | NoThreshold]:
-        """One threshold per kind that has enough units, one for the rest: see `certify_by_kind`."""
+        """Return one threshold per kind of step that has enough units, and one for the rest together (under `""`).
+
+        All of them hold at once with probability `confidence`: each of the m groups is tested at
+        `1 - (1 - confidence) / m` (Bonferroni). A kind has enough when a test without a loss would succeed at that
+        level; counts alone decide.
+        """
         groups: dict[str, list[Unit]] = defaultdict(list)
         for unit in units:
             groups[unit.kind].append(unit)
@@ -237,18 +219,10 @@ class Claim:
         return replace(self, confidence=1.0 - (1.0 - self.confidence) / max(1, groups))
 
     def none(self, reason: str, *, n: int, losses: int) -> NoThreshold:
-        """That nothing holds, and what is missing."""
+        """Return that nothing holds, and what is missing."""
+        missing, for_power = (max(0, f(self.max_loss, self.confidence) - n) for f in (labels_needed, labels_for_power))
         return NoThreshold(
-            reason=reason,
-            max_loss=self.max_loss,
-            confidence=self.confidence,
-            n=n,
-            losses=losses,
-            missing=max(0, labels_needed(self.max_loss, self.confidence) - n),
-            missing_for_power=max(0, labels_for_power(self.max_loss, self.confidence) - n),
-            risk=self.risk,
-            per=self.per,
-            seed=self.seed,
+            **asdict(self), reason=reason, n=n, losses=losses, missing=missing, missing_for_power=for_power
         )
 
     def _why(self, n: int, losses: int) -> str:
@@ -267,108 +241,58 @@ class Claim:
             )
         return f"no step can be accepted: each of {n} has a failed check or no confidence"
 
+    # ---- from steps to units, from units to a threshold -------------------------------------------------------------
 
-def certify(  # noqa: PLR0913 - one keyword per part of the claim
-    units: Iterable[Unit],
-    *,
-    max_loss: float,
-    confidence: float = 0.9,
-    grid: Sequence[float] | None = None,
-    risk: Risk = "harm",
-    per: Per = "step",
-    seed: int = 0,
-) -> Certificate | NoThreshold:
-    """Return the least threshold whose risk is certified to be at most `max_loss` (see `Claim`).
+    def _unit(self, episode: str, steps: list[Unit]) -> Unit:
+        """Return an episode as the one unit that the claim counts."""
+        if self.per == "episode":
+            return _worst(steps)
+        drawn = self._drawn(episode, steps)
+        if self.per == "step":
+            return drawn
+        turns = {_turn(u): u for u in steps}
+        turn = _turn(self._drawn(episode, list(turns.values())))
+        return _worst([u for u in steps if _turn(u) == turn])
 
-    Args:
-        units: labelled steps; those that escalate under every threshold (confidence None) belong to them.
-        max_loss: target of the risk, in (0, 1).
-        confidence: probability with which the claim holds, in (0, 1).
-        grid: thresholds to test, in any order; must not have been chosen by looking at these labels.
-        risk: what is bounded.
-        per: what is a unit.
-        seed: of the draws.
+    def _drawn(self, episode: str, steps: list[Unit]) -> Unit:
+        return sorted(steps, key=lambda u: u.step_id)[sha(f"{self.seed}\0{episode}") % len(steps)]
 
-    Raises:
-        ConfigurationError: a target that is no probability, or a combination that has no test.
-    """
-    return Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed).test(units, grid)
+    def _walk(
+        self, sample: Sequence[Unit], every: Sequence[Unit], grid: Sequence[float] | None
+    ) -> tuple[float | None, int, int]:
+        """Return the least threshold before the first at which the test fails, from the top, with its units and losses.
 
-
-def certify_by_kind(  # noqa: PLR0913 - as `certify`
-    units: Iterable[Unit],
-    *,
-    max_loss: float,
-    confidence: float = 0.9,
-    risk: Risk = "harm",
-    per: Per = "step",
-    seed: int = 0,
-) -> dict[str, Certificate | NoThreshold]:
-    """Return one threshold per kind of step that has enough units, and one for the rest together (under `""`).
-
-    All of them hold at once with probability `confidence`: each of the m groups is tested at `1 - (1 - confidence) / m`
-    (Bonferroni). A kind has enough when a test without a loss would succeed at that level; counts alone decide.
-    """
-    return Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed).test_by_kind(units)
-
-
-def _unit(episode: str, steps: list[Unit], claim: Claim) -> Unit:
-    """Return an episode as the one unit that a claim counts."""
-    if claim.per == "episode":
-        return _worst(steps)
-    drawn = _drawn(episode, steps, claim.seed)
-    if claim.per == "step":
-        return drawn
-    turns = {u.turn or u.step_id: u for u in steps}
-    turn = _drawn(episode, list(turns.values()), claim.seed)
-    return _worst([u for u in steps if (u.turn or u.step_id) == (turn.turn or turn.step_id)])
+        None where no test succeeds, with the units and losses of the first one that fails.
+        """
+        harm, need = self.risk == "harm", 0
+        known = sorted((u.confidence, u.harm if harm else u.wrong) for u in sample if u.confidence is not None)
+        if grid is None:
+            grid = [u.confidence for u in every if u.confidence is not None] if harm else SELECTIVE_GRID
+        if not harm:
+            need = labels_needed(self.max_loss, self.confidence, losses=_FIRST_LOSSES)
+            need = need if len(known) >= 2 * need else labels_needed(self.max_loss, self.confidence)
+        accepted = losses = 0
+        found: float | None = None
+        held = tested = (-1, -1)
+        for threshold in sorted(set(grid), reverse=True):
+            while known and known[-1][0] >= threshold:
+                losses += known.pop()[1]
+                accepted += 1
+            seen = (len(sample) if harm else accepted, losses)
+            if accepted < need:
+                continue
+            if seen != tested and binomial_cdf(losses, seen[0], self.max_loss) > 1.0 - self.confidence:
+                break
+            found, held, tested = threshold, seen, seen
+        n = len(sample) if harm else accepted
+        return (None, n, losses) if found is None else (found, *held)
 
 
-def _drawn(episode: str, steps: list[Unit], seed: int) -> Unit:
-    if len(steps) == 1:
-        return steps[0]
-    ordered = sorted(steps, key=lambda u: u.step_id)
-    digest = hashlib.sha256(f"{seed}\0{episode}".encode(errors="replace")).digest()
-    return ordered[int.from_bytes(digest[:8], "big") % len(ordered)]
+def _turn(unit: Unit) -> str:
+    return unit.turn or unit.step_id
 
 
-def _worst(steps: list[Unit]) -> Unit:
-    """An episode as one unit: a loss from the threshold down at which the first of its harms is accepted."""
+def _worst(steps: Sequence[Unit]) -> Unit:
+    """Return an episode as one unit: a loss from the threshold down at which the first of its harms is accepted."""
     harms = [u for u in steps if u.harm and u.confidence is not None]
     return max(harms, key=lambda u: u.confidence or 0.0) if harms else replace(steps[0], harm=False)
-
-
-def _walk_harm(sample: list[Unit], claim: Claim, grid: Iterable[float]) -> tuple[float | None, int, int]:
-    """The least threshold before the first at which the test fails, from the top; else None and the losses there."""
-    n = len(sample)
-    known = sorted((u for u in sample if u.confidence is not None), key=lambda u: -(u.confidence or 0.0))
-    found: float | None = None
-    at = losses = held = 0
-    tested = -1
-    for threshold in sorted(set(grid), reverse=True):
-        while at < len(known) and (known[at].confidence or 0.0) >= threshold:
-            losses += known[at].harm
-            at += 1
-        if losses > tested and binomial_cdf(losses, n, claim.max_loss) > 1.0 - claim.confidence:
-            break
-        found, held, tested = threshold, losses, losses
-    return found, n, losses if found is None else held
-
-
-def _walk_selective(sample: list[Unit], claim: Claim, grid: Iterable[float]) -> tuple[float | None, int, int]:
-    known = sorted((u for u in sample if u.confidence is not None), key=lambda u: -(u.confidence or 0.0))
-    start = labels_needed(claim.max_loss, claim.confidence, losses=_FIRST_LOSSES)
-    if len(known) < 2 * start:
-        start = labels_needed(claim.max_loss, claim.confidence)
-    found: float | None = None
-    at = losses = n = held = 0
-    for threshold in sorted(set(grid), reverse=True):
-        while at < len(known) and (known[at].confidence or 0.0) >= threshold:
-            losses += known[at].wrong
-            at += 1
-        if at < start:
-            continue
-        if binomial_cdf(losses, at, claim.max_loss) > 1.0 - claim.confidence:
-            break
-        found, n, held = threshold, at, losses
-    return (None, at, losses) if found is None else (found, n, held)

@@ -12,11 +12,10 @@ from cascade_agent.offline.calibration.fit import Example, fit
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from cascade_agent.core.records import StepTrace, Verdict
-    from cascade_agent.journal.format import OnError
+    from cascade_agent.journal.format import OnError, PathLike
 
 MIN_ASKED: Final = 50
 """Steps in which both models answered below which nothing is learned; 100 to 300 are what helped on recorded steps."""
@@ -38,34 +37,22 @@ class Asked:
     episode: str = ""
 
 
-def learn_disagreement(
-    *paths: str | os.PathLike[str], share: float, seed: int = 0, on_error: OnError = "raise"
-) -> EvidenceShare:
+def learn_disagreement(*paths: PathLike, share: float, seed: int = 0, on_error: OnError = "raise") -> EvidenceShare:
     """Learn from journals on which steps to ask the evidence, for `Policy(evidence=...)`.
 
     Record some hundred steps with a wide band, `Policy(evidence=(0.0, 1.0))`: what the evidence was never asked about
-    is not learned.
-
-    Args:
-        paths: journal files or patterns.
-        share: of the steps that are to be asked about, in (0, 1); those with a failed check are never.
-        seed: of the folds.
-        on_error: what a line that is no record does (see `journal.read`).
+    is not learned. `share` of the steps are to be asked about, in (0, 1); those with a failed check never are.
 
     Raises:
         RecordError: too few steps in which evidence spoke.
         ConfigurationError: a share that is none.
     """
-    return learn_share([_asked(t) for t in read(*paths, on_error=on_error) if _drafted(t)], share=share, seed=seed)
+    drafted = (t for t in read(*paths, on_error=on_error) if t.attempts and t.attempts[0].outcome in _DRAFTED)
+    return learn_share([_asked(trace) for trace in drafted], share=share, seed=seed)
 
 
 def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> EvidenceShare:
-    """Learn where the second model disagrees, and the quantile of that on these steps.
-
-    Raises:
-        RecordError: too few steps in which evidence spoke.
-        ConfigurationError: a share that is none.
-    """
+    """Learn where the second model disagrees, and the quantile of that on these steps (see `learn_disagreement`)."""
     if not 0.0 < share < 1.0:
         msg = f"share is {share!r}; expected the share of steps to ask about, between 0 and 1"
         raise ConfigurationError(msg)
@@ -80,9 +67,9 @@ def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> Evide
             "record some with Policy(evidence=(0.0, 1.0))"
         )
         raise RecordError(msg)
-    agrees = fit(examples, strength=_STRENGTH, seed=seed).scorer
-    rules = shipped_scorer()
-    open_ = [s.verdicts for s in steps if not _decided(s.verdicts) and (rules.confidence(s.verdicts) or 1.0) >= _LEAST]
+    agrees, rules = fit(examples, strength=_STRENGTH, seed=seed).scorer, shipped_scorer()
+    passed = [s.verdicts for s in steps if all(v.outcome != "fail" for v in s.verdicts)]
+    open_ = [verdicts for verdicts in passed if (rules.confidence(verdicts) or 1.0) >= _LEAST]
     ranked = sorted(p for verdicts in open_ if (p := agrees.confidence(verdicts)) is not None)
     if not ranked:
         msg = "no step was left for evidence to decide: each failed a check, or was sure to"
@@ -91,19 +78,11 @@ def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> Evide
     return EvidenceShare(share=share, agrees=agrees, below=ranked[place - 1])
 
 
-def _decided(verdicts: Sequence[Verdict]) -> bool:
-    return any(v.outcome == "fail" for v in verdicts)
-
-
-def _drafted(trace: StepTrace) -> bool:
-    return bool(trace.attempts) and trace.attempts[0].outcome in ("accepted", "rejected")
+_DRAFTED = ("accepted", "rejected")
 
 
 def _asked(trace: StepTrace) -> Asked:
     small = trace.attempts[0]
     scores = [v.score for v in small.verdicts if v.validator in small.gathered and v.score is not None]
-    return Asked(
-        verdicts=tuple(v for v in small.verdicts if v.validator not in small.gathered),
-        agreement=min(scores, default=None),
-        episode=trace.thread_id or trace.id,
-    )
+    local = tuple(v for v in small.verdicts if v.validator not in small.gathered)
+    return Asked(verdicts=local, agreement=min(scores, default=None), episode=trace.thread_id or trace.id)

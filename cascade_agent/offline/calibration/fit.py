@@ -4,20 +4,21 @@ The same examples give the same scorer to the last bit, and nothing but verdict 
 
 The fit is the most probable one under a Gaussian prior whose centre is the rules and whose width is chosen on episodes
 left out (grouped cross-validation); with few labels the prior wins, with many the data. Weights stay >= 0, which
-`Scorer` demands and a plain logistic regression does not give; with fewer than 40 codes that takes milliseconds in
-plain Python, so scikit-learn is a cross-check of the tests and no dependency.
+`Scorer` demands and a plain logistic regression does not give; scikit-learn is a cross-check of the tests.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import groupby
+from operator import mul
 from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.core.scoring import LOOP, Scorer
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.offline.evaluation.dataset import sha
 from cascade_agent.offline.evaluation.metrics import auroc_within, brier, calibration_error
 from cascade_agent.validators import shipped_scorer
 
@@ -27,41 +28,32 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import Verdict
 
 Target = Literal["error", "gain"]
+Knots = tuple[tuple[float, float], ...]
+Sparse = list[tuple[int, float]]
+Matrix = list[list[float]]
 
 STRENGTHS: Final = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Strengths of the prior that cross-validation chooses from: how many labels it weighs against, about."""
 
-FEW: Final = 20
-"""Labels of the rarer kind below which cross-validation is a coin toss; the strength is then `FEW_STRENGTH`."""
+FEW: Final = 20  # labels of the rarer kind below which cross-validation is a coin toss
 FEW_STRENGTH: Final = 300.0
-
-ENOUGH_FOR_KNOTS: Final = 1000
-"""Labels from which an isotonic table is fitted on top; below it overfits (Niculescu-Mizil & Caruana, ICML 2005)."""
-
-MIN_SEEN: Final = 30
-"""Labelled steps in which a code must have spoken before it is weighed, unless the rules weigh it already."""
-
-NEW_WEIGHT: Final = 2.0
-"""Where the prior puts the weight of a code that the rules do not know: among the rules' middling ones."""
+ENOUGH_FOR_KNOTS: Final = 1000  # below, an isotonic table overfits (Niculescu-Mizil & Caruana, ICML 2005)
+MIN_SEEN: Final = 30  # labelled steps in which a code must have spoken, unless the rules weigh it already
+NEW_WEIGHT: Final = 2.0  # where the prior puts the weight of a new code: among the rules' middling ones
 
 _FOLDS = 5
-_SPREAD = 0.05
-"""Least standard deviation that a feature is given; a code that hardly ever varies keeps the rules' weight."""
-_BIAS_WIDTH = 3.0
-_SCALE_WIDTH = 0.5
+_SPREAD = 0.05  # least standard deviation of a feature; a code that hardly ever varies keeps the rules' weight
+_BIAS_WIDTH, _SCALE_WIDTH = 3.0, 0.5
 _LIMIT = 60.0
-_NEWTON_STEPS = 60
-_SWEEPS = 300
-_ENOUGH = 1e-9
-_STILL = 1e-9
-"""Of a standard error: coordinate descent has arrived."""
+_NEWTON_STEPS, _ENOUGH, _LEAST_STEP = 60, 1e-9, 1e-6
+_SWEEPS, _STILL = 300, 1e-9  # of a standard error: coordinate descent has arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One labelled draft: what was found, whether it was wrong, whether large would have been right where it was not.
+    """One labelled draft; `gain`: it was wrong and large right (None: nobody knows; it counts as wrong alone does).
 
-    `gain` is None where nobody knows. `weight` is one over the probability with which the label was had.
+    `weight` is one over the probability with which the label was had.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -75,9 +67,8 @@ class Example:
 class Fit:
     """A fitted scorer and what it did on episodes that it had not seen.
 
-    `held_out` has one confidence per example, in order, `folds` the part in which each was left out. `strength` is that
-    of the prior; `auroc` (pairs inside of a fold), `error` (calibration) and `brier` are of `held_out` against the
-    target.
+    `held_out` has one confidence per example, in order, `folds` the part in which each was left out. `auroc` (pairs
+    inside of a fold), `error` (calibration) and `brier` are of `held_out` against the target.
     """
 
     scorer: Scorer
@@ -102,14 +93,9 @@ def fit(
     """Fit a scorer on labelled drafts.
 
     With `target="error"` the confidence is P(draft right); with `"gain"` it is P(escalating gains nothing), which is
-    what a harm-bounded threshold asks for: half of the errors of a small model are errors of its large one too.
-
-    Args:
-        examples: labelled drafts. Where `gain` is unknown a wrong draft counts as a gain.
-        target: what the confidence shall mean.
-        prior: scorer that the fit is drawn to; the shipped rules when None.
-        strength: of the prior, > 0; None chooses it.
-        seed: of the folds.
+    what a harm-bounded threshold asks for: half of the errors of a small model are errors of its large one too. `prior`
+    is what the fit is drawn to (None: the shipped rules), with a `strength` > 0 (None chooses it). `seed` is of the
+    folds.
 
     Raises:
         ConfigurationError: no examples, or an impossible setting.
@@ -120,21 +106,18 @@ def fit(
     if target not in ("error", "gain") or (strength is not None and not 0.0 < strength < math.inf):
         msg = f"target={target!r}, strength={strength!r}; expected 'error' or 'gain', and None or a number > 0"
         raise ConfigurationError(msg)
-    prior = shipped_scorer() if prior is None else prior
     right = [not (e.wrong if target == "error" or e.gain is None else e.gain) for e in examples]
-    model = _Model.of(examples, right, prior)
-    folds = [_fold(e.episode, seed) for e in examples]
+    model = _Model.of(examples, right, shipped_scorer() if prior is None else prior)
+    folds = [sha(f"{seed}\0{e.episode}") % _FOLDS for e in examples]
     if strength is None:
         strength = model.choose(folds) if min(sum(right), len(right) - sum(right)) >= FEW else FEW_STRENGTH
     theta = model.solve(range(len(right)), strength)
-    held = model.held_out(folds, strength, theta)
-    knots: tuple[tuple[float, float], ...] = ()
+    held, knots = model.held_out(folds, strength, theta), Knots()
     if len(examples) >= ENOUGH_FOR_KNOTS:
         knots = isotonic(held, right, weights=model.weights)
         held = _held_out_knots(held, right, model.weights, folds)
-    scorer = model.scorer(theta, strength, knots)
     return Fit(
-        scorer=scorer,
+        scorer=model.scorer(theta, strength, knots),
         target=target,
         strength=strength,
         n=len(examples),
@@ -154,8 +137,8 @@ def read_codes(verdicts: Iterable[Verdict], reader: Scorer) -> dict[str, float]:
     return {code: score for code, score in reader.read(verdicts).items() if code in reader.weights}
 
 
-def new_codes(examples: Iterable[Example], prior: Scorer) -> dict[str, float]:
-    """Graded codes (a pass or abstain with a score) that the prior does not weigh and that spoke often enough.
+def _new_codes(examples: Iterable[Example], prior: Scorer) -> dict[str, float]:
+    """Return graded codes (a pass or abstain with a score) that the prior does not weigh and that spoke often enough.
 
     Each with the mean of its scores, which is what its silence will stand for.
     """
@@ -180,28 +163,27 @@ class _Model:
 
     The parameters are [bias, weight of each of `codes`, shift of each of `shifted`]. A weight meets `mean - score`. A
     shift meets every draft on which its code spoke, whatever it said, and moves the code's mean (the score that says
-    nothing) by `-shift / weight`; local rules have none, their silence is 1 by meaning. Codes that never spoke are
-    not among them: `scorer` gives them what the prior expects. In loops a code keeps the share of its weight that it
-    has there in the prior: one parameter is fitted on both sorts of steps, not two on half of the labels each.
+    nothing) by `-shift / weight`; local rules have none, their silence is 1 by meaning. `partner` leads from the place
+    of a weight to that of its shift and back, with the mean that the shift starts from. Codes that never spoke are not
+    among them: `scorer` gives them what the prior expects. In loops a code keeps the share of its weight that it has
+    there in the prior: one parameter is fitted on both sorts of steps, not two on half of the labels each.
     """
 
     prior: Scorer
     codes: list[str]
     shifted: list[str]
-    rows: list[list[tuple[int, float]]]
+    rows: list[Sparse]
     right: list[bool]
     weights: list[float]
     centre: list[float]
     spread: list[float]
     means: dict[str, float]
     partner: dict[int, tuple[int, float]]
-    """Place of a weight -> place of its shift, and the other way round; with the mean that the shift starts from."""
 
     @classmethod
     def of(cls, examples: Sequence[Example], right: list[bool], prior: Scorer) -> _Model:
-        new = new_codes(examples, prior)
-        every = {*prior.weights, *new}
-        reader = Scorer(weights=dict.fromkeys(every, 1.0), bias=0.0)
+        new = _new_codes(examples, prior)
+        reader = Scorer(weights=dict.fromkeys({*prior.weights, *new}, 1.0), bias=0.0)
         read = [read_codes(e.verdicts, reader) for e in examples]
         codes = sorted({code for scores in read for code in scores})
         means = {code: new.get(code, prior.means.get(code, 1.0)) for code in codes}
@@ -218,48 +200,33 @@ class _Model:
         total = math.fsum(e.weight for e in examples)
         effective = total**2 / math.fsum(e.weight**2 for e in examples)
         weights = [e.weight * effective / total for e in examples]
-        size, n = 1 + len(codes) + len(shifted), len(rows)
-        sums, squares = [0.0] * size, [0.0] * size
-        for row in rows:
-            for i, x in row:
-                sums[i] += x
-                squares[i] += x * x
-        spread = [1.0] + [
-            max(_SPREAD, math.sqrt(max(0.0, squares[i] / n - (sums[i] / n) ** 2))) for i in range(1, size)
-        ]
         centre = [prior.bias, *(prior.weights.get(code, NEW_WEIGHT) for code in codes), *(0.0 for _ in shifted)]
-        return cls(prior, codes, shifted, rows, right, weights, centre, spread, means, partner)
+        return cls(prior, codes, shifted, rows, right, weights, centre, _spread(rows, len(centre)), means, partner)
 
     def limits(self, i: int, point: list[float]) -> tuple[float, float]:
-        """Between which numbers a parameter may move: weights stay >= 0 and means inside of [0, 1]."""
+        """Return between which numbers a parameter may move: weights stay >= 0 and means inside of [0, 1]."""
         if i == 0:
             return -math.inf, math.inf
+        other, mean = self.partner.get(i, (0, 1.0))
         if i > len(self.codes):
-            other, mean = self.partner[i]
             return point[other] * (mean - 1.0), point[other] * mean
-        if i not in self.partner:
-            return 0.0, math.inf
-        other, mean = self.partner[i]
-        shift = point[other]
+        shift = point[other] if other else 0.0
         if shift == 0.0:
             return 0.0, math.inf
         share = mean if shift > 0.0 else mean - 1.0
         return (shift / share if share else point[i]), math.inf
 
     def solve(self, members: Iterable[int], strength: float, start: list[float] | None = None) -> list[float]:
-        """The most probable parameters, by Newton steps whose quadratic is minimised within the bounds."""
-        members = list(members)
-        penalty = self._penalty(strength)
+        """Return the most probable parameters, by Newton steps whose quadratic is minimised within the bounds."""
+        members, penalty = list(members), self._penalty(strength)
         theta = list(self.centre if start is None else start)
         value = self._loss(members, theta, penalty)
         for _ in range(_NEWTON_STEPS):
-            gradient, hessian = self._derivatives(members, theta, penalty)
-            step = self._step(theta, gradient, hessian)
-            size = 1.0
+            step, size = self._step(theta, *self._derivatives(members, theta, penalty)), 1.0
             while True:
                 trial = [t + size * s for t, s in zip(theta, step, strict=True)]
                 trial_value = self._loss(members, trial, penalty)
-                if trial_value <= value or size < 1e-6:  # noqa: PLR2004 - no descent is left
+                if trial_value <= value or size < _LEAST_STEP:
                     break
                 size /= 2
             done = value - trial_value < _ENOUGH * (1.0 + abs(value))
@@ -269,22 +236,19 @@ class _Model:
                 break
         return theta
 
-    def _step(self, theta: list[float], gradient: list[float], hessian: list[list[float]]) -> list[float]:
-        """The step that minimises the quadratic inside of the limits, by coordinate descent."""
-        size = len(theta)
-        point = list(theta)
-        slope = list(gradient)
+    def _step(self, theta: list[float], gradient: list[float], hessian: Matrix) -> list[float]:
+        """Return the step that minimises the quadratic inside of the limits, by coordinate descent."""
+        point, slope = list(theta), list(gradient)
         for _ in range(_SWEEPS):
             moved = 0.0
-            for i in range(size):
-                line = hessian[i]
+            for i, line in enumerate(hessian):
                 low, high = self.limits(i, point)
                 new = min(high, max(low, point[i] - slope[i] / line[i]))
                 change = new - point[i]
                 if change:
                     point[i] = new
-                    for j in range(size):
-                        slope[j] += change * line[j]
+                    for j, bend in enumerate(line):
+                        slope[j] += change * bend
                     moved = max(moved, abs(change) * math.sqrt(line[i]))
             if moved < _STILL:
                 break
@@ -294,10 +258,10 @@ class _Model:
         """Return what each parameter says about the common factor of the prior, and the precision of that factor."""
         pull = [s * s * strength * c for s, c in zip(self.spread, self.centre, strict=True)]
         pull[0] = 0.0
-        return pull, 1.0 / _SCALE_WIDTH**2 + math.fsum(p * c for p, c in zip(pull, self.centre, strict=True))
+        return pull, 1.0 / _SCALE_WIDTH**2 + _dot(pull, self.centre)
 
-    def _penalty(self, strength: float) -> list[list[float]]:
-        """The precision of the prior around `centre`: each weight on the scale of its feature, one common factor free.
+    def _penalty(self, strength: float) -> Matrix:
+        """Return the precision of the prior around `centre`: each weight on the scale of its feature, one factor free.
 
         The rules may be right about what matters more and wrong about how much everything matters on these steps, so
         stretching all weights by one factor costs far less than changing one against the others. A weight is
@@ -305,58 +269,50 @@ class _Model:
         out (Sherman-Morrison).
         """
         pull, total = self._pull(strength)
-        size = len(pull)
-        matrix = [[-pull[i] * pull[j] / total for j in range(size)] for i in range(size)]
-        for i in range(1, size):
-            matrix[i][i] += self.spread[i] ** 2 * strength
+        matrix = [[-a * b / total for b in pull] for a in pull]
+        for i, spread in enumerate(self.spread):
+            matrix[i][i] += spread**2 * strength
         matrix[0][0] = 1.0 / _BIAS_WIDTH**2
         return matrix
 
-    def _logit(self, row: list[tuple[int, float]], theta: list[float]) -> float:
+    def _logit(self, row: Sparse, theta: list[float]) -> float:
         logit = theta[0]
         for i, x in row:
             logit -= theta[i] * x
         return max(-_LIMIT, min(_LIMIT, logit))
 
-    def _loss(self, members: list[int], theta: list[float], penalty: list[list[float]]) -> float:
+    def _loss(self, members: list[int], theta: list[float], penalty: Matrix) -> float:
         off = [t - c for t, c in zip(theta, self.centre, strict=True)]
-        loss = 0.5 * math.fsum(
-            off[i] * math.fsum(p * o for p, o in zip(penalty[i], off, strict=True)) for i in range(len(off))
-        )
+        loss = 0.5 * _dot(off, [_dot(line, off) for line in penalty])
         for m in members:
             logit = self._logit(self.rows[m], theta)
             loss += self.weights[m] * math.log1p(math.exp(-logit if self.right[m] else logit))
         return loss
 
-    def _derivatives(
-        self, members: list[int], theta: list[float], penalty: list[list[float]]
-    ) -> tuple[list[float], list[list[float]]]:
-        size = len(theta)
+    def _derivatives(self, members: list[int], theta: list[float], penalty: Matrix) -> tuple[list[float], Matrix]:
         off = [t - c for t, c in zip(theta, self.centre, strict=True)]
-        gradient = [math.fsum(p * o for p, o in zip(penalty[i], off, strict=True)) for i in range(size)]
-        hessian = [list(line) for line in penalty]
+        gradient, hessian = [_dot(line, off) for line in penalty], [list(line) for line in penalty]
         for m in members:
-            row, weight = self.rows[m], self.weights[m]
-            p = 1.0 / (1.0 + math.exp(-self._logit(row, theta)))
+            row, weight, p = self.rows[m], self.weights[m], self.predict(m, theta)
             pull, bend = weight * (p - self.right[m]), weight * p * (1.0 - p)
             gradient[0] += pull
             hessian[0][0] += bend
             for i, x in row:
                 gradient[i] -= pull * x
                 hessian[0][i] -= bend * x
-                line = hessian[i]
-                bent = bend * x
+                line, bent = hessian[i], bend * x
                 for j, y in row:
                     line[j] += bent * y
-        for i in range(1, size):
+        for i in range(1, len(theta)):
             hessian[i][0] = hessian[0][i]
         return gradient, hessian
 
     def predict(self, member: int, theta: list[float]) -> float:
+        """Return the confidence of an example under these parameters."""
         return 1.0 / (1.0 + math.exp(-self._logit(self.rows[member], theta)))
 
     def held_out(self, folds: list[int], strength: float, start: list[float]) -> list[float]:
-        """Each example's confidence by a fit on the other folds; `start` is where the search begins."""
+        """Return each example's confidence by a fit on the other folds; `start` is where the search begins."""
         out = [0.0] * len(folds)
         for fold in range(_FOLDS):
             theta = self.solve([m for m, f in enumerate(folds) if f != fold], strength, start)
@@ -366,7 +322,7 @@ class _Model:
         return out
 
     def choose(self, folds: list[int]) -> float:
-        """The strongest prior whose log loss on held-out episodes is within one standard error of the least one's.
+        """Return the strongest prior whose log loss on held-out episodes is within a standard error of the least one's.
 
         The error is that of the paired difference (the one-standard-error rule of Breiman et al., 1984).
         """
@@ -374,30 +330,39 @@ class _Model:
         start: list[float] | None = None
         for strength in reversed(STRENGTHS):
             start = self.solve(range(len(folds)), strength, start)
-            losses[strength] = self._losses(self.held_out(folds, strength, start))
-        best = min(STRENGTHS, key=lambda strength: (math.fsum(losses[strength]), -strength))
-        return next(s for s in reversed(STRENGTHS) if _no_worse(losses[s], losses[best]))
+            rows = zip(self.held_out(folds, strength, start), self.right, self.weights, strict=True)
+            losses[strength] = [-w * math.log(max(1e-12, p if y else 1.0 - p)) for p, y, w in rows]
+        best = losses[min(STRENGTHS, key=lambda strength: (math.fsum(losses[strength]), -strength))]
+        return next(s for s in reversed(STRENGTHS) if _no_worse(losses[s], best))
 
-    def _losses(self, held: list[float]) -> list[float]:
-        return [
-            -w * math.log(max(1e-12, p if y else 1.0 - p))
-            for p, y, w in zip(held, self.right, self.weights, strict=True)
-        ]
-
-    def scorer(self, theta: list[float], strength: float, knots: tuple[tuple[float, float], ...] = ()) -> Scorer:
-        """The parameters as a scorer; codes that never spoke are stretched as the others were."""
+    def scorer(self, theta: list[float], strength: float, knots: Knots = ()) -> Scorer:
+        """Return the parameters as a scorer; codes that never spoke are stretched as the others were."""
         pull, total = self._pull(strength)
         factor = math.fsum(p * (t - c) for p, t, c in zip(pull, theta, self.centre, strict=True)) / total
         weights = {code: max(0.0, 1.0 + factor) * weight for code, weight in self.prior.weights.items()}
         weights |= {code: theta[i + 1] for i, code in enumerate(self.codes)}
-        weights = dict(sorted(weights.items()))
-        means = dict(self.prior.means)
+        weights, means = dict(sorted(weights.items())), dict(self.prior.means)
         for code in self.shifted:
             i = self.codes.index(code) + 1
             mean = self.means[code] - (theta[self.partner[i][0]] / theta[i] if theta[i] else 0.0)
             means[code] = min(1.0, max(0.0, mean))
         in_loops = {code: weights[code] * share for code, share in _left_in_loops(self.prior).items()}
         return Scorer(weights=weights, bias=theta[0], means=means, knots=knots, in_loops=in_loops)
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(map(mul, a, b))
+
+
+def _spread(rows: Sequence[Sparse], size: int) -> list[float]:
+    """Return the standard deviation of each feature, at least `_SPREAD`; that of the bias is 1."""
+    sums, squares, n = [0.0] * size, [0.0] * size, len(rows)
+    for row in rows:
+        for i, x in row:
+            sums[i] += x
+            squares[i] += x * x
+    found = (max(0.0, square / n - (total / n) ** 2) for total, square in zip(sums[1:], squares[1:], strict=True))
+    return [1.0, *(max(_SPREAD, math.sqrt(variance)) for variance in found)]
 
 
 def _left_in_loops(scorer: Scorer) -> dict[str, float]:
@@ -412,17 +377,13 @@ def _no_worse(some: Sequence[float], best: Sequence[float]) -> bool:
     return mean <= math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps)) / len(gaps)
 
 
-def _fold(episode: str, seed: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{episode}".encode(errors="replace")).digest()[:8], "big") % _FOLDS
-
-
 # ---- isotonic -------------------------------------------------------------------------------------------------------
 
 
-def pava(values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """The nearest not falling sequence (weighted least squares), by pooling adjacent violators."""
+def pava(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """Return the nearest not falling sequence (weighted least squares), by pooling adjacent violators."""
     blocks: list[tuple[float, float, int]] = []  # mean, weight, length
-    for value, weight in zip(values, weights or [1.0] * len(values), strict=True):
+    for value, weight in zip(values, weights, strict=True):
         mean, heavy, length = value, weight, 1
         while blocks and blocks[-1][0] >= mean:
             other, more, count = blocks.pop()
@@ -432,40 +393,30 @@ def pava(values: Sequence[float], weights: Sequence[float] | None = None) -> lis
     return [mean for mean, _, length in blocks for _ in range(length)]
 
 
-def isotonic(
-    confidence: Sequence[float], right: Sequence[bool], *, weights: Sequence[float] | None = None
-) -> tuple[tuple[float, float], ...]:
-    """Knots of a rising table confidence -> share of right drafts, for `Scorer.knots`.
+def isotonic(confidence: Sequence[float], right: Sequence[bool], *, weights: Sequence[float] | None = None) -> Knots:
+    """Return knots of a rising table confidence -> share of right drafts, for `Scorer.knots`.
 
     The knots stand at the centres of the blocks that `pava` finds and lines join them (centred isotonic regression,
     Oron & Flournoy, 2017), so that steps keep their order; 0 and 1 stay themselves.
     """
-    weights = weights or [1.0] * len(right)
     pooled: dict[float, tuple[float, float]] = {}
-    for p, y, w in zip(confidence, right, weights, strict=True):
+    for p, y, w in zip(confidence, right, weights or [1.0] * len(right), strict=True):
         total, good = pooled.get(p, (0.0, 0.0))
         pooled[p] = (total + w, good + w * y)
     xs = sorted(pooled)
     heavy = [pooled[x][0] for x in xs]
-    ys = pava([pooled[x][1] / pooled[x][0] for x in xs], heavy)
-    n = math.fsum(heavy)
-    knots: list[tuple[float, float]] = [(0.0, 0.0)]
-    at = 0
-    while at < len(xs):
-        end = at
-        while end < len(xs) and ys[end] == ys[at]:
-            end += 1
-        block = math.fsum(heavy[at:end])
-        centre = math.fsum(x * w for x, w in zip(xs[at:end], heavy[at:end], strict=True)) / block
-        level = min(1.0, max(knots[-1][1], (n * ys[at] + 0.5) / (n + 1.0)))
-        if centre > knots[-1][0] and centre < 1.0:
-            knots.append((centre, level))
-        at = end
+    n, knots = math.fsum(heavy), [(0.0, 0.0)]
+    levels = pava([pooled[x][1] / pooled[x][0] for x in xs], heavy)
+    for height, block in groupby(zip(xs, heavy, levels, strict=True), key=lambda row: row[2]):
+        inside = [(x, w) for x, w, _ in block]
+        centre = math.fsum(x * w for x, w in inside) / math.fsum(w for _, w in inside)
+        if knots[-1][0] < centre < 1.0:
+            knots.append((centre, min(1.0, max(knots[-1][1], (n * height + 0.5) / (n + 1.0)))))
     return (*knots, (1.0, 1.0))
 
 
 def _held_out_knots(held: list[float], right: list[bool], weights: list[float], folds: list[int]) -> list[float]:
-    """Held-out confidences through tables that were fitted without their own fold."""
+    """Return held-out confidences through tables that were fitted without their own fold."""
     out = list(held)
     for fold in range(_FOLDS):
         inside = [m for m, f in enumerate(folds) if f != fold]

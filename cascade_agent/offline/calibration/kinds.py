@@ -1,7 +1,7 @@
-"""Thresholds per kind of draft, chosen together: the cheapest ones for a bound on the loss over all steps.
+"""The thresholds of a policy, one for all drafts or one per kind, each with the claim that it rests on.
 
-One threshold spends the allowed loss where it happens to fall. Here every kind gives up escalations down to the same
-price of a loss, and that price is the one number along which a certificate walks.
+One threshold spends the allowed loss where it happens to fall. Thresholds that are chosen together give up escalations
+down to the same price of a loss in every kind, and that price is the one number along which a certificate walks.
 """
 
 from __future__ import annotations
@@ -9,13 +9,19 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from cascade_agent.core.kinds import KEYS, KINDS, keys_of
+from cascade_agent.offline.calibration.certificate import Certificate, NoThreshold
+from cascade_agent.offline.evaluation.plain import Plain, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from cascade_agent.offline.calibration.certificate import Unit
+    from cascade_agent.core.policy import Policy
+    from cascade_agent.offline.calibration.certificate import Claim, Unit
 
 GRID: Final = (*(i / 50 for i in range(50)), 0.99, 0.995, 1.0)
 """Thresholds that are considered; 1 accepts nothing of the shipped validators'."""
@@ -23,8 +29,94 @@ GRID: Final = (*(i / 50 for i in range(50)), 0.99, 0.995, 1.0)
 _WORTHS: Final = tuple(200.0 * 0.85**i for i in range(40))
 """Large calls that one loss is worth, from the most careful on."""
 
-Path = tuple["Mapping[str, float]", ...]
+Path = tuple[Mapping[str, float], ...]
 """Thresholds by kind, `""` for the kinds that were not seen; each entry accepts what the one before it does."""
+
+ClaimOf = Literal["all", "kind", "rest", "together", "irreversible", "unseen"]
+Entries = dict[str, "Entry"]
+"""The claim that each threshold of the policy rests on: by kind or effect, `""` for all other drafts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Plain):
+    """A threshold and what it rests on; without a certificate it lets nothing pass."""
+
+    claim: ClaimOf
+    threshold: float
+    found: Certificate | NoThreshold | None
+
+    @classmethod
+    def of(cls, claim: ClaimOf, found: Certificate | NoThreshold | None) -> Entry:
+        """Return the entry of a finding."""
+        return cls(claim=claim, threshold=found.threshold if isinstance(found, Certificate) else 1.0, found=found)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"threshold": self.threshold, "claim": self.claim, "certificate": plain(self.found)}
+
+
+def entries_of(found: Mapping[str, Certificate | NoThreshold], units: Sequence[Unit]) -> Entries | None:
+    """Return what `Claim.test_by_kind` found as one threshold per kind of step.
+
+    None when none holds, or when a kind that has none cannot be stopped (drafts of a confidence of 1).
+
+    Kinds without enough labels share the certificate of the rest, kinds that the data do not have get 1.0.
+    """
+    if not any(found.values()):
+        return None
+    entries: Entries = {}
+    for kind in sorted({unit.kind for unit in units}):
+        entries[kind] = Entry.of("kind", found[kind]) if kind in found else Entry.of("rest", found[""])
+    open_ = {kind for kind, entry in entries.items() if not entry.found}
+    if any(u.kind in open_ and u.confidence is not None and u.confidence >= 1.0 for u in units):
+        return None
+    return _with_unseen(entries)
+
+
+def together(learn: Sequence[Unit], units: Sequence[Unit], claim: Claim) -> Entries | None:
+    """Return thresholds by kind that were chosen on some units and hold on others, over all steps; None without any."""
+    path = path_by_kind(learn)
+    found = claim.test(along(path, units)) if learn else None
+    if not isinstance(found, Certificate):
+        return None
+    chosen = {kind: t for kind, t in entry_at(path, found.threshold).items() if kind}
+    entries = {k: Entry(claim="together", threshold=t, found=replace(found, threshold=t)) for k, t in chosen.items()}
+    return _with_unseen(entries)
+
+
+def _with_unseen(entries: Entries) -> Entries:
+    """Return the entries that a policy takes, and 1.0 for kinds that the data do not have.
+
+    Journals of older versions say `call` alone: that covers its finer kinds.
+    """
+    coarse = entries.keys() - {*KINDS}
+    unseen = [kind for kind in KINDS if kind not in entries and not coarse.intersection(keys_of(kind))]
+    return {kind: e for kind, e in entries.items() if kind in KEYS} | {k: Entry.of("unseen", None) for k in unseen}
+
+
+def thresholds_of(entries: Entries, base: Policy) -> dict[str, float]:
+    """Return the numbers of a policy, `""` its `threshold`: what was shown, and by hand only what is stricter.
+
+    A number for an effect alone takes the place of `threshold`, so it is never below it.
+    """
+    measured = base.provenance.get("thresholds")
+    by_hand = {k: v for k, v in base.thresholds.items() if not isinstance(measured, Mapping) or k not in measured}
+    out = {key: entry.threshold for key, entry in entries.items()}
+    floor = out.get("", 0.0)
+    for key in {*by_hand, *(["irreversible"] if "irreversible" in out else [])}:
+        out[key] = max(floor, by_hand.get(key, 0.0), out.get(key, 0.0))
+    return dict(sorted(out.items()))
+
+
+def scope_of(entries: Entries) -> str:
+    """Return in words what the thresholds hold for."""
+    claims = {entry.claim for entry in entries.values()}
+    if "together" in claims:
+        return "all steps together, a threshold for each kind"
+    return "all steps together" if "all" in claims else "each kind of step, all at once"
+
+
+# ---- thresholds chosen together -------------------------------------------------------------------------------------
 
 
 def path_by_kind(units: Iterable[Unit]) -> Path:
@@ -64,7 +156,7 @@ def along(path: Path, units: Iterable[Unit]) -> list[Unit]:
     out = []
     for unit in units:
         p = unit.confidence
-        held = [-_of(entry, unit.kind) for entry in path]  # ascending: thresholds only fall
+        held = [-entry.get(unit.kind, 1.0) for entry in path]  # ascending: thresholds only fall
         at = len(path) if p is None else bisect_left(held, -p)
         out.append(replace(unit, confidence=1.0 - at / len(path) if at < len(path) else None))
     return out
@@ -73,7 +165,3 @@ def along(path: Path, units: Iterable[Unit]) -> list[Unit]:
 def entry_at(path: Path, level: float) -> Mapping[str, float]:
     """Return the thresholds at a level that was certified along the path."""
     return path[min(len(path) - 1, math.floor((1.0 - level) * len(path) + 1e-9))]
-
-
-def _of(entry: Mapping[str, float], kind: str) -> float:
-    return entry.get(kind, 1.0)

@@ -10,6 +10,7 @@ import csv
 import heapq
 import io
 import json
+from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +19,22 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
 from cascade_agent.journal.reader import checked_label, read, read_labels
-from cascade_agent.offline.evaluation.dataset import LOOKING, UNFINISHED, label_step, resolve, unit_hash
+from cascade_agent.offline.evaluation.dataset import (
+    LOOKING,
+    UNFINISHED,
+    answered,
+    label_step,
+    resolve,
+    says,
+    unit_hash,
+)
 from cascade_agent.offline.evaluation.journals import no_step
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cascade_agent.core.records import StepTrace
-    from cascade_agent.journal.format import OnError
+    from cascade_agent.journal.format import OnError, PathLike
 
 Order = Literal["doubtful", "random"]
 
@@ -41,22 +49,15 @@ _WORDS: Final = {
 }
 
 
-def labels_of(*paths: str | os.PathLike[str], on_error: OnError = "raise") -> dict[str, list[Label]]:
-    """Return all labels of some journals by step.
-
-    Raises:
-        RecordError: as `journal.read_labels`.
-    """
+def labels_of(*paths: PathLike, on_error: OnError = "raise") -> dict[str, list[Label]]:
+    """Return all labels of some journals by step. Raises as `journal.read_labels`."""
     found: dict[str, list[Label]] = defaultdict(list)
     for label in read_labels(*paths, on_error=on_error, check=checked_label):
         found[label.step_id].append(label)
     return found
 
 
-# ---- which step is meant --------------------------------------------------------------------------------------------
-
-
-def find_step(*paths: str | os.PathLike[str], prefix: str, on_error: OnError = "raise") -> StepTrace:
+def find_step(*paths: PathLike, prefix: str, on_error: OnError = "raise") -> StepTrace:
     """The step whose id is `prefix`, else the only one whose id begins with it.
 
     Raises:
@@ -76,31 +77,29 @@ def find_step(*paths: str | os.PathLike[str], prefix: str, on_error: OnError = "
 _NAMED = 5
 
 
-def _which(prefix: str, near: Sequence[str], paths: Sequence[str | os.PathLike[str]], steps: int) -> str:
+def _which(prefix: str, near: Sequence[str], paths: Sequence[PathLike], steps: int) -> str:
     if not steps:
         return no_step(paths)
     names = ", ".join(str(path) for path in paths)
     if near:
         more = ", ..." if len(near) > _NAMED else ""
         return f"{names}: several steps begin with {prefix!r} ({', '.join(near[:_NAMED])}{more}); give more of the id"
-    return (
-        f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; "
-        "`cascade-agent trace --json` prints the ids"
-    )
+    hint = "`cascade-agent trace --json` prints the ids"
+    return f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; {hint}"
 
 
 # ---- which steps to look at -----------------------------------------------------------------------------------------
 
 
 def to_look_at(
-    *paths: str | os.PathLike[str],
+    *paths: PathLike,
     labels: Mapping[str, Sequence[Label]],
     order: Order = "doubtful",
     limit: int = 50,
     seed: int = 0,
     on_error: OnError = "raise",
 ) -> list[StepTrace]:
-    """The steps that a person should look at next, at most `limit`, only these in memory.
+    """Return the steps that a person should look at next, at most `limit`, only these in memory.
 
     `doubtful`: steps without any label that says something, the confidence nearest to one half first, those without a
     confidence last; the quickest way to find mistakes. `random`: steps that small answered and that neither a person
@@ -128,8 +127,7 @@ def to_look_at(
                 continue
             own = labels.get(trace.id, ())
             if order == "random":
-                answered = trace.final_tier == "small" and not trace.escalated
-                if answered and not any(label.source in LOOKING and _says(label) for label in own):
+                if answered(trace) and not any(label.source in LOOKING and says(label) for label in own):
                     yield trace
             elif trace.attempts[0].answer is not None and resolve(label_step(trace, own).labels) is None:
                 yield trace
@@ -140,22 +138,16 @@ def to_look_at(
     return found
 
 
-def _says(label: Label) -> bool:
-    return label.right is not None or label.harm is not None
-
-
 def promoted(labels: Iterable[Label]) -> Label | None:
-    """The label of a step that was reviewed as doubtful and now comes up at random: the same finding, by a person."""
-    reviews = [label for label in labels if label.source == "review" and _says(label)]
+    """Return the label of a step that was reviewed as doubtful and comes up at random: the same, by a person."""
+    reviews = [label for label in labels if label.source == "review" and says(label)]
     return replace(reviews[-1], source="person") if reviews else None
 
 
 # ---- labels made elsewhere ------------------------------------------------------------------------------------------
 
 
-def import_labels(
-    file: str | os.PathLike[str], *, journals: Sequence[str | os.PathLike[str]], on_error: OnError = "raise"
-) -> list[Label]:
+def import_labels(file: PathLike, *, journals: Sequence[PathLike], on_error: OnError = "raise") -> list[Label]:
     """Read a file of labels (`.csv` with a header, else JSON lines), each checked against the steps of some journals.
 
     Columns or keys: `step_id` (or a prefix of it that only one step has), `right` and/or `harm` (true, false, 1, 0,
@@ -170,40 +162,34 @@ def import_labels(
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path}: cannot be read as a file of labels ({error}); give UTF-8 CSV with a header, or JSON lines"
         raise RecordError(msg) from error
-    rows = _csv(path, text) if path.suffix.lower() == ".csv" else _jsonl(path, text)
     found = []
-    for number, row in rows:
+    for number, row in _csv(path, text) if path.suffix.lower() == ".csv" else _jsonl(path, text):
         try:
             found.append((number, _label(row)))
         except RecordError as error:
-            msg = f"{path}:{number}: {error}; correct the line, nothing was imported"
-            raise RecordError(msg) from error
+            raise _refused(path, number, f"{error}; correct the line") from error
     if not found:
         msg = f"{path}: no label in it; give one line per step with step_id and right (or harm)"
         raise RecordError(msg)
     return _placed(path, found, journals, on_error)
 
 
-def _placed(
-    path: Path, found: list[tuple[int, Label]], journals: Sequence[str | os.PathLike[str]], on_error: OnError
-) -> list[Label]:
+def _placed(path: Path, found: list[tuple[int, Label]], journals: Sequence[PathLike], on_error: OnError) -> list[Label]:
     ids = sorted({trace.id for trace in read(*journals, on_error=on_error)})
-    known = set(ids)
     placed = []
     for number, label in found:
-        near = [label.step_id] if label.step_id in known else _beginning(ids, label.step_id)
+        at, prefix = bisect_left(ids, label.step_id), label.step_id
+        near = [name for name in ids[at : at + _NAMED + 1] if name.startswith(prefix)]
+        if near[:1] == [prefix]:
+            near = [prefix]
         if len(near) != 1:
-            msg = f"{path}:{number}: {_which(label.step_id, near, journals, len(ids))}; nothing was imported"
-            raise RecordError(msg)
+            raise _refused(path, number, _which(prefix, near, journals, len(ids)))
         placed.append(replace(label, step_id=near[0]))
     return placed
 
 
-def _beginning(ids: Sequence[str], prefix: str) -> list[str]:
-    from bisect import bisect_left
-
-    at = bisect_left(ids, prefix)
-    return [name for name in ids[at : at + _NAMED + 1] if name.startswith(prefix)] if prefix else []
+def _refused(path: Path, number: int, why: str) -> RecordError:
+    return RecordError(f"{path}:{number}: {why}, nothing was imported")
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -216,14 +202,10 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         reader.fieldnames = header
         for row in reader:
             if None in row or None in row.values():
-                msg = (
-                    f"{path}:{reader.line_num}: {len(header)} columns expected; correct the line, nothing was imported"
-                )
-                raise RecordError(msg)
+                raise _refused(path, reader.line_num, f"{len(header)} columns expected; correct the line")
             yield reader.line_num, row
     except csv.Error as error:
-        msg = f"{path}:{reader.reader.line_num}: not CSV ({error}); correct the line, nothing was imported"
-        raise RecordError(msg) from error
+        raise _refused(path, reader.reader.line_num, f"not CSV ({error}); correct the line") from error
 
 
 def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -233,13 +215,9 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            msg = f"{path}:{number}: not a line of JSON; correct or delete it, nothing was imported"
-            raise RecordError(msg) from error
+            raise _refused(path, number, "not a line of JSON; correct or delete it") from error
         if not isinstance(row, dict) or row.get("type", "label") != "label" or "attempts" in row:
-            msg = (
-                f"{path}:{number}: no label; expected an object with step_id and right (or harm), nothing was imported"
-            )
-            raise RecordError(msg)
+            raise _refused(path, number, "no label; expected an object with step_id and right (or harm)")
         yield number, row
 
 

@@ -21,7 +21,7 @@ from cascade_agent.validators.validator_set import check_fit
 
 
 def library_version() -> str:
-    """The version of this library."""
+    """Return the version of this library."""
     return str(sys.modules["cascade_agent"].__version__)
 
 
@@ -45,11 +45,9 @@ def write_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
 
 
 def load_policy(path: str | os.PathLike[str], *, validators: Sequence[Any] | None = None) -> Policy:
-    """Read a policy file (or the bare JSON of `Policy.to_json`).
+    """Read a policy file, or the bare JSON of `Policy.to_json`.
 
-    Args:
-        path: the file.
-        validators: what the cascade judges with, evidence included; None checks nothing (see `check_fit`).
+    `validators` is what the cascade judges with, evidence included; None checks nothing (see `check_fit`).
 
     Raises:
         RecordError: no such file, no policy in it, or one that a newer version wrote.

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """The judgement of a cascade about one answer of its small model.
-
-    `confidence` is P(right) in [0, 1], None when no validator measured it; `accepted` whether the policy would keep the
-    answer; `verdicts` what every validator found; `decision` the move with its reason.
-    """
+    """The judgement of a cascade about one answer: its `confidence` is P(right), None when no validator measured it."""
 
     confidence: float | None
     accepted: bool
@@ -68,7 +64,7 @@ def assess(  # noqa: PLR0913 - one keyword per thing a step knows
     policy = Policy() if policy is None else policy
     if scorer is not None:
         policy = replace(policy, scorer=scorer)
-    panel = ValidatorSet(default_validators() if validators is None else validators)
+    judges = ValidatorSet(default_validators() if validators is None else validators)
     context = StepContext(
         messages=messages,
         tools=tool_specs(tools) if tools else (),
@@ -76,7 +72,7 @@ def assess(  # noqa: PLR0913 - one keyword per thing a step knows
         tool_choice=tool_choice,
         side_effects=policy.side_effects,
     )
-    verdicts = panel.validate(None, context) + panel.validate(Draft(message=message), context)
+    verdicts = judges.validate(None, context) + judges.validate(Draft(message=message), context)
     confidence = (policy.scorer or shipped_scorer()).confidence(verdicts)
     attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence)
     calls = len(message.tool_calls) + len(message.invalid_tool_calls)

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from cascade_agent.errors import RecordError
 from cascade_agent.offline.evaluation.dataset import LabelRules
-from cascade_agent.offline.evaluation.estimates import ALL, BASELINES, RESAMPLES, Estimates
-from cascade_agent.offline.evaluation.journals import PathLike, ReadSettings, as_list, fold, originals
-from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
+from cascade_agent.offline.evaluation.estimates import ALL, RESAMPLES, Estimates
+from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, fold, originals
+from cascade_agent.offline.evaluation.plain import Plain
+from cascade_agent.offline.evaluation.tally import BASELINES, SweepPlan, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from cascade_agent.core.policy import Policy
-    from cascade_agent.journal.format import OnError
+    from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.dataset import Evaluator, OnConflict, SameText
     from cascade_agent.offline.evaluation.estimates import Figures, Subset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One policy (or baseline) and what it comes to: over all steps, by step name and by kind of step."""
+class Row(Plain):
+    """One policy (None: a baseline) and what it comes to: over all steps, by step name and by kind of step."""
 
     title: str
     policy: Policy | None
@@ -34,34 +35,24 @@ class Row:
     @classmethod
     def of(cls, title: str, policy: Policy | None, found: Mapping[Subset, Figures]) -> Row:
         """Sort figures by what they are of."""
-        by_step, by_kind = (
-            {str(name): figures for (what, name), figures in found.items() if what == wanted}
-            for wanted in ("step", "kind")
-        )
+        by_step, by_kind = ({str(n): f for (of, n), f in found.items() if of == one} for one in ("step", "kind"))
         return cls(title=title, policy=policy, all=found[ALL], by_step=by_step, by_kind=by_kind)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {
-            "title": self.title,
-            "threshold": None if self.policy is None else self.policy.base_threshold,
-            "policy": None if self.policy is None else self.policy.version,
-            "all": self.all.to_json(),
-            "by_step": {name: figures.to_json() for name, figures in self.by_step.items()},
-            "by_kind": {kind: figures.to_json() for kind, figures in self.by_kind.items()},
-        }
+        """As plain JSON, the policy by its threshold and version."""
+        threshold, version = (None, None) if (p := self.policy) is None else (p.base_threshold, p.version)
+        return {**Plain.to_json(self), "threshold": threshold, "policy": version}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Plain):
     """Policies and baselines on the steps of some journals.
 
     `steps` are all that were read; `unfinished` ones (interrupted, cancelled, broken off) are in no figure, `repeated`
     ones came a second time and were left out. `episodes` is estimated to 2 % beyond 4,096 of them (`episodes_exact`).
-    `unseen` counts the steps of which nothing is known: small answered, and no label says anything. `labels` counts
-    steps by whose label counts, `conflicts` those whose labels contradict each other, `orphans` steps that have
-    labels and are not in the journals. `copies` are files that were left out because they begin with the same step as
-    another. `notes` say what to mind.
+    Of `unseen` steps nothing is known: small answered, and no label says anything. `labels` counts steps by whose label
+    counts, `conflicts` those whose labels contradict each other, `orphans` steps that have labels and are not in the
+    journals. `copies` are files that were left out because they begin with the same step as another.
     """
 
     baselines: tuple[Row, ...]
@@ -78,19 +69,6 @@ class Comparison:
     currency: str | None
     copies: tuple[str, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        names = ("steps", "unfinished", "episodes", "episodes_exact", "unseen", "conflicts", "orphans", "repeated")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "labels": dict(self.labels),
-            "currency": self.currency,
-            "copies": list(self.copies),
-            "notes": list(self.notes),
-            "baselines": [row.to_json() for row in self.baselines],
-            "policies": [row.to_json() for row in self.policies],
-        }
 
 
 def compare(  # noqa: PLR0913 - one keyword per question
@@ -109,20 +87,13 @@ def compare(  # noqa: PLR0913 - one keyword per question
 ) -> Comparison:
     """Return what policies would have done with recorded steps, and at what cost.
 
-    The journals are read twice, labels first, one step in memory at a time; nothing is written.
+    The journals (files or glob patterns: JSON lines, plain or gzip, or Parquet) are read twice, labels first, one step
+    in memory at a time; nothing is written. `labels` are further files with labels alone.
 
-    Args:
-        paths: journal files or glob patterns: JSON lines, plain or gzip, or Parquet.
-        policies: a policy, or several by title; None is the default one.
-        grid: thresholds in [0, 1] that each of them is also tried with.
-        labels: further files with labels alone.
-        evaluator: your own judgement of a step trace.
-        same_text: `(small, large) -> bool | None`, whether two texts say the same.
-        on_conflict: what contradicting labels do (see `LabelRules`).
-        on_error: what a line that is no record does (see `journal.read`).
-        resamples: of the bootstrap over episodes; 0 leaves intervals out.
-        seed: of these draws.
-        dask: read file by file on Dask (see `ReadSettings`); the answer is the same to the last bit.
+    `policies` is one, or several by title (None: the default one); each is also tried with the thresholds of `grid`,
+    in [0, 1]. `evaluator`, `same_text` and `on_conflict` say how labels come about (see `LabelRules`), `on_error` what
+    a line does that is no record (see `journal.read`). `resamples` and `seed` are of the bootstrap over episodes; 0
+    leaves intervals out. `dask` reads file by file on Dask (see `ReadSettings`), to the same answer.
 
     Raises:
         RecordError: journals that cannot be read or hold no finished step. Names file, line and mend.
@@ -139,9 +110,8 @@ def compare(  # noqa: PLR0913 - one keyword per question
         what = "no step yet" if not tally.steps else f"{tally.steps} steps, none of them finished"
         msg = f"{where}: {what}; set CASCADE_JOURNAL where the agent runs and let it work"
         raise RecordError(msg)
-    return comparison_of(
-        tally, orphans=reading.orphans, repeated=reading.repeated, copies=copies, resamples=resamples, seed=seed
-    )
+    seen = {"orphans": reading.orphans, "repeated": reading.repeated}
+    return comparison_of(tally, copies=copies, resamples=resamples, seed=seed, **seen)
 
 
 def comparison_of(  # noqa: PLR0913 - what is known besides the tally
@@ -172,26 +142,18 @@ def comparison_of(  # noqa: PLR0913 - what is known besides the tally
         repeated=repeated,
         currency=next(iter(tally.currencies)) if len(tally.currencies) == 1 else None,
         copies=tuple(copies),
-        notes=tuple(_notes(tally, baselines[0])),
+        notes=tuple(_notes(tally, baselines[0].all)),
     )
 
 
-def _notes(tally: Tally, recorded: Row) -> Iterable[str]:
+def _notes(tally: Tally, recorded: Figures) -> Iterable[str]:
     if len(tally.currencies) > 1:
         yield f"costs are in {', '.join(sorted(tally.currencies))} and are not added up"
-    if recorded.all.basis == "share":
+    if recorded.basis == "share":
         yield "estimates of quality assume that people and evaluators did not choose the steps they labelled"
-    measured = {
-        name
-        for policy in tally.plan.policies
-        for name, codes in _mapping(policy.provenance.get("validators")).items()
-        if codes and name not in tally.validators
-    }
-    if measured:
-        yield f"a policy was calibrated with validators that never spoke in this journal: {', '.join(sorted(measured))}"
+    named = [policy.provenance.get("validators") for policy in tally.plan.policies]
+    spoke = {name for found in named if isinstance(found, dict) for name, codes in found.items() if codes}
+    if silent := sorted(spoke - tally.validators):
+        yield f"a policy was calibrated with validators that never spoke in this journal: {', '.join(silent)}"
     if any(policy.shadow_rate for policy in tally.plan.policies):
         yield "the shadow calls of a policy are counted in expectation, at its own shadow_rate"
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return dict(value) if isinstance(value, dict) else {}

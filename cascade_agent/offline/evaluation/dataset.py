@@ -1,7 +1,6 @@
 """Recorded steps with their labels: what each cost, which answers may be right, and who says so.
 
-Labels are never overwritten: those of one step stand side by side, and where they contradict each other all of them are
-kept next to the one that counts.
+Labels are never overwritten: those of one step stand side by side, also where they contradict each other.
 """
 
 from __future__ import annotations
@@ -12,64 +11,49 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
-from cascade_agent.core.records import Label, StepTrace
+from cascade_agent.core.records import Label, StepTrace, Usage
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.validators.agreement import recorded_calls, same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from cascade_agent.core.records import Attempt, SideCall, Verdict
+    from cascade_agent.core.records import Attempt, Verdict
 
-UNFINISHED: Final = ("interrupted", "cancelled", "error")
-"""Outcomes of steps that say nothing: they are counted and are in no figure."""
+N = TypeVar("N", int, float)
 
-LOOKING: Final = ("person", "evaluator")
-"""Sources of labels that may be taken for a random share of the steps, where no draw was logged."""
-
+UNFINISHED: Final = ("interrupted", "cancelled", "error")  # outcomes that say nothing: counted, and in no figure
+LOOKING: Final = ("person", "evaluator")  # who may have looked at a random share of the steps, where none was logged
 PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "escalation")
 """The order in which sources count when labels of one step contradict each other; among equals the latest label does.
 
-`review` is a person who looked at the step because it was doubtful: as true as `person`, but it cannot stand for steps
-that nobody looked at.
+`review` is a person who looked at the step because it was doubtful: as true as `person`, but no sample of all steps.
 """
-
 WORLDS: Final = ((False, False), (False, True), (True, False), (True, True))
 """(small is right, large is right), one bit of a set of worlds each."""
-
-MONEY: Final = 10**12
-"""Money is counted in whole trillionths, so that sums do not depend on their order."""
-
-WEIGHT: Final = 2**24
-"""Weights (one over a probability) likewise."""
+MONEY: Final = 10**12  # money is counted in whole trillionths, so that sums do not depend on their order
+WEIGHT: Final = 2**24  # weights (one over a probability) likewise
 
 _COMPARED = ("escalation", "shadow")
-_UNASKED = ("stays_on_large", "skipped_small", "budget")
-"""Reasons that leave the small tier out without a look at the step."""
-_MOST: Final = 1e9
-"""No call costs more; it keeps sums apart that are packed into one number (see `tally`)."""
-_LEAST: Final = 1e-9
-"""Nobody draws one of so many; likewise."""
+_UNASKED = ("stays_on_large", "skipped_small", "budget")  # reasons that leave small out without a look at the step
+_MOST: Final = 1e9  # no call costs more, and nobody draws one of so many: several sums share a number (see `tally`)
 
 Evaluator = Callable[[StepTrace], bool | None]
 SameText = Callable[[str, str], bool | None]
 OnConflict = Literal["precedence", "exclude"]
 Stratum = Literal["known", "drawn", "judged", "open"]
-"""The way in which large's answer came to be known: `known` without any draw (escalated steps, and whatever was
-never up for one), `drawn` with a logged probability (a shadow call on an accepted step), `judged` by people or an
-evaluator, `open`: accepted, and nobody looked."""
+"""The way in which large's answer came to be known: `known` without any draw (escalated steps, and whatever was never
+up for one), `drawn` with a logged probability (a shadow call), `judged` by people or an evaluator; or it is `open`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelRules:
     """Rules for how labels of one step come about, and which of them counts.
 
-    Args:
-        evaluator: your own judgement of a step: True, False, or None where it cannot tell.
-        same_text: `(small, large) -> bool | None` for prose.
-        on_conflict: `precedence` lets the first of `PRECEDENCE` count, `exclude` treats such steps as unlabelled.
+    `evaluator` is your own judgement of a step and `same_text` of two texts (None: cannot tell). On a conflict the
+    first of `PRECEDENCE` counts, or the step is as good as unlabelled (`exclude`).
     """
 
     evaluator: Evaluator | None = None
@@ -83,15 +67,15 @@ class LabelRules:
             raise ConfigurationError(msg)
 
 
-_RULES: Final = LabelRules()
+DEFAULT_RULES: Final = LabelRules()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The meaning of all labels of one step; None is unknown.
 
-    `right` says whether the small draft was right, `harm` whether it was wrong and large right, `large_right` whether
-    large was right. `source` is whose label counts, `propensity` the probability with which the step was labelled.
+    `right` is about the small draft, `large_right` about large's answer, `harm` is small wrong and large right.
+    `source` is whose label counts, `propensity` the probability with which the step was labelled.
     """
 
     right: bool | None = None
@@ -102,13 +86,11 @@ class Outcome:
 
 
 class Facts(NamedTuple):
-    """The record of one finished step as numbers, whatever the policy.
+    """The record of one finished step as numbers, whatever the policy; costs in trillionths, times in seconds.
 
-    `worlds` is a set of `WORLDS` as bits. `small`, `large` and `evidence` are costs in trillionths, `shadow` what was
-    paid to learn about the step afterwards; the times are seconds; None is unknown. `skipped` says that small was not
-    asked, `asked_large` that large was, `final` who answered. `weight` is one over the probability with which the step
-    was drawn, in units of `WEIGHT`; 0 where nothing was drawn. `priced` are the answered calls, whose costs say what
-    such a call may cost.
+    `worlds` is a set of `WORLDS` as bits, `shadow` what was paid to learn about the step afterwards, `skipped` that
+    small was not asked. `weight` is one over the probability with which the step was drawn, in units of `WEIGHT` (0:
+    not drawn). `priced` are the answered calls, whose costs say what such a call may cost.
     """
 
     stratum: Stratum
@@ -147,12 +129,10 @@ class Facts(NamedTuple):
         if label.source != "shadow" or self.asked_large or self.weight or self.large is not None:
             return facts
         if call is not None:
-            time = seconds(call.latency, label.step_id)
-            facts = facts._replace(
-                large=cost, large_time=time, priced=(*facts.priced, ("large", cost), ("shadow", cost))
-            )
+            time, priced = seconds(call.latency, label.step_id), (*facts.priced, ("large", cost), ("shadow", cost))
+            facts = facts._replace(large=cost, large_time=time, priced=priced)
         if label.propensity and self.stratum != "known":
-            facts = facts._replace(stratum="drawn", weight=round(WEIGHT / max(_LEAST, label.propensity)))
+            facts = facts._replace(stratum="drawn", weight=round(WEIGHT / max(1.0 / _MOST, label.propensity)))
         return facts
 
 
@@ -193,7 +173,7 @@ class LabelledStep:
     @property
     def answered(self) -> bool:
         """Return whether the small draft was returned."""
-        return self.trace.final_tier == "small" and not self.trace.escalated
+        return answered(self.trace)
 
     @property
     def labelled(self) -> bool:
@@ -202,7 +182,7 @@ class LabelledStep:
 
     @property
     def loss(self) -> bool:
-        """Return whether accepting the draft counts as harm. A wrong draft whose large answer nobody knows does."""
+        """Return whether accepting the draft counts as harm; a wrong one whose large answer nobody knows does."""
         return self.outcome.harm if self.outcome.harm is not None else self.outcome.right is False
 
     @property
@@ -211,7 +191,15 @@ class LabelledStep:
         return tuple(label for label in self.labels if label.source != "escalation")
 
 
-def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules = _RULES) -> LabelledStep:
+def answered(trace: StepTrace) -> bool:
+    """Return whether the small draft was returned."""
+    return trace.final_tier == "small" and not trace.escalated
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules = DEFAULT_RULES) -> LabelledStep:
     """Join a step with its labels and with those that need nobody.
 
     An escalated step labels itself: when the small draft and the large answer say the same thing the draft was right
@@ -222,7 +210,7 @@ def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules
         return LabelledStep(trace=trace, labels=tuple(labels))
     every = (*labels, *_own(trace, rules))
     outcome = _outcome(every, rules.on_conflict) if every else Outcome()
-    return LabelledStep(trace=trace, labels=every, outcome=outcome, facts=facts_of(trace, every, outcome))
+    return LabelledStep(trace=trace, labels=every, outcome=outcome, facts=_facts_of(trace, every, outcome))
 
 
 def _own(trace: StepTrace, rules: LabelRules) -> Iterator[Label]:
@@ -235,25 +223,24 @@ def _own(trace: StepTrace, rules: LabelRules) -> Iterator[Label]:
 def _outcome(labels: Sequence[Label], on_conflict: OnConflict) -> Outcome:
     counted = resolve(labels, on_conflict)
     right, harm = (None, None) if counted is None else _meaning(counted)
-    compared = [label for label in labels if label.source in _COMPARED]
-    if harm is None and any(label.harm is False for label in compared):
-        harm = False  # small and large agree: whoever calls it wrong, escalating gains nothing
     source = None if counted is None else counted.source
+    compared = [label for label in labels if label.source in _COMPARED]
+    agree = any(label.harm is False for label in compared)
+    if harm is None and agree:
+        harm = False  # small and large agree: whoever calls it wrong, escalating gains nothing
     if source in _COMPARED:
         large_right: bool | None = True  # large was the measure, and nobody judged
-    elif any(label.right or label.harm is False for label in compared):
+    elif agree or any(label.right for label in compared):
         large_right = right
     else:
         large_right = harm if right is False else None
-    chances = [label.propensity for label in labels if label.propensity is not None]
-    return Outcome(
-        right=right, harm=harm, large_right=large_right, source=source, propensity=max(chances, default=None)
-    )
+    propensity = max((label.propensity for label in labels if label.propensity is not None), default=None)
+    return Outcome(right=right, harm=harm, large_right=large_right, source=source, propensity=propensity)
 
 
 def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> Label | None:
     """Return the label that counts, by `PRECEDENCE`, then the latest; None when none says anything."""
-    telling = [label for label in labels if label.right is not None or label.harm is not None]
+    telling = [label for label in labels if says(label)]
     if not telling or (on_conflict == "exclude" and contradict(telling)):
         return None
     ranks = [PRECEDENCE.index(label.source) if label.source in PRECEDENCE else len(PRECEDENCE) for label in telling]
@@ -261,17 +248,20 @@ def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> 
     return max(enumerate(best), key=lambda pair: (pair[1].at or "", pair[0]))[1]
 
 
+def says(label: Label) -> bool:
+    """Return whether a label says anything."""
+    return label.right is not None or label.harm is not None
+
+
 def _meaning(label: Label) -> tuple[bool | None, bool | None]:
     """Return (right, harm) of a label, each from the other where it follows."""
-    if label.harm:
-        return False, True
-    return label.right, False if label.right else label.harm
+    return (False, True) if label.harm else (label.right, False if label.right else label.harm)
 
 
 def contradict(labels: Sequence[Label]) -> bool:
     """Return whether some say right and some wrong, or some harm and some none."""
     meanings = [_meaning(label) for label in labels]
-    return any(len({meaning[i] for meaning in meanings} - {None}) > 1 for i in (0, 1))
+    return any({True, False} <= {meaning[i] for meaning in meanings} for i in (0, 1))
 
 
 def same_answers(trace: StepTrace, *, same_text: SameText | None = None) -> bool | None:
@@ -287,38 +277,47 @@ def same_answers(trace: StepTrace, *, same_text: SameText | None = None) -> bool
     return same(small, large.answer, same_text=same_text)
 
 
+def sha(text: str) -> int:
+    """Return 64 bits that look drawn and are always the same for the same text: for splits, folds and draws."""
+    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:8], "big")
+
+
 def unit_hash(text: str) -> float:
-    """Return a number in [0, 1) that looks drawn and is always the same for the same text."""
-    return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:7], "big") / 2**56
+    """Return `sha` as a number in [0, 1)."""
+    return (sha(text) >> 8) / 2**56
 
 
 def text_hash(text: str) -> int:
-    """Return 64 bits that look drawn and are always the same for the same text."""
+    """Return 64 other such bits: for what is counted."""
     return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big")
 
 
 # ---- what one step cost ---------------------------------------------------------------------------------------------
 
 
-def facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Facts:
+def _facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Facts:
     """Read what a finished step cost and which answers may be right."""
     small, tried = trace.attempts[0], [a for a in trace.attempts if a.tier == "large"]
-    costs = [(a, money(a.cost, trace.id)) for a in trace.attempts]
-    for attempt in trace.attempts:
-        seconds(attempt.latency, trace.id)
+    costs = [money(a.cost, trace.id) for a in trace.attempts]
+    times = [seconds(a.latency, trace.id) for a in trace.attempts]
     evidence = {call.name: money(call.cost, trace.id) for call in trace.evidence}
+    for call in trace.evidence:
+        seconds(call.latency, trace.id)
     priced = [
         ("small" if a.tier == "small" else "large", cost)
-        for a, cost in costs
+        for a, cost in zip(trace.attempts, costs, strict=True)
         if a.tier != "human" and a.outcome in ("accepted", "rejected")
     ]
-    large, large_time = _sums(tried, trace.id)
+    large: int | None = 0 if tried else None
+    large_time: float | None = 0.0 if tried else None
+    for attempt, cost, time in zip(trace.attempts, costs, times, strict=True):
+        if attempt.tier == "large":
+            large, large_time = plus(large, cost), plus(large_time, time)
     judged = outcome.source in LOOKING and outcome.right is not None
-    known = bool(tried) or trace.outcome != "accepted"
     facts = Facts(
-        stratum="known" if known else "judged" if judged else "open",
+        stratum="known" if tried or trace.outcome != "accepted" else "judged" if judged else "open",
         worlds=_worlds(outcome, small, tried[-1] if tried else None),
-        small=costs[0][1],
+        small=costs[0],
         large=large,
         shadow=0,
         evidence=evidence,
@@ -326,29 +325,17 @@ def facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Fac
         skipped=small.outcome in ("skipped", "pending"),
         asked_large=bool(tried),
         final=trace.final_tier,
-        small_time=seconds(small.latency, trace.id),
+        small_time=times[0],
         large_time=large_time,
         time=seconds(trace.latency, trace.id),
         priced=(*priced, *evidence.items()),
     )
-    for call in trace.evidence:
-        seconds(call.latency, trace.id)
     for label in labels:
         facts = facts.with_label(label)
     return facts
 
 
-def _sums(calls: Sequence[Attempt | SideCall], step_id: str) -> tuple[int | None, float | None]:
-    """Return cost and time of calls one after the other; unknown without any."""
-    cost: int | None = 0 if calls else None
-    time: float | None = 0.0 if calls else None
-    for call in calls:
-        cost, took = plus(cost, money(call.cost, step_id)), seconds(call.latency, step_id)
-        time = None if time is None or took is None else time + took
-    return cost, time
-
-
-def plus(a: int | None, b: int | None) -> int | None:
+def plus(a: N | None, b: N | None) -> N | None:
     """Add two amounts; unknown plus anything is unknown."""
     return None if a is None or b is None else a + b
 
@@ -376,11 +363,16 @@ def _amount(value: object, step_id: str, what: str, expected: str, below: float)
 def _worlds(outcome: Outcome, small: Attempt, large: Attempt | None) -> int:
     """Return the worlds that labels and records leave possible."""
     right, by_large = outcome.right, outcome.large_right
-    if right is None and (small.outcome in ("error", "timeout") or any(v.hard for v in small.verdicts)):
-        right = False  # no answer, or none that can be used
-    if large is not None and (large.outcome in ("error", "timeout") or any(v.hard for v in large.verdicts)):
+    if right is None and _useless(small):
+        right = False
+    if large is not None and _useless(large):
         by_large = False
     return _possible(right, by_large, outcome.harm)
+
+
+def _useless(attempt: Attempt) -> bool:
+    """Return whether an attempt gave no answer, or none that can be used."""
+    return attempt.outcome in ("error", "timeout") or any(v.hard for v in attempt.verdicts)
 
 
 @lru_cache(maxsize=32)
@@ -396,40 +388,16 @@ def _possible(right: bool | None, by_large: bool | None, harm: bool | None) -> i
 # ---- all steps that calibration looks at ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Dataset:
-    """The labelled steps of some journals, without anything that people or models said.
+    """The labelled steps of some journals, without anything that people or models said; it takes steps one by one.
 
     `steps` holds those that escalated or have a label, in the order of the journal. Of the `total`, steps that small
     answered (`answered`) and nobody labelled are only counted (`unlabelled`, of them `undecided` have labels that say
-    neither right nor wrong). `conflicts` are the steps whose labels contradict each other, `orphans` the ids of labels
-    without a step, `repeated` the number of steps that came a second time. `by_source` counts labels that counted.
+    neither right nor wrong). In `unasked` ones an economy left small out. `repeated` ones came a second time, `orphans`
+    are ids of labels without a step. `paid` is model -> calls, tokens, cost and currency, as far as known; `codes`
+    validator -> its codes that carried a score or a hard fail.
     """
-
-    steps: tuple[LabelledStep, ...]
-    total: int
-    answered: int
-    unlabelled: int = 0
-    undecided: int = 0
-    conflicts: tuple[LabelledStep, ...] = ()
-    orphans: tuple[str, ...] = ()
-    repeated: int = 0
-    unasked: int = 0
-    """Steps in which small was left out by an economy (staying on large, skipping, a ceiling). They say nothing about
-    its drafts: counted as harmless, they would understate the risk for the day on which small is asked again."""
-
-    by_source: Mapping[str, int] = field(default_factory=dict)
-    models: tuple[str, ...] = ()
-    paid: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Model -> what its answers cost in these steps: calls, tokens, cost in `currency`, as far as known."""
-
-    validators: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Validator -> its codes that carried a score or a hard fail. One that said nothing of the kind has none."""
-
-
-@dataclass(slots=True)
-class DatasetBuilder:
-    """Collects the steps of a `Dataset`, and what was counted on the way."""
 
     side_effects: Mapping[str, str] = field(default_factory=dict)
     steps: list[LabelledStep] = field(default_factory=list)
@@ -438,10 +406,32 @@ class DatasetBuilder:
     unlabelled: int = 0
     undecided: int = 0
     unasked: int = 0
+    repeated: int = 0
+    orphans: tuple[str, ...] = ()
     ids: set[str] = field(default_factory=set)
     paid: dict[str, dict[str, Any]] = field(default_factory=dict)
     codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     shared: dict[Verdict, Verdict] = field(default_factory=dict)
+
+    @property
+    def conflicts(self) -> tuple[LabelledStep, ...]:
+        """The steps whose labels contradict each other."""
+        return tuple(step for step in self.steps if contradict(step.labels))
+
+    @property
+    def by_source(self) -> dict[str, int]:
+        """Number of labels that counted, by their source."""
+        return dict(sorted(Counter(s.outcome.source for s in self.steps if s.outcome.source and s.labelled).items()))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that answered."""
+        return tuple(sorted(self.paid))
+
+    @property
+    def validators(self) -> dict[str, tuple[str, ...]]:
+        """The `codes`, sorted."""
+        return {name: tuple(sorted(codes)) for name, codes in sorted(self.codes.items())}
 
     def add(self, step: LabelledStep) -> None:
         """Take a step."""
@@ -453,11 +443,12 @@ class DatasetBuilder:
             return
         small = step.small
         if small.outcome == "skipped" and any(move.reason in _UNASKED for move in trace.decisions):
-            self.unasked += 1
+            self.unasked += 1  # counted as harmless, it would understate the risk for the day small is asked again
             return
         for attempt in trace.attempts:
             if attempt.model and attempt.outcome != "skipped":
-                self._count_cost(attempt, trace.currency)
+                spent = attempt.usage or Usage()
+                self._pay(str(attempt.model), 1, spent.input_tokens, spent.output_tokens, attempt.cost, trace.currency)
         for name in trace.askable:
             self.codes[name].update(())  # it was there, though it may never say anything
         self.answered += step.answered
@@ -469,17 +460,25 @@ class DatasetBuilder:
         effects = {self.side_effects.get(str(call.get("name"))) for call in recorded_calls(small.answer)}
         self.steps.append(_without_content(step, verdicts, irreversible="irreversible" in effects))
 
-    def _count_cost(self, attempt: Attempt, currency: str) -> None:
-        empty = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
-        paid = self.paid.setdefault(str(attempt.model), empty)
-        paid["calls"] += 1
-        usage = attempt.usage
-        for key, value in (
-            ("input_tokens", None if usage is None else usage.input_tokens),
-            ("output_tokens", None if usage is None else usage.output_tokens),
-            ("cost", attempt.cost if currency == paid["currency"] else None),
-        ):
-            paid[key] = None if paid[key] is None or value is None else paid[key] + value
+    def merge(self, other: Dataset) -> None:
+        """Take in the steps of another part of the journals."""
+        self.steps += other.steps
+        for name in ("total", "answered", "unlabelled", "undecided", "unasked"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.ids |= other.ids
+        for model, paid in other.paid.items():
+            self._pay(model, *paid.values())
+        for validator, codes in other.codes.items():
+            self.codes[validator] |= codes
+
+    def _pay(  # noqa: PLR0913, PLR0917 - the columns of `paid`
+        self, model: str, calls: int, read: int | None, written: int | None, cost: float | None, currency: str
+    ) -> None:
+        none = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
+        paid = self.paid.setdefault(model, none)
+        cost = cost if currency == paid["currency"] else None
+        for key, value in (("calls", calls), ("input_tokens", read), ("output_tokens", written), ("cost", cost)):
+            paid[key] = plus(paid[key], value)
 
     def _count_codes(self, small: Attempt) -> tuple[Verdict, ...]:
         kept = []
@@ -490,40 +489,6 @@ class DatasetBuilder:
             if verdict.score is not None or verdict.hard:
                 codes.add(verdict.code or verdict.outcome)
         return tuple(kept)
-
-    def merge(self, other: DatasetBuilder) -> Self:
-        """Take in the steps of another part of the journals."""
-        self.steps += other.steps
-        for name in ("total", "answered", "unlabelled", "undecided", "unasked"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.ids |= other.ids
-        for model, theirs in other.paid.items():
-            mine = self.paid.setdefault(model, {**dict.fromkeys(theirs, 0), "currency": theirs["currency"]})
-            for key in ("calls", "input_tokens", "output_tokens", "cost"):
-                known = None not in (mine[key], theirs[key]) and mine["currency"] == theirs["currency"]
-                mine[key] = mine[key] + theirs[key] if known else None
-        for validator, codes in other.codes.items():
-            self.codes[validator] |= codes
-        return self
-
-    def dataset(self, *, repeated: int = 0, label_ids: Iterable[str] = ()) -> Dataset:
-        """Return what was collected; `label_ids` names the steps that labels were found for."""
-        steps = tuple(self.steps)
-        return Dataset(
-            steps=steps,
-            total=self.total,
-            answered=self.answered,
-            unlabelled=self.unlabelled,
-            undecided=self.undecided,
-            conflicts=tuple(step for step in steps if contradict(step.labels)),
-            orphans=tuple(sorted(set(label_ids) - self.ids)),
-            repeated=repeated,
-            unasked=self.unasked,
-            by_source=dict(sorted(Counter(s.outcome.source for s in steps if s.outcome.source and s.labelled).items())),
-            models=tuple(sorted(self.paid)),
-            paid=dict(sorted(self.paid.items())),
-            validators={name: tuple(sorted(codes)) for name, codes in sorted(self.codes.items())},
-        )
 
 
 def _without_content(step: LabelledStep, verdicts: tuple[Verdict, ...], *, irreversible: bool) -> LabelledStep:

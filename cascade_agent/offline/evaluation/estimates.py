@@ -11,46 +11,44 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import starmap
+from itertools import product, starmap
 from operator import mul
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from cascade_agent.offline.evaluation.dataset import MONEY, WORLDS
+from cascade_agent.offline.evaluation.metrics import percentiles
+from cascade_agent.offline.evaluation.plain import Plain
 from cascade_agent.offline.evaluation.tally import (
+    BASELINES,
     BY_LARGE,
     BY_NOBODY,
     BY_OTHERS,
     BY_SMALL,
-    Base,
-    BaseSums,
     Ending,
     Sums,
     middle,
     totals,
-    unpack,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from cascade_agent.offline.evaluation.tally import Cell, Tally
+    from cascade_agent.offline.evaluation.tally import Cell, Place, Tally, When
 
 Pair = tuple[float, float]
-LEVEL: Final = 0.95
 RESAMPLES: Final = 300
 INTERVALS: Final = ("success", "loss", "harm", "escalation", "saving")
 
 Basis = Literal["all_escalated", "propensity", "share", "none"]
-"""The evidence about the steps that small answered: none is needed (`all_escalated`), shadow calls with a logged
-probability (`propensity`), labels of people or an evaluator (`share`; assumed not to be chosen by their outcome), or
-there is `none`.
-"""
+"""Figures of quality rest on: every step was escalated, so nothing is to be estimated; shadow calls with a logged
+probability; labels of people or an evaluator (a share that is assumed not to be chosen by outcome); or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Figure(Plain):
     """One figure. None is unknown.
 
     `low` and `high` are what it can be, given what is recorded. `estimate` is what the steps with known propensities
@@ -79,24 +77,19 @@ class Figure:
         return found if found is not None or self.estimate is None else sum(self.estimate) / 2
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        pairs = {name: None if (pair := getattr(self, name)) is None else list(pair) for name in _PAIRS}
-        return {"value": self.value, "low": self.low, "high": self.high, **pairs}
-
-
-_PAIRS: Final = ("estimate", "interval")
+        """As plain JSON, its `value` too."""
+        return {"value": self.value, **Plain.to_json(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class Figures(Plain):
     """The figures of some steps under a policy. Shares and ratios are plain numbers: 0.02 is 2 %.
 
     `success` is the share of right answers (large's answer counts as right where it was the measure of small's),
     `loss` that of always-large less it, `harm` the share of steps whose answer is wrong and large's right. `saving` is
     one less cost over cost of always-large, drafts, evidence and the policy's own shadow calls included; `oracle_share`
-    that over the saving of a cascade that escalates exactly where small is wrong and large right. `cost` is per step,
-    `cost_per_success` per right answer. `escalation` is the share of steps that reach large. `p50` and `p95` are
-    latencies over those of always-large, to 2 %. `basis` says what estimates of quality rest on.
+    that over the saving of the oracle. `cost` is per step, `cost_per_success` per right answer. `escalation` is the
+    share of steps that reach large. `p50` and `p95` are latencies over those of always-large, to 2 %.
     """
 
     steps: int
@@ -112,23 +105,19 @@ class Figures:
     p50: Figure
     p95: Figure
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {f.name: v.to_json() if isinstance(v := getattr(self, f.name), Figure) else v for f in fields(self)}
-
 
 # ---- sums that figures are made of ----------------------------------------------------------------------------------
 
 
 class Line(dict[str, float]):
-    """Sums over steps under one policy, or without any; what is not there is 0.
+    """Sums over steps under one policy; what is not there is 0.
 
     Ends `_lo` and `_hi` are at best and at worst. `known_` are sums over steps outside of the lottery of shadow calls,
     `drawn_` weighted sums over those drawn in it, `judged_` sums over those that somebody looked at. `big` is the
     recorded cost of large calls, `big_more` of those that may have been made; `x` the cost of unrecorded large calls,
     `y` of those that may have been made, `shadow` that of the policy's own shadow calls. `_none` counts those of which
-    not even a range is known. Without a policy: `n` steps, `lottery` of them accepted, `open` of these not drawn, and
-    `big`, `x`, `known_large` and `drawn_large` for always-large.
+    not even a range is known. The line of always-large, the `ground`, also counts steps: `n` in all, `lottery` of them
+    accepted, `open` of these not drawn, `judged`, and the `weight` of those drawn.
     """
 
     __slots__ = ()
@@ -143,7 +132,6 @@ class Line(dict[str, float]):
 
 
 _SUM: Final = {name: i for i, name in enumerate(Sums._fields)}
-_BASE: Final = {name: i for i, name in enumerate(BaseSums._fields)}
 _TRUTHS: Final = ("success", "loss", "harm")
 _SAMPLES: Final = {"known": ("n", "large", "large_more"), "drawn": ("weight", "w_large", "w_more")}
 """Stratum -> what counts its steps, and their costs of large, in an estimate of money."""
@@ -151,6 +139,7 @@ _SAMPLES: Final = {"known": ("n", "large", "large_more"), "drawn": ("weight", "w
 Ranges = dict[str, tuple[int, int]]
 Recipe = tuple[tuple[str, int, int], ...]
 """(entry of the line, entry of the sums, factor): how sums of one ending go into a line."""
+Row = tuple[Recipe, Sequence[int]]
 
 
 @lru_cache(maxsize=4096)
@@ -215,56 +204,26 @@ def _unknown_parts(
         yield f"{stratum}_big_hi", count, high
 
 
-@lru_cache(maxsize=4096)
-def _ground_recipe(stratum: str, unknown: bool, bounds: tuple[int, int] | None) -> Recipe:
-    """Return how steps count whatever the policy; `unknown` says that large's cost is."""
-    parts: list[tuple[str, str, int]] = [("n", "n", 1), ("big", "large", 1), ("lottery", "n", stratum != "known")]
-    parts += ("open", "n", stratum in ("open", "judged")), ("judged", "n", stratum == "judged")
-    parts.append(("weight", "weight", stratum == "drawn"))
-    count, large, _ = _SAMPLES.get(stratum, ("n", "", ""))
-    if large:
-        parts += (f"{stratum}_large_lo", large, 1), (f"{stratum}_large_hi", large, 1)
-    if unknown and bounds is None:
-        parts += ("x_none", "n", 1), ("sample_none", "n", bool(large))
-    elif unknown and bounds is not None:
-        parts += ("x_lo", "n", bounds[0]), ("x_hi", "n", bounds[1])
-        if large:
-            parts += (f"{stratum}_large_lo", count, bounds[0]), (f"{stratum}_large_hi", count, bounds[1])
-    return tuple((line, _BASE[entry], int(factor)) for line, entry, factor in parts if factor)
+@lru_cache(maxsize=8)
+def _counts(stratum: str) -> Recipe:
+    """Return how steps count in the ground."""
+    parts = (
+        ("n", "n", True),
+        ("lottery", "n", stratum != "known"),
+        ("open", "n", stratum in ("open", "judged")),
+        ("judged", "n", stratum == "judged"),
+        ("weight", "weight", stratum == "drawn"),
+    )
+    return tuple((line, _SUM[entry], 1) for line, entry, counts in parts if counts)
 
 
-def line_of(rows: Iterable[tuple[Recipe, Sequence[int]]]) -> Line:
+def line_of(rows: Iterable[Row]) -> Line:
     """Return the sum of rows of endings."""
     out = Line()
     for recipe, sums in rows:
         for entry, source, factor in recipe:
             out[entry] += sums[source] * factor
     return out
-
-
-# ---- baselines as policies ------------------------------------------------------------------------------------------
-
-BASELINES: Final = ("as recorded", "always small", "always large", "oracle")
-
-
-def baseline(title: str, key: Base, numbers: Sequence[int]) -> tuple[Ending, Sums]:
-    """Return a row of what is known as the row of a baseline."""
-    sums = BaseSums(*numbers)
-    none = Sums(sums.n, 0, 0, 0, 0, sums.weight, 0, 0)
-    if title == "as recorded":
-        ending = Ending(key.stratum, key.finals, key.escalated, key.worlds, key.recorded)
-        return ending, none._replace(own=sums.paid)
-    if title == "always large":
-        ending = Ending(key.stratum, BY_LARGE, 1, key.worlds, key.large)
-        return ending, none._replace(large=sums.large, w_large=sums.w_large)
-    harms = {not small and large for bit, (small, large) in enumerate(WORLDS) if key.worlds >> bit & 1}
-    if title == "always small" or harms == {False}:
-        return Ending(key.stratum, BY_SMALL, 0, key.worlds, key.small), none._replace(own=sums.small)
-    if harms == {True}:
-        ending = Ending(key.stratum, BY_LARGE, 1, key.worlds, (*key.small, *key.large))
-        return ending, none._replace(own=sums.small, large=sums.large, w_large=sums.w_large)
-    ending = Ending(key.stratum, BY_SMALL | BY_LARGE, 2, key.worlds, key.small, key.large)
-    return ending, none._replace(own=sums.small, large_more=sums.large, w_more=sums.w_large)
 
 
 # ---- figures from sums ----------------------------------------------------------------------------------------------
@@ -277,44 +236,37 @@ def _money_of(line: Line, ground: Line) -> tuple[Figure, Figure, Figure]:
     low = line["own_lo"] + line["big"] + line["x_lo"] + line["shadow_lo"]
     high = sum(line[name] for name in ("own_hi", "big", "big_more", "x_hi", "y_hi", "shadow_hi"))
     cost: Pair = (low, math.inf if unbounded else high)
-    saving = _saving(line, ground)
+    saving, success = _saving(line, ground), line.pair("success")
     estimate: Pair | None = None
     saved: Pair | None = None
-    success = line.pair("success")
     if ground["open"] == 0:
-        estimate, saved = cost, _pair(*saving)
+        estimate, saved = cost, saving
     elif ground["weight"] and not line["own_none"] and not line["sample_none"] and not ground["sample_none"]:
-        own, big, alone = line.pair("own"), _weighted(line, ground, "big"), _weighted(ground, ground, "large")
+        own, big = line.pair("own"), _weighted(line, ground, "big")
         estimate = own[0] + big[0], own[1] + big[1]
-        ratio = _over(estimate, alone)
-        saved = None if ratio is None else (1.0 - ratio[1], 1.0 - ratio[0])
+        if (ratio := _over(estimate, _weighted(ground, ground, "big"))) is not None:
+            saved = 1.0 - ratio[1], 1.0 - ratio[0]
         success = _weighted(line, ground, "success")
     per = _over(cost, line.pair("success"))
     per_estimate = None if estimate is None else _over(estimate, success)
-    return (
-        _figure(_scaled(cost, scaled), _scaled(estimate, scaled)),
-        _figure(saving, saved),
-        _figure(_scaled(per, MONEY), _scaled(per_estimate, MONEY)),
-    )
+    return _figure(cost, estimate, scaled), _figure(saving, saved), _figure(per, per_estimate, MONEY)
 
 
-def _saving(line: Line, ground: Line) -> tuple[float | None, float | None]:
-    """Return least and greatest saving.
+def _saving(line: Line, ground: Line) -> Pair:
+    """Return least and greatest saving; infinite where it is unknown.
 
-    What an unrecorded large call costs stands on both sides of the ratio, so each of them moves it one way only: the
+    The cost of an unrecorded large call stands on both sides of the ratio, so each of them moves it one way only: the
     ends are where those that the policy makes are all cheap or all dear, and the others too.
     """
     most: list[float] = []
     least: list[float] = []
     rest_none = ground["x_none"] - line["x_none"] - line["y_none"]
-    for one in ("lo", "hi"):
+    for one, two in product(("lo", "hi"), repeat=2):
         others = ground[f"x_{one}"] - line[f"x_{one}"] - line[f"y_{one}"]
-        shadow = line[f"shadow_{one}"]
-        for two in ("lo", "hi"):
-            x, y = line[f"x_{two}"], line[f"y_{two}"]
-            made = line["own_hi"] + line["big"] + line["big_more"] + shadow + x + y
-            most += _ratio(made, ground["big"] + others + x + y)
-            least += _ratio(line["own_lo"] + line["big"] + shadow + x, ground["big"] + others + x + y)
+        shadow, x, y = line[f"shadow_{one}"], line[f"x_{two}"], line[f"y_{two}"]
+        alone = ground["big"] + others + x + y
+        most += _ratio(line["own_hi"] + line["big"] + line["big_more"] + shadow + x + y, alone)
+        least += _ratio(line["own_lo"] + line["big"] + shadow + x, alone)
     if line["x_none"] or line["y_none"]:  # dear beyond all bounds, and made
         most.append(1.0)
         least.append(1.0)
@@ -322,7 +274,7 @@ def _saving(line: Line, ground: Line) -> tuple[float | None, float | None]:
         least.append(0.0)
     if line["own_none"] or (line["shadow_none"] and rest_none):
         most.append(math.inf)
-    return 1.0 - max(most) if most else None, 1.0 - min(least) if least else None
+    return 1.0 - max(most, default=math.inf), 1.0 - min(least, default=-math.inf)
 
 
 def _ratio(a: float, b: float) -> list[float]:
@@ -330,26 +282,21 @@ def _ratio(a: float, b: float) -> list[float]:
     return [a / b] if b > 0 else [math.inf] if a > 0 else []
 
 
-def _weighted(line: Line, ground: Line, name: str) -> Pair:
-    """Return both ends of a sum over all steps, the drawn ones standing for the lottery."""
-    scale = ground["lottery"] / ground["weight"]
-    known, drawn = line.pair(name, "known_"), line.pair(name, "drawn_")
-    return known[0] + scale * drawn[0], known[1] + scale * drawn[1]
+def _weighted(line: Line, ground: Line, name: str, sample: str = "drawn", size: str = "weight") -> Pair:
+    """Return both ends of a sum over all steps, those of the sample standing for the lottery."""
+    scale, known, seen = ground["lottery"] / ground[size], line.pair(name, "known_"), line.pair(name, f"{sample}_")
+    return known[0] + scale * seen[0], known[1] + scale * seen[1]
 
 
 def _truth(line: Line, ground: Line, name: str) -> Figure:
-    n = ground["n"]
-    low, high = line.pair(name)
-    estimate: Pair | None = None
-    if ground["open"] == 0 or low == high:
-        estimate = low, high
+    bounds, estimate = line.pair(name), None
+    if ground["open"] == 0 or bounds[0] == bounds[1]:
+        estimate = bounds
     elif ground["weight"]:
         estimate = _weighted(line, ground, name)
     elif ground["judged"]:
-        scale = ground["lottery"] / ground["judged"]
-        known, judged = line.pair(name, "known_"), line.pair(name, "judged_")
-        estimate = known[0] + scale * judged[0], known[1] + scale * judged[1]
-    return _figure((low / n, high / n), _scaled(estimate, n))
+        estimate = _weighted(line, ground, name, "judged", "judged")
+    return _figure(bounds, estimate, ground["n"])
 
 
 def _basis(ground: Line) -> Basis:
@@ -359,27 +306,23 @@ def _basis(ground: Line) -> Basis:
 
 
 def _escalation(line: Line, ground: Line) -> Figure:
-    bounds = _scaled(line.pair("esc"), ground["n"])
-    return _figure(bounds, bounds)
+    return _figure(line.pair("esc"), line.pair("esc"), ground["n"])
 
 
-def _figure(bounds: tuple[float | None, float | None] | None, estimate: Pair | None = None) -> Figure:
-    low, high = (None if v is None or not math.isfinite(v) else v for v in bounds or (None, None))
+def _figure(bounds: Pair | None, estimate: Pair | None = None, by: float = 1.0) -> Figure:
+    """Return bounds and an estimate, each over a number; an infinite bound is unknown."""
+    low, high = (value / by if math.isfinite(value) else None for value in bounds or (math.inf, math.inf))
     finite = estimate is not None and all(map(math.isfinite, estimate))
-    return Figure(low=low, high=high, estimate=estimate if finite else None)
-
-
-def _pair(low: float | None, high: float | None) -> Pair | None:
-    return None if low is None or high is None else (low, high)
-
-
-def _scaled(pair: Pair | None, by: float) -> Pair | None:
-    return None if pair is None else (pair[0] / by, pair[1] / by)
+    return Figure(low=low, high=high, estimate=(estimate[0] / by, estimate[1] / by) if estimate and finite else None)
 
 
 def _over(a: Pair, b: Pair) -> Pair | None:
     """Return an interval of numbers >= 0 over another; None where it may be divided by nothing."""
     return (a[0] / b[1] if math.isfinite(b[1]) else 0.0, a[1] / b[0]) if b[0] > 0 else None
+
+
+def _bounds(figure: Figure) -> Pair | None:
+    return None if figure.low is None or figure.high is None else (figure.low, figure.high)
 
 
 def _share(saving: Figure, best: Figure) -> Figure:
@@ -391,8 +334,7 @@ def _share(saving: Figure, best: Figure) -> Figure:
         corners = [x / y for x in a for y in b]
         return min(corners), max(corners)
 
-    bounds = divide(_pair(saving.low, saving.high), _pair(best.low, best.high))
-    return _figure(bounds, divide(saving.estimate, best.estimate))
+    return _figure(divide(_bounds(saving), _bounds(best)), divide(saving.estimate, best.estimate))
 
 
 # ---- latency --------------------------------------------------------------------------------------------------------
@@ -405,18 +347,11 @@ class Times:
         self.counts: Counter[tuple[str, int | None]] = Counter()
         self.weights: Counter[tuple[str, int | None]] = Counter()
 
-    def add(self, stratum: str, place: int | None, n: int, weight: int) -> None:
-        """Add steps whose latency lies in one bucket."""
-        self.counts[stratum, place] += n
-        self.weights[stratum, place] += weight
-
     def quantile(self, q: float, ground: Line) -> tuple[Pair | None, Pair | None]:
         """Return (least and greatest quantile, estimate) in seconds; unknown times may lie at either end."""
         bounds = _quantile(self.counts, q)
-        if ground["open"] == 0:
-            return bounds, bounds
-        if not ground["weight"]:
-            return bounds, None
+        if ground["open"] == 0 or not ground["weight"]:
+            return bounds, bounds if ground["open"] == 0 else None
         scale = ground["lottery"] / ground["weight"]
         mixed = {key: float(n) for key, n in self.counts.items() if key[0] == "known"}
         mixed |= {key: scale * w for key, w in self.weights.items() if key[0] == "drawn"}
@@ -425,33 +360,26 @@ class Times:
 
 def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair | None:
     """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
-    known: dict[int, float] = defaultdict(float)
-    unknown = 0.0
+    known: Counter[float] = Counter()
     for (_, place), n in counts.items():
-        if place is None:
-            unknown += n
-        else:
-            known[place] += n
-    wanted = q * (unknown + sum(known.values()))
+        known[-math.inf if place is None else place] += n  # type: ignore[assignment] # weights are no integers
+    unknown, wanted = known.pop(-math.inf, 0), q * sum(counts.values())
     if not wanted:
         return None
 
     def reached(passed: float) -> float:
-        for place in sorted(known):
-            passed += known[place]
+        for place, n in sorted(known.items()):
+            passed += n
             if passed >= wanted:
-                return middle(place)
+                return middle(int(place))
         return math.inf
 
     return 0.0 if unknown and unknown >= wanted else reached(unknown), reached(0.0)
 
 
-def _latency(own: Times | None, alone: Times, q: float, ground: Line) -> Figure:
-    if own is None:
-        return Figure()
-    (a, a_estimate), (b, b_estimate) = own.quantile(q, ground), alone.quantile(q, ground)
-    bounds = None if a is None or b is None else _over(a, b)
-    estimate = None if a_estimate is None or b_estimate is None else _over(a_estimate, b_estimate)
+def _latency(own: Times, alone: Times, q: float, ground: Line) -> Figure:
+    pairs = zip(own.quantile(q, ground), alone.quantile(q, ground), strict=True)
+    bounds, estimate = (None if a is None or b is None else _over(a, b) for a, b in pairs)
     return _figure(bounds, estimate)
 
 
@@ -460,11 +388,17 @@ def _latency(own: Times | None, alone: Times, q: float, ground: Line) -> Figure:
 Subset = tuple[str, str | None]
 """(`all`, None), (`step`, name) or (`kind`, kind)."""
 ALL: Final[Subset] = ("all", None)
-_COLUMNS: Final = {"as recorded": "recorded", "always small": "small", "always large": "large"}
+Rows = dict["Place", list[tuple[Ending, list[tuple[int, ...]]]]]
+TimeRows = dict["When", list[tuple[int, ...]]]
+_ALONE, _ORACLE = BASELINES.index("always large"), BASELINES.index("oracle")
 
 
 class Estimates:
-    """The figures of a tally: of the baselines and of its policies, for all steps, by step name and by kind."""
+    """The figures of a tally: of the baselines and of its policies, for all steps, by step name and by kind.
+
+    `grounds` are the sums that all policies share, by subset. `parts` leaves step names and kinds out, `intervals`
+    names the figures that get one.
+    """
 
     def __init__(
         self,
@@ -475,30 +409,27 @@ class Estimates:
         parts: bool = True,
         intervals: Sequence[str] = INTERVALS,
     ) -> None:
-        self._tally = tally
+        self._tally, self._wanted = tally, intervals
         self._ranges = _ranges_of(tally)
         self._widest: Ranges = {}
         for role, (low, high) in (pair for ranges in self._ranges.values() for pair in ranges.items()):
             least, most = self._widest.get(role, (low, high))
             self._widest[role] = (min(low, least), max(high, most))
         self._recipes: dict[tuple[str | None, Ending, float], Recipe] = {}
-        self._bases: dict[Cell | int, list[tuple[Base, tuple[int, ...]]]] = defaultdict(list)
-        for (place, key), packed in tally.base.items():
-            self._bases[place].append((key, unpack(packed, len(_BASE))))
-        self._groups = sorted(place for place in self._bases if isinstance(place, int))
+        self._tables = {0: self._table(0)}
+        places = self._tables[0][0]
+        self._groups = sorted(place for place in places if isinstance(place, int))
         self.subsets: dict[Subset, list[Cell]] = {ALL: []}
-        for cell in sorted(place for place in self._bases if not isinstance(place, int)):
+        for cell in sorted(place for place in places if not isinstance(place, int)):
             for subset in (ALL, ("step", cell[0]), ("kind", cell[1])) if parts else (ALL,):
                 self.subsets.setdefault(subset, []).append(cell)
         self.grounds = {subset: self._ground(cells) for subset, cells in self.subsets.items()}
-        grounds = [self._ground([group]) for group in self._groups]
-        self._wanted, self._draws = intervals, list[list[float]]()
-        self._alone = {subset: self._base_times("large", cells) for subset, cells in self.subsets.items()}
-        self._families: dict[int, tuple[dict[Any, list[Any]], dict[Any, list[Any]]]] = {}
+        self._alone = self._times(0, _ALONE)
+        self._draws: list[list[float]] = []
         self._best: dict[Subset, Figure] = {}
-        self._best = {subset: found.saving for subset, found in self.baseline("oracle").items()}
-        self._draws = _draws(len(grounds), resamples, seed)
-        self._drawn_grounds = _resampled(grounds, self._draws)
+        self._best = {subset: found.saving for subset, found in self._figures(0, _ORACLE).items()}
+        self._draws = _draws(len(self._groups), resamples, seed)
+        self._drawn_grounds = _resampled([self._ground([group]) for group in self._groups], self._draws)
 
     @property
     def accepted_price(self) -> float | None:
@@ -506,7 +437,7 @@ class Estimates:
         ground = self.grounds[ALL]
         if not ground["weight"] or ground["sample_none"] or len(self._tally.currencies) > 1:
             return None
-        low, high = ground.pair("large", "drawn_")
+        low, high = ground.pair("big", "drawn_")
         return low / ground["weight"] / MONEY if low == high else None
 
     def recorded(self) -> Figures:
@@ -515,15 +446,7 @@ class Estimates:
 
     def baseline(self, title: str) -> dict[Subset, Figures]:
         """Return the figures of one of `BASELINES`."""
-
-        def rows(place: Cell | int) -> Iterable[tuple[Recipe, Sequence[int]]]:
-            for key, numbers in self._bases[place]:
-                ending, sums = baseline(title, key, numbers)
-                yield self._recipe(place, ending, 0.0), sums
-
-        column = _COLUMNS.get(title)
-        times = {s: None if column is None else self._base_times(column, cells) for s, cells in self.subsets.items()}
-        return self._figures(rows, times)
+        return self._figures(0, BASELINES.index(title))
 
     def policies(self) -> list[dict[Subset, Figures]]:
         """Return the figures of each policy of the plan."""
@@ -531,71 +454,67 @@ class Estimates:
 
     def policy(self, number: int) -> dict[Subset, Figures]:
         """Return the figures of one policy of the plan."""
-        plan = self._tally.plan
-        (family, index), rate = plan.places[number], plan.policies[number].shadow_rate
-        by_place, times = self._family(family)
-
-        def rows(place: Cell | int) -> Iterable[tuple[Recipe, Sequence[int]]]:
-            return ((self._recipe(place, key, rate), row[index]) for key, row in by_place[place] if row[index][0])
-
-        own: dict[Subset, Times | None] = {}
-        for subset, cells in self.subsets.items():
-            chosen, found = set(cells), Times()
-            for (cell, stratum, place), row in times.items():
-                if cell in chosen:
-                    found.add(stratum, place, *row[index])
-            own[subset] = found
-        return self._figures(rows, own)
+        family, index = self._tally.plan.places[number]
+        return self._figures(family + 1, index, self._tally.plan.policies[number].shadow_rate)
 
     def escalated(self, number: int) -> int:
         """Return how many steps surely reach large under one policy of the plan."""
         family, index = self._tally.plan.places[number]
-        by_place, _ = self._family(family)
+        by_place, _ = self._family(family + 1)
         return sum(row[index][0] for cell in self.subsets[ALL] for key, row in by_place[cell] if key.escalated == 1)
 
-    def _family(self, family: int) -> tuple[dict[Any, list[Any]], dict[Any, list[Any]]]:
-        """Return the rows of a family as sums at each place; one family is kept at a time."""
-        if family not in self._families:
-            by_place: dict[Any, list[Any]] = defaultdict(list)
-            for (place, key), row in self._tally.rows[family].items():
-                by_place[place].append((key, totals(row, len(_SUM))))
-            times = {key: totals(row, 2) for key, row in self._tally.times[family].items()}
-            self._families = {family: (by_place, times)}
-        return self._families[family]
+    # ---- tables as sums ---------------------------------------------------------------------------------------------
 
-    def _ground(self, places: Sequence[Cell | int]) -> Line:
-        return line_of(
-            (_ground_recipe(key.stratum, bool(key.large), self._ranges_at(place).get("large")), sums)
-            for place in places
-            for key, sums in self._bases[place]
-        )
+    def _table(self, number: int) -> tuple[Rows, TimeRows]:
+        """Return the rows of a table of the tally as sums at each place."""
+        by_place: Rows = defaultdict(list)
+        for (place, key), row in self._tally.rows[number].items():
+            by_place[place].append((key, totals(row, len(_SUM))))
+        return by_place, {when: totals(row, 2) for when, row in self._tally.times[number].items()}
 
-    def _ranges_at(self, place: Cell | int) -> Ranges:
-        return self._widest if isinstance(place, int) else self._ranges[place[0]]
+    def _family(self, number: int) -> tuple[Rows, TimeRows]:
+        """Return a table: that of the baselines, or of a family, of which one is kept at a time."""
+        if number not in self._tables:
+            self._tables = {0: self._tables[0], number: self._table(number)}
+        return self._tables[number]
 
-    def _recipe(self, place: Cell | int, key: Ending, rate: float) -> Recipe:
+    def _rows(self, number: int, index: int, places: Iterable[Place], rate: float = 0.0) -> Iterator[Row]:
+        by_place, _ = self._family(number)
+        for place in places:
+            for key, row in by_place[place]:
+                if row[index][0]:
+                    yield self._recipe(place, key, rate), row[index]
+
+    def _ground(self, places: Sequence[Place]) -> Line:
+        alone = [(key, row[_ALONE]) for place in places for key, row in self._tables[0][0][place] if row[_ALONE][0]]
+        counted = ((_counts(key.stratum), sums) for key, sums in alone)
+        return line_of((*self._rows(0, _ALONE, places), *counted))
+
+    def _recipe(self, place: Place, key: Ending, rate: float) -> Recipe:
         """Return a recipe, made once per step name: a group of episodes holds many, and takes the widest range."""
-        at = (None if isinstance(place, int) else place[0], key, rate)
-        if at not in self._recipes:
-            self._recipes[at] = recipe_of(key, self._ranges_at(place), rate)
-        return self._recipes[at]
+        name = None if isinstance(place, int) else place[0]
+        if (name, key, rate) not in self._recipes:
+            ranges = self._widest if name is None else self._ranges[name]
+            self._recipes[name, key, rate] = recipe_of(key, ranges, rate)
+        return self._recipes[name, key, rate]
 
-    def _base_times(self, column: str, cells: Iterable[Cell]) -> Times:
-        chosen, times = set(cells), Times()
-        for (cell, stratum, of, place), packed in self._tally.base_times.items():
-            if of == column and cell in chosen:
-                times.add(stratum, place, *unpack(packed, 2))
-        return times
-
-    def _figures(
-        self,
-        rows: Callable[[Cell | int], Iterable[tuple[Recipe, Sequence[int]]]],
-        times: Mapping[Subset, Times | None],
-    ) -> dict[Subset, Figures]:
+    def _times(self, number: int, index: int) -> dict[Subset, Times]:
+        _, rows = self._family(number)
         out = {}
         for subset, cells in self.subsets.items():
-            line = line_of(row for cell in cells for row in rows(cell))
-            ground = self.grounds[subset]
+            chosen, out[subset] = set(cells), Times()
+            for (cell, stratum, place), row in rows.items():
+                if cell in chosen:
+                    out[subset].counts[stratum, place] += row[index][0]
+                    out[subset].weights[stratum, place] += row[index][1]
+        return out
+
+    # ---- sums as figures --------------------------------------------------------------------------------------------
+
+    def _figures(self, number: int, index: int, rate: float = 0.0) -> dict[Subset, Figures]:
+        out, times = {}, self._times(number, index)
+        for subset, cells in self.subsets.items():
+            line, ground = line_of(self._rows(number, index, cells, rate)), self.grounds[subset]
             cost, saving, per_success = _money_of(line, ground)
             if len(self._tally.currencies) > 1:
                 cost = saving = per_success = Figure()
@@ -612,7 +531,8 @@ class Estimates:
                 p95=_latency(times[subset], self._alone[subset], 0.95, ground),
             )
         if self._draws:
-            out[ALL] = self._with_intervals(out[ALL], [line_of(rows(group)) for group in self._groups])
+            lines = [line_of(self._rows(number, index, [group], rate)) for group in self._groups]
+            out[ALL] = self._with_intervals(out[ALL], lines)
         return out
 
     def _with_intervals(self, found: Figures, lines: Sequence[Line]) -> Figures:
@@ -663,11 +583,6 @@ def _resampled(lines: Sequence[Line], draws: Sequence[Sequence[float]]) -> list[
 
 def _interval(found: Iterable[Figure], *, estimated: bool) -> Pair | None:
     """Return the 95 % percentile interval of what resamples say: of the estimate, or of the bounds without one."""
-    pairs = [figure.estimate if estimated else _pair(figure.low, figure.high) for figure in found]
+    pairs = [figure.estimate if estimated else _bounds(figure) for figure in found]
     known = [pair for pair in pairs if pair is not None]
-    if not known:
-        return None
-    lows, highs = sorted(low for low, _ in known), sorted(high for _, high in known)
-    tail = (1.0 - LEVEL) / 2
-    last = len(known) - 1
-    return lows[math.floor(tail * last)], highs[math.ceil((1.0 - tail) * last)]
+    return (percentiles([p[0] for p in known])[0], percentiles([p[1] for p in known])[1]) if known else None

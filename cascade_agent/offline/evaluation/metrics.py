@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _BISECTIONS = 100
+_PRECISION, _TINY, _TERMS = 1e-15, 1e-300, 100_000
 
 
 def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float | None:
@@ -32,14 +33,11 @@ def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float | None:
 
 def auroc_within(confidence: Sequence[float], right: Sequence[bool], group: Sequence[int]) -> float | None:
     """AUROC over the pairs inside of each group: scores of different groups (folds, kinds) are never compared."""
-    members: dict[int, list[int]] = defaultdict(list)
-    for i, g in enumerate(group):
-        members[g].append(i)
     total = won = 0.0
-    for some in members.values():
-        rights = [right[i] for i in some]
-        value = auroc([confidence[i] for i in some], rights)
-        if value is not None:
+    for one in sorted(set(group)):
+        inside = [i for i, g in enumerate(group) if g == one]
+        rights = [right[i] for i in inside]
+        if (value := auroc([confidence[i] for i in inside], rights)) is not None:
             pairs = sum(rights) * (len(rights) - sum(rights))
             total, won = total + pairs, won + value * pairs
     return won / total if total else None
@@ -51,8 +49,6 @@ def calibration_error(confidence: Sequence[float], right: Sequence[bool], *, bin
     Equal confidences are never torn apart. With few steps it is too great by chance: about sqrt(p (1 - p) bins / n).
     """
     n = len(right)
-    if not n:
-        return None
     order = sorted(range(n), key=confidence.__getitem__)
     error, at = 0.0, 0
     for index in range(bins):
@@ -61,7 +57,7 @@ def calibration_error(confidence: Sequence[float], right: Sequence[bool], *, bin
             end += 1
         error += abs(math.fsum(confidence[i] - right[i] for i in order[at:end]))
         at = end
-    return error / n
+    return error / n if n else None
 
 
 def brier(confidence: Sequence[float], right: Sequence[bool]) -> float | None:
@@ -70,16 +66,21 @@ def brier(confidence: Sequence[float], right: Sequence[bool]) -> float | None:
     return math.fsum((p - y) ** 2 for p, y in zip(confidence, right, strict=True)) / n if n else None
 
 
-def interval(  # noqa: PLR0913 - the settings of a bootstrap
+def percentiles(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return the two-sided percentile interval of one or more resampled values, rounded outwards."""
+    ordered, tail, last = sorted(values), (1.0 - level) / 2, len(values) - 1
+    return ordered[math.floor(tail * last)], ordered[math.ceil((1.0 - tail) * last)]
+
+
+def interval(
     rows: Sequence[T],
     statistic: Callable[[list[T]], float | None],
     *,
     episode: Callable[[T], str],
-    level: float = 0.95,
     resamples: int = 500,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of `statistic`, drawing whole episodes; None when it cannot be computed.
+    """Return the 95 % bootstrap interval of `statistic`, drawing whole episodes; None when it cannot be computed.
 
     Resamples on which the statistic is None are left out.
     """
@@ -87,45 +88,47 @@ def interval(  # noqa: PLR0913 - the settings of a bootstrap
     for row in rows:
         groups[episode(row)].append(row)
     keys, draw = sorted(groups), random.Random(seed)  # noqa: S311 - a repeatable bootstrap, no secret
-    found: list[float] = []
-    for _ in range(resamples if keys else 0):
-        value = statistic([row for key in draw.choices(keys, k=len(keys)) for row in groups[key]])
-        if value is not None:
-            found.append(value)
-    if not found:
-        return None
-    found.sort()
-    tail = (1.0 - level) / 2
-    low, high = math.floor(tail * (len(found) - 1)), math.ceil((1.0 - tail) * (len(found) - 1))
-    return found[low], found[high]
+    drawn = (draw.choices(keys, k=len(keys)) for _ in range(resamples if keys else 0))
+    found = [statistic([row for key in some for row in groups[key]]) for some in drawn]
+    known = [value for value in found if value is not None]
+    return percentiles(known) if known else None
+
+
+def incomplete_beta(a: float, b: float, x: float, y: float) -> float:
+    """Return I_x(a, b), the regularised incomplete beta function, where y is 1 - x, by its continued fraction (Lentz).
+
+    It is P(Beta(a, b) <= x), and so the tail of the binomial distribution and of Fisher's F.
+    """
+    if x <= 0.0 or y <= 0.0:
+        return float(x > 0.0)
+    if x > (a + 1.0) / (a + b + 2.0):  # the fraction converges below the mean
+        return 1.0 - incomplete_beta(b, a, y, x)
+    log_scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(y)
+    c, d = 1.0, 1.0 / _away(1.0 - (a + b) * x / (a + 1.0))
+    value = d
+    for m in range(1, _TERMS):  # pragma: no branch - it converges
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1.0 / _away(1.0 + term * d)
+            c = _away(1.0 + term / c)
+            value *= c * d
+        if abs(c * d - 1.0) < _PRECISION:
+            break
+    return math.exp(log_scale) * value / a
+
+
+def _away(value: float) -> float:
+    """Keep away from 0, so that it can be divided by."""
+    return value if abs(value) > _TINY else _TINY
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(Bin(n, p) <= k), from the terms themselves, each from its neighbour: no cancellation, good beyond n = 1e6."""
-    if k < 0:
+    """Return P(Bin(n, p) <= k), good to 1e-7 of itself for n up to 1e6."""
+    if k < 0 or (p >= 1.0 and k < n):
         return 0.0
-    if k >= n or p <= 0.0:
-        return 1.0
-    if p >= 1.0:
-        return 0.0
-    down = k <= n * p
-    at = k if down else k + 1
-    log_term = (
-        math.lgamma(n + 1)
-        - math.lgamma(at + 1)
-        - math.lgamma(n - at + 1)
-        + at * math.log(p)
-        + (n - at) * math.log1p(-p)
-    )
-    odds = (1.0 - p) / p if down else p / (1.0 - p)
-    term = total = 1.0
-    for i in range(at, 0, -1) if down else range(at, n):
-        term *= odds * (i / (n - i + 1) if down else (n - i) / (i + 1))
-        total += term
-        if term < total * 1e-17:
-            break
-    tail = math.exp(log_term) * total
-    return min(1.0, tail) if down else max(0.0, 1.0 - tail)
+    return 1.0 if k >= n or p <= 0.0 else incomplete_beta(n - k, k + 1, 1.0 - p, p)
 
 
 def upper_bound(losses: int, n: int, confidence: float = 0.9) -> float:

@@ -1,8 +1,8 @@
 """A recorded step decided anew by the same `decide()` under another policy, without asking any model.
 
-What was not recorded is not invented: a policy that would have asked a tier or evidence that the record lacks gives a
-step whose end and cost are unknown, and says what is missing. Who would have won a race that was not run is unknown: a
-policy that hedges is taken to keep a small answer that the record holds.
+What was not recorded is not invented: where a policy would have asked a tier or evidence that the record lacks, the end
+and the cost of the step are unknown, and what is missing is named. Who would have won a race that was not run is
+unknown: a policy that hedges is taken to keep a small answer that the record holds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cascade_agent.core.decide import decide, final_attempt, threshold_for
 from cascade_agent.core.records import Attempt, DecisionInputs, SideCall
+from cascade_agent.offline.evaluation.dataset import plus
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Missing = Literal["draft", "evidence", "large"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """The course that a recorded step would have taken under a policy.
+    """How a recorded step would have gone under a policy.
 
     `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`known` is
     False then, and `missing` says what it lacks). `calls` are the recorded calls that the policy would have made, in
@@ -47,14 +48,8 @@ class Replayed:
 
 def replay(trace: StepTrace, policy: Policy) -> Replayed:
     """Decide a recorded step anew."""
-    record = _Record(trace)
-    state = record.begin()
-    while True:
-        decision = record.decide(policy, state)
-        after = record.after(policy, state, decision)
-        if not isinstance(after, _State):
-            return _end(record, policy, state, decision, after)
-        state = after
+    ((_, _, replayed),) = sweep(trace, (policy,))
+    return replayed
 
 
 def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, int, Replayed]]:
@@ -90,6 +85,11 @@ def _move(decision: Decision) -> tuple[object, ...]:
     return decision.action, decision.evidence, decision.attempt, decision.hedge
 
 
+def accept_all(policy: Policy) -> Policy:
+    """Return the policy with a threshold that every confidence reaches: what still escalates does so under all."""
+    return policy if policy.threshold == 0.0 else replace(policy, threshold=0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     """A step under way: attempts that are closed, the open one, and all calls and decisions so far."""
@@ -103,16 +103,6 @@ class _State:
 
 _NOTHING_SEEN = (DecisionInputs(),)
 _PENDING = Attempt(tier="small", outcome="pending")
-
-
-def looks_at_kind(policy: Policy) -> bool:
-    """Return whether the policy has a threshold of its own for some kind or effect."""
-    return bool(policy.thresholds)
-
-
-def accept_all(policy: Policy) -> Policy:
-    """Return the policy with a threshold that every confidence reaches: what still escalates does so under all."""
-    return policy if policy.threshold == 0.0 else replace(policy, threshold=0.0)
 
 
 class _Record:
@@ -136,14 +126,13 @@ class _Record:
         return _State((), replace(_PENDING, verdicts=verdicts) if verdicts else _PENDING)
 
     def decide(self, policy: Policy, state: _State) -> Decision:
-        attempts = (*state.done, state.attempt)
-        inputs = self.inputs(policy, len(state.decisions))
+        attempts, inputs = (*state.done, state.attempt), self.inputs(policy, len(state.decisions))
         return decide(policy, attempts, evidence=self.trace.askable, inputs=inputs)
 
     def inputs(self, policy: Policy, number: int) -> DecisionInputs:
         """Return what the decision of that number knew; beyond what is recorded, what the last one did."""
         seen = self.trace.inputs_seen or _NOTHING_SEEN
-        if looks_at_kind(policy):
+        if policy.thresholds:
             if self._kinds is None:
                 self._kinds = tuple(replace(inputs, kind=self.trace.kind) for inputs in seen)
             seen = self._kinds
@@ -155,8 +144,10 @@ class _Record:
         bar, confidence = threshold_for(policy, attempt, inputs.kind), attempt.confidence
         return bar is not None and (confidence is None or confidence < bar)
 
-    def after(self, policy: Policy, state: _State, decision: Decision) -> _State | Missing | None:
-        """The step after a move; what the record lacks for it, or None where the step ends."""
+    def after(  # noqa: PLR0911 - one return per move, and per thing that is missing
+        self, policy: Policy, state: _State, decision: Decision
+    ) -> _State | Missing | None:
+        """Return the step after a move; what the record lacks for it, or None where the step ends."""
         decisions = (*state.decisions, decision)
         if decision.action == "escalate":
             done = (*state.done, state.attempt)
@@ -164,36 +155,28 @@ class _Record:
             if tried >= len(self.large):
                 return "large"
             large = self.large[tried]
-            return _State(done, large, (*state.calls, large), _plus(state.latency, large.latency), decisions)
+            return _State(done, large, (*state.calls, large), plus(state.latency, large.latency), decisions)
         if decision.action == "ask_small":
-            return self._drafted(policy, decision)
+            waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
+            if not self.drafted or waits:  # it was given up because large was faster; this policy would have waited
+                return "draft"
+            return _State((), _rescored(policy, self.small, ()), (self.small,), self.small.latency, decisions)
         if decision.action != "ask_evidence" or decision.evidence is None:
             return None
-        return self._gathered(policy, state, decision.evidence, decisions)
-
-    def _drafted(self, policy: Policy, decision: Decision) -> _State | Literal["draft"]:
-        waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
-        if not self.drafted or waits:  # small was given up because large was faster; this policy would have waited
-            return "draft"
-        return _State((), _rescored(policy, self.small, ()), (self.small,), self.small.latency, (decision,))
-
-    def _gathered(
-        self, policy: Policy, state: _State, name: str, decisions: tuple[Decision, ...]
-    ) -> _State | Literal["evidence"]:
+        name = decision.evidence
         call = self.evidence.get(name)
         if call is None or name not in self.small.gathered:  # never asked, or dropped before it answered
             return "evidence"
         attempt = _rescored(policy, self.small, (*state.attempt.gathered, name))
-        return _State(state.done, attempt, (*state.calls, call), _plus(state.latency, call.latency), decisions)
+        return _State(state.done, attempt, (*state.calls, call), plus(state.latency, call.latency), decisions)
 
     def dropped(self, state: _State) -> tuple[SideCall, ...]:
-        """The large call that was started while small was slow, and not needed, where the policy hedges."""
+        """Return the large call that was started while small was slow, and not needed, where the policy hedges."""
         hedge = next((d.hedge for d in state.decisions if d.hedge is not None), None)
         if hedge is None or state.done:
             return ()
-        recorded = self.evidence.get("hedge")
-        if recorded is not None:
-            return (recorded,)
+        if "hedge" in self.evidence:
+            return (self.evidence["hedge"],)
         if any(d.hedge is not None and d.hedge <= hedge for d in self.trace.decisions):
             return ()  # it was to be asked as early, and small was faster
         took = self.small.latency
@@ -201,8 +184,7 @@ class _Record:
 
 
 def _end(record: _Record, policy: Policy, state: _State, decision: Decision, missing: Missing | None) -> Replayed:
-    attempts = (*state.done, state.attempt)
-    known = missing is None
+    attempts, known = (*state.done, state.attempt), missing is None
     final = final_attempt(policy, decision)
     calls = (*state.calls, *record.dropped(state)) if decision.action == "accept" else state.calls
     costs = [call.cost for call in calls]
@@ -218,12 +200,8 @@ def _end(record: _Record, policy: Policy, state: _State, decision: Decision, mis
     )
 
 
-def _plus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a + b
-
-
 def _rescored(policy: Policy, attempt: Attempt, gathered: tuple[str, ...]) -> Attempt:
-    """The recorded draft as this policy would see it: its own scorer, and only the evidence it asked for."""
+    """Return the recorded draft as this policy would see it: its own scorer, and only the evidence it asked for."""
     verdicts = attempt.verdicts
     if attempt.gathered != gathered:
         unasked = {name for name in attempt.gathered if name not in gathered}

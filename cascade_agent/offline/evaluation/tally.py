@@ -20,7 +20,7 @@ from cascade_agent.offline.evaluation.dataset import WORLDS, contradict, money, 
 from cascade_agent.offline.evaluation.replay import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cascade_agent.core.records import StepTrace
     from cascade_agent.offline.evaluation.dataset import Facts, LabelledStep
@@ -34,13 +34,14 @@ Introduction to Variance Estimation, 2007, chapter 2). The standard error of an 
 
 MAX_POLICIES: Final = 1_000
 _SKETCH: Final = 4_096
-_RATIO: Final = math.log(1.02)
-"""Latencies are counted in buckets 2 % wide."""
+_RATIO: Final = math.log(1.02)  # latencies are counted in buckets 2 % wide
 
 BY_SMALL, BY_LARGE, BY_NOBODY, BY_OTHERS = 1, 2, 4, 8
 """Those who may have answered, as bits; `BY_OTHERS` is a human, or an answer of which nothing is known."""
+_BITS: Final = {None: BY_NOBODY, "small": BY_SMALL, "large": BY_LARGE, "human": BY_OTHERS}
 
-_BITS: Final = {"small": BY_SMALL, "large": BY_LARGE, "human": BY_OTHERS}
+BASELINES: Final = ("as recorded", "always small", "always large", "oracle")
+"""What policies are compared with; the oracle escalates exactly where small is wrong and large right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class SweepPlan:
     """The policies to compare, in the order in which they were asked for, and how they are swept.
 
     A family are policies that differ in their threshold alone, ascending; `places` says for each policy which family
-    and which place in it is its own. A plan without policies counts what was recorded.
+    and which place in it is its own. `calibrated` says that one of them names the validators it was measured with. A
+    plan without policies counts what was recorded.
     """
 
     titles: tuple[str, ...] = ()
@@ -56,11 +58,10 @@ class SweepPlan:
     families: tuple[tuple[Policy, ...], ...] = ()
     places: tuple[tuple[int, int], ...] = ()
     calibrated: bool = False
-    """Return whether one of them says with which validators it was measured."""
 
     @classmethod
     def of(cls, policies: Policy | Mapping[str, Policy] | None = None, grid: Sequence[float] = ()) -> Self:
-        """Each policy as it is, and with each threshold of the grid in the place of its own."""
+        """Return the plan of each policy as it is, and with each threshold of the grid in the place of its own."""
         if policies is None:
             policies = Policy()
         named = {"policy": policies} if isinstance(policies, Policy) else dict(policies)
@@ -76,12 +77,11 @@ class SweepPlan:
         families: dict[str, dict[float, Policy]] = {}
         keys: list[tuple[str, float]] = []
         for policy in wanted.values():
-            same = policy.with_threshold(None if policy.base_threshold is None else 0.0).version
-            value = -1.0 if policy.base_threshold is None else float(policy.base_threshold)
-            families.setdefault(same, {})[value] = policy
-            keys.append((same, value))
-        order = list(families)
-        sizes = {same: sorted(members) for same, members in families.items()}
+            base = policy.base_threshold
+            same = policy.with_threshold(None if base is None else 0.0).version
+            keys.append((same, -1.0 if base is None else float(base)))
+            families.setdefault(same, {})[keys[-1][1]] = policy
+        order, sizes = list(families), {same: sorted(members) for same, members in families.items()}
         return cls(
             titles=tuple(wanted),
             policies=tuple(wanted.values()),
@@ -128,36 +128,22 @@ class Sums(NamedTuple):
     w_more: int
 
 
-class Base(NamedTuple):
-    """A step without any policy: what is possible, and what happened."""
-
-    stratum: str
-    worlds: int
-    small: tuple[str, ...]
-    large: tuple[str, ...]
-    finals: int
-    escalated: int
-    recorded: tuple[str, ...]
-
-
-class BaseSums(NamedTuple):
-    """Sums over steps with the same `Base`: cost of the draft, of large, and what was paid (shadow calls included)."""
-
-    n: int
-    small: int
-    large: int
-    paid: int
-    weight: int
-    w_large: int
-
-
 Cell = tuple[str, str]
 """Name and kind of a step."""
+Place = Cell | int
+"""Where sums are kept: in the cell of a step, and in the group of its episode."""
+When = tuple[Cell, str, int | None]
+"""Cell, stratum and bucket of a latency; None where it is unknown."""
 
 
 @dataclass(slots=True)
 class Tally:  # noqa: PLW1641 - it changes, so it has no hash
-    """Sums over steps. Two of the same plan are equal when they are of the same steps, in whatever order."""
+    """Sums over steps. Two of the same plan are equal when they are of the same steps, in whatever order.
+
+    `rows` and `times` hold a table for the `BASELINES`, then one for each family of the plan: by where and how a step
+    ended, a row of differences over the policies of the family. `ranges` are the least and the greatest recorded cost
+    of a call, by step name and role.
+    """
 
     plan: SweepPlan
     steps: int = 0
@@ -168,18 +154,14 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
     currencies: set[str] = field(default_factory=set)
     validators: set[str] = field(default_factory=set)
     episodes: set[int] = field(default_factory=set)
-    base: dict[tuple[Cell | int, Base], int] = field(default_factory=dict)
-    rows: list[dict[tuple[Cell | int, Ending], list[int]]] = field(default_factory=list)
-    times: list[dict[tuple[Cell, str, int | None], list[int]]] = field(default_factory=list)
-    base_times: dict[tuple[Cell, str, str, int | None], int] = field(default_factory=dict)
+    rows: list[dict[tuple[Place, Ending], list[int]]] = field(default_factory=list)
+    times: list[dict[When, list[int]]] = field(default_factory=list)
     ranges: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make a table for each family."""
-        self.rows = self.rows or [{} for _ in self.plan.families]
-        self.times = self.times or [{} for _ in self.plan.families]
-
-    # ---- adding -----------------------------------------------------------------------------------------------------
+        """Make the tables."""
+        self.rows = self.rows or [{} for _ in (BASELINES, *self.plan.families)]
+        self.times = self.times or [{} for _ in (BASELINES, *self.plan.families)]
 
     def add(self, step: LabelledStep) -> None:
         """Count a step under every policy."""
@@ -197,83 +179,52 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         if self.plan.calibrated:
             self.validators.update(verdict.validator for verdict in step.small.verdicts)
         number = text_hash(step.episode)
-        self._count_episode(number)
+        self.episodes.add(number)
+        if len(self.episodes) > 2 * _SKETCH:  # the least hashes say by where they lie how many there are
+            self.episodes = set(sorted(self.episodes)[:_SKETCH])
         cell, group = (trace.step, trace.kind), number % GROUPS
         self.count(cell, group, facts)
-        for family, rows, times in zip(self.plan.families, self.rows, self.times, strict=True):
+        for family, rows, times in zip(self.plan.families, self.rows[1:], self.times[1:], strict=True):
             size = len(family)
             for first, end, replayed in sweep(trace, family):
                 ending, sums, latency = _ending(trace, family[first], replayed, facts)
                 _span(rows, (cell, ending), sums, first, end, size)
                 _span(rows, (group, ending), sums, first, end, size)
-                key = (cell, facts.stratum, None if latency is None else bucket(latency))
-                _span(times, key, pack(1, facts.weight), first, end, size)
-
-    def _range(self, step: str, role: str, cost: int) -> None:
-        low, high = self.ranges.get((step, role), (cost, -1))
-        if cost < low or cost > high:
-            self.ranges[step, role] = min(low, cost), max(high, cost)
-
-    def _count_episode(self, number: int) -> None:
-        """Keep the least hashes: their number, or where they lie, says how many episodes there are."""
-        self.episodes.add(number)
-        if len(self.episodes) > 2 * _SKETCH:
-            self.episodes = set(sorted(self.episodes)[:_SKETCH])
+                _span(times, _when(cell, facts, latency), pack(1, facts.weight), first, end, size)
 
     def count(self, cell: Cell, group: int, facts: Facts, *, sign: int = 1) -> None:
         """Count what was recorded of a step; with a `sign` of -1 take it back, for facts that a late label changes."""
         for role, cost in facts.priced:
             if cost is not None:
-                self._range(cell[0], role, cost)
-        small, large = None if facts.skipped else facts.small, facts.large or 0
-        key = Base(
-            stratum=facts.stratum,
-            worlds=facts.worlds,
-            small=("small",) if small is None else (),
-            large=("large",) if facts.large is None else (),
-            finals=BY_NOBODY if facts.final is None else _BITS.get(facts.final, BY_LARGE),
-            escalated=int(facts.asked_large),
-            recorded=tuple(sorted(name for name, cost in facts.calls if cost is None)),
-        )
-        paid = sum(cost or 0 for _, cost in facts.calls)
-        sums = sign * pack(*BaseSums(1, small or 0, large, paid, facts.weight, facts.weight * large))
-        for place in (cell, group):
-            at: tuple[Cell | int, Base] = (place, key)
-            _merge_sums(self.base, {at: sums})
+                self._range((cell[0], role), cost, cost)
+        for i, (ending, sums) in enumerate(_baselines(facts)):
+            for place in (cell, group):
+                _span(self.rows[0], (place, ending), sign * sums, i, i + 1, len(BASELINES))
         own = None if facts.skipped else facts.small_time
-        for column, time in (("small", own), ("large", facts.large_time), ("recorded", facts.time)):
-            when: tuple[Cell, str, str, int | None] = (
-                cell,
-                facts.stratum,
-                column,
-                None if time is None else bucket(time),
-            )
-            _merge_sums(self.base_times, {when: sign * pack(1, facts.weight)})
+        for i, time in enumerate((facts.time, own, facts.large_time)):
+            _span(self.times[0], _when(cell, facts, time), sign * pack(1, facts.weight), i, i + 1, len(BASELINES))
 
-    # ---- merging ----------------------------------------------------------------------------------------------------
+    def _range(self, of: tuple[str, str], low: int, high: int) -> None:
+        least, most = self.ranges.get(of, (low, high))
+        self.ranges[of] = (min(low, least), max(high, most))
 
     def merge(self, other: Tally) -> Tally:
         """Add another tally to this one, and return it. The other is left as it was."""
         if self.plan.version != other.plan.version:
             msg = "tallies of different policies cannot be merged; sweep every part with the same plan"
             raise ConfigurationError(msg)
-        self.steps += other.steps
-        self.unfinished += other.unfinished
-        self.given += other.given
-        self.conflicts += other.conflicts
+        for name in ("steps", "unfinished", "given", "conflicts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.sources.update(other.sources)
         self.currencies |= other.currencies
         self.validators |= other.validators
         self.episodes |= other.episodes
-        _merge_sums(self.base, other.base)
-        _merge_sums(self.base_times, other.base_times)
         for mine, theirs in zip(self.rows, other.rows, strict=True):
             _merge_rows(mine, theirs)
         for mine_times, theirs_times in zip(self.times, other.times, strict=True):
             _merge_rows(mine_times, theirs_times)
-        for (step, role), (low, high) in other.ranges.items():
-            self._range(step, role, low)
-            self._range(step, role, high)
+        for of, (low, high) in other.ranges.items():
+            self._range(of, low, high)
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -281,17 +232,16 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         return isinstance(other, Tally) and self._facts() == other._facts()
 
     def _facts(self) -> tuple[object, ...]:
-        counts = (self.steps, self.unfinished, self.given, self.conflicts, +self.sources)
-        least = sorted(self.episodes)[:_SKETCH]
-        found = (self.currencies, self.validators, least, self.base, self.rows, self.times, self.base_times)
-        return (self.plan.version, *counts, *found, self.ranges)
+        counts = (self.plan.version, self.steps, self.unfinished, self.given, self.conflicts, +self.sources)
+        tables = (self.rows, self.times, self.ranges)
+        return (*counts, self.currencies, self.validators, sorted(self.episodes)[:_SKETCH], *tables)
 
     @property
     def unseen(self) -> int:
         """Number of steps of which nothing is known: every world is possible."""
-        anything = (1 << len(WORLDS)) - 1
-        cells = ((key, sums) for (place, key), sums in self.base.items() if not isinstance(place, int))
-        return sum(unpack(sums, 1)[0] for key, sums in cells if key.worlds == anything)
+        anything, alone = (1 << len(WORLDS)) - 1, BASELINES.index("always large")
+        rows = (row for (place, key), row in self.rows[0].items() if key.worlds == anything and type(place) is tuple)
+        return sum(totals(row, 1)[alone][0] for row in rows)
 
     @property
     def episode_count(self) -> tuple[int, bool]:
@@ -303,13 +253,44 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
 
 
 def bucket(latency: float) -> int:
-    """The number of the bucket of a latency in seconds."""
+    """Return the number of the bucket of a latency in seconds."""
     return round(math.log(max(latency, 1e-6)) / _RATIO)
 
 
 def middle(number: int) -> float:
-    """The latency in seconds that stands for a bucket."""
+    """Return the latency in seconds that stands for a bucket."""
     return math.exp(number * _RATIO)
+
+
+def _when(cell: Cell, facts: Facts, latency: float | None) -> When:
+    return cell, facts.stratum, None if latency is None else bucket(latency)
+
+
+def _sums(facts: Facts, own: int = 0, large: int = 0, own_more: int = 0, large_more: int = 0) -> int:
+    weight = facts.weight
+    return pack(*Sums(1, own, large, own_more, large_more, weight, weight * large, weight * large_more))
+
+
+def _baselines(facts: Facts) -> Iterator[tuple[Ending, int]]:
+    """Return how a step ends, and its sums, under each of the `BASELINES`."""
+    stratum, worlds = facts.stratum, facts.worlds
+    small, large = None if facts.skipped else facts.small, facts.large
+    cheap, dear = ("small",) if small is None else (), ("large",) if large is None else ()
+    small, large = small or 0, large or 0
+    unknown = tuple(sorted(name for name, cost in facts.calls if cost is None))
+    paid = sum(cost or 0 for _, cost in facts.calls)
+    finals, asked = _BITS.get(facts.final, BY_LARGE), int(facts.asked_large)
+    yield Ending(stratum, finals, asked, worlds, unknown), _sums(facts, paid)
+    by_small = Ending(stratum, BY_SMALL, 0, worlds, cheap), _sums(facts, small)
+    yield by_small
+    yield Ending(stratum, BY_LARGE, 1, worlds, dear), _sums(facts, 0, large)
+    harms = {not one and two for bit, (one, two) in enumerate(WORLDS) if worlds >> bit & 1}
+    if harms == {False}:
+        yield by_small
+    elif harms == {True}:
+        yield Ending(stratum, BY_LARGE, 1, worlds, (*cheap, *dear)), _sums(facts, small, large)
+    else:
+        yield Ending(stratum, BY_SMALL | BY_LARGE, 2, worlds, cheap, dear), _sums(facts, small, large_more=large)
 
 
 # ---- one step under one policy --------------------------------------------------------------------------------------
@@ -329,6 +310,27 @@ class _Estimate:
     sure: list[str] = field(default_factory=list)
     maybe: list[str] = field(default_factory=list)
 
+    def made(self, role: str, cost: int | None) -> None:
+        """Add a call that was made."""
+        if cost is None:
+            self.sure.append(role)
+        elif role in _BY_LARGE:
+            self.large += cost
+        else:
+            self.own += cost
+
+    def may(self, role: str, cost: int | None) -> None:
+        """Add a call that may have been made."""
+        if cost is None:
+            self.maybe.append(role)
+        elif role in _BY_LARGE:
+            self.large_more += cost
+        else:
+            self.own_more += cost
+
+
+_BY_LARGE = ("large", "shadow")
+
 
 def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Ending, int, float | None]:
     """Return what is kept of a step under a policy: its ending, its sums, and its latency."""
@@ -336,14 +338,7 @@ def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) 
     for call in replayed.calls:
         role = call.name if isinstance(call, SideCall) else "small" if call.tier == "small" else "large"
         cost = money(call.cost, trace.id)
-        if cost is None and role == "hedge":
-            cost = facts.large  # dropped, and billed in full
-        if cost is None:
-            found.sure.append(role)
-        elif role == "large":
-            found.large += cost
-        else:
-            found.own += cost
+        found.made(role, facts.large if cost is None and role == "hedge" else cost)  # dropped, and billed in full
     if replayed.missing is None:
         _known_end(found, policy, replayed, facts)
     elif replayed.missing == "large":
@@ -352,60 +347,46 @@ def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) 
         _undecided(found, trace, replayed, facts)
     sure, maybe = tuple(sorted(found.sure)), tuple(sorted(found.maybe))
     key = Ending(facts.stratum, found.finals, found.escalated, facts.worlds, sure, maybe)
-    weight = facts.weight
-    more = (found.own_more, found.large_more, weight, weight * found.large, weight * found.large_more)
-    return key, pack(1, found.own, found.large, *more), found.latency
+    return key, _sums(facts, found.own, found.large, found.own_more, found.large_more), found.latency
 
 
 def _known_end(found: _Estimate, policy: Policy, replayed: Replayed, facts: Facts) -> None:
-    """The record holds all that the policy asks for."""
+    """Take an end that the record holds in full."""
     tier = replayed.final_tier
     if tier is not None:
         found.finals = BY_SMALL if tier == "small" else BY_LARGE
     else:
         found.finals = BY_OTHERS if policy.on_exhausted == "interrupt" else BY_NOBODY
     if policy.shadow_rate and replayed.decisions[-1].action == "accept" and not replayed.escalated:
-        if facts.large is None:  # in expectation: the journal may come from a policy that drew more often, or never
-            found.sure.append("shadow")
-        else:
-            found.large += round(policy.shadow_rate * facts.large)
+        # in expectation: the journal may come from a policy that drew more often, or never
+        found.made("shadow", None if facts.large is None else round(policy.shadow_rate * facts.large))
 
 
 def _without_large(found: _Estimate, replayed: Replayed, facts: Facts) -> None:
-    """The policy escalates where the record did not; a shadow call says what large answered."""
-    found.finals, found.latency = BY_LARGE, None
-    if facts.asked_large:  # once more than in the record
-        found.finals = BY_LARGE | BY_OTHERS
-        found.sure.append("large")
-        return
-    if facts.large is None:
-        found.sure.append("large")
-    else:
-        found.large += facts.large
+    """Take an escalation that is not in the record; a shadow call says what large answered."""
+    again = facts.asked_large  # once more than in the record
+    found.finals, found.latency = BY_LARGE | BY_OTHERS if again else BY_LARGE, None
+    found.made("large", None if again else facts.large)
     times = [call.latency for call in replayed.calls]
-    if facts.large_time is not None and None not in times:
+    if not again and facts.large_time is not None and None not in times:
         found.latency = facts.large_time + sum(time for time in times if time is not None)
 
 
 def _undecided(found: _Estimate, trace: StepTrace, replayed: Replayed, facts: Facts) -> None:
-    """The draft, or evidence about it, is not in the record: the step may end either way, after more evidence."""
+    """Take a step whose draft, or evidence about it, is not in the record: it may end either way, at more cost."""
     found.finals, found.latency, found.escalated = BY_SMALL | BY_LARGE, None, 2
     if replayed.missing == "draft":
-        found.sure.append("small")
-    wanted = replayed.decisions[-1].evidence
+        found.made("small", None)
     made = {call.name for call in replayed.calls if isinstance(call, SideCall)}
     for name in trace.askable:
-        cost = facts.evidence.get(name)
-        if name == wanted:
-            found.sure.append(name)
-        elif name not in made and cost is None:
-            found.maybe.append(name)
+        if name == replayed.decisions[-1].evidence:
+            found.made(name, None)
         elif name not in made:
-            found.own_more += cost or 0
-    if facts.large is None:
-        found.maybe.append("large")
-    else:
-        found.large_more += facts.large
+            found.may(name, facts.evidence.get(name))
+    found.may("large", facts.large)
+
+
+# ---- tables of sums, several in one number --------------------------------------------------------------------------
 
 
 def _span(  # noqa: PLR0913, PLR0917 - called thrice per stretch of every step
@@ -420,22 +401,11 @@ def _span(  # noqa: PLR0913, PLR0917 - called thrice per stretch of every step
         row[end] -= sums
 
 
-def _merge_sums(mine: dict[K, int], theirs: Mapping[K, int]) -> None:
-    for key, sums in theirs.items():
-        total = mine.get(key, 0) + sums
-        if total:
-            mine[key] = total
-        else:
-            mine.pop(key, None)
-
-
 def _merge_rows(mine: dict[K, list[int]], theirs: Mapping[K, list[int]]) -> None:
     for key, row in theirs.items():
         own = mine.get(key)
         mine[key] = list(row) if own is None else list(map(add, own, row))
 
-
-# ---- several sums in one number -------------------------------------------------------------------------------------
 
 _BITS_EACH: Final = 192
 _MASK: Final = (1 << _BITS_EACH) - 1
@@ -443,7 +413,7 @@ _MASK: Final = (1 << _BITS_EACH) - 1
 
 
 def pack(*sums: int) -> int:
-    """Several numbers >= 0 as one, so that one addition adds all of them."""
+    """Return several numbers >= 0 as one, so that one addition adds all of them."""
     packed = 0
     for value in reversed(sums):
         packed = packed << _BITS_EACH | value
@@ -451,10 +421,10 @@ def pack(*sums: int) -> int:
 
 
 def unpack(packed: int, count: int) -> tuple[int, ...]:
-    """The numbers again."""
+    """Return the numbers again."""
     return tuple(packed >> _BITS_EACH * i & _MASK for i in range(count))
 
 
 def totals(row: list[int], count: int) -> list[tuple[int, ...]]:
-    """A row of differences as the sums at each place."""
+    """Return a row of differences as the sums at each place."""
     return [unpack(packed, count) for packed in accumulate(row)]

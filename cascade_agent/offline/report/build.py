@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Attempt, StepTrace, Verdict
-    from cascade_agent.journal.format import OnError
+    from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.estimates import Basis, Figures
-    from cascade_agent.offline.evaluation.journals import PathLike
     from cascade_agent.offline.report.collect import Account
 
 CURVE_POINTS: Final = 24

@@ -88,7 +88,7 @@ def test_a_calm_journal_is_exit_code_0(calm: Path, tmp_path: Path) -> None:
     """Without an alarm it says so, lists the monitors and the saving, and ends with 0."""
     result = run(calm, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for part in ("1500 steps", "No alarm.", "escalation", "confidence (PSI)", "saved", "no certified loss"):
+    for part in ("1500 steps", "No alarm.", "reason (PSI)", "confidence (PSI)", "saved", "no certified loss"):
         assert part in result.stdout
     assert "[1]" not in result.stdout, "one name is the same as all"
 
@@ -97,7 +97,7 @@ def test_alarms_are_exit_code_3(shaken: Path, tmp_path: Path) -> None:
     """With an alarm it says what, when and what to do, and ends with 3."""
     result = run(shaken, cwd=tmp_path)
     assert result.returncode == 3, result.stderr
-    for part in ("ALARM escalation at step", "2026-01-01T", "do: ", "shadow_rate"):
+    for part in ("ALARM reason (PSI) at step", "2026-01-01T", "do: ", "shadow_rate"):
         assert part in result.stdout
     assert result.stderr == ""
 

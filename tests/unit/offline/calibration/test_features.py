@@ -9,7 +9,7 @@ from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel, Journal
 from cascade_agent.core.policy import Policy
-from cascade_agent.offline.calibration.calibrate import draw, examples_of, replayed_confidence
+from cascade_agent.offline.calibration.sample import draw, examples_of, replayed_confidence
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import default_validators, shipped_scorer

@@ -15,9 +15,8 @@ from cascade_agent.core.scoring import LOOP, EvidenceShare, Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import Certificate, Claim, Example, Unit, fit, learn_disagreement
-from cascade_agent.offline.calibration.calibrate import together
 from cascade_agent.offline.calibration.disagreement import Asked, learn_share
-from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind
+from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
 from cascade_agent.validators import shipped_scorer
 
 HARM = {"one_call": 0.4, "text": 0.02}
@@ -101,10 +100,11 @@ def test_kinds_give_up_escalations_at_one_price_of_a_loss():
         assert accepted == {u.step_id for u in some if u.confidence >= entry[u.kind]}
 
 
-def test_together_escalates_less_than_one_threshold_and_keeps_the_bound():
+@pytest.mark.parametrize("trials", [12, pytest.param(40, marks=pytest.mark.slow)])
+def test_together_escalates_less_than_one_threshold_and_keeps_the_bound(trials):
     """Chosen on some units, certified on others: fewer escalations, harm over the target in at most 1 - confidence."""
     claim, rate, saved = Claim(max_loss=0.03), [], []
-    for seed in range(40):
+    for seed in range(trials):
         learn, test = units(800, 2 * seed), units(1500, 2 * seed + 1)
         entries, one = together(learn, test, claim), claim.test(test)
         assert entries is not None
@@ -114,7 +114,7 @@ def test_together_escalates_less_than_one_threshold_and_keeps_the_bound():
         saved.append(one.escalated - sum(thresholds.values()) / 2)
         assert entries["loop.calls"].threshold == 1.0
     assert sum(saved) / len(saved) > 0.1
-    assert sum(rate) <= 9  # 4 are expected at most, 9 is two deviations beyond
+    assert sum(rate) <= 0.1 * trials + 2.7 * (0.09 * trials) ** 0.5  # at most a tenth is expected
 
 
 def test_a_turn_is_a_unit_of_its_own():

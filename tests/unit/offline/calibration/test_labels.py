@@ -29,13 +29,6 @@ def step(step_id, small, large=None, **kwargs):
     return StepTrace(id=step_id, attempts=tuple(attempts), final=len(attempts) - 1, **{**base, **kwargs})
 
 
-@pytest.fixture
-def journal(tmp_path):
-    """An empty journal."""
-    with Journal(tmp_path / "j.jsonl") as journal:
-        yield journal
-
-
 CITY = [("weather", {"city": "Paris", "days": 5})]
 
 
@@ -141,7 +134,7 @@ def test_contradicted_steps_can_be_left_out(journal):
     journal.label("1", source="shadow", right=True)
     journal.label("1", source="person", right=False)
     found = load_dataset(journal.path, on_conflict="exclude")
-    assert (found.steps, found.unlabelled, found.undecided) == ((), 1, 1)
+    assert (found.steps, found.unlabelled, found.undecided) == ([], 1, 1)
     with pytest.raises(ConfigurationError, match="on_conflict"):
         load_dataset(journal.path, on_conflict="newest")
 
@@ -215,7 +208,7 @@ def test_unfinished_steps_say_nothing(journal):
     for outcome in ("interrupted", "cancelled", "error"):
         journal.append(step(outcome, said(calls=CITY), outcome=outcome))
     found = load_dataset(journal.path)
-    assert (found.total, found.answered, found.steps) == (3, 0, ())
+    assert (found.total, found.answered, found.steps) == (3, 0, [])
 
 
 def test_a_step_without_draft_is_known_to_escalate(journal):

@@ -23,7 +23,7 @@ def rounded(number):
     return round(float(number), 9)
 
 
-def written(folder, rate, *, steps=2000, files=1, noise=0.2):
+def written(folder, rate, *, steps=800, files=1, noise=0.2):
     """(path, truth): a quarter of the steps is hard and escalates, and large is twice as dear on these."""
     rng, paid, alone = random.Random(1), 0.0, 0.0
     journals = [Journal(folder / f"j{i}.jsonl") for i in range(files)]
@@ -100,7 +100,7 @@ def test_the_four_say_the_same_saving(tmp_path, rate):
 def test_the_four_on_dask(tmp_path):
     """Read file by file on Dask, each of the four says what it says in one process."""
     pytest.importorskip("dask")
-    path, _ = written(tmp_path, 0.2, steps=400, files=4)
+    path, _ = written(tmp_path, 0.2, steps=160, files=4)
     how = {"scheduler": "sync"}
     policy = Policy(threshold=0.5)
     assert compare(path, policy, dask=how).to_json() == compare(path, policy).to_json()
