@@ -132,7 +132,6 @@ def test_structured_output_heals_in_one_more_turn(place):
 
 
 # ---- what is wrapped around a tier ----------------------------------------------------------------------------------
-
 WRAPPERS: dict[str, Any] = {
     "retry": lambda model: model.with_retry(wait_exponential_jitter=False),
     "bound retry": lambda model: model.bind(temperature=0).with_retry(wait_exponential_jitter=False),
@@ -173,8 +172,6 @@ async def test_a_configurable_tier_is_configured_by_each_call_of_an_agent(how):
 
 
 # ---- streams --------------------------------------------------------------------------------------------------------
-
-
 def test_a_model_that_is_not_to_stream_gives_one_chunk():
     """`disable_streaming`, as LangChain's models take it; for calls of tools alone, too."""
 
@@ -206,8 +203,6 @@ def test_a_stream_names_the_model_that_answered(place):
 
 
 # ---- smaller --------------------------------------------------------------------------------------------------------
-
-
 def test_a_cascade_inside_a_cascade_writes_one_line(tmp_path, monkeypatch):
     """The inner step stands in the outer one's record."""
     monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "steps.jsonl"))

@@ -122,8 +122,6 @@ DOORS = pytest.mark.parametrize("kind", ["model", "node", "step", "middleware"])
 
 
 # ---- what is seen of a step -----------------------------------------------------------------------------------------
-
-
 @BOTH
 @DOORS
 async def test_every_door_shows_the_accepted_answer_once_and_a_rejected_draft_never(kind, how):
@@ -218,8 +216,6 @@ async def test_a_body_that_streams_its_model_streams_the_accepted_answer(how):
 
 
 # ---- policies of a node ---------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_a_retry_policy_runs_an_exhausted_step_again(how):
     """The node's own retries see large's exception and start a new step."""
@@ -281,8 +277,6 @@ async def test_a_cancelled_run_leaves_no_task_and_no_later_call():
 
 
 # ---- interrupts -----------------------------------------------------------------------------------------------------
-
-
 def ends_at_a_human(journal, **settings):
     """A pair whose every draft is refused softly, and the settings that ask a human then."""
     small, large = (model(f"draft {n} 1", f"draft {n} 2", name=n) for n in ("s", "l"))
@@ -503,8 +497,6 @@ async def test_a_thread_continues_and_forks_with_its_records(how):
 
 
 # ---- shapes of graphs -----------------------------------------------------------------------------------------------
-
-
 class Fan(TypedDict):
     items: list[str]
     messages: Annotated[list[AnyMessage], add]
@@ -664,8 +656,6 @@ async def test_a_ladder_of_three_bills_each_call_once(how):
 
 
 # ---- hostile answers and savers -------------------------------------------------------------------------------------
-
-
 def nested(depth):
     """A nest of lists."""
     value: Any = "x"

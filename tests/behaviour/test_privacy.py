@@ -143,8 +143,6 @@ def test_spans_hold_content_when_it_is_asked_for_and_redacted(tmp_path, how):
 
 
 # ---- the shipped validators -----------------------------------------------------------------------------------------
-
-
 class Book(BaseModel):
     """Tool arguments of every kind."""
 

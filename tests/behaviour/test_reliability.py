@@ -58,8 +58,6 @@ def openai(stub: StubOpenAI, name: str, **kwargs: Any) -> ChatOpenAI:
 
 
 # ---- R1, R2, R6, R7: tiers that fail --------------------------------------------------------------------------------
-
-
 @BOTH
 @pytest.mark.parametrize(
     ("small", "reason", "error", "free"),
@@ -209,8 +207,6 @@ async def test_with_large_down_a_soft_fail_is_returned_marked(how):
 
 
 # ---- R3, R5: drafts that are no answer ------------------------------------------------------------------------------
-
-
 @tool
 def forecast(city: str, days: int = 1, unit: str = "celsius") -> str:
     """The weather forecast of a city."""
@@ -291,8 +287,6 @@ async def test_one_bad_call_of_three_escalates_the_step(how):
 
 
 # ---- R8, R9: validators that break ----------------------------------------------------------------------------------
-
-
 class _Rubbish:
     def __str__(self) -> str:
         msg = "not even this"
@@ -415,8 +409,6 @@ async def test_an_asynchronous_validator_that_answers_is_heard():
 
 
 # ---- R12: cancellation and control flow -----------------------------------------------------------------------------
-
-
 class _Gate:
     """Counts the points at which a step waits, and stops at one of them."""
 
@@ -498,8 +490,6 @@ async def test_what_the_host_steers_with_is_never_caught(how, tier, error):
 
 
 # ---- R13: many at once ----------------------------------------------------------------------------------------------
-
-
 def _echo(tier: str) -> Any:
     def reply(messages: list[Any]) -> AIMessage:
         number = int(messages[-1].text)
@@ -566,8 +556,6 @@ def test_32_threads_keep_apart():
 
 
 # ---- R19: hostile answers -------------------------------------------------------------------------------------------
-
-
 def _deep(depth: int) -> Any:
     value: Any = 1
     for _ in range(depth):
@@ -658,7 +646,6 @@ async def test_hostile_texts_and_errors_are_recorded_clean(how):
 
 
 # ---- the books ------------------------------------------------------------------------------------------------------
-
 tokens = st.tuples(st.integers(0, 10_000), st.integers(0, 10_000))
 usages = st.none() | tokens
 
@@ -794,8 +781,6 @@ def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_pat
 
 
 # ---- R17, R18: what is known of earlier steps, and what may be spent --------------------------------------------------
-
-
 @BOTH
 async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
     """R17: within 20 steps; asked again every 30 s, and kept when it is well again."""

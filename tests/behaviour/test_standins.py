@@ -41,8 +41,6 @@ def called(name, args, result, *, status="success", number="c1"):
 
 
 # ---- no hidden access -----------------------------------------------------------------------------------------------
-
-
 def test_no_stand_in_module_knows_tasks_or_the_database():
     """The modules of the stand-ins import neither the tasks nor the tools, and hold no task's id or order number."""
     for module in (standins, faults, reading, solving, view):
@@ -70,8 +68,6 @@ def test_the_thread_id_changes_nothing(model):
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "kinds", "orders"),
     [
@@ -109,8 +105,6 @@ def test_the_small_one_reads_english_only():
 
 
 # ---- acting on what is in the conversation --------------------------------------------------------------------------
-
-
 def test_the_large_one_follows_results_it_was_given():
     """The tracking number comes from the tool result in the conversation, whatever it is, and so does the answer."""
     question = HumanMessage("Where is O-1111?")
@@ -171,8 +165,6 @@ def test_a_plan_in_the_prompt_is_carried_out():
 
 
 # ---- erring ---------------------------------------------------------------------------------------------------------
-
-
 @BOTH
 def test_equal_conversations_get_equal_answers(model):
     """Content, calls, ids and tokens are a function of the conversation."""
@@ -237,8 +229,6 @@ def test_chance_is_a_function_of_the_text_alone():
 
 
 # ---- the host's interface -------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_async_is_sync(model):
     """`ainvoke` gives what `invoke` gives."""

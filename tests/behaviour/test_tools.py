@@ -42,8 +42,6 @@ def call(db, name, /, **args) -> ToolMessage:
 
 
 # ---- the database ---------------------------------------------------------------------------------------------------
-
-
 def test_every_fresh_database_is_equal_and_no_two_share_rows(db):
     """Two fresh databases are equal row by row, and a change in one is not seen in the other."""
     other = OrderDatabase()
@@ -134,8 +132,6 @@ def test_a_write_that_fails_leaves_nothing_behind(db):
 
 
 # ---- the desk -------------------------------------------------------------------------------------------------------
-
-
 def test_side_effects_name_every_tool(db):
     """The mapping for `Policy(side_effects=...)` holds exactly the desk's tools, refund and cancel irreversible."""
     assert SIDE_EFFECTS.keys() == {tool.name for tool in order_tools(db)}
@@ -299,8 +295,6 @@ def test_the_tools_never_import_the_cascade():
 
 
 # ---- the calculator -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("expression", "value"),
     [("1+2*3", 7), ("(1+2)*3", 9), ("-2*-3", 6), ("10/4", "2.5"), ("2 - 3 - 4", -5), ("0.1+0.2", "0.3"), ("((7))", 7)],

@@ -103,8 +103,6 @@ def quiet(report: dict[str, Any]) -> bool:
 
 
 # ---- the adapters ---------------------------------------------------------------------------------------------------
-
-
 @EVERY
 @pytest.mark.parametrize("how", HOWS)
 def test_a_chat_model_alone(backend, how):
@@ -141,8 +139,6 @@ def test_a_middleware_of_an_agent(backend, how):
 
 
 # ---- side by side ---------------------------------------------------------------------------------------------------
-
-
 @EVERY
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_parallel_branches(backend, how):
@@ -183,8 +179,6 @@ def test_a_subgraph(backend):
 
 
 # ---- what goes otherwise --------------------------------------------------------------------------------------------
-
-
 @EVERY
 def test_interrupt_and_resume(backend):
     """The human's turn makes two traces; the second has the step as it was decided, the cost stands in the first."""
@@ -386,8 +380,6 @@ def test_a_handler_that_raises(backend):
 
 
 # ---- what the spans say ---------------------------------------------------------------------------------------------
-
-
 @EVERY
 @pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
 def test_the_decisive_attributes(backend, adapter):
@@ -440,8 +432,6 @@ def test_the_span_of_a_model_call(backend):
 
 
 # ---- LangSmith's runs -----------------------------------------------------------------------------------------------
-
-
 def _run(name: str, *children: Tree, end: str = "end") -> Tree:
     return [name, list(children), end]
 

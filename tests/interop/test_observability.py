@@ -58,8 +58,6 @@ def test_every_alert_speaks_when_it_should_and_is_silent_when_not():
 
 
 # ---- live -----------------------------------------------------------------------------------------------------------
-
-
 def free_port() -> int:
     """A port of loopback that nobody uses now."""
     with socket.socket() as probe:

@@ -146,8 +146,6 @@ def pair(small: Any, large: Any = "It is 21 degrees.", **settings: Any) -> Casca
 
 
 # ---- what is bound is judged ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fault", BAD)
 @pytest.mark.parametrize("form", FORMS)
 def test_text_under_a_bound_response_format_is_held_to_it(form, fault, serve):
@@ -221,8 +219,6 @@ def test_what_is_bound_to_the_call_is_judged(draft, bound):
 
 
 # ---- what is paid ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("wrong", [BAD["wrong type"], None])
 def test_an_answer_that_the_client_could_not_read_is_paid(wrong, serve):
     """Its reason is its form, its cost unknown, and what was set aside for it stays spent."""
@@ -252,7 +248,6 @@ def test_a_request_that_never_left_costs_nothing():
 
 
 # ---- how an answer ends ---------------------------------------------------------------------------------------------
-
 SERVED: dict[str, Callable[[Loopback], Any]] = {
     "a call announced by the provider": lambda serve: gpt(serve(completion("Let me look.", finish="tool_calls"))),
     "a call in the legacy field": lambda serve: gpt(
@@ -293,8 +288,6 @@ def test_a_prompt_that_ollama_cut_escalates(serve):
 
 
 # ---- the tiers of the README ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_the_readmes_tiers_answer(monkeypatch):
     """Each of its five lines, as small and as large, at a server of that provider's form."""

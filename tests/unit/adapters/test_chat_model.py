@@ -130,8 +130,6 @@ class Runs(BaseCallbackHandler):
 
 
 # ---- the answer -----------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_the_message_is_the_tiers_own_with_the_record_on_it(how):
     """Content, usage, name and metadata are those of the accepted call; the record is plain and complete."""
@@ -243,8 +241,6 @@ def test_every_form_of_input_is_taken(value):
 
 
 # ---- tools ----------------------------------------------------------------------------------------------------------
-
-
 class _Foreign(ScriptedChatModel):
     """A model of a provider with a tool format of its own."""
 
@@ -376,8 +372,6 @@ def test_tools_that_no_provider_could_be_offered_are_refused_when_bound():
 
 
 # ---- structured output ----------------------------------------------------------------------------------------------
-
-
 class City(BaseModel):
     """A city."""
 
@@ -483,8 +477,6 @@ async def test_a_cascade_as_a_tier_has_structured_output_and_keeps_its_arguments
 
 
 # ---- runs, callbacks, config ----------------------------------------------------------------------------------------
-
-
 @BOTH
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_tiers_runs_are_children_of_one_chain_run(how, stream):
@@ -573,8 +565,6 @@ async def test_handlers_of_a_context_count_each_call_once(how):
 
 
 # ---- batches, events, generate ----------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_batches_keep_order_and_limit(how):
     """`batch` and `abatch` answer in order, at most `max_concurrency` at a time."""
@@ -695,8 +685,6 @@ async def test_a_stream_that_is_left_early_is_closed():
 
 
 # ---- wrappers, copies, settings --------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_the_usual_wrappers_work(how):
     """`with_retry`, `with_fallbacks`, `with_config`, `bind`, `|`: as around every chat model."""
@@ -843,8 +831,6 @@ def test_it_says_what_it_is():
 
 
 # ---- what is refused at construction ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -886,7 +872,6 @@ def test_a_name_of_the_step_comes_from_the_node_unless_it_was_given():
 
 
 # ---- R4: streamed = not streamed ----------------------------------------------------------------------------------------
-
 CUT = AIMessage(
     "",
     invalid_tool_calls=[{"name": "forecast", "args": '{"city": "Par', "id": "a", "error": "cut"}],
@@ -981,8 +966,6 @@ async def test_streams_and_whole_answers_agree_on_random_drafts(how):
 
 
 # ---- rare ways ----------------------------------------------------------------------------------------------------------
-
-
 class _Listening(Runs):
     """A handler that makes models stream, and hears tokens and events."""
 

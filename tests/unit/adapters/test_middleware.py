@@ -93,8 +93,6 @@ THREAD: Any = {"configurable": {"thread_id": "t"}}
 
 
 # ---- a step ---------------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_the_agents_model_is_tried_and_large_answers_what_needs_it(how):
     """A wrong call of the agent's own model is answered by `large`; the next step is small's again."""
@@ -244,7 +242,6 @@ def test_tools_given_as_dicts_are_read_once():
 
 
 # ---- structured output ----------------------------------------------------------------------------------------------
-
 GOOD, BAD = {"order": "7", "days": 3}, {"order": "7", "days": "soon"}
 
 
@@ -347,8 +344,6 @@ def test_without_the_validator_an_unparsed_answer_raises_as_without_a_cascade():
 
 
 # ---- neighbours -----------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_retries_inside_a_tier_are_that_tiers_own(how):
     """`ModelRetryMiddleware` listed after the cascade retries the small model before anything escalates."""
@@ -449,8 +444,6 @@ async def test_two_cascades_of_different_names_nest(how):
 
 
 # ---- ends -----------------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
     """`return` gives the large draft marked degraded, `raise` raises; only `pass` gives large's hard fails."""

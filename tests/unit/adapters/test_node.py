@@ -72,8 +72,6 @@ class NotesState(MessagesState):
 
 
 # ---- without a body -------------------------------------------------------------------------------------------------
-
-
 @BOTH
 @pytest.mark.parametrize("schema", [MessagesState, PydanticState, DataclassState])
 async def test_the_answer_is_appended_to_the_messages_of_any_state(schema, how):
@@ -149,8 +147,6 @@ def test_the_cascade_of_a_node_is_at_hand():
 
 
 # ---- with a body ----------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_a_body_runs_once_however_often_its_steps_escalate(how):
     """Side effects of the body are single; every model call in it is a step of its own."""
@@ -281,7 +277,6 @@ async def test_a_body_may_return_a_command(how):
 
 
 # ---- the decorator --------------------------------------------------------------------------------------------------
-
 SMALL, LARGE = pair()
 
 
@@ -382,8 +377,6 @@ def test_a_function_without_a_parameter_model_is_refused():
 
 
 # ---- swapping -------------------------------------------------------------------------------------------------------
-
-
 def old_graph():
     """A graph whose first node has every setting there is."""
     builder = StateGraph(MessagesState)

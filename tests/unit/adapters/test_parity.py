@@ -232,8 +232,6 @@ async def test_a_step_that_is_stopped_asks_nobody_else(adapter, way):
 
 
 # ---- never worse than large alone -----------------------------------------------------------------------------------
-
-
 @tool
 def lookup(city: str) -> str:
     """Look a city up."""
@@ -456,8 +454,6 @@ async def test_what_host_code_raises_passes_through_and_costs_no_second_call(way
 
 
 # ---- call ids -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("given_ids", [[None], [""], ["x", "x"], ["old"]], ids=str)
 @pytest.mark.parametrize("adapter", ["chat_model", "middleware"])
 def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
@@ -487,8 +483,6 @@ def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
 
 
 # ---- switched off, and logged once ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("switch", ["environment", "call", "off"])
 @pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
 def test_cascading_can_be_switched_off(adapter, switch, monkeypatch):
@@ -544,8 +538,6 @@ def test_a_request_that_is_too_long_says_nothing_of_the_route():
 
 
 # ---- hostile neighbours ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("way", ["sync", "async"])
 async def test_a_validator_cannot_change_request_or_answer(way):
     """It sees copies: what it does to them reaches neither large nor the user."""

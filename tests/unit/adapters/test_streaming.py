@@ -76,8 +76,6 @@ def test_calls_that_are_no_json_are_never_repaired():
 
 
 # ---- who hears what -------------------------------------------------------------------------------------------------
-
-
 class Heard(BaseCallbackHandler):
     """A tracer."""
 

@@ -179,8 +179,6 @@ def test_kinds_and_irreversible_tools_have_thresholds_of_their_own(tmp_path: Pat
 
 
 # ---- a policy that stands there already -----------------------------------------------------------------------------
-
-
 def test_a_new_policy_of_the_same_promise_takes_the_place_of_the_old(journal: Path, tmp_path: Path) -> None:
     """Calibrating again with the same claim needs no flag and says what it replaced."""
     out = tmp_path / "p.json"
@@ -249,7 +247,6 @@ def test_a_file_that_is_no_policy_is_never_replaced_silently(journal: Path, tmp_
 
 
 # ---- input that cannot be used --------------------------------------------------------------------------------------
-
 NEWER = '{"type":"step","schema":99,"id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[]}\n'
 
 

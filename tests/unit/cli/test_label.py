@@ -68,8 +68,6 @@ def said(path: Path) -> list[tuple[str, str, bool | None, bool | None]]:
 
 
 # ---- one step -------------------------------------------------------------------------------------------------------
-
-
 def test_a_process_of_its_own_labels_one_step(journal: Path) -> None:
     """The label is appended with who, when and why; what stood there is the same byte for byte."""
     before = journal.read_bytes()
@@ -161,8 +159,6 @@ def test_steps_of_rotated_parts_are_found(tmp_path: Path) -> None:
 
 
 # ---- a session ------------------------------------------------------------------------------------------------------
-
-
 def test_a_session_begins_with_the_most_doubtful(journal: Path) -> None:
     """Confidence nearest to one half first; each step is shown with first answer, findings, decision, final answer."""
     text = run(journal, keys="r\nh\nw\nq\n").stdout
@@ -223,8 +219,6 @@ def test_a_session_in_json_asks_on_standard_error(journal: Path) -> None:
 
 
 # ---- files of labels ------------------------------------------------------------------------------------------------
-
-
 def test_labels_are_imported_from_csv_and_json_lines(journal: Path, tmp_path: Path) -> None:
     """Words for yes and no, prefixes, sources and notes; importing again adds nothing."""
     table = tmp_path / "l.csv"
@@ -281,8 +275,6 @@ def test_a_bad_file_of_labels_imports_nothing(
 
 
 # ---- input that cannot be used --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

@@ -55,8 +55,6 @@ def written(path: Path, *steps: StepTrace) -> Journal:
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
-
-
 def test_compressed_and_rotated_files_are_read_by_pattern(tmp_path):
     """All files of a rotated journal, the compressed ones too, oldest first."""
     journal = Journal(tmp_path / "j.jsonl", max_bytes=700)
@@ -115,8 +113,6 @@ def test_a_line_that_is_no_record_is_named_and_the_output_stays_json(tmp_path, t
 
 
 # ---- what is printed --------------------------------------------------------------------------------------------------
-
-
 def test_labels_stand_at_their_step_with_who_says_so(tmp_path):
     """Several sources side by side; a label behind its step in the file, and one before it."""
     journal = Journal(tmp_path / "j.jsonl")
@@ -211,7 +207,6 @@ def test_a_thread_beyond_the_room_gets_a_second_heading(tmp_path):
 
 
 # ---- texts of others ------------------------------------------------------------------------------------------------
-
 HOSTILE = "[red]x[/red] :smile: \x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback\u2066 a\rb\nc\td \ud800 [link=http://x]y[/link]\u200b"
 
 
@@ -304,8 +299,6 @@ def test_quiet_prints_a_line_a_step(tmp_path):
 
 
 # ---- large files ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_large_file_is_read_in_bounded_memory(tmp_path):
     """300 MB of steps with labels: the command's peak stays below 100 MB."""
@@ -331,8 +324,6 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path):
 
 
 # ---- files that grow ------------------------------------------------------------------------------------------------
-
-
 class Followed:
     """`trace --follow` as a process whose lines are waited for; ended with the `with` block, whatever happened."""
 

@@ -32,8 +32,6 @@ inputs_seen = st.builds(
 
 
 # ---- skipping the small tier ----------------------------------------------------------------------------------------
-
-
 @given(small=amounts, large=amounts, p=unit, worth=st.none() | amounts, times=st.tuples(amounts, amounts))
 def test_small_is_skipped_just_where_it_costs_more_than_it_saves(small, large, p, worth, times):
     """S + p L < L, in money and in time at its worth, is what lies below the break-even."""
@@ -82,8 +80,6 @@ def test_staying_holds_a_turn_on_the_large_tier():
 
 
 # ---- ceilings -------------------------------------------------------------------------------------------------------
-
-
 @given(
     left=st.floats(-10, 10),
     small=st.none() | amounts,
@@ -120,8 +116,6 @@ def test_evidence_is_not_asked_with_an_empty_budget():
 
 
 # ---- thresholds -----------------------------------------------------------------------------------------------------
-
-
 @given(general=st.none() | unit, own=st.dictionaries(st.sampled_from(["call", "text", "write", "irreversible"]), unit))
 def test_the_highest_threshold_that_applies_holds(general, own):
     """By kind and by side effect; the general one where neither is named."""
@@ -139,8 +133,6 @@ def test_a_threshold_of_its_own_decides():
 
 
 # ---- hedging and retries --------------------------------------------------------------------------------------------
-
-
 @given(p=unit, price=amounts, seconds=amounts, worth=amounts)
 def test_a_hedge_starts_at_once_where_waiting_costs_more_than_a_wasted_call(p, price, seconds, worth):
     """P v l > (1 - p) c."""
@@ -170,8 +162,6 @@ def test_large_is_asked_again_when_its_provider_said_when(after, left, tries, al
 
 
 # ---- all of them together -------------------------------------------------------------------------------------------
-
-
 @given(
     attempt=st.sampled_from([PENDING, GOOD, BAD, replace(GOOD, confidence=0.5), replace(GOOD, confidence=None)]),
     threshold=st.none() | unit,

@@ -212,8 +212,6 @@ def test_details_never_quote_an_error():
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------
-
-
 @given(policies)
 def test_a_policy_goes_to_json_and_back(policy):
     """Through the text of a file; the version is a hash of the settings and stays the same."""

@@ -180,8 +180,6 @@ def test_records_are_frozen():
 
 
 # ---- verdicts -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("score", [-0.1, 1.1, math.nan, math.inf, "high", 1j, [1]])
 def test_a_score_is_a_number_from_0_to_1(score):
     """Anything else is refused where it is made, so the fault is the validator's."""
@@ -212,8 +210,6 @@ def test_hard_soft_and_broken_are_told_apart():
 
 
 # ---- usage ----------------------------------------------------------------------------------------------------------
-
-
 def test_usage_is_read_as_langchain_defines_it():
     """Cached tokens are part of the input; what is not reported, or cannot be, is unknown."""
     details = {"cache_read": 3, "cache_creation": 2}
@@ -237,8 +233,6 @@ def test_usages_add_up_in_any_order(a, b, c):
 
 
 # ---- drafts and contexts --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("key", ["finish_reason", "stop_reason", "done_reason", "stopReason"])
 def test_the_finish_reason_is_found_under_every_providers_name(key):
     """In lower case; None when the provider does not say."""
@@ -280,8 +274,6 @@ def test_a_context_knows_its_turn_and_its_tools():
 
 
 # ---- cleaning -------------------------------------------------------------------------------------------------------
-
-
 class Color(enum.StrEnum):
     """A text that is more than a text."""
 
@@ -386,8 +378,6 @@ def test_load_names_the_field_that_is_wrong(wrong, message):
 
 
 # ---- the error that carries a record --------------------------------------------------------------------------------
-
-
 def test_exhausted_is_a_plain_exception_that_keeps_its_trace():
     """It is of the library's tree, no group, and a pickle keeps the trace and what went wrong on the way."""
     import pickle

@@ -83,8 +83,6 @@ def test_fail_without_score_of_a_known_code_counts_as_zero() -> None:
 
 
 # ---- the user's own validators ---------------------------------------------------------------------------------------
-
-
 def test_user_verdicts_alone() -> None:
     """A user's verdicts are taken at their word: the least score, 1 for a plain pass, 0 for a plain fail."""
     assert confidence(told("")) == 1.0
@@ -100,7 +98,6 @@ def test_user_verdicts_are_an_upper_bound() -> None:
 
 
 # ---- law -------------------------------------------------------------------------------------------------------------
-
 SCORES = st.floats(0, 1)
 VERDICTS = st.lists(
     st.builds(
@@ -168,8 +165,6 @@ def test_json_round_trip(scorer: Scorer) -> None:
 
 
 # ---- explain ---------------------------------------------------------------------------------------------------------
-
-
 @given(verdicts=VERDICTS)
 def test_explanation_adds_up(verdicts: list[Verdict]) -> None:
     """Bias plus the contributions is the logit of the confidence where only shipped validators spoke."""
@@ -197,8 +192,6 @@ def test_explanation_of_a_hard_fail_and_of_nothing() -> None:
 
 
 # ---- the fitted form -------------------------------------------------------------------------------------------------
-
-
 def test_mean_is_the_score_that_says_nothing() -> None:
     """A code at its mean moves nothing, one above it raises the confidence, and a silent one counts as its mean."""
     scorer = Scorer(weights={"tool_match": 2.0, "agreement": 4.0}, bias=1.0, means={"agreement": 0.5})

@@ -26,8 +26,6 @@ unit = st.floats(0, 1)
 
 
 # ---- a step from a script -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Says:
     """What a tier does, and what the validators find about it."""
@@ -182,7 +180,6 @@ def timeless(trace: StepTrace) -> str:
 
 
 # ---- parity ---------------------------------------------------------------------------------------------------------
-
 usages = st.none() | st.tuples(st.integers(0, 99), st.integers(0, 99))
 scripts = st.builds(
     Says,
@@ -277,8 +274,6 @@ def test_the_laws_of_a_step(small, large, policy):
 
 
 # ---- evidence, hand-over, budgets -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_evidence_is_asked_only_while_it_can_decide(way):
     """Cheapest first; the second piece is not asked when the first has settled the matter."""
@@ -379,8 +374,6 @@ def test_a_tier_with_a_deadline_of_its_own():
 
 
 # ---- the record -----------------------------------------------------------------------------------------------------
-
-
 def test_the_kind_of_a_step_is_that_of_its_first_answer():
     """`one_call` or `text` here, for figures by kind."""
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
@@ -464,8 +457,6 @@ def test_replay_says_what_it_cannot_know():
 
 
 # ---- deadlines of synchronous calls ---------------------------------------------------------------------------------
-
-
 def test_a_late_call_is_left_alone_and_its_worker_serves_again():
     """The caller goes on at the deadline; the answer is heard by nobody; errors come out as they are."""
     gate = threading.Event()

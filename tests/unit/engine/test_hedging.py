@@ -60,8 +60,6 @@ def cascade(small: Any, large: Any, **kwargs: Any) -> tuple[CascadeChatModel, Tr
 
 
 # ---- hedging --------------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_a_small_tier_that_is_slow_is_overtaken(how):
     """Large answered first: its answer is the step's, small is given up and what it cost is unknown."""
@@ -202,8 +200,6 @@ async def test_cancelling_a_hedged_step_leaves_no_task():
 
 
 # ---- Retry-After ----------------------------------------------------------------------------------------------------
-
-
 class Busy(Exception):  # noqa: N818 - as providers name theirs
     """A refusal as client libraries raise it."""
 

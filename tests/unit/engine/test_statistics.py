@@ -154,8 +154,6 @@ def test_names_without_end_take_no_memory_without_end():
 
 
 # ---- the budget ------------------------------------------------------------------------------------------------------
-
-
 class Run:
     """What a graph keeps for the length of a run."""
 

@@ -105,8 +105,6 @@ labels = st.builds(Label, step_id=texts, source=texts, right=st.none() | st.bool
 
 
 # ---- what is written is read --------------------------------------------------------------------------------------
-
-
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(records=st.lists(traces | labels, max_size=6))
 def test_what_is_written_is_read_back_equal(tmp_path: Path, records: list[StepTrace | Label]) -> None:
@@ -152,8 +150,6 @@ def test_what_is_no_json_is_mended(tmp_path: Path) -> None:
 
 
 # ---- writing never fails a step -----------------------------------------------------------------------------------
-
-
 def test_what_holds_answers_is_for_its_owner(tmp_path: Path) -> None:
     """The first record makes directories of 0700 and a file of 0600, whatever the umask; nothing is made before."""
     path = tmp_path / "a" / "b" / "j.jsonl"
@@ -285,7 +281,6 @@ def test_a_directory_is_no_journal(tmp_path: Path) -> None:
 
 
 # ---- stopped writers ----------------------------------------------------------------------------------------------
-
 STEP = """
 import sys
 from cascade_agent.journal.writer import Journal
@@ -354,7 +349,6 @@ def test_an_unfinished_last_line_is_left_out_by_readers(tmp_path: Path, caplog: 
 
 
 # ---- many writers -------------------------------------------------------------------------------------------------
-
 WRITER = f"""{STEP}
 import threading
 path, who, max_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
@@ -417,8 +411,6 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
 
 
 # ---- event loops --------------------------------------------------------------------------------------------------
-
-
 def test_nothing_blocks_an_event_loop(tmp_path: Path) -> None:
     """With `blockbuster` watching the loop every step of every task is kept, rotation, redaction and labels too."""
     blockbuster = pytest.importorskip("blockbuster")
@@ -537,8 +529,6 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path) -> 
 
 
 # ---- rotation -----------------------------------------------------------------------------------------------------
-
-
 def _settle() -> None:
     for thread in threading.enumerate():
         if thread.name == "cascade-agent-journal":
@@ -624,8 +614,6 @@ def test_what_cannot_be_rotated_grows_on(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 # ---- requests -----------------------------------------------------------------------------------------------------
-
-
 def test_requests_are_kept_where_asked_for_and_redacted(tmp_path: Path) -> None:
     """`requests=True` keeps the messages of a step; `redact` sees them, and a failing one leaves them out."""
     messages = [HumanMessage("secret?"), AIMessage("", tool_calls=[{"name": "look", "args": {"q": 1}, "id": "c"}])]
@@ -650,8 +638,6 @@ def test_requests_are_kept_where_asked_for_and_redacted(tmp_path: Path) -> None:
 
 
 # ---- redaction ----------------------------------------------------------------------------------------------------
-
-
 def test_redaction_sees_every_record_and_decides(tmp_path: Path) -> None:
     """What redact returns is what is written, for steps and labels, by a new dict or by a changed one."""
 
@@ -700,8 +686,6 @@ def test_a_failing_redaction_writes_no_content(tmp_path: Path, caplog: pytest.Lo
 
 
 # ---- reading what is wrong ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -823,8 +807,6 @@ def test_reading_is_a_stream(tmp_path: Path) -> None:
 
 
 # ---- the environment, copies --------------------------------------------------------------------------------------
-
-
 def test_the_environment_names_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -197,8 +197,6 @@ def test_what_is_no_price_is_not_read(data: object) -> None:
 
 
 # ---- the kept table -------------------------------------------------------------------------------------------------
-
-
 def test_a_hosted_model_has_the_tables_price() -> None:
     """A model at its provider has a price that says which table it came from and how old that is."""
     price = price_of("gpt-4o-mini", "openai")

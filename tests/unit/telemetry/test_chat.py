@@ -209,8 +209,6 @@ class Structured(ScriptedChatModel):
 
 
 # ---- the root -------------------------------------------------------------------------------------------------------
-
-
 def test_a_root_tells_errors_but_not_control_flow(exported):
     """What the body raises is an error of the run by its class; an interrupt of the host is none."""
     with pytest.raises(KeyError), invoke_workflow("desk"):

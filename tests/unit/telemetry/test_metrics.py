@@ -285,8 +285,6 @@ def test_what_a_human_decided_is_not_counted_again(seen):
 
 
 # ---- few series -----------------------------------------------------------------------------------------------------
-
-
 def test_many_conversations_are_few_series(seen):
     """Threads, questions, answers, tool names, arguments and errors of 500 steps make no series and are in none."""
     rng, secret = random.Random(7), "SECRET"
@@ -370,8 +368,6 @@ def test_a_name_that_no_wire_can_hold_is_mended(seen):
 
 
 # ---- never in the way -----------------------------------------------------------------------------------------------
-
-
 class _Hostile:
     """Instruments that refuse."""
 

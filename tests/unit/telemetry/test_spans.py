@@ -311,8 +311,6 @@ def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):
 
 
 # ---- a provider that breaks -----------------------------------------------------------------------------------------
-
-
 class _Raising(SpanProcessor):
     """A processor that raises at one place."""
 

@@ -86,7 +86,6 @@ def test_results(text: str, expected: str) -> None:
 
 
 # ---- the confidence of a step in a loop -----------------------------------------------------------------------------
-
 TOOLS = tuple(ToolSpec(f"tool_{n}") for n in range(12))
 
 

@@ -323,7 +323,6 @@ def test_every_call_repeats_itself(args: dict[str, Any]) -> None:
 
 
 # ---- polling --------------------------------------------------------------------------------------------------------
-
 WAIT = call("save", seconds=5)
 
 

@@ -59,7 +59,6 @@ def answered(*names: str, status: str = "success") -> list[BaseMessage]:
 
 
 # ---- a plan as an answer --------------------------------------------------------------------------------------------
-
 BROKEN_PLANS = {
     "the same id twice": ([step("a"), step("a", "refund")], "plan_duplicate_id", "/1/id"),
     "the same id as number and text": ([step(1), step("1", "refund")], "plan_duplicate_id", "/1/id"),
@@ -259,8 +258,6 @@ def test_plan_after_an_unreadable_one() -> None:
 
 
 # ---- an action against the plan in force ----------------------------------------------------------------------------
-
-
 def order_plan(look: str = "done", pay: str = "pending", tell: str = "pending") -> list[dict[str, Any]]:
     """Look, then pay, then tell."""
     return [
@@ -466,7 +463,6 @@ def test_finished_plan_binds_no_later_turn() -> None:
 
 
 # ---- arguments taken from earlier results ---------------------------------------------------------------------------
-
 ARGUMENTS: list[tuple[Any, Any, Any, bool]] = [
     # planned, result of the step "a", given, agrees
     ("${a.id}", {"id": 17}, 17, True),
@@ -580,7 +576,6 @@ def test_literal_argument_that_differs() -> None:
 
 
 # ---- no plan, strange plans -----------------------------------------------------------------------------------------
-
 NO_PLANS: dict[str, Any] = {
     "no state": None,
     "no key": {"messages": []},

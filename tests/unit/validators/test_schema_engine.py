@@ -22,7 +22,6 @@ from cascade_agent.validators.json_schema.schema import MAX_BYTES, MAX_NODES, MA
 from tests.unit.validators.hostile_schemas import CASES, HOSTILE_VALUES, NONE, Case, made
 
 # ---- one table per keyword, the independent implementation agreeing on every row ------------------------------------
-
 TABLE: list[tuple[Any, list[Any], list[Any]]] = [
     (True, [1, None, {}], []),
     (False, [], [1, None, {}]),
@@ -142,7 +141,6 @@ def test_every_keyword_means_what_the_standard_says(schema: Any, good: list[Any]
 
 
 # ---- the independent implementation on schemas that nobody wrote ----------------------------------------------------
-
 NAMES = st.sampled_from(["a", "b", "x1", "é"])
 SCALARS = st.one_of(
     st.none(),
@@ -250,7 +248,6 @@ def test_nothing_that_a_schema_may_be_makes_the_checker_raise(schema: Any, value
 
 
 # ---- the hostile corpus ---------------------------------------------------------------------------------------------
-
 CORPUS = [pytest.param(case, id=f"{case.group}-{case.name}"[:70]) for case in CASES]
 
 
@@ -339,8 +336,6 @@ def test_no_schema_makes_the_checker_open_a_file_or_a_connection():
 
 
 # ---- bounds and reports ---------------------------------------------------------------------------------------------
-
-
 def test_a_caller_near_the_recursion_limit_gets_an_incomplete_report():
     """When the stack of the caller is nearly used up, the check gives up instead of raising."""
     schema = Schema({"properties": {"a": {"$ref": "#"}}, "type": "object"})
@@ -471,7 +466,6 @@ def test_a_pattern_that_uses_up_its_steps_declares_the_name():
 
 
 # ---- patterns -------------------------------------------------------------------------------------------------------
-
 ATOMS = st.sampled_from(["a", "b", "c", ".", "[ab]", "[^a]", r"\w", r"\d", r"\s", "^", "$", "1", "_", r"\.", "(?:)"])
 SOURCES = st.recursive(
     ATOMS,

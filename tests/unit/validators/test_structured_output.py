@@ -172,7 +172,6 @@ def test_never_raises(error: str | None, schema: object) -> None:
 
 
 # ---- plain output against its schema --------------------------------------------------------------------------------
-
 PERSON: dict[str, Any] = {
     "title": "Person",
     "type": "object",

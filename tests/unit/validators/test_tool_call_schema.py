@@ -169,8 +169,6 @@ def test_strict_holds_a_python_tool_to_its_schema():
 
 
 # ---- names, ids and what did not parse ------------------------------------------------------------------------------
-
-
 def test_a_call_of_a_tool_that_was_not_offered_is_refused():
     """Unknown names, near misses, other case and empty names."""
     for name in ("flights", "Flight", "functions.flight", "flight "):
@@ -234,8 +232,6 @@ def test_findings_are_bounded():
 
 
 # ---- what a checkpoint cannot hold ----------------------------------------------------------------------------------
-
-
 def nested(levels: int) -> Any:
     """A list nested `levels` deep."""
     value: Any = 1
@@ -304,8 +300,6 @@ def test_structured_output_is_left_to_its_own_validator():
 
 
 # ---- Python tools ---------------------------------------------------------------------------------------------------
-
-
 def test_what_the_host_injects_is_neither_demanded_nor_accepted():
     """State, runtime and call id come from the host; a model that sends them invents them."""
 
@@ -507,8 +501,6 @@ def test_a_spec_whose_tool_has_only_a_dict_is_held_to_the_schema():
 
 
 # ---- schemas of strangers -------------------------------------------------------------------------------------------
-
-
 def test_what_cannot_be_enforced_is_logged_once_and_never_held_against_a_call(caplog: pytest.LogCaptureFixture):
     """A remote reference and a back-reference: one warning at the first sight, the other rules hold, no finding."""
     schema = {

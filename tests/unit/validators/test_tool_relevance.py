@@ -160,8 +160,6 @@ def test_after_results_leftovers_say_nothing() -> None:
 
 
 # ---- the calls among each other --------------------------------------------------------------------------------------
-
-
 def test_calls_split_over_a_list_parameter() -> None:
     """Several calls that differ only in a parameter made for lists could have been one."""
     said = "Price of the stocks AAA and BBB"
@@ -203,8 +201,6 @@ def test_there_and_back_is_not_alike() -> None:
 
 
 # ---- prose -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -268,8 +264,6 @@ def test_silent_without_tools_and_for_structured_output() -> None:
 
 
 # ---- other languages -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -300,7 +294,6 @@ def test_japanese_tools_for_a_japanese_request() -> None:
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------
-
 TEXT = st.text(max_size=60) | st.sampled_from(
     ["weather_forecast(", "Rome, Oslo and Bern", "1,5 ½ 五 'a b' “c”", "\ud800\x00"]
 )

@@ -66,8 +66,6 @@ def report(journal):
 
 
 # ---- figures are the journal's --------------------------------------------------------------------------------------
-
-
 def test_counts_and_sums_are_the_journals(journal, report):
     """Steps, outcomes, answers, escalations, costs and labels equal a plain recount of the lines."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
@@ -167,8 +165,6 @@ def test_a_step_without_answer_is_the_most_doubtful(tmp_path):
 
 
 # ---- always large ---------------------------------------------------------------------------------------------------
-
-
 def test_always_large_is_what_the_shadow_calls_say(tmp_path):
     """A drawn step stands for one over its probability; without any draw the share lies between two numbers."""
     records = [
@@ -223,8 +219,6 @@ def test_other_currencies_are_not_added_up(tmp_path):
 
 
 # ---- quality --------------------------------------------------------------------------------------------------------
-
-
 def test_quality_needs_labels_of_accepted_steps(tmp_path):
     """Escalated steps label themselves; without a label of an accepted one quality is unknown and the page says why."""
     path = journal_of(
@@ -316,8 +310,6 @@ def test_another_scorer_is_said(tmp_path):
 
 
 # ---- bounded memory -------------------------------------------------------------------------------------------------
-
-
 def test_a_repeated_step_counts_once(journal):
     """The same file given twice is told, not counted twice."""
     twice = build_report([journal, journal])
@@ -375,8 +367,6 @@ def test_names_without_number_do_not_fill_memory():
 
 
 # ---- nothing that was read can act ----------------------------------------------------------------------------------
-
-
 class Reader(html.parser.HTMLParser):
     """Reads a page as a browser would and notes elements, attributes and the text of scripts."""
 
@@ -497,8 +487,6 @@ def test_data_comes_back_from_the_page(data):
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
-
-
 def test_every_plot_has_words_and_a_table(report):
     """Each chart carries a sentence for those who do not see it, and the numbers stand in a table beside it."""
     page = render(report)
@@ -614,8 +602,6 @@ def test_times_of_a_clock_that_was_never_set_are_left_out(tmp_path):
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
-
-
 def run(*args, cwd) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     code = "from cascade_agent.cli import main; main()"
@@ -716,8 +702,6 @@ def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
 
 
 # ---- drift ----------------------------------------------------------------------------------------------------------
-
-
 def test_drift_is_what_the_monitors_say(journal, report):
     """The monitors of the report are those of `watch` over the same journal, each with its row in the table."""
     wanted = watch(read(journal), read_labels(journal))
