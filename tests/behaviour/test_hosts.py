@@ -9,34 +9,19 @@ from langchain.agents.structured_output import ToolStrategy
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import ConfigurableField
-from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import RetryPolicy
-from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal
 from cascade_agent.testing import ScriptedChatModel
+from tests.builders import BOTH, City, ask, get_weather
 
 HI = {"messages": [("user", "What is the weather in Paris?")]}
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 PLACES = pytest.mark.parametrize("place", ["model", "middleware"])
-
-
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    size: int
 
 
 class RateLimit(Exception):  # noqa: N818 - as providers name theirs
     """A provider's exception."""
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return "21 degrees"
 
 
 def says(*replies: Any, **settings: Any) -> ScriptedChatModel:
@@ -49,12 +34,6 @@ def agent(small: Any, large: Any, place: str, *outer: Any, **settings: Any) -> A
     if place == "model":
         return create_agent(CascadeChatModel(small=small, large=large), middleware=list(outer), **settings)
     return create_agent(small, middleware=[*outer, CascadeMiddleware(large)], **settings)
-
-
-async def run(graph: Any, how: str) -> dict[str, Any]:
-    """The state after a run."""
-    found: dict[str, Any] = graph.invoke(HI) if how == "sync" else await graph.ainvoke(HI)
-    return found
 
 
 class Compact(AgentMiddleware):
@@ -152,7 +131,7 @@ async def test_retries_and_fallbacks_around_a_tier_are_that_tiers_own(wrapper, p
         graph = create_agent(CascadeChatModel(small=tier, large=large), [get_weather])
     else:
         graph = create_agent(says("the agent's own"), [get_weather], middleware=[CascadeMiddleware(large, small=tier)])
-    last = (await run(graph, how))["messages"][-1]
+    last = (await ask(graph, HI, how=how))["messages"][-1]
     assert (last.text, last.response_metadata["cascade"]["outcome"]) == ("It is 21.", "accepted")
     assert (model.asked, large.asked) == (2, 0)
     assert [name for options in model.options for name in options] == ["temperature"] * (wrapper == "bound retry") * 2

@@ -11,7 +11,6 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
-from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -35,7 +34,6 @@ from cascade_agent import (
     Policy,
     Price,
     Tier,
-    Verdict,
     cascade_node,
     cascade_step,
     default_validators,
@@ -43,8 +41,8 @@ from cascade_agent import (
 )
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from tests.builders import BOTH, graph_of, lookup, no_draft, record, streamed
 
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 SAVERS = pytest.mark.parametrize("database", ["memory", "sqlite"])
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 KEEPS_TASKS_OF_SUBGRAPHS = (1, 2, 16)
@@ -56,36 +54,11 @@ def model(*replies, **settings):
     return ScriptedChatModel(list(replies), **{"usage": (10, 2), "streams": True, **settings})
 
 
-def no_draft(draft, context):
-    """Softly refuses what calls itself a draft."""
-    return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
-
-
-def graph_of(node, schema=MessagesState, *, saver=None, cache=None, **settings):
-    """A compiled graph of one node."""
-    builder = StateGraph(schema)
-    builder.add_node("agent", node, **settings)
-    builder.add_edge(START, "agent")
-    return builder.compile(checkpointer=saver, cache=cache)
-
-
 async def run(graph, state, config=None, *, how, **settings):
     """Run a graph one way or the other."""
     if how == "sync":
         return await asyncio.to_thread(graph.invoke, state, config, **settings)
     return await graph.ainvoke(state, config, **settings)
-
-
-async def streamed(graph, state, config=None, *, how, **settings):
-    """All parts of a stream."""
-    if how == "sync":
-        return list(graph.stream(state, config, **settings))
-    return [part async for part in graph.astream(state, config, **settings)]
-
-
-def record(message):
-    """The record on an answer."""
-    return message.response_metadata["cascade"]
 
 
 @asynccontextmanager
@@ -561,12 +534,6 @@ async def test_a_cascade_in_a_subgraph_streams_and_interrupts_through_its_parent
     assert "".join(m.text for _, (m, _) in parts) == "draft l 1"
     assert all(namespace and namespace[0].startswith("agent:") for namespace, _ in parts)
     assert (small.asked, large.asked, len(journal)) == (1, 1, 1)
-
-
-@tool
-def lookup(order: str) -> str:
-    """Look up an order by its number."""
-    return f"order {order} was shipped"
 
 
 def wrong(name):

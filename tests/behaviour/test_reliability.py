@@ -24,32 +24,10 @@ from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tie
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
+from tests.builders import BOTH, ask, record, refuses_small
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
-
-
-async def ask(model: Any, value: Any = "hi", *, how: str = "async", **kwargs: Any) -> Any:
-    """One call, on the synchronous or the asynchronous way."""
-    return await model.ainvoke(value, **kwargs) if how == "async" else model.invoke(value, **kwargs)
-
-
-def record(message: AIMessage) -> dict[str, Any]:
-    """The record on a message."""
-    return message.response_metadata["cascade"]
-
-
-def refuses_small(draft: Any, _context: Any) -> Verdict | None:
-    """A validator that objects to every draft of the small tier."""
-    return Verdict(outcome="fail", code="bad", reason="it is small") if draft.tier == "small" else None
-
-
-@pytest.fixture(scope="module")
-def stub() -> Iterator[StubOpenAI]:
-    """A server that fails on demand."""
-    with StubOpenAI() as server:
-        yield server
 
 
 def openai(stub: StubOpenAI, name: str, **kwargs: Any) -> ChatOpenAI:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier
 from cascade_agent.testing import ScriptedChatModel
+from tests.builders import get_weather, record
 from tests.interop.providers import TEXT, Providers
 
 ASKED = [HumanMessage("What is the weather in Paris?")]
@@ -43,12 +44,6 @@ FORMS: dict[str, Any] = {
     "json_schema": {"type": "json_schema", "json_schema": {"name": "Weather", "schema": SCHEMA}},
     "bare schema": SCHEMA,
 }
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return "21 degrees"
 
 
 @tool
@@ -121,12 +116,6 @@ def completion(text: str | None = "", calls: Any = (), finish: str = "stop", **m
 def gpt(url: str, **settings: Any) -> ChatOpenAI:
     """The real client."""
     return ChatOpenAI(**{"model": "gpt-4o-mini", "base_url": f"{url}/v1", "api_key": "x", "max_retries": 0, **settings})
-
-
-def record(message: BaseMessage) -> dict[str, Any]:
-    """The record of the step."""
-    found: dict[str, Any] = message.response_metadata["cascade"]
-    return found
 
 
 def said(text: Any = "", *calls: dict[str, Any], **metadata: Any) -> AIMessage:

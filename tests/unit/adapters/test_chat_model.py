@@ -13,7 +13,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager, UsageMetadataCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableConfig, RunnableLambda
@@ -21,7 +21,6 @@ from langchain_core.tools import tool
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
-from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict
@@ -29,22 +28,10 @@ from cascade_agent.core.records import StepTrace
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
+from tests.builders import BOTH, City, ask, record, refuses_small, streamed
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
-
-
-async def ask(model: Any, value: Any = "hi", *, how: str = "async", **kwargs: Any) -> Any:
-    """One call, on the synchronous or the asynchronous way."""
-    return await model.ainvoke(value, **kwargs) if how == "async" else model.invoke(value, **kwargs)
-
-
-async def streamed(model: Any, value: Any = "hi", *, how: str = "async", **kwargs: Any) -> list[Any]:
-    """All chunks of one call."""
-    if how == "async":
-        return [chunk async for chunk in model.astream(value, **kwargs)]
-    return list(model.stream(value, **kwargs))
 
 
 def added(chunks: list[AIMessageChunk]) -> AIMessageChunk:
@@ -53,16 +40,6 @@ def added(chunks: list[AIMessageChunk]) -> AIMessageChunk:
     for chunk in chunks[1:]:
         full = full + chunk
     return full
-
-
-def record(message: BaseMessage) -> dict[str, Any]:
-    """The record on a message."""
-    return message.response_metadata["cascade"]
-
-
-def small_is_bad(draft: Any, _context: Any) -> Verdict | None:
-    """A validator that objects to every draft of the small tier."""
-    return Verdict(outcome="fail", code="bad", reason="it is small") if draft.tier == "small" else None
 
 
 def cascade(small: Any, large: Any = "large", **kwargs: Any) -> CascadeChatModel:
@@ -151,7 +128,7 @@ async def test_an_escalated_message_keeps_its_own_usage(how):
     """Of two calls the message tells the usage of its own; the bill of both stands in the record."""
     large = AIMessage("big", usage_metadata={"input_tokens": 100, "output_tokens": 1, "total_tokens": 101})
     heard = UsageMetadataCallbackHandler()
-    message = await ask(cascade("a", large, validators=[small_is_bad]), how=how, config={"callbacks": [heard]})
+    message = await ask(cascade("a", large, validators=[refuses_small]), how=how, config={"callbacks": [heard]})
     assert message.usage_metadata == {"input_tokens": 100, "output_tokens": 1, "total_tokens": 101}
     told = record(message)["usage"]
     assert (told["input_tokens"], told["output_tokens"], told["calls"]) == (107, 4, 2)
@@ -253,7 +230,7 @@ class _Foreign(ScriptedChatModel):
 async def test_each_tier_gets_the_tools_in_its_own_form(how):
     """The raw tools go to each tier's own `bind_tools`, with the choice; nothing of one form reaches the other tier."""
     small, large = _Foreign("a"), ScriptedChatModel("b")
-    model = cascade(small, large, validators=[small_is_bad]).bind_tools([forecast], tool_choice="any", strict=True)
+    model = cascade(small, large, validators=[refuses_small]).bind_tools([forecast], tool_choice="any", strict=True)
     await ask(model, how=how)
     assert small.offered == [[{"toolSpec": "forecast"}]]
     assert small.options == [{"choice": {"mode": "any"}, "strict": True}]
@@ -274,7 +251,7 @@ async def test_arguments_bound_to_a_tier_stay_with_it(how):
         small, large = ScriptedChatModel("a", loop=True), ScriptedChatModel('{"x": 1}', loop=True)
         own = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
         both = cascade(
-            small.bind(temperature=0.1, tools=[own]), large.bind(temperature=0.9, user="u"), validators=[small_is_bad]
+            small.bind(temperature=0.1, tools=[own]), large.bind(temperature=0.9, user="u"), validators=[refuses_small]
         )
         if door == "plain":
             await ask(both, how=how, stop=["."])
@@ -297,7 +274,7 @@ async def test_arguments_bound_to_a_tier_stay_with_it(how):
 async def test_an_argument_of_the_call_wins_over_a_bound_one(how):
     """`invoke(..., temperature=...)` reaches both tiers, as it would reach the model alone."""
     small, large = ScriptedChatModel("a"), ScriptedChatModel("b")
-    model = cascade(small.bind(temperature=0.1), large, validators=[small_is_bad])
+    model = cascade(small.bind(temperature=0.1), large, validators=[refuses_small])
     await ask(model, how=how, temperature=0.5)
     assert [small.options, large.options] == [[{"temperature": 0.5}], [{"temperature": 0.5}]]
 
@@ -372,11 +349,6 @@ def test_tools_that_no_provider_could_be_offered_are_refused_when_bound():
 
 
 # ---- structured output ----------------------------------------------------------------------------------------------
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    size: int
 
 
 class CityDict(TypedDict):
@@ -483,7 +455,7 @@ async def test_the_tiers_runs_are_children_of_one_chain_run(how, stream):
     """A run named for the step, under it one per attempt, there the model's; tags, metadata, name and id arrive."""
     heard, run_id = Runs(), uuid4()
     config: Any = {"callbacks": [heard], "tags": ["t"], "metadata": {"m": 1}, "run_id": run_id}
-    model = cascade("a", "b", validators=[small_is_bad], name="desk")
+    model = cascade("a", "b", validators=[refuses_small], name="desk")
     await (streamed if stream else ask)(model, how=how, config=config)
     small = ("chain", "cascade.attempt small", [("model", "s", [])])
     large = ("chain", "cascade.attempt large", [("model", "l", [])])
@@ -533,7 +505,7 @@ async def test_callbacks_of_the_model_hear_the_tiers(how, kind):
     """Handlers given at construction hear the model calls, as they do on a model that is no cascade."""
     usage, runs = UsageMetadataCallbackHandler(), Runs()
     callbacks: Any = [usage, runs] if kind is list else CallbackManager(handlers=[usage, runs])
-    await ask(cascade("a", "b", validators=[small_is_bad], callbacks=callbacks), how=how)
+    await ask(cascade("a", "b", validators=[refuses_small], callbacks=callbacks), how=how)
     assert {name: u["total_tokens"] for name, u in usage.usage_metadata.items()} == {"s": 10, "l": 10}
     assert [run["kind"] for run in runs.runs.values()] == ["chain", "chain", "model", "chain", "model"]
 
@@ -543,7 +515,7 @@ async def test_config_that_is_bound_to_a_tier_reaches_it_alone(how):
     """`small.with_config(...)` holds for the small tier's run, with tools too."""
     heard = Runs()
     small = ScriptedChatModel("a", loop=True).with_config(tags=["cheap"], metadata={"who": "small"})
-    model = cascade(small, "b", validators=[small_is_bad])
+    model = cascade(small, "b", validators=[refuses_small])
     await ask(model, how=how, config={"callbacks": [heard]})
     await ask(model.bind_tools([forecast]), how=how, config={"callbacks": [heard]})
     runs = [run for run in heard.runs.values() if run["kind"] == "model"]
@@ -556,8 +528,8 @@ async def test_handlers_of_a_context_count_each_call_once(how):
     """`get_usage_metadata_callback` counts the tiers' calls, each once, also for a ladder and a stream."""
     from langchain_core.callbacks import get_usage_metadata_callback
 
-    inner = cascade("m", "l", validators=[small_is_bad])
-    model = cascade("a", inner, validators=[small_is_bad])
+    inner = cascade("m", "l", validators=[refuses_small])
+    model = cascade("a", inner, validators=[refuses_small])
     with get_usage_metadata_callback() as heard:
         await ask(model, how=how)
         await streamed(model, how=how)
@@ -596,7 +568,7 @@ async def test_batches_keep_order_and_limit(how):
 async def test_generate_is_a_batch_of_steps(how):
     """`generate` and `agenerate` give one generation per prompt, with the records on the messages."""
     heard = Runs()
-    model = cascade("a", "b", validators=[small_is_bad])
+    model = cascade("a", "b", validators=[refuses_small])
     prompts, more = [[HumanMessage("1")], [HumanMessage("2")]], {"callbacks": [heard], "tags": ["g"], "stop": ["."]}
     out = await model.agenerate(prompts, **more) if how == "async" else model.generate(prompts, **more)
     assert [g[0].message.text for g in out.generations] == ["b", "b"]
@@ -624,7 +596,7 @@ async def test_agenerate_leaves_no_step_behind():
 
 async def test_events_v2_show_the_step_its_tiers_and_the_answer():
     """`astream_events(v2)`: the tiers' runs, hidden by their tag on demand, and the accepted answer as a stream."""
-    model = cascade("the draft", "one two", validators=[small_is_bad], name="desk")
+    model = cascade("the draft", "one two", validators=[refuses_small], name="desk")
     events = [e async for e in model.astream_events("hi", version="v2")]
     assert [e["event"] for e in events if e["name"] in ("s", "l")] == ["on_chat_model_start", "on_chat_model_end"] * 2
     shown = [e async for e in model.astream_events("hi", version="v2", exclude_tags=["nostream"])]
@@ -637,7 +609,7 @@ async def test_events_v2_show_the_step_its_tiers_and_the_answer():
 async def test_no_event_streams_a_rejected_draft():
     """No stream event holds a word of a draft that was refused, though both models could stream."""
     small = ScriptedChatModel("secret draft", streams=True, loop=True)
-    model = cascade(small, ScriptedChatModel("one two", streams=True, loop=True), validators=[small_is_bad])
+    model = cascade(small, ScriptedChatModel("one two", streams=True, loop=True), validators=[refuses_small])
     streams = [e async for e in model.astream_events("hi", version="v2") if e["event"].endswith("_stream")]
     assert streams
     assert "secret" not in str(streams)
@@ -647,7 +619,7 @@ async def test_no_event_streams_a_rejected_draft():
 async def test_events_v3_tell_the_accepted_answer(how):
     """`stream_events(v3)`: a stream of content blocks of the answer alone, with its usage; errors come out of it."""
     small = ScriptedChatModel("secret draft", streams=True, loop=True)
-    model = cascade(small, "one two", validators=[small_is_bad])
+    model = cascade(small, "one two", validators=[refuses_small])
     broken = cascade(ValueError("x"), KeyError("y"))
     if how == "async":
         stream = await model.astream_events("hi", version="v3")
@@ -702,7 +674,7 @@ async def test_the_usual_wrappers_work(how):
 @BOTH
 async def test_configurable_fields_and_alternatives(how):
     """Settings can be made configurable, as on every model."""
-    model = cascade("a", "b", validators=[small_is_bad]).configurable_fields(policy=ConfigurableField(id="policy"))
+    model = cascade("a", "b", validators=[refuses_small]).configurable_fields(policy=ConfigurableField(id="policy"))
     loose = Policy(on_exhausted="raise")
     message = await ask(model, how=how, config={"configurable": {"policy": loose}})
     assert record(message)["policy"] == loose.version
@@ -717,11 +689,11 @@ def test_a_changed_copy_uses_its_changes():
     other = model.model_copy(update={"small": ScriptedChatModel("z", loop=True), "validators": []})
     assert (other.invoke("hi").text, model.invoke("hi").text) == ("z", "a")
     assert other.bind_tools([forecast]).invoke("hi").text == "z"
-    strict = model.model_copy(update={"validators": [small_is_bad]})
+    strict = model.model_copy(update={"validators": [refuses_small]})
     assert strict.invoke("hi").text == "b"
     for twin in (copy.copy(model), copy.deepcopy(model), model.model_copy(deep=True)):
         assert twin.bind_tools([forecast]).invoke("hi").text == "a"
-    model.validators = [small_is_bad]
+    model.validators = [refuses_small]
     assert model.invoke("hi").text == "b"
     with pytest.raises(ConfigurationError, match="a tier is"):
         model.large = 3
@@ -780,7 +752,7 @@ async def test_the_rate_limiter_of_a_tier_is_asked_once_per_call(how):
     """Limits are the tiers' own, and apply once."""
     limits = _Counting(), _Counting()
     small, large = (ScriptedChatModel("x", rate_limiter=limit, loop=True) for limit in limits)
-    model = cascade(small, large, validators=[small_is_bad])
+    model = cascade(small, large, validators=[refuses_small])
     await ask(model, how=how)
     await streamed(model, how=how)
     assert [limit.taken for limit in limits] == [2, 2]
@@ -813,12 +785,12 @@ def test_the_profile_is_what_both_tiers_can():
 
 def test_it_says_what_it_is():
     """Identifying parameters and LangSmith's parameters name tiers, validators and policy."""
-    model = cascade("a", validators=[small_is_bad], policy=Policy(threshold=0.5))
+    model = cascade("a", validators=[refuses_small], policy=Policy(threshold=0.5))
     assert model._llm_type == "cascade"
     assert model._identifying_params == {
         "small": "s",
         "large": "l",
-        "validators": ["small_is_bad"],
+        "validators": ["refuses_small"],
         "policy": Policy(threshold=0.5).version,
     }
     assert model._get_ls_params(stop=["."]) == {
@@ -841,11 +813,11 @@ def test_it_says_what_it_is():
         ({"policy": {"thresold": 1}}, "Policy has no setting 'thresold': did you mean 'threshold'?"),
         ({"polcy": 3}, "CascadeChatModel has no setting 'polcy': did you mean 'policy'?"),
         ({"validator": [3]}, "CascadeChatModel has no setting 'validator': did you mean 'validators'?"),
-        ({"validators": small_is_bad}, "expected a list of them"),
+        ({"validators": refuses_small}, "expected a list of them"),
         ({"validators": "CompleteResponse"}, "expected a list of them"),
         ({"validators": [3]}, "3 is no validator"),
         ({"validators": [Verdict]}, "holds the class Verdict; expected an instance"),
-        ({"validators": [small_is_bad, small_is_bad]}, "two validators are named 'small_is_bad'"),
+        ({"validators": [refuses_small, refuses_small]}, "two validators are named 'refuses_small'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_construction(settings, says):
@@ -997,7 +969,7 @@ class _Blocks(_Listening, _V2StreamingCallbackHandler):
 async def test_handlers_that_stream_hear_the_stream_as_it_goes(how):
     """Both kinds of streaming handlers hear an accepted answer, piece by piece or block by block, and only that."""
     tokens, blocks = _Tokens(), _Blocks()
-    model = cascade("the draft", "one two", validators=[small_is_bad])
+    model = cascade("the draft", "one two", validators=[refuses_small])
     await streamed(model, how=how, config={"callbacks": [tokens, blocks]})
     assert "".join(tokens.tokens) == "one two"
     assert (blocks.events[0], blocks.events[-1]) == ("message-start", "message-finish")
@@ -1065,7 +1037,7 @@ async def test_marks_of_one_provider_do_not_reach_the_other(how):
     small, large = ScriptedChatModel("a"), _Claude("b")
     marked = {"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}
     block = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
-    model = cascade(small, large, validators=[small_is_bad]).bind_tools([marked])
+    model = cascade(small, large, validators=[refuses_small]).bind_tools([marked])
     await ask(model, [HumanMessage([block])], how=how, cache_control={"type": "ephemeral"})
     assert "cache_control" not in str((small.calls, small.offered, small.options))
     assert str((large.calls, large.options)).count("cache_control") == 2

@@ -25,19 +25,13 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
-from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy, Tier, Verdict, cascade_node
+from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy, Tier, cascade_node
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import ToolCallSchema
+from tests.builders import BOTH, call, lookup, no_draft, record
 
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 SENT: list[str] = []
-
-
-@tool
-def lookup(order: str) -> str:
-    """Look up an order by its number."""
-    return f"order {order} was shipped"
 
 
 @tool
@@ -54,19 +48,9 @@ class Report(BaseModel):
     days: int
 
 
-def call(name, *, id="c1", **args):  # noqa: A002 - a call's id
-    """An answer that calls one tool."""
-    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": id}])
-
-
 def model(*replies, **settings):
     """A scripted model with usage; it streams where a real one would."""
     return ScriptedChatModel(list(replies), **{"usage": (10, 2), "streams": True, **settings})
-
-
-def no_draft(draft, context):
-    """Softly refuses what calls itself a draft."""
-    return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
 
 
 async def run(agent, value, config=None, *, how):
@@ -82,11 +66,6 @@ async def streamed(agent, value, config=None, *, mode, how):
     if how == "sync":
         return list(agent.stream(value, config, stream_mode=mode))
     return [part async for part in agent.astream(value, config, stream_mode=mode)]
-
-
-def record(message):
-    """The record on an answer."""
-    return message.response_metadata["cascade"]
 
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
@@ -249,8 +228,8 @@ GOOD, BAD = {"order": "7", "days": 3}, {"order": "7", "days": "soon"}
 @pytest.mark.parametrize("handle_errors", [True, False])
 async def test_a_structured_answer_that_does_not_parse_escalates(handle_errors, how):
     """A tool-strategy answer that the agent would refuse is a verdict, whether the agent tells it or raises it."""
-    small = model(call("lookup", order="7"), call("Report", **BAD, id="c2"))
-    large = model(call("Report", **GOOD, id="c3"))
+    small = model(call("lookup", order="7"), call("Report", **BAD, call_id="c2"))
+    large = model(call("Report", **GOOD, call_id="c3"))
     agent = create_agent(
         small,
         [lookup],

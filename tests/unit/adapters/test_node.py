@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
@@ -19,41 +18,15 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import CachePolicy, Command, RetryPolicy, StreamWriter, TimeoutPolicy
 from pydantic import BaseModel
 
-from cascade_agent import CascadeChatModel, Verdict, cascade_node, cascade_step, swap_node
+from cascade_agent import CascadeChatModel, cascade_node, cascade_step, swap_node
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, always_pass
-
-
-@tool
-def lookup(order: str) -> str:
-    """Look up an order."""
-    return f"order {order} was shipped"
-
-
-def no_draft(draft, context):
-    """Refuses what calls itself a draft."""
-    return Verdict(outcome="fail", code="draft", reason="a draft") if "draft" in draft.text else None
+from tests.builders import BOTH, ask, graph_of, lookup, no_draft
 
 
 def pair(small="draft", large="final", *, loop=True):
     """A small model whose answers are refused and a large one whose answers are taken."""
     return ScriptedChatModel(small, name="s", loop=loop), ScriptedChatModel(large, name="l", loop=loop)
-
-
-def graph_of(node, schema=MessagesState, **settings):
-    """A compiled graph of one node."""
-    builder = StateGraph(schema)
-    builder.add_node("agent", node, **settings)
-    builder.add_edge(START, "agent")
-    return builder.compile()
-
-
-async def run(graph, state, config=None, *, how):
-    """Run a graph one way or the other."""
-    return graph.invoke(state, config) if how == "sync" else await graph.ainvoke(state, config)
-
-
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 
 
 class PydanticState(BaseModel):
@@ -78,7 +51,7 @@ async def test_the_answer_is_appended_to_the_messages_of_any_state(schema, how):
     """Without a body the node asks on `messages` of a dict, pydantic or dataclass state and returns the answer."""
     small, large = pair()
     graph = graph_of(cascade_node(small, large, validators=[no_draft]), schema)
-    out = await run(graph, {"messages": [HumanMessage("hi")]}, how=how)
+    out = await ask(graph, {"messages": [HumanMessage("hi")]}, how=how)
     assert [m.text for m in out["messages"]] == ["hi", "final"]
     assert out["messages"][-1].response_metadata["cascade"]["step"] == "agent"
     assert (small.asked, large.asked) == (1, 1)
@@ -88,7 +61,7 @@ async def test_the_answer_is_appended_to_the_messages_of_any_state(schema, how):
 async def test_a_state_that_is_a_list_of_messages_is_answered_with_one(how):
     """A graph whose whole state is the message list gets a list back."""
     graph = graph_of(cascade_node(*pair("fine"), validators=[no_draft]), Annotated[list[AnyMessage], add_messages])
-    out = await run(graph, [HumanMessage("hi")], how=how)
+    out = await ask(graph, [HumanMessage("hi")], how=how)
     assert [m.text for m in out] == ["hi", "fine"]
 
 
@@ -107,7 +80,7 @@ async def test_the_prompt_stands_before_the_messages_for_both_tiers(prompt, head
     """A text, a system message, or a function of the state is put first, and is not written to the state."""
     small, large = pair()
     graph = graph_of(cascade_node(small, large, prompt=prompt, validators=[no_draft]))
-    out = await run(graph, {"messages": [HumanMessage("hi")]}, how=how)
+    out = await ask(graph, {"messages": [HumanMessage("hi")]}, how=how)
     assert [[m.text for m in call] for call in (small.calls[0], large.calls[0])] == [[*head, "hi"]] * 2
     assert len(out["messages"]) == 2
 
@@ -160,7 +133,7 @@ async def test_a_body_runs_once_however_often_its_steps_escalate(how):
         return {"messages": [first, second]}
 
     small, large = pair()
-    out = await run(graph_of(cascade_node(small, large, step=body, validators=[no_draft])), {"messages": "hi"}, how=how)
+    out = await ask(graph_of(cascade_node(small, large, step=body, validators=[no_draft])), {"messages": "hi"}, how=how)
     assert effects == ["before", "after"]
     assert (small.asked, large.asked) == (2, 2)
     ids = {m.response_metadata["cascade"]["id"] for m in out["messages"][1:]}
@@ -200,7 +173,7 @@ async def test_what_a_body_changes_in_place_stays_in_the_body(schema, how):
 
     graph = graph_of(cascade_node(*pair(), step=body), schema)
     notes = ["kept"]
-    out = await run(graph, {"messages": [HumanMessage("hi")], "notes": notes}, how=how)
+    out = await ask(graph, {"messages": [HumanMessage("hi")], "notes": notes}, how=how)
     assert out["notes"] == ["kept"] == notes
     assert [m.text for m in out["messages"]] == ["hi"]
 
@@ -218,7 +191,7 @@ async def test_validators_see_the_state_of_the_graph(how):
 
     for step in (None, body):
         graph = graph_of(cascade_node(*pair("fine"), step=step, validators=[look]), NotesState)
-        await run(graph, {"messages": "hi", "notes": ["plan"]}, how=how)
+        await ask(graph, {"messages": "hi", "notes": ["plan"]}, how=how)
     assert seen == [["plan"], ["plan"]]
 
 
@@ -272,7 +245,7 @@ async def test_a_body_may_return_a_command(how):
     builder.add_node("agent", cascade_node(*pair(), step=body, validators=[no_draft]), destinations=("other",))
     builder.add_node("other", lambda state: {"messages": [AIMessage("other was here")]})
     builder.add_edge(START, "agent")
-    out = await run(builder.compile(), {"messages": "hi"}, how=how)
+    out = await ask(builder.compile(), {"messages": "hi"}, how=how)
     assert [m.text for m in out["messages"]] == ["hi", "final", "other was here"]
 
 
@@ -400,7 +373,7 @@ def old_graph():
 async def test_a_swapped_node_answers_in_the_place_of_the_old_one(how):
     """Edges stay: what came after the old node comes after the cascade."""
     builder = swap_node(old_graph(), "agent", cascade_node(*pair(), validators=[no_draft]))
-    out = await run(builder.compile(), {"messages": "hi"}, how=how)
+    out = await ask(builder.compile(), {"messages": "hi"}, how=how)
     assert [m.text for m in out["messages"]] == ["hi", "final", "after"]
 
 

@@ -22,7 +22,6 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
-from pydantic import BaseModel
 
 from cascade_agent import (
     CascadeChatModel,
@@ -36,17 +35,11 @@ from cascade_agent import (
 )
 from cascade_agent.engine.step import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from tests.builders import City, call
 
 WAYS = pytest.mark.parametrize("way", ["sync", "async", "stream", "astream"])
 ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "structured", "node", "middleware"])
 HI = {"messages": [("user", "hi")]}
-
-
-class City(BaseModel):
-    """A city."""
-
-    name: str
-    size: int
 
 
 def says(*replies: Any, **settings: Any) -> ScriptedChatModel:
@@ -244,11 +237,6 @@ class Refused(Exception):  # noqa: N818 - as providers name theirs
     def __init__(self, status: int = 400) -> None:
         super().__init__(f"refused with {status}")
         self.status_code = status
-
-
-def call(name: str = "lookup", **args: Any) -> AIMessage:
-    """An answer that calls a tool."""
-    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c1"}])
 
 
 REPLIES = st.sampled_from(

@@ -8,18 +8,20 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from cascade_agent.cli import app
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import load_policy, write_policy
 from cascade_agent.validators import shipped_scorer
+from tests.builders import command
+
+run = partial(command, "calibrate", code=0)
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,13 +56,6 @@ def fill(path: Path, n: int, *, seed: int = 0, **kwargs: Any) -> Path:
                 step(i, score, harm=rng.random() < 0.3 * (1 - score) ** 2, kind=kinds[i % len(kinds)], **kwargs)
             )
     return path
-
-
-def run(*args: object, code: int = 0) -> Any:
-    """The command in this process, with the exit code that it must have."""
-    result = CliRunner().invoke(app, ["calibrate", *map(str, args)])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture

@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from cascade_agent.cli import app
 from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.journal.writer import Journal
+from tests.builders import command
+
+run = partial(command, "label", code=0)
 
 ROOT = Path(__file__).parents[3]
 CONFIDENCES = {"a1": 0.9, "a2": 0.55, "b1": 0.2, "b2": None}
@@ -53,13 +54,6 @@ def journal(tmp_path: Path) -> Path:
             file.append(step(name, confidence))
         file.append(step("c1", 0.4, large="large says otherwise"))
     return path
-
-
-def run(*args: object, code: int = 0, keys: str = "") -> Any:
-    """The command in this process, with the exit code that it must have."""
-    result = CliRunner().invoke(app, ["label", *map(str, args)], input=keys)
-    assert result.exit_code == code, result.output
-    return result
 
 
 def said(path: Path) -> list[tuple[str, str, bool | None, bool | None]]:

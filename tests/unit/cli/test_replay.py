@@ -2,15 +2,17 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
-from cascade_agent.cli import app
 from cascade_agent.core.policy import Policy
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import write_policy
+from tests.builders import command
 from tests.journals import world
+
+run = partial(command, "replay")
 
 
 @pytest.fixture
@@ -27,11 +29,6 @@ def place(tmp_path, monkeypatch):
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*args):
-    """The command with these arguments."""
-    return CliRunner().invoke(app, ["replay", *map(str, args)])
 
 
 def test_it_prints_each_policy_beside_the_baselines(place):

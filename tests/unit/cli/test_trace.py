@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +20,9 @@ import pytest
 from cascade_agent.cli._app import safe_json, safe_text
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
+from tests.builders import command
+
+run = partial(command, "trace", NO_COLOR=None)
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "cascade_agent", "trace"]
@@ -28,13 +32,6 @@ def environment(**more: str) -> dict[str, str]:
     """The environment of the command, without what colours and widths depend on."""
     kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     return {**kept, "PYTHONPATH": str(ROOT), **more}
-
-
-def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    return subprocess.run(  # noqa: S603 - our own command
-        [*COMMAND, *map(str, args)], env=environment(**env), capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def step(number: int, *, thread: str | None = "t", **changes: object) -> StepTrace:
@@ -106,7 +103,7 @@ def test_a_line_that_is_no_record_is_named_and_the_output_stays_json(tmp_path, t
     else:
         journal.path.write_bytes(whole + tail)
     result = run(journal.path, "--json", *args)
-    assert result.returncode == code
+    assert result.exit_code == code
     assert [record["id"] for record in json.loads(result.stdout)] == ids
     assert error in result.stderr
     assert "Traceback" not in result.stderr
@@ -234,7 +231,7 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command(tmp_path, args):
     journal = written(tmp_path / "j.jsonl", hostile_step())
     journal.label("id1", source=HOSTILE, right=True, note=HOSTILE)
     result = run(journal.path, *args, FORCE_COLOR="1" if not args else "")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     text = re.sub("\x1b\\[[0-9;]*m", "", result.stdout) if not args else result.stdout
     assert ACTS.search(text) is None
     assert "\n\n" not in text
@@ -276,7 +273,7 @@ def test_an_output_that_cannot_show_a_character_escapes_it(tmp_path):
     """A terminal of ASCII alone is no error."""
     written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
     result = run(tmp_path / "j.jsonl", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "Gr\\xfc\\xdfe" in result.stdout
 
 
@@ -417,5 +414,5 @@ def test_what_cannot_be_followed_is_said(tmp_path, what):
     table.write_bytes(b"PAR1...")
     args = {"directory": [tmp_path], "compressed": [file], "table": [table], "two": [file, file]}[what]
     result = run("--follow", *args)
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "--follow takes" in result.stderr

@@ -14,10 +14,10 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
 from tests.behaviour.test_reliability import ask, openai, refuses_small
+from tests.builders import BOTH
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 
 
 class Held(ScriptedChatModel):

@@ -21,8 +21,8 @@ from cascade_agent.engine import shadow
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.behaviour.test_reliability import ask, refuses_small
+from tests.builders import BOTH
 
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 ALWAYS = Policy(shadow_rate=1.0)
 
 

@@ -25,8 +25,8 @@ from cascade_agent.journal.writer import lost_records
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import metrics
 from cascade_agent.testing import ScriptedChatModel, always_fail
+from tests.builders import BOTH, ask
 
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 USAGE = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
 DIMENSIONS = {
     "cascade.step.duration": {"step", "outcome"},
@@ -77,11 +77,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Metrics:
     monkeypatch.setattr(metrics, "_NOW", metrics.Instruments(own.meter))
     monkeypatch.setattr(faults, "lost", 0)
     return own
-
-
-async def ask(model: Any, *, how: str = "sync", **kwargs: Any) -> Any:
-    """One call."""
-    return model.invoke("hi", **kwargs) if how == "sync" else await model.ainvoke("hi", **kwargs)
 
 
 def odd(draft: Any, _context: Any) -> Verdict:

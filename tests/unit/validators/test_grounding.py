@@ -111,18 +111,17 @@ def test_value_out_of_nowhere_is_objected_to(said: str, value: Any) -> None:
     assert str(value) not in verdict.reason
 
 
-def test_worst_of_several_arguments_is_named() -> None:
-    """The path is that of the argument with the least support, and the score lies between the least and the mean."""
+def test_the_worst_of_several_arguments_is_named() -> None:
+    """By its JSON pointer, elements of lists and fields one by one; the score lies between the least and the mean."""
     verdict = judge("Send 20 euros to Ana", {"to": "Ana", "amount": 20, "iban": "DE89370400"})["argument_grounded"]
     assert verdict.path.endswith("/iban")
     assert verdict.score is not None
     assert 0.0 < verdict.score < 0.7
-
-
-def test_escaped_path() -> None:
-    """A parameter name with a slash is escaped as JSON pointers want it."""
     verdict = judge("hello", {"a/b~c": "zzzzz"})["argument_grounded"]
     assert verdict.path == "/tool_calls/0/args/a~1b~0c"
+    spec = tool({"items": {"type": "array", "items": STRING}, "who": {"type": "object"}})
+    verdicts = judge("milk and bread for Ana", {"items": ["milk", "bread", "caviar"], "who": {"name": "Ana"}}, spec)
+    assert verdicts["argument_grounded"].path == "/tool_calls/0/args/items/2"
 
 
 def history(steps: int) -> list[BaseMessage]:
@@ -142,38 +141,30 @@ def test_argument_from_an_early_tool_result(steps: int) -> None:
     assert grounded(history(steps), "TCK-99999") < 0.5
 
 
-def test_number_from_a_tool_result() -> None:
-    """A number that only a tool result holds is grounded; its neighbour digits are not it."""
+def test_the_whole_conversation_counts() -> None:
+    """Numbers of tool results, earlier turns, the system text and content blocks are known; a human message is not needed."""
     messages = [HumanMessage("Pay the bill"), ToolMessage('{"total": 4718.5, "id": 9921}', tool_call_id="1")]
     assert grounded(messages, 4718.5) == 1.0
     assert grounded(messages, 9921) == 1.0
     assert grounded(messages, 992) < 0.5
-
-
-def test_earlier_human_and_system_messages_count() -> None:
-    """Values of earlier turns and of the system text are known."""
     messages = [SystemMessage("The user is Ada Lovelace, account 55-10."), HumanMessage("I live in Turin")]
     messages += [AIMessage("Noted."), HumanMessage("Order a taxi to my place")]
     assert grounded(messages, "Turin") == 1.0
     assert grounded(messages, "55-10") == 1.0
-
-
-def test_content_blocks_are_read() -> None:
-    """Requests made of content blocks are read like plain ones, and pictures are passed over."""
     blocks: list[Any] = [{"type": "image", "url": "http://x"}, {"type": "text", "text": "Weather in Porto"}, "now"]
     assert grounded([HumanMessage(blocks)], "Porto") == 1.0
+    assert grounded([SystemMessage("Nightly job for Oslo")], "Oslo") == 1.0
+    assert grounded([], "Oslo") == 0.0
 
 
-def test_enum_default_and_suggested_values_are_lenient() -> None:
-    """Choosing among the tool's own words is not inventing; a declared default is never objected to."""
+def test_what_is_doubted_less() -> None:
+    """The tool's own words, defaults, and small whole numbers, which may stand in words of any language."""
     assert grounded("How warm is it?", "celsius", {"type": "string", "enum": ["celsius", "kelvin"]}) >= 0.6
     assert grounded("How warm is it?", 10, {"type": "integer", "default": 10}) == 1.0
     assert grounded("How warm is it?", "metric", {"type": "string", "description": "metric or imperial"}) >= 0.5
-
-
-def test_small_numbers_may_be_words() -> None:
-    """A small whole number may stand in words of any language, so it is doubted less than a large one."""
     assert grounded("a table for deux", 2) > grounded("a table for deux", 2000)
+    spec = tool({}, {"since": {"type": "string", "default": "1970-01-01"}})
+    assert judge("List files", {"since": "1970-01-01"}, spec) == {}
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -182,20 +173,14 @@ def test_booleans_are_not_judged(value: bool) -> None:
     assert judge("Do it", {"x": value}, tool({"x": {"type": "boolean"}})) == {}
 
 
-def test_lists_and_nested_values_are_judged_by_element() -> None:
-    """Elements of lists and fields of objects are looked up one by one, with their path."""
-    spec = tool({"items": {"type": "array", "items": STRING}, "who": {"type": "object"}})
-    verdicts = judge("milk and bread for Ana", {"items": ["milk", "bread", "caviar"], "who": {"name": "Ana"}}, spec)
-    assert verdicts["argument_grounded"].path == "/tool_calls/0/args/items/2"
-
-
-def test_optional_value_out_of_thin_air() -> None:
-    """An optional argument that nobody mentioned is its own sign, and a mentioned one says nothing."""
+def test_optional_values() -> None:
+    """One that nobody mentioned is its own sign; a mentioned or an empty one says nothing."""
     spec = tool({"city": STRING}, {"tone": STRING, "days": {"type": "integer"}})
     assert "optional_grounded" not in judge("Weather in Rome for 30 days", {"city": "Rome", "days": 30}, spec)
     verdict = judge("Weather in Rome", {"city": "Rome", "tone": "pirate"}, spec)["optional_grounded"]
     assert verdict.score == 0.0
     assert verdict.outcome == "pass"
+    assert judge("Do it", {"x": ""}, tool({}, {"x": STRING})) == {}
 
 
 @pytest.mark.parametrize("value", ["2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日"])
@@ -218,12 +203,6 @@ def test_invented_date_is_a_soft_fail(value: str) -> None:
 def test_date_that_follows_from_a_known_one(messages: list[BaseMessage]) -> None:
     """Where the conversation knows a date, tomorrow's date is no invention."""
     assert "date_invented" not in judge(messages, {"x": "2023-10-04"})
-
-
-def test_default_date_is_not_invented() -> None:
-    """The declared default of a parameter is fine whatever it is."""
-    spec = tool({}, {"since": {"type": "string", "default": "1970-01-01"}})
-    assert judge("List files", {"since": "1970-01-01"}, spec) == {}
 
 
 @pytest.mark.parametrize(
@@ -282,11 +261,6 @@ def test_emptiness_that_the_tool_allows(value: Any, schema: dict[str, Any]) -> N
     assert "required_empty" not in judge("Do it", {"x": value}, tool({"x": schema}))
 
 
-def test_empty_optional_value() -> None:
-    """An empty optional value is no sign of anything."""
-    assert judge("Do it", {"x": ""}, tool({}, {"x": STRING})) == {}
-
-
 def test_silent_without_calls_and_for_structured_output() -> None:
     """Nothing is said about prose, about an unknown tool's arguments, nor where structured output was asked for."""
     context = StepContext(messages=[HumanMessage("hi")], tools=(tool({"x": STRING}),))
@@ -294,12 +268,6 @@ def test_silent_without_calls_and_for_structured_output() -> None:
     assert judge("hi", {"x": "zzz"}, output_schema={"type": "object"}) == {}
     draft = Draft(message=AIMessage("", tool_calls=[{"name": "other", "args": {"x": "zzz"}, "id": "1"}]))
     assert list(Grounding()(draft, context)) == []
-
-
-def test_no_human_message() -> None:
-    """A conversation without a human message is judged by what there is."""
-    assert grounded([SystemMessage("Nightly job for Oslo")], "Oslo") == 1.0
-    assert grounded([], "Oslo") == 0.0
 
 
 NASTY = st.recursive(

@@ -198,20 +198,21 @@ def test_deep_and_long_text_is_kept() -> None:
 
 
 def test_known_tools() -> None:
-    """`known_tools` replaces the tools on offer; without either the tools are not judged."""
+    """`known_tools` replaces the tools on offer; without either, or where the plan's own is the only one, tools are not judged."""
     plan = {"steps": [step("a", "fly")]}
     assert judge("", parsed=plan, tools=()) is None
     assert judge("", PlanConsistency(known_tools=["fly"]), parsed=plan) is None
     verdict = judge("", PlanConsistency(known_tools={"swim"}), parsed=plan, tools=())
     assert verdict is not None
     assert verdict.code == "plan_unknown_tool"
-
-
-def test_the_tool_that_hands_in_the_plan_is_no_tool_of_it() -> None:
-    """Where the plan's own schema is the only tool on offer, nothing is known about the others."""
     draft = AIMessage("", tool_calls=[call("Plan", steps=[step("a", "fly")])])
     assert judge(draft, parsed=Plan(steps=[PlanStep(id="a", tool="fly")]), tools=[ToolSpec("Plan")]) is None
     assert judge(draft, tools=[ToolSpec("Plan")]) is None
+    text = '{"steps": [{"id": "a", "tool": "nope", "description": "x", "depends_on": []}]}'
+    draft = Draft(message=AIMessage(text))
+    verdict = PlanConsistency(known_tools=["look_up"])(draft, StepContext(messages=[HumanMessage("Plan it.")]))
+    assert verdict is not None
+    assert verdict.code == "plan_unknown_tool"
 
 
 def test_required_outputs() -> None:
@@ -252,9 +253,14 @@ def test_replanning_is_allowed_and_recorded() -> None:
     assert lost.code == "plan_missing_output"
 
 
-def test_plan_after_an_unreadable_one() -> None:
-    """A good plan where the state held something unreadable is a first plan."""
+def test_plans_after_plans() -> None:
+    """A plan after an unreadable one is a first plan, one may wait for a step of the plan that it replaced."""
     assert judge("", parsed={"steps": [step("a")]}, state={"plan": "look, then pay"}) is None
+    plan = [step("c", "refund", "a", status="pending")]
+    assert judge([call("refund")], state={"plan": plan}) is None
+    assert judge("", parsed={"answer": 4}, state={"plan": order_plan("done", "done", "done")}) is None
+    assert judge("", parsed=7, state={"plan": order_plan()}) is None
+    assert judge("", parsed={"steps": [step(n) for n in range(500)]}) is None
 
 
 # ---- an action against the plan in force ----------------------------------------------------------------------------
@@ -361,35 +367,23 @@ def test_parallel_independent_steps() -> None:
     assert judge(calls, state={"plan": plan}) is None
 
 
-def test_retry_of_a_failed_step() -> None:
-    """A step that failed or is in progress may be called again."""
+def test_states_of_steps() -> None:
+    """A step that failed, is in progress or unknown is not in the way; a skipped one holds up nobody and is not called."""
     for status in ("failed", "in_progress", "running", "error"):
         assert judge([call("refund", order=17)], state={"plan": order_plan(pay=status), "results": RESULTS}) is None
-
-
-def test_skipped_dependency() -> None:
-    """A skipped step holds up nobody and is not called."""
     assert judge([call("refund", order=1)], state={"plan": order_plan("skipped")}) is None
     verdict = judge([call("find_order")], state={"plan": order_plan("cancelled")})
     assert verdict is not None
     assert verdict.code == "plan_unexpected_call"
-
-
-def test_a_status_that_nobody_knows() -> None:
-    """A step with an unknown status is neither open nor in the way."""
     assert judge([call("refund", order=1)], state={"plan": order_plan("quux")}) is None
     assert judge([call("find_order", name="Ada")], state={"plan": order_plan("quux")}) is None
 
 
-def test_free_tools() -> None:
-    """Tools that are declared free may be called at any time."""
+def test_calls_outside_of_the_plan() -> None:
+    """Tools declared free are always; while a step of text is due, any call may serve it."""
     validator = PlanConsistency(free_tools=["get_weather"])
     assert judge([call("get_weather")], validator, state={"plan": order_plan()}) is None
     assert judge([call("send_mail")], validator, state={"plan": order_plan()}) is not None
-
-
-def test_a_due_step_of_text_explains_any_call() -> None:
-    """While a step without a tool is due, a call outside the plan may serve it; when it is not due, it may not."""
     plan = [step("a", None, status="pending"), step("b", "refund", "a")]
     assert judge([call("get_weather")], state={"plan": plan}) is None
     assert judge("The order is fine.", state={"plan": plan}) is None
@@ -398,17 +392,13 @@ def test_a_due_step_of_text_explains_any_call() -> None:
     assert judge("The order is fine.", state={"plan": plan}) is not None
 
 
-def test_final_text_while_steps_are_open() -> None:
-    """A final text while steps are open is a soft fail; when all are settled or failed it is kept."""
+def test_final_texts() -> None:
+    """Final while steps are open is a soft fail; settled plans, structured output, broken calls and reports are kept."""
     verdict = judge("All done!", state={"plan": order_plan()})
     assert verdict is not None
     assert (verdict.outcome, verdict.code, verdict.hard) == ("fail", "plan_steps_open", False)
     assert judge("All done!", state={"plan": order_plan("done", "done", "skipped")}) is None
     assert judge("It did not work.", state={"plan": order_plan("done", "failed", "skipped")}) is None
-
-
-def test_texts_that_are_not_final() -> None:
-    """Structured output, a broken call and the report of a step in progress are no final answers."""
     state = {"plan": order_plan(pay="in_progress")}
     assert judge("x", parsed={"a": 1}, state=state) is None
     assert judge("x", output_schema=Plan, state=state) is None
@@ -418,17 +408,13 @@ def test_texts_that_are_not_final() -> None:
     assert judge("Refunded.", state=state, messages=answered("find_order")) is not None
 
 
-def test_tool_messages_show_progress() -> None:
-    """Where the graph does not keep the status, a tool that has answered counts for its step; one that failed does not."""
+def test_progress_without_a_status() -> None:
+    """Tool messages count for their step, results under numbers for numbered steps; without both only tools are held."""
     state = {"plan": order_plan("pending")}
     assert judge([call("refund", order=1)], state=state) is not None
     assert judge([call("refund", order="r")], state=state, messages=answered("find_order")) is None
     assert judge([call("refund", order="r")], state=state, messages=answered("find_order", status="error")) is not None
     assert judge("Done.", state=state, messages=answered("find_order", "refund", "send_mail")) is None
-
-
-def test_no_status_at_all() -> None:
-    """Where neither status nor results are said only the tools are held against the plan."""
     plan = [step("a"), step("b", "refund", "a"), step("c", "send_mail", "b")]
     assert judge([call("send_mail")], state={"plan": plan}) is None
     assert judge("Done.", state={"plan": plan}) is None
@@ -437,10 +423,6 @@ def test_no_status_at_all() -> None:
     assert verdict.code == "plan_unexpected_call"
     assert judge([call("refund")], state={"plan": plan, "results": {"a": 1}}) is None
     assert judge([call("send_mail")], state={"plan": plan, "results": {"a": 1}}) is not None
-
-
-def test_numbered_results() -> None:
-    """Results under numbers belong to steps with numbers."""
     plan = [step(1), step(2, "refund", 1, args={"order": "$1.id"})]
     assert judge([call("refund", order=17)], state={"plan": plan, "results": {1: {"id": 17}}}) is None
     assert judge([call("refund", order=18)], state={"plan": plan, "results": {1: {"id": 17}}}) is not None
@@ -526,8 +508,8 @@ def test_arguments_from_results(planned: Any, result: Any, given: Any, agrees: b
     assert (verdict.code if verdict else None) == (None if agrees else "plan_wrong_argument")
 
 
-def test_nesting_without_end() -> None:
-    """Arguments nested deeper than is compared are not known to differ, equal ones or not."""
+def test_bounds_of_comparing() -> None:
+    """What is nested deeper or longer than is compared is not known to differ."""
     deep: Any = "${a.id}"
     for _ in range(100):
         deep = [deep]
@@ -537,12 +519,22 @@ def test_nesting_without_end() -> None:
     ]
     assert judge([call("refund", x=[[1]], y=1)], state={"plan": plan}) is not None
     assert judge([call("refund", x=json.loads(json.dumps(deep)), y=1)], state={"plan": plan}) is not None
-
-
-def test_long_planned_text_is_not_compared() -> None:
-    """A planned text that is too long to search for references agrees with anything."""
     plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["y" * 3_000 + "$a", "$a"]})]
     assert judge([call("refund", x=["z", 1])], state={"plan": plan}) is None
+    deep: Any = "${zz}"
+    for _ in range(50):
+        deep = [deep]
+    assert judge("", parsed={"steps": [step("a", args={"x": deep})]}) is None
+    assert judge("", parsed={"steps": [step("a", args={"z": "${zz}", "x": [1] * 150, "y": [2] * 150})]}) is None
+    plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["$a", deep]})]
+    assert judge([call("refund", x=[1, deep])], state={"plan": plan}) is None
+    assert judge([call("refund", x=[1, 7])], state={"plan": plan}) is not None
+    assert judge("", parsed=[PlanStep(id="a"), PlanStep(id="a")]) is not None
+    references = {f"k{n}": "$b " * 600 for n in range(150)}
+    late = [step(f"s{n}", args=references) for n in range(100)]
+    plan = [step("b"), *late, step("c", args={"x": "${zz}"})]
+    assert judge("", parsed={"steps": plan}) is None
+    assert judge("", parsed={"steps": [step("b"), step("c", args={"x": "${zz}"})]}) is not None
 
 
 def test_result_from_the_only_tool_message() -> None:
@@ -628,53 +620,14 @@ def test_a_plan_whose_tools_are_not_offered_at_this_step_binds_nothing() -> None
         assert judge([call("get_weather")], state={"plan": order_plan()}, tools=tools) is None
 
 
-def test_own_reader_that_finds_nonsense() -> None:
-    """What the user's own reader returns is reported when it is no plan; None and an empty plan are no plan."""
+def test_an_own_reader() -> None:
+    """What it returns is reported when it is no plan; None and an empty plan are no plan yet."""
     for value in ("text", 7, [step("a"), step("a")]):
         verdict = judge("Done.", PlanConsistency(lambda _, value=value: value), state={})
         assert verdict is not None
         assert (verdict.outcome, verdict.code, verdict.score) == ("abstain", "plan_unreadable", None)
     assert judge("Done.", PlanConsistency(lambda _: []), state={}) is None
-
-
-def test_own_reader_that_finds_nothing() -> None:
-    """A reader that returns None means that there is no plan yet."""
     assert judge("Done.", PlanConsistency(lambda _: None), state={}) is None
-
-
-def test_plan_that_waits_for_a_plan_before_it() -> None:
-    """A plan in force may wait for a step of the plan it replaced."""
-    plan = [step("c", "refund", "a", status="pending")]
-    assert judge([call("refund")], state={"plan": plan}) is None
-
-
-def test_the_answer_is_no_plan_beside_one() -> None:
-    """Structured output of another kind beside a plan is not held against it."""
-    assert judge("", parsed={"answer": 4}, state={"plan": order_plan("done", "done", "done")}) is None
-    assert judge("", parsed=7, state={"plan": order_plan()}) is None
-    assert judge("", parsed={"steps": [step(n) for n in range(500)]}) is None
-
-
-def test_bounds_of_reading() -> None:
-    """References are looked for to a fixed depth, in a fixed number of values; beyond them nothing is known."""
-    deep: Any = "${zz}"
-    for _ in range(50):
-        deep = [deep]
-    assert judge("", parsed={"steps": [step("a", args={"x": deep})]}) is None
-    assert judge("", parsed={"steps": [step("a", args={"z": "${zz}", "x": [1] * 150, "y": [2] * 150})]}) is None
-    plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["$a", deep]})]
-    assert judge([call("refund", x=[1, deep])], state={"plan": plan}) is None
-    assert judge([call("refund", x=[1, 7])], state={"plan": plan}) is not None
-    assert judge("", parsed=[PlanStep(id="a"), PlanStep(id="a")]) is not None
-
-
-def test_hostile_plan_ends() -> None:
-    """Of a plan with hundreds of thousands of references some thousands are followed."""
-    references = {f"k{n}": "$b " * 600 for n in range(150)}
-    late = [step(f"s{n}", args=references) for n in range(100)]
-    plan = [step("b"), *late, step("c", args={"x": "${zz}"})]
-    assert judge("", parsed={"steps": plan}) is None
-    assert judge("", parsed={"steps": [step("b"), step("c", args={"x": "${zz}"})]}) is not None
 
 
 def test_schema_of_the_plan() -> None:
@@ -757,12 +710,3 @@ def test_numbers_in_texts_are_compared_as_numbers(a: object, b: object, equal: b
     """A number that a tool returned as decimal text is the same number in a later argument."""
     assert same_value(a, b) is equal
     assert same_value(b, a) is equal
-
-
-def test_named_tools_are_held_to_even_when_no_step_uses_one() -> None:
-    """With `known_tools` given, an answer of a plan's shape is judged although every step names an unknown tool."""
-    text = '{"steps": [{"id": "a", "tool": "nope", "description": "x", "depends_on": []}]}'
-    draft = Draft(message=AIMessage(text))
-    verdict = PlanConsistency(known_tools=["look_up"])(draft, StepContext(messages=[HumanMessage("Plan it.")]))
-    assert verdict is not None
-    assert verdict.code == "plan_unknown_tool"

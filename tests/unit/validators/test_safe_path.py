@@ -48,16 +48,12 @@ def test_nothing_undeclared_is_told_below_an_argument(keys):
 
 
 def test_names_are_asked_for_only_where_they_matter():
-    """Most paths end at an argument: nothing is collected for them."""
+    """Only below an argument, and there at any depth: in `$defs`, items and branches."""
 
     def never() -> Any:
         raise AssertionError
 
     assert redact_path("/tool_calls/0/args/city", never) == "/tool_calls/0/args/city"
-
-
-def test_declared_names_are_found_at_any_depth():
-    """In `$defs`, items and branches."""
     schema = {
         "$defs": {"a": {"properties": {"deep": {}}}},
         "anyOf": [{"properties": {"b": {"items": {"required": ["c"]}}}}],

@@ -122,16 +122,12 @@ def test_calls_and_prose_are_not_sampled(draft: AIMessage) -> None:
     assert (verdict.code, verdict.score, call.cost, better) == ("not_sampled", None, 0.0, None)
 
 
-def test_prose_among_answers_is_outvoted() -> None:
-    """A draft without a final answer is outvoted by samples that have one; where none has, nothing is known."""
+def test_samples_without_an_answer() -> None:
+    """A draft without a final answer is outvoted by samples that have one; where none has, it stays where it was."""
     prose = "I am afraid that this cannot be told from the question as it was put to me."
     for others, tier in ((["42", "42"], "large"), ([prose, prose], "small")):
         _, judged = cascade([prose, *others], samples=3)
         assert judged.invoke("6 * 7?").response_metadata["cascade"]["final_tier"] == tier
-
-
-def test_no_usable_sample_says_nothing() -> None:
-    """Where every other sample fails the draft stays where the local validators left it."""
     _, judged = cascade(["42", RuntimeError("down")])
     step = judged.invoke("6 * 7?").response_metadata["cascade"]
     assert (step["final_tier"], step["attempts"][0]["verdicts"][-1]["code"]) == ("small", "agreement_unknown")

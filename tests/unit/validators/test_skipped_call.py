@@ -120,12 +120,15 @@ def test_a_right_answer_is_kept(case: str) -> None:
     assert judge(*KEPT[case]) is None
 
 
-def test_after_a_call_of_this_turn() -> None:
-    """A turn in which a call was made may end in any text, but for an announcement of the next one."""
+def test_after_calls_of_this_turn_and_the_last() -> None:
+    """After a call any text may end a turn but an announcement; a second turn without one is not kept."""
     acted = [*FILES, *turn("Delete old.tmp", ("delete_file", {"path": "old.tmp"}))[:3]]
     context = StepContext(messages=acted, tools=TOOLS)
     for text, found in (("Deleted.", False), ("Please hold on.", False), ("I'll read the other one.", True)):
         assert (SkippedCall()(Draft(message=AIMessage(text)), context) is not None) is found
+    long = "Please write an e-mail to my whole team. " * 6
+    assert judge(FILES, long, "Done.") is None
+    assert judge([*FILES, HumanMessage(long), AIMessage("Done.")], long, "Done.") is not None
 
 
 def test_where_it_is_silent() -> None:
@@ -138,13 +141,6 @@ def test_where_it_is_silent() -> None:
         assert SkippedCall()(Draft(message=AIMessage(text)), context) is None
     call = AIMessage(text, tool_calls=[{"name": "book_room", "args": {}, "id": "1"}])
     assert SkippedCall()(Draft(message=call), StepContext(messages=asked, tools=TOOLS)) is None
-
-
-def test_the_second_turn_without_a_call() -> None:
-    """Done after a long request is kept once; when the turn before ended without a call too, it is not."""
-    long = "Please write an e-mail to my whole team. " * 6
-    assert judge(FILES, long, "Done.") is None
-    assert judge([*FILES, HumanMessage(long), AIMessage("Done.")], long, "Done.") is not None
 
 
 def test_settings() -> None:

@@ -117,14 +117,16 @@ def test_langchain_parser_error() -> None:
     assert SECRET not in verdict.reason
 
 
-def test_prose_where_a_schema_was_asked_for() -> None:
-    """Nothing parsed and no error, as the tool parser gives for prose, is a hard fail."""
+def test_nothing_parsed_is_a_hard_fail() -> None:
+    """Prose without an error, and a call of what was not offered, do not excuse the missing output."""
     message = AIMessage("It costs 12 euros.")
     parser = PydanticToolsParser(tools=[Line], first_tool_only=True)
     parsed = parser.parse_result([ChatGeneration(message=message)])
     verdict = judge(Draft(message=message, parsed=parsed), output_schema=Line)
     assert verdict is not None
     assert verdict.hard
+    call = {"name": "find", "args": {}, "id": "c1"}
+    assert judge(Draft(message=AIMessage("", tool_calls=[call])), output_schema=Line, tools=[ToolSpec("get")])
 
 
 def test_kept() -> None:
@@ -145,12 +147,6 @@ def test_huge_schema_ends() -> None:
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
     assert verdict is not None
     assert verdict.path == "/parsed/*"
-
-
-def test_a_call_of_no_offered_tool_is_no_look_up() -> None:
-    """A call to something that was not offered does not excuse the missing output."""
-    call = {"name": "find", "args": {}, "id": "c1"}
-    assert judge(Draft(message=AIMessage("", tool_calls=[call])), output_schema=Line, tools=[ToolSpec("get")])
 
 
 SCHEMAS = st.sampled_from(

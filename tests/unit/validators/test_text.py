@@ -88,21 +88,13 @@ def test_all_numbers_are_finite(said: str) -> None:
     assert all(math.isfinite(v) for v in text.numbers_of(text.number_spans(text.fold(said))))
 
 
-def test_joined_numbers_and_limits() -> None:
-    """Digits inside words are marked, and no more numbers are read than the limit."""
+def test_numbers_and_quotations_are_bounded() -> None:
+    """Digits inside words are marked, marks of several languages count, and no more are read than the limits."""
     assert [s.joined for s in text.number_spans("ca123 covid-19 19 5-10")] == [True, True, False, False, False]
     assert len(text.number_spans("1 " * 500, limit=7)) == 7
     assert text.number_spans("no digits") == []
-
-
-def test_quotations() -> None:
-    """Marks of several languages count, apostrophes do not, and no more are read than the limit."""
     assert text.quoted("it's 'one two', \"B\" “Cc” «Dd» 「東京」 `x y`") == ["one two", "cc", "dd", "東京", "x y"]
     assert len(text.quoted("'ab' " * 50, limit=3)) == 3
-
-
-def test_clip_keeps_both_ends() -> None:
-    """A long text keeps its first and its last half."""
     assert text.clip("a" * 10 + "b" * 10, 6) == "aaa\nbbb"
     assert text.clip("ab", 6) == "ab"
 

@@ -72,15 +72,11 @@ def test_every_answer_with_tools_gets_a_match_verdict() -> None:
     assert "no_call" in judge([], "Hello", FORECAST)
 
 
-def test_call_of_another_subject_is_a_soft_fail() -> None:
-    """A described tool that shares nothing with the request is off topic; the verdict is soft, not hard."""
+def test_a_call_that_shares_nothing_with_the_request() -> None:
+    """A described tool of another subject is a soft fail; one that is not offered scores 0 and is the schema check's business."""
     verdicts = judge("Who painted the Mona Lisa?", [call("loan_rate", amount="1000", years="5")], LOAN)
     assert "off_topic" in fails(verdicts)
     assert not verdicts["off_topic"].hard
-
-
-def test_unknown_tool_matches_nothing() -> None:
-    """A tool that is not on offer scores 0; the hard fail is the schema check's business."""
     verdicts = judge("Weather in Rome", [call("get_weather", city="Rome")], FORECAST)
     assert score(verdicts, "tool_match") == score(verdicts, "description_match") == 0.0
     assert "off_topic" not in verdicts
@@ -106,21 +102,10 @@ def test_call_before_a_fitting_tool_prepares() -> None:
     assert "off_topic" not in fails(judge(said, [call("get_order", order_id="some")], ORDER, REFUND))
 
 
-def test_off_topic_needs_a_description() -> None:
-    """A tool that nobody described is not accused of being another subject."""
+def test_off_topic_is_silent_where_the_request_cannot_tell() -> None:
+    """Without a description, in a follow-up and after results nothing is called another subject."""
     bare = ToolSpec("zq7", "", {"type": "object", "properties": {"q": STRING}, "required": ["q"]})
     assert "off_topic" not in judge("Who painted the Mona Lisa?", [call("zq7", q="Mona Lisa")], bare)
-
-
-@pytest.mark.parametrize("choice", ["required", "loan_rate"])
-def test_off_topic_is_silent_where_the_call_was_demanded(choice: str) -> None:
-    """Where the host demands a call, the model had no other choice."""
-    answer = [call("loan_rate", amount="1000", years="5")]
-    assert "off_topic" not in judge("Who painted the Mona Lisa?", answer, LOAN, tool_choice=choice)
-
-
-def test_off_topic_is_silent_in_a_follow_up_and_after_results() -> None:
-    """A "yes, do it" and the steps after a tool's answer lean on what was said before."""
     answer = [call("loan_rate", amount="1000", years="5")]
     talk = [
         HumanMessage("What would a loan of 1000 cost over 5 years?"),
@@ -132,18 +117,21 @@ def test_off_topic_is_silent_in_a_follow_up_and_after_results() -> None:
     assert fails(judge([*turn, ToolMessage("r", tool_call_id="1")], answer, LOAN)) == set()
 
 
-def test_unused_quotation() -> None:
-    """What stands in quotation marks is wanted literally; a part of it, or the tool's own name, is not missed."""
+@pytest.mark.parametrize("choice", ["required", "loan_rate"])
+def test_off_topic_is_silent_where_the_call_was_demanded(choice: str) -> None:
+    """Where the host demands a call, the model had no other choice."""
+    answer = [call("loan_rate", amount="1000", years="5")]
+    assert "off_topic" not in judge("Who painted the Mona Lisa?", answer, LOAN, tool_choice=choice)
+
+
+def test_what_the_request_names_is_missed() -> None:
+    """A quotation or an enum option that no call takes up is a sign; a part of it, or the tool's own name, is not."""
     said = "Weather for \"Rome\" and for 'Oslo'"
     assert score(judge(said, [call("weather_forecast", city="Rome")], FORECAST), "quote_unused") == 0.5
     both = [call("weather_forecast", city="Rome"), call("weather_forecast", city="OSLO")]
     assert "quote_unused" not in judge(said, both, FORECAST)
     named = "Use 'weather_forecast' for Rome, it's the best"
     assert "quote_unused" not in judge(named, [call("weather_forecast", city="Rome")], FORECAST)
-
-
-def test_option_that_the_request_names() -> None:
-    """An enum option named in the request and passed over is a sign; the chosen one, or a longer one, is not."""
     paint = tool("paint", "Paint a wall in a color.", color={"type": "string", "enum": ["red", "dark red", "blue"]})
     assert score(judge("Paint the wall blue", [call("paint", color="red")], paint), "choice_unused") < 1.0
     assert "choice_unused" not in judge("Paint the wall blue", [call("paint", color="blue")], paint)
@@ -182,7 +170,7 @@ GCD = ToolSpec(
 
 
 def test_alike_calls_are_a_soft_fail() -> None:
-    """The same numbers in another order, or with a default written out, ask for nothing new."""
+    """The same numbers in another order ask for nothing new; two directions of one way, or numbers named in both orders, do."""
     said = "Greatest common divisor of 12 and 18"
     swapped = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
     spelled = [call("gcd", a=12, b=18), call("gcd", a=12, b=18, base=10)]
@@ -190,10 +178,6 @@ def test_alike_calls_are_a_soft_fail() -> None:
     assert "calls_alike" in fails(judge(said, swapped, GCD))
     assert "calls_alike" in fails(judge(said, spelled, GCD))
     assert "calls_alike" not in judge(said, different, GCD)
-
-
-def test_there_and_back_is_not_alike() -> None:
-    """Two directions of one way are two calls, and so are numbers that the request names in both orders."""
     ways = [call("train_booking", origin="Rome", target="Milan"), call("train_booking", origin="Milan", target="Rome")]
     assert "calls_alike" not in judge("A return train from Rome to Milan", ways, TRAIN)
     orders = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
@@ -241,7 +225,7 @@ def test_prose_that_is_kept(text: str) -> None:
 
 
 def test_prose_beside_a_fitting_tool_is_graded() -> None:
-    """Prose scores lower beside a tool that fits the request than beside one that does not, and 1 after results."""
+    """Prose scores lower beside a tool that fits, 1 after results, and is not judged where calls are forbidden."""
     fit = judge("What is the weather forecast for the city of Rome?", "It is sunny.", FORECAST)
     apart = judge("Who painted the Mona Lisa?", "Leonardo.", FORECAST)
     assert score(fit, "no_call") < 0.5 < score(apart, "no_call")
@@ -250,10 +234,6 @@ def test_prose_beside_a_fitting_tool_is_graded() -> None:
         AIMessage("", tool_calls=[call("weather_forecast", city="Rome")]),
     ]
     assert score(judge([*turn, ToolMessage("sunny", tool_call_id="1")], "Sunny.", FORECAST), "no_call") == 1.0
-
-
-def test_prose_where_calls_are_forbidden() -> None:
-    """Where the host forbids calls, prose needs no judging."""
     assert judge("Weather in Rome?", "Sunny.", FORECAST, tool_choice="none") == {}
 
 
@@ -341,18 +321,14 @@ def test_same_schema_object_is_read_once_and_a_changed_one_again() -> None:
     assert score(first, "description_match") > score(second, "description_match")
 
 
-def test_more_questions_than_calls_is_a_sign() -> None:
-    """Two questions and one call leave one open; it is graded, since questions in passing and look-ups exist."""
+def test_the_number_of_calls_is_a_sign() -> None:
+    """A question without a call of its own is graded; several calls are doubted a little and never failed."""
     said = "What is the weather forecast for Lisbon? And what is it for Porto?"
     one = judge(said, [call("weather_forecast", city="Lisbon")], FORECAST)
     both = judge(said, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
     assert one["question_open"].outcome == "pass"
     assert score(one, "question_open") == 0.5
     assert "question_open" not in both
-
-
-def test_several_calls_are_told() -> None:
-    """Several calls are doubted a little more than one, and never failed for being several."""
     said = "What is the weather forecast for Lisbon and for Porto?"
     both = judge(said, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
     assert score(both, "several_calls") == 0.0

@@ -10,13 +10,11 @@ import html.parser
 import importlib
 import json
 import math
-import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,7 +38,10 @@ from cascade_agent.offline.report.collect import MAX_PERIODS, WIDTHS, Counts, Le
 from cascade_agent.offline.report.markup import breakable, data_script, el, escape
 from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
 from cascade_agent.validators import shipped_scorer
+from tests.builders import command
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
+
+run = partial(command, "report")
 
 ROOT = Path(__file__).parents[4]
 
@@ -602,25 +603,13 @@ def test_times_of_a_clock_that_was_never_set_are_left_out(tmp_path):
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
-def run(*args, cwd) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    code = "from cascade_agent.cli import main; main()"
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-c", code, "report", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_the_command_writes_the_page(tmp_path, journal):
     """It names the file and what is in it; the page is the one of the library."""
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
     result = run(journal, "-o", "out.html", "--policy", "policy.json", "--title", "Tuesday", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert result.stdout == "out.html: 121 steps, 35 escalated\n"
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert "<title>Tuesday</title>" in page
@@ -636,7 +625,7 @@ def test_the_command_prints_the_figures(tmp_path, journal, report):
     told.pop("made_at"), wanted.pop("made_at")
     assert told == wanted
     assert list(tmp_path.iterdir()) == []
-    assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).returncode == 0
+    assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).exit_code == 0
     assert (tmp_path / "x.html").exists()
 
 
@@ -658,7 +647,7 @@ def test_bad_input_is_told_in_a_line(tmp_path, args, part):
     (tmp_path / "broken.jsonl").write_text('{"type":"step"}\n')
     journal_of(tmp_path / "good.jsonl", step(0))
     result = run(*args, cwd=tmp_path)
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert part in result.stderr
     assert "Traceback" not in result.stderr
 
