@@ -586,42 +586,6 @@ def test_the_model_node_of_an_agent_can_be_swapped():
     assert builder.compile().invoke(HI)["messages"][-1].text == "fine"
 
 
-@pytest.mark.parametrize("kind", ["model", "node", "middleware"])
-async def test_many_runs_side_by_side_do_not_mix(kind):
-    """Two hundred at once, half of them escalated: each message carries its own record."""
-
-    def echo(messages):
-        return AIMessage(f"{'draft' if int(messages[-1].text) % 2 else 'small'} {messages[-1].text}")
-
-    journal = TraceCapture()
-    small = model(echo, loop=True, delay=0.01)
-    large = model(lambda messages: AIMessage(f"large {messages[-1].text}"), loop=True, delay=0.01)
-    graph = door(kind, small, large, validators=[no_draft], journal=journal)
-    outs = await asyncio.gather(*(graph.ainvoke({"messages": [HumanMessage(str(i))]}) for i in range(200)))
-    for i, out in enumerate(outs):
-        last = out["messages"][-1]
-        assert last.text == f"{'large' if i % 2 else 'small'} {i}"
-        assert record(last)["final_tier"] == last.text.split()[0]
-    assert len({t.id for t in journal}) == len(journal) == 200
-
-
-@BOTH
-async def test_a_ladder_of_three_bills_each_call_once(how):
-    """A tier that is itself a cascade: three calls, three bills, one message."""
-    usage = UsageMetadataCallbackHandler()
-    inner = CascadeChatModel(
-        small=Tier(model("draft", name="m"), price=Price(input=2, output=2)),
-        large=Tier(model("fine", name="l"), price=Price(input=3, output=3)),
-        validators=[no_draft],
-        name="inner",
-    )
-    node = cascade_node(Tier(model("draft", name="s"), price=Price(input=1, output=1)), inner, validators=[no_draft])
-    out = await run(graph_of(node), HI, {"callbacks": [usage]}, how=how)
-    assert record(out["messages"][-1])["usage"]["calls"] == 3
-    assert record(out["messages"][-1])["cost"] == pytest.approx(12 * (1 + 2 + 3) / 1e6)
-    assert {k: v["total_tokens"] for k, v in usage.usage_metadata.items()} == {"s": 12, "m": 12, "l": 12}
-
-
 # ---- hostile answers and savers -------------------------------------------------------------------------------------
 def nested(depth):
     """A nest of lists."""

@@ -246,18 +246,13 @@ async def test_what_is_no_answer_escalates(draft, how):
 
 
 @BOTH
-async def test_what_is_an_answer_is_kept(how):
-    """R3: and the good one is not escalated."""
+async def test_only_what_is_an_answer_is_kept(how):
+    """R3: a good call is not escalated. R5: one bad call of several refuses the whole draft."""
     large = ScriptedChatModel("never")
     model = CascadeChatModel(small=ScriptedChatModel(RIGHT), large=large).bind_tools([STRICT])
     message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
     assert record(message)["final_tier"] == "small"
     assert large.asked == 0
-
-
-@BOTH
-async def test_one_bad_call_of_three_escalates_the_step(how):
-    """R5: nothing is executed in part: one bad call of several refuses the draft."""
     several = calling({"city": "Lyon"}, {"days": 1}, {"city": "Nice"})
     model = CascadeChatModel(small=ScriptedChatModel(several), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
     message = await ask(model, "The weather in Lyon and Nice?", how=how)
@@ -353,8 +348,8 @@ async def test_an_asynchronous_validator_is_cancelled_at_its_time_limit():
     assert codes == ["validator_timeout", "validator_timeout"]
 
 
-async def test_a_time_out_inside_a_validator_is_not_its_time_limit():
-    """R9: a `TimeoutError` of what the validator asks is told as an error, not as our limit."""
+async def test_asynchronous_validators():
+    """What one finds counts, a `TimeoutError` of its own is an error and not our limit (R9), and `invoke` says what it needs (R8)."""
 
     async def asks(_draft: Any, _context: Any) -> None:
         raise TimeoutError
@@ -362,9 +357,12 @@ async def test_a_time_out_inside_a_validator_is_not_its_time_limit():
     model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
     assert record(await model.ainvoke("hi"))["attempts"][0]["verdicts"][0]["code"] == "validator_error"
 
+    async def asks(draft: Any, _context: Any) -> bool:
+        await asyncio.sleep(0)
+        return draft.tier == "large"
 
-def test_an_asynchronous_validator_on_the_synchronous_way_says_what_it_needs():
-    """R8: it cannot be asked there; the record says how it could."""
+    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
+    assert (await model.ainvoke("hi")).text == "b"
 
     async def slow(_draft: Any, _context: Any) -> bool:
         return True
@@ -373,17 +371,6 @@ def test_an_asynchronous_validator_on_the_synchronous_way_says_what_it_needs():
     told = record(model.invoke("hi"))
     assert told["final_tier"] == "large"
     assert "needs ainvoke" in told["attempts"][0]["verdicts"][0]["reason"]
-
-
-async def test_an_asynchronous_validator_that_answers_is_heard():
-    """An asynchronous validator's finding counts like any other."""
-
-    async def asks(draft: Any, _context: Any) -> bool:
-        await asyncio.sleep(0)
-        return draft.tier == "large"
-
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
-    assert (await model.ainvoke("hi")).text == "b"
 
 
 # ---- R12: cancellation and control flow -----------------------------------------------------------------------------
@@ -705,8 +692,8 @@ def test_the_books_balance(small, middle, large, ladder, how):  # noqa: C901 - o
         assert trace.cost is None, "what a call that raised cost is unknown, unless the provider refused it"
 
 
-def test_an_unknown_price_is_none_and_never_zero():
-    """Without a price the cost is unknown, for the attempt and for the step."""
+def test_money_that_is_not_known_is_none():
+    """A cost without a price is unknown, for the attempt and the step; two currencies have no sum."""
     usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
     model = CascadeChatModel(
         small=Tier(ScriptedChatModel(AIMessage("bad", usage_metadata=usage)), price=Price(1, 1)),
@@ -718,10 +705,6 @@ def test_an_unknown_price_is_none_and_never_zero():
     assert told["attempts"][1]["cost"] is None
     assert told["cost"] is None
     assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (10, 10)
-
-
-def test_costs_in_two_currencies_are_not_added_up():
-    """A step's cost has one currency; where its parts have two, the sum is unknown."""
     usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
 
     def told(small: str, large: str) -> dict[str, Any]:
@@ -735,27 +718,6 @@ def test_costs_in_two_currencies_are_not_added_up():
 
     assert (told("EUR", "EUR")["currency"], told("EUR", "EUR")["cost"]) == ("EUR", pytest.approx(20 / 1e6))
     assert told("EUR", "USD")["cost"] is None
-
-
-def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_path, monkeypatch):
-    """The step of a cascade that is a tier stands in the outer record; the common journal does not count it twice."""
-    from cascade_agent.journal.reader import read
-    from cascade_agent.journal.writer import Journal
-
-    path = tmp_path / "j.jsonl"
-    monkeypatch.setenv("CASCADE_JOURNAL", str(path))
-    inner = CascadeChatModel(
-        small=ScriptedChatModel("middle", usage=(3, 1)),
-        large=ScriptedChatModel("large", usage=(5, 1)),
-        validators=[refuses_small],
-    )
-    model = CascadeChatModel(small=ScriptedChatModel("a", usage=(2, 1)), large=inner, validators=[refuses_small])
-    message = model.invoke("hi")
-    Journal.from_env().close()
-    (trace,) = read(path)
-    assert message.text == "large"
-    assert (trace.usage.input_tokens, trace.usage.calls) == (10, 3)
-    assert [a["model"] for a in trace.attempts[1].inner["attempts"]] == ["scripted", "scripted"]
 
 
 # ---- R17, R18: what is known of earlier steps, and what may be spent --------------------------------------------------

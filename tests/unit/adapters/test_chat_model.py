@@ -238,10 +238,29 @@ async def test_each_tier_gets_the_tools_in_its_own_form(how):
     assert large.options == [{"tool_choice": "any", "strict": True}]
 
 
-def test_the_bound_tools_can_be_looked_at():
-    """Agents read `kwargs["tools"]` of a bound model to see what it was given."""
+def test_tools_are_known_to_agents_and_validators():
+    """However they were bound; one that the provider runs is no forced call."""
     bound = cascade("a").bind_tools([forecast, fare])
     assert [t["function"]["name"] for t in bound.kwargs["tools"]] == ["forecast", "fare"]
+    seen: list[Any] = []
+
+    def looks(_draft: Any, context: Any) -> None:
+        seen.append(context.tool_choice)
+
+    cascade("a", validators=[looks]).bind_tools([forecast], tool_choice={"type": "web_search"}).invoke("hi")
+    assert seen == [None]
+    seen: list[Any] = []
+
+    def looks(_draft: Any, context: Any) -> None:
+        seen.append([t.name for t in context.tools])
+
+    as_dict = {"type": "function", "function": {"name": "raw", "parameters": {"type": "object"}}}
+    model = cascade("a", validators=[looks])
+    model.invoke("hi")
+    model.bind_tools([forecast]).invoke("hi")
+    model.bind(tools=[as_dict], tool_choice="raw").invoke("hi")
+    cascade(ScriptedChatModel("a").bind_tools([fare]), validators=[looks]).invoke("hi")
+    assert seen == [[], ["forecast"], ["raw"], ["fare"]]
 
 
 @BOTH
@@ -271,17 +290,12 @@ async def test_arguments_bound_to_a_tier_stay_with_it(how):
 
 
 @BOTH
-async def test_an_argument_of_the_call_wins_over_a_bound_one(how):
-    """`invoke(..., temperature=...)` reaches both tiers, as it would reach the model alone."""
+async def test_arguments_and_choices_of_the_call_win(how):
+    """`temperature` and `tool_choice` given later reach tiers and validators, as they would reach the model alone."""
     small, large = ScriptedChatModel("a"), ScriptedChatModel("b")
     model = cascade(small.bind(temperature=0.1), large, validators=[refuses_small])
     await ask(model, how=how, temperature=0.5)
     assert [small.options, large.options] == [[{"temperature": 0.5}], [{"temperature": 0.5}]]
-
-
-@BOTH
-async def test_a_choice_of_the_call_wins_over_the_bound_one(how):
-    """A `tool_choice` given later is taken by tiers and validators alike."""
     seen: list[Any] = []
 
     def looks(_draft: Any, context: Any) -> None:
@@ -296,39 +310,14 @@ async def test_a_choice_of_the_call_wins_over_the_bound_one(how):
     assert [o.get("tool_choice") for o in small.options] == ["any", "fare", "none"]
 
 
-def test_a_tool_that_the_provider_runs_is_no_forced_call():
-    """`tool_choice={"type": "web_search"}` names nothing that a draft could call here."""
-    seen: list[Any] = []
-
-    def looks(_draft: Any, context: Any) -> None:
-        seen.append(context.tool_choice)
-
-    cascade("a", validators=[looks]).bind_tools([forecast], tool_choice={"type": "web_search"}).invoke("hi")
-    assert seen == [None]
-
-
-def test_a_choice_of_a_tool_that_is_not_offered_is_refused_when_bound(caplog):
-    """Two tools of one name are warned of: a call could mean either."""
+def test_wrong_tools_are_refused_when_bound(caplog):
+    """A choice that is not offered, and what no provider could be offered; two tools of one name are warned of."""
     with pytest.raises(ConfigurationError, match=r"tool_choice is 'forcast'; expected .* forecast"):
         cascade("a").bind_tools([forecast], tool_choice="forcast")
     cascade("a").bind_tools([forecast, forecast])
     assert "two tools are named 'forecast'" in caplog.text
-
-
-def test_tools_bound_in_any_form_are_known_to_the_validators():
-    """`bind(tools=...)` on the cascade and tools bound to a tier are on offer as much as `bind_tools`."""
-    seen: list[Any] = []
-
-    def looks(_draft: Any, context: Any) -> None:
-        seen.append([t.name for t in context.tools])
-
-    as_dict = {"type": "function", "function": {"name": "raw", "parameters": {"type": "object"}}}
-    model = cascade("a", validators=[looks])
-    model.invoke("hi")
-    model.bind_tools([forecast]).invoke("hi")
-    model.bind(tools=[as_dict], tool_choice="raw").invoke("hi")
-    cascade(ScriptedChatModel("a").bind_tools([fare]), validators=[looks]).invoke("hi")
-    assert seen == [[], ["forecast"], ["raw"], ["fare"]]
+    with pytest.raises(ConfigurationError, match=r"tools\[0\]"):
+        cascade("a").bind_tools([object()])
 
 
 def test_many_sets_of_tools_are_forgotten_again():
@@ -340,12 +329,6 @@ def test_many_sets_of_tools_are_forgotten_again():
         model.bind_tools([made]).invoke("hi")
     assert [o[0]["function"]["name"] for o in small.offered] == [f"t{n}" for n in range(200)]
     assert len(model._binding._offers) <= 64
-
-
-def test_tools_that_no_provider_could_be_offered_are_refused_when_bound():
-    """The error comes when the tools are bound, not at the first request."""
-    with pytest.raises(ConfigurationError, match=r"tools\[0\]"):
-        cascade("a").bind_tools([object()])
 
 
 # ---- structured output ----------------------------------------------------------------------------------------------
@@ -475,18 +458,13 @@ async def test_the_tiers_runs_are_children_of_one_chain_run(how, stream):
 
 
 @BOTH
-async def test_runs_are_closed_when_nobody_answers(how):
-    """An exhausted step closes its run with the error; so do the attempts and models that raised."""
+async def test_runs_of_a_chain_and_of_an_exhausted_step(how):
+    """In a chain the step nests under what calls it; when nobody answers each run is closed with its error."""
     heard = Runs()
     with pytest.raises(KeyError):
         await ask(cascade(ValueError(), KeyError()), how=how, config={"callbacks": [heard]})
     ends = [run["end"] for run in heard.runs.values()]
     assert ends == ["KeyError", "ValueError", "ValueError", "KeyError", "KeyError"]
-
-
-@BOTH
-async def test_inside_a_chain_the_step_is_its_child(how):
-    """In a chain or graph the step nests under what calls it."""
     heard = Runs()
     chain = RunnableLambda(lambda x: x, name="before") | cascade("a", name="desk")
     await ask(chain, how=how, config={"callbacks": [heard]})
@@ -596,23 +574,17 @@ async def test_agenerate_leaves_no_step_behind():
 
 async def test_events_v2_show_the_step_its_tiers_and_the_answer():
     """`astream_events(v2)`: the tiers' runs, hidden by their tag on demand, and the accepted answer as a stream."""
-    model = cascade("the draft", "one two", validators=[refuses_small], name="desk")
+    small, large = (
+        ScriptedChatModel(text, name=text[0], streams=True, loop=True) for text in ("secret draft", "l one two")
+    )
+    model = cascade(small, large, validators=[refuses_small], name="desk")
     events = [e async for e in model.astream_events("hi", version="v2")]
     assert [e["event"] for e in events if e["name"] in ("s", "l")] == ["on_chat_model_start", "on_chat_model_end"] * 2
     shown = [e async for e in model.astream_events("hi", version="v2", exclude_tags=["nostream"])]
-    assert "the draft" not in str([e for e in shown if e["event"] == "on_chat_model_stream"])
+    assert "secret" not in str([e for e in (*events, *shown) if e["event"].endswith("_stream")])
     text = "".join(e["data"]["chunk"].text for e in shown if e["event"] == "on_chat_model_stream")
-    assert text == "one two"
+    assert text == "l one two"
     assert {e["name"] for e in shown} == {"desk", "cascade.step desk"}
-
-
-async def test_no_event_streams_a_rejected_draft():
-    """No stream event holds a word of a draft that was refused, though both models could stream."""
-    small = ScriptedChatModel("secret draft", streams=True, loop=True)
-    model = cascade(small, ScriptedChatModel("one two", streams=True, loop=True), validators=[refuses_small])
-    streams = [e async for e in model.astream_events("hi", version="v2") if e["event"].endswith("_stream")]
-    assert streams
-    assert "secret" not in str(streams)
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
@@ -699,17 +671,13 @@ def test_a_changed_copy_uses_its_changes():
         model.large = 3
 
 
-def test_a_deep_copy_never_takes_other_tools_for_its_own():
-    """Offers are known by the identity of the tools; a copy starts without any."""
+def test_copies_and_pickles_answer():
+    """With validators, tools and prices; offers are known by the identity of the tools, so a copy starts without any."""
     model = cascade("a")
     model.bind_tools([forecast])
     assert copy.deepcopy(model)._binding._offers == {}
     assert pickle.loads(pickle.dumps(model))._binding._offers == {}  # noqa: S301 - our own
     assert model._binding._offers
-
-
-def test_a_cascade_survives_a_pickle():
-    """Default validators, tools bound, tiers with prices: it answers on the other side."""
     model = CascadeChatModel(
         small=Tier(ScriptedChatModel("yes", loop=True), price=Price(1, 2)), large=ScriptedChatModel("b")
     )
@@ -869,8 +837,6 @@ def test_langchain_repairs_a_cut_call_when_it_streams():
 @pytest.mark.parametrize("way", ["invoke", "stream", "events", "v3", "graph"])
 async def test_a_cut_call_is_refused_however_it_is_asked_for(way, how):
     """R4: the same verdict with `invoke`, `stream`, events, and under LangGraph's `stream_mode="messages"`."""
-    from langgraph.graph import START, MessagesState, StateGraph
-
     model, small = cutting()
     if way == "invoke":
         answer = await ask(model, "Paris?", how=how)
@@ -996,7 +962,6 @@ async def test_a_stream_that_is_left_closes_the_run_it_was_told_in(how):
 @BOTH
 async def test_the_user_can_hide_a_step_from_the_message_stream(how):
     """The tag `nostream` of LangGraph holds for a cascade as for any model."""
-    from langgraph.graph import START, MessagesState, StateGraph
 
     def graph(tags: list[str]) -> Any:
         model = cascade("one two")
@@ -1134,21 +1099,3 @@ def test_a_changed_tool_is_offered_anew() -> None:
     pick.description = "Options: B."
     model.bind_tools([pick]).invoke("?")
     assert [offered[0]["function"]["description"] for offered in small.offered] == ["Options: A.", "Options: B."]
-
-
-def test_a_tier_that_its_user_hides_from_streams_stays_hidden() -> None:
-    """The answer of a tier tagged `nostream` is not told to LangGraph's message stream."""
-
-    def build(**kwargs: Any) -> Any:
-        model = CascadeChatModel(small=ScriptedChatModel(["secret thoughts"], **kwargs), large=ScriptedChatModel(["-"]))
-        builder = StateGraph(MessagesState)
-        builder.add_node("think", lambda state: model.invoke(state["messages"]) and {"messages": []})
-        builder.add_edge(START, "think")
-        return builder.compile()
-
-    def told(graph: Any) -> str:
-        parts = graph.stream({"messages": [("human", "hi")]}, stream_mode="messages")
-        return "".join(str(chunk.content) for chunk, _ in parts)
-
-    assert told(build()) == "secret thoughts"
-    assert told(build(tags=["nostream"])) == ""

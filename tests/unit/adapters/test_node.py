@@ -96,24 +96,16 @@ def test_tools_are_bound_once_and_offered_to_both_tiers():
     assert [m.offered[0][0]["function"]["name"] for m in (small, large)] == ["lookup", "lookup"]
 
 
-def test_a_state_without_messages_is_refused_with_the_mend():
-    """A node without a body says that it needs `messages` or a `step`."""
+def test_a_node_without_a_body_needs_messages():
+    """It says so, refuses a prompt beside a body, and gives the cascade that it made as `model`."""
 
     class Bare(TypedDict):
         question: str
 
     with pytest.raises(ConfigurationError, match="give a `step`"):
         graph_of(cascade_node(*pair()), Bare).invoke({"question": "?"})
-
-
-def test_prompt_and_step_together_are_refused():
-    """A body builds its own request, so a prompt beside it would be lost."""
     with pytest.raises(ConfigurationError, match="not both"):
         cascade_node(*pair(), prompt="x", step=lambda state, model: {})
-
-
-def test_the_cascade_of_a_node_is_at_hand():
-    """`node.model` is the one chat model, made at construction."""
     node = cascade_node(*pair(), name="planner")
     assert isinstance(node.model, CascadeChatModel)
     assert node.get_name() == node.model.name == "planner"
@@ -140,18 +132,14 @@ async def test_a_body_runs_once_however_often_its_steps_escalate(how):
     assert len(ids) == 2
 
 
-async def test_an_async_body_is_awaited():
-    """An `async def` body runs under `ainvoke`."""
+async def test_an_async_body():
+    """Runs under `ainvoke`; a graph that runs synchronously cannot await, and the error says what to call."""
 
     async def body(state, model):
         return {"messages": [await model.ainvoke(state["messages"])]}
 
     graph = graph_of(cascade_node(*pair("fine"), step=body, validators=[no_draft]))
     assert (await graph.ainvoke({"messages": "hi"}))["messages"][-1].text == "fine"
-
-
-def test_an_async_body_under_invoke_is_refused_with_the_mend():
-    """A graph that runs synchronously cannot await: the error says what to call."""
 
     async def body(state, model):
         return {}
@@ -314,8 +302,8 @@ async def test_an_async_decorated_function_is_awaited_and_names_its_steps():
     assert builder.nodes["aanswer"].ends == ("__end__",)
 
 
-def test_a_model_of_the_callers_own_wins():
-    """Called directly, the function takes the `model` it is given; without one, the cascade."""
+def test_a_decorated_function_gets_the_callers_model_and_a_copy():
+    """Called directly it takes the `model` given; what it changes in its state stays inside."""
     mine = ScriptedChatModel(["mine"])
     config = {"configurable": {"user": "u"}}
     given: dict[str, Any] = {"config": config, "store": None, "writer": lambda x: None}
@@ -324,10 +312,6 @@ def test_a_model_of_the_callers_own_wins():
     assert SMALL.asked == before
     assert answer(state={"question": "?"}, **given)["answer"] == "final"
     assert SMALL.asked == before + 1
-
-
-def test_a_decorated_function_gets_a_copy_of_the_state():
-    """A change in place stays inside."""
 
     @cascade_step(small=SMALL, large=LARGE)
     def scribble(state, *, model):
@@ -420,14 +404,10 @@ async def test_a_swap_keeps_the_timeout():
         builder.compile()
 
 
-def test_an_unknown_node_is_refused_with_the_names_that_there_are():
-    """The error names what was asked for and what the graph has."""
+def test_what_cannot_be_swapped():
+    """An unknown node is refused with the names that there are, a compiled graph with `.builder`."""
     with pytest.raises(ConfigurationError, match="no node 'agnet'; its nodes are 'agent'"):
         swap_node(old_graph(), "agnet", cascade_node(*pair()))
-
-
-def test_a_compiled_graph_is_refused_with_the_mend():
-    """The error points at `.builder`."""
     graph = graph_of(cascade_node(*pair()))
     with pytest.raises(ConfigurationError, match=r"\.builder"):
         swap_node(graph, "agent", cascade_node(*pair()))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware
-from langchain.agents.structured_output import StructuredOutputValidationError, ToolStrategy
+from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -33,7 +33,6 @@ from cascade_agent import (
     cascade_node,
     default_validators,
 )
-from cascade_agent.engine.step import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from tests.builders import City, call
 
@@ -346,14 +345,6 @@ def test_a_host_sees_what_large_alone_gives(data, shape, method, how, fails):
     assert paid.asked == alone.asked > 0
 
 
-def test_a_large_answer_that_fails_a_check_is_marked():
-    """The record says `degraded`, and why; the host reads the answer as it is."""
-    cut = AIMessage("cut off in the mid", response_metadata={"finish_reason": "length"})
-    message = CascadeChatModel(small=says(cut), large=says(cut)).invoke("hi")
-    trace = trace_of(message)
-    assert (message.text, trace.degraded, trace.outcome, trace.final_tier) == (cut.text, True, "exhausted", "large")
-
-
 @pytest.mark.parametrize("on_exhausted", ["pass", "return", "raise"])
 def test_a_large_call_that_breaks_its_schema_and_acts_is_not_passed_on(on_exhausted):
     """ToolNode runs tools of a plain JSON Schema unchecked: what is declared to change the world is raised instead."""
@@ -369,48 +360,6 @@ def test_a_large_call_that_breaks_its_schema_and_acts_is_not_passed_on(on_exhaus
                 model.invoke("pay Ann")
             assert len(caught.value.errors) == 2
             assert caught.value.trace.final is None
-
-
-def test_hosts_choose_by_the_type_of_larges_exception():
-    """Summarization, retries and fallbacks of the host work as with large alone."""
-
-    class Compact(AgentMiddleware):
-        def wrap_model_call(self, request: Any, handler: Any) -> Any:
-            try:
-                return handler(request)
-            except ContextOverflowError:
-                return handler(request.override(messages=request.messages[-1:]))
-
-    def scripted() -> Any:
-        return ScriptedChatModel([ContextOverflowError("too long"), "recovered"])
-
-    agent = create_agent(CascadeChatModel(small=scripted(), large=scripted()), middleware=[Compact()])
-    assert agent.invoke(HI)["messages"][-1].text == "recovered"
-    large = says(Refused(400))
-    retry = ModelRetryMiddleware(initial_delay=0.0, jitter=False, on_failure="error")
-    agent = create_agent(CascadeChatModel(small=says("x"), large=large, validators=[small_is_bad]), middleware=[retry])
-    with pytest.raises(Refused) as caught:
-        agent.invoke(HI)
-    alone = says(Refused(400))
-    with pytest.raises(Refused):
-        create_agent(alone, middleware=[retry]).invoke(HI)
-    assert large.asked == alone.asked
-    assert caught.value.cascade.reason == "model_error"
-    model = CascadeChatModel(small=says("x"), large=says(ConnectionError("x")), validators=[small_is_bad])
-    assert model.with_fallbacks([says("spare")], exceptions_to_handle=(ConnectionError,)).invoke("hi").text == "spare"
-
-
-def test_an_agent_heals_as_with_large_alone():
-    """`ToolStrategy(handle_errors=True)` asks again; without, large's own error reaches the host."""
-    wrong, right = city("big"), city(3)
-    large = ScriptedChatModel([wrong, right])
-    around = CascadeMiddleware(large)
-    agent = create_agent(says(wrong), middleware=[around], response_format=ToolStrategy(City, handle_errors=True))
-    assert agent.invoke(HI)["structured_response"] == City(name="Lyon", size=3)
-    around = CascadeMiddleware(says(wrong))
-    agent = create_agent(says(wrong), middleware=[around], response_format=ToolStrategy(City, handle_errors=False))
-    with pytest.raises(StructuredOutputValidationError):
-        agent.invoke(HI)
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
@@ -559,11 +508,3 @@ async def test_a_journal_that_raises_loses_no_answer():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def test_the_stream_names_the_model_that_answered():
-    """`ls_*` metadata in the message stream are those of the tier."""
-    graph = graph_of("chat_model", says("draft"), says("fine", name="l"), validators=[small_is_bad])
-    parts = [meta for m, meta in graph.stream(HI, stream_mode="messages") if m.text]
-    assert {meta["ls_model_type"] for meta in parts} == {"chat"}
-    assert {meta["ls_provider"] for meta in parts} == {"scriptedchatmodel"}
