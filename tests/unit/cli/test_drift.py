@@ -7,7 +7,7 @@ import json
 import random
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +19,9 @@ from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import DriftReport, watch
 from tests.builders import command, written
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 run = partial(command, "drift")
 

@@ -354,8 +354,8 @@ def test_a_hand_over_without_a_draft_or_an_objection():
     assert "- low confidence" in large.calls[1][0].text
 
 
-def test_a_hopeless_draft_is_never_paid():
-    """What the context alone rules out skips the small tier: no call, no cost, no error of its own."""
+def test_deadlines_and_hopeless_drafts():
+    """A tier's own limit holds without a budget; what the context rules out skips small without a call."""
     step, _ = a_step(Says("answers"), Says("answers"), context="hard")
     trace = run(step).trace
     small, large = trace.attempts
@@ -363,10 +363,6 @@ def test_a_hopeless_draft_is_never_paid():
     assert (large.outcome, trace.reason, trace.usage.calls) == ("accepted", "hopeless", 1)
     down, _ = a_step(Says("answers"), Says("raises"), context="hard")
     assert [type(e) for e in run(down).errors] == [ConnectionError]
-
-
-def test_a_tier_with_a_deadline_of_its_own():
-    """A tier's own limit holds without a budget, and a budget never lengthens it."""
     step, _ = a_step(Says("hangs"), Says("answers"), policy=Policy(latency_budget=None))
     assert [a.outcome for a in run(step).trace.attempts] == ["timeout", "accepted"]
     free, _ = a_step(Says("answers"), Says("answers"), policy=Policy(latency_budget=None))
@@ -374,8 +370,8 @@ def test_a_tier_with_a_deadline_of_its_own():
 
 
 # ---- the record -----------------------------------------------------------------------------------------------------
-def test_the_kind_of_a_step_is_that_of_its_first_answer():
-    """`one_call` or `text` here, for figures by kind."""
+def test_records_of_a_step():
+    """Its kind is that of its first answer; a message without a record has none; replay never invents an end."""
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
     cut = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
 
@@ -385,13 +381,17 @@ def test_the_kind_of_a_step_is_that_of_its_first_answer():
         ).kind
 
     assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "one_call", "one_call", "text"]
-
-
-def test_a_message_without_a_record_has_none():
-    """`trace_of` reads a cascade's message, and says None of any other."""
     assert trace_of(AIMessage("x")) is None
     with pytest.raises(RecordError):
         trace_of(AIMessage("x", response_metadata={"cascade": {"schema": 99}}))
+    step, _ = a_step(Says("answers", validator="graded", score=0.5), Says("answers"))
+    trace = run(step).trace
+    again = replay(trace, Policy(threshold=1.0))
+    assert (again.known, again.final_tier, again.cost) == (False, None, None)
+    skipped = run(a_step(Says("answers"), Says("answers"), context="soft")[0]).trace
+    assert replay(skipped, Policy()).final_tier == "large"
+    no_verdicts = replace(skipped, attempts=(replace(skipped.attempts[0], verdicts=()), *skipped.attempts[1:]))
+    assert replay(no_verdicts, Policy()).known is False
 
 
 def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
@@ -442,18 +442,6 @@ def test_what_stops_a_step_unforeseen_is_recorded_and_raised():
         run(step)
     assert [t.outcome for t in kept] == ["error"]
     assert kept.traces[0].attempts[0].usage.input_tokens == 7, "the draft that was paid stays in the books"
-
-
-def test_replay_says_what_it_cannot_know():
-    """A policy that would have asked whom the record lacks gives an unknown end, never an invented one."""
-    step, _ = a_step(Says("answers", validator="graded", score=0.5), Says("answers"))
-    trace = run(step).trace
-    again = replay(trace, Policy(threshold=1.0))
-    assert (again.known, again.final_tier, again.cost) == (False, None, None)
-    skipped = run(a_step(Says("answers"), Says("answers"), context="soft")[0]).trace
-    assert replay(skipped, Policy()).final_tier == "large"
-    no_verdicts = replace(skipped, attempts=(replace(skipped.attempts[0], verdicts=()), *skipped.attempts[1:]))
-    assert replay(no_verdicts, Policy()).known is False
 
 
 # ---- deadlines of synchronous calls ---------------------------------------------------------------------------------

@@ -241,14 +241,6 @@ def test_a_success_ends_the_warning(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert (journal.lost, len(caplog.records)) == (4, 2)
 
 
-def test_a_record_that_no_reader_takes_is_refused(tmp_path: Path) -> None:
-    """A record of more than 64 MiB is lost and counted, the file stays readable."""
-    journal = Journal(tmp_path / "j.jsonl")
-    assert not journal.append(a_trace(reason="x" * (64 * 2**20)))
-    assert journal.append(a_trace())
-    assert len(list(journal)) == 1
-
-
 def test_a_deleted_or_moved_file_is_begun_anew(tmp_path: Path) -> None:
     """Somebody else's log rotation loses nothing: the next record goes to a new file of our name."""
     journal = Journal(tmp_path / "j.jsonl")
@@ -274,10 +266,14 @@ def test_impossible_settings_are_refused(tmp_path: Path, kwargs: dict[str, objec
         Journal(tmp_path / "j.jsonl", **kwargs)
 
 
-def test_a_directory_is_no_journal(tmp_path: Path) -> None:
-    """A directory is refused at construction, with a name that would do."""
+def test_impossible_settings_and_directories_are_refused(tmp_path: Path) -> None:
+    """At construction, with a name that would do; a record of more than 64 MiB is lost and counted."""
     with pytest.raises(ConfigurationError, match=r"is a directory; give a file in it"):
         Journal(tmp_path)
+    journal = Journal(tmp_path / "j.jsonl")
+    assert not journal.append(a_trace(reason="x" * (64 * 2**20)))
+    assert journal.append(a_trace())
+    assert len(list(journal)) == 1
 
 
 # ---- stopped writers ----------------------------------------------------------------------------------------------
@@ -335,8 +331,8 @@ def test_the_next_writer_mends_the_last_line(tmp_path: Path, tail: bytes, kept: 
     assert path.read_bytes().startswith(first + kept + b'{"type":"step","id":"2"')
 
 
-def test_an_unfinished_last_line_is_left_out_by_readers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With a warning; `strict` refuses it, and a complete record needs no newline."""
+def test_last_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Left out by readers with a warning, refused by `strict`; a record of a newer version is an error even without its newline."""
     path = tmp_path / "j.jsonl"
     path.write_bytes(RECORD + b"\n" + RECORD)
     assert [t.id for t in read(path, on_error="strict")] == ["x", "x"]
@@ -346,6 +342,10 @@ def test_an_unfinished_last_line_is_left_out_by_readers(tmp_path: Path, caplog: 
     assert "j.jsonl:2: the last line is unfinished" in caplog.text
     with pytest.raises(RecordError, match=r"j\.jsonl:2: the last line is unfinished"):
         list(read(path, on_error="strict"))
+    path = tmp_path / "j.jsonl"
+    path.write_text(json.dumps({**a_trace().to_json(), "type": "step", "schema": 2}))
+    with pytest.raises(RecordError, match=r"j\.jsonl:1: .*schema 2.*upgrade"):
+        list(read(path))
 
 
 # ---- many writers -------------------------------------------------------------------------------------------------
@@ -563,8 +563,15 @@ def test_rotated_files_are_compressed_and_old_ones_deleted(tmp_path: Path) -> No
     assert stat.S_IMODE(files[0].stat().st_mode) & 0o077 == 0
 
 
-def test_a_half_compressed_file_counts_once(tmp_path: Path) -> None:
-    """Between the making of the .gz and the end of the plain file both are there; a reader takes one."""
+def test_what_cannot_be_tidied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A rotated file stays, with a word, and a half-compressed one counts once."""
+    journal = Journal(tmp_path / "j.jsonl", max_bytes=10, keep=1)
+    (tmp_path / "j.20260101T000000.000000Z.jsonl").mkdir()  # a directory cannot be unlinked
+    for n in range(3):
+        assert journal.append(a_trace(str(n)))
+        _settle()
+    assert "could not be tidied" in caplog.text
+    assert journal.lost == 0
     journal = Journal(tmp_path / "j.jsonl", max_bytes=10)
     for n in range(3):
         journal.append(a_trace(str(n)))
@@ -573,28 +580,13 @@ def test_a_half_compressed_file_counts_once(tmp_path: Path) -> None:
     assert [t.id for t in journal] == ["0", "1", "2"]
 
 
-def test_what_cannot_be_tidied_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A rotated file that cannot be deleted or compressed is said and left; the journal goes on."""
-    journal = Journal(tmp_path / "j.jsonl", max_bytes=10, keep=1)
-    (tmp_path / "j.20260101T000000.000000Z.jsonl").mkdir()  # a directory cannot be unlinked
-    for n in range(3):
-        assert journal.append(a_trace(str(n)))
-        _settle()
-    assert "could not be tidied" in caplog.text
-    assert journal.lost == 0
-
-
-def test_a_file_gone_while_it_is_tidied_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two writers tidy at once: each passes over what the other has done."""
+def test_rotation_by_several_writers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file gone while it is tidied is no trouble; of two writers with a full file one puts it away."""
     journals = [Journal(tmp_path / "j.jsonl", max_bytes=10, compress=True, keep=5) for _ in range(2)]
     for n in range(12):
         assert journals[n % 2].append(a_trace(str(n)))
     _settle()
     assert caplog.text == ""
-
-
-def test_rotating_by_others_is_seen(tmp_path: Path) -> None:
-    """Of two writers with a full file only one puts it away; the other goes on in the new one."""
     first, second = (Journal(tmp_path / "j.jsonl", max_bytes=10) for _ in range(2))
     for n in range(8):
         assert (first if n % 2 else second).append(a_trace(str(n)))
@@ -718,14 +710,6 @@ def test_a_line_that_is_no_record_names_file_line_and_mend(
     assert "1 lines are no records and were skipped, the first is line 3" in caplog.text
 
 
-def test_a_newer_last_line_is_an_error_even_without_its_newline(tmp_path: Path) -> None:
-    """Only what is no JSON can be an unfinished line; a record of a newer version is never passed over as one."""
-    path = tmp_path / "j.jsonl"
-    path.write_text(json.dumps({**a_trace().to_json(), "type": "step", "schema": 2}))
-    with pytest.raises(RecordError, match=r"j\.jsonl:1: .*schema 2.*upgrade"):
-        list(read(path))
-
-
 def test_a_line_without_an_end_needs_no_memory(tmp_path: Path) -> None:
     """A file of 150 MB without a newline is refused, or skipped, piece by piece."""
     path = tmp_path / "j.jsonl"
@@ -748,8 +732,8 @@ def test_bare_records_are_read(tmp_path: Path) -> None:
     assert list(read_labels(path)) == [label]
 
 
-def test_a_cut_off_compressed_file_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A compressed file whose end is missing names its last line; `skip` gives what is whole, with a warning."""
+def test_compressed_files_that_are_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing end names its last line, foreign bytes raise with file and line; `skip` gives what is whole."""
     noise = [os.urandom(400).hex() for _ in range(50)]
     lines = "".join(json.dumps(a_trace(str(n), reason=text).to_json()) + "\n" for n, text in enumerate(noise))
     packed = gzip.compress(lines.encode())
@@ -761,10 +745,6 @@ def test_a_cut_off_compressed_file_is_an_error(tmp_path: Path, caplog: pytest.Lo
     assert ids == list(range(len(ids)))
     assert 10 < len(ids) < 40
     assert "cut off" in caplog.text
-
-
-def test_a_damaged_compressed_file_is_an_error(tmp_path: Path) -> None:
-    """Bytes that no compressor wrote raise with file and line."""
     path = tmp_path / "j.jsonl.gz"
     whole = gzip.compress(json.dumps(a_trace().to_json()).encode() + b"\n")
     path.write_bytes(whole[:-8] + b"\0\0\0\0" + whole[-4:])  # its checksum
@@ -775,17 +755,13 @@ def test_a_damaged_compressed_file_is_an_error(tmp_path: Path) -> None:
         list(read(path))
 
 
-def test_files_and_patterns(tmp_path: Path) -> None:
-    """Several files and glob patterns are read in order; a name with brackets that exists is a name."""
+def test_names_of_files(tmp_path: Path) -> None:
+    """Several files and patterns in order; a name with brackets that exists; what is not there is said before anything is read."""
     for name in ("b.jsonl", "a.jsonl", "c[1].jsonl"):
         Journal(tmp_path / name).append(a_trace(name))
     (tmp_path / "d.jsonl").mkdir()
     assert [t.id for t in read(str(tmp_path / "*.jsonl"))] == ["a.jsonl", "b.jsonl", "c[1].jsonl"]
     assert [t.id for t in read(tmp_path / "c[1].jsonl", tmp_path / "a.jsonl")] == ["c[1].jsonl", "a.jsonl"]
-
-
-def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
-    """No file, no match, a directory, a wrong word: each says so before anything is read."""
     with pytest.raises(RecordError, match=r"no journal matches .*CASCADE_JOURNAL"):
         read(tmp_path / "none.jsonl")
     with pytest.raises(RecordError, match=r"is a directory; give its journals"):

@@ -98,8 +98,8 @@ def test_cached_tokens_are_part_of_the_input(price: Price, usage: Usage, expecte
     assert price.cost(usage) == pytest.approx(expected / 1e6)
 
 
-def test_a_tier_holds_for_the_whole_call() -> None:
-    """One token over the edge moves every token of the call to the tier's price; on the edge the base holds."""
+def test_tiers_of_a_price() -> None:
+    """One token over the edge moves the whole call; a sum of calls is priced where none can have reached a tier."""
     price = Price(
         1, 2, tiers=(PriceTier(above=100, input=3, output=4, cached_input=1), PriceTier(above=200, input=5, output=6))
     )
@@ -107,10 +107,6 @@ def test_a_tier_holds_for_the_whole_call() -> None:
     assert price.cost(Usage(input_tokens=101, output_tokens=10)) == pytest.approx(343e-6)
     assert price.cost(Usage(input_tokens=101, output_tokens=0, cache_read_tokens=100)) == pytest.approx(103e-6)
     assert price.cost(Usage(input_tokens=201, output_tokens=0, cache_read_tokens=100)) == pytest.approx(1005e-6)
-
-
-def test_a_sum_of_calls_hides_no_tier() -> None:
-    """The sum of several calls is priced only where none of them can have reached a tier."""
     price = Price(1, 2, tiers=(PriceTier(above=100, input=3, output=4),))
     half = Usage(input_tokens=50, output_tokens=0)
     assert price.cost(half + half) == pytest.approx(100e-6)
@@ -255,13 +251,6 @@ def test_names_as_the_host_writes_them_are_known(name: str, provider: str, base_
     assert price_of(name, provider, base_url=base_url) is not None
 
 
-def test_every_alias_leads_to_a_host_in_the_table() -> None:
-    """No alias points at a provider that the table does not have."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    assert set(pricing._PROVIDERS.values()) <= {provider.id for provider in get_snapshot().providers}
-
-
 def _text_models() -> list[tuple[str, object]]:
     from genai_prices.data_snapshot import get_snapshot
 
@@ -357,11 +346,20 @@ def test_a_missing_table_is_an_unknown_price(monkeypatch: pytest.MonkeyPatch, ca
     assert len(caplog.records) == 1
 
 
-def test_the_cache_of_prices_is_bounded() -> None:
-    """Ever new model names do not grow the cache for ever."""
+def test_the_memory_of_prices() -> None:
+    """Bounded for ever new names; warming is a daemon thread that ends by itself; every alias leads to a host of the table."""
     for index in range(pricing._MAX_ENTRIES + 10):
         price_of(f"model-{index}", "openai")
     assert 0 < len(pricing._cache[1]) <= pricing._MAX_ENTRIES
+    warm()
+    for thread in threading.enumerate():
+        if thread.name == "cascade-agent-prices":
+            assert thread.daemon
+            thread.join(30)
+            assert not thread.is_alive()
+    from genai_prices.data_snapshot import get_snapshot
+
+    assert set(pricing._PROVIDERS.values()) <= {provider.id for provider in get_snapshot().providers}
 
 
 def test_the_table_is_imported_on_first_use_only() -> None:
@@ -377,13 +375,3 @@ assert "genai_prices.data" in sys.modules
 assert price_of("gpt-4o-mini", "openai").input == 0.15
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)  # noqa: S603
-
-
-def test_warm_returns_and_leaves_no_thread() -> None:
-    """Warming is a daemon thread that ends by itself."""
-    warm()
-    for thread in threading.enumerate():
-        if thread.name == "cascade-agent-prices":
-            assert thread.daemon
-            thread.join(30)
-            assert not thread.is_alive()

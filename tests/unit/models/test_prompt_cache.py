@@ -24,13 +24,17 @@ def marked_tool() -> StructuredTool:
     return StructuredTool.from_function(lookup, extras={"cache_control": MARK, "defer_loading": True})
 
 
-@pytest.mark.parametrize("kind", ["anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", "cascade"])
-def test_anthropic_models_and_nested_cascades_keep_the_marks(kind):
-    """Everything is handed on as the same objects."""
-    messages, tools = [HumanMessage([BLOCK])], [marked_tool(), {"name": "t", "cache_control": MARK}]
-    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, kind), messages, strict=True))
-    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, kind), tools, strict=True))
-    assert cache_marks.for_settings({"cache_control": MARK}, kind) == {"cache_control": MARK}
+def test_nothing_is_copied_without_need():
+    """Anthropic models, nested cascades and unmarked messages are handed the same objects."""
+    for kind in ["anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", "cascade"]:
+        messages, tools = [HumanMessage([BLOCK])], [marked_tool(), {"name": "t", "cache_control": MARK}]
+        assert all(new is old for new, old in zip(cache_marks.for_messages(messages, kind), messages, strict=True))
+        assert all(new is old for new, old in zip(cache_marks.for_tools(tools, kind), tools, strict=True))
+        assert cache_marks.for_settings({"cache_control": MARK}, kind) == {"cache_control": MARK}
+    messages = [HumanMessage("text"), AIMessage([{"type": "text", "text": "x"}])]
+    tools = [StructuredTool.from_function(lookup), {"name": "t"}, lookup]
+    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, "x"), messages, strict=True))
+    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, "x"), tools, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -51,14 +55,6 @@ def test_marks_of_content_blocks_go(block, left):
     assert (out.id, out.name, type(out)) == ("1", "n", SystemMessage)
     assert message.content == [block]
     assert (out is message) is (left == block)
-
-
-def test_unmarked_messages_and_tools_are_the_same_objects():
-    """Nothing is copied without need."""
-    messages = [HumanMessage("text"), AIMessage([{"type": "text", "text": "x"}])]
-    tools = [StructuredTool.from_function(lookup), {"name": "t"}, lookup]
-    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, "x"), messages, strict=True))
-    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, "x"), tools, strict=True))
 
 
 def test_marks_of_tools_go():

@@ -120,11 +120,17 @@ HISTORY = [
 ]
 
 
-def test_no_content_unless_it_is_asked_for(exported):
-    """No message, argument or result is on any span by default."""
+def test_no_content_and_explanations(exported):
+    """No message, argument or result is on any span by default, and the redact hook sees what verdicts say."""
     CascadeChatModel(small=ScriptedChatModel(SAID), large=ScriptedChatModel("x"), validators=[]).invoke(HISTORY)
     text = str([span.to_json() for span in exported.get_finished_spans()])
     assert not any(word in text for word in ("be kind", "where is it", "4711", "shipped", "on its way"))
+    configure(redact=lambda text: text.replace("4711", "#"))
+    said = Verdict(outcome="pass", code="fine", reason="order 4711 is known")
+    CascadeChatModel(
+        small=ScriptedChatModel("a"), large=ScriptedChatModel("x"), validators=[lambda _d, _c: said]
+    ).invoke("hi")
+    assert "4711" not in str([span.to_json() for span in exported.get_finished_spans()])
 
 
 def test_content_when_it_is_asked_for(exported):
@@ -154,16 +160,6 @@ def test_content_when_it_is_asked_for(exported):
     ]
     elsewhere = [span for span in exported.get_finished_spans() if span is not chat]
     assert "on its way" not in str([span.to_json() for span in elsewhere])
-
-
-def test_explanations_are_redacted(exported):
-    """The redact hook sees what verdicts say, too."""
-    configure(redact=lambda text: text.replace("4711", "#"))
-    said = Verdict(outcome="pass", code="fine", reason="order 4711 is known")
-    CascadeChatModel(
-        small=ScriptedChatModel("a"), large=ScriptedChatModel("x"), validators=[lambda _d, _c: said]
-    ).invoke("hi")
-    assert "4711" not in str([span.to_json() for span in exported.get_finished_spans()])
 
 
 async def test_how_it_ends_when_the_model_raises(exported):
@@ -209,8 +205,8 @@ class Structured(ScriptedChatModel):
 
 
 # ---- the root -------------------------------------------------------------------------------------------------------
-def test_a_root_tells_errors_but_not_control_flow(exported):
-    """What the body raises is an error of the run by its class; an interrupt of the host is none."""
+def test_roots(exported):
+    """What the body raises is an error of the run, an interrupt of the host is none; inside a span there is no second root."""
     with pytest.raises(KeyError), invoke_workflow("desk"):
         raise KeyError("secret")
     with pytest.raises(GraphInterrupt), invoke_workflow("desk"):
@@ -220,10 +216,6 @@ def test_a_root_tells_errors_but_not_control_flow(exported):
     assert (interrupted.status.status_code, "error.type" in interrupted.attributes) == (StatusCode.UNSET, False)
     assert "secret" not in failed.to_json()
     assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
-
-
-def test_no_second_root(exported):
-    """Inside a span there is no further root, nor with our spans switched off; what is current is given."""
     with invoke_workflow("outer") as outer, invoke_workflow("inner") as inner:
         assert inner is outer
     configure(otel_spans=False)

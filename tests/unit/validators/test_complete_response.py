@@ -321,24 +321,16 @@ def test_tool_choice(choice: str | None, message: AIMessage, code: str | None) -
     assert verdict is None or verdict.hard
 
 
-def test_parsed_output_answers_a_required_call() -> None:
-    """Structured output that was parsed is an answer, also where it came without text and without a call."""
+def test_answers_without_words() -> None:
+    """Parsed output answers a required call; empty after tool results is empty, and so is content of no known kind."""
     assert judge(AIMessage(""), parsed={"city": "Oslo"}, tool_choice="Weather") is None
-
-
-def test_empty_after_tool_results() -> None:
-    """An empty final answer right after tool results is empty."""
     messages = [HumanMessage("Weather?"), AIMessage("", tool_calls=[CALL]), ToolMessage("sunny", tool_call_id="c1")]
     verdict = judge(AIMessage(""), messages=messages)
     assert verdict is not None
     assert verdict.code == "empty_answer"
-
-
-@pytest.mark.parametrize("content", [None, 7, {"text": "x"}, [None, 7, {"type": ["text"]}]])
-def test_content_of_no_known_kind(content: Any) -> None:
-    """Content that is neither text nor blocks answers nothing."""
-    verdict = judge(AIMessage.model_construct(content=content))
-    assert verdict is None or verdict.code == "empty_answer"
+    for content in [None, 7, {"text": "x"}, [None, 7, {"type": ["text"]}]]:
+        verdict = judge(AIMessage.model_construct(content=content))
+        assert verdict is None or verdict.code == "empty_answer"
 
 
 def openai_answer(message: dict[str, Any], finish_reason: str) -> AIMessage:
@@ -369,16 +361,12 @@ def test_real_openai_messages(message: dict[str, Any], finish_reason: str, code:
     assert (verdict.code if verdict else None) == code
 
 
-def test_wrong_tool_is_pointed_at() -> None:
-    """The path names the call that is not the required one."""
+def test_reasons_and_paths() -> None:
+    """The path names the call that is not the required one, and no reason quotes the answer."""
     other = {"name": "get_time", "args": {}, "id": "c2"}
     verdict = judge(AIMessage("", tool_calls=[CALL, other]), tool_choice="get_weather")
     assert verdict is not None
     assert verdict.path == "/tool_calls/1/name"
-
-
-def test_reason_quotes_nothing() -> None:
-    """No reason holds text of the answer."""
     for message, _ in BROKEN.values():
         verdict = judge(message)
         assert verdict is not None

@@ -183,42 +183,40 @@ def test_optional_values() -> None:
     assert judge("Do it", {"x": ""}, tool({}, {"x": STRING})) == {}
 
 
-@pytest.mark.parametrize("value", ["2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日"])
-def test_invented_date_is_a_soft_fail(value: str) -> None:
-    """A full date whose year nobody mentioned, while no date is known at all, is a soft fail."""
-    verdict = judge("When is sunset tomorrow?", {"x": value})["date_invented"]
-    assert verdict.outcome == "fail"
-    assert verdict.score is not None
-    assert not verdict.hard
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
+def test_dates() -> None:
+    """A full date of a year that nobody mentioned is a soft fail; what follows from a known date is no invention."""
+    for value in ["2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日"]:
+        verdict = judge("When is sunset tomorrow?", {"x": value})["date_invented"]
+        assert verdict.outcome == "fail"
+        assert verdict.score is not None
+        assert not verdict.hard
+    for messages in [
         [SystemMessage("Today is 2023-10-03."), HumanMessage("When is sunset tomorrow?")],
         [HumanMessage("When is sunset on 4 October 2023?")],
         [HumanMessage("When was it?"), ToolMessage("now: Tue Oct 3 2023", tool_call_id="1")],
-    ],
-)
-def test_date_that_follows_from_a_known_one(messages: list[BaseMessage]) -> None:
-    """Where the conversation knows a date, tomorrow's date is no invention."""
-    assert "date_invented" not in judge(messages, {"x": "2023-10-04"})
+    ]:
+        assert "date_invented" not in judge(messages, {"x": "2023-10-04"})
 
 
-@pytest.mark.parametrize(
-    "value", ["<city>", "{{city}}", "{city}", "[CITY_NAME]", "...", "???", "XXXX", "____", "your_api_key", "city_name"]
-)
-def test_placeholder_shapes(value: str) -> None:
-    """Shapes that stand for a value, and the parameter's own name, are a soft fail in every language."""
-    verdict = judge("天気は?", {"city_name": value})["placeholder_value"]
-    assert verdict.outcome == "fail"
-    assert verdict.score == 0.0
-
-
-@pytest.mark.parametrize("value", ["N/A", "unknown", "TBD", "null", "string"])
-def test_words_for_no_value(value: str) -> None:
-    """A word that programs use for "no value" is a placeholder where nobody said it."""
-    assert "placeholder_value" in judge("Weather?", {"city": value})
+def test_placeholders() -> None:
+    """Shapes that stand for a value in every language, the parameter's own name, and words for "no value", are a soft fail."""
+    for value in [
+        "<city>",
+        "{{city}}",
+        "{city}",
+        "[CITY_NAME]",
+        "...",
+        "???",
+        "XXXX",
+        "____",
+        "your_api_key",
+        "city_name",
+    ]:
+        verdict = judge("天気は?", {"city_name": value})["placeholder_value"]
+        assert verdict.outcome == "fail"
+        assert verdict.score == 0.0
+    for value in ["N/A", "unknown", "TBD", "null", "string"]:
+        assert "placeholder_value" in judge("Weather?", {"city": value})
 
 
 @pytest.mark.parametrize(
@@ -239,26 +237,19 @@ def test_look_alikes_of_placeholders(said: str, value: str, schema: dict[str, An
     assert "placeholder_value" not in judge(said, {"x": value}, tool({"x": schema}))
 
 
-@pytest.mark.parametrize(("value", "schema"), [(None, STRING), ("", STRING), ("  ", STRING), (None, NUMBER)])
-def test_empty_required_value(value: Any, schema: dict[str, Any]) -> None:
-    """Null and an empty text where the tool requires a value are a soft fail."""
-    assert judge("Do it", {"x": value}, tool({"x": schema}))["required_empty"].outcome == "fail"
-
-
-@pytest.mark.parametrize(
-    ("value", "schema"),
-    [
+def test_empty_required_value() -> None:
+    """Null and an empty text where the tool requires a value are a soft fail, but where the schema allows them."""
+    for value, schema in [(None, STRING), ("", STRING), ("  ", STRING), (None, NUMBER)]:
+        assert judge("Do it", {"x": value}, tool({"x": schema}))["required_empty"].outcome == "fail"
+    for value, schema in [
         (None, {"type": ["string", "null"]}),
         (None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
         (None, {"type": "string", "nullable": True}),
         ("", {"type": "string", "enum": ["", "a"]}),
         ("", {"type": "string", "default": ""}),
         ([], {"type": "array"}),
-    ],
-)
-def test_emptiness_that_the_tool_allows(value: Any, schema: dict[str, Any]) -> None:
-    """Null or empty is fine where the schema says so."""
-    assert "required_empty" not in judge("Do it", {"x": value}, tool({"x": schema}))
+    ]:
+        assert "required_empty" not in judge("Do it", {"x": value}, tool({"x": schema}))
 
 
 def test_silent_without_calls_and_for_structured_output() -> None:

@@ -147,17 +147,11 @@ def test_structured_output() -> None:
     assert judged.with_structured_output(Sum).invoke("6 * 7?") == Sum(value=41)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"instructions": []}, {"instructions": "A"}, {"instructions": ["A"], "samples": 1}]
-)
-def test_settings(settings: dict[str, Any]) -> None:
-    """No instructions, a text for a list, or nothing to compare with is refused."""
-    with pytest.raises(ConfigurationError):
-        SelfConsistency(**settings)
-
-
-def test_without_a_cascade_it_needs_a_tier() -> None:
-    """Asked outside of a cascade it says what is missing."""
+def test_what_cannot_work_is_refused() -> None:
+    """No instructions, a text for a list, nothing to compare with, and no tier outside of a cascade."""
+    for settings in [{"instructions": []}, {"instructions": "A"}, {"instructions": ["A"], "samples": 1}]:
+        with pytest.raises(ConfigurationError):
+            SelfConsistency(**settings)
     with pytest.raises(ConfigurationError, match="no tier"):
         SelfConsistency(instructions=["A"]).gather(Draft(message=AIMessage("42")), StepContext(), config=None)
 

@@ -79,12 +79,22 @@ def test_path_and_kind_but_no_value(data: dict[str, Any], path: str, kind: str) 
     assert SECRET not in verdict.reason + verdict.path
 
 
-def test_json_schema_declares_names_too() -> None:
-    """A schema given as JSON Schema tells the declared names as well as a class does."""
+def test_names_are_declared_by_any_schema() -> None:
+    """JSON Schema, TypedDict and dataclass declare names as a class does, in a bounded part of the schema."""
     error = error_of({"buyerName": "A", "lines": [{"sku": "a", "count": SECRET}]})
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order.model_json_schema())
     assert verdict is not None
     assert verdict.path == "/parsed/lines/0/count"
+    for schema in [Typed, Plain]:
+        error = error_of({"buyerName": "A", "lines": []} | {"lines": 3}).replace("lines", "count")
+        verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
+        assert verdict is not None
+        assert verdict.path == "/parsed/count"
+    wide = {"anyOf": [{"properties": {f"f{n}": {}}} for n in range(5_000)]}
+    error = error_of({"buyerName": "A"}).replace("lines", "f0")
+    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
+    assert verdict is not None
+    assert verdict.path == "/parsed/*"
 
 
 class Typed(TypedDict):
@@ -94,15 +104,6 @@ class Typed(TypedDict):
 @dataclass
 class Plain:
     count: int
-
-
-@pytest.mark.parametrize("schema", [Typed, Plain])
-def test_typed_dict_and_dataclass(schema: type) -> None:
-    """Names of a TypedDict or a dataclass are declared names."""
-    error = error_of({"buyerName": "A", "lines": []} | {"lines": 3}).replace("lines", "count")
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
-    assert verdict is not None
-    assert verdict.path == "/parsed/count"
 
 
 def test_langchain_parser_error() -> None:
@@ -138,15 +139,6 @@ def test_kept() -> None:
     assert judge(Draft(message=AIMessage("It costs 12 euros."))) is None
     looking = Draft(message=AIMessage("", tool_calls=[call]))
     assert judge(looking, output_schema=Line, tools=[ToolSpec("find")]) is None
-
-
-def test_huge_schema_ends() -> None:
-    """Names are looked for in a bounded part of a schema; those beyond are left out of the path."""
-    wide = {"anyOf": [{"properties": {f"f{n}": {}}} for n in range(5_000)]}
-    error = error_of({"buyerName": "A"}).replace("lines", "f0")
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
-    assert verdict is not None
-    assert verdict.path == "/parsed/*"
 
 
 SCHEMAS = st.sampled_from(

@@ -15,19 +15,18 @@ from cascade_agent.validators import _words as text
 from cascade_agent.validators._conversation import conversation
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("loans", "loan"), ("cities", "city"), ("calculator", "calculate"), ("Straße", "STRASSE"), ("ＡＢＣ", "abc")],
-)
-def test_words_with_one_stem(one: str, other: str) -> None:
-    """Plural, derivation, case and width do not matter."""
-    assert text.terms(text.fold(one)) == text.terms(text.fold(other))
-
-
-@pytest.mark.parametrize("word", ["bus", "boss", "is"])
-def test_short_and_double_s_stay(word: str) -> None:
-    """An s that is no plural stays."""
-    assert text.stem(word) == word
+def test_words_with_one_stem() -> None:
+    """Plural, derivation, case and width do not matter; an s that is no plural stays."""
+    for one, other in [
+        ("loans", "loan"),
+        ("cities", "city"),
+        ("calculator", "calculate"),
+        ("Straße", "STRASSE"),
+        ("ＡＢＣ", "abc"),
+    ]:
+        assert text.terms(text.fold(one)) == text.terms(text.fold(other))
+    for word in ["bus", "boss", "is"]:
+        assert text.stem(word) == word
 
 
 def test_dense_scripts_are_read_in_pairs() -> None:
@@ -59,9 +58,9 @@ def test_identifiers_are_split() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("written", "value"),
-    [
+def test_numbers_of_texts() -> None:
+    """A text that is one number in any usual writing is read as it; words, versions and endless digits are none."""
+    for written, value in [
         ("1,000.5", 1000.5),
         ("1.234.567", 1234567.0),
         ("1,5", 1.5),
@@ -69,17 +68,10 @@ def test_identifiers_are_split() -> None:
         ("-3", -3.0),
         ("1e3", 1000.0),
         ("7%", 7.0),
-    ],
-)
-def test_numbers_in_usual_writings(written: str, value: float) -> None:
-    """A text that is one number is read as it."""
-    assert text.number(written) == value
-
-
-@pytest.mark.parametrize("written", ["", "abc", "12 apples", "1.2.3", "9" * 50, "--"])
-def test_what_is_no_number(written: str) -> None:
-    """Words, versions and endless digits are no number."""
-    assert text.number(written) is None
+    ]:
+        assert text.number(written) == value
+    for written in ["", "abc", "12 apples", "1.2.3", "9" * 50, "--"]:
+        assert text.number(written) is None
 
 
 @given(st.text(alphabet="0123456789.,-+eE%½五⁄ a", max_size=60))

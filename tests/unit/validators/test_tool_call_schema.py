@@ -210,23 +210,15 @@ def test_parallel_calls_are_each_checked():
     ]
 
 
-def test_the_ids_of_calls_are_no_fault():
-    """Absent, empty and repeated ones become fresh ones on the accepted copy."""
+def test_no_finding_where_nothing_is_wrong():
+    """Ids of calls are no fault, a draft without calls is not this validator's business, findings are bounded."""
     context = StepContext(tools=tool_specs([REMOTE]))
     for own in ("same", None, ""):
         call = {"name": "flight", "args": {"origin": "AMS"}, "id": own}
         assert ToolCallSchema()(draft(call, call), context) is None
-
-
-def test_a_draft_without_calls_gets_no_finding():
-    """A text answer is not this validator's business, after any history."""
     context = StepContext(tools=tool_specs([REMOTE]), messages=[HumanMessage("hi")] * 40)
     assert ToolCallSchema()(Draft(message=AIMessage(content="Yes")), context) is None
     assert ToolCallSchema()(draft(("flight", {"origin": "AMS"})), context) is None
-
-
-def test_findings_are_bounded():
-    """A hundred wrong calls give ten findings."""
     context = StepContext(tools=tool_specs([REMOTE]))
     assert len(ToolCallSchema()(draft(*[("flight", {})] * 100), context) or []) == 10
 
