@@ -122,16 +122,12 @@ def test_the_large_one_follows_results_it_was_given():
     assert "2026-05-05" in third.text
 
 
-def test_the_large_one_reports_what_a_tool_refused():
-    """An error of a tool becomes the answer, not a second try."""
+def test_the_large_one_acts_on_results():
+    """What a tool refused becomes the answer, and an action that was done is not repeated with other arguments."""
     history = called("cancel_order", {"order_id": "O-1111", "reason": "other"}, "Order O-1111 is lost.", status="error")
     answer = ask(large_standin(), "Cancel O-1111.", *history)
     assert not answer.tool_calls
     assert "Order O-1111 is lost." in answer.text
-
-
-def test_the_large_one_does_not_act_twice():
-    """An action that was done for an order in this turn is not repeated, though its arguments were others."""
     done = called("refund_order", {"order_id": "O-1111", "amount": 7.0, "reason": "late"}, {"refunded": "7.00"})
     answer = ask(large_standin(), "Refund 5 euros as goodwill for O-1111.", *done)
     assert not answer.tool_calls

@@ -103,15 +103,11 @@ def test_a_database_that_nobody_uses_any_more_is_closed():
         connection.execute("SELECT 1")
 
 
-def test_a_read_cannot_write(db):
-    """A statement that writes is refused on the reading path, whatever it is."""
+def test_reads_are_bounded(db):
+    """They cannot write, at most MAX_ROWS rows come back, and an endless statement is interrupted."""
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         db.read("DELETE FROM orders")
     assert len(db.snapshot()["orders"]) == 200
-
-
-def test_a_read_is_bounded_in_rows_and_time(db):
-    """At most MAX_ROWS rows come back, and an endless statement is interrupted."""
     assert len(db.read("SELECT * FROM orders")) == MAX_ROWS
     with pytest.raises(sqlite3.OperationalError, match="interrupt"):
         db.read("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n")

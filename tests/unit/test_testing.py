@@ -48,8 +48,8 @@ def test_a_script_answers_in_order_and_remembers():
     assert model.asked == 7
 
 
-async def test_sync_and_async_share_one_script():
-    """Whoever asks next gets the next reply; `loop` starts again at the end."""
+async def test_a_script_can_be_shared():
+    """Sync and async, threads, copies and pickles take the next reply each; none is given twice or lost."""
     model = ScriptedChatModel(["one", "two"], loop=True, delay=0.001)
     assert [model.invoke("").text, (await model.ainvoke("")).text, model.invoke("").text] == ["one", "two", "one"]
     assert sorted(m.text for m in await asyncio.gather(*(model.ainvoke("") for _ in range(4)))) == [
@@ -58,6 +58,25 @@ async def test_sync_and_async_share_one_script():
         "two",
         "two",
     ]
+    model = ScriptedChatModel([str(n) for n in range(400)])
+    got: list[str] = []
+
+    def work() -> None:
+        got.extend(model.invoke("").text for _ in range(50))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got, key=int) == [str(n) for n in range(400)]
+    model = ScriptedChatModel(["a", "b", "c"])
+    model.invoke("")
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - our own
+        assert twin.invoke("").text == "b"
+    assert model.asked == 1
+    assert model._identifying_params == {"name": "scripted", "replies": ["'a'", "'b'", "'c'"]}
+    assert model._llm_type == "scripted"
 
 
 def test_a_single_reply_needs_no_list():
@@ -114,33 +133,6 @@ async def test_with_streams_it_streams_as_a_provider_does():
     assert [c["args"] for c in full.tool_calls] == [{"where": "x"}, {"where": "he"}]
     assert full.usage_metadata["total_tokens"] == 3
     assert len(list(ScriptedChatModel("one two").stream(""))) == 1, "without the flag it does not"
-
-
-def test_a_script_is_safe_between_threads():
-    """No reply is given twice and none is lost."""
-    model = ScriptedChatModel([str(n) for n in range(400)])
-    got: list[str] = []
-
-    def work() -> None:
-        got.extend(model.invoke("").text for _ in range(50))
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(got, key=int) == [str(n) for n in range(400)]
-
-
-def test_a_script_can_be_copied_and_pickled():
-    """A copy goes on at the same place; it names itself and its script."""
-    model = ScriptedChatModel(["a", "b", "c"])
-    model.invoke("")
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - our own
-        assert twin.invoke("").text == "b"
-    assert model.asked == 1
-    assert model._identifying_params == {"name": "scripted", "replies": ["'a'", "'b'", "'c'"]}
-    assert model._llm_type == "scripted"
 
 
 def test_validators_with_a_fixed_opinion():

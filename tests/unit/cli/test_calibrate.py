@@ -115,12 +115,25 @@ def test_both_targets_are_compared_on_held_out_episodes(tmp_path: Path) -> None:
     assert data["quality"]["gain"]["by_kind"].keys() == {"call"}
 
 
-def test_json_is_all_there_is(journal: Path) -> None:
-    """`--json` prints one object: threshold, certificate, labels, the policy, and where it was written."""
+def test_other_files_and_settings(journal: Path, tmp_path: Path) -> None:
+    """`--labels` joins another file; `--policy`, `--scorer` and `--per` are kept; `--json` is one object."""
     data = json.loads(run(journal, "--max-loss", 0.05, "--json").stdout)
     assert data["policy"]["threshold"] == data["threshold"]
     assert data["out"] is None
     assert data["labels"]["by_source"] == {"escalation": 400}
+    other = journal.with_name("people.jsonl")
+    with Journal(other) as file:
+        file.label(f"{3:032x}", source="person", right=False)
+    data = json.loads(run(journal, "--max-loss", 0.05, "--labels", other, "--json").stdout)
+    assert data["labels"]["by_source"] == {"escalation": 399, "person": 1}
+    base = tmp_path / "base.json"
+    write_policy(Policy(on_exhausted="raise"), base)
+    args = ("--max-loss", 0.05, "--policy", base, "--scorer", "rules", "--per", "episode", "--out", tmp_path / "p.json")
+    run(journal, *args)
+    policy = load_policy(tmp_path / "p.json")
+    assert policy.on_exhausted == "raise"
+    assert policy.scorer.weights == shipped_scorer().weights
+    assert policy.provenance["per"] == "episode"
 
 
 def test_no_threshold_is_an_honest_end(journal: Path) -> None:
@@ -136,27 +149,6 @@ def test_no_threshold_is_an_honest_end(journal: Path) -> None:
     data = json.loads(run(journal, "--max-loss", 0.001, "--out", out, "--json", code=1).stdout)
     assert (data["policy"], data["out"], data["certificate"]["missing"]) == (None, None, 1902)
     assert out.read_bytes() == before
-
-
-def test_labels_may_stand_in_other_files(journal: Path) -> None:
-    """`--labels` joins labels of another file to these steps."""
-    other = journal.with_name("people.jsonl")
-    with Journal(other) as file:
-        file.label(f"{3:032x}", source="person", right=False)
-    data = json.loads(run(journal, "--max-loss", 0.05, "--labels", other, "--json").stdout)
-    assert data["labels"]["by_source"] == {"escalation": 399, "person": 1}
-
-
-def test_settings_and_scorer_can_be_named(journal: Path, tmp_path: Path) -> None:
-    """`--policy` keeps its settings, `--scorer rules` keeps its scorer, `--per episode` is in the provenance."""
-    base = tmp_path / "base.json"
-    write_policy(Policy(on_exhausted="raise"), base)
-    args = ("--max-loss", 0.05, "--policy", base, "--scorer", "rules", "--per", "episode", "--out", tmp_path / "p.json")
-    run(journal, *args)
-    policy = load_policy(tmp_path / "p.json")
-    assert policy.on_exhausted == "raise"
-    assert policy.scorer.weights == shipped_scorer().weights
-    assert policy.provenance["per"] == "episode"
 
 
 def test_kinds_and_irreversible_tools_have_thresholds_of_their_own(tmp_path: Path) -> None:

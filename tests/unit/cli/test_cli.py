@@ -155,20 +155,18 @@ def test_the_demo_asks_any_compatible_endpoint(tmp_path):
     assert summary["arms"]["cascade"]["large_calls"] > 0
 
 
-def test_out_that_is_a_file_is_refused(tmp_path):
-    """A file where the directory should be is named."""
+def test_help_version_and_completion(tmp_path):
+    """Every command explains itself; `--version` prints it; a file where the directory should be is named."""
+    for args in [["--help"], ["demo", "--help"], ["trace", "--help"]]:
+        result = command(*args, cwd=tmp_path)
+        assert result.exit_code == 0
+        assert "Usage" in result.stdout
+    assert command("--version", cwd=tmp_path).stdout == f"cascade-agent {cascade_agent.__version__}\n"
+    assert "--install-completion" in command("--help", cwd=tmp_path).stdout
     (tmp_path / "taken").write_text("x", encoding="utf-8")
     result = command("demo", "--out", "taken", cwd=tmp_path)
     assert result.exit_code == 2
     assert "taken" in result.stderr
-
-
-@pytest.mark.parametrize("args", [["--help"], ["demo", "--help"], ["trace", "--help"]])
-def test_help(tmp_path, args):
-    """Every command explains itself."""
-    result = command(*args, cwd=tmp_path)
-    assert result.exit_code == 0
-    assert "Usage" in result.stdout
 
 
 @pytest.fixture
@@ -231,9 +229,3 @@ def test_trace_filters_and_json(journal, tmp_path):
     ):
         data = json.loads(command("trace", journal, "--json", *args, cwd=tmp_path).stdout)
         assert [StepTrace.from_json(item).id for item in data] == ids
-
-
-def test_version_and_completion(tmp_path):
-    """`--version` prints it; shell completion can be had."""
-    assert command("--version", cwd=tmp_path).stdout == f"cascade-agent {cascade_agent.__version__}\n"
-    assert "--install-completion" in command("--help", cwd=tmp_path).stdout

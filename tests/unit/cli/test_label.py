@@ -107,8 +107,8 @@ def test_the_beginning_of_an_id_is_enough_where_only_one_step_has_it(journal: Pa
     assert said(journal)[-1] == ("a", "person", True, None)
 
 
-def test_contradictions_are_shown_and_all_labels_kept(journal: Path) -> None:
-    """A second label of the other opinion is added; both are shown, and the one that counts."""
+def test_labels_are_written_once(journal: Path) -> None:
+    """The same label changes nothing; another opinion is added, both are shown, and the one that counts."""
     run(journal, "a1", "--right", "--source", "evaluator")
     text = run(journal, "a1", "--wrong").stdout
     assert "a1: labels contradict each other, all are kept:" in text
@@ -118,10 +118,6 @@ def test_contradictions_are_shown_and_all_labels_kept(journal: Path) -> None:
     data = json.loads(run(journal, "a1", "--wrong", "--note", "sure", "--json").stdout)
     assert [len(c["labels"]) for c in data["conflicts"]] == [3]
     assert data["written"][0]["note"] == "sure"
-
-
-def test_the_same_label_is_not_written_twice(journal: Path) -> None:
-    """Saying the same again changes nothing and says so."""
     run(journal, "a1", "--right")
     assert "0 labels written" in run(journal, "a1", "--right").stdout
     assert len(said(journal)) == 1
@@ -179,15 +175,11 @@ def test_a_session_in_a_process_of_its_own_reads_every_key(journal: Path) -> Non
     assert said(journal) == [("c1", "review", False, None), ("b1", "review", True, None)]
 
 
-def test_keys_that_mean_nothing_are_asked_again_and_the_end_of_input_quits(journal: Path) -> None:
-    """Unknown keys (and h where no large answer is) ask again; skipped steps get no label; b is wrong without harm."""
+def test_sessions_go_on(journal: Path) -> None:
+    """Unknown keys ask again, the end of input quits, labelled steps do not come again."""
     text = run(journal, keys="x\n\nh\ns\nb\n").stdout
     assert text.count("s skip, q quit:") == 3
     assert said(journal) == [("c1", "review", False, False)]
-
-
-def test_labelled_steps_do_not_come_again(journal: Path) -> None:
-    """The next session goes on with what has no label, and says when there is none left."""
     run(journal, keys="r\n" * 5)
     assert "0 steps to look at" in run(journal).stdout
     assert len(said(journal)) == 5

@@ -185,17 +185,13 @@ def test_the_cascade_inside_of_a_tier_is_nested(tmp_path):
     assert any("a cascade whose record cannot be read" in line for line in lines)
 
 
-def test_threads_that_interleave_are_put_together(tmp_path):
-    """Each under one heading, in the order in which they began, with what they cost together."""
+def test_threads(tmp_path):
+    """Put together under one heading with their cost; beyond the room they get a second one."""
     steps = [step(n, thread=f"t{n % 3}") for n in range(9)]
     written(tmp_path / "j.jsonl", *steps, step(9, thread=None))
     text = run(tmp_path / "j.jsonl").stdout
     headings = [line for line in text.splitlines() if line and line[0] not in " │├└"]
     assert headings == [f"t{n}, 3 steps, 0.003000 USD" for n in range(3)] + ["(no thread) id9"]
-
-
-def test_a_thread_beyond_the_room_gets_a_second_heading(tmp_path):
-    """Printing begins before the file ends: steps wait in a room of fixed size."""
     steps = [step(n, thread="long" if n % 2 else f"t{n % 7}") for n in range(2300)]
     written(tmp_path / "j.jsonl", *steps)
     text = run(tmp_path / "j.jsonl").stdout
@@ -243,12 +239,20 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command(tmp_path, args):
         assert record["labels"][0]["note"] == StepTrace.from_json(record).step == HOSTILE.replace("\ud800", "\ufffd")
 
 
-def test_harmless_texts_are_left_as_they_are():
-    """Scripts of the world, combined emoji and quotes pass; JSON reads back as the same."""
+def test_terminals(tmp_path):
+    """Colours are for terminals unless NO_COLOR is set; harmless scripts pass; ASCII alone is escaped."""
     text = 'Grüße 你好 مرحبا 👩\u200d🚀 "x" [y]'
     assert safe_text(text) == text
     assert json.loads(safe_json({"a": text + "\x9b\u202e"})) == {"a": text + "\x9b\u202e"}
     assert safe_text("a" * 1000, 10) == "a" * 9 + "…"
+    written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
+    result = run(tmp_path / "j.jsonl", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert result.exit_code == 0, result.stderr
+    assert "Gr\\xfc\\xdfe" in result.stdout
+    colour, path = re.compile("\x1b\\[[0-9;]*3[0-9]"), written(tmp_path / "j.jsonl", step(1)).path
+    assert colour.search(on_a_terminal(path))
+    assert not colour.search(on_a_terminal(path, NO_COLOR="1"))
+    assert "\x1b" not in run(path).stdout
 
 
 def on_a_terminal(*args: object, **env: str) -> str:
@@ -267,22 +271,6 @@ def on_a_terminal(*args: object, **env: str) -> str:
     process.wait(timeout=60)
     os.close(own)
     return text.decode()
-
-
-def test_an_output_that_cannot_show_a_character_escapes_it(tmp_path):
-    """A terminal of ASCII alone is no error."""
-    written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
-    result = run(tmp_path / "j.jsonl", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert result.exit_code == 0, result.stderr
-    assert "Gr\\xfc\\xdfe" in result.stdout
-
-
-def test_colours_are_for_terminals(tmp_path):
-    """A terminal gets them unless NO_COLOR is set; a pipe gets none."""
-    colour, path = re.compile("\x1b\\[[0-9;]*3[0-9]"), written(tmp_path / "j.jsonl", step(1)).path
-    assert colour.search(on_a_terminal(path))
-    assert not colour.search(on_a_terminal(path, NO_COLOR="1"))
-    assert "\x1b" not in run(path).stdout
 
 
 def test_quiet_prints_a_line_a_step(tmp_path):
