@@ -21,7 +21,14 @@ from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.journal.writer import Journal
 
 ROOT = Path(__file__).parents[1]
+RUN = {"slow": True}
+"""Whether slow tests run too; `conftest.py` sets it from the marks that were selected."""
 BOTH = pytest.mark.parametrize("how", ["sync", "async"])
+
+
+def examples(quick: int, full: int) -> int:
+    """The number of examples of a property: `full` where slow tests run too, as in CI."""
+    return full if RUN["slow"] else quick
 
 
 async def ask(runnable: Any, value: Any = "hi", config: Any = None, *, how: str = "async", **kwargs: Any) -> Any:

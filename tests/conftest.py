@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.builders import RUN
 from tests.interop.stub_openai import StubOpenAI
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say whether slow tests run, before any module of tests is imported."""
+    RUN["slow"] = config.option.markexpr != "not slow"
 
 
 @pytest.fixture(scope="module")

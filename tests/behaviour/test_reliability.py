@@ -24,7 +24,7 @@ from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tie
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
-from tests.builders import BOTH, ask, record, refuses_small
+from tests.builders import BOTH, ask, examples, record, refuses_small
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
@@ -629,7 +629,7 @@ scripts = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50, 150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(small=scripts, middle=scripts, large=scripts, ladder=st.booleans(), how=st.sampled_from(["sync", "async"]))
 def test_the_books_balance(small, middle, large, ladder, how):  # noqa: C901 - one script, four books
     """The sum of the attempts, the record on the message, the usage callbacks and the journal agree to the token.

@@ -34,7 +34,7 @@ from cascade_agent import (
     default_validators,
 )
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import City, call
+from tests.builders import City, call, examples
 
 WAYS = pytest.mark.parametrize("way", ["sync", "async", "stream", "astream"])
 ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "structured", "node", "middleware"])
@@ -309,7 +309,7 @@ def seen(ask: Any) -> Any:
 STRUCTURED = st.sampled_from([city(3), city("big"), call("City"), "fine", ConnectionError("down"), ValueError("odd")])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300), deadline=None)
 @given(
     data=st.data(),
     shape=st.sampled_from([*SHAPES, "agent"]),

@@ -21,6 +21,7 @@ from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import ValidatorSet
+from tests.builders import examples
 
 unit = st.floats(0, 1)
 
@@ -216,7 +217,7 @@ inputs_seen = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300), deadline=None)
 @given(
     small=with_hangs,
     large=with_hangs,

@@ -1,7 +1,6 @@
 """Spans of a step: how they nest, what they say, and that a broken provider never reaches the step."""
 
 import asyncio
-import logging
 import subprocess
 import sys
 from typing import Any
@@ -106,48 +105,6 @@ def cascade(spans: Spans, **kwargs: Any) -> CascadeChatModel:
 
 
 ONE_STEP = ("cascade.step desk", [("cascade.attempt small", [("chat", [])]), ("cascade.attempt large", [("chat", [])])])
-
-
-@BOTH
-@pytest.mark.parametrize("budget", [60.0, None], ids=["deadline", "no deadline"])
-async def test_attempts_nest_under_their_step_and_calls_under_their_attempt(spans, how, budget):
-    """With no instrumentation of LangChain, in threads with a deadline, in tasks, in streams; under the user's span."""
-    with spans.tracer.start_as_current_span("request"):
-        await ask(cascade(spans, policy=Policy(latency_budget=budget)), how=how)
-    assert spans.tree() == [("request", [ONE_STEP])]
-    assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
-
-
-async def test_parallel_steps_nest_apart(spans):
-    """Steps of one gather each hold their own attempts, under the span that was current."""
-    model = cascade(spans, policy=Policy(skip_small=False))
-    with spans.tracer.start_as_current_span("request"):
-        await asyncio.gather(*(model.ainvoke("hi") for _ in range(20)))
-        model.batch(["hi"] * 20)
-    assert spans.tree() == [("request", [ONE_STEP] * 40)]
-
-
-async def test_evidence_nests_under_the_attempt_it_judges(spans):
-    """A judge's own spans belong to the attempt whose draft is judged."""
-
-    class Judge:
-        name, stage = "judge", "evidence"
-
-        def gather(self, draft: Any, context: Any, *, config: Any) -> Any:
-            from cascade_agent.core.records import SideCall
-
-            with spans.tracer.start_as_current_span("judging"):
-                return Verdict(outcome="pass", score=0.95, code="judged"), SideCall(name="judge", cost=0.0)
-
-        async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
-            return self.gather(draft, context, config=config)
-
-    model = cascade(spans, validators=[Judge()])
-    await ask(model, how="sync")
-    await ask(model, how="async")
-    validate = ("cascade.validate judge", [("judging", [])])
-    one = ("cascade.step desk", [("cascade.attempt small", [("chat", []), validate])])
-    assert spans.tree() == [one, one]
 
 
 def test_what_the_spans_say(spans):
@@ -266,20 +223,6 @@ def test_a_skipped_tier_has_no_span(spans):
     cascade(spans, validators=[hopeless]).invoke("hi")
     assert spans.tree() == [("cascade.step desk", [("cascade.attempt large", [("chat", [])])])]
     assert spans.named("cascade.step desk")[0].attributes["cascade.step.attempts"] == 1
-
-
-async def test_a_stream_that_is_left_leaves_no_context_behind(spans, caplog):
-    """Breaking a stream off, in another task or none at all, logs nothing and leaves no span current."""
-    with caplog.at_level(logging.DEBUG, "opentelemetry"):
-        for _ in cascade(spans).stream("hi"):
-            assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
-            break
-        stream = cascade(spans).astream("hi")
-        await asyncio.create_task(anext(stream))
-        await asyncio.create_task(stream.aclose())
-    assert "detach" not in caplog.text
-    assert otel_context.get_current() == otel_context.Context()
-    assert len(spans.named("cascade.step desk")) == 2
 
 
 def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):

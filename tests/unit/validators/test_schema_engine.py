@@ -19,6 +19,7 @@ from cascade_agent.validators.json_schema import schema as _schema
 from cascade_agent.validators.json_schema.keywords import MAX_FAULTS
 from cascade_agent.validators.json_schema.patterns import PatternError, compile_pattern
 from cascade_agent.validators.json_schema.schema import MAX_BYTES, MAX_NODES, MAX_STEPS, Fault, Schema
+from tests.builders import examples
 from tests.unit.validators.hostile_schemas import CASES, HOSTILE_VALUES, NONE, Case, made
 
 # ---- one table per keyword, the independent implementation agreeing on every row ------------------------------------
@@ -222,7 +223,11 @@ def _same_reading(schema: dict[str, Any]) -> bool:
     return not any("listed value" in fault.message for fault in Schema(schema).unchecked)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(100, 400),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(schema=DEFINED, values=st.lists(VALUES, min_size=1, max_size=4))
 @example(schema={"contains": {"type": "integer"}, "unevaluatedItems": False, "$defs": {}}, values=[[1, "x"]])
 def test_random_schemas_are_judged_as_the_independent_implementation_judges_them(
@@ -240,7 +245,7 @@ def test_random_schemas_are_judged_as_the_independent_implementation_judges_them
         assert bool(report.faults) is not oracle.is_valid(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100, 300), deadline=None)
 @given(schema=st.recursive(st.one_of(SCALARS, st.floats(), st.text(max_size=3)), lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(st.sampled_from([*_schema._ONE, *_schema._LISTS, *_schema._MAPS, "type", "enum", "const", "required", "pattern", "minimum", "maxLength", "multipleOf", "minContains", "uniqueItems", "nullable", "$ref", "$id", "$anchor", "$dynamicRef", "dependentRequired"]), v, max_size=5)), max_leaves=20), value=VALUES)  # fmt: skip
 def test_nothing_that_a_schema_may_be_makes_the_checker_raise(schema: Any, value: Any):
     """Keywords with random JSON as their values compile and check; a report is always given."""
@@ -458,7 +463,7 @@ SOURCES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(100, 400), deadline=None)
 @given(source=SOURCES, texts=st.lists(st.text(alphabet="abc1_. \n", max_size=7), min_size=1, max_size=5))
 def test_a_translated_pattern_finds_what_re_finds(source: str, texts: list[str]):
     """On patterns whose syntax both share, RE2 and a backtracking engine agree on every text, or RE2 declines."""
