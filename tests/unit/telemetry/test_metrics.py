@@ -243,14 +243,18 @@ def test_calls_beside_the_drafts_are_paid_and_are_no_validators(seen, tmp_path):
     assert seen.values("cascade.attempts")["accepted", "accepted", "shy", "small"] == 1
 
 
-async def test_costs_of_nested_and_mixed_currencies(seen):
-    """The inner cascade tells its own cost, once; parts of unknown currency are unknown, never added up."""
+async def test_a_cascade_in_a_cascade_is_paid_once(seen):
+    """The inner cascade tells its own cost; over all steps the sum is what was paid."""
     outer = cascade(small=cascade(name="inner"), name="outer", validators=[])
     trace = trace_of(outer.invoke("hi"))
     assert trace.attempts[0].inner is not None
     assert sum(seen.values("cascade.cost").values()) == pytest.approx(trace.cost)
     assert {key[1] for key in seen.values("cascade.cost")} == {"inner"}
     assert seen.values("cascade.step.duration") == {("escalated", "inner"): 1, ("accepted", "outer"): 1}
+
+
+def test_cost_in_several_currencies_is_unknown(seen):
+    """Parts whose currency is not known are counted as unknown, never added up."""
     parts = (Attempt(tier="small", cost=1.0), Attempt(tier="large", outcome="accepted", cost=2.0))
     trace = StepTrace(id="1", step="desk", outcome="escalated", reason="odd", attempts=parts, cost=None)
     metrics.record(otel_trace.INVALID_SPAN, trace)
@@ -316,8 +320,8 @@ def test_many_conversations_are_few_series(seen):
     assert sum(seen.values("cascade.step.duration").values()) == 500
 
 
-def test_names_of_steps_are_bounded_and_clean(seen):
-    """Of 210 names the first 200 stay, the rest are `other`; one that no wire can hold is mended."""
+def test_names_of_steps_are_the_only_open_dimension(seen):
+    """Of 210 steps with names of their own the first 200 keep their name, the rest are `other`; none gets lost."""
     for index in range(210):
         cascade(name=f"step {index}").invoke("hi")
     for name in DIMENSIONS:
@@ -325,9 +329,6 @@ def test_names_of_steps_are_bounded_and_clean(seen):
         assert not kept or kept == {*(f"step {index}" for index in range(200)), "other"}, name
     assert seen.values("cascade.step.duration")["escalated", "other"] == 10
     assert sum(seen.values("cascade.attempts").values()) == 420
-    cascade(name="a\ud800\0b").invoke("hi")
-    (point,) = seen.points("cascade.step.duration")
-    assert point.attributes["step"] == "a\ufffd\ufffdb"
 
 
 def test_a_validator_that_names_its_findings_at_will_is_bounded_too(seen):
@@ -352,6 +353,13 @@ def test_a_validator_that_names_its_findings_at_will_is_bounded_too(seen):
     assert len(sets) == 1901
     assert (("step", "other"), ("tier", "small"), ("reason", "other")) in sets
     assert sum(seen.values("cascade.validation.results").values()) == 3000
+
+
+def test_a_name_that_no_wire_can_hold_is_mended(seen):
+    """A lone surrogate or a NUL in the name of a step never reaches an exporter."""
+    cascade(name="a\ud800\0b").invoke("hi")
+    (point,) = seen.points("cascade.step.duration")
+    assert point.attributes["step"] == "a\ufffd\ufffdb"
 
 
 # ---- never in the way -----------------------------------------------------------------------------------------------
