@@ -19,7 +19,6 @@ def bench() -> Any:
     """The benchmark as a module, with shorter streams."""
     sys.path.insert(0, str(BENCHMARKS))
     spec = importlib.util.spec_from_file_location("drift_benchmark", BENCHMARKS / "drift.py")
-    assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["drift_benchmark"] = module

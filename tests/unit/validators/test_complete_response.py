@@ -123,7 +123,6 @@ def test_broken(case: str) -> None:
     """An answer that is missing, cut, refused, failed or cannot be kept is a hard fail with its own code."""
     message, code = BROKEN[case]
     verdict = judge(message)
-    assert verdict is not None
     assert (verdict.code, verdict.hard, verdict.validator) == (code, True, "CompleteResponse")
 
 
@@ -221,7 +220,6 @@ def test_a_call_as_text(case: str) -> None:
     """The raw markup of a call to an offered tool is no answer, as text and as a text block."""
     for content in (RAW[case], [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": RAW[case]}]):
         verdict = judge(AIMessage(content))
-        assert verdict is not None
         assert (verdict.code, verdict.hard, verdict.path) == ("call_as_text", True, "/text")
         assert "Oslo" not in verdict.reason
 
@@ -246,7 +244,6 @@ def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
         (),
     ):  # markup is markup, whatever the name; large may not give it unmarked either
         verdict = judge(AIMessage(text), tools=tools)
-        assert verdict is not None
         assert verdict.code == "call_as_text"
     assert judge(AIMessage(text), parsed={"city": "Oslo"}) is None
     if "not closed" not in case:
@@ -326,7 +323,6 @@ def test_answers_without_words() -> None:
     assert judge(AIMessage(""), parsed={"city": "Oslo"}, tool_choice="Weather") is None
     messages = [HumanMessage("Weather?"), AIMessage("", tool_calls=[CALL]), ToolMessage("sunny", tool_call_id="c1")]
     verdict = judge(AIMessage(""), messages=messages)
-    assert verdict is not None
     assert verdict.code == "empty_answer"
     for content in [None, 7, {"text": "x"}, [None, 7, {"type": ["text"]}]]:
         verdict = judge(AIMessage.model_construct(content=content))
@@ -365,11 +361,9 @@ def test_reasons_and_paths() -> None:
     """The path names the call that is not the required one, and no reason quotes the answer."""
     other = {"name": "get_time", "args": {}, "id": "c2"}
     verdict = judge(AIMessage("", tool_calls=[CALL, other]), tool_choice="get_weather")
-    assert verdict is not None
     assert verdict.path == "/tool_calls/1/name"
     for message, _ in BROKEN.values():
         verdict = judge(message)
-        assert verdict is not None
         assert len(verdict.reason) <= 500
         assert "Hm" not in verdict.reason
         assert "Half" not in verdict.reason

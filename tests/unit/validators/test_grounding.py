@@ -104,7 +104,6 @@ def test_change_of_unit_is_derived_not_invented(said: str, value: float) -> None
 def test_value_out_of_nowhere_is_objected_to(said: str, value: Any) -> None:
     """A value that nobody mentioned scores low, with the path of the argument and without quoting it."""
     verdict = judge(said, {"x": value})["argument_grounded"]
-    assert verdict.score is not None
     assert verdict.score < 0.4
     assert verdict.outcome == "pass"
     assert verdict.path == "/tool_calls/0/args/x"
@@ -115,7 +114,6 @@ def test_the_worst_of_several_arguments_is_named() -> None:
     """By its JSON pointer, elements of lists and fields one by one; the score lies between the least and the mean."""
     verdict = judge("Send 20 euros to Ana", {"to": "Ana", "amount": 20, "iban": "DE89370400"})["argument_grounded"]
     assert verdict.path.endswith("/iban")
-    assert verdict.score is not None
     assert 0.0 < verdict.score < 0.7
     verdict = judge("hello", {"a/b~c": "zzzzz"})["argument_grounded"]
     assert verdict.path == "/tool_calls/0/args/a~1b~0c"
@@ -274,7 +272,6 @@ def test_never_raises(said: str, args: dict[str, Any], schema: Any) -> None:
     """Any text, any arguments and any schema give verdicts with scores in [0, 1]."""
     spec = ToolSpec("act", "", {"type": "object", "properties": dict.fromkeys(args, schema), "required": list(args)})
     for verdict in judge(said, args, spec).values():
-        assert verdict.score is not None
         assert 0.0 <= verdict.score <= 1.0
         assert len(verdict.reason) <= 500
 

@@ -105,7 +105,6 @@ def test_broken_plan(case: str, shape: str) -> None:
     else:
         blocks = [{"type": "text", "text": json.dumps(steps)}]
         verdict, root = judge(AIMessage(blocks)), "/text"
-    assert verdict is not None
     assert (verdict.code, verdict.hard, verdict.path) == (code, True, root + place)
 
 
@@ -155,7 +154,6 @@ def test_empty_plan() -> None:
         ({"steps": []}, Plan.model_json_schema()),
     ):
         verdict = judge("", parsed=parsed, output_schema=schema)
-        assert verdict is not None
         assert (verdict.code, verdict.hard) == ("plan_empty", True)
     assert judge("", parsed={"steps": []}) is None
     assert judge("", parsed={"steps": []}, output_schema={"title": "Recipe", "properties": {"steps": {}}}) is None
@@ -197,7 +195,6 @@ def test_known_tools() -> None:
     assert judge("", parsed=plan, tools=()) is None
     assert judge("", PlanConsistency(known_tools=["fly"]), parsed=plan) is None
     verdict = judge("", PlanConsistency(known_tools={"swim"}), parsed=plan, tools=())
-    assert verdict is not None
     assert verdict.code == "plan_unknown_tool"
     draft = AIMessage("", tool_calls=[call("Plan", steps=[step("a", "fly")])])
     assert judge(draft, parsed=Plan(steps=[PlanStep(id="a", tool="fly")]), tools=[ToolSpec("Plan")]) is None
@@ -205,7 +202,6 @@ def test_known_tools() -> None:
     text = '{"steps": [{"id": "a", "tool": "nope", "description": "x", "depends_on": []}]}'
     draft = Draft(message=AIMessage(text))
     verdict = PlanConsistency(known_tools=["look_up"])(draft, StepContext(messages=[HumanMessage("Plan it.")]))
-    assert verdict is not None
     assert verdict.code == "plan_unknown_tool"
 
 
@@ -214,7 +210,6 @@ def test_required_outputs() -> None:
     plan = {"steps": [step("a"), step("b", "refund", outputs=["receipt"])]}
     assert judge("", PlanConsistency(required_outputs=["a", "refund", "receipt"]), parsed=plan) is None
     verdict = judge("", PlanConsistency(required_outputs=["receipt", "letter"]), parsed=plan)
-    assert verdict is not None
     assert (verdict.code, verdict.hard) == ("plan_missing_output", True)
 
     def asked_for(context: StepContext) -> list[str]:
@@ -235,15 +230,12 @@ def test_replanning_is_allowed_and_recorded() -> None:
         judge([call("replan", **plan)], validator, state=state),
         judge(json.dumps(plan), validator, state=state),
     ):
-        assert verdict is not None
         assert (verdict.outcome, verdict.code, verdict.score) == ("pass", "replanned", None)
     waiting = {"steps": [step("c", "send_mail", "a", "d", args={"x": "$d"}), step("d")]}
     assert judge("", parsed=waiting, state=state).code == "replanned"
     broken = judge("", parsed={"steps": [step("c", "send_mail", "z")]}, state=state)
-    assert broken is not None
     assert broken.code == "plan_unknown_dependency"
     lost = judge("", PlanConsistency(required_outputs=["b"]), parsed={"steps": [step("c")]}, state=state)
-    assert lost is not None
     assert lost.code == "plan_missing_output"
 
 
@@ -307,7 +299,6 @@ def test_bad_action(case: str) -> None:
     """A call that the plan does not have due is a hard fail that points at the call."""
     steps, calls, code, place = BAD_ACTIONS[case]
     verdict = judge(calls, state={"plan": {"steps": steps}, "results": RESULTS})
-    assert verdict is not None
     assert (verdict.code, verdict.hard) == (code, True)
     assert verdict.path == f"/tool_calls/{len(calls) - 1}{place}"
     assert "Ada" not in verdict.reason
@@ -367,7 +358,6 @@ def test_states_of_steps() -> None:
         assert judge([call("refund", order=17)], state={"plan": order_plan(pay=status), "results": RESULTS}) is None
     assert judge([call("refund", order=1)], state={"plan": order_plan("skipped")}) is None
     verdict = judge([call("find_order")], state={"plan": order_plan("cancelled")})
-    assert verdict is not None
     assert verdict.code == "plan_unexpected_call"
     assert judge([call("refund", order=1)], state={"plan": order_plan("quux")}) is None
     assert judge([call("find_order", name="Ada")], state={"plan": order_plan("quux")}) is None
@@ -389,7 +379,6 @@ def test_calls_outside_of_the_plan() -> None:
 def test_final_texts() -> None:
     """Final while steps are open is a soft fail; settled plans, structured output, broken calls and reports are kept."""
     verdict = judge("All done!", state={"plan": order_plan()})
-    assert verdict is not None
     assert (verdict.outcome, verdict.code, verdict.hard) == ("fail", "plan_steps_open", False)
     assert judge("All done!", state={"plan": order_plan("done", "done", "skipped")}) is None
     assert judge("It did not work.", state={"plan": order_plan("done", "failed", "skipped")}) is None
@@ -413,7 +402,6 @@ def test_progress_without_a_status() -> None:
     assert judge([call("send_mail")], state={"plan": plan}) is None
     assert judge("Done.", state={"plan": plan}) is None
     verdict = judge([call("get_weather")], state={"plan": plan})
-    assert verdict is not None
     assert verdict.code == "plan_unexpected_call"
     assert judge([call("refund")], state={"plan": plan, "results": {"a": 1}}) is None
     assert judge([call("send_mail")], state={"plan": plan, "results": {"a": 1}}) is not None
@@ -434,7 +422,6 @@ def test_finished_plan_binds_no_later_turn() -> None:
     verdict = judge(
         [call("find_order", name="Ada")], state=state, messages=answered("find_order", "refund", "send_mail")
     )
-    assert verdict is not None
     assert verdict.code == "plan_step_done"
 
 
@@ -550,14 +537,12 @@ def test_literal_argument_that_differs() -> None:
     plan = [step("a", args={"name": "Ada", "limit": 5, "page": None}, status="pending"), step("b", "refund")]
     assert judge([call("find_order", name="ada", limit=5.0)], state={"plan": plan}) is None
     verdict = judge([call("find_order", name="Bob", limit=6), call("refund")], state={"plan": plan})
-    assert verdict is not None
     assert (verdict.outcome, verdict.code, verdict.path) == (
         "abstain",
         "plan_argument_differs",
         "/tool_calls/0/args/name",
     )
     hard = judge([call("find_order", name="Bob"), call("get_weather")], state={"plan": plan})
-    assert hard is not None
     assert hard.code == "plan_unexpected_call"
 
 
@@ -604,7 +589,6 @@ def test_plans_that_bind_nothing() -> None:
             assert judge(action, state=state) is None
         for validator in (PlanConsistency(lambda s: s["plan"]), PlanConsistency(known_tools=["find_order"])):
             verdict = judge([call("get_weather")], validator, state=state)
-            assert verdict is not None
             assert verdict.code == "plan_unexpected_call"
     for tools in ((), (ToolSpec("get_weather"),)):
         assert judge([call("get_weather")], state={"plan": order_plan()}, tools=tools) is None
@@ -614,7 +598,6 @@ def test_an_own_reader() -> None:
     """What it returns is reported when it is no plan; None and an empty plan are no plan yet."""
     for value in ("text", 7, [step("a"), step("a")]):
         verdict = judge("Done.", PlanConsistency(lambda _, value=value: value), state={})
-        assert verdict is not None
         assert (verdict.outcome, verdict.code, verdict.score) == ("abstain", "plan_unreadable", None)
     assert judge("Done.", PlanConsistency(lambda _: []), state={}) is None
     assert judge("Done.", PlanConsistency(lambda _: None), state={}) is None

@@ -109,7 +109,6 @@ def test_skipped_work_fails_softly(case: str) -> None:
     """A later turn that ends in words where a call was due is a soft fail at the text."""
     (history, user, text), code = FOUND[case]
     verdict = judge(history, user, text)
-    assert verdict is not None
     assert (verdict.outcome, verdict.code, verdict.path, verdict.hard) == ("fail", code, "/text", False)
     assert text not in verdict.reason
 

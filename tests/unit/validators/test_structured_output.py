@@ -56,7 +56,6 @@ def error_of(data: dict[str, Any]) -> str:
 def test_parsing_error_is_a_hard_fail() -> None:
     """A parsing error fails hard, also where no schema is known."""
     verdict = judge(Draft(message=AIMessage("{"), parsing_error="JSONDecodeError: Expecting property name"))
-    assert verdict is not None
     assert (verdict.code, verdict.hard, verdict.path) == ("unparsed_output", True, "/parsed")
     assert "JSONDecodeError" in verdict.reason
 
@@ -73,7 +72,6 @@ def test_parsing_error_is_a_hard_fail() -> None:
 def test_path_and_kind_but_no_value(data: dict[str, Any], path: str, kind: str) -> None:
     """The reason names path and kind of the first error; values and names that nobody declared are left out."""
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error_of(data)), output_schema=Order)
-    assert verdict is not None
     assert verdict.path == path
     assert kind in verdict.reason
     assert SECRET not in verdict.reason + verdict.path
@@ -83,17 +81,14 @@ def test_names_are_declared_by_any_schema() -> None:
     """JSON Schema, TypedDict and dataclass declare names as a class does, in a bounded part of the schema."""
     error = error_of({"buyerName": "A", "lines": [{"sku": "a", "count": SECRET}]})
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order.model_json_schema())
-    assert verdict is not None
     assert verdict.path == "/parsed/lines/0/count"
     for schema in [Typed, Plain]:
         error = error_of({"buyerName": "A", "lines": []} | {"lines": 3}).replace("lines", "count")
         verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
-        assert verdict is not None
         assert verdict.path == "/parsed/count"
     wide = {"anyOf": [{"properties": {f"f{n}": {}}} for n in range(5_000)]}
     error = error_of({"buyerName": "A"}).replace("lines", "f0")
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
-    assert verdict is not None
     assert verdict.path == "/parsed/*"
 
 
@@ -113,7 +108,6 @@ def test_langchain_parser_error() -> None:
     error = f"{type(caught.value).__name__}: {caught.value}"
     assert SECRET in error
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order)
-    assert verdict is not None
     assert "OutputParserException" in verdict.reason
     assert SECRET not in verdict.reason
 
@@ -124,7 +118,6 @@ def test_nothing_parsed_is_a_hard_fail() -> None:
     parser = PydanticToolsParser(tools=[Line], first_tool_only=True)
     parsed = parser.parse_result([ChatGeneration(message=message)])
     verdict = judge(Draft(message=message, parsed=parsed), output_schema=Line)
-    assert verdict is not None
     assert verdict.hard
     call = {"name": "find", "args": {}, "id": "c1"}
     assert judge(Draft(message=AIMessage("", tool_calls=[call])), output_schema=Line, tools=[ToolSpec("get")])
@@ -217,7 +210,6 @@ def test_plain_output_is_held_to_its_json_schema(form: str) -> None:
     """Output that breaks the schema fails hard in every wrapping; output that fits is kept, other keys included."""
     for bad in ({"agee": "x"}, {"age": SECRET}, {"age": 1, "tags": ["a", SECRET]}, [], "x", 3):
         verdict = judge(Draft(message=AIMessage("x"), parsed=bad), output_schema=WRAPPED[form])
-        assert verdict is not None
         assert (verdict.code, verdict.hard) == ("unparsed_output", True)
         assert verdict.path.startswith("/parsed")
         assert SECRET not in verdict.reason + verdict.path
@@ -236,7 +228,6 @@ def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
     ]
     for value, path, rule in cases:
         verdict = judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
-        assert verdict is not None
         assert verdict.path == path
         assert rule in verdict.reason
         assert SECRET not in verdict.reason
@@ -274,7 +265,6 @@ def test_typed_dict_that_fits() -> None:
 def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None:
     """A value of another type at any depth fails hard at its place."""
     verdict = judge(Draft(message=AIMessage("x"), parsed={**ADA, **change}), output_schema=Person)
-    assert verdict is not None
     assert verdict.hard
     assert verdict.path.startswith(path)
     assert SECRET not in verdict.path
@@ -292,7 +282,6 @@ def test_output_too_large_to_follow_is_not_held_against_the_answer() -> None:
     """A check that ends at its budget abstains."""
     schema = {"type": "array", "uniqueItems": True, "items": {"anyOf": [{"type": "object"}, {"type": "integer"}]}}
     verdict = judge(Draft(message=AIMessage("x"), parsed=list(range(100_000))), output_schema=schema)
-    assert verdict is not None
     assert (verdict.outcome, verdict.code) == ("abstain", "unchecked")
 
 
