@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
-from cascade_agent import Verdict
+from cascade_agent import CascadeChatModel, Tier, Verdict
 from cascade_agent.cli import app
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.journal.writer import Journal
+from cascade_agent.testing import ScriptedChatModel
 
 ROOT = Path(__file__).parents[1]
 RUN = {"slow": True}
@@ -50,6 +52,12 @@ async def streamed(
 def call(name: str = "lookup", /, *, call_id: str = "c1", **args: Any) -> AIMessage:
     """An answer that calls one tool."""
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": call_id}])
+
+
+def pair(small: Any, large: Any, **settings: Any) -> CascadeChatModel:
+    """A cascade of two models, or of what scripted ones say, once."""
+    tiers = [m if isinstance(m, Runnable | Tier) else ScriptedChatModel(m) for m in (small, large)]
+    return CascadeChatModel(small=tiers[0], large=tiers[1], **settings)
 
 
 def record(message: BaseMessage) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tie
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
-from tests.builders import BOTH, ask, examples, record, refuses_small
+from tests.builders import BOTH, ask, examples, pair, record, refuses_small
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
@@ -109,9 +109,9 @@ async def test_without_any_setting_there_is_a_deadline(how):
     assert policy.latency_budget is not None
     model = CascadeChatModel(small=ScriptedChatModel("a", delay=30.0), large=ScriptedChatModel("large"))
     assert model.policy.latency_budget == policy.latency_budget
-    short = CascadeChatModel(
-        small=ScriptedChatModel("a", delay=30.0),
-        large=ScriptedChatModel(lambda _: seen.append(1.0) or AIMessage("large")),
+    short = pair(
+        ScriptedChatModel("a", delay=30.0),
+        lambda _: seen.append(1.0) or AIMessage("large"),
         policy=Policy(latency_budget=0.6),
     )
     message = await ask(short, how=how)
@@ -150,9 +150,9 @@ async def test_both_down_is_larges_own_error_with_the_record(how):
 @pytest.mark.parametrize("on_exhausted", ["pass", "return", "raise"])
 async def test_with_large_down_a_hard_fail_is_never_returned(how, on_exhausted):
     """R6: a draft that failed a hard check is not returned under any policy, whatever else is lost."""
-    model = CascadeChatModel(
-        small=ScriptedChatModel("draft"),
-        large=ScriptedChatModel(ConnectionError("down")),
+    model = pair(
+        "draft",
+        ConnectionError("down"),
         validators=[always_fail(code="broken")],
         policy=Policy(on_exhausted=on_exhausted),
     )
@@ -439,12 +439,7 @@ async def test_what_the_host_steers_with_is_never_caught(how, tier, error):
     """R12: `GraphBubbleUp`, `KeyboardInterrupt` and `SystemExit` of a tier pass through, and the record says so."""
     script: dict[str, Any] = {"small": "a", "large": "b", tier: error}
     journal = TraceCapture()
-    model = CascadeChatModel(
-        small=ScriptedChatModel(script["small"]),
-        large=ScriptedChatModel(script["large"]),
-        validators=[refuses_small],
-        journal=journal,
-    )
+    model = pair(script["small"], script["large"], validators=[refuses_small], journal=journal)
     with pytest.raises(type(error)):
         await ask(model, how=how)
     (trace,) = journal
@@ -548,9 +543,7 @@ async def test_records_of_hostile_answers_are_plain_json(args, validators, how):
     """R19: whatever a model answers, the record is strict JSON in clean UTF-8 and of bounded size, and is read back."""
     journal = TraceCapture()
     hostile = calling(args)
-    model = CascadeChatModel(
-        small=ScriptedChatModel(hostile), large=ScriptedChatModel(RIGHT), validators=validators, journal=journal
-    )
+    model = pair(hostile, RIGHT, validators=validators, journal=journal)
     try:
         message = await ask(model.bind_tools([STRICT]), "weather in Lyon, 2 days?", how=how)
     except CascadeExhausted as error:
@@ -595,12 +588,7 @@ async def test_hostile_texts_and_errors_are_recorded_clean(how):
     usage = {"input_tokens": 2**70, "output_tokens": 3, "total_tokens": 2**70}
     large = AIMessage("\ud83d\0", usage_metadata=usage, response_metadata={"finish_reason": "stop"})
     journal = TraceCapture()
-    model = CascadeChatModel(
-        small=ScriptedChatModel(UntoldError()),
-        large=Tier(ScriptedChatModel(large), price=Price(1, 1)),
-        validators=[],
-        journal=journal,
-    )
+    model = pair(UntoldError(), Tier(ScriptedChatModel(large), price=Price(1, 1)), validators=[], journal=journal)
     told = record(await ask(model, how=how))
     _check_json(told)
     (trace,) = journal
@@ -695,9 +683,9 @@ def test_the_books_balance(small, middle, large, ladder, how):  # noqa: C901 - o
 def test_money_that_is_not_known_is_none():
     """A cost without a price is unknown, for the attempt and the step; two currencies have no sum."""
     usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
-    model = CascadeChatModel(
-        small=Tier(ScriptedChatModel(AIMessage("bad", usage_metadata=usage)), price=Price(1, 1)),
-        large=ScriptedChatModel(AIMessage("ok", usage_metadata=usage)),
+    model = pair(
+        Tier(ScriptedChatModel(AIMessage("bad", usage_metadata=usage)), price=Price(1, 1)),
+        AIMessage("ok", usage_metadata=usage),
         validators=[refuses_small],
     )
     told = record(model.invoke("hi"))

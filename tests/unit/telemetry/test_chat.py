@@ -19,6 +19,7 @@ from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.telemetry.chat_spans import response_id
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import CrossCheck, Judge
+from tests.builders import pair
 
 WIDE = Policy(evidence=(0.0, 1.0))
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions")
@@ -100,9 +101,7 @@ def test_what_it_says(exported):
 
 def test_verdicts_name_the_answer_they_are_about(exported):
     """`gen_ai.response.id` of an evaluation is the provider's id of the answer; an id that LangChain made up is none."""
-    judged = CascadeChatModel(
-        small=ScriptedChatModel(SAID), large=ScriptedChatModel("x"), validators=[lambda _d, _c: Verdict(outcome="pass")]
-    )
+    judged = pair(SAID, "x", validators=[lambda _d, _c: Verdict(outcome="pass")])
     judged.invoke("hi")
     (attempt,) = (s for s in exported.get_finished_spans() if s.name == "cascade.attempt small")
     assert [event.attributes["gen_ai.response.id"] for event in attempt.events] == ["chatcmpl-1"]
@@ -127,9 +126,7 @@ def test_no_content_and_explanations(exported):
     assert not any(word in text for word in ("be kind", "where is it", "4711", "shipped", "on its way"))
     configure(redact=lambda text: text.replace("4711", "#"))
     said = Verdict(outcome="pass", code="fine", reason="order 4711 is known")
-    CascadeChatModel(
-        small=ScriptedChatModel("a"), large=ScriptedChatModel("x"), validators=[lambda _d, _c: said]
-    ).invoke("hi")
+    pair("a", "x", validators=[lambda _d, _c: said]).invoke("hi")
     assert "4711" not in str([span.to_json() for span in exported.get_finished_spans()])
 
 

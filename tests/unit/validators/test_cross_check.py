@@ -19,6 +19,7 @@ from cascade_agent.validators import CrossCheck, Judge
 from cascade_agent.validators._model_call import Breaker
 from cascade_agent.validators.agreement import agreement
 from cascade_agent.validators.cross_check import cross_checked
+from tests.builders import pair
 
 
 @tool
@@ -281,9 +282,9 @@ def test_the_draft_is_data_to_the_judge() -> None:
 def test_a_judge_can_turn_a_draft_down() -> None:
     """In a cascade, a sure "wrong" escalates and a sure "right" keeps the draft."""
     for verdict, tier in (("wrong", "large"), ("right", "small")):
-        model = CascadeChatModel(
-            small=ScriptedChatModel(["Paris"]),
-            large=ScriptedChatModel(["Lyon"]),
+        model = pair(
+            ["Paris"],
+            ["Lyon"],
             validators=[*default_validators(), Judge(ScriptedChatModel([judged(verdict, 1.0)]), "Must be right.")],
             policy=Policy(evidence=(0.0, 1.0)),
         )
@@ -303,11 +304,7 @@ def test_what_cannot_work_is_refused_at_once() -> None:
 def test_only_evidence_decides_when_there_is_nothing_else() -> None:
     """Without any other validator a cross-check alone keeps and refuses drafts."""
     for other, tier in (("42", "small"), ("43", "large")):
-        model = CascadeChatModel(
-            small=ScriptedChatModel(["42"]),
-            large=ScriptedChatModel(["44"]),
-            validators=[CrossCheck(ScriptedChatModel([other]))],
-        )
+        model = pair(["42"], ["44"], validators=[CrossCheck(ScriptedChatModel([other]))])
         assert model.invoke("6 * 7?").response_metadata["cascade"]["final_tier"] == tier
 
 
@@ -324,7 +321,5 @@ def test_a_users_own_evidence() -> None:
         async def agather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, SideCall]:
             return self.gather(draft, context, config=config)
 
-    model = CascadeChatModel(
-        small=ScriptedChatModel(["a"]), large=ScriptedChatModel(["b"]), validators=[Oracle()], policy=Policy()
-    )
+    model = pair(["a"], ["b"], validators=[Oracle()], policy=Policy())
     assert model.invoke("?").response_metadata["cascade"]["final_tier"] == "large"
