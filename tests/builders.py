@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
@@ -31,6 +32,18 @@ BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 def examples(quick: int, full: int) -> int:
     """The number of examples of a property: `full` where slow tests run too, as in CI."""
     return full if RUN["slow"] else quick
+
+
+def json_values(texts: Any = None, keys: Any = None, *, size: int = 4, leaves: int = 8, odd: bool = True) -> Any:
+    """A strategy of JSON values; `odd` ones hold NaN and infinity, too."""
+    texts = st.text() if texts is None else texts
+    keys = texts if keys is None else keys
+    plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=odd, allow_infinity=odd) | texts
+    return st.recursive(
+        plain,
+        lambda inner: st.lists(inner, max_size=size) | st.dictionaries(keys, inner, max_size=size),
+        max_leaves=leaves,
+    )
 
 
 async def ask(runnable: Any, value: Any = "hi", config: Any = None, *, how: str = "async", **kwargs: Any) -> Any:

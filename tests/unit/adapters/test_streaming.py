@@ -12,17 +12,14 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 
 from cascade_agent.adapters.streaming import HIDDEN, MAX_CHUNKS, AnswerStream, chunks, is_streaming, silence
+from tests.builders import json_values
 
 texts = st.text(max_size=60)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=6,
-)
+values = json_values(texts, size=3, leaves=6, odd=False)
 calls = st.builds(
     lambda name, args, call_id: {"name": name, "args": args, "id": call_id},
     st.text(min_size=1, max_size=9),
-    st.dictionaries(texts, json_values, max_size=3),
+    st.dictionaries(texts, values, max_size=3),
     st.none() | st.text(min_size=1, max_size=5),
 )
 messages = st.builds(
@@ -30,7 +27,7 @@ messages = st.builds(
     content=texts,
     tool_calls=st.lists(calls, max_size=3),
     id=st.none() | st.just("m1"),
-    additional_kwargs=st.dictionaries(st.just("k"), json_values, max_size=1),
+    additional_kwargs=st.dictionaries(st.just("k"), values, max_size=1),
     response_metadata=st.dictionaries(st.sampled_from(["finish_reason", "n"]), texts | st.integers(0, 9), max_size=2),
     usage_metadata=st.none() | st.just({"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}),
 )

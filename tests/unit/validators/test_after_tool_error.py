@@ -23,7 +23,6 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.after_tool_error import AfterToolError
 
@@ -197,12 +196,6 @@ def test_what_is_no_report_of_an_error() -> None:
     assert judge(ai(SMALL), result("boom", "error"), text=text) is not None
     context = StepContext(messages=[HumanMessage("Divide"), ai(SMALL), result("boom", "error")])
     assert AfterToolError()(Draft(message=ai({})), context) is None
-
-
-def test_settings() -> None:
-    """A score that is no probability is refused."""
-    with pytest.raises(ConfigurationError, match="score"):
-        AfterToolError(score=1.5)
 
 
 MESSAGES = st.one_of(

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators.complete_response import CompleteResponse
+from tests.builders import json_values
 
 CALL = {"name": "get_weather", "args": {"city": "Oslo"}, "id": "c1"}
 BAD_CALL = {"name": "get_weather", "args": '{"city": ', "id": "c1", "error": "cut", "type": "invalid_tool_call"}
@@ -375,11 +376,7 @@ def test_limit_must_be_positive() -> None:
         CompleteResponse(max_chars=0)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
+JSON = json_values()
 WORDS = st.sampled_from(
     ["type", "text", "refusal", "value", "thinking", "finish_reason", "status", "incomplete_details"]
 )

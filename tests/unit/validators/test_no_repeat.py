@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators.no_repeat import NoRepeat
+from tests.builders import json_values
 
 SEARCH = ToolSpec(
     "search",
@@ -225,18 +225,7 @@ def test_bounds_of_comparing() -> None:
     assert codes(turn, call("read", id=290)) == ["repeated_call"]
 
 
-@pytest.mark.parametrize("settings", [{"score": -0.1}, {"answer_score": 2}])
-def test_settings(settings: dict[str, Any]) -> None:
-    """A setting that cannot work is refused at construction and named."""
-    with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        NoRepeat(**settings)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
+JSON = json_values()
 CALLS = st.lists(
     st.fixed_dictionaries(
         {"name": st.sampled_from(["search", "read", "save", None]), "args": JSON | st.dictionaries(st.text(), JSON)},

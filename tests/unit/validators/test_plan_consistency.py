@@ -15,10 +15,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ValidationError
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators.agreement import same_value
 from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
 from cascade_agent.validators.validator_set import ValidatorSet
+from tests.builders import json_values
 
 TOOLS = tuple(ToolSpec(name) for name in ("find_order", "refund", "send_mail", "get_weather"))
 
@@ -617,32 +617,8 @@ def test_schema_of_the_plan() -> None:
     assert again.steps == [parsed]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"open_score": 2},
-        {"differs_score": -1},
-        {"max_steps": 0},
-        {"known_tools": "refund"},
-        {"free_tools": "refund"},
-        {"required_outputs": "x"},
-    ],
-)
-def test_settings(settings: dict[str, Any]) -> None:
-    """A setting that cannot work is refused at construction and named."""
-    with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        PlanConsistency(**settings)
-
-
 KEYS = st.sampled_from(["id", "tool", "depends_on", "status", "args", "result", "outputs", "steps", "description"])
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.sampled_from(["a", "b", "$a", "${b.x}", "refund", "done", ""])
-)
-JSON = st.recursive(LEAVES, lambda i: st.lists(i, max_size=3) | st.dictionaries(KEYS, i, max_size=5), max_leaves=12)
+JSON = json_values(st.sampled_from(["a", "b", "$a", "${b.x}", "refund", "done", ""]), KEYS, size=5, leaves=12)
 STEPS = st.fixed_dictionaries(
     {"id": st.sampled_from(["a", "b", "c", 1])},
     optional={

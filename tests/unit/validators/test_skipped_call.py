@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators.skipped_call import SkippedCall
 
@@ -140,12 +139,6 @@ def test_where_it_is_silent() -> None:
         assert SkippedCall()(Draft(message=AIMessage(text)), context) is None
     call = AIMessage(text, tool_calls=[{"name": "book_room", "args": {}, "id": "1"}])
     assert SkippedCall()(Draft(message=call), StepContext(messages=asked, tools=TOOLS)) is None
-
-
-def test_settings() -> None:
-    """A score that is no probability is refused."""
-    with pytest.raises(ConfigurationError, match="score"):
-        SkippedCall(score=1.5)
 
 
 @given(st.text(), st.text())

@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessage
 
 from cascade_agent import CascadeChatModel
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.token_confidence import TokenConfidence
+from tests.builders import json_values
 
 
 def judge(message: AIMessage, quantile: float = 0.1) -> Verdict:
@@ -199,23 +199,7 @@ def test_counts_without_a_threshold() -> None:
         assert any(v["validator"] == "TokenConfidence" for v in step["attempts"][0].get("verdicts", ())) is unsure
 
 
-@pytest.mark.parametrize("quantile", [-0.1, 1.0, math.nan])
-def test_settings(quantile: float) -> None:
-    """What is no quantile is refused at construction."""
-    with pytest.raises(ConfigurationError, match="quantile"):
-        TokenConfidence(quantile=quantile)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["content", "token", "logprob", "tokens", "token_logprobs"]), inner, max_size=4
-        )
-    ),
-    max_leaves=12,
-)
+JSON = json_values(keys=st.sampled_from(["content", "token", "logprob", "tokens", "token_logprobs"]), leaves=12)
 
 
 @given(

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.tool_relevance import ToolRelevance
+from tests.builders import json_values
 
 STRING = {"type": "string"}
 
@@ -277,11 +278,7 @@ def test_japanese_tools_for_a_japanese_request() -> None:
 TEXT = st.text(max_size=60) | st.sampled_from(
     ["weather_forecast(", "Rome, Oslo and Bern", "1,5 ½ 五 'a b' “c”", "\ud800\x00"]
 )
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=8,
-)
+VALUES = json_values(TEXT, size=3)
 
 
 @settings(max_examples=200)
