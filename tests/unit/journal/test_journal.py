@@ -562,8 +562,8 @@ def test_rotated_files_are_compressed_and_old_ones_deleted(tmp_path: Path) -> No
     assert stat.S_IMODE(files[0].stat().st_mode) & 0o077 == 0
 
 
-def test_what_cannot_be_tidied(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A rotated file stays, with a word, and a half-compressed one counts once."""
+def test_what_cannot_be_tidied_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A rotated file that cannot be deleted or compressed is said and left; the journal goes on."""
     journal = Journal(tmp_path / "j.jsonl", max_bytes=10, keep=1)
     (tmp_path / "j.20260101T000000.000000Z.jsonl").mkdir()  # a directory cannot be unlinked
     for n in range(3):
@@ -571,6 +571,10 @@ def test_what_cannot_be_tidied(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         _settle()
     assert "could not be tidied" in caplog.text
     assert journal.lost == 0
+
+
+def test_a_half_compressed_file_counts_once(tmp_path: Path) -> None:
+    """Between the making of the .gz and the end of the plain file both are there; a reader takes one."""
     journal = Journal(tmp_path / "j.jsonl", max_bytes=10)
     for n in range(3):
         journal.append(a_trace(str(n)))
@@ -579,13 +583,17 @@ def test_what_cannot_be_tidied(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert [t.id for t in journal] == ["0", "1", "2"]
 
 
-def test_rotation_by_several_writers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file gone while it is tidied is no trouble; of two writers with a full file one puts it away."""
+def test_a_file_gone_while_it_is_tidied_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two writers tidy at once: each passes over what the other has done."""
     journals = [Journal(tmp_path / "j.jsonl", max_bytes=10, compress=True, keep=5) for _ in range(2)]
     for n in range(12):
         assert journals[n % 2].append(a_trace(str(n)))
     _settle()
     assert caplog.text == ""
+
+
+def test_rotating_by_others_is_seen(tmp_path: Path) -> None:
+    """Of two writers with a full file only one puts it away; the other goes on in the new one."""
     first, second = (Journal(tmp_path / "j.jsonl", max_bytes=10) for _ in range(2))
     for n in range(8):
         assert (first if n % 2 else second).append(a_trace(str(n)))

@@ -6,7 +6,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import StructuredTool
 
-from cascade_agent import CascadeChatModel, Verdict
 from cascade_agent.models import prompt_cache as cache_marks
 from cascade_agent.testing import ScriptedChatModel
 
@@ -94,18 +93,3 @@ class Anthropic(ScriptedChatModel):
     @property
     def _llm_type(self) -> str:
         return "anthropic-chat"
-
-
-@pytest.mark.parametrize("large_kind", [ScriptedChatModel, Anthropic])
-def test_a_chat_model_of_two_providers_sends_each_its_own(large_kind):
-    """Messages, tools and call arguments of an Anthropic small tier reach another provider's large tier unmarked."""
-    small, large = Anthropic(["draft"]), large_kind(["fine"])
-    cascade = CascadeChatModel(
-        small=small, large=large, validators=[lambda d, c: Verdict(outcome="fail") if d.text == "draft" else None]
-    )
-    cascade.bind_tools([marked_tool()], cache_control=MARK).invoke([HumanMessage([BLOCK])])
-    assert small.calls[0][0].content == [BLOCK]
-    assert small.options[0]["cache_control"] == MARK
-    same = large_kind is Anthropic
-    assert (large.calls[0][0].content == [BLOCK]) is same
-    assert ("cache_control" in large.options[0]) is same

@@ -1,8 +1,6 @@
 """Spans of a step: how they nest, what they say, and that a broken provider never reaches the step."""
 
 import asyncio
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -330,22 +328,3 @@ def test_without_a_provider_nothing_is_told_and_nothing_lost(monkeypatch):
     model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[refuses_small])
     assert model.invoke("hi").text == "b"
     assert faults.lost == 0
-
-
-def test_a_provider_that_is_set_later_is_used():
-    """The library takes the global provider, also one that is set after the import, and sets none itself."""
-    code = """
-from opentelemetry import trace
-from cascade_agent.adapters.chat_model import CascadeChatModel
-from cascade_agent.testing import ScriptedChatModel
-assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-exporter, provider = InMemorySpanExporter(), TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(exporter))
-trace.set_tracer_provider(provider)
-CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b")).invoke("hi")
-assert [s.name for s in exporter.get_finished_spans()] == ["chat scripted", "cascade.attempt small", "cascade.step cascade"]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
