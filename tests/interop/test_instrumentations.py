@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,13 @@ MODEL = {
 """What the span of a model call is named."""
 
 
-def backends(*wanted: str) -> Any:
-    """A test for each backend; all of one backend on one worker, where its scenarios run once."""
-    return pytest.mark.parametrize("backend", [pytest.param(b, marks=pytest.mark.xdist_group(b)) for b in wanted])
-
-
-EVERY = backends(*BACKENDS)
+pytestmark = pytest.mark.xdist_group("instrumentations")  # all on one worker, where the scenarios run once
+EVERY = pytest.mark.parametrize("backend", BACKENDS)
 HOWS = ("sync", "async", "stream", "astream")
 Tree = list[Any]
 
 
-@functools.cache
-def ran(backend: str) -> dict[str, Any]:
-    """All scenarios under a backend, run once."""
+def _run_all(backend: str) -> dict[str, Any]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_", "CASCADE_"))}
     env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(  # noqa: S603
@@ -47,6 +42,17 @@ def ran(backend: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
+
+
+@functools.cache
+def _started() -> dict[str, Future[dict[str, Any]]]:
+    pool = ThreadPoolExecutor(len(BACKENDS))  # the processes sleep much of their time
+    return {backend: pool.submit(_run_all, backend) for backend in BACKENDS}
+
+
+def ran(backend: str) -> dict[str, Any]:
+    """All scenarios under a backend, run once."""
+    return _started()[backend].result()
 
 
 def model(backend: str, name: str) -> Tree:
@@ -414,7 +420,7 @@ def test_the_decisive_attributes(backend, adapter):
     assert {span["status"] for span in (step_, small, large)} <= {"UNSET", "OK"}
 
 
-@backends(*OURS)
+@pytest.mark.parametrize("backend", OURS)
 def test_the_span_of_a_model_call(backend):
     """Where nobody else opens one, `chat {model}` is a client span as the conventions want it, without content."""
     report = ran(backend)["chat_model-sync"]
@@ -443,7 +449,6 @@ RUNS = _run(
 )
 
 
-@pytest.mark.xdist_group("langsmith")
 @pytest.mark.parametrize("how", HOWS)
 def test_langsmith_sees_steps_and_attempts_as_runs(how):
     """LangSmith's tracer and run collectors see step, attempts and models as runs, in place, each ended."""
@@ -457,7 +462,6 @@ def test_langsmith_sees_steps_and_attempts_as_runs(how):
     assert found == RUNS[:2]
 
 
-@pytest.mark.xdist_group("langsmith")
 def test_how_runs_end():
     """A tier that raised or was late ends its attempt's run with that error; a cancelled attempt is none."""
     report = ran("langsmith")

@@ -145,8 +145,9 @@ def test_tokens_are_priced_anew(calm: Path, tmp_path: Path) -> None:
     assert saving["basis"] == "given"
     assert saving["known"] > 1000
     assert "gpt-4o-mini: genai-prices" in saving["source"]
+    few = written(tmp_path / "few.jsonl", steps(100))
     for wrong in ("gpt-4o=openai", "nobody"):
-        other = json.loads(run(calm, "--provider", wrong, "--json", cwd=tmp_path).stdout)["savings"][1]
+        other = json.loads(run(few, "--provider", wrong, "--json", cwd=tmp_path).stdout)["savings"][1]
         assert other["known"] == 0
     prices = {model: {"input": 5.0, "output": 20.0} for model in ("gpt-4o-mini", "gpt-4o")}
     (tmp_path / "prices.json").write_text(json.dumps(prices))
