@@ -1,6 +1,7 @@
 """What many tests build alike: answers with calls, verdicts, graphs of one node, and the ways to ask them."""
 
 import contextlib
+import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,27 +139,40 @@ def command(*args: object, cwd: Path | None = None, code: int | None = None, key
 
 
 @contextlib.contextmanager
-def loopback(answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[bytes, str] | None]) -> Iterator[str]:
-    """An HTTP server on loopback: its address; `answer` gives the body and its type for a POST, or answers by itself."""
+def loopback(answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, bytes, str]]) -> Iterator[str]:
+    """An HTTP server on loopback: its address; `answer` gives status, body and type for the body of a POST."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            said = answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
-            if said is None:
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", said[1])
-            self.send_header("Content-Length", str(len(said[0])))
+            status, body, kind = answer(self, self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(said[0])
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@contextlib.contextmanager
+def otlp_receiver() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """A receiver of OTLP over HTTP: its address, and the path and bytes of each request."""
+    received: list[tuple[str, bytes]] = []
+
+    def keep(request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, str]:
+        packed = request.headers.get("Content-Encoding") == "gzip"
+        received.append((request.path, gzip.decompress(body) if packed else body))
+        return 200, b"", "application/x-protobuf"
+
+    with loopback(keep) as address:
+        yield address, received
 
 
 def until(ready: Callable[[], Any], *, seconds: float, what: str) -> Any:

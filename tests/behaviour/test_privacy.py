@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import subprocess
 import sys
-import threading
 from collections import Counter
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,11 +22,10 @@ from cascade_agent.core.records import Draft
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
+from tests.builders import otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROGRAM = Path(__file__).parent / "privacy_run.py"
 SECRET = re.compile(rb"zqx[a-z]{3,}\w*", re.IGNORECASE)  # three letters more: random ids hold shorter words
@@ -41,33 +36,11 @@ PLANTED = {
 """Secrets that the journal holds when nothing is taken out: proof that they were there to leak."""
 
 
-@contextmanager
-def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """An OTLP/HTTP receiver: its address, and the path and bytes of each request."""
-    received: list[tuple[str, bytes]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append((self.path, gzip.decompress(body) if self.headers.get("Content-Encoding") else body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", received
-        server.shutdown()
-
-
 def exported_by_run(out: Path, **env: str) -> dict[str, bytes]:
     """Run the program; return what each exporter wrote, by its name."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "CASCADE_"))}
     root = str(PROGRAM.parents[2])
-    with collector() as (address, received):
+    with otlp_receiver() as (address, received):
         done = subprocess.run(  # noqa: S603 - our own program
             [sys.executable, str(PROGRAM), str(out), address],
             env={**kept, "PYTHONPATH": root, "CASCADE_EVENTS": "both", **env},

@@ -1,10 +1,9 @@
 """What models and providers really send, through the real integration packages: judged, paid and put right."""
 
+import contextlib
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier
 from cascade_agent.testing import ScriptedChatModel
-from tests.builders import get_weather, record
+from tests.builders import get_weather, loopback, record
 from tests.interop.providers import TEXT, Providers
 
 ASKED = [HumanMessage("What is the weather in Paris?")]
@@ -52,47 +51,16 @@ def get_time(city: str) -> str:
     return "noon"
 
 
-class Loopback:
-    """Servers that give one answer each; all are closed at the end."""
-
-    def __init__(self) -> None:
-        self._servers: list[ThreadingHTTPServer] = []
-
-    def __call__(self, answer: Any, status: int = 200) -> str:
-        """Return the address of a server that gives this JSON."""
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                data = (json.dumps(answer) + "\n").encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        self._servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    def close(self) -> None:
-        """Stop them."""
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
-
-
 @pytest.fixture
-def serve() -> Iterator[Loopback]:
-    """Make servers."""
-    loopback = Loopback()
-    yield loopback
-    loopback.close()
+def serve() -> Iterator[Any]:
+    """Make servers that give one answer each."""
+    with contextlib.ExitStack() as servers:
+
+        def address(answer: Any, status: int = 200) -> str:
+            data = (json.dumps(answer) + "\n").encode()
+            return servers.enter_context(loopback(lambda *_: (status, data, "application/json")))
+
+        yield address
 
 
 def completion(text: str | None = "", calls: Any = (), finish: str = "stop", **more: Any) -> dict[str, Any]:
@@ -237,7 +205,7 @@ def test_a_request_that_never_left_costs_nothing():
 
 
 # ---- how an answer ends ---------------------------------------------------------------------------------------------
-SERVED: dict[str, Callable[[Loopback], Any]] = {
+SERVED: dict[str, Callable[[Any], Any]] = {
     "a call announced by the provider": lambda serve: gpt(serve(completion("Let me look.", finish="tool_calls"))),
     "a call in the legacy field": lambda serve: gpt(
         serve(completion(None, function_call={"name": "get_weather", "arguments": "{}"}))
@@ -253,7 +221,7 @@ SERVED: dict[str, Callable[[Loopback], Any]] = {
 }
 
 
-def ollama(serve: Loopback, text: str, **more: Any) -> ChatOllama:
+def ollama(serve: Any, text: str, **more: Any) -> ChatOllama:
     """Ollama's client, at a server that says this."""
     message = {"role": "assistant", "content": text}
     answer = {"model": "q", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": True}

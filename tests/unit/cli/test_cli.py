@@ -136,7 +136,7 @@ def endpoint(_request, sent):
         "usage": {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"],
                   "total_tokens": usage["total_tokens"]},
     }  # fmt: skip
-    return json.dumps(reply).encode(), "application/json"
+    return 200, json.dumps(reply).encode(), "application/json"
 
 
 def test_the_demo_asks_any_compatible_endpoint(tmp_path):
