@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from cascade_agent import CascadeChatModel, Tier, Verdict
 from cascade_agent.cli import app
-from cascade_agent.core.records import Label, StepTrace
+from cascade_agent.core.records import Attempt, Label, StepTrace
 from cascade_agent.journal.writer import Journal
 from cascade_agent.testing import ScriptedChatModel
 
@@ -112,6 +112,13 @@ def lookup(order: str) -> str:
 def get_weather(city: str) -> str:
     """Get the weather of a city."""
     return "21 degrees"
+
+
+def recorded(step_id: str, *attempts: Attempt, **fields: Any) -> StepTrace:
+    """A recorded step whose last attempt is final: it escalated where there is more than one."""
+    outcome = "accepted" if len(attempts) == 1 else "escalated"
+    given = {"step": "agent", "outcome": outcome, "reason": "r", "final": len(attempts) - 1, **fields}
+    return StepTrace(id=step_id, attempts=attempts, **given)
 
 
 def written(path: Path, steps: Any, labels: Any = ()) -> Path:

@@ -19,7 +19,7 @@ from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import load_policy, write_policy
 from cascade_agent.validators import shipped_scorer
-from tests.builders import command
+from tests.builders import command, recorded
 
 run = partial(command, "calibrate", code=0)
 
@@ -30,19 +30,9 @@ def step(number: int, score: float, *, harm: bool, kind: str = "call", tool: str
     """An escalated step whose two answers differ where small did harm."""
     finding = Verdict(outcome="pass", code="argument_grounded", score=score, validator="Grounding")
     answers = [{"text": "", "tool_calls": [{"name": tool, "args": {"v": v}, "id": "c"}]} for v in (1, 2 if harm else 1)]
-    return StepTrace(
-        id=f"{number:032x}",
-        step="agent",
-        outcome="escalated",
-        reason="r",
-        attempts=(
-            Attempt(tier="small", model="s", outcome="rejected", verdicts=(finding,), answer=answers[0]),
-            Attempt(tier="large", model="l", outcome="accepted", answer=answers[1]),
-        ),
-        final=1,
-        kind=kind,
-        thread_id=thread,
-    )
+    small = Attempt(tier="small", model="s", outcome="rejected", verdicts=(finding,), answer=answers[0])
+    large = Attempt(tier="large", model="l", outcome="accepted", answer=answers[1])
+    return recorded(f"{number:032x}", small, large, kind=kind, thread_id=thread)
 
 
 def fill(path: Path, n: int, *, seed: int = 0, **kwargs: Any) -> Path:

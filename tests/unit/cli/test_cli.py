@@ -14,9 +14,8 @@ from langchain_core.messages import convert_to_messages
 import cascade_agent
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.reader import read
-from cascade_agent.journal.writer import Journal
 from graphs.standins.models import large_standin, small_standin
-from tests.builders import command, loopback
+from tests.builders import command, loopback, recorded, written
 
 ROOT = Path(__file__).parents[3]
 
@@ -172,43 +171,15 @@ def test_help_version_and_completion(tmp_path):
 @pytest.fixture
 def journal(tmp_path):
     """A journal of one step that small answered and one that escalated."""
-    bad = Verdict(
-        outcome="fail",
-        code="missing_argument",
-        reason="city is required",
-        path="/tool_calls/0/args",
-        validator="Schema",
-    )
+    city = {"code": "missing_argument", "reason": "city is required", "path": "/tool_calls/0/args"}
+    bad = Verdict(outcome="fail", validator="Schema", **city)
     small = Attempt(tier="small", model="s", outcome="accepted", answer={"text": "hello [b]"})
     call = {"tool_calls": [{"name": "look", "args": {"q": 1}, "id": "x"}]}
-    path = tmp_path / "journal.jsonl"
-    with Journal(path) as file:
-        file.append(
-            StepTrace(
-                id="1",
-                step="one",
-                outcome="accepted",
-                reason="ok",
-                attempts=(small,),
-                final=0,
-                cost=0.5,
-                thread_id="a-1",
-            )
-        )
-        rejected = Attempt(tier="small", model="s", outcome="rejected", verdicts=(bad,), answer=call)
-        large = Attempt(tier="large", model="l", outcome="accepted", answer=call)
-        file.append(
-            StepTrace(
-                id="2",
-                step="two",
-                outcome="escalated",
-                reason="schema_invalid",
-                attempts=(rejected, large),
-                final=1,
-                thread_id="b-1",
-            )
-        )
-    return path
+    rejected = Attempt(tier="small", model="s", outcome="rejected", verdicts=(bad,), answer=call)
+    large = Attempt(tier="large", model="l", outcome="accepted", answer=call)
+    first = recorded("1", small, step="one", reason="ok", cost=0.5, thread_id="a-1")
+    second = recorded("2", rejected, large, step="two", reason="schema_invalid", thread_id="b-1")
+    return written(tmp_path / "journal.jsonl", [first, second])
 
 
 def test_trace_prints_a_tree(journal, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.journal.writer import Journal
-from tests.builders import command
+from tests.builders import command, recorded
 
 run = partial(command, "label", code=0)
 
@@ -34,15 +34,7 @@ def step(step_id: str, confidence: float | None = None, *, large: str | None = N
         answer={"text": f"small says {step_id}"},
     )
     big = Attempt(tier="large", model="huge", outcome="accepted", answer={"text": large or ""})
-    return StepTrace(
-        id=step_id,
-        step="agent",
-        outcome="accepted" if large is None else "escalated",
-        reason="ok",
-        attempts=(small,) if large is None else (small, big),
-        final=0 if large is None else 1,
-        thread_id="t",
-    )
+    return recorded(step_id, *((small,) if large is None else (small, big)), reason="ok", thread_id="t")
 
 
 @pytest.fixture

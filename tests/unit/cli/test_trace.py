@@ -20,7 +20,7 @@ import pytest
 from cascade_agent.cli._app import safe_json, safe_text
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
-from tests.builders import command
+from tests.builders import command, recorded
 
 run = partial(command, "trace", NO_COLOR=None)
 
@@ -36,11 +36,11 @@ def environment(**more: str) -> dict[str, str]:
 
 def step(number: int, *, thread: str | None = "t", **changes: object) -> StepTrace:
     """A step that small answered."""
-    fields: dict = {
-        "id": f"id{number}", "step": f"step{number}", "outcome": "accepted", "reason": "accepted", "thread_id": thread,
-        "attempts": (Attempt(tier="small", model="tiny", outcome="accepted", cost=0.001),), "final": 0, "cost": 0.001,
-    }  # fmt: skip
-    return StepTrace(**{**fields, **changes})
+    small = Attempt(tier="small", model="tiny", outcome="accepted", cost=0.001)
+    fields: dict = {"attempts": (small,), "step": f"step{number}", "reason": "accepted", "cost": 0.001, **changes}
+    return recorded(
+        f"id{number}", *fields.pop("attempts"), **{"outcome": "accepted", "final": 0, "thread_id": thread, **fields}
+    )
 
 
 def written(path: Path, *steps: StepTrace) -> Journal:
