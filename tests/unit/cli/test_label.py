@@ -99,8 +99,8 @@ def test_the_beginning_of_an_id_is_enough_where_only_one_step_has_it(journal: Pa
     assert said(journal)[-1] == ("a", "person", True, None)
 
 
-def test_labels_are_written_once(journal: Path) -> None:
-    """The same label changes nothing; another opinion is added, both are shown, and the one that counts."""
+def test_contradictions_are_shown_and_all_labels_kept(journal: Path) -> None:
+    """A second label of the other opinion is added; both are shown, and the one that counts."""
     run(journal, "a1", "--right", "--source", "evaluator")
     text = run(journal, "a1", "--wrong").stdout
     assert "a1: labels contradict each other, all are kept:" in text
@@ -110,6 +110,10 @@ def test_labels_are_written_once(journal: Path) -> None:
     data = json.loads(run(journal, "a1", "--wrong", "--note", "sure", "--json").stdout)
     assert [len(c["labels"]) for c in data["conflicts"]] == [3]
     assert data["written"][0]["note"] == "sure"
+
+
+def test_the_same_label_is_not_written_twice(journal: Path) -> None:
+    """Saying the same again changes nothing and says so."""
     run(journal, "a1", "--right")
     assert "0 labels written" in run(journal, "a1", "--right").stdout
     assert len(said(journal)) == 1

@@ -193,8 +193,8 @@ def test_threads(tmp_path):
     headings = [line for line in text.splitlines() if line and line[0] not in " │├└"]
     assert headings == [f"t{n}, 3 steps, 0.003000 USD" for n in range(3)] + ["(no thread) id9"]
     steps = [step(n, thread="long" if n % 2 else f"t{n % 7}") for n in range(2300)]
-    written(tmp_path / "j.jsonl", *steps)
-    text = run(tmp_path / "j.jsonl").stdout
+    written(tmp_path / "k.jsonl", *steps)
+    text = run(tmp_path / "k.jsonl").stdout
     assert len(re.findall(r"step\d+: accepted", text)) == 2300
     assert "long (continued), " in text
 

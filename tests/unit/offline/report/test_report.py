@@ -190,7 +190,7 @@ def test_what_is_not_known_is_not_a_figure(tmp_path):
     page = render(report)
     assert "so its price is not in the journal" in page
     assert "No step of this journal escalated." in page
-    path = journal_of(tmp_path / "j.jsonl", *(step(n, small_cost=None, confidence=n / 10, at=None) for n in range(10)))
+    path = journal_of(tmp_path / "j2.jsonl", *(step(n, small_cost=None, confidence=n / 10, at=None) for n in range(10)))
     report = build_report([path])
     page = render(report)
     assert 'id="tile-cost">unknown<' in page
@@ -198,7 +198,7 @@ def test_what_is_not_known_is_not_a_figure(tmp_path):
     assert "share of steps that escalate" in page
     assert report.spending.undated == 10
     assert report.totals.first is None
-    path = journal_of(tmp_path / "j.jsonl", step(0), step(1), step(2, currency="EUR", small_cost=5.0))
+    path = journal_of(tmp_path / "j3.jsonl", step(0), step(1), step(2, currency="EUR", small_cost=5.0))
     report = build_report([path])
     assert report.currency == "USD"
     assert report.totals.cost.known == pytest.approx(0.002)
@@ -247,7 +247,7 @@ def test_a_judged_share_and_its_interval(tmp_path, report):
     assert report.totals.labelled == {"person": 4}
     records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(20)]
     labels = [Label(step_id=f"step-{n}", source="shadow", right=True, propensity=0.5) for n in range(10)]
-    quality = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)]).frontier.marks[0].quality
+    quality = build_report([journal_of(tmp_path / "j2.jsonl", *records, *labels)]).frontier.marks[0].quality
     assert (quality.value, quality.high) == (1.0, 1.0)
     assert quality.low == pytest.approx(1 - 0.5 * stats.binomtest(0, 10).proportion_ci(method="exact").high)
     last = report.frontier.curve[-1]
