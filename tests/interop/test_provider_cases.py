@@ -118,18 +118,14 @@ def test_text_under_a_bound_response_format_is_held_to_it(form, fault, serve):
     assert record(pair(GOOD).bind(response_format=FORMS[form]).invoke(ASKED))["outcome"] == "accepted"
 
 
-def test_json_of_no_schema_is_an_object():
-    """`json_object`, and Ollama's word for it on a tier alone."""
+def test_other_formats_and_calls():
+    """`json_object` is an object; a call on the way to structured output is judged as a call."""
     asks = {"response_format": {"type": "json_object"}}
     for text, outcome in ((GOOD, "accepted"), ("It is 21.", "escalated"), ("[1]", "escalated")):
         assert record(pair(text, GOOD).bind(**asks).invoke(ASKED))["outcome"] == outcome
     tier = ScriptedChatModel(["prose"], loop=True).bind(format="json")
     answer = pair(tier, "prose of large, which was asked for none").invoke(ASKED)
     assert (record(answer)["reason"], record(answer)["outcome"]) == ("schema_invalid", "escalated")
-
-
-def test_a_call_on_the_way_to_structured_output_is_judged_as_a_call():
-    """With a response format bound beside tools; the agent's own way of asking, too."""
     bound = {"response_format": FORMS["json_schema"]}
     assert record(pair(said("", call())).bind_tools([get_weather], **bound).invoke(ASKED))["outcome"] == "accepted"
     wrong = pair(said("", call(town="Paris")), said("", call())).bind_tools([get_weather], **bound).invoke(ASKED)

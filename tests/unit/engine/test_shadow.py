@@ -114,14 +114,20 @@ async def test_only_accepted_steps_are_shadowed(how):
     assert none._cascade.large.base.asked == 0
 
 
-def test_the_rate_is_the_share_of_steps():
-    """A draw of every step's random id: about three of ten, whatever they are about."""
+def test_which_steps_are_shadowed():
+    """About the share that the rate says, and never beyond a ceiling of cost."""
     llm, journal = cascade(policy=Policy(shadow_rate=0.3))
     for _ in range(1000):
         llm.invoke("hi")
         assert shadow.wait(10)  # what finds too many others waiting is lost
     assert 230 < len(journal.labels) < 370  # five standard deviations
     assert {label.propensity for label in journal.labels} == {0.3}
+    llm, journal = cascade(policy=Policy(shadow_rate=1.0, max_cost=0.00001))
+    large = llm._cascade.large.base
+    with pytest.raises(Exception, match="max_cost leaves no more"):
+        llm.invoke("hi")
+    assert shadow.wait(10)
+    assert (large.asked, journal.labels) == (0, [])
 
 
 class Listener(BaseCallbackHandler):
@@ -218,16 +224,6 @@ def test_calibration_reads_what_shadows_found(tmp_path):
     assert shadow.wait(10)
     found = load_dataset(path)
     assert [(s.outcome.right, s.outcome.harm, s.outcome.propensity) for s in found.steps] == [(False, True, 1.0)] * 3
-
-
-def test_a_ceiling_holds_for_shadows():
-    """What is spent is spent: no shadow is asked that the run cannot pay."""
-    llm, journal = cascade(policy=Policy(shadow_rate=1.0, max_cost=0.00001))
-    large = llm._cascade.large.base
-    with pytest.raises(Exception, match="max_cost leaves no more"):
-        llm.invoke("hi")
-    assert shadow.wait(10)
-    assert (large.asked, journal.labels) == (0, [])
 
 
 def test_an_interpreter_does_not_wait_for_shadows():

@@ -110,16 +110,12 @@ def test_an_answer_that_cannot_be_executed_speaks_against_nobody(theirs: AIMessa
     assert found == pytest.approx(NEUTRAL, abs=0.02)
 
 
-def test_a_sound_answer_counts_more_than_a_made_up_one() -> None:
-    """Another value of the request speaks against the draft; one that nobody mentioned speaks against itself."""
+def test_doubtful_second_answers() -> None:
+    """A sound one counts more than a made-up one; agreement is taken as it is."""
     asked = "Book a room in a city for 2 nights: Lyon, and Nice if it is cheaper."
     sound, _ = checked(call(city="Lyon", nights=2), call(city="Nice", nights=2), asked)
     made_up, _ = checked(call(city="Lyon", nights=2), call(city="Ankh", nights=9), asked)
     assert sound < made_up < NEUTRAL
-
-
-def test_agreement_is_taken_as_it_is() -> None:
-    """Doubt about the second answer never lifts or lowers an agreement: it is the same doubt as about the draft."""
     found, plain = checked(call(city="Ankh", nights=9), call(city="Ankh", nights=9))
     assert found == plain == 1.0
 

@@ -53,11 +53,18 @@ def error_of(data: dict[str, Any]) -> str:
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
-def test_parsing_error_is_a_hard_fail() -> None:
-    """A parsing error fails hard, also where no schema is known."""
+def test_errors_that_name_no_value() -> None:
+    """A parsing error fails hard without a schema too; LangChain's message quotes the whole answer and none of it is passed on."""
     verdict = judge(Draft(message=AIMessage("{"), parsing_error="JSONDecodeError: Expecting property name"))
     assert (verdict.code, verdict.hard, verdict.path) == ("unparsed_output", True, "/parsed")
     assert "JSONDecodeError" in verdict.reason
+    with pytest.raises(OutputParserException) as caught:
+        PydanticOutputParser(pydantic_object=Order).parse(json.dumps({"buyerName": SECRET}))
+    error = f"{type(caught.value).__name__}: {caught.value}"
+    assert SECRET in error
+    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order)
+    assert "OutputParserException" in verdict.reason
+    assert SECRET not in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -99,17 +106,6 @@ class Typed(TypedDict):
 @dataclass
 class Plain:
     count: int
-
-
-def test_langchain_parser_error() -> None:
-    """The message of LangChain's own parser quotes the whole answer; none of it is passed on."""
-    with pytest.raises(OutputParserException) as caught:
-        PydanticOutputParser(pydantic_object=Order).parse(json.dumps({"buyerName": SECRET}))
-    error = f"{type(caught.value).__name__}: {caught.value}"
-    assert SECRET in error
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order)
-    assert "OutputParserException" in verdict.reason
-    assert SECRET not in verdict.reason
 
 
 def test_nothing_parsed_is_a_hard_fail() -> None:
@@ -233,19 +229,18 @@ def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
         assert SECRET not in verdict.reason
 
 
-def test_any_of_several_schemas_will_do() -> None:
-    """The host takes `oneOf` at the top for schemas to choose from: a value that fits two of them is kept."""
+def test_any_schema_will_do_that_fits() -> None:
+    """Any of several; keys that may be left out, nulls, open types; what is validated elsewhere is not judged again."""
     schema = {"oneOf": [PERSON, {"title": "Box", "type": "object", "required": ["lid"]}]}
     for good in ({"age": 1}, {"lid": 1}, {"age": 1, "lid": 1}):
         assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=schema) is None
     assert judge(Draft(message=AIMessage("x"), parsed={"agee": 1}), output_schema=schema)
-
-
-def test_typed_dict_that_fits() -> None:
-    """Keys that may be left out, null for `Optional`, whole numbers for floats and open types are kept."""
     assert judge(Draft(message=AIMessage("x"), parsed=ADA), output_schema=Person) is None
     nested = {**ADA, "friend": {**ADA, "extra": 1}, "tags": ["a"], "note": "n"}
     assert judge(Draft(message=AIMessage("x"), parsed=nested), output_schema=Person) is None
+    for schema in (Line, Plain, int, list[int], Line | None, "x", 3):
+        assert judge(Draft(message=AIMessage("x"), parsed={"other": 1}), output_schema=schema) is None
+    assert judge(Draft(message=AIMessage("x"), parsed=Plain(count=1)), output_schema=PERSON) is None
 
 
 @pytest.mark.parametrize(
@@ -271,22 +266,11 @@ def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None
     assert judge(Draft(message=AIMessage("x"), parsed={"agee": 36}), output_schema=Person)
 
 
-def test_what_is_validated_elsewhere_is_not_judged_again() -> None:
-    """Instances, and plain output of pydantic classes, dataclasses and things that are no schema, are kept."""
-    for schema in (Line, Plain, int, list[int], Line | None, "x", 3):
-        assert judge(Draft(message=AIMessage("x"), parsed={"other": 1}), output_schema=schema) is None
-    assert judge(Draft(message=AIMessage("x"), parsed=Plain(count=1)), output_schema=PERSON) is None
-
-
-def test_output_too_large_to_follow_is_not_held_against_the_answer() -> None:
-    """A check that ends at its budget abstains."""
+def test_memory_and_budget() -> None:
+    """Schemas are compiled once and forgotten; a check that ends at its budget abstains."""
     schema = {"type": "array", "uniqueItems": True, "items": {"anyOf": [{"type": "object"}, {"type": "integer"}]}}
     verdict = judge(Draft(message=AIMessage("x"), parsed=list(range(100_000))), output_schema=schema)
     assert (verdict.outcome, verdict.code) == ("abstain", "unchecked")
-
-
-def test_schemas_are_compiled_once_and_forgotten_in_the_end() -> None:
-    """The same object is compiled once, and the memory is bounded."""
     known = compiled(PERSON)
     assert compiled(PERSON) is known
     for _ in range(300):

@@ -29,24 +29,11 @@ def test_words_with_one_stem() -> None:
         assert text.stem(word) == word
 
 
-def test_dense_scripts_are_read_in_pairs() -> None:
-    """Text without spaces gives pairs of characters, mixed with Latin words, each with its place."""
+def test_terms_and_identifiers() -> None:
+    """Dense scripts in pairs, camel and snake case in words, each with its place."""
     folded = "abc東京都x 水"
     assert text.placed_terms(folded) == [(0, "abc"), (3, "東京"), (4, "京都"), (6, "x"), (8, "水")]
     assert text.terms(folded) == ["abc", "東京", "京都", "x", "水"]
-
-
-@given(st.text(max_size=200))
-def test_terms_are_the_placed_terms(said: str) -> None:
-    """Both readings give the same stems, and every place lies inside the text."""
-    folded = text.fold(said)
-    placed = text.placed_terms(folded)
-    assert text.terms(folded) == [term for _, term in placed]
-    assert all(0 <= place < len(folded) for place, _ in placed)
-
-
-def test_identifiers_are_split() -> None:
-    """Camel case, snake case and digits are words of their own."""
     assert text.identifier_words("getUser_infoV2HTTPServer").split() == [
         "get",
         "user",
@@ -56,6 +43,15 @@ def test_identifiers_are_split() -> None:
         "http",
         "server",
     ]
+
+
+@given(st.text(max_size=200))
+def test_terms_are_the_placed_terms(said: str) -> None:
+    """Both readings give the same stems, and every place lies inside the text."""
+    folded = text.fold(said)
+    placed = text.placed_terms(folded)
+    assert text.terms(folded) == [term for _, term in placed]
+    assert all(0 <= place < len(folded) for place, _ in placed)
 
 
 def test_numbers_of_texts() -> None:
@@ -96,10 +92,15 @@ def read(messages: list[BaseMessage]) -> text.Conversation:
     return conversation(StepContext(messages=messages))
 
 
-def test_conversation_is_read_once_per_step() -> None:
-    """Both validators share one reading of a step."""
+def test_memory_of_readings() -> None:
+    """One reading of a step for both validators; the last tools are kept, the oldest forgotten."""
     context = StepContext(messages=[HumanMessage("hi")])
     assert conversation(context) is conversation(context)
+    first = ToolSpec("first", "", {})
+    kept = text.tool_text(first)
+    for n in range(600):
+        text.tool_text(ToolSpec(f"t{n}", "", {}))
+    assert text.tool_text(first) is not kept
 
 
 def test_earlier_calls_and_the_system_text_far_away_are_evidence() -> None:
@@ -154,15 +155,6 @@ def test_nested_schema_texts_are_read() -> None:
     assert text.schema_text(3) == ""
     spec = ToolSpec("f", "x" * 10_000, {"properties": {f"k{n}": {"description": "word " * 500} for n in range(90)}})
     assert text.tool_text(spec) is text.tool_text(spec)
-
-
-def test_memory_of_tools_is_bounded() -> None:
-    """The memory of tools keeps the last ones and forgets the oldest."""
-    first = ToolSpec("first", "", {})
-    kept = text.tool_text(first)
-    for n in range(600):
-        text.tool_text(ToolSpec(f"t{n}", "", {}))
-    assert text.tool_text(first) is not kept
 
 
 def test_leaves_are_bounded_and_carry_their_schema() -> None:
