@@ -27,7 +27,7 @@ def bench() -> Any:
     return module
 
 
-def told(case: Any) -> dict[str, Any]:
+def entry(case: Any) -> dict[str, Any]:
     """What the monitors see of a step without labels."""
     return case.trace.to_json()
 

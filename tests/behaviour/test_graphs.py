@@ -216,7 +216,7 @@ def test_replanning_comes_to_an_end():
 
 
 # ---- measured: the cascade and its two models --------------------------------------------------------------------
-def test_the_books_of_a_task_balance(tmp_path, monkeypatch):
+def test_the_sums_of_a_task_agree(tmp_path, monkeypatch):
     """For every task tried, the journal's cost is the cost of all model calls that a callback saw."""
     monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "journal.jsonl"))
     prices = {"standin-small": SMALL_PRICE, "standin-large": LARGE_PRICE}

@@ -94,8 +94,8 @@ def test_what_both_models_say_reaches_the_user(text, metadata, place):
     """As large's own, marked in the record."""
     answer = AIMessage(text, response_metadata=metadata)
     last = agent(says(answer), says(answer), place).invoke(HI)["messages"][-1]
-    told = record(last)
-    assert (last.text, told["degraded"], told["outcome"], told["final_tier"]) == (text, True, "exhausted", "large")
+    entry = record(last)
+    assert (last.text, entry["degraded"], entry["outcome"], entry["final_tier"]) == (text, True, "exhausted", "large")
 
 
 @PLACES
@@ -189,7 +189,7 @@ def test_a_stream_names_the_model_that_answered(place):
 
 
 def test_a_journal_that_keeps_requests_gets_them(tmp_path):
-    """What was asked stands beside the step, for people who label; without the setting it does not."""
+    """What was asked stands next to the step, for people who label; without the setting it does not."""
     for keeps in (True, False):
         path = tmp_path / f"{keeps}.jsonl"
         CascadeChatModel(small=says("It is 21."), large=says("x"), journal=Journal(path, requests=keeps)).invoke(

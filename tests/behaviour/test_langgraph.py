@@ -74,8 +74,8 @@ async def saver_of(database, how, path):
             yield saver
 
 
-def door(kind, small, large, **settings):
-    """The same pair behind each door, as a compiled graph (`saver` is its checkpointer)."""
+def adapter(kind, small, large, **settings):
+    """The same pair behind each adapter, as a compiled graph (`saver` is its checkpointer)."""
     saver = settings.pop("saver", None)
     if kind == "middleware":
         return create_agent(small, middleware=[CascadeMiddleware(large, **settings)], checkpointer=saver)
@@ -97,12 +97,12 @@ DOORS = pytest.mark.parametrize("kind", ["model", "node", "step", "middleware"])
 # ---- what is seen of a step -----------------------------------------------------------------------------------------
 @BOTH
 @DOORS
-async def test_every_door_shows_the_accepted_answer_once_and_a_rejected_draft_never(kind, how):
+async def test_every_adapter_shows_the_accepted_answer_once_and_a_rejected_draft_never(kind, how):
     """In `messages`, `updates`, `values`, `debug` and in the checkpoints, from both kinds of models."""
     for streams in (True, False):
         saver = InMemorySaver()
         small, large = (model(text, loop=True, streams=streams) for text in ("a draft unseen", "the final answer"))
-        graph = door(kind, small, large, validators=[no_draft], saver=saver)
+        graph = adapter(kind, small, large, validators=[no_draft], saver=saver)
         parts = await streamed(graph, HI, THREAD, how=how, stream_mode=["messages", "updates", "values", "debug"])
         tokens = [part[0] for mode, part in parts if mode == "messages"]
         assert [t.text for t in tokens] == ["the", " final", " answer", ""]
@@ -115,13 +115,13 @@ async def test_every_door_shows_the_accepted_answer_once_and_a_rejected_draft_ne
 
 @BOTH
 @DOORS
-async def test_every_door_counts_every_model_call_once(kind, how):
+async def test_every_adapter_counts_every_model_call_once(kind, how):
     """Usage callbacks hear each tier once, streamed or not, and agree with the record."""
     for mode in ("values", "messages"):
         usage = UsageMetadataCallbackHandler()
         journal = TraceCapture()
         small, large = model("draft", name="small"), model("fine", name="large")
-        graph = door(kind, small, large, validators=[no_draft], journal=journal)
+        graph = adapter(kind, small, large, validators=[no_draft], journal=journal)
         await streamed(graph, HI, {"callbacks": [usage]}, how=how, stream_mode=mode)
         assert {name: u["total_tokens"] for name, u in usage.usage_metadata.items()} == {"small": 12, "large": 12}
         (trace,) = journal
@@ -133,13 +133,13 @@ async def test_every_door_counts_every_model_call_once(kind, how):
 @DOORS
 async def test_event_streams_show_the_accepted_answer_in_pieces(kind, how):
     """`stream_events(version="v3")`: one message, its text in pieces, the record on it; the draft is not there."""
-    graph = door(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    graph = adapter(kind, model("a draft"), model("the final answer"), validators=[no_draft])
     if how == "sync":
-        told = [(list(m.text), m.output) for m in graph.stream_events(HI, version="v3").messages]
+        entry = [(list(m.text), m.output) for m in graph.stream_events(HI, version="v3").messages]
     else:
         events = await graph.astream_events(HI, version="v3")
-        told = [([t async for t in m.text], await m.output) async for m in events.messages]
-    ((pieces, message),) = told
+        entry = [([t async for t in m.text], await m.output) async for m in events.messages]
+    ((pieces, message),) = entry
     assert pieces == ["the", " final", " answer"]
     assert message.text == "the final answer"
     assert record(message)["outcome"] == "escalated"
@@ -148,7 +148,7 @@ async def test_event_streams_show_the_accepted_answer_in_pieces(kind, how):
 @DOORS
 async def test_older_event_streams_show_drafts_only_under_the_hidden_tag(kind):
     """`astream_events(version="v2")`: a consumer that excludes `nostream` hears the accepted answer alone."""
-    graph = door(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    graph = adapter(kind, model("a draft"), model("the final answer"), validators=[no_draft])
     heard, all_ends = [], 0
     async for event in graph.astream_events(HI, version="v2"):
         hidden = "nostream" in event.get("tags", ())
@@ -260,11 +260,11 @@ def ends_at_a_human(journal, **settings):
 @DOORS
 @SAVERS
 async def test_after_an_interrupt_each_tier_was_paid_once_and_the_approved_draft_is_used(kind, how, database, tmp_path):
-    """R14 behind every door and with both savers: calls, record and answer are those of one step."""
+    """R14 through every adapter and with both savers: calls, record and answer are those of one step."""
     journal = TraceCapture()
     small, large, settings = ends_at_a_human(journal)
     async with saver_of(database, how, tmp_path) as saver:
-        graph = door(kind, small, large, saver=saver, **settings)
+        graph = adapter(kind, small, large, saver=saver, **settings)
         out = await run(graph, HI, THREAD, how=how)
         assert out["__interrupt__"][0].value["draft"]["text"] == "draft l 1"
         assert len(journal) == 0
@@ -283,8 +283,8 @@ async def test_a_second_interrupt_of_the_same_node_neither_pays_nor_records_agai
     small, large, settings = ends_at_a_human(journal)
 
     def body(state, model):
-        said = model.invoke(state["messages"])
-        return {"messages": [said, AIMessage(f"{said.text}: {interrupt('send it?')}")]}
+        reply = model.invoke(state["messages"])
+        return {"messages": [reply, AIMessage(f"{reply.text}: {interrupt('send it?')}")]}
 
     graph = graph_of(cascade_node(small, large, step=body, **settings), saver=InMemorySaver())
     await run(graph, HI, THREAD, how=how)
@@ -298,20 +298,20 @@ async def test_a_second_interrupt_of_the_same_node_neither_pays_nor_records_agai
 @BOTH
 async def test_a_durable_answer_survives_an_interrupt_later_in_the_body(how):
     """`durable=True`: what the person saw is what is used, paid and recorded once; without it the body asks anew."""
-    for durable, asked in ((True, 1), (False, 2)):
+    for durable, queried in ((True, 1), (False, 2)):
         journal = TraceCapture()
         small = model("first", "second")
 
         def body(state, model):
-            said = model.invoke(state["messages"])
-            return {"messages": [AIMessage(f"{said.text}: {interrupt(said.text)}")]}
+            reply = model.invoke(state["messages"])
+            return {"messages": [AIMessage(f"{reply.text}: {interrupt(reply.text)}")]}
 
         node = cascade_node(small, model("x"), step=body, journal=journal, durable=durable)
         graph = graph_of(node, saver=InMemorySaver())
         assert (await run(graph, HI, THREAD, how=how))["__interrupt__"][0].value == "first"
         out = await run(graph, Command(resume="yes"), THREAD, how=how)
         assert out["messages"][-1].text == ("first: yes" if durable else "second: yes")
-        assert small.asked == len(journal) == asked
+        assert small.asked == len(journal) == queried
 
 
 @BOTH
@@ -336,8 +336,8 @@ def test_a_saved_answer_is_not_used_for_another_request():
     small = model("first", "second")
 
     def body(state, model):
-        said = model.invoke(next(questions))
-        return {"messages": [AIMessage(f"{said.text}: {interrupt('?')}")]}
+        reply = model.invoke(next(questions))
+        return {"messages": [AIMessage(f"{reply.text}: {interrupt('?')}")]}
 
     graph = graph_of(cascade_node(small, model("x"), step=body, durable=True), saver=InMemorySaver())
     graph.invoke(HI, THREAD)

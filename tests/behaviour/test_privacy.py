@@ -79,7 +79,7 @@ def test_the_secrets_were_there_and_so_were_the_exporters(sinks):
         assert len(sinks.get(name, b"")) > 1000, name
 
 
-def test_no_exporter_is_told_a_secret(sinks):
+def test_no_exporter_gets_a_secret(sinks):
     """Spans in memory, on the console, over OTLP and in its file, metrics, log events, Python's log, standard streams."""
     silent = {name: data for name, data in sinks.items() if name not in ("plain.jsonl", "redacted.jsonl")}
     assert {"spans.txt", "console.json", "python.log", "/v1/traces", "metadata.jsonl", "broken.jsonl"} <= silent.keys()
@@ -183,8 +183,8 @@ def test_no_verdict_quotes_what_was_said(  # noqa: PLR0917 - drawn by name
     for call in earlier:
         messages.append(AIMessage("", tool_calls=[{**call, "id": "e"}]))
         messages.append(ToolMessage("Error: zqx33", tool_call_id="e", status="error"))
-    said = AIMessage(text, tool_calls=calls, response_metadata=meta, invalid_tool_calls=[])
-    said.invalid_tool_calls = [
+    reply = AIMessage(text, tool_calls=calls, response_metadata=meta, invalid_tool_calls=[])
+    reply.invalid_tool_calls = [
         {"name": "zqx34", "args": "{zqx35", "id": "zqx36", "error": "zqx37", "type": "invalid_tool_call"}
     ]
     context = StepContext(
@@ -193,9 +193,9 @@ def test_no_verdict_quotes_what_was_said(  # noqa: PLR0917 - drawn by name
         state={"plan": plan, "secret": "zqx38"},
         output_schema=SCHEMA if structured else None,
     )
-    draft = Draft(message=said, parsed=parsed if structured else None, parsing_error=error if structured else None)
-    panel = ValidatorSet([*default_validators()[:-1], TokenConfidence()])
-    verdicts = (*panel.validate(None, context), *panel.validate(draft, context))
+    draft = Draft(message=reply, parsed=parsed if structured else None, parsing_error=error if structured else None)
+    checks = ValidatorSet([*default_validators()[:-1], TokenConfidence()])
+    verdicts = (*checks.validate(None, context), *checks.validate(draft, context))
     assert [v.code for v in verdicts if v.broken] == []
     for verdict in verdicts:
         assert "zqx" not in f"{verdict.code} {verdict.reason} {verdict.path} {verdict.validator}".lower()

@@ -1,4 +1,4 @@
-"""What happens when tiers, validators or answers go wrong: the promises R1-R9, R12, R13, R19 and the balance of the books."""
+"""What happens when tiers, validators or answers go wrong: the promises R1-R9, R12, R13, R19, and sums that agree."""
 
 import asyncio
 import json
@@ -56,19 +56,19 @@ async def test_a_small_tier_that_fails_is_answered_by_large(stub, small, reason,
     assert message.text == "You said to me: hi"
     assert stub.asked(small) - before[small] == 1
     assert stub.asked(name) == 1
-    told = record(message)
-    assert (told["reason"], told["final_tier"], told["outcome"]) == (reason, "large", "escalated")
-    assert re.search(error, told["attempts"][0]["error"]), "the class that the client library raises, by version"
-    assert told["attempts"][0]["cost"] == (0.0 if free else None)
+    entry = record(message)
+    assert (entry["reason"], entry["final_tier"], entry["outcome"]) == (reason, "large", "escalated")
+    assert re.search(error, entry["attempts"][0]["error"]), "the class that the client library raises, by version"
+    assert entry["attempts"][0]["cost"] == (0.0 if free else None)
 
 
 @BOTH
 async def test_the_time_out_of_an_sdk_is_an_error_like_any_other(stub, how):
     """R1: a deadline of the client library's own escalates too."""
     model = CascadeChatModel(small=openai(stub, "fail-hang", timeout=0.2), large=openai(stub, "good"))
-    told = record(await ask(model, how=how))
-    assert (told["reason"], told["final_tier"]) == ("model_error", "large")
-    assert "Timeout" in told["attempts"][0]["error"]
+    entry = record(await ask(model, how=how))
+    assert (entry["reason"], entry["final_tier"]) == ("model_error", "large")
+    assert "Timeout" in entry["attempts"][0]["error"]
 
 
 @BOTH
@@ -171,8 +171,8 @@ async def test_with_large_down_a_soft_fail_is_returned_marked(how):
         return CascadeChatModel(small=ScriptedChatModel("draft"), large=down, validators=[soft], policy=policy)
 
     message = await ask(cascade(Policy(on_exhausted="return")), how=how)
-    told = record(message)
-    assert (message.text, told["degraded"], told["outcome"], told["final_tier"]) == (
+    entry = record(message)
+    assert (message.text, entry["degraded"], entry["outcome"], entry["final_tier"]) == (
         "draft",
         True,
         "exhausted",
@@ -240,9 +240,9 @@ async def test_what_is_no_answer_escalates(draft, how):
     model = CascadeChatModel(small=ScriptedChatModel(draft), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
     message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
     assert message.tool_calls[0]["args"] == {"city": "Lyon", "days": 2}
-    told = record(message)
-    assert told["final_tier"] == "large"
-    assert [v["outcome"] for v in told["attempts"][0]["verdicts"] if "score" not in v].count("fail") >= 1
+    entry = record(message)
+    assert entry["final_tier"] == "large"
+    assert [v["outcome"] for v in entry["attempts"][0]["verdicts"] if "score" not in v].count("fail") >= 1
 
 
 @BOTH
@@ -309,9 +309,9 @@ async def test_a_validator_that_breaks_never_fails_the_step(what, how):
         small, large = ScriptedChatModel("draft"), ScriptedChatModel("large")
         return CascadeChatModel(small=small, large=large, validators=[broken, always_pass()], policy=Policy(**settings))
 
-    told = record(await ask(cascade(), how=how))
-    assert (told["final_tier"], told["reason"]) == ("large", "validator_error")
-    (verdict,) = (v for v in told["attempts"][0]["verdicts"] if v.get("code") == "validator_error")
+    entry = record(await ask(cascade(), how=how))
+    assert (entry["final_tier"], entry["reason"]) == ("large", "validator_error")
+    (verdict,) = (v for v in entry["attempts"][0]["verdicts"] if v.get("code") == "validator_error")
     assert (verdict["outcome"], verdict["validator"]) == ("abstain", "broken")
     assert verdict["reason"]
     assert record(await ask(cascade(on_broken="accept"), how=how))["final_tier"] == "small"
@@ -368,9 +368,9 @@ async def test_asynchronous_validators():
         return True
 
     model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[slow])
-    told = record(model.invoke("hi"))
-    assert told["final_tier"] == "large"
-    assert "needs ainvoke" in told["attempts"][0]["verdicts"][0]["reason"]
+    entry = record(model.invoke("hi"))
+    assert entry["final_tier"] == "large"
+    assert "needs ainvoke" in entry["attempts"][0]["verdicts"][0]["reason"]
 
 
 # ---- R12: cancellation and control flow -----------------------------------------------------------------------------
@@ -474,10 +474,10 @@ def _crowd() -> tuple[CascadeChatModel, TraceCapture]:
 def _check_own(number: int, message: AIMessage) -> str:
     tier = "large" if number % 2 else "small"
     assert message.text == f"{tier} {number}"
-    told = record(message)
-    assert told["final_tier"] == tier
-    assert [a["usage"]["input_tokens"] for a in told["attempts"]] == [number] * (2 if number % 2 else 1)
-    return told["id"]
+    entry = record(message)
+    assert entry["final_tier"] == tier
+    assert [a["usage"]["input_tokens"] for a in entry["attempts"]] == [number] * (2 if number % 2 else 1)
+    return entry["id"]
 
 
 async def test_a_thousand_steps_at_once_keep_apart():
@@ -589,8 +589,8 @@ async def test_hostile_texts_and_errors_are_recorded_clean(how):
     large = AIMessage("\ud83d\0", usage_metadata=usage, response_metadata={"finish_reason": "stop"})
     journal = TraceCapture()
     model = pair(UntoldError(), Tier(ScriptedChatModel(large), price=Price(1, 1)), validators=[], journal=journal)
-    told = record(await ask(model, how=how))
-    _check_json(told)
+    entry = record(await ask(model, how=how))
+    _check_json(entry)
     (trace,) = journal
     _check_json(trace.to_json())
     assert trace.attempts[0].error == "UntoldError: "
@@ -598,7 +598,7 @@ async def test_hostile_texts_and_errors_are_recorded_clean(how):
     assert trace.cost is None
 
 
-# ---- the books ------------------------------------------------------------------------------------------------------
+# ---- the sums ------------------------------------------------------------------------------------------------------
 tokens = st.tuples(st.integers(0, 10_000), st.integers(0, 10_000))
 usages = st.none() | tokens
 
@@ -619,7 +619,7 @@ scripts = st.tuples(
 
 @settings(max_examples=examples(50, 150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(small=scripts, middle=scripts, large=scripts, ladder=st.booleans(), how=st.sampled_from(["sync", "async"]))
-def test_the_books_balance(small, middle, large, ladder, how):  # noqa: C901 - one script, four books
+def test_all_sums_agree(small, middle, large, ladder, how):  # noqa: C901 - one script, four sums
     """The sum of the attempts, the record on the message, the usage callbacks and the journal agree to the token.
 
     A ladder of three counts every call once. What a provider did not report, and a price nobody knows, stays unknown.
@@ -688,14 +688,14 @@ def test_money_that_is_not_known_is_none():
         AIMessage("ok", usage_metadata=usage),
         validators=[refuses_small],
     )
-    told = record(model.invoke("hi"))
-    assert told["attempts"][0]["cost"] == pytest.approx(10 / 1e6)
-    assert told["attempts"][1]["cost"] is None
-    assert told["cost"] is None
-    assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (10, 10)
+    entry = record(model.invoke("hi"))
+    assert entry["attempts"][0]["cost"] == pytest.approx(10 / 1e6)
+    assert entry["attempts"][1]["cost"] is None
+    assert entry["cost"] is None
+    assert (entry["usage"]["input_tokens"], entry["usage"]["output_tokens"]) == (10, 10)
     usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
 
-    def told(small: str, large: str) -> dict[str, Any]:
+    def entry(small: str, large: str) -> dict[str, Any]:
         return record(
             CascadeChatModel(
                 small=Tier(ScriptedChatModel(AIMessage("a", usage_metadata=usage)), price=Price(1, 1, currency=small)),
@@ -704,8 +704,8 @@ def test_money_that_is_not_known_is_none():
             ).invoke("hi")
         )
 
-    assert (told("EUR", "EUR")["currency"], told("EUR", "EUR")["cost"]) == ("EUR", pytest.approx(20 / 1e6))
-    assert told("EUR", "USD")["cost"] is None
+    assert (entry("EUR", "EUR")["currency"], entry("EUR", "EUR")["cost"]) == ("EUR", pytest.approx(20 / 1e6))
+    assert entry("EUR", "USD")["cost"] is None
 
 
 # ---- R17, R18: what is known of earlier steps, and what may be spent --------------------------------------------------
@@ -823,11 +823,11 @@ async def test_a_strict_ceiling_is_never_overrun(how):
     spent, reasons = 0.0, []
     for _ in range(15):
         try:
-            told = record(await ask(llm, config=config, how=how))
+            entry = record(await ask(llm, config=config, how=how))
         except CascadeExhausted as error:
-            told = error.trace.to_json()
-        spent += told["cost"]
-        reasons.append(told["reason"])
+            entry = error.trace.to_json()
+        spent += entry["cost"]
+        reasons.append(entry["reason"])
     assert spent <= 0.01
     assert set(reasons) == {"bad", "budget"}
     unbounded = CascadeChatModel(
@@ -886,8 +886,8 @@ async def test_a_doubtful_call_that_cannot_be_undone_is_never_returned(how, doub
         await ask(llm.bind_tools([refund]), how=how)
 
 
-async def test_a_cancelled_step_tells_of_the_call_beside_it():
-    """The books of a hedged step that was cancelled hold both calls, of unknown cost."""
+async def test_a_cancelled_step_has_the_call_next_to_it():
+    """The record of a hedged step that was cancelled hold both calls, of unknown cost."""
     journal = TraceCapture()
     llm = CascadeChatModel(
         small=ScriptedChatModel("a", delay=5),

@@ -64,7 +64,7 @@ def test_right_words_without_the_deed_are_no_success(task):
 
 @by_id
 def test_one_deed_too_many_is_no_success(task):
-    """Another order cancelled or refunded on top is found, also beside a refund that was asked for."""
+    """Another order cancelled or refunded on top is found, also next to a refund that was asked for."""
     before, after, _ = carried_out(task)
     spare = next(o for o, row in after["orders"].items() if row["status"] == "processing" and o not in str(task))
     after["orders"][spare] = {**after["orders"][spare], "status": "cancelled"}

@@ -270,7 +270,7 @@ async def test_async_calls_run_outside_the_loop(db, monkeypatch):
 
 
 def test_in_a_tool_node_errors_are_messages(db):
-    """A LangGraph ToolNode hands a broken rule on as a message with status `error`, beside a call that worked."""
+    """A LangGraph ToolNode hands a broken rule on as a message with status `error`, next to a call that worked."""
     builder = StateGraph(MessagesState)
     builder.add_node("tools", ToolNode(order_tools(db)))
     builder.add_edge(START, "tools")

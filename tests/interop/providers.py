@@ -132,7 +132,7 @@ def _keys(value: Mapping[str, Any], required: str, optional: str = "") -> None:
 
 
 def _blocks(content: Any, kinds: dict[str, tuple[str, str]], where: str) -> list[dict[str, Any]]:
-    """Return the blocks of a content that is text or blocks of these kinds (required and optional keys beside type)."""
+    """Return the blocks of a content that is text or blocks of these kinds (required and optional keys next to type)."""
     if isinstance(content, str):
         _need(content.strip(), f"{where} is blank")
         return [{"type": "text", "text": content}]

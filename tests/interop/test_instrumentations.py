@@ -243,12 +243,12 @@ def test_a_call_in_parallel_with_another(backend):
         for tree in found:
             for child, tier, call in zip(tree[1], ("small", "large"), "sl", strict=True):
                 assert child in (attempt(tier, model(backend, call)), attempt(tier))  # a cancelled call may leave none
-        said = [
+        reply = [
             (s["attributes"]["cascade.tier.name"], s["attributes"]["cascade.attempt.outcome"])
             for s in report["spans"]
             if s["name"].startswith("cascade.attempt")
         ]
-        assert said == [("small", outcomes[0]), ("large", outcomes[1])] * 2
+        assert reply == [("small", outcomes[0]), ("large", outcomes[1])] * 2
         assert quiet(report)
     alone = ["cascade.step desk", [attempt("small", model(backend, "s"))]]
     assert ran(backend)["not_hedged"]["tree"] == [alone] * 2
@@ -394,9 +394,9 @@ def test_the_decisive_attributes(backend, adapter):
     spans = {span["name"]: span for span in report["spans"]}
     step_, small, large = (spans[n] for n in ("cascade.step desk", "cascade.attempt small", "cascade.attempt large"))
     assert {span["kind"] for span in (step_, small, large)} == {"INTERNAL"}
-    said = step_["attributes"]
-    assert said["openinference.span.kind"] == "CHAIN"
-    assert [said[f"cascade.step.{key}"] for key in ("name", "outcome", "reason", "final_tier", "attempts")] == [
+    reply = step_["attributes"]
+    assert reply["openinference.span.kind"] == "CHAIN"
+    assert [reply[f"cascade.step.{key}"] for key in ("name", "outcome", "reason", "final_tier", "attempts")] == [
         "desk",
         "escalated",
         "odd",
@@ -405,13 +405,13 @@ def test_the_decisive_attributes(backend, adapter):
     ]
     assert step_["events"] == ["cascade.escalation"]
     for index, (span, tier, outcome) in enumerate([(small, "small", "rejected"), (large, "large", "accepted")]):
-        said = span["attributes"]
-        assert [said[key] for key in ("cascade.attempt.index", "cascade.tier.name", "cascade.attempt.outcome")] == [
+        reply = span["attributes"]
+        assert [reply[key] for key in ("cascade.attempt.index", "cascade.tier.name", "cascade.attempt.outcome")] == [
             index,
             tier,
             outcome,
         ]
-        assert (said["cascade.attempt.input_tokens"], said["cascade.attempt.output_tokens"]) == (11, 5)
+        assert (reply["cascade.attempt.input_tokens"], reply["cascade.attempt.output_tokens"]) == (11, 5)
         assert span["events"] == ["gen_ai.evaluation.result"]
     for span in (step_, small, large):
         assert not any(key.startswith(("gen_ai.usage", "gen_ai.request", "llm.")) for key in span["attributes"])

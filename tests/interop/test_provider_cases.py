@@ -86,7 +86,7 @@ def gpt(url: str, **settings: Any) -> ChatOpenAI:
     return ChatOpenAI(**{"model": "gpt-4o-mini", "base_url": f"{url}/v1", "api_key": "x", "max_retries": 0, **settings})
 
 
-def said(text: Any = "", *calls: dict[str, Any], **metadata: Any) -> AIMessage:
+def reply(text: Any = "", *calls: dict[str, Any], **metadata: Any) -> AIMessage:
     """A model's answer."""
     return AIMessage(text, tool_calls=list(calls), response_metadata=metadata)
 
@@ -127,8 +127,8 @@ def test_other_formats_and_calls():
     answer = pair(tier, "prose of large, which was asked for none").invoke(ASKED)
     assert (record(answer)["reason"], record(answer)["outcome"]) == ("schema_invalid", "escalated")
     bound = {"response_format": FORMS["json_schema"]}
-    assert record(pair(said("", call())).bind_tools([get_weather], **bound).invoke(ASKED))["outcome"] == "accepted"
-    wrong = pair(said("", call(town="Paris")), said("", call())).bind_tools([get_weather], **bound).invoke(ASKED)
+    assert record(pair(reply("", call())).bind_tools([get_weather], **bound).invoke(ASKED))["outcome"] == "accepted"
+    wrong = pair(reply("", call(town="Paris")), reply("", call())).bind_tools([get_weather], **bound).invoke(ASKED)
     assert (record(wrong)["reason"], wrong.tool_calls[0]["args"]) == ("schema_invalid", {"city": "Paris"})
 
 
@@ -149,22 +149,22 @@ ONLY_TIME = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "functi
 @pytest.mark.parametrize(
     ("draft", "bound"),
     [
-        (said("", call(), call(own_id="c2", city="Rome")), {"parallel_tool_calls": False}),
+        (reply("", call(), call(own_id="c2", city="Rome")), {"parallel_tool_calls": False}),
         (
-            said("", call(), call(own_id="c2", city="Rome")),
+            reply("", call(), call(own_id="c2", city="Rome")),
             {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
         ),
-        (said("", call()), {"tool_choice": ONLY_TIME}),
-        (said("It is 21."), {"tool_choice": "required"}),
-        (said("", call()), {"tool_choice": {"type": "function", "function": {"name": "get_time"}}}),
-        (said("", call()), {"tool_choice": {"type": "none"}}),
-        (said("It is 21.\nObservation: more\nIt is 22."), {"stop": ["Observation:"]}),
+        (reply("", call()), {"tool_choice": ONLY_TIME}),
+        (reply("It is 21."), {"tool_choice": "required"}),
+        (reply("", call()), {"tool_choice": {"type": "function", "function": {"name": "get_time"}}}),
+        (reply("", call()), {"tool_choice": {"type": "none"}}),
+        (reply("It is 21.\nObservation: more\nIt is 22."), {"stop": ["Observation:"]}),
     ],
 )
 def test_what_is_bound_to_the_call_is_judged(draft, bound):
     """A hard fail, so that large is asked; without the option the draft is accepted."""
     tools = [get_weather, get_time]
-    answer = pair(draft, said("", call("get_time"))).bind_tools(tools, **bound).invoke(ASKED)
+    answer = pair(draft, reply("", call("get_time"))).bind_tools(tools, **bound).invoke(ASKED)
     assert record(answer)["attempts"][0]["outcome"] == "rejected"
     assert any(v["outcome"] == "fail" and "score" not in v for v in record(answer)["attempts"][0]["verdicts"])
     free = pair(draft).bind_tools(tools).invoke([HumanMessage("The weather in Paris and in Rome?")])
@@ -211,7 +211,7 @@ SERVED: dict[str, Callable[[Any], Any]] = {
     ),
     "Ollama cut the answer": lambda serve: ollama(serve, "The weather in Par", done_reason="length"),
     **{
-        word: lambda _, word=word: ScriptedChatModel([said("The weather in Par", finish_reason=word)])  # type: ignore[misc]
+        word: lambda _, word=word: ScriptedChatModel([reply("The weather in Par", finish_reason=word)])  # type: ignore[misc]
         for word in ("pause_turn", "compaction", "IMAGE_RECITATION", "ESCALATION", "MALFORMED_RESPONSE")
     },
 }

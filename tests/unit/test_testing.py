@@ -94,14 +94,14 @@ def test_usage_is_one_for_all_or_one_per_reply():
     """A reply's own usage wins; None reports none."""
     own = {"input_tokens": 9, "output_tokens": 9, "total_tokens": 18}
 
-    def told(replies: Any, usage: Any) -> list[Any]:
+    def entry(replies: Any, usage: Any) -> list[Any]:
         model = ScriptedChatModel(replies, usage=usage)
         got = [model.invoke("").usage_metadata for _ in replies]
         return [u and (u["input_tokens"], u["output_tokens"], u["total_tokens"]) for u in got]
 
-    assert told(["a", AIMessage("b", usage_metadata=own)], (1, 2)) == [(1, 2, 3), (9, 9, 18)]
-    assert told(["a", "b"], [(1, 2), None]) == [(1, 2, 3), None]
-    assert told(["a"], None) == [None]
+    assert entry(["a", AIMessage("b", usage_metadata=own)], (1, 2)) == [(1, 2, 3), (9, 9, 18)]
+    assert entry(["a", "b"], [(1, 2), None]) == [(1, 2, 3), None]
+    assert entry(["a"], None) == [None]
 
 
 def test_tools_and_arguments_are_remembered_and_change_nothing():

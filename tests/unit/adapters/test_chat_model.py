@@ -110,8 +110,8 @@ class Runs(BaseCallbackHandler):
 @BOTH
 async def test_the_message_is_the_tiers_own_with_the_record_on_it(how):
     """Content, usage, name and metadata are those of the accepted call; the record is plain and complete."""
-    said = AIMessage("yes", name="bob", id="m1", response_metadata={"finish_reason": "stop"})
-    model = cascade(said, name="desk")
+    reply = AIMessage("yes", name="bob", id="m1", response_metadata={"finish_reason": "stop"})
+    model = cascade(reply, name="desk")
     message = await ask(model, how=how)
     assert (message.content, message.name, message.id) == ("yes", "bob", "m1")
     assert message.response_metadata["finish_reason"] == "stop"
@@ -120,7 +120,7 @@ async def test_the_message_is_the_tiers_own_with_the_record_on_it(how):
     assert isinstance(trace, StepTrace)
     assert (trace.step, trace.outcome, trace.final_tier, trace.kind) == ("desk", "accepted", "small", "text")
     assert "answer" not in record(message)["attempts"][0]
-    assert "cascade" not in said.response_metadata, "the script's own message is untouched"
+    assert "cascade" not in reply.response_metadata, "the script's own message is untouched"
 
 
 @BOTH
@@ -130,8 +130,8 @@ async def test_an_escalated_message_keeps_its_own_usage(how):
     heard = UsageMetadataCallbackHandler()
     message = await ask(cascade("a", large, validators=[refuses_small]), how=how, config={"callbacks": [heard]})
     assert message.usage_metadata == {"input_tokens": 100, "output_tokens": 1, "total_tokens": 101}
-    told = record(message)["usage"]
-    assert (told["input_tokens"], told["output_tokens"], told["calls"]) == (107, 4, 2)
+    entry = record(message)["usage"]
+    assert (entry["input_tokens"], entry["output_tokens"], entry["calls"]) == (107, 4, 2)
     assert sum(u["input_tokens"] for u in heard.usage_metadata.values()) == 107
 
 
@@ -165,10 +165,10 @@ MESSAGES = {
 
 
 @BOTH
-@pytest.mark.parametrize("said", MESSAGES.values(), ids=MESSAGES)
-async def test_the_chunks_add_up_to_the_message(said, how):
+@pytest.mark.parametrize("reply", MESSAGES.values(), ids=MESSAGES)
+async def test_the_chunks_add_up_to_the_message(reply, how):
     """The sum of the streamed chunks is what `invoke` returns: content, calls, ids, metadata; usage exactly once."""
-    model = cascade(said)
+    model = cascade(reply)
     whole, chunks = await ask(model, how=how), await streamed(model, how=how)
     full = added(chunks)
     for field in ("content", "tool_calls", "invalid_tool_calls", "id", "additional_kwargs", "usage_metadata"):
@@ -186,8 +186,8 @@ async def test_the_chunks_add_up_to_the_message(said, how):
 @BOTH
 async def test_output_version_v1_gives_content_blocks(how):
     """`output_version` holds for the cascade as for any model, and leaves the tiers alone."""
-    said = AIMessage("yes", tool_calls=[{"name": "forecast", "args": {"city": "Lyon"}, "id": "a"}])
-    model = cascade(said, output_version="v1")
+    reply = AIMessage("yes", tool_calls=[{"name": "forecast", "args": {"city": "Lyon"}, "id": "a"}])
+    model = cascade(reply, output_version="v1")
     message = await ask(model, how=how)
     call = {"type": "tool_call", "name": "forecast", "args": {"city": "Lyon"}, "id": "a"}
     assert message.content == [{"type": "text", "text": "yes"}, call]
@@ -200,12 +200,12 @@ async def test_output_version_v1_gives_content_blocks(how):
 @BOTH
 async def test_a_message_that_is_changed_later_changes_no_script(how):
     """Hosts write into what a model returned; what the tier keeps stays as it was."""
-    said = AIMessage("yes")
-    model = cascade(said)
+    reply = AIMessage("yes")
+    model = cascade(reply)
     message = await ask(model, how=how)
     message.name = "agent"
     message.response_metadata["x"] = 1
-    assert said.name is None
+    assert reply.name is None
     assert "x" not in (await ask(model, how=how)).response_metadata
 
 
@@ -266,18 +266,18 @@ def test_tools_are_known_to_agents_and_validators():
 @BOTH
 async def test_arguments_bound_to_a_tier_stay_with_it(how):
     """`small.bind(...)` and `large.bind(...)` never mix, with tools, without, and under structured output."""
-    for door in ("plain", "tools", "structured"):
+    for adapter in ("plain", "tools", "structured"):
         small, large = ScriptedChatModel("a", loop=True), ScriptedChatModel('{"x": 1}', loop=True)
         own = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
         both = cascade(
             small.bind(temperature=0.1, tools=[own]), large.bind(temperature=0.9, user="u"), validators=[refuses_small]
         )
-        if door == "plain":
+        if adapter == "plain":
             await ask(both, how=how, stop=["."])
             assert small.options == [{"temperature": 0.1, "stop": ["."]}]
             assert small.offered == [[own]]
             assert large.options == [{"temperature": 0.9, "user": "u", "stop": ["."]}]
-        elif door == "tools":
+        elif adapter == "tools":
             await ask(both.bind_tools([forecast]), how=how)
             assert small.options == [{"temperature": 0.1}]
             assert small.offered[0] != [own]
@@ -353,10 +353,10 @@ RIGHT, WRONG = city(name="Lyon", size=3), city(name="Lyon", size="big")
 @pytest.mark.parametrize("schema", [City, CityDict, {**City.model_json_schema()}], ids=["model", "typeddict", "json"])
 async def test_structured_output_in_every_form(schema, how):
     """A pydantic model, a TypedDict, a JSON Schema: parsed as by the tier's own method."""
-    said = RIGHT if schema is not CityDict else RIGHT.model_copy()
+    reply = RIGHT if schema is not CityDict else RIGHT.model_copy()
     if schema is CityDict:
-        said.tool_calls = [{**RIGHT.tool_calls[0], "name": "CityDict"}]
-    value = await ask(cascade(said).with_structured_output(schema), how=how)
+        reply.tool_calls = [{**RIGHT.tool_calls[0], "name": "CityDict"}]
+    value = await ask(cascade(reply).with_structured_output(schema), how=how)
     assert (value if isinstance(value, dict) else value.model_dump()) == {"name": "Lyon", "size": 3}
 
 
@@ -364,19 +364,19 @@ async def test_structured_output_in_every_form(schema, how):
 async def test_an_answer_that_does_not_parse_escalates(how):
     """A parse failure of the small tier is a hard fail; with `include_raw` the record is on the raw message."""
     model = CascadeChatModel(small=ScriptedChatModel(WRONG), large=ScriptedChatModel(RIGHT))
-    told = await ask(model.with_structured_output(City, include_raw=True), how=how)
-    assert told["parsed"] == City(name="Lyon", size=3)
-    assert told["parsing_error"] is None
-    assert record(told["raw"])["reason"] == "schema_invalid"
-    assert record(told["raw"])["kind"] == "structured"
+    entry = await ask(model.with_structured_output(City, include_raw=True), how=how)
+    assert entry["parsed"] == City(name="Lyon", size=3)
+    assert entry["parsing_error"] is None
+    assert record(entry["raw"])["reason"] == "schema_invalid"
+    assert record(entry["raw"])["kind"] == "structured"
 
 
 @BOTH
 async def test_an_answer_that_never_parses_is_an_error(how):
     """When both tiers fail to parse, the host sees what large alone gives: its parser's own exception, or its None."""
 
-    def pair(said: Any, **settings: Any) -> Any:
-        return CascadeChatModel(small=ScriptedChatModel(WRONG), large=ScriptedChatModel(said), **settings)
+    def pair(reply: Any, **settings: Any) -> Any:
+        return CascadeChatModel(small=ScriptedChatModel(WRONG), large=ScriptedChatModel(reply), **settings)
 
     with pytest.raises(ValueError, match="size") as alone:
         await ask(ScriptedChatModel(WRONG).with_structured_output(City), how=how)
@@ -398,13 +398,13 @@ async def test_without_its_validator_an_unparsed_answer_raises_as_without_a_casc
     model = cascade(ScriptedChatModel([WRONG, WRONG, "prose"]))
     with pytest.raises(Exception, match="size"):
         await ask(model.with_structured_output(City), how=how)
-    told = await ask(model.with_structured_output(City, include_raw=True), how=how)
-    assert told["parsed"] is None
-    assert "size" in str(told["parsing_error"])
+    entry = await ask(model.with_structured_output(City, include_raw=True), how=how)
+    assert entry["parsed"] is None
+    assert "size" in str(entry["parsing_error"])
     assert await ask(model.with_structured_output(City), how=how) is None
 
 
-def test_a_model_without_structured_output_is_told_at_once():
+def test_a_model_without_structured_output_is_named_at_once():
     """The error comes when the schema is given and names the model."""
 
     class Plain(BaseChatModel):
@@ -425,10 +425,10 @@ async def test_a_cascade_as_a_tier_has_structured_output_and_keeps_its_arguments
     middle, large = ScriptedChatModel(WRONG), ScriptedChatModel(RIGHT)
     inner = CascadeChatModel(small=middle, large=large)
     model = CascadeChatModel(small=ScriptedChatModel(WRONG), large=inner.bind(temperature=0.4))
-    told = await ask(model.with_structured_output(City, include_raw=True), how=how)
-    assert told["parsed"] == City(name="Lyon", size=3)
+    entry = await ask(model.with_structured_output(City, include_raw=True), how=how)
+    assert entry["parsed"] == City(name="Lyon", size=3)
     assert [middle.options[0]["temperature"], large.options[0]["temperature"]] == [0.4, 0.4]
-    assert record(told["raw"])["usage"]["calls"] == 3
+    assert record(entry["raw"])["usage"]["calls"] == 3
 
 
 # ---- runs, callbacks, config ----------------------------------------------------------------------------------------
@@ -580,11 +580,11 @@ async def test_events_v2_show_the_step_its_tiers_and_the_answer():
     model = cascade(small, large, validators=[refuses_small], name="desk")
     events = [e async for e in model.astream_events("hi", version="v2")]
     assert [e["event"] for e in events if e["name"] in ("s", "l")] == ["on_chat_model_start", "on_chat_model_end"] * 2
-    shown = [e async for e in model.astream_events("hi", version="v2", exclude_tags=["nostream"])]
-    assert "secret" not in str([e for e in (*events, *shown) if e["event"].endswith("_stream")])
-    text = "".join(e["data"]["chunk"].text for e in shown if e["event"] == "on_chat_model_stream")
+    visible = [e async for e in model.astream_events("hi", version="v2", exclude_tags=["nostream"])]
+    assert "secret" not in str([e for e in (*events, *visible) if e["event"].endswith("_stream")])
+    text = "".join(e["data"]["chunk"].text for e in visible if e["event"] == "on_chat_model_stream")
     assert text == "l one two"
-    assert {e["name"] for e in shown} == {"desk", "cascade.step desk"}
+    assert {e["name"] for e in visible} == {"desk", "cascade.step desk"}
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
@@ -805,8 +805,8 @@ def test_common_settings_of_models_are_ignored_with_a_warning(caplog):
 def test_a_name_of_the_step_comes_from_the_node_unless_it_was_given():
     """Without a name of its own the step is named for the node it runs in."""
     config: Any = {"metadata": {"langgraph_node": "agent"}, "configurable": {"thread_id": 7}}
-    told = record(cascade("a").invoke("hi", config))
-    assert (told["step"], told["thread_id"]) == ("agent", "7")
+    entry = record(cascade("a").invoke("hi", config))
+    assert (entry["step"], entry["thread_id"]) == ("agent", "7")
     assert record(cascade("a", name="mine").invoke("hi", config))["step"] == "mine"
     assert record(cascade("a", name=None).invoke("hi"))["step"] == "cascade"
 
@@ -892,11 +892,11 @@ async def test_a_model_that_is_set_to_stream_is_asked_whole(how):
 async def test_streams_and_whole_answers_agree_on_random_drafts(how):
     """R4: over many shapes of answers, streamed and not streamed give the same decisions."""
     shapes = [*MESSAGES.values(), CUT, GOOD, AIMessage("", response_metadata={"finish_reason": "length"})]
-    for said in shapes:
+    for reply in shapes:
         decisions = []
         for way in (ask, streamed):
             journal = TraceCapture()
-            small = ScriptedChatModel(said, streams=True)
+            small = ScriptedChatModel(reply, streams=True)
             model = CascadeChatModel(small=small, large=ScriptedChatModel(GOOD, streams=True), journal=journal)
             await way(model.bind_tools([forecast]), "Paris and Lyon?", how=how)
             decisions.append([(d.action, d.reason) for d in journal.traces[0].decisions])
@@ -943,7 +943,7 @@ async def test_handlers_that_stream_hear_the_stream_as_it_goes(how):
 
 
 @BOTH
-async def test_a_stream_that_is_left_closes_the_run_it_was_told_in(how):
+async def test_a_stream_that_is_left_closes_the_run_it_ran_in(how):
     """The run under which streaming handlers heard the pieces ends too when the consumer leaves."""
     tokens = _Tokens()
     model = cascade("one two three four")
@@ -976,8 +976,8 @@ async def test_the_user_can_hide_a_step_from_the_message_stream(how):
 
         return StateGraph(MessagesState).add_node("n", anode if how == "async" else node).add_edge(START, "n").compile()
 
-    shown = await streamed(graph([]), {"messages": []}, how=how, stream_mode="messages")
-    assert "".join(part[0].text for part in shown) == "one two"
+    visible = await streamed(graph([]), {"messages": []}, how=how, stream_mode="messages")
+    assert "".join(part[0].text for part in visible) == "one two"
     assert await streamed(graph(["nostream"]), {"messages": []}, how=how, stream_mode="messages") == []
 
 
@@ -992,8 +992,8 @@ async def test_what_is_no_message_is_a_fault_of_the_tier(how):
         async def ainvoke(self, *_: Any, **__: Any) -> Any:
             return "text"
 
-    told = record(await ask(cascade(Odd("x"), "large"), how=how))
-    assert (told["final_tier"], told["attempts"][0]["error"]) == ("large", "TypeError")
+    entry = record(await ask(cascade(Odd("x"), "large"), how=how))
+    assert (entry["final_tier"], entry["attempts"][0]["error"]) == ("large", "TypeError")
 
 
 @BOTH
@@ -1044,17 +1044,17 @@ async def test_evidence_asks_under_the_step_and_unseen(how):
     """A judge's model call is a child run of the step, hidden from message streams."""
     from cascade_agent.core.records import SideCall
 
-    asked = ScriptedChatModel("fine", name="judge", loop=True)
+    queried = ScriptedChatModel("fine", name="judge", loop=True)
 
     class Judge:
         name, stage = "judge", "evidence"
 
         def gather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
-            asked.invoke("is it?", config)
+            queried.invoke("is it?", config)
             return Verdict(outcome="pass", score=1.0, code="judged"), SideCall(name="judge", cost=0.0)
 
         async def agather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
-            await asked.ainvoke("is it?", config)
+            await queried.ainvoke("is it?", config)
             return Verdict(outcome="pass", score=1.0, code="judged"), SideCall(name="judge", cost=0.0)
 
     heard = Runs()

@@ -1,4 +1,4 @@
-"""The middleware door in real `create_agent` agents: tools, structured output, streams, neighbours, humans."""
+"""The middleware in real `create_agent` agents: tools, structured output, streams, neighbours, humans."""
 
 import subprocess
 import sys
@@ -79,9 +79,9 @@ async def test_the_agents_model_is_tried_and_large_answers_what_needs_it(how):
     agent = create_agent(small, [lookup], middleware=[CascadeMiddleware(large)], system_prompt="Be brief.")
     usage = UsageMetadataCallbackHandler()
     out = await run(agent, "Where is order 7?", {"callbacks": [usage]}, how=how)
-    _, first, told, last = out["messages"]
+    _, first, entry, last = out["messages"]
     assert first.tool_calls[0]["name"] == "lookup"
-    assert isinstance(told, ToolMessage)
+    assert isinstance(entry, ToolMessage)
     assert last.text == "Order 7 was shipped."
     assert (record(first)["outcome"], record(first)["reason"]) == ("escalated", "schema_invalid")
     assert (record(last)["outcome"], record(last)["final_tier"]) == ("accepted", "small")
@@ -246,17 +246,17 @@ STRUCTURED = {
 
 
 @BOTH
-@pytest.mark.parametrize(("said", "wanted", "outcome"), STRUCTURED.values(), ids=STRUCTURED)
-async def test_structured_answers_are_judged_as_the_agent_reads_them(said, wanted, outcome, how):
+@pytest.mark.parametrize(("spoken", "wanted", "outcome"), STRUCTURED.values(), ids=STRUCTURED)
+async def test_structured_answers_are_judged_as_the_agent_reads_them(spoken, wanted, outcome, how):
     """What parses is accepted as such; what does not is a verdict, and large answers in its own way."""
-    small = model(said, profile=NATIVE if str(said).startswith("{") else None)
+    small = model(spoken, profile=NATIVE if str(spoken).startswith("{") else None)
     large = model(call("Report", **GOOD))
     agent = create_agent(small, [lookup], response_format=wanted, middleware=[CascadeMiddleware(large)])
     out = await run(agent, "How late is order 7, by 3 days?", how=how)
     assert out["structured_response"] == Report(order="7", days=3)
-    told = record(out["messages"][1])
-    assert (told["outcome"], told["reason"]) == (outcome, "accepted" if outcome == "accepted" else "schema_invalid")
-    assert "soon" not in repr(told)
+    entry = record(out["messages"][1])
+    assert (entry["outcome"], entry["reason"]) == (outcome, "accepted" if outcome == "accepted" else "schema_invalid")
+    assert "soon" not in repr(entry)
 
 
 def test_without_the_validator_an_unparsed_answer_raises_as_without_a_cascade():
@@ -316,7 +316,7 @@ async def test_a_human_approves_the_call_that_was_accepted(how):
 
 
 @BOTH
-async def test_summaries_are_made_beside_the_cascade(how):
+async def test_summaries_are_made_next_to_the_cascade(how):
     """`SummarizationMiddleware` shortens what the tiers are asked with; its own model call is not part of the step."""
     small, summary = model("fine"), model("a summary")
     agent = create_agent(
@@ -334,12 +334,12 @@ async def test_summaries_are_made_beside_the_cascade(how):
 
 
 class Noting(AgentMiddleware):
-    """Writes a command beside each response, as inner middleware may."""
+    """Writes a command next to each response, as inner middleware may."""
 
     def wrap_model_call(self, request, handler):
         response = handler(request)
-        said = response.result[-1].text
-        return ExtendedModelResponse(response, Command(update={"messages": [HumanMessage(f"noted {said}")]}))
+        spoken = response.result[-1].text
+        return ExtendedModelResponse(response, Command(update={"messages": [HumanMessage(f"noted {spoken}")]}))
 
 
 def test_a_rejected_draft_leaves_no_command_of_inner_middleware_behind():
@@ -410,8 +410,8 @@ async def test_a_human_decides_an_exhausted_step_and_no_tier_is_paid_twice(reply
     question = out["__interrupt__"][0].value
     assert (question["type"], question["draft"]["text"]) == ("cascade_exhausted", "draft large")
     assert len(journal) == 0
-    shown = await streamed(agent, Command(resume=reply), THREAD, mode="messages", how=how)
-    assert "".join(m.text for m, _ in shown) == text
+    visible = await streamed(agent, Command(resume=reply), THREAD, mode="messages", how=how)
+    assert "".join(m.text for m, _ in visible) == text
     last = agent.get_state(THREAD).values["messages"][-1]
     assert (last.text, record(last)["outcome"], record(last)["final_tier"]) == (text, "human_review", tier)
     assert (small.asked, large.asked) == (1, 1)

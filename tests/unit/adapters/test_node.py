@@ -1,4 +1,4 @@
-"""The node door: `cascade_node`, `cascade_step` and `swap_node` in real LangGraph graphs."""
+"""The node adapter: `cascade_node`, `cascade_step` and `swap_node` in real LangGraph graphs."""
 
 import inspect
 import pickle
@@ -97,7 +97,7 @@ def test_tools_are_bound_once_and_offered_to_both_tiers():
 
 
 def test_a_node_without_a_body_needs_messages():
-    """It says so, refuses a prompt beside a body, and gives the cascade that it made as `model`."""
+    """It says so, refuses a prompt next to a body, and gives the cascade that it made as `model`."""
 
     class Bare(TypedDict):
         question: str

@@ -71,8 +71,8 @@ def graph_of(adapter: str, small: Any, large: Any, *, schema: bool = False, save
     if adapter == "node":
 
         def body(state: Any, model: Any) -> Any:
-            asked = model.with_structured_output(City) if schema else model
-            return {"messages": [_message(asked.invoke(state["messages"]))]}
+            queried = model.with_structured_output(City) if schema else model
+            return {"messages": [_message(queried.invoke(state["messages"]))]}
 
         node: Any = cascade_node(small, large, step=body if schema else None, **settings)
     else:
@@ -269,16 +269,16 @@ def shaped(model: Any, shape: str) -> Any:
     return model.with_structured_output(City, include_raw=shape.endswith("raw"))
 
 
-async def chunks_of(model: Any, asked: Any) -> list[Any]:
+async def chunks_of(model: Any, queried: Any) -> list[Any]:
     """All that a stream gives."""
-    return [chunk async for chunk in model.astream(asked)]
+    return [chunk async for chunk in model.astream(queried)]
 
 
-def ended(model: Any, asked: Any, method: str) -> Any:
+def ended(model: Any, queried: Any, method: str) -> Any:
     """What a call ends with: the answer, or the sum of its chunks."""
     if method in ("invoke", "ainvoke"):
-        return model.invoke(asked) if method == "invoke" else asyncio.run(model.ainvoke(asked))
-    found = list(model.stream(asked)) if method == "stream" else asyncio.run(chunks_of(model, asked))
+        return model.invoke(queried) if method == "invoke" else asyncio.run(model.ainvoke(queried))
+    found = list(model.stream(queried)) if method == "stream" else asyncio.run(chunks_of(model, queried))
     if found and isinstance(found[0], AIMessage):
         return reduce(add, found)
     if found and isinstance(found[0], dict):
@@ -337,11 +337,11 @@ def test_a_host_sees_what_large_alone_gives(data, shape, method, how, fails):
         assert seen(lambda: ended(agent, HI, way)) == seen(lambda: ended(plain, HI, way))
     else:
         model = CascadeChatModel(small=tried, large=paid, validators=judges)
-        asked = [HumanMessage("weather in Lyon?")]
+        queried = [HumanMessage("weather in Lyon?")]
         # LangChain's own parsers drop the answer of a model that does not stream, so a structured one is asked whole
         whole = {"stream": "invoke", "astream": "ainvoke"}.get(method, method) if "structured" in shape else method
-        expected = seen(lambda: ended(shaped(alone, shape), asked, whole))
-        assert seen(lambda: ended(shaped(model, shape), asked, method)) == expected
+        expected = seen(lambda: ended(shaped(alone, shape), queried, whole))
+        assert seen(lambda: ended(shaped(model, shape), queried, method)) == expected
     assert paid.asked == alone.asked > 0
 
 
@@ -396,11 +396,11 @@ async def test_what_host_code_raises_passes_through_and_costs_no_second_call(way
 def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
     """Absent, empty, repeated within an answer or across turns: fresh on the accepted copy; others stay as they are."""
     calls = [{"name": "lookup", "args": {"city": f"C{i}"}, "id": own} for i, own in enumerate(given_ids)]
-    said = AIMessage("", tool_calls=calls)
+    spoken = AIMessage("", tool_calls=calls)
     history = [HumanMessage("a"), call(city="A").model_copy(update={"tool_calls": [{**calls[0], "id": "old"}]})]
     history = [*history, ("tool", "21")][:1] if given_ids != ["old"] else history
     if adapter == "chat_model":
-        model = CascadeChatModel(small=says(said), large=says("x"), validators=[])
+        model = CascadeChatModel(small=says(spoken), large=says("x"), validators=[])
         message = model.bind_tools([lookup]).invoke(history)
         kept = model.invoke([HumanMessage("b")]) if given_ids == ["old"] else None
         assert kept is None or kept.tool_calls[0]["id"] == "old"
@@ -408,7 +408,7 @@ def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
         if given_ids == ["old"]:
             pytest.skip("the agent's own history")
         agent = create_agent(
-            ScriptedChatModel([said, "done"]), [lookup], middleware=[CascadeMiddleware(says("x"), validators=[])]
+            ScriptedChatModel([spoken, "done"]), [lookup], middleware=[CascadeMiddleware(says("x"), validators=[])]
         )
         messages = agent.invoke({"messages": history})["messages"]
         message = messages[1]
@@ -416,7 +416,7 @@ def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
     ids = [c["id"] for c in message.tool_calls]
     assert len(set(ids)) == len(ids)
     assert all(isinstance(own, str) and own and own != "old" for own in ids)
-    assert [c["id"] for c in said.tool_calls] == given_ids, "the tier's own message is not changed"
+    assert [c["id"] for c in spoken.tool_calls] == given_ids, "the tier's own message is not changed"
 
 
 # ---- switched off, and logged once ----------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def run_of(kind: Any, handlers: list[Any], tags: list[str]) -> Any:
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("content", ["one two", [{"type": "text", "text": "one two"}]], ids=["text", "blocks"])
-async def test_an_accepted_answer_is_told_to_those_who_stream(way, content):
+async def test_an_accepted_answer_is_named_to_those_who_stream(way, content):
     """Handlers that stream hear a run with the answer's tokens, or its events; the others hear nothing."""
     plain, streaming, events = Heard(), Streaming(), Events()
     kind = CallbackManagerForChainRun if way == "sync" else AsyncCallbackManagerForChainRun
@@ -143,12 +143,12 @@ async def test_an_accepted_answer_is_told_to_those_who_stream(way, content):
     assert streaming.events[0] == ("start", ["mine"], "desk", run.run_id)
     assert "".join(e[1] for e in streaming.events if e[0] == "token") == ("one two" if content == "one two" else "")
     assert streaming.events[-1] == ("end", "one two")
-    told = [e[1] for e in events.events if e[0] == "event"]
-    assert (told[0], told[-1]) == ("message-start", "message-finish")
+    entry = [e[1] for e in events.events if e[0] == "event"]
+    assert (entry[0], entry[-1]) == ("message-start", "message-finish")
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_with_nobody_to_hear_nothing_is_told(way):
+async def test_with_nobody_to_hear_nothing_is_said(way):
     """Without a handler that streams there is no extra run."""
     plain = Heard()
     if way == "sync":

@@ -88,10 +88,15 @@ def test_a_process_of_its_own_says_what_it_found_and_writes_the_policy(journal: 
         f"Wrote {out}",
     ):
         assert part in done.stdout
-    told = load_policy(out).provenance
-    assert (told["target"], told["confidence"], told["steps"], told["scope"]) == (0.05, 0.9, 400, "all steps together")
-    assert told["paid"]["s"]["calls"] == 400
-    assert {"data", "date", "version", "prices"} <= told.keys()
+    entry = load_policy(out).provenance
+    assert (entry["target"], entry["confidence"], entry["steps"], entry["scope"]) == (
+        0.05,
+        0.9,
+        400,
+        "all steps together",
+    )
+    assert entry["paid"]["s"]["calls"] == 400
+    assert {"data", "date", "version", "prices"} <= entry.keys()
 
 
 def test_both_targets_are_compared_on_held_out_episodes(tmp_path: Path) -> None:
@@ -193,9 +198,9 @@ def test_a_promise_of_another_scope_replaces_nothing_silently(tmp_path: Path) ->
     """Per kind is more than over all together, per episode more than per step."""
     journal, out = fill(tmp_path / "j.jsonl", 1000, kinds=("call", "text")), tmp_path / "p.json"
     run(journal, "--max-loss", 0.08, "--by-kind", "--per", "episode", "--out", out)
-    told = run(journal, "--max-loss", 0.08, "--out", out, code=2).stderr
-    assert "--by-kind keeps that" in told
-    assert "it holds per episode" in told
+    entry = run(journal, "--max-loss", 0.08, "--out", out, code=2).stderr
+    assert "--by-kind keeps that" in entry
+    assert "it holds per episode" in entry
 
 
 @pytest.mark.parametrize(
@@ -247,10 +252,10 @@ def test_bad_lines_name_file_line_and_mend(journal: Path, line: str, complaint: 
     with journal.open("a", encoding="utf-8") as file:
         file.write(line)
     before, out = journal.read_bytes(), journal.with_name("p.json")
-    told = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
-    assert complaint in told
-    assert "Traceback" not in told
-    assert "--skip-bad" in told
+    entry = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
+    assert complaint in entry
+    assert "Traceback" not in entry
+    assert "--skip-bad" in entry
     assert (journal.read_bytes(), out.exists()) == (before, False)
     if skipped:
         run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad")
@@ -258,7 +263,7 @@ def test_bad_lines_name_file_line_and_mend(journal: Path, line: str, complaint: 
 
 
 def test_other_bad_input(journal: Path, tmp_path: Path) -> None:
-    """Empty journals, none at all, cut archives, wrong policies and impossible targets are told in a line."""
+    """Empty journals, none at all, cut archives, wrong policies and impossible targets are named in a line."""
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     cut = tmp_path / "cut.jsonl.gz"

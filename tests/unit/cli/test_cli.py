@@ -107,7 +107,7 @@ def test_a_second_demo_adds_to_the_journal(tmp_path):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_told_in_a_line_with_an_exit_code(tmp_path, args, code, part):
+def test_bad_input_is_named_in_a_line_with_an_exit_code(tmp_path, args, code, part):
     """What cannot be used is named on standard error, with exit code 2 for input and 1 for a failed run."""
     result = command(*args, cwd=tmp_path)
     assert result.exit_code == code

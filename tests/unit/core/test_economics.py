@@ -98,9 +98,9 @@ def test_empty_budgets():
     assert decide(Policy(threshold=0.5), [low], inputs=DecisionInputs(money_left=0.0)).attempt is None
     assert decide(Policy(threshold=0.5), [GOOD], inputs=DecisionInputs(money_left=0.0)).action == "accept"
     inside = replace(GOOD, confidence=0.6)
-    asked = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=1.0))
+    queried = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=1.0))
     broke = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=0.0))
-    assert (asked.action, broke.action) == ("ask_evidence", "accept")
+    assert (queried.action, broke.action) == ("ask_evidence", "accept")
 
 
 # ---- thresholds -----------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_a_situation_that_knows_nothing_moves_nothing(attempt, threshold, eviden
 
 @given(inputs=inputs_seen, attempt=st.sampled_from([BAD, replace(BAD, outcome="error", error="E: x")]))
 def test_no_situation_saves_a_draft_that_failed_a_hard_check(inputs, attempt):
-    """Law 2, under every rule of this page."""
+    """A law of DECISION, under every rule of this page."""
     policy = Policy(threshold={"call": 0.0, "default": 0.0}, stay_on_large="turn", value_of_time=1.0)
     assert decide(policy, [attempt], inputs=inputs).action == "escalate"
 

@@ -121,18 +121,18 @@ def test_a_higher_confidence_is_refused_no_sooner(policy, attempt, a, b):
 def test_gathering_ends(policy, attempt, found):
     """Each piece of evidence is asked at most once, in order, and only while the confidence lies in the band."""
     attempt = replace(attempt, gathered=())
-    asked: list[str] = []
+    queried: list[str] = []
     for confidence in [*found, None]:
         move = decide(policy, (attempt,), evidence=EVIDENCE)
         if move.action != "ask_evidence":
             break
         low, high = policy.evidence
         assert attempt.confidence is None or low <= attempt.confidence <= high
-        asked.append(str(move.evidence))
+        queried.append(str(move.evidence))
         attempt = replace(attempt, gathered=(*attempt.gathered, str(move.evidence)), confidence=confidence)
     else:
         assert decide(policy, (attempt,), evidence=EVIDENCE).action != "ask_evidence"
-    assert asked == list(EVIDENCE[: len(asked)])
+    assert queried == list(EVIDENCE[: len(queried)])
 
 
 def small(*found: Verdict, **kwargs: Any) -> Attempt:

@@ -119,19 +119,19 @@ def test_a_record_goes_to_json_and_back(record):
 @given(traces)
 def test_metadata_holds_no_answer_and_no_error_text(trace):
     """`content=False` leaves out answers and what errors quote; the class of an error stays."""
-    for attempt, told in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
-        assert "answer" not in told
-        assert told.get("error") == (attempt.error and attempt.error.partition(":")[0])
+    for attempt, entry in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
+        assert "answer" not in entry
+        assert entry.get("error") == (attempt.error and attempt.error.partition(":")[0])
 
 
 @given(traces)
 def test_unknown_measures_stand_there_as_null(trace):
     """A reader sees that a cost is unknown, not that there is none."""
-    told = trace.to_json()
-    assert {"cost", "usage", "confidence", "latency", "final"} <= told.keys()
-    assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in told["attempts"])
-    assert told["final_tier"] == trace.final_tier
-    assert told["escalated"] == any(a.tier == "large" for a in trace.attempts)
+    entry = trace.to_json()
+    assert {"cost", "usage", "confidence", "latency", "final"} <= entry.keys()
+    assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in entry["attempts"])
+    assert entry["final_tier"] == trace.final_tier
+    assert entry["escalated"] == any(a.tier == "large" for a in trace.attempts)
 
 
 def a_trace(**kwargs: Any) -> StepTrace:
@@ -184,7 +184,7 @@ def test_a_score_is_a_number_from_0_to_1(score):
 
 
 def test_scores_and_outcomes_are_checked_where_they_are_made():
-    """A score of another library becomes a float, an outcome is one of three; hard, soft and broken are told apart."""
+    """A score of another library becomes a float, an outcome is one of three; hard, soft and broken are kept apart."""
     for score in [0, 1, True, Fraction(1, 2), "0.5"]:
         assert type(Verdict(outcome="pass", score=score).score) is float
     with pytest.raises(ConfigurationError, match="expected one of"):
@@ -242,8 +242,8 @@ def test_a_draft_tells_its_answer_as_json():
         invalid_tool_calls=[broken],
         response_metadata={"finish_reason": "stop"},
     )
-    told = Draft(message=message, parsing_error="ValueError").to_json()
-    assert told == {
+    entry = Draft(message=message, parsing_error="ValueError").to_json()
+    assert entry == {
         "text": "ab",
         "tool_calls": [{"name": "f", "args": {"a": str(2**70)}, "id": "1"}],
         "invalid_tool_calls": [{"name": "g", "args": "{", "id": None}],
@@ -298,7 +298,7 @@ def test_anything_becomes_json_that_every_store_holds(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "entry"),
     [
         (2**63, str(2**63)),
         (-(2**63), -(2**63)),
@@ -313,9 +313,9 @@ def test_anything_becomes_json_that_every_store_holds(value):
     ],
     ids=["big", "64 bits", "digits", "infinity", "NaN", "enum", "characters", "long", "untold", "keys and sets"],
 )
-def test_what_json_cannot_hold_is_told(value, told):
+def test_what_json_cannot_hold_is_named(value, entry):
     """It is cut or written out, and says so."""
-    assert clean(value) == told
+    assert clean(value) == entry
 
 
 def test_what_json_cannot_hold():
@@ -326,10 +326,10 @@ def test_what_json_cannot_hold():
     assert "nested too deep" in json.dumps(clean(value))
     assert type(clean_text(Color.RED)) is str
     assert type(dump(Verdict(outcome="fail", code=Color.RED))["code"]) is str
-    told = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
-    json.dumps(told, allow_nan=False)
-    assert told["code"] == "… (_Untold)"
-    assert (told["path"], load(Verdict, told).reason) == ("3", "['a', 'b']")  # what is written can be read
+    entry = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
+    json.dumps(entry, allow_nan=False)
+    assert entry["code"] == "… (_Untold)"
+    assert (entry["path"], load(Verdict, entry).reason) == ("3", "['a', 'b']")  # what is written can be read
     assert dump(Verdict(outcome="fail", code="a\0b", reason="\ud800é")) == {
         "outcome": "fail",
         "code": "a\ufffdb",

@@ -1,4 +1,4 @@
-"""A step has one course: sync, async and replay take it alike, and what happened stands in the record."""
+"""A step goes one way: sync, async and replay take it alike, and what happened stands in the record."""
 
 import asyncio
 import json
@@ -253,7 +253,7 @@ def test_sync_async_and_replay_agree(**script):
 
 @settings(max_examples=100, deadline=None)
 @given(small=scripts, large=scripts, policy=policies)
-def test_the_laws_of_a_step(small, large, policy):
+def test_what_holds_of_every_step(small, large, policy):
     """What is returned passed every hard check; at most one call per tier; every attempt is closed."""
     step, _ = a_step(small, large, policy=policy)
     result = run(step)
@@ -277,18 +277,18 @@ def test_the_laws_of_a_step(small, large, policy):
 # ---- evidence, hand-over, budgets -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_evidence_is_asked_only_while_it_can_decide(way):
-    """Cheapest first; the second piece is not asked when the first has settled the matter."""
+    """Cheapest first; the second piece is not asked when the first has decided the matter."""
     pieces_ = (Piece("cheap", score=0.99), Piece("dear", score=0.99))
     policy = Policy(threshold=0.5, evidence=(0.0, 0.9))
     step, _ = a_step(Says("answers", validator="graded", score=0.6), Says("answers"), policy=policy, evidence=pieces_)
     result = run(step) if way == "sync" else asyncio.run(arun(step))
-    asked = [s.name for s in result.trace.evidence]
-    assert asked == [p.name for p in pieces_ if p.asked]
-    assert asked[0] == "cheap"
-    assert result.trace.attempts[0].gathered == tuple(asked)
-    assert [v.validator for v in result.trace.attempts[0].verdicts if v.code == "judged"] == asked
-    assert result.trace.cost == pytest.approx(10 / 1e6 + 0.25 * len(asked))
-    assert result.trace.usage.calls == 1 + len(asked)
+    queried = [s.name for s in result.trace.evidence]
+    assert queried == [p.name for p in pieces_ if p.asked]
+    assert queried[0] == "cheap"
+    assert result.trace.attempts[0].gathered == tuple(queried)
+    assert [v.validator for v in result.trace.attempts[0].verdicts if v.code == "judged"] == queried
+    assert result.trace.cost == pytest.approx(10 / 1e6 + 0.25 * len(queried))
+    assert result.trace.usage.calls == 1 + len(queried)
 
 
 def test_evidence_that_breaks_is_an_abstain():
@@ -320,7 +320,7 @@ def test_no_time_left_asks_no_evidence(way):
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_hand_over_quotes_the_failed_draft_only_when_asked_for(way):
-    """Law 8: fresh by default; with feedback the objections and the answer, as text."""
+    """Fresh by default; with feedback the objections and the answer, as text."""
     for handover in ("fresh", "feedback"):
         small, large = ScriptedChatModel("my draft"), ScriptedChatModel("large")
 
@@ -427,7 +427,7 @@ def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
 
 
 def test_what_stops_a_step_unforeseen_is_recorded_and_raised():
-    """A fault of our own house (a scorer that raises) is no silent accept: it is told and comes out."""
+    """A fault of our own house (a scorer that raises) is no silent accept: it is named and comes out."""
 
     class Faulty(type(shipped_scorer())):
         def confidence(self, _verdicts: Any) -> float:
@@ -442,7 +442,7 @@ def test_what_stops_a_step_unforeseen_is_recorded_and_raised():
     with pytest.raises(ZeroDivisionError):
         run(step)
     assert [t.outcome for t in kept] == ["error"]
-    assert kept.traces[0].attempts[0].usage.input_tokens == 7, "the draft that was paid stays in the books"
+    assert kept.traces[0].attempts[0].usage.input_tokens == 7, "the draft that was paid stays on record"
 
 
 # ---- deadlines of synchronous calls ---------------------------------------------------------------------------------

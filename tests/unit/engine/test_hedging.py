@@ -1,4 +1,4 @@
-"""Calls beside calls: hedging, evidence at the same time, a provider that asks for patience."""
+"""Calls next to calls: hedging, evidence at the same time, a provider that asks for patience."""
 
 import asyncio
 import threading
@@ -88,7 +88,7 @@ async def test_a_small_tier_that_loses_races_is_not_called_useless():
 
 @BOTH
 async def test_a_draft_that_is_accepted_drops_the_hedge(how):
-    """Small is taken, large is dropped; the books say that a call was made and not what it cost."""
+    """Small is taken, large is dropped; the record says that a call was made and not what it cost."""
     large = model("large", Held)
     small = ScriptedChatModel(
         [lambda _: AIMessage("small") if large.was_asked.wait(5) else None], name="small", usage=(10, 5)

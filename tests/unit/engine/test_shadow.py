@@ -31,10 +31,12 @@ def cascade(small: Any = "yes", large: Any = "yes", **kwargs: Any) -> tuple[Casc
     journal = TraceCapture()
     tiers = [
         Tier(
-            ScriptedChatModel(said, name=name, usage=(10, 5), loop=True) if isinstance(said, str | AIMessage) else said,
+            ScriptedChatModel(reply, name=name, usage=(10, 5), loop=True)
+            if isinstance(reply, str | AIMessage)
+            else reply,
             price=Price(rate, rate),
         )
-        for said, name, rate in ((small, "small", 1), (large, "large", 10))
+        for reply, name, rate in ((small, "small", 1), (large, "large", 10))
     ]
     settings = {"validators": [always_pass()], "policy": ALWAYS, "journal": journal, **kwargs}
     return CascadeChatModel(small=tiers[0], large=tiers[1], **settings), journal

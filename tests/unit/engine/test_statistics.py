@@ -62,10 +62,10 @@ def taught(steps: int, clock: Clock | None = None, **kwargs) -> StepStatistics:
 def test_when_small_is_called_broken():
     """After 19 steps of its name, at Wilson's bound; a good tier and soft escalations are never near it."""
     assert taught(ENOUGH - 1).snapshot("desk") == DecisionInputs()
-    told = taught(ENOUGH).snapshot("desk")
-    assert told.broken == told.escalation
-    assert told.broken > 0.8
-    assert (told.small_cost, told.large_cost, told.small_latency, told.large_latency) == (1.0, 10.0, 0.5, 2.0)
+    entry = taught(ENOUGH).snapshot("desk")
+    assert entry.broken == entry.escalation
+    assert entry.broken > 0.8
+    assert (entry.small_cost, entry.large_cost, entry.small_latency, entry.large_latency) == (1.0, 10.0, 0.5, 2.0)
     assert taught(ENOUGH).snapshot("other") == DecisionInputs()
     assert taught(100, accepted=True).snapshot("desk").escalation < 0.01
     soft = taught(100, hard=False).snapshot("desk")
@@ -85,7 +85,7 @@ def test_the_bound_is_wilsons(right, wrong):
 
 
 def test_one_step_in_thirty_seconds_probes():
-    """R17: the first after 30 s, and no other beside it."""
+    """R17: the first after 30 s, and no other next to it."""
     clock = Clock()
     statistics = taught(ENOUGH, clock)
     clock.now = 29.9

@@ -399,8 +399,8 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
     assert len(set(ids)) == len(ids)
     for output in outputs:
         output.close()
-    said = [line for output in outputs for line in Path(output.name).read_text().split("\n")[:-1]]
-    whole = [name for name in said if re.fullmatch(r"\d\.\d-\d+", name)]
+    reply = [line for output in outputs for line in Path(output.name).read_text().split("\n")[:-1]]
+    whole = [name for name in reply if re.fullmatch(r"\d\.\d-\d+", name)]
     assert len(whole) > 300
     assert set(whole) <= set(ids)  # whatever was reported as written is there
     for who in {name.split("-")[0] for name in ids}:

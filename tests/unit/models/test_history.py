@@ -44,20 +44,20 @@ def test_what_is_untouched():
 )
 def test_the_record_says_at_which_host_an_answer_was_written(writer, url, own):
     """The same provider and address: untouched. Another address: as text. No record of the pair: the provider counts."""
-    asked = traits("anthropic", url="a")
-    pair = {"small": traits("anthropic", url=url), "large": asked}
-    (out,) = messages_for(asked, [by(writer, THOUGHT)], pair=pair)
+    queried = traits("anthropic", url="a")
+    pair = {"small": traits("anthropic", url=url), "large": queried}
+    (out,) = messages_for(queried, [by(writer, THOUGHT)], pair=pair)
     assert out.content == (THOUGHT if own else "It is 21.")
 
 
 def test_the_writer_of_a_turn():
-    """A nested cascade names the model that wrote; ids of responses go to their writer alone, reasoning beside a call stays behind."""
-    asked = traits("openai", form=RESPONSES)
+    """A nested cascade names the model that wrote; ids of responses go to their writer alone, reasoning next to a call stays behind."""
+    queried = traits("openai", form=RESPONSES)
     inner = {"final_tier": "small", "attempts": [{"tier": "small", "model": "m"}]}
     items = [{"type": "reasoning", "id": "rs_1", "summary": []}, {"type": "text", "text": "hi", "id": "msg_1"}]
     message = by("large", items, "openai", inner=inner)
-    assert messages_for(asked, [message], pair={"small": asked, "large": traits("c", kind="cascade")})[0] is message
-    assert messages_for(asked, [message], pair={"small": traits("x"), "large": asked})[0].content == "hi"
+    assert messages_for(queried, [message], pair={"small": queried, "large": traits("c", kind="cascade")})[0] is message
+    assert messages_for(queried, [message], pair={"small": traits("x"), "large": queried})[0].content == "hi"
     message = AIMessage("hi", id="msg_1", response_metadata={"model_provider": "openai", "id": "resp_1"})
     (out,) = messages_for(traits("openai", form=RESPONSES), [message])
     assert (out.content, out.id, out.response_metadata) == ("hi", None, {})

@@ -358,7 +358,7 @@ def test_the_memory_of_prices() -> None:
 
 
 def test_the_table_is_imported_on_first_use_only() -> None:
-    """Importing the module, hand-made prices and unknown hosts never import the table; `warm` does, beside the caller."""
+    """Importing the module, hand-made prices and unknown hosts never import the table; `warm` does, next to the caller."""
     code = """
 import sys, threading
 from cascade_agent.models.pricing import Price, price_of, warm

@@ -69,7 +69,7 @@ def test_the_tables_price_is_that_of_text_at_the_standard_service(metadata, deta
     assert usage_and_cost(Tier(gpt()), answer(metadata={"service_tier": "default"}))[1] == pytest.approx(0.15)
 
 
-def test_reasoning_that_is_counted_beside_the_output_is_paid():
+def test_reasoning_that_is_counted_next_to_the_output_is_paid():
     """Where a total says so and the details account for it; a total alone says nothing."""
     tier = Tier(gpt(), price=Price(0, 1))
     hidden = answer(total=3 * MILLION, output_token_details={"reasoning": 2 * MILLION})

@@ -125,8 +125,8 @@ def test_no_content_and_explanations(exported):
     text = str([span.to_json() for span in exported.get_finished_spans()])
     assert not any(word in text for word in ("be kind", "where is it", "4711", "shipped", "on its way"))
     configure(redact=lambda text: text.replace("4711", "#"))
-    said = Verdict(outcome="pass", code="fine", reason="order 4711 is known")
-    pair("a", "x", validators=[lambda _d, _c: said]).invoke("hi")
+    reply = Verdict(outcome="pass", code="fine", reason="order 4711 is known")
+    pair("a", "x", validators=[lambda _d, _c: reply]).invoke("hi")
     assert "4711" not in str([span.to_json() for span in exported.get_finished_spans()])
 
 
@@ -135,9 +135,9 @@ def test_content_when_it_is_asked_for(exported):
     configure(content=True, redact=lambda text: text.replace("4711", "#"))
     CascadeChatModel(small=ScriptedChatModel(SAID), large=ScriptedChatModel("x"), validators=[]).invoke(HISTORY)
     (chat,) = chats(exported)
-    asked, said, system = (json.loads(chat.attributes[name]) for name in CONTENT)
+    queried, reply, system = (json.loads(chat.attributes[name]) for name in CONTENT)
     assert system == [{"type": "text", "content": "be kind"}]
-    assert asked == [
+    assert queried == [
         {"role": "user", "parts": [{"type": "text", "content": "where is it?"}, {"type": "image"}]},
         {
             "role": "assistant",
@@ -145,7 +145,7 @@ def test_content_when_it_is_asked_for(exported):
         },
         {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c0", "response": "shipped"}]},
     ]
-    assert said == [
+    assert reply == [
         {
             "role": "assistant",
             "parts": [

@@ -224,7 +224,7 @@ async def test_evidence_is_timed_and_paid(seen):
     assert seen.values("cascade.cost")["USD", "desk", "evidence"] == 0.5
 
 
-def test_calls_beside_the_drafts_are_paid_and_are_no_validators(seen, tmp_path):
+def test_calls_next_to_the_drafts_are_paid_and_are_no_validators(seen, tmp_path):
     """A dropped hedge and a shadow call have a cost of their own, and no place among the validators."""
     hedge = SideCall(name="hedge", cost=2.0, latency=1.0)
     parts = (Attempt(tier="small", outcome="accepted", cost=1.0),)

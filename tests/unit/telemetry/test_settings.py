@@ -59,7 +59,7 @@ def test_the_environment(monkeypatch, name, word, field, value):
 
 
 @pytest.mark.parametrize("name", [*VARIABLES, CONTENT])
-def test_a_word_that_means_nothing_is_told_and_left_out(monkeypatch, caplog, name):
+def test_a_word_that_means_nothing_is_said_and_left_out(monkeypatch, caplog, name):
     """A wrong word in the environment never fails a step."""
     monkeypatch.setenv(name, "maybe")
     assert settings.current() == settings.TelemetrySettings()

@@ -64,13 +64,13 @@ def divide(a: int, b: int) -> int:
 @pytest.mark.parametrize("keep_status", [True, False])
 def test_errors_that_the_tool_node_writes(call: dict[str, Any], keep_status: bool) -> None:
     """A raising tool, wrong or missing arguments and an unknown tool escalate, also when a store lost the status."""
-    asked = ai(SMALL, call)
+    queried = ai(SMALL, call)
     config = {"configurable": {"__pregel_runtime": Runtime()}}
-    answer = ToolNode([divide], handle_tool_errors=True).invoke({"messages": [asked]}, config)["messages"][0]
+    answer = ToolNode([divide], handle_tool_errors=True).invoke({"messages": [queried]}, config)["messages"][0]
     assert answer.status == "error"
     if not keep_status:
         answer = ToolMessage(answer.content, tool_call_id="c1", name="divide")
-    verdict = judge(asked, answer)
+    verdict = judge(queried, answer)
     assert (verdict.outcome, verdict.code) == ("fail", "after_tool_error")
     assert not verdict.hard
 
@@ -155,7 +155,7 @@ def test_kept(case: str) -> None:
 
 @pytest.mark.parametrize("reason", [None, "Not today."])
 def test_a_call_that_a_human_rejected_is_no_error_of_the_small_tier(reason: str | None) -> None:
-    """What `HumanInTheLoopMiddleware` writes for a rejected call is left alone; an error beside it still counts."""
+    """What `HumanInTheLoopMiddleware` writes for a rejected call is left alone; an error next to it still counts."""
     agent: Any = create_agent(
         ScriptedChatModel([AIMessage("", tool_calls=[CALL]), AIMessage("As you like.")]),
         [divide],

@@ -138,7 +138,7 @@ def test_two_ways_of_writing_no_call_are_the_same(a: str, b: str) -> None:
     assert agreement(one, Draft(message=AIMessage("Yes")), context()) == 0.0
 
 
-def test_short_answers_and_prose_beside_a_call() -> None:
+def test_short_answers_and_prose_next_to_a_call() -> None:
     """Numbers, names, yes and no are compared even with tools; a call and prose never agree."""
     for a, b in [("42", "43"), ("yes", "no"), ("Paris", "Lyon")]:
         assert agreement(Draft(message=AIMessage(a)), Draft(message=AIMessage(b)), context()) == 0.0

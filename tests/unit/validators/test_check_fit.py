@@ -1,4 +1,4 @@
-"""A calibrated policy is refused, when a door is made, by validators that it was not measured with."""
+"""A calibrated policy is refused, when a adapter is made, by validators that it was not measured with."""
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -37,24 +37,24 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_doors_refuse_a_policy_that_does_not_fit(door):
-    """Each door names what is missing at construction; with the right validators it is made."""
+@pytest.mark.parametrize("adapter", DOORS.values(), ids=DOORS)
+def test_adapters_refuse_a_policy_that_does_not_fit(adapter):
+    """Each adapter names what is missing at construction; with the right validators it is made."""
     with pytest.raises(ConfigurationError, match=r"not in use: CompleteResponse \(code\); ToolRelevance \(code\)"):
-        door(validators=[Grounding()], policy=policy())
-    door(policy=policy())
-    door(validators=default_validators(), policy=policy())
-    door(validators=[Grounding()], policy=Policy(threshold=0.8))
+        adapter(validators=[Grounding()], policy=policy())
+    adapter(policy=policy())
+    adapter(validators=default_validators(), policy=policy())
+    adapter(validators=[Grounding()], policy=Policy(threshold=0.8))
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_doors_refuse_evidence_that_was_not_measured(door):
+@pytest.mark.parametrize("adapter", DOORS.values(), ids=DOORS)
+def test_adapters_refuse_evidence_that_was_not_measured(adapter):
     """Evidence speaks for a draft as well as against it: new, it is refused; measured or merely askable, it fits."""
     validators = [*default_validators(), CrossCheck(model())]
     with pytest.raises(ConfigurationError, match="calibrated without CrossCheck, which may lift a draft"):
-        door(validators=validators, policy=policy())
-    door(validators=validators, policy=policy(CrossCheck=[]))
-    door(validators=validators, policy=policy(CrossCheck=["agreement"]))
+        adapter(validators=validators, policy=policy())
+    adapter(validators=validators, policy=policy(CrossCheck=[]))
+    adapter(validators=validators, policy=policy(CrossCheck=["agreement"]))
 
 
 def test_log_probabilities_may_lift_a_draft_too():
@@ -81,7 +81,7 @@ def test_copies_with_another_policy_are_checked():
         cascade.model_copy(update={"policy": policy()})
 
 
-def test_a_panel_gives_its_validators_back():
-    """Iterating over a panel gives what it was made of, those that speak first in front."""
+def test_a_set_gives_its_validators_back():
+    """Iterating over a set gives what it was made of, those that speak first in front."""
     validators = [*default_validators(), CrossCheck(model())]
     assert {id(v) for v in ValidatorSet(validators)} == {id(v) for v in validators}

@@ -30,7 +30,7 @@ def judge(message: AIMessage, *, parsed: object = None, **context: Any) -> Verdi
     return CompleteResponse()(Draft(message=message, parsed=parsed), StepContext(**{"tools": TOOLS, **context}))
 
 
-def said(content: Any = "Half an ans", /, **meta: Any) -> AIMessage:
+def reply(content: Any = "Half an ans", /, **meta: Any) -> AIMessage:
     """An answer with response metadata."""
     return AIMessage(content, response_metadata=meta)
 
@@ -56,7 +56,7 @@ BROKEN = {
     ),
     "inline thinking only": (AIMessage("<think>\nHm\n</think>\n\n"), "empty_answer"),
     "inline thinking that never ends": (AIMessage("<think>\nHm"), "empty_answer"),
-    "empty after a stop": (said("", finish_reason="stop"), "empty_answer"),
+    "empty after a stop": (reply("", finish_reason="stop"), "empty_answer"),
     "end of turn (Qwen)": (AIMessage("<|im_end|>"), "empty_answer"),
     "end of text": (AIMessage("\n<|endoftext|>\n"), "empty_answer"),
     "end of turn (Llama)": (AIMessage("<|start_header_id|>assistant<|end_header_id|>\n\n<|eot_id|>"), "empty_answer"),
@@ -68,34 +68,34 @@ BROKEN = {
     "a special token after thinking": (AIMessage("<think>Hm</think>\n<|im_end|>"), "empty_answer"),
     "special tokens in blocks": (AIMessage([{"type": "text", "text": "<|im_end|>"}]), "empty_answer"),
     # cut off
-    "length (OpenAI)": (said(finish_reason="length"), "truncated"),
-    "max_tokens (Anthropic)": (said(stop_reason="max_tokens"), "truncated"),
-    "context window (Anthropic)": (said(stop_reason="model_context_window_exceeded"), "truncated"),
-    "MAX_TOKENS (Gemini)": (said(finish_reason="MAX_TOKENS"), "truncated"),
-    "enum name (Gemini)": (said(finish_reason="FinishReason.MAX_TOKENS"), "truncated"),
-    "length (Ollama)": (said(done_reason="length"), "truncated"),
-    "max_tokens (Bedrock)": (said(stopReason="max_tokens"), "truncated"),
-    "model_length (Mistral)": (said(finish_reason="model_length"), "truncated"),
+    "length (OpenAI)": (reply(finish_reason="length"), "truncated"),
+    "max_tokens (Anthropic)": (reply(stop_reason="max_tokens"), "truncated"),
+    "context window (Anthropic)": (reply(stop_reason="model_context_window_exceeded"), "truncated"),
+    "MAX_TOKENS (Gemini)": (reply(finish_reason="MAX_TOKENS"), "truncated"),
+    "enum name (Gemini)": (reply(finish_reason="FinishReason.MAX_TOKENS"), "truncated"),
+    "length (Ollama)": (reply(done_reason="length"), "truncated"),
+    "max_tokens (Bedrock)": (reply(stopReason="max_tokens"), "truncated"),
+    "model_length (Mistral)": (reply(finish_reason="model_length"), "truncated"),
     "incomplete (OpenAI Responses)": (
-        said(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        reply(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
         "truncated",
     ),
     "a call that was cut": (
         AIMessage("", tool_calls=[CALL], response_metadata={"finish_reason": "length"}),
         "truncated",
     ),
-    "empty because it was cut": (said("", finish_reason="length"), "truncated"),
+    "empty because it was cut": (reply("", finish_reason="length"), "truncated"),
     # refused through the refusal channel
-    "content_filter (Azure)": (said("", finish_reason="content_filter"), "refused"),
-    "content-filter": (said("", finish_reason="content-filter"), "refused"),
+    "content_filter (Azure)": (reply("", finish_reason="content_filter"), "refused"),
+    "content-filter": (reply("", finish_reason="content-filter"), "refused"),
     "filter (OpenAI Responses)": (
-        said("", status="incomplete", incomplete_details={"reason": "content_filter"}),
+        reply("", status="incomplete", incomplete_details={"reason": "content_filter"}),
         "refused",
     ),
-    "refusal (Anthropic)": (said([], stop_reason="refusal"), "refused"),
-    "SAFETY (Gemini)": (said("", finish_reason="SAFETY"), "refused"),
-    "blocked prompt (Gemini)": (said("", prompt_feedback={"block_reason": 1, "safety_ratings": []}), "refused"),
-    "guardrail (Bedrock)": (said("Blocked.", stopReason="guardrail_intervened"), "refused"),
+    "refusal (Anthropic)": (reply([], stop_reason="refusal"), "refused"),
+    "SAFETY (Gemini)": (reply("", finish_reason="SAFETY"), "refused"),
+    "blocked prompt (Gemini)": (reply("", prompt_feedback={"block_reason": 1, "safety_ratings": []}), "refused"),
+    "guardrail (Bedrock)": (reply("Blocked.", stopReason="guardrail_intervened"), "refused"),
     "refusal field (OpenAI)": (
         AIMessage("", additional_kwargs={"refusal": "I can't"}, response_metadata={"finish_reason": "stop"}),
         "refused",
@@ -106,9 +106,9 @@ BROKEN = {
         "refused",
     ),
     # went wrong
-    "MALFORMED_FUNCTION_CALL (Gemini)": (said("", finish_reason="MALFORMED_FUNCTION_CALL"), "generation_failed"),
-    "error": (said("Half", finish_reason="error"), "generation_failed"),
-    "only loaded (Ollama)": (said("", done_reason="load"), "generation_failed"),
+    "MALFORMED_FUNCTION_CALL (Gemini)": (reply("", finish_reason="MALFORMED_FUNCTION_CALL"), "generation_failed"),
+    "error": (reply("Half", finish_reason="error"), "generation_failed"),
+    "only loaded (Ollama)": (reply("", done_reason="load"), "generation_failed"),
     # cannot be kept
     "NUL": (AIMessage("a\0b"), "unstorable_text"),
     "lone surrogate": (AIMessage.model_construct(content="a\ud800b"), "unstorable_text"),
@@ -157,14 +157,14 @@ KEPT = {
     "struck out HTML": AIMessage("<s>4</s>"),
     "a less-than sign": AIMessage("<"),
     "a list": AIMessage("[1, 2]"),
-    "stop": said("4", finish_reason="stop"),
-    "STOP (Gemini)": said("4", finish_reason="STOP"),
-    "end_turn": said("4", stop_reason="end_turn"),
-    "stop sequence": said("4", stop_reason="stop_sequence"),
-    "completed (OpenAI Responses)": said([{"type": "text", "text": "4"}], status="completed"),
-    "no finish reason": said("4"),
-    "a finish reason that is no text": said("4", finish_reason=7, status=200),
-    "prompt feedback without a block": said("4", prompt_feedback={"block_reason": 0, "safety_ratings": []}),
+    "stop": reply("4", finish_reason="stop"),
+    "STOP (Gemini)": reply("4", finish_reason="STOP"),
+    "end_turn": reply("4", stop_reason="end_turn"),
+    "stop sequence": reply("4", stop_reason="stop_sequence"),
+    "completed (OpenAI Responses)": reply([{"type": "text", "text": "4"}], status="completed"),
+    "no finish reason": reply("4"),
+    "a finish reason that is no text": reply("4", finish_reason=7, status=200),
+    "prompt feedback without a block": reply("4", prompt_feedback={"block_reason": 0, "safety_ratings": []}),
     "empty refusal field": AIMessage("4", additional_kwargs={"refusal": None}),
     "long text in another script": AIMessage("".join(random.Random(1).choices("éàüöñç", k=999_999))),
 }
@@ -227,7 +227,7 @@ def test_a_call_as_text(case: str) -> None:
 
 @pytest.mark.parametrize("case", RAW)
 def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
-    """Markup in prose or in a code block, beside a call or an image is an answer; of a tool that is not offered it is none."""
+    """Markup in prose or in a code block, next to a call or an image is an answer; of a tool that is not offered it is none."""
     text = RAW[case]
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     for message in (

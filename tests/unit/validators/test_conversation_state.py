@@ -116,8 +116,8 @@ def test_what_lowers_the_prior() -> None:
         [*HISTORY[:9], ai("ship", {"id": "A"}, "3"), out("ok", "3")],
     ]
     assert all((score := prior(m)) is not None and score < base for m in worse)
-    asked = prior(HISTORY[:9], AIMessage("Which one?"))
-    assert asked > (prior(HISTORY[:9]) or 0.0)
+    queried = prior(HISTORY[:9], AIMessage("Which one?"))
+    assert queried > (prior(HISTORY[:9]) or 0.0)
 
 
 def test_weights_in_loops() -> None:

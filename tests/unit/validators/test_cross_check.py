@@ -50,7 +50,7 @@ ASKED = "Book a room in Lyon for 2 nights."
 
 
 def test_agreement_keeps_the_draft_and_is_paid() -> None:
-    """Two models that say the same keep the small draft; the second model's cost and tokens are in the books."""
+    """Two models that say the same keep the small draft; the second model's cost and tokens are on record."""
     second = ScriptedChatModel([call(city="lyon", nights=2.0)], usage=(10, 5))
     model, journal = cascade(call(city="Lyon", nights=2), second, call(city="X"))
     usage = UsageMetadataCallbackHandler()
@@ -92,9 +92,9 @@ def test_disagreement_escalates() -> None:
 NEUTRAL = CrossCheck.weights["agreement"].neutral
 
 
-def checked(ours: AIMessage, theirs: AIMessage, asked: str = ASKED) -> tuple[float, float]:
+def checked(ours: AIMessage, theirs: AIMessage, queried: str = ASKED) -> tuple[float, float]:
     """What a cross-check finds, and the plain agreement."""
-    context = StepContext(messages=[HumanMessage(asked)], tools=tool_specs([book]))
+    context = StepContext(messages=[HumanMessage(queried)], tools=tool_specs([book]))
     a, b = Draft(message=ours), Draft(message=theirs)
     found, plain = cross_checked(a, b, context), agreement(a, b, context)
     assert found is not None
@@ -112,9 +112,9 @@ def test_an_answer_that_cannot_be_executed_speaks_against_nobody(theirs: AIMessa
 
 def test_doubtful_second_answers() -> None:
     """A sound one counts more than a made-up one; agreement is taken as it is."""
-    asked = "Book a room in a city for 2 nights: Lyon, and Nice if it is cheaper."
-    sound, _ = checked(call(city="Lyon", nights=2), call(city="Nice", nights=2), asked)
-    made_up, _ = checked(call(city="Lyon", nights=2), call(city="Ankh", nights=9), asked)
+    queried = "Book a room in a city for 2 nights: Lyon, and Nice if it is cheaper."
+    sound, _ = checked(call(city="Lyon", nights=2), call(city="Nice", nights=2), queried)
+    made_up, _ = checked(call(city="Lyon", nights=2), call(city="Ankh", nights=9), queried)
     assert sound < made_up < NEUTRAL
     found, plain = checked(call(city="Ankh", nights=9), call(city="Ankh", nights=9))
     assert found == plain == 1.0

@@ -52,11 +52,11 @@ FOUR = {"instructions": ["A", "B", "C"]}
 @pytest.mark.parametrize("is_async", [False, True])
 def test_the_majority_is_kept(case: tuple[list[Any], dict[str, Any], str, str, int], is_async: bool) -> None:
     """All samples must agree; staged, the others are asked only where two differ, and a lead of two is enough."""
-    small, settings, tier, text, asked = case
+    small, settings, tier, text, queried = case
     model, judged = cascade(small, **settings)
     answer = asyncio.run(judged.ainvoke("6 * 7?")) if is_async else judged.invoke("6 * 7?")
     step = answer.response_metadata["cascade"]
-    assert (step["final_tier"], answer.text, model.asked) == (tier, text, asked)
+    assert (step["final_tier"], answer.text, model.asked) == (tier, text, queried)
 
 
 def test_the_cost_is_in_the_record() -> None:
@@ -82,11 +82,11 @@ def test_what_is_sent() -> None:
 def test_samples_are_asked_side_by_side() -> None:
     """The further samples run at the same time."""
     barrier = threading.Barrier(2, timeout=5)
-    asked: list[int] = []
+    queried: list[int] = []
 
     def wait(_: Any) -> str:
-        asked.append(1)
-        if len(asked) > 1:
+        queried.append(1)
+        if len(queried) > 1:
             barrier.wait()
         return "42"
 
@@ -140,10 +140,10 @@ class Sum(BaseModel):
 def test_structured_output() -> None:
     """Structured answers are compared as parsed, and the majority's value is what the host gets."""
 
-    def said(value: object) -> AIMessage:
+    def reply(value: object) -> AIMessage:
         return AIMessage("", tool_calls=[{"name": "Sum", "args": {"value": value}, "id": "1"}])
 
-    _, judged = cascade([said(42), said(41), said("41"), said(41)], **FOUR, staged=True)
+    _, judged = cascade([reply(42), reply(41), reply("41"), reply(41)], **FOUR, staged=True)
     assert judged.with_structured_output(Sum).invoke("6 * 7?") == Sum(value=41)
 
 

@@ -133,12 +133,12 @@ def test_where_it_is_silent() -> None:
     """Without tools, with calls, where calls are forbidden and for structured output nothing is found."""
     history, user, text = SKIPPED["a supplied value"]
     assert judge(history, user, text, tools=()) is None
-    asked = [*history, HumanMessage(user)]
+    queried = [*history, HumanMessage(user)]
     for settings in ({"tool_choice": "none"}, {"output_schema": {"type": "object"}}):
-        context = StepContext(messages=asked, tools=TOOLS, **settings)  # type: ignore[arg-type]
+        context = StepContext(messages=queried, tools=TOOLS, **settings)  # type: ignore[arg-type]
         assert SkippedCall()(Draft(message=AIMessage(text)), context) is None
     call = AIMessage(text, tool_calls=[{"name": "book_room", "args": {}, "id": "1"}])
-    assert SkippedCall()(Draft(message=call), StepContext(messages=asked, tools=TOOLS)) is None
+    assert SkippedCall()(Draft(message=call), StepContext(messages=queried, tools=TOOLS)) is None
 
 
 @given(st.text(), st.text())

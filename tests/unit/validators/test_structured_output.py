@@ -314,11 +314,11 @@ class Aged(TypedDict):
 def test_a_chat_model_escalates_on_output_that_does_not_fit(schema: Any) -> None:
     """A small model's well-formed output of the wrong shape does not get through `with_structured_output`."""
 
-    def said(**args: Any) -> AIMessage:
+    def reply(**args: Any) -> AIMessage:
         name = convert_to_openai_tool(schema)["function"]["name"]
         return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
 
-    small, large = ScriptedChatModel(said(agee="x")), ScriptedChatModel(said(age=36))
+    small, large = ScriptedChatModel(reply(agee="x")), ScriptedChatModel(reply(age=36))
     model = CascadeChatModel(small=small, large=large).with_structured_output(schema)
     assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
     assert (small.asked, large.asked) == (1, 1)
@@ -327,13 +327,13 @@ def test_a_chat_model_escalates_on_output_that_does_not_fit(schema: Any) -> None
 def test_an_agent_escalates_on_output_that_does_not_fit() -> None:
     """The same in an agent with a JSON Schema as its response format, by tool call and natively."""
 
-    def said(**args: Any) -> AIMessage:
+    def reply(**args: Any) -> AIMessage:
         return AIMessage("", tool_calls=[{"name": "Person", "args": args, "id": "c"}])
 
     for form, bad, good in (
-        (ToolStrategy(PERSON), said(agee="x"), said(age=36)),
+        (ToolStrategy(PERSON), reply(agee="x"), reply(age=36)),
         (ProviderStrategy(PERSON), '{"agee": "x"}', '{"age": 36}'),
-        (PERSON, said(agee="x"), said(age=36)),
+        (PERSON, reply(agee="x"), reply(age=36)),
     ):
         small, large = ScriptedChatModel(bad), ScriptedChatModel(good)
         agent: Any = create_agent(small, response_format=form, middleware=[CascadeMiddleware(large)])

@@ -46,9 +46,9 @@ def test_terms_and_identifiers() -> None:
 
 
 @given(st.text(max_size=200))
-def test_terms_are_the_placed_terms(said: str) -> None:
+def test_terms_are_the_placed_terms(reply: str) -> None:
     """Both readings give the same stems, and every place lies inside the text."""
-    folded = text.fold(said)
+    folded = text.fold(reply)
     placed = text.placed_terms(folded)
     assert text.terms(folded) == [term for _, term in placed]
     assert all(0 <= place < len(folded) for place, _ in placed)
@@ -71,9 +71,9 @@ def test_numbers_of_texts() -> None:
 
 
 @given(st.text(alphabet="0123456789.,-+eE%½五⁄ a", max_size=60))
-def test_all_numbers_are_finite(said: str) -> None:
+def test_all_numbers_are_finite(reply: str) -> None:
     """Whatever digits are written, the values read are finite."""
-    assert all(math.isfinite(v) for v in text.numbers_of(text.number_spans(text.fold(said))))
+    assert all(math.isfinite(v) for v in text.numbers_of(text.number_spans(text.fold(reply))))
 
 
 def test_numbers_and_quotations_are_bounded() -> None:

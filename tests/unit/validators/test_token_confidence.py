@@ -109,7 +109,7 @@ def test_other_tokenizations() -> None:
     assert judge(AIMessage("", tool_calls=calls, response_metadata=raw), 0).score == pytest.approx(math.exp(-0.7))
 
 
-def test_prose_beside_a_call_says_nothing_about_the_call() -> None:
+def test_prose_next_to_a_call_says_nothing_about_the_call() -> None:
     """Where only the prose was reported it abstains, also where the prose names the tool."""
     calls = [{"name": "find", "args": {"q": "Oslo"}, "id": "1"}]
     raw = openai(("I", -0.01), (" find", -0.01), (" it", -0.01))

@@ -183,7 +183,7 @@ def test_arguments_that_are_no_json_object_are_malformed():
         assert [(v.code, v.path) for v in found] == [("malformed_arguments", "/tool_calls/0/args")]
 
 
-def test_calls_beside_each_other():
+def test_calls_next_to_each_other():
     """Each is checked at its place; a nested extra and one that the schema forbids are named once."""
     context = StepContext(tools=tool_specs([REMOTE]))
     good = ("flight", {"origin": "AMS"})

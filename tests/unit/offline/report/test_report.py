@@ -151,8 +151,8 @@ def test_the_shown_twenty(journal, report, tmp_path):
     """The dearest by cost and the least sure by confidence; a step that returned nothing comes first."""
     costs = sorted((t.cost for t in read(journal) if t.cost is not None), reverse=True)
     assert [s.cost for s in report.expensive] == costs[:20]
-    told = sorted(t.confidence for t in read(journal))
-    assert [s.confidence for s in report.doubtful] == told[:20]
+    entry = sorted(t.confidence for t in read(journal))
+    assert [s.confidence for s in report.doubtful] == entry[:20]
     nothing = replace(step(1, escalated=True, outcome="exhausted"), final=None, confidence=None)
     path = journal_of(tmp_path / "j.jsonl", step(0, confidence=0.1), nothing, step(2, confidence=0.2))
     report = build_report([path])
@@ -404,9 +404,9 @@ def test_hostile_texts_are_texts(attacked):
         a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "action", "formaction", "style")
     ]
     assert {value for _, name, value in reader.attributes if name in ("href", "xlink:href")} == {"#main"}
-    shown = "".join(reader.text)
+    visible = "".join(reader.text)
     for text in HOSTILE[:9]:
-        assert text in shown or text.replace("\u2028", "\n") in shown
+        assert text in visible or text.replace("\u2028", "\n") in visible
     assert "\u202e" not in page
     assert "\x00" not in page
     page.encode("utf-8")
@@ -431,8 +431,8 @@ def test_content_can_be_left_out(tmp_path):
     trace = step(0, escalated=True)
     secret = "SECRET-4711"
     small = replace(trace.attempts[0], answer={"text": secret, "tool_calls": []}, error=f"ValueError: {secret}")
-    told = replace(trace.decisions[1], detail=secret)
-    trace = replace(trace, attempts=(small, trace.attempts[1]), decisions=(trace.decisions[0], told))
+    entry = replace(trace.decisions[1], detail=secret)
+    trace = replace(trace, attempts=(small, trace.attempts[1]), decisions=(trace.decisions[0], entry))
     path = journal_of(tmp_path / "j.jsonl", trace)
     assert secret in render(build_report([path]))
     bare = render(build_report([path], content=False))
@@ -507,7 +507,7 @@ def test_names_break_behind_their_underscores():
 
 def test_figures_of_people():
     """Three digits that count, small ones never as 0; seconds, milliseconds or microseconds; a log axis has something to read by."""
-    for value, told in [
+    for value, entry in [
         (0.0, "0"),
         (1234567.0, "1,234,567"),
         (0.3010299, "0.301"),
@@ -516,9 +516,9 @@ def test_figures_of_people():
         (5e-9, "5.0e-09"),
         (None, "unknown"),
     ]:
-        assert fmt.figure(value) == told
-    for value, told in [(0.0, "0 s"), (2.5, "2.50 s"), (0.0213, "21.3 ms"), (4e-5, "40.0 µs"), (None, "unknown")]:
-        assert fmt.seconds(value) == told
+        assert fmt.figure(value) == entry
+    for value, entry in [(0.0, "0 s"), (2.5, "2.50 s"), (0.0213, "21.3 ms"), (4e-5, "40.0 µs"), (None, "unknown")]:
+        assert fmt.seconds(value) == entry
     assert log_ticks(0.001, 10) == [0.001, 0.01, 0.1, 1.0, 10.0]
     assert log_ticks(0.15, 0.6) == [0.2, 0.5]
     assert Scale(1, 100, 0, 10, log=True)(10) == 5
@@ -575,10 +575,10 @@ def test_the_command_writes_the_page(tmp_path, journal, report):
     assert "policy.json" in page
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
     result = run(journal, "--json", cwd=tmp_path)
-    told = json.loads(result.stdout)
+    entry = json.loads(result.stdout)
     wanted = json.loads(json.dumps(report.to_json()))
-    told.pop("made_at"), wanted.pop("made_at")
-    assert told == wanted
+    entry.pop("made_at"), wanted.pop("made_at")
+    assert entry == wanted
     assert list(tmp_path.iterdir()) == []
     assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).exit_code == 0
     assert (tmp_path / "x.html").exists()
@@ -596,7 +596,7 @@ def test_the_command_writes_the_page(tmp_path, journal, report):
     ],
     ids=["no file", "no argument", "no step", "broken line", "no directory", "no policy"],
 )
-def test_bad_input_is_told_in_a_line(tmp_path, args, part):
+def test_bad_input_is_named_in_a_line(tmp_path, args, part):
     """What cannot be used is named with exit code 2 and no traceback."""
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text('{"type":"step"}\n')
@@ -618,7 +618,7 @@ def test_bad_lines_can_be_skipped(tmp_path):
     assert json.loads(result.stdout)["totals"]["steps"] == 1
 
 
-def test_the_date_of_the_table_is_told(report):
+def test_the_date_of_the_table_is_named(report):
     """The price table in use stands in the report with its source and day."""
     assert re.search(r"genai-prices [\d.]+, with prices as of \d{4}-\d\d-\d\d\.", report.spending.prices)
     assert dt.date.fromisoformat(report.spending.prices[-11:-1])
@@ -684,9 +684,9 @@ def test_the_command_writes_over_pages_alone(tmp_path, monkeypatch):
     path = tmp_path / "steps.jsonl"
     CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), journal=Journal(path)).invoke("hi")
     before = path.read_bytes()
-    told = CliRunner().invoke(app, ["report", str(path), "-o", str(path)])
-    assert (told.exit_code, path.read_bytes()) == (2, before)
-    assert "is no HTML page" in told.output
+    entry = CliRunner().invoke(app, ["report", str(path), "-o", str(path)])
+    assert (entry.exit_code, path.read_bytes()) == (2, before)
+    assert "is no HTML page" in entry.output
     page = tmp_path / "page.html"
     link = tmp_path / "link.html"
     link.symlink_to(page)
