@@ -135,12 +135,14 @@ async def test_with_streams_it_streams_as_a_provider_does():
     assert len(list(ScriptedChatModel("one two").stream(""))) == 1, "without the flag it does not"
 
 
-def test_validators_with_a_fixed_opinion():
-    """One has no objection to anything, the other to everything: hard, or soft with a score."""
+def test_helpers_of_tests():
+    """Validators with a fixed opinion; no framework of tests is imported, so they work in anybody's."""
     draft, context = Draft(message=AIMessage("x")), StepContext()
     assert always_pass()(draft, context).outcome == "pass"
     hard, soft = always_fail(code="no")(draft, context), always_fail(score=0.2)(draft, context)
     assert (hard.hard, hard.code, soft.hard, soft.outcome) == (True, "no", False, "fail")
+    code = "import sys, cascade_agent.testing; sys.exit('pytest' in sys.modules or 'unittest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
 
 
 def test_a_journal_in_memory():
@@ -158,9 +160,3 @@ def test_a_journal_in_memory():
     assert len(journal) == 1
     journal.clear()
     assert not list(journal)
-
-
-def test_no_test_framework_is_imported():
-    """The helpers work in anybody's tests."""
-    code = "import sys, cascade_agent.testing; sys.exit('pytest' in sys.modules or 'unittest' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603

@@ -795,15 +795,11 @@ def test_what_cannot_work_is_refused_at_construction(settings, says):
         CascadeChatModel(**given)
 
 
-def test_common_settings_of_models_are_ignored_with_a_warning(caplog):
-    """Hosts pass them to any model class; here each tier's model has its own."""
+def test_settings_of_hosts(caplog):
+    """Common settings of models are ignored with a warning; a step without a name is named for its node."""
     model = cascade("a", temperature=0.3, timeout=4, max_retries=2)
     assert model.invoke("hi").text == "a"
     assert "ignores temperature" in caplog.text
-
-
-def test_a_name_of_the_step_comes_from_the_node_unless_it_was_given():
-    """Without a name of its own the step is named for the node it runs in."""
     config: Any = {"metadata": {"langgraph_node": "agent"}, "configurable": {"thread_id": 7}}
     entry = record(cascade("a").invoke("hi", config))
     assert (entry["step"], entry["thread_id"]) == ("agent", "7")

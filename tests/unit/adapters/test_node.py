@@ -324,13 +324,18 @@ def test_a_decorated_function_gets_the_callers_model_and_a_copy():
     assert isinstance(scribble.cascade, CascadeChatModel)
 
 
-def test_a_function_without_a_parameter_model_is_refused():
-    """At decoration, with the signature to write."""
+def test_what_cannot_work_is_refused():
+    """Before the first request; a function without `model` at decoration, with the signature to write."""
     with pytest.raises(ConfigurationError, match=r"def lonely\(state, \*, model\)"):
 
         @cascade_step(small=SMALL, large=LARGE)
         def lonely(state):
             return {}
+
+    with pytest.raises(ConfigurationError, match="tier"):
+        cascade_node(b"nope", ScriptedChatModel("x"))
+    with pytest.raises(ConfigurationError, match="named"):
+        cascade_node(*pair(), validators=[always_pass(), always_pass()])
 
 
 # ---- swapping -------------------------------------------------------------------------------------------------------
@@ -413,14 +418,6 @@ def test_what_cannot_be_swapped():
         swap_node(graph, "agent", cascade_node(*pair()))
     with pytest.raises(ConfigurationError, match="got dict"):
         swap_node({}, "agent", cascade_node(*pair()))
-
-
-def test_settings_are_checked_at_construction():
-    """What cannot work fails before the first request."""
-    with pytest.raises(ConfigurationError, match="tier"):
-        cascade_node(b"nope", ScriptedChatModel("x"))
-    with pytest.raises(ConfigurationError, match="named"):
-        cascade_node(*pair(), validators=[always_pass(), always_pass()])
 
 
 def test_a_body_takes_the_model_by_place_or_by_name() -> None:

@@ -57,16 +57,12 @@ def test_adapters_refuse_evidence_that_was_not_measured(adapter):
     adapter(validators=validators, policy=policy(CrossCheck=["agreement"]))
 
 
-def test_log_probabilities_may_lift_a_draft_too():
-    """`TokenConfidence` must have been there when the threshold was measured, though it may never have spoken."""
+def test_what_fits_a_threshold():
+    """What may lift a draft must have been measured, log-probabilities too; new validators that only object fit."""
     validators = [*default_validators(), TokenConfidence()]
     with pytest.raises(ConfigurationError, match="without TokenConfidence"):
         check_fit(policy(), validators)
     check_fit(policy(TokenConfidence=[]), validators)
-
-
-def test_new_validators_that_only_object_fit():
-    """A user's own rule adds doubt alone; one that said nothing when measured may be gone."""
 
     def mine(draft, context):
         """Nothing."""
@@ -74,14 +70,10 @@ def test_new_validators_that_only_object_fit():
     check_fit(policy(), [*(v for v in default_validators() if type(v).__name__ != "NoRepeat"), mine])
 
 
-def test_copies_with_another_policy_are_checked():
-    """A cascade that is copied with a new policy is assembled anew, check included."""
+def test_copies_are_checked_and_sets_give_back():
+    """A copy with another policy is assembled anew; iterating over a set gives what it was made of."""
     cascade = CascadeChatModel(small=model(), large=model(), validators=[Grounding()])
     with pytest.raises(ConfigurationError, match="not in use"):
         cascade.model_copy(update={"policy": policy()})
-
-
-def test_a_set_gives_its_validators_back():
-    """Iterating over a set gives what it was made of, those that speak first in front."""
     validators = [*default_validators(), CrossCheck(model())]
     assert {id(v) for v in ValidatorSet(validators)} == {id(v) for v in validators}

@@ -129,14 +129,21 @@ async def test_async_asks_as_sync() -> None:
     assert [d["action"] for d in step["decisions"]] == ["ask_small", "ask_evidence", "escalate", "accept"]
 
 
-def test_evidence_is_not_asked_when_it_cannot_matter() -> None:
-    """A draft that a rule already ruled out, or one outside the band, does not pay for evidence."""
+def test_evidence_that_is_not_asked() -> None:
+    """Where it cannot matter, or while paused, with a known cost of nothing."""
     second = ScriptedChatModel([call(city="Lyon")])
     model, _ = cascade(call(town="Lyon"), second, call(city="Lyon", nights=2))
     assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["reason"] == "schema_invalid"
     model, _ = cascade(call(city="Lyon", nights=2), second, call(city="Lyon", nights=2), evidence=(0.0, 0.01))
     assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["final_tier"] == "small"
     assert second.calls == []
+    check = CrossCheck(ScriptedChatModel([RuntimeError("down")], loop=True))
+    context = StepContext(messages=[HumanMessage("hi")])
+    for _ in range(5):
+        with pytest.raises(RuntimeError):
+            check.gather(Draft(message=AIMessage("a")), context, config=None)
+    verdict, spend = check.gather(Draft(message=AIMessage("a")), context, config=None)
+    assert (verdict.code, spend.cost) == ("evidence_paused", 0.0)
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("down"), AIMessage("")])
@@ -175,17 +182,6 @@ def test_the_breaker_pauses_and_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not breaker.allows(), "one probe at a time"
     breaker.record(worked=True)
     assert breaker.allows()
-
-
-def test_a_paused_check_costs_nothing() -> None:
-    """While paused, the evidence abstains with a known cost of nothing."""
-    check = CrossCheck(ScriptedChatModel([RuntimeError("down")], loop=True))
-    context = StepContext(messages=[HumanMessage("hi")])
-    for _ in range(5):
-        with pytest.raises(RuntimeError):
-            check.gather(Draft(message=AIMessage("a")), context, config=None)
-    verdict, spend = check.gather(Draft(message=AIMessage("a")), context, config=None)
-    assert (verdict.code, spend.cost) == ("evidence_paused", 0.0)
 
 
 class Verdicts(BaseModel):

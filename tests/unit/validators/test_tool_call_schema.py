@@ -154,8 +154,8 @@ def test_coercion_and_strictness():
 
 
 # ---- names, ids and what did not parse ------------------------------------------------------------------------------
-def test_a_call_of_a_tool_that_was_not_offered_is_refused():
-    """Unknown names, near misses, other case and empty names."""
+def test_calls_that_were_not_offered():
+    """Unknown names, near misses and empty ones; without any tool a call is refused once; structured output is left alone."""
     for name in ("flights", "Flight", "functions.flight", "flight "):
         found = judge({"origin": "AMS"}, name=name)
         assert [(v.code, v.path) for v in found] == [("unknown_tool", "/tool_calls/0/name")]
@@ -163,13 +163,14 @@ def test_a_call_of_a_tool_that_was_not_offered_is_refused():
     for name in ("", None, 5, ["flight"]):
         found = ToolCallSchema()(raw({"name": name, "args": {}, "id": "1"}), context) or []
         assert [v.code for v in found] == ["unknown_tool"]
-
-
-def test_a_call_where_no_tool_was_offered_is_refused_once():
-    """Without tools any call is unknown; where calls were forbidden, the validator of completeness says so."""
     call = draft(("flight", {}))
     assert [v.code for v in ToolCallSchema()(call, StepContext()) or []] == ["unknown_tool"]
     assert ToolCallSchema()(call, StepContext(tool_choice="none")) is None
+    context = StepContext(tools=tool_specs([REMOTE]), output_schema={"title": "Answer"})
+    made = draft(
+        ("Answer", {"anything": 1}), invalid_tool_calls=[{"name": "Answer", "args": "{", "id": "1", "error": "x"}]
+    )
+    assert ToolCallSchema()(made, context) is None
 
 
 def test_arguments_that_are_no_json_object_are_malformed():
@@ -268,15 +269,6 @@ def test_what_a_checkpoint_can_hold_is_kept():
     assert ToolCallSchema()(made, context) is None
     serde = JsonPlusSerializer()
     assert serde.loads_typed(serde.dumps_typed(made.message)) == made.message
-
-
-def test_structured_output_is_left_to_its_own_validator():
-    """A call that stands for the answer's shape is not measured against the tools."""
-    context = StepContext(tools=tool_specs([REMOTE]), output_schema={"title": "Answer"})
-    made = draft(
-        ("Answer", {"anything": 1}), invalid_tool_calls=[{"name": "Answer", "args": "{", "id": "1", "error": "x"}]
-    )
-    assert ToolCallSchema()(made, context) is None
 
 
 # ---- Python tools ---------------------------------------------------------------------------------------------------
@@ -496,14 +488,16 @@ def test_what_cannot_be_enforced_is_logged_once_and_never_held_against_a_call(ca
     assert "/properties/b pattern: pattern with a back-reference" in message
 
 
-def test_no_finding_quotes_an_argument():
-    """A canary in every value is in no reason and no path."""
+def test_what_the_validator_says():
+    """Its name, stage and settings; and never an argument: a canary in every value is in no reason and no path."""
     canary = "QZXV91"
     args = {"origin": canary, "seats": canary, "cabin": canary, "stops": canary, "note": canary * 3}
     for offered in (REMOTE, flight):
         found = judge(args, offered)
         assert len(found) == 5
         assert canary not in str(found)
+    assert (ToolCallSchema.name, ToolCallSchema.stage) == ("ToolCallSchema", "draft")
+    assert repr(ToolCallSchema(strict=True)) == "ToolCallSchema(strict=True)"
 
 
 def test_the_memory_of_schemas(monkeypatch: pytest.MonkeyPatch):
@@ -546,22 +540,12 @@ def test_many_threads_judge_with_one_validator():
     assert wrong == []
 
 
-def test_the_validator_says_what_it_is():
-    """Name, stage and settings."""
-    assert (ToolCallSchema.name, ToolCallSchema.stage) == ("ToolCallSchema", "draft")
-    assert repr(ToolCallSchema(strict=True)) == "ToolCallSchema(strict=True)"
-
-
-def test_an_empty_argument_of_a_tool_without_parameters_is_no_fault() -> None:
-    """Some models call such a tool with `{"": ""}`; with parameters, or with a name, it stays a made-up argument."""
+def test_arguments_that_some_models_add() -> None:
+    """`{"": ""}` for a tool without parameters is no fault, and a parameter `runtime` is LangGraph's to fill in."""
     bare = {"type": "function", "function": {"name": "flight", "parameters": {"type": "object", "properties": {}}}}
     assert judge({"": ""}, bare) == []
     assert [v.code for v in judge({"x": ""}, bare)] == ["extra_argument"]
     assert "extra_argument" in [v.code for v in judge({"": ""}, REMOTE)]
-
-
-def test_a_parameter_named_runtime_is_not_wanted_from_the_model() -> None:
-    """LangGraph fills it in, annotated or not."""
 
     def look(city: str, runtime) -> str:  # type: ignore[no-untyped-def]
         """Look."""

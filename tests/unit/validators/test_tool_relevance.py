@@ -96,11 +96,13 @@ def test_look_up_with_an_identifier_of_the_request_prepares(identifier: str) -> 
     assert fails(judge("The 3 lamps are broken, I want 25.50 returned!", [call("get_order", order_id="x")], ORDER))
 
 
-def test_call_before_a_fitting_tool_prepares() -> None:
-    """Where another tool on offer fits the request, a call of something else may be the step before it."""
+def test_calls_that_prepare_or_fit() -> None:
+    """Another tool on offer that fits makes a call preparation; three values of the request fit whatever the words."""
     request = "Please pay back the money for all lamps to the customer"
     assert "off_topic" in fails(judge(request, [call("get_order", order_id="some")], ORDER))
     assert "off_topic" not in fails(judge(request, [call("get_order", order_id="some")], ORDER, REFUND))
+    request = "How much are 300 Swiss francs, CHF, worth over in EUR these days?"
+    assert not fails(judge(request, [call("exchange", source="CHF", target="EUR", amount="300")], CONVERT))
 
 
 def test_off_topic_is_silent_where_the_request_cannot_tell() -> None:
@@ -334,12 +336,6 @@ def test_the_number_of_calls_is_a_sign() -> None:
 
 
 CONVERT = tool("exchange", "Turns money of one currency into another.", "source", "target", "amount")
-
-
-def test_three_values_of_the_request_fit_whatever_the_words() -> None:
-    """A call whose three required values all come from the request is of its subject, though no word is shared."""
-    request = "How much are 300 Swiss francs, CHF, worth over in EUR these days?"
-    assert not fails(judge(request, [call("exchange", source="CHF", target="EUR", amount="300")], CONVERT))
 
 
 def test_most_numbers_left_out_is_a_soft_fail() -> None:

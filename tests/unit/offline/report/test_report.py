@@ -499,10 +499,12 @@ def test_legends_name_what_is_in_the_plot(report, tmp_path):
     assert "swatch-run" in render(report)
 
 
-def test_names_break_behind_their_underscores():
-    """Words stay whole unless they are longer than any line."""
+def test_words_of_the_page(report):
+    """Names break behind their underscores; the price table in use stands there with its source and day."""
     assert breakable("plan_<b") == '<span class="whole">plan_</span><wbr><span class="whole">&lt;b</span>'
     assert breakable("x" * 30) == f"<span>{'x' * 30}</span>"
+    assert re.search(r"genai-prices [\d.]+, with prices as of \d{4}-\d\d-\d\d\.", report.spending.prices)
+    assert dt.date.fromisoformat(report.spending.prices[-11:-1])
 
 
 def test_figures_of_people():
@@ -616,12 +618,6 @@ def test_bad_lines_can_be_skipped(tmp_path):
         build_report([path])
     result = run(path, "--skip-bad", "--json", cwd=tmp_path)
     assert json.loads(result.stdout)["totals"]["steps"] == 1
-
-
-def test_the_date_of_the_table_is_named(report):
-    """The price table in use stands in the report with its source and day."""
-    assert re.search(r"genai-prices [\d.]+, with prices as of \d{4}-\d\d-\d\d\.", report.spending.prices)
-    assert dt.date.fromisoformat(report.spending.prices[-11:-1])
 
 
 def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
