@@ -71,8 +71,8 @@ def graph_of(adapter: str, small: Any, large: Any, *, schema: bool = False, save
     if adapter == "node":
 
         def body(state: Any, model: Any) -> Any:
-            queried = model.with_structured_output(City) if schema else model
-            return {"messages": [_message(queried.invoke(state["messages"]))]}
+            asked = model.with_structured_output(City) if schema else model
+            return {"messages": [_message(asked.invoke(state["messages"]))]}
 
         node: Any = cascade_node(small, large, step=body if schema else None, **settings)
     else:
