@@ -35,10 +35,10 @@ def call(name: str, **args: Any) -> dict[str, Any]:
 
 
 def judge(
-    request: str | list[BaseMessage], answer: str | list[dict[str, Any]], *tools: ToolSpec, **context: Any
+    spoken: str | list[BaseMessage], answer: str | list[dict[str, Any]], *tools: ToolSpec, **context: Any
 ) -> dict[str, Verdict]:
     """The verdicts by code on an answer in prose or in calls."""
-    messages = [HumanMessage(request)] if isinstance(request, str) else request
+    messages = [HumanMessage(spoken)] if isinstance(spoken, str) else spoken
     message = AIMessage(answer) if isinstance(answer, str) else AIMessage("", tool_calls=answer)
     verdicts = list(ToolRelevance()(Draft(message=message), StepContext(messages=messages, tools=tools, **context)))
     assert len({v.code for v in verdicts}) == len(verdicts)
@@ -90,19 +90,19 @@ REFUND = tool("refund_payment", "Pay money back to a customer.", "order_id", "am
 @pytest.mark.parametrize("identifier", ["Q-7713", "ana@example.com", "b7f3c2"])
 def test_look_up_with_an_identifier_of_the_request_prepares(identifier: str) -> None:
     """A first look-up that takes up an identifier of the request is no other subject, whatever numbers wait."""
-    request = f"The 3 lamps are broken, I want 25.50 returned for {identifier}!"
+    spoken = f"The 3 lamps are broken, I want 25.50 returned for {identifier}!"
     answer = [call("get_order", order_id=identifier)]
-    assert fails(judge(request, answer, ORDER)) == set()
+    assert fails(judge(spoken, answer, ORDER)) == set()
     assert fails(judge("The 3 lamps are broken, I want 25.50 returned!", [call("get_order", order_id="x")], ORDER))
 
 
 def test_calls_that_prepare_or_fit() -> None:
     """Another tool on offer that fits makes a call preparation; three values of the request fit whatever the words."""
-    request = "Please pay back the money for all lamps to the customer"
-    assert "off_topic" in fails(judge(request, [call("get_order", order_id="some")], ORDER))
-    assert "off_topic" not in fails(judge(request, [call("get_order", order_id="some")], ORDER, REFUND))
-    request = "How much are 300 Swiss francs, CHF, worth over in EUR these days?"
-    assert not fails(judge(request, [call("exchange", source="CHF", target="EUR", amount="300")], CONVERT))
+    spoken = "Please pay back the money for all lamps to the customer"
+    assert "off_topic" in fails(judge(spoken, [call("get_order", order_id="some")], ORDER))
+    assert "off_topic" not in fails(judge(spoken, [call("get_order", order_id="some")], ORDER, REFUND))
+    spoken = "How much are 300 Swiss francs, CHF, worth over in EUR these days?"
+    assert not fails(judge(spoken, [call("exchange", source="CHF", target="EUR", amount="300")], CONVERT))
 
 
 def test_off_topic_is_silent_where_the_request_cannot_tell() -> None:
@@ -129,10 +129,10 @@ def test_off_topic_is_silent_where_the_call_was_demanded(choice: str) -> None:
 
 def test_what_the_request_names_is_missed() -> None:
     """A quotation or an enum option that no call takes up is a sign; a part of it, or the tool's own name, is not."""
-    request = "Weather for \"Rome\" and for 'Oslo'"
-    assert score(judge(request, [call("weather_forecast", city="Rome")], FORECAST), "quote_unused") == 0.5
+    spoken = "Weather for \"Rome\" and for 'Oslo'"
+    assert score(judge(spoken, [call("weather_forecast", city="Rome")], FORECAST), "quote_unused") == 0.5
     both = [call("weather_forecast", city="Rome"), call("weather_forecast", city="OSLO")]
-    assert "quote_unused" not in judge(request, both, FORECAST)
+    assert "quote_unused" not in judge(spoken, both, FORECAST)
     named = "Use 'weather_forecast' for Rome, it's the best"
     assert "quote_unused" not in judge(named, [call("weather_forecast", city="Rome")], FORECAST)
     paint = tool("paint", "Paint a wall in a color.", color={"type": "string", "enum": ["red", "dark red", "blue"]})
@@ -153,10 +153,10 @@ def test_after_results_leftovers_say_nothing() -> None:
 # ---- the calls among each other --------------------------------------------------------------------------------------
 def test_calls_split_over_a_list_parameter() -> None:
     """Several calls that differ only in a parameter made for lists could have been one."""
-    request = "Price of the stocks AAA and BBB"
+    spoken = "Price of the stocks AAA and BBB"
     split = [call("stock_price", tickers=["AAA"]), call("stock_price", tickers=["BBB"])]
-    assert score(judge(request, split, PRICE), "calls_split") == 0.0
-    assert "calls_split" not in judge(request, [call("stock_price", tickers=["AAA", "BBB"])], PRICE)
+    assert score(judge(spoken, split, PRICE), "calls_split") == 0.0
+    assert "calls_split" not in judge(spoken, [call("stock_price", tickers=["AAA", "BBB"])], PRICE)
     sums = [call("add_numbers", numbers=[1, 2]), call("add_numbers", numbers=[3, 4])]
     assert "calls_split" not in judge("Add 1 and 2, then add 3 and 4", sums, SUM)
 
@@ -174,13 +174,13 @@ GCD = ToolSpec(
 
 def test_alike_calls_are_a_soft_fail() -> None:
     """The same numbers in another order ask for nothing new; two directions of one way, or numbers named in both orders, do."""
-    request = "Greatest common divisor of 12 and 18"
+    spoken = "Greatest common divisor of 12 and 18"
     swapped = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
     spelled = [call("gcd", a=12, b=18), call("gcd", a=12, b=18, base=10)]
     different = [call("gcd", a=12, b=18), call("gcd", a=12, b=18, base=2)]
-    assert "calls_alike" in fails(judge(request, swapped, GCD))
-    assert "calls_alike" in fails(judge(request, spelled, GCD))
-    assert "calls_alike" not in judge(request, different, GCD)
+    assert "calls_alike" in fails(judge(spoken, swapped, GCD))
+    assert "calls_alike" in fails(judge(spoken, spelled, GCD))
+    assert "calls_alike" not in judge(spoken, different, GCD)
     ways = [call("train_booking", origin="Rome", target="Milan"), call("train_booking", origin="Milan", target="Rome")]
     assert "calls_alike" not in judge("A return train from Rome to Milan", ways, TRAIN)
     orders = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
@@ -248,7 +248,7 @@ def test_silent_without_tools_and_for_structured_output() -> None:
 
 # ---- other languages -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "request",
+    "spoken",
     [
         "明日のリスボンの天気を教えてください",
         "¿Qué tiempo hará en Lisboa los próximos días con mi madre?",
@@ -256,23 +256,23 @@ def test_silent_without_tools_and_for_structured_output() -> None:
         "ما هو الطقس في لشبونة غدا؟",
     ],
 )
-def test_another_language_than_the_tools(request: str) -> None:
+def test_another_language_than_the_tools(spoken: str) -> None:
     """A request in another language than the tools' texts is not called off topic, and the match is neutral."""
-    city = {"明": "リスボン", "¿": "Lisboa", "К": "Лиссабон", "م": "لشبونة"}[request[0]]
-    verdicts = judge(request, [call("weather_forecast", city=city)], FORECAST)
+    city = {"明": "リスボン", "¿": "Lisboa", "К": "Лиссабон", "م": "لشبونة"}[spoken[0]]
+    verdicts = judge(spoken, [call("weather_forecast", city=city)], FORECAST)
     assert fails(verdicts) == set()
     assert score(verdicts, "tool_match") >= 0.7
     assert score(verdicts, "request_covered") >= 0.7
-    assert fails(judge(request, "..", FORECAST)) == set()
+    assert fails(judge(spoken, "..", FORECAST)) == set()
 
 
 def test_japanese_tools_for_a_japanese_request() -> None:
     """Where tools are described in the language of the request, a fitting one scores above another, without spaces."""
     weather = tool("tenki", "都市の天気予報を調べます。", "city")
     trains = tool("densha", "列車の切符を予約します。", "city")
-    request = "リスボンの天気予報を教えて"
-    fit = judge(request, [call("tenki", city="リスボン")], weather, trains)
-    apart = judge(request, [call("densha", city="リスボン")], weather, trains)
+    spoken = "リスボンの天気予報を教えて"
+    fit = judge(spoken, [call("tenki", city="リスボン")], weather, trains)
+    apart = judge(spoken, [call("densha", city="リスボン")], weather, trains)
     assert score(fit, "description_match") > score(apart, "description_match") + 0.2
 
 
@@ -284,16 +284,16 @@ VALUES = json_values(TEXT, size=3)
 
 
 @settings(max_examples=200)
-@given(request=TEXT, text=TEXT, args=st.dictionaries(TEXT, VALUES, max_size=3), schema=VALUES, calls=st.integers(0, 3))
-def test_never_raises(request: str, text: str, args: dict[str, Any], schema: Any, calls: int) -> None:
+@given(spoken=TEXT, text=TEXT, args=st.dictionaries(TEXT, VALUES, max_size=3), schema=VALUES, calls=st.integers(0, 3))
+def test_never_raises(spoken: str, text: str, args: dict[str, Any], schema: Any, calls: int) -> None:
     """Any request, answer and schema give verdicts with scores in [0, 1], the same ones each time."""
     spec = ToolSpec("act", text, {"type": "object", "properties": dict.fromkeys(args, schema), "required": schema})
     answer: Any = [call("act", **{"x": 1, **args})] * calls or text
-    first = judge(request, answer, spec, FORECAST)
+    first = judge(spoken, answer, spec, FORECAST)
     for verdict in first.values():
         assert verdict.score is not None
         assert len(verdict.reason) <= 500
-    assert first == judge(request, answer, spec, FORECAST)
+    assert first == judge(spoken, answer, spec, FORECAST)
 
 
 @pytest.mark.parametrize("schema", [{}, {"properties": []}, {"properties": {"a": 3}}, {"required": "a"}, [], None])
@@ -305,34 +305,34 @@ def test_strange_parameter_schemas(schema: Any) -> None:
 def test_hostile_sizes() -> None:
     """Megabytes of request, answer, schema and history are cut, not read."""
     many = [tool(f"tool_{k}", "word " * 100_000, "a") for k in range(200)]
-    request = [SystemMessage("s " * 1_000_000)]
-    request += [HumanMessage("Rome and Oslo, 1.1 'a' " * 200_000) for _ in range(50)]
-    assert "tool_match" in judge(request, [call("tool_1", a="Rome " * 1_000_000)] * 100, *many)
-    assert fails(judge(request, "tool_1(" * 500_000, *many)) == {"call_in_prose"}
+    spoken = [SystemMessage("s " * 1_000_000)]
+    spoken += [HumanMessage("Rome and Oslo, 1.1 'a' " * 200_000) for _ in range(50)]
+    assert "tool_match" in judge(spoken, [call("tool_1", a="Rome " * 1_000_000)] * 100, *many)
+    assert fails(judge(spoken, "tool_1(" * 500_000, *many)) == {"call_in_prose"}
 
 
 def test_same_schema_object_is_read_once_and_a_changed_one_again() -> None:
     """The memory of tools goes by the schema object, the name and the description."""
     parameters: dict[str, Any] = {"type": "object", "properties": {}}
-    request, answer = "Open the window please", [call("act")]
-    first = judge(request, answer, ToolSpec("act", "Opens the window of a room.", parameters))
-    second = judge(request, answer, ToolSpec("act", "Sings a song about the sea.", parameters))
+    spoken, answer = "Open the window please", [call("act")]
+    first = judge(spoken, answer, ToolSpec("act", "Opens the window of a room.", parameters))
+    second = judge(spoken, answer, ToolSpec("act", "Sings a song about the sea.", parameters))
     assert score(first, "description_match") > score(second, "description_match")
 
 
 def test_the_number_of_calls_is_a_sign() -> None:
     """A question without a call of its own is graded; several calls are doubted a little and never failed."""
-    request = "What is the weather forecast for Lisbon? And what is it for Porto?"
-    one = judge(request, [call("weather_forecast", city="Lisbon")], FORECAST)
-    both = judge(request, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
+    spoken = "What is the weather forecast for Lisbon? And what is it for Porto?"
+    one = judge(spoken, [call("weather_forecast", city="Lisbon")], FORECAST)
+    both = judge(spoken, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
     assert one["question_open"].outcome == "pass"
     assert score(one, "question_open") == 0.5
     assert "question_open" not in both
-    request = "What is the weather forecast for Lisbon and for Porto?"
-    both = judge(request, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
+    spoken = "What is the weather forecast for Lisbon and for Porto?"
+    both = judge(spoken, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
     assert score(both, "several_calls") == 0.0
     assert not fails(both)
-    assert "several_calls" not in judge(request, [call("weather_forecast", city="Lisbon")], FORECAST)
+    assert "several_calls" not in judge(spoken, [call("weather_forecast", city="Lisbon")], FORECAST)
 
 
 CONVERT = tool("exchange", "Turns money of one currency into another.", "source", "target", "amount")
@@ -342,10 +342,10 @@ def test_most_numbers_left_out_is_a_soft_fail() -> None:
     """Lists of numbers of which only the first is used fail; one number left of several is graded."""
     numbers = {"type": "array", "items": {"type": "number"}}
     add = tool("add_numbers", "Add a list of numbers.", numbers=numbers)
-    request = "Add the numbers 3, 7 and 2; add the numbers 5, 12 and 4; add the numbers 8, 16 and 6."
-    assert "number_unused" in fails(judge(request, [call("add_numbers", numbers=[3, 7])], add))
+    spoken = "Add the numbers 3, 7 and 2; add the numbers 5, 12 and 4; add the numbers 8, 16 and 6."
+    assert "number_unused" in fails(judge(spoken, [call("add_numbers", numbers=[3, 7])], add))
     most = [[3, 7, 2], [5, 12, 4], [8, 16]]
-    almost = judge(request, [call("add_numbers", numbers=n) for n in most], add)
+    almost = judge(spoken, [call("add_numbers", numbers=n) for n in most], add)
     assert "number_unused" not in fails(almost)
     assert 0.0 < score(almost, "number_unused") < 1.0
 
