@@ -241,10 +241,10 @@ def test_a_judged_share_and_its_interval(tmp_path, report):
     """Labels of people count alike; ten right of twenty are ten independent looks; the highest threshold is as good as large."""
     records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(10)]
     labels = [Label(step_id=f"step-{n}", source="person", right=n > 0) for n in range(4)]
-    report = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)])
-    assert report.frontier.basis == "share"
-    assert report.frontier.marks[0].quality.value == pytest.approx(0.75)
-    assert report.totals.labelled == {"person": 4}
+    judged = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)])
+    assert judged.frontier.basis == "share"
+    assert judged.frontier.marks[0].quality.value == pytest.approx(0.75)
+    assert judged.totals.labelled == {"person": 4}
     records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(20)]
     labels = [Label(step_id=f"step-{n}", source="shadow", right=True, propensity=0.5) for n in range(10)]
     quality = build_report([journal_of(tmp_path / "j2.jsonl", *records, *labels)]).frontier.marks[0].quality
