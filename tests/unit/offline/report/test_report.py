@@ -566,8 +566,8 @@ def test_a_journal_of_one_odd_step_has_a_page(tmp_path, trace):
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_the_page(tmp_path, journal, report):
-    """The page of the library, named with what is in it; `--json` prints the figures and writes none unless asked."""
+def test_the_command_writes_the_page(tmp_path, journal):
+    """It names the file and what is in it; the page is the one of the library."""
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
     result = run(journal, "-o", "out.html", "--policy", "policy.json", "--title", "Tuesday", cwd=tmp_path)
     assert result.exit_code == 0, result.stderr
@@ -576,11 +576,15 @@ def test_the_command_writes_the_page(tmp_path, journal, report):
     assert "<title>Tuesday</title>" in page
     assert "policy.json" in page
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
+
+
+def test_the_command_prints_the_figures(tmp_path, journal, report):
+    """`--json` prints the report's figures and writes no page unless asked."""
     result = run(journal, "--json", cwd=tmp_path)
-    entry = json.loads(result.stdout)
+    told = json.loads(result.stdout)
     wanted = json.loads(json.dumps(report.to_json()))
-    entry.pop("made_at"), wanted.pop("made_at")
-    assert entry == wanted
+    told.pop("made_at"), wanted.pop("made_at")
+    assert told == wanted
     assert list(tmp_path.iterdir()) == []
     assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).exit_code == 0
     assert (tmp_path / "x.html").exists()
