@@ -78,11 +78,11 @@ def traces(draw, number=None):
     small = draw(drafts("small", ("accepted", "rejected", "rejected", "error", "timeout", "skipped")))
     if small.outcome in ("error", "timeout", "skipped"):
         gathered = ()
-    said = tuple(
+    reply = tuple(
         Verdict(outcome="pass", code=code, score=draw(scores), validator=name)
         for name, code in zip(gathered, ("agreement", "judged_right"), strict=False)
     )
-    small = replace(small, verdicts=small.verdicts + said, gathered=gathered)
+    small = replace(small, verdicts=small.verdicts + reply, gathered=gathered)
     larges = draw(st.lists(drafts("large"), max_size=2))
     human = [Attempt(tier="human", outcome="accepted", cost=0.0)] if draw(st.integers(0, 9)) == 0 else []
     attempts = (small, *larges, *human)
@@ -179,7 +179,7 @@ def world(episodes, steps=4, *, seed=0, shadow=1.0, threshold=0.6):
             large_cost, name = chance.choice([0.01, 0.02]), chance.choice(["plan", "act"])
             accepted = p >= threshold
             verdict = Verdict(outcome="pass", code="mine", score=p, validator="mine")
-            said = {"text": "1" if right else "2", "tool_calls": []}
+            reply = {"text": "1" if right else "2", "tool_calls": []}
             small = Attempt(
                 tier="small",
                 outcome="accepted" if accepted else "rejected",
@@ -187,7 +187,7 @@ def world(episodes, steps=4, *, seed=0, shadow=1.0, threshold=0.6):
                 confidence=p,
                 cost=0.001,
                 latency=0.5,
-                answer=said,
+                answer=reply,
             )
             large = Attempt(
                 tier="large", outcome="accepted", cost=large_cost, latency=2.0, answer={"text": "1", "tool_calls": []}

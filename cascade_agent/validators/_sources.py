@@ -36,6 +36,9 @@ _YEAR = re.compile(r"(?<!\d)(?:1[6-9]|20|21)\d\d(?!\d)")
 _WORD = re.compile(r"[^\W_]+")
 _DOT = re.compile(r"(?<=\w)\.(?=\w)|\.(?=\s|$)")
 
+_COUNTED: Final = 12  # whole numbers up to it may stand in words of any language
+_OWN_WORD: Final = 3  # letters up to which a value must be a word of its own
+_INITIALS: Final = range(3, 6)  # letters of a short form
 # Factors between usual units, percent and fraction, powers of ten in words: 5 % -> 0.05, 2 h -> 120 min, 3 k -> 3000.
 _FACTORS: Final = (0.01, 100.0, 1000.0, 0.001, 60.0, 1 / 60, 3600.0, 12.0, 7.0, 24.0, 10.0, 0.1, 1e6, 1e-6, 1e9)
 
@@ -117,7 +120,7 @@ def _number_grounded(value: float, conv: Conversation) -> float:
             return 1.0
         if known and any(abs(known * factor - wanted) <= tolerance for factor in _FACTORS):
             return _DERIVED
-    return _SMALL if wanted.is_integer() and 0 <= wanted <= 12 else 0.0  # noqa: PLR2004
+    return _SMALL if wanted.is_integer() and 0 <= wanted <= _COUNTED else 0.0
 
 
 def _written(value: float, text: str) -> bool:
@@ -134,7 +137,7 @@ def _written(value: float, text: str) -> bool:
 def _text_grounded(value: str, conv: Conversation) -> float:
     text = value[:VALUE_CHARS]
     folded = fold(text).strip()
-    if len(folded) > 3:  # noqa: PLR2004 - shorter ones must be words of their own
+    if len(folded) > _OWN_WORD:
         if folded in conv.evidence:
             return 1.0
     elif re.search(rf"(?<!\w){re.escape(folded)}(?!\w)", conv.evidence):
@@ -146,7 +149,7 @@ def _text_grounded(value: str, conv: Conversation) -> float:
         score = _number_grounded(as_number, conv)
     elif as_date is not None and as_date > 0:
         score = as_date
-    elif len(joined) > 3 and joined in conv.compact:  # noqa: PLR2004
+    elif len(joined) > _OWN_WORD and joined in conv.compact:
         return 1.0
     else:
         score = _words_grounded(text, conv)
@@ -160,12 +163,12 @@ def _words_grounded(text: str, conv: Conversation) -> float:
     total = held = 0.0
     known = conv.evidence_set
     for term in terms(identifier_words(text)):
-        size = weight(term) or (0.05 if not term.isdecimal() else 0.3 if len(term) < 3 else 1.0)  # noqa: PLR2004
+        size = weight(term) or (0.05 if not term.isdecimal() else 0.3 if len(term) < _OWN_WORD else 1.0)
         total += size
         if (
             term in known
             or (term.isdecimal() and float(term) in conv.numbers)
-            or (2 < len(term) <= 5 and (term in conv.initials or _begins(term, known)))  # noqa: PLR2004 - short form
+            or (len(term) in _INITIALS and (term in conv.initials or _begins(term, known)))
         ):
             held += size
     if not total:
@@ -173,7 +176,7 @@ def _words_grounded(text: str, conv: Conversation) -> float:
     score = held / total
     if score < _DERIVED:
         words = _WORD.findall(fold(text))
-        for letters in ("".join(w[0] for w in words), "".join(w[0] for w in words if len(w) > 2)):  # noqa: PLR2004
+        for letters in ("".join(w[0] for w in words), "".join(w[0] for w in words if len(w) >= _OWN_WORD)):
             if len(letters) > 1 and re.search(rf"(?<!\w){re.escape(letters)}(?!\w)", _DOT.sub("", conv.evidence)):
                 return _DERIVED
     return score

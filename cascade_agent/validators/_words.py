@@ -54,6 +54,12 @@ _QUOTED = re.compile(
     r"(?<!\w)'([^'\n]{2,80})'(?!\w)|\"([^\"\n]{2,80})\"|[“„«「『]([^”“»」』\n]{2,80})[”“»」』]|`([^`\n]{2,80})`"
 )
 _STEM = 5
+_SINGULAR: Final = 3  # letters up to which a final s is no plural: "bus" and "boss" stay
+_SHORT: Final = range(2, 4)  # letters of words that bind sentences, and differ between languages
+_LONGEST_NUMBER: Final = 40  # characters of any number written out
+_LARGEST: Final = 1e300  # its multiples are finite
+_EXACT: Final = 1e15  # a float below is exact as an integer
+_MAX_BITS: Final = 1024  # of an integer that is written out
 
 
 def fold(text: str) -> str:
@@ -75,8 +81,8 @@ def clip(text: str, limit: int) -> str:
 def stem(word: str) -> str:
     """Return the first five characters without a plural ending (as in McNamee & Mayfield 2004, any alphabet)."""
     size = len(word)
-    if size > 3 and word[-1] == "s" and word[-2] != "s":  # noqa: PLR2004 - "bus" and "boss" stay
-        word = word[:-3] + "y" if size > 4 and word.endswith("ies") else word[:-1]  # noqa: PLR2004
+    if size > _SINGULAR and word[-1] == "s" and word[-2] != "s":
+        word = word[:-3] + "y" if size > _SINGULAR + 1 and word.endswith("ies") else word[:-1]
     return word[:_STEM]
 
 
@@ -132,7 +138,7 @@ _LONG_NUMBER: Final = 300
 def number(text: str) -> float | None:
     """Return the number that a whole text is, in any usual writing, without currency sign and per cent."""
     text = text.strip().strip("$€£¥%").strip().replace("\u2212", "-")
-    if len(text) > 40 or not any(c.isdigit() for c in text):  # noqa: PLR2004 - longer than any number written out
+    if len(text) > _LONGEST_NUMBER or not any(c.isdigit() for c in text):
         return None
     readings = _readings(text.lower())
     return readings[0] if readings else None
@@ -156,7 +162,7 @@ def _readings(token: str) -> list[float]:
             value = float(candidate.replace("_", "") if "_" in candidate else candidate)
         except ValueError:
             continue
-        if value not in out and abs(value) < 1e300:  # noqa: PLR2004 - finite, and so are its multiples
+        if value not in out and abs(value) < _LARGEST:
             out.append(value)
     return out
 
@@ -275,8 +281,8 @@ class Reading:
 
     @cached_property
     def short(self) -> frozenset[str]:
-        """Stems of two or three letters: they bind sentences, and differ between languages."""
-        return frozenset(t for t in self.terms if 2 <= len(t) <= 3 and t.isalpha())  # noqa: PLR2004
+        """Stems of two or three letters."""
+        return frozenset(t for t in self.terms if len(t) in _SHORT and t.isalpha())
 
     @cached_property
     def latin(self) -> float:
@@ -387,7 +393,7 @@ class Offer:
     @cached_property
     def short(self) -> frozenset[str]:
         """Stems of two or three characters in the texts."""
-        return frozenset(t for t in self.about if 2 <= len(t) <= 3)  # noqa: PLR2004
+        return frozenset(t for t in self.about if len(t) in _SHORT)
 
     @cached_property
     def latin(self) -> float:
@@ -526,9 +532,9 @@ def value_text(value: object) -> str:
     """Return a value as it would be written."""
     if isinstance(value, str):
         return value[:VALUE_CHARS]
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # noqa: PLR2004 - exact as an integer
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return str(int(value))
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 1024:  # noqa: PLR2004
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
         return ""
     return str(value)
 

@@ -77,7 +77,7 @@ class SelfConsistency:
         if isinstance(self.instructions, str | SystemMessage) or not self.instructions:
             msg = "SelfConsistency.instructions is empty or no list; expected at least one other way to do the step"
             raise ConfigurationError(msg)
-        if self.samples is not None and self.samples < 2:  # noqa: PLR2004 - the draft and another
+        if self.samples is not None and self.samples <= 1:
             msg = f"SelfConsistency.samples is {self.samples!r}; expected 2 or more: the draft is one of them"
             raise ConfigurationError(msg)
 
@@ -162,7 +162,7 @@ class SelfConsistency:
         self, draft: Draft, votes: Mapping[Hashable, list[Draft]], wanted: int, usage: Usage, cost: float | None
     ) -> Found:
         asked = sum(map(len, votes.values()))
-        if asked < 2:  # noqa: PLR2004 - the draft and another
+        if asked <= 1:
             return _abstained("agreement_unknown", "no other sample gave an answer to compare", usage, cost)
         majority = max(votes.values(), key=len)  # the draft's own answer where several are as frequent
         reason = f"{len(majority)} of {asked} samples agree, {len(votes)} different answers"

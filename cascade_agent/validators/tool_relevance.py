@@ -47,6 +47,10 @@ _PROSE_CALL = re.compile(
     r"|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
 )
 
+_OF_A_LANGUAGE: Final = 3  # short words from which on two texts without a common one differ in language
+_FOUR_LETTERS: Final = 0.7  # the weight of such a word
+_ONE_SHORT_WORD: Final = 0.5  # its weight: less is nothing to go by
+_OPTION: Final = 3  # letters of an option: shorter ones are words of everything
 _NEUTRAL: Final = 0.7
 """Score of request and tool where they cannot be compared: about that of right calls."""
 _SENTENCE_SUBJECT: Final = 1.6
@@ -155,7 +159,7 @@ def _foreign(conv: Conversation, offered: Offer) -> bool:
     Fewer than three short words on a side say nothing, except where the scripts differ altogether.
     """
     asked = conv.asked
-    if len(asked.short) >= 3 and len(offered.short) >= 3 and asked.short.isdisjoint(offered.short):  # noqa: PLR2004
+    if min(len(asked.short), len(offered.short)) >= _OF_A_LANGUAGE and asked.short.isdisjoint(offered.short):
         return True
     return asked.latin < 1 / 3 and offered.latin > 2 / 3
 
@@ -347,7 +351,7 @@ def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[tuple[int
             if subject >= _SENTENCE_SUBJECT:
                 out.append((start, ends[index]))
             start, subject, index = ends[index], 0.0, index + 1
-        if term in used and (weight(term) >= 0.7 or term.isdecimal()):  # noqa: PLR2004 - four letters
+        if term in used and (weight(term) >= _FOUR_LETTERS or term.isdecimal()):
             subject = _SENTENCE_SUBJECT
         elif term in about:
             subject += subject_weight(term)
@@ -378,7 +382,7 @@ def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]
         total += size
         if term in about:
             held += size
-    return held / total if total > 0.5 else _NEUTRAL  # noqa: PLR2004 - less than one short word is left
+    return held / total if total > _ONE_SHORT_WORD else _NEUTRAL
 
 
 def _numbers_unused(
@@ -427,7 +431,7 @@ def _choices_unused(found: Answer, conv: Conversation) -> int:
 def _passed_over(option: str, chosen: Collection[str], found: Answer, conv: Conversation) -> bool:
     word = fold(option[:80])
     return (
-        len(word) > 2  # noqa: PLR2004 - shorter options are words of everything
+        len(word) >= _OPTION
         and word in conv.asked.folded
         and word not in found.used
         and not any(word in c or c in word for c in chosen)
@@ -440,7 +444,7 @@ def _passed_over(option: str, chosen: Collection[str], found: Answer, conv: Conv
 
 def _calls(found: Answer, conv: Conversation) -> list[Verdict]:
     """Return what is wrong among the calls: one call would do, as they are split over a list, or say the same again."""
-    if len(found.calls) < 2:  # noqa: PLR2004
+    if not found.calls[1:]:
         return []
     out = [_graded("several_calls", 0.0, "each of several calls must be right")]
     groups: dict[str, tuple[ToolText, list[Mapping[str, Any]]]] = {}

@@ -92,8 +92,6 @@ class Journals:
 
 
 # ---- questions and answers ----------------------------------------------------------------------------------------
-
-
 class Order(BaseModel):
     """zqxschemadoc: an order."""
 
@@ -405,8 +403,6 @@ async def graphs(journal: Journals) -> None:
 
 
 # ---- the exporters ----------------------------------------------------------------------------------------------------
-
-
 def main(out: Path, collector: str) -> None:
     """Set every exporter up, run, and leave what they wrote."""
     logging.basicConfig(filename=out / "python.log", level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s")

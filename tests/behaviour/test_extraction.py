@@ -37,9 +37,11 @@ def codes(rule, kind: str, record: dict, document: str = DOCUMENT) -> set[tuple[
     return {(finding["field"], finding["code"]) for finding in rule(kind, record, document)}
 
 
-def test_a_right_record_has_no_findings():
-    """Spaces in a quote do not count."""
+def test_records_and_dates():
+    """A right record has no findings, spaces in a quote do not count; a day that no calendar has is none."""
     assert extraction.findings("mail", MAIL, DOCUMENT) == []
+    text = "2026-03-05, 06.03.2026 and 7 March 2026, not 31.02.2026"
+    assert extraction.dates_in(text) == {date(2026, 3, day) for day in (5, 6, 7)}
 
 
 @pytest.mark.parametrize(
@@ -63,12 +65,6 @@ def test_what_the_rules_find(rule, kind, changes, found):
     """Each rule names the field and what is wrong with it; what another rule is about is left to that."""
     record = {**MAIL, **changes} if kind == "mail" else changes
     assert codes(getattr(extraction, rule), kind, record) == found
-
-
-def test_dates_in_three_forms():
-    """A day that no calendar has is none."""
-    text = "2026-03-05, 06.03.2026 and 7 March 2026, not 31.02.2026"
-    assert extraction.dates_in(text) == {date(2026, 3, day) for day in (5, 6, 7)}
 
 
 def test_only_what_failed_is_asked_for_again(tmp_path, monkeypatch):

@@ -40,8 +40,6 @@ def planned(*steps) -> AIMessage:
 
 
 # ---- the agent loop -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("task", [t for t in TASKS if t.graph == "support"], ids=lambda task: task.id)
 def test_a_perfect_model_succeeds_in_the_agent_loop(task):
     """A small model that makes a task's calls one by one and says its facts succeeds in the real graph, alone."""
@@ -115,8 +113,6 @@ def test_langgraph_json_names_graphs_that_exist():
 
 
 # ---- plan and execute -----------------------------------------------------------------------------------------------
-
-
 def test_a_plan_is_carried_out_step_by_step_with_references():
     """Planner, executor twice, replanner: the tracking number of the first result is the argument of the second."""
     script = [
@@ -220,9 +216,7 @@ def test_replanning_comes_to_an_end():
 
 
 # ---- measured: the cascade and its two models --------------------------------------------------------------------
-
-
-def test_the_books_of_a_task_balance(tmp_path, monkeypatch):
+def test_the_sums_of_a_task_agree(tmp_path, monkeypatch):
     """For every task tried, the journal's cost is the cost of all model calls that a callback saw."""
     monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "journal.jsonl"))
     prices = {"standin-small": SMALL_PRICE, "standin-large": LARGE_PRICE}

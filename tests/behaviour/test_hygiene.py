@@ -91,10 +91,10 @@ def _missing_extras(pinned: str) -> list[str]:
         if canonicalize_name(distribution.name) not in extras:
             continue
         for line in distribution.requires or ():
-            asked = Requirement(line)
-            name = canonicalize_name(asked.name)
-            if name in extras and (asked.marker is None or asked.marker.evaluate({"extra": ""})):
-                lost = asked.extras - extras[name]
+            queried = Requirement(line)
+            name = canonicalize_name(queried.name)
+            if name in extras and (queried.marker is None or queried.marker.evaluate({"extra": ""})):
+                lost = queried.extras - extras[name]
                 missing += [f"{distribution.name} asks for {name}[{extra}]" for extra in sorted(lost)]
     return missing
 

@@ -130,24 +130,28 @@ def test_operating_point_loses_no_more_than_a_point() -> None:
     assert again == pytest.approx(cost)
 
 
-def test_made_up_value_ranks_below_a_mentioned_one(tmp_path: Path) -> None:
-    """The drafts with the city that nobody named have the least confidence."""
+def test_orders_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up value ranks below a mentioned one; right first is the least risk area; an unknown kind is named."""
     found = confidences(folder(tmp_path / "x"), WAYS[0])
     assert max(found[k] for k in range(16) if k % 4 == 0) < min(found[k] for k in range(16) if k % 4)
+    good = judge.risk_area([0.9, 0.8, 0.1], [True, True, False])
+    bad = judge.risk_area([0.1, 0.2, 0.9], [True, True, False])
+    assert good == pytest.approx(1 / 9)
+    assert bad == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    path = folder(tmp_path / "x")
+    monkeypatch.setattr(sys, "argv", ["judge", "--train", str(path), "--test", str(path), "--leave-out", "three"])
+    with pytest.raises(SystemExit, match="one, two, or each"):
+        judge.main()
 
 
-def test_no_group_stands_on_both_sides(tmp_path: Path) -> None:
-    """Training and test cases of one folder share no group, and every case is examined once."""
+def test_folds_keep_apart(tmp_path: Path) -> None:
+    """No group stands on both sides; a kind that is left out is examined alone and never trained on."""
     bench = judge.Bench.load(folder(tmp_path / "x"))
     parts = judge.parts_of(bench, bench, None)
     group = {name: case["group"] for name, case in bench.data.cases.items()}
     for learn, exam in parts:
         assert not {group[n] for n in learn} & {group[n] for n in exam}
     assert sorted(n for _, exam in parts for n in exam) == sorted(group)
-
-
-def test_left_out_kind_is_never_trained_on(tmp_path: Path) -> None:
-    """With a kind of step left out, only that kind is examined and only the others are learned from."""
     bench = judge.Bench.load(folder(tmp_path / "x"))
     kinds = {name: case["category"] for name, case in bench.data.cases.items()}
     parts = judge.parts_of(bench, bench, "one")
@@ -171,14 +175,6 @@ def test_whole_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0.0 <= low <= high <= 1.0
     assert report["ways"]["oracle"]["small -> large"]["loss"] == 0.0
     assert 0.0 <= report["ways"]["default"]["small -> large"]["auroc"] <= 1.0
-
-
-def test_risk_area_of_perfect_and_of_reversed_order() -> None:
-    """Right drafts first is the least area, wrong ones first the greatest."""
-    good = judge.risk_area([0.9, 0.8, 0.1], [True, True, False])
-    bad = judge.risk_area([0.1, 0.2, 0.9], [True, True, False])
-    assert good == pytest.approx(1 / 9)
-    assert bad == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_models_that_training_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,14 +209,6 @@ def test_json_alone_prints_nothing_else(
     report = json.loads(capsys.readouterr().out)
     assert report["cases"] == 16
     assert set(report["ways"]) == {"schema", "default", "default +second", "default +second wide", "oracle"}
-
-
-def test_an_unknown_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kind of step that is not there ends with the names of those that are."""
-    path = folder(tmp_path / "x")
-    monkeypatch.setattr(sys, "argv", ["judge", "--train", str(path), "--test", str(path), "--leave-out", "three"])
-    with pytest.raises(SystemExit, match="one, two, or each"):
-        judge.main()
 
 
 def test_a_log_holds_the_second_answer_only_where_it_was_asked(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
-from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -35,7 +34,6 @@ from cascade_agent import (
     Policy,
     Price,
     Tier,
-    Verdict,
     cascade_node,
     cascade_step,
     default_validators,
@@ -43,8 +41,8 @@ from cascade_agent import (
 )
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from tests.builders import BOTH, graph_of, lookup, no_draft, record, streamed
 
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 SAVERS = pytest.mark.parametrize("database", ["memory", "sqlite"])
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 KEEPS_TASKS_OF_SUBGRAPHS = (1, 2, 16)
@@ -56,36 +54,11 @@ def model(*replies, **settings):
     return ScriptedChatModel(list(replies), **{"usage": (10, 2), "streams": True, **settings})
 
 
-def no_draft(draft, context):
-    """Softly refuses what calls itself a draft."""
-    return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
-
-
-def graph_of(node, schema=MessagesState, *, saver=None, cache=None, **settings):
-    """A compiled graph of one node."""
-    builder = StateGraph(schema)
-    builder.add_node("agent", node, **settings)
-    builder.add_edge(START, "agent")
-    return builder.compile(checkpointer=saver, cache=cache)
-
-
 async def run(graph, state, config=None, *, how, **settings):
     """Run a graph one way or the other."""
     if how == "sync":
         return await asyncio.to_thread(graph.invoke, state, config, **settings)
     return await graph.ainvoke(state, config, **settings)
-
-
-async def streamed(graph, state, config=None, *, how, **settings):
-    """All parts of a stream."""
-    if how == "sync":
-        return list(graph.stream(state, config, **settings))
-    return [part async for part in graph.astream(state, config, **settings)]
-
-
-def record(message):
-    """The record on an answer."""
-    return message.response_metadata["cascade"]
 
 
 @asynccontextmanager
@@ -101,8 +74,8 @@ async def saver_of(database, how, path):
             yield saver
 
 
-def door(kind, small, large, **settings):
-    """The same pair behind each door, as a compiled graph (`saver` is its checkpointer)."""
+def adapter(kind, small, large, **settings):
+    """The same pair behind each adapter, as a compiled graph (`saver` is its checkpointer)."""
     saver = settings.pop("saver", None)
     if kind == "middleware":
         return create_agent(small, middleware=[CascadeMiddleware(large, **settings)], checkpointer=saver)
@@ -122,16 +95,14 @@ DOORS = pytest.mark.parametrize("kind", ["model", "node", "step", "middleware"])
 
 
 # ---- what is seen of a step -----------------------------------------------------------------------------------------
-
-
 @BOTH
 @DOORS
-async def test_every_door_shows_the_accepted_answer_once_and_a_rejected_draft_never(kind, how):
+async def test_every_adapter_shows_the_accepted_answer_once_and_a_rejected_draft_never(kind, how):
     """In `messages`, `updates`, `values`, `debug` and in the checkpoints, from both kinds of models."""
     for streams in (True, False):
         saver = InMemorySaver()
         small, large = (model(text, loop=True, streams=streams) for text in ("a draft unseen", "the final answer"))
-        graph = door(kind, small, large, validators=[no_draft], saver=saver)
+        graph = adapter(kind, small, large, validators=[no_draft], saver=saver)
         parts = await streamed(graph, HI, THREAD, how=how, stream_mode=["messages", "updates", "values", "debug"])
         tokens = [part[0] for mode, part in parts if mode == "messages"]
         assert [t.text for t in tokens] == ["the", " final", " answer", ""]
@@ -144,13 +115,13 @@ async def test_every_door_shows_the_accepted_answer_once_and_a_rejected_draft_ne
 
 @BOTH
 @DOORS
-async def test_every_door_counts_every_model_call_once(kind, how):
+async def test_every_adapter_counts_every_model_call_once(kind, how):
     """Usage callbacks hear each tier once, streamed or not, and agree with the record."""
     for mode in ("values", "messages"):
         usage = UsageMetadataCallbackHandler()
         journal = TraceCapture()
         small, large = model("draft", name="small"), model("fine", name="large")
-        graph = door(kind, small, large, validators=[no_draft], journal=journal)
+        graph = adapter(kind, small, large, validators=[no_draft], journal=journal)
         await streamed(graph, HI, {"callbacks": [usage]}, how=how, stream_mode=mode)
         assert {name: u["total_tokens"] for name, u in usage.usage_metadata.items()} == {"small": 12, "large": 12}
         (trace,) = journal
@@ -162,13 +133,13 @@ async def test_every_door_counts_every_model_call_once(kind, how):
 @DOORS
 async def test_event_streams_show_the_accepted_answer_in_pieces(kind, how):
     """`stream_events(version="v3")`: one message, its text in pieces, the record on it; the draft is not there."""
-    graph = door(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    graph = adapter(kind, model("a draft"), model("the final answer"), validators=[no_draft])
     if how == "sync":
-        told = [(list(m.text), m.output) for m in graph.stream_events(HI, version="v3").messages]
+        entry = [(list(m.text), m.output) for m in graph.stream_events(HI, version="v3").messages]
     else:
         events = await graph.astream_events(HI, version="v3")
-        told = [([t async for t in m.text], await m.output) async for m in events.messages]
-    ((pieces, message),) = told
+        entry = [([t async for t in m.text], await m.output) async for m in events.messages]
+    ((pieces, message),) = entry
     assert pieces == ["the", " final", " answer"]
     assert message.text == "the final answer"
     assert record(message)["outcome"] == "escalated"
@@ -177,7 +148,7 @@ async def test_event_streams_show_the_accepted_answer_in_pieces(kind, how):
 @DOORS
 async def test_older_event_streams_show_drafts_only_under_the_hidden_tag(kind):
     """`astream_events(version="v2")`: a consumer that excludes `nostream` hears the accepted answer alone."""
-    graph = door(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    graph = adapter(kind, model("a draft"), model("the final answer"), validators=[no_draft])
     heard, all_ends = [], 0
     async for event in graph.astream_events(HI, version="v2"):
         hidden = "nostream" in event.get("tags", ())
@@ -218,8 +189,6 @@ async def test_a_body_that_streams_its_model_streams_the_accepted_answer(how):
 
 
 # ---- policies of a node ---------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_a_retry_policy_runs_an_exhausted_step_again(how):
     """The node's own retries see large's exception and start a new step."""
@@ -281,8 +250,6 @@ async def test_a_cancelled_run_leaves_no_task_and_no_later_call():
 
 
 # ---- interrupts -----------------------------------------------------------------------------------------------------
-
-
 def ends_at_a_human(journal, **settings):
     """A pair whose every draft is refused softly, and the settings that ask a human then."""
     small, large = (model(f"draft {n} 1", f"draft {n} 2", name=n) for n in ("s", "l"))
@@ -293,11 +260,11 @@ def ends_at_a_human(journal, **settings):
 @DOORS
 @SAVERS
 async def test_after_an_interrupt_each_tier_was_paid_once_and_the_approved_draft_is_used(kind, how, database, tmp_path):
-    """R14 behind every door and with both savers: calls, record and answer are those of one step."""
+    """R14 through every adapter and with both savers: calls, record and answer are those of one step."""
     journal = TraceCapture()
     small, large, settings = ends_at_a_human(journal)
     async with saver_of(database, how, tmp_path) as saver:
-        graph = door(kind, small, large, saver=saver, **settings)
+        graph = adapter(kind, small, large, saver=saver, **settings)
         out = await run(graph, HI, THREAD, how=how)
         assert out["__interrupt__"][0].value["draft"]["text"] == "draft l 1"
         assert len(journal) == 0
@@ -316,8 +283,8 @@ async def test_a_second_interrupt_of_the_same_node_neither_pays_nor_records_agai
     small, large, settings = ends_at_a_human(journal)
 
     def body(state, model):
-        said = model.invoke(state["messages"])
-        return {"messages": [said, AIMessage(f"{said.text}: {interrupt('send it?')}")]}
+        reply = model.invoke(state["messages"])
+        return {"messages": [reply, AIMessage(f"{reply.text}: {interrupt('send it?')}")]}
 
     graph = graph_of(cascade_node(small, large, step=body, **settings), saver=InMemorySaver())
     await run(graph, HI, THREAD, how=how)
@@ -331,20 +298,20 @@ async def test_a_second_interrupt_of_the_same_node_neither_pays_nor_records_agai
 @BOTH
 async def test_a_durable_answer_survives_an_interrupt_later_in_the_body(how):
     """`durable=True`: what the person saw is what is used, paid and recorded once; without it the body asks anew."""
-    for durable, asked in ((True, 1), (False, 2)):
+    for durable, queried in ((True, 1), (False, 2)):
         journal = TraceCapture()
         small = model("first", "second")
 
         def body(state, model):
-            said = model.invoke(state["messages"])
-            return {"messages": [AIMessage(f"{said.text}: {interrupt(said.text)}")]}
+            reply = model.invoke(state["messages"])
+            return {"messages": [AIMessage(f"{reply.text}: {interrupt(reply.text)}")]}
 
         node = cascade_node(small, model("x"), step=body, journal=journal, durable=durable)
         graph = graph_of(node, saver=InMemorySaver())
         assert (await run(graph, HI, THREAD, how=how))["__interrupt__"][0].value == "first"
         out = await run(graph, Command(resume="yes"), THREAD, how=how)
         assert out["messages"][-1].text == ("first: yes" if durable else "second: yes")
-        assert small.asked == len(journal) == asked
+        assert small.asked == len(journal) == queried
 
 
 @BOTH
@@ -369,8 +336,8 @@ def test_a_saved_answer_is_not_used_for_another_request():
     small = model("first", "second")
 
     def body(state, model):
-        said = model.invoke(next(questions))
-        return {"messages": [AIMessage(f"{said.text}: {interrupt('?')}")]}
+        reply = model.invoke(next(questions))
+        return {"messages": [AIMessage(f"{reply.text}: {interrupt('?')}")]}
 
     graph = graph_of(cascade_node(small, model("x"), step=body, durable=True), saver=InMemorySaver())
     graph.invoke(HI, THREAD)
@@ -503,8 +470,6 @@ async def test_a_thread_continues_and_forks_with_its_records(how):
 
 
 # ---- shapes of graphs -----------------------------------------------------------------------------------------------
-
-
 class Fan(TypedDict):
     items: list[str]
     messages: Annotated[list[AnyMessage], add]
@@ -571,12 +536,6 @@ async def test_a_cascade_in_a_subgraph_streams_and_interrupts_through_its_parent
     assert (small.asked, large.asked, len(journal)) == (1, 1, 1)
 
 
-@tool
-def lookup(order: str) -> str:
-    """Look up an order by its number."""
-    return f"order {order} was shipped"
-
-
 def wrong(name):
     """A call of a tool that is not there, then an answer."""
     call = AIMessage("", tool_calls=[{"name": name, "args": {"order": "7"}, "id": "1"}])
@@ -627,45 +586,7 @@ def test_the_model_node_of_an_agent_can_be_swapped():
     assert builder.compile().invoke(HI)["messages"][-1].text == "fine"
 
 
-@pytest.mark.parametrize("kind", ["model", "node", "middleware"])
-async def test_many_runs_side_by_side_do_not_mix(kind):
-    """Two hundred at once, half of them escalated: each message carries its own record."""
-
-    def echo(messages):
-        return AIMessage(f"{'draft' if int(messages[-1].text) % 2 else 'small'} {messages[-1].text}")
-
-    journal = TraceCapture()
-    small = model(echo, loop=True, delay=0.01)
-    large = model(lambda messages: AIMessage(f"large {messages[-1].text}"), loop=True, delay=0.01)
-    graph = door(kind, small, large, validators=[no_draft], journal=journal)
-    outs = await asyncio.gather(*(graph.ainvoke({"messages": [HumanMessage(str(i))]}) for i in range(200)))
-    for i, out in enumerate(outs):
-        last = out["messages"][-1]
-        assert last.text == f"{'large' if i % 2 else 'small'} {i}"
-        assert record(last)["final_tier"] == last.text.split()[0]
-    assert len({t.id for t in journal}) == len(journal) == 200
-
-
-@BOTH
-async def test_a_ladder_of_three_bills_each_call_once(how):
-    """A tier that is itself a cascade: three calls, three bills, one message."""
-    usage = UsageMetadataCallbackHandler()
-    inner = CascadeChatModel(
-        small=Tier(model("draft", name="m"), price=Price(input=2, output=2)),
-        large=Tier(model("fine", name="l"), price=Price(input=3, output=3)),
-        validators=[no_draft],
-        name="inner",
-    )
-    node = cascade_node(Tier(model("draft", name="s"), price=Price(input=1, output=1)), inner, validators=[no_draft])
-    out = await run(graph_of(node), HI, {"callbacks": [usage]}, how=how)
-    assert record(out["messages"][-1])["usage"]["calls"] == 3
-    assert record(out["messages"][-1])["cost"] == pytest.approx(12 * (1 + 2 + 3) / 1e6)
-    assert {k: v["total_tokens"] for k, v in usage.usage_metadata.items()} == {"s": 12, "m": 12, "l": 12}
-
-
 # ---- hostile answers and savers -------------------------------------------------------------------------------------
-
-
 def nested(depth):
     """A nest of lists."""
     value: Any = "x"

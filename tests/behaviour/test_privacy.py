@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import subprocess
 import sys
-import threading
 from collections import Counter
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,11 +22,10 @@ from cascade_agent.core.records import Draft
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
+from tests.builders import otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROGRAM = Path(__file__).parent / "privacy_run.py"
 SECRET = re.compile(rb"zqx[a-z]{3,}\w*", re.IGNORECASE)  # three letters more: random ids hold shorter words
@@ -41,33 +36,11 @@ PLANTED = {
 """Secrets that the journal holds when nothing is taken out: proof that they were there to leak."""
 
 
-@contextmanager
-def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """An OTLP/HTTP receiver: its address, and the path and bytes of each request."""
-    received: list[tuple[str, bytes]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append((self.path, gzip.decompress(body) if self.headers.get("Content-Encoding") else body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", received
-        server.shutdown()
-
-
 def exported_by_run(out: Path, **env: str) -> dict[str, bytes]:
     """Run the program; return what each exporter wrote, by its name."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "CASCADE_"))}
     root = str(PROGRAM.parents[2])
-    with collector() as (address, received):
+    with otlp_receiver() as (address, received):
         done = subprocess.run(  # noqa: S603 - our own program
             [sys.executable, str(PROGRAM), str(out), address],
             env={**kept, "PYTHONPATH": root, "CASCADE_EVENTS": "both", **env},
@@ -106,7 +79,7 @@ def test_the_secrets_were_there_and_so_were_the_exporters(sinks):
         assert len(sinks.get(name, b"")) > 1000, name
 
 
-def test_no_exporter_is_told_a_secret(sinks):
+def test_no_exporter_gets_a_secret(sinks):
     """Spans in memory, on the console, over OTLP and in its file, metrics, log events, Python's log, standard streams."""
     silent = {name: data for name, data in sinks.items() if name not in ("plain.jsonl", "redacted.jsonl")}
     assert {"spans.txt", "console.json", "python.log", "/v1/traces", "metadata.jsonl", "broken.jsonl"} <= silent.keys()
@@ -143,8 +116,6 @@ def test_spans_hold_content_when_it_is_asked_for_and_redacted(tmp_path, how):
 
 
 # ---- the shipped validators -----------------------------------------------------------------------------------------
-
-
 class Book(BaseModel):
     """Tool arguments of every kind."""
 
@@ -212,8 +183,8 @@ def test_no_verdict_quotes_what_was_said(  # noqa: PLR0917 - drawn by name
     for call in earlier:
         messages.append(AIMessage("", tool_calls=[{**call, "id": "e"}]))
         messages.append(ToolMessage("Error: zqx33", tool_call_id="e", status="error"))
-    said = AIMessage(text, tool_calls=calls, response_metadata=meta, invalid_tool_calls=[])
-    said.invalid_tool_calls = [
+    reply = AIMessage(text, tool_calls=calls, response_metadata=meta, invalid_tool_calls=[])
+    reply.invalid_tool_calls = [
         {"name": "zqx34", "args": "{zqx35", "id": "zqx36", "error": "zqx37", "type": "invalid_tool_call"}
     ]
     context = StepContext(
@@ -222,9 +193,9 @@ def test_no_verdict_quotes_what_was_said(  # noqa: PLR0917 - drawn by name
         state={"plan": plan, "secret": "zqx38"},
         output_schema=SCHEMA if structured else None,
     )
-    draft = Draft(message=said, parsed=parsed if structured else None, parsing_error=error if structured else None)
-    panel = ValidatorSet([*default_validators()[:-1], TokenConfidence()])
-    verdicts = (*panel.validate(None, context), *panel.validate(draft, context))
+    draft = Draft(message=reply, parsed=parsed if structured else None, parsing_error=error if structured else None)
+    checks = ValidatorSet([*default_validators()[:-1], TokenConfidence()])
+    verdicts = (*checks.validate(None, context), *checks.validate(draft, context))
     assert [v.code for v in verdicts if v.broken] == []
     for verdict in verdicts:
         assert "zqx" not in f"{verdict.code} {verdict.reason} {verdict.path} {verdict.validator}".lower()

@@ -1,4 +1,4 @@
-"""What happens when tiers, validators or answers go wrong: the promises R1-R9, R12, R13, R19 and the balance of the books."""
+"""What happens when tiers, validators or answers go wrong: the promises R1-R9, R12, R13, R19, and sums that agree."""
 
 import asyncio
 import json
@@ -24,32 +24,10 @@ from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tie
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
+from tests.builders import BOTH, ask, examples, pair, record, refuses_small
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
-
-
-async def ask(model: Any, value: Any = "hi", *, how: str = "async", **kwargs: Any) -> Any:
-    """One call, on the synchronous or the asynchronous way."""
-    return await model.ainvoke(value, **kwargs) if how == "async" else model.invoke(value, **kwargs)
-
-
-def record(message: AIMessage) -> dict[str, Any]:
-    """The record on a message."""
-    return message.response_metadata["cascade"]
-
-
-def refuses_small(draft: Any, _context: Any) -> Verdict | None:
-    """A validator that objects to every draft of the small tier."""
-    return Verdict(outcome="fail", code="bad", reason="it is small") if draft.tier == "small" else None
-
-
-@pytest.fixture(scope="module")
-def stub() -> Iterator[StubOpenAI]:
-    """A server that fails on demand."""
-    with StubOpenAI() as server:
-        yield server
 
 
 def openai(stub: StubOpenAI, name: str, **kwargs: Any) -> ChatOpenAI:
@@ -58,8 +36,6 @@ def openai(stub: StubOpenAI, name: str, **kwargs: Any) -> ChatOpenAI:
 
 
 # ---- R1, R2, R6, R7: tiers that fail --------------------------------------------------------------------------------
-
-
 @BOTH
 @pytest.mark.parametrize(
     ("small", "reason", "error", "free"),
@@ -80,19 +56,19 @@ async def test_a_small_tier_that_fails_is_answered_by_large(stub, small, reason,
     assert message.text == "You said to me: hi"
     assert stub.asked(small) - before[small] == 1
     assert stub.asked(name) == 1
-    told = record(message)
-    assert (told["reason"], told["final_tier"], told["outcome"]) == (reason, "large", "escalated")
-    assert re.search(error, told["attempts"][0]["error"]), "the class that the client library raises, by version"
-    assert told["attempts"][0]["cost"] == (0.0 if free else None)
+    entry = record(message)
+    assert (entry["reason"], entry["final_tier"], entry["outcome"]) == (reason, "large", "escalated")
+    assert re.search(error, entry["attempts"][0]["error"]), "the class that the client library raises, by version"
+    assert entry["attempts"][0]["cost"] == (0.0 if free else None)
 
 
 @BOTH
 async def test_the_time_out_of_an_sdk_is_an_error_like_any_other(stub, how):
     """R1: a deadline of the client library's own escalates too."""
     model = CascadeChatModel(small=openai(stub, "fail-hang", timeout=0.2), large=openai(stub, "good"))
-    told = record(await ask(model, how=how))
-    assert (told["reason"], told["final_tier"]) == ("model_error", "large")
-    assert "Timeout" in told["attempts"][0]["error"]
+    entry = record(await ask(model, how=how))
+    assert (entry["reason"], entry["final_tier"]) == ("model_error", "large")
+    assert "Timeout" in entry["attempts"][0]["error"]
 
 
 @BOTH
@@ -133,9 +109,9 @@ async def test_without_any_setting_there_is_a_deadline(how):
     assert policy.latency_budget is not None
     model = CascadeChatModel(small=ScriptedChatModel("a", delay=30.0), large=ScriptedChatModel("large"))
     assert model.policy.latency_budget == policy.latency_budget
-    short = CascadeChatModel(
-        small=ScriptedChatModel("a", delay=30.0),
-        large=ScriptedChatModel(lambda _: seen.append(1.0) or AIMessage("large")),
+    short = pair(
+        ScriptedChatModel("a", delay=30.0),
+        lambda _: seen.append(1.0) or AIMessage("large"),
         policy=Policy(latency_budget=0.6),
     )
     message = await ask(short, how=how)
@@ -174,9 +150,9 @@ async def test_both_down_is_larges_own_error_with_the_record(how):
 @pytest.mark.parametrize("on_exhausted", ["pass", "return", "raise"])
 async def test_with_large_down_a_hard_fail_is_never_returned(how, on_exhausted):
     """R6: a draft that failed a hard check is not returned under any policy, whatever else is lost."""
-    model = CascadeChatModel(
-        small=ScriptedChatModel("draft"),
-        large=ScriptedChatModel(ConnectionError("down")),
+    model = pair(
+        "draft",
+        ConnectionError("down"),
         validators=[always_fail(code="broken")],
         policy=Policy(on_exhausted=on_exhausted),
     )
@@ -195,8 +171,8 @@ async def test_with_large_down_a_soft_fail_is_returned_marked(how):
         return CascadeChatModel(small=ScriptedChatModel("draft"), large=down, validators=[soft], policy=policy)
 
     message = await ask(cascade(Policy(on_exhausted="return")), how=how)
-    told = record(message)
-    assert (message.text, told["degraded"], told["outcome"], told["final_tier"]) == (
+    entry = record(message)
+    assert (message.text, entry["degraded"], entry["outcome"], entry["final_tier"]) == (
         "draft",
         True,
         "exhausted",
@@ -209,8 +185,6 @@ async def test_with_large_down_a_soft_fail_is_returned_marked(how):
 
 
 # ---- R3, R5: drafts that are no answer ------------------------------------------------------------------------------
-
-
 @tool
 def forecast(city: str, days: int = 1, unit: str = "celsius") -> str:
     """The weather forecast of a city."""
@@ -266,24 +240,19 @@ async def test_what_is_no_answer_escalates(draft, how):
     model = CascadeChatModel(small=ScriptedChatModel(draft), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
     message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
     assert message.tool_calls[0]["args"] == {"city": "Lyon", "days": 2}
-    told = record(message)
-    assert told["final_tier"] == "large"
-    assert [v["outcome"] for v in told["attempts"][0]["verdicts"] if "score" not in v].count("fail") >= 1
+    entry = record(message)
+    assert entry["final_tier"] == "large"
+    assert [v["outcome"] for v in entry["attempts"][0]["verdicts"] if "score" not in v].count("fail") >= 1
 
 
 @BOTH
-async def test_what_is_an_answer_is_kept(how):
-    """R3: and the good one is not escalated."""
+async def test_only_what_is_an_answer_is_kept(how):
+    """R3: a good call is not escalated. R5: one bad call of several refuses the whole draft."""
     large = ScriptedChatModel("never")
     model = CascadeChatModel(small=ScriptedChatModel(RIGHT), large=large).bind_tools([STRICT])
     message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
     assert record(message)["final_tier"] == "small"
     assert large.asked == 0
-
-
-@BOTH
-async def test_one_bad_call_of_three_escalates_the_step(how):
-    """R5: nothing is executed in part: one bad call of several refuses the draft."""
     several = calling({"city": "Lyon"}, {"days": 1}, {"city": "Nice"})
     model = CascadeChatModel(small=ScriptedChatModel(several), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
     message = await ask(model, "The weather in Lyon and Nice?", how=how)
@@ -291,8 +260,6 @@ async def test_one_bad_call_of_three_escalates_the_step(how):
 
 
 # ---- R8, R9: validators that break ----------------------------------------------------------------------------------
-
-
 class _Rubbish:
     def __str__(self) -> str:
         msg = "not even this"
@@ -342,9 +309,9 @@ async def test_a_validator_that_breaks_never_fails_the_step(what, how):
         small, large = ScriptedChatModel("draft"), ScriptedChatModel("large")
         return CascadeChatModel(small=small, large=large, validators=[broken, always_pass()], policy=Policy(**settings))
 
-    told = record(await ask(cascade(), how=how))
-    assert (told["final_tier"], told["reason"]) == ("large", "validator_error")
-    (verdict,) = (v for v in told["attempts"][0]["verdicts"] if v.get("code") == "validator_error")
+    entry = record(await ask(cascade(), how=how))
+    assert (entry["final_tier"], entry["reason"]) == ("large", "validator_error")
+    (verdict,) = (v for v in entry["attempts"][0]["verdicts"] if v.get("code") == "validator_error")
     assert (verdict["outcome"], verdict["validator"]) == ("abstain", "broken")
     assert verdict["reason"]
     assert record(await ask(cascade(on_broken="accept"), how=how))["final_tier"] == "small"
@@ -381,30 +348,14 @@ async def test_an_asynchronous_validator_is_cancelled_at_its_time_limit():
     assert codes == ["validator_timeout", "validator_timeout"]
 
 
-async def test_a_time_out_inside_a_validator_is_not_its_time_limit():
-    """R9: a `TimeoutError` of what the validator asks is told as an error, not as our limit."""
+async def test_asynchronous_validators():
+    """What one finds counts, a `TimeoutError` of its own is an error and not our limit (R9), and `invoke` says what it needs (R8)."""
 
     async def asks(_draft: Any, _context: Any) -> None:
         raise TimeoutError
 
     model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
     assert record(await model.ainvoke("hi"))["attempts"][0]["verdicts"][0]["code"] == "validator_error"
-
-
-def test_an_asynchronous_validator_on_the_synchronous_way_says_what_it_needs():
-    """R8: it cannot be asked there; the record says how it could."""
-
-    async def slow(_draft: Any, _context: Any) -> bool:
-        return True
-
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[slow])
-    told = record(model.invoke("hi"))
-    assert told["final_tier"] == "large"
-    assert "needs ainvoke" in told["attempts"][0]["verdicts"][0]["reason"]
-
-
-async def test_an_asynchronous_validator_that_answers_is_heard():
-    """An asynchronous validator's finding counts like any other."""
 
     async def asks(draft: Any, _context: Any) -> bool:
         await asyncio.sleep(0)
@@ -413,10 +364,16 @@ async def test_an_asynchronous_validator_that_answers_is_heard():
     model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
     assert (await model.ainvoke("hi")).text == "b"
 
+    async def slow(_draft: Any, _context: Any) -> bool:
+        return True
+
+    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[slow])
+    entry = record(model.invoke("hi"))
+    assert entry["final_tier"] == "large"
+    assert "needs ainvoke" in entry["attempts"][0]["verdicts"][0]["reason"]
+
 
 # ---- R12: cancellation and control flow -----------------------------------------------------------------------------
-
-
 class _Gate:
     """Counts the points at which a step waits, and stops at one of them."""
 
@@ -482,12 +439,7 @@ async def test_what_the_host_steers_with_is_never_caught(how, tier, error):
     """R12: `GraphBubbleUp`, `KeyboardInterrupt` and `SystemExit` of a tier pass through, and the record says so."""
     script: dict[str, Any] = {"small": "a", "large": "b", tier: error}
     journal = TraceCapture()
-    model = CascadeChatModel(
-        small=ScriptedChatModel(script["small"]),
-        large=ScriptedChatModel(script["large"]),
-        validators=[refuses_small],
-        journal=journal,
-    )
+    model = pair(script["small"], script["large"], validators=[refuses_small], journal=journal)
     with pytest.raises(type(error)):
         await ask(model, how=how)
     (trace,) = journal
@@ -498,8 +450,6 @@ async def test_what_the_host_steers_with_is_never_caught(how, tier, error):
 
 
 # ---- R13: many at once ----------------------------------------------------------------------------------------------
-
-
 def _echo(tier: str) -> Any:
     def reply(messages: list[Any]) -> AIMessage:
         number = int(messages[-1].text)
@@ -524,10 +474,10 @@ def _crowd() -> tuple[CascadeChatModel, TraceCapture]:
 def _check_own(number: int, message: AIMessage) -> str:
     tier = "large" if number % 2 else "small"
     assert message.text == f"{tier} {number}"
-    told = record(message)
-    assert told["final_tier"] == tier
-    assert [a["usage"]["input_tokens"] for a in told["attempts"]] == [number] * (2 if number % 2 else 1)
-    return told["id"]
+    entry = record(message)
+    assert entry["final_tier"] == tier
+    assert [a["usage"]["input_tokens"] for a in entry["attempts"]] == [number] * (2 if number % 2 else 1)
+    return entry["id"]
 
 
 async def test_a_thousand_steps_at_once_keep_apart():
@@ -566,8 +516,6 @@ def test_32_threads_keep_apart():
 
 
 # ---- R19: hostile answers -------------------------------------------------------------------------------------------
-
-
 def _deep(depth: int) -> Any:
     value: Any = 1
     for _ in range(depth):
@@ -595,9 +543,7 @@ async def test_records_of_hostile_answers_are_plain_json(args, validators, how):
     """R19: whatever a model answers, the record is strict JSON in clean UTF-8 and of bounded size, and is read back."""
     journal = TraceCapture()
     hostile = calling(args)
-    model = CascadeChatModel(
-        small=ScriptedChatModel(hostile), large=ScriptedChatModel(RIGHT), validators=validators, journal=journal
-    )
+    model = pair(hostile, RIGHT, validators=validators, journal=journal)
     try:
         message = await ask(model.bind_tools([STRICT]), "weather in Lyon, 2 days?", how=how)
     except CascadeExhausted as error:
@@ -642,14 +588,9 @@ async def test_hostile_texts_and_errors_are_recorded_clean(how):
     usage = {"input_tokens": 2**70, "output_tokens": 3, "total_tokens": 2**70}
     large = AIMessage("\ud83d\0", usage_metadata=usage, response_metadata={"finish_reason": "stop"})
     journal = TraceCapture()
-    model = CascadeChatModel(
-        small=ScriptedChatModel(UntoldError()),
-        large=Tier(ScriptedChatModel(large), price=Price(1, 1)),
-        validators=[],
-        journal=journal,
-    )
-    told = record(await ask(model, how=how))
-    _check_json(told)
+    model = pair(UntoldError(), Tier(ScriptedChatModel(large), price=Price(1, 1)), validators=[], journal=journal)
+    entry = record(await ask(model, how=how))
+    _check_json(entry)
     (trace,) = journal
     _check_json(trace.to_json())
     assert trace.attempts[0].error == "UntoldError: "
@@ -657,8 +598,7 @@ async def test_hostile_texts_and_errors_are_recorded_clean(how):
     assert trace.cost is None
 
 
-# ---- the books ------------------------------------------------------------------------------------------------------
-
+# ---- the sums ------------------------------------------------------------------------------------------------------
 tokens = st.tuples(st.integers(0, 10_000), st.integers(0, 10_000))
 usages = st.none() | tokens
 
@@ -677,9 +617,9 @@ scripts = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50, 150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(small=scripts, middle=scripts, large=scripts, ladder=st.booleans(), how=st.sampled_from(["sync", "async"]))
-def test_the_books_balance(small, middle, large, ladder, how):  # noqa: C901 - one script, four books
+def test_all_sums_agree(small, middle, large, ladder, how):  # noqa: C901 - one script, four sums
     """The sum of the attempts, the record on the message, the usage callbacks and the journal agree to the token.
 
     A ladder of three counts every call once. What a provider did not report, and a price nobody knows, stays unknown.
@@ -740,26 +680,22 @@ def test_the_books_balance(small, middle, large, ladder, how):  # noqa: C901 - o
         assert trace.cost is None, "what a call that raised cost is unknown, unless the provider refused it"
 
 
-def test_an_unknown_price_is_none_and_never_zero():
-    """Without a price the cost is unknown, for the attempt and for the step."""
+def test_money_that_is_not_known_is_none():
+    """A cost without a price is unknown, for the attempt and the step; two currencies have no sum."""
     usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
-    model = CascadeChatModel(
-        small=Tier(ScriptedChatModel(AIMessage("bad", usage_metadata=usage)), price=Price(1, 1)),
-        large=ScriptedChatModel(AIMessage("ok", usage_metadata=usage)),
+    model = pair(
+        Tier(ScriptedChatModel(AIMessage("bad", usage_metadata=usage)), price=Price(1, 1)),
+        AIMessage("ok", usage_metadata=usage),
         validators=[refuses_small],
     )
-    told = record(model.invoke("hi"))
-    assert told["attempts"][0]["cost"] == pytest.approx(10 / 1e6)
-    assert told["attempts"][1]["cost"] is None
-    assert told["cost"] is None
-    assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (10, 10)
-
-
-def test_costs_in_two_currencies_are_not_added_up():
-    """A step's cost has one currency; where its parts have two, the sum is unknown."""
+    entry = record(model.invoke("hi"))
+    assert entry["attempts"][0]["cost"] == pytest.approx(10 / 1e6)
+    assert entry["attempts"][1]["cost"] is None
+    assert entry["cost"] is None
+    assert (entry["usage"]["input_tokens"], entry["usage"]["output_tokens"]) == (10, 10)
     usage = {"input_tokens": 5, "output_tokens": 5, "total_tokens": 10}
 
-    def told(small: str, large: str) -> dict[str, Any]:
+    def entry(small: str, large: str) -> dict[str, Any]:
         return record(
             CascadeChatModel(
                 small=Tier(ScriptedChatModel(AIMessage("a", usage_metadata=usage)), price=Price(1, 1, currency=small)),
@@ -768,34 +704,11 @@ def test_costs_in_two_currencies_are_not_added_up():
             ).invoke("hi")
         )
 
-    assert (told("EUR", "EUR")["currency"], told("EUR", "EUR")["cost"]) == ("EUR", pytest.approx(20 / 1e6))
-    assert told("EUR", "USD")["cost"] is None
-
-
-def test_a_ladder_of_three_is_one_line_in_the_journal_of_the_environment(tmp_path, monkeypatch):
-    """The step of a cascade that is a tier stands in the outer record; the common journal does not count it twice."""
-    from cascade_agent.journal.reader import read
-    from cascade_agent.journal.writer import Journal
-
-    path = tmp_path / "j.jsonl"
-    monkeypatch.setenv("CASCADE_JOURNAL", str(path))
-    inner = CascadeChatModel(
-        small=ScriptedChatModel("middle", usage=(3, 1)),
-        large=ScriptedChatModel("large", usage=(5, 1)),
-        validators=[refuses_small],
-    )
-    model = CascadeChatModel(small=ScriptedChatModel("a", usage=(2, 1)), large=inner, validators=[refuses_small])
-    message = model.invoke("hi")
-    Journal.from_env().close()
-    (trace,) = read(path)
-    assert message.text == "large"
-    assert (trace.usage.input_tokens, trace.usage.calls) == (10, 3)
-    assert [a["model"] for a in trace.attempts[1].inner["attempts"]] == ["scripted", "scripted"]
+    assert (entry("EUR", "EUR")["currency"], entry("EUR", "EUR")["cost"]) == ("EUR", pytest.approx(20 / 1e6))
+    assert entry("EUR", "USD")["cost"] is None
 
 
 # ---- R17, R18: what is known of earlier steps, and what may be spent --------------------------------------------------
-
-
 @BOTH
 async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
     """R17: within 20 steps; asked again every 30 s, and kept when it is well again."""
@@ -910,11 +823,11 @@ async def test_a_strict_ceiling_is_never_overrun(how):
     spent, reasons = 0.0, []
     for _ in range(15):
         try:
-            told = record(await ask(llm, config=config, how=how))
+            entry = record(await ask(llm, config=config, how=how))
         except CascadeExhausted as error:
-            told = error.trace.to_json()
-        spent += told["cost"]
-        reasons.append(told["reason"])
+            entry = error.trace.to_json()
+        spent += entry["cost"]
+        reasons.append(entry["reason"])
     assert spent <= 0.01
     assert set(reasons) == {"bad", "budget"}
     unbounded = CascadeChatModel(
@@ -973,8 +886,8 @@ async def test_a_doubtful_call_that_cannot_be_undone_is_never_returned(how, doub
         await ask(llm.bind_tools([refund]), how=how)
 
 
-async def test_a_cancelled_step_tells_of_the_call_beside_it():
-    """The books of a hedged step that was cancelled hold both calls, of unknown cost."""
+async def test_a_cancelled_step_has_the_call_next_to_it():
+    """The record of a hedged step that was cancelled hold both calls, of unknown cost."""
     journal = TraceCapture()
     llm = CascadeChatModel(
         small=ScriptedChatModel("a", delay=5),

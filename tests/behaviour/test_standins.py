@@ -41,8 +41,6 @@ def called(name, args, result, *, status="success", number="c1"):
 
 
 # ---- no hidden access -----------------------------------------------------------------------------------------------
-
-
 def test_no_stand_in_module_knows_tasks_or_the_database():
     """The modules of the stand-ins import neither the tasks nor the tools, and hold no task's id or order number."""
     for module in (standins, faults, reading, solving, view):
@@ -70,8 +68,6 @@ def test_the_thread_id_changes_nothing(model):
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("text", "kinds", "orders"),
     [
@@ -109,8 +105,6 @@ def test_the_small_one_reads_english_only():
 
 
 # ---- acting on what is in the conversation --------------------------------------------------------------------------
-
-
 def test_the_large_one_follows_results_it_was_given():
     """The tracking number comes from the tool result in the conversation, whatever it is, and so does the answer."""
     question = HumanMessage("Where is O-1111?")
@@ -128,16 +122,12 @@ def test_the_large_one_follows_results_it_was_given():
     assert "2026-05-05" in third.text
 
 
-def test_the_large_one_reports_what_a_tool_refused():
-    """An error of a tool becomes the answer, not a second try."""
+def test_the_large_one_acts_on_results():
+    """What a tool refused becomes the answer, and an action that was done is not repeated with other arguments."""
     history = called("cancel_order", {"order_id": "O-1111", "reason": "other"}, "Order O-1111 is lost.", status="error")
     answer = ask(large_standin(), "Cancel O-1111.", *history)
     assert not answer.tool_calls
     assert "Order O-1111 is lost." in answer.text
-
-
-def test_the_large_one_does_not_act_twice():
-    """An action that was done for an order in this turn is not repeated, though its arguments were others."""
     done = called("refund_order", {"order_id": "O-1111", "amount": 7.0, "reason": "late"}, {"refunded": "7.00"})
     answer = ask(large_standin(), "Refund 5 euros as goodwill for O-1111.", *done)
     assert not answer.tool_calls
@@ -171,8 +161,6 @@ def test_a_plan_in_the_prompt_is_carried_out():
 
 
 # ---- erring ---------------------------------------------------------------------------------------------------------
-
-
 @BOTH
 def test_equal_conversations_get_equal_answers(model):
     """Content, calls, ids and tokens are a function of the conversation."""
@@ -237,8 +225,6 @@ def test_chance_is_a_function_of_the_text_alone():
 
 
 # ---- the host's interface -------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_async_is_sync(model):
     """`ainvoke` gives what `invoke` gives."""

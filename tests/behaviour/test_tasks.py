@@ -64,16 +64,11 @@ def test_right_words_without_the_deed_are_no_success(task):
 
 @by_id
 def test_one_deed_too_many_is_no_success(task):
-    """Whatever the task, another order cancelled or refunded on top is found."""
+    """Another order cancelled or refunded on top is found, also next to a refund that was asked for."""
     before, after, _ = carried_out(task)
     spare = next(o for o, row in after["orders"].items() if row["status"] == "processing" and o not in str(task))
     after["orders"][spare] = {**after["orders"][spare], "status": "cancelled"}
     assert f"orders {spare}: changed, though nobody asked for it" in judge(task, before, after, answer_of(task))
-
-
-@by_id
-def test_a_refund_too_many_is_no_success(task):
-    """A refund that nobody asked for is found, also beside one that was asked for."""
     before, after, _ = carried_out(task)
     after["refunds"]["999"] = {
         "id": 999,
@@ -95,9 +90,9 @@ def test_there_are_enough_tasks_of_both_graphs_with_unique_ids():
     assert {name for task in TASKS for name, _ in task.calls} <= SIDE_EFFECTS.keys()
 
 
-@pytest.mark.parametrize(
-    ("text", "fact", "found"),
-    [
+def test_facts_in_usual_writings():
+    """A number inside another one does not count; a date or an amount in the usual spellings does."""
+    for text, fact, found in [
         ("There are 3 orders.", "3", True),
         ("Order O-2133 of 13.3", "3", False),
         ("3.5 of them", "3", False),
@@ -107,15 +102,8 @@ def test_there_are_enough_tasks_of_both_graphs_with_unique_ids():
         ("in DUBLIN now", "Dublin", True),
         ("Dublinです", "Dublin", True),
         ("Dubliners", "Dublin", False),
-    ],
-)
-def test_a_fact_is_found_as_a_whole(text, fact, found):
-    """A number inside another number and a word inside another word do not count."""
-    assert holds(text, fact) is found
-
-
-def test_wordings_of_dates_and_amounts():
-    """A date or an amount is accepted in the usual spellings."""
+    ]:
+        assert holds(text, fact) is found
     assert {"2026-03-16", "March 16", "16 March", "16.03", "3月16日"} <= set(wordings({"date": "2026-03-16"}))
     assert wordings({"amount": "20.00"}) == ("20.00", "20,00", "20", "20.0")
     assert wordings({"amount": "11.50"}) == ("11.50", "11,50", "11.5")

@@ -42,8 +42,6 @@ def call(db, name, /, **args) -> ToolMessage:
 
 
 # ---- the database ---------------------------------------------------------------------------------------------------
-
-
 def test_every_fresh_database_is_equal_and_no_two_share_rows(db):
     """Two fresh databases are equal row by row, and a change in one is not seen in the other."""
     other = OrderDatabase()
@@ -105,15 +103,11 @@ def test_a_database_that_nobody_uses_any_more_is_closed():
         connection.execute("SELECT 1")
 
 
-def test_a_read_cannot_write(db):
-    """A statement that writes is refused on the reading path, whatever it is."""
+def test_reads_are_bounded(db):
+    """They cannot write, at most MAX_ROWS rows come back, and an endless statement is interrupted."""
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         db.read("DELETE FROM orders")
     assert len(db.snapshot()["orders"]) == 200
-
-
-def test_a_read_is_bounded_in_rows_and_time(db):
-    """At most MAX_ROWS rows come back, and an endless statement is interrupted."""
     assert len(db.read("SELECT * FROM orders")) == MAX_ROWS
     with pytest.raises(sqlite3.OperationalError, match="interrupt"):
         db.read("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n")
@@ -134,8 +128,6 @@ def test_a_write_that_fails_leaves_nothing_behind(db):
 
 
 # ---- the desk -------------------------------------------------------------------------------------------------------
-
-
 def test_side_effects_name_every_tool(db):
     """The mapping for `Policy(side_effects=...)` holds exactly the desk's tools, refund and cancel irreversible."""
     assert SIDE_EFFECTS.keys() == {tool.name for tool in order_tools(db)}
@@ -278,7 +270,7 @@ async def test_async_calls_run_outside_the_loop(db, monkeypatch):
 
 
 def test_in_a_tool_node_errors_are_messages(db):
-    """A LangGraph ToolNode hands a broken rule on as a message with status `error`, beside a call that worked."""
+    """A LangGraph ToolNode hands a broken rule on as a message with status `error`, next to a call that worked."""
     builder = StateGraph(MessagesState)
     builder.add_node("tools", ToolNode(order_tools(db)))
     builder.add_edge(START, "tools")
@@ -299,8 +291,6 @@ def test_the_tools_never_import_the_cascade():
 
 
 # ---- the calculator -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("expression", "value"),
     [("1+2*3", 7), ("(1+2)*3", 9), ("-2*-3", 6), ("10/4", "2.5"), ("2 - 3 - 4", -5), ("0.1+0.2", "0.3"), ("((7))", 7)],

@@ -132,7 +132,7 @@ def _keys(value: Mapping[str, Any], required: str, optional: str = "") -> None:
 
 
 def _blocks(content: Any, kinds: dict[str, tuple[str, str]], where: str) -> list[dict[str, Any]]:
-    """Return the blocks of a content that is text or blocks of these kinds (required and optional keys beside type)."""
+    """Return the blocks of a content that is text or blocks of these kinds (required and optional keys next to type)."""
     if isinstance(content, str):
         _need(content.strip(), f"{where} is blank")
         return [{"type": "text", "text": content}]
@@ -170,8 +170,6 @@ class _Calls:
 
 
 # ---- OpenAI ---------------------------------------------------------------------------------------------------------
-
-
 def _check_openai(body: dict[str, Any], mark: str) -> str:
     calls, text = _Calls(), ""
     for message in body["messages"]:
@@ -300,7 +298,6 @@ def _write_responses(kind: str, mark: str) -> dict[str, Any]:
 
 
 # ---- Anthropic ------------------------------------------------------------------------------------------------------
-
 _SOURCE = {"image": ("source", "cache_control")}
 _SAID = {
     "text": ("text", "cache_control citations"),
@@ -386,7 +383,6 @@ def _write_anthropic(kind: str, mark: str) -> dict[str, Any]:
 
 
 # ---- Google ---------------------------------------------------------------------------------------------------------
-
 _PARTS = {"text", "inlineData", "functionCall", "functionResponse", "executableCode", "codeExecutionResult"}
 
 
@@ -433,7 +429,6 @@ def _write_gemini(kind: str, mark: str) -> dict[str, Any]:
 
 
 # ---- Mistral --------------------------------------------------------------------------------------------------------
-
 _CHUNKS = {"text": ("text", ""), "image_url": ("image_url", "")}
 
 
@@ -486,8 +481,6 @@ def _write_mistral(kind: str, mark: str) -> dict[str, Any]:
 
 
 # ---- Ollama ---------------------------------------------------------------------------------------------------------
-
-
 def _check_ollama(body: dict[str, Any], mark: str) -> str:
     text = ""
     for message in body["messages"]:

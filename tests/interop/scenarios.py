@@ -65,8 +65,6 @@ LOGS = Logs()
 
 
 # ---- backends -------------------------------------------------------------------------------------------------------
-
-
 class LocalClient:
     """Stands where LangSmith's client does and keeps what its tracer would send."""
 
@@ -116,8 +114,6 @@ def instrument(backend: str) -> None:
 
 
 # ---- what is run ----------------------------------------------------------------------------------------------------
-
-
 class State(MessagesState):
     """Messages, and what parallel branches say."""
 
@@ -451,8 +447,6 @@ async def handler_that_raises(config: Any) -> None:
 
 
 # ---- what was seen --------------------------------------------------------------------------------------------------
-
-
 def tree(spans: list[ReadableSpan], parent: int | None = None) -> list[Any]:
     """Names, nested, in the order in which they started."""
     ids = {span.context.span_id for span in spans}

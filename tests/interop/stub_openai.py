@@ -155,8 +155,6 @@ def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 # ---- what is answered -----------------------------------------------------------------------------------------------
-
-
 def answer(payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The assistant's message and its finish reason."""
     weak = payload["model"].startswith("weak")

@@ -6,16 +6,10 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.tools import tool
 
 from cascade_agent import CascadeChatModel, Policy, Tier, Verdict
+from tests.builders import get_weather
 from tests.interop.providers import KINDS, TEXT, Providers
-
-
-@tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return "21 degrees"
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,13 @@ MODEL = {
 """What the span of a model call is named."""
 
 
-def backends(*wanted: str) -> Any:
-    """A test for each backend; all of one backend on one worker, where its scenarios run once."""
-    return pytest.mark.parametrize("backend", [pytest.param(b, marks=pytest.mark.xdist_group(b)) for b in wanted])
-
-
-EVERY = backends(*BACKENDS)
+pytestmark = pytest.mark.xdist_group("instrumentations")  # all on one worker, where the scenarios run once
+EVERY = pytest.mark.parametrize("backend", BACKENDS)
 HOWS = ("sync", "async", "stream", "astream")
 Tree = list[Any]
 
 
-@functools.cache
-def ran(backend: str) -> dict[str, Any]:
-    """All scenarios under a backend, run once."""
+def _run_all(backend: str) -> dict[str, Any]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_", "CASCADE_"))}
     env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(  # noqa: S603
@@ -47,6 +42,17 @@ def ran(backend: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
+
+
+@functools.cache
+def _started() -> dict[str, Future[dict[str, Any]]]:
+    pool = ThreadPoolExecutor(len(BACKENDS))  # the processes sleep much of their time
+    return {backend: pool.submit(_run_all, backend) for backend in BACKENDS}
+
+
+def ran(backend: str) -> dict[str, Any]:
+    """All scenarios under a backend, run once."""
+    return _started()[backend].result()
 
 
 def model(backend: str, name: str) -> Tree:
@@ -103,8 +109,6 @@ def quiet(report: dict[str, Any]) -> bool:
 
 
 # ---- the adapters ---------------------------------------------------------------------------------------------------
-
-
 @EVERY
 @pytest.mark.parametrize("how", HOWS)
 def test_a_chat_model_alone(backend, how):
@@ -141,8 +145,6 @@ def test_a_middleware_of_an_agent(backend, how):
 
 
 # ---- side by side ---------------------------------------------------------------------------------------------------
-
-
 @EVERY
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_parallel_branches(backend, how):
@@ -183,8 +185,6 @@ def test_a_subgraph(backend):
 
 
 # ---- what goes otherwise --------------------------------------------------------------------------------------------
-
-
 @EVERY
 def test_interrupt_and_resume(backend):
     """The human's turn makes two traces; the second has the step as it was decided, the cost stands in the first."""
@@ -243,12 +243,12 @@ def test_a_call_in_parallel_with_another(backend):
         for tree in found:
             for child, tier, call in zip(tree[1], ("small", "large"), "sl", strict=True):
                 assert child in (attempt(tier, model(backend, call)), attempt(tier))  # a cancelled call may leave none
-        said = [
+        reply = [
             (s["attributes"]["cascade.tier.name"], s["attributes"]["cascade.attempt.outcome"])
             for s in report["spans"]
             if s["name"].startswith("cascade.attempt")
         ]
-        assert said == [("small", outcomes[0]), ("large", outcomes[1])] * 2
+        assert reply == [("small", outcomes[0]), ("large", outcomes[1])] * 2
         assert quiet(report)
     alone = ["cascade.step desk", [attempt("small", model(backend, "s"))]]
     assert ran(backend)["not_hedged"]["tree"] == [alone] * 2
@@ -386,8 +386,6 @@ def test_a_handler_that_raises(backend):
 
 
 # ---- what the spans say ---------------------------------------------------------------------------------------------
-
-
 @EVERY
 @pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
 def test_the_decisive_attributes(backend, adapter):
@@ -396,9 +394,9 @@ def test_the_decisive_attributes(backend, adapter):
     spans = {span["name"]: span for span in report["spans"]}
     step_, small, large = (spans[n] for n in ("cascade.step desk", "cascade.attempt small", "cascade.attempt large"))
     assert {span["kind"] for span in (step_, small, large)} == {"INTERNAL"}
-    said = step_["attributes"]
-    assert said["openinference.span.kind"] == "CHAIN"
-    assert [said[f"cascade.step.{key}"] for key in ("name", "outcome", "reason", "final_tier", "attempts")] == [
+    reply = step_["attributes"]
+    assert reply["openinference.span.kind"] == "CHAIN"
+    assert [reply[f"cascade.step.{key}"] for key in ("name", "outcome", "reason", "final_tier", "attempts")] == [
         "desk",
         "escalated",
         "odd",
@@ -407,13 +405,13 @@ def test_the_decisive_attributes(backend, adapter):
     ]
     assert step_["events"] == ["cascade.escalation"]
     for index, (span, tier, outcome) in enumerate([(small, "small", "rejected"), (large, "large", "accepted")]):
-        said = span["attributes"]
-        assert [said[key] for key in ("cascade.attempt.index", "cascade.tier.name", "cascade.attempt.outcome")] == [
+        reply = span["attributes"]
+        assert [reply[key] for key in ("cascade.attempt.index", "cascade.tier.name", "cascade.attempt.outcome")] == [
             index,
             tier,
             outcome,
         ]
-        assert (said["cascade.attempt.input_tokens"], said["cascade.attempt.output_tokens"]) == (11, 5)
+        assert (reply["cascade.attempt.input_tokens"], reply["cascade.attempt.output_tokens"]) == (11, 5)
         assert span["events"] == ["gen_ai.evaluation.result"]
     for span in (step_, small, large):
         assert not any(key.startswith(("gen_ai.usage", "gen_ai.request", "llm.")) for key in span["attributes"])
@@ -422,7 +420,7 @@ def test_the_decisive_attributes(backend, adapter):
     assert {span["status"] for span in (step_, small, large)} <= {"UNSET", "OK"}
 
 
-@backends(*OURS)
+@pytest.mark.parametrize("backend", OURS)
 def test_the_span_of_a_model_call(backend):
     """Where nobody else opens one, `chat {model}` is a client span as the conventions want it, without content."""
     report = ran(backend)["chat_model-sync"]
@@ -440,8 +438,6 @@ def test_the_span_of_a_model_call(backend):
 
 
 # ---- LangSmith's runs -----------------------------------------------------------------------------------------------
-
-
 def _run(name: str, *children: Tree, end: str = "end") -> Tree:
     return [name, list(children), end]
 
@@ -453,7 +449,6 @@ RUNS = _run(
 )
 
 
-@pytest.mark.xdist_group("langsmith")
 @pytest.mark.parametrize("how", HOWS)
 def test_langsmith_sees_steps_and_attempts_as_runs(how):
     """LangSmith's tracer and run collectors see step, attempts and models as runs, in place, each ended."""
@@ -467,7 +462,6 @@ def test_langsmith_sees_steps_and_attempts_as_runs(how):
     assert found == RUNS[:2]
 
 
-@pytest.mark.xdist_group("langsmith")
 def test_how_runs_end():
     """A tier that raised or was late ends its attempt's run with that error; a cancelled attempt is none."""
     report = ran("langsmith")

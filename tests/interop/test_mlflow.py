@@ -95,10 +95,10 @@ def test_the_tree_as_mlflow_has_it(traces):
 def test_mlflow_counts_tokens_once(traces):
     """Its total of each trace is what the attempts used."""
     for trace in traces:
-        told = json.loads(trace["trace_info"]["trace_metadata"]["mlflow.trace.tokenUsage"])
+        entry = json.loads(trace["trace_info"]["trace_metadata"]["mlflow.trace.tokenUsage"])
         attempts = [plain(span) for span in trace["spans"] if span["name"].startswith("cascade.attempt")]
         used = [int(a[f"cascade.attempt.{side}_tokens"]) for a in attempts for side in ("input", "output")]
-        assert told["total_tokens"] == sum(used) > 0
+        assert entry["total_tokens"] == sum(used) > 0
 
 
 def test_decisions_and_sessions_as_mlflow_has_them(traces):

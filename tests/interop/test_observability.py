@@ -7,15 +7,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.builders import until
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "observability"
@@ -58,26 +59,11 @@ def test_every_alert_speaks_when_it_should_and_is_silent_when_not():
 
 
 # ---- live -----------------------------------------------------------------------------------------------------------
-
-
 def free_port() -> int:
     """A port of loopback that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def until(ready: Callable[[], Any], *, seconds: float, what: str) -> Any:
-    """The first value of `ready` that is not empty."""
-    deadline, fault = time.monotonic() + seconds, ""
-    while time.monotonic() < deadline:
-        try:
-            if value := ready():
-                return value
-        except OSError as error:
-            fault = f": {error}"
-        time.sleep(0.25)
-    pytest.fail(f"{what} did not come within {seconds:g} s{fault}")
 
 
 class Server:

@@ -7,15 +7,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.builders import until
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "observability"
@@ -29,19 +30,6 @@ pytestmark = [
         not PYTHON.exists(), reason="Phoenix is not installed: `make phoenix-test` makes its environment"
     ),
 ]
-
-
-def until(ready: Callable[[], Any], *, seconds: float, what: str) -> Any:
-    """The first value of `ready` that is not empty."""
-    deadline, fault = time.monotonic() + seconds, ""
-    while time.monotonic() < deadline:
-        try:
-            if value := ready():
-                return value
-        except OSError as error:
-            fault = f": {error}"
-        time.sleep(0.5)
-    pytest.fail(f"{what} did not come within {seconds:g} s{fault}")
 
 
 @dataclass

@@ -1,16 +1,15 @@
 """What models and providers really send, through the real integration packages: judged, paid and put right."""
 
+import contextlib
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier
 from cascade_agent.testing import ScriptedChatModel
+from tests.builders import get_weather, loopback, record
 from tests.interop.providers import TEXT, Providers
 
 ASKED = [HumanMessage("What is the weather in Paris?")]
@@ -46,58 +46,21 @@ FORMS: dict[str, Any] = {
 
 
 @tool
-def get_weather(city: str) -> str:
-    """Get the weather of a city."""
-    return "21 degrees"
-
-
-@tool
 def get_time(city: str) -> str:
     """Get the time in a city."""
     return "noon"
 
 
-class Loopback:
-    """Servers that give one answer each; all are closed at the end."""
-
-    def __init__(self) -> None:
-        self._servers: list[ThreadingHTTPServer] = []
-
-    def __call__(self, answer: Any, status: int = 200) -> str:
-        """Return the address of a server that gives this JSON."""
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                data = (json.dumps(answer) + "\n").encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        self._servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    def close(self) -> None:
-        """Stop them."""
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
-
-
 @pytest.fixture
-def serve() -> Iterator[Loopback]:
-    """Make servers."""
-    loopback = Loopback()
-    yield loopback
-    loopback.close()
+def serve() -> Iterator[Any]:
+    """Make servers that give one answer each."""
+    with contextlib.ExitStack() as servers:
+
+        def address(answer: Any, status: int = 200) -> str:
+            data = (json.dumps(answer) + "\n").encode()
+            return servers.enter_context(loopback(lambda *_: (status, data, "application/json")))
+
+        yield address
 
 
 def completion(text: str | None = "", calls: Any = (), finish: str = "stop", **more: Any) -> dict[str, Any]:
@@ -123,13 +86,7 @@ def gpt(url: str, **settings: Any) -> ChatOpenAI:
     return ChatOpenAI(**{"model": "gpt-4o-mini", "base_url": f"{url}/v1", "api_key": "x", "max_retries": 0, **settings})
 
 
-def record(message: BaseMessage) -> dict[str, Any]:
-    """The record of the step."""
-    found: dict[str, Any] = message.response_metadata["cascade"]
-    return found
-
-
-def said(text: Any = "", *calls: dict[str, Any], **metadata: Any) -> AIMessage:
+def reply(text: Any = "", *calls: dict[str, Any], **metadata: Any) -> AIMessage:
     """A model's answer."""
     return AIMessage(text, tool_calls=list(calls), response_metadata=metadata)
 
@@ -146,8 +103,6 @@ def pair(small: Any, large: Any = "It is 21 degrees.", **settings: Any) -> Casca
 
 
 # ---- what is bound is judged ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fault", BAD)
 @pytest.mark.parametrize("form", FORMS)
 def test_text_under_a_bound_response_format_is_held_to_it(form, fault, serve):
@@ -163,21 +118,17 @@ def test_text_under_a_bound_response_format_is_held_to_it(form, fault, serve):
     assert record(pair(GOOD).bind(response_format=FORMS[form]).invoke(ASKED))["outcome"] == "accepted"
 
 
-def test_json_of_no_schema_is_an_object():
-    """`json_object`, and Ollama's word for it on a tier alone."""
+def test_other_formats_and_calls():
+    """`json_object` is an object; a call on the way to structured output is judged as a call."""
     asks = {"response_format": {"type": "json_object"}}
     for text, outcome in ((GOOD, "accepted"), ("It is 21.", "escalated"), ("[1]", "escalated")):
         assert record(pair(text, GOOD).bind(**asks).invoke(ASKED))["outcome"] == outcome
     tier = ScriptedChatModel(["prose"], loop=True).bind(format="json")
     answer = pair(tier, "prose of large, which was asked for none").invoke(ASKED)
     assert (record(answer)["reason"], record(answer)["outcome"]) == ("schema_invalid", "escalated")
-
-
-def test_a_call_on_the_way_to_structured_output_is_judged_as_a_call():
-    """With a response format bound beside tools; the agent's own way of asking, too."""
     bound = {"response_format": FORMS["json_schema"]}
-    assert record(pair(said("", call())).bind_tools([get_weather], **bound).invoke(ASKED))["outcome"] == "accepted"
-    wrong = pair(said("", call(town="Paris")), said("", call())).bind_tools([get_weather], **bound).invoke(ASKED)
+    assert record(pair(reply("", call())).bind_tools([get_weather], **bound).invoke(ASKED))["outcome"] == "accepted"
+    wrong = pair(reply("", call(town="Paris")), reply("", call())).bind_tools([get_weather], **bound).invoke(ASKED)
     assert (record(wrong)["reason"], wrong.tool_calls[0]["args"]) == ("schema_invalid", {"city": "Paris"})
 
 
@@ -198,22 +149,22 @@ ONLY_TIME = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "functi
 @pytest.mark.parametrize(
     ("draft", "bound"),
     [
-        (said("", call(), call(own_id="c2", city="Rome")), {"parallel_tool_calls": False}),
+        (reply("", call(), call(own_id="c2", city="Rome")), {"parallel_tool_calls": False}),
         (
-            said("", call(), call(own_id="c2", city="Rome")),
+            reply("", call(), call(own_id="c2", city="Rome")),
             {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
         ),
-        (said("", call()), {"tool_choice": ONLY_TIME}),
-        (said("It is 21."), {"tool_choice": "required"}),
-        (said("", call()), {"tool_choice": {"type": "function", "function": {"name": "get_time"}}}),
-        (said("", call()), {"tool_choice": {"type": "none"}}),
-        (said("It is 21.\nObservation: more\nIt is 22."), {"stop": ["Observation:"]}),
+        (reply("", call()), {"tool_choice": ONLY_TIME}),
+        (reply("It is 21."), {"tool_choice": "required"}),
+        (reply("", call()), {"tool_choice": {"type": "function", "function": {"name": "get_time"}}}),
+        (reply("", call()), {"tool_choice": {"type": "none"}}),
+        (reply("It is 21.\nObservation: more\nIt is 22."), {"stop": ["Observation:"]}),
     ],
 )
 def test_what_is_bound_to_the_call_is_judged(draft, bound):
     """A hard fail, so that large is asked; without the option the draft is accepted."""
     tools = [get_weather, get_time]
-    answer = pair(draft, said("", call("get_time"))).bind_tools(tools, **bound).invoke(ASKED)
+    answer = pair(draft, reply("", call("get_time"))).bind_tools(tools, **bound).invoke(ASKED)
     assert record(answer)["attempts"][0]["outcome"] == "rejected"
     assert any(v["outcome"] == "fail" and "score" not in v for v in record(answer)["attempts"][0]["verdicts"])
     free = pair(draft).bind_tools(tools).invoke([HumanMessage("The weather in Paris and in Rome?")])
@@ -221,8 +172,6 @@ def test_what_is_bound_to_the_call_is_judged(draft, bound):
 
 
 # ---- what is paid ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("wrong", [BAD["wrong type"], None])
 def test_an_answer_that_the_client_could_not_read_is_paid(wrong, serve):
     """Its reason is its form, its cost unknown, and what was set aside for it stays spent."""
@@ -252,8 +201,7 @@ def test_a_request_that_never_left_costs_nothing():
 
 
 # ---- how an answer ends ---------------------------------------------------------------------------------------------
-
-SERVED: dict[str, Callable[[Loopback], Any]] = {
+SERVED: dict[str, Callable[[Any], Any]] = {
     "a call announced by the provider": lambda serve: gpt(serve(completion("Let me look.", finish="tool_calls"))),
     "a call in the legacy field": lambda serve: gpt(
         serve(completion(None, function_call={"name": "get_weather", "arguments": "{}"}))
@@ -263,13 +211,13 @@ SERVED: dict[str, Callable[[Loopback], Any]] = {
     ),
     "Ollama cut the answer": lambda serve: ollama(serve, "The weather in Par", done_reason="length"),
     **{
-        word: lambda _, word=word: ScriptedChatModel([said("The weather in Par", finish_reason=word)])  # type: ignore[misc]
+        word: lambda _, word=word: ScriptedChatModel([reply("The weather in Par", finish_reason=word)])  # type: ignore[misc]
         for word in ("pause_turn", "compaction", "IMAGE_RECITATION", "ESCALATION", "MALFORMED_RESPONSE")
     },
 }
 
 
-def ollama(serve: Loopback, text: str, **more: Any) -> ChatOllama:
+def ollama(serve: Any, text: str, **more: Any) -> ChatOllama:
     """Ollama's client, at a server that says this."""
     message = {"role": "assistant", "content": text}
     answer = {"model": "q", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": True}
@@ -293,8 +241,6 @@ def test_a_prompt_that_ollama_cut_escalates(serve):
 
 
 # ---- the tiers of the README ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_the_readmes_tiers_answer(monkeypatch):
     """Each of its five lines, as small and as large, at a server of that provider's form."""

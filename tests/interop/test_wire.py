@@ -1,12 +1,9 @@
 """What goes over the wire: spans, metrics and log events of a step through the real OTLP exporters, read as protobuf."""
 
-import gzip
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
+
+from tests.builders import otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("wire")  # what these share is made once
 
@@ -78,31 +77,7 @@ for provider in (tracing, logging, metering):
 """
 
 
-class Collector:
-    """A receiver of OTLP over HTTP that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.bodies: list[tuple[str, bytes]] = []
-        kept = self.bodies
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                kept.append((self.path, gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body))
-                self.send_response(200)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def got(self, path: str) -> list[Any]:
-        """The messages sent to a path."""
-        return [KINDS[where].FromString(body) for where, body in self.bodies if where == path]
+Bodies = list[tuple[str, bytes]]
 
 
 def plain(attributes: Any) -> dict[str, Any]:
@@ -116,24 +91,27 @@ def _value(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module", params=["span", "log"])
-def wire(request: pytest.FixtureRequest) -> Iterator[tuple[Collector, str]]:
+def wire(request: pytest.FixtureRequest) -> Iterator[tuple[Bodies, str]]:
     """One escalated step of an application with batch processors, with events on spans and as logs."""
-    collector = Collector()
     env = {"CASCADE_EVENTS": request.param, "PATH": ""}
     env["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])
-    command = [sys.executable, "-c", APP, collector.url]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    yield collector, request.param
-    collector.server.shutdown()
-    collector.server.server_close()
+    with otlp_receiver() as (address, bodies):
+        command = [sys.executable, "-c", APP, address]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        yield bodies, request.param
 
 
-def spans_of(collector: Collector) -> dict[str, Any]:
+def got(bodies: Bodies, path: str) -> list[Any]:
+    """The messages sent to a path."""
+    return [KINDS[where].FromString(body) for where, body in bodies if where == path]
+
+
+def spans_of(collector: Bodies) -> dict[str, Any]:
     """The spans by name."""
     sent = [
-        s for r in collector.got("/v1/traces") for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans
+        s for r in got(collector, "/v1/traces") for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans
     ]
     assert len({span.name for span in sent}) == len(sent)
     return {span.name: span for span in sent}
@@ -210,7 +188,7 @@ def test_events_go_where_they_are_asked_for(wire):
     collector, where = wire
     spans = spans_of(collector)
     records = [
-        r for m in collector.got("/v1/logs") for rl in m.resource_logs for sl in rl.scope_logs for r in sl.log_records
+        r for m in got(collector, "/v1/logs") for rl in m.resource_logs for sl in rl.scope_logs for r in sl.log_records
     ]
     on_spans = [(name, e.name, plain(e.attributes)) for name, s in spans.items() for e in s.events]
     logged = []
@@ -243,7 +221,7 @@ def test_metrics_on_the_wire(wire):
     """Histograms with our buckets, monotonic cumulative sums, units, and values that agree with the step."""
     sent = [
         m
-        for r in wire[0].got("/v1/metrics")
+        for r in got(wire[0], "/v1/metrics")
         for rm in r.resource_metrics
         for sm in rm.scope_metrics
         if sm.scope.name == "cascade_agent"
@@ -286,7 +264,7 @@ def test_an_example_of_a_duration_leads_to_its_trace(wire):
     spans = spans_of(wire[0])
     found = [
         m
-        for r in wire[0].got("/v1/metrics")
+        for r in got(wire[0], "/v1/metrics")
         for rm in r.resource_metrics
         for sm in rm.scope_metrics
         for m in sm.metrics
@@ -299,16 +277,16 @@ def test_an_example_of_a_duration_leads_to_its_trace(wire):
 def test_every_signal_has_its_resource_and_scope(wire):
     """The application's service name and this library's name as the instrumentation scope."""
     collector, where = wire
-    parts = [rs for r in collector.got("/v1/traces") for rs in r.resource_spans]
-    parts += [rm for r in collector.got("/v1/metrics") for rm in r.resource_metrics]
-    parts += [rl for r in collector.got("/v1/logs") for rl in r.resource_logs]
+    parts = [rs for r in got(collector, "/v1/traces") for rs in r.resource_spans]
+    parts += [rm for r in got(collector, "/v1/metrics") for rm in r.resource_metrics]
+    parts += [rl for r in got(collector, "/v1/logs") for rl in r.resource_logs]
     assert {plain(part.resource.attributes)["service.name"] for part in parts} == {"desk"}
-    assert {path for path, _ in collector.bodies} == set(KINDS) - ({"/v1/logs"} if where == "span" else set())
-    scopes = {s.scope.name for r in collector.got("/v1/traces") for rs in r.resource_spans for s in rs.scope_spans}
+    assert {path for path, _ in collector} == set(KINDS) - ({"/v1/logs"} if where == "span" else set())
+    scopes = {s.scope.name for r in got(collector, "/v1/traces") for rs in r.resource_spans for s in rs.scope_spans}
     assert scopes == {"app", "cascade_agent"}
 
 
 def test_no_content_is_sent(wire):
     """Nothing that people or models said is in any byte that left the process."""
-    assert wire[0].bodies
-    assert not [path for path, body in wire[0].bodies if b"SECRET" in body]
+    assert wire[0]
+    assert not [path for path, body in wire[0] if b"SECRET" in body]

@@ -99,29 +99,21 @@ def test_every_validator_is_there(name: str) -> None:
     assert getattr(validators, name).__name__ == name
 
 
-@pytest.mark.parametrize("name", sorted(SIGNATURES))
-def test_the_adapters_keep_their_parameters(name: str) -> None:
-    """The parameters that users write are there, in this order."""
-    parameters = list(inspect.signature(getattr(cascade_agent, name)).parameters)
-    assert parameters[: len(SIGNATURES[name])] == SIGNATURES[name]
-
-
-def test_the_policy_keeps_its_fields() -> None:
-    """Every documented field of a policy is a keyword of it."""
+def test_parameters_and_fields_are_pinned() -> None:
+    """The parameters that users write are there in this order; every documented field of a policy is a keyword."""
+    for name in sorted(SIGNATURES):
+        parameters = list(inspect.signature(getattr(cascade_agent, name)).parameters)
+        assert parameters[: len(SIGNATURES[name])] == SIGNATURES[name]
     parameters = inspect.signature(cascade_agent.Policy).parameters
     assert set(parameters) == POLICY
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    """A misspelled name fails as in any module."""
+def test_names_behave_as_in_any_module() -> None:
+    """A misspelled name is an attribute error; a star import gives the lazy names."""
     with pytest.raises(AttributeError, match="CascadeChatModle"):
         cascade_agent.CascadeChatModle  # noqa: B018
     with pytest.raises(ImportError):
         from cascade_agent import CascadeChatModle  # noqa: F401
-
-
-def test_a_star_import_gives_the_names() -> None:
-    """`from cascade_agent import *` works with lazy names."""
     code = "from cascade_agent import *\nassert Policy and swap_node and CascadeMiddleware"
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603

@@ -150,17 +150,13 @@ def test_packages_stay_in_their_folders(file: Path) -> None:
         assert typing_only or folders is None or _folder(file) in folders, f"{file}:{line}: imports {name}"
 
 
-def test_telemetry_uses_the_api_only() -> None:
-    """No file imports the SDK, an exporter or an instrumentation of OpenTelemetry."""
+def test_private_and_heavy_telemetry_packages_are_not_imported() -> None:
+    """No SDK, exporter or instrumentation of OpenTelemetry; no private module of langgraph."""
     api = ("opentelemetry.baggage", "opentelemetry.context", "opentelemetry.metrics", "opentelemetry.trace")
     for file in _files():
         for name, line, _ in _imports(file):
             if name.startswith("opentelemetry"):
                 assert name.startswith(api), f"{file}:{line}: imports {name}"
-
-
-def test_private_modules_of_the_host_are_not_imported() -> None:
-    """Nothing imports `langgraph._internal` or another private module of langgraph."""
     for file in _files():
         for name, line, typing_only in _imports(file):
             parts = name.split(".")[:-1]  # the last one may be a name inside of the module

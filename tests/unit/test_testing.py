@@ -48,8 +48,8 @@ def test_a_script_answers_in_order_and_remembers():
     assert model.asked == 7
 
 
-async def test_sync_and_async_share_one_script():
-    """Whoever asks next gets the next reply; `loop` starts again at the end."""
+async def test_a_script_can_be_shared():
+    """Sync and async, threads, copies and pickles take the next reply each; none is given twice or lost."""
     model = ScriptedChatModel(["one", "two"], loop=True, delay=0.001)
     assert [model.invoke("").text, (await model.ainvoke("")).text, model.invoke("").text] == ["one", "two", "one"]
     assert sorted(m.text for m in await asyncio.gather(*(model.ainvoke("") for _ in range(4)))) == [
@@ -58,6 +58,25 @@ async def test_sync_and_async_share_one_script():
         "two",
         "two",
     ]
+    model = ScriptedChatModel([str(n) for n in range(400)])
+    got: list[str] = []
+
+    def work() -> None:
+        got.extend(model.invoke("").text for _ in range(50))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got, key=int) == [str(n) for n in range(400)]
+    model = ScriptedChatModel(["a", "b", "c"])
+    model.invoke("")
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - our own
+        assert twin.invoke("").text == "b"
+    assert model.asked == 1
+    assert model._identifying_params == {"name": "scripted", "replies": ["'a'", "'b'", "'c'"]}
+    assert model._llm_type == "scripted"
 
 
 def test_a_single_reply_needs_no_list():
@@ -75,14 +94,14 @@ def test_usage_is_one_for_all_or_one_per_reply():
     """A reply's own usage wins; None reports none."""
     own = {"input_tokens": 9, "output_tokens": 9, "total_tokens": 18}
 
-    def told(replies: Any, usage: Any) -> list[Any]:
+    def entry(replies: Any, usage: Any) -> list[Any]:
         model = ScriptedChatModel(replies, usage=usage)
         got = [model.invoke("").usage_metadata for _ in replies]
         return [u and (u["input_tokens"], u["output_tokens"], u["total_tokens"]) for u in got]
 
-    assert told(["a", AIMessage("b", usage_metadata=own)], (1, 2)) == [(1, 2, 3), (9, 9, 18)]
-    assert told(["a", "b"], [(1, 2), None]) == [(1, 2, 3), None]
-    assert told(["a"], None) == [None]
+    assert entry(["a", AIMessage("b", usage_metadata=own)], (1, 2)) == [(1, 2, 3), (9, 9, 18)]
+    assert entry(["a", "b"], [(1, 2), None]) == [(1, 2, 3), None]
+    assert entry(["a"], None) == [None]
 
 
 def test_tools_and_arguments_are_remembered_and_change_nothing():
@@ -116,39 +135,14 @@ async def test_with_streams_it_streams_as_a_provider_does():
     assert len(list(ScriptedChatModel("one two").stream(""))) == 1, "without the flag it does not"
 
 
-def test_a_script_is_safe_between_threads():
-    """No reply is given twice and none is lost."""
-    model = ScriptedChatModel([str(n) for n in range(400)])
-    got: list[str] = []
-
-    def work() -> None:
-        got.extend(model.invoke("").text for _ in range(50))
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(got, key=int) == [str(n) for n in range(400)]
-
-
-def test_a_script_can_be_copied_and_pickled():
-    """A copy goes on at the same place; it names itself and its script."""
-    model = ScriptedChatModel(["a", "b", "c"])
-    model.invoke("")
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - our own
-        assert twin.invoke("").text == "b"
-    assert model.asked == 1
-    assert model._identifying_params == {"name": "scripted", "replies": ["'a'", "'b'", "'c'"]}
-    assert model._llm_type == "scripted"
-
-
-def test_validators_with_a_fixed_opinion():
-    """One has no objection to anything, the other to everything: hard, or soft with a score."""
+def test_helpers_of_tests():
+    """Validators with a fixed opinion; no framework of tests is imported, so they work in anybody's."""
     draft, context = Draft(message=AIMessage("x")), StepContext()
     assert always_pass()(draft, context).outcome == "pass"
     hard, soft = always_fail(code="no")(draft, context), always_fail(score=0.2)(draft, context)
     assert (hard.hard, hard.code, soft.hard, soft.outcome) == (True, "no", False, "fail")
+    code = "import sys, cascade_agent.testing; sys.exit('pytest' in sys.modules or 'unittest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
 
 
 def test_a_journal_in_memory():
@@ -166,9 +160,3 @@ def test_a_journal_in_memory():
     assert len(journal) == 1
     journal.clear()
     assert not list(journal)
-
-
-def test_no_test_framework_is_imported():
-    """The helpers work in anybody's tests."""
-    code = "import sys, cascade_agent.testing; sys.exit('pytest' in sys.modules or 'unittest' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603

@@ -1,4 +1,4 @@
-"""The node door: `cascade_node`, `cascade_step` and `swap_node` in real LangGraph graphs."""
+"""The node adapter: `cascade_node`, `cascade_step` and `swap_node` in real LangGraph graphs."""
 
 import inspect
 import pickle
@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
@@ -19,41 +18,15 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import CachePolicy, Command, RetryPolicy, StreamWriter, TimeoutPolicy
 from pydantic import BaseModel
 
-from cascade_agent import CascadeChatModel, Verdict, cascade_node, cascade_step, swap_node
+from cascade_agent import CascadeChatModel, cascade_node, cascade_step, swap_node
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, always_pass
-
-
-@tool
-def lookup(order: str) -> str:
-    """Look up an order."""
-    return f"order {order} was shipped"
-
-
-def no_draft(draft, context):
-    """Refuses what calls itself a draft."""
-    return Verdict(outcome="fail", code="draft", reason="a draft") if "draft" in draft.text else None
+from tests.builders import BOTH, ask, graph_of, lookup, no_draft
 
 
 def pair(small="draft", large="final", *, loop=True):
     """A small model whose answers are refused and a large one whose answers are taken."""
     return ScriptedChatModel(small, name="s", loop=loop), ScriptedChatModel(large, name="l", loop=loop)
-
-
-def graph_of(node, schema=MessagesState, **settings):
-    """A compiled graph of one node."""
-    builder = StateGraph(schema)
-    builder.add_node("agent", node, **settings)
-    builder.add_edge(START, "agent")
-    return builder.compile()
-
-
-async def run(graph, state, config=None, *, how):
-    """Run a graph one way or the other."""
-    return graph.invoke(state, config) if how == "sync" else await graph.ainvoke(state, config)
-
-
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 
 
 class PydanticState(BaseModel):
@@ -72,15 +45,13 @@ class NotesState(MessagesState):
 
 
 # ---- without a body -------------------------------------------------------------------------------------------------
-
-
 @BOTH
 @pytest.mark.parametrize("schema", [MessagesState, PydanticState, DataclassState])
 async def test_the_answer_is_appended_to_the_messages_of_any_state(schema, how):
     """Without a body the node asks on `messages` of a dict, pydantic or dataclass state and returns the answer."""
     small, large = pair()
     graph = graph_of(cascade_node(small, large, validators=[no_draft]), schema)
-    out = await run(graph, {"messages": [HumanMessage("hi")]}, how=how)
+    out = await ask(graph, {"messages": [HumanMessage("hi")]}, how=how)
     assert [m.text for m in out["messages"]] == ["hi", "final"]
     assert out["messages"][-1].response_metadata["cascade"]["step"] == "agent"
     assert (small.asked, large.asked) == (1, 1)
@@ -90,7 +61,7 @@ async def test_the_answer_is_appended_to_the_messages_of_any_state(schema, how):
 async def test_a_state_that_is_a_list_of_messages_is_answered_with_one(how):
     """A graph whose whole state is the message list gets a list back."""
     graph = graph_of(cascade_node(*pair("fine"), validators=[no_draft]), Annotated[list[AnyMessage], add_messages])
-    out = await run(graph, [HumanMessage("hi")], how=how)
+    out = await ask(graph, [HumanMessage("hi")], how=how)
     assert [m.text for m in out] == ["hi", "fine"]
 
 
@@ -109,7 +80,7 @@ async def test_the_prompt_stands_before_the_messages_for_both_tiers(prompt, head
     """A text, a system message, or a function of the state is put first, and is not written to the state."""
     small, large = pair()
     graph = graph_of(cascade_node(small, large, prompt=prompt, validators=[no_draft]))
-    out = await run(graph, {"messages": [HumanMessage("hi")]}, how=how)
+    out = await ask(graph, {"messages": [HumanMessage("hi")]}, how=how)
     assert [[m.text for m in call] for call in (small.calls[0], large.calls[0])] == [[*head, "hi"]] * 2
     assert len(out["messages"]) == 2
 
@@ -125,32 +96,22 @@ def test_tools_are_bound_once_and_offered_to_both_tiers():
     assert [m.offered[0][0]["function"]["name"] for m in (small, large)] == ["lookup", "lookup"]
 
 
-def test_a_state_without_messages_is_refused_with_the_mend():
-    """A node without a body says that it needs `messages` or a `step`."""
+def test_a_node_without_a_body_needs_messages():
+    """It says so, refuses a prompt next to a body, and gives the cascade that it made as `model`."""
 
     class Bare(TypedDict):
         question: str
 
     with pytest.raises(ConfigurationError, match="give a `step`"):
         graph_of(cascade_node(*pair()), Bare).invoke({"question": "?"})
-
-
-def test_prompt_and_step_together_are_refused():
-    """A body builds its own request, so a prompt beside it would be lost."""
     with pytest.raises(ConfigurationError, match="not both"):
         cascade_node(*pair(), prompt="x", step=lambda state, model: {})
-
-
-def test_the_cascade_of_a_node_is_at_hand():
-    """`node.model` is the one chat model, made at construction."""
     node = cascade_node(*pair(), name="planner")
     assert isinstance(node.model, CascadeChatModel)
     assert node.get_name() == node.model.name == "planner"
 
 
 # ---- with a body ----------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_a_body_runs_once_however_often_its_steps_escalate(how):
     """Side effects of the body are single; every model call in it is a step of its own."""
@@ -164,25 +125,21 @@ async def test_a_body_runs_once_however_often_its_steps_escalate(how):
         return {"messages": [first, second]}
 
     small, large = pair()
-    out = await run(graph_of(cascade_node(small, large, step=body, validators=[no_draft])), {"messages": "hi"}, how=how)
+    out = await ask(graph_of(cascade_node(small, large, step=body, validators=[no_draft])), {"messages": "hi"}, how=how)
     assert effects == ["before", "after"]
     assert (small.asked, large.asked) == (2, 2)
     ids = {m.response_metadata["cascade"]["id"] for m in out["messages"][1:]}
     assert len(ids) == 2
 
 
-async def test_an_async_body_is_awaited():
-    """An `async def` body runs under `ainvoke`."""
+async def test_an_async_body():
+    """Runs under `ainvoke`; a graph that runs synchronously cannot await, and the error says what to call."""
 
     async def body(state, model):
         return {"messages": [await model.ainvoke(state["messages"])]}
 
     graph = graph_of(cascade_node(*pair("fine"), step=body, validators=[no_draft]))
     assert (await graph.ainvoke({"messages": "hi"}))["messages"][-1].text == "fine"
-
-
-def test_an_async_body_under_invoke_is_refused_with_the_mend():
-    """A graph that runs synchronously cannot await: the error says what to call."""
 
     async def body(state, model):
         return {}
@@ -204,7 +161,7 @@ async def test_what_a_body_changes_in_place_stays_in_the_body(schema, how):
 
     graph = graph_of(cascade_node(*pair(), step=body), schema)
     notes = ["kept"]
-    out = await run(graph, {"messages": [HumanMessage("hi")], "notes": notes}, how=how)
+    out = await ask(graph, {"messages": [HumanMessage("hi")], "notes": notes}, how=how)
     assert out["notes"] == ["kept"] == notes
     assert [m.text for m in out["messages"]] == ["hi"]
 
@@ -222,7 +179,7 @@ async def test_validators_see_the_state_of_the_graph(how):
 
     for step in (None, body):
         graph = graph_of(cascade_node(*pair("fine"), step=step, validators=[look]), NotesState)
-        await run(graph, {"messages": "hi", "notes": ["plan"]}, how=how)
+        await ask(graph, {"messages": "hi", "notes": ["plan"]}, how=how)
     assert seen == [["plan"], ["plan"]]
 
 
@@ -276,12 +233,11 @@ async def test_a_body_may_return_a_command(how):
     builder.add_node("agent", cascade_node(*pair(), step=body, validators=[no_draft]), destinations=("other",))
     builder.add_node("other", lambda state: {"messages": [AIMessage("other was here")]})
     builder.add_edge(START, "agent")
-    out = await run(builder.compile(), {"messages": "hi"}, how=how)
+    out = await ask(builder.compile(), {"messages": "hi"}, how=how)
     assert [m.text for m in out["messages"]] == ["hi", "final", "other was here"]
 
 
 # ---- the decorator --------------------------------------------------------------------------------------------------
-
 SMALL, LARGE = pair()
 
 
@@ -346,8 +302,8 @@ async def test_an_async_decorated_function_is_awaited_and_names_its_steps():
     assert builder.nodes["aanswer"].ends == ("__end__",)
 
 
-def test_a_model_of_the_callers_own_wins():
-    """Called directly, the function takes the `model` it is given; without one, the cascade."""
+def test_a_decorated_function_gets_the_callers_model_and_a_copy():
+    """Called directly it takes the `model` given; what it changes in its state stays inside."""
     mine = ScriptedChatModel(["mine"])
     config = {"configurable": {"user": "u"}}
     given: dict[str, Any] = {"config": config, "store": None, "writer": lambda x: None}
@@ -356,10 +312,6 @@ def test_a_model_of_the_callers_own_wins():
     assert SMALL.asked == before
     assert answer(state={"question": "?"}, **given)["answer"] == "final"
     assert SMALL.asked == before + 1
-
-
-def test_a_decorated_function_gets_a_copy_of_the_state():
-    """A change in place stays inside."""
 
     @cascade_step(small=SMALL, large=LARGE)
     def scribble(state, *, model):
@@ -372,18 +324,21 @@ def test_a_decorated_function_gets_a_copy_of_the_state():
     assert isinstance(scribble.cascade, CascadeChatModel)
 
 
-def test_a_function_without_a_parameter_model_is_refused():
-    """At decoration, with the signature to write."""
+def test_what_cannot_work_is_refused():
+    """Before the first request; a function without `model` at decoration, with the signature to write."""
     with pytest.raises(ConfigurationError, match=r"def lonely\(state, \*, model\)"):
 
         @cascade_step(small=SMALL, large=LARGE)
         def lonely(state):
             return {}
 
+    with pytest.raises(ConfigurationError, match="tier"):
+        cascade_node(b"nope", ScriptedChatModel("x"))
+    with pytest.raises(ConfigurationError, match="named"):
+        cascade_node(*pair(), validators=[always_pass(), always_pass()])
+
 
 # ---- swapping -------------------------------------------------------------------------------------------------------
-
-
 def old_graph():
     """A graph whose first node has every setting there is."""
     builder = StateGraph(MessagesState)
@@ -407,7 +362,7 @@ def old_graph():
 async def test_a_swapped_node_answers_in_the_place_of_the_old_one(how):
     """Edges stay: what came after the old node comes after the cascade."""
     builder = swap_node(old_graph(), "agent", cascade_node(*pair(), validators=[no_draft]))
-    out = await run(builder.compile(), {"messages": "hi"}, how=how)
+    out = await ask(builder.compile(), {"messages": "hi"}, how=how)
     assert [m.text for m in out["messages"]] == ["hi", "final", "after"]
 
 
@@ -454,27 +409,15 @@ async def test_a_swap_keeps_the_timeout():
         builder.compile()
 
 
-def test_an_unknown_node_is_refused_with_the_names_that_there_are():
-    """The error names what was asked for and what the graph has."""
+def test_what_cannot_be_swapped():
+    """An unknown node is refused with the names that there are, a compiled graph with `.builder`."""
     with pytest.raises(ConfigurationError, match="no node 'agnet'; its nodes are 'agent'"):
         swap_node(old_graph(), "agnet", cascade_node(*pair()))
-
-
-def test_a_compiled_graph_is_refused_with_the_mend():
-    """The error points at `.builder`."""
     graph = graph_of(cascade_node(*pair()))
     with pytest.raises(ConfigurationError, match=r"\.builder"):
         swap_node(graph, "agent", cascade_node(*pair()))
     with pytest.raises(ConfigurationError, match="got dict"):
         swap_node({}, "agent", cascade_node(*pair()))
-
-
-def test_settings_are_checked_at_construction():
-    """What cannot work fails before the first request."""
-    with pytest.raises(ConfigurationError, match="tier"):
-        cascade_node(b"nope", ScriptedChatModel("x"))
-    with pytest.raises(ConfigurationError, match="named"):
-        cascade_node(*pair(), validators=[always_pass(), always_pass()])
 
 
 def test_a_body_takes_the_model_by_place_or_by_name() -> None:

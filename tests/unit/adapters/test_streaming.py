@@ -12,17 +12,14 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 
 from cascade_agent.adapters.streaming import HIDDEN, MAX_CHUNKS, AnswerStream, chunks, is_streaming, silence
+from tests.builders import json_values
 
 texts = st.text(max_size=60)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=6,
-)
+values = json_values(texts, size=3, leaves=6, odd=False)
 calls = st.builds(
     lambda name, args, call_id: {"name": name, "args": args, "id": call_id},
     st.text(min_size=1, max_size=9),
-    st.dictionaries(texts, json_values, max_size=3),
+    st.dictionaries(texts, values, max_size=3),
     st.none() | st.text(min_size=1, max_size=5),
 )
 messages = st.builds(
@@ -30,7 +27,7 @@ messages = st.builds(
     content=texts,
     tool_calls=st.lists(calls, max_size=3),
     id=st.none() | st.just("m1"),
-    additional_kwargs=st.dictionaries(st.just("k"), json_values, max_size=1),
+    additional_kwargs=st.dictionaries(st.just("k"), values, max_size=1),
     response_metadata=st.dictionaries(st.sampled_from(["finish_reason", "n"]), texts | st.integers(0, 9), max_size=2),
     usage_metadata=st.none() | st.just({"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}),
 )
@@ -76,8 +73,6 @@ def test_calls_that_are_no_json_are_never_repaired():
 
 
 # ---- who hears what -------------------------------------------------------------------------------------------------
-
-
 class Heard(BaseCallbackHandler):
     """A tracer."""
 
@@ -132,7 +127,7 @@ def run_of(kind: Any, handlers: list[Any], tags: list[str]) -> Any:
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("content", ["one two", [{"type": "text", "text": "one two"}]], ids=["text", "blocks"])
-async def test_an_accepted_answer_is_told_to_those_who_stream(way, content):
+async def test_an_accepted_answer_is_named_to_those_who_stream(way, content):
     """Handlers that stream hear a run with the answer's tokens, or its events; the others hear nothing."""
     plain, streaming, events = Heard(), Streaming(), Events()
     kind = CallbackManagerForChainRun if way == "sync" else AsyncCallbackManagerForChainRun
@@ -148,12 +143,12 @@ async def test_an_accepted_answer_is_told_to_those_who_stream(way, content):
     assert streaming.events[0] == ("start", ["mine"], "desk", run.run_id)
     assert "".join(e[1] for e in streaming.events if e[0] == "token") == ("one two" if content == "one two" else "")
     assert streaming.events[-1] == ("end", "one two")
-    told = [e[1] for e in events.events if e[0] == "event"]
-    assert (told[0], told[-1]) == ("message-start", "message-finish")
+    entry = [e[1] for e in events.events if e[0] == "event"]
+    assert (entry[0], entry[-1]) == ("message-start", "message-finish")
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-async def test_with_nobody_to_hear_nothing_is_told(way):
+async def test_with_nobody_to_hear_nothing_is_said(way):
     """Without a handler that streams there is no extra run."""
     plain = Heard()
     if way == "sync":

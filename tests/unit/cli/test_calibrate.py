@@ -8,18 +8,20 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from cascade_agent.cli import app
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import load_policy, write_policy
 from cascade_agent.validators import shipped_scorer
+from tests.builders import command, recorded
+
+run = partial(command, "calibrate", code=0)
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,19 +30,9 @@ def step(number: int, score: float, *, harm: bool, kind: str = "call", tool: str
     """An escalated step whose two answers differ where small did harm."""
     finding = Verdict(outcome="pass", code="argument_grounded", score=score, validator="Grounding")
     answers = [{"text": "", "tool_calls": [{"name": tool, "args": {"v": v}, "id": "c"}]} for v in (1, 2 if harm else 1)]
-    return StepTrace(
-        id=f"{number:032x}",
-        step="agent",
-        outcome="escalated",
-        reason="r",
-        attempts=(
-            Attempt(tier="small", model="s", outcome="rejected", verdicts=(finding,), answer=answers[0]),
-            Attempt(tier="large", model="l", outcome="accepted", answer=answers[1]),
-        ),
-        final=1,
-        kind=kind,
-        thread_id=thread,
-    )
+    small = Attempt(tier="small", model="s", outcome="rejected", verdicts=(finding,), answer=answers[0])
+    large = Attempt(tier="large", model="l", outcome="accepted", answer=answers[1])
+    return recorded(f"{number:032x}", small, large, kind=kind, thread_id=thread)
 
 
 def fill(path: Path, n: int, *, seed: int = 0, **kwargs: Any) -> Path:
@@ -54,13 +46,6 @@ def fill(path: Path, n: int, *, seed: int = 0, **kwargs: Any) -> Path:
                 step(i, score, harm=rng.random() < 0.3 * (1 - score) ** 2, kind=kinds[i % len(kinds)], **kwargs)
             )
     return path
-
-
-def run(*args: object, code: int = 0) -> Any:
-    """The command in this process, with the exit code that it must have."""
-    result = CliRunner().invoke(app, ["calibrate", *map(str, args)])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture
@@ -103,10 +88,15 @@ def test_a_process_of_its_own_says_what_it_found_and_writes_the_policy(journal: 
         f"Wrote {out}",
     ):
         assert part in done.stdout
-    told = load_policy(out).provenance
-    assert (told["target"], told["confidence"], told["steps"], told["scope"]) == (0.05, 0.9, 400, "all steps together")
-    assert told["paid"]["s"]["calls"] == 400
-    assert {"data", "date", "version", "prices"} <= told.keys()
+    entry = load_policy(out).provenance
+    assert (entry["target"], entry["confidence"], entry["steps"], entry["scope"]) == (
+        0.05,
+        0.9,
+        400,
+        "all steps together",
+    )
+    assert entry["paid"]["s"]["calls"] == 400
+    assert {"data", "date", "version", "prices"} <= entry.keys()
 
 
 def test_both_targets_are_compared_on_held_out_episodes(tmp_path: Path) -> None:
@@ -120,12 +110,25 @@ def test_both_targets_are_compared_on_held_out_episodes(tmp_path: Path) -> None:
     assert data["quality"]["gain"]["by_kind"].keys() == {"call"}
 
 
-def test_json_is_all_there_is(journal: Path) -> None:
-    """`--json` prints one object: threshold, certificate, labels, the policy, and where it was written."""
+def test_other_files_and_settings(journal: Path, tmp_path: Path) -> None:
+    """`--labels` joins another file; `--policy`, `--scorer` and `--per` are kept; `--json` is one object."""
     data = json.loads(run(journal, "--max-loss", 0.05, "--json").stdout)
     assert data["policy"]["threshold"] == data["threshold"]
     assert data["out"] is None
     assert data["labels"]["by_source"] == {"escalation": 400}
+    other = journal.with_name("people.jsonl")
+    with Journal(other) as file:
+        file.label(f"{3:032x}", source="person", right=False)
+    data = json.loads(run(journal, "--max-loss", 0.05, "--labels", other, "--json").stdout)
+    assert data["labels"]["by_source"] == {"escalation": 399, "person": 1}
+    base = tmp_path / "base.json"
+    write_policy(Policy(on_exhausted="raise"), base)
+    args = ("--max-loss", 0.05, "--policy", base, "--scorer", "rules", "--per", "episode", "--out", tmp_path / "p.json")
+    run(journal, *args)
+    policy = load_policy(tmp_path / "p.json")
+    assert policy.on_exhausted == "raise"
+    assert policy.scorer.weights == shipped_scorer().weights
+    assert policy.provenance["per"] == "episode"
 
 
 def test_no_threshold_is_an_honest_end(journal: Path) -> None:
@@ -143,27 +146,6 @@ def test_no_threshold_is_an_honest_end(journal: Path) -> None:
     assert out.read_bytes() == before
 
 
-def test_labels_may_stand_in_other_files(journal: Path) -> None:
-    """`--labels` joins labels of another file to these steps."""
-    other = journal.with_name("people.jsonl")
-    with Journal(other) as file:
-        file.label(f"{3:032x}", source="person", right=False)
-    data = json.loads(run(journal, "--max-loss", 0.05, "--labels", other, "--json").stdout)
-    assert data["labels"]["by_source"] == {"escalation": 399, "person": 1}
-
-
-def test_settings_and_scorer_can_be_named(journal: Path, tmp_path: Path) -> None:
-    """`--policy` keeps its settings, `--scorer rules` keeps its scorer, `--per episode` is in the provenance."""
-    base = tmp_path / "base.json"
-    write_policy(Policy(on_exhausted="raise"), base)
-    args = ("--max-loss", 0.05, "--policy", base, "--scorer", "rules", "--per", "episode", "--out", tmp_path / "p.json")
-    run(journal, *args)
-    policy = load_policy(tmp_path / "p.json")
-    assert policy.on_exhausted == "raise"
-    assert policy.scorer.weights == shipped_scorer().weights
-    assert policy.provenance["per"] == "episode"
-
-
 def test_kinds_and_irreversible_tools_have_thresholds_of_their_own(tmp_path: Path) -> None:
     """`--by-kind` prints and writes one number per kind; drafts with irreversible calls have their own claim."""
     path = fill(tmp_path / "j.jsonl", 1600, kinds=("call", "text"), tool="pay")
@@ -179,8 +161,6 @@ def test_kinds_and_irreversible_tools_have_thresholds_of_their_own(tmp_path: Pat
 
 
 # ---- a policy that stands there already -----------------------------------------------------------------------------
-
-
 def test_a_new_policy_of_the_same_promise_takes_the_place_of_the_old(journal: Path, tmp_path: Path) -> None:
     """Calibrating again with the same claim needs no flag and says what it replaced."""
     out = tmp_path / "p.json"
@@ -218,9 +198,9 @@ def test_a_promise_of_another_scope_replaces_nothing_silently(tmp_path: Path) ->
     """Per kind is more than over all together, per episode more than per step."""
     journal, out = fill(tmp_path / "j.jsonl", 1000, kinds=("call", "text")), tmp_path / "p.json"
     run(journal, "--max-loss", 0.08, "--by-kind", "--per", "episode", "--out", out)
-    told = run(journal, "--max-loss", 0.08, "--out", out, code=2).stderr
-    assert "--by-kind keeps that" in told
-    assert "it holds per episode" in told
+    entry = run(journal, "--max-loss", 0.08, "--out", out, code=2).stderr
+    assert "--by-kind keeps that" in entry
+    assert "it holds per episode" in entry
 
 
 @pytest.mark.parametrize(
@@ -249,7 +229,6 @@ def test_a_file_that_is_no_policy_is_never_replaced_silently(journal: Path, tmp_
 
 
 # ---- input that cannot be used --------------------------------------------------------------------------------------
-
 NEWER = '{"type":"step","schema":99,"id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[]}\n'
 
 
@@ -273,10 +252,10 @@ def test_bad_lines_name_file_line_and_mend(journal: Path, line: str, complaint: 
     with journal.open("a", encoding="utf-8") as file:
         file.write(line)
     before, out = journal.read_bytes(), journal.with_name("p.json")
-    told = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
-    assert complaint in told
-    assert "Traceback" not in told
-    assert "--skip-bad" in told
+    entry = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
+    assert complaint in entry
+    assert "Traceback" not in entry
+    assert "--skip-bad" in entry
     assert (journal.read_bytes(), out.exists()) == (before, False)
     if skipped:
         run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad")
@@ -284,7 +263,7 @@ def test_bad_lines_name_file_line_and_mend(journal: Path, line: str, complaint: 
 
 
 def test_other_bad_input(journal: Path, tmp_path: Path) -> None:
-    """Empty journals, none at all, cut archives, wrong policies and impossible targets are told in a line."""
+    """Empty journals, none at all, cut archives, wrong policies and impossible targets are named in a line."""
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     cut = tmp_path / "cut.jsonl.gz"

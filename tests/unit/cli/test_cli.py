@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,37 +14,24 @@ from langchain_core.messages import convert_to_messages
 import cascade_agent
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.reader import read
-from cascade_agent.journal.writer import Journal
 from graphs.standins.models import large_standin, small_standin
+from tests.builders import command, loopback, recorded, written
 
 ROOT = Path(__file__).parents[3]
-
-
-def run(*args, cwd, **env) -> subprocess.CompletedProcess[str]:
-    """The command in a process and a directory of its own."""
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "cascade_agent", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """One run of the demo on six tasks."""
     place = tmp_path_factory.mktemp("demo")
-    return run("demo", "--tasks", 6, "--show", 2, cwd=place), place / ".cascade"
+    return command("demo", "--tasks", 6, "--show", 2, cwd=place), place / ".cascade"
 
 
 @pytest.mark.xdist_group("demo")
 def test_the_demo_says_what_answers_and_shows_all_three_ways(demo):
     """It names the stand-ins as such before any figure, prints steps with who and why, and the three ways."""
     result, _ = demo
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     head, _, rest = result.stdout.partition("6 tasks")
     assert "Offline stand-ins" in head
     assert "not language models" in head
@@ -79,8 +64,8 @@ def test_the_demo_leaves_journal_spans_and_summary(demo):
 def test_the_demo_as_json_is_json(tmp_path):
     """`--json` prints the summary and nothing else; `--out` and `--graph` are followed."""
     out = tmp_path / "elsewhere"
-    result = run("demo", "--tasks", 3, "--graph", "plan_execute", "--json", "--out", out, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = command("demo", "--tasks", 3, "--graph", "plan_execute", "--json", "--out", out, cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
     summary = json.loads(result.stdout)
     assert summary["arms"].keys() == {"small alone", "cascade", "large alone"}
     assert {step.step for step in read(out / "journal.jsonl")} <= {"planner", "executor", "replanner"}
@@ -101,7 +86,7 @@ def test_the_demo_runs_without_the_sdk(tmp_path):
 
 def test_a_second_demo_adds_to_the_journal(tmp_path):
     """Running again appends; the summary counts only the new run."""
-    first, second = (json.loads(run("demo", "--tasks", 1, "--json", cwd=tmp_path).stdout) for _ in range(2))
+    first, second = (json.loads(command("demo", "--tasks", 1, "--json", cwd=tmp_path).stdout) for _ in range(2))
     assert first["arms"]["cascade"]["cost"] == second["arms"]["cascade"]["cost"]
     threads = {step.thread_id for step in read(tmp_path / ".cascade" / "journal.jsonl")}
     assert len(threads) == 2
@@ -122,57 +107,44 @@ def test_a_second_demo_adds_to_the_journal(tmp_path):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_told_in_a_line_with_an_exit_code(tmp_path, args, code, part):
+def test_bad_input_is_named_in_a_line_with_an_exit_code(tmp_path, args, code, part):
     """What cannot be used is named on standard error, with exit code 2 for input and 1 for a failed run."""
-    result = run(*args, cwd=tmp_path)
-    assert result.returncode == code
+    result = command(*args, cwd=tmp_path)
+    assert result.exit_code == code
     assert part in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == "" or args[-1] == "1"
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """An OpenAI-compatible endpoint on loopback behind which the stand-ins answer."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        model = small_standin() if body["model"] == "tiny" else large_standin()
-        answer = model.bind(tools=body.get("tools", ())).invoke(convert_to_messages(body["messages"]))
-        broken = [{"id": c["id"], "name": c["name"], "text": c["args"]} for c in answer.invalid_tool_calls]
-        sound = [{"id": c["id"], "name": c["name"], "text": json.dumps(c["args"])} for c in answer.tool_calls]
-        calls = [
-            {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": c["text"]}}
-            for c in sound + broken
-        ]
-        usage = answer.usage_metadata
-        reply = {
-            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": answer.response_metadata["finish_reason"],
-                         "message": {"role": "assistant", "content": answer.text, **({"tool_calls": calls} if calls else {})}}],
-            "usage": {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"],
-                      "total_tokens": usage["total_tokens"]},
-        }  # fmt: skip
-        data = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
+def endpoint(_request, sent):
+    """What an OpenAI-compatible endpoint gives, behind which the stand-ins answer."""
+    body = json.loads(sent)
+    model = small_standin() if body["model"] == "tiny" else large_standin()
+    answer = model.bind(tools=body.get("tools", ())).invoke(convert_to_messages(body["messages"]))
+    broken = [{"id": c["id"], "name": c["name"], "text": c["args"]} for c in answer.invalid_tool_calls]
+    sound = [{"id": c["id"], "name": c["name"], "text": json.dumps(c["args"])} for c in answer.tool_calls]
+    calls = [
+        {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": c["text"]}}
+        for c in sound + broken
+    ]
+    usage = answer.usage_metadata
+    reply = {
+        "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+        "choices": [{"index": 0, "finish_reason": answer.response_metadata["finish_reason"],
+                     "message": {"role": "assistant", "content": answer.text, **({"tool_calls": calls} if calls else {})}}],
+        "usage": {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"],
+                  "total_tokens": usage["total_tokens"]},
+    }  # fmt: skip
+    return 200, json.dumps(reply).encode(), "application/json"
 
 
 def test_the_demo_asks_any_compatible_endpoint(tmp_path):
     """With --base-url both models are asked over HTTP; it says that they are live and leaves unknown costs unknown."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        out = tmp_path / "live"
-        args = ("--small", "tiny", "--large", "huge", "--base-url", url, "--tasks", 4, "--out", out)
-        result = run("demo", *args, cwd=tmp_path, OPENAI_API_KEY="")
-        server.shutdown()
-    assert result.returncode == 0, result.stderr
+    out = tmp_path / "live"
+    with loopback(endpoint) as url:
+        args = ("--small", "tiny", "--large", "huge", "--base-url", f"{url}/v1", "--tasks", 4, "--out", out)
+        result = command("demo", *args, cwd=tmp_path, OPENAI_API_KEY="")
+    assert result.exit_code == 0, result.stderr
     assert "Live models: small tiny, large huge" in result.stdout
     assert "stand-in" not in result.stdout
     summary = json.loads((out / "demo.json").read_text(encoding="utf-8"))
@@ -182,67 +154,37 @@ def test_the_demo_asks_any_compatible_endpoint(tmp_path):
     assert summary["arms"]["cascade"]["large_calls"] > 0
 
 
-def test_out_that_is_a_file_is_refused(tmp_path):
-    """A file where the directory should be is named."""
+def test_help_version_and_completion(tmp_path):
+    """Every command explains itself; `--version` prints it; a file where the directory should be is named."""
+    for args in [["--help"], ["demo", "--help"], ["trace", "--help"]]:
+        result = command(*args, cwd=tmp_path)
+        assert result.exit_code == 0
+        assert "Usage" in result.stdout
+    assert command("--version", cwd=tmp_path).stdout == f"cascade-agent {cascade_agent.__version__}\n"
+    assert "--install-completion" in command("--help", cwd=tmp_path).stdout
     (tmp_path / "taken").write_text("x", encoding="utf-8")
-    result = run("demo", "--out", "taken", cwd=tmp_path)
-    assert result.returncode == 2
+    result = command("demo", "--out", "taken", cwd=tmp_path)
+    assert result.exit_code == 2
     assert "taken" in result.stderr
-
-
-@pytest.mark.parametrize("args", [["--help"], ["demo", "--help"], ["trace", "--help"]])
-def test_help(tmp_path, args):
-    """Every command explains itself."""
-    result = run(*args, cwd=tmp_path)
-    assert result.returncode == 0
-    assert "Usage" in result.stdout
 
 
 @pytest.fixture
 def journal(tmp_path):
     """A journal of one step that small answered and one that escalated."""
-    bad = Verdict(
-        outcome="fail",
-        code="missing_argument",
-        reason="city is required",
-        path="/tool_calls/0/args",
-        validator="Schema",
-    )
+    city = {"code": "missing_argument", "reason": "city is required", "path": "/tool_calls/0/args"}
+    bad = Verdict(outcome="fail", validator="Schema", **city)
     small = Attempt(tier="small", model="s", outcome="accepted", answer={"text": "hello [b]"})
     call = {"tool_calls": [{"name": "look", "args": {"q": 1}, "id": "x"}]}
-    path = tmp_path / "journal.jsonl"
-    with Journal(path) as file:
-        file.append(
-            StepTrace(
-                id="1",
-                step="one",
-                outcome="accepted",
-                reason="ok",
-                attempts=(small,),
-                final=0,
-                cost=0.5,
-                thread_id="a-1",
-            )
-        )
-        rejected = Attempt(tier="small", model="s", outcome="rejected", verdicts=(bad,), answer=call)
-        large = Attempt(tier="large", model="l", outcome="accepted", answer=call)
-        file.append(
-            StepTrace(
-                id="2",
-                step="two",
-                outcome="escalated",
-                reason="schema_invalid",
-                attempts=(rejected, large),
-                final=1,
-                thread_id="b-1",
-            )
-        )
-    return path
+    rejected = Attempt(tier="small", model="s", outcome="rejected", verdicts=(bad,), answer=call)
+    large = Attempt(tier="large", model="l", outcome="accepted", answer=call)
+    first = recorded("1", small, step="one", reason="ok", cost=0.5, thread_id="a-1")
+    second = recorded("2", rejected, large, step="two", reason="schema_invalid", thread_id="b-1")
+    return written(tmp_path / "journal.jsonl", [first, second])
 
 
 def test_trace_prints_a_tree(journal, tmp_path):
     """Threads, steps, attempts and findings; an unknown cost is called unknown."""
-    text = run("trace", journal, cwd=tmp_path).stdout
+    text = command("trace", journal, cwd=tmp_path).stdout
     for part in ("a-1", "one: accepted by small (ok), 0.500000 USD", "hello [b]", "b-1", "cost unknown",
                  "Schema refuses it: city is required [missing_argument at /tool_calls/0/args]", 'look({"q": 1})'):  # fmt: skip
         assert part in text
@@ -256,11 +198,5 @@ def test_trace_filters_and_json(journal, tmp_path):
         (("--thread", "a"), ["1"]),
         (("--last", "1"), ["2"]),
     ):
-        data = json.loads(run("trace", journal, "--json", *args, cwd=tmp_path).stdout)
+        data = json.loads(command("trace", journal, "--json", *args, cwd=tmp_path).stdout)
         assert [StepTrace.from_json(item).id for item in data] == ids
-
-
-def test_version_and_completion(tmp_path):
-    """`--version` prints it; shell completion can be had."""
-    assert run("--version", cwd=tmp_path).stdout == f"cascade-agent {cascade_agent.__version__}\n"
-    assert "--install-completion" in run("--help", cwd=tmp_path).stdout

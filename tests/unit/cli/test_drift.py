@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
-from cascade_agent import Journal, Policy, StepTrace
+from cascade_agent import Policy, StepTrace
 from cascade_agent.cli.drift import parse_since
 from cascade_agent.core.records import Attempt, Label, Usage
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import DriftReport, watch
+from tests.builders import command, written
 
-ROOT = Path(__file__).parents[3]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+run = partial(command, "drift")
+
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-
-
-def run(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "cascade_agent", "drift", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def steps(count: int, *, after: float = 0.1, change: int = 900, seed: int = 1) -> list[StepTrace]:
@@ -62,33 +52,23 @@ def steps(count: int, *, after: float = 0.1, change: int = 900, seed: int = 1) -
     return found
 
 
-def write(path: Path, traces: list[StepTrace], labels: list[Label] = []) -> Path:  # noqa: B006 - never changed
-    """A journal of them."""
-    with Journal(path) as journal:
-        for trace in traces:
-            journal.append(trace)
-        for label in labels:
-            journal.append_label(label)
-    return path
-
-
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A journal in which nothing changes."""
-    return write(tmp_path_factory.mktemp("calm") / "calm.jsonl", steps(1500))
+    return written(tmp_path_factory.mktemp("calm") / "calm.jsonl", steps(1500))
 
 
 @pytest.fixture(scope="module")
 def shaken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A journal in which half of the steps escalate from step 900 on."""
-    return write(tmp_path_factory.mktemp("shaken") / "shaken.jsonl", steps(1800, after=0.5))
+    return written(tmp_path_factory.mktemp("shaken") / "shaken.jsonl", steps(1800, after=0.5))
 
 
 def test_a_calm_journal_is_exit_code_0(calm: Path, tmp_path: Path) -> None:
     """Without an alarm it says so, lists the monitors and the saving, and ends with 0."""
     result = run(calm, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    for part in ("1500 steps", "No alarm.", "reason (PSI)", "confidence (PSI)", "saved", "no certified loss"):
+    assert result.exit_code == 0, result.stderr
+    for part in ("1500 steps", "No alarm.", "escalation", "confidence (PSI)", "saved", "no certified loss"):
         assert part in result.stdout
     assert "[1]" not in result.stdout, "one name is the same as all"
 
@@ -96,8 +76,8 @@ def test_a_calm_journal_is_exit_code_0(calm: Path, tmp_path: Path) -> None:
 def test_alarms_are_exit_code_3(shaken: Path, tmp_path: Path) -> None:
     """With an alarm it says what, when and what to do, and ends with 3."""
     result = run(shaken, cwd=tmp_path)
-    assert result.returncode == 3, result.stderr
-    for part in ("ALARM reason (PSI) at step", "2026-01-01T", "do: ", "shadow_rate"):
+    assert result.exit_code == 3, result.stderr
+    for part in ("ALARM escalation at step", "2026-01-01T", "do: ", "shadow_rate"):
         assert part in result.stdout
     assert result.stderr == ""
 
@@ -105,17 +85,20 @@ def test_alarms_are_exit_code_3(shaken: Path, tmp_path: Path) -> None:
 def test_json_is_the_report_and_nothing_else(shaken: Path, tmp_path: Path) -> None:
     """`--json` prints the report that `watch` gives, which can be read back; the exit code stays."""
     result = run(shaken, "--json", cwd=tmp_path)
-    assert result.returncode == 3
+    assert result.exit_code == 3
     data = json.loads(result.stdout)
     assert data["alarmed"] is True
     assert DriftReport.from_json(data) == watch(read(shaken), read_labels(shaken))
 
 
-def test_since_leaves_older_alarms_out(shaken: Path, tmp_path: Path) -> None:
-    """A date after the change leaves nothing to tell, one before it leaves the alarm; both ways of writing it work."""
-    assert run(shaken, "--since", "2026-01-02", cwd=tmp_path).returncode == 0
-    assert run(shaken, "--since", "2026-01-01T12:00:00+01:00", cwd=tmp_path).returncode == 3
-    assert run(shaken, "--since", "7d", cwd=tmp_path).returncode == 0, "long ago"
+def test_since(shaken: Path, tmp_path: Path) -> None:
+    """A date after the change leaves nothing to tell, one before leaves the alarm; what is no date is refused."""
+    assert run(shaken, "--since", "2026-01-02", cwd=tmp_path).exit_code == 0
+    assert run(shaken, "--since", "2026-01-01T12:00:00+01:00", cwd=tmp_path).exit_code == 3
+    assert run(shaken, "--since", "7d", cwd=tmp_path).exit_code == 0, "long ago"
+    for text in ["", "soon", "7", "7y", "-7d", "999999w", "2026-13-01"]:
+        with pytest.raises(ConfigurationError, match="2026-03-02"):
+            parse_since(text, now=START)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +117,6 @@ def test_since_is_a_date_or_a_duration(text: str, expected: dt.datetime) -> None
     assert parse_since(text, now=START) == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "7", "7y", "-7d", "999999w", "2026-13-01"])
-def test_since_refuses_the_rest(text: str) -> None:
-    """Anything else is refused with what was expected."""
-    with pytest.raises(ConfigurationError, match="2026-03-02"):
-        parse_since(text, now=START)
-
-
 def test_labels_and_a_policy_show_harm(tmp_path: Path) -> None:
     """With a calibrated policy and shadow labels in the journal, harm above the certified loss is an alarm."""
     policy = Policy(threshold=0.5, provenance={"certificate": {"max_loss": 0.02, "risk": "harm"}})
@@ -151,31 +127,32 @@ def test_labels_and_a_policy_show_harm(tmp_path: Path) -> None:
         if not trace.escalated and rng.random() < 0.3:
             harm = rng.random() < 0.2
             labels.append(Label(step_id=trace.id, source="shadow", right=not harm, harm=harm, propensity=0.3))
-    path = write(tmp_path / "steps.jsonl", traces, labels)
+    path = written(tmp_path / "steps.jsonl", traces, labels)
     write_policy(policy, tmp_path / "policy.json")
     result = run(path, "--policy", "policy.json", cwd=tmp_path)
-    assert result.returncode == 3, result.stdout + result.stderr
+    assert result.exit_code == 3, result.stdout + result.stderr
     assert "harm (shadow)" in result.stdout
     assert "calibrate anew" in result.stdout
-    assert run(path, "--max-loss", "0.5", cwd=tmp_path).returncode == 0
-    assert run(path, "--max-loss", "0.02", cwd=tmp_path).returncode == 3
+    assert run(path, "--max-loss", "0.5", cwd=tmp_path).exit_code == 0
+    assert run(path, "--max-loss", "0.02", cwd=tmp_path).exit_code == 3
 
 
 def test_tokens_are_priced_anew(calm: Path, tmp_path: Path) -> None:
     """`--provider` takes the current table, `--prices` a file; the prices and their dates are told; both may alarm."""
     by_table = run(calm, "--provider", "openai", "--json", cwd=tmp_path)
-    assert by_table.returncode == 0, by_table.stderr
+    assert by_table.exit_code == 0, by_table.stderr
     saving = json.loads(by_table.stdout)["savings"][1]
     assert saving["basis"] == "given"
     assert saving["known"] > 1000
     assert "gpt-4o-mini: genai-prices" in saving["source"]
+    few = written(tmp_path / "few.jsonl", steps(100))
     for wrong in ("gpt-4o=openai", "nobody"):
-        other = json.loads(run(calm, "--provider", wrong, "--json", cwd=tmp_path).stdout)["savings"][1]
+        other = json.loads(run(few, "--provider", wrong, "--json", cwd=tmp_path).stdout)["savings"][1]
         assert other["known"] == 0
     prices = {model: {"input": 5.0, "output": 20.0} for model in ("gpt-4o-mini", "gpt-4o")}
     (tmp_path / "prices.json").write_text(json.dumps(prices))
     dear = run(calm, "--prices", "prices.json", cwd=tmp_path)
-    assert dear.returncode == 3
+    assert dear.exit_code == 3
     assert "this policy stopped paying on 2026-01-01" in dear.stdout
 
 
@@ -183,8 +160,8 @@ def test_facts_and_unknown_savings_are_told(tmp_path: Path) -> None:
     """Another model is told as a fact with both names; a saving that cannot be told is called unknown."""
     traces = steps(20, after=0.0, change=0)
     other = [replace(t, attempts=(replace(t.attempts[0], model="other [x]"),)) for t in traces[10:]]
-    result = run(write(tmp_path / "one.jsonl", [*traces[:10], *other]), cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = run(written(tmp_path / "one.jsonl", [*traces[:10], *other]), cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
     assert "fact: small_model of 'agent [1]': gpt-4o-mini -> other [x] at step 10" in result.stdout
     assert "saving unknown (0 steps without a known cost, or nothing to compare with)" in result.stdout
 
@@ -192,35 +169,35 @@ def test_facts_and_unknown_savings_are_told(tmp_path: Path) -> None:
 def test_several_journals_and_patterns(shaken: Path, tmp_path: Path) -> None:
     """Paths and glob patterns are read one after the other; a step that comes twice counts once."""
     traces = list(read(shaken))
-    write(tmp_path / "a.jsonl", traces[:900])
-    write(tmp_path / "b.jsonl", traces[900:])
-    assert run("*.jsonl", cwd=tmp_path).returncode == 3
+    written(tmp_path / "a.jsonl", traces[:900])
+    written(tmp_path / "b.jsonl", traces[900:])
+    assert run("*.jsonl", cwd=tmp_path).exit_code == 3
     data = json.loads(run("a.jsonl", "b.jsonl", "b.jsonl", "--json", cwd=tmp_path).stdout)
     assert (data["steps"], data["repeated"]) == (1800, 900)
 
 
-def test_a_torn_last_line_loses_nothing_else(calm: Path, tmp_path: Path) -> None:
-    """A last line that a writer did not finish is left out with a warning."""
+def test_lines_that_are_no_steps(calm: Path, tmp_path: Path) -> None:
+    """A torn last line is left out with a warning, a bad one named or skipped, unfinished steps are nothing to watch."""
     path = tmp_path / "torn.jsonl"
     path.write_bytes(calm.read_bytes() + b'{"type": "step", "id": "x", "att')
     result = run(path, "--json", cwd=tmp_path)
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert json.loads(result.stdout)["steps"] == 1500
     assert "unfinished" in result.stderr
-
-
-def test_a_bad_line_is_named_or_skipped(calm: Path, tmp_path: Path) -> None:
-    """A line that is no record is an error with file, line and mend; `--skip-bad` goes on without it."""
     lines = calm.read_bytes().splitlines(keepends=True)
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b"".join([*lines[:7], b"nonsense\n", *lines[7:]]))
     result = run(path, cwd=tmp_path)
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "bad.jsonl:8" in result.stderr
     assert result.stdout == ""
     skipped = run(path, "--skip-bad", "--json", cwd=tmp_path)
-    assert skipped.returncode == 0
+    assert skipped.exit_code == 0
     assert json.loads(skipped.stdout)["steps"] == 1500
+    path = written(tmp_path / "one.jsonl", [replace(steps(1)[0], outcome="cancelled")])
+    result = run(path, cwd=tmp_path)
+    assert result.exit_code == 2
+    assert "1 unfinished" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -244,20 +221,12 @@ def test_a_bad_line_is_named_or_skipped(calm: Path, tmp_path: Path) -> None:
 )
 def test_bad_input_is_exit_code_2(tmp_path: Path, args: list[str], part: str) -> None:
     """What cannot be used is named on standard error, nothing is printed, and the code is 2."""
-    write(tmp_path / "one.jsonl", steps(1))
+    written(tmp_path / "one.jsonl", steps(1))
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "wrong.json").write_text('{"gpt-4o": {"inptu": 1}}')
     result = run(*args, cwd=tmp_path)
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert part in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
-
-
-def test_unfinished_steps_alone_are_no_journal_to_watch(tmp_path: Path) -> None:
-    """A journal of cancelled steps has nothing to watch, and that is said."""
-    path = write(tmp_path / "one.jsonl", [replace(steps(1)[0], outcome="cancelled")])
-    result = run(path, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "1 unfinished" in result.stderr

@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from cascade_agent.cli import app
 from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.journal.writer import Journal
+from tests.builders import command, recorded
+
+run = partial(command, "label", code=0)
 
 ROOT = Path(__file__).parents[3]
 CONFIDENCES = {"a1": 0.9, "a2": 0.55, "b1": 0.2, "b2": None}
@@ -33,15 +34,7 @@ def step(step_id: str, confidence: float | None = None, *, large: str | None = N
         answer={"text": f"small says {step_id}"},
     )
     big = Attempt(tier="large", model="huge", outcome="accepted", answer={"text": large or ""})
-    return StepTrace(
-        id=step_id,
-        step="agent",
-        outcome="accepted" if large is None else "escalated",
-        reason="ok",
-        attempts=(small,) if large is None else (small, big),
-        final=0 if large is None else 1,
-        thread_id="t",
-    )
+    return recorded(step_id, *((small,) if large is None else (small, big)), reason="ok", thread_id="t")
 
 
 @pytest.fixture
@@ -55,21 +48,12 @@ def journal(tmp_path: Path) -> Path:
     return path
 
 
-def run(*args: object, code: int = 0, keys: str = "") -> Any:
-    """The command in this process, with the exit code that it must have."""
-    result = CliRunner().invoke(app, ["label", *map(str, args)], input=keys)
-    assert result.exit_code == code, result.output
-    return result
-
-
-def said(path: Path) -> list[tuple[str, str, bool | None, bool | None]]:
+def reply(path: Path) -> list[tuple[str, str, bool | None, bool | None]]:
     """The labels of a file."""
     return [(label.step_id, label.source, label.right, label.harm) for label in read_labels(path)]
 
 
 # ---- one step -------------------------------------------------------------------------------------------------------
-
-
 def test_a_process_of_its_own_labels_one_step(journal: Path) -> None:
     """The label is appended with who, when and why; what stood there is the same byte for byte."""
     before = journal.read_bytes()
@@ -99,20 +83,20 @@ def test_a_process_of_its_own_labels_one_step(journal: Path) -> None:
 def test_what_can_be_said(journal: Path, flags: list[str], right: bool | None, harm: bool | None) -> None:
     """Right, wrong, harm and no harm; harm is wrong too."""
     run(journal, "a1", *flags, "--source", "evaluator")
-    assert said(journal) == [("a1", "evaluator", right, harm)]
+    assert reply(journal) == [("a1", "evaluator", right, harm)]
 
 
 def test_the_beginning_of_an_id_is_enough_where_only_one_step_has_it(journal: Path) -> None:
     """A unique prefix names its step; a shared one lists the steps; an unknown one says where ids are."""
     run(journal, "c", "--right")
-    assert said(journal) == [("c1", "person", True, None)]
-    told = run(journal, "a", "--right", code=2).stderr
-    assert "several steps begin with 'a' (a1, a2)" in told
+    assert reply(journal) == [("c1", "person", True, None)]
+    entry = run(journal, "a", "--right", code=2).stderr
+    assert "several steps begin with 'a' (a1, a2)" in entry
     assert "none of the 5 steps has an id that begins with 'zz'" in run(journal, "zz", "--right", code=2).stderr
     with Journal(journal) as file:
         file.append(step("a"))
     run(journal, "a", "--right")  # the whole id of one step, though others begin with it
-    assert said(journal)[-1] == ("a", "person", True, None)
+    assert reply(journal)[-1] == ("a", "person", True, None)
 
 
 def test_contradictions_are_shown_and_all_labels_kept(journal: Path) -> None:
@@ -122,7 +106,7 @@ def test_contradictions_are_shown_and_all_labels_kept(journal: Path) -> None:
     assert "a1: labels contradict each other, all are kept:" in text
     assert "evaluator says right" in text
     assert "person says wrong: this one counts" in text
-    assert said(journal) == [("a1", "evaluator", True, None), ("a1", "person", False, None)]
+    assert reply(journal) == [("a1", "evaluator", True, None), ("a1", "person", False, None)]
     data = json.loads(run(journal, "a1", "--wrong", "--note", "sure", "--json").stdout)
     assert [len(c["labels"]) for c in data["conflicts"]] == [3]
     assert data["written"][0]["note"] == "sure"
@@ -132,19 +116,19 @@ def test_the_same_label_is_not_written_twice(journal: Path) -> None:
     """Saying the same again changes nothing and says so."""
     run(journal, "a1", "--right")
     assert "0 labels written" in run(journal, "a1", "--right").stdout
-    assert len(said(journal)) == 1
+    assert len(reply(journal)) == 1
 
 
 def test_labels_can_go_to_another_file(journal: Path, tmp_path: Path) -> None:
     """`--out` leaves the journal alone; a pattern or an archive needs it, and labels there are known next time."""
     before, out = journal.read_bytes(), tmp_path / "people.jsonl"
     run(journal, "a1", "--right", "--out", out)
-    assert (journal.read_bytes(), len(said(out))) == (before, 1)
+    assert (journal.read_bytes(), len(reply(out))) == (before, 1)
     assert "1 stood there already" in run(journal, "a1", "--right", "--out", out).stdout
     pattern = tmp_path / "j*.jsonl"
     assert "--out FILE" in run(pattern, "a1", "--right", code=2).stderr
     run(pattern, "a1", "--wrong", "--out", out)
-    assert len(said(out)) == 2
+    assert len(reply(out)) == 2
 
 
 def test_steps_of_rotated_parts_are_found(tmp_path: Path) -> None:
@@ -156,13 +140,11 @@ def test_steps_of_rotated_parts_are_found(tmp_path: Path) -> None:
     parts = set(tmp_path.iterdir())
     assert "s00" not in {trace.id for trace in read(path)}
     run(path, "s00", "--wrong")
-    assert said(path) == [("s00", "person", False, None)]
+    assert reply(path) == [("s00", "person", False, None)]
     assert set(tmp_path.iterdir()) == parts
 
 
 # ---- a session ------------------------------------------------------------------------------------------------------
-
-
 def test_a_session_begins_with_the_most_doubtful(journal: Path) -> None:
     """Confidence nearest to one half first; each step is shown with first answer, findings, decision, final answer."""
     text = run(journal, keys="r\nh\nw\nq\n").stdout
@@ -172,7 +154,11 @@ def test_a_session_begins_with_the_most_doubtful(journal: Path) -> None:
     assert [text.index(f"id {name}") for name in ("a2", "c1", "b1")] == sorted(
         text.index(f"id {name}") for name in ("a2", "c1", "b1")
     )
-    assert said(journal) == [("a2", "review", True, None), ("c1", "review", False, True), ("b1", "review", False, None)]
+    assert reply(journal) == [
+        ("a2", "review", True, None),
+        ("c1", "review", False, True),
+        ("b1", "review", False, None),
+    ]
 
 
 def test_a_session_in_a_process_of_its_own_reads_every_key(journal: Path) -> None:
@@ -186,21 +172,17 @@ def test_a_session_in_a_process_of_its_own_reads_every_key(journal: Path) -> Non
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert said(journal) == [("c1", "review", False, None), ("b1", "review", True, None)]
+    assert reply(journal) == [("c1", "review", False, None), ("b1", "review", True, None)]
 
 
-def test_keys_that_mean_nothing_are_asked_again_and_the_end_of_input_quits(journal: Path) -> None:
-    """Unknown keys (and h where no large answer is) ask again; skipped steps get no label; b is wrong without harm."""
+def test_sessions_go_on(journal: Path) -> None:
+    """Unknown keys ask again, the end of input quits, labelled steps do not come again."""
     text = run(journal, keys="x\n\nh\ns\nb\n").stdout
     assert text.count("s skip, q quit:") == 3
-    assert said(journal) == [("c1", "review", False, False)]
-
-
-def test_labelled_steps_do_not_come_again(journal: Path) -> None:
-    """The next session goes on with what has no label, and says when there is none left."""
+    assert reply(journal) == [("c1", "review", False, False)]
     run(journal, keys="r\n" * 5)
     assert "0 steps to look at" in run(journal).stdout
-    assert len(said(journal)) == 5
+    assert len(reply(journal)) == 5
 
 
 def test_a_random_session_is_a_sample_of_what_small_answered(journal: Path) -> None:
@@ -209,7 +191,7 @@ def test_a_random_session_is_a_sample_of_what_small_answered(journal: Path) -> N
     text = run(journal, "--order", "random", keys="r\n" * 3).stdout
     assert "id c1" not in text
     assert "id a2" not in text
-    assert sorted(said(journal)) == sorted(
+    assert sorted(reply(journal)) == sorted(
         [("a2", "review", False, None), ("a2", "person", False, None)]
         + [(name, "person", True, None) for name in ("a1", "b1", "b2")]
     )
@@ -223,8 +205,6 @@ def test_a_session_in_json_asks_on_standard_error(journal: Path) -> None:
 
 
 # ---- files of labels ------------------------------------------------------------------------------------------------
-
-
 def test_labels_are_imported_from_csv_and_json_lines(journal: Path, tmp_path: Path) -> None:
     """Words for yes and no, prefixes, sources and notes; importing again adds nothing."""
     table = tmp_path / "l.csv"
@@ -233,7 +213,7 @@ def test_labels_are_imported_from_csv_and_json_lines(journal: Path, tmp_path: Pa
     )
     text = run(journal, "--from", table).stdout
     assert "3 labels written" in text
-    assert said(journal) == [
+    assert reply(journal) == [
         ("a1", "person", True, None),
         ("b1", "person", False, True),
         ("c1", "person", False, False),
@@ -245,7 +225,7 @@ def test_labels_are_imported_from_csv_and_json_lines(journal: Path, tmp_path: Pa
     )
     text = run(journal, "--from", lines).stdout
     assert "a1: labels contradict each other" in text
-    assert said(journal)[3:] == [("a1", "evaluator", False, None), ("a2", "person", None, True)]
+    assert reply(journal)[3:] == [("a1", "evaluator", False, None), ("a2", "person", None, True)]
 
 
 @pytest.mark.parametrize(
@@ -275,14 +255,12 @@ def test_a_bad_file_of_labels_imports_nothing(
     """File, line and mend are named, and not even the good lines before are written."""
     before = journal.read_bytes()
     (tmp_path / name).write_text(content)
-    told = run(journal, "--from", tmp_path / name, code=2).stderr
-    assert complaint in told
+    entry = run(journal, "--from", tmp_path / name, code=2).stderr
+    assert complaint in entry
     assert journal.read_bytes() == before
 
 
 # ---- input that cannot be used --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -302,10 +280,10 @@ def test_bad_lines_of_the_journal_are_named(journal: Path, line: str, complaint:
     with journal.open("a", encoding="utf-8") as file:
         file.write(line)
     before = journal.read_bytes()
-    told = run(journal, "a1", "--right", code=2).stderr
-    assert f"{journal}:6: " in told
-    assert complaint in told
-    assert "--skip-bad" in told
+    entry = run(journal, "a1", "--right", code=2).stderr
+    assert f"{journal}:6: " in entry
+    assert complaint in entry
+    assert "--skip-bad" in entry
     assert journal.read_bytes() == before
     run(journal, "a1", "--right", "--skip-bad")
     assert journal.read_bytes().startswith(before[: before.rindex(b"\n") + 1])  # an unfinished line is cut off
@@ -315,7 +293,7 @@ def test_bad_lines_of_the_journal_are_named(journal: Path, line: str, complaint:
 
 
 def test_other_bad_input(journal: Path, tmp_path: Path) -> None:
-    """What cannot be meant is told in a line."""
+    """What cannot be meant is named in a line."""
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     for args, complaint in (
@@ -331,8 +309,8 @@ def test_other_bad_input(journal: Path, tmp_path: Path) -> None:
         ([tmp_path, "a1", "--right"], "is a directory"),
     ):
         assert complaint in run(*args, code=2).stderr
-    told = run(journal, "a1", "--right", "--out", tmp_path / "file" / ".." / "j.jsonl" / "x.jsonl", code=1).stderr
-    assert "cannot be written" in told
+    entry = run(journal, "a1", "--right", "--out", tmp_path / "file" / ".." / "j.jsonl" / "x.jsonl", code=1).stderr
+    assert "cannot be written" in entry
 
 
 def test_reviewed_labels_count_like_a_persons(journal: Path) -> None:

@@ -2,15 +2,17 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
-from cascade_agent.cli import app
 from cascade_agent.core.policy import Policy
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import write_policy
+from tests.builders import command
 from tests.journals import world
+
+run = partial(command, "replay")
 
 
 @pytest.fixture
@@ -29,12 +31,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*args):
-    """The command with these arguments."""
-    return CliRunner().invoke(app, ["replay", *map(str, args)])
-
-
-def test_it_prints_each_policy_beside_the_baselines(place):
+def test_it_prints_each_policy_next_to_the_baselines(place):
     """A row per policy and baseline, by step name below, and what the signs mean."""
     done = run("a.jsonl", "--policy", "policy.json", "--grid", "0.5:0.9:0.2", "--resamples", 20)
     assert done.exit_code == 0, done.output
@@ -85,7 +82,7 @@ def test_a_grid_that_is_none_is_refused(place, grid):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "entry"),
     [
         (["none.jsonl"], "no journal matches 'none.jsonl'"),
         (["empty.jsonl"], "empty.jsonl: no step yet"),
@@ -100,7 +97,7 @@ def test_a_grid_that_is_none_is_refused(place, grid):
         (["a.jsonl", "--grid", "0:1:0.0001"], "1002 policies to compare"),
     ],
 )
-def test_bad_input_is_refused_and_nothing_is_lost(place, args, told):
+def test_bad_input_is_refused_and_nothing_is_lost(place, args, entry):
     """Exit code 2, one line that names the file, the line and the mend, nothing on standard output, files as before."""
     import gzip
 
@@ -114,6 +111,6 @@ def test_bad_input_is_refused_and_nothing_is_lost(place, args, told):
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     done = run(*args)
     assert done.exit_code == 2, done.output
-    assert told in done.stderr
+    assert entry in done.stderr
     assert done.stdout == ""
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before

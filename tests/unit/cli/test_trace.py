@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +20,9 @@ import pytest
 from cascade_agent.cli._app import safe_json, safe_text
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
+from tests.builders import command, recorded
+
+run = partial(command, "trace", NO_COLOR=None)
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "cascade_agent", "trace"]
@@ -30,20 +34,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
-def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    return subprocess.run(  # noqa: S603 - our own command
-        [*COMMAND, *map(str, args)], env=environment(**env), capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 def step(number: int, *, thread: str | None = "t", **changes: object) -> StepTrace:
     """A step that small answered."""
-    fields: dict = {
-        "id": f"id{number}", "step": f"step{number}", "outcome": "accepted", "reason": "accepted", "thread_id": thread,
-        "attempts": (Attempt(tier="small", model="tiny", outcome="accepted", cost=0.001),), "final": 0, "cost": 0.001,
-    }  # fmt: skip
-    return StepTrace(**{**fields, **changes})
+    small = Attempt(tier="small", model="tiny", outcome="accepted", cost=0.001)
+    fields: dict = {"attempts": (small,), "step": f"step{number}", "reason": "accepted", "cost": 0.001, **changes}
+    return recorded(
+        f"id{number}", *fields.pop("attempts"), **{"outcome": "accepted", "final": 0, "thread_id": thread, **fields}
+    )
 
 
 def written(path: Path, *steps: StepTrace) -> Journal:
@@ -55,8 +52,6 @@ def written(path: Path, *steps: StepTrace) -> Journal:
 
 
 # ---- files --------------------------------------------------------------------------------------------------------
-
-
 def test_compressed_and_rotated_files_are_read_by_pattern(tmp_path):
     """All files of a rotated journal, the compressed ones too, oldest first."""
     journal = Journal(tmp_path / "j.jsonl", max_bytes=700)
@@ -108,15 +103,13 @@ def test_a_line_that_is_no_record_is_named_and_the_output_stays_json(tmp_path, t
     else:
         journal.path.write_bytes(whole + tail)
     result = run(journal.path, "--json", *args)
-    assert result.returncode == code
+    assert result.exit_code == code
     assert [record["id"] for record in json.loads(result.stdout)] == ids
     assert error in result.stderr
     assert "Traceback" not in result.stderr
 
 
 # ---- what is printed --------------------------------------------------------------------------------------------------
-
-
 def test_labels_stand_at_their_step_with_who_says_so(tmp_path):
     """Several sources side by side; a label behind its step in the file, and one before it."""
     journal = Journal(tmp_path / "j.jsonl")
@@ -192,26 +185,21 @@ def test_the_cascade_inside_of_a_tier_is_nested(tmp_path):
     assert any("a cascade whose record cannot be read" in line for line in lines)
 
 
-def test_threads_that_interleave_are_put_together(tmp_path):
-    """Each under one heading, in the order in which they began, with what they cost together."""
+def test_threads(tmp_path):
+    """Put together under one heading with their cost; beyond the room they get a second one."""
     steps = [step(n, thread=f"t{n % 3}") for n in range(9)]
     written(tmp_path / "j.jsonl", *steps, step(9, thread=None))
     text = run(tmp_path / "j.jsonl").stdout
     headings = [line for line in text.splitlines() if line and line[0] not in " │├└"]
     assert headings == [f"t{n}, 3 steps, 0.003000 USD" for n in range(3)] + ["(no thread) id9"]
-
-
-def test_a_thread_beyond_the_room_gets_a_second_heading(tmp_path):
-    """Printing begins before the file ends: steps wait in a room of fixed size."""
     steps = [step(n, thread="long" if n % 2 else f"t{n % 7}") for n in range(2300)]
-    written(tmp_path / "j.jsonl", *steps)
-    text = run(tmp_path / "j.jsonl").stdout
+    written(tmp_path / "k.jsonl", *steps)
+    text = run(tmp_path / "k.jsonl").stdout
     assert len(re.findall(r"step\d+: accepted", text)) == 2300
     assert "long (continued), " in text
 
 
 # ---- texts of others ------------------------------------------------------------------------------------------------
-
 HOSTILE = "[red]x[/red] :smile: \x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback\u2066 a\rb\nc\td \ud800 [link=http://x]y[/link]\u200b"
 
 
@@ -239,7 +227,7 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command(tmp_path, args):
     journal = written(tmp_path / "j.jsonl", hostile_step())
     journal.label("id1", source=HOSTILE, right=True, note=HOSTILE)
     result = run(journal.path, *args, FORCE_COLOR="1" if not args else "")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     text = re.sub("\x1b\\[[0-9;]*m", "", result.stdout) if not args else result.stdout
     assert ACTS.search(text) is None
     assert "\n\n" not in text
@@ -251,12 +239,20 @@ def test_no_text_of_others_reaches_the_terminal_as_a_command(tmp_path, args):
         assert record["labels"][0]["note"] == StepTrace.from_json(record).step == HOSTILE.replace("\ud800", "\ufffd")
 
 
-def test_harmless_texts_are_left_as_they_are():
-    """Scripts of the world, combined emoji and quotes pass; JSON reads back as the same."""
+def test_terminals(tmp_path):
+    """Colours are for terminals unless NO_COLOR is set; harmless scripts pass; ASCII alone is escaped."""
     text = 'Grüße 你好 مرحبا 👩\u200d🚀 "x" [y]'
     assert safe_text(text) == text
     assert json.loads(safe_json({"a": text + "\x9b\u202e"})) == {"a": text + "\x9b\u202e"}
     assert safe_text("a" * 1000, 10) == "a" * 9 + "…"
+    written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
+    ascii_only = environment(PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    done = subprocess.run([*COMMAND, tmp_path / "j.jsonl"], env=ascii_only, capture_output=True, check=True)  # noqa: S603
+    assert b"Gr\\xfc\\xdfe" in done.stdout
+    colour, path = re.compile("\x1b\\[[0-9;]*3[0-9]"), written(tmp_path / "j.jsonl", step(1)).path
+    assert colour.search(on_a_terminal(path))
+    assert not colour.search(on_a_terminal(path, NO_COLOR="1"))
+    assert "\x1b" not in run(path).stdout
 
 
 def on_a_terminal(*args: object, **env: str) -> str:
@@ -277,22 +273,6 @@ def on_a_terminal(*args: object, **env: str) -> str:
     return text.decode()
 
 
-def test_an_output_that_cannot_show_a_character_escapes_it(tmp_path):
-    """A terminal of ASCII alone is no error."""
-    written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
-    result = run(tmp_path / "j.jsonl", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert result.returncode == 0, result.stderr
-    assert "Gr\\xfc\\xdfe" in result.stdout
-
-
-def test_colours_are_for_terminals(tmp_path):
-    """A terminal gets them unless NO_COLOR is set; a pipe gets none."""
-    colour, path = re.compile("\x1b\\[[0-9;]*3[0-9]"), written(tmp_path / "j.jsonl", step(1)).path
-    assert colour.search(on_a_terminal(path))
-    assert not colour.search(on_a_terminal(path, NO_COLOR="1"))
-    assert "\x1b" not in run(path).stdout
-
-
 def test_quiet_prints_a_line_a_step(tmp_path):
     """Thread, step, outcome, tier, reason, cost and time; the filters hold."""
     path = written(tmp_path / "j.jsonl", step(1), step(2, thread=None, latency=0.5)).path
@@ -304,8 +284,6 @@ def test_quiet_prints_a_line_a_step(tmp_path):
 
 
 # ---- large files ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_large_file_is_read_in_bounded_memory(tmp_path):
     """300 MB of steps with labels: the command's peak stays below 100 MB."""
@@ -331,8 +309,6 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path):
 
 
 # ---- files that grow ------------------------------------------------------------------------------------------------
-
-
 class Followed:
     """`trace --follow` as a process whose lines are waited for; ended with the `with` block, whatever happened."""
 
@@ -426,5 +402,5 @@ def test_what_cannot_be_followed_is_said(tmp_path, what):
     table.write_bytes(b"PAR1...")
     args = {"directory": [tmp_path], "compressed": [file], "table": [table], "two": [file, file]}[what]
     result = run("--follow", *args)
-    assert result.returncode == 2
+    assert result.exit_code == 2
     assert "--follow takes" in result.stderr

@@ -32,8 +32,6 @@ inputs_seen = st.builds(
 
 
 # ---- skipping the small tier ----------------------------------------------------------------------------------------
-
-
 @given(small=amounts, large=amounts, p=unit, worth=st.none() | amounts, times=st.tuples(amounts, amounts))
 def test_small_is_skipped_just_where_it_costs_more_than_it_saves(small, large, p, worth, times):
     """S + p L < L, in money and in time at its worth, is what lies below the break-even."""
@@ -49,21 +47,20 @@ def test_small_is_skipped_just_where_it_costs_more_than_it_saves(small, large, p
     assert (decision.action, decision.reason) == (("escalate", "skipped_small") if p > bar else ("ask_small", "draft"))
 
 
-@pytest.mark.parametrize("unknown", ["small_cost", "large_cost", "escalation"])
-def test_nothing_is_skipped_on_what_is_not_known(unknown):
-    """A rule without one of its numbers does not speak."""
-    known = DecisionInputs(small_cost=1, large_cost=1, escalation=1.0)
-    assert decide(Policy(), [PENDING], inputs=known).reason == "skipped_small"
-    assert decide(Policy(), [PENDING], inputs=replace(known, **{unknown: None})).reason == "draft"
-
-
-def test_a_small_tier_that_answers_garbage_is_skipped_whatever_it_costs():
-    """R17: no price is needed to see that answers cannot be used; a probe and `skip_small=False` ask all the same."""
+def test_when_small_is_skipped():
+    """A tier that answers garbage whatever it costs (R17), a turn that escalated; never on what is not known."""
     garbage = DecisionInputs(broken=0.85)
     assert decide(Policy(), [PENDING], inputs=garbage).reason == "skipped_small"
     assert decide(Policy(), [PENDING], inputs=replace(garbage, probe=True)).reason == "draft"
     assert decide(Policy(skip_small=False), [PENDING], inputs=garbage).reason == "draft"
     assert decide(Policy(), [PENDING], inputs=DecisionInputs(broken=0.7)).reason == "draft"
+    stays_on_large = DecisionInputs(stays_on_large=True)
+    assert decide(Policy(), [PENDING], inputs=stays_on_large).reason == "draft"
+    assert decide(Policy(stay_on_large="turn"), [PENDING], inputs=stays_on_large).reason == "stays_on_large"
+    for unknown in ["small_cost", "large_cost", "escalation"]:
+        known = DecisionInputs(small_cost=1, large_cost=1, escalation=1.0)
+        assert decide(Policy(), [PENDING], inputs=known).reason == "skipped_small"
+        assert decide(Policy(), [PENDING], inputs=replace(known, **{unknown: None})).reason == "draft"
 
 
 @given(left=amounts, small=amounts, large=amounts)
@@ -74,16 +71,7 @@ def test_a_step_without_time_for_two_calls_asks_the_one_that_counts(left, small,
     assert (decision.reason == "skipped_small") == (large <= left < small + large)
 
 
-def test_staying_holds_a_turn_on_the_large_tier():
-    """Off by default; on, the steps after an escalation skip small."""
-    stays_on_large = DecisionInputs(stays_on_large=True)
-    assert decide(Policy(), [PENDING], inputs=stays_on_large).reason == "draft"
-    assert decide(Policy(stay_on_large="turn"), [PENDING], inputs=stays_on_large).reason == "stays_on_large"
-
-
 # ---- ceilings -------------------------------------------------------------------------------------------------------
-
-
 @given(
     left=st.floats(-10, 10),
     small=st.none() | amounts,
@@ -101,27 +89,21 @@ def test_no_tier_is_asked_for_money_that_is_not_there(left, small, large, attemp
         assert decision.attempt is None  # nothing was drafted, or what was drafted cannot be used
 
 
-def test_a_usable_draft_is_what_an_empty_budget_leaves():
-    """A draft of low confidence is the best there is when large cannot be paid."""
+def test_empty_budgets():
+    """What is left when large cannot be paid is a usable draft; evidence is not asked, it costs money too."""
     low = replace(GOOD, confidence=0.2)
     policy = Policy(threshold=0.5, on_exhausted="return")
     decision = decide(policy, [low], inputs=DecisionInputs(money_left=0.0))
     assert (decision.action, decision.reason, decision.attempt) == ("exhausted", "budget", 0)
     assert decide(Policy(threshold=0.5), [low], inputs=DecisionInputs(money_left=0.0)).attempt is None
     assert decide(Policy(threshold=0.5), [GOOD], inputs=DecisionInputs(money_left=0.0)).action == "accept"
-
-
-def test_evidence_is_not_asked_with_an_empty_budget():
-    """It costs money too."""
     inside = replace(GOOD, confidence=0.6)
-    asked = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=1.0))
+    queried = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=1.0))
     broke = decide(Policy(threshold=0.5), [inside], evidence=("e",), inputs=DecisionInputs(money_left=0.0))
-    assert (asked.action, broke.action) == ("ask_evidence", "accept")
+    assert (queried.action, broke.action) == ("ask_evidence", "accept")
 
 
 # ---- thresholds -----------------------------------------------------------------------------------------------------
-
-
 @given(general=st.none() | unit, own=st.dictionaries(st.sampled_from(["call", "text", "write", "irreversible"]), unit))
 def test_the_highest_threshold_that_applies_holds(general, own):
     """By kind and by side effect; the general one where neither is named."""
@@ -139,8 +121,6 @@ def test_a_threshold_of_its_own_decides():
 
 
 # ---- hedging and retries --------------------------------------------------------------------------------------------
-
-
 @given(p=unit, price=amounts, seconds=amounts, worth=amounts)
 def test_a_hedge_starts_at_once_where_waiting_costs_more_than_a_wasted_call(p, price, seconds, worth):
     """P v l > (1 - p) c."""
@@ -170,8 +150,6 @@ def test_large_is_asked_again_when_its_provider_said_when(after, left, tries, al
 
 
 # ---- all of them together -------------------------------------------------------------------------------------------
-
-
 @given(
     attempt=st.sampled_from([PENDING, GOOD, BAD, replace(GOOD, confidence=0.5), replace(GOOD, confidence=None)]),
     threshold=st.none() | unit,
@@ -186,7 +164,7 @@ def test_a_situation_that_knows_nothing_moves_nothing(attempt, threshold, eviden
 
 @given(inputs=inputs_seen, attempt=st.sampled_from([BAD, replace(BAD, outcome="error", error="E: x")]))
 def test_no_situation_saves_a_draft_that_failed_a_hard_check(inputs, attempt):
-    """Law 2, under every rule of this page."""
+    """A law of DECISION, under every rule of this page."""
     policy = Policy(threshold={"call": 0.0, "default": 0.0}, stay_on_large="turn", value_of_time=1.0)
     assert decide(policy, [attempt], inputs=inputs).action == "escalate"
 

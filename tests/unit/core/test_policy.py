@@ -121,18 +121,18 @@ def test_a_higher_confidence_is_refused_no_sooner(policy, attempt, a, b):
 def test_gathering_ends(policy, attempt, found):
     """Each piece of evidence is asked at most once, in order, and only while the confidence lies in the band."""
     attempt = replace(attempt, gathered=())
-    asked: list[str] = []
+    queried: list[str] = []
     for confidence in [*found, None]:
         move = decide(policy, (attempt,), evidence=EVIDENCE)
         if move.action != "ask_evidence":
             break
         low, high = policy.evidence
         assert attempt.confidence is None or low <= attempt.confidence <= high
-        asked.append(str(move.evidence))
+        queried.append(str(move.evidence))
         attempt = replace(attempt, gathered=(*attempt.gathered, str(move.evidence)), confidence=confidence)
     else:
         assert decide(policy, (attempt,), evidence=EVIDENCE).action != "ask_evidence"
-    assert asked == list(EVIDENCE[: len(asked)])
+    assert queried == list(EVIDENCE[: len(queried)])
 
 
 def small(*found: Verdict, **kwargs: Any) -> Attempt:
@@ -212,8 +212,6 @@ def test_details_never_quote_an_error():
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------
-
-
 @given(policies)
 def test_a_policy_goes_to_json_and_back(policy):
     """Through the text of a file; the version is a hash of the settings and stays the same."""
@@ -259,18 +257,14 @@ def test_a_setting_that_cannot_work_is_refused(settings, says):
             Policy.from_json(settings)
 
 
-def test_a_misspelled_setting_is_refused():
-    """A policy file with a key that is no setting is not read as if it were not there."""
+def test_policies_as_files():
+    """A misspelled key is refused, a mapping is taken over a base, the scorer is part of file and version."""
     with pytest.raises(RecordError, match="treshold"):
         Policy.from_json({"treshold": 0.5})
     with pytest.raises(ConfigurationError, match="no setting 'treshold': did you mean 'threshold'"):
         Policy(treshold=0.5)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="no setting 'skipsmall': did you mean 'skip_small'"):
         Policy.of({"skipsmall": True})
-
-
-def test_a_mapping_is_a_policy_and_a_policy_says_what_is_its_own():
-    """Settings of JSON are taken as they come, over those of a base; the repr holds what differs from the default."""
     policy = Policy.of({"threshold": {"call": 0.9, "default": 0.5}, "evidence": [0.1, 0.2]})
     assert (policy.base_threshold, policy.thresholds, policy.evidence) == (0.5, {"call": 0.9}, (0.1, 0.2))
     assert Policy.of({"skip_small": False}, base=policy) == replace(policy, skip_small=False)
@@ -278,10 +272,6 @@ def test_a_mapping_is_a_policy_and_a_policy_says_what_is_its_own():
     assert (repr(Policy()), repr(Policy(threshold=0.5))) == ("Policy()", "Policy(threshold=0.5)")
     assert policy.with_threshold(0.7).threshold == {"call": 0.9, "default": 0.7}
     assert len(fields(Policy)) <= 16
-
-
-def test_a_scorer_travels_with_its_policy():
-    """The scorer is part of the file and of the version."""
     policy = Policy(scorer=shipped_scorer())
     assert Policy.from_json(policy.to_json()) == policy
     assert Policy().version != policy.version

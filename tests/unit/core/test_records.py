@@ -119,19 +119,19 @@ def test_a_record_goes_to_json_and_back(record):
 @given(traces)
 def test_metadata_holds_no_answer_and_no_error_text(trace):
     """`content=False` leaves out answers and what errors quote; the class of an error stays."""
-    for attempt, told in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
-        assert "answer" not in told
-        assert told.get("error") == (attempt.error and attempt.error.partition(":")[0])
+    for attempt, entry in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
+        assert "answer" not in entry
+        assert entry.get("error") == (attempt.error and attempt.error.partition(":")[0])
 
 
 @given(traces)
 def test_unknown_measures_stand_there_as_null(trace):
     """A reader sees that a cost is unknown, not that there is none."""
-    told = trace.to_json()
-    assert {"cost", "usage", "confidence", "latency", "final"} <= told.keys()
-    assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in told["attempts"])
-    assert told["final_tier"] == trace.final_tier
-    assert told["escalated"] == any(a.tier == "large" for a in trace.attempts)
+    entry = trace.to_json()
+    assert {"cost", "usage", "confidence", "latency", "final"} <= entry.keys()
+    assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in entry["attempts"])
+    assert entry["final_tier"] == trace.final_tier
+    assert entry["escalated"] == any(a.tier == "large" for a in trace.attempts)
 
 
 def a_trace(**kwargs: Any) -> StepTrace:
@@ -167,21 +167,15 @@ def test_what_is_no_record_is_refused(broken):
         StepTrace.from_json(broken)
 
 
-def test_fields_of_a_newer_minor_version_are_passed_over():
-    """Unknown keys do not stop an older reader."""
+def test_newer_fields_and_frozen_records():
+    """Unknown keys do not stop an older reader; a record never changes after it was made."""
     assert StepTrace.from_json({**a_trace().to_json(), "novelty": 1}) == a_trace()
     assert Label.from_json({"step_id": "1", "source": "person", "novelty": 1}) == Label(step_id="1", source="person")
-
-
-def test_records_are_frozen():
-    """A record never changes after it was made."""
     with pytest.raises(FrozenInstanceError):
         a_trace().reason = "other"
 
 
 # ---- verdicts -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("score", [-0.1, 1.1, math.nan, math.inf, "high", 1j, [1]])
 def test_a_score_is_a_number_from_0_to_1(score):
     """Anything else is refused where it is made, so the fault is the validator's."""
@@ -189,20 +183,12 @@ def test_a_score_is_a_number_from_0_to_1(score):
         Verdict(outcome="pass", score=score)
 
 
-@pytest.mark.parametrize("score", [0, 1, True, Fraction(1, 2), "0.5"])
-def test_a_score_of_another_type_becomes_a_float(score):
-    """Numbers of other libraries never get into a record."""
-    assert type(Verdict(outcome="pass", score=score).score) is float
-
-
-def test_an_outcome_is_one_of_three():
-    """A misspelled outcome is refused."""
+def test_scores_and_outcomes_are_checked_where_they_are_made():
+    """A score of another library becomes a float, an outcome is one of three; hard, soft and broken are kept apart."""
+    for score in [0, 1, True, Fraction(1, 2), "0.5"]:
+        assert type(Verdict(outcome="pass", score=score).score) is float
     with pytest.raises(ConfigurationError, match="expected one of"):
         Verdict(outcome="failed")
-
-
-def test_hard_soft_and_broken_are_told_apart():
-    """A fail without a score is hard, with one it is soft; an abstain with the right code is a broken validator."""
     assert Verdict(outcome="fail").hard
     assert not Verdict(outcome="fail", score=0.0).hard
     assert not Verdict(outcome="pass").hard
@@ -212,10 +198,8 @@ def test_hard_soft_and_broken_are_told_apart():
 
 
 # ---- usage ----------------------------------------------------------------------------------------------------------
-
-
-def test_usage_is_read_as_langchain_defines_it():
-    """Cached tokens are part of the input; what is not reported, or cannot be, is unknown."""
+def test_usage_is_read_as_langchain_defines_it() -> None:
+    """Cached tokens are part of the input, Anthropic's lives of them too; what is not reported is unknown."""
     details = {"cache_read": 3, "cache_creation": 2}
     meta = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15, "input_token_details": details}
     assert Usage.of(AIMessage("x", usage_metadata=meta)) == Usage(
@@ -224,6 +208,10 @@ def test_usage_is_read_as_langchain_defines_it():
     assert Usage.of(AIMessage("x")) == Usage()
     odd = {"input_tokens": -1, "output_tokens": 2**63, "total_tokens": 0}
     assert Usage.of(AIMessage("x", usage_metadata=odd)) == Usage()
+    details = {"cache_creation": 0, "cache_read": 7, "ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}
+    usage: Any = {"input_tokens": 50, "output_tokens": 5, "total_tokens": 55, "input_token_details": details}
+    read = Usage.of(AIMessage("x", usage_metadata=usage))
+    assert (read.cache_read_tokens, read.cache_write_tokens) == (7, 30)
 
 
 @given(usages, usages, usages)
@@ -237,8 +225,6 @@ def test_usages_add_up_in_any_order(a, b, c):
 
 
 # ---- drafts and contexts --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("key", ["finish_reason", "stop_reason", "done_reason", "stopReason"])
 def test_the_finish_reason_is_found_under_every_providers_name(key):
     """In lower case; None when the provider does not say."""
@@ -256,8 +242,8 @@ def test_a_draft_tells_its_answer_as_json():
         invalid_tool_calls=[broken],
         response_metadata={"finish_reason": "stop"},
     )
-    told = Draft(message=message, parsing_error="ValueError").to_json()
-    assert told == {
+    entry = Draft(message=message, parsing_error="ValueError").to_json()
+    assert entry == {
         "text": "ab",
         "tool_calls": [{"name": "f", "args": {"a": str(2**70)}, "id": "1"}],
         "invalid_tool_calls": [{"name": "g", "args": "{", "id": None}],
@@ -280,8 +266,6 @@ def test_a_context_knows_its_turn_and_its_tools():
 
 
 # ---- cleaning -------------------------------------------------------------------------------------------------------
-
-
 class Color(enum.StrEnum):
     """A text that is more than a text."""
 
@@ -314,7 +298,7 @@ def test_anything_becomes_json_that_every_store_holds(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "entry"),
     [
         (2**63, str(2**63)),
         (-(2**63), -(2**63)),
@@ -329,31 +313,23 @@ def test_anything_becomes_json_that_every_store_holds(value):
     ],
     ids=["big", "64 bits", "digits", "infinity", "NaN", "enum", "characters", "long", "untold", "keys and sets"],
 )
-def test_what_json_cannot_hold_is_told(value, told):
+def test_what_json_cannot_hold_is_named(value, entry):
     """It is cut or written out, and says so."""
-    assert clean(value) == told
+    assert clean(value) == entry
 
 
-def test_a_deep_nest_is_cut():
-    """At 64 levels the rest is left out, without a recursion error."""
+def test_what_json_cannot_hold():
+    """A deep nest is cut at 64 levels, subclasses of `str` become plain texts, rubbish in a verdict stays JSON."""
     value: Any = 1
     for _ in range(5000):
         value = [value]
     assert "nested too deep" in json.dumps(clean(value))
-
-
-def test_a_text_of_another_type_becomes_a_plain_one():
-    """A subclass of `str` is no text to every serializer."""
     assert type(clean_text(Color.RED)) is str
     assert type(dump(Verdict(outcome="fail", code=Color.RED))["code"]) is str
-
-
-def test_rubbish_in_a_verdict_becomes_json():
-    """A code that is no text, a path that cannot be told: the record stays JSON."""
-    told = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
-    json.dumps(told, allow_nan=False)
-    assert told["code"] == "… (_Untold)"
-    assert (told["path"], load(Verdict, told).reason) == ("3", "['a', 'b']")  # what is written can be read
+    entry = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
+    json.dumps(entry, allow_nan=False)
+    assert entry["code"] == "… (_Untold)"
+    assert (entry["path"], load(Verdict, entry).reason) == ("3", "['a', 'b']")  # what is written can be read
     assert dump(Verdict(outcome="fail", code="a\0b", reason="\ud800é")) == {
         "outcome": "fail",
         "code": "a\ufffdb",
@@ -386,8 +362,6 @@ def test_load_names_the_field_that_is_wrong(wrong, message):
 
 
 # ---- the error that carries a record --------------------------------------------------------------------------------
-
-
 def test_exhausted_is_a_plain_exception_that_keeps_its_trace():
     """It is of the library's tree, no group, and a pickle keeps the trace and what went wrong on the way."""
     import pickle
@@ -397,11 +371,3 @@ def test_exhausted_is_a_plain_exception_that_keeps_its_trace():
     assert not isinstance(error, BaseExceptionGroup)
     twin = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
     assert (twin.trace, str(twin), len(twin.errors)) == (a_trace(), "nobody", 2)
-
-
-def test_cache_writes_that_are_told_by_their_life_are_read() -> None:
-    """Anthropic's `ephemeral_5m_input_tokens` and `ephemeral_1h_input_tokens` are cache writes."""
-    details = {"cache_creation": 0, "cache_read": 7, "ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 10}
-    usage: Any = {"input_tokens": 50, "output_tokens": 5, "total_tokens": 55, "input_token_details": details}
-    read = Usage.of(AIMessage("x", usage_metadata=usage))
-    assert (read.cache_read_tokens, read.cache_write_tokens) == (7, 30)

@@ -23,7 +23,7 @@ CODES = sorted(shipped_scorer().weights)
 SHIPPED = [cls for name in validators.__all__ if hasattr(cls := getattr(validators, name), "weights")]
 
 
-def told(code: str, score: float | None = None, outcome: Any = "pass", origin: Any = "user") -> Verdict:
+def entry(code: str, score: float | None = None, outcome: Any = "pass", origin: Any = "user") -> Verdict:
     """A verdict."""
     return Verdict(outcome=outcome, code=code, score=score, origin=origin)
 
@@ -39,28 +39,24 @@ def test_nothing_heard_is_none() -> None:
     """No verdict, plain passes of shipped validators and broken validators say nothing about P(right)."""
     rules = shipped_scorer()
     assert rules.confidence([]) is None
-    assert rules.confidence([told("", origin="shipped")]) is None
-    assert rules.confidence([told("validator_error", outcome="abstain")]) is None
-    assert rules.confidence([told("whatever", 0.2, outcome="abstain")]) is None
+    assert rules.confidence([entry("", origin="shipped")]) is None
+    assert rules.confidence([entry("validator_error", outcome="abstain")]) is None
+    assert rules.confidence([entry("whatever", 0.2, outcome="abstain")]) is None
 
 
 def test_rules_are_the_formula() -> None:
-    """The confidence is the logistic of bias minus the weighted objections."""
+    """The logistic of bias minus the weighted objections: above .9 without any, below .05 with a hard fail."""
     rules = shipped_scorer()
     logit = rules.bias - rules.weights["tool_match"] * 0.5 - rules.weights["number_unused"] * 0.75
     expected = 1 / (1 + math.exp(-logit))
-    assert confidence(told("tool_match", 0.5), told("number_unused", 0.25)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_no_objection_is_likely_right_and_a_hard_fail_is_not() -> None:
-    """A draft without objection is above .9, one with a hard fail of a shipped validator below .05."""
-    assert confidence(told("tool_match", 1.0)) > 0.9
-    assert confidence(told("tool_match", 1.0), told("missing_argument", None, "fail", "shipped")) < 0.05
+    assert confidence(entry("tool_match", 0.5), entry("number_unused", 0.25)) == pytest.approx(expected, abs=1e-12)
+    assert confidence(entry("tool_match", 1.0)) > 0.9
+    assert confidence(entry("tool_match", 1.0), entry("missing_argument", None, "fail", "shipped")) < 0.05
 
 
 @pytest.mark.parametrize("validator", SHIPPED, ids=lambda v: v.__name__)
 def test_every_weight_has_a_reason_and_every_graded_code_a_weight(validator: Any) -> None:
-    """Each shipped validator states what its scores count for, beside the code that gives them."""
+    """Each shipped validator states what its scores count for, next to the code that gives them."""
     for weight in validator.weights.values():
         assert isinstance(weight, Weight)
         assert 0 < weight.logit < math.inf
@@ -71,40 +67,29 @@ def test_every_weight_has_a_reason_and_every_graded_code_a_weight(validator: Any
     assert set(validator.weights) <= set(CODES)
 
 
-def test_least_score_of_a_code_counts() -> None:
-    """Several verdicts of one code count as their worst."""
-    once = confidence(told("tool_match", 0.1))
-    assert confidence(told("tool_match", 0.9), told("tool_match", 0.1), told("tool_match", 0.5)) == once
-
-
-def test_fail_without_score_of_a_known_code_counts_as_zero() -> None:
-    """A hard fail under a code of the table is the greatest objection of that code."""
-    assert confidence(told("tool_match", None, "fail")) == confidence(told("tool_match", 0.0))
+def test_several_verdicts_of_a_code() -> None:
+    """The least score counts; a hard fail under a code of the table is its greatest objection."""
+    once = confidence(entry("tool_match", 0.1))
+    assert confidence(entry("tool_match", 0.9), entry("tool_match", 0.1), entry("tool_match", 0.5)) == once
+    assert confidence(entry("tool_match", None, "fail")) == confidence(entry("tool_match", 0.0))
 
 
 # ---- the user's own validators ---------------------------------------------------------------------------------------
-
-
-def test_user_verdicts_alone() -> None:
-    """A user's verdicts are taken at their word: the least score, 1 for a plain pass, 0 for a plain fail."""
-    assert confidence(told("")) == 1.0
-    assert confidence(told("mine", 0.7), told("")) == 0.7
-    assert confidence(told("mine", 0.7), told("mine", None, "fail")) == 0.0
-
-
-def test_user_verdicts_are_an_upper_bound() -> None:
-    """With shipped verdicts the lesser of both counts."""
-    high = confidence(told("tool_match", 1.0))
-    assert confidence(told("tool_match", 1.0), told("mine", 0.3)) == 0.3
-    assert confidence(told("tool_match", 1.0), told("mine", 1.0)) == high
+def test_user_verdicts() -> None:
+    """Alone they are taken at their word; with shipped ones the lesser of both counts."""
+    assert confidence(entry("")) == 1.0
+    assert confidence(entry("mine", 0.7), entry("")) == 0.7
+    assert confidence(entry("mine", 0.7), entry("mine", None, "fail")) == 0.0
+    high = confidence(entry("tool_match", 1.0))
+    assert confidence(entry("tool_match", 1.0), entry("mine", 0.3)) == 0.3
+    assert confidence(entry("tool_match", 1.0), entry("mine", 1.0)) == high
 
 
 # ---- law -------------------------------------------------------------------------------------------------------------
-
 SCORES = st.floats(0, 1)
 VERDICTS = st.lists(
     st.builds(
-        told,
+        entry,
         st.sampled_from([*CODES, "mine", ""]),
         st.none() | SCORES,
         st.sampled_from(["pass", "fail", "abstain"]),
@@ -153,7 +138,7 @@ def test_monotone_in_each_score(scorer: Scorer, verdicts: list[Verdict], data: s
     one = verdicts[index]
 
     def at(score: float) -> float | None:
-        changed = told(one.code, score, one.outcome, one.origin)
+        changed = entry(one.code, score, one.outcome, one.origin)
         return scorer.confidence([*verdicts[:index], changed, *verdicts[index + 1 :]])
 
     before, after = at(low), at(high)
@@ -168,8 +153,6 @@ def test_json_round_trip(scorer: Scorer) -> None:
 
 
 # ---- explain ---------------------------------------------------------------------------------------------------------
-
-
 @given(verdicts=VERDICTS)
 def test_explanation_adds_up(verdicts: list[Verdict]) -> None:
     """Bias plus the contributions is the logit of the confidence where only shipped validators spoke."""
@@ -181,63 +164,51 @@ def test_explanation_adds_up(verdicts: list[Verdict]) -> None:
         assert value == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-9)
 
 
-def test_explanation_names_the_greatest_first() -> None:
-    """Contributions come by size; a code without objection is left out."""
-    rows = shipped_scorer().explain([told("tool_match", 0.5), told("number_unused", 0.0), told("no_call", 1.0)])
+def test_explanations() -> None:
+    """Contributions by size, none without objection, a hard fail under one common code, plain JSON."""
+    rows = shipped_scorer().explain([entry("tool_match", 0.5), entry("number_unused", 0.0), entry("no_call", 1.0)])
     weight = shipped_scorer().weights["number_unused"]
     assert rows[0] == Contribution(code="number_unused", weight=weight, score=0.0, logit=-weight)
     assert [r.code for r in rows] == ["number_unused", "tool_match"]
-
-
-def test_explanation_of_a_hard_fail_and_of_nothing() -> None:
-    """A hard fail stands under one common code; nothing heard is nothing explained."""
-    rows = shipped_scorer().explain([told("unknown_tool", None, "fail", "shipped")])
+    rows = shipped_scorer().explain([entry("unknown_tool", None, "fail", "shipped")])
     assert [r.code for r in rows] == [HARD_FAIL]
     assert shipped_scorer().explain([]) == []
+    rows = shipped_scorer().explain([Verdict(outcome="pass", code="tool_match", score=0.5, validator="ToolRelevance")])
+    assert [row.to_json() for row in rows] == [{"code": "tool_match", "weight": 1.0, "score": 0.5, "logit": -0.5}]
 
 
 # ---- the fitted form -------------------------------------------------------------------------------------------------
-
-
 def test_mean_is_the_score_that_says_nothing() -> None:
     """A code at its mean moves nothing, one above it raises the confidence, and a silent one counts as its mean."""
     scorer = Scorer(weights={"tool_match": 2.0, "agreement": 4.0}, bias=1.0, means={"agreement": 0.5})
-    silent = confidence(told("tool_match", 0.5), scorer=scorer)
+    silent = confidence(entry("tool_match", 0.5), scorer=scorer)
     assert silent == pytest.approx(1 / (1 + math.exp(-(1.0 - 2.0 * 0.5))))
-    assert confidence(told("tool_match", 0.5), told("agreement", 0.5), scorer=scorer) == silent
-    assert confidence(told("tool_match", 0.5), told("agreement", 1.0), scorer=scorer) > silent
-    assert confidence(told("tool_match", 0.5), told("agreement", 0.0), scorer=scorer) < silent
-    assert [c.logit for c in scorer.explain([told("agreement", 1.0)])] == [2.0]
+    assert confidence(entry("tool_match", 0.5), entry("agreement", 0.5), scorer=scorer) == silent
+    assert confidence(entry("tool_match", 0.5), entry("agreement", 1.0), scorer=scorer) > silent
+    assert confidence(entry("tool_match", 0.5), entry("agreement", 0.0), scorer=scorer) < silent
+    assert [c.logit for c in scorer.explain([entry("agreement", 1.0)])] == [2.0]
 
 
 def test_evidence_moves_the_rules_both_ways() -> None:
     """With the shipped rules a second model that agrees raises the confidence and one that differs lowers it."""
-    local = told("description_match", 0.2)
+    local = entry("description_match", 0.2)
     agree = Verdict(outcome="abstain", code="agreement", score=1.0, validator="CrossCheck")
     differ = Verdict(outcome="abstain", code="agreement", score=0.0, validator="CrossCheck")
     assert confidence(local, differ) < confidence(local) < confidence(local, agree)
 
 
-def test_graded_code_that_a_fitted_scorer_does_not_know() -> None:
-    """A shipped graded code without a weight is passed over; a plain pass under a known code too."""
+def test_weights_that_a_fitted_scorer_lacks() -> None:
+    """A graded code without a weight is passed over; a hard fail still gets no chance; between knots the line counts."""
     scorer = Scorer(weights={"tool_match": 1.0}, bias=2.0)
-    base = confidence(told("tool_match", 0.5), scorer=scorer)
-    soft = told("off_topic", 0.0, "fail", "shipped")
-    assert confidence(told("tool_match", 0.5), soft, scorer=scorer) == base
-    assert confidence(told("tool_match", 0.5), told("tool_match", None, "pass"), scorer=scorer) == base
-
-
-@pytest.mark.parametrize(("bias", "expected"), [(-60.0, 0.1), (0.0, 0.5), (60.0, 0.8), (math.log(3), 0.65)])
-def test_knots_are_read_with_straight_lines(bias: float, expected: float) -> None:
-    """Between two knots the line counts, outside of them the end."""
-    scorer = Scorer(weights={"tool_match": 0.0}, bias=bias, knots=((0.2, 0.1), (0.5, 0.5), (1.0, 0.8)))
-    assert confidence(told("tool_match", 1.0), scorer=scorer) == pytest.approx(expected)
-
-
-def test_hard_fail_without_a_weight_is_zero() -> None:
-    """A fitted scorer that has no weight for hard fails still gives a hard fail no chance."""
+    base = confidence(entry("tool_match", 0.5), scorer=scorer)
+    soft = entry("off_topic", 0.0, "fail", "shipped")
+    assert confidence(entry("tool_match", 0.5), soft, scorer=scorer) == base
+    assert confidence(entry("tool_match", 0.5), entry("tool_match", None, "pass"), scorer=scorer) == base
     scorer = Scorer(weights={"tool_match": 1.0}, bias=2.0)
-    assert confidence(told("tool_match", 1.0), told("x", None, "fail", "shipped"), scorer=scorer) == 0.0
+    assert confidence(entry("tool_match", 1.0), entry("x", None, "fail", "shipped"), scorer=scorer) == 0.0
+    for bias, expected in [(-60.0, 0.1), (0.0, 0.5), (60.0, 0.8), (math.log(3), 0.65)]:
+        scorer = Scorer(weights={"tool_match": 0.0}, bias=bias, knots=((0.2, 0.1), (0.5, 0.5), (1.0, 0.8)))
+        assert confidence(entry("tool_match", 1.0), scorer=scorer) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -276,14 +247,10 @@ def test_other_json_is_refused(data: Any) -> None:
         Scorer.from_json(data)
 
 
-def test_newer_schema_is_refused() -> None:
-    """A scorer written by a newer version is refused with the mend."""
+def test_scorers_as_values() -> None:
+    """Equal numbers make equal scorers; a newer schema is refused with the mend."""
     with pytest.raises(RecordError, match="upgrade"):
         Scorer.from_json({**shipped_scorer().to_json(), "schema": 99})
-
-
-def test_scorers_compare_and_hash() -> None:
-    """Equal numbers make equal scorers, usable in sets."""
     assert shipped_scorer() == shipped_scorer()
     assert len({shipped_scorer(), shipped_scorer()}) == 1
 
@@ -300,9 +267,3 @@ def test_what_is_read_is_the_least_score_of_each_known_code() -> None:
     ]
     assert scorer.read(verdicts) == {"a": 0.4, HARD_FAIL: 0.0}
     assert scorer.read([]) == {}
-
-
-def test_explanation_is_plain_json() -> None:
-    """Each row of an explanation goes to JSON as it stands."""
-    rows = shipped_scorer().explain([Verdict(outcome="pass", code="tool_match", score=0.5, validator="ToolRelevance")])
-    assert [row.to_json() for row in rows] == [{"code": "tool_match", "weight": 1.0, "score": 0.5, "logit": -0.5}]

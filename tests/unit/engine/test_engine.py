@@ -1,4 +1,4 @@
-"""A step has one course: sync, async and replay take it alike, and what happened stands in the record."""
+"""A step goes one way: sync, async and replay take it alike, and what happened stands in the record."""
 
 import asyncio
 import json
@@ -21,13 +21,12 @@ from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import ValidatorSet
+from tests.builders import examples
 
 unit = st.floats(0, 1)
 
 
 # ---- a step from a script -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Says:
     """What a tier does, and what the validators find about it."""
@@ -182,7 +181,6 @@ def timeless(trace: StepTrace) -> str:
 
 
 # ---- parity ---------------------------------------------------------------------------------------------------------
-
 usages = st.none() | st.tuples(st.integers(0, 99), st.integers(0, 99))
 scripts = st.builds(
     Says,
@@ -219,7 +217,7 @@ inputs_seen = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300), deadline=None)
 @given(
     small=with_hangs,
     large=with_hangs,
@@ -255,7 +253,7 @@ def test_sync_async_and_replay_agree(**script):
 
 @settings(max_examples=100, deadline=None)
 @given(small=scripts, large=scripts, policy=policies)
-def test_the_laws_of_a_step(small, large, policy):
+def test_what_holds_of_every_step(small, large, policy):
     """What is returned passed every hard check; at most one call per tier; every attempt is closed."""
     step, _ = a_step(small, large, policy=policy)
     result = run(step)
@@ -277,22 +275,20 @@ def test_the_laws_of_a_step(small, large, policy):
 
 
 # ---- evidence, hand-over, budgets -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_evidence_is_asked_only_while_it_can_decide(way):
-    """Cheapest first; the second piece is not asked when the first has settled the matter."""
+    """Cheapest first; the second piece is not asked when the first has decided the matter."""
     pieces_ = (Piece("cheap", score=0.99), Piece("dear", score=0.99))
     policy = Policy(threshold=0.5, evidence=(0.0, 0.9))
     step, _ = a_step(Says("answers", validator="graded", score=0.6), Says("answers"), policy=policy, evidence=pieces_)
     result = run(step) if way == "sync" else asyncio.run(arun(step))
-    asked = [s.name for s in result.trace.evidence]
-    assert asked == [p.name for p in pieces_ if p.asked]
-    assert asked[0] == "cheap"
-    assert result.trace.attempts[0].gathered == tuple(asked)
-    assert [v.validator for v in result.trace.attempts[0].verdicts if v.code == "judged"] == asked
-    assert result.trace.cost == pytest.approx(10 / 1e6 + 0.25 * len(asked))
-    assert result.trace.usage.calls == 1 + len(asked)
+    queried = [s.name for s in result.trace.evidence]
+    assert queried == [p.name for p in pieces_ if p.asked]
+    assert queried[0] == "cheap"
+    assert result.trace.attempts[0].gathered == tuple(queried)
+    assert [v.validator for v in result.trace.attempts[0].verdicts if v.code == "judged"] == queried
+    assert result.trace.cost == pytest.approx(10 / 1e6 + 0.25 * len(queried))
+    assert result.trace.usage.calls == 1 + len(queried)
 
 
 def test_evidence_that_breaks_is_an_abstain():
@@ -324,7 +320,7 @@ def test_no_time_left_asks_no_evidence(way):
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_hand_over_quotes_the_failed_draft_only_when_asked_for(way):
-    """Law 8: fresh by default; with feedback the objections and the answer, as text."""
+    """Fresh by default; with feedback the objections and the answer, as text."""
     for handover in ("fresh", "feedback"):
         small, large = ScriptedChatModel("my draft"), ScriptedChatModel("large")
 
@@ -359,8 +355,8 @@ def test_a_hand_over_without_a_draft_or_an_objection():
     assert "- low confidence" in large.calls[1][0].text
 
 
-def test_a_hopeless_draft_is_never_paid():
-    """What the context alone rules out skips the small tier: no call, no cost, no error of its own."""
+def test_deadlines_and_hopeless_drafts():
+    """A tier's own limit holds without a budget; what the context rules out skips small without a call."""
     step, _ = a_step(Says("answers"), Says("answers"), context="hard")
     trace = run(step).trace
     small, large = trace.attempts
@@ -368,10 +364,6 @@ def test_a_hopeless_draft_is_never_paid():
     assert (large.outcome, trace.reason, trace.usage.calls) == ("accepted", "hopeless", 1)
     down, _ = a_step(Says("answers"), Says("raises"), context="hard")
     assert [type(e) for e in run(down).errors] == [ConnectionError]
-
-
-def test_a_tier_with_a_deadline_of_its_own():
-    """A tier's own limit holds without a budget, and a budget never lengthens it."""
     step, _ = a_step(Says("hangs"), Says("answers"), policy=Policy(latency_budget=None))
     assert [a.outcome for a in run(step).trace.attempts] == ["timeout", "accepted"]
     free, _ = a_step(Says("answers"), Says("answers"), policy=Policy(latency_budget=None))
@@ -379,10 +371,8 @@ def test_a_tier_with_a_deadline_of_its_own():
 
 
 # ---- the record -----------------------------------------------------------------------------------------------------
-
-
-def test_the_kind_of_a_step_is_that_of_its_first_answer():
-    """`one_call` or `text` here, for figures by kind."""
+def test_records_of_a_step():
+    """Its kind is that of its first answer; a message without a record has none; replay never invents an end."""
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
     cut = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
 
@@ -392,13 +382,17 @@ def test_the_kind_of_a_step_is_that_of_its_first_answer():
         ).kind
 
     assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "one_call", "one_call", "text"]
-
-
-def test_a_message_without_a_record_has_none():
-    """`trace_of` reads a cascade's message, and says None of any other."""
     assert trace_of(AIMessage("x")) is None
     with pytest.raises(RecordError):
         trace_of(AIMessage("x", response_metadata={"cascade": {"schema": 99}}))
+    step, _ = a_step(Says("answers", validator="graded", score=0.5), Says("answers"))
+    trace = run(step).trace
+    again = replay(trace, Policy(threshold=1.0))
+    assert (again.known, again.final_tier, again.cost) == (False, None, None)
+    skipped = run(a_step(Says("answers"), Says("answers"), context="soft")[0]).trace
+    assert replay(skipped, Policy()).final_tier == "large"
+    no_verdicts = replace(skipped, attempts=(replace(skipped.attempts[0], verdicts=()), *skipped.attempts[1:]))
+    assert replay(no_verdicts, Policy()).known is False
 
 
 def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
@@ -433,7 +427,7 @@ def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
 
 
 def test_what_stops_a_step_unforeseen_is_recorded_and_raised():
-    """A fault of our own house (a scorer that raises) is no silent accept: it is told and comes out."""
+    """A fault of our own house (a scorer that raises) is no silent accept: it is named and comes out."""
 
     class Faulty(type(shipped_scorer())):
         def confidence(self, _verdicts: Any) -> float:
@@ -448,24 +442,10 @@ def test_what_stops_a_step_unforeseen_is_recorded_and_raised():
     with pytest.raises(ZeroDivisionError):
         run(step)
     assert [t.outcome for t in kept] == ["error"]
-    assert kept.traces[0].attempts[0].usage.input_tokens == 7, "the draft that was paid stays in the books"
-
-
-def test_replay_says_what_it_cannot_know():
-    """A policy that would have asked whom the record lacks gives an unknown end, never an invented one."""
-    step, _ = a_step(Says("answers", validator="graded", score=0.5), Says("answers"))
-    trace = run(step).trace
-    again = replay(trace, Policy(threshold=1.0))
-    assert (again.known, again.final_tier, again.cost) == (False, None, None)
-    skipped = run(a_step(Says("answers"), Says("answers"), context="soft")[0]).trace
-    assert replay(skipped, Policy()).final_tier == "large"
-    no_verdicts = replace(skipped, attempts=(replace(skipped.attempts[0], verdicts=()), *skipped.attempts[1:]))
-    assert replay(no_verdicts, Policy()).known is False
+    assert kept.traces[0].attempts[0].usage.input_tokens == 7, "the draft that was paid stays on record"
 
 
 # ---- deadlines of synchronous calls ---------------------------------------------------------------------------------
-
-
 def test_a_late_call_is_left_alone_and_its_worker_serves_again():
     """The caller goes on at the deadline; the answer is heard by nobody; errors come out as they are."""
     gate = threading.Event()

@@ -1,4 +1,4 @@
-"""Calls beside calls: hedging, evidence at the same time, a provider that asks for patience."""
+"""Calls next to calls: hedging, evidence at the same time, a provider that asks for patience."""
 
 import asyncio
 import threading
@@ -14,10 +14,10 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
 from tests.behaviour.test_reliability import ask, openai, refuses_small
+from tests.builders import BOTH
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 
 
 class Held(ScriptedChatModel):
@@ -60,8 +60,6 @@ def cascade(small: Any, large: Any, **kwargs: Any) -> tuple[CascadeChatModel, Tr
 
 
 # ---- hedging --------------------------------------------------------------------------------------------------------
-
-
 @BOTH
 async def test_a_small_tier_that_is_slow_is_overtaken(how):
     """Large answered first: its answer is the step's, small is given up and what it cost is unknown."""
@@ -90,7 +88,7 @@ async def test_a_small_tier_that_loses_races_is_not_called_useless():
 
 @BOTH
 async def test_a_draft_that_is_accepted_drops_the_hedge(how):
-    """Small is taken, large is dropped; the books say that a call was made and not what it cost."""
+    """Small is taken, large is dropped; the record says that a call was made and not what it cost."""
     large = model("large", Held)
     small = ScriptedChatModel(
         [lambda _: AIMessage("small") if large.was_asked.wait(5) else None], name="small", usage=(10, 5)
@@ -202,8 +200,6 @@ async def test_cancelling_a_hedged_step_leaves_no_task():
 
 
 # ---- Retry-After ----------------------------------------------------------------------------------------------------
-
-
 class Busy(Exception):  # noqa: N818 - as providers name theirs
     """A refusal as client libraries raise it."""
 

@@ -21,8 +21,8 @@ from cascade_agent.engine import shadow
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.behaviour.test_reliability import ask, refuses_small
+from tests.builders import BOTH
 
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 ALWAYS = Policy(shadow_rate=1.0)
 
 
@@ -31,10 +31,12 @@ def cascade(small: Any = "yes", large: Any = "yes", **kwargs: Any) -> tuple[Casc
     journal = TraceCapture()
     tiers = [
         Tier(
-            ScriptedChatModel(said, name=name, usage=(10, 5), loop=True) if isinstance(said, str | AIMessage) else said,
+            ScriptedChatModel(reply, name=name, usage=(10, 5), loop=True)
+            if isinstance(reply, str | AIMessage)
+            else reply,
             price=Price(rate, rate),
         )
-        for said, name, rate in ((small, "small", 1), (large, "large", 10))
+        for reply, name, rate in ((small, "small", 1), (large, "large", 10))
     ]
     settings = {"validators": [always_pass()], "policy": ALWAYS, "journal": journal, **kwargs}
     return CascadeChatModel(small=tiers[0], large=tiers[1], **settings), journal
@@ -114,14 +116,20 @@ async def test_only_accepted_steps_are_shadowed(how):
     assert none._cascade.large.base.asked == 0
 
 
-def test_the_rate_is_the_share_of_steps():
-    """A draw of every step's random id: about three of ten, whatever they are about."""
+def test_which_steps_are_shadowed():
+    """About the share that the rate says, and never beyond a ceiling of cost."""
     llm, journal = cascade(policy=Policy(shadow_rate=0.3))
     for _ in range(1000):
         llm.invoke("hi")
         assert shadow.wait(10)  # what finds too many others waiting is lost
     assert 230 < len(journal.labels) < 370  # five standard deviations
     assert {label.propensity for label in journal.labels} == {0.3}
+    llm, journal = cascade(policy=Policy(shadow_rate=1.0, max_cost=0.00001))
+    large = llm._cascade.large.base
+    with pytest.raises(Exception, match="max_cost leaves no more"):
+        llm.invoke("hi")
+    assert shadow.wait(10)
+    assert (large.asked, journal.labels) == (0, [])
 
 
 class Listener(BaseCallbackHandler):
@@ -218,16 +226,6 @@ def test_calibration_reads_what_shadows_found(tmp_path):
     assert shadow.wait(10)
     found = load_dataset(path)
     assert [(s.outcome.right, s.outcome.harm, s.outcome.propensity) for s in found.steps] == [(False, True, 1.0)] * 3
-
-
-def test_a_ceiling_holds_for_shadows():
-    """What is spent is spent: no shadow is asked that the run cannot pay."""
-    llm, journal = cascade(policy=Policy(shadow_rate=1.0, max_cost=0.00001))
-    large = llm._cascade.large.base
-    with pytest.raises(Exception, match="max_cost leaves no more"):
-        llm.invoke("hi")
-    assert shadow.wait(10)
-    assert (large.asked, journal.labels) == (0, [])
 
 
 def test_an_interpreter_does_not_wait_for_shadows():

@@ -59,18 +59,14 @@ def taught(steps: int, clock: Clock | None = None, **kwargs) -> StepStatistics:
     return statistics
 
 
-def test_nothing_is_said_before_enough_steps():
-    """18 steps say nothing, 19 say all, and only of steps of their name."""
+def test_when_small_is_called_broken():
+    """After 19 steps of its name, at Wilson's bound; a good tier and soft escalations are never near it."""
     assert taught(ENOUGH - 1).snapshot("desk") == DecisionInputs()
-    told = taught(ENOUGH).snapshot("desk")
-    assert told.broken == told.escalation
-    assert told.broken > 0.8
-    assert (told.small_cost, told.large_cost, told.small_latency, told.large_latency) == (1.0, 10.0, 0.5, 2.0)
+    entry = taught(ENOUGH).snapshot("desk")
+    assert entry.broken == entry.escalation
+    assert entry.broken > 0.8
+    assert (entry.small_cost, entry.large_cost, entry.small_latency, entry.large_latency) == (1.0, 10.0, 0.5, 2.0)
     assert taught(ENOUGH).snapshot("other") == DecisionInputs()
-
-
-def test_a_good_small_tier_is_never_near_the_bar():
-    """And one that escalates on soft grounds escalates, but is not broken."""
     assert taught(100, accepted=True).snapshot("desk").escalation < 0.01
     soft = taught(100, hard=False).snapshot("desk")
     assert soft.broken < 0.01
@@ -89,7 +85,7 @@ def test_the_bound_is_wilsons(right, wrong):
 
 
 def test_one_step_in_thirty_seconds_probes():
-    """R17: the first after 30 s, and no other beside it."""
+    """R17: the first after 30 s, and no other next to it."""
     clock = Clock()
     statistics = taught(ENOUGH, clock)
     clock.now = 29.9
@@ -110,8 +106,8 @@ def test_a_small_tier_that_recovers_is_asked_again():
     assert statistics.snapshot("desk").broken < 0.8
 
 
-def test_the_retry_budget_is_a_tenth_of_the_calls():
-    """R16: an outage is not made worse; the first retry is free."""
+def test_retries_have_a_budget():
+    """R16: a tenth of the calls, the first free; R17: taken when decided, so of many refused at once one is asked again."""
     statistics, once = StepStatistics(Clock()), a_step()
     twice = replace(once, attempts=(*once.attempts, once.attempts[1]))
     calls = retries = 0
@@ -120,10 +116,6 @@ def test_the_retry_budget_is_a_tenth_of_the_calls():
         statistics.observe(twice if again else once)
         calls, retries = calls + 2 + again, retries + again
     assert 20 <= retries <= 0.1 * calls + 2
-
-
-def test_a_retry_is_taken_when_it_is_decided():
-    """R17: of many steps that are refused at once, one is asked again, not all."""
     statistics = StepStatistics(Clock())
     assert sum(statistics.take_retry() for _ in range(400)) == 1
 
@@ -138,15 +130,11 @@ def test_a_request_that_no_model_could_answer_says_nothing_of_the_route():
     assert statistics.snapshot("desk") == DecisionInputs()
 
 
-def test_a_copy_begins_anew():
-    """A pickled or copied cascade has no memory of another process, and no shared lock."""
+def test_memory_of_the_statistics():
+    """The 256 names heard of last; a copied or pickled cascade has none of another process."""
     statistics = taught(ENOUGH)
     for other in (pickle.loads(pickle.dumps(statistics)), copy.deepcopy(statistics)):  # noqa: S301 - our own bytes
         assert other.snapshot("desk") == DecisionInputs()
-
-
-def test_names_without_end_take_no_memory_without_end():
-    """The statistics keeps the 256 names that it heard of last."""
     statistics = StepStatistics(Clock())
     for i in range(1000):
         statistics.observe(a_step(name=f"s{i}", thread=f"t{i}"))
@@ -154,14 +142,12 @@ def test_names_without_end_take_no_memory_without_end():
 
 
 # ---- the budget ------------------------------------------------------------------------------------------------------
-
-
 class Run:
     """What a graph keeps for the length of a run."""
 
 
-def test_a_run_and_a_thread_are_limited_each():
-    """The narrower one is what is left; another run of the thread has a new run account."""
+def test_money_that_is_held():
+    """The narrower of run and thread is what is left; what is held comes back or stays spent; a thread knows its messages' costs."""
     one, two = Run(), Run()
     limits = {"run": 1.0, "thread": 1.5}
     first = Budget(limits, run=one, thread_id="limits")
@@ -172,10 +158,6 @@ def test_a_run_and_a_thread_are_limited_each():
     assert Budget(limits, run=two, thread_id="limits").remaining() == pytest.approx(0.8)
     assert Budget(limits, run=two, thread_id="other limits").remaining() == 1.0
     assert Budget({}, run=one, thread_id="limits").remaining() is None
-
-
-def test_what_is_held_is_not_left():
-    """It comes back when the call cost less, and stays spent when nobody knows what it cost."""
     budget = Budget({"run": 1.0})
     assert budget.reserve(0.6)
     assert budget.remaining() == pytest.approx(0.4)
@@ -185,10 +167,6 @@ def test_what_is_held_is_not_left():
     assert budget.reserve(0.5)
     budget.charge(0.5, None)
     assert budget.remaining() == pytest.approx(0.4)
-
-
-def test_a_thread_remembers_what_its_messages_cost():
-    """After a restart the account is opened with the costs on the conversation's answers."""
     history = [
         HumanMessage("hi"),
         AIMessage("x", response_metadata={"cascade": {"cost": 0.25}}),

@@ -105,8 +105,6 @@ labels = st.builds(Label, step_id=texts, source=texts, right=st.none() | st.bool
 
 
 # ---- what is written is read --------------------------------------------------------------------------------------
-
-
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(records=st.lists(traces | labels, max_size=6))
 def test_what_is_written_is_read_back_equal(tmp_path: Path, records: list[StepTrace | Label]) -> None:
@@ -135,7 +133,6 @@ def test_one_line_per_record(tmp_path: Path) -> None:
     assert next(iter(journal)).reason == "a\nb\r\x85\u2028\x18\ufffd"  # no store could hold the NUL
     label = next(journal.labels())
     assert (label.step_id, label.source, label.right, label.note) == ("s1", "person", True, "seen")
-    assert label.at is not None
     assert label.at.endswith("+00:00")
 
 
@@ -152,8 +149,6 @@ def test_what_is_no_json_is_mended(tmp_path: Path) -> None:
 
 
 # ---- writing never fails a step -----------------------------------------------------------------------------------
-
-
 def test_what_holds_answers_is_for_its_owner(tmp_path: Path) -> None:
     """The first record makes directories of 0700 and a file of 0600, whatever the umask; nothing is made before."""
     path = tmp_path / "a" / "b" / "j.jsonl"
@@ -245,14 +240,6 @@ def test_a_success_ends_the_warning(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert (journal.lost, len(caplog.records)) == (4, 2)
 
 
-def test_a_record_that_no_reader_takes_is_refused(tmp_path: Path) -> None:
-    """A record of more than 64 MiB is lost and counted, the file stays readable."""
-    journal = Journal(tmp_path / "j.jsonl")
-    assert not journal.append(a_trace(reason="x" * (64 * 2**20)))
-    assert journal.append(a_trace())
-    assert len(list(journal)) == 1
-
-
 def test_a_deleted_or_moved_file_is_begun_anew(tmp_path: Path) -> None:
     """Somebody else's log rotation loses nothing: the next record goes to a new file of our name."""
     journal = Journal(tmp_path / "j.jsonl")
@@ -278,14 +265,17 @@ def test_impossible_settings_are_refused(tmp_path: Path, kwargs: dict[str, objec
         Journal(tmp_path / "j.jsonl", **kwargs)
 
 
-def test_a_directory_is_no_journal(tmp_path: Path) -> None:
-    """A directory is refused at construction, with a name that would do."""
+def test_impossible_settings_and_directories_are_refused(tmp_path: Path) -> None:
+    """At construction, with a name that would do; a record of more than 64 MiB is lost and counted."""
     with pytest.raises(ConfigurationError, match=r"is a directory; give a file in it"):
         Journal(tmp_path)
+    journal = Journal(tmp_path / "j.jsonl")
+    assert not journal.append(a_trace(reason="x" * (64 * 2**20)))
+    assert journal.append(a_trace())
+    assert len(list(journal)) == 1
 
 
 # ---- stopped writers ----------------------------------------------------------------------------------------------
-
 STEP = """
 import sys
 from cascade_agent.journal.writer import Journal
@@ -340,8 +330,8 @@ def test_the_next_writer_mends_the_last_line(tmp_path: Path, tail: bytes, kept: 
     assert path.read_bytes().startswith(first + kept + b'{"type":"step","id":"2"')
 
 
-def test_an_unfinished_last_line_is_left_out_by_readers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With a warning; `strict` refuses it, and a complete record needs no newline."""
+def test_last_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Left out by readers with a warning, refused by `strict`; a record of a newer version is an error even without its newline."""
     path = tmp_path / "j.jsonl"
     path.write_bytes(RECORD + b"\n" + RECORD)
     assert [t.id for t in read(path, on_error="strict")] == ["x", "x"]
@@ -351,10 +341,13 @@ def test_an_unfinished_last_line_is_left_out_by_readers(tmp_path: Path, caplog: 
     assert "j.jsonl:2: the last line is unfinished" in caplog.text
     with pytest.raises(RecordError, match=r"j\.jsonl:2: the last line is unfinished"):
         list(read(path, on_error="strict"))
+    path = tmp_path / "j.jsonl"
+    path.write_text(json.dumps({**a_trace().to_json(), "type": "step", "schema": 2}))
+    with pytest.raises(RecordError, match=r"j\.jsonl:1: .*schema 2.*upgrade"):
+        list(read(path))
 
 
 # ---- many writers -------------------------------------------------------------------------------------------------
-
 WRITER = f"""{STEP}
 import threading
 path, who, max_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
@@ -406,8 +399,8 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
     assert len(set(ids)) == len(ids)
     for output in outputs:
         output.close()
-    said = [line for output in outputs for line in Path(output.name).read_text().split("\n")[:-1]]
-    whole = [name for name in said if re.fullmatch(r"\d\.\d-\d+", name)]
+    reply = [line for output in outputs for line in Path(output.name).read_text().split("\n")[:-1]]
+    whole = [name for name in reply if re.fullmatch(r"\d\.\d-\d+", name)]
     assert len(whole) > 300
     assert set(whole) <= set(ids)  # whatever was reported as written is there
     for who in {name.split("-")[0] for name in ids}:
@@ -417,8 +410,6 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
 
 
 # ---- event loops --------------------------------------------------------------------------------------------------
-
-
 def test_nothing_blocks_an_event_loop(tmp_path: Path) -> None:
     """With `blockbuster` watching the loop every step of every task is kept, rotation, redaction and labels too."""
     blockbuster = pytest.importorskip("blockbuster")
@@ -537,8 +528,6 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path) -> 
 
 
 # ---- rotation -----------------------------------------------------------------------------------------------------
-
-
 def _settle() -> None:
     for thread in threading.enumerate():
         if thread.name == "cascade-agent-journal":
@@ -573,16 +562,6 @@ def test_rotated_files_are_compressed_and_old_ones_deleted(tmp_path: Path) -> No
     assert stat.S_IMODE(files[0].stat().st_mode) & 0o077 == 0
 
 
-def test_a_half_compressed_file_counts_once(tmp_path: Path) -> None:
-    """Between the making of the .gz and the end of the plain file both are there; a reader takes one."""
-    journal = Journal(tmp_path / "j.jsonl", max_bytes=10)
-    for n in range(3):
-        journal.append(a_trace(str(n)))
-    first = journal.files()[0]
-    first.with_name(first.name + ".gz").write_bytes(gzip.compress(first.read_bytes()))
-    assert [t.id for t in journal] == ["0", "1", "2"]
-
-
 def test_what_cannot_be_tidied_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A rotated file that cannot be deleted or compressed is said and left; the journal goes on."""
     journal = Journal(tmp_path / "j.jsonl", max_bytes=10, keep=1)
@@ -592,6 +571,16 @@ def test_what_cannot_be_tidied_stays(tmp_path: Path, caplog: pytest.LogCaptureFi
         _settle()
     assert "could not be tidied" in caplog.text
     assert journal.lost == 0
+
+
+def test_a_half_compressed_file_counts_once(tmp_path: Path) -> None:
+    """Between the making of the .gz and the end of the plain file both are there; a reader takes one."""
+    journal = Journal(tmp_path / "j.jsonl", max_bytes=10)
+    for n in range(3):
+        journal.append(a_trace(str(n)))
+    first = journal.files()[0]
+    first.with_name(first.name + ".gz").write_bytes(gzip.compress(first.read_bytes()))
+    assert [t.id for t in journal] == ["0", "1", "2"]
 
 
 def test_a_file_gone_while_it_is_tidied_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -624,8 +613,6 @@ def test_what_cannot_be_rotated_grows_on(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 # ---- requests -----------------------------------------------------------------------------------------------------
-
-
 def test_requests_are_kept_where_asked_for_and_redacted(tmp_path: Path) -> None:
     """`requests=True` keeps the messages of a step; `redact` sees them, and a failing one leaves them out."""
     messages = [HumanMessage("secret?"), AIMessage("", tool_calls=[{"name": "look", "args": {"q": 1}, "id": "c"}])]
@@ -650,8 +637,6 @@ def test_requests_are_kept_where_asked_for_and_redacted(tmp_path: Path) -> None:
 
 
 # ---- redaction ----------------------------------------------------------------------------------------------------
-
-
 def test_redaction_sees_every_record_and_decides(tmp_path: Path) -> None:
     """What redact returns is what is written, for steps and labels, by a new dict or by a changed one."""
 
@@ -700,8 +685,6 @@ def test_a_failing_redaction_writes_no_content(tmp_path: Path, caplog: pytest.Lo
 
 
 # ---- reading what is wrong ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -734,14 +717,6 @@ def test_a_line_that_is_no_record_names_file_line_and_mend(
     assert "1 lines are no records and were skipped, the first is line 3" in caplog.text
 
 
-def test_a_newer_last_line_is_an_error_even_without_its_newline(tmp_path: Path) -> None:
-    """Only what is no JSON can be an unfinished line; a record of a newer version is never passed over as one."""
-    path = tmp_path / "j.jsonl"
-    path.write_text(json.dumps({**a_trace().to_json(), "type": "step", "schema": 2}))
-    with pytest.raises(RecordError, match=r"j\.jsonl:1: .*schema 2.*upgrade"):
-        list(read(path))
-
-
 def test_a_line_without_an_end_needs_no_memory(tmp_path: Path) -> None:
     """A file of 150 MB without a newline is refused, or skipped, piece by piece."""
     path = tmp_path / "j.jsonl"
@@ -764,8 +739,8 @@ def test_bare_records_are_read(tmp_path: Path) -> None:
     assert list(read_labels(path)) == [label]
 
 
-def test_a_cut_off_compressed_file_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A compressed file whose end is missing names its last line; `skip` gives what is whole, with a warning."""
+def test_compressed_files_that_are_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing end names its last line, foreign bytes raise with file and line; `skip` gives what is whole."""
     noise = [os.urandom(400).hex() for _ in range(50)]
     lines = "".join(json.dumps(a_trace(str(n), reason=text).to_json()) + "\n" for n, text in enumerate(noise))
     packed = gzip.compress(lines.encode())
@@ -777,10 +752,6 @@ def test_a_cut_off_compressed_file_is_an_error(tmp_path: Path, caplog: pytest.Lo
     assert ids == list(range(len(ids)))
     assert 10 < len(ids) < 40
     assert "cut off" in caplog.text
-
-
-def test_a_damaged_compressed_file_is_an_error(tmp_path: Path) -> None:
-    """Bytes that no compressor wrote raise with file and line."""
     path = tmp_path / "j.jsonl.gz"
     whole = gzip.compress(json.dumps(a_trace().to_json()).encode() + b"\n")
     path.write_bytes(whole[:-8] + b"\0\0\0\0" + whole[-4:])  # its checksum
@@ -791,17 +762,13 @@ def test_a_damaged_compressed_file_is_an_error(tmp_path: Path) -> None:
         list(read(path))
 
 
-def test_files_and_patterns(tmp_path: Path) -> None:
-    """Several files and glob patterns are read in order; a name with brackets that exists is a name."""
+def test_names_of_files(tmp_path: Path) -> None:
+    """Several files and patterns in order; a name with brackets that exists; what is not there is said before anything is read."""
     for name in ("b.jsonl", "a.jsonl", "c[1].jsonl"):
         Journal(tmp_path / name).append(a_trace(name))
     (tmp_path / "d.jsonl").mkdir()
     assert [t.id for t in read(str(tmp_path / "*.jsonl"))] == ["a.jsonl", "b.jsonl", "c[1].jsonl"]
     assert [t.id for t in read(tmp_path / "c[1].jsonl", tmp_path / "a.jsonl")] == ["c[1].jsonl", "a.jsonl"]
-
-
-def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
-    """No file, no match, a directory, a wrong word: each says so before anything is read."""
     with pytest.raises(RecordError, match=r"no journal matches .*CASCADE_JOURNAL"):
         read(tmp_path / "none.jsonl")
     with pytest.raises(RecordError, match=r"is a directory; give its journals"):
@@ -823,8 +790,6 @@ def test_reading_is_a_stream(tmp_path: Path) -> None:
 
 
 # ---- the environment, copies --------------------------------------------------------------------------------------
-
-
 def test_the_environment_names_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -835,7 +800,6 @@ def test_the_environment_names_the_journal(
     assert Journal.from_env() is None
     monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "j.jsonl"))
     journal = Journal.from_env()
-    assert journal is not None
     assert journal is Journal.from_env()
     assert journal.path == tmp_path / "j.jsonl"
     monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path))

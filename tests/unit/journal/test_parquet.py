@@ -23,7 +23,7 @@ def journal(tmp_path):
 
 
 def test_there_and_back(journal, tmp_path):
-    """Steps and labels come back as they were, and the columns beside them say what is asked for most."""
+    """Steps and labels come back as they were, and the columns next to them say what is asked for most."""
     pq = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "a.parquet"
     count = to_parquet(journal, out=out)

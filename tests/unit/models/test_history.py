@@ -27,17 +27,13 @@ def by(tier: str, content: Any = "x", provider: str = "anthropic", **inner: Any)
 THOUGHT = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "It is 21."}]
 
 
-@pytest.mark.parametrize("family", ["openai", "anthropic", "google_genai", "mistralai", "ollama", "other"])
-def test_a_plain_conversation_is_the_list_that_was_given(family):
-    """Texts, ordinary calls and results are everybody's."""
-    answer = AIMessage("", tool_calls=[CALL], additional_kwargs={"refusal": None, "tool_calls": [{}]})
-    tail: list[BaseMessage] = [ToolMessage("r", tool_call_id="call_1"), AIMessage("done")]
-    messages: list[BaseMessage] = [SystemMessage("s"), HumanMessage("h"), answer, *tail]
-    assert messages_for(traits(family), messages) is messages
-
-
-def test_a_cascade_is_given_everything():
-    """Its own tiers are each given their form."""
+def test_what_is_untouched():
+    """A plain conversation is the list that was given, and a cascade is given everything."""
+    for family in ["openai", "anthropic", "google_genai", "mistralai", "ollama", "other"]:
+        answer = AIMessage("", tool_calls=[CALL], additional_kwargs={"refusal": None, "tool_calls": [{}]})
+        tail: list[BaseMessage] = [ToolMessage("r", tool_call_id="call_1"), AIMessage("done")]
+        messages: list[BaseMessage] = [SystemMessage("s"), HumanMessage("h"), answer, *tail]
+        assert messages_for(traits(family), messages) is messages
     messages: list[BaseMessage] = [AIMessage(THOUGHT)]
     assert messages_for(traits("cascade", kind="cascade"), messages) is messages
 
@@ -48,27 +44,26 @@ def test_a_cascade_is_given_everything():
 )
 def test_the_record_says_at_which_host_an_answer_was_written(writer, url, own):
     """The same provider and address: untouched. Another address: as text. No record of the pair: the provider counts."""
-    asked = traits("anthropic", url="a")
-    pair = {"small": traits("anthropic", url=url), "large": asked}
-    (out,) = messages_for(asked, [by(writer, THOUGHT)], pair=pair)
+    queried = traits("anthropic", url="a")
+    pair = {"small": traits("anthropic", url=url), "large": queried}
+    (out,) = messages_for(queried, [by(writer, THOUGHT)], pair=pair)
     assert out.content == (THOUGHT if own else "It is 21.")
 
 
-def test_a_nested_cascade_names_the_model_that_wrote():
-    """By the innermost record; where that is of no tier of the pair, the host is not known."""
-    asked = traits("openai", form=RESPONSES)
+def test_the_writer_of_a_turn():
+    """A nested cascade names the model that wrote; ids of responses go to their writer alone, reasoning next to a call stays behind."""
+    queried = traits("openai", form=RESPONSES)
     inner = {"final_tier": "small", "attempts": [{"tier": "small", "model": "m"}]}
     items = [{"type": "reasoning", "id": "rs_1", "summary": []}, {"type": "text", "text": "hi", "id": "msg_1"}]
     message = by("large", items, "openai", inner=inner)
-    assert messages_for(asked, [message], pair={"small": asked, "large": traits("c", kind="cascade")})[0] is message
-    assert messages_for(asked, [message], pair={"small": traits("x"), "large": asked})[0].content == "hi"
-
-
-def test_ids_of_responses_go_to_their_writer_alone():
-    """Without a record they stay behind, also those that stand beside plain text."""
+    assert messages_for(queried, [message], pair={"small": queried, "large": traits("c", kind="cascade")})[0] is message
+    assert messages_for(queried, [message], pair={"small": traits("x"), "large": queried})[0].content == "hi"
     message = AIMessage("hi", id="msg_1", response_metadata={"model_provider": "openai", "id": "resp_1"})
     (out,) = messages_for(traits("openai", form=RESPONSES), [message])
     assert (out.content, out.id, out.response_metadata) == ("hi", None, {})
+    message = AIMessage("\n", tool_calls=[CALL], additional_kwargs={"reasoning_content": "hm"}, name="n")
+    (out,) = messages_for(traits("ollama"), [message])
+    assert (out.content, out.additional_kwargs, out.tool_calls[0]["id"], out.name) == ("", {}, "call_1", "n")
 
 
 @pytest.mark.parametrize(
@@ -103,13 +98,6 @@ def test_of_another_providers_answer_the_text_stays(content, text):
     """In order, apart where something stood between; never nothing, since an empty turn is refused."""
     message = AIMessage(content, response_metadata={"model_provider": "xai"})
     assert messages_for(traits("mistralai"), [message])[0].content == text
-
-
-def test_reasoning_beside_a_call_stays_behind():
-    """In whichever key the provider's client put it; the call stays."""
-    message = AIMessage("\n", tool_calls=[CALL], additional_kwargs={"reasoning_content": "hm"}, name="n")
-    (out,) = messages_for(traits("ollama"), [message])
-    assert (out.content, out.additional_kwargs, out.tool_calls[0]["id"], out.name) == ("", {}, "call_1", "n")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Options: read in every spelling, put in each provider's words, and never changed in the caller's hands."""
+"""Options: read in every spelling, put in each provider's words, and never changed for the caller."""
 
 import copy
 import logging

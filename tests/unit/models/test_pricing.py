@@ -98,8 +98,8 @@ def test_cached_tokens_are_part_of_the_input(price: Price, usage: Usage, expecte
     assert price.cost(usage) == pytest.approx(expected / 1e6)
 
 
-def test_a_tier_holds_for_the_whole_call() -> None:
-    """One token over the edge moves every token of the call to the tier's price; on the edge the base holds."""
+def test_tiers_of_a_price() -> None:
+    """One token over the edge moves the whole call; a sum of calls is priced where none can have reached a tier."""
     price = Price(
         1, 2, tiers=(PriceTier(above=100, input=3, output=4, cached_input=1), PriceTier(above=200, input=5, output=6))
     )
@@ -107,10 +107,6 @@ def test_a_tier_holds_for_the_whole_call() -> None:
     assert price.cost(Usage(input_tokens=101, output_tokens=10)) == pytest.approx(343e-6)
     assert price.cost(Usage(input_tokens=101, output_tokens=0, cache_read_tokens=100)) == pytest.approx(103e-6)
     assert price.cost(Usage(input_tokens=201, output_tokens=0, cache_read_tokens=100)) == pytest.approx(1005e-6)
-
-
-def test_a_sum_of_calls_hides_no_tier() -> None:
-    """The sum of several calls is priced only where none of them can have reached a tier."""
     price = Price(1, 2, tiers=(PriceTier(above=100, input=3, output=4),))
     half = Usage(input_tokens=50, output_tokens=0)
     assert price.cost(half + half) == pytest.approx(100e-6)
@@ -197,14 +193,10 @@ def test_what_is_no_price_is_not_read(data: object) -> None:
 
 
 # ---- the kept table -------------------------------------------------------------------------------------------------
-
-
 def test_a_hosted_model_has_the_tables_price() -> None:
     """A model at its provider has a price that says which table it came from and how old that is."""
     price = price_of("gpt-4o-mini", "openai")
-    assert price is not None
     assert (price.input, price.output, price.currency) == (0.15, 0.6, "USD")
-    assert price.source is not None
     assert price.source.startswith("genai-prices ")
     assert price.source.endswith(" openai/gpt-4o-mini")
     assert price.date is not None
@@ -257,13 +249,6 @@ def test_names_as_the_host_writes_them_are_known(name: str, provider: str, base_
     assert price_of(name, provider, base_url=base_url) is not None
 
 
-def test_every_alias_leads_to_a_host_in_the_table() -> None:
-    """No alias points at a provider that the table does not have."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    assert set(pricing._PROVIDERS.values()) <= {provider.id for provider in get_snapshot().providers}
-
-
 def _text_models() -> list[tuple[str, object]]:
     from genai_prices.data_snapshot import get_snapshot
 
@@ -314,8 +299,6 @@ def test_prices_follow_the_clock() -> None:
     start = dt.datetime.combine(model.prices[-1].constraint.start_date, dt.time(), dt.UTC)
     before = price_of(model.id, host, at=start - dt.timedelta(days=3650))
     after = price_of(model.id, host, at=start)
-    assert before is not None
-    assert after is not None
     assert before.to_json() != after.to_json()
 
 
@@ -328,7 +311,6 @@ def test_an_updated_table_replaces_the_old_one() -> None:
         set_custom_snapshot(DataSnapshot(providers=get_snapshot().providers[:1], from_auto_update=True))
         assert price_of("gpt-4o-mini", "openai") is None
         price = price_of("claude-haiku-4-5", "anthropic")
-        assert price is not None
         assert price.source is not None
         assert "(updated)" in price.source
     finally:
@@ -359,15 +341,24 @@ def test_a_missing_table_is_an_unknown_price(monkeypatch: pytest.MonkeyPatch, ca
     assert len(caplog.records) == 1
 
 
-def test_the_cache_of_prices_is_bounded() -> None:
-    """Ever new model names do not grow the cache for ever."""
+def test_the_memory_of_prices() -> None:
+    """Bounded for ever new names; warming is a daemon thread that ends by itself; every alias leads to a host of the table."""
     for index in range(pricing._MAX_ENTRIES + 10):
         price_of(f"model-{index}", "openai")
     assert 0 < len(pricing._cache[1]) <= pricing._MAX_ENTRIES
+    warm()
+    for thread in threading.enumerate():
+        if thread.name == "cascade-agent-prices":
+            assert thread.daemon
+            thread.join(30)
+            assert not thread.is_alive()
+    from genai_prices.data_snapshot import get_snapshot
+
+    assert set(pricing._PROVIDERS.values()) <= {provider.id for provider in get_snapshot().providers}
 
 
 def test_the_table_is_imported_on_first_use_only() -> None:
-    """Importing the module, hand-made prices and unknown hosts never import the table; `warm` does, beside the caller."""
+    """Importing the module, hand-made prices and unknown hosts never import the table; `warm` does, next to the caller."""
     code = """
 import sys, threading
 from cascade_agent.models.pricing import Price, price_of, warm
@@ -379,13 +370,3 @@ assert "genai_prices.data" in sys.modules
 assert price_of("gpt-4o-mini", "openai").input == 0.15
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)  # noqa: S603
-
-
-def test_warm_returns_and_leaves_no_thread() -> None:
-    """Warming is a daemon thread that ends by itself."""
-    warm()
-    for thread in threading.enumerate():
-        if thread.name == "cascade-agent-prices":
-            assert thread.daemon
-            thread.join(30)
-            assert not thread.is_alive()

@@ -6,7 +6,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import StructuredTool
 
-from cascade_agent import CascadeChatModel, Verdict
 from cascade_agent.models import prompt_cache as cache_marks
 from cascade_agent.testing import ScriptedChatModel
 
@@ -24,13 +23,17 @@ def marked_tool() -> StructuredTool:
     return StructuredTool.from_function(lookup, extras={"cache_control": MARK, "defer_loading": True})
 
 
-@pytest.mark.parametrize("kind", ["anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", "cascade"])
-def test_anthropic_models_and_nested_cascades_keep_the_marks(kind):
-    """Everything is handed on as the same objects."""
-    messages, tools = [HumanMessage([BLOCK])], [marked_tool(), {"name": "t", "cache_control": MARK}]
-    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, kind), messages, strict=True))
-    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, kind), tools, strict=True))
-    assert cache_marks.for_settings({"cache_control": MARK}, kind) == {"cache_control": MARK}
+def test_nothing_is_copied_without_need():
+    """Anthropic models, nested cascades and unmarked messages are handed the same objects."""
+    for kind in ["anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", "cascade"]:
+        messages, tools = [HumanMessage([BLOCK])], [marked_tool(), {"name": "t", "cache_control": MARK}]
+        assert all(new is old for new, old in zip(cache_marks.for_messages(messages, kind), messages, strict=True))
+        assert all(new is old for new, old in zip(cache_marks.for_tools(tools, kind), tools, strict=True))
+        assert cache_marks.for_settings({"cache_control": MARK}, kind) == {"cache_control": MARK}
+    messages = [HumanMessage("text"), AIMessage([{"type": "text", "text": "x"}])]
+    tools = [StructuredTool.from_function(lookup), {"name": "t"}, lookup]
+    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, "x"), messages, strict=True))
+    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, "x"), tools, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -51,14 +54,6 @@ def test_marks_of_content_blocks_go(block, left):
     assert (out.id, out.name, type(out)) == ("1", "n", SystemMessage)
     assert message.content == [block]
     assert (out is message) is (left == block)
-
-
-def test_unmarked_messages_and_tools_are_the_same_objects():
-    """Nothing is copied without need."""
-    messages = [HumanMessage("text"), AIMessage([{"type": "text", "text": "x"}])]
-    tools = [StructuredTool.from_function(lookup), {"name": "t"}, lookup]
-    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, "x"), messages, strict=True))
-    assert all(new is old for new, old in zip(cache_marks.for_tools(tools, "x"), tools, strict=True))
 
 
 def test_marks_of_tools_go():
@@ -98,18 +93,3 @@ class Anthropic(ScriptedChatModel):
     @property
     def _llm_type(self) -> str:
         return "anthropic-chat"
-
-
-@pytest.mark.parametrize("large_kind", [ScriptedChatModel, Anthropic])
-def test_a_chat_model_of_two_providers_sends_each_its_own(large_kind):
-    """Messages, tools and call arguments of an Anthropic small tier reach another provider's large tier unmarked."""
-    small, large = Anthropic(["draft"]), large_kind(["fine"])
-    cascade = CascadeChatModel(
-        small=small, large=large, validators=[lambda d, c: Verdict(outcome="fail") if d.text == "draft" else None]
-    )
-    cascade.bind_tools([marked_tool()], cache_control=MARK).invoke([HumanMessage([BLOCK])])
-    assert small.calls[0][0].content == [BLOCK]
-    assert small.options[0]["cache_control"] == MARK
-    same = large_kind is Anthropic
-    assert (large.calls[0][0].content == [BLOCK]) is same
-    assert ("cache_control" in large.options[0]) is same

@@ -41,12 +41,15 @@ def test_a_tier_is_what_it_is_made_of():
     assert Tier(model).config is None
 
 
-def test_the_name_the_provider_and_the_host_are_read_once():
-    """As tracers read them; a bound `model` wins, a host of one's own is known for the price."""
+def test_names_of_models():
+    """Read once as tracers read them; a bound `model` wins; one that cannot name itself is known by its class."""
     tier = Tier(gpt(base_url="http://127.0.0.1:1/v1"))
     assert (tier.model_name, tier.provider, tier.base_url) == ("gpt-4o-mini", "openai", "http://127.0.0.1:1/v1")
     assert Tier(gpt().bind(model="gpt-4o")).model_name == "gpt-4o"
     assert Tier(ScriptedChatModel("a")).base_url is None
+    tier = Tier(Nameless())
+    assert (tier.model_name, tier.label) == (None, "Nameless")
+    assert tier.cost(Usage(input_tokens=1, output_tokens=1)) is None
 
 
 class Nameless(BaseChatModel):
@@ -61,13 +64,6 @@ class Nameless(BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "nameless"
-
-
-def test_a_model_that_cannot_name_itself_has_no_name():
-    """It is known by its class, and its cost is unknown."""
-    tier = Tier(Nameless())
-    assert (tier.model_name, tier.label) == (None, "Nameless")
-    assert tier.cost(Usage(input_tokens=1, output_tokens=1)) is None
 
 
 def test_the_cost_is_the_given_price_or_the_tables():

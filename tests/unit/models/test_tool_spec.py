@@ -63,11 +63,25 @@ def test_every_dialect_of_a_dict_gives_the_same_spec(given: Any):
     assert spec.parameters is SCHEMA
 
 
-def test_a_json_schema_with_a_title_is_a_tool():
-    """The whole dict is the schema, its title the name."""
+def test_unusual_schemas():
+    """A titled schema, a dict schema, one argument, free text and a class inside of a dict are each read as what they are."""
     schema = {"title": "weather", "description": "d", **SCHEMA}
     (spec,) = tool_specs([schema])
     assert (spec.name, spec.description, spec.parameters) == ("weather", "d", schema)
+    remote = StructuredTool(name="remote", description="d", args_schema=SCHEMA, func=print)
+    (spec,) = tool_specs([remote])
+    assert spec.native is None
+    assert spec.parameters["properties"] == SCHEMA["properties"]
+    (spec,) = tool_specs([Tool(name="t", func=str, description="d")])
+    assert list(spec.parameters["properties"]) == ["__arg1"]
+    assert spec.native is not None
+    (spec,) = tool_specs([Tool(name="t", func=str, description="d", metadata={"type": "custom_tool"})])
+    assert (spec.parameters, spec.native) == ({}, None)
+    (spec,) = tool_specs([{"name": "book", "parameters": Book}])
+    assert list(spec.parameters["properties"]) == ["seats"]
+    specs = tool_specs([{"function_declarations": [{"name": "a"}, {"name": "b", "parametersJsonSchema": SCHEMA}]}])
+    assert [s.name for s in specs] == ["a", "b"]
+    assert specs[1].parameters is SCHEMA
 
 
 @pytest.mark.parametrize(
@@ -88,13 +102,6 @@ def test_a_tool_without_a_schema_is_offered_with_unchecked_arguments(given: Any,
     """What the provider runs itself, and a function without parameters, have an empty schema."""
     (spec,) = tool_specs([given])
     assert (spec.name, spec.parameters, spec.native) == (name, {}, None)
-
-
-def test_several_declarations_in_one_dict_become_several_specs():
-    """Gemini's form holds a list."""
-    specs = tool_specs([{"function_declarations": [{"name": "a"}, {"name": "b", "parametersJsonSchema": SCHEMA}]}])
-    assert [s.name for s in specs] == ["a", "b"]
-    assert specs[1].parameters is SCHEMA
 
 
 def test_strict_is_read_from_the_function_from_the_tool_and_from_a_tool_s_extras():
@@ -138,27 +145,6 @@ def test_a_runtime_that_is_injected_by_name_is_not_asked_of_the_model():
     bare, annotated = tool_specs([injected, film])
     assert (set(bare.parameters["properties"]), bare.parameters["required"], bare.native) == ({"city"}, ["city"], None)
     assert set(annotated.parameters["properties"]) == {"title", "runtime"}
-
-
-def test_a_tool_with_a_dict_schema_is_held_to_that_schema():
-    """An MCP tool has no model of its own, so nothing native judges its arguments."""
-    remote = StructuredTool(name="remote", description="d", args_schema=SCHEMA, func=print)
-    (spec,) = tool_specs([remote])
-    assert spec.native is None
-    assert spec.parameters["properties"] == SCHEMA["properties"]
-
-
-def test_a_one_argument_tool_has_the_schema_that_langchain_offers():
-    """LangChain offers `__arg1` for a tool without a schema."""
-    (spec,) = tool_specs([Tool(name="t", func=str, description="d")])
-    assert list(spec.parameters["properties"]) == ["__arg1"]
-    assert spec.native is not None
-
-
-def test_a_free_text_tool_is_unchecked():
-    """A custom tool of OpenAI takes text in a grammar of its own."""
-    (spec,) = tool_specs([Tool(name="t", func=str, description="d", metadata={"type": "custom_tool"})])
-    assert (spec.parameters, spec.native) == ({}, None)
 
 
 def test_a_tool_class_without_args_schema_is_read_from_its_method():
@@ -240,14 +226,8 @@ def test_what_is_no_tool_is_refused_by_name_and_with_a_mend(given: Any, words: s
         tool_specs(given)
 
 
-def test_a_schema_class_inside_of_a_dict_is_read():
-    """A dict may carry a pydantic class as its parameters."""
-    (spec,) = tool_specs([{"name": "book", "parameters": Book}])
-    assert list(spec.parameters["properties"]) == ["seats"]
-
-
-def test_the_same_tool_gives_the_same_spec_until_it_is_changed():
-    """What others compile per spec stays compiled; a new description or schema gives a new spec."""
+def test_the_memory_of_tools():
+    """The same tool gives the same spec until it is changed; tools made per request are forgotten in turn."""
     own = StructuredTool.from_function(lambda x: x, name="own", description="d")
     first = tool_specs([own])[0]
     assert tool_specs([own])[0] is first
@@ -255,10 +235,6 @@ def test_the_same_tool_gives_the_same_spec_until_it_is_changed():
     second = tool_specs([own])[0]
     assert second is not first
     assert second.description == "another"
-
-
-def test_the_memory_of_tools_is_bounded():
-    """Tools made per request are forgotten in turn."""
     first = StructuredTool.from_function(lambda x: x, name="own", description="d")
     gone = weakref.ref(first)
     tool_specs([first])

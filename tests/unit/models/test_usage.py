@@ -69,7 +69,7 @@ def test_the_tables_price_is_that_of_text_at_the_standard_service(metadata, deta
     assert usage_and_cost(Tier(gpt()), answer(metadata={"service_tier": "default"}))[1] == pytest.approx(0.15)
 
 
-def test_reasoning_that_is_counted_beside_the_output_is_paid():
+def test_reasoning_that_is_counted_next_to_the_output_is_paid():
     """Where a total says so and the details account for it; a total alone says nothing."""
     tier = Tier(gpt(), price=Price(0, 1))
     hidden = answer(total=3 * MILLION, output_token_details={"reasoning": 2 * MILLION})
@@ -89,8 +89,8 @@ def respond(status: int, body: Any, headers: dict[str, str] | None = None) -> ht
     return httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(status, json=body, headers=headers)))
 
 
-def test_an_answered_call_that_cannot_be_read_is_paid():
-    """How much is not known: text came where JSON was asked for."""
+def test_answered_calls_are_paid():
+    """One that cannot be read, and one without choices at a 200, cost what is not known."""
     message = {"role": "assistant", "content": "It is 21."}
     body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "id": "x", "model": "m"}
     error = error_of(
@@ -98,17 +98,13 @@ def test_an_answered_call_that_cannot_be_read_is_paid():
     )
     assert was_answered(error)
     assert usage_and_cost_of_error(error) == (Usage(), None, None)
+    for body in [{"choices": []}, {"choices": None}, {"id": "x"}]:
+        error = error_of(gpt(http_client=respond(200, body)))
+        assert usage_and_cost_of_error(error) == (Usage(), None, None)
 
 
-@pytest.mark.parametrize("body", [{"choices": []}, {"choices": None}, {"id": "x"}])
-def test_an_answer_without_choices_is_paid(body):
-    """The client raises at a 200."""
-    error = error_of(gpt(http_client=respond(200, body)))
-    assert usage_and_cost_of_error(error) == (Usage(), None, None)
-
-
-def test_a_call_that_was_never_sent_costs_nothing():
-    """An option that the client does not know, a content that it cannot send, nobody at the address."""
+def test_calls_that_cost_nothing():
+    """Never sent, or refused with an error status; of any other error nothing is known."""
     ollama = ChatOllama(model="x", base_url="http://127.0.0.1:9")
     for error in (
         error_of(ollama, parallel_tool_calls=False),
@@ -116,20 +112,12 @@ def test_a_call_that_was_never_sent_costs_nothing():
         error_of(gpt(base_url="http://127.0.0.1:9/v1")),
     ):
         assert usage_and_cost_of_error(error) == (NOTHING, 0.0, None), error
-
-
-@pytest.mark.parametrize("status", [400, 401, 429, 500])
-def test_a_refused_call_costs_nothing(status):
-    """An error status is billed nowhere."""
-    error = error_of(gpt(http_client=respond(status, {"error": {"message": "no"}})))
-    usage, cost, _ = usage_and_cost_of_error(error)
-    assert (usage.calls, cost) == (1, 0.0)
-
-
-@pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("x"), ValueError("x"), TypeError("x")])
-def test_of_any_other_error_nothing_is_known(error):
-    """Unknown is None."""
-    assert usage_and_cost_of_error(error) == (None, None, None)
+    for status in [400, 401, 429, 500]:
+        error = error_of(gpt(http_client=respond(status, {"error": {"message": "no"}})))
+        usage, cost, _ = usage_and_cost_of_error(error)
+        assert (usage.calls, cost) == (1, 0.0)
+    for error in [TimeoutError(), RuntimeError("x"), ValueError("x"), TypeError("x")]:
+        assert usage_and_cost_of_error(error) == (None, None, None)
 
 
 def busy(headers: dict[str, str], status: int = 429, body: Any = None) -> APIStatusError:

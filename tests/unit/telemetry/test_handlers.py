@@ -74,8 +74,8 @@ def test_langsmith_as_an_exporter(monkeypatch, variable):
     assert handlers.opens_llm_spans([tracer]) is True
 
 
-def test_the_parent_of_a_step():
-    """A handler that keeps its spans to itself says which one a run's is; the others, and no parent, say nothing."""
+def test_whose_spans_are_adopted():
+    """A handler that keeps its spans says which one a run's is; one of another version, or no parent, says nothing."""
     span, run_id = TracerProvider().get_tracer("x").start_span("node"), uuid4()
     keeper = handler("openinference.x")
     keeper.get_span = {run_id: span}.get
@@ -84,9 +84,5 @@ def test_the_parent_of_a_step():
     assert otel_trace.get_current_span(context) is span
     assert handlers.parent_context([keeper], uuid4()) is None
     assert handlers.parent_context([keeper], None) is None
-
-
-def test_a_handler_of_another_version_is_not_adopted():
-    """Where its spans are not to be found ours stand alone, and the fault is counted."""
     assert handlers.adopted(handler("x"), uuid4()) is None
     assert faults.lost == 1

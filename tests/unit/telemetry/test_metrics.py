@@ -13,7 +13,6 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from opentelemetry import trace as otel_trace
-from opentelemetry.metrics import get_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
@@ -25,8 +24,8 @@ from cascade_agent.journal.writer import lost_records
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import metrics
 from cascade_agent.testing import ScriptedChatModel, always_fail
+from tests.builders import BOTH, ask
 
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 USAGE = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
 DIMENSIONS = {
     "cascade.step.duration": {"step", "outcome"},
@@ -77,11 +76,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Metrics:
     monkeypatch.setattr(metrics, "_NOW", metrics.Instruments(own.meter))
     monkeypatch.setattr(faults, "lost", 0)
     return own
-
-
-async def ask(model: Any, *, how: str = "sync", **kwargs: Any) -> Any:
-    """One call."""
-    return model.invoke("hi", **kwargs) if how == "sync" else await model.ainvoke("hi", **kwargs)
 
 
 def odd(draft: Any, _context: Any) -> Verdict:
@@ -230,7 +224,7 @@ async def test_evidence_is_timed_and_paid(seen):
     assert seen.values("cascade.cost")["USD", "desk", "evidence"] == 0.5
 
 
-def test_calls_beside_the_drafts_are_paid_and_are_no_validators(seen, tmp_path):
+def test_calls_next_to_the_drafts_are_paid_and_are_no_validators(seen, tmp_path):
     """A dropped hedge and a shadow call have a cost of their own, and no place among the validators."""
     hedge = SideCall(name="hedge", cost=2.0, latency=1.0)
     parts = (Attempt(tier="small", outcome="accepted", cost=1.0),)
@@ -285,8 +279,6 @@ def test_what_a_human_decided_is_not_counted_again(seen):
 
 
 # ---- few series -----------------------------------------------------------------------------------------------------
-
-
 def test_many_conversations_are_few_series(seen):
     """Threads, questions, answers, tool names, arguments and errors of 500 steps make no series and are in none."""
     rng, secret = random.Random(7), "SECRET"
@@ -370,8 +362,6 @@ def test_a_name_that_no_wire_can_hold_is_mended(seen):
 
 
 # ---- never in the way -----------------------------------------------------------------------------------------------
-
-
 class _Hostile:
     """Instruments that refuse."""
 
@@ -400,20 +390,28 @@ def test_a_forked_process_never_waits_for_a_lock_of_its_parent(seen):
     assert seen.values("cascade.step.duration") == {("escalated", "desk"): 1}
 
 
-def test_a_provider_that_is_set_later_is_used_from_then_on():
-    """Without a provider nothing is kept; steps after it is set are counted, those before are not."""
+def test_providers_that_are_set_later_are_used_from_then_on():
+    """The library sets none itself; what goes on before one is set is not kept, what comes after is traced and counted."""
     code = """
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
 from cascade_agent.adapters.chat_model import CascadeChatModel
 from cascade_agent.testing import ScriptedChatModel
 model = CascadeChatModel(small=ScriptedChatModel("a", loop=True), large=ScriptedChatModel("b"), validators=[])
 model.invoke("hi")
+assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
+assert type(metrics.get_meter_provider()).__name__ == "_ProxyMeterProvider"
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-reader = InMemoryMetricReader()
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+reader, exporter, tracing = InMemoryMetricReader(), InMemorySpanExporter(), TracerProvider()
+tracing.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(tracing)
 metrics.set_meter_provider(MeterProvider([reader]))
 model.invoke("hi")
 model.invoke("hi")
+assert sum(span.name.startswith("cascade.step") for span in exporter.get_finished_spans()) == 2
 found = {m.name: m for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics for m in s.metrics}
 assert [p.count for p in found["cascade.step.duration"].data.data_points] == [2]
 assert [p.value for p in found["cascade.attempts"].data.data_points] == [2]
@@ -470,9 +468,3 @@ def test_losses_are_counted(seen, tmp_path):
     assert seen.values("cascade.telemetry.lost") == {(): 0}
     faults.count(ValueError("x"))
     assert seen.values("cascade.telemetry.lost") == {(): 1}
-
-
-def test_the_library_sets_no_provider():
-    """Counting works through the global provider of the API, which is left as it is."""
-    assert type(get_meter_provider()).__module__.startswith("opentelemetry.metrics")
-    assert cascade().invoke("hi").text == "b"

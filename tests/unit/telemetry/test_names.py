@@ -41,11 +41,7 @@ def test_the_conventions_have_these_names():
     assert ours & EVENTS
 
 
-def test_no_name_twice():
-    """Each name stands once."""
+def test_names_are_unique():
+    """Each stands once, and no run is named like an agent, which two instrumentations would take it for."""
     assert len(set(NAMES.values())) == len(NAMES)
-
-
-def test_no_run_is_named_like_an_agent():
-    """Two instrumentations take a run for an agent whose name says so."""
     assert not any("agent" in value for value in (names.STEP, names.ATTEMPT, names.VALIDATE))

@@ -22,11 +22,16 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_the_defaults() -> None:
-    """Spans on, model spans as needed, events on spans, no content."""
+def test_defaults_and_what_is_given(monkeypatch) -> None:
+    """Spans on, model spans as needed, no content; what is given wins over the environment, what is not is as it says."""
     assert settings.current() == settings.TelemetrySettings(
         otel_spans=True, llm_spans="auto", events="span", content=False, redact=None
     )
+    monkeypatch.setenv("CASCADE_LLM_SPANS", "false")
+    configure(otel_spans=False, events="log")
+    now = configure(llm_spans="auto", content=True, redact=str.upper)
+    assert now is settings.current()
+    assert now == settings.TelemetrySettings(llm_spans="auto", content=True, redact=str.upper)
 
 
 @pytest.mark.parametrize(
@@ -54,21 +59,12 @@ def test_the_environment(monkeypatch, name, word, field, value):
 
 
 @pytest.mark.parametrize("name", [*VARIABLES, CONTENT])
-def test_a_word_that_means_nothing_is_told_and_left_out(monkeypatch, caplog, name):
+def test_a_word_that_means_nothing_is_said_and_left_out(monkeypatch, caplog, name):
     """A wrong word in the environment never fails a step."""
     monkeypatch.setenv(name, "maybe")
     assert settings.current() == settings.TelemetrySettings()
     assert settings.current() is settings.current()
     assert [name in r.getMessage() and "'maybe'" in r.getMessage() for r in caplog.records] == [True]
-
-
-def test_configure_wins_and_is_whole(monkeypatch):
-    """What is given wins over the environment, what is not is as the environment has it, also after an earlier call."""
-    monkeypatch.setenv("CASCADE_LLM_SPANS", "false")
-    configure(otel_spans=False, events="log")
-    now = configure(llm_spans="auto", content=True, redact=str.upper)
-    assert now is settings.current()
-    assert now == settings.TelemetrySettings(llm_spans="auto", content=True, redact=str.upper)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
 """Spans of a step: how they nest, what they say, and that a broken provider never reaches the step."""
 
 import asyncio
-import logging
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -106,48 +103,6 @@ def cascade(spans: Spans, **kwargs: Any) -> CascadeChatModel:
 
 
 ONE_STEP = ("cascade.step desk", [("cascade.attempt small", [("chat", [])]), ("cascade.attempt large", [("chat", [])])])
-
-
-@BOTH
-@pytest.mark.parametrize("budget", [60.0, None], ids=["deadline", "no deadline"])
-async def test_attempts_nest_under_their_step_and_calls_under_their_attempt(spans, how, budget):
-    """With no instrumentation of LangChain, in threads with a deadline, in tasks, in streams; under the user's span."""
-    with spans.tracer.start_as_current_span("request"):
-        await ask(cascade(spans, policy=Policy(latency_budget=budget)), how=how)
-    assert spans.tree() == [("request", [ONE_STEP])]
-    assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
-
-
-async def test_parallel_steps_nest_apart(spans):
-    """Steps of one gather each hold their own attempts, under the span that was current."""
-    model = cascade(spans, policy=Policy(skip_small=False))
-    with spans.tracer.start_as_current_span("request"):
-        await asyncio.gather(*(model.ainvoke("hi") for _ in range(20)))
-        model.batch(["hi"] * 20)
-    assert spans.tree() == [("request", [ONE_STEP] * 40)]
-
-
-async def test_evidence_nests_under_the_attempt_it_judges(spans):
-    """A judge's own spans belong to the attempt whose draft is judged."""
-
-    class Judge:
-        name, stage = "judge", "evidence"
-
-        def gather(self, draft: Any, context: Any, *, config: Any) -> Any:
-            from cascade_agent.core.records import SideCall
-
-            with spans.tracer.start_as_current_span("judging"):
-                return Verdict(outcome="pass", score=0.95, code="judged"), SideCall(name="judge", cost=0.0)
-
-        async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
-            return self.gather(draft, context, config=config)
-
-    model = cascade(spans, validators=[Judge()])
-    await ask(model, how="sync")
-    await ask(model, how="async")
-    validate = ("cascade.validate judge", [("judging", [])])
-    one = ("cascade.step desk", [("cascade.attempt small", [("chat", []), validate])])
-    assert spans.tree() == [one, one]
 
 
 def test_what_the_spans_say(spans):
@@ -269,20 +224,6 @@ def test_a_skipped_tier_has_no_span(spans):
     assert spans.named("cascade.step desk")[0].attributes["cascade.step.attempts"] == 1
 
 
-async def test_a_stream_that_is_left_leaves_no_context_behind(spans, caplog):
-    """Breaking a stream off, in another task or none at all, logs nothing and leaves no span current."""
-    with caplog.at_level(logging.DEBUG, "opentelemetry"):
-        for _ in cascade(spans).stream("hi"):
-            assert otel_trace.get_current_span() is otel_trace.INVALID_SPAN
-            break
-        stream = cascade(spans).astream("hi")
-        await asyncio.create_task(anext(stream))
-        await asyncio.create_task(stream.aclose())
-    assert "detach" not in caplog.text
-    assert otel_context.get_current() == otel_context.Context()
-    assert len(spans.named("cascade.step desk")) == 2
-
-
 def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):
     """Samplers see the attributes of the start alone: name, policy and thread of a step; place and model of an attempt."""
     seen: list[Any] = []
@@ -312,8 +253,6 @@ def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):
 
 
 # ---- a provider that breaks -----------------------------------------------------------------------------------------
-
-
 class _Raising(SpanProcessor):
     """A processor that raises at one place."""
 
@@ -390,22 +329,3 @@ def test_without_a_provider_nothing_is_told_and_nothing_lost(monkeypatch):
     model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[refuses_small])
     assert model.invoke("hi").text == "b"
     assert faults.lost == 0
-
-
-def test_a_provider_that_is_set_later_is_used():
-    """The library takes the global provider, also one that is set after the import, and sets none itself."""
-    code = """
-from opentelemetry import trace
-from cascade_agent.adapters.chat_model import CascadeChatModel
-from cascade_agent.testing import ScriptedChatModel
-assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-exporter, provider = InMemorySpanExporter(), TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(exporter))
-trace.set_tracer_provider(provider)
-CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b")).invoke("hi")
-assert [s.name for s in exporter.get_finished_spans()] == ["chat scripted", "cascade.attempt small", "cascade.step cascade"]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603

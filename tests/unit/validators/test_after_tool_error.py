@@ -23,7 +23,6 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.after_tool_error import AfterToolError
 
@@ -65,14 +64,13 @@ def divide(a: int, b: int) -> int:
 @pytest.mark.parametrize("keep_status", [True, False])
 def test_errors_that_the_tool_node_writes(call: dict[str, Any], keep_status: bool) -> None:
     """A raising tool, wrong or missing arguments and an unknown tool escalate, also when a store lost the status."""
-    asked = ai(SMALL, call)
+    queried = ai(SMALL, call)
     config = {"configurable": {"__pregel_runtime": Runtime()}}
-    answer = ToolNode([divide], handle_tool_errors=True).invoke({"messages": [asked]}, config)["messages"][0]
+    answer = ToolNode([divide], handle_tool_errors=True).invoke({"messages": [queried]}, config)["messages"][0]
     assert answer.status == "error"
     if not keep_status:
         answer = ToolMessage(answer.content, tool_call_id="c1", name="divide")
-    verdict = judge(asked, answer)
-    assert verdict is not None
+    verdict = judge(queried, answer)
     assert (verdict.outcome, verdict.code) == ("fail", "after_tool_error")
     assert not verdict.hard
 
@@ -91,31 +89,24 @@ def test_templates(text: str) -> None:
     assert judge(ai(SMALL), result(text)) is not None
 
 
-def test_structured_output_that_failed() -> None:
-    """What create_agent answers to unusable structured output has the status success and is an error all the same."""
-    from langchain.agents.factory import STRUCTURED_OUTPUT_ERROR_TEMPLATE
-
-    assert judge(ai(SMALL), result(STRUCTURED_OUTPUT_ERROR_TEMPLATE.format(error="no"))) is not None
-
-
-def test_one_of_several_results() -> None:
-    """One failed call among good ones is enough, in any place."""
+def test_any_failed_result_counts() -> None:
+    """One among several, a custom text with the status, unusable structured output, a streamed chunk, after a long history."""
     two = [CALL, {**CALL, "id": "c2"}]
     good, bad = result(call_id="c1"), result("boom", "error", "c2")
     assert judge(ai(SMALL, *two), good, bad) is not None
     assert judge(ai(SMALL, *two), bad, good) is not None
-
-
-def test_custom_error_text() -> None:
-    """A status of error counts whatever the text says, also with content blocks."""
     assert judge(ai(SMALL), result("Nope.", "error")) is not None
     assert judge(ai(SMALL), result([{"type": "text", "text": "Nope."}], "error")) is not None
+    from langchain.agents.factory import STRUCTURED_OUTPUT_ERROR_TEMPLATE
 
-
-def test_a_chunk_is_a_message() -> None:
-    """A streamed message that was kept as a chunk counts like any other."""
+    assert judge(ai(SMALL), result(STRUCTURED_OUTPUT_ERROR_TEMPLATE.format(error="no"))) is not None
     chunk = AIMessageChunk("", tool_call_chunks=[], response_metadata=SMALL)
     assert judge(chunk, result("boom", "error")) is not None
+    history = [m for _ in range(20) for m in (ai(SMALL), result())]
+    assert judge(*history) is None
+    assert judge(*history, ai(SMALL), result("boom", "error")) is not None
+    assert judge(ai(SMALL), result("boom", "error"), SystemMessage("Be brief.")) is not None
+    assert judge(ai(SMALL), result("boom", "error"), HumanMessage("Go on")) is None
 
 
 @pytest.mark.parametrize(
@@ -162,22 +153,9 @@ def test_kept(case: str) -> None:
     assert judge(*KEPT[case]) is None
 
 
-def test_message_after_the_error() -> None:
-    """A system message behind the failed result does not hide it; what the user asks next is another turn."""
-    assert judge(ai(SMALL), result("boom", "error"), SystemMessage("Be brief.")) is not None
-    assert judge(ai(SMALL), result("boom", "error"), HumanMessage("Go on")) is None
-
-
-def test_after_twenty_steps() -> None:
-    """A long history before the error changes nothing."""
-    history = [m for _ in range(20) for m in (ai(SMALL), result())]
-    assert judge(*history) is None
-    assert judge(*history, ai(SMALL), result("boom", "error")) is not None
-
-
 @pytest.mark.parametrize("reason", [None, "Not today."])
 def test_a_call_that_a_human_rejected_is_no_error_of_the_small_tier(reason: str | None) -> None:
-    """What `HumanInTheLoopMiddleware` writes for a rejected call is left alone; an error beside it still counts."""
+    """What `HumanInTheLoopMiddleware` writes for a rejected call is left alone; an error next to it still counts."""
     agent: Any = create_agent(
         ScriptedChatModel([AIMessage("", tool_calls=[CALL]), AIMessage("As you like.")]),
         [divide],
@@ -212,22 +190,12 @@ def test_an_error_that_is_reported_is_kept(text: str) -> None:
     assert judge(ai(SMALL), result("Error: division by zero"), text=text) is None
 
 
-def test_a_courtesy_is_no_question() -> None:
-    """A closing "anything else?" does not report an error."""
+def test_what_is_no_report_of_an_error() -> None:
+    """A closing courtesy; another call is an attempt to mend."""
     text = "All finished. Is there anything else I can help you with?"
     assert judge(ai(SMALL), result("boom", "error"), text=text) is not None
-
-
-def test_another_call_is_an_attempt_to_mend() -> None:
-    """After an error a call is kept: models mend most of them."""
     context = StepContext(messages=[HumanMessage("Divide"), ai(SMALL), result("boom", "error")])
     assert AfterToolError()(Draft(message=ai({})), context) is None
-
-
-def test_settings() -> None:
-    """A score that is no probability is refused."""
-    with pytest.raises(ConfigurationError, match="score"):
-        AfterToolError(score=1.5)
 
 
 MESSAGES = st.one_of(

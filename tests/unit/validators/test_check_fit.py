@@ -1,4 +1,4 @@
-"""A calibrated policy is refused, when a door is made, by validators that it was not measured with."""
+"""A calibrated policy is refused, when a adapter is made, by validators that it was not measured with."""
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -37,36 +37,32 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_doors_refuse_a_policy_that_does_not_fit(door):
-    """Each door names what is missing at construction; with the right validators it is made."""
+@pytest.mark.parametrize("adapter", DOORS.values(), ids=DOORS)
+def test_adapters_refuse_a_policy_that_does_not_fit(adapter):
+    """Each adapter names what is missing at construction; with the right validators it is made."""
     with pytest.raises(ConfigurationError, match=r"not in use: CompleteResponse \(code\); ToolRelevance \(code\)"):
-        door(validators=[Grounding()], policy=policy())
-    door(policy=policy())
-    door(validators=default_validators(), policy=policy())
-    door(validators=[Grounding()], policy=Policy(threshold=0.8))
+        adapter(validators=[Grounding()], policy=policy())
+    adapter(policy=policy())
+    adapter(validators=default_validators(), policy=policy())
+    adapter(validators=[Grounding()], policy=Policy(threshold=0.8))
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_doors_refuse_evidence_that_was_not_measured(door):
+@pytest.mark.parametrize("adapter", DOORS.values(), ids=DOORS)
+def test_adapters_refuse_evidence_that_was_not_measured(adapter):
     """Evidence speaks for a draft as well as against it: new, it is refused; measured or merely askable, it fits."""
     validators = [*default_validators(), CrossCheck(model())]
     with pytest.raises(ConfigurationError, match="calibrated without CrossCheck, which may lift a draft"):
-        door(validators=validators, policy=policy())
-    door(validators=validators, policy=policy(CrossCheck=[]))
-    door(validators=validators, policy=policy(CrossCheck=["agreement"]))
+        adapter(validators=validators, policy=policy())
+    adapter(validators=validators, policy=policy(CrossCheck=[]))
+    adapter(validators=validators, policy=policy(CrossCheck=["agreement"]))
 
 
-def test_log_probabilities_may_lift_a_draft_too():
-    """`TokenConfidence` must have been there when the threshold was measured, though it may never have spoken."""
+def test_what_fits_a_threshold():
+    """What may lift a draft must have been measured, log-probabilities too; new validators that only object fit."""
     validators = [*default_validators(), TokenConfidence()]
     with pytest.raises(ConfigurationError, match="without TokenConfidence"):
         check_fit(policy(), validators)
     check_fit(policy(TokenConfidence=[]), validators)
-
-
-def test_new_validators_that_only_object_fit():
-    """A user's own rule adds doubt alone; one that said nothing when measured may be gone."""
 
     def mine(draft, context):
         """Nothing."""
@@ -74,14 +70,10 @@ def test_new_validators_that_only_object_fit():
     check_fit(policy(), [*(v for v in default_validators() if type(v).__name__ != "NoRepeat"), mine])
 
 
-def test_copies_with_another_policy_are_checked():
-    """A cascade that is copied with a new policy is assembled anew, check included."""
+def test_copies_are_checked_and_sets_give_back():
+    """A copy with another policy is assembled anew; iterating over a set gives what it was made of."""
     cascade = CascadeChatModel(small=model(), large=model(), validators=[Grounding()])
     with pytest.raises(ConfigurationError, match="not in use"):
         cascade.model_copy(update={"policy": policy()})
-
-
-def test_a_panel_gives_its_validators_back():
-    """Iterating over a panel gives what it was made of, those that speak first in front."""
     validators = [*default_validators(), CrossCheck(model())]
     assert {id(v) for v in ValidatorSet(validators)} == {id(v) for v in validators}

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators.complete_response import CompleteResponse
+from tests.builders import json_values
 
 CALL = {"name": "get_weather", "args": {"city": "Oslo"}, "id": "c1"}
 BAD_CALL = {"name": "get_weather", "args": '{"city": ', "id": "c1", "error": "cut", "type": "invalid_tool_call"}
@@ -29,7 +30,7 @@ def judge(message: AIMessage, *, parsed: object = None, **context: Any) -> Verdi
     return CompleteResponse()(Draft(message=message, parsed=parsed), StepContext(**{"tools": TOOLS, **context}))
 
 
-def said(content: Any = "Half an ans", /, **meta: Any) -> AIMessage:
+def reply(content: Any = "Half an ans", /, **meta: Any) -> AIMessage:
     """An answer with response metadata."""
     return AIMessage(content, response_metadata=meta)
 
@@ -55,7 +56,7 @@ BROKEN = {
     ),
     "inline thinking only": (AIMessage("<think>\nHm\n</think>\n\n"), "empty_answer"),
     "inline thinking that never ends": (AIMessage("<think>\nHm"), "empty_answer"),
-    "empty after a stop": (said("", finish_reason="stop"), "empty_answer"),
+    "empty after a stop": (reply("", finish_reason="stop"), "empty_answer"),
     "end of turn (Qwen)": (AIMessage("<|im_end|>"), "empty_answer"),
     "end of text": (AIMessage("\n<|endoftext|>\n"), "empty_answer"),
     "end of turn (Llama)": (AIMessage("<|start_header_id|>assistant<|end_header_id|>\n\n<|eot_id|>"), "empty_answer"),
@@ -67,34 +68,34 @@ BROKEN = {
     "a special token after thinking": (AIMessage("<think>Hm</think>\n<|im_end|>"), "empty_answer"),
     "special tokens in blocks": (AIMessage([{"type": "text", "text": "<|im_end|>"}]), "empty_answer"),
     # cut off
-    "length (OpenAI)": (said(finish_reason="length"), "truncated"),
-    "max_tokens (Anthropic)": (said(stop_reason="max_tokens"), "truncated"),
-    "context window (Anthropic)": (said(stop_reason="model_context_window_exceeded"), "truncated"),
-    "MAX_TOKENS (Gemini)": (said(finish_reason="MAX_TOKENS"), "truncated"),
-    "enum name (Gemini)": (said(finish_reason="FinishReason.MAX_TOKENS"), "truncated"),
-    "length (Ollama)": (said(done_reason="length"), "truncated"),
-    "max_tokens (Bedrock)": (said(stopReason="max_tokens"), "truncated"),
-    "model_length (Mistral)": (said(finish_reason="model_length"), "truncated"),
+    "length (OpenAI)": (reply(finish_reason="length"), "truncated"),
+    "max_tokens (Anthropic)": (reply(stop_reason="max_tokens"), "truncated"),
+    "context window (Anthropic)": (reply(stop_reason="model_context_window_exceeded"), "truncated"),
+    "MAX_TOKENS (Gemini)": (reply(finish_reason="MAX_TOKENS"), "truncated"),
+    "enum name (Gemini)": (reply(finish_reason="FinishReason.MAX_TOKENS"), "truncated"),
+    "length (Ollama)": (reply(done_reason="length"), "truncated"),
+    "max_tokens (Bedrock)": (reply(stopReason="max_tokens"), "truncated"),
+    "model_length (Mistral)": (reply(finish_reason="model_length"), "truncated"),
     "incomplete (OpenAI Responses)": (
-        said(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        reply(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
         "truncated",
     ),
     "a call that was cut": (
         AIMessage("", tool_calls=[CALL], response_metadata={"finish_reason": "length"}),
         "truncated",
     ),
-    "empty because it was cut": (said("", finish_reason="length"), "truncated"),
+    "empty because it was cut": (reply("", finish_reason="length"), "truncated"),
     # refused through the refusal channel
-    "content_filter (Azure)": (said("", finish_reason="content_filter"), "refused"),
-    "content-filter": (said("", finish_reason="content-filter"), "refused"),
+    "content_filter (Azure)": (reply("", finish_reason="content_filter"), "refused"),
+    "content-filter": (reply("", finish_reason="content-filter"), "refused"),
     "filter (OpenAI Responses)": (
-        said("", status="incomplete", incomplete_details={"reason": "content_filter"}),
+        reply("", status="incomplete", incomplete_details={"reason": "content_filter"}),
         "refused",
     ),
-    "refusal (Anthropic)": (said([], stop_reason="refusal"), "refused"),
-    "SAFETY (Gemini)": (said("", finish_reason="SAFETY"), "refused"),
-    "blocked prompt (Gemini)": (said("", prompt_feedback={"block_reason": 1, "safety_ratings": []}), "refused"),
-    "guardrail (Bedrock)": (said("Blocked.", stopReason="guardrail_intervened"), "refused"),
+    "refusal (Anthropic)": (reply([], stop_reason="refusal"), "refused"),
+    "SAFETY (Gemini)": (reply("", finish_reason="SAFETY"), "refused"),
+    "blocked prompt (Gemini)": (reply("", prompt_feedback={"block_reason": 1, "safety_ratings": []}), "refused"),
+    "guardrail (Bedrock)": (reply("Blocked.", stopReason="guardrail_intervened"), "refused"),
     "refusal field (OpenAI)": (
         AIMessage("", additional_kwargs={"refusal": "I can't"}, response_metadata={"finish_reason": "stop"}),
         "refused",
@@ -105,9 +106,9 @@ BROKEN = {
         "refused",
     ),
     # went wrong
-    "MALFORMED_FUNCTION_CALL (Gemini)": (said("", finish_reason="MALFORMED_FUNCTION_CALL"), "generation_failed"),
-    "error": (said("Half", finish_reason="error"), "generation_failed"),
-    "only loaded (Ollama)": (said("", done_reason="load"), "generation_failed"),
+    "MALFORMED_FUNCTION_CALL (Gemini)": (reply("", finish_reason="MALFORMED_FUNCTION_CALL"), "generation_failed"),
+    "error": (reply("Half", finish_reason="error"), "generation_failed"),
+    "only loaded (Ollama)": (reply("", done_reason="load"), "generation_failed"),
     # cannot be kept
     "NUL": (AIMessage("a\0b"), "unstorable_text"),
     "lone surrogate": (AIMessage.model_construct(content="a\ud800b"), "unstorable_text"),
@@ -123,7 +124,6 @@ def test_broken(case: str) -> None:
     """An answer that is missing, cut, refused, failed or cannot be kept is a hard fail with its own code."""
     message, code = BROKEN[case]
     verdict = judge(message)
-    assert verdict is not None
     assert (verdict.code, verdict.hard, verdict.validator) == (code, True, "CompleteResponse")
 
 
@@ -157,14 +157,14 @@ KEPT = {
     "struck out HTML": AIMessage("<s>4</s>"),
     "a less-than sign": AIMessage("<"),
     "a list": AIMessage("[1, 2]"),
-    "stop": said("4", finish_reason="stop"),
-    "STOP (Gemini)": said("4", finish_reason="STOP"),
-    "end_turn": said("4", stop_reason="end_turn"),
-    "stop sequence": said("4", stop_reason="stop_sequence"),
-    "completed (OpenAI Responses)": said([{"type": "text", "text": "4"}], status="completed"),
-    "no finish reason": said("4"),
-    "a finish reason that is no text": said("4", finish_reason=7, status=200),
-    "prompt feedback without a block": said("4", prompt_feedback={"block_reason": 0, "safety_ratings": []}),
+    "stop": reply("4", finish_reason="stop"),
+    "STOP (Gemini)": reply("4", finish_reason="STOP"),
+    "end_turn": reply("4", stop_reason="end_turn"),
+    "stop sequence": reply("4", stop_reason="stop_sequence"),
+    "completed (OpenAI Responses)": reply([{"type": "text", "text": "4"}], status="completed"),
+    "no finish reason": reply("4"),
+    "a finish reason that is no text": reply("4", finish_reason=7, status=200),
+    "prompt feedback without a block": reply("4", prompt_feedback={"block_reason": 0, "safety_ratings": []}),
     "empty refusal field": AIMessage("4", additional_kwargs={"refusal": None}),
     "long text in another script": AIMessage("".join(random.Random(1).choices("éàüöñç", k=999_999))),
 }
@@ -221,14 +221,13 @@ def test_a_call_as_text(case: str) -> None:
     """The raw markup of a call to an offered tool is no answer, as text and as a text block."""
     for content in (RAW[case], [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": RAW[case]}]):
         verdict = judge(AIMessage(content))
-        assert verdict is not None
         assert (verdict.code, verdict.hard, verdict.path) == ("call_as_text", True, "/text")
         assert "Oslo" not in verdict.reason
 
 
 @pytest.mark.parametrize("case", RAW)
 def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
-    """Markup in prose or in a code block, beside a call or an image is an answer; of a tool that is not offered it is none."""
+    """Markup in prose or in a code block, next to a call or an image is an answer; of a tool that is not offered it is none."""
     text = RAW[case]
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     for message in (
@@ -246,7 +245,6 @@ def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
         (),
     ):  # markup is markup, whatever the name; large may not give it unmarked either
         verdict = judge(AIMessage(text), tools=tools)
-        assert verdict is not None
         assert verdict.code == "call_as_text"
     assert judge(AIMessage(text), parsed={"city": "Oslo"}) is None
     if "not closed" not in case:
@@ -321,24 +319,15 @@ def test_tool_choice(choice: str | None, message: AIMessage, code: str | None) -
     assert verdict is None or verdict.hard
 
 
-def test_parsed_output_answers_a_required_call() -> None:
-    """Structured output that was parsed is an answer, also where it came without text and without a call."""
+def test_answers_without_words() -> None:
+    """Parsed output answers a required call; empty after tool results is empty, and so is content of no known kind."""
     assert judge(AIMessage(""), parsed={"city": "Oslo"}, tool_choice="Weather") is None
-
-
-def test_empty_after_tool_results() -> None:
-    """An empty final answer right after tool results is empty."""
     messages = [HumanMessage("Weather?"), AIMessage("", tool_calls=[CALL]), ToolMessage("sunny", tool_call_id="c1")]
     verdict = judge(AIMessage(""), messages=messages)
-    assert verdict is not None
     assert verdict.code == "empty_answer"
-
-
-@pytest.mark.parametrize("content", [None, 7, {"text": "x"}, [None, 7, {"type": ["text"]}]])
-def test_content_of_no_known_kind(content: Any) -> None:
-    """Content that is neither text nor blocks answers nothing."""
-    verdict = judge(AIMessage.model_construct(content=content))
-    assert verdict is None or verdict.code == "empty_answer"
+    for content in [None, 7, {"text": "x"}, [None, 7, {"type": ["text"]}]]:
+        verdict = judge(AIMessage.model_construct(content=content))
+        assert verdict is None or verdict.code == "empty_answer"
 
 
 def openai_answer(message: dict[str, Any], finish_reason: str) -> AIMessage:
@@ -369,19 +358,13 @@ def test_real_openai_messages(message: dict[str, Any], finish_reason: str, code:
     assert (verdict.code if verdict else None) == code
 
 
-def test_wrong_tool_is_pointed_at() -> None:
-    """The path names the call that is not the required one."""
+def test_reasons_and_paths() -> None:
+    """The path names the call that is not the required one, and no reason quotes the answer."""
     other = {"name": "get_time", "args": {}, "id": "c2"}
     verdict = judge(AIMessage("", tool_calls=[CALL, other]), tool_choice="get_weather")
-    assert verdict is not None
     assert verdict.path == "/tool_calls/1/name"
-
-
-def test_reason_quotes_nothing() -> None:
-    """No reason holds text of the answer."""
     for message, _ in BROKEN.values():
         verdict = judge(message)
-        assert verdict is not None
         assert len(verdict.reason) <= 500
         assert "Hm" not in verdict.reason
         assert "Half" not in verdict.reason
@@ -393,11 +376,7 @@ def test_limit_must_be_positive() -> None:
         CompleteResponse(max_chars=0)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
+JSON = json_values()
 WORDS = st.sampled_from(
     ["type", "text", "refusal", "value", "thinking", "finish_reason", "status", "incomplete_details"]
 )

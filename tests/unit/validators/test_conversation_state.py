@@ -86,7 +86,6 @@ def test_results(text: str, expected: str) -> None:
 
 
 # ---- the confidence of a step in a loop -----------------------------------------------------------------------------
-
 TOOLS = tuple(ToolSpec(f"tool_{n}") for n in range(12))
 
 
@@ -117,9 +116,8 @@ def test_what_lowers_the_prior() -> None:
         [*HISTORY[:9], ai("ship", {"id": "A"}, "3"), out("ok", "3")],
     ]
     assert all((score := prior(m)) is not None and score < base for m in worse)
-    asked = prior(HISTORY[:9], AIMessage("Which one?"))
-    assert asked is not None
-    assert asked > (prior(HISTORY[:9]) or 0.0)
+    queried = prior(HISTORY[:9], AIMessage("Which one?"))
+    assert queried > (prior(HISTORY[:9]) or 0.0)
 
 
 def test_weights_in_loops() -> None:

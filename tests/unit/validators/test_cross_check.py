@@ -19,6 +19,7 @@ from cascade_agent.validators import CrossCheck, Judge
 from cascade_agent.validators._model_call import Breaker
 from cascade_agent.validators.agreement import agreement
 from cascade_agent.validators.cross_check import cross_checked
+from tests.builders import pair
 
 
 @tool
@@ -49,7 +50,7 @@ ASKED = "Book a room in Lyon for 2 nights."
 
 
 def test_agreement_keeps_the_draft_and_is_paid() -> None:
-    """Two models that say the same keep the small draft; the second model's cost and tokens are in the books."""
+    """Two models that say the same keep the small draft; the second model's cost and tokens are on record."""
     second = ScriptedChatModel([call(city="lyon", nights=2.0)], usage=(10, 5))
     model, journal = cascade(call(city="Lyon", nights=2), second, call(city="X"))
     usage = UsageMetadataCallbackHandler()
@@ -91,9 +92,9 @@ def test_disagreement_escalates() -> None:
 NEUTRAL = CrossCheck.weights["agreement"].neutral
 
 
-def checked(ours: AIMessage, theirs: AIMessage, asked: str = ASKED) -> tuple[float, float]:
+def checked(ours: AIMessage, theirs: AIMessage, queried: str = ASKED) -> tuple[float, float]:
     """What a cross-check finds, and the plain agreement."""
-    context = StepContext(messages=[HumanMessage(asked)], tools=tool_specs([book]))
+    context = StepContext(messages=[HumanMessage(queried)], tools=tool_specs([book]))
     a, b = Draft(message=ours), Draft(message=theirs)
     found, plain = cross_checked(a, b, context), agreement(a, b, context)
     assert found is not None
@@ -109,16 +110,12 @@ def test_an_answer_that_cannot_be_executed_speaks_against_nobody(theirs: AIMessa
     assert found == pytest.approx(NEUTRAL, abs=0.02)
 
 
-def test_a_sound_answer_counts_more_than_a_made_up_one() -> None:
-    """Another value of the request speaks against the draft; one that nobody mentioned speaks against itself."""
-    asked = "Book a room in a city for 2 nights: Lyon, and Nice if it is cheaper."
-    sound, _ = checked(call(city="Lyon", nights=2), call(city="Nice", nights=2), asked)
-    made_up, _ = checked(call(city="Lyon", nights=2), call(city="Ankh", nights=9), asked)
+def test_doubtful_second_answers() -> None:
+    """A sound one counts more than a made-up one; agreement is taken as it is."""
+    queried = "Book a room in a city for 2 nights: Lyon, and Nice if it is cheaper."
+    sound, _ = checked(call(city="Lyon", nights=2), call(city="Nice", nights=2), queried)
+    made_up, _ = checked(call(city="Lyon", nights=2), call(city="Ankh", nights=9), queried)
     assert sound < made_up < NEUTRAL
-
-
-def test_agreement_is_taken_as_it_is() -> None:
-    """Doubt about the second answer never lifts or lowers an agreement: it is the same doubt as about the draft."""
     found, plain = checked(call(city="Ankh", nights=9), call(city="Ankh", nights=9))
     assert found == plain == 1.0
 
@@ -132,14 +129,21 @@ async def test_async_asks_as_sync() -> None:
     assert [d["action"] for d in step["decisions"]] == ["ask_small", "ask_evidence", "escalate", "accept"]
 
 
-def test_evidence_is_not_asked_when_it_cannot_matter() -> None:
-    """A draft that a rule already ruled out, or one outside the band, does not pay for evidence."""
+def test_evidence_that_is_not_asked() -> None:
+    """Where it cannot matter, or while paused, with a known cost of nothing."""
     second = ScriptedChatModel([call(city="Lyon")])
     model, _ = cascade(call(town="Lyon"), second, call(city="Lyon", nights=2))
     assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["reason"] == "schema_invalid"
     model, _ = cascade(call(city="Lyon", nights=2), second, call(city="Lyon", nights=2), evidence=(0.0, 0.01))
     assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["final_tier"] == "small"
     assert second.calls == []
+    check = CrossCheck(ScriptedChatModel([RuntimeError("down")], loop=True))
+    context = StepContext(messages=[HumanMessage("hi")])
+    for _ in range(5):
+        with pytest.raises(RuntimeError):
+            check.gather(Draft(message=AIMessage("a")), context, config=None)
+    verdict, spend = check.gather(Draft(message=AIMessage("a")), context, config=None)
+    assert (verdict.code, spend.cost) == ("evidence_paused", 0.0)
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("down"), AIMessage("")])
@@ -178,17 +182,6 @@ def test_the_breaker_pauses_and_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not breaker.allows(), "one probe at a time"
     breaker.record(worked=True)
     assert breaker.allows()
-
-
-def test_a_paused_check_costs_nothing() -> None:
-    """While paused, the evidence abstains with a known cost of nothing."""
-    check = CrossCheck(ScriptedChatModel([RuntimeError("down")], loop=True))
-    context = StepContext(messages=[HumanMessage("hi")])
-    for _ in range(5):
-        with pytest.raises(RuntimeError):
-            check.gather(Draft(message=AIMessage("a")), context, config=None)
-    verdict, spend = check.gather(Draft(message=AIMessage("a")), context, config=None)
-    assert (verdict.code, spend.cost) == ("evidence_paused", 0.0)
 
 
 class Verdicts(BaseModel):
@@ -281,9 +274,9 @@ def test_the_draft_is_data_to_the_judge() -> None:
 def test_a_judge_can_turn_a_draft_down() -> None:
     """In a cascade, a sure "wrong" escalates and a sure "right" keeps the draft."""
     for verdict, tier in (("wrong", "large"), ("right", "small")):
-        model = CascadeChatModel(
-            small=ScriptedChatModel(["Paris"]),
-            large=ScriptedChatModel(["Lyon"]),
+        model = pair(
+            ["Paris"],
+            ["Lyon"],
             validators=[*default_validators(), Judge(ScriptedChatModel([judged(verdict, 1.0)]), "Must be right.")],
             policy=Policy(evidence=(0.0, 1.0)),
         )
@@ -303,11 +296,7 @@ def test_what_cannot_work_is_refused_at_once() -> None:
 def test_only_evidence_decides_when_there_is_nothing_else() -> None:
     """Without any other validator a cross-check alone keeps and refuses drafts."""
     for other, tier in (("42", "small"), ("43", "large")):
-        model = CascadeChatModel(
-            small=ScriptedChatModel(["42"]),
-            large=ScriptedChatModel(["44"]),
-            validators=[CrossCheck(ScriptedChatModel([other]))],
-        )
+        model = pair(["42"], ["44"], validators=[CrossCheck(ScriptedChatModel([other]))])
         assert model.invoke("6 * 7?").response_metadata["cascade"]["final_tier"] == tier
 
 
@@ -324,7 +313,5 @@ def test_a_users_own_evidence() -> None:
         async def agather(self, draft: Draft, context: StepContext, *, config: Any) -> tuple[Verdict, SideCall]:
             return self.gather(draft, context, config=config)
 
-    model = CascadeChatModel(
-        small=ScriptedChatModel(["a"]), large=ScriptedChatModel(["b"]), validators=[Oracle()], policy=Policy()
-    )
+    model = pair(["a"], ["b"], validators=[Oracle()], policy=Policy())
     assert model.invoke("?").response_metadata["cascade"]["final_tier"] == "large"

@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.grounding import Grounding
+from tests.builders import json_values
 
 STRING = {"type": "string"}
 NUMBER = {"type": "number"}
@@ -104,25 +105,22 @@ def test_change_of_unit_is_derived_not_invented(said: str, value: float) -> None
 def test_value_out_of_nowhere_is_objected_to(said: str, value: Any) -> None:
     """A value that nobody mentioned scores low, with the path of the argument and without quoting it."""
     verdict = judge(said, {"x": value})["argument_grounded"]
-    assert verdict.score is not None
     assert verdict.score < 0.4
     assert verdict.outcome == "pass"
     assert verdict.path == "/tool_calls/0/args/x"
     assert str(value) not in verdict.reason
 
 
-def test_worst_of_several_arguments_is_named() -> None:
-    """The path is that of the argument with the least support, and the score lies between the least and the mean."""
+def test_the_worst_of_several_arguments_is_named() -> None:
+    """By its JSON pointer, elements of lists and fields one by one; the score lies between the least and the mean."""
     verdict = judge("Send 20 euros to Ana", {"to": "Ana", "amount": 20, "iban": "DE89370400"})["argument_grounded"]
     assert verdict.path.endswith("/iban")
-    assert verdict.score is not None
     assert 0.0 < verdict.score < 0.7
-
-
-def test_escaped_path() -> None:
-    """A parameter name with a slash is escaped as JSON pointers want it."""
     verdict = judge("hello", {"a/b~c": "zzzzz"})["argument_grounded"]
     assert verdict.path == "/tool_calls/0/args/a~1b~0c"
+    spec = tool({"items": {"type": "array", "items": STRING}, "who": {"type": "object"}})
+    verdicts = judge("milk and bread for Ana", {"items": ["milk", "bread", "caviar"], "who": {"name": "Ana"}}, spec)
+    assert verdicts["argument_grounded"].path == "/tool_calls/0/args/items/2"
 
 
 def history(steps: int) -> list[BaseMessage]:
@@ -142,38 +140,30 @@ def test_argument_from_an_early_tool_result(steps: int) -> None:
     assert grounded(history(steps), "TCK-99999") < 0.5
 
 
-def test_number_from_a_tool_result() -> None:
-    """A number that only a tool result holds is grounded; its neighbour digits are not it."""
+def test_the_whole_conversation_counts() -> None:
+    """Numbers of tool results, earlier turns, the system text and content blocks are known; a human message is not needed."""
     messages = [HumanMessage("Pay the bill"), ToolMessage('{"total": 4718.5, "id": 9921}', tool_call_id="1")]
     assert grounded(messages, 4718.5) == 1.0
     assert grounded(messages, 9921) == 1.0
     assert grounded(messages, 992) < 0.5
-
-
-def test_earlier_human_and_system_messages_count() -> None:
-    """Values of earlier turns and of the system text are known."""
     messages = [SystemMessage("The user is Ada Lovelace, account 55-10."), HumanMessage("I live in Turin")]
     messages += [AIMessage("Noted."), HumanMessage("Order a taxi to my place")]
     assert grounded(messages, "Turin") == 1.0
     assert grounded(messages, "55-10") == 1.0
-
-
-def test_content_blocks_are_read() -> None:
-    """Requests made of content blocks are read like plain ones, and pictures are passed over."""
     blocks: list[Any] = [{"type": "image", "url": "http://x"}, {"type": "text", "text": "Weather in Porto"}, "now"]
     assert grounded([HumanMessage(blocks)], "Porto") == 1.0
+    assert grounded([SystemMessage("Nightly job for Oslo")], "Oslo") == 1.0
+    assert grounded([], "Oslo") == 0.0
 
 
-def test_enum_default_and_suggested_values_are_lenient() -> None:
-    """Choosing among the tool's own words is not inventing; a declared default is never objected to."""
+def test_what_is_doubted_less() -> None:
+    """The tool's own words, defaults, and small whole numbers, which may stand in words of any language."""
     assert grounded("How warm is it?", "celsius", {"type": "string", "enum": ["celsius", "kelvin"]}) >= 0.6
     assert grounded("How warm is it?", 10, {"type": "integer", "default": 10}) == 1.0
     assert grounded("How warm is it?", "metric", {"type": "string", "description": "metric or imperial"}) >= 0.5
-
-
-def test_small_numbers_may_be_words() -> None:
-    """A small whole number may stand in words of any language, so it is doubted less than a large one."""
     assert grounded("a table for deux", 2) > grounded("a table for deux", 2000)
+    spec = tool({}, {"since": {"type": "string", "default": "1970-01-01"}})
+    assert judge("List files", {"since": "1970-01-01"}, spec) == {}
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -182,64 +172,50 @@ def test_booleans_are_not_judged(value: bool) -> None:
     assert judge("Do it", {"x": value}, tool({"x": {"type": "boolean"}})) == {}
 
 
-def test_lists_and_nested_values_are_judged_by_element() -> None:
-    """Elements of lists and fields of objects are looked up one by one, with their path."""
-    spec = tool({"items": {"type": "array", "items": STRING}, "who": {"type": "object"}})
-    verdicts = judge("milk and bread for Ana", {"items": ["milk", "bread", "caviar"], "who": {"name": "Ana"}}, spec)
-    assert verdicts["argument_grounded"].path == "/tool_calls/0/args/items/2"
-
-
-def test_optional_value_out_of_thin_air() -> None:
-    """An optional argument that nobody mentioned is its own sign, and a mentioned one says nothing."""
+def test_optional_values() -> None:
+    """One that nobody mentioned is its own sign; a mentioned or an empty one says nothing."""
     spec = tool({"city": STRING}, {"tone": STRING, "days": {"type": "integer"}})
     assert "optional_grounded" not in judge("Weather in Rome for 30 days", {"city": "Rome", "days": 30}, spec)
     verdict = judge("Weather in Rome", {"city": "Rome", "tone": "pirate"}, spec)["optional_grounded"]
     assert verdict.score == 0.0
     assert verdict.outcome == "pass"
+    assert judge("Do it", {"x": ""}, tool({}, {"x": STRING})) == {}
 
 
-@pytest.mark.parametrize("value", ["2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日"])
-def test_invented_date_is_a_soft_fail(value: str) -> None:
-    """A full date whose year nobody mentioned, while no date is known at all, is a soft fail."""
-    verdict = judge("When is sunset tomorrow?", {"x": value})["date_invented"]
-    assert verdict.outcome == "fail"
-    assert verdict.score is not None
-    assert not verdict.hard
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
+def test_dates() -> None:
+    """A full date of a year that nobody mentioned is a soft fail; what follows from a known date is no invention."""
+    for value in ["2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日"]:
+        verdict = judge("When is sunset tomorrow?", {"x": value})["date_invented"]
+        assert verdict.outcome == "fail"
+        assert verdict.score is not None
+        assert not verdict.hard
+    for messages in [
         [SystemMessage("Today is 2023-10-03."), HumanMessage("When is sunset tomorrow?")],
         [HumanMessage("When is sunset on 4 October 2023?")],
         [HumanMessage("When was it?"), ToolMessage("now: Tue Oct 3 2023", tool_call_id="1")],
-    ],
-)
-def test_date_that_follows_from_a_known_one(messages: list[BaseMessage]) -> None:
-    """Where the conversation knows a date, tomorrow's date is no invention."""
-    assert "date_invented" not in judge(messages, {"x": "2023-10-04"})
+    ]:
+        assert "date_invented" not in judge(messages, {"x": "2023-10-04"})
 
 
-def test_default_date_is_not_invented() -> None:
-    """The declared default of a parameter is fine whatever it is."""
-    spec = tool({}, {"since": {"type": "string", "default": "1970-01-01"}})
-    assert judge("List files", {"since": "1970-01-01"}, spec) == {}
-
-
-@pytest.mark.parametrize(
-    "value", ["<city>", "{{city}}", "{city}", "[CITY_NAME]", "...", "???", "XXXX", "____", "your_api_key", "city_name"]
-)
-def test_placeholder_shapes(value: str) -> None:
-    """Shapes that stand for a value, and the parameter's own name, are a soft fail in every language."""
-    verdict = judge("天気は?", {"city_name": value})["placeholder_value"]
-    assert verdict.outcome == "fail"
-    assert verdict.score == 0.0
-
-
-@pytest.mark.parametrize("value", ["N/A", "unknown", "TBD", "null", "string"])
-def test_words_for_no_value(value: str) -> None:
-    """A word that programs use for "no value" is a placeholder where nobody said it."""
-    assert "placeholder_value" in judge("Weather?", {"city": value})
+def test_placeholders() -> None:
+    """Shapes that stand for a value in every language, the parameter's own name, and words for "no value", are a soft fail."""
+    for value in [
+        "<city>",
+        "{{city}}",
+        "{city}",
+        "[CITY_NAME]",
+        "...",
+        "???",
+        "XXXX",
+        "____",
+        "your_api_key",
+        "city_name",
+    ]:
+        verdict = judge("天気は?", {"city_name": value})["placeholder_value"]
+        assert verdict.outcome == "fail"
+        assert verdict.score == 0.0
+    for value in ["N/A", "unknown", "TBD", "null", "string"]:
+        assert "placeholder_value" in judge("Weather?", {"city": value})
 
 
 @pytest.mark.parametrize(
@@ -260,31 +236,19 @@ def test_look_alikes_of_placeholders(said: str, value: str, schema: dict[str, An
     assert "placeholder_value" not in judge(said, {"x": value}, tool({"x": schema}))
 
 
-@pytest.mark.parametrize(("value", "schema"), [(None, STRING), ("", STRING), ("  ", STRING), (None, NUMBER)])
-def test_empty_required_value(value: Any, schema: dict[str, Any]) -> None:
-    """Null and an empty text where the tool requires a value are a soft fail."""
-    assert judge("Do it", {"x": value}, tool({"x": schema}))["required_empty"].outcome == "fail"
-
-
-@pytest.mark.parametrize(
-    ("value", "schema"),
-    [
+def test_empty_required_value() -> None:
+    """Null and an empty text where the tool requires a value are a soft fail, but where the schema allows them."""
+    for value, schema in [(None, STRING), ("", STRING), ("  ", STRING), (None, NUMBER)]:
+        assert judge("Do it", {"x": value}, tool({"x": schema}))["required_empty"].outcome == "fail"
+    for value, schema in [
         (None, {"type": ["string", "null"]}),
         (None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
         (None, {"type": "string", "nullable": True}),
         ("", {"type": "string", "enum": ["", "a"]}),
         ("", {"type": "string", "default": ""}),
         ([], {"type": "array"}),
-    ],
-)
-def test_emptiness_that_the_tool_allows(value: Any, schema: dict[str, Any]) -> None:
-    """Null or empty is fine where the schema says so."""
-    assert "required_empty" not in judge("Do it", {"x": value}, tool({"x": schema}))
-
-
-def test_empty_optional_value() -> None:
-    """An empty optional value is no sign of anything."""
-    assert judge("Do it", {"x": ""}, tool({}, {"x": STRING})) == {}
+    ]:
+        assert "required_empty" not in judge("Do it", {"x": value}, tool({"x": schema}))
 
 
 def test_silent_without_calls_and_for_structured_output() -> None:
@@ -296,17 +260,7 @@ def test_silent_without_calls_and_for_structured_output() -> None:
     assert list(Grounding()(draft, context)) == []
 
 
-def test_no_human_message() -> None:
-    """A conversation without a human message is judged by what there is."""
-    assert grounded([SystemMessage("Nightly job for Oslo")], "Oslo") == 1.0
-    assert grounded([], "Oslo") == 0.0
-
-
-NASTY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(2**4000) | st.just("\ud800\x00"),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=12,
-)
+NASTY = json_values(st.text() | st.just(2**4000) | st.just("\ud800\x00"), st.text(max_size=5), leaves=12)
 
 
 @settings(max_examples=150)
@@ -315,7 +269,6 @@ def test_never_raises(said: str, args: dict[str, Any], schema: Any) -> None:
     """Any text, any arguments and any schema give verdicts with scores in [0, 1]."""
     spec = ToolSpec("act", "", {"type": "object", "properties": dict.fromkeys(args, schema), "required": list(args)})
     for verdict in judge(said, args, spec).values():
-        assert verdict.score is not None
         assert 0.0 <= verdict.score <= 1.0
         assert len(verdict.reason) <= 500
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators.no_repeat import NoRepeat
+from tests.builders import json_values
 
 SEARCH = ToolSpec(
     "search",
@@ -128,62 +128,51 @@ def test_different_calls(case: str) -> None:
     assert codes(Turn().did(first), second) == []
 
 
-def test_soft_and_located() -> None:
-    """A repeat is a soft fail that points at the call and quotes no argument."""
+def test_a_repeat_is_soft_and_located() -> None:
+    """It points at the call and quotes no argument; of a call that failed the reason says so."""
     (verdict,) = judge(Turn().did(A), B, A)
     assert (verdict.outcome, verdict.hard, verdict.path) == ("fail", False, "/tool_calls/1")
     assert "query" not in verdict.reason
-
-
-def test_a_call_that_failed() -> None:
-    """The same call that already failed is a repeat, and the reason says so."""
     (verdict,) = judge(Turn().did(A, status="error"), A)
     assert verdict.code == "repeated_call"
     assert "failed" in verdict.reason
 
 
-def test_another_success_between() -> None:
-    """After another call succeeded the same call is a retry after a mend, or a second look: it is kept."""
+def test_what_may_be_made_again() -> None:
+    """After another success, in another turn, and where a call was never answered."""
     assert codes(Turn().did(A).did(B), A) == []
     assert codes(Turn().did(A, status="error").did(B), A) == []
     assert codes(Turn().did(A, B), A) == []
+    assert codes(Turn().did(A).said("Done").asked(), A) == []
+    assert codes(Turn().did(A, status=None), A) == []
 
 
 def test_no_success_between() -> None:
-    """Another call that failed, was never answered or came before does not excuse a repeat."""
+    """A call that failed, was never answered or came before does not excuse a repeat, and a write may not be done twice."""
     assert codes(Turn().did(A).did(B, status="error"), A) == ["repeated_call"]
     assert codes(Turn().did(A).did(B, result='{"error": "locked"}'), A) == ["repeated_call"]
     assert codes(Turn().did(A).did(B, status=None), A) == ["repeated_call"]
     assert codes(Turn().did(B).did(A), A) == ["repeated_call"]
-
-
-def test_the_write_itself() -> None:
-    """Doing the same write twice is a repeat."""
     assert codes(Turn().did(call("save", x=1)), call("save", x=1)) == ["repeated_call"]
-
-
-def test_kept_across_turns() -> None:
-    """The user may ask for the same thing again."""
-    assert codes(Turn().did(A).said("Done").asked(), A) == []
-
-
-def test_kept_when_never_answered() -> None:
-    """A call that was never answered (an interrupt, a crash) may be made again."""
-    assert codes(Turn().did(A, status=None), A) == []
+    turn = Turn()
+    for number in range(20):
+        turn.did(call("read", id=number))
+    assert codes(turn, call("read", id=20)) == []
+    assert codes(turn, call("read", id=19)) == ["repeated_call"]
+    assert codes(Turn().did(A), A, A) == ["duplicate_call", "repeated_call"]
+    turn = Turn().did(A)
+    turn.messages.append(SystemMessage("Be brief."))
+    assert codes(turn, A) == ["repeated_call"]
 
 
 def test_loops() -> None:
-    """A, B, A, B and A, B, C, A, B, C are loops, also where another call in between excuses each single repeat."""
+    """A, B, A, B and A, B, C, A, B, C are loops; the same call over and over is a repeat, a pattern that moves on is neither."""
     save = call("save", x=1)
     assert codes(Turn().did(A).did(B).did(A), B) == ["call_loop"]
     assert codes(Turn().did(A).did(B).did(C).did(A).did(B), C) == ["call_loop"]
     assert codes(Turn().did(A).did(save).did(A), save) == ["call_loop"]
     assert codes(Turn().did(C).did(A).did(B).did(A), B) == ["call_loop"]
     assert codes(Turn().did(A, B), A, B) == ["call_loop"]
-
-
-def test_no_loops() -> None:
-    """The same call over and over is a repeat, not a loop; a pattern that moves on is neither."""
     assert codes(Turn().did(A).did(A).did(A), A) == ["repeated_call"]
     assert codes(Turn().did(call("read", id=1)).did(A).did(call("read", id=2)), C) == []
     pages = Turn()
@@ -192,32 +181,14 @@ def test_no_loops() -> None:
     assert codes(pages, call("search", query="a", page=6)) == []
 
 
-def test_both_findings() -> None:
-    """A duplicate inside the answer and a repeat of the turn are both reported."""
-    assert codes(Turn().did(A), A, A) == ["duplicate_call", "repeated_call"]
-
-
-def test_twenty_steps() -> None:
-    """A fresh call after twenty other steps is kept; a repeat of the last one is found."""
-    turn = Turn()
-    for number in range(20):
-        turn.did(call("read", id=number))
-    assert codes(turn, call("read", id=20)) == []
-    assert codes(turn, call("read", id=19)) == ["repeated_call"]
-
-
 def test_repeated_text() -> None:
-    """The same text again in one turn lowers the confidence and decides nothing."""
+    """The same text again in one turn lowers the confidence and decides nothing; other texts and turns are kept."""
     turn = Turn().said("I will look.").did(A)
     (verdict,) = judge(turn, text="I will look. ")
     assert (verdict.code, verdict.outcome) == ("repeated_answer", "abstain")
     assert verdict.score is not None
     blocks = [{"type": "text", "text": "I will "}, {"type": "text", "text": "look."}]
     assert codes(turn, text=blocks) == ["repeated_answer"]
-
-
-def test_other_texts_are_kept() -> None:
-    """Another text, the same text in another turn, and a text where none was before are kept."""
     assert codes(Turn().said("I will look.").did(A), text="Here it is.") == []
     assert codes(Turn().said("Yes").asked(), text="Yes") == []
     assert codes(Turn().did(A), text="Yes") == []
@@ -235,8 +206,8 @@ def test_strange_arguments(args: Any) -> None:
     assert [v.code for v in found or []] == ["repeated_call"]
 
 
-def test_huge_arguments_end() -> None:
-    """Arguments too large, too deep or too long to compare are different, and comparing them ends."""
+def test_bounds_of_comparing() -> None:
+    """Arguments too large or too deep to compare are different, comparing ends, and the newest 128 calls are held."""
 
     def deep() -> Any:
         value: Any = 1
@@ -248,35 +219,13 @@ def test_huge_arguments_end() -> None:
         assert codes(Turn().did(call("read", **huge())), call("read", **huge())) == []
     assert codes(Turn().did(call("read", x="X" * 10**6)), call("read", x="x" * 10**6)) == []
     assert codes(Turn(), *[call("read", id=n) for n in range(5_000)]) == []
-
-
-def test_only_the_newest_calls_are_held() -> None:
-    """Of a message with hundreds of calls the newest 128 are compared."""
     turn = Turn().did(*[call("read", id=n) for n in range(300)], status=None)
     turn.messages += [ToolMessage("r", tool_call_id=f"c{n + 1}", name="read") for n in (10, 290)]
     assert codes(turn, call("read", id=10)) == []
     assert codes(turn, call("read", id=290)) == ["repeated_call"]
 
 
-def test_other_messages_are_passed_over() -> None:
-    """A system message within the turn changes nothing."""
-    turn = Turn().did(A)
-    turn.messages.append(SystemMessage("Be brief."))
-    assert codes(turn, A) == ["repeated_call"]
-
-
-@pytest.mark.parametrize("settings", [{"score": -0.1}, {"answer_score": 2}])
-def test_settings(settings: dict[str, Any]) -> None:
-    """A setting that cannot work is refused at construction and named."""
-    with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        NoRepeat(**settings)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
+JSON = json_values()
 CALLS = st.lists(
     st.fixed_dictionaries(
         {"name": st.sampled_from(["search", "read", "save", None]), "args": JSON | st.dictionaries(st.text(), JSON)},
@@ -323,7 +272,6 @@ def test_every_call_repeats_itself(args: dict[str, Any]) -> None:
 
 
 # ---- polling --------------------------------------------------------------------------------------------------------
-
 WAIT = call("save", seconds=5)
 
 
@@ -343,18 +291,16 @@ def test_a_call_whose_results_change_is_polling(as_blocks: bool) -> None:
     assert codes(turn, B, A) == ["repeated_call"]
 
 
-def test_a_call_whose_results_have_stopped_changing_is_a_repeat() -> None:
-    """The last two results decide: when they are the same, asking again is a repeat."""
+def test_results_that_do_not_change_are_no_polling() -> None:
+    """The last two results decide; errors and two calls in one answer are no polling."""
     turn = Turn().did(A, result="queued").did(A, result="done")
     assert codes(turn, A) == []
     assert codes(turn.did(A, result="done"), A) == ["repeated_call"]
-
-
-def test_errors_are_no_changing_results() -> None:
-    """A call that failed before it was answered, or failed in two ways, is not polled."""
     assert codes(Turn().did(A, status="error", result="busy").did(A, result="done"), A) == ["repeated_call"]
     assert codes(Turn().did(A, status="error", result="1").did(A, status="error", result="2"), A) == ["repeated_call"]
     assert codes(Turn().did(A, result="1").did(A, status="error", result="2"), A) == ["repeated_call"]
+    turn = Turn().did(A, result="1").did(A, result="2")
+    assert codes(turn, A, A) == ["duplicate_call"]
 
 
 def test_polling_with_a_wait_between_is_no_loop() -> None:
@@ -365,9 +311,3 @@ def test_polling_with_a_wait_between_is_no_loop() -> None:
     assert codes(turn.did(A, result="3"), WAIT, effects={}) == []
     still = Turn().did(A).did(WAIT).did(A)
     assert codes(still, WAIT, effects={}) == ["call_loop"]
-
-
-def test_the_same_call_twice_in_one_answer_is_no_polling() -> None:
-    """Two identical calls in one answer stay a fault, whatever the earlier results were."""
-    turn = Turn().did(A, result="1").did(A, result="2")
-    assert codes(turn, A, A) == ["duplicate_call"]

@@ -15,10 +15,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ValidationError
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators.agreement import same_value
 from cascade_agent.validators.plan_consistency import Plan, PlanConsistency, PlanStep
 from cascade_agent.validators.validator_set import ValidatorSet
+from tests.builders import json_values
 
 TOOLS = tuple(ToolSpec(name) for name in ("find_order", "refund", "send_mail", "get_weather"))
 
@@ -59,7 +59,6 @@ def answered(*names: str, status: str = "success") -> list[BaseMessage]:
 
 
 # ---- a plan as an answer --------------------------------------------------------------------------------------------
-
 BROKEN_PLANS = {
     "the same id twice": ([step("a"), step("a", "refund")], "plan_duplicate_id", "/1/id"),
     "the same id as number and text": ([step(1), step("1", "refund")], "plan_duplicate_id", "/1/id"),
@@ -106,7 +105,6 @@ def test_broken_plan(case: str, shape: str) -> None:
     else:
         blocks = [{"type": "text", "text": json.dumps(steps)}]
         verdict, root = judge(AIMessage(blocks)), "/text"
-    assert verdict is not None
     assert (verdict.code, verdict.hard, verdict.path) == (code, True, root + place)
 
 
@@ -156,7 +154,6 @@ def test_empty_plan() -> None:
         ({"steps": []}, Plan.model_json_schema()),
     ):
         verdict = judge("", parsed=parsed, output_schema=schema)
-        assert verdict is not None
         assert (verdict.code, verdict.hard) == ("plan_empty", True)
     assert judge("", parsed={"steps": []}) is None
     assert judge("", parsed={"steps": []}, output_schema={"title": "Recipe", "properties": {"steps": {}}}) is None
@@ -184,35 +181,28 @@ def test_other_json_is_kept(case: str) -> None:
     assert judge([call("write_file", **(data if isinstance(data, dict) else {"data": data}))]) is None
 
 
-@pytest.mark.parametrize(
-    "text", ['{"steps": [{"id": "tool"', '{"id": "tool"} trailing', '"id" and "tool"', '["id", "tool"]']
-)
-def test_other_text_is_kept(text: str) -> None:
-    """Text with the words of a plan that is no JSON of a plan is kept."""
-    assert judge(text) is None
-
-
-def test_deep_and_long_text_is_kept() -> None:
-    """JSON nested too deep to read and very long text are kept and end."""
+def test_other_texts_and_long_ones_are_kept() -> None:
+    """Text with the words of a plan that is none, JSON nested too deep and very long text are kept and end."""
+    for text in ['{"steps": [{"id": "tool"', '{"id": "tool"} trailing', '"id" and "tool"', '["id", "tool"]']:
+        assert judge(text) is None
     assert judge('{"id": "tool", "steps": ' + "[" * 100_000) is None
     assert judge(json.dumps({"steps": [step(n) for n in range(3_000)]})) is None
 
 
 def test_known_tools() -> None:
-    """`known_tools` replaces the tools on offer; without either the tools are not judged."""
+    """`known_tools` replaces the tools on offer; without either, or where the plan's own is the only one, tools are not judged."""
     plan = {"steps": [step("a", "fly")]}
     assert judge("", parsed=plan, tools=()) is None
     assert judge("", PlanConsistency(known_tools=["fly"]), parsed=plan) is None
     verdict = judge("", PlanConsistency(known_tools={"swim"}), parsed=plan, tools=())
-    assert verdict is not None
     assert verdict.code == "plan_unknown_tool"
-
-
-def test_the_tool_that_hands_in_the_plan_is_no_tool_of_it() -> None:
-    """Where the plan's own schema is the only tool on offer, nothing is known about the others."""
     draft = AIMessage("", tool_calls=[call("Plan", steps=[step("a", "fly")])])
     assert judge(draft, parsed=Plan(steps=[PlanStep(id="a", tool="fly")]), tools=[ToolSpec("Plan")]) is None
     assert judge(draft, tools=[ToolSpec("Plan")]) is None
+    text = '{"steps": [{"id": "a", "tool": "nope", "description": "x", "depends_on": []}]}'
+    draft = Draft(message=AIMessage(text))
+    verdict = PlanConsistency(known_tools=["look_up"])(draft, StepContext(messages=[HumanMessage("Plan it.")]))
+    assert verdict.code == "plan_unknown_tool"
 
 
 def test_required_outputs() -> None:
@@ -220,7 +210,6 @@ def test_required_outputs() -> None:
     plan = {"steps": [step("a"), step("b", "refund", outputs=["receipt"])]}
     assert judge("", PlanConsistency(required_outputs=["a", "refund", "receipt"]), parsed=plan) is None
     verdict = judge("", PlanConsistency(required_outputs=["receipt", "letter"]), parsed=plan)
-    assert verdict is not None
     assert (verdict.code, verdict.hard) == ("plan_missing_output", True)
 
     def asked_for(context: StepContext) -> list[str]:
@@ -241,26 +230,26 @@ def test_replanning_is_allowed_and_recorded() -> None:
         judge([call("replan", **plan)], validator, state=state),
         judge(json.dumps(plan), validator, state=state),
     ):
-        assert verdict is not None
         assert (verdict.outcome, verdict.code, verdict.score) == ("pass", "replanned", None)
     waiting = {"steps": [step("c", "send_mail", "a", "d", args={"x": "$d"}), step("d")]}
     assert judge("", parsed=waiting, state=state).code == "replanned"
     broken = judge("", parsed={"steps": [step("c", "send_mail", "z")]}, state=state)
-    assert broken is not None
     assert broken.code == "plan_unknown_dependency"
     lost = judge("", PlanConsistency(required_outputs=["b"]), parsed={"steps": [step("c")]}, state=state)
-    assert lost is not None
     assert lost.code == "plan_missing_output"
 
 
-def test_plan_after_an_unreadable_one() -> None:
-    """A good plan where the state held something unreadable is a first plan."""
+def test_plans_after_plans() -> None:
+    """A plan after an unreadable one is a first plan, one may wait for a step of the plan that it replaced."""
     assert judge("", parsed={"steps": [step("a")]}, state={"plan": "look, then pay"}) is None
+    plan = [step("c", "refund", "a", status="pending")]
+    assert judge([call("refund")], state={"plan": plan}) is None
+    assert judge("", parsed={"answer": 4}, state={"plan": order_plan("done", "done", "done")}) is None
+    assert judge("", parsed=7, state={"plan": order_plan()}) is None
+    assert judge("", parsed={"steps": [step(n) for n in range(500)]}) is None
 
 
 # ---- an action against the plan in force ----------------------------------------------------------------------------
-
-
 def order_plan(look: str = "done", pay: str = "pending", tell: str = "pending") -> list[dict[str, Any]]:
     """Look, then pay, then tell."""
     return [
@@ -310,7 +299,6 @@ def test_bad_action(case: str) -> None:
     """A call that the plan does not have due is a hard fail that points at the call."""
     steps, calls, code, place = BAD_ACTIONS[case]
     verdict = judge(calls, state={"plan": {"steps": steps}, "results": RESULTS})
-    assert verdict is not None
     assert (verdict.code, verdict.hard) == (code, True)
     assert verdict.path == f"/tool_calls/{len(calls) - 1}{place}"
     assert "Ada" not in verdict.reason
@@ -364,35 +352,22 @@ def test_parallel_independent_steps() -> None:
     assert judge(calls, state={"plan": plan}) is None
 
 
-def test_retry_of_a_failed_step() -> None:
-    """A step that failed or is in progress may be called again."""
+def test_states_of_steps() -> None:
+    """A step that failed, is in progress or unknown is not in the way; a skipped one holds up nobody and is not called."""
     for status in ("failed", "in_progress", "running", "error"):
         assert judge([call("refund", order=17)], state={"plan": order_plan(pay=status), "results": RESULTS}) is None
-
-
-def test_skipped_dependency() -> None:
-    """A skipped step holds up nobody and is not called."""
     assert judge([call("refund", order=1)], state={"plan": order_plan("skipped")}) is None
     verdict = judge([call("find_order")], state={"plan": order_plan("cancelled")})
-    assert verdict is not None
     assert verdict.code == "plan_unexpected_call"
-
-
-def test_a_status_that_nobody_knows() -> None:
-    """A step with an unknown status is neither open nor in the way."""
     assert judge([call("refund", order=1)], state={"plan": order_plan("quux")}) is None
     assert judge([call("find_order", name="Ada")], state={"plan": order_plan("quux")}) is None
 
 
-def test_free_tools() -> None:
-    """Tools that are declared free may be called at any time."""
+def test_calls_outside_of_the_plan() -> None:
+    """Tools declared free are always; while a step of text is due, any call may serve it."""
     validator = PlanConsistency(free_tools=["get_weather"])
     assert judge([call("get_weather")], validator, state={"plan": order_plan()}) is None
     assert judge([call("send_mail")], validator, state={"plan": order_plan()}) is not None
-
-
-def test_a_due_step_of_text_explains_any_call() -> None:
-    """While a step without a tool is due, a call outside the plan may serve it; when it is not due, it may not."""
     plan = [step("a", None, status="pending"), step("b", "refund", "a")]
     assert judge([call("get_weather")], state={"plan": plan}) is None
     assert judge("The order is fine.", state={"plan": plan}) is None
@@ -401,17 +376,12 @@ def test_a_due_step_of_text_explains_any_call() -> None:
     assert judge("The order is fine.", state={"plan": plan}) is not None
 
 
-def test_final_text_while_steps_are_open() -> None:
-    """A final text while steps are open is a soft fail; when all are settled or failed it is kept."""
+def test_final_texts() -> None:
+    """Final while steps are open is a soft fail; settled plans, structured output, broken calls and reports are kept."""
     verdict = judge("All done!", state={"plan": order_plan()})
-    assert verdict is not None
     assert (verdict.outcome, verdict.code, verdict.hard) == ("fail", "plan_steps_open", False)
     assert judge("All done!", state={"plan": order_plan("done", "done", "skipped")}) is None
     assert judge("It did not work.", state={"plan": order_plan("done", "failed", "skipped")}) is None
-
-
-def test_texts_that_are_not_final() -> None:
-    """Structured output, a broken call and the report of a step in progress are no final answers."""
     state = {"plan": order_plan(pay="in_progress")}
     assert judge("x", parsed={"a": 1}, state=state) is None
     assert judge("x", output_schema=Plan, state=state) is None
@@ -421,29 +391,20 @@ def test_texts_that_are_not_final() -> None:
     assert judge("Refunded.", state=state, messages=answered("find_order")) is not None
 
 
-def test_tool_messages_show_progress() -> None:
-    """Where the graph does not keep the status, a tool that has answered counts for its step; one that failed does not."""
+def test_progress_without_a_status() -> None:
+    """Tool messages count for their step, results under numbers for numbered steps; without both only tools are held."""
     state = {"plan": order_plan("pending")}
     assert judge([call("refund", order=1)], state=state) is not None
     assert judge([call("refund", order="r")], state=state, messages=answered("find_order")) is None
     assert judge([call("refund", order="r")], state=state, messages=answered("find_order", status="error")) is not None
     assert judge("Done.", state=state, messages=answered("find_order", "refund", "send_mail")) is None
-
-
-def test_no_status_at_all() -> None:
-    """Where neither status nor results are said only the tools are held against the plan."""
     plan = [step("a"), step("b", "refund", "a"), step("c", "send_mail", "b")]
     assert judge([call("send_mail")], state={"plan": plan}) is None
     assert judge("Done.", state={"plan": plan}) is None
     verdict = judge([call("get_weather")], state={"plan": plan})
-    assert verdict is not None
     assert verdict.code == "plan_unexpected_call"
     assert judge([call("refund")], state={"plan": plan, "results": {"a": 1}}) is None
     assert judge([call("send_mail")], state={"plan": plan, "results": {"a": 1}}) is not None
-
-
-def test_numbered_results() -> None:
-    """Results under numbers belong to steps with numbers."""
     plan = [step(1), step(2, "refund", 1, args={"order": "$1.id"})]
     assert judge([call("refund", order=17)], state={"plan": plan, "results": {1: {"id": 17}}}) is None
     assert judge([call("refund", order=18)], state={"plan": plan, "results": {1: {"id": 17}}}) is not None
@@ -461,12 +422,10 @@ def test_finished_plan_binds_no_later_turn() -> None:
     verdict = judge(
         [call("find_order", name="Ada")], state=state, messages=answered("find_order", "refund", "send_mail")
     )
-    assert verdict is not None
     assert verdict.code == "plan_step_done"
 
 
 # ---- arguments taken from earlier results ---------------------------------------------------------------------------
-
 ARGUMENTS: list[tuple[Any, Any, Any, bool]] = [
     # planned, result of the step "a", given, agrees
     ("${a.id}", {"id": 17}, 17, True),
@@ -530,8 +489,8 @@ def test_arguments_from_results(planned: Any, result: Any, given: Any, agrees: b
     assert (verdict.code if verdict else None) == (None if agrees else "plan_wrong_argument")
 
 
-def test_nesting_without_end() -> None:
-    """Arguments nested deeper than is compared are not known to differ, equal ones or not."""
+def test_bounds_of_comparing() -> None:
+    """What is nested deeper or longer than is compared is not known to differ."""
     deep: Any = "${a.id}"
     for _ in range(100):
         deep = [deep]
@@ -541,12 +500,22 @@ def test_nesting_without_end() -> None:
     ]
     assert judge([call("refund", x=[[1]], y=1)], state={"plan": plan}) is not None
     assert judge([call("refund", x=json.loads(json.dumps(deep)), y=1)], state={"plan": plan}) is not None
-
-
-def test_long_planned_text_is_not_compared() -> None:
-    """A planned text that is too long to search for references agrees with anything."""
     plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["y" * 3_000 + "$a", "$a"]})]
     assert judge([call("refund", x=["z", 1])], state={"plan": plan}) is None
+    deep: Any = "${zz}"
+    for _ in range(50):
+        deep = [deep]
+    assert judge("", parsed={"steps": [step("a", args={"x": deep})]}) is None
+    assert judge("", parsed={"steps": [step("a", args={"z": "${zz}", "x": [1] * 150, "y": [2] * 150})]}) is None
+    plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["$a", deep]})]
+    assert judge([call("refund", x=[1, deep])], state={"plan": plan}) is None
+    assert judge([call("refund", x=[1, 7])], state={"plan": plan}) is not None
+    assert judge("", parsed=[PlanStep(id="a"), PlanStep(id="a")]) is not None
+    references = {f"k{n}": "$b " * 600 for n in range(150)}
+    late = [step(f"s{n}", args=references) for n in range(100)]
+    plan = [step("b"), *late, step("c", args={"x": "${zz}"})]
+    assert judge("", parsed={"steps": plan}) is None
+    assert judge("", parsed={"steps": [step("b"), step("c", args={"x": "${zz}"})]}) is not None
 
 
 def test_result_from_the_only_tool_message() -> None:
@@ -568,19 +537,16 @@ def test_literal_argument_that_differs() -> None:
     plan = [step("a", args={"name": "Ada", "limit": 5, "page": None}, status="pending"), step("b", "refund")]
     assert judge([call("find_order", name="ada", limit=5.0)], state={"plan": plan}) is None
     verdict = judge([call("find_order", name="Bob", limit=6), call("refund")], state={"plan": plan})
-    assert verdict is not None
     assert (verdict.outcome, verdict.code, verdict.path) == (
         "abstain",
         "plan_argument_differs",
         "/tool_calls/0/args/name",
     )
     hard = judge([call("find_order", name="Bob"), call("get_weather")], state={"plan": plan})
-    assert hard is not None
     assert hard.code == "plan_unexpected_call"
 
 
 # ---- no plan, strange plans -----------------------------------------------------------------------------------------
-
 NO_PLANS: dict[str, Any] = {
     "no state": None,
     "no key": {"messages": []},
@@ -615,71 +581,26 @@ FOREIGN_PLANS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", FOREIGN_PLANS)
-def test_a_plan_of_other_tools_binds_nothing_unless_it_was_named(case: str) -> None:
-    """What merely stands under `plan` and names other things than the tools on offer is left alone."""
-    state = {"plan": FOREIGN_PLANS[case]}
-    for action in ([call("get_weather")], [call("send_mail")], "All done!"):
-        assert judge(action, state=state) is None
-    for validator in (PlanConsistency(lambda s: s["plan"]), PlanConsistency(known_tools=["find_order"])):
-        verdict = judge([call("get_weather")], validator, state=state)
-        assert verdict is not None
-        assert verdict.code == "plan_unexpected_call"
-
-
-def test_a_plan_whose_tools_are_not_offered_at_this_step_binds_nothing() -> None:
-    """A step that offers other tools, or none, is not judged against a plan found by default."""
+def test_plans_that_bind_nothing() -> None:
+    """What stands under `plan` and names tools that this step does not offer is left alone unless it was named."""
+    for plan in FOREIGN_PLANS.values():
+        state = {"plan": plan}
+        for action in ([call("get_weather")], [call("send_mail")], "All done!"):
+            assert judge(action, state=state) is None
+        for validator in (PlanConsistency(lambda s: s["plan"]), PlanConsistency(known_tools=["find_order"])):
+            verdict = judge([call("get_weather")], validator, state=state)
+            assert verdict.code == "plan_unexpected_call"
     for tools in ((), (ToolSpec("get_weather"),)):
         assert judge([call("get_weather")], state={"plan": order_plan()}, tools=tools) is None
 
 
-def test_own_reader_that_finds_nonsense() -> None:
-    """What the user's own reader returns is reported when it is no plan; None and an empty plan are no plan."""
+def test_an_own_reader() -> None:
+    """What it returns is reported when it is no plan; None and an empty plan are no plan yet."""
     for value in ("text", 7, [step("a"), step("a")]):
         verdict = judge("Done.", PlanConsistency(lambda _, value=value: value), state={})
-        assert verdict is not None
         assert (verdict.outcome, verdict.code, verdict.score) == ("abstain", "plan_unreadable", None)
     assert judge("Done.", PlanConsistency(lambda _: []), state={}) is None
-
-
-def test_own_reader_that_finds_nothing() -> None:
-    """A reader that returns None means that there is no plan yet."""
     assert judge("Done.", PlanConsistency(lambda _: None), state={}) is None
-
-
-def test_plan_that_waits_for_a_plan_before_it() -> None:
-    """A plan in force may wait for a step of the plan it replaced."""
-    plan = [step("c", "refund", "a", status="pending")]
-    assert judge([call("refund")], state={"plan": plan}) is None
-
-
-def test_the_answer_is_no_plan_beside_one() -> None:
-    """Structured output of another kind beside a plan is not held against it."""
-    assert judge("", parsed={"answer": 4}, state={"plan": order_plan("done", "done", "done")}) is None
-    assert judge("", parsed=7, state={"plan": order_plan()}) is None
-    assert judge("", parsed={"steps": [step(n) for n in range(500)]}) is None
-
-
-def test_bounds_of_reading() -> None:
-    """References are looked for to a fixed depth, in a fixed number of values; beyond them nothing is known."""
-    deep: Any = "${zz}"
-    for _ in range(50):
-        deep = [deep]
-    assert judge("", parsed={"steps": [step("a", args={"x": deep})]}) is None
-    assert judge("", parsed={"steps": [step("a", args={"z": "${zz}", "x": [1] * 150, "y": [2] * 150})]}) is None
-    plan = [step("a", status="done", result=1), step("b", "refund", "a", args={"x": ["$a", deep]})]
-    assert judge([call("refund", x=[1, deep])], state={"plan": plan}) is None
-    assert judge([call("refund", x=[1, 7])], state={"plan": plan}) is not None
-    assert judge("", parsed=[PlanStep(id="a"), PlanStep(id="a")]) is not None
-
-
-def test_hostile_plan_ends() -> None:
-    """Of a plan with hundreds of thousands of references some thousands are followed."""
-    references = {f"k{n}": "$b " * 600 for n in range(150)}
-    late = [step(f"s{n}", args=references) for n in range(100)]
-    plan = [step("b"), *late, step("c", args={"x": "${zz}"})]
-    assert judge("", parsed={"steps": plan}) is None
-    assert judge("", parsed={"steps": [step("b"), step("c", args={"x": "${zz}"})]}) is not None
 
 
 def test_schema_of_the_plan() -> None:
@@ -696,32 +617,8 @@ def test_schema_of_the_plan() -> None:
     assert again.steps == [parsed]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"open_score": 2},
-        {"differs_score": -1},
-        {"max_steps": 0},
-        {"known_tools": "refund"},
-        {"free_tools": "refund"},
-        {"required_outputs": "x"},
-    ],
-)
-def test_settings(settings: dict[str, Any]) -> None:
-    """A setting that cannot work is refused at construction and named."""
-    with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        PlanConsistency(**settings)
-
-
 KEYS = st.sampled_from(["id", "tool", "depends_on", "status", "args", "result", "outputs", "steps", "description"])
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.sampled_from(["a", "b", "$a", "${b.x}", "refund", "done", ""])
-)
-JSON = st.recursive(LEAVES, lambda i: st.lists(i, max_size=3) | st.dictionaries(KEYS, i, max_size=5), max_leaves=12)
+JSON = json_values(st.sampled_from(["a", "b", "$a", "${b.x}", "refund", "done", ""]), KEYS, size=5, leaves=12)
 STEPS = st.fixed_dictionaries(
     {"id": st.sampled_from(["a", "b", "c", 1])},
     optional={
@@ -762,12 +659,3 @@ def test_numbers_in_texts_are_compared_as_numbers(a: object, b: object, equal: b
     """A number that a tool returned as decimal text is the same number in a later argument."""
     assert same_value(a, b) is equal
     assert same_value(b, a) is equal
-
-
-def test_named_tools_are_held_to_even_when_no_step_uses_one() -> None:
-    """With `known_tools` given, an answer of a plan's shape is judged although every step names an unknown tool."""
-    text = '{"steps": [{"id": "a", "tool": "nope", "description": "x", "depends_on": []}]}'
-    draft = Draft(message=AIMessage(text))
-    verdict = PlanConsistency(known_tools=["look_up"])(draft, StepContext(messages=[HumanMessage("Plan it.")]))
-    assert verdict is not None
-    assert verdict.code == "plan_unknown_tool"

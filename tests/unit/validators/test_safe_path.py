@@ -15,7 +15,7 @@ def of(pointer: str, *names: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("pointer", "shown"),
+    ("pointer", "visible"),
     [
         ("", ""),
         ("/tool_calls/0/args/city", "/tool_calls/0/args/city"),
@@ -32,13 +32,13 @@ def of(pointer: str, *names: str) -> str:
         ("/text/steps/1/tool", "/text/steps/1/tool"),
     ],
 )
-def test_what_is_shown(pointer, shown):
+def test_what_is_shown(pointer, visible):
     """Declared names, positions, and the name of an argument that looks like one."""
-    assert of(pointer, "city", "people", "age", "list", "phones", "a/b") == shown
+    assert of(pointer, "city", "people", "age", "list", "phones", "a/b") == visible
 
 
 @given(keys=st.lists(st.text(min_size=1), max_size=20))
-def test_nothing_undeclared_is_told_below_an_argument(keys):
+def test_nothing_undeclared_is_named_below_an_argument(keys):
     """Whatever the keys are, only positions and stars come out, and never more than 16 parts."""
     pointer = "/tool_calls/0/args/x" + "".join("/" + k.replace("~", "~0").replace("/", "~1") + "q@" for k in keys)
     parts = of(pointer, "x").split("/")[1:]
@@ -48,16 +48,12 @@ def test_nothing_undeclared_is_told_below_an_argument(keys):
 
 
 def test_names_are_asked_for_only_where_they_matter():
-    """Most paths end at an argument: nothing is collected for them."""
+    """Only below an argument, and there at any depth: in `$defs`, items and branches."""
 
     def never() -> Any:
         raise AssertionError
 
     assert redact_path("/tool_calls/0/args/city", never) == "/tool_calls/0/args/city"
-
-
-def test_declared_names_are_found_at_any_depth():
-    """In `$defs`, items and branches."""
     schema = {
         "$defs": {"a": {"properties": {"deep": {}}}},
         "anyOf": [{"properties": {"b": {"items": {"required": ["c"]}}}}],

@@ -55,11 +55,11 @@ FOUR = {"instructions": ["A", "B", "C"]}
 @pytest.mark.parametrize("is_async", [False, True])
 def test_the_majority_is_kept(case: tuple[list[Any], dict[str, Any], str, str, int], is_async: bool) -> None:
     """All samples must agree; staged, the others are asked only where two differ, and a lead of two is enough."""
-    small, settings, tier, text, asked = case
+    small, settings, tier, text, queried = case
     model, judged = cascade(small, **settings)
     answer = asyncio.run(judged.ainvoke("6 * 7?")) if is_async else judged.invoke("6 * 7?")
     step = answer.response_metadata["cascade"]
-    assert (step["final_tier"], answer.text, model.asked) == (tier, text, asked)
+    assert (step["final_tier"], answer.text, model.asked) == (tier, text, queried)
 
 
 def test_the_cost_is_in_the_record() -> None:
@@ -85,11 +85,11 @@ def test_what_is_sent() -> None:
 def test_samples_are_asked_side_by_side() -> None:
     """The further samples run at the same time."""
     barrier = threading.Barrier(2, timeout=5)
-    asked: list[int] = []
+    queried: list[int] = []
 
     def wait(_: Any) -> str:
-        asked.append(1)
-        if len(asked) > 1:
+        queried.append(1)
+        if len(queried) > 1:
             barrier.wait()
         return "42"
 
@@ -125,16 +125,12 @@ def test_calls_and_prose_are_not_sampled(draft: AIMessage) -> None:
     assert (verdict.code, verdict.score, call.cost, better) == ("not_sampled", None, 0.0, None)
 
 
-def test_prose_among_answers_is_outvoted() -> None:
-    """A draft without a final answer is outvoted by samples that have one; where none has, nothing is known."""
+def test_samples_without_an_answer() -> None:
+    """A draft without a final answer is outvoted by samples that have one; where none has, it stays where it was."""
     prose = "I am afraid that this cannot be told from the question as it was put to me."
     for others, tier in ((["42", "42"], "large"), ([prose, prose], "small")):
         _, judged = cascade([prose, *others], samples=3)
         assert judged.invoke("6 * 7?").response_metadata["cascade"]["final_tier"] == tier
-
-
-def test_no_usable_sample_says_nothing() -> None:
-    """Where every other sample fails the draft stays where the local validators left it."""
     _, judged = cascade(["42", RuntimeError("down")])
     step = judged.invoke("6 * 7?").response_metadata["cascade"]
     assert (step["final_tier"], step["attempts"][0]["verdicts"][-1]["code"]) == ("small", "agreement_unknown")
@@ -147,24 +143,18 @@ class Sum(BaseModel):
 def test_structured_output() -> None:
     """Structured answers are compared as parsed, and the majority's value is what the host gets."""
 
-    def said(value: object) -> AIMessage:
+    def reply(value: object) -> AIMessage:
         return AIMessage("", tool_calls=[{"name": "Sum", "args": {"value": value}, "id": "1"}])
 
-    _, judged = cascade([said(42), said(41), said("41"), said(41)], **FOUR, staged=True)
+    _, judged = cascade([reply(42), reply(41), reply("41"), reply(41)], **FOUR, staged=True)
     assert judged.with_structured_output(Sum).invoke("6 * 7?") == Sum(value=41)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"instructions": []}, {"instructions": "A"}, {"instructions": ["A"], "samples": 1}]
-)
-def test_settings(settings: dict[str, Any]) -> None:
-    """No instructions, a text for a list, or nothing to compare with is refused."""
-    with pytest.raises(ConfigurationError):
-        SelfConsistency(**settings)
-
-
-def test_without_a_cascade_it_needs_a_tier() -> None:
-    """Asked outside of a cascade it says what is missing."""
+def test_what_cannot_work_is_refused() -> None:
+    """No instructions, a text for a list, nothing to compare with, and no tier outside of a cascade."""
+    for settings in [{"instructions": []}, {"instructions": "A"}, {"instructions": ["A"], "samples": 1}]:
+        with pytest.raises(ConfigurationError):
+            SelfConsistency(**settings)
     with pytest.raises(ConfigurationError, match="no tier"):
         SelfConsistency(instructions=["A"]).gather(Draft(message=AIMessage("42")), StepContext(), config=None)
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators.skipped_call import SkippedCall
 
@@ -109,7 +108,6 @@ def test_skipped_work_fails_softly(case: str) -> None:
     """A later turn that ends in words where a call was due is a soft fail at the text."""
     (history, user, text), code = FOUND[case]
     verdict = judge(history, user, text)
-    assert verdict is not None
     assert (verdict.outcome, verdict.code, verdict.path, verdict.hard) == ("fail", code, "/text", False)
     assert text not in verdict.reason
 
@@ -120,37 +118,27 @@ def test_a_right_answer_is_kept(case: str) -> None:
     assert judge(*KEPT[case]) is None
 
 
-def test_after_a_call_of_this_turn() -> None:
-    """A turn in which a call was made may end in any text, but for an announcement of the next one."""
+def test_after_calls_of_this_turn_and_the_last() -> None:
+    """After a call any text may end a turn but an announcement; a second turn without one is not kept."""
     acted = [*FILES, *turn("Delete old.tmp", ("delete_file", {"path": "old.tmp"}))[:3]]
     context = StepContext(messages=acted, tools=TOOLS)
     for text, found in (("Deleted.", False), ("Please hold on.", False), ("I'll read the other one.", True)):
         assert (SkippedCall()(Draft(message=AIMessage(text)), context) is not None) is found
+    long = "Please write an e-mail to my whole team. " * 6
+    assert judge(FILES, long, "Done.") is None
+    assert judge([*FILES, HumanMessage(long), AIMessage("Done.")], long, "Done.") is not None
 
 
 def test_where_it_is_silent() -> None:
     """Without tools, with calls, where calls are forbidden and for structured output nothing is found."""
     history, user, text = SKIPPED["a supplied value"]
     assert judge(history, user, text, tools=()) is None
-    asked = [*history, HumanMessage(user)]
+    queried = [*history, HumanMessage(user)]
     for settings in ({"tool_choice": "none"}, {"output_schema": {"type": "object"}}):
-        context = StepContext(messages=asked, tools=TOOLS, **settings)  # type: ignore[arg-type]
+        context = StepContext(messages=queried, tools=TOOLS, **settings)  # type: ignore[arg-type]
         assert SkippedCall()(Draft(message=AIMessage(text)), context) is None
     call = AIMessage(text, tool_calls=[{"name": "book_room", "args": {}, "id": "1"}])
-    assert SkippedCall()(Draft(message=call), StepContext(messages=asked, tools=TOOLS)) is None
-
-
-def test_the_second_turn_without_a_call() -> None:
-    """Done after a long request is kept once; when the turn before ended without a call too, it is not."""
-    long = "Please write an e-mail to my whole team. " * 6
-    assert judge(FILES, long, "Done.") is None
-    assert judge([*FILES, HumanMessage(long), AIMessage("Done.")], long, "Done.") is not None
-
-
-def test_settings() -> None:
-    """A score that is no probability is refused."""
-    with pytest.raises(ConfigurationError, match="score"):
-        SkippedCall(score=1.5)
+    assert SkippedCall()(Draft(message=call), StepContext(messages=queried, tools=TOOLS)) is None
 
 
 @given(st.text(), st.text())

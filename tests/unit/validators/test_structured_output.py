@@ -53,12 +53,18 @@ def error_of(data: dict[str, Any]) -> str:
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
-def test_parsing_error_is_a_hard_fail() -> None:
-    """A parsing error fails hard, also where no schema is known."""
+def test_errors_that_name_no_value() -> None:
+    """A parsing error fails hard without a schema too; LangChain's message quotes the whole answer and none of it is passed on."""
     verdict = judge(Draft(message=AIMessage("{"), parsing_error="JSONDecodeError: Expecting property name"))
-    assert verdict is not None
     assert (verdict.code, verdict.hard, verdict.path) == ("unparsed_output", True, "/parsed")
     assert "JSONDecodeError" in verdict.reason
+    with pytest.raises(OutputParserException) as caught:
+        PydanticOutputParser(pydantic_object=Order).parse(json.dumps({"buyerName": SECRET}))
+    error = f"{type(caught.value).__name__}: {caught.value}"
+    assert SECRET in error
+    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order)
+    assert "OutputParserException" in verdict.reason
+    assert SECRET not in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -73,18 +79,24 @@ def test_parsing_error_is_a_hard_fail() -> None:
 def test_path_and_kind_but_no_value(data: dict[str, Any], path: str, kind: str) -> None:
     """The reason names path and kind of the first error; values and names that nobody declared are left out."""
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error_of(data)), output_schema=Order)
-    assert verdict is not None
     assert verdict.path == path
     assert kind in verdict.reason
     assert SECRET not in verdict.reason + verdict.path
 
 
-def test_json_schema_declares_names_too() -> None:
-    """A schema given as JSON Schema tells the declared names as well as a class does."""
+def test_names_are_declared_by_any_schema() -> None:
+    """JSON Schema, TypedDict and dataclass declare names as a class does, in a bounded part of the schema."""
     error = error_of({"buyerName": "A", "lines": [{"sku": "a", "count": SECRET}]})
     verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order.model_json_schema())
-    assert verdict is not None
     assert verdict.path == "/parsed/lines/0/count"
+    for schema in [Typed, Plain]:
+        error = error_of({"buyerName": "A", "lines": []} | {"lines": 3}).replace("lines", "count")
+        verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
+        assert verdict.path == "/parsed/count"
+    wide = {"anyOf": [{"properties": {f"f{n}": {}}} for n in range(5_000)]}
+    error = error_of({"buyerName": "A"}).replace("lines", "f0")
+    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
+    assert verdict.path == "/parsed/*"
 
 
 class Typed(TypedDict):
@@ -96,35 +108,15 @@ class Plain:
     count: int
 
 
-@pytest.mark.parametrize("schema", [Typed, Plain])
-def test_typed_dict_and_dataclass(schema: type) -> None:
-    """Names of a TypedDict or a dataclass are declared names."""
-    error = error_of({"buyerName": "A", "lines": []} | {"lines": 3}).replace("lines", "count")
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
-    assert verdict is not None
-    assert verdict.path == "/parsed/count"
-
-
-def test_langchain_parser_error() -> None:
-    """The message of LangChain's own parser quotes the whole answer; none of it is passed on."""
-    with pytest.raises(OutputParserException) as caught:
-        PydanticOutputParser(pydantic_object=Order).parse(json.dumps({"buyerName": SECRET}))
-    error = f"{type(caught.value).__name__}: {caught.value}"
-    assert SECRET in error
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order)
-    assert verdict is not None
-    assert "OutputParserException" in verdict.reason
-    assert SECRET not in verdict.reason
-
-
-def test_prose_where_a_schema_was_asked_for() -> None:
-    """Nothing parsed and no error, as the tool parser gives for prose, is a hard fail."""
+def test_nothing_parsed_is_a_hard_fail() -> None:
+    """Prose without an error, and a call of what was not offered, do not excuse the missing output."""
     message = AIMessage("It costs 12 euros.")
     parser = PydanticToolsParser(tools=[Line], first_tool_only=True)
     parsed = parser.parse_result([ChatGeneration(message=message)])
     verdict = judge(Draft(message=message, parsed=parsed), output_schema=Line)
-    assert verdict is not None
     assert verdict.hard
+    call = {"name": "find", "args": {}, "id": "c1"}
+    assert judge(Draft(message=AIMessage("", tool_calls=[call])), output_schema=Line, tools=[ToolSpec("get")])
 
 
 def test_kept() -> None:
@@ -136,21 +128,6 @@ def test_kept() -> None:
     assert judge(Draft(message=AIMessage("It costs 12 euros."))) is None
     looking = Draft(message=AIMessage("", tool_calls=[call]))
     assert judge(looking, output_schema=Line, tools=[ToolSpec("find")]) is None
-
-
-def test_huge_schema_ends() -> None:
-    """Names are looked for in a bounded part of a schema; those beyond are left out of the path."""
-    wide = {"anyOf": [{"properties": {f"f{n}": {}}} for n in range(5_000)]}
-    error = error_of({"buyerName": "A"}).replace("lines", "f0")
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
-    assert verdict is not None
-    assert verdict.path == "/parsed/*"
-
-
-def test_a_call_of_no_offered_tool_is_no_look_up() -> None:
-    """A call to something that was not offered does not excuse the missing output."""
-    call = {"name": "find", "args": {}, "id": "c1"}
-    assert judge(Draft(message=AIMessage("", tool_calls=[call])), output_schema=Line, tools=[ToolSpec("get")])
 
 
 SCHEMAS = st.sampled_from(
@@ -172,7 +149,6 @@ def test_never_raises(error: str | None, schema: object) -> None:
 
 
 # ---- plain output against its schema --------------------------------------------------------------------------------
-
 PERSON: dict[str, Any] = {
     "title": "Person",
     "type": "object",
@@ -230,7 +206,6 @@ def test_plain_output_is_held_to_its_json_schema(form: str) -> None:
     """Output that breaks the schema fails hard in every wrapping; output that fits is kept, other keys included."""
     for bad in ({"agee": "x"}, {"age": SECRET}, {"age": 1, "tags": ["a", SECRET]}, [], "x", 3):
         verdict = judge(Draft(message=AIMessage("x"), parsed=bad), output_schema=WRAPPED[form])
-        assert verdict is not None
         assert (verdict.code, verdict.hard) == ("unparsed_output", True)
         assert verdict.path.startswith("/parsed")
         assert SECRET not in verdict.reason + verdict.path
@@ -249,25 +224,23 @@ def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
     ]
     for value, path, rule in cases:
         verdict = judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
-        assert verdict is not None
         assert verdict.path == path
         assert rule in verdict.reason
         assert SECRET not in verdict.reason
 
 
-def test_any_of_several_schemas_will_do() -> None:
-    """The host takes `oneOf` at the top for schemas to choose from: a value that fits two of them is kept."""
+def test_any_schema_will_do_that_fits() -> None:
+    """Any of several; keys that may be left out, nulls, open types; what is validated elsewhere is not judged again."""
     schema = {"oneOf": [PERSON, {"title": "Box", "type": "object", "required": ["lid"]}]}
     for good in ({"age": 1}, {"lid": 1}, {"age": 1, "lid": 1}):
         assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=schema) is None
     assert judge(Draft(message=AIMessage("x"), parsed={"agee": 1}), output_schema=schema)
-
-
-def test_typed_dict_that_fits() -> None:
-    """Keys that may be left out, null for `Optional`, whole numbers for floats and open types are kept."""
     assert judge(Draft(message=AIMessage("x"), parsed=ADA), output_schema=Person) is None
     nested = {**ADA, "friend": {**ADA, "extra": 1}, "tags": ["a"], "note": "n"}
     assert judge(Draft(message=AIMessage("x"), parsed=nested), output_schema=Person) is None
+    for schema in (Line, Plain, int, list[int], Line | None, "x", 3):
+        assert judge(Draft(message=AIMessage("x"), parsed={"other": 1}), output_schema=schema) is None
+    assert judge(Draft(message=AIMessage("x"), parsed=Plain(count=1)), output_schema=PERSON) is None
 
 
 @pytest.mark.parametrize(
@@ -287,30 +260,17 @@ def test_typed_dict_that_fits() -> None:
 def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None:
     """A value of another type at any depth fails hard at its place."""
     verdict = judge(Draft(message=AIMessage("x"), parsed={**ADA, **change}), output_schema=Person)
-    assert verdict is not None
     assert verdict.hard
     assert verdict.path.startswith(path)
     assert SECRET not in verdict.path
     assert judge(Draft(message=AIMessage("x"), parsed={"agee": 36}), output_schema=Person)
 
 
-def test_what_is_validated_elsewhere_is_not_judged_again() -> None:
-    """Instances, and plain output of pydantic classes, dataclasses and things that are no schema, are kept."""
-    for schema in (Line, Plain, int, list[int], Line | None, "x", 3):
-        assert judge(Draft(message=AIMessage("x"), parsed={"other": 1}), output_schema=schema) is None
-    assert judge(Draft(message=AIMessage("x"), parsed=Plain(count=1)), output_schema=PERSON) is None
-
-
-def test_output_too_large_to_follow_is_not_held_against_the_answer() -> None:
-    """A check that ends at its budget abstains."""
+def test_memory_and_budget() -> None:
+    """Schemas are compiled once and forgotten; a check that ends at its budget abstains."""
     schema = {"type": "array", "uniqueItems": True, "items": {"anyOf": [{"type": "object"}, {"type": "integer"}]}}
     verdict = judge(Draft(message=AIMessage("x"), parsed=list(range(100_000))), output_schema=schema)
-    assert verdict is not None
     assert (verdict.outcome, verdict.code) == ("abstain", "unchecked")
-
-
-def test_schemas_are_compiled_once_and_forgotten_in_the_end() -> None:
-    """The same object is compiled once, and the memory is bounded."""
     known = compiled(PERSON)
     assert compiled(PERSON) is known
     for _ in range(300):
@@ -354,11 +314,11 @@ class Aged(TypedDict):
 def test_a_chat_model_escalates_on_output_that_does_not_fit(schema: Any) -> None:
     """A small model's well-formed output of the wrong shape does not get through `with_structured_output`."""
 
-    def said(**args: Any) -> AIMessage:
+    def reply(**args: Any) -> AIMessage:
         name = convert_to_openai_tool(schema)["function"]["name"]
         return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
 
-    small, large = ScriptedChatModel(said(agee="x")), ScriptedChatModel(said(age=36))
+    small, large = ScriptedChatModel(reply(agee="x")), ScriptedChatModel(reply(age=36))
     model = CascadeChatModel(small=small, large=large).with_structured_output(schema)
     assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
     assert (small.asked, large.asked) == (1, 1)
@@ -367,13 +327,13 @@ def test_a_chat_model_escalates_on_output_that_does_not_fit(schema: Any) -> None
 def test_an_agent_escalates_on_output_that_does_not_fit() -> None:
     """The same in an agent with a JSON Schema as its response format, by tool call and natively."""
 
-    def said(**args: Any) -> AIMessage:
+    def reply(**args: Any) -> AIMessage:
         return AIMessage("", tool_calls=[{"name": "Person", "args": args, "id": "c"}])
 
     for form, bad, good in (
-        (ToolStrategy(PERSON), said(agee="x"), said(age=36)),
+        (ToolStrategy(PERSON), reply(agee="x"), reply(age=36)),
         (ProviderStrategy(PERSON), '{"agee": "x"}', '{"age": 36}'),
-        (PERSON, said(agee="x"), said(age=36)),
+        (PERSON, reply(agee="x"), reply(age=36)),
     ):
         small, large = ScriptedChatModel(bad), ScriptedChatModel(good)
         agent: Any = create_agent(small, response_format=form, middleware=[CascadeMiddleware(large)])

@@ -15,39 +15,25 @@ from cascade_agent.validators import _words as text
 from cascade_agent.validators._conversation import conversation
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("loans", "loan"), ("cities", "city"), ("calculator", "calculate"), ("Straße", "STRASSE"), ("ＡＢＣ", "abc")],
-)
-def test_words_with_one_stem(one: str, other: str) -> None:
-    """Plural, derivation, case and width do not matter."""
-    assert text.terms(text.fold(one)) == text.terms(text.fold(other))
+def test_words_with_one_stem() -> None:
+    """Plural, derivation, case and width do not matter; an s that is no plural stays."""
+    for one, other in [
+        ("loans", "loan"),
+        ("cities", "city"),
+        ("calculator", "calculate"),
+        ("Straße", "STRASSE"),
+        ("ＡＢＣ", "abc"),
+    ]:
+        assert text.terms(text.fold(one)) == text.terms(text.fold(other))
+    for word in ["bus", "boss", "is"]:
+        assert text.stem(word) == word
 
 
-@pytest.mark.parametrize("word", ["bus", "boss", "is"])
-def test_short_and_double_s_stay(word: str) -> None:
-    """An s that is no plural stays."""
-    assert text.stem(word) == word
-
-
-def test_dense_scripts_are_read_in_pairs() -> None:
-    """Text without spaces gives pairs of characters, mixed with Latin words, each with its place."""
+def test_terms_and_identifiers() -> None:
+    """Dense scripts in pairs, camel and snake case in words, each with its place."""
     folded = "abc東京都x 水"
     assert text.placed_terms(folded) == [(0, "abc"), (3, "東京"), (4, "京都"), (6, "x"), (8, "水")]
     assert text.terms(folded) == ["abc", "東京", "京都", "x", "水"]
-
-
-@given(st.text(max_size=200))
-def test_terms_are_the_placed_terms(said: str) -> None:
-    """Both readings give the same stems, and every place lies inside the text."""
-    folded = text.fold(said)
-    placed = text.placed_terms(folded)
-    assert text.terms(folded) == [term for _, term in placed]
-    assert all(0 <= place < len(folded) for place, _ in placed)
-
-
-def test_identifiers_are_split() -> None:
-    """Camel case, snake case and digits are words of their own."""
     assert text.identifier_words("getUser_infoV2HTTPServer").split() == [
         "get",
         "user",
@@ -59,9 +45,18 @@ def test_identifiers_are_split() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("written", "value"),
-    [
+@given(st.text(max_size=200))
+def test_terms_are_the_placed_terms(reply: str) -> None:
+    """Both readings give the same stems, and every place lies inside the text."""
+    folded = text.fold(reply)
+    placed = text.placed_terms(folded)
+    assert text.terms(folded) == [term for _, term in placed]
+    assert all(0 <= place < len(folded) for place, _ in placed)
+
+
+def test_numbers_of_texts() -> None:
+    """A text that is one number in any usual writing is read as it; words, versions and endless digits are none."""
+    for written, value in [
         ("1,000.5", 1000.5),
         ("1.234.567", 1234567.0),
         ("1,5", 1.5),
@@ -69,40 +64,25 @@ def test_identifiers_are_split() -> None:
         ("-3", -3.0),
         ("1e3", 1000.0),
         ("7%", 7.0),
-    ],
-)
-def test_numbers_in_usual_writings(written: str, value: float) -> None:
-    """A text that is one number is read as it."""
-    assert text.number(written) == value
-
-
-@pytest.mark.parametrize("written", ["", "abc", "12 apples", "1.2.3", "9" * 50, "--"])
-def test_what_is_no_number(written: str) -> None:
-    """Words, versions and endless digits are no number."""
-    assert text.number(written) is None
+    ]:
+        assert text.number(written) == value
+    for written in ["", "abc", "12 apples", "1.2.3", "9" * 50, "--"]:
+        assert text.number(written) is None
 
 
 @given(st.text(alphabet="0123456789.,-+eE%½五⁄ a", max_size=60))
-def test_all_numbers_are_finite(said: str) -> None:
+def test_all_numbers_are_finite(reply: str) -> None:
     """Whatever digits are written, the values read are finite."""
-    assert all(math.isfinite(v) for v in text.numbers_of(text.number_spans(text.fold(said))))
+    assert all(math.isfinite(v) for v in text.numbers_of(text.number_spans(text.fold(reply))))
 
 
-def test_joined_numbers_and_limits() -> None:
-    """Digits inside words are marked, and no more numbers are read than the limit."""
+def test_numbers_and_quotations_are_bounded() -> None:
+    """Digits inside words are marked, marks of several languages count, and no more are read than the limits."""
     assert [s.joined for s in text.number_spans("ca123 covid-19 19 5-10")] == [True, True, False, False, False]
     assert len(text.number_spans("1 " * 500, limit=7)) == 7
     assert text.number_spans("no digits") == []
-
-
-def test_quotations() -> None:
-    """Marks of several languages count, apostrophes do not, and no more are read than the limit."""
     assert text.quoted("it's 'one two', \"B\" “Cc” «Dd» 「東京」 `x y`") == ["one two", "cc", "dd", "東京", "x y"]
     assert len(text.quoted("'ab' " * 50, limit=3)) == 3
-
-
-def test_clip_keeps_both_ends() -> None:
-    """A long text keeps its first and its last half."""
     assert text.clip("a" * 10 + "b" * 10, 6) == "aaa\nbbb"
     assert text.clip("ab", 6) == "ab"
 
@@ -112,10 +92,15 @@ def read(messages: list[BaseMessage]) -> text.Conversation:
     return conversation(StepContext(messages=messages))
 
 
-def test_conversation_is_read_once_per_step() -> None:
-    """Both validators share one reading of a step."""
+def test_memory_of_readings() -> None:
+    """One reading of a step for both validators; the last tools are kept, the oldest forgotten."""
     context = StepContext(messages=[HumanMessage("hi")])
     assert conversation(context) is conversation(context)
+    first = ToolSpec("first", "", {})
+    kept = text.tool_text(first)
+    for n in range(600):
+        text.tool_text(ToolSpec(f"t{n}", "", {}))
+    assert text.tool_text(first) is not kept
 
 
 def test_earlier_calls_and_the_system_text_far_away_are_evidence() -> None:
@@ -170,15 +155,6 @@ def test_nested_schema_texts_are_read() -> None:
     assert text.schema_text(3) == ""
     spec = ToolSpec("f", "x" * 10_000, {"properties": {f"k{n}": {"description": "word " * 500} for n in range(90)}})
     assert text.tool_text(spec) is text.tool_text(spec)
-
-
-def test_memory_of_tools_is_bounded() -> None:
-    """The memory of tools keeps the last ones and forgets the oldest."""
-    first = ToolSpec("first", "", {})
-    kept = text.tool_text(first)
-    for n in range(600):
-        text.tool_text(ToolSpec(f"t{n}", "", {}))
-    assert text.tool_text(first) is not kept
 
 
 def test_leaves_are_bounded_and_carry_their_schema() -> None:

@@ -13,9 +13,9 @@ from langchain_core.messages import AIMessage
 
 from cascade_agent import CascadeChatModel
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.token_confidence import TokenConfidence
+from tests.builders import json_values
 
 
 def judge(message: AIMessage, quantile: float = 0.1) -> Verdict:
@@ -94,8 +94,8 @@ def test_action_tokens_first() -> None:
     assert "5 tokens of the call" in judge(message, 0).reason
 
 
-def test_parallel_calls_and_escapes() -> None:
-    """Each of several calls is found, and values written as JSON escapes are."""
+def test_other_tokenizations() -> None:
+    """Parallel calls, JSON escapes and byte-level vocabularies with a letter for the space are found."""
     first, second = {"q": 'say "hi"\n'}, {"q": "東京", "deep": {"list": [True, None, 1.5]}}
     text = json.dumps({"name": "find", "arguments": first}) + json.dumps({"name": "find", "arguments": second})
     tokens = [(char, -0.5) for char in text]
@@ -104,16 +104,12 @@ def test_parallel_calls_and_escapes() -> None:
     verdict = judge(message)
     spelled = 2 * len("find") + len('say \\"hi\\"\\n') + len("\\u6771\\u4eac") + len("true") + len("null") + len("1.5")
     assert f" {spelled} tokens" in verdict.reason
-
-
-def test_leading_space_letters() -> None:
-    """Tokens of byte-level vocabularies, with a letter for the space, are found as well."""
     calls = [{"name": "find", "args": {"q": "New York"}, "id": "1"}]
     raw = openai(("find", -0.1), ("(q=", -3.0), ("New", -0.2), ("ĠYork", -0.7), (")", -3.0))
     assert judge(AIMessage("", tool_calls=calls, response_metadata=raw), 0).score == pytest.approx(math.exp(-0.7))
 
 
-def test_prose_beside_a_call_says_nothing_about_the_call() -> None:
+def test_prose_next_to_a_call_says_nothing_about_the_call() -> None:
     """Where only the prose was reported it abstains, also where the prose names the tool."""
     calls = [{"name": "find", "args": {"q": "Oslo"}, "id": "1"}]
     raw = openai(("I", -0.01), (" find", -0.01), (" it", -0.01))
@@ -121,22 +117,14 @@ def test_prose_beside_a_call_says_nothing_about_the_call() -> None:
     assert (verdict.outcome, verdict.score) == ("abstain", None)
 
 
-def test_call_without_arguments() -> None:
-    """Of a call without arguments the name counts."""
+def test_which_tokens_count() -> None:
+    """A call's name without arguments, the last 4,096 of a long answer; impossible ones score 0, certain ones 1."""
     raw = openai(("list", -0.1), ("_all", -0.6), ("()", -3.0))
     message = AIMessage("", tool_calls=[{"name": "list_all", "args": {}, "id": "1"}], response_metadata=raw)
     assert judge(message, 0).score == pytest.approx(math.exp(-0.6))
-
-
-def test_extremes() -> None:
-    """Impossible tokens score 0, certain and slightly positive ones 1."""
     assert judge(AIMessage("x", response_metadata={"logprobs": [-9999.0, -0.1]}), 0).score == 0.0
     assert judge(AIMessage("x", response_metadata={"logprobs": [-math.inf]}), 0).score == 0.0
     assert judge(AIMessage("x", response_metadata={"logprobs": [1e-7, 0, 10**400]}), 0).score == 1.0
-
-
-def test_only_the_end_is_read() -> None:
-    """Of a very long answer the last 4,096 tokens count."""
     logprobs = [-5.0] + [-0.5] * 4_096
     assert judge(AIMessage("x", response_metadata={"logprobs": logprobs}), 0).score == pytest.approx(math.exp(-0.5))
 
@@ -211,23 +199,7 @@ def test_counts_without_a_threshold() -> None:
         assert any(v["validator"] == "TokenConfidence" for v in step["attempts"][0].get("verdicts", ())) is unsure
 
 
-@pytest.mark.parametrize("quantile", [-0.1, 1.0, math.nan])
-def test_settings(quantile: float) -> None:
-    """What is no quantile is refused at construction."""
-    with pytest.raises(ConfigurationError, match="quantile"):
-        TokenConfidence(quantile=quantile)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["content", "token", "logprob", "tokens", "token_logprobs"]), inner, max_size=4
-        )
-    ),
-    max_leaves=12,
-)
+JSON = json_values(keys=st.sampled_from(["content", "token", "logprob", "tokens", "token_logprobs"]), leaves=12)
 
 
 @given(

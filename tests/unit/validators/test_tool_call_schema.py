@@ -139,26 +139,11 @@ def test_calls_that_look_odd_but_are_right_are_kept(offered: Any, args: Any):
     assert judge(args, offered) == []
 
 
-def test_valid_means_what_the_tool_accepts():
-    """`"2"` for an integer is fine for a Python tool, and not for a tool that has only a schema."""
+def test_coercion_and_strictness():
+    """`"2"` for an integer is fine for a Python tool alone, and refused there too when it, or the validator, is strict."""
     args = {"origin": "AMS", "seats": "2"}
     assert judge(args, flight) == []
     assert brief(judge(args, REMOTE)) == [("wrong_type", "/seats")]
-
-
-def test_an_argument_that_the_schema_forbids_is_named_once():
-    """`additionalProperties: false` and the list of declared arguments say the same; nested ones count, unnamed."""
-    closed = {
-        "type": "object",
-        "properties": {"a": {"type": "object", "additionalProperties": False}},
-        "additionalProperties": False,
-    }
-    found = judge({"a": {"x": 1}, "b": 2}, {"name": "flight", "parameters": closed})
-    assert brief(found) == [("extra_argument", "/a/*"), ("extra_argument", "/b")]
-
-
-def test_strict_holds_a_python_tool_to_its_schema():
-    """Strict, of the validator or of the tool, refuses what only coercion would make right."""
     args = {"origin": "AMS", "seats": "2"}
     assert brief(judge(args, flight, validator=ToolCallSchema(strict=True))) == [("wrong_type", "/seats")]
     (spec,) = tool_specs([flight])
@@ -169,10 +154,8 @@ def test_strict_holds_a_python_tool_to_its_schema():
 
 
 # ---- names, ids and what did not parse ------------------------------------------------------------------------------
-
-
-def test_a_call_of_a_tool_that_was_not_offered_is_refused():
-    """Unknown names, near misses, other case and empty names."""
+def test_calls_that_were_not_offered():
+    """Unknown names, near misses and empty ones; without any tool a call is refused once; structured output is left alone."""
     for name in ("flights", "Flight", "functions.flight", "flight "):
         found = judge({"origin": "AMS"}, name=name)
         assert [(v.code, v.path) for v in found] == [("unknown_tool", "/tool_calls/0/name")]
@@ -180,13 +163,14 @@ def test_a_call_of_a_tool_that_was_not_offered_is_refused():
     for name in ("", None, 5, ["flight"]):
         found = ToolCallSchema()(raw({"name": name, "args": {}, "id": "1"}), context) or []
         assert [v.code for v in found] == ["unknown_tool"]
-
-
-def test_a_call_where_no_tool_was_offered_is_refused_once():
-    """Without tools any call is unknown; where calls were forbidden, the validator of completeness says so."""
     call = draft(("flight", {}))
     assert [v.code for v in ToolCallSchema()(call, StepContext()) or []] == ["unknown_tool"]
     assert ToolCallSchema()(call, StepContext(tool_choice="none")) is None
+    context = StepContext(tools=tool_specs([REMOTE]), output_schema={"title": "Answer"})
+    made = draft(
+        ("Answer", {"anything": 1}), invalid_tool_calls=[{"name": "Answer", "args": "{", "id": "1", "error": "x"}]
+    )
+    assert ToolCallSchema()(made, context) is None
 
 
 def test_arguments_that_are_no_json_object_are_malformed():
@@ -200,8 +184,8 @@ def test_arguments_that_are_no_json_object_are_malformed():
         assert [(v.code, v.path) for v in found] == [("malformed_arguments", "/tool_calls/0/args")]
 
 
-def test_parallel_calls_are_each_checked():
-    """One wrong call of three is found at its place; three right ones are kept."""
+def test_calls_next_to_each_other():
+    """Each is checked at its place; a nested extra and one that the schema forbids are named once."""
     context = StepContext(tools=tool_specs([REMOTE]))
     good = ("flight", {"origin": "AMS"})
     assert ToolCallSchema()(draft(good, good, good), context) is None
@@ -210,32 +194,29 @@ def test_parallel_calls_are_each_checked():
         ("missing_argument", "/tool_calls/1/args/origin"),
         ("unknown_tool", "/tool_calls/2/name"),
     ]
+    closed = {
+        "type": "object",
+        "properties": {"a": {"type": "object", "additionalProperties": False}},
+        "additionalProperties": False,
+    }
+    found = judge({"a": {"x": 1}, "b": 2}, {"name": "flight", "parameters": closed})
+    assert brief(found) == [("extra_argument", "/a/*"), ("extra_argument", "/b")]
 
 
-def test_the_ids_of_calls_are_no_fault():
-    """Absent, empty and repeated ones become fresh ones on the accepted copy."""
+def test_no_finding_where_nothing_is_wrong():
+    """Ids of calls are no fault, a draft without calls is not this validator's business, findings are bounded."""
     context = StepContext(tools=tool_specs([REMOTE]))
     for own in ("same", None, ""):
         call = {"name": "flight", "args": {"origin": "AMS"}, "id": own}
         assert ToolCallSchema()(draft(call, call), context) is None
-
-
-def test_a_draft_without_calls_gets_no_finding():
-    """A text answer is not this validator's business, after any history."""
     context = StepContext(tools=tool_specs([REMOTE]), messages=[HumanMessage("hi")] * 40)
     assert ToolCallSchema()(Draft(message=AIMessage(content="Yes")), context) is None
     assert ToolCallSchema()(draft(("flight", {"origin": "AMS"})), context) is None
-
-
-def test_findings_are_bounded():
-    """A hundred wrong calls give ten findings."""
     context = StepContext(tools=tool_specs([REMOTE]))
     assert len(ToolCallSchema()(draft(*[("flight", {})] * 100), context) or []) == 10
 
 
 # ---- what a checkpoint cannot hold ----------------------------------------------------------------------------------
-
-
 def nested(levels: int) -> Any:
     """A list nested `levels` deep."""
     value: Any = 1
@@ -274,18 +255,14 @@ def test_arguments_that_a_checkpoint_cannot_hold_are_refused(args: Any, path: st
     assert found[0].hard
 
 
-def test_nests_deeper_than_64_are_refused_and_63_are_kept():
-    """The limit counts the arguments themselves."""
+def test_what_a_checkpoint_can_hold_is_kept():
+    """Nests of 63 are and deeper ones not; limits of integers, Unicode and big text come back equal."""
     context = StepContext(tools=tool_specs([{"name": "open"}]))
     assert ToolCallSchema()(draft(("open", {"a": nested(63)})), context) is None
     for levels in (64, 900, 100_000):
         found = ToolCallSchema()(raw({"name": "open", "args": {"a": nested(levels)}, "id": "1"}), context) or []
         assert [v.code for v in found] == ["unstorable_argument"]
         assert len(found[0].path) <= 400
-
-
-def test_what_is_kept_survives_langgraph_s_serializer():
-    """The limits of integers and depth, Unicode and big text go through a checkpoint and come back equal."""
     args = {"a": 2**64 - 1, "b": -(2**63), "c": "é😀", "d": nested(60), "e": 1.5, "f": [True, None], "g": "x" * 900_000}
     context = StepContext(tools=tool_specs([{"name": "open"}]))
     made = draft(("open", args))
@@ -294,20 +271,9 @@ def test_what_is_kept_survives_langgraph_s_serializer():
     assert serde.loads_typed(serde.dumps_typed(made.message)) == made.message
 
 
-def test_structured_output_is_left_to_its_own_validator():
-    """A call that stands for the answer's shape is not measured against the tools."""
-    context = StepContext(tools=tool_specs([REMOTE]), output_schema={"title": "Answer"})
-    made = draft(
-        ("Answer", {"anything": 1}), invalid_tool_calls=[{"name": "Answer", "args": "{", "id": "1", "error": "x"}]
-    )
-    assert ToolCallSchema()(made, context) is None
-
-
 # ---- Python tools ---------------------------------------------------------------------------------------------------
-
-
-def test_what_the_host_injects_is_neither_demanded_nor_accepted():
-    """State, runtime and call id come from the host; a model that sends them invents them."""
+def test_an_argument_that_the_host_injects():
+    """Is neither demanded nor accepted, and an exception over its absence decides nothing."""
 
     @tool
     def look(
@@ -322,6 +288,21 @@ def test_what_the_host_injects_is_neither_demanded_nor_accepted():
     assert judge({"query": "x"}, look, name="look") == []
     assert brief(judge({"query": 5}, look, name="look")) == [("wrong_type", "/query")]
     assert brief(judge({"query": "x", "state": {}}, look, name="look")) == [("extra_argument", "/state")]
+
+    class Args(BaseModel):
+        query: str
+        state: Annotated[dict[str, Any], InjectedState]
+
+        @model_validator(mode="before")
+        @classmethod
+        def look(cls, data: Any) -> Any:
+            return {**data, "query": data["state"]["query"]}
+
+    def run(query: str, state: dict[str, Any]) -> str:
+        return query
+
+    own = StructuredTool(name="own", description="d", args_schema=Args, func=run)
+    assert judge({"query": "x"}, own, name="own") == []
 
 
 def test_a_tool_s_own_validators_count():
@@ -367,25 +348,6 @@ def test_a_tool_s_own_validators_count():
     assert args == {"low": 9, "high": 7}  # a validator of the tool's author changes no draft
     assert brief(judge({"low": 4, "high": 3}, Pair, name="Pair")) == [("schema_violation", "")]
     assert brief(judge({"high": 3}, Pair, name="Pair")) == [("schema_violation", "")]
-
-
-def test_a_validator_that_misses_what_the_host_injects_decides_nothing():
-    """An exception over an absent injected argument is not held against the call."""
-
-    class Args(BaseModel):
-        query: str
-        state: Annotated[dict[str, Any], InjectedState]
-
-        @model_validator(mode="before")
-        @classmethod
-        def look(cls, data: Any) -> Any:
-            return {**data, "query": data["state"]["query"]}
-
-    def run(query: str, state: dict[str, Any]) -> str:
-        return query
-
-    own = StructuredTool(name="own", description="d", args_schema=Args, func=run)
-    assert judge({"query": "x"}, own, name="own") == []
 
 
 def test_control_flow_of_the_host_passes_through():
@@ -450,17 +412,13 @@ def test_a_tool_without_parameters_takes_no_arguments():
         assert judge({"x": 1}, offered, name="ping") == []
 
 
-def test_a_one_argument_tool_takes_one_argument_of_any_name():
-    """As LangChain runs it."""
+def test_unusual_tools():
+    """One argument of any name, a class without `args_schema`, a hand-made spec with a dict: as LangChain runs them."""
     own = Tool(name="t", func=str, description="d")
     assert judge({"__arg1": "x"}, own, name="t") == []
     assert judge({"query": "x"}, own, name="t") == []
     assert brief(judge({}, own, name="t")) == [("missing_argument", "")]
     assert brief(judge({"a": 1, "b": 2}, own, name="t")) == [("extra_argument", "")]
-
-
-def test_a_tool_class_without_args_schema_is_asked_through_its_method():
-    """The model is derived from `_run`."""
 
     class Own(BaseTool):
         name: str = "own"
@@ -471,6 +429,10 @@ def test_a_tool_class_without_args_schema_is_asked_through_its_method():
 
     assert judge({"query": "x", "limit": "2"}, Own(), name="own") == []
     assert brief(judge({"limit": 2}, Own(), name="own")) == [("missing_argument", "/query")]
+    remote = StructuredTool(name="flight", description="d", args_schema=FLIGHT, func=print)
+    assert brief(judge({"origin": "AMS", "seats": "2"}, ToolSpec("flight", "", FLIGHT, native=remote))) == [
+        ("wrong_type", "/seats")
+    ]
 
 
 def test_models_of_pydantic_1_are_asked_in_their_own_way():
@@ -487,8 +449,8 @@ def test_models_of_pydantic_1_are_asked_in_their_own_way():
     assert brief(judge({"city": "x", "z": 1}, own, name="t")) == [("extra_argument", "/z")]
 
 
-def test_thousands_of_errors_are_counted_and_not_listed():
-    """A long list of wrong items gives one finding."""
+def test_bounds_of_findings():
+    """Thousands of errors give one finding; a schema too costly to follow gives one abstain and no fail."""
 
     class Many(BaseModel):
         numbers: list[int]
@@ -496,19 +458,13 @@ def test_thousands_of_errors_are_counted_and_not_listed():
     found = judge({"numbers": ["x"] * 5_000}, Many, name="Many")
     assert brief(found) == [("schema_violation", "")]
     assert "5000" in found[0].reason
-
-
-def test_a_spec_whose_tool_has_only_a_dict_is_held_to_the_schema():
-    """A hand-made spec may carry such a tool; its schema then decides."""
-    remote = StructuredTool(name="flight", description="d", args_schema=FLIGHT, func=print)
-    assert brief(judge({"origin": "AMS", "seats": "2"}, ToolSpec("flight", "", FLIGHT, native=remote))) == [
-        ("wrong_type", "/seats")
-    ]
+    defs: dict[str, Any] = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(30)}
+    offered = {"name": "bomb", "parameters": {"$ref": "#/$defs/d0", "$defs": {**defs, "d30": {"type": "object"}}}}
+    found = judge({}, offered, name="bomb")
+    assert [(v.outcome, v.code, v.score) for v in found] == [("abstain", "unchecked", None)]
 
 
 # ---- schemas of strangers -------------------------------------------------------------------------------------------
-
-
 def test_what_cannot_be_enforced_is_logged_once_and_never_held_against_a_call(caplog: pytest.LogCaptureFixture):
     """A remote reference and a back-reference: one warning at the first sight, the other rules hold, no finding."""
     schema = {
@@ -532,26 +488,20 @@ def test_what_cannot_be_enforced_is_logged_once_and_never_held_against_a_call(ca
     assert "/properties/b pattern: pattern with a back-reference" in message
 
 
-def test_a_schema_too_costly_to_follow_abstains():
-    """The budget ends the check: no fail, one abstain."""
-    defs: dict[str, Any] = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(30)}
-    offered = {"name": "bomb", "parameters": {"$ref": "#/$defs/d0", "$defs": {**defs, "d30": {"type": "object"}}}}
-    found = judge({}, offered, name="bomb")
-    assert [(v.outcome, v.code, v.score) for v in found] == [("abstain", "unchecked", None)]
-
-
-def test_no_finding_quotes_an_argument():
-    """A canary in every value is in no reason and no path."""
+def test_what_the_validator_says():
+    """Its name, stage and settings; and never an argument: a canary in every value is in no reason and no path."""
     canary = "QZXV91"
     args = {"origin": canary, "seats": canary, "cabin": canary, "stops": canary, "note": canary * 3}
     for offered in (REMOTE, flight):
         found = judge(args, offered)
         assert len(found) == 5
         assert canary not in str(found)
+    assert (ToolCallSchema.name, ToolCallSchema.stage) == ("ToolCallSchema", "draft")
+    assert repr(ToolCallSchema(strict=True)) == "ToolCallSchema(strict=True)"
 
 
-def test_a_schema_is_compiled_once_for_the_same_object(monkeypatch: pytest.MonkeyPatch):
-    """Whoever describes the same tool anew for each step pays nothing for it."""
+def test_the_memory_of_schemas(monkeypatch: pytest.MonkeyPatch):
+    """Compiled once for the same object, forgotten in turn."""
     made: list[object] = []
 
     class Counting(Schema):
@@ -564,10 +514,6 @@ def test_a_schema_is_compiled_once_for_the_same_object(monkeypatch: pytest.Monke
     for _ in range(10):
         assert judge({"a": "x"}, offered, name="once") == []
     assert len(made) == 1
-
-
-def test_compiled_schemas_are_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch):
-    """The memory of schemas is bounded."""
     monkeypatch.setattr(tool_call_schema, "_schemas", IdentityCache(3))
     for i in range(9):
         judge({}, {"name": f"t{i}", "parameters": {"type": "object", "properties": {}}}, name=f"t{i}")
@@ -594,22 +540,12 @@ def test_many_threads_judge_with_one_validator():
     assert wrong == []
 
 
-def test_the_validator_says_what_it_is():
-    """Name, stage and settings."""
-    assert (ToolCallSchema.name, ToolCallSchema.stage) == ("ToolCallSchema", "draft")
-    assert repr(ToolCallSchema(strict=True)) == "ToolCallSchema(strict=True)"
-
-
-def test_an_empty_argument_of_a_tool_without_parameters_is_no_fault() -> None:
-    """Some models call such a tool with `{"": ""}`; with parameters, or with a name, it stays a made-up argument."""
+def test_arguments_that_some_models_add() -> None:
+    """`{"": ""}` for a tool without parameters is no fault, and a parameter `runtime` is LangGraph's to fill in."""
     bare = {"type": "function", "function": {"name": "flight", "parameters": {"type": "object", "properties": {}}}}
     assert judge({"": ""}, bare) == []
     assert [v.code for v in judge({"x": ""}, bare)] == ["extra_argument"]
     assert "extra_argument" in [v.code for v in judge({"": ""}, REMOTE)]
-
-
-def test_a_parameter_named_runtime_is_not_wanted_from_the_model() -> None:
-    """LangGraph fills it in, annotated or not."""
 
     def look(city: str, runtime) -> str:  # type: ignore[no-untyped-def]
         """Look."""

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.tool_relevance import ToolRelevance
+from tests.builders import json_values
 
 STRING = {"type": "string"}
 
@@ -34,10 +35,10 @@ def call(name: str, **args: Any) -> dict[str, Any]:
 
 
 def judge(
-    said: str | list[BaseMessage], answer: str | list[dict[str, Any]], *tools: ToolSpec, **context: Any
+    spoken: str | list[BaseMessage], answer: str | list[dict[str, Any]], *tools: ToolSpec, **context: Any
 ) -> dict[str, Verdict]:
     """The verdicts by code on an answer in prose or in calls."""
-    messages = [HumanMessage(said)] if isinstance(said, str) else said
+    messages = [HumanMessage(spoken)] if isinstance(spoken, str) else spoken
     message = AIMessage(answer) if isinstance(answer, str) else AIMessage("", tool_calls=answer)
     verdicts = list(ToolRelevance()(Draft(message=message), StepContext(messages=messages, tools=tools, **context)))
     assert len({v.code for v in verdicts}) == len(verdicts)
@@ -72,15 +73,11 @@ def test_every_answer_with_tools_gets_a_match_verdict() -> None:
     assert "no_call" in judge([], "Hello", FORECAST)
 
 
-def test_call_of_another_subject_is_a_soft_fail() -> None:
-    """A described tool that shares nothing with the request is off topic; the verdict is soft, not hard."""
+def test_a_call_that_shares_nothing_with_the_request() -> None:
+    """A described tool of another subject is a soft fail; one that is not offered scores 0 and is the schema check's business."""
     verdicts = judge("Who painted the Mona Lisa?", [call("loan_rate", amount="1000", years="5")], LOAN)
     assert "off_topic" in fails(verdicts)
     assert not verdicts["off_topic"].hard
-
-
-def test_unknown_tool_matches_nothing() -> None:
-    """A tool that is not on offer scores 0; the hard fail is the schema check's business."""
     verdicts = judge("Weather in Rome", [call("get_weather", city="Rome")], FORECAST)
     assert score(verdicts, "tool_match") == score(verdicts, "description_match") == 0.0
     assert "off_topic" not in verdicts
@@ -93,34 +90,25 @@ REFUND = tool("refund_payment", "Pay money back to a customer.", "order_id", "am
 @pytest.mark.parametrize("identifier", ["Q-7713", "ana@example.com", "b7f3c2"])
 def test_look_up_with_an_identifier_of_the_request_prepares(identifier: str) -> None:
     """A first look-up that takes up an identifier of the request is no other subject, whatever numbers wait."""
-    said = f"The 3 lamps are broken, I want 25.50 returned for {identifier}!"
+    spoken = f"The 3 lamps are broken, I want 25.50 returned for {identifier}!"
     answer = [call("get_order", order_id=identifier)]
-    assert fails(judge(said, answer, ORDER)) == set()
+    assert fails(judge(spoken, answer, ORDER)) == set()
     assert fails(judge("The 3 lamps are broken, I want 25.50 returned!", [call("get_order", order_id="x")], ORDER))
 
 
-def test_call_before_a_fitting_tool_prepares() -> None:
-    """Where another tool on offer fits the request, a call of something else may be the step before it."""
-    said = "Please pay back the money for all lamps to the customer"
-    assert "off_topic" in fails(judge(said, [call("get_order", order_id="some")], ORDER))
-    assert "off_topic" not in fails(judge(said, [call("get_order", order_id="some")], ORDER, REFUND))
+def test_calls_that_prepare_or_fit() -> None:
+    """Another tool on offer that fits makes a call preparation; three values of the request fit whatever the words."""
+    spoken = "Please pay back the money for all lamps to the customer"
+    assert "off_topic" in fails(judge(spoken, [call("get_order", order_id="some")], ORDER))
+    assert "off_topic" not in fails(judge(spoken, [call("get_order", order_id="some")], ORDER, REFUND))
+    spoken = "How much are 300 Swiss francs, CHF, worth over in EUR these days?"
+    assert not fails(judge(spoken, [call("exchange", source="CHF", target="EUR", amount="300")], CONVERT))
 
 
-def test_off_topic_needs_a_description() -> None:
-    """A tool that nobody described is not accused of being another subject."""
+def test_off_topic_is_silent_where_the_request_cannot_tell() -> None:
+    """Without a description, in a follow-up and after results nothing is called another subject."""
     bare = ToolSpec("zq7", "", {"type": "object", "properties": {"q": STRING}, "required": ["q"]})
     assert "off_topic" not in judge("Who painted the Mona Lisa?", [call("zq7", q="Mona Lisa")], bare)
-
-
-@pytest.mark.parametrize("choice", ["required", "loan_rate"])
-def test_off_topic_is_silent_where_the_call_was_demanded(choice: str) -> None:
-    """Where the host demands a call, the model had no other choice."""
-    answer = [call("loan_rate", amount="1000", years="5")]
-    assert "off_topic" not in judge("Who painted the Mona Lisa?", answer, LOAN, tool_choice=choice)
-
-
-def test_off_topic_is_silent_in_a_follow_up_and_after_results() -> None:
-    """A "yes, do it" and the steps after a tool's answer lean on what was said before."""
     answer = [call("loan_rate", amount="1000", years="5")]
     talk = [
         HumanMessage("What would a loan of 1000 cost over 5 years?"),
@@ -132,18 +120,21 @@ def test_off_topic_is_silent_in_a_follow_up_and_after_results() -> None:
     assert fails(judge([*turn, ToolMessage("r", tool_call_id="1")], answer, LOAN)) == set()
 
 
-def test_unused_quotation() -> None:
-    """What stands in quotation marks is wanted literally; a part of it, or the tool's own name, is not missed."""
-    said = "Weather for \"Rome\" and for 'Oslo'"
-    assert score(judge(said, [call("weather_forecast", city="Rome")], FORECAST), "quote_unused") == 0.5
+@pytest.mark.parametrize("choice", ["required", "loan_rate"])
+def test_off_topic_is_silent_where_the_call_was_demanded(choice: str) -> None:
+    """Where the host demands a call, the model had no other choice."""
+    answer = [call("loan_rate", amount="1000", years="5")]
+    assert "off_topic" not in judge("Who painted the Mona Lisa?", answer, LOAN, tool_choice=choice)
+
+
+def test_what_the_request_names_is_missed() -> None:
+    """A quotation or an enum option that no call takes up is a sign; a part of it, or the tool's own name, is not."""
+    spoken = "Weather for \"Rome\" and for 'Oslo'"
+    assert score(judge(spoken, [call("weather_forecast", city="Rome")], FORECAST), "quote_unused") == 0.5
     both = [call("weather_forecast", city="Rome"), call("weather_forecast", city="OSLO")]
-    assert "quote_unused" not in judge(said, both, FORECAST)
+    assert "quote_unused" not in judge(spoken, both, FORECAST)
     named = "Use 'weather_forecast' for Rome, it's the best"
     assert "quote_unused" not in judge(named, [call("weather_forecast", city="Rome")], FORECAST)
-
-
-def test_option_that_the_request_names() -> None:
-    """An enum option named in the request and passed over is a sign; the chosen one, or a longer one, is not."""
     paint = tool("paint", "Paint a wall in a color.", color={"type": "string", "enum": ["red", "dark red", "blue"]})
     assert score(judge("Paint the wall blue", [call("paint", color="red")], paint), "choice_unused") < 1.0
     assert "choice_unused" not in judge("Paint the wall blue", [call("paint", color="blue")], paint)
@@ -160,14 +151,12 @@ def test_after_results_leftovers_say_nothing() -> None:
 
 
 # ---- the calls among each other --------------------------------------------------------------------------------------
-
-
 def test_calls_split_over_a_list_parameter() -> None:
     """Several calls that differ only in a parameter made for lists could have been one."""
-    said = "Price of the stocks AAA and BBB"
+    spoken = "Price of the stocks AAA and BBB"
     split = [call("stock_price", tickers=["AAA"]), call("stock_price", tickers=["BBB"])]
-    assert score(judge(said, split, PRICE), "calls_split") == 0.0
-    assert "calls_split" not in judge(said, [call("stock_price", tickers=["AAA", "BBB"])], PRICE)
+    assert score(judge(spoken, split, PRICE), "calls_split") == 0.0
+    assert "calls_split" not in judge(spoken, [call("stock_price", tickers=["AAA", "BBB"])], PRICE)
     sums = [call("add_numbers", numbers=[1, 2]), call("add_numbers", numbers=[3, 4])]
     assert "calls_split" not in judge("Add 1 and 2, then add 3 and 4", sums, SUM)
 
@@ -184,18 +173,14 @@ GCD = ToolSpec(
 
 
 def test_alike_calls_are_a_soft_fail() -> None:
-    """The same numbers in another order, or with a default written out, ask for nothing new."""
-    said = "Greatest common divisor of 12 and 18"
+    """The same numbers in another order ask for nothing new; two directions of one way, or numbers named in both orders, do."""
+    spoken = "Greatest common divisor of 12 and 18"
     swapped = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
     spelled = [call("gcd", a=12, b=18), call("gcd", a=12, b=18, base=10)]
     different = [call("gcd", a=12, b=18), call("gcd", a=12, b=18, base=2)]
-    assert "calls_alike" in fails(judge(said, swapped, GCD))
-    assert "calls_alike" in fails(judge(said, spelled, GCD))
-    assert "calls_alike" not in judge(said, different, GCD)
-
-
-def test_there_and_back_is_not_alike() -> None:
-    """Two directions of one way are two calls, and so are numbers that the request names in both orders."""
+    assert "calls_alike" in fails(judge(spoken, swapped, GCD))
+    assert "calls_alike" in fails(judge(spoken, spelled, GCD))
+    assert "calls_alike" not in judge(spoken, different, GCD)
     ways = [call("train_booking", origin="Rome", target="Milan"), call("train_booking", origin="Milan", target="Rome")]
     assert "calls_alike" not in judge("A return train from Rome to Milan", ways, TRAIN)
     orders = [call("gcd", a=12, b=18), call("gcd", a=18, b=12)]
@@ -203,8 +188,6 @@ def test_there_and_back_is_not_alike() -> None:
 
 
 # ---- prose -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -244,8 +227,8 @@ def test_prose_that_is_kept(text: str) -> None:
     assert fails(judge("Tell me about Rome", text, FORECAST)) == set()
 
 
-def test_prose_beside_a_fitting_tool_is_graded() -> None:
-    """Prose scores lower beside a tool that fits the request than beside one that does not, and 1 after results."""
+def test_prose_next_to_a_fitting_tool_is_graded() -> None:
+    """Prose scores lower next to a tool that fits, 1 after results, and is not judged where calls are forbidden."""
     fit = judge("What is the weather forecast for the city of Rome?", "It is sunny.", FORECAST)
     apart = judge("Who painted the Mona Lisa?", "Leonardo.", FORECAST)
     assert score(fit, "no_call") < 0.5 < score(apart, "no_call")
@@ -254,10 +237,6 @@ def test_prose_beside_a_fitting_tool_is_graded() -> None:
         AIMessage("", tool_calls=[call("weather_forecast", city="Rome")]),
     ]
     assert score(judge([*turn, ToolMessage("sunny", tool_call_id="1")], "Sunny.", FORECAST), "no_call") == 1.0
-
-
-def test_prose_where_calls_are_forbidden() -> None:
-    """Where the host forbids calls, prose needs no judging."""
     assert judge("Weather in Rome?", "Sunny.", FORECAST, tool_choice="none") == {}
 
 
@@ -268,10 +247,8 @@ def test_silent_without_tools_and_for_structured_output() -> None:
 
 
 # ---- other languages -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    "said",
+    "spoken",
     [
         "明日のリスボンの天気を教えてください",
         "¿Qué tiempo hará en Lisboa los próximos días con mi madre?",
@@ -279,49 +256,44 @@ def test_silent_without_tools_and_for_structured_output() -> None:
         "ما هو الطقس في لشبونة غدا؟",
     ],
 )
-def test_another_language_than_the_tools(said: str) -> None:
+def test_another_language_than_the_tools(spoken: str) -> None:
     """A request in another language than the tools' texts is not called off topic, and the match is neutral."""
-    city = {"明": "リスボン", "¿": "Lisboa", "К": "Лиссабон", "م": "لشبونة"}[said[0]]
-    verdicts = judge(said, [call("weather_forecast", city=city)], FORECAST)
+    city = {"明": "リスボン", "¿": "Lisboa", "К": "Лиссабон", "م": "لشبونة"}[spoken[0]]
+    verdicts = judge(spoken, [call("weather_forecast", city=city)], FORECAST)
     assert fails(verdicts) == set()
     assert score(verdicts, "tool_match") >= 0.7
     assert score(verdicts, "request_covered") >= 0.7
-    assert fails(judge(said, "..", FORECAST)) == set()
+    assert fails(judge(spoken, "..", FORECAST)) == set()
 
 
 def test_japanese_tools_for_a_japanese_request() -> None:
     """Where tools are described in the language of the request, a fitting one scores above another, without spaces."""
     weather = tool("tenki", "都市の天気予報を調べます。", "city")
     trains = tool("densha", "列車の切符を予約します。", "city")
-    said = "リスボンの天気予報を教えて"
-    fit = judge(said, [call("tenki", city="リスボン")], weather, trains)
-    apart = judge(said, [call("densha", city="リスボン")], weather, trains)
+    spoken = "リスボンの天気予報を教えて"
+    fit = judge(spoken, [call("tenki", city="リスボン")], weather, trains)
+    apart = judge(spoken, [call("densha", city="リスボン")], weather, trains)
     assert score(fit, "description_match") > score(apart, "description_match") + 0.2
 
 
 # ---- bounds ----------------------------------------------------------------------------------------------------------
-
 TEXT = st.text(max_size=60) | st.sampled_from(
     ["weather_forecast(", "Rome, Oslo and Bern", "1,5 ½ 五 'a b' “c”", "\ud800\x00"]
 )
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=8,
-)
+VALUES = json_values(TEXT, size=3)
 
 
 @settings(max_examples=200)
-@given(said=TEXT, text=TEXT, args=st.dictionaries(TEXT, VALUES, max_size=3), schema=VALUES, calls=st.integers(0, 3))
-def test_never_raises(said: str, text: str, args: dict[str, Any], schema: Any, calls: int) -> None:
+@given(spoken=TEXT, text=TEXT, args=st.dictionaries(TEXT, VALUES, max_size=3), schema=VALUES, calls=st.integers(0, 3))
+def test_never_raises(spoken: str, text: str, args: dict[str, Any], schema: Any, calls: int) -> None:
     """Any request, answer and schema give verdicts with scores in [0, 1], the same ones each time."""
     spec = ToolSpec("act", text, {"type": "object", "properties": dict.fromkeys(args, schema), "required": schema})
     answer: Any = [call("act", **{"x": 1, **args})] * calls or text
-    first = judge(said, answer, spec, FORECAST)
+    first = judge(spoken, answer, spec, FORECAST)
     for verdict in first.values():
         assert verdict.score is not None
         assert len(verdict.reason) <= 500
-    assert first == judge(said, answer, spec, FORECAST)
+    assert first == judge(spoken, answer, spec, FORECAST)
 
 
 @pytest.mark.parametrize("schema", [{}, {"properties": []}, {"properties": {"a": 3}}, {"required": "a"}, [], None])
@@ -333,57 +305,47 @@ def test_strange_parameter_schemas(schema: Any) -> None:
 def test_hostile_sizes() -> None:
     """Megabytes of request, answer, schema and history are cut, not read."""
     many = [tool(f"tool_{k}", "word " * 100_000, "a") for k in range(200)]
-    said = [SystemMessage("s " * 1_000_000)]
-    said += [HumanMessage("Rome and Oslo, 1.1 'a' " * 200_000) for _ in range(50)]
-    assert "tool_match" in judge(said, [call("tool_1", a="Rome " * 1_000_000)] * 100, *many)
-    assert fails(judge(said, "tool_1(" * 500_000, *many)) == {"call_in_prose"}
+    spoken = [SystemMessage("s " * 1_000_000)]
+    spoken += [HumanMessage("Rome and Oslo, 1.1 'a' " * 200_000) for _ in range(50)]
+    assert "tool_match" in judge(spoken, [call("tool_1", a="Rome " * 1_000_000)] * 100, *many)
+    assert fails(judge(spoken, "tool_1(" * 500_000, *many)) == {"call_in_prose"}
 
 
 def test_same_schema_object_is_read_once_and_a_changed_one_again() -> None:
     """The memory of tools goes by the schema object, the name and the description."""
     parameters: dict[str, Any] = {"type": "object", "properties": {}}
-    said, answer = "Open the window please", [call("act")]
-    first = judge(said, answer, ToolSpec("act", "Opens the window of a room.", parameters))
-    second = judge(said, answer, ToolSpec("act", "Sings a song about the sea.", parameters))
+    spoken, answer = "Open the window please", [call("act")]
+    first = judge(spoken, answer, ToolSpec("act", "Opens the window of a room.", parameters))
+    second = judge(spoken, answer, ToolSpec("act", "Sings a song about the sea.", parameters))
     assert score(first, "description_match") > score(second, "description_match")
 
 
-def test_more_questions_than_calls_is_a_sign() -> None:
-    """Two questions and one call leave one open; it is graded, since questions in passing and look-ups exist."""
-    said = "What is the weather forecast for Lisbon? And what is it for Porto?"
-    one = judge(said, [call("weather_forecast", city="Lisbon")], FORECAST)
-    both = judge(said, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
+def test_the_number_of_calls_is_a_sign() -> None:
+    """A question without a call of its own is graded; several calls are doubted a little and never failed."""
+    spoken = "What is the weather forecast for Lisbon? And what is it for Porto?"
+    one = judge(spoken, [call("weather_forecast", city="Lisbon")], FORECAST)
+    both = judge(spoken, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
     assert one["question_open"].outcome == "pass"
     assert score(one, "question_open") == 0.5
     assert "question_open" not in both
-
-
-def test_several_calls_are_told() -> None:
-    """Several calls are doubted a little more than one, and never failed for being several."""
-    said = "What is the weather forecast for Lisbon and for Porto?"
-    both = judge(said, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
+    spoken = "What is the weather forecast for Lisbon and for Porto?"
+    both = judge(spoken, [call("weather_forecast", city="Lisbon"), call("weather_forecast", city="Porto")], FORECAST)
     assert score(both, "several_calls") == 0.0
     assert not fails(both)
-    assert "several_calls" not in judge(said, [call("weather_forecast", city="Lisbon")], FORECAST)
+    assert "several_calls" not in judge(spoken, [call("weather_forecast", city="Lisbon")], FORECAST)
 
 
 CONVERT = tool("exchange", "Turns money of one currency into another.", "source", "target", "amount")
-
-
-def test_three_values_of_the_request_fit_whatever_the_words() -> None:
-    """A call whose three required values all come from the request is of its subject, though no word is shared."""
-    said = "How much are 300 Swiss francs, CHF, worth over in EUR these days?"
-    assert not fails(judge(said, [call("exchange", source="CHF", target="EUR", amount="300")], CONVERT))
 
 
 def test_most_numbers_left_out_is_a_soft_fail() -> None:
     """Lists of numbers of which only the first is used fail; one number left of several is graded."""
     numbers = {"type": "array", "items": {"type": "number"}}
     add = tool("add_numbers", "Add a list of numbers.", numbers=numbers)
-    said = "Add the numbers 3, 7 and 2; add the numbers 5, 12 and 4; add the numbers 8, 16 and 6."
-    assert "number_unused" in fails(judge(said, [call("add_numbers", numbers=[3, 7])], add))
+    spoken = "Add the numbers 3, 7 and 2; add the numbers 5, 12 and 4; add the numbers 8, 16 and 6."
+    assert "number_unused" in fails(judge(spoken, [call("add_numbers", numbers=[3, 7])], add))
     most = [[3, 7, 2], [5, 12, 4], [8, 16]]
-    almost = judge(said, [call("add_numbers", numbers=n) for n in most], add)
+    almost = judge(spoken, [call("add_numbers", numbers=n) for n in most], add)
     assert "number_unused" not in fails(almost)
     assert 0.0 < score(almost, "number_unused") < 1.0
 

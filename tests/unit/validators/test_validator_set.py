@@ -1,6 +1,7 @@
 """The validator set: what is a validator, what it may return, what the set stamps, and that a broken one abstains."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,14 @@ from langgraph.types import Command
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators import Grounding
+from cascade_agent.validators import (
+    AfterToolError,
+    Grounding,
+    NoRepeat,
+    PlanConsistency,
+    SkippedCall,
+    TokenConfidence,
+)
 from cascade_agent.validators.validator_set import ValidatorSet, is_control_flow, name_of
 
 DRAFT, CONTEXT = Draft(message=AIMessage("x")), StepContext()
@@ -240,3 +248,27 @@ def test_a_validator_cannot_change_the_request_or_the_answer(way: str) -> None:
         found = asyncio.run(validators.avalidate(draft, context, seconds=5))
     assert [v.broken for v in found] == [False, True]
     assert (draft.message.content, draft.tool_calls[0]["args"], len(request)) == ("right", {"x": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    ("validator", "settings"),
+    [
+        (AfterToolError, {"score": 1.5}),
+        (SkippedCall, {"score": 1.5}),
+        (NoRepeat, {"score": -0.1}),
+        (NoRepeat, {"answer_score": 2}),
+        (PlanConsistency, {"open_score": 2}),
+        (PlanConsistency, {"differs_score": -1}),
+        (PlanConsistency, {"max_steps": 0}),
+        (PlanConsistency, {"known_tools": "refund"}),
+        (PlanConsistency, {"free_tools": "refund"}),
+        (PlanConsistency, {"required_outputs": "x"}),
+        (TokenConfidence, {"quantile": -0.1}),
+        (TokenConfidence, {"quantile": 1.0}),
+        (TokenConfidence, {"quantile": math.nan}),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(validator: Any, settings: dict[str, Any]) -> None:
+    """At construction, and named."""
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        validator(**settings)

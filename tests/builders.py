@@ -1,0 +1,195 @@
+"""What many tests build alike: answers with calls, verdicts, graphs of one node, and the ways to ask them."""
+
+import contextlib
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from pydantic import BaseModel
+from typer.testing import CliRunner, Result
+
+from cascade_agent import CascadeChatModel, Tier, Verdict
+from cascade_agent.cli import app
+from cascade_agent.core.records import Attempt, Label, StepTrace
+from cascade_agent.journal.writer import Journal
+from cascade_agent.testing import ScriptedChatModel
+
+ROOT = Path(__file__).parents[1]
+RUN = {"slow": True}
+"""Whether slow tests run too; `conftest.py` sets it from the marks that were selected."""
+BOTH = pytest.mark.parametrize("how", ["sync", "async"])
+
+
+def examples(quick: int, full: int) -> int:
+    """The number of examples of a property: `full` where slow tests run too, as in CI."""
+    return full if RUN["slow"] else quick
+
+
+def json_values(texts: Any = None, keys: Any = None, *, size: int = 4, leaves: int = 8, odd: bool = True) -> Any:
+    """A strategy of JSON values; `odd` ones hold NaN and infinity, too."""
+    texts = st.text() if texts is None else texts
+    keys = texts if keys is None else keys
+    plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=odd, allow_infinity=odd) | texts
+    return st.recursive(
+        plain,
+        lambda inner: st.lists(inner, max_size=size) | st.dictionaries(keys, inner, max_size=size),
+        max_leaves=leaves,
+    )
+
+
+async def ask(runnable: Any, value: Any = "hi", config: Any = None, *, how: str = "async", **kwargs: Any) -> Any:
+    """One call, on the synchronous or the asynchronous way."""
+    if how == "sync":
+        return runnable.invoke(value, config, **kwargs)
+    return await runnable.ainvoke(value, config, **kwargs)
+
+
+async def streamed(
+    runnable: Any, value: Any = "hi", config: Any = None, *, how: str = "async", **kwargs: Any
+) -> list[Any]:
+    """All parts of a stream."""
+    if how == "sync":
+        return list(runnable.stream(value, config, **kwargs))
+    return [part async for part in runnable.astream(value, config, **kwargs)]
+
+
+def call(name: str = "lookup", /, *, call_id: str = "c1", **args: Any) -> AIMessage:
+    """An answer that calls one tool."""
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": call_id}])
+
+
+def pair(small: Any, large: Any, **settings: Any) -> CascadeChatModel:
+    """A cascade of two models, or of what scripted ones say, once."""
+    tiers = [m if isinstance(m, Runnable | Tier) else ScriptedChatModel(m) for m in (small, large)]
+    return CascadeChatModel(small=tiers[0], large=tiers[1], **settings)
+
+
+def record(message: BaseMessage) -> dict[str, Any]:
+    """The record on a message."""
+    return message.response_metadata["cascade"]
+
+
+def refuses_small(draft: Any, _context: Any) -> Verdict | None:
+    """A validator that objects to every draft of the small tier."""
+    return Verdict(outcome="fail", code="bad", reason="it is small") if draft.tier == "small" else None
+
+
+def no_draft(draft: Any, _context: Any) -> Verdict | None:
+    """A validator that softly refuses what calls itself a draft."""
+    return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
+
+
+def graph_of(node: Any, schema: Any = MessagesState, *, saver: Any = None, cache: Any = None, **settings: Any) -> Any:
+    """A compiled graph of one node."""
+    builder = StateGraph(schema).add_node("agent", node, **settings).add_edge(START, "agent")
+    return builder.compile(checkpointer=saver, cache=cache)
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    size: int
+
+
+@tool
+def lookup(order: str) -> str:
+    """Look up an order by its number."""
+    return f"order {order} was shipped"
+
+
+@tool
+def get_weather(city: str) -> str:
+    """Get the weather of a city."""
+    return "21 degrees"
+
+
+def recorded(step_id: str, *attempts: Attempt, **fields: Any) -> StepTrace:
+    """A recorded step whose last attempt is final: it escalated where there is more than one."""
+    outcome = "accepted" if len(attempts) == 1 else "escalated"
+    given = {"step": "agent", "outcome": outcome, "reason": "r", "final": len(attempts) - 1, **fields}
+    return StepTrace(id=step_id, attempts=attempts, **given)
+
+
+def written(path: Path, steps: Any, labels: Any = ()) -> Path:
+    """A journal of steps, with their labels after them."""
+    with Journal(path) as journal:
+        for step in steps:
+            assert isinstance(step, StepTrace)
+            assert journal.append(step)
+        for label in labels:
+            assert isinstance(label, Label)
+            journal.append_label(label)
+    return path
+
+
+def command(*args: object, cwd: Path | None = None, code: int | None = None, keys: str = "", **env: str) -> Result:
+    """Run `cascade-agent` in this process, in a directory; with the exit code that it must have."""
+    with contextlib.chdir(cwd or Path.cwd()):
+        done = CliRunner().invoke(
+            app, [*map(str, args)], input=keys, env={"NO_COLOR": "1", **env}, prog_name="cascade-agent"
+        )
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert code in (None, done.exit_code), done.output
+    return done
+
+
+@contextlib.contextmanager
+def loopback(answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, bytes, str]]) -> Iterator[str]:
+    """An HTTP server on loopback: its address; `answer` gives status, body and type for the body of a POST."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, body, kind = answer(self, self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def otlp_receiver() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """A receiver of OTLP over HTTP: its address, and the path and bytes of each request."""
+    received: list[tuple[str, bytes]] = []
+
+    def keep(request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, str]:
+        packed = request.headers.get("Content-Encoding") == "gzip"
+        received.append((request.path, gzip.decompress(body) if packed else body))
+        return 200, b"", "application/x-protobuf"
+
+    with loopback(keep) as address:
+        yield address, received
+
+
+def until(ready: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    """The first value of `ready` that is not empty."""
+    deadline, fault = time.monotonic() + seconds, ""
+    while time.monotonic() < deadline:
+        try:
+            if value := ready():
+                return value
+        except OSError as error:
+            fault = f": {error}"
+        time.sleep(0.25)
+    pytest.fail(f"{what} did not come within {seconds:g} s{fault}")
