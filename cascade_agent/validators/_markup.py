@@ -29,7 +29,8 @@ _TAG = re.compile(
     rf"<[|\uff5c]?(?:DSML[|\uff5c])?(?P<name>{_NAME})(?P<rest>(?:=|\s+[\w\-]+\s*=)[^<>\n]{{1,200}})?\s*/?>"
 )
 _CALL = re.compile(
-    rf"(?P<start>(?:(?i:call)[: ]{{1,3}}|print\(|@)?(?:(?:assistant)?(?:commentary|analysis)\s+)?(?:to=)?(?P<known>functions\.)?)(?P<name>{_NAME})"
+    rf"(?P<start>(?:(?i:call)[: ]{{1,3}}|print\(|@)?"
+    rf"(?:(?:assistant)?(?:commentary|analysis)\s+)?(?:to=)?(?P<known>functions\.)?)(?P<name>{_NAME})"
     rf"(?::\d{{1,6}})?+(?:{_SPACE}++|{TOKEN}|\[ARGS\]|```(?:json)?|json(?=\s*[{{\[<]))*+(?=[({{])"
 )
 _REACT = re.compile(r"(?im)^\W{0,3}action\W{0,3}:.{1,200}\n\s*\W{0,3}action[ _]input\W{0,3}:")

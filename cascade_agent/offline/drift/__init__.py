@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from cascade_agent.offline.drift.detectors import EDetector, Shift, Stability, f_tail, psi
+from cascade_agent.offline.drift.detectors import Adwin, Change, EDetector, Shift, Stability, f_tail, psi
 from cascade_agent.offline.drift.monitors import DriftWatch, watch, watch_journals
 from cascade_agent.offline.drift.savings import Prices, SavingsMonitor
 from cascade_agent.offline.drift.values import Alarm, DriftReport, Fact, Monitor, Saving
 
 __all__ = [
+    "Adwin",
     "Alarm",
+    "Change",
     "DriftReport",
     "DriftWatch",
     "EDetector",

@@ -1,4 +1,4 @@
-"""Two detectors of change, each pure Python, one observation at a time, in bounded memory: PSI, e-detector.
+"""Three detectors of change, each pure Python, one observation at a time, in bounded memory: ADWIN, PSI, e-detector.
 
 No clock, no files, no randomness; each states the chance of a false alarm that it was set to.
 """
@@ -11,25 +11,237 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.offline.evaluation.metrics import incomplete_beta
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Category = str | float | None
+_PRECISION, _TINY, _TERMS = 1e-15, 1e-300, 10_000
+
+
+# ---- ADWIN ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Where a window was cut: the means of both sides and how many observations lie after the cut."""
+
+    before: float
+    after: float
+    n_before: int
+    n_after: int
+
+
+@dataclass(slots=True)
+class _Row:
+    """Buckets of one size, oldest first: sum and sum of squared deviations of each."""
+
+    totals: deque[float]
+    squares: deque[float]
+
+
+class Adwin:
+    """ADWIN2: a window of numbers that drops its older part when the means of two parts differ too much.
+
+    Bifet, Gavaldà, *Learning from Time-Changing Data with Adaptive Windowing*, SDM 2007. The window is kept as buckets
+    of 1, 2, 4, ... observations, at most `max_buckets` of each size, so n observations need O(log n) memory. All cuts
+    between buckets are tested, with the bound of the paper's section 4 on the window's own variance.
+
+    Steps of one conversation resemble each other, and the bound is for independent ones. `blocks=True` multiplies the
+    variance by the inflation seen in blocks of 32 observations (half the mean squared difference of neighbouring block
+    means over what independence would give, never below 1), which a shift of the mean hardly moves.
+    """
+
+    def __init__(  # noqa: PLR0913 - the settings of the method
+        self,
+        delta: float = 0.002,
+        *,
+        clock: int = 32,
+        max_buckets: int = 5,
+        min_part: int = 5,
+        grace: int = 10,
+        blocks: bool = False,
+    ) -> None:
+        _check_share("delta", delta)
+        for name, value in (("clock", clock), ("max_buckets", max_buckets), ("min_part", min_part)):
+            if value < 1:
+                msg = f"Adwin.{name} is {value!r}; expected a number >= 1"
+                raise ConfigurationError(msg)
+        self.delta, self.clock, self.max_buckets = delta, clock, max_buckets
+        self.min_part, self.grace, self.blocks = min_part, grace, blocks
+        self.width = 0
+        """Observations in the window."""
+        self.total = 0.0
+        self.ticks = 0
+        self._squares = 0.0
+        self._rows: list[_Row] = [_row()]
+        self._spread = _Spread()
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the window; None while it is empty."""
+        return self.total / self.width if self.width else None
+
+    @property
+    def variance(self) -> float:
+        """Variance of the window."""
+        return max(0.0, self._squares) / self.width if self.width else 0.0
+
+    @property
+    def buckets(self) -> int:
+        """Number of buckets that hold the window."""
+        return sum(len(row.totals) for row in self._rows)
+
+    @property
+    def inflation(self) -> float:
+        """By how much dependence inflates the variance of a mean, at least 1; 1 without `blocks`."""
+        return self._spread.inflation(self.variance) if self.blocks else 1.0
+
+    def update(self, value: float) -> Change | None:
+        """Take one observation; the most telling cut if the window was shortened, else None."""
+        self.ticks += 1
+        if self.width:
+            self._squares += self.width * (value - self.total / self.width) ** 2 / (self.width + 1)
+        self.width += 1
+        self.total += value
+        first = self._rows[0]
+        first.totals.append(value)
+        first.squares.append(0.0)
+        if len(first.totals) > self.max_buckets:
+            self._compress()
+        if self.blocks:
+            self._spread.add(value)
+        if self.ticks % self.clock == 0 and self.width > self.grace:
+            return self._check()
+        return None
+
+    def _compress(self) -> None:
+        size = 1
+        for index, row in enumerate(self._rows):
+            if len(row.totals) <= self.max_buckets:
+                return
+            one, two = row.totals.popleft(), row.totals.popleft()
+            squares = row.squares.popleft() + row.squares.popleft() + (one - two) ** 2 / (2 * size)
+            if index + 1 == len(self._rows):
+                self._rows.append(_row())
+            self._rows[index + 1].totals.append(one + two)
+            self._rows[index + 1].squares.append(squares)
+            size *= 2
+
+    def _check(self) -> Change | None:
+        found: Change | None = None
+        while (cut := self._cut()) is not None:
+            found = found or cut
+            self._drop()
+        return found
+
+    def _cut(self) -> Change | None:
+        """The cut that exceeds its bound the most, None when none does."""
+        n, log_term = self.width, math.log(2.0 * math.log(self.width) / self.delta)
+        variance, bernstein = 2.0 * self.variance * self.inflation * log_term, 2.0 / 3.0 * log_term
+        best: Change | None = None
+        most, n0, u0 = 1.0, 0, 0.0
+        for index in range(len(self._rows) - 1, -1, -1):
+            size = 1 << index
+            for total in self._rows[index].totals:
+                n0 += size
+                u0 += total
+                n1 = n - n0
+                if n1 < self.min_part:
+                    return best
+                if n0 < self.min_part:
+                    continue
+                share = 1.0 / (n0 - self.min_part + 1) + 1.0 / (n1 - self.min_part + 1)
+                before, after = u0 / n0, (self.total - u0) / n1
+                excess = abs(before - after) / (math.sqrt(share * variance) + bernstein * share)
+                if excess > most:
+                    most, best = excess, Change(before=before, after=after, n_before=n0, n_after=n1)
+        return best  # pragma: no cover - the last bucket leaves fewer than `min_part` after it
+
+    def _drop(self) -> None:
+        """Forget the oldest bucket."""
+        row, size = self._rows[-1], 1 << (len(self._rows) - 1)
+        total, squares = row.totals.popleft(), row.squares.popleft()
+        if not row.totals and len(self._rows) > 1:
+            self._rows.pop()
+        self.width -= size
+        self.total -= total
+        rest = self.total / self.width - total / size
+        self._squares -= squares + size * self.width * rest * rest / (size + self.width)
+
+
+def _row() -> _Row:
+    return _Row(totals=deque(), squares=deque())
+
+
+@dataclass(slots=True)
+class _Spread:
+    """Difference of the means of neighbouring blocks, as a moving average over about 64 blocks."""
+
+    size: int = 32
+    total: float = 0.0
+    count: int = 0
+    last: float | None = None
+    blocks: int = 0
+    difference: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.count += 1
+        if self.count < self.size:
+            return
+        mean = self.total / self.size
+        if self.last is not None:
+            self.blocks += 1
+            self.difference += ((mean - self.last) ** 2 - self.difference) / min(self.blocks, 64)
+        self.last, self.total, self.count = mean, 0.0, 0
+
+    def inflation(self, variance: float) -> float:
+        if variance <= 0.0 or not self.blocks:
+            return 1.0
+        return max(1.0, self.size * self.difference / 2.0 / variance)
 
 
 # ---- PSI ------------------------------------------------------------------------------------------------------------
 
 
 def f_tail(x: float, df: float, scale_df: float) -> float:
-    """Return P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom."""
-    z = scale_df / (scale_df + df * max(0.0, x))
-    return incomplete_beta(scale_df / 2.0, df / 2.0, z, 1.0 - z)
+    """P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom: the incomplete beta function."""
+    if x <= 0.0:
+        return 1.0
+    a, b, z = scale_df / 2.0, df / 2.0, scale_df / (scale_df + df * x)
+    if z > (a + 1.0) / (a + b + 2.0):
+        return 1.0 - _beta(b, a, 1.0 - z)
+    return _beta(a, b, z)
+
+
+def _beta(a: float, b: float, z: float) -> float:
+    """The regularized incomplete beta function I_z(a, b), for z below its mean."""
+    if z <= 0.0:
+        return 0.0
+    log_scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(z) + b * math.log1p(-z)
+    c, d = 1.0, 1.0 / _away(1.0 - (a + b) * z / (a + 1.0))
+    value = d
+    for m in range(1, _TERMS):  # pragma: no branch - converges after some dozens
+        for term in (
+            m * (b - m) * z / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * z / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1.0 / _away(1.0 + term * d)
+            c = _away(1.0 + term / c)
+            value *= c * d
+        if abs(c * d - 1.0) < _PRECISION:
+            break
+    return math.exp(log_scale) * value / a
+
+
+def _away(value: float) -> float:
+    """Never 0, so that it can be divided by."""
+    return value if abs(value) > _TINY else _TINY
 
 
 def psi(reference: Sequence[int], current: Sequence[int]) -> float:
-    """Return the population stability index of two rows of counts: sum of (p - q) ln(p / q), each count plus a half."""
+    """Population stability index of two rows of counts: sum of (p - q) ln(p / q), half a count added to every cell."""
     if len(reference) != len(current) or not current:
         msg = f"psi of {len(reference)} and {len(current)} cells; expected two rows of the same cells"
         raise ConfigurationError(msg)
@@ -104,7 +316,7 @@ class Stability:
         return bool(self._base)
 
     def update(self, value: Category) -> Shift | None:
-        """Take one observation; return a shift, or None."""
+        """Take one observation; a shift, or None."""
         if not self._base:
             self._waiting.append(value)
             if len(self._waiting) == self.reference:
@@ -127,14 +339,16 @@ class Stability:
         kept = sorted((key for key, count in raw.items() if count >= enough), key=str)
         self._cells = {key: index for index, key in enumerate(kept)}
         self._names = [*(self._title(key) for key in kept), OTHER]
-        cells, size = [self._cell(v) for v in self._waiting], len(self._names)
+        cells = [self._cell(v) for v in self._waiting]
         self._waiting = []
-        self._base = _counts(cells, size)
-        blocks = [_counts(cells[i : i + self.BLOCK], size) for i in range(0, len(cells), self.BLOCK)]
+        self._base = _counts(cells, len(self._names))
+        blocks = [_counts(cells[i : i + self.BLOCK], len(self._names)) for i in range(0, len(cells), self.BLOCK)]
         self.effect, self._uneven, self._scale_df = _design_effect(self._base, blocks)
 
     def _key(self, value: Category) -> Category:
-        return float(sum(value > edge for edge in self._edges)) if isinstance(value, float) else value
+        if isinstance(value, float):
+            return float(sum(value > edge for edge in self._edges))
+        return value
 
     def _cell(self, value: Category) -> int:
         return self._cells.get(self._key(value), len(self._cells))
@@ -173,21 +387,26 @@ def _edges(numbers: list[float], bins: int) -> list[float]:
 
 
 def _counts(cells: Sequence[int], length: int) -> list[int]:
-    found = Counter(cells)
-    return [found[cell] for cell in range(length)]
+    counts = [0] * length
+    for cell in cells:
+        counts[cell] += 1
+    return counts
 
 
 def _design_effect(base: Sequence[int], blocks: Sequence[Sequence[int]]) -> tuple[float, float, int]:
-    """Return the design effect, the squared variation of the cells' own ones, degrees of freedom of the estimate."""
+    """(the design effect, the squared variation of the cells' own ones, degrees of freedom of the estimate)."""
     used = [i for i, count in enumerate(base) if count]
-    rest = len(used) - 1
-    if rest < 1:  # one cell does not vary
+    if len(used) < 2:  # noqa: PLR2004 - one cell does not vary
         return 1.0, 0.0, len(blocks) - 1
-    pairs = zip(blocks[::2], blocks[1::2], strict=True)
-    doubled = [[a + b for a, b in zip(one, two, strict=True)] for one, two in pairs]
+    doubled = [
+        [a + b for a, b in zip(one, two, strict=True)] for one, two in zip(blocks[::2], blocks[1::2], strict=True)
+    ]
     single = _cell_effects(base, used, blocks)
+    rest = len(used) - 1
+    effect = max(
+        1.0, sum(w * d for w, d in single) / rest, sum(w * d for w, d in _cell_effects(base, used, doubled)) / rest
+    )
     mean = sum(w * d for w, d in single) / rest
-    effect = max(1.0, mean, sum(w * d for w, d in _cell_effects(base, used, doubled)) / rest)
     square = sum(w * d * d for w, d in single) / rest
     uneven = square / (mean * mean) - 1.0 if mean > 0.0 else 0.0
     return effect, max(0.0, uneven), rest * (len(blocks) - 1)
@@ -196,7 +415,7 @@ def _design_effect(base: Sequence[int], blocks: Sequence[Sequence[int]]) -> tupl
 def _cell_effects(
     base: Sequence[int], used: Sequence[int], blocks: Sequence[Sequence[int]]
 ) -> list[tuple[float, float]]:
-    """Return (1 - share, design effect) of each used cell: variance of its count over the blocks, over the binomial."""
+    """(1 - share, design effect) of each used cell: the variance of its count over the blocks, over the binomial."""
     n, found = sum(base), []
     for i in used:
         share = base[i] / n
@@ -214,12 +433,13 @@ class EDetector:
     Shin, Ramdas, Rinaldo, *E-detectors: a nonparametric framework for sequential change detection*, NEJSDS 2024
     (arXiv:2203.03532). Each observation bets on a rise to one of several alternatives: the stake grows by
     `1 + rate * (X - bound)`, whose mean is at most 1 while the mean of X given the past is at most `bound`. The sum of
-    all stakes placed so far, `R`, alarms at `horizon / level`: the chance of a false alarm within N observations is at
-    most `N * level / horizon`, whatever the distribution.
+    all stakes placed so far, `R`, alarms at `horizon / level`. While the bound holds, the mean time to a false alarm is
+    at least that many observations, and the chance of one within N observations at most `N * level / horizon`, whatever
+    the distribution.
 
-    X is 0 or, for a loss seen with probability `p`, `1 / p`: an unseen observation counts as 0, and the mean stays the
-    rate of losses. `p` may change from one observation to the next. A loss may be reported later than its observation
-    was counted: that delays an alarm.
+    X of an observation is 0 or, for a loss seen with probability `p`, `1 / p`: an unseen observation tells as 0, and
+    the mean stays the rate of losses. `p` may change from one observation to the next. A loss may be reported later
+    than its observation was counted: that delays an alarm.
     """
 
     TIMES: Final = (1.5, 2.0, 3.0, 5.0, 10.0)
@@ -251,7 +471,7 @@ class EDetector:
             self._stakes[i] = (self._stakes[i] + 1.0) * (1.0 - rate * self._bound)
 
     def loss(self, *, p: float = 1.0) -> bool:
-        """Count the last observation (or an earlier one) as a loss seen with chance `p`; return whether to alarm."""
+        """The last counted observation (or an earlier one) was a loss, seen with probability `p`; whether to alarm."""
         _check_share("p", p, one=True)
         for i, rate in enumerate(self._rates):
             nothing = 1.0 - rate * self._bound
@@ -259,7 +479,7 @@ class EDetector:
         return self.value >= self.limit
 
     def _bet(self, p: float, bound: float) -> None:
-        """Set the rates that grow fastest if the mean is an alternative: the likelihood ratio of rare losses."""
+        """Rates that grow fastest if the mean is an alternative: those of the likelihood ratio of rare losses."""
         if (p, bound) == (self._p, self._bound):
             return
         self._p, self._bound = p, bound

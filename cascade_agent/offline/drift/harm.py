@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.offline.drift.detectors import EDetector
-from cascade_agent.offline.drift.values import Alarm, Monitor, finite, keep_latest
+from cascade_agent.offline.drift.values import Alarm, Monitor, finite, with_alarm
 from cascade_agent.offline.evaluation.dataset import LOOKING
 
 if TYPE_CHECKING:
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 
 HORIZON: Final = 10_000
 """Observations within which the chance of a false alarm is stated."""
+
 REMEMBERED: Final = 20_000
 """Steps for which a label may still come, and conversations that are kept apart."""
+
 _APART = 20
 """Steps of a conversation between two of its harms (labels) that count."""
-_DESCRIBED = 300
+_TOLD = 300
 """Labels, the latest, that an alarm describes."""
 _SURE = 2.33
 """Standard errors of a one-sided 99 % bound."""
 _LATELY = 1000.0
+Who = Literal["shadow", "judges"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,27 +53,6 @@ class StepRef:
     policy: str | None
 
 
-class _Harm:
-    """An e-detector on harm, and its monitor. Of a conversation one harm in 20 of its steps counts."""
-
-    def __init__(self, name: str, note: str, bound: float, level: float) -> None:
-        self.detector = EDetector(bound, level=level, horizon=HORIZON)
-        self.monitor = Monitor(
-            name=name, method="e_detector", knowledge="labelled", false_alarms=level, horizon=HORIZON, note=note
-        )
-        self._last: OrderedDict[str, int] = OrderedDict()
-
-    def apart(self, step: StepRef) -> bool:
-        """Return whether the step is far enough from the last one of its conversation that counted; then it counts."""
-        if step.episode is None:
-            return True
-        last = self._last.get(step.episode)
-        if last is not None and step.turn - last < _APART:
-            return False
-        keep_latest(self._last, step.episode, step.turn, REMEMBERED)
-        return True
-
-
 class HarmMonitor:
     """Two e-detectors on harm against the certified loss.
 
@@ -82,24 +64,38 @@ class HarmMonitor:
     and that these steps were not chosen by their outcome is assumed.
 
     Where the certificate is about the answered steps alone (`selective_error`), a labelled step is the unit of both.
-    A wrong answer of which nobody knows large's counts as harm.
+    A wrong answer of which nobody knows large's counts as harm. Of a conversation one harm (one judged label) in 20 of
+    its steps counts, since the others depend on it.
     """
 
     def __init__(self, policy: Policy | None, max_loss: float | None, *, level: float) -> None:
         self.bound, self._selective = _certified(policy, max_loss)
         self._version = None if policy is None or max_loss is not None else policy.version
         self._p = policy.shadow_rate if policy is not None and policy.shadow_rate > 0.0 else None
-        self._answered = self._weight = 0.0
+        self._answered = 0.0
+        self._weight = 0.0
         self._steps = self._others = self._labels = 0
-        self._latest: deque[tuple[str, str, bool]] = deque(maxlen=_DESCRIBED)
-        self._both: tuple[_Harm, ...] = ()
-        if self.bound is not None:
-            target = f"{'P(wrong | small answered)' if self._selective else 'harm per step'} <= {self.bound:g}"
-            overstated = f"{target}; disagreement with large counts as harm, which overstates it"
-            assumed = f"{target}; assumes that labels are not chosen by outcome"
-            self._shadow = _Harm("harm (shadow)", overstated, self.bound, level)
-            self._judges = _Harm("harm (person, evaluator)", assumed, self.bound, level)
-            self._both = (self._shadow, self._judges)
+        self._detectors: dict[Who, EDetector] = {}
+        self._monitors: dict[Who, Monitor] = {}
+        self._last: OrderedDict[tuple[Who, str], int] = OrderedDict()
+        self._latest: deque[tuple[str, str, bool]] = deque(maxlen=_TOLD)
+        if self.bound is None:
+            return
+        target = "P(wrong | small answered)" if self._selective else "harm per step"
+        notes: dict[Who, str] = {
+            "shadow": "disagreement with large counts as harm, which overstates it",
+            "judges": "assumes that labels are not chosen by outcome",
+        }
+        for who, note in notes.items():
+            self._detectors[who] = EDetector(self.bound, level=level, horizon=HORIZON)
+            self._monitors[who] = Monitor(
+                name="harm (shadow)" if who == "shadow" else "harm (person, evaluator)",
+                method="e_detector",
+                knowledge="labelled",
+                false_alarms=level,
+                horizon=HORIZON,
+                note=f"{target} <= {self.bound:g}; {note}",
+            )
 
     def count(self, policy: str | None, *, answered: bool) -> None:
         """Count a step of the policy with this version."""
@@ -109,20 +105,19 @@ class HarmMonitor:
         self._steps += 1
         self._weight = min(self._weight + 1.0, _LATELY)
         self._answered += (answered - self._answered) / self._weight
-        if self._both and self._p is not None and not self._selective:
-            self._shadow.detector.count(p=self._p)
+        if self._detectors and self._p is not None and not self._selective:
+            self._detectors["shadow"].count(p=self._p)
 
     def restart(self) -> None:
         """Forget all evidence: another policy decides."""
-        for one in self._both:
-            one.detector.restart()
+        for detector in self._detectors.values():
+            detector.restart()
         self._latest.clear()
 
     def label(self, label: Label, step: StepRef) -> tuple[Alarm, ...]:
-        """Take a label; return the alarm that it raises."""
-        harm = None if self._selective else label.harm
-        loss = not label.right if harm is None and label.right is not None else harm
-        if not self._both or loss is None or not step.answered or not self._own(step.policy):
+        """Take a label; the alarm that it raises."""
+        loss = self._loss(label)
+        if not self._detectors or loss is None or not step.answered or not self._own(step.policy):
             return ()
         if label.source == "shadow":
             return self._shadowed(label.propensity, step, loss=loss)
@@ -131,60 +126,87 @@ class HarmMonitor:
     def _own(self, policy: str | None) -> bool:
         return self._version is None or policy is None or policy == self._version
 
+    def _loss(self, label: Label) -> bool | None:
+        if label.harm is not None and not self._selective:
+            return label.harm
+        return None if label.right is None else not label.right
+
     def _shadowed(self, p: float | None, step: StepRef, *, loss: bool) -> tuple[Alarm, ...]:
         if p is None or not 0.0 < p <= 1.0:
             return ()
         self._note(step, loss=loss)
         began, self._p = self._p is not None, p  # of the bets from the next step on: a bet must not know its own step
+        detector = self._detectors["shadow"]
         if self._selective:
             began, p = True, 1.0
-            self._shadow.detector.count()
-        alarms = loss and began and self._shadow.apart(step) and self._shadow.detector.loss(p=p)
-        return self._alarm(self._shadow, step) if alarms else ()
+            detector.count()
+        if not loss or not began or not self._apart("shadow", step):
+            return ()
+        return self._alarm("shadow", step) if detector.loss(p=p) else ()
 
     def _judged(self, step: StepRef, *, loss: bool) -> tuple[Alarm, ...]:
-        if not self._judges.apart(step):
+        if not self._apart("judges", step):
             return ()
         self._note(step, loss=loss)
-        bound, share = self.bound or 0.0, self._answered
+        detector, bound = self._detectors["judges"], self.bound or 0.0
         if not self._selective:
-            error = _SURE * (share * (1.0 - share) / self._weight) ** 0.5 if self._weight else 0.0
-            bound = min(0.9, bound / max(share - error, bound))
-        self._judges.detector.count(bound=bound)
-        return self._alarm(self._judges, step) if loss and self._judges.detector.loss() else ()
+            bound = min(0.9, bound / max(self._answers_at_least(), bound))
+        detector.count(bound=bound)
+        return self._alarm("judges", step) if loss and detector.loss() else ()
+
+    def _answers_at_least(self) -> float:
+        a = self._answered
+        return a - _SURE * (a * (1.0 - a) / self._weight) ** 0.5 if self._weight else 0.0
+
+    def _apart(self, who: Who, step: StepRef) -> bool:
+        """Return whether the step is far enough from the last one of its conversation that counted; then it counts."""
+        if step.episode is None:
+            return True
+        key = (who, step.episode)
+        last = self._last.get(key)
+        if last is not None and step.turn - last < _APART:
+            return False
+        self._last[key] = step.turn
+        self._last.move_to_end(key)
+        if len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
+        return True
 
     def _note(self, step: StepRef, *, loss: bool) -> None:
         self._labels += 1
         self._latest.append((step.name, step.kind, loss))
 
-    def _alarm(self, who: _Harm, step: StepRef) -> tuple[Alarm, ...]:
-        who.detector.restart()
+    def _alarm(self, who: Who, step: StepRef) -> tuple[Alarm, ...]:
+        self._detectors[who].restart()
         labels = Counter((name, kind) for name, kind, _ in self._latest)
         losses = Counter((name, kind) for name, kind, loss in self._latest if loss)
         self._latest.clear()
         if not step.place.counts:
             return ()
         (name, kind), worst = losses.most_common(1)[0]
+        word = "wrong" if self._selective else "harmful"
         alarm = Alarm(
-            monitor=who.monitor.name,
+            monitor=self._monitors[who].name,
             index=step.place.index,
             at=step.place.at,
             step=name,
             before=self.bound,
             after=losses.total() / labels.total(),
-            what=f"answers of the small model are {'wrong' if self._selective else 'harmful'} more often than the "
-            f"certified {self.bound:g}: {losses.total()} of the last {labels.total()} labelled ones, most in {kind!r} "
-            f"steps named {name!r} ({worst} of {labels[name, kind]})",
+            what=f"answers of the small model are {word} more often than the certified {self.bound:g}: "
+            f"{losses.total()} of the last {labels.total()} labelled ones, most in {kind!r} steps named {name!r} "
+            f"({worst} of {labels[name, kind]})",
             advice=f"escalate every {kind!r} step of {name!r} (a threshold of 1 there) and calibrate anew on labels "
             "from now on (`cascade-agent calibrate`)",
         )
-        who.monitor = who.monitor.with_alarm(alarm)
+        self._monitors[who] = with_alarm(self._monitors[who], alarm)
         return (alarm,)
 
     def monitors(self) -> list[Monitor]:
         """Return both as they stand."""
-        both = [(one.monitor, one.detector) for one in self._both]
-        return [replace(m, n=found.n, value=finite(found.value), limit=found.limit) for m, found in both]
+        return [
+            replace(self._monitors[who], n=detector.n, value=finite(detector.value), limit=detector.limit)
+            for who, detector in self._detectors.items()
+        ]
 
     def notes(self) -> list[str]:
         """Return why the labelled monitors may be blind."""
@@ -200,10 +222,12 @@ class HarmMonitor:
 
 
 def _certified(policy: Policy | None, max_loss: float | None) -> tuple[float | None, bool]:
-    """Return the greatest loss to hold the answers to, and whether it is that of the answered steps alone."""
-    certificate = None if policy is None else policy.provenance.get("certificate")
-    if max_loss is not None or not isinstance(certificate, Mapping):
+    """The greatest loss to hold the answers to, and whether it is that of the answered steps alone."""
+    if max_loss is not None:
         return max_loss, False
+    certificate = None if policy is None else policy.provenance.get("certificate")
+    if not isinstance(certificate, Mapping):
+        return None, False
     bound = certificate.get("max_loss")
     if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0.0 < bound < 1.0:
         return None, False

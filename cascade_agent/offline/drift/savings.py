@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cascade_agent.offline.drift.values import PriceBasis, Saving, keep_latest
+from cascade_agent.offline.drift.values import PriceBasis, Saving
 from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, label_step, text_hash
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates
 from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tally
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 Prices = Mapping[str, "Price"] | Callable[[str], "Price | None"]
 
 OTHER_STEPS = "(other steps)"
-_ENOUGH = 10  # shadow calls before they say what large would have cost on other accepted steps of that name
-_MEMORY = 200.0  # shadow calls after which an old one counts for a third
-_LOOK = 50  # steps between two looks at whether it pays again
-_SURE = 3.0  # standard errors by which a saving must lie below (or above) 0 to be called one
-_WINDOW = 300
-_MAX_NAMES = 20
+_ENOUGH = 10
+"""Shadow calls before they say what large would have cost on other accepted steps of that name."""
+_MEMORY = 200.0
+"""Shadow calls after which an old one counts for a third."""
+_LOOK = 50
+"""Steps between two looks at whether it pays again."""
+_SURE = 3.0
+"""Standard errors by which a saving must lie below (or above) 0 to be called one."""
 _MAX_SOURCES = 20
-_LATE = 20_000  # steps to which a label may still come
+"""Sources of prices that fit a line."""
+_LATE = 20_000
+"""Steps to which a label may still come."""
 
 
 @dataclass(slots=True)
@@ -48,56 +52,61 @@ class _Mean:
 class _Run:
     """Steps since the cascade last was no dearer than always-large: the sum of what it lost, and of its squares."""
 
-    at: str | None = None
-    index: int = 0
     lost: float = 0.0
     squares: float = 0.0
     large: float = 0.0
     n: int = 0
+    at: str | None = None
+    index: int = 0
 
 
 def _sure(total: float, squares: float, n: int) -> bool:
     """Return whether the mean is above 0 by some standard errors."""
-    spread = max(0.0, squares - total * total / n) / max(1, n - 1)
-    return n > 1 and total > 0.0 and total >= _SURE * math.sqrt(n * spread)
+    if n < 2 or total <= 0.0:  # noqa: PLR2004 - one step has no spread
+        return False
+    spread = max(0.0, squares - total * total / n) / (n - 1)
+    return total >= _SURE * math.sqrt(n * spread)
 
 
 class SavingsMonitor:
     """The saving of a stream of steps at the recorded prices, or at given ones, by the estimates of `evaluation`.
 
     Evidence is paid at its recorded cost, as the record does not name its model. The policy stopped paying at the step
-    from which on it cost more in sum than always-large, once that holds over 300 steps, over the last 300 of them, and
-    by three standard errors. There, an accepted step that was not shadowed is taken to have cost large what the
-    shadowed ones of its name did lately; without any, as much as the dearest recorded call of large.
+    from which on it cost more in sum than always-large, once that holds over `window` steps, over the last `window` of
+    them, and by three standard errors. There, an accepted step that was not shadowed is taken to have cost large what
+    the shadowed ones of its name did lately; without any, as much as the dearest recorded call of large.
     """
 
-    def __init__(self, prices: Prices | None = None) -> None:
-        self._prices = prices
+    def __init__(self, prices: Prices | None = None, *, window: int = 300, max_names: int = 20) -> None:
+        self._prices, self._window, self._max_names = prices, window, max_names
         self.basis: PriceBasis = "recorded" if prices is None else "given"
-        self.known = self.unknown = 0
         self._currency: str | None = None
         self._tally = Tally(SweepPlan())
         self._names: set[str] = set()
         self._means: dict[str, _Mean] = {}
         self._models: dict[str, str] = {}
         self._late: OrderedDict[str, tuple[Cell, int, Facts]] = OrderedDict()
-        self._recent: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=window)
         self._run = _Run()
+        self.known = self.unknown = 0
         self._sources: set[str] = set()
 
     def add(self, step: StepTrace, index: int) -> None:
         """Take one step."""
-        self._currency = self._currency or step.currency
+        if self._currency is None:
+            self._currency = step.currency
         facts = label_step(self._priced(step)).facts
         if facts is None or step.currency != self._currency:
             self.unknown += 1
             return
-        if len(self._names) < _MAX_NAMES:
+        if step.step in self._names or len(self._names) < self._max_names:
             self._names.add(step.step)
         cell = (step.step if step.step in self._names else OTHER_STEPS, "")
         group = text_hash(step.thread_id or f"step:{step.id}") % GROUPS
         self._tally.count(cell, group, facts)
-        keep_latest(self._late, step.id, (cell, group, facts), _LATE)
+        self._late[step.id] = (cell, group, facts)
+        if len(self._late) > _LATE:
+            self._late.popitem(last=False)
         costs = [cost for _, cost in facts.calls]
         self.unknown += None in costs
         self.known += None not in costs
@@ -108,7 +117,7 @@ class SavingsMonitor:
             self._follow(cost - large, large, step.started_at, index)
 
     def label(self, label: Label) -> None:
-        """Take a label: a shadow call is paid, and says what large would have cost."""
+        """Take a label: a shadow call is paid, and tells what large would have cost."""
         found = self._late.get(label.step_id)
         if found is None or label.side_call is None:
             return
@@ -130,35 +139,43 @@ class SavingsMonitor:
 
     def _expected(self, name: str) -> float | None:
         """Return what large would have cost on an accepted step of that name, or at most; None is unknown."""
-        for mean in (self._means.get(name), self._means.get("")):
+        for key in (name, ""):
+            mean = self._means.get(key)
             if mean is not None and mean.n >= _ENOUGH:
                 return mean.total / mean.weight
         seen = self._tally.ranges.get((name, "large"))
         return None if seen is None else seen[1] / MONEY
 
     def _follow(self, lost: float, large: float, at: str | None, index: int) -> None:
-        """Keep the run of steps in which the cascade lost in sum, until it pays again."""
-        if self._run.n == 0:
-            self._run = _Run(at, index)
+        """Keep the run of steps in which the cascade lost in sum."""
         run = self._run
+        if run.n == 0:
+            run.at, run.index = at, index
         run.lost, run.squares, run.large = run.lost + lost, run.squares + lost * lost, run.large + large
         run.n += 1
-        gains = [always - cost for cost, always in self._recent] if run.n > _WINDOW and run.n % _LOOK == 0 else [0.0]
-        if run.lost <= 0.0 or _sure(math.fsum(gains), math.fsum(g * g for g in gains), len(gains)):
+        if run.lost <= 0.0 or self._pays_again():
             self._run = _Run()
+
+    def _pays_again(self) -> bool:
+        if self._run.n <= self._window or self._run.n % _LOOK:
+            return False
+        gains = [large - cost for cost, large in self._recent]
+        return _sure(math.fsum(gains), math.fsum(g * g for g in gains), len(gains))
 
     @property
     def stopped(self) -> bool:
         """Return whether it does not pay now."""
-        run, recent = self._run, self.recent
-        lost = run.n >= _WINDOW and _sure(run.lost, run.squares, run.n)
-        return lost and recent is not None and recent <= 0.0
+        run = self._run
+        if run.n < self._window or not _sure(run.lost, run.squares, run.n):
+            return False
+        recent = self.recent
+        return recent is not None and recent <= 0.0
 
     @property
     def recent(self) -> float | None:
-        """The saving over the last 300 known steps; None before there are so many, or without a cost."""
+        """The saving over the last `window` known steps; None before there are so many, or without a cost."""
         large = math.fsum(large for _, large in self._recent)
-        if len(self._recent) < _WINDOW or large <= 0.0:
+        if len(self._recent) < self._window or large <= 0.0:
             return None
         return 1.0 - math.fsum(cost for cost, _ in self._recent) / large
 
@@ -182,23 +199,30 @@ class SavingsMonitor:
         estimates = Estimates(self._tally, parts=False, intervals=("saving",))
         recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
         cost, large = (None if c is None else c * recorded.steps for c in (recorded.cost.point, alone.cost.point))
-        found = recorded.saving
-        saving = replace(saving, cost=cost, always_large=large, saving=found.point)
-        return replace(saving, low=found.low, high=found.high, interval=found.interval or ())
-
-    # ---- at given prices --------------------------------------------------------------------------------------------
+        figure = recorded.saving
+        return replace(
+            saving,
+            cost=cost,
+            always_large=large,
+            saving=figure.point,
+            low=figure.low,
+            high=figure.high,
+            interval=figure.interval or (),
+        )
 
     def _priced(self, step: StepTrace) -> StepTrace:
         """Return the step as it would cost at the given prices."""
         if self._prices is None:
             return step
         model = next((a.model for a in reversed(step.attempts) if a.tier != "small" and a.model), None)
-        for name in ("", step.step) if model is not None else ():
-            if name in self._models or not name or len(self._models) < _MAX_NAMES:
-                self._models[name] = model or ""
-        costs = [a.cost if a.outcome == "skipped" else self._price_of(a, step.currency) for a in step.attempts]
-        attempts = (replace(a, cost=cost) for a, cost in zip(step.attempts, costs, strict=True))
-        return replace(step, attempts=tuple(attempts))
+        if model is not None:
+            self._models[""] = model
+            if step.step in self._models or len(self._models) < self._max_names:
+                self._models[step.step] = model
+        attempts = tuple(
+            a if a.outcome == "skipped" else replace(a, cost=self._price_of(a, step.currency)) for a in step.attempts
+        )
+        return replace(step, attempts=attempts)
 
     def _price_of(self, attempt: Attempt, currency: str) -> float | None:
         price = self._price(attempt.model)

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from cascade_agent.offline.evaluation.plain import Plain
+from cascade_agent.core.clean_json import clean
+from cascade_agent.core.records import load
 
 if TYPE_CHECKING:
-    from collections import OrderedDict
     from collections.abc import Mapping
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-Method = Literal["psi", "e_detector", "fact", "saving"]
+Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
-_KEPT = 20
-"""Alarms that a monitor holds."""
+
+
+class _Plain:
+    """JSON both ways for a frozen dataclass of plain fields; `PARTS` names fields that hold such values themselves."""
+
+    __slots__ = ()
+    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; unknown stands there as null."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type] # a dataclass
+        return {
+            name: [part.to_json() if isinstance(part, _Plain) else clean(part) for part in value]
+            if isinstance(value, tuple)
+            else clean(value)
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote; unknown keys are ignored."""
+        return load(cls, data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm(Plain):
-    """A monitor found a change at the step of number `index`, `since` about so many steps.
+class Alarm(_Plain):
+    """A monitor found a change.
 
-    `before` and `after` are what the monitor measures on both sides. `what` says it in a sentence, `advice` what to do.
+    `index` is the number of the step (from 0) at which it was noticed, `at` that step's time, `since` about how many
+    steps before it the change lies (None: unknown). `before` and `after` are what the monitor measures, on both
+    sides. `what` says it in a sentence, `advice` what to do.
     """
 
     monitor: str
@@ -41,8 +60,11 @@ class Alarm(Plain):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact(Plain):
-    """Another `small_model`, `large_model` or `policy` than before, as the records name them; no alarm by itself."""
+class Fact(_Plain):
+    """Something that a record states: another model or another policy than before, at step number `index`.
+
+    `what` is `small_model`, `large_model` or `policy`. A fact is no alarm by itself.
+    """
 
     what: str
     step: str
@@ -53,15 +75,16 @@ class Fact(Plain):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Monitor(Plain):
-    """One monitor as it stands; `step` is the name of the steps it watches, None all of them.
+class Monitor(_Plain):
+    """One monitor as it stands.
 
-    `n` counts its observations, `value` is what it measures now and `limit` where it alarms (both None when there is
-    nothing yet). `false_alarms` is the chance of a false alarm within `horizon` observations that it was set to. `note`
-    says what it cannot see or rests on. `alarms` holds the last 20 of `count`.
+    `step` is the name of the steps it watches, None all of them. `n` counts its observations, `value` is what it
+    measures now and `limit` where it alarms (both None when there is nothing yet). `false_alarms` is the chance of a
+    false alarm within `horizon` observations that it was set to; None where there is no such chance. `note` says what
+    it cannot see or rests on. `alarms` holds the last 20 of `count`.
     """
 
-    PARTS: ClassVar[Mapping[str, type[Plain]]] = {"alarms": Alarm}
+    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {"alarms": Alarm}
 
     name: str
     method: Method
@@ -76,20 +99,18 @@ class Monitor(Plain):
     alarms: tuple[Alarm, ...] = ()
     note: str = ""
 
-    def with_alarm(self, alarm: Alarm) -> Monitor:
-        """Return the monitor with one more alarm."""
-        return replace(self, count=self.count + 1, alarms=(*self.alarms, alarm)[-_KEPT:])
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saving(Plain):
+class Saving(_Plain):
     """The share of always-large's cost that the cascade saved, as `replay` and `report` estimate it, too.
 
-    `cost` and `always_large` are sums over all steps: None where shadow calls do not say what large would have cost on
-    the steps that small answered; then `low` and `high` are all that is known. The costs of `known` steps are all
-    recorded, `unknown` ones lack some or are in another currency. `recent` is the saving over the last `recent_steps`.
-    `stopped` is the time of the step from which on the policy cost more than always-large would have (`stopped_index`
-    its number), None while it pays. `source` names the prices and their dates.
+    `basis` is `recorded` (what the journal says) or `given` (the tokens at the prices that were given). `cost` and
+    `always_large` are sums over all steps, `saving` is 1 - cost / always_large: None where shadow calls do not say what
+    large would have cost on the steps that small answered; then `low` and `high` are all that is known. `interval` is
+    its 95 % interval. The costs of `known` steps are all recorded, `unknown` ones lack some or are in another currency.
+    `recent` is the saving over the last steps, `recent_steps` how many those are. `stopped` is the time of the step
+    from which on the policy cost more than always-large would have (`stopped_index` its number), None while it pays.
+    `source` names the prices and their dates.
     """
 
     basis: PriceBasis
@@ -111,16 +132,16 @@ class Saving(Plain):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriftReport(Plain):
+class DriftReport(_Plain):
     """The findings of the monitors in a stream of steps.
 
-    `unfinished` steps (cancelled, interrupted, failed) and `repeated` ones are not among the `steps`. `orphans` are
-    labels that belong to no watched step (or came too late). `first` and `last` are the times of the first and the last
-    step; alarms before `since` were only learned from. `false_alarms` is the chance that any statistical monitor alarms
-    falsely within `horizon` observations.
+    `steps` were watched, `unfinished` ones (cancelled, interrupted, failed) and `repeated` ones left out. `labels`
+    counts those that belong to a watched step, `orphans` those that do not (or came too late). `first` and `last` are
+    the times of the first and the last step; alarms before `since` were only learned from. `false_alarms` is the chance
+    that any statistical monitor alarms falsely within `horizon` observations.
     """
 
-    PARTS: ClassVar[Mapping[str, type[Plain]]] = {"monitors": Monitor, "facts": Fact, "savings": Saving}
+    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {"monitors": Monitor, "facts": Fact, "savings": Saving}
 
     steps: int
     monitors: tuple[Monitor, ...]
@@ -150,13 +171,10 @@ class DriftReport(Plain):
 
 
 def finite(value: float | None) -> float | None:
-    """Return a number that JSON can hold, or None."""
+    """A number that JSON can hold, or None."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def keep_latest(table: OrderedDict[K, V], key: K, value: V, limit: int) -> None:
-    """Set the latest entry of a table, which forgets the oldest beyond `limit`."""
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > limit:
-        table.popitem(last=False)
+def with_alarm(monitor: Monitor, alarm: Alarm, *, keep: int = 20) -> Monitor:
+    """Return the monitor with one more alarm, the oldest beyond `keep` left out."""
+    return replace(monitor, count=monitor.count + 1, alarms=(*monitor.alarms, alarm)[-keep:])

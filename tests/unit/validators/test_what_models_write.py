@@ -129,7 +129,7 @@ SOFT = {
 @pytest.mark.parametrize("offered", [True, False])
 def test_a_text_that_is_nothing_but_a_call_is_a_hard_fail(text: str, offered: bool):
     """Whatever the dialect; what only the name of an offered tool tells from data needs the offer."""
-    by_name = "get_weather(" in text and "tool_call" not in text or text.startswith("<get_weather")
+    by_name = ("get_weather(" in text and "tool_call" not in text) or text.startswith("<get_weather")
     assert judge(text, tools=TOOLS if offered else ()) == ("call_as_text" if offered or not by_name else "")
     assert judge([{"type": "text", "text": text}]) == "call_as_text"
 

@@ -1,4 +1,4 @@
-"""Tests of the detectors: against scipy and plain definitions, and by simulation with fixed seeds."""
+"""Tests of the detectors: against river, scipy and plain definitions, and by simulation with fixed seeds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,159 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from river import drift as river
 from scipy import stats
 
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.offline.drift import EDetector, Stability, f_tail, psi
+from cascade_agent.offline.drift import Adwin, EDetector, Stability, f_tail, psi
+
+UNIT = st.floats(0.0, 1.0, allow_subnormal=False)
+
+
+def coins(seed: int, *parts: tuple[int, float]) -> list[float]:
+    """Coins of the given numbers and chances, one part after the other."""
+    rng = random.Random(seed)
+    return [float(rng.random() < chance) for count, chance in parts for _ in range(count)]
+
+
+# ---- ADWIN ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_adwin_holds_the_window_that_river_holds(seed: int) -> None:
+    """On a stream without change width, sum and variance are river's after every observation."""
+    ours, theirs = Adwin(), river.ADWIN()
+    for value in coins(seed, (2000, 0.1)):
+        assert ours.update(value) is None
+        theirs.update(value)
+        assert not theirs.drift_detected
+        assert (ours.width, ours.total) == (theirs.width, theirs.total)
+        assert ours.variance * ours.width == pytest.approx(theirs.variance, abs=1e-9)
+
+
+@pytest.mark.parametrize("after", [0.2, 0.25, 0.4, 0.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_adwin_finds_a_change_when_river_does(seed: int, after: float) -> None:
+    """A change of the rate is found at most one check later than by river, which skips some of the cuts."""
+    ours, theirs, found = Adwin(), river.ADWIN(), {}
+    for index, value in enumerate(coins(seed, (3000, 0.1), (3000, after))):
+        theirs.update(value)
+        if ours.update(value) is not None:
+            found.setdefault("ours", index)
+        if theirs.drift_detected:
+            found.setdefault("theirs", index)
+        if len(found) == 2:
+            break
+    assert found["ours"] <= found["theirs"] + 32
+    assert found["ours"] >= 3000
+
+
+@given(st.lists(UNIT, min_size=1, max_size=400), st.integers(1, 6), st.sampled_from([0.3, 0.01]))
+@settings(max_examples=60, deadline=None)
+def test_adwin_summarizes_exactly_what_it_says_it_holds(values: list[float], buckets: int, delta: float) -> None:
+    """After every observation width, mean and variance are those of the last `width` values; buckets stay few."""
+    adwin = Adwin(delta, clock=8, max_buckets=buckets)
+    for index, value in enumerate(values):
+        adwin.update(value)
+        window = values[index + 1 - adwin.width : index + 1]
+        mean = math.fsum(window) / len(window)
+        assert adwin.mean == pytest.approx(mean, abs=1e-9)
+        assert adwin.variance == pytest.approx(math.fsum((v - mean) ** 2 for v in window) / len(window), abs=1e-9)
+        assert adwin.buckets <= (buckets + 1) * (math.log2(adwin.width) + 1)
+
+
+def plain_check(window: list[float], sizes: list[int], delta: float, part: int = 5) -> bool:
+    """ADWIN's test by its definition: every cut between buckets, means and variance from the values themselves."""
+    n, mean = len(window), math.fsum(window) / len(window)
+    variance = math.fsum((v - mean) ** 2 for v in window) / n
+    log_term, at = math.log(2 * math.log(n) / delta), 0
+    for size in sizes[:-1]:
+        at += size
+        if min(at, n - at) < part:
+            continue
+        share = 1 / (at - part + 1) + 1 / (n - at - part + 1)
+        bound = math.sqrt(2 * share * variance * log_term) + 2 / 3 * log_term * share
+        if abs(math.fsum(window[:at]) / at - math.fsum(window[at:]) / (n - at)) > bound:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_adwin_cuts_exactly_where_the_definition_does(seed: int) -> None:
+    """At each check it finds a change if and only if the plain test on the same buckets does."""
+    adwin, seen, cuts = Adwin(0.05), [], 0
+    rng = random.Random(seed)
+    for index in range(1500):
+        value = min(1.0, max(0.0, rng.gauss(0.4 if (index // 500) % 2 else 0.5, 0.2)))
+        seen.append(value)
+        width = adwin.width + 1
+        twin = Adwin(0.05, clock=10**9)  # the same buckets, never checked
+        twin.__dict__.update({k: v for k, v in adwin.__dict__.items() if k not in ("clock", "_rows")})
+        twin._rows = [type(row)(totals=row.totals.copy(), squares=row.squares.copy()) for row in adwin._rows]
+        twin.update(value)
+        sizes = [1 << i for i in range(len(twin._rows) - 1, -1, -1) for _ in twin._rows[i].totals]
+        assert sum(sizes) == width
+        expected = (index + 1) % 32 == 0 and plain_check(seen[-width:], sizes, 0.05)
+        found = adwin.update(value)
+        assert (found is not None) is expected
+        cuts += found is not None
+    assert cuts > 0
+
+
+def test_adwin_says_where_the_change_is() -> None:
+    """The reported cut lies near the change, with the means of both sides."""
+    adwin = Adwin()
+    cuts = ((index, adwin.update(value)) for index, value in enumerate(coins(3, (2000, 0.1), (1000, 0.6))))
+    index, change = next((index, change) for index, change in cuts if change is not None)
+    assert 2000 <= index < 2100
+    assert abs(index + 1 - change.n_after - 2000) <= 64
+    assert change.before == pytest.approx(0.1, abs=0.02)
+    assert change.after > 0.3
+
+
+def test_adwin_in_bounded_memory() -> None:
+    """A hundred thousand observations are held in some dozens of buckets."""
+    adwin = Adwin(1e-6)
+    for value in coins(1, (100_000, 0.3)):
+        adwin.update(value)
+    assert adwin.width == 100_000
+    assert adwin.buckets <= 6 * 18
+
+
+def test_blocks_keep_adwin_quiet_on_clustered_observations() -> None:
+    """When observations come in equal runs of 8, the plain bound is broken often and the corrected one is not."""
+    false = {True: 0, False: 0}
+    for seed in range(30):
+        rng = random.Random(seed)
+        for blocks in false:
+            adwin = Adwin(1e-4, blocks=blocks)
+            values = [float(v) for _ in range(375) for v in [rng.random() < 0.3] * 8]
+            false[blocks] += sum(adwin.update(v) is not None for v in values) > 0
+    assert false[True] == 0
+    assert false[False] >= 5
+
+
+def test_blocks_hardly_delay_adwin_on_independent_observations() -> None:
+    """Without dependence the correction is near 1 and the change is found within a few checks of the plain one."""
+    for seed in range(10):
+        at = {}
+        for blocks in (False, True):
+            adwin = Adwin(1e-4, blocks=blocks)
+            for index, value in enumerate(coins(seed, (3000, 0.1), (3000, 0.4))):
+                if adwin.update(value) is not None:
+                    at[blocks] = index
+                    break
+        assert 3000 <= at[False] <= at[True] <= at[False] + 160
+
+
+@pytest.mark.parametrize(
+    "settings_", [{"delta": 0.0}, {"delta": 1.0}, {"delta": True}, {"clock": 0}, {"max_buckets": 0}, {"min_part": 0}]
+)
+def test_adwin_refuses_impossible_settings(settings_: dict[str, float]) -> None:
+    """A setting outside its range is refused by name."""
+    with pytest.raises(ConfigurationError, match=next(iter(settings_))):
+        Adwin(**settings_)  # type: ignore[arg-type]
+
 
 # ---- PSI ------------------------------------------------------------------------------------------------------------
 
