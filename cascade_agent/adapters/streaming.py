@@ -132,14 +132,18 @@ class LiveStream(BaseCallbackHandler):
     def __init__(self, history: Sequence[BaseMessage]) -> None:
         self.used = False
         """True once the tier was asked in the sight of those who stream."""
-        self.pulled = False
-        """True once a chunk went to who reads the stream."""
+        self._read: list[AIMessageChunk] = []
         self._seen: set[UUID] = set()
         self._parts: list[AIMessageChunk] = []
         self._run: UUID | None = None
         self._ids = {call["id"] for m in history if isinstance(m, AIMessage) for call in m.tool_calls if call["id"]}
         self._renamed: dict[object, tuple[object, str]] = {}
         self._held: list[_Event] = []
+
+    @property
+    def pulled(self) -> bool:
+        """Return whether a chunk went to who reads the stream."""
+        return bool(self._read)
 
     def attach(self, manager: M) -> M:
         """Make a child manager the one of a run that is seen as it goes, in place."""
@@ -154,15 +158,10 @@ class LiveStream(BaseCallbackHandler):
 
     def sent(self) -> AIMessage | None:
         """Return what of the answer went out so far."""
-        if self._parts and (self._seen or self.pulled):
-            return self._message()
+        parts = self._read or self._parts
+        if parts and (self._seen or self._read):
+            return _message_of(parts)
         return AIMessage("") if self._seen else None
-
-    def _message(self) -> AIMessage:
-        whole = add_ai_message_chunks(self._parts[0], *self._parts[1:])
-        message = cast("AIMessage", message_chunk_to_message(whole))
-        _unrepair(message, whole)
-        return message
 
     # ---- the tier's run ---------------------------------------------------------------------------------------------
 
@@ -265,27 +264,33 @@ class LiveStream(BaseCallbackHandler):
 
     def pull(self, parts: Iterator[Any]) -> Generator[AIMessageChunk, None, Any]:
         """Yield the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
-        own: list[AIMessageChunk] = []
+        self._read = []
         with closing(cast("Any", parts)):
             for part in parts:
                 if not isinstance(part, AIMessageChunk):
                     return part
-                own.append(part)
-                self._parts, self.pulled = own, True
+                self._read.append(part)
                 yield _outgoing(part)
-        return self._message()
+        return _message_of(self._read)
 
     async def apull(self, parts: AsyncIterator[Any], send: Callable[[AIMessageChunk], None]) -> Any:
         """Send the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
-        own: list[AIMessageChunk] = []
+        self._read = []
         async with aclosing(cast("Any", parts)):
             async for part in parts:
                 if not isinstance(part, AIMessageChunk):
                     return part
-                own.append(part)
-                self._parts, self.pulled = own, True
+                self._read.append(part)
                 send(_outgoing(part))
-        return self._message()
+        return _message_of(self._read)
+
+
+def _message_of(parts: Sequence[AIMessageChunk]) -> AIMessage:
+    """Return the sum of chunks, as it came."""
+    whole = add_ai_message_chunks(parts[0], *parts[1:])
+    message = cast("AIMessage", message_chunk_to_message(whole))
+    _unrepair(message, whole)
+    return message
 
 
 def _outgoing(part: AIMessageChunk) -> AIMessageChunk:
