@@ -24,7 +24,7 @@ from cascade_agent.adapters.streaming import aevent_stream, event_stream
 from cascade_agent.adapters.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, ToolBinding, common_profile
 from cascade_agent.core.policy import Policy, refuse_unknown
 from cascade_agent.core.records import Draft
-from cascade_agent.engine.durable import parse
+from cascade_agent.engine.durable import parse, plain
 from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings, current_state, nested_in_tier
 from cascade_agent.errors import ConfigurationError
@@ -465,6 +465,9 @@ def _answer(role: Role, offer: Offer, native: Any) -> Answer:
             msg = f"the {role} model returned {type(native).__name__}, expected an AIMessage"
             raise TypeError(msg)
         return Answer(draft=Draft(message=native, tier=role))
+    if not (isinstance(native, dict) and native.keys() >= {"raw", "parsed"}):  # a model that knows no `include_raw`
+        text = "" if native is None else json.dumps(plain(native), ensure_ascii=False)
+        native = {"raw": AIMessage(text), "parsed": native}
     error = native.get("parsing_error")
     parsed = native.get("parsed")
     fault = None if error is None and parsed is not None else type(error).__name__ if error else "nothing was parsed"

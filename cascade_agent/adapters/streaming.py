@@ -90,7 +90,7 @@ class _Live(_Silenced):
         return cast("AsyncIterator[Any]", cast("Any", self._handler).tap_output_aiter(run_id, output))
 
     def __getattr__(self, name: str) -> Any:
-        event = getattr(self._handler, name)
+        event = super().__getattr__(name)
         passes = getattr(self._stream, f"pass_{name}", None)
         if passes is None:
             return event

@@ -189,13 +189,21 @@ class Tier:
     def with_schema(self, schema: Any, **kwargs: Any) -> Ready:
         """Ready to be asked for structured output: answers `{"raw", "parsed", "parsing_error"}`.
 
+        A model whose own `with_structured_output` knows no `include_raw` answers with what was parsed alone.
+
         Raises:
             ConfigurationError: the model has no structured output.
         """
         rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
 
         def structured(model: Any) -> Runnable[Any, Any]:
-            return cast("Runnable[Any, Any]", model.with_structured_output(schema, include_raw=True, **kwargs))
+            try:
+                made = model.with_structured_output(schema, include_raw=True, **kwargs)
+            except TypeError as error:
+                if "include_raw" not in str(error):
+                    raise
+                made = model.with_structured_output(schema, **kwargs)
+            return cast("Runnable[Any, Any]", made)
 
         try:
             runnable = _inside(self.core, structured)

@@ -15,6 +15,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel
@@ -135,7 +136,12 @@ async def test_the_chunks_add_up_to_the_answer_that_was_judged(deltas, way):
     assert record is not None
     assert (record.id, record.final_tier) == (journal.traces[-1].id, "large")
     assert record.attempts[1].usage == trace_of(whole).attempts[1].usage
-    assert journal.traces[-1].attempts[1].answer["content"] == total.content
+    judged = journal.traces[-1].attempts[1].answer
+    assert judged is not None
+    assert (judged["text"], [c["args"] for c in judged["tool_calls"]]) == (
+        total.text,
+        [c["args"] for c in total.tool_calls],
+    )
 
 
 @pytest.mark.parametrize("adapter", ["node", "middleware"])
@@ -389,3 +395,27 @@ def test_a_policy_that_raises_shows_nothing_of_what_it_refuses():
     with pytest.raises(CascadeExhausted):
         seen.extend(model.stream("hi"))
     assert seen == []
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("include_raw", [True, False])
+async def test_a_model_without_include_raw_still_gives_structured_output(strict, include_raw):
+    """A fake that knows the schema alone, or ignores the rest, answers as small and as large."""
+
+    class City(BaseModel):
+        """A city."""
+
+        name: str
+
+    class Fake(ScriptedChatModel):
+        def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
+            if strict and kwargs:
+                msg = f"got an unexpected keyword argument {next(iter(kwargs))!r}"
+                raise TypeError(msg)
+            return RunnableLambda(lambda value: schema(name="Lyon") if self.invoke(value) else None)
+
+    for small in (Fake(["x"], loop=True), ScriptedChatModel([ConnectionError("down")], loop=True)):
+        model = CascadeChatModel(small=small, large=Fake(["x"], loop=True))
+        typed = model.with_structured_output(City, include_raw=include_raw)
+        for got in (typed.invoke("hi"), await typed.ainvoke("hi")):
+            assert (got["parsed"] if include_raw else got) == City(name="Lyon")
