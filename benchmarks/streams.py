@@ -59,7 +59,7 @@ class TokenServer:
     """An OpenAI-compatible server on the loopback; `done` counts its answers, `left` those whose reader was gone."""
 
     def __init__(self, scripts: Mapping[str, Script]) -> None:
-        self.scripts, self.left, self.asked, self.done = scripts, 0, 0, 0
+        self.scripts, self.left, self.requests, self.done = scripts, 0, 0, 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of": self}))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request."""
         payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         script = self.server_of.scripts[payload["model"]]
-        self.server_of.asked += 1
+        self.server_of.requests += 1
         time.sleep(script.wait)
         head = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": payload["model"]}
         try:
@@ -154,7 +154,7 @@ def _whole(deltas: list[dict[str, Any]]) -> dict[str, Any]:
 
 # ---- ways of streaming ----------------------------------------------------------------------------------------------
 
-ASKED = {"messages": [("user", "Where is my order?")]}
+QUESTION = {"messages": [("user", "Where is my order?")]}
 
 
 def graph_of(node: Any) -> Any:
@@ -178,29 +178,29 @@ def apps(small: Any, large: Any) -> dict[str, tuple[Any, Any]]:
 
 def texts(app: Any, config: Any, adapter: str, way: str) -> Iterator[str]:
     """Yield the text that a reader of a synchronous stream sees."""
-    asked: Any = "Where is my order?" if adapter == "chat model" else ASKED
+    question: Any = "Where is my order?" if adapter == "chat model" else QUESTION
     if way == "events v3":
-        run = app.stream_events(asked, config, version="v3")
+        run = app.stream_events(question, config, version="v3")
         for message in [run] if adapter == "chat model" else run.messages:
             yield from message.text
     elif adapter == "chat model":
-        yield from (str(chunk.text) for chunk in app.stream(asked, config))
+        yield from (str(chunk.text) for chunk in app.stream(question, config))
     else:
-        yield from (str(chunk.text) for chunk, _ in app.stream(asked, config, stream_mode="messages"))
+        yield from (str(chunk.text) for chunk, _ in app.stream(question, config, stream_mode="messages"))
 
 
 async def atexts(app: Any, config: Any, adapter: str, way: str) -> Any:
     """Async twin of `texts`."""
-    asked: Any = "Where is my order?" if adapter == "chat model" else ASKED
+    question: Any = "Where is my order?" if adapter == "chat model" else QUESTION
     if way == "events v2":
-        async for event in app.astream_events(asked, config, version="v2"):
+        async for event in app.astream_events(question, config, version="v2"):
             if event["event"] == "on_chat_model_stream":
                 yield str(event["data"]["chunk"].text)
     elif adapter == "chat model":
-        async for chunk in app.astream(asked, config):
+        async for chunk in app.astream(question, config):
             yield str(chunk.text)
     else:
-        async for chunk, _ in app.astream(asked, config, stream_mode="messages"):
+        async for chunk, _ in app.astream(question, config, stream_mode="messages"):
             yield str(chunk.text)
 
 

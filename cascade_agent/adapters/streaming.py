@@ -139,6 +139,7 @@ class LiveStream(BaseCallbackHandler):
         self._ids = {call["id"] for m in history if isinstance(m, AIMessage) for call in m.tool_calls if call["id"]}
         self._renamed: dict[object, tuple[object, str]] = {}
         self._held: list[_Event] = []
+        self._over = False
 
     @property
     def pulled(self) -> bool:
@@ -212,8 +213,10 @@ class LiveStream(BaseCallbackHandler):
 
     def pass_on_llm_new_token(
         self, _handler: BaseCallbackHandler, _args: tuple[Any, ...], more: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Pass a chunk on."""
+    ) -> dict[str, Any] | None:
+        """Pass a chunk on; not one of a call that was given up."""
+        if self._over:
+            return None
         self._seen.add(more["run_id"])
         message = getattr(more.get("chunk"), "message", None)
         if isinstance(message, AIMessageChunk) and (outgoing := _outgoing(message)) is not message:
@@ -236,7 +239,7 @@ class LiveStream(BaseCallbackHandler):
 
     def _ends(self, message: AIMessage | None) -> Iterator[_Event]:
         """Yield the events that were kept; those of the run that gave `message` with the record on it."""
-        held, self._held = self._held, []
+        held, self._held, self._over = self._held, [], True
         runs = {more["run_id"] for _, name, end, more in held if name == "on_llm_end" and _is_of(message, end)}
         for handler, name, event, more in held:
             if message is None or more["run_id"] not in runs:

@@ -125,8 +125,8 @@ class Executor(_Base):
 
         def call() -> Generator[AIMessageChunk, None, Answer]:
             with telemetry.using(scope):
-                asked = cast("Callable[..., Generator[AIMessageChunk, None, Answer]]", self.request.stream)
-                return (yield from asked(effect.role, effect.note))
+                stream = cast("Callable[..., Generator[AIMessageChunk, None, Answer]]", self.request.stream)
+                return (yield from stream(effect.role, effect.note))
 
         try:
             value = yield from stream_within(effect.seconds, call)
@@ -260,8 +260,8 @@ class AsyncExecutor(_Base):
         return await self._reply(self._call("large", None), None, scope)
 
     def _call(self, role: Role, note: str | None, *, live: bool = False) -> Callable[[], Awaitable[Answer]]:
-        asked = self.request.astream if live else self.request.acall
-        return partial(cast("Callable[[Role, str | None], Awaitable[Answer]]", asked), role, note)
+        call = self.request.astream if live else self.request.acall
+        return partial(cast("Callable[[Role, str | None], Awaitable[Answer]]", call), role, note)
 
     async def _ask_evidence(self, effect: AskEvidence) -> Reply:
         evidence, scope = effect.evidence, self.recorder.scope

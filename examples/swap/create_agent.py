@@ -12,7 +12,7 @@ from langchain_core.tools import tool
 from cascade_agent import CascadeMiddleware
 from cascade_agent.testing import ScriptedChatModel
 
-ASKED = {"messages": [HumanMessage("What is 2 + 3?", id="q")]}
+QUESTION = {"messages": [HumanMessage("What is 2 + 3?", id="q")]}
 
 
 @tool
@@ -39,4 +39,4 @@ def answer(messages):
 if __name__ == "__main__":
     small, large = (ScriptedChatModel([answer], loop=True, name=name) for name in ("small", "large"))
     for agent in (alone(large), swapped(small, large)):
-        print(agent.invoke(ASKED)["messages"][-1].text, f"(large was asked {large.asked} times in all)")
+        print(agent.invoke(QUESTION)["messages"][-1].text, f"(large was asked {large.asked} times in all)")

@@ -16,7 +16,7 @@ from langchain_core.tools import tool
 from cascade_agent import CascadeMiddleware
 from cascade_agent.testing import ScriptedChatModel
 
-ASKED = {"messages": [HumanMessage("Compare the weather in Lyon and in Oslo.", id="q")]}
+QUESTION = {"messages": [HumanMessage("Compare the weather in Lyon and in Oslo.", id="q")]}
 
 
 @tool
@@ -66,4 +66,4 @@ def call(name, turn=0, **args):
 if __name__ == "__main__":
     small, large = (ScriptedChatModel([answer], loop=True, name=name) for name in ("small", "large"))
     for agent in (alone(large), swapped(small, large)):
-        print(agent.invoke(ASKED)["messages"][-1].text, f"(large was asked {large.asked} times in all)")
+        print(agent.invoke(QUESTION)["messages"][-1].text, f"(large was asked {large.asked} times in all)")

@@ -16,7 +16,7 @@ from langgraph.types import Send
 from cascade_agent import cascade_node, swap_node
 from cascade_agent.testing import ScriptedChatModel
 
-ASKED = {"documents": ["The parcel left Hamburg on Monday.", "The parcel reached Lyon on Thursday."]}
+QUESTION = {"documents": ["The parcel left Hamburg on Monday.", "The parcel reached Lyon on Thursday."]}
 
 
 class State(TypedDict):
@@ -64,4 +64,4 @@ def answer(messages):
 if __name__ == "__main__":
     small, large = (ScriptedChatModel([answer], loop=True, name=name) for name in ("small", "large"))
     for graph in (alone(large), swapped(small, large)):
-        print(graph.invoke(ASKED)["report"], f"(large was asked {large.asked} times in all)")
+        print(graph.invoke(QUESTION)["report"], f"(large was asked {large.asked} times in all)")

@@ -14,7 +14,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from cascade_agent import cascade_node, swap_node
 from cascade_agent.testing import ScriptedChatModel
 
-ASKED = {"messages": [HumanMessage("What is 2 + 3?", id="q")]}
+QUESTION = {"messages": [HumanMessage("What is 2 + 3?", id="q")]}
 
 
 @tool
@@ -50,4 +50,4 @@ def answer(messages):
 if __name__ == "__main__":
     small, large = (ScriptedChatModel([answer], loop=True, name=name) for name in ("small", "large"))
     for graph in (alone(large), swapped(small, large)):
-        print(graph.invoke(ASKED)["messages"][-1].text, f"(large was asked {large.asked} times in all)")
+        print(graph.invoke(QUESTION)["messages"][-1].text, f"(large was asked {large.asked} times in all)")

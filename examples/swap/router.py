@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from cascade_agent import CascadeChatModel
 from cascade_agent.testing import ScriptedChatModel
 
-ASKED = {"question": "My parcel is late. Where is it?"}
+QUESTION = {"question": "My parcel is late. Where is it?"}
 
 
 class Route(BaseModel):
@@ -66,4 +66,4 @@ def answer(messages):
 if __name__ == "__main__":
     small, large = (ScriptedChatModel([answer], loop=True, name=name) for name in ("small", "large"))
     for graph in (alone(large), swapped(small, large)):
-        print(graph.invoke(ASKED)["reply"], f"(large was asked {large.asked} times in all)")
+        print(graph.invoke(QUESTION)["reply"], f"(large was asked {large.asked} times in all)")

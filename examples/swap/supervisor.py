@@ -12,7 +12,7 @@ from langchain_core.tools import tool
 from cascade_agent import CascadeChatModel
 from cascade_agent.testing import ScriptedChatModel
 
-ASKED = {"messages": [HumanMessage("Where is order 4711, and what did it cost?", id="q")]}
+QUESTION = {"messages": [HumanMessage("Where is order 4711, and what did it cost?", id="q")]}
 
 
 @tool
@@ -72,4 +72,4 @@ def call(name, **args):
 if __name__ == "__main__":
     small, large = (ScriptedChatModel([answer], loop=True, name=name) for name in ("small", "large"))
     for graph in (alone(large), swapped(small, large)):
-        print(graph.invoke(ASKED)["messages"][-1].text, f"(large was asked {large.asked} times in all)")
+        print(graph.invoke(QUESTION)["messages"][-1].text, f"(large was asked {large.asked} times in all)")

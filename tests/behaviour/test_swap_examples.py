@@ -42,9 +42,9 @@ async def test_a_swap_changes_nothing(script: Path, small_is: str, way: str) -> 
     small = ScriptedChatModel([reply], loop=True, name="small")
     before, after = example.alone(paid), example.swapped(small, large)
     if way == "invoke":
-        states = before.invoke(example.ASKED), after.invoke(example.ASKED)
+        states = before.invoke(example.QUESTION), after.invoke(example.QUESTION)
     else:
-        states = await before.ainvoke(example.ASKED), await after.ainvoke(example.ASKED)
+        states = await before.ainvoke(example.QUESTION), await after.ainvoke(example.QUESTION)
     assert seen(states[1]) == seen(states[0])
     if small_is == "down":
         assert large.asked == paid.asked

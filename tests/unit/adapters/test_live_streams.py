@@ -84,7 +84,7 @@ async def test_the_last_tier_is_read_while_it_speaks(adapter, way, config):
     with TokenServer(scripts(gate=gate)) as server:
         app = streams.apps(server.model("small"), server.model("large"))[adapter][1]
         assert await read(app, adapter, way, config, gate.set) == TEXT
-    assert server.asked == (1 if config else 2)
+    assert server.requests == (1 if config else 2)
 
 
 REFUSING = [
@@ -109,7 +109,7 @@ async def test_an_answer_that_may_be_refused_is_held_back(adapter, way, settings
     assert done == [2]
 
 
-def shown(message: Any) -> Any:
+def visible(message: Any) -> Any:
     """What a host reads of a message, but for what differs between two calls."""
     metadata = {k: v for k, v in message.response_metadata.items() if k != "cascade"}
     for key in ("token_usage", "logprobs", "model_provider", "system_fingerprint", "id", "object", "service_tier"):
@@ -129,7 +129,7 @@ async def test_the_chunks_add_up_to_the_answer_that_was_judged(deltas, way):
         whole = model.invoke("hi")
         parts = list(model.stream("hi")) if way == "stream" else [part async for part in model.astream("hi")]
     total = reduce(add, parts)
-    assert shown(total) == shown(whole)
+    assert visible(total) == visible(whole)
     assert [part.chunk_position for part in parts] == [None] * (len(parts) - 1) + ["last"]
     assert {part.id for part in parts} == {total.id}
     record = trace_of(total)
@@ -151,7 +151,7 @@ async def test_the_message_stream_shows_the_message_of_the_state(adapter):
         app = streams.apps(server.model("small"), server.model("large", stream_usage=True))[adapter][1]
         parts: list[Any] = []
         state: Any = None
-        async for mode, value in app.astream(streams.ASKED, stream_mode=["messages", "values"]):
+        async for mode, value in app.astream(streams.QUESTION, stream_mode=["messages", "values"]):
             if mode == "messages":
                 parts.append(value[0])
             else:
@@ -160,7 +160,7 @@ async def test_the_message_stream_shows_the_message_of_the_state(adapter):
     assert {part.id for part in parts} == {message.id}
     assert all(isinstance(part, AIMessageChunk) for part in parts)
     total = reduce(add, parts)
-    assert shown(total) == shown(message)
+    assert visible(total) == visible(message)
     assert trace_of(total) == trace_of(message)
 
 
@@ -182,7 +182,7 @@ async def test_a_call_that_was_cut_off_is_no_valid_one(way, finish):
             app: Any = create_agent(small, [weather], middleware=[CascadeMiddleware(large, journal=journal)])
             messages = [
                 m
-                async for mode, m in app.astream(streams.ASKED, stream_mode=["messages", "values"])
+                async for mode, m in app.astream(streams.QUESTION, stream_mode=["messages", "values"])
                 if mode == "values"
             ][-1]["messages"]
             assert messages[-1].tool_calls == []
@@ -192,7 +192,9 @@ async def test_a_call_that_was_cut_off_is_no_valid_one(way, finish):
             model = CascadeChatModel(small=small, large=large, journal=journal)
             typed = model.with_structured_output(Weather, method="function_calling")
             graph = graph_of(lambda state: {"messages": [AIMessage(repr(typed.invoke(state["messages"])))]})
-            state = [v for k, v in graph.stream(streams.ASKED, stream_mode=["messages", "values"]) if k == "values"][-1]
+            state = [v for k, v in graph.stream(streams.QUESTION, stream_mode=["messages", "values"]) if k == "values"][
+                -1
+            ]
             assert state["messages"][-1].text == "None"
         else:
             list(CascadeChatModel(small=small, large=large, journal=journal).bind_tools([weather]).stream("hi"))
@@ -271,7 +273,7 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
     """No run, no task, no request; the record says that it was cancelled, and that the price is unknown."""
     journal, runs, policy = TraceCapture(), Runs(), Policy(latency_budget=budget)
     config: Any = {"callbacks": [runs]}
-    with TokenServer(scripts(deltas=streams.words("w " * 400), rate=200.0)) as server:
+    with TokenServer(scripts(deltas=streams.words("w " * 4000), rate=200.0)) as server:
         model = cascade(server, journal=journal, policy=policy)
 
         async def leave(*, waits: bool = False) -> None:
@@ -288,7 +290,7 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
             parts.close()
         elif way == "cancel":
             task = asyncio.create_task(leave(waits=True))
-            await until(lambda: server.asked == 2)
+            await until(lambda: server.requests == 2)
             await asyncio.sleep(0.1)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
