@@ -77,6 +77,10 @@ def drained(steps: Generator[object, None, T]) -> T:
             next(steps)
     except StopIteration as stop:
         return cast("T", stop.value)
+    except RuntimeError as error:  # a fake whose iterator is at its end: Python lets no generator raise that
+        if isinstance(error.__cause__, StopIteration) and str(error) == "generator raised StopIteration":
+            raise error.__cause__ from None
+        raise
 
 
 async def arun(request: StepRequest) -> StepResult:

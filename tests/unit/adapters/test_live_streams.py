@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
@@ -421,3 +422,10 @@ async def test_a_model_without_include_raw_still_gives_structured_output(strict,
         typed = model.with_structured_output(City, include_raw=include_raw)
         for got in (typed.invoke("hi"), await typed.ainvoke("hi")):
             assert (got["parsed"] if include_raw else got) == City(name="Lyon")
+
+
+def test_a_fake_at_its_end_raises_what_it_raises_alone():
+    """Also a `StopIteration`, which no generator may raise."""
+    model = CascadeChatModel(small=ScriptedChatModel([""]), large=GenericFakeChatModel(messages=iter(())))
+    with pytest.raises(StopIteration):
+        model.invoke("hi")
