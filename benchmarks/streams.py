@@ -26,7 +26,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from rich.console import Console
 from rich.table import Table
 
-from cascade_agent import CascadeChatModel, CascadeMiddleware, cascade_node
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, cascade_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -168,10 +168,11 @@ def apps(small: Any, large: Any) -> dict[str, tuple[Any, Any]]:
     def alone(state: Any) -> Any:
         return {"messages": [large.invoke(state["messages"])]}
 
-    around = CascadeMiddleware(large)
+    policy = Policy(skip_small=False)  # this small one would soon be left out
+    around = CascadeMiddleware(large, policy=policy)
     return {
-        "chat model": (large, CascadeChatModel(small=small, large=large)),
-        "node": (graph_of(alone), graph_of(cascade_node(small, large))),
+        "chat model": (large, CascadeChatModel(small=small, large=large, policy=policy)),
+        "node": (graph_of(alone), graph_of(cascade_node(small, large, policy=policy))),
         "middleware": (create_agent(large), create_agent(small, middleware=[around])),
     }
 

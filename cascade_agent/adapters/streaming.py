@@ -133,12 +133,15 @@ class LiveStream(BaseCallbackHandler):
         self.used = False
         """True once the tier was asked in the sight of those who stream."""
         self._read: list[AIMessageChunk] = []
+        self.last: AIMessageChunk | None = None
+        """The last chunk of a stream that is read; it waits for the record."""
         self._seen: set[UUID] = set()
         self._parts: list[AIMessageChunk] = []
         self._run: UUID | None = None
         self._ids = {call["id"] for m in history if isinstance(m, AIMessage) for call in m.tool_calls if call["id"]}
         self._renamed: dict[object, tuple[object, str]] = {}
         self._held: list[_Event] = []
+        self._lasts: dict[tuple[int, UUID], AIMessageChunk] = {}
         self._over = False
 
     @property
@@ -212,16 +215,20 @@ class LiveStream(BaseCallbackHandler):
     # ---- what its streaming handlers get ----------------------------------------------------------------------------
 
     def pass_on_llm_new_token(
-        self, _handler: BaseCallbackHandler, _args: tuple[Any, ...], more: dict[str, Any]
+        self, handler: BaseCallbackHandler, _args: tuple[Any, ...], more: dict[str, Any]
     ) -> dict[str, Any] | None:
-        """Pass a chunk on; not one of a call that was given up."""
-        if self._over:
-            return None
-        self._seen.add(more["run_id"])
+        """Pass a chunk on, not one of a call that was given up; the last one waits for the record."""
         message = getattr(more.get("chunk"), "message", None)
-        if isinstance(message, AIMessageChunk) and (outgoing := _outgoing(message)) is not message:
-            return {**more, "chunk": ChatGenerationChunk(message=outgoing)}
-        return more
+        if self._over or not isinstance(message, AIMessageChunk):
+            return None if self._over else more
+        self._seen.add(more["run_id"])
+        key = (id(handler), more["run_id"])
+        if key in self._lasts:
+            message = add_ai_message_chunks(self._lasts.pop(key), message)
+        if message.chunk_position == "last":
+            self._lasts[key] = message
+            return None
+        return {**more, "chunk": ChatGenerationChunk(message=_outgoing(message))}
 
     def pass_on_stream_event(
         self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: dict[str, Any]
@@ -242,16 +249,19 @@ class LiveStream(BaseCallbackHandler):
         held, self._held, self._over = self._held, [], True
         runs = {more["run_id"] for _, name, end, more in held if name == "on_llm_end" and _is_of(message, end)}
         for handler, name, event, more in held:
-            if message is None or more["run_id"] not in runs:
-                yield handler, name, event, more
-            elif name == "on_stream_event":
-                yield handler, name, {**event, "metadata": {**event.get("metadata", {}), **_record(message)}}, more
-            else:
-                if more["run_id"] in self._seen:
-                    own: dict[str, Any] = {key: more[key] for key in ("run_id", "parent_run_id", "tags") if key in more}
-                    last = ChatGenerationChunk(message=last_chunk(message))
-                    yield handler, "on_llm_new_token", "", {**own, "chunk": last}
-                yield handler, name, _result(message), more
+            accepted = message if more["run_id"] in runs else None
+            if name == "on_stream_event":
+                metadata = {} if accepted is None else _record(accepted)
+                yield handler, name, {**event, "metadata": {**event.get("metadata", {}), **metadata}}, more
+                continue
+            last = self._lasts.pop((id(handler), more["run_id"]), None)
+            if accepted is not None and more["run_id"] in self._seen:
+                last = last_chunk(accepted, last)
+            if last is not None:
+                own: dict[str, Any] = {key: more[key] for key in ("run_id", "parent_run_id", "tags") if key in more}
+                chunk = ChatGenerationChunk(message=last)
+                yield handler, "on_llm_new_token", _token(last), {**own, "chunk": chunk}
+            yield handler, name, event if accepted is None else _result(accepted), more
 
     def close(self, message: AIMessage | None = None) -> None:
         """Give the handlers what was kept for them: with the record, where there is one."""
@@ -267,24 +277,32 @@ class LiveStream(BaseCallbackHandler):
 
     def pull(self, parts: Iterator[Any]) -> Generator[AIMessageChunk, None, Any]:
         """Yield the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
-        self._read = []
+        self._read, self.last = [], None
         with closing(cast("Any", parts)):
             for part in parts:
                 if not isinstance(part, AIMessageChunk):
                     return part
                 self._read.append(part)
-                yield _outgoing(part)
+                self.last, kept = (part if part.chunk_position == "last" else None), self.last
+                if kept is not None:
+                    yield _outgoing(kept)
+                if self.last is None:
+                    yield _outgoing(part)
         return _message_of(self._read)
 
     async def apull(self, parts: AsyncIterator[Any], send: Callable[[AIMessageChunk], None]) -> Any:
         """Send the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
-        self._read = []
+        self._read, self.last = [], None
         async with aclosing(cast("Any", parts)):
             async for part in parts:
                 if not isinstance(part, AIMessageChunk):
                     return part
                 self._read.append(part)
-                send(_outgoing(part))
+                self.last, kept = (part if part.chunk_position == "last" else None), self.last
+                if kept is not None:
+                    send(_outgoing(kept))
+                if self.last is None:
+                    send(_outgoing(part))
         return _message_of(self._read)
 
 
@@ -336,10 +354,12 @@ def _record(message: AIMessage) -> dict[str, Any]:
     return {_RECORD: message.response_metadata[_RECORD]} if _RECORD in message.response_metadata else {}
 
 
-def last_chunk(message: AIMessage) -> AIMessageChunk:
-    """Return the end of a stream whose other chunks went out already: the record of the step."""
-    empty: Any = "" if isinstance(message.content, str) else []
-    return AIMessageChunk(content=empty, id=message.id, response_metadata=_record(message), chunk_position="last")
+def last_chunk(message: AIMessage, last: AIMessageChunk | None) -> AIMessageChunk:
+    """Return the end of a stream whose other chunks went out already: the model's last one, with the step's record."""
+    if last is None:
+        empty: Any = "" if isinstance(message.content, str) else []
+        last = AIMessageChunk(content=empty, id=message.id, chunk_position="last")
+    return last.model_copy(update={"response_metadata": {**last.response_metadata, **_record(message)}})
 
 
 def silence(manager: M) -> M:
@@ -408,12 +428,14 @@ class AnswerStream:
     ) -> None:
         hidden = live is not None or (tier is not None and tier.hidden)
         self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
-        self._pulled = live is not None and live.pulled
+        self._read = live if live is not None and live.pulled else None
         self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
         self._at_once = tier is not None and not tier.streams
 
     def _chunks(self, message: AIMessage) -> Iterator[AIMessageChunk]:
-        return iter((last_chunk(message),)) if self._pulled else chunks(message, whole=self._whole)
+        return (
+            chunks(message, whole=self._whole) if self._read is None else iter((last_chunk(message, self._read.last),))
+        )
 
     def _manager(self, kind: type[M]) -> M:
         run, tier = self._run, self._tier
