@@ -26,7 +26,7 @@ from cascade_agent.core.policy import Policy, refuse_unknown
 from cascade_agent.core.records import Draft
 from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings, current_state, nested_in_tier
-from cascade_agent.engine.structured import parse
+from cascade_agent.engine.structured import parse, plain
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import lost_records
 
@@ -205,7 +205,7 @@ class CascadeChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """Stream the accepted answer in chunks; the first comes when the step is decided."""
+        """Stream the answer in chunks: small's when it is accepted, large's as it comes, where it cannot be refused."""
         yield from stream_step(self._call(input, config, stop=stop, **kwargs))
 
     async def astream(
@@ -292,6 +292,14 @@ class CascadeChatModel(BaseChatModel):
             request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
             return _answer(role, offer, await offer.ready[role].aask(request, inner, **arguments))
 
+        def stream(role: Role, note: str | None, inner: RunnableConfig) -> Iterator[Any]:
+            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
+            return offer.ready[role].stream(request, inner, **arguments)
+
+        def astream(role: Role, note: str | None, inner: RunnableConfig) -> AsyncIterator[Any]:
+            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
+            return offer.ready[role].astream(request, inner, **arguments)
+
         def shadow() -> Answer:
             with nested_in_tier():
                 return call("large", None, SHADOW)
@@ -307,6 +315,8 @@ class CascadeChatModel(BaseChatModel):
             config=config,
             call=call,
             acall=acall,
+            stream=stream,
+            astream=astream,
             shadow=shadow,
             to_native=to_native,
             rebuild=partial(_rebuilt, offer),
@@ -387,7 +397,7 @@ class CascadeChatModel(BaseChatModel):
         """As `BaseChatModel.stream_events`; under `v3` the accepted answer comes as one model's stream."""
         if version != "v3":
             return super().stream_events(input, config, version=version, stop=stop, **kwargs)
-        return event_stream(partial(self.invoke, input, config, stop=stop, **kwargs))
+        return event_stream(partial(self.stream, input, config, stop=stop, **kwargs))
 
     def astream_events(
         self,
@@ -401,7 +411,7 @@ class CascadeChatModel(BaseChatModel):
         """Async twin of `stream_events`."""
         if version != "v3":
             return super().astream_events(input, config, version=version, stop=stop, **kwargs)
-        return aevent_stream(partial(self.ainvoke, input, config, stop=stop, **kwargs))
+        return aevent_stream(partial(self.astream, input, config, stop=stop, **kwargs))
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
         """Count as the large model does."""
@@ -455,6 +465,9 @@ def _answer(role: Role, offer: Offer, native: Any) -> Answer:
             msg = f"the {role} model returned {type(native).__name__}, expected an AIMessage"
             raise TypeError(msg)
         return Answer(draft=Draft(message=native, tier=role))
+    if not (isinstance(native, dict) and native.keys() >= {"raw", "parsed"}):  # a model that knows no `include_raw`
+        text = "" if native is None else json.dumps(plain(native), ensure_ascii=False)
+        native = {"raw": AIMessage(text), "parsed": native}
     error = native.get("parsing_error")
     parsed = native.get("parsed")
     fault = None if error is None and parsed is not None else type(error).__name__ if error else "nothing was parsed"

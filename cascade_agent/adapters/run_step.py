@@ -1,37 +1,51 @@
 """The one way to open, run and close a step, for every adapter and method; sync and async differ in `await` alone.
 
 A step is a *chain* run and the tiers are the only model runs below it, so every model call is traced, counted and
-rate-limited exactly once. Drafts are made whole and unseen; the accepted answer is streamed in chunks.
+rate-limited exactly once. Drafts are made whole and unseen; the accepted answer is streamed in chunks, as it comes
+where nothing can replace it any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables.config import patch_config
 
 from cascade_agent import telemetry
-from cascade_agent.adapters.streaming import AnswerStream, silence
+from cascade_agent.adapters.streaming import AnswerStream, LiveStream, is_streaming, silence
+from cascade_agent.core.records import Draft
 from cascade_agent.engine.durable import arun_durably, run_durably
+from cascade_agent.engine.engine import drained
 from cascade_agent.engine.recorder import recorded
-from cascade_agent.engine.step import StepRequest, nested_in_tier
+from cascade_agent.engine.step import Answer, StepRequest, nested_in_tier
 from cascade_agent.engine.tier_faults import raised_in_callback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
     from langchain_core.callbacks.base import BaseCallbackHandler
     from langchain_core.callbacks.manager import BaseRunManager
-    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+    from langchain_core.messages import AIMessageChunk, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.core.records import StepTrace
-    from cascade_agent.engine.step import Answer, CascadeSettings, Rebuild
+    from cascade_agent.engine.step import CascadeSettings, Rebuild
     from cascade_agent.models.tier import Role
 
 T = TypeVar("T")
@@ -53,6 +67,9 @@ class ModelCall(Generic[T]):
     rebuild: Rebuild
     call: Callable[[Role, str | None, RunnableConfig], Answer] | None = None
     acall: Callable[[Role, str | None, RunnableConfig], Awaitable[Answer]] | None = None
+    stream: Callable[[Role, str | None, RunnableConfig], Iterator[Any]] | None = None
+    astream: Callable[[Role, str | None, RunnableConfig], AsyncIterator[Any]] | None = None
+    """The call of a tier as a stream, where somebody may read it."""
     shadow: Callable[[], Answer] | None = None
     host_raised: Callable[[Exception], bool] = raised_in_callback
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -103,16 +120,42 @@ class ModelCall(Generic[T]):
             **self.facts,
         )
 
+    def live(self, manager: BaseRunManager, *, read: bool) -> LiveStream | None:
+        """Return where an answer goes that nothing can replace; None where nobody streams, or wants it in one piece.
+
+        `read` says that somebody reads the stream.
+        """
+        large = self.settings.large
+        converted = self.output_version == "v1" and getattr(large.base, "output_version", None) != "v1"
+        heard = read or any(is_streaming(handler) for handler in manager.handlers)
+        if not heard or self.whole or converted or not large.streams_with(tools=any(self.facts.get("tools", ()))):
+            return None
+        return LiveStream(self.messages)
+
     def asking(
-        self, manager: BaseRunManager, role: Role, note: str | None, request: StepRequest
+        self,
+        manager: BaseRunManager,
+        role: Role,
+        note: str | None,
+        request: StepRequest,
+        live: LiveStream | None = None,
     ) -> telemetry.ModelCall:
-        """Return what stands around the call of a tier."""
+        """Return what stands around the call of a tier; one that is `live` is seen by those who stream."""
         messages = self.messages if note is None else [*self.messages, HumanMessage(note)]
-        children = silence(cast("Any", manager).get_child(role))
-        return telemetry.ModelCall(children, role, tier=request.tiers[role], messages=messages)
+        tier, children = request.tiers[role], cast("Any", manager).get_child(role)
+        if live is None or tier.hidden:
+            silence(children)
+        if live is not None:
+            live.attach(children)
+        return telemetry.ModelCall(children, role, tier=tier, messages=messages)
 
     def accepted(
-        self, manager: BaseRunManager, request: StepRequest, answer: Answer, trace: StepTrace
+        self,
+        manager: BaseRunManager,
+        request: StepRequest,
+        answer: Answer,
+        trace: StepTrace,
+        live: LiveStream | None,
     ) -> tuple[AIMessage, AnswerStream]:
         """Return the accepted message with the record of its step, and the stream that it is emitted through."""
         message = answer.draft.message
@@ -120,7 +163,8 @@ class ModelCall(Generic[T]):
             metadata = {**message.response_metadata, "output_version": "v1"}
             message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
         tier = request.tiers.get(cast("Role", trace.final_tier))
-        stream = AnswerStream(manager, self.messages, name=self.stream_name, tier=tier, whole=self.whole)
+        came = live if live is not None and live.used and trace.final_tier == "large" else None
+        stream = AnswerStream(manager, self.messages, name=self.stream_name, tier=tier, whole=self.whole, live=came)
         return recorded(message, trace, self.messages), stream
 
 
@@ -129,22 +173,22 @@ class ModelCall(Generic[T]):
 
 def run_step(call: ModelCall[T]) -> T:
     """Run one model call as a step; return the host's own value."""
-    with _opened(call) as manager:
-        answer, message, stream = _decided(call, manager)
-        if stream.handlers:
-            for _ in stream.emit(message):
-                pass
-        native = call.to_native(answer, message)
-        manager.on_chain_end(message)
-    return native
+    return drained(_step(call, read=False))
 
 
 def stream_step(call: ModelCall[Any]) -> Iterator[AIMessageChunk]:
-    """Run one model call as a step; yield the accepted answer in chunks when it is decided."""
+    """Run one model call as a step; yield the accepted answer in chunks."""
+    yield from _step(call, read=True)
+
+
+def _step(call: ModelCall[T], *, read: bool) -> Generator[AIMessageChunk, None, T]:
     with _opened(call) as manager:
-        _, message, stream = _decided(call, manager)
-        yield from stream.emit(message)
+        answer, message, stream = yield from _decided(call, manager, read=read)
+        if read or stream.handlers:
+            yield from stream.emit(message)
+        native = call.to_native(answer, message)
         manager.on_chain_end(message)
+    return native
 
 
 @contextmanager
@@ -158,8 +202,12 @@ def _opened(call: ModelCall[Any]) -> Iterator[CallbackManagerForChainRun]:
         raise
 
 
-def _decided(call: ModelCall[Any], manager: CallbackManagerForChainRun) -> tuple[Answer, AIMessage, AnswerStream]:
+def _decided(
+    call: ModelCall[Any], manager: CallbackManagerForChainRun, *, read: bool
+) -> Generator[AIMessageChunk, None, tuple[Answer, AIMessage, AnswerStream]]:
     ask = cast("Callable[[Role, str | None, RunnableConfig], Answer]", call.call)
+    live = call.live(manager, read=read)
+    reads = call.stream if read and not call.settings.durable else None  # a task gives its result alone
 
     def tier(role: Role, note: str | None) -> Answer:
         with nested_in_tier(), call.asking(manager, role, note, request) as asked:
@@ -167,9 +215,34 @@ def _decided(call: ModelCall[Any], manager: CallbackManagerForChainRun) -> tuple
             asked.record_answer(answer.draft.message)
             return answer
 
-    request = call.request(manager, telemetry.StepRun(manager), call=tier)
-    answer, trace = run_durably(request, call.rebuild)
-    return answer, *call.accepted(manager, request, answer, trace)
+    def last(role: Role, note: str | None) -> Generator[AIMessageChunk, None, Answer]:
+        with nested_in_tier(), call.asking(manager, role, note, request, live) as asked:
+            config = patch_config(call.config, callbacks=asked.callbacks)
+            if reads is None or live is None:
+                answer = ask(role, note, config)
+            else:
+                answer = _drafted(role, (yield from live.pull(reads(role, note, config))))
+            asked.record_answer(answer.draft.message)
+            return answer
+
+    calls = {"call": tier} if live is None else {"call": tier, "stream": last, "sent": live.sent}
+    request = call.request(manager, telemetry.StepRun(manager), **calls)
+    try:
+        answer, trace = yield from run_durably(request, call.rebuild)
+        message, stream = call.accepted(manager, request, answer, trace, live)
+        if live is not None:
+            live.close(message)
+    finally:
+        if live is not None:
+            live.close()
+    return answer, message, stream
+
+
+def _drafted(role: Role, message: object) -> Answer:
+    if not isinstance(message, AIMessage):
+        msg = f"the {role} model streamed {type(message).__name__}, expected chunks of an AIMessage"
+        raise TypeError(msg)
+    return Answer(draft=Draft(message=message, tier=role))
 
 
 # ---- async ----------------------------------------------------------------------------------------------------------
@@ -178,7 +251,7 @@ def _decided(call: ModelCall[Any], manager: CallbackManagerForChainRun) -> tuple
 async def arun_step(call: ModelCall[T]) -> T:
     """Async twin of `run_step`."""
     async with _aopened(call) as manager:
-        answer, message, stream = await _adecided(call, manager)
+        answer, message, stream = await _adecided(call, manager, None)
         if stream.handlers:
             async for _ in stream.aemit(message):
                 pass
@@ -188,13 +261,32 @@ async def arun_step(call: ModelCall[T]) -> T:
 
 
 async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, None]:
-    """Async twin of `stream_step`."""
+    """Async twin of `stream_step`.
+
+    The step is a task: what it sets in its context, whoever reads the stream does not see.
+    """
     async with _aopened(call) as manager:
-        _, message, stream = await _adecided(call, manager)
+        sent: asyncio.Queue[AIMessageChunk | None] = asyncio.Queue()
+        step = asyncio.create_task(_adecided(call, manager, sent.put_nowait))
+        step.add_done_callback(lambda _: sent.put_nowait(None))
+        try:
+            while (chunk := await sent.get()) is not None:
+                yield chunk
+            _, message, stream = step.result()
+        finally:
+            await _stopped(step)
         async with aclosing(stream.aemit(message)) as chunks:
             async for chunk in chunks:
                 yield chunk
         await manager.on_chain_end(message)
+
+
+async def _stopped(step: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end; what it ends with is nobody's any more."""
+    step.cancel()
+    await asyncio.wait((step,))
+    if not step.cancelled():
+        step.exception()
 
 
 @asynccontextmanager
@@ -209,21 +301,33 @@ async def _aopened(call: ModelCall[Any]) -> AsyncIterator[AsyncCallbackManagerFo
 
 
 async def _adecided(
-    call: ModelCall[Any], manager: AsyncCallbackManagerForChainRun
+    call: ModelCall[Any], manager: AsyncCallbackManagerForChainRun, send: Callable[[AIMessageChunk], None] | None
 ) -> tuple[Answer, AIMessage, AnswerStream]:
+    """Async twin of `_decided`; `send` takes what goes out to whoever reads the stream."""
     ask = cast("Callable[[Role, str | None, RunnableConfig], Awaitable[Answer]]", call.acall)
+    live = call.live(manager, read=send is not None)
 
-    async def tier(role: Role, note: str | None) -> Answer:
+    async def tier(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
         with nested_in_tier():
-            async with call.asking(manager, role, note, request) as asked:
-                answer = await ask(role, note, patch_config(call.config, callbacks=asked.callbacks))
+            async with call.asking(manager, role, note, request, live) as asked:
+                config = patch_config(call.config, callbacks=asked.callbacks)
+                if live is None or send is None or call.astream is None:
+                    answer = await ask(role, note, config)
+                else:
+                    answer = _drafted(role, await live.apull(call.astream(role, note, config), send))
                 asked.record_answer(answer.draft.message)
                 return answer
 
     run = telemetry.StepRun(manager)
-    request = call.request(manager, run, acall=tier)
+    calls = {} if live is None else {"astream": partial(tier, live=live), "sent": live.sent}
+    request = call.request(manager, run, acall=tier, **calls)
     try:
         answer, trace = await arun_durably(request, call.rebuild)
+        message, stream = call.accepted(manager, request, answer, trace, live)
+        if live is not None:
+            await live.aclose(message)
     finally:
+        if live is not None:
+            await live.aclose()
         await run.close()
-    return answer, *call.accepted(manager, request, answer, trace)
+    return answer, message, stream

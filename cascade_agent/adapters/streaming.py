@@ -1,8 +1,9 @@
-"""Keeps drafts out of streams, and gives stream consumers the accepted answer in chunks.
+"""Keeps drafts out of streams, and lets the answer that nothing can replace any more go out as it comes.
 
 No token of a draft reaches a user before it is accepted. LangChain streams a model as soon as a streaming handler is
 attached and repairs cut-off tool calls while it does; so drafts run with those handlers silenced, whole, and the
-accepted answer is emitted to them afterwards.
+accepted answer is emitted to them afterwards (`AnswerStream`). The tier with the last word runs in their sight
+(`LiveStream`): what they get is its own run, whose end waits for the record of the step.
 """
 
 from __future__ import annotations
@@ -10,19 +11,26 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import aclosing, closing
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackManager, CallbackManager
-from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseCallbackManager, CallbackManager
+from langchain_core.callbacks.manager import ahandle_event, handle_event
+from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
+from langchain_core.messages.ai import add_ai_message_chunks
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from cascade_agent.core.records import Draft
 
-    from langchain_core.callbacks import BaseCallbackHandler
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+    from uuid import UUID
+
     from langchain_core.callbacks.manager import BaseRunManager
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import BaseMessage, InvalidToolCall, ToolCall
 
     from cascade_agent.models.tier import Tier
 
@@ -30,6 +38,7 @@ M = TypeVar("M", bound=BaseCallbackManager)
 HIDDEN = "nostream"
 """The tag that LangGraph's message stream leaves out (`langgraph.constants.TAG_NOSTREAM`)."""
 MAX_CHUNKS = 256
+_RECORD = "cascade"
 _EVENT_HANDLER = "_V2StreamingCallbackHandler"
 """LangChain's marker of a handler that takes content-block events, not tokens; by name, for it has no public one."""
 
@@ -58,6 +67,299 @@ def is_streaming(handler: object) -> bool:
 
 def _takes_events(handler: object) -> bool:
     return any(cls.__name__ == _EVENT_HANDLER for cls in type(handler).__mro__)
+
+
+class _Live(_Silenced):
+    """A streaming handler at the run of the tier with the last word; what `LiveStream` changes or keeps is its affair.
+
+    The two `tap_...` methods stand on the class, for Python 3.12 looks for them there.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, handler: BaseCallbackHandler, stream: LiveStream) -> None:
+        super().__init__(handler)
+        self._stream = stream
+
+    def tap_output_iter(self, run_id: UUID, output: Iterator[Any]) -> Iterator[Any]:
+        """Pass an iterator on."""
+        return cast("Iterator[Any]", cast("Any", self._handler).tap_output_iter(run_id, output))
+
+    def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Pass an iterator on."""
+        return cast("AsyncIterator[Any]", cast("Any", self._handler).tap_output_aiter(run_id, output))
+
+    def __getattr__(self, name: str) -> Any:
+        event = super().__getattr__(name)
+        passes = getattr(self._stream, f"pass_{name}", None)
+        if passes is None:
+            return event
+        if not asyncio.iscoroutinefunction(event):
+
+            def synchronous(*args: Any, **more: Any) -> None:
+                given = passes(self._handler, args, more)
+                if given is not None:
+                    event(*args, **given)
+
+            return synchronous
+
+        async def asynchronous(*args: Any, **more: Any) -> None:
+            given = passes(self._handler, args, more)
+            if given is not None:
+                await event(*args, **given)
+
+        return asynchronous
+
+
+@cache
+def _live_kind(marker: type | None) -> type[_Live]:
+    return _Live if marker is None else type("_LiveEvents", (_Live, marker), {})
+
+
+_Event = tuple[BaseCallbackHandler, str, Any, dict[str, Any]]
+"""A handler, the event it is due, the event's first argument and the others."""
+
+
+class LiveStream(BaseCallbackHandler):
+    """The answer of the tier with the last word on its way out, seen by streaming handlers or by who reads the stream.
+
+    As the first handler of the tier's run it sees each chunk before anybody else: it gives calls ids that hosts can
+    work with, and it takes back what LangChain made of calls that were cut off.
+    """
+
+    run_inline = True
+
+    def __init__(self, history: Sequence[BaseMessage]) -> None:
+        self.used = False
+        """True once the tier was asked in the sight of those who stream."""
+        self._read: list[AIMessageChunk] = []
+        self.last: AIMessageChunk | None = None
+        """The last chunk of a stream that is read; it waits for the record."""
+        self._seen: set[UUID] = set()
+        self._parts: list[AIMessageChunk] = []
+        self._run: UUID | None = None
+        self._ids = {call["id"] for m in history if isinstance(m, AIMessage) for call in m.tool_calls if call["id"]}
+        self._renamed: dict[object, tuple[object, str]] = {}
+        self._held: list[_Event] = []
+        self._lasts: dict[tuple[int, UUID], AIMessageChunk] = {}
+        self._over = False
+
+    @property
+    def pulled(self) -> bool:
+        """Return whether a chunk went to who reads the stream."""
+        return bool(self._read)
+
+    def attach(self, manager: M) -> M:
+        """Make a child manager the one of a run that is seen as it goes, in place."""
+        self.used = True
+        for handlers in (manager.handlers, manager.inheritable_handlers):
+            for index, handler in enumerate(handlers):
+                if is_streaming(handler):
+                    marker = next((cls for cls in type(handler).__mro__ if cls.__name__ == _EVENT_HANDLER), None)
+                    handlers[index] = cast("BaseCallbackHandler", _live_kind(marker)(handler, self))
+            handlers.insert(0, self)
+        return manager
+
+    def sent(self) -> AIMessage | None:
+        """Return what of the answer went out so far."""
+        parts = self._read or self._parts
+        if parts and (self._seen or self._read):
+            return _message_of(parts)
+        return AIMessage("") if self._seen else None
+
+    # ---- the tier's run ---------------------------------------------------------------------------------------------
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **_: Any) -> None:
+        """Keep a chunk, its calls with ids that are unique in the conversation."""
+        del token
+        message = getattr(chunk, "message", None)
+        if not isinstance(message, AIMessageChunk):
+            return
+        if run_id != self._run:
+            self._run, self._parts, self._renamed = run_id, [], {}
+        if message.tool_call_chunks:
+            self._rename(message)
+        self._parts.append(message)
+
+    def _rename(self, message: AIMessageChunk) -> None:
+        """Give calls whose id is absent, empty or used before another one, in place."""
+        changed = False
+        for position, call in enumerate(message.tool_call_chunks):
+            index, own = call["index"], call["id"]
+            key = (len(self._parts), position) if index is None else index
+            if key not in self._renamed:
+                fresh = own if own and own not in self._ids else f"call_{uuid4().hex[:24]}"
+                self._ids.add(fresh)
+                self._renamed[key] = (own, fresh)
+                begins = True
+            else:
+                begins = False
+            old, new = self._renamed[key]
+            if new == own or (not begins and not own):
+                continue
+            for block in message.content if own else ():
+                if isinstance(block, dict) and block.get("id") == old:
+                    block["id"] = new
+            call["id"], changed = new, True
+        if changed:  # read anew from its chunks
+            anew = AIMessageChunk(content="", tool_call_chunks=message.tool_call_chunks)
+            message.tool_calls, message.invalid_tool_calls = anew.tool_calls, anew.invalid_tool_calls
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
+        """Take back, on the message that the host is about to get, what LangChain made of calls that were cut off."""
+        if run_id == self._run and any(part.tool_call_chunks for part in self._parts):
+            message = getattr(response.generations[0][0], "message", None)
+            if isinstance(message, AIMessage):
+                _unrepair(message, add_ai_message_chunks(self._parts[0], *self._parts[1:]))
+
+    # ---- what its streaming handlers get ----------------------------------------------------------------------------
+
+    def pass_on_llm_new_token(
+        self, handler: BaseCallbackHandler, _args: tuple[Any, ...], more: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Pass a chunk on, not one of a call that was given up; the last one waits for the record."""
+        message = getattr(more.get("chunk"), "message", None)
+        if self._over or not isinstance(message, AIMessageChunk):
+            return None if self._over else more
+        self._seen.add(more["run_id"])
+        key = (id(handler), more["run_id"])
+        if key in self._lasts:
+            message = add_ai_message_chunks(self._lasts.pop(key), message)
+        if message.chunk_position == "last":
+            self._lasts[key] = message
+            return None
+        return {**more, "chunk": ChatGenerationChunk(message=_outgoing(message))}
+
+    def pass_on_stream_event(
+        self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Pass a content-block event on; the last one waits for the record."""
+        self._seen.add(more["run_id"])
+        if args[0].get("event") != "message-finish":
+            return more
+        self._held.append((handler, "on_stream_event", args[0], more))
+        return None
+
+    def pass_on_llm_end(self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: dict[str, Any]) -> None:
+        """Keep the end of a run until the record is there."""
+        self._held.append((handler, "on_llm_end", args[0], more))
+
+    def _ends(self, message: AIMessage | None) -> Iterator[_Event]:
+        """Yield the events that were kept; those of the run that gave `message` with the record on it."""
+        held, self._held, self._over = self._held, [], True
+        runs = {more["run_id"] for _, name, end, more in held if name == "on_llm_end" and _is_of(message, end)}
+        for handler, name, event, more in held:
+            accepted = message if more["run_id"] in runs else None
+            if name == "on_stream_event":
+                metadata = {} if accepted is None else _record(accepted)
+                yield handler, name, {**event, "metadata": {**event.get("metadata", {}), **metadata}}, more
+                continue
+            last = self._lasts.pop((id(handler), more["run_id"]), None)
+            if accepted is not None and more["run_id"] in self._seen:
+                last = last_chunk(accepted, last)
+            if last is not None:
+                own: dict[str, Any] = {key: more[key] for key in ("run_id", "parent_run_id", "tags") if key in more}
+                chunk = ChatGenerationChunk(message=last)
+                yield handler, "on_llm_new_token", _token(last), {**own, "chunk": chunk}
+            yield handler, name, event if accepted is None else _result(accepted), more
+
+    def close(self, message: AIMessage | None = None) -> None:
+        """Give the handlers what was kept for them: with the record, where there is one."""
+        for handler, name, event, more in self._ends(message):
+            handle_event([handler], name, "ignore_llm", event, **more)
+
+    async def aclose(self, message: AIMessage | None = None) -> None:
+        """Async twin of `close`."""
+        for handler, name, event, more in self._ends(message):
+            await ahandle_event([handler], name, "ignore_llm", event, **more)
+
+    # ---- who reads the stream ---------------------------------------------------------------------------------------
+
+    def pull(self, parts: Iterator[Any]) -> Generator[AIMessageChunk, None, Any]:
+        """Yield the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
+        self._read, self.last = [], None
+        with closing(cast("Any", parts)):
+            for part in parts:
+                if not isinstance(part, AIMessageChunk):
+                    return part
+                self._read.append(part)
+                self.last, kept = (part if part.chunk_position == "last" else None), self.last
+                if kept is not None:
+                    yield _outgoing(kept)
+                if self.last is None:
+                    yield _outgoing(part)
+        return _message_of(self._read)
+
+    async def apull(self, parts: AsyncIterator[Any], send: Callable[[AIMessageChunk], None]) -> Any:
+        """Send the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
+        self._read, self.last = [], None
+        async with aclosing(cast("Any", parts)):
+            async for part in parts:
+                if not isinstance(part, AIMessageChunk):
+                    return part
+                self._read.append(part)
+                self.last, kept = (part if part.chunk_position == "last" else None), self.last
+                if kept is not None:
+                    send(_outgoing(kept))
+                if self.last is None:
+                    send(_outgoing(part))
+        return _message_of(self._read)
+
+
+def _message_of(parts: Sequence[AIMessageChunk]) -> AIMessage:
+    """Return the sum of chunks, as it came."""
+    whole = add_ai_message_chunks(parts[0], *parts[1:])
+    message = cast("AIMessage", message_chunk_to_message(whole))
+    _unrepair(message, whole)
+    return message
+
+
+def _outgoing(part: AIMessageChunk) -> AIMessageChunk:
+    """Return a chunk as it goes out: not yet the last one, and without the record of a cascade inside."""
+    metadata = part.response_metadata
+    if part.chunk_position is None and _RECORD not in metadata:
+        return part
+    metadata = {key: value for key, value in metadata.items() if key != _RECORD}
+    return part.model_copy(update={"chunk_position": None, "response_metadata": metadata})
+
+
+def _unrepair(message: AIMessage, raw: AIMessageChunk) -> None:
+    """Make calls whose arguments are no JSON object invalid ones again, as in an answer that was not streamed.
+
+    Absent arguments are those of a call without any, unless the stream ended without a reason to end.
+    """
+    ended = Draft(message=message, tier="large").finish_reason is not None
+    calls: list[ToolCall] = []
+    broken: list[InvalidToolCall] = []
+    for call in raw.tool_call_chunks:
+        text = call["args"]
+        try:
+            args = json.loads(text, strict=False) if text else ({} if ended else None)
+        except ValueError:
+            args = None
+        if isinstance(args, dict):
+            calls.append(tool_call(name=call["name"] or "", args=args, id=call["id"]))
+        else:
+            broken.append(invalid_tool_call(name=call["name"], args=text, id=call["id"], error=None))
+    if broken:
+        message.tool_calls, message.invalid_tool_calls = calls, broken
+
+
+def _is_of(message: AIMessage | None, response: Any) -> bool:
+    own = getattr(response.generations[0][0], "message", None) if response.generations else None
+    return message is not None and own is not None and own.id == message.id
+
+
+def _record(message: AIMessage) -> dict[str, Any]:
+    return {_RECORD: message.response_metadata[_RECORD]} if _RECORD in message.response_metadata else {}
+
+
+def last_chunk(message: AIMessage, last: AIMessageChunk | None) -> AIMessageChunk:
+    """Return the end of a stream whose other chunks went out already: the model's last one, with the step's record."""
+    if last is None:
+        empty: Any = "" if isinstance(message.content, str) else []
+        last = AIMessageChunk(content=empty, id=message.id, chunk_position="last")
+    return last.model_copy(update={"response_metadata": {**last.response_metadata, **_record(message)}})
 
 
 def silence(manager: M) -> M:
@@ -111,16 +413,29 @@ class AnswerStream:
     """Emits an accepted answer to the streaming handlers of a run, as if a model streamed it just now.
 
     Every other handler (tracers, usage counters) already saw the tier's own call and receives nothing here. Nor does
-    anybody when the user keeps the tier that answered out of streams.
+    anybody when the user keeps the tier that answered out of streams, or when it was seen as it came (`live`).
     """
 
-    def __init__(
-        self, run: BaseRunManager, messages: Sequence[BaseMessage], *, name: str, tier: Tier | None, whole: bool = False
+    def __init__(  # noqa: PLR0913 - the answer, and where it goes
+        self,
+        run: BaseRunManager,
+        messages: Sequence[BaseMessage],
+        *,
+        name: str,
+        tier: Tier | None,
+        whole: bool = False,
+        live: LiveStream | None = None,
     ) -> None:
-        hidden = tier is not None and tier.hidden
+        hidden = live is not None or (tier is not None and tier.hidden)
         self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
+        self._read = live if live is not None and live.pulled else None
         self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
         self._at_once = tier is not None and not tier.streams
+
+    def _chunks(self, message: AIMessage) -> Iterator[AIMessageChunk]:
+        return (
+            chunks(message, whole=self._whole) if self._read is None else iter((last_chunk(message, self._read.last),))
+        )
 
     def _manager(self, kind: type[M]) -> M:
         run, tier = self._run, self._tier
@@ -141,7 +456,7 @@ class AnswerStream:
             manager = self._manager(CallbackManager)
             run = manager.on_chat_model_start({}, [list(self._messages)], name=self._name)[0]
         try:
-            for chunk in chunks(message, whole=self._whole):
+            for chunk in self._chunks(message):
                 if run is not None and not self._at_once:
                     run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
@@ -161,7 +476,7 @@ class AnswerStream:
             manager = self._manager(AsyncCallbackManager)
             run = (await manager.on_chat_model_start({}, [list(self._messages)], name=self._name))[0]
         try:
-            for chunk in chunks(message, whole=self._whole):
+            for chunk in self._chunks(message):
                 if run is not None and not self._at_once:
                     await run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
                 yield chunk
@@ -203,38 +518,43 @@ def _result(message: AIMessage) -> LLMResult:
 # ---- the third version of events: one model's stream ----------------------------------------------------------------
 
 
-def event_stream(answer: Callable[[], AIMessage]) -> Any:
-    """Return the stream of an answer that is made when it is first read."""
-    from langchain_core.language_models._compat_bridge import message_to_events
+def event_stream(answer: Callable[[], Iterator[AIMessageChunk]]) -> Any:
+    """Return the events of an answer; it is asked for when they are first read."""
+    from langchain_core.language_models._compat_bridge import chunks_to_events
     from langchain_core.language_models.chat_model_stream import ChatModelStream
 
     stream = ChatModelStream()
+    events: Iterator[Any] | None = None
 
     def pump() -> bool:
+        nonlocal events
         try:
-            message = answer()
-            for event in message_to_events(message, message_id=message.id):
+            if events is None:
+                events = chunks_to_events(ChatGenerationChunk(message=chunk) for chunk in answer())
+            event = next(events, None)
+            if event is not None:
                 stream.dispatch(event)
         except BaseException as error:  # noqa: BLE001 - the stream raises it where it is read
             stream.fail(error)
-        return False
+            return False
+        return event is not None
 
     stream.bind_pump(pump)
     return stream
 
 
-async def aevent_stream(answer: Callable[[], Awaitable[AIMessage]]) -> Any:
+async def aevent_stream(answer: Callable[[], AsyncIterator[AIMessageChunk]]) -> Any:
     """Async twin of `event_stream`."""
-    from langchain_core.language_models._compat_bridge import message_to_events
+    from langchain_core.language_models._compat_bridge import achunks_to_events
     from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 
     stream = AsyncChatModelStream()
 
     async def produce() -> None:
         try:
-            message = await answer()
-            for event in message_to_events(message, message_id=message.id):
-                stream.dispatch(event)
+            async with aclosing(cast("Any", answer())) as parts:
+                async for event in achunks_to_events(ChatGenerationChunk(message=chunk) async for chunk in parts):
+                    stream.dispatch(event)
         except asyncio.CancelledError as error:
             stream.fail(error)
             raise

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cascade_agent.core.clean_json import clean
 from cascade_agent.core.records import StepTrace, load
 from cascade_agent.engine.budget import Budget
-from cascade_agent.engine.engine import arun, run
+from cascade_agent.engine.engine import arun, run, stream
 from cascade_agent.engine.human_review import ask_human, record_review
 from cascade_agent.engine.shadow import shadow
 from cascade_agent.engine.step import StepResult
@@ -28,7 +28,9 @@ from cascade_agent.engine.structured import plain
 from cascade_agent.errors import RejectedDraft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from langchain_core.messages import AIMessageChunk
 
     from cascade_agent.engine.step import Answer, Rebuild, StepRequest
 
@@ -36,8 +38,10 @@ TASK = "cascade.step"
 """Name of the task, and the key under which `stream_mode="updates"` shows its result."""
 
 
-def run_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTrace]:
-    """Run a step; return its answer and its record.
+def run_durably(request: StepRequest, rebuild: Rebuild) -> Generator[AIMessageChunk, None, tuple[Answer, StepTrace]]:
+    """Run a step; return its answer and its record, after yielding what goes out as it comes.
+
+    A task yields nothing: in one, what would be yielded is not, and only handlers see it come.
 
     With `on_exhausted="interrupt"` an exhausted step interrupts the graph with a question (see `human_review`), and
     again with an `"error"` where the reply is not understood. Without a graph that has a checkpointer it raises.
@@ -48,7 +52,7 @@ def run_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTra
     """
     request, saves = _placed(request)
     if not saves:
-        result = run(request)
+        result = yield from stream(request)
     else:
         fresh: list[StepResult] = []
 

@@ -7,7 +7,7 @@ result. `run` and `arun` are the two loops around it, so sync and async cannot d
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cascade_agent.core.decide import final_attempt
 from cascade_agent.core.records import SideCall, Verdict
@@ -31,20 +31,32 @@ from cascade_agent.models.usage import NOTHING, usage_and_cost_of_error
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from langchain_core.messages import AIMessageChunk
+
     from cascade_agent.core.records import Decision, Draft, StepOutcome
     from cascade_agent.engine.step import Effect
     from cascade_agent.models.tier import Role
     from cascade_agent.validators.validator_set import Evidence
 
+T = TypeVar("T")
+
 
 def run(request: StepRequest) -> StepResult:
     """Run a step. Raises only what the host steers with (`GraphBubbleUp`, `KeyboardInterrupt`, ...)."""
+    return drained(stream(request))
+
+
+def stream(request: StepRequest) -> Generator[AIMessageChunk, None, StepResult]:
+    """Run a step; yield the answer of the tier with the last word as it comes, and return how the step ended."""
     recorder, progress = StepRecorder(request), StepProgress(request)
     executor, script = Executor(request, recorder), step_script(progress)
     try:
         effect = next(script)
         while True:
-            done = executor.execute(effect)
+            if isinstance(effect, CallTier) and effect.live:
+                done: object = yield from executor.stream(effect)
+            else:
+                done = executor.execute(effect)
             progress.elapsed = executor.elapsed()
             effect = script.send(done)
     except StopIteration as stop:
@@ -56,6 +68,19 @@ def run(request: StepRequest) -> StepResult:
     finally:
         executor.cancel()
     return progress.result(end, recorder.record(progress, end))
+
+
+def drained(steps: Generator[object, None, T]) -> T:
+    """Return what a generator returns; nobody wants what it yields."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    except RuntimeError as error:  # a fake whose iterator is at its end: Python lets no generator raise that
+        if isinstance(error.__cause__, StopIteration) and str(error) == "generator raised StopIteration":
+            raise error.__cause__ from None
+        raise
 
 
 async def arun(request: StepRequest) -> StepResult:
@@ -122,7 +147,8 @@ def _draft(
     progress: StepProgress, role: Role, *, note: str | None = None, hedge: float | None = None
 ) -> Generator[Effect, Any, None]:
     """Ask a tier and validate its draft."""
-    reply: Reply = yield CallTier(role, progress.seconds(role), note, hedge)
+    live = role == "large" and progress.last_word
+    reply: Reply = yield CallTier(role, progress.seconds(role), note, hedge, live)
     if reply.error is not None:
         progress.failed(reply, reply.error)
         return

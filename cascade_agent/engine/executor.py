@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any, assert_never, cast
 
 from cascade_agent import telemetry
 from cascade_agent.engine.step import AskEvidence, CallTier, CancelPending, HandOver, Reply, Validate
-from cascade_agent.engine.worker_threads import BackgroundCall, LateError, SupersededError, run_within, start
+from cascade_agent.engine.worker_threads import (
+    BackgroundCall,
+    LateError,
+    SupersededError,
+    run_within,
+    start,
+    stream_within,
+)
 from cascade_agent.validators.validator_set import is_control_flow, own_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
+
+    from langchain_core.messages import AIMessageChunk
 
     from cascade_agent.engine.recorder import StepRecorder
     from cascade_agent.engine.step import Answer, Effect, Pending, StepRequest
@@ -106,6 +115,25 @@ class Executor(_Base):
         self.hedge = start(partial(self._hedge, later), after=effect.hedge)
         return self._first(small, self.hedge, effect.seconds)
 
+    def stream(self, effect: CallTier) -> Generator[AIMessageChunk, None, Reply]:
+        """Call the tier with the last word; yield its answer as it comes."""
+        if self.hedge is not None and self.hedge.drop_unless_started():
+            self.hedge, self.hedge_made = None, False
+        if self.hedge is not None or _no_time(effect.seconds):
+            return self._call_tier(effect)
+        scope, started = self.recorder.open_attempt(effect.role), perf_counter()
+
+        def call() -> Generator[AIMessageChunk, None, Answer]:
+            with telemetry.using(scope):
+                stream = cast("Callable[..., Generator[AIMessageChunk, None, Answer]]", self.request.stream)
+                return (yield from stream(effect.role, effect.note))
+
+        try:
+            value = yield from stream_within(effect.seconds, call)
+        except Exception as error:  # noqa: BLE001 - as in `_reply`
+            return self._no_value(error, started)
+        return Reply(value, None, late=False, latency=perf_counter() - started)
+
     def _first(self, own: BackgroundCall[Reply], rival: BackgroundCall[Reply] | None, seconds: float | None) -> Reply:
         """Wait for a call; give it up when its time is over, or when large answered first."""
         started = perf_counter()
@@ -145,11 +173,14 @@ class Executor(_Base):
         try:
             with telemetry.using(scope):
                 value = run_within(seconds, call)
-        except LateError as error:
-            return Reply(None, error, late=True, latency=perf_counter() - started)
         except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
-            return self.failed(error, started)
+            return self._no_value(error, started)
         return Reply(value, None, late=False, latency=perf_counter() - started)
+
+    def _no_value(self, error: Exception, started: float) -> Reply:
+        if isinstance(error, LateError):
+            return Reply(None, error, late=True, latency=perf_counter() - started)
+        return self.failed(error, started)
 
 
 class AsyncExecutor(_Base):
@@ -193,7 +224,7 @@ class AsyncExecutor(_Base):
         scope = self.recorder.open_attempt(effect.role)
         if _no_time(effect.seconds):
             return _unmade("the step's latency budget was spent before this tier was asked")
-        call = self._call(effect.role, effect.note)
+        call = self._call(effect.role, effect.note, live=effect.live)
         if effect.hedge is None:
             own, made, self.hedge, self.hedge_made = self.hedge, self.hedge_made, None, False
             if own is None or not made:
@@ -228,8 +259,9 @@ class AsyncExecutor(_Base):
         self.hedge_made = True
         return await self._reply(self._call("large", None), None, scope)
 
-    def _call(self, role: Role, note: str | None) -> Callable[[], Awaitable[Answer]]:
-        return partial(cast("Callable[[Role, str | None], Awaitable[Answer]]", self.request.acall), role, note)
+    def _call(self, role: Role, note: str | None, *, live: bool = False) -> Callable[[], Awaitable[Answer]]:
+        call = self.request.astream if live else self.request.acall
+        return partial(cast("Callable[[Role, str | None], Awaitable[Answer]]", call), role, note)
 
     async def _ask_evidence(self, effect: AskEvidence) -> Reply:
         evidence, scope = effect.evidence, self.recorder.scope

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
-from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, Verdict
+from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
 from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
 from cascade_agent.engine.tier_faults import draft_fault, error_fault
 from cascade_agent.engine.worker_threads import SupersededError
@@ -20,7 +20,9 @@ from cascade_agent.validators.agreement import plain
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
-    from cascade_agent.core.records import AttemptOutcome, Draft, StepContext, StepOutcome, StepTrace
+    from langchain_core.messages import AIMessage
+
+    from cascade_agent.core.records import AttemptOutcome, StepContext, StepOutcome, StepTrace, Usage
     from cascade_agent.engine.step import Pending
     from cascade_agent.models.tier import Role
 
@@ -76,6 +78,27 @@ class StepProgress:
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
         return judged_as(self.request.contexts[role], self.answer)
+
+    @property
+    def last_word(self) -> bool:
+        """Return whether somebody streams, and large's draft reaches the host whatever is found about it.
+
+        Not where the policy may refuse it, nor where it may call a tool that acts.
+        """
+        request, effects = self.request, self.request.policy.side_effects
+        if request.policy.on_exhausted != "pass" or (request.stream is None and request.astream is None):
+            return False
+        return not any(effects.get(tool.name) in ("write", "irreversible") for tool in request.contexts["large"].tools)
+
+    def _spent(self, sent: AIMessage | None) -> tuple[Usage | None, float | None]:
+        """Return usage and cost of a call that broke off; unknown unless all of its answer had come."""
+        if sent is None or sent.usage_metadata is None or Draft(message=sent, tier="large").finish_reason is None:
+            return None, None
+        return usage_and_cost(self.request.tiers["large"], sent)[:2]
+
+    def _sent(self) -> AIMessage | None:
+        """Return what of large's answer went out so far."""
+        return None if self.request.sent is None or self.attempt.tier != "large" else self.request.sent()
 
     # ---- decisions --------------------------------------------------------------------------------------------------
 
@@ -165,6 +188,9 @@ class StepProgress:
         nested = tier.base._llm_type == "cascade"  # noqa: SLF001 - LangChain's own way to ask
         usage, cost, inner = usage_and_cost_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
         unread = reply.made and was_answered(error)
+        sent = self._sent()
+        if sent is not None:
+            usage, cost = self._spent(sent)
         self.attempt = replace(
             self.attempt,
             outcome=outcome,
@@ -174,7 +200,7 @@ class StepProgress:
             usage=usage,
             cost=cost,
             inner=inner,
-            retry_after=retry_after(error),
+            retry_after=retry_after(error) if sent is None else None,  # what went out is not taken back
             fault=error_fault(error),
         )
         self.charge(cost)
@@ -260,7 +286,8 @@ class StepProgress:
         """Close a step that the host, or something outside of it, ended."""
         self.charge(None)
         if self.attempt.outcome == "pending":
-            self.attempt = replace(self.attempt, usage=None, cost=None)
+            usage, cost = self._spent(self._sent())
+            self.attempt = replace(self.attempt, usage=usage, cost=cost)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))
         self.close_attempt("cancelled")

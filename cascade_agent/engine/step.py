@@ -21,9 +21,9 @@ from cascade_agent.validators import default_validators
 from cascade_agent.validators.validator_set import ValidatorSet, check_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Generator, Iterator, Sequence
 
-    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.core.records import Attempt, Decision, Draft, StepOutcome, ToolSpec
@@ -101,8 +101,10 @@ class StepRequest:
     """One step as an adapter hands it over.
 
     `call` (or `acall`) asks a tier; a note is a hand-over for the large one. `shadow` asks the large one out of the
-    host's sight. `host_raised` says of an exception that it is the host's own and no model's failure. `rebuild` makes
-    the adapter's own value of another draft of small that evidence found.
+    host's sight. `stream` (or `astream`) is there when somebody streams: it asks the tier that has the last word, whose
+    answer goes out as it comes, and `sent` gives what of it went out so far. `host_raised` says of an exception that it
+    is the host's own and no model's failure. `rebuild` makes the adapter's own value of another draft of small that
+    evidence found.
 
     `interruptible` says that a human can be asked when the step is exhausted; its record is then not yet the last word
     and is left to whoever asks him.
@@ -115,6 +117,9 @@ class StepRequest:
     policy: Policy
     call: Callable[[Role, str | None], Answer] | None = None
     acall: Callable[[Role, str | None], Awaitable[Answer]] | None = None
+    stream: Callable[[Role, str | None], Generator[AIMessageChunk, None, Answer]] | None = None
+    astream: Callable[[Role, str | None], Awaitable[Answer]] | None = None
+    sent: Callable[[], AIMessage | None] | None = None
     shadow: Callable[[], Answer] | None = None
     host_raised: Callable[[Exception], bool] | None = None
     rebuild: Rebuild | None = None
@@ -224,13 +229,14 @@ class CallTier:
     """Ask a tier for its draft within `seconds`.
 
     `hedge` starts the call of large, that many seconds later, in parallel to this one of small; should large answer
-    first, small is given up.
+    first, small is given up. With `live` the answer goes out as it comes.
     """
 
     role: Role
     seconds: float | None
     note: str | None = None
     hedge: float | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)

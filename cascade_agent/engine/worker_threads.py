@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeVar, cast
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
 T = TypeVar("T")
+Y = TypeVar("Y")
 _MAX_IDLE = 64
 
 
@@ -80,6 +84,68 @@ def run_within(seconds: float | None, call: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return cast("T", value)
+
+
+_LEAVING = 0.5
+"""Seconds that whoever leaves a stream waits for the model's client to close it; it does so at the next token."""
+_End = tuple[Any, BaseException | None]
+
+
+def stream_within(seconds: float | None, make: Callable[[], Generator[Y, None, T]]) -> Generator[Y, None, T]:
+    """Yield what a generator yields and return what it returns, in at most `seconds`.
+
+    It runs in a context of its own: what it sets there, whoever reads the stream does not see.
+
+    Raises:
+        LateError: it did not return in time.
+    """
+    context, made = copy_context(), make()
+    if seconds is None:
+        try:
+            while True:
+                yield context.run(next, made)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        finally:
+            context.run(made.close)
+    found: SimpleQueue[tuple[Y | None, _End | None]] = SimpleQueue()
+    left = threading.Event()
+    closed = _hand_over(context, partial(_feed, made, found, left))
+    deadline = perf_counter() + min(seconds, threading.TIMEOUT_MAX)
+    try:
+        while True:
+            item, end = found.get(timeout=max(deadline - perf_counter(), 0.0))
+            if end is not None:
+                break
+            yield cast("Y", item)
+    except Empty:
+        raise LateError.after(seconds) from None
+    except GeneratorExit:
+        left.set()
+        with suppress(Empty):
+            closed.get(timeout=_LEAVING)
+        raise
+    finally:
+        left.set()
+    value, error = end
+    if error is not None:
+        raise error
+    return cast("T", value)
+
+
+def _feed(made: Generator[Y, None, T], found: SimpleQueue[tuple[Y | None, _End | None]], left: threading.Event) -> None:
+    """Put what a generator yields into a queue, and then its end; close it when the reader left."""
+    end: _End = (None, None)
+    try:
+        while not left.is_set():
+            found.put((next(made), None))
+    except StopIteration as stop:
+        end = (stop.value, None)
+    except BaseException as error:  # noqa: BLE001 - raised again where the stream is read
+        end = (None, error)
+    with suppress(Exception):
+        made.close()
+    found.put((None, end))
 
 
 class BackgroundCall(Future[T]):

@@ -19,7 +19,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.models.traits import ModelTraits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
@@ -140,6 +140,12 @@ class Tier:
         own = type(self.base)
         return own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream  # noqa: SLF001 - as LangChain decides it
 
+    def streams_with(self, *, tools: bool) -> bool:
+        """Return whether a call would be streamed to whoever reads the stream; a cascade's always may be."""
+        kwargs: dict[str, Any] = {"stream": True, **({"tools": True} if tools else {})}
+        base = self.base
+        return base._llm_type == "cascade" or base._should_stream(async_api=True, **kwargs)  # noqa: SLF001 - as LangChain decides it
+
     def messages_for(
         self, messages: list[BaseMessage], *, pair: Mapping[Role, Tier] | None = None, note: str | None = None
     ) -> list[BaseMessage]:
@@ -183,13 +189,21 @@ class Tier:
     def with_schema(self, schema: Any, **kwargs: Any) -> Ready:
         """Ready to be asked for structured output: answers `{"raw", "parsed", "parsing_error"}`.
 
+        A model whose own `with_structured_output` knows no `include_raw` answers with what was parsed alone.
+
         Raises:
             ConfigurationError: the model has no structured output.
         """
         rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
 
         def structured(model: Any) -> Runnable[Any, Any]:
-            return cast("Runnable[Any, Any]", model.with_structured_output(schema, include_raw=True, **kwargs))
+            try:
+                made = model.with_structured_output(schema, include_raw=True, **kwargs)
+            except TypeError as error:
+                if "include_raw" not in str(error):
+                    raise
+                made = model.with_structured_output(schema, **kwargs)
+            return cast("Runnable[Any, Any]", made)
 
         try:
             runnable = _inside(self.core, structured)
@@ -243,6 +257,16 @@ class Ready:
         """Async twin of `ask`."""
         runnable, given = self._called(more)
         return await runnable.ainvoke(messages, config, **given)
+
+    def stream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Iterator[Any]:
+        """Ask the tier for its answer in chunks."""
+        runnable, given = self._called(more)
+        return runnable.stream(messages, config, **given)
+
+    def astream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> AsyncIterator[Any]:
+        """Async twin of `stream`."""
+        runnable, given = self._called(more)
+        return runnable.astream(messages, config, **given)
 
     def _called(self, more: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
         if more and self.structured:
@@ -401,14 +425,16 @@ def _unwrap(model: object) -> tuple[Any, dict[str, Any], RunnableConfig | None]:
         if model.config:
             config = merge_configs(model.config, config) if config else model.config
         model = model.bound
-    # A model set to stream would be judged on repaired fragments; drafts are asked whole.
+    # A model set to stream would be judged on repaired fragments; it is asked whole where nobody reads the stream.
     bound.pop("stream", None)
     return _inside(model, _asked_whole) if model is not None else None, bound, config
 
 
 def _asked_whole(model: Any) -> Any:
     if getattr(model, "streaming", None) is True and hasattr(model, "model_copy"):
-        return model.model_copy(update={"streaming": False, "disable_streaming": True})
+        copy = model.model_copy(update={"streaming": False})
+        copy.model_fields_set.discard("streaming")  # set to False it would refuse to stream at all
+        return copy
     return model
 
 

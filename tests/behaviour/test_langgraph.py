@@ -157,7 +157,7 @@ async def test_older_event_streams_show_drafts_only_under_the_hidden_tag(kind):
             heard.append(event["data"]["chunk"].text)
         all_ends += hidden and event["event"] == "on_chat_model_end"
     assert "".join(heard) == "the final answer"
-    assert all_ends == 2
+    assert all_ends == 1, "the draft's own run; large's is the one that is seen"
 
 
 @BOTH

@@ -113,7 +113,8 @@ def test_a_model_that_is_set_to_stream_is_asked_whole():
     model = gpt(streaming=True)
     tier = Tier(model.bind(stream=True))
     assert tier.base.streaming is False
-    assert tier.base.disable_streaming is True
+    assert not tier.base._should_stream(async_api=False)
+    assert tier.base._should_stream(async_api=False, stream=True), "where somebody reads the stream it can"
     assert tier.bound == {}
     assert model.streaming is True
 
