@@ -17,7 +17,8 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel, Field
 
-from cascade_agent import CascadeExhausted, Policy, Verdict, cascade_node, default_validators
+from cascade_agent import CascadeExhausted, Policy, Verdict, default_validators
+from graphs.settings import Settings, SettingsNode
 from graphs.standins.models import standin_tiers
 
 if TYPE_CHECKING:
@@ -288,8 +289,8 @@ def build(
     policy = policy or Policy()
     own = [critical_fields, sums_add_up, quotes_stand, dates_parse]
     judges = [*default_validators(), *own] if validators is None else list(validators)
-    first = cascade_node(small, large, step=_extract, validators=judges, policy=policy, name="extract")
-    again = cascade_node(
+    first = SettingsNode(small, large, step=_extract, validators=judges, policy=policy, name="extract")
+    again = SettingsNode(
         small, large, step=_second, validators=[LargeOnly(), *judges], policy=policy, name="second_pass"
     )
     return _graph(first, again, checkpointer)
@@ -306,7 +307,7 @@ def build_alone(
 def _graph(
     first: Any, again: Any, checkpointer: BaseCheckpointSaver[str] | None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    builder = StateGraph(ExtractionState)
+    builder = StateGraph(ExtractionState, context_schema=Settings)
     builder.add_node("extract", first)
     builder.add_node("answer", _answer)
     builder.add_edge(START, "extract")

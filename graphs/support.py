@@ -13,7 +13,8 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from cascade_agent import Policy, cascade_node
+from cascade_agent import Policy
+from graphs.settings import Settings, SettingsNode
 from graphs.standins.models import standin_tiers
 from tools.database import TODAY, OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
@@ -56,7 +57,7 @@ def build(  # noqa: PLR0913 - keyword settings
     """
     tools = order_tools(db or OrderDatabase())
     policy = policy or Policy(side_effects=SIDE_EFFECTS)
-    node = cascade_node(small, large, tools=tools, prompt=PROMPT, validators=validators, policy=policy, name="support")
+    node = SettingsNode(small, large, tools=tools, prompt=PROMPT, validators=validators, policy=policy, name="support")
     return _graph(node, tools, checkpointer)
 
 
@@ -79,7 +80,7 @@ def build_alone(
 def _graph(
     node: Runnable[Any, Any] | Callable[..., Any], tools: Sequence[Any], checkpointer: BaseCheckpointSaver[str] | None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    builder = StateGraph(MessagesState)
+    builder = StateGraph(MessagesState, context_schema=Settings)
     builder.add_node("model", node)
     builder.add_node("tools", ToolNode(tools))
     builder.add_edge(START, "model")

@@ -19,8 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cascade_agent import StepTrace, Tier
-from graphs import extraction, plan_execute, support
+from graphs import code_repair, extraction, plan_execute, support
 from graphs.evaluation.documents import extraction_tasks
+from graphs.evaluation.projects import repair_tasks
 from graphs.evaluation.run import TaskResult, run_task
 from graphs.evaluation.tasks import Task, load_tasks
 from graphs.standins.models import LARGE_PRICE, SMALL_PRICE
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Usage
 
-_GRAPHS: Final = {"support": support, "plan_execute": plan_execute, "extraction": extraction}
+_GRAPHS: Final = {
+    "support": support,
+    "plan_execute": plan_execute,
+    "code_repair": code_repair,
+    "extraction": extraction,
+}
 
 STAND_INS: Final = (
     "Offline stand-ins: two rule-based programs, not language models. They read and err, their prices are made up,\n"
@@ -45,7 +51,7 @@ STAND_INS: Final = (
 
 def demo_tasks() -> tuple[Task, ...]:
     """Return the tasks of all graphs."""
-    return (*load_tasks(), *extraction_tasks())
+    return (*load_tasks(), *repair_tasks(), *extraction_tasks())
 
 
 def choose(tasks: Sequence[Task], count: int | None) -> list[Task]:

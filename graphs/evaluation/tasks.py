@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-GraphName = Literal["support", "plan_execute", "extraction"]
+GraphName = Literal["support", "plan_execute", "code_repair", "extraction"]
 
 _REFUSED = (
     "cannot", "can't", "can not", "not possible", "not allowed", "unable", "could not", "couldn't", "not be",
@@ -32,7 +32,8 @@ class Task:
     (each fact is a tuple of wordings, one of which is enough), `forbidden` must not. `changes` is the exact difference
     between the database before and after: `{table: {key: {column: value or list of allowed values}}}`, new rows under
     the key `+` without their running number. `calls` is one sequence of tool calls that does the task. `record` is what
-    a document must become: then the answer is that record as JSON, and no shop is needed.
+    a document must become: then the answer is that record as JSON, and no shop is needed. `project` names a project with a
+    fault: then the patch in the state must pass its hidden tests.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Task:
     changes: dict[str, Any] = field(default_factory=dict)
     calls: tuple[tuple[str, dict[str, Any]], ...] = ()
     record: dict[str, Any] | None = None
+    project: str | None = None
 
 
 @cache

@@ -40,9 +40,11 @@ class View:
     plan: tuple[dict[str, Any], ...] | None
     last_failed: bool
     digest: str
+    seed: int = 0
+    """Another seed, other luck on the same words."""
 
     @classmethod
-    def of(cls, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]]) -> Self:
+    def of(cls, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]], seed: int = 0) -> Self:
         """Read the messages; `tools` are in the OpenAI format."""
         turns: list[str] = []
         calls: dict[str, tuple[str, Args]] = {}
@@ -70,7 +72,13 @@ class View:
             plan=plan,
             last_failed=isinstance(last, ToolMessage) and last.status == "error",
             digest=digest.hexdigest(),
+            seed=seed,
         )
+
+    def chance(self, key: str, *parts: str) -> float:
+        """Return a number in [0, 1) that depends on the texts and the seed alone: equal words, equal luck."""
+        text = "\0".join((key, *parts, *([f"seed {self.seed}"] if self.seed else ())))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
     @property
     def now(self) -> tuple[Done, ...]:
@@ -99,12 +107,6 @@ class View:
         if found is None:
             raise Unread(tool, args)
         return found
-
-
-def chance(key: str, *parts: str) -> float:
-    """A number in [0, 1) that depends on the texts alone: equal words, equal luck."""
-    text = "\0".join((key, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def _same(a: Args, b: Args) -> bool:
