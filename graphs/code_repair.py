@@ -1,7 +1,7 @@
 """Code repair: an agent reads a small project, proposes a patch, and ends when the project's tests pass with it.
 
-The validators look at a proposal before any tool sees it: it is a patch, it fits the files, the tests pass with it. They
-run on a copy in a process with limits; what comes out is a patch in the state under `patch`, and no file is changed.
+The validators look at a proposal before any tool sees it: it is a patch, it fits the files, the tests pass with it.
+Tests run on a copy in a process with limits; what comes out is a patch in the state under `patch`, no file is changed.
 `build_alone` is the same graph with one plain model in the node.
 """
 

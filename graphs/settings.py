@@ -64,7 +64,7 @@ class SettingsNode(Runnable[Any, Any]):
         given = config.get("configurable") or {}
         with set_config_context(config) as inside:
             try:
-                runtime: Any = inside.run(get_runtime)
+                runtime: Any = inside.run(lambda: get_runtime())  # noqa: PLW0108 - a generic function is none of no arguments to mypy
             except (RuntimeError, KeyError):  # outside of a graph, as in a unit test
                 runtime = None
         settings = {**given, **(getattr(runtime, "context", None) or {})}

@@ -10,7 +10,7 @@ import ast
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,11 @@ class PatchError(ValueError):
         self.code: Fault = code
 
 
+def refuse(code: Fault, message: str) -> NoReturn:
+    """Raise a `PatchError`."""
+    raise PatchError(code, message)
+
+
 @dataclass(slots=True)
 class Hunk:
     """Lines that are replaced; `start` is where the patch says that they stand, from 1."""
@@ -45,7 +50,7 @@ def read_patch(text: str) -> dict[str, list[Hunk]]:
         PatchError: it is none, too long, or names a path outside of the project.
     """
     if len(text) > MAX_PATCH:
-        raise PatchError("patch_malformed", f"a patch has at most {MAX_PATCH} characters, this one {len(text)}")
+        refuse("patch_malformed", f"a patch has at most {MAX_PATCH} characters, this one {len(text)}")
     files: dict[str, list[Hunk]] = {}
     hunks: list[Hunk] | None = None
     for line in text.splitlines():
@@ -57,14 +62,14 @@ def read_patch(text: str) -> dict[str, list[Hunk]]:
         elif line.startswith("--- ") or not hunks:  # heads, and what git writes before them
             continue
         elif not _take(hunks[-1], line):
-            raise PatchError("patch_malformed", f"a line of a hunk begins with ' ', '-' or '+', not with {line[:1]!r}")
+            refuse("patch_malformed", f"a line of a hunk begins with ' ', '-' or '+', not with {line[:1]!r}")
     if not any(files.values()) or not all(files.values()):
-        raise PatchError("patch_malformed", "expected a unified diff: '--- a/FILE', '+++ b/FILE', '@@ -1,3 +1,3 @@'")
+        refuse("patch_malformed", "expected a unified diff: '--- a/FILE', '+++ b/FILE', '@@ -1,3 +1,3 @@'")
     return files
 
 
 def _named(line: str) -> str:
-    return line[4:].split("\t")[0].strip().removeprefix("b/")
+    return line[4:].split("\t", maxsplit=1)[0].strip().removeprefix("b/")
 
 
 def _take(hunk: Hunk, line: str) -> bool:
@@ -84,7 +89,7 @@ def path_in_project(name: str) -> str:
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise PatchError("patch_outside", f"{name!r} is no path inside the project; give one such as package/module.py")
+        refuse("patch_outside", f"{name!r} is no path inside the project; give one such as package/module.py")
     return path.as_posix()
 
 
@@ -103,20 +108,20 @@ def apply_patch(text: str, files: Mapping[str, str]) -> dict[str, str]:
     changed = dict(files)
     for path, hunks in read_patch(text).items():
         if is_test(path):
-            raise PatchError("patch_touches_tests", f"{path} holds tests: mend the code, not what checks it")
+            refuse("patch_touches_tests", f"{path} holds tests: mend the code, not what checks it")
         if path not in files or not path.endswith(".py"):
             known = ", ".join(name for name in files if name.endswith(".py") and not is_test(name))
-            raise PatchError("patch_outside", f"there is no module {path!r} in the project; its modules are {known}")
+            refuse("patch_outside", f"there is no module {path!r} in the project; its modules are {known}")
         lines = files[path].splitlines()
         for hunk in hunks:
             lines = _replaced(lines, hunk, path)
         changed[path] = "\n".join(lines) + "\n"
         if changed[path].rstrip() == files[path].rstrip():
-            raise PatchError("patch_misplaced", f"the patch leaves {path} as it is")
+            refuse("patch_misplaced", f"the patch leaves {path} as it is")
         try:
             ast.parse(changed[path])
         except (SyntaxError, ValueError, RecursionError) as error:
-            raise PatchError("patch_breaks_syntax", f"{path} would be no Python any more: {error}") from error
+            refuse("patch_breaks_syntax", f"{path} would be no Python any more: {error}")
     return changed
 
 
@@ -125,6 +130,6 @@ def _replaced(lines: list[str], hunk: Hunk, path: str) -> list[str]:
     places = [at for at in range(len(lines) - size + 1) if size and lines[at : at + size] == hunk.old]
     if not places:
         first = next((line for line in hunk.old if line.strip()), "")
-        raise PatchError("patch_misplaced", f"{path} has no lines as the hunk at {hunk.start} says: {first.strip()!r}")
+        refuse("patch_misplaced", f"{path} has no lines as the hunk at {hunk.start} says: {first.strip()!r}")
     at = min(places, key=lambda place: abs(place + 1 - hunk.start))
     return [*lines[:at], *hunk.new, *lines[at + size :]]

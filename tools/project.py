@@ -6,17 +6,19 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from pydantic import Field
 
 from tools.calculator import explain
-from tools.patch import MAX_PATCH, PatchError, apply_patch, path_in_project
+from tools.patch import MAX_PATCH, PatchError, apply_patch, path_in_project, refuse
 from tools.sandbox import Limits, TestRun, run_tests
 
 PROPOSE: Final = "propose_patch"
-SIDE_EFFECTS: Final = dict.fromkeys(("list_files", "read_file", "run_tests", PROPOSE), "read")
+SIDE_EFFECTS: Final[dict[str, Literal["read"]]] = dict.fromkeys(
+    ("list_files", "read_file", "run_tests", PROPOSE), "read"
+)
 """A proposal changes a copy: applying the patch that comes out is left to whoever asked."""
 
 MAX_FILES: Final = 200
@@ -62,7 +64,7 @@ class Project:
         """
         files, name = self.files(), path_in_project(path)
         if name not in files:
-            raise PatchError("patch_outside", f"there is no file {path!r}; the files are {', '.join(files)}")
+            refuse("patch_outside", f"there is no file {path!r}; the files are {', '.join(files)}")
         return files[name]
 
     def test(self, patch: str | None = None) -> TestRun:

@@ -53,30 +53,31 @@ def guard(root: str) -> None:
     places = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(os.__file__).parent), *_READABLE}
     readable = tuple(os.path.realpath(place) for place in places)
 
-    def inside(path: Any, roots: tuple[str, ...]) -> bool:
-        real = os.path.realpath(os.fsdecode(path))
-        return any(real == place or real.startswith(place + os.sep) for place in roots)
+    def check(path: Any, roots: tuple[str, ...]) -> None:
+        real = os.path.realpath(os.fsdecode(path or "."))
+        if not any(real == place or real.startswith(place + os.sep) for place in roots):
+            raise PermissionError("a test run sees and changes its own project only: " + real)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event.startswith(_FORBIDDEN):
             raise PermissionError(event + " is not allowed in a test run")
         if event.startswith("socket.") and not (event == "socket.__new__" and args[1] == _AF_UNIX):
             raise PermissionError("there is no network in a test run: " + event)
+        paths = [path for path in args if isinstance(path, str | bytes | os.PathLike)]
         if event == "open" and not isinstance(args[0], int):
-            mode, flags = args[1] or "", args[2] or 0
-            writes = any(c in mode for c in "wax+") or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            if not inside(args[0], (root,) if writes else (root, *readable)):
-                raise PermissionError("a test run sees its own project only: " + os.fsdecode(args[0]))
-        if event in ("os.listdir", "os.scandir") and not inside(args[0] or ".", (root, *readable)):
-            raise PermissionError("a test run sees its own project only: " + str(args[0]))
-        if event == "sqlite3.connect" and args[0] != ":memory:" and not inside(args[0], (root,)):
-            raise PermissionError("a test run sees its own project only: " + str(args[0]))
-        if event in _CHANGES:
-            for path in args:
-                if isinstance(path, str | bytes | os.PathLike) and not inside(path, (root,)):
-                    raise PermissionError("a test run changes its own project only: " + os.fsdecode(path))
+            check(args[0], (root,) if _writes(args[1], args[2]) else (root, *readable))
+        elif event in ("os.listdir", "os.scandir"):
+            check(args[0], (root, *readable))
+        elif event in _CHANGES or (event == "sqlite3.connect" and args[0] != ":memory:"):
+            for path in paths:
+                check(path, (root,))
 
     sys.addaudithook(hook)
+
+
+def _writes(mode: str | None, flags: int | None) -> bool:
+    changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    return any(c in (mode or "") for c in "wax+") or bool((flags or 0) & changes)
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ _runs: OrderedDict[tuple[object, ...], TestRun] = OrderedDict()
 _LOCK = Lock()
 
 
-def run_tests(files: Mapping[str, str], limits: Limits = Limits()) -> TestRun:  # noqa: B008 - a frozen value
+def run_tests(files: Mapping[str, str], limits: Limits = Limits()) -> TestRun:
     """Run `test*.py` of some files with unittest; equal files give the result that is known already.
 
     Raises:

@@ -39,7 +39,10 @@ def demo(  # noqa: PLR0913 - the options of the command
         str | None, typer.Option(help="Only tasks of one graph: support, plan_execute, code_repair or extraction.")
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Of how many tasks every step is printed in full.")] = 6,
-    out: Annotated[Path, typer.Option(help="Directory for journal, spans and summary.")] = Path(".cascade"),
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often the tasks are done; the stand-ins draw other faults each time.")
+    ] = 1,
+    out: Annotated[Path, typer.Option(help="Directory for journal, labels, spans and summary.")] = Path(".cascade"),
     as_json: JsonFlag = False,
 ) -> None:
     """Run four LangGraph agents as cascades, and the same with the small and the large model alone.
@@ -68,6 +71,7 @@ def demo(  # noqa: PLR0913 - the options of the command
                 out=out,
                 console=make_console(piped=160, quiet=as_json),
                 show=show,
+                repeats=repeats,
             )
         except CascadeError:
             raise

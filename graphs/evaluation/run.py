@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,11 +17,12 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
+from langgraph.types import Command
 
 from cascade_agent.core.records import Usage
 from cascade_agent.errors import CascadeExhausted
 from graphs.evaluation.projects import load_projects
-from tools.database import OrderDatabase, Snapshot, changes
+from tools.database import MAX_ROWS, OrderDatabase, Row, Snapshot, Value, changes
 from tools.patch import PatchError, apply_patch, is_test
 from tools.project import Project
 from tools.sandbox import Limits, run_tests
@@ -36,6 +38,7 @@ Builder = Callable[..., "CompiledStateGraph[Any, Any, Any, Any]"]
 """`build(checkpointer=..., db=... or project=...)` gives a graph over that shop or project."""
 
 MAX_SUPERSTEPS: Final = 60
+MAX_REVIEWS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +77,9 @@ class Tally(BaseCallbackHandler):
 
 def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> TaskResult:
     """Let a graph do a task over a fresh database, turn by turn in one thread, and judge what came of it."""
-    db, tally = OrderDatabase(), Tally()
+    db, tally = UnsteadyDatabase(), Tally()
     before = db.snapshot()
+    db.failing = dict(task.outages)
     graph = build(checkpointer=InMemorySaver(), **_ground(task, db))
     config: Any = {
         "configurable": {"thread_id": thread_id or task.id},
@@ -84,11 +88,16 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
     }
     answers: list[str] = []
     state: dict[str, Any] = {}
+    asked = 0
     stopped: str | None = None
     started = time.perf_counter()
     for turn in task.turns:
         try:
             state = graph.invoke({"messages": [HumanMessage(turn)]}, config)
+            while "__interrupt__" in state and asked < MAX_REVIEWS:
+                decision = task.reviews[asked] if asked < len(task.reviews) else {"type": "approve"}
+                asked += 1
+                state = graph.invoke(Command(resume={"decisions": [decision]}), config)
         except GraphRecursionError:
             stopped = f"did not come to an end within {MAX_SUPERSTEPS} supersteps"
             break
@@ -100,8 +109,11 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
         last = state["messages"][-1]
         answers.append(str(last.text) if isinstance(last, AIMessage) else "")
     seconds = time.perf_counter() - started
+    db.failing = {}
     missed = judge(task, before, db.snapshot(), answers, patch=state.get("patch"))
     db.close()
+    if task.reviews and asked != len(task.reviews):
+        missed = (*missed, f"a person was asked {asked} times, not {len(task.reviews)}")
     if stopped:
         missed = (stopped, *missed)
     return TaskResult(
@@ -112,6 +124,25 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
         calls=tuple(tally.calls),
         seconds=seconds,
     )
+
+
+class UnsteadyDatabase(OrderDatabase):
+    """A shop whose tables can fail to answer: `failing` holds how often each one still does."""
+
+    failing: dict[str, int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = {}
+
+    def read(self, sql: str, parameters: Sequence[Value] = (), *, limit: int = MAX_ROWS) -> list[Row]:
+        """Return rows, or fail as SQLite does when a statement takes too long."""
+        for table, left in self.failing.items():
+            if left and f"FROM {table}" in sql:
+                self.failing[table] = left - 1
+                msg = "interrupted"
+                raise sqlite3.OperationalError(msg)
+        return super().read(sql, parameters, limit=limit)
 
 
 def _ground(task: Task, db: OrderDatabase) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import calendar
 import re
 from datetime import date
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from graphs.standins.view import View
+if TYPE_CHECKING:
+    from graphs.standins.view import View
 
 _MONTHS: Final[list[str]] = list(calendar.month_name)[1:]
 _DATE = rf"\d{{4}}-\d\d-\d\d|\d\d?\.\d\d?\.\d{{4}}|\d\d? (?:{'|'.join(_MONTHS)}) \d{{4}}"

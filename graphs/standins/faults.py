@@ -37,6 +37,8 @@ def spoil(reply: Reply, view: View) -> Reply:  # noqa: PLR0911 - one return per 
 
     if hit("empty", 0.16 if view.last_failed else 0.04):
         return Reply()
+    if reply.tool is None and view.last_failed and hit("over an error", 0.35):
+        return Reply(text="Your order is on its way.")
     if reply.tool is None:
         return _spoil_text(reply, hit("cut", 0.03), hit("fact", 0.08), view)
     if hit("repeat", 0.05) and view.now:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
     from graphs.standins.reading import Request
+    from graphs.standins.solving import Asker
 
 SMALL_PRICE: Final = Price(0.2, 0.8, source="made up for the offline stand-ins")
 LARGE_PRICE: Final = Price(2.0, 8.0, source="made up for the offline stand-ins")
@@ -132,7 +133,7 @@ class StandInModel(BaseChatModel):
                 reply = _repaired(reply, request, view)
         else:
             try:
-                reply = faults.Reply(text=solve(request, view.ask, skills))
+                reply = faults.Reply(text=solve(request, self._asker(view), skills))
             except Unread as unread:
                 reply = faults.Reply(tool=unread.tool, args=unread.arguments)
         if small:
@@ -140,6 +141,10 @@ class StandInModel(BaseChatModel):
         if reply.text and view.chance("large", view.digest) < 0.03:  # noqa: PLR2004 - a made-up share
             return faults.Reply(text="I have looked into it; everything is in order.")
         return reply
+
+    def _asker(self, view: View) -> Asker:
+        stubborn = self.strength == "large" or view.chance("again", view.digest) < 0.5  # noqa: PLR2004 - a made-up share
+        return view.ask_again if stubborn else view.ask
 
     def _skills(self, view: View) -> Skills:
         if self.strength == "large":

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from graphs.standins.solving import Args, Ref, Unread, failed
+from graphs.standins.solving import OUTAGE, Args, Ref, Unread, failed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ACTIONS: Final = frozenset({"change_address", "cancel_order", "refund_order"})
 PLAN_TOOL: Final = "make_plan"
+_TRIES: Final = 3
 PLAN_MARK: Final = "Plan so far (JSON):"
 
 
@@ -105,6 +106,14 @@ class View:
         """An `Asker` over the conversation: what was not asked yet is the next call."""
         found = self.recall(tool, args, fresh=fresh)
         if found is None:
+            raise Unread(tool, args)
+        return found
+
+    def ask_again(self, tool: str, /, *, fresh: bool = False, **args: Any) -> Any:
+        """Ask as `ask` does, and up to three times what did not answer."""
+        found = self.ask(tool, fresh=fresh, **args)
+        made = sum(d.tool == tool and _same(d.args, args) for d in self.now)
+        if OUTAGE in (failed(found) or "") and made < _TRIES:
             raise Unread(tool, args)
         return found
 
