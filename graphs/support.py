@@ -9,16 +9,18 @@ is compared with.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.messages import SystemMessage, ToolMessage
+from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Send, interrupt
 
-from cascade_agent import Policy
+from cascade_agent import Policy, Verdict, default_validators
 from graphs.settings import Settings, SettingsNode
 from graphs.standins.models import standin_tiers
 from tools.database import TODAY, OrderDatabase
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import BaseMessage
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.graph.state import CompiledStateGraph
 
-    from cascade_agent import Tier
+    from cascade_agent import Draft, StepContext, Tier
 
 PROMPT = f"""You are the support agent of a small online shop. Today is {TODAY.isoformat()}.
 Use the tools for every fact; never invent an order number, an amount or a date. Order numbers look like O-2001.
@@ -63,13 +66,14 @@ def build(  # noqa: PLR0913 - keyword settings
         small: the model that tries every step first.
         large: the model that answers where the small one's draft is rejected.
         policy: None knows the side effects of the desk's tools and is the default otherwise.
-        validators: None is the default set.
+        validators: None is the default set, `error_told` and `owner_checked`.
         db: the shop; None is a fresh copy in memory.
         checkpointer: where LangGraph keeps threads.
     """
     tools = order_tools(db or OrderDatabase())
+    judges = [*default_validators(), error_told, owner_checked] if validators is None else list(validators)
     policy = policy or Policy(side_effects=SIDE_EFFECTS)
-    node = SettingsNode(small, large, tools=tools, prompt=PROMPT, validators=validators, policy=policy, name="support")
+    node = SettingsNode(small, large, tools=tools, prompt=PROMPT, validators=judges, policy=policy, name="support")
     return _graph(node, tools, checkpointer)
 
 
@@ -100,6 +104,67 @@ def _graph(
     builder.add_conditional_edges("model", tools_condition, {"tools": "review", END: END})
     builder.add_edge("tools", "model")
     return builder.compile(checkpointer=checkpointer)
+
+
+# ---- validators -----------------------------------------------------------------------------------------------------
+
+
+def error_told(draft: Draft, context: StepContext) -> Verdict | None:
+    """Doubt an answer over an error of the last calls that neither refuses nor asks for anything."""
+    if draft.tool_calls or draft.invalid_tool_calls or not _last_results(context.messages, status="error"):
+        return None
+    if _REFUSES.search(draft.text):
+        return Verdict(outcome="pass")
+    return Verdict(
+        outcome="fail", code="error_not_told", reason="a tool failed and the answer does not say so", score=0.2
+    )
+
+
+def owner_checked(draft: Draft, context: StepContext) -> Verdict | None:
+    """Doubt an action on an order that was not seen to belong to the account that the user named."""
+    orders = {str(call["args"].get("order_id")) for call in draft.tool_calls if SIDE_EFFECTS.get(call["name"]) in _ACTS}
+    spoken = "\n".join(str(m.text) for m in context.messages if isinstance(m, HumanMessage))
+    if not orders or not _ACCOUNT.search(spoken):
+        return None
+    results = list(map(_json, _last_results(context.messages, status="success", whole=True)))
+    owners = {r["customer_id"] for r in results if "email" in r}
+    seen = {
+        o["order_id"]: o["customer_id"]
+        for r in results
+        for o in (r, *r.get("orders", ()))
+        if "order_id" in o and "paid" in o
+    }
+    strange = sorted(order for order in orders if seen.get(order) not in owners)
+    if not strange:
+        return Verdict(outcome="pass")
+    reason = f"nothing in the conversation shows whose order {strange[0]} is, or it is another account's"
+    return Verdict(outcome="fail", code="owner_unchecked", reason=reason, score=0.2)
+
+
+_ACTS: Final = ("write", "irreversible")
+_ACCOUNT: Final = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
+_REFUSES: Final = re.compile(
+    r"\b(not|cannot|can't|couldn't|unable|only|at most|sorry|later|no longer|declined|rejected)\b|\?", re.IGNORECASE
+)
+
+
+def _last_results(messages: Sequence[BaseMessage], *, status: str, whole: bool = False) -> list[str]:
+    """Return the texts of the tool results of a status: those of the last calls, or of the whole conversation."""
+    found = []
+    for message in reversed(messages):
+        if isinstance(message, ToolMessage) and message.status == status:
+            found.append(str(message.text))
+        elif not whole and not isinstance(message, ToolMessage):
+            break
+    return found
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 # ---- a person looks at it -------------------------------------------------------------------------------------------
