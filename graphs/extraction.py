@@ -91,6 +91,7 @@ class Mail(BaseModel):
 
 
 KINDS: Final[dict[str, type[BaseModel]]] = {"invoice": Invoice, "contract": Contract, "mail": Mail}
+SECOND: Final = "second_pass"
 DATES: Final = frozenset({"issued_on", "due_on", "starts_on", "received_on", "answer_by"})
 QUOTED: Final = DATES | {"number", "total", "term_months", "notice_days", "monthly_fee", "order_number"}
 _MONTHS: Final = "January February March April May June July August September October November December".split()  # noqa: SIM905
@@ -246,9 +247,11 @@ class LargeOnly:
 
     name, stage = "LargeOnly", "context"  # judged before the small model is called
 
-    def __call__(self, draft: Draft | None, context: StepContext) -> Verdict:
-        """Object to any draft of the small model."""
-        del draft, context
+    def __call__(self, draft: Draft | None, context: StepContext) -> Verdict | None:
+        """Object to the small model in the second pass; both passes have it, so one calibrated policy fits both."""
+        del draft
+        if context.step != SECOND:
+            return None
         return Verdict(outcome="fail", code="second_pass", reason="the record is wrong after the first pass")
 
 
@@ -287,12 +290,10 @@ def build(
         checkpointer: where LangGraph keeps threads.
     """
     policy = policy or Policy()
-    own = [critical_fields, sums_add_up, quotes_stand, dates_parse]
-    judges = [*default_validators(), *own] if validators is None else list(validators)
+    own = [*default_validators(), critical_fields, sums_add_up, quotes_stand, dates_parse]
+    judges = [LargeOnly(), *(own if validators is None else validators)]
     first = SettingsNode(small, large, step=_extract, validators=judges, policy=policy, name="extract")
-    again = SettingsNode(
-        small, large, step=_second, validators=[LargeOnly(), *judges], policy=policy, name="second_pass"
-    )
+    again = SettingsNode(small, large, step=_second, validators=judges, policy=policy, name=SECOND)
     return _graph(first, again, checkpointer)
 
 

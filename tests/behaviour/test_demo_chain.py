@@ -20,7 +20,8 @@ from graphs.standins.models import standin_tiers
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("graph", ["extraction", pytest.param("support", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", ["extraction", "support"])
 def test_the_demo_leads_to_a_policy_that_holds(graph, tmp_path):
     """A certified threshold comes out; replay and drift read the policy; new documents do no more harm than it says."""
 
