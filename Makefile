@@ -1,5 +1,5 @@
 # Everything runs in .venv, made by `python3 -m venv` from a hash-pinned list and the package index this machine is set to.
-#   make demo   the graphs on cascades, compared with always-small and always-large (GRAPH=support for one of them)
+#   make demo   the graphs on cascades, compared with always-small and always-large (GRAPH=support, plan_execute, code_repair or extraction for one of them)
 #   make test   the tests              make lint   formatter, linter, type checkers
 PYTHON ?= python3
 VENV ?= .venv

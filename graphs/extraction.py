@@ -17,7 +17,8 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel, Field
 
-from cascade_agent import CascadeExhausted, Policy, Verdict, cascade_node, default_validators
+from cascade_agent import CascadeExhausted, Policy, Verdict, default_validators
+from graphs.settings import Settings, SettingsNode
 from graphs.standins.models import standin_tiers
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Mail(BaseModel):
 
 
 KINDS: Final[dict[str, type[BaseModel]]] = {"invoice": Invoice, "contract": Contract, "mail": Mail}
+SECOND: Final = "second_pass"
 DATES: Final = frozenset({"issued_on", "due_on", "starts_on", "received_on", "answer_by"})
 QUOTED: Final = DATES | {"number", "total", "term_months", "notice_days", "monthly_fee", "order_number"}
 _MONTHS: Final = "January February March April May June July August September October November December".split()  # noqa: SIM905
@@ -245,9 +247,11 @@ class LargeOnly:
 
     name, stage = "LargeOnly", "context"  # judged before the small model is called
 
-    def __call__(self, draft: Draft | None, context: StepContext) -> Verdict:
-        """Object to any draft of the small model."""
-        del draft, context
+    def __call__(self, draft: Draft | None, context: StepContext) -> Verdict | None:
+        """Object to the small model in the second pass; both passes have it, so one calibrated policy fits both."""
+        del draft
+        if context.step != SECOND:
+            return None
         return Verdict(outcome="fail", code="second_pass", reason="the record is wrong after the first pass")
 
 
@@ -286,12 +290,10 @@ def build(
         checkpointer: where LangGraph keeps threads.
     """
     policy = policy or Policy()
-    own = [critical_fields, sums_add_up, quotes_stand, dates_parse]
-    judges = [*default_validators(), *own] if validators is None else list(validators)
-    first = cascade_node(small, large, step=_extract, validators=judges, policy=policy, name="extract")
-    again = cascade_node(
-        small, large, step=_second, validators=[LargeOnly(), *judges], policy=policy, name="second_pass"
-    )
+    own = [*default_validators(), critical_fields, sums_add_up, quotes_stand, dates_parse]
+    judges = [LargeOnly(), *(own if validators is None else validators)]
+    first = SettingsNode(small, large, step=_extract, validators=judges, policy=policy, name="extract")
+    again = SettingsNode(small, large, step=_second, validators=judges, policy=policy, name=SECOND)
     return _graph(first, again, checkpointer)
 
 
@@ -306,7 +308,7 @@ def build_alone(
 def _graph(
     first: Any, again: Any, checkpointer: BaseCheckpointSaver[str] | None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    builder = StateGraph(ExtractionState)
+    builder = StateGraph(ExtractionState, context_schema=Settings)
     builder.add_node("extract", first)
     builder.add_node("answer", _answer)
     builder.add_edge(START, "extract")

@@ -16,8 +16,9 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from pydantic import BaseModel, Field
 
-from cascade_agent import CascadeExhausted, Policy, cascade_node, default_validators
+from cascade_agent import CascadeExhausted, Policy, default_validators
 from cascade_agent.validators import PlanConsistency
+from graphs.settings import Settings, SettingsNode
 from graphs.standins.models import standin_tiers
 from graphs.standins.view import PLAN_MARK, PLAN_TOOL
 from tools.database import TODAY, OrderDatabase
@@ -111,7 +112,7 @@ def build(  # noqa: PLR0913 - keyword settings
         validators = [knows if isinstance(v, PlanConsistency) else v for v in default_validators()]
 
     def node(step: Step, name: str) -> Any:
-        return cascade_node(small, large, step=step, validators=validators, policy=policy, name=name)
+        return SettingsNode(small, large, step=step, validators=validators, policy=policy, name=name)
 
     return _graph(node, order_tools(db or OrderDatabase()), checkpointer)
 
@@ -154,7 +155,7 @@ def _graph(
         update: dict[str, Any] = {"plan": {"steps": [*past, *new]}, "replans": state.get("replans", 0) + 1}
         return update if reply.tool_calls else {**update, "messages": [reply]}
 
-    builder = StateGraph(PlanState)
+    builder = StateGraph(PlanState, context_schema=Settings)
     builder.add_node("planner", node(plan, "planner"))
     builder.add_node("executor", node(execute, "executor"))
     builder.add_node("replanner", node(replan, "replanner"))

@@ -288,7 +288,7 @@ def _tool(body: Callable[..., dict[str, Any]]) -> BaseTool:
         try:
             return body(**kwargs)
         except sqlite3.OperationalError as error:
-            msg = "The order database did not answer in time."
+            msg = "The order database did not answer in time; try again, or tell the user that it cannot be read now."
             raise ToolException(msg) from error
 
     async def arun(**kwargs: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`cascade-agent demo`: three agents as cascades, compared with the small and the large model alone."""
+"""`cascade-agent demo`: four agents as cascades, compared with the small and the large model alone."""
 
 from __future__ import annotations
 
@@ -36,20 +36,23 @@ def demo(  # noqa: PLR0913 - the options of the command
         typer.Option(min=1, help="How many tasks, spread over the list. Default: all offline, 6 with live models."),
     ] = None,
     graph: Annotated[
-        str | None, typer.Option(help="Only tasks of one graph: support, plan_execute or extraction.")
+        str | None, typer.Option(help="Only tasks of one graph: support, plan_execute, code_repair or extraction.")
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Of how many tasks every step is printed in full.")] = 6,
-    out: Annotated[Path, typer.Option(help="Directory for journal, spans and summary.")] = Path(".cascade"),
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often the tasks are done; the stand-ins draw other faults each time.")
+    ] = 1,
+    out: Annotated[Path, typer.Option(help="Directory for journal, labels, spans and summary.")] = Path(".cascade"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Run three LangGraph agents as cascades, and the same with the small and the large model alone.
+    """Run four LangGraph agents as cascades, and the same with the small and the large model alone.
 
     Without --small and --large two offline stand-ins answer: rule-based programs, not language models.
     """
     with clear_errors():
         pair = _live_pair(small, large, base_url)
-        if graph not in (None, "support", "plan_execute", "extraction"):
-            fail(f"--graph is {graph!r}; expected support, plan_execute or extraction", code=2)
+        if graph not in (None, "support", "plan_execute", "code_repair", "extraction"):
+            fail(f"--graph is {graph!r}; expected support, plan_execute, code_repair or extraction", code=2)
         if out.exists() and not out.is_dir():
             fail(f"--out {out} is a file; give a directory", code=2)
         _find_demo()
@@ -68,6 +71,7 @@ def demo(  # noqa: PLR0913 - the options of the command
                 out=out,
                 console=make_console(piped=160, quiet=as_json),
                 show=show,
+                repeats=repeats,
             )
         except CascadeError:
             raise

@@ -1,7 +1,8 @@
 """The demo: the graphs on the measured tasks as a cascade, compared with the small and the large model alone.
 
 It prints every step of some tasks with who answered and why, then success and cost of the three, and leaves a
-journal, the OpenTelemetry spans and a summary behind. Stand-ins are called stand-ins wherever a figure is shown.
+journal, labels of its steps, the OpenTelemetry spans and a summary behind. Stand-ins are called stand-ins wherever a
+figure is shown.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -19,14 +21,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from cascade_agent import StepTrace, Tier
-from graphs import extraction, plan_execute, support
+from cascade_agent.core.records import Label
+from graphs import code_repair, extraction, plan_execute, support
 from graphs.evaluation.documents import extraction_tasks
+from graphs.evaluation.projects import repair_tasks
 from graphs.evaluation.run import TaskResult, run_task
 from graphs.evaluation.tasks import Task, load_tasks
-from graphs.standins.models import LARGE_PRICE, SMALL_PRICE
+from graphs.standins.models import LARGE_PRICE, SMALL_PRICE, standin_tiers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from langchain_core.language_models import BaseChatModel
@@ -35,7 +39,17 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Usage
 
-_GRAPHS: Final = {"support": support, "plan_execute": plan_execute, "extraction": extraction}
+_GRAPHS: Final = {
+    "support": support,
+    "plan_execute": plan_execute,
+    "code_repair": code_repair,
+    "extraction": extraction,
+}
+
+WAYS: Final = ("small alone", "cascade", "large alone")
+_GROUND: Final = (
+    "the rows of a SQLite shop, the answers, the hidden tests of the projects and the fields of the records"
+)
 
 STAND_INS: Final = (
     "Offline stand-ins: two rule-based programs, not language models. They read and err, their prices are made up,\n"
@@ -45,7 +59,7 @@ STAND_INS: Final = (
 
 def demo_tasks() -> tuple[Task, ...]:
     """Return the tasks of all graphs."""
-    return (*load_tasks(), *extraction_tasks())
+    return (*load_tasks(), *repair_tasks(), *extraction_tasks())
 
 
 def choose(tasks: Sequence[Task], count: int | None) -> list[Task]:
@@ -59,7 +73,6 @@ def choose(tasks: Sequence[Task], count: int | None) -> list[Task]:
 class Arm:
     """One of the three ways to do the tasks, with what was measured. An unknown cost makes the sum unknown."""
 
-    name: str
     results: list[TaskResult] = field(default_factory=list)
     costs: list[float | None] = field(default_factory=list)
     small_calls: int = 0
@@ -75,8 +88,15 @@ class Arm:
         """Number of tasks with success."""
         return sum(result.success for result in self.results)
 
+    def add(self, result: TaskResult, costs: Iterable[float | None], small_calls: int, large_calls: int) -> None:
+        """Count one task."""
+        self.results.append(result)
+        self.costs.extend(costs)
+        self.small_calls += small_calls
+        self.large_calls += large_calls
+
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return it as plain JSON."""
         tokens_in = [usage.input_tokens for result in self.results for _, usage in result.calls]
         tokens_out = [usage.output_tokens for result in self.results for _, usage in result.calls]
         return {
@@ -93,6 +113,25 @@ class Arm:
         }
 
 
+@dataclass(slots=True)
+class _Measured:
+    """The three ways, each graph for itself."""
+
+    by_graph: dict[str, dict[str, Arm]] = field(default_factory=dict)
+
+    def arm(self, graph: str, way: str) -> Arm:
+        return self.by_graph.setdefault(graph, {name: Arm() for name in WAYS})[way]
+
+    def total(self, way: str) -> Arm:
+        whole = Arm()
+        for arm in (arms[way] for arms in self.by_graph.values()):
+            whole.results += arm.results
+            whole.costs += arm.costs
+            whole.small_calls += arm.small_calls
+            whole.large_calls += arm.large_calls
+        return whole
+
+
 def run_demo(  # noqa: PLR0913 - keyword settings
     small: Tier,
     large: Tier,
@@ -102,17 +141,19 @@ def run_demo(  # noqa: PLR0913 - keyword settings
     out: Path,
     console: Console,
     show: int = 6,
+    repeats: int = 1,
 ) -> dict[str, Any]:
-    """Run the three ways, print them, leave `journal.jsonl`, `spans.jsonl` and `demo.json` in `out`.
+    """Run the three ways, print them, leave `journal.jsonl`, `labels.jsonl`, `spans.jsonl` and `demo.json` in `out`.
 
     Args:
         small: the small tier.
         large: the large tier.
-        tasks: what is done; None is every task.
+        tasks: the tasks; None is every one.
         offline: whether the tiers are the stand-ins, which is then said.
         out: directory that is made and appended to.
         console: where to print.
         show: of how many tasks (evenly spread) every step is printed in full; the others get a line each.
+        repeats: how often the tasks are done; the stand-ins draw other faults each time.
 
     Returns:
         The summary as written to `demo.json`.
@@ -120,44 +161,73 @@ def run_demo(  # noqa: PLR0913 - keyword settings
     tasks = demo_tasks() if tasks is None else tasks
     out.mkdir(parents=True, exist_ok=True)
     console.print(STAND_INS if offline else f"Live models: small {small.label}, large {large.label}.", style="bold")
-    console.print(
-        f"{len(tasks)} tasks; success is measured from the rows of a SQLite shop, the answers and the records."
-    )
+    console.print(f"{len(tasks)} tasks; success is measured from {_GROUND}.")
     console.print(
         "Steps: s = the small model's draft was taken; L:why = the large model answered, and why; X = nobody.\n"
     )
-    arms = {name: Arm(name=name) for name in ("small alone", "cascade", "large alone")}
-    in_full = {task.id for task in choose(tasks, show)}
+    measured, in_full = _Measured(), {task.id for task in choose(tasks, show)}
     started = time.perf_counter()
     with _journal(out / "journal.jsonl") as journal, _spans(out / "spans.jsonl"):
-        for task in tasks:
-            result, traces = journal.cascade(task, small, large)
-            _count(arms["cascade"], result, traces)
-            _print_task(console, task, result, traces, full=task.id in in_full)
-    for name, tier in (("small alone", small), ("large alone", large)):
-        console.print(f"\n[dim]the same tasks with {name} ({escape(tier.label)}) ...[/dim]", end="")
-        for task in tasks:
-            _run_alone(arms[name], task, tier)
-    console.print("\n")
+        for repeat in range(repeats):
+            pair = standin_tiers(repeat) if offline and repeat else (small, large)
+            if repeat:
+                console.print(f"[dim]all of it again, {repeat + 1} of {repeats} ...[/dim]")
+            for task in tasks:
+                result, traces = journal.cascade(task, *pair)
+                _count(measured.arm(task.graph, "cascade"), result, traces)
+                _run_alone(measured.arm(task.graph, "small alone"), task, pair[0], small=True)
+                alone = _run_alone(measured.arm(task.graph, "large alone"), task, pair[1], small=False)
+                _label(out / "labels.jsonl", result, traces, alone)
+                if not repeat:
+                    _print_task(console, task, result, traces, full=task.id in in_full)
+    console.print()
+    summary = _summary(measured, small, large, offline=offline, out=out, seconds=time.perf_counter() - started)
+    _print_summary(console, measured, offline=offline, small=small, large=large)
+    (out / "demo.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    left = [name for name in ("journal.jsonl", "labels.jsonl", "spans.jsonl", "demo.json") if (out / name).exists()]
+    console.print(f"\nLeft behind in {escape(str(out))}: {', '.join(left)}", highlight=False)
+    if "spans.jsonl" not in left:
+        console.print("No spans: they need pip install 'langgraph-cascade[otel]'.", markup=False, highlight=False)
+    console.print(f"Look closer: cascade-agent trace {escape(str(out / 'journal.jsonl'))}", highlight=False)
+    return summary
+
+
+def _summary(  # noqa: PLR0913 - the parts of it
+    measured: _Measured, small: Tier, large: Tier, *, offline: bool, out: Path, seconds: float
+) -> dict[str, Any]:
     spans = out / "spans.jsonl"
-    summary = {
+    return {
         "stand_ins": offline,
         "note": STAND_INS if offline else "live models",
         "small": _named(small),
         "large": _named(large),
-        "arms": {name: arm.to_json() for name, arm in arms.items()},
-        "seconds": round(time.perf_counter() - started, 3),
+        "arms": {way: measured.total(way).to_json() for way in WAYS},
+        "graphs": {
+            graph: {way: arm.to_json() for way, arm in arms.items()} for graph, arms in measured.by_graph.items()
+        },
+        "seconds": round(seconds, 3),
         "journal": str(out / "journal.jsonl"),
+        "labels": str(out / "labels.jsonl"),
         "spans": str(spans) if spans.exists() else None,
     }
-    _print_summary(console, arms, offline=offline, small=small, large=large)
-    (out / "demo.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    left = "journal.jsonl, spans.jsonl, demo.json" if spans.exists() else "journal.jsonl, demo.json"
-    console.print(f"\nLeft behind in {escape(str(out))}: {left}", highlight=False)
-    if not spans.exists():
-        console.print("No spans: they need pip install 'langgraph-cascade[otel]'.", markup=False, highlight=False)
-    console.print(f"Look closer: cascade-agent trace {escape(str(out / 'journal.jsonl'))}", highlight=False)
-    return summary
+
+
+def _label(path: Path, result: TaskResult, traces: Sequence[StepTrace], alone: TaskResult) -> None:
+    """Write what the end of a task says about the steps that small answered.
+
+    A task that failed counts against each of them, though it is mostly one that spoiled it: harm is over-counted. It is
+    harm where large alone did the task.
+    """
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    note = "the task succeeded" if result.success else f"the task failed: {'; '.join(result.missed)}"[:200]
+    harm = not result.success and alone.success
+    labels = [
+        Label(step_id=trace.id, source="evaluator", right=result.success, harm=harm, note=note, at=at)
+        for trace in traces
+        if trace.final_tier == "small"
+    ]
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(label.to_json(), ensure_ascii=False) + "\n" for label in labels)
 
 
 def _named(tier: Tier) -> dict[str, Any]:
@@ -202,26 +272,20 @@ def _journal(path: Path) -> Iterator[_Records]:
             os.environ["CASCADE_JOURNAL"] = before
 
 
-def _run_alone(arm: Arm, task: Task, tier: Tier) -> None:
+def _count(arm: Arm, result: TaskResult, traces: Sequence[StepTrace]) -> None:
+    called = [a.tier for trace in traces for a in trace.attempts if a.outcome != "skipped"]
+    arm.add(result, [trace.cost for trace in traces], called.count("small"), called.count("large"))
+
+
+def _run_alone(arm: Arm, task: Task, tier: Tier, *, small: bool) -> TaskResult:
     def price(_: str, usage: Usage) -> float | None:
         return tier.cost(usage)
 
     model: BaseChatModel = tier.base
     result = run_task(task, partial(_GRAPHS[task.graph].build_alone, model))
-    arm.results.append(result)
-    arm.costs.append(result.cost(price))
-    if arm.name == "small alone":
-        arm.small_calls += len(result.calls)
-    else:
-        arm.large_calls += len(result.calls)
-
-
-def _count(arm: Arm, result: TaskResult, traces: list[StepTrace]) -> None:
-    arm.results.append(result)
-    arm.costs.extend(trace.cost for trace in traces)
-    called = [attempt.tier for trace in traces for attempt in trace.attempts if attempt.outcome != "skipped"]
-    arm.small_calls += called.count("small")
-    arm.large_calls += called.count("large")
+    calls = len(result.calls)
+    arm.add(result, [result.cost(price)], calls if small else 0, 0 if small else calls)
+    return result
 
 
 @contextmanager
@@ -312,17 +376,22 @@ def _said(trace: StepTrace) -> str:
     return "an answer" if answer.get("text") else "nothing"
 
 
-def _print_summary(console: Console, arms: dict[str, Arm], *, offline: bool, small: Tier, large: Tier) -> None:
+def _print_summary(console: Console, measured: _Measured, *, offline: bool, small: Tier, large: Tier) -> None:
     title = "Offline stand-ins at made-up prices (no model's figures)" if offline else "Measured on the live models"
     table = Table(title=title, title_justify="left")
     for column in ("", "success", "cost", "cost, large alone = 1", "small calls", "large calls"):
         table.add_column(column, justify="left" if not column else "right")
-    full = arms["large alone"].cost
-    for arm in arms.values():
-        share = f"{arm.cost / full:.2f}" if arm.cost is not None and full else "unknown"
-        cost = "unknown" if arm.cost is None else f"{arm.cost:.4f}"
-        success = f"{arm.succeeded} of {len(arm.results)}"
-        table.add_row(arm.name, success, cost, share, str(arm.small_calls), str(arm.large_calls))
+    every = [*measured.by_graph.items()]
+    if len(every) > 1:
+        every.append(("all", {way: measured.total(way) for way in WAYS}))
+    for graph, arms in every:
+        table.add_section()
+        full = arms["large alone"].cost
+        for way, arm in arms.items():
+            share = f"{arm.cost / full:.2f}" if arm.cost is not None and full else "unknown"
+            cost = "unknown" if arm.cost is None else f"{arm.cost:.4f}"
+            success = f"{arm.succeeded} of {len(arm.results)}"
+            table.add_row(f"{graph}, {way}", success, cost, share, str(arm.small_calls), str(arm.large_calls))
     console.print(table)
     if offline:
         console.print(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,21 +17,28 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphRecursionError
+from langgraph.types import Command
 
 from cascade_agent.core.records import Usage
 from cascade_agent.errors import CascadeExhausted
-from tools.database import OrderDatabase, Snapshot, changes
+from graphs.evaluation.projects import load_projects
+from tools.database import MAX_ROWS, OrderDatabase, Row, Snapshot, Value, changes
+from tools.patch import PatchError, apply_patch, is_test
+from tools.project import Project
+from tools.sandbox import Limits, run_tests
 
 if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
     from langgraph.graph.state import CompiledStateGraph
 
+    from graphs.evaluation.projects import FaultyProject
     from graphs.evaluation.tasks import Task
 
 Builder = Callable[..., "CompiledStateGraph[Any, Any, Any, Any]"]
-"""`build(db=..., checkpointer=...)` gives a graph over that database."""
+"""`build(checkpointer=..., db=... or project=...)` gives a graph over that shop or project."""
 
 MAX_SUPERSTEPS: Final = 60
+MAX_REVIEWS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +77,27 @@ class Tally(BaseCallbackHandler):
 
 def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> TaskResult:
     """Let a graph do a task over a fresh database, turn by turn in one thread, and judge what came of it."""
-    db, tally = OrderDatabase(), Tally()
+    db, tally = UnsteadyDatabase(), Tally()
     before = db.snapshot()
-    shop = {} if task.record else {"db": db}
-    graph = build(checkpointer=InMemorySaver(), **shop)
+    db.failing = dict(task.outages)
+    graph = build(checkpointer=InMemorySaver(), **_ground(task, db))
     config: Any = {
         "configurable": {"thread_id": thread_id or task.id},
         "callbacks": [tally],
         "recursion_limit": MAX_SUPERSTEPS,
     }
     answers: list[str] = []
+    state: dict[str, Any] = {}
+    asked = 0
     stopped: str | None = None
     started = time.perf_counter()
     for turn in task.turns:
         try:
             state = graph.invoke({"messages": [HumanMessage(turn)]}, config)
+            while "__interrupt__" in state and asked < MAX_REVIEWS:
+                decision = task.reviews[asked] if asked < len(task.reviews) else {"type": "approve"}
+                asked += 1
+                state = graph.invoke(Command(resume={"decisions": [decision]}), config)
         except GraphRecursionError:
             stopped = f"did not come to an end within {MAX_SUPERSTEPS} supersteps"
             break
@@ -95,8 +109,11 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
         last = state["messages"][-1]
         answers.append(str(last.text) if isinstance(last, AIMessage) else "")
     seconds = time.perf_counter() - started
-    missed = judge(task, before, db.snapshot(), answers)
+    db.failing = {}
+    missed = judge(task, before, db.snapshot(), answers, patch=state.get("patch"))
     db.close()
+    if task.reviews and asked != len(task.reviews):
+        missed = (*missed, f"a person was asked {asked} times, not {len(task.reviews)}")
     if stopped:
         missed = (stopped, *missed)
     return TaskResult(
@@ -109,8 +126,42 @@ def run_task(task: Task, build: Builder, *, thread_id: str | None = None) -> Tas
     )
 
 
-def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> tuple[str, ...]:
+class UnsteadyDatabase(OrderDatabase):
+    """A shop whose tables can fail to answer: `failing` holds how often each one still does."""
+
+    failing: dict[str, int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = {}
+
+    def read(self, sql: str, parameters: Sequence[Value] = (), *, limit: int = MAX_ROWS) -> list[Row]:
+        """Return rows, or fail as SQLite does when a statement takes too long."""
+        for table, left in self.failing.items():
+            if left and f"FROM {table}" in sql:
+                self.failing[table] = left - 1
+                msg = "interrupted"
+                raise sqlite3.OperationalError(msg)
+        return super().read(sql, parameters, limit=limit)
+
+
+def _ground(task: Task, db: OrderDatabase) -> dict[str, Any]:
+    """Return the ground that a task is done on, as its graph's `build` takes it."""
+    if task.project is not None:
+        return {"project": Project(_project(task.project).files)}
+    return {} if task.record else {"db": db}
+
+
+def _project(name: str) -> FaultyProject:
+    return next(project for project in load_projects() if project.name == name)
+
+
+def judge(
+    task: Task, before: Snapshot, after: Snapshot, answers: list[str], patch: str | None = None
+) -> tuple[str, ...]:
     """Return everything that is not as the task wants it; empty when it succeeded."""
+    if task.project is not None:
+        return unmended(_project(task.project), patch)
     if task.record is not None:
         return _wrong_fields(task.record, answers)
     missed = _unequal(task.changes, changes(before, after), after)
@@ -120,6 +171,18 @@ def judge(task: Task, before: Snapshot, after: Snapshot, answers: list[str]) -> 
     missed.extend(f"the answer lacks {fact[0]!r}" for fact in task.facts if not any(holds(text, word) for word in fact))
     missed.extend(f"the answer holds {word!r}" for word in task.forbidden if holds(text, word, whole=False))
     return tuple(missed)
+
+
+def unmended(project: FaultyProject, patch: str | None) -> tuple[str, ...]:
+    """Return what is wrong with a patch by the tests that no model has seen; empty when the fault is mended."""
+    if patch is None:
+        return ("there is no patch",)
+    try:
+        modules = {name: text for name, text in apply_patch(patch, project.files).items() if not is_test(name)}
+    except PatchError as error:
+        return (str(error),)
+    run = run_tests({**modules, **project.hidden}, Limits(seconds=20.0))
+    return () if run.passed else (f"{run.failed} of {run.ran} hidden tests fail ({run.outcome})",)
 
 
 def _wrong_fields(record: Mapping[str, Any], answers: list[str]) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-GraphName = Literal["support", "plan_execute", "extraction"]
+GraphName = Literal["support", "plan_execute", "code_repair", "extraction"]
 
 _REFUSED = (
     "cannot", "can't", "can not", "not possible", "not allowed", "unable", "could not", "couldn't", "not be",
     "no longer", "refuse", "refused", "decline", "declined", "sorry",
 )  # fmt: skip
+_LATER = ("later", "try again", "in time", "at the moment", "right now", "cannot be read", "not available")
 _ASKS = ("e-mail", "email", "order number", "which")
 _MONTHS = (
     "January February March April May June July August September October November December".split()  # noqa: SIM905
@@ -32,7 +33,10 @@ class Task:
     (each fact is a tuple of wordings, one of which is enough), `forbidden` must not. `changes` is the exact difference
     between the database before and after: `{table: {key: {column: value or list of allowed values}}}`, new rows under
     the key `+` without their running number. `calls` is one sequence of tool calls that does the task. `record` is what
-    a document must become: then the answer is that record as JSON, and no shop is needed.
+    a document must become: then the answer is that record as JSON, and no shop is needed. `project` names a project
+    with a fault: then the patch in the state must pass its hidden tests. `reviews` are the decisions of
+    the person who is asked, in order, and as often as that; without any, whatever is asked is approved. `outages` says
+    how often reading a table of the shop fails before it works.
     """
 
     id: str
@@ -45,6 +49,9 @@ class Task:
     changes: dict[str, Any] = field(default_factory=dict)
     calls: tuple[tuple[str, dict[str, Any]], ...] = ()
     record: dict[str, Any] | None = None
+    project: str | None = None
+    reviews: tuple[dict[str, Any], ...] = ()
+    outages: dict[str, int] = field(default_factory=dict)
 
 
 @cache
@@ -65,13 +72,15 @@ def _task(item: dict[str, Any]) -> Task:
         forbidden=tuple(item.get("must_not", ())),
         changes=item["changes"],
         calls=tuple((name, args) for name, args in item.get("calls", ())),
+        reviews=tuple(item.get("reviews", ())),
+        outages=item.get("outages", {}),
     )
 
 
 def wordings(fact: str | list[str] | dict[str, str]) -> tuple[str, ...]:
     """Every accepted wording of one fact of the file: a text, a list of texts, `{"date": ...}` or `{"amount": ...}`."""
     if isinstance(fact, str):
-        return {"$refused": _REFUSED, "$asks": _ASKS}.get(fact, (fact,))
+        return {"$refused": _REFUSED, "$asks": _ASKS, "$later": _LATER}.get(fact, (fact,))
     if isinstance(fact, list):
         return tuple(text for part in fact for text in wordings(part))
     return _dates(date.fromisoformat(fact["date"])) if "date" in fact else _amounts(fact["amount"])

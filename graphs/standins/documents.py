@@ -8,9 +8,10 @@ from __future__ import annotations
 import calendar
 import re
 from datetime import date
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from graphs.standins.view import View, chance
+if TYPE_CHECKING:
+    from graphs.standins.view import View
 
 _MONTHS: Final[list[str]] = list(calendar.month_name)[1:]
 _DATE = rf"\d{{4}}-\d\d-\d\d|\d\d?\.\d\d?\.\d{{4}}|\d\d? (?:{'|'.join(_MONTHS)}) \d{{4}}"
@@ -61,17 +62,17 @@ def read_document(view: View, tool: str, *, small: bool) -> dict[str, Any]:
     record["quotes"] = quotes
     first_pass = not tool.endswith("_fields")
     if small:
-        _err(record, text)
-    elif first_pass and len(record.get("items", ())) > 2 and chance("long", text) < 0.6:  # noqa: PLR2004 - a made-up share
+        _err(record, text, view)
+    elif first_pass and len(record.get("items", ())) > 2 and view.chance("long", text) < 0.6:  # noqa: PLR2004 - a made-up share
         record["items"] = record["items"][:-1]  # loses the end of a long list, until it is asked for that alone
     return record
 
 
-def _err(record: dict[str, Any], text: str) -> None:
+def _err(record: dict[str, Any], text: str, view: View) -> None:
     """Make the faults of the small stand-in, the same on the same text."""
     quotes = record["quotes"]
     for name in [key for key in record if key in quotes]:
-        luck = chance("field", name, text)
+        luck = view.chance("field", name, text)
         if name.endswith(("_on", "_by")) and luck < 0.12:  # noqa: PLR2004 - made-up shares
             day = date.fromisoformat(record[name])
             record[name] = quotes[name].rpartition(": ")[2] if luck < 0.06 else day.replace(day=1).isoformat()  # noqa: PLR2004
@@ -79,11 +80,11 @@ def _err(record: dict[str, Any], text: str) -> None:
             quotes[name] = f"The {name.replace('_', ' ')} is {record[name]}."
         elif luck > 0.93:  # noqa: PLR2004
             del record[name]
-    if "monthly_fee" in record and chance("fee", text) < 0.15:  # noqa: PLR2004 - takes the amount behind it: no rule sees that
+    if "monthly_fee" in record and view.chance("fee", text) < 0.15:  # noqa: PLR2004 - takes the amount behind it: no rule sees that
         record["monthly_fee"] = round(record["monthly_fee"] / 2, 2)
-    if "total" in record and chance("total", text) < 0.15:  # noqa: PLR2004
+    if "total" in record and view.chance("total", text) < 0.15:  # noqa: PLR2004
         record["total"] = record.get("net")
-    if len(record.get("items", ())) > 1 and chance("items", text) < 0.3:  # noqa: PLR2004
+    if len(record.get("items", ())) > 1 and view.chance("items", text) < 0.3:  # noqa: PLR2004
         record["items"] = record["items"][:-1]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any, Final
 
-from graphs.standins.view import ACTIONS, View, chance
+from graphs.standins.view import ACTIONS, View
 
 LONG_ARGUMENTS: Final = 105
 """Characters of JSON from which on the small stand-in loses its place now and then."""
@@ -33,10 +33,12 @@ def spoil(reply: Reply, view: View) -> Reply:  # noqa: PLR0911 - one return per 
     """The small stand-in's version of a reply: most of the time the same."""
 
     def hit(fault: str, share: float) -> bool:
-        return chance(fault, view.digest) < share
+        return view.chance(fault, view.digest) < share
 
     if hit("empty", 0.16 if view.last_failed else 0.04):
         return Reply()
+    if reply.tool is None and view.last_failed and hit("over an error", 0.35):
+        return Reply(text="Your order is on its way.")
     if reply.tool is None:
         return _spoil_text(reply, hit("cut", 0.03), hit("fact", 0.08), view)
     if hit("repeat", 0.05) and view.now:
@@ -63,7 +65,7 @@ def _neighbour(tool: str, view: View) -> str:
 
 def _spoil_args(reply: Reply, view: View) -> Reply:
     tool, args = str(reply.tool), dict(reply.args or {})
-    luck = chance("args", view.digest, tool)
+    luck = view.chance("args", view.digest, tool)
     raw = json.dumps(args, ensure_ascii=False)
     if len(raw) >= LONG_ARGUMENTS and luck < 0.6:  # noqa: PLR2004 - made-up shares, see the top
         return replace(reply, args=None, broken=raw[: int(len(raw) * 0.8)])
@@ -116,7 +118,7 @@ def _spoil_text(reply: Reply, cut: bool, fact: bool, view: View) -> Reply:
 
 def spoil_plan(steps: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
     """The small stand-in's version of a plan."""
-    luck = chance("plan", view.digest)
+    luck = view.chance("plan", view.digest)
     plan = [dict(step, args=dict(step["args"])) for step in steps]
     if not plan:
         return plan

@@ -25,10 +25,10 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent import Price, Tier
-from graphs.standins import documents, faults
+from graphs.standins import documents, faults, repair
 from graphs.standins.reading import read
 from graphs.standins.solving import Skills, Unknowable, Unread, solve
-from graphs.standins.view import PLAN_TOOL, Planner, View, chance
+from graphs.standins.view import PLAN_TOOL, Planner, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
     from graphs.standins.reading import Request
+    from graphs.standins.solving import Asker
 
 SMALL_PRICE: Final = Price(0.2, 0.8, source="made up for the offline stand-ins")
 LARGE_PRICE: Final = Price(2.0, 8.0, source="made up for the offline stand-ins")
@@ -55,6 +56,8 @@ class StandInModel(BaseChatModel):
 
     strength: Strength
     model_name: str
+    seed: int = 0
+    """Another seed draws other faults on the same words."""
 
     @property
     def _llm_type(self) -> str:
@@ -62,7 +65,7 @@ class StandInModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, "strength": self.strength}
+        return {"model_name": self.model_name, "strength": self.strength, "seed": self.seed}
 
     def bind_tools(
         self,
@@ -84,7 +87,7 @@ class StandInModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         del stop, run_manager, kwargs
-        view = View.of(messages, tools)
+        view = View.of(messages, tools, self.seed)
         message = self._message(self._reply(view), view)
         spent_in = tokens(_written(messages)) + (tokens(json.dumps(list(tools))) if tools else 0)
         spent_out = max(1, tokens(_written([message])))
@@ -111,6 +114,8 @@ class StandInModel(BaseChatModel):
         record = documents.record_tool(view)
         if record is not None:
             return faults.Reply(tool=record, args=documents.read_document(view, record, small=small))
+        if repair.PATCH_TOOL in view.tools:
+            return repair.next_reply(view, small=small)
         request = read(list(view.turns), foreign=not small)
         if PLAN_TOOL in view.tools:
             planner = Planner(view, first=len(view.plan or ()) + 1)
@@ -120,7 +125,7 @@ class StandInModel(BaseChatModel):
             if planner.steps or view.plan is None:
                 steps = faults.spoil_plan(planner.steps, view) if small else planner.steps
                 reply = faults.Reply(tool=PLAN_TOOL, args={"steps": steps})
-                return reply if not small or chance("empty", view.digest) >= 0.04 else faults.Reply()  # noqa: PLR2004 - a made-up share
+                return reply if not small or view.chance("empty", view.digest) >= 0.04 else faults.Reply()  # noqa: PLR2004 - a made-up share
             reply = faults.Reply(text=text)
         elif view.plan is not None:
             reply = _due(view)
@@ -128,14 +133,18 @@ class StandInModel(BaseChatModel):
                 reply = _repaired(reply, request, view)
         else:
             try:
-                reply = faults.Reply(text=solve(request, view.ask, skills))
+                reply = faults.Reply(text=solve(request, self._asker(view), skills))
             except Unread as unread:
                 reply = faults.Reply(tool=unread.tool, args=unread.arguments)
         if small:
             return faults.spoil(reply, view)
-        if reply.text and chance("large", view.digest) < 0.03:  # noqa: PLR2004 - a made-up share
+        if reply.text and view.chance("large", view.digest) < 0.03:  # noqa: PLR2004 - a made-up share
             return faults.Reply(text="I have looked into it; everything is in order.")
         return reply
+
+    def _asker(self, view: View) -> Asker:
+        stubborn = self.strength == "large" or view.chance("again", view.digest) < 0.5  # noqa: PLR2004 - a made-up share
+        return view.ask_again if stubborn else view.ask
 
     def _skills(self, view: View) -> Skills:
         if self.strength == "large":
@@ -143,13 +152,13 @@ class StandInModel(BaseChatModel):
         words = "\n".join(view.turns)
         return Skills(
             checks_owner=False,
-            keeps_conditions=chance("conditions", words) >= 0.35,  # noqa: PLR2004 - made-up shares
-            asks_when_ambiguous=chance("ambiguous", words) >= 0.6,  # noqa: PLR2004
+            keeps_conditions=view.chance("conditions", words) >= 0.35,  # noqa: PLR2004 - made-up shares
+            asks_when_ambiguous=view.chance("ambiguous", words) >= 0.6,  # noqa: PLR2004
             adds_with_calculator=False,
             checks_dates=False,
-            invents_numbers=chance("invents", words) < 0.6,  # noqa: PLR2004
-            wrong_sum=chance("sum", words) < 0.6,  # noqa: PLR2004
-            goals=1 if chance("goals", words) < 0.3 else 9,  # noqa: PLR2004
+            invents_numbers=view.chance("invents", words) < 0.6,  # noqa: PLR2004
+            wrong_sum=view.chance("sum", words) < 0.6,  # noqa: PLR2004
+            goals=1 if view.chance("goals", words) < 0.3 else 9,  # noqa: PLR2004
         )
 
     def _message(self, reply: faults.Reply, view: View) -> AIMessage:
@@ -167,19 +176,19 @@ class StandInModel(BaseChatModel):
         )
 
 
-def small_standin() -> StandInModel:
-    """The weaker stand-in."""
-    return StandInModel(strength="small", model_name="standin-small")
+def small_standin(seed: int = 0) -> StandInModel:
+    """Return the weaker stand-in."""
+    return StandInModel(strength="small", model_name="standin-small", seed=seed)
 
 
-def large_standin() -> StandInModel:
-    """The stronger stand-in."""
-    return StandInModel(strength="large", model_name="standin-large")
+def large_standin(seed: int = 0) -> StandInModel:
+    """Return the stronger stand-in."""
+    return StandInModel(strength="large", model_name="standin-large", seed=seed)
 
 
-def standin_tiers() -> tuple[Tier, Tier]:
-    """Both stand-ins, small and large, with their made-up prices."""
-    return Tier(small_standin(), price=SMALL_PRICE), Tier(large_standin(), price=LARGE_PRICE)
+def standin_tiers(seed: int = 0) -> tuple[Tier, Tier]:
+    """Return both stand-ins, small and large, with their made-up prices."""
+    return Tier(small_standin(seed), price=SMALL_PRICE), Tier(large_standin(seed), price=LARGE_PRICE)
 
 
 def tokens(text: str) -> int:

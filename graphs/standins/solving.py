@@ -22,6 +22,9 @@ TODAY: Final = date(2026, 3, 15)
 
 Args = dict[str, Any]
 
+OUTAGE: Final = "did not answer"
+"""Words of an error that may be gone when the call is made again."""
+
 
 class Unread(Exception):  # noqa: N818 - a signal, not a fault
     """The next call: its result is not in the conversation."""
@@ -110,7 +113,7 @@ class _Desk:
 
     def __init__(self, request: Request, ask: Asker, skills: Skills) -> None:
         self._request = request
-        self._ask = ask
+        self._asker = ask
         self._skills = skills
         self._found: list[str] = []
         self._condition_met = True
@@ -127,6 +130,13 @@ class _Desk:
         except _Stop as stop:
             self._went_well = False
             return str(stop)
+
+    def _ask(self, tool: str, /, *, fresh: bool = False, **args: Any) -> Any:
+        result = self._asker(tool, fresh=fresh, **args)
+        if OUTAGE in (failed(result) or ""):
+            msg = "Sorry, the orders cannot be read at the moment. Please try again later."
+            raise _Stop(msg)
+        return result
 
     # ---- which orders ----
 

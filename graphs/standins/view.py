@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
-from graphs.standins.solving import Args, Ref, Unread, failed
+from graphs.standins.solving import OUTAGE, Args, Ref, Unread, failed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ACTIONS: Final = frozenset({"change_address", "cancel_order", "refund_order"})
 PLAN_TOOL: Final = "make_plan"
+_TRIES: Final = 3
 PLAN_MARK: Final = "Plan so far (JSON):"
 
 
@@ -40,9 +41,11 @@ class View:
     plan: tuple[dict[str, Any], ...] | None
     last_failed: bool
     digest: str
+    seed: int = 0
+    """Another seed, other luck on the same words."""
 
     @classmethod
-    def of(cls, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]]) -> Self:
+    def of(cls, messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]], seed: int = 0) -> Self:
         """Read the messages; `tools` are in the OpenAI format."""
         turns: list[str] = []
         calls: dict[str, tuple[str, Args]] = {}
@@ -70,7 +73,13 @@ class View:
             plan=plan,
             last_failed=isinstance(last, ToolMessage) and last.status == "error",
             digest=digest.hexdigest(),
+            seed=seed,
         )
+
+    def chance(self, key: str, *parts: str) -> float:
+        """Return a number in [0, 1) that depends on the texts and the seed alone: equal words, equal luck."""
+        text = "\0".join((key, *parts, *([f"seed {self.seed}"] if self.seed else ())))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
     @property
     def now(self) -> tuple[Done, ...]:
@@ -100,11 +109,13 @@ class View:
             raise Unread(tool, args)
         return found
 
-
-def chance(key: str, *parts: str) -> float:
-    """A number in [0, 1) that depends on the texts alone: equal words, equal luck."""
-    text = "\0".join((key, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+    def ask_again(self, tool: str, /, *, fresh: bool = False, **args: Any) -> Any:
+        """Ask as `ask` does, and up to three times what did not answer."""
+        found = self.ask(tool, fresh=fresh, **args)
+        made = sum(d.tool == tool and _same(d.args, args) for d in self.now)
+        if OUTAGE in (failed(found) or "") and made < _TRIES:
+            raise Unread(tool, args)
+        return found
 
 
 def _same(a: Args, b: Args) -> bool:

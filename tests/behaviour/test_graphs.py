@@ -40,11 +40,17 @@ def planned(*steps) -> AIMessage:
 
 
 # ---- the agent loop -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("task", [t for t in TASKS if t.graph == "support"], ids=lambda task: task.id)
+
+
+ACCEPTED = [t for t in TASKS if t.graph == "support" and not any(r["type"] == "reject" for r in t.reviews)]
+
+
+@pytest.mark.parametrize("task", ACCEPTED, ids=lambda task: task.id)
 def test_a_perfect_model_succeeds_in_the_agent_loop(task):
     """A small model that makes a task's calls one by one and says its facts succeeds in the real graph, alone."""
     answer = " ; ".join(fact[0] for fact in task.facts) or "You're welcome."
-    calls = [message((name, args)).model_copy(update={"id": None}) for name, args in task.calls]
+    again = [call for call in task.calls[:1] for fails in task.outages.values() if fails < 9]  # a read that failed
+    calls = [message((name, args)).model_copy(update={"id": None}) for name, args in [*again, *task.calls]]
     for index, call in enumerate(calls):
         call.tool_calls[0]["id"] = f"call-{index}"
     script = ["ok"] * (len(task.turns) - 1) + [*calls, answer]

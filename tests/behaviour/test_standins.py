@@ -16,7 +16,7 @@ from graphs.standins import faults, reading, solving, view
 from graphs.standins import models as standins
 from graphs.standins.models import large_standin, small_standin, tokens
 from graphs.standins.reading import read
-from graphs.standins.view import PLAN_MARK, PLAN_TOOL, View, chance
+from graphs.standins.view import PLAN_MARK, PLAN_TOOL, View
 from graphs.support import build_alone as support_alone
 from tools.database import OrderDatabase
 from tools.orders import order_tools
@@ -217,11 +217,11 @@ def test_some_faults_cannot_be_seen():
 
 def test_chance_is_a_function_of_the_text_alone():
     """The same words give the same number in [0, 1); other words another; numbers fill the interval."""
-    values = [chance("key", str(n)) for n in range(2000)]
-    assert values == [chance("key", str(n)) for n in range(2000)]
+    values = [View.of([], []).chance("key", str(n)) for n in range(2000)]
+    assert values == [View.of([], []).chance("key", str(n)) for n in range(2000)]
     assert all(0 <= value < 1 for value in values)
     assert 0.45 < sum(values) / 2000 < 0.55
-    assert chance("other", "1") != chance("key", "1")
+    assert View.of([], []).chance("other", "1") != View.of([], []).chance("key", "1")
 
 
 # ---- the host's interface -------------------------------------------------------------------------------------------

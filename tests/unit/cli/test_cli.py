@@ -97,7 +97,7 @@ def test_a_second_demo_adds_to_the_journal(tmp_path):
     [
         (["demo", "--small", "openai:gpt-4o-mini"], 2, "--large"),
         (["demo", "--base-url", "http://127.0.0.1:9/v1"], 2, "--small and --large"),
-        (["demo", "--graph", "other"], 2, "support, plan_execute or extraction"),
+        (["demo", "--graph", "other"], 2, "support, plan_execute, code_repair or extraction"),
         (["demo", "--tasks", "0"], 2, "--tasks"),
         (["demo", "--small", "nobody:x", "--large", "nobody:y"], 2, "nobody:x"),
         (["demo", "--small", "a", "--large", "b", "--base-url", "http://127.0.0.1:9/v1", "--tasks", "1"], 1, "stopped"),

@@ -1,0 +1,74 @@
+"""Settings that an assistant, or a single run, gives to a graph: its policy as plain JSON, and its two models."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.runnables import Runnable
+from langchain_core.runnables.config import ensure_config, set_config_context
+from langgraph.runtime import get_runtime
+from typing_extensions import TypedDict  # pydantic makes the JSON Schema of it: typing's own is refused before 3.12
+
+from cascade_agent import cascade_node
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from cascade_agent.adapters.node import CascadeNode
+
+
+class Settings(TypedDict, total=False):
+    """The context of a graph: `graph.invoke(input, context={"policy": {"threshold": 0.8}})`.
+
+    The same keys are read from `configurable`, which is where older servers put them.
+    """
+
+    policy: dict[str, Any]
+    """Settings of the policy; those that are not named stay as the graph has them."""
+    small: str
+    """Provider string of the small model, such as `openai:gpt-4o-mini`."""
+    large: str
+    """Provider string of the large model."""
+
+
+class SettingsNode(Runnable[Any, Any]):
+    """A cascade node that follows the settings of the run it is part of.
+
+    Arguments are those of `cascade_node`.
+    """
+
+    def __init__(self, small: Any, large: Any, *, name: str, **options: Any) -> None:
+        self.name = name
+        self._own = cascade_node(small, large, name=name, **options)
+
+        @lru_cache(maxsize=16)  # an assistant's models are built once
+        def other(other_small: str | None, other_large: str | None) -> CascadeNode:
+            return cascade_node(other_small or small, other_large or large, name=name, **options)
+
+        self._other = other
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - the host's name
+        """Run the node on a state; gives its update."""
+        node, config = self._under(config)
+        return node.invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - the host's name
+        """Async twin of `invoke`."""
+        node, config = self._under(config)
+        return await node.ainvoke(input, config, **kwargs)
+
+    def _under(self, config: RunnableConfig | None) -> tuple[CascadeNode, RunnableConfig]:
+        """Return the node and its config under the settings of the run."""
+        config = ensure_config(config)
+        given = config.get("configurable") or {}
+        with set_config_context(config) as inside:
+            try:
+                runtime: Any = inside.run(lambda: get_runtime())  # noqa: PLW0108 - a generic function is none of no arguments to mypy
+            except (RuntimeError, KeyError):  # outside of a graph, as in a unit test
+                runtime = None
+        settings = {**given, **(getattr(runtime, "context", None) or {})}
+        small, large, policy = (settings.get(key) for key in ("small", "large", "policy"))
+        if policy:
+            config = {**config, "configurable": {**given, "cascade_policy": policy}}
+        return (self._other(small, large) if small or large else self._own), config
