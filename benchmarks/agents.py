@@ -604,18 +604,26 @@ def answer(against: Mapping[str, Mapping[str, Interval | None]], margin: float) 
     assert large is not None
     if cost is None:
         return "Costs are unknown (no price, or no usage was reported): give --small-price and --large-price."
-    if small.low <= 0:
-        return f"NO. Small alone is better: the cascade gains {small} in success, perhaps nothing, and costs more."
-    if cost.low >= 1 and large.low <= 0:
-        return f"NO. Large alone is better: the cascade costs {cost} of it and gains {large} in success."
-    if large.high < 0:
-        return f"NO, where success counts. Large alone is better: the cascade loses {large}, at {cost} of its cost."
-    if large.low >= -margin and cost.high < 1:
-        return f"YES. Against large alone success differs by {large}, within the margin of {margin}, at {cost} of the cost."
-    return (
-        f"NOT DECIDED. Against large alone success differs by {large} at {cost} of the cost; a loss of more than {margin} "
-        "is not ruled out: play more tasks, or give the loss that you accept as --margin."
+    cases = (
+        (small.high <= margin, f"NO. Small alone is better: the cascade gains {small} in success and costs more."),
+        (small.low <= 0, f"NOT DECIDED, not even against small alone: the cascade gains {small}. Play more tasks."),
+        (
+            large.low >= -margin and cost.high < 1,
+            f"YES. Success differs from large alone by {large}, within the margin of {margin}, at {cost} of its cost.",
+        ),
+        (large.low > 0, f"YES, where success counts: it gains {large} over large alone, at {cost} of its cost."),
+        (
+            large.high < 0,
+            f"NO, where success counts. Large alone is better: the cascade loses {large}, at {cost} of its cost.",
+        ),
+        (cost.low >= 1, f"NO. Large alone is better: the cascade costs {cost} of it, success differs by {large}."),
+        (
+            True,
+            f"NOT DECIDED. Success differs from large alone by {large} at {cost} of its cost; a loss of more than "
+            f"{margin} is not ruled out: play more tasks, or give the loss that you accept as --margin.",
+        ),
     )
+    return next(text for holds, text in cases if holds)
 
 
 def by_hand_too(found: Mapping[str, Interval | None]) -> str:

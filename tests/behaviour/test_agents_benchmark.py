@@ -12,12 +12,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import agents as benchmark
 from agents import Interval
 
+ROOT = Path(__file__).parents[2]
 TASK = benchmark.Task(
     entry={
         "id": "made_up_0",
@@ -58,7 +58,8 @@ WIDE, CHEAP, DEAR = Interval(0.0, -0.1, 0.1), Interval(0.3, 0.2, 0.4), Interval(
         (UP, DOWN, CHEAP, "NO, where success counts. Large alone is better"),
         (UP, NIL, DEAR, "NO. Large alone is better"),
         (UP, WIDE, CHEAP, "NOT DECIDED."),
-        (UP, UP, DEAR, "NOT DECIDED."),
+        (WIDE, NIL, CHEAP, "NOT DECIDED, not even against small"),
+        (UP, UP, DEAR, "YES, where success counts"),
         (UP, NIL, None, "Costs are unknown"),
     ],
 )
@@ -167,9 +168,9 @@ def test_tasks_are_played_and_judged():
 @pytest.mark.usefixtures("package")
 def test_a_pair_at_a_server_is_played():
     """Models at an OpenAI-compatible server: the truth from both succeeds; with costs by the prices that were given."""
-    tasks = {task.request(0)[0].text: task for task in benchmark.load(["base"], 4, 0)}
+    tasks = {task.request(0)[0].text: task for task in benchmark.load(["base"], 3, 0)}
     with truthful(tasks) as url:
-        given = ["--small", "tiny", "--large", "huge", "--base-url", url, "--tasks", "4", "--categories", "base"]
+        given = ["--small", "tiny", "--large", "huge", "--base-url", url, "--tasks", "3", "--categories", "base"]
         out = benchmark.run(benchmark.options([*given, "--small-price", "1,1", "--large-price", "10,10"]))
         assert {way: row["success"] for way, row in out["ways"].items()} == dict.fromkeys(benchmark.WAYS, 1.0)
         assert out["simulation"] is False
