@@ -66,7 +66,7 @@ STEPS = 20
 """Most steps of a turn, as in the package."""
 SMALL_RATES = {"skip": 0.04, "argument": 0.04, "announce": 0.03, "malformed": 0.03, "guess": 0.3, "unmended": 0.4}
 LARGE_RATES = {"skip": 0.01, "argument": 0.015, "announce": 0.005, "malformed": 0.002, "guess": 0.1, "unmended": 0.1}
-"""Declared, not measured: a pair in which small fails in about two tasks of three, large in one of four."""
+"""Declared, not measured: a pair in which small fails in about four tasks of nine, large in one of eight."""
 SHARED = 0.5
 PRICES = {"small": Price(0.1, 0.4), "large": Price(1.0, 4.0)}
 """Prices of the stand-in pair, declared: large costs ten times as much."""
@@ -289,10 +289,12 @@ class StandIn:
         step = list(steps[at])
         which = rng.randrange(len(step))
         if kind == "argument":
-            step[which] = wrong_value(step[which], self.task, rng)
+            true, step[which] = step[which], wrong_value(step[which], self.task, rng)
+            if step[which] == true:  # it has no arguments
+                self.drawn[-1] = "right"
         aimed = [((turn, at, number), call) for number, call in enumerate(step)]
         if kind == "malformed":
-            return malformed(aimed, which, rng)
+            return malformed(aimed, which, self.task, rng)
         return calling(aimed)
 
 
@@ -322,22 +324,23 @@ def calling(aimed: Any) -> Calling:
     return Calling(AIMessage("", tool_calls=calls))
 
 
-def malformed(aimed: list[tuple[Place, Call]], which: int, rng: random.Random) -> Calling:
+def malformed(aimed: list[tuple[Place, Call]], which: int, task: Task, rng: random.Random) -> Calling:
     """Return the calls, one of which cannot be run as it stands."""
     place, call = aimed[which]
-    kind = rng.choice(("cut", "missing", "type", "tool") if call.args else ("cut", "tool"))
+    required = next(d["parameters"].get("required", []) for d in task.documents[-1] if d["name"] == call.name)
+    kind = rng.choice(("cut", "missing", "type", "tool") if required else ("cut", "tool"))
     if kind == "cut":
         text = json.dumps(call.args or {"": 1})
         rest = calling(item for item in aimed if item[0] != place).message
         cut = {"name": call.name, "args": text[:-2], "id": "t{}_{}_{}_".format(*place), "error": None}
         return Calling(rest.model_copy(update={"invalid_tool_calls": [{**cut, "type": "invalid_tool_call"}]}))
-    key = rng.choice(list(call.args)) if call.args else ""
-    changed = {
+    key = rng.choice(required) if required else ""
+    broken = {
         "missing": Call(call.name, {k: v for k, v in call.args.items() if k != key}),
         "type": Call(call.name, {**call.args, key: {"value": str(call.args.get(key))}}),
         "tool": Call(f"{call.name}_now", call.args),
     }[kind]
-    return calling([*aimed[:which], (place, changed), *aimed[which + 1 :]])
+    return calling([*aimed[:which], (place, broken), *aimed[which + 1 :]])
 
 
 def wrong_value(call: Call, task: Task, rng: random.Random) -> Call:
@@ -619,8 +622,10 @@ def answer(against: Mapping[str, Mapping[str, Interval | None]], margin: float) 
         (cost.low >= 1, f"NO. Large alone is better: the cascade costs {cost} of it, success differs by {large}."),
         (
             True,
-            f"NOT DECIDED. Success differs from large alone by {large} at {cost} of its cost; a loss of more than "
-            f"{margin} is not ruled out: play more tasks, or give the loss that you accept as --margin.",
+            (
+                f"NOT DECIDED. Success differs from large alone by {large} at {cost} of its cost; a loss of more than "
+                f"{margin} is not ruled out: play more tasks, or give the loss that you accept as --margin."
+            ),
         ),
     )
     return next(text for holds, text in cases if holds)
