@@ -64,6 +64,7 @@ CATEGORIES = ("base", "miss_func", "miss_param", "long_context")
 WAYS = ("small", "large", "by hand", "cascade")
 STEPS = 20
 """Most steps of a turn, as in the package."""
+TOO_MANY = "too many steps"
 SMALL_RATES = {"skip": 0.04, "argument": 0.04, "announce": 0.03, "malformed": 0.03, "guess": 0.3, "unmended": 0.4}
 LARGE_RATES = {"skip": 0.01, "argument": 0.015, "announce": 0.005, "malformed": 0.002, "guess": 0.1, "unmended": 0.1}
 """Declared, not measured: a pair in which small fails in about four tasks of nine, large in one of eight."""
@@ -539,7 +540,7 @@ def play(task: Task, way: str, pair: Callable[[Task], dict[str, Tier]]) -> Playe
             ]
         success = world.succeeded()
     except GraphRecursionError:
-        success, fault = False, "too many steps"
+        success, fault = False, TOO_MANY
     except Exception as error:  # noqa: BLE001 - a provider that fails costs the task, not the run
         success, fault = False, f"{type(error).__name__}: {str(error)[:200]}"
     finally:
@@ -653,7 +654,10 @@ def measure(tasks: list[Task], pair: Callable[[Task], dict[str, Tier]], *, jobs:
 def play_truth(tasks: list[Task]) -> int:
     """Play the truth through the same loop; return how many tasks succeed."""
     none = dict.fromkeys(SMALL_RATES, 0.0)
-    return sum(play(task, "small", stand_ins({"small": none, "large": none}, 0, 0.0)).success for task in tasks)
+    plays = [play(task, "small", stand_ins({"small": none, "large": none}, 0, 0.0)) for task in tasks]
+    for fault in dict.fromkeys(p.fault for p in plays if p.fault):
+        print(f"the truth: {fault}", file=sys.stderr)
+    return sum(p.success for p in plays)
 
 
 def report(found: Mapping[str, list[Played]], margin: float, seed: int) -> Json:
@@ -673,10 +677,20 @@ def report(found: Mapping[str, list[Played]], margin: float, seed: int) -> Json:
         "tasks": len(found["cascade"]),
         "ways": rows,
         "cascade_against": against,
-        "answer": answer(against, margin),
+        "answer": broken_off(found) or answer(against, margin),
         "by_hand": by_hand_too(against["by hand"]),
         "drafts": drafts_of(found["cascade"]),
     }
+
+
+def broken_off(found: Mapping[str, list[Played]]) -> str | None:
+    """Say that nothing was measured where more than one task in twenty was broken off by a model that failed."""
+    for way, plays in found.items():
+        faults = Counter(p.fault for p in plays if p.fault and p.fault != TOO_MANY)
+        if 20 * sum(faults.values()) > len(plays):
+            number, fault = sum(faults.values()), faults.most_common(1)[0][0]
+            return f"NOT MEASURED. {number} of {len(plays)} tasks of `{way}` broke off: {fault}"
+    return None
 
 
 def drafts_of(plays: Sequence[Played]) -> dict[str, Json]:

@@ -78,6 +78,23 @@ def test_intervals_are_paired():
     assert found.low < 0 < found.high
 
 
+@pytest.mark.parametrize(("fault", "says"), [("AuthenticationError: no key", "NOT MEASURED. 2 of 20"), (None, "YES.")])
+def test_models_that_fail_are_not_taken_for_models_that_err(fault, says):
+    """Where a provider failed in more than one task of twenty there is no answer; who succeeds at less cost pays."""
+    calls = {"small": 1, "large": 1}
+
+    def played(success, cost, fault=None):
+        return benchmark.Played(success=success, cost=cost, calls=calls, fault=fault)
+
+    cheap, dear = [played(True, 1.0)] * 20, [played(True, 9.0)] * 20
+    weak = [played(False, 0.5)] * 18 + [played(False, 0.5, fault)] * 2
+    found = {"small": weak, "large": dear, "by hand": weak, "cascade": cheap}
+    out = benchmark.report(found, 0.03, 0)
+    assert out["answer"].startswith(says)
+    assert out["ways"]["cascade"]["against_large"]["cost"].value == pytest.approx(1 / 9)
+    assert out["by_hand"].startswith("The cascade is better than")
+
+
 def test_the_truth_is_played_with_named_arguments_in_plain_json_schema():
     """Arguments get their names, foreign types become JSON Schema's, and a tool comes on offer in its turn."""
     assert TASK.plan == [[[("copy", {"source": "plan.txt", "type": "old", "times": 5})]], [[("sort", {})]]]
