@@ -18,7 +18,7 @@ First the truth is played through the same loop: where that does not succeed in 
 
 `--small` and `--large` are provider strings of `init_chat_model` ("openai:gpt-4o-mini"); with `--base-url` they are
 names of models at an OpenAI-compatible server. Prices (per million tokens) come from the price table unless given. A
-call to a tool that is not on offer, or with arguments that are no JSON, is answered with an error and not run.
+call to a tool that the task does not have, or with arguments that are no JSON, is answered with an error and not run.
 
 Without models a stand-in pair plays: a SIMULATION. Each step is the truth's, but for errors drawn with declared rates
 (`--small-rates skip=.05,argument=.03`): `skip` leaves a call out (at the end of a turn: claims to be done), `argument`
@@ -129,13 +129,14 @@ class Task:
 
     @cached_property
     def plan(self) -> list[list[list[Call]]]:
-        """The true calls by turn and step; about every fourth step has two."""
+        """The true calls by turn and step; about every fourth step has two, in a turn that is too long every one."""
         out = []
         names = {d["name"]: list(d["parameters"]["properties"]) for d in self.documents[-1]}
         for turn, texts in enumerate(self.truth):
             steps: list[list[Call]] = []
             for at, text in enumerate(texts):
-                joined = steps and len(steps[-1]) == 1 and random.Random(f"{self.id} {turn} {at}").random() < 0.3
+                two = len(texts) > STEPS or random.Random(f"{self.id} {turn} {at}").random() < 0.3
+                joined = two and steps and len(steps[-1]) == 1
                 call = parsed(text, names)
                 steps = [*steps[:-1], [*steps[-1], call]] if joined else [*steps, [call]]
             out.append(steps)
@@ -404,7 +405,7 @@ class World:
 
     def run(self, calls: Sequence[Any], broken: Sequence[Any]) -> list[ToolMessage]:
         """Run calls in their order, one after the other: the tools have a state."""
-        offered = {document["name"] for document in self.task.documents[len(self.steps) - 1]}
+        offered = {document["name"] for document in self.task.documents[-1]}  # in one task the truth is early, too
         ran, out = [], []
         for call in calls:
             fits = call["name"] in offered and all(key.isidentifier() for key in call["args"])
