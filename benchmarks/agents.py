@@ -124,8 +124,8 @@ class Task:
     def request(self, turn: int) -> list[AnyMessage]:
         """Return what is asked in a turn."""
         kinds: dict[str, Any] = {"user": HumanMessage, "system": SystemMessage}
-        asked = [kinds[m["role"]](m["content"]) for m in self.entry["question"][turn]]
-        return asked or [HumanMessage(self.more_tools_prompt)]
+        messages = [kinds[m["role"]](m["content"]) for m in self.entry["question"][turn]]
+        return messages or [HumanMessage(self.more_tools_prompt)]
 
     @cached_property
     def plan(self) -> list[list[list[Call]]]:

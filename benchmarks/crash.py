@@ -170,12 +170,12 @@ def graph_of(way: str, url: str, journal: Path, saver: Any) -> Any:
     if way == "node":
         agent: Any = cascade_node(small, large, tools=[check_part], journal=journal, durable=True)  # type: ignore[arg-type]
     else:
-        asked = [model(name).bind_tools([check_part]) for name in ("small", "large")]
+        tiers = [model(name).bind_tools([check_part]) for name in ("small", "large")]
 
         def agent(state: Any) -> Any:
-            draft = asked[0].invoke(state["messages"]) if way == "by-hand" else None
+            draft = tiers[0].invoke(state["messages"]) if way == "by-hand" else None
             if draft is None or any("part" not in call["args"] for call in draft.tool_calls):
-                draft = asked[1].invoke(state["messages"])
+                draft = tiers[1].invoke(state["messages"])
             return {"messages": [draft]}
 
     builder = StateGraph(MessagesState)
