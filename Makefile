@@ -15,9 +15,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 READY := $(VENV)/.ready
 RECORDED = benchmarks/replay_steps.py benchmarks/judge.py benchmarks/recorded.py
-SCRIPTS = $(filter-out $(RECORDED),$(wildcard benchmarks/[a-z]*.py))
+LONG = benchmarks/agents.py benchmarks/crash.py
+SCRIPTS = $(filter-out $(RECORDED) $(LONG),$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: help setup demo test lint format docs bench test-lowest phoenix phoenix-test mlflow-test build lock clean
+.PHONY: help setup demo test lint format docs bench agents test-lowest phoenix phoenix-test mlflow-test build lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -56,12 +57,22 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The scripts in benchmarks/; those that need recorded data run with `make bench DATA=path`.
+# The short scripts in benchmarks/; those that need recorded data run with `make bench DATA=path`.
 bench: $(READY)
 	@set -e; for script in $(SCRIPTS); do echo "== $$script"; $(BIN)/python $$script; done
 	@if [ -n "$(DATA)" ]; then \
 	    $(BIN)/python benchmarks/replay_steps.py --data $(DATA) $(ARGS); \
 	    $(BIN)/python benchmarks/judge.py --train $(DATA) --test $(DATA); fi
+
+# Does a cascade pay with your models? `make agents ARGS="--small M --large M"`; without models a simulation. The package
+# of the tasks pins half of what an agent could use, so it stands apart and comes without its dependencies.
+agents: $(READY) .venv-bench/.ready
+	PYTHONPATH=.venv-bench $(BIN)/python benchmarks/agents.py $(ARGS)
+
+.venv-bench/.ready: $(READY)
+	rm -rf $(@D)
+	$(PIP) install -q --no-deps --target $(@D) bfcl-eval==2026.3.23 mpmath==1.4.1
+	touch $@
 
 # The same tests on the lowest versions that pyproject.toml allows.
 test-lowest:
@@ -103,5 +114,5 @@ lock: .venv-lock/bin/uv
 	.venv-lock/bin/python -m pip --disable-pip-version-check install -q uv
 
 clean:
-	rm -rf .venv .venv-lowest .venv-lock .venv-phoenix .venv-mlflow build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .cascade
+	rm -rf .venv .venv-lowest .venv-lock .venv-phoenix .venv-mlflow .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .cascade
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
