@@ -117,10 +117,11 @@ class AnswerStream:
     def __init__(
         self, run: BaseRunManager, messages: Sequence[BaseMessage], *, name: str, tier: Tier | None, whole: bool = False
     ) -> None:
-        hidden = tier is not None and tier.hidden
-        self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
+        self.handlers = [h for h in run.handlers if is_streaming(h)]
+        if self.handlers and tier is not None and tier.hidden:
+            self.handlers = []
         self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
-        self._at_once = tier is not None and not tier.streams
+        self._at_once = bool(self.handlers) and tier is not None and not tier.streams
 
     def _manager(self, kind: type[M]) -> M:
         run, tier = self._run, self._tier

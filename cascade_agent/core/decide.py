@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade_agent.core.kinds import keys_of
-from cascade_agent.core.records import Decision, DecisionInputs
+from cascade_agent.core.records import UNKNOWN, Decision, DecisionInputs
 from cascade_agent.core.scoring import EvidenceShare
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Attempt, Verdict
 
-_UNKNOWN = DecisionInputs()
-
 
 def decide(
-    policy: Policy, attempts: Sequence[Attempt], *, evidence: Sequence[str] = (), inputs: DecisionInputs = _UNKNOWN
+    policy: Policy, attempts: Sequence[Attempt], *, evidence: Sequence[str] = (), inputs: DecisionInputs = UNKNOWN
 ) -> Decision:
     """The next move of a step.
 
@@ -44,7 +42,9 @@ def decide(
     else:
         ruled_out = objection(last)
     if ruled_out is None and policy.on_broken == "escalate":
-        ruled_out = next((("validator_error", _describe(v)) for v in last.verdicts if v.broken), None)
+        ruled_out = next(
+            (("validator_error", _describe(v)) for v in last.verdicts if v.outcome == "abstain" and v.broken), None
+        )
     if ruled_out is None and pending:
         ruled_out = _not_worth_asking(policy, inputs)
     if ruled_out is not None:
@@ -63,8 +63,8 @@ def _after_large(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionIn
 
 
 def _ask_small(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs) -> Decision:
-    if _broke(inputs, inputs.small_price):
-        return _exhausted(policy, attempts, "budget", "max_cost")
+    if _broke(inputs, inputs.small_price):  # the detail names the tier whose call cannot be paid
+        return _exhausted(policy, attempts, "budget", "small")
     return Decision(action="ask_small", reason="draft", hedge=hedge_delay(policy, inputs))
 
 
@@ -76,7 +76,7 @@ def _escalate(
     wait: float | None = None,
 ) -> Decision:
     if _broke(inputs, inputs.large_price):
-        return _exhausted(policy, attempts, "budget", "max_cost")
+        return _exhausted(policy, attempts, "budget", "large")
     return Decision(action="escalate", reason=why[0], detail=why[1], wait=wait)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
@@ -115,12 +115,14 @@ class Usage:
         if meta is None:
             return cls()
         details: Mapping[str, Any] = meta.get("input_token_details") or {}
+        own = cls(input_tokens=_count(meta.get("input_tokens")), output_tokens=_count(meta.get("output_tokens")))
+        if not details:
+            return own
         # Anthropic tells writes by how long they are kept and sets the common key to 0 then.
         by_life = [_count(details.get(f"ephemeral_{life}_input_tokens")) for life in ("5m", "1h")]
         written = sum(count or 0 for count in by_life) or _count(details.get("cache_creation"))
-        return cls(
-            input_tokens=_count(meta.get("input_tokens")),
-            output_tokens=_count(meta.get("output_tokens")),
+        return replace(
+            own,
             cache_read_tokens=_count(details.get("cache_read")),
             cache_write_tokens=written,
         )
@@ -178,12 +180,12 @@ class Draft:
         content = self.message.content
         return content if isinstance(content, str) else str(self.message.text)
 
-    @property
+    @cached_property
     def tool_calls(self) -> list[ToolCall]:
         """The calls that the provider's answer could be parsed into."""
         return self.message.tool_calls
 
-    @property
+    @cached_property
     def invalid_tool_calls(self) -> list[InvalidToolCall]:
         """Calls whose arguments are not JSON."""
         return self.message.invalid_tool_calls
@@ -368,6 +370,10 @@ class DecisionInputs:
     """True if cascading is switched off: everything goes to the large tier."""
     cause: str | None = None
     """The last cause that made an answer of small unusable: the class of an error, or the code of a verdict."""
+
+
+UNKNOWN = DecisionInputs()
+"""The inputs of a decision of which nothing is known but the attempts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,20 +8,31 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, assert_never, cast
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never, cast
 
 from cascade_agent import telemetry
-from cascade_agent.engine.step import AskEvidence, CallTier, CancelPending, HandOver, Reply, Validate
-from cascade_agent.engine.worker_threads import BackgroundCall, LateError, SupersededError, run_within, start
+from cascade_agent.engine.step import AskEvidence, AwaitMoney, CallTier, CancelPending, HandOver, Reply, Validate
+from cascade_agent.engine.worker_threads import (
+    MAX_LATE,
+    BackgroundCall,
+    LateError,
+    SupersededError,
+    is_full,
+    run_within,
+    start,
+)
+from cascade_agent.models.tier import CALL_SECONDS
 from cascade_agent.validators.validator_set import is_control_flow, own_copy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from cascade_agent.engine.budget import Budget
     from cascade_agent.engine.recorder import StepRecorder
     from cascade_agent.engine.step import Answer, Effect, Pending, StepRequest
     from cascade_agent.models.tier import Role
 
+T = TypeVar("T")
 _JITTER = 0.1
 """Share of a provider's waiting time that is added at random, so that those who were refused together do not return
 together."""
@@ -77,6 +88,8 @@ class Executor(_Base):
             if pause:
                 time.sleep(pause)
             return None
+        if isinstance(effect, AwaitMoney):
+            return cast("Budget", self.request.budget).wait(effect.amount, effect.seconds)
         if isinstance(effect, CancelPending):
             return self.cancel()
         assert_never(effect)
@@ -95,11 +108,13 @@ class Executor(_Base):
         scope = self.recorder.open_attempt(effect.role)
         if _no_time(effect.seconds):
             return _unmade("the step's latency budget was spent before this tier was asked")
-        call = self._call(effect.role, effect.note)
+        call, label = self._call(effect.role, effect.note), self.request.tiers[effect.role].label
+        if is_full(label):
+            return _unmade(f"{MAX_LATE} late calls of {label} still run")
         if effect.hedge is None:
             own, self.hedge, self.hedge_made = self.hedge, None, False
             if own is None or own.drop_unless_started():
-                return self._reply(call, effect.seconds, scope)
+                return self._reply(call, effect.seconds, scope, label)
             return self._first(own, None, effect.seconds)  # large is asked already
         small = start(partial(self._reply, call, None, scope))
         later = self.recorder.open_attempt("large", later=True)
@@ -132,23 +147,30 @@ class Executor(_Base):
         evidence, scope = effect.evidence, self.recorder.scope
         if _no_time(effect.seconds):
             return _unmade("the step's latency budget was spent")
+        if is_full(evidence.name):
+            return _unmade(f"{MAX_LATE} late calls of {evidence.name} still run")
 
         def ask() -> object:
             with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
                 draft = own_copy(effect.draft)
                 return call.record_verdict(evidence.gather(draft, effect.context, config=call.config))
 
-        return self._reply(ask, effect.seconds, scope)
+        return self._reply(ask, effect.seconds, scope, evidence.name)
 
-    def _reply(self, call: Callable[[], object], seconds: float | None, scope: telemetry.Scope) -> Reply:
+    def _reply(
+        self, call: Callable[[], object], seconds: float | None, scope: telemetry.Scope, callee: str = ""
+    ) -> Reply:
         started = perf_counter()
+        limit = CALL_SECONDS.set(seconds)
         try:
             with telemetry.using(scope):
-                value = run_within(seconds, call)
+                value = run_within(seconds, call, callee=callee)
         except LateError as error:
             return Reply(None, error, late=True, latency=perf_counter() - started)
         except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
             return self.failed(error, started)
+        finally:
+            CALL_SECONDS.reset(limit)
         return Reply(value, None, late=False, latency=perf_counter() - started)
 
 
@@ -175,6 +197,8 @@ class AsyncExecutor(_Base):
             if pause:
                 await asyncio.sleep(pause)
             return None
+        if isinstance(effect, AwaitMoney):
+            return await cast("Budget", self.request.budget).await_money(effect.amount, effect.seconds)
         if isinstance(effect, CancelPending):
             return self.cancel()
         assert_never(effect)
@@ -247,18 +271,55 @@ class AsyncExecutor(_Base):
         self, call: Callable[[], Awaitable[object]], seconds: float | None, scope: telemetry.Scope
     ) -> Reply:
         started = perf_counter()
-        limit = asyncio.timeout(seconds)
         try:
             with telemetry.using(scope):
-                async with limit:
-                    value = await call()
-        except TimeoutError as error:
-            if not limit.expired():
-                return self.failed(error, started)
-            return Reply(None, LateError.after(seconds), late=True, latency=perf_counter() - started)
+                value = await _await_within(seconds, call)
+        except LateError as error:
+            return Reply(None, error, late=True, latency=perf_counter() - started)
         except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
             return self.failed(error, started)
         return Reply(value, None, late=False, latency=perf_counter() - started)
+
+
+async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]]) -> T:
+    """Await a call at most `seconds`; whatever it does after it was cancelled, nobody waits for that.
+
+    Raises:
+        LateError: the call did not return in time.
+    """
+    if seconds is None:
+        return await call()
+    loop = asyncio.get_running_loop()
+    task, over = asyncio.ensure_future(call()), loop.create_future()
+    timer = loop.call_later(seconds, _wake, over)
+    task.add_done_callback(partial(_wake, over))
+    try:
+        await over
+        if task.done():
+            return task.result()
+        raise LateError.after(seconds)
+    finally:
+        timer.cancel()
+        if not task.done():
+            task.cancel()
+            _left.add(task)
+            task.add_done_callback(_forget)
+            await asyncio.sleep(0)  # most end at once
+
+
+def _wake(over: asyncio.Future[None], _: object = None) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
+_left: set[asyncio.Future[Any]] = set()
+"""Calls that were cancelled and clean up; the event loop itself keeps them no longer than it must."""
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    _left.discard(task)
+    if not task.cancelled():
+        task.exception()  # else asyncio logs that nobody retrieved it
 
 
 def _no_time(seconds: float | None) -> bool:

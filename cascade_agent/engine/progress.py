@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
-from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, Verdict
-from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
+from cascade_agent.core.records import UNKNOWN, Attempt, Decision, DecisionInputs, SideCall, Verdict
+from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line, is_nested
 from cascade_agent.engine.tier_faults import draft_fault, error_fault
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SMALL_SHARE = 1 / 3
 _MAX_ERROR = 500
-UNKNOWN = DecisionInputs()
+_ANY_MONEY = 1e-12
 _UNREAD = Verdict(
     outcome="fail",
     code="unparsed_output",
@@ -94,7 +94,7 @@ class StepProgress:
         more: dict[str, Any] = {}
         if request.disabled:
             more["disabled"] = True
-        if self.known.large_latency is not None or attempt.retry_after is not None:
+        if (attempt.outcome == "pending" and self.known.large_latency is not None) or attempt.retry_after is not None:
             more["time_left"] = self.time_left
         if attempt.tier == "large" and attempt.retry_after is not None and request.statistics is not None:
             more["retry"] = request.statistics.take_retry()
@@ -131,9 +131,22 @@ class StepProgress:
         if budget.reserve(amount):
             self.reserved = amount
             return True
+        self.take_back_decision()
+        return False
+
+    def take_back_decision(self) -> None:
+        """Forget the last decision: it is to be made anew."""
         self.decisions.pop()
         self.inputs_seen.pop()
-        return False
+
+    def held_for_others(self, decision: Decision) -> float | None:
+        """Return what the next call costs where it is short only of money that is set aside for calls in flight."""
+        budget, left = self.request.budget, self.time_left
+        if budget is None or (left is not None and left <= 0) or is_nested():
+            return None
+        amount = self._price("small" if decision.detail == "small" else "large") or _ANY_MONEY
+        free, unspent = budget.remaining(), budget.remaining(held=True)
+        return amount if free is not None and unspent is not None and free < amount <= unspent else None
 
     def charge(self, cost: float | None) -> None:
         """Book the call that is over; what was set aside for it stays spent when its cost is unknown."""

@@ -32,6 +32,7 @@ Timed = Callable[[str, str | None, Sequence[tuple[str, float]]], None]
 context alone (None). It never raises."""
 
 _MAX_VERDICTS = 256
+_PLAIN_FINDINGS = frozenset((Verdict, bool, list, tuple, type(None)))
 _MAX_WARNINGS = 256
 _warned: set[tuple[str, str]] = set()
 
@@ -126,7 +127,7 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if inspect.isawaitable(finding):
+                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
                     _discard(finding)
                     finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
                 if finding is not None:
@@ -147,7 +148,7 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if inspect.isawaitable(finding):
+                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
                     limit = asyncio.timeout(seconds)
                     async with limit:
                         finding = await finding

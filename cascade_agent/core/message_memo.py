@@ -1,0 +1,43 @@
+"""What was read of a message, kept for as long as the message lives."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from langchain_core.messages import BaseMessage
+
+T = TypeVar("T")
+
+
+class MessageMemo(Generic[T]):
+    """A function of a message, called once for each. Messages are values: the same object is never read twice."""
+
+    __slots__ = ("_alive", "_found", "_read")
+
+    def __init__(self, read: Callable[[BaseMessage], T]) -> None:
+        self._read = read
+        self._found: dict[int, T] = {}
+        self._alive: dict[int, weakref.ref[BaseMessage]] = {}  # an entry ends before its message: no id is used twice
+
+    def of(self, message: BaseMessage) -> T:
+        """Return what a message says."""
+        key = id(message)
+        found = self._found.get(key)
+        if found is None:
+            found = self._read(message)
+            self._alive[key] = weakref.ref(message, lambda _: self._forget(key))
+            self._found[key] = found
+        return found
+
+    def all(self, messages: Iterable[BaseMessage]) -> list[T]:
+        """Return what each message says; of a history that was read before without a call per message."""
+        found = list(map(self._found.get, map(id, messages)))
+        return list(map(self.of, messages)) if None in found else cast("list[T]", found)
+
+    def _forget(self, key: int) -> None:
+        self._found.pop(key, None)
+        self._alive.pop(key, None)
