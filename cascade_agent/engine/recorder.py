@@ -110,7 +110,7 @@ class StepRecorder:
             decisions=tuple(progress.decisions),
             evidence=tuple(progress.side_calls),
             askable=tuple(request.validators.evidence),
-            inputs_seen=() if all([i is UNKNOWN for i in inputs]) else tuple(inputs),
+            inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
             kind=kind_of_step(context, next((a for a in progress.answers if a is not None), None)),
             degraded=end.outcome == "exhausted" and end.final is not None,
