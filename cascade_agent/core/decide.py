@@ -196,10 +196,9 @@ def _by_confidence(
 ) -> Decision:
     attempt = attempts[-1]
     confidence, threshold = attempt.confidence, threshold_for(policy, attempt, inputs.kind)
-    if _may_ask_evidence(policy, attempt):
-        waiting = next((name for name in evidence if name not in attempt.gathered), None)
-        if waiting is not None and not _broke(inputs, None):
-            return Decision(action="ask_evidence", reason="in_band", evidence=waiting)
+    waiting = next((name for name in evidence if name not in attempt.gathered), None) if evidence else None
+    if waiting is not None and _may_ask_evidence(policy, attempt) and not _broke(inputs, None):
+        return Decision(action="ask_evidence", reason="in_band", evidence=waiting)
     if threshold is None and attempt.gathered:
         threshold = _AS_GOOD_AS_LARGE if _evidence_spoke(attempt) else None  # a judge that is down decides nothing
     elif threshold is None and evidence and confidence is not None:

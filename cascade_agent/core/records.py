@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from cascade_agent.core.clean_json import INT64, clean, clean_text
@@ -524,8 +525,7 @@ _BLANK = {
     for cls in (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
 }
 """Fields that are empty by default, and therefore left out when they are."""
-
-
+_VALUES = {cls: attrgetter(*cls.__slots__) for cls in _BLANK}
 _RECORDS = frozenset((Usage, SideCall))
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
 
@@ -534,26 +534,25 @@ def dump(
     record: Verdict | Usage | Attempt | SideCall | DecisionInputs | Decision | StepTrace | Label,
 ) -> dict[str, Any]:
     """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
-    out: dict[str, Any] = {}
-    blank = _BLANK[type(record)]
-    for name in record.__slots__:
-        item = getattr(record, name)
+    cls, out = type(record), dict[str, Any]()
+    blank = _BLANK[cls]
+    for name, item in zip(cls.__slots__, _VALUES[cls](record), strict=True):
+        kind = type(item)
         if item is None:
             if name in _TOLD:
                 out[name] = None
-        elif isinstance(item, str):
+        elif kind is str:
             if item or name not in blank:
-                out[name] = item if type(item) is str and item.isascii() and "\0" not in item else clean_text(item)
-        elif name != "score" and type(record) is Verdict:  # a validator put no text there
-            cleaned = clean(item)
-            out[name] = cleaned if isinstance(cleaned, str) else clean_text(str(cleaned))
-        elif isinstance(item, tuple):
+                out[name] = item if item.isascii() and "\0" not in item else clean_text(item)
+        elif kind is tuple:
             if item or name not in blank:
                 out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
-        elif type(item) in _RECORDS:
+        elif kind in _RECORDS:
             out[name] = dump(item)
+        elif cls is Verdict and name != "score":  # a validator put no text there
+            out[name] = clean_text(str(clean(item)))
         else:  # numbers, flags, and JSON that was cleaned when it was made; what else a validator put there is not
-            out[name] = item if type(item) in _PLAIN else clean(item)
+            out[name] = item if kind in _PLAIN else clean(item)
     return out
 
 

@@ -106,11 +106,9 @@ class Executor(_Base):
 
     def _call_tier(self, effect: CallTier) -> Reply:
         scope = self.recorder.open_attempt(effect.role)
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent before this tier was asked")
         call, label = self._call(effect.role, effect.note), self.request.tiers[effect.role].label
-        if is_full(label):
-            return _unmade(f"{MAX_LATE} late calls of {label} still run")
+        if (unmade := _unmade(effect.seconds, label)) is not None:
+            return unmade
         if effect.hedge is None:
             own, self.hedge, self.hedge_made = self.hedge, None, False
             if own is None or own.drop_unless_started():
@@ -145,10 +143,8 @@ class Executor(_Base):
 
     def _ask_evidence(self, effect: AskEvidence) -> Reply:
         evidence, scope = effect.evidence, self.recorder.scope
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent")
-        if is_full(evidence.name):
-            return _unmade(f"{MAX_LATE} late calls of {evidence.name} still run")
+        if (unmade := _unmade(effect.seconds, evidence.name)) is not None:
+            return unmade
 
         def ask() -> object:
             with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
@@ -215,8 +211,8 @@ class AsyncExecutor(_Base):
 
     async def _call_tier(self, effect: CallTier) -> Reply:
         scope = self.recorder.open_attempt(effect.role)
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent before this tier was asked")
+        if (unmade := _unmade(effect.seconds)) is not None:
+            return unmade
         call = self._call(effect.role, effect.note)
         if effect.hedge is None:
             own, made, self.hedge, self.hedge_made = self.hedge, self.hedge_made, None, False
@@ -257,8 +253,8 @@ class AsyncExecutor(_Base):
 
     async def _ask_evidence(self, effect: AskEvidence) -> Reply:
         evidence, scope = effect.evidence, self.recorder.scope
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent")
+        if (unmade := _unmade(effect.seconds)) is not None:
+            return unmade
 
         async def ask() -> object:
             async with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
@@ -322,11 +318,14 @@ def _forget(task: asyncio.Future[Any]) -> None:
         task.exception()  # else asyncio logs that nobody retrieved it
 
 
-def _no_time(seconds: float | None) -> bool:
-    return seconds is not None and seconds <= 0
-
-
-def _unmade(why: str) -> Reply:
+def _unmade(seconds: float | None, callee: str | None = None) -> Reply | None:
+    """Return the reply of a call that is not made: no time is left, or too many late ones of it still run."""
+    if seconds is not None and seconds <= 0:
+        why = "the step's latency budget was spent before this call"
+    elif callee is not None and is_full(callee):
+        why = f"{MAX_LATE} late calls of {callee} still run"
+    else:
+        return None
     return Reply(None, LateError(why), late=True, latency=0.0, made=False)
 
 
