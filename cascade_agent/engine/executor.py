@@ -320,13 +320,17 @@ def _forget(task: asyncio.Future[Any]) -> None:
 
 def _unmade(seconds: float | None, callee: str | None = None) -> Reply | None:
     """Return the reply of a call that is not made: no time is left, or too many late ones of it still run."""
-    if seconds is not None and seconds <= 0:
+    if _no_time(seconds):
         why = "the step's latency budget was spent before this call"
     elif callee is not None and is_full(callee):
         why = f"{MAX_LATE} late calls of {callee} still run"
     else:
         return None
     return Reply(None, LateError(why), late=True, latency=0.0, made=False)
+
+
+def _no_time(seconds: float | None) -> bool:
+    return seconds is not None and seconds <= 0
 
 
 def _overtaken(rival_answered: bool, seconds: float | None, started: float) -> Reply:
