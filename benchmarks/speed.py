@@ -264,7 +264,7 @@ def work(*, sdk: bool, rounds: int, waves: int) -> dict[str, Any]:
 
 def show(found: dict[str, dict[str, Any]]) -> None:
     """Print the tables."""
-    console = Console()
+    console = Console(width=120)
     for name, part in found.items():
         cells = [f"{how} @ {steps}" for how in ("async", "sync") for steps in STEPS]
         table = Table(title=f"{name} (load {part['load']:.1f}): us of CPU added to an accepted step, median (least)")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import Role
 
 T = TypeVar("T")
+_GRACE = 0.005
+"""Seconds in which a call that was cancelled may end; nobody waits for what it does later."""
 _JITTER = 0.1
 """Share of a provider's waiting time that is added at random, so that those who were refused together do not return
 together."""
@@ -196,7 +198,10 @@ class AsyncExecutor(_Base):
         if isinstance(effect, AwaitMoney):
             return await cast("Budget", self.request.budget).await_money(effect.amount, effect.seconds)
         if isinstance(effect, CancelPending):
-            return self.cancel()
+            call, pending = self.hedge, self.cancel()
+            if call is not None:
+                await asyncio.wait({call}, timeout=_GRACE)
+            return pending
         assert_never(effect)
 
     def cancel(self) -> Pending:
@@ -300,7 +305,7 @@ async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]])
             task.cancel()
             _left.add(task)
             task.add_done_callback(_forget)
-            await asyncio.sleep(0)  # most end at once
+            await asyncio.wait({task}, timeout=_GRACE)
 
 
 def _wake(over: asyncio.Future[None], _: object = None) -> None:
