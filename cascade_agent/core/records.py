@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
@@ -520,40 +520,53 @@ _PARTS: dict[type, dict[str, type]] = {
     Label: {"side_call": SideCall},
 }
 _PLAIN = frozenset({int, float, bool, dict})
-_BLANK = {
-    cls: frozenset(f.name for f in fields(cls) if f.default in ("", ()))
-    for cls in (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
-}
-"""Fields that are empty by default, and therefore left out when they are."""
-_VALUES = {cls: attrgetter(*cls.__slots__) for cls in _BLANK}
 _RECORDS = frozenset((Usage, SideCall))
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
+"""Measures of which null says that they are unknown; other empty fields are left out."""
+_ALL = (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
+_FILLED = object()
+
+
+def _empty(default: object) -> object:
+    """Return the value of a field that is left out of JSON: an empty default; None where there is no default."""
+    return None if default is MISSING else default if default in (None, "", ()) else _FILLED
+
+
+_SLOTS = {cls: [(f.name, _empty(f.default), f.name in _TOLD) for f in fields(cls)] for cls in _ALL}
+_VALUES = {cls: attrgetter(*(f.name for f in fields(cls))) for cls in _ALL}
 
 
 def dump(
     record: Verdict | Usage | Attempt | SideCall | DecisionInputs | Decision | StepTrace | Label,
 ) -> dict[str, Any]:
     """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
-    cls, out = type(record), dict[str, Any]()
-    blank = _BLANK[cls]
-    for name, item in zip(cls.__slots__, _VALUES[cls](record), strict=True):
-        kind = type(item)
-        if item is None:
-            if name in _TOLD:
+    out: dict[str, Any] = {}
+    cls, is_verdict = type(record), type(record) is Verdict
+    for (name, empty, told), item in zip(_SLOTS[cls], _VALUES[cls](record), strict=True):
+        if item is empty:
+            if told:
                 out[name] = None
-        elif kind is str:
-            if item or name not in blank:
-                out[name] = item if item.isascii() and "\0" not in item else clean_text(item)
-        elif kind is tuple:
-            if item or name not in blank:
-                out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
-        elif kind in _RECORDS:
-            out[name] = dump(item)
-        elif cls is Verdict and name != "score":  # a validator put no text there
+            continue
+        kind = type(item)
+        if kind is str:
+            out[name] = item if item.isprintable() else clean_text(item)
+        elif is_verdict and name != "score":  # a validator put no text there
             out[name] = clean_text(str(clean(item)))
-        else:  # numbers, flags, and JSON that was cleaned when it was made; what else a validator put there is not
-            out[name] = item if kind in _PLAIN else clean(item)
+        elif kind in _PLAIN:
+            out[name] = item
+        elif kind is tuple:
+            out[name] = [clean_text(part) if isinstance(part, str) else _dumped(part) for part in item]
+        else:  # JSON that was cleaned when it was made; what else a validator put there is not
+            out[name] = dump(item) if kind in _RECORDS else clean(item)
     return out
+
+
+_dump_once = lru_cache(maxsize=2048)(dump)
+
+
+def _dumped(part: Any) -> dict[str, Any]:
+    """Return a part of a record as JSON; shipped validators say the same of most drafts."""
+    return {**_dump_once(part)} if type(part) is Verdict and part.origin == "shipped" else dump(part)
 
 
 def _is_number(value: object) -> bool:

@@ -91,7 +91,8 @@ class Executor(_Base):
                 time.sleep(pause)
             return None
         if isinstance(effect, AwaitMoney):
-            return cast("Budget", self.request.budget).wait(effect.amount, effect.seconds)
+            cast("Budget", self.request.budget).wait(effect.amount, effect.seconds)
+            return None
         if isinstance(effect, CancelPending):
             return self.cancel()
         assert_never(effect)
@@ -196,7 +197,8 @@ class AsyncExecutor(_Base):
                 await asyncio.sleep(pause)
             return None
         if isinstance(effect, AwaitMoney):
-            return await cast("Budget", self.request.budget).await_money(effect.amount, effect.seconds)
+            await cast("Budget", self.request.budget).await_money(effect.amount, effect.seconds)
+            return None
         if isinstance(effect, CancelPending):
             call, pending = self.hedge, self.cancel()
             if call is not None:

@@ -49,7 +49,9 @@ class StepProgress:
     decisions: list[Decision] = field(default_factory=list)
     side_calls: list[SideCall] = field(default_factory=list)
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
-    attempt: Attempt = field(default_factory=lambda: Attempt(tier="small", outcome="pending"))
+    facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
+    """The fields of the attempt in hand."""
+    made: Attempt | None = None
     before: tuple[Verdict, ...] = ()
     """Verdicts of the context alone, before there was a draft."""
     answer: Answer | None = None
@@ -57,6 +59,18 @@ class StepProgress:
     reserved: float = 0.0
     known: DecisionInputs = UNKNOWN
     """Inputs from the statistics when the step began."""
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt in hand."""
+        if self.made is None:
+            self.made = Attempt(**self.facts)
+        return self.made
+
+    def change(self, **facts: Any) -> None:
+        """Change fields of the attempt in hand."""
+        self.facts.update(facts)
+        self.made = None
 
     @property
     def time_left(self) -> float | None:
@@ -94,8 +108,11 @@ class StepProgress:
         more: dict[str, Any] = {}
         if request.disabled:
             more["disabled"] = True
-        if (attempt.outcome == "pending" and self.known.large_latency is not None) or attempt.retry_after is not None:
-            more["time_left"] = self.time_left
+        known, left = self.known, self.time_left
+        small, large = known.small_latency, known.large_latency
+        both = None if small is None or large is None else small + large
+        if attempt.retry_after is not None or (both is not None and left is not None and left < both):
+            more["time_left"] = left  # where it can matter
         if attempt.tier == "large" and attempt.retry_after is not None and request.statistics is not None:
             more["retry"] = request.statistics.take_retry()
         if self.answer is not None and attempt.tier == "small" and policy.thresholds:
@@ -159,7 +176,8 @@ class StepProgress:
     def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
         """Begin the attempt of a tier."""
         self.before = verdicts
-        self.attempt = Attempt(
+        self.facts, self.made = {}, None
+        self.change(
             tier=role,
             model=self.request.tiers[role].model_name,
             outcome="pending",
@@ -174,14 +192,13 @@ class StepProgress:
         self.error = error
         superseded = isinstance(error, SupersededError)
         outcome: AttemptOutcome = "cancelled" if superseded else "timeout" if reply.late else "error"
-        tier = self.request.tiers["small" if self.attempt.tier == "small" else "large"]
+        tier = self.request.tiers[self.facts["tier"]]
         nested = tier.base._llm_type == "cascade"  # noqa: SLF001 - LangChain's own way to ask
         usage, cost, inner = usage_and_cost_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
         unread = reply.made and was_answered(error)
-        self.attempt = replace(
-            self.attempt,
+        self.change(
             outcome=outcome,
-            verdicts=(*self.attempt.verdicts, _UNREAD) if unread else self.attempt.verdicts,
+            verdicts=(*self.facts["verdicts"], *((_UNREAD,) if unread else ())),
             error=_error_text(error),
             latency=reply.latency,
             usage=usage,
@@ -195,11 +212,9 @@ class StepProgress:
     def drafted(self, reply: Reply, answer: Answer) -> None:
         """Book a call that gave a draft."""
         self.answer = answer
-        role: Role = "small" if self.attempt.tier == "small" else "large"
-        usage, cost, inner = usage_and_cost(self.request.tiers[role], answer.draft.message)
+        usage, cost, inner = usage_and_cost(self.request.tiers[self.facts["tier"]], answer.draft.message)
         effects = [self.request.policy.side_effects.get(call["name"]) for call in answer.draft.tool_calls]
-        self.attempt = replace(
-            self.attempt,
+        self.change(
             outcome="rejected",
             latency=reply.latency,
             usage=usage,
@@ -211,14 +226,13 @@ class StepProgress:
 
     def judged(self, verdicts: tuple[Verdict, ...], *, gathered: str | None = None) -> None:
         """Add verdicts to the attempt and score it anew."""
-        attempt = self.attempt
-        verdicts = attempt.verdicts + verdicts if attempt.verdicts else verdicts
+        verdicts = (*self.facts["verdicts"], *verdicts)
         draft = cast("Answer", self.answer).draft
-        self.attempt = replace(
-            attempt,
+        if gathered is not None:
+            self.change(gathered=(*self.facts.get("gathered", ()), gathered))
+        self.change(
             verdicts=verdicts,
             confidence=(self.request.policy.scorer or shipped_scorer()).confidence(verdicts),
-            gathered=attempt.gathered if gathered is None else (*attempt.gathered, gathered),
             fault=draft_fault(draft, verdicts, self.request.policy.side_effects),
         )
 
@@ -229,16 +243,17 @@ class StepProgress:
             answer = rebuild("small", draft.message, plain(draft.parsed)) if rebuild else Answer(draft=draft)
         except ValueError:
             return False
-        self.answer, self.attempt = answer, replace(self.attempt, verdicts=self.before)
+        self.answer = answer
+        self.change(verdicts=self.before)
         return True
 
     def close_attempt(self, outcome: AttemptOutcome | None = None) -> Attempt:
         """Fix the attempt's outcome."""
+        if self.facts["outcome"] == "pending":
+            self.change(outcome=outcome or "skipped")
+        elif outcome is not None and self.facts["outcome"] == "rejected":
+            self.change(outcome=outcome)
         attempt = self.attempt
-        if attempt.outcome == "pending":
-            attempt = replace(attempt, outcome=outcome or "skipped")
-        elif outcome is not None and attempt.outcome == "rejected":
-            attempt = replace(attempt, outcome=outcome)
         self.done.append(attempt)
         self.answers.append(self.answer)
         if attempt.outcome not in ("accepted", "skipped"):
@@ -272,8 +287,8 @@ class StepProgress:
     def stopped(self, error: BaseException, *, hedged: bool) -> StepEnd:
         """Close a step that the host, or something outside of it, ended."""
         self.charge(None)
-        if self.attempt.outcome == "pending":
-            self.attempt = replace(self.attempt, usage=None, cost=None)
+        if self.facts["outcome"] == "pending":
+            self.change(usage=None, cost=None)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))
         self.close_attempt("cancelled")

@@ -19,6 +19,7 @@ from cascade_agent.validators._safe_path import declared_names, redact_path
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+    from typing_extensions import TypeIs
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Draft, SideCall
@@ -127,7 +128,7 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
+                if _is_awaitable(finding):
                     _discard(finding)
                     finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
                 if finding is not None:
@@ -148,7 +149,7 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
+                if _is_awaitable(finding):
                     limit = asyncio.timeout(seconds)
                     async with limit:
                         finding = await finding
@@ -273,6 +274,10 @@ def _fault(name: str, error: Exception) -> Verdict:
     if is_control_flow(error):
         raise error
     return _broken(name, type(error).__name__)
+
+
+def _is_awaitable(finding: object) -> TypeIs[Awaitable[Finding]]:
+    return type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding)
 
 
 def _discard(awaitable: Any) -> None:
