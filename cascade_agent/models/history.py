@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Block = dict[str, Any]
 
 _PLAIN_KWARGS = frozenset({"refusal", "tool_calls"})
+_CONTENT = attrgetter("content")
 _BY_A_MODEL = frozenset({"ai", "AIMessageChunk"})
 _RESPONSE_IDS = ("msg_", "resp_", "rs_", "fc_")
 _MEDIA = frozenset({"image", "audio", "video", "file"})
@@ -95,7 +97,7 @@ def with_note(messages: Sequence[BaseMessage], note: str) -> list[BaseMessage]:
 def _all_plain(messages: Sequence[BaseMessage], *, ids: bool) -> bool:
     """Tell whether nothing is to be done."""
     read = (_PLAIN_WITHOUT_IDS if ids else _PLAIN).all(messages)
-    if False in read:
+    if False in read or not {str}.issuperset(map(type, map(_CONTENT, messages))):  # hosts change content in place
         return False
     names = list(chain.from_iterable(cast("list[tuple[str, ...]]", read)))
     return all(names) and len(set(names)) == len(names)
