@@ -223,7 +223,7 @@ def calls_of_a_step() -> dict[str, dict[str, int]]:
             if event == "call" and frame.f_lasti <= 5 and frame.f_code.co_filename.startswith(root):
                 seen.append(frame.f_code.co_filename)
 
-        for _ in range(3):  # the last one counts; the worker's thread is new, so that the hook is on it
+        for _ in range(20):  # the last one counts; the worker's thread is new, so that the hook is on it
             threading.setprofile(hook)
             seen.clear()
             sys.setprofile(hook)

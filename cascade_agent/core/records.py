@@ -555,18 +555,20 @@ def dump(
         elif kind in _PLAIN:
             out[name] = item
         elif kind is tuple:
-            out[name] = [clean_text(part) if isinstance(part, str) else _dumped(part) for part in item]
+            out[name] = [
+                {**_dump_once(part)}
+                if type(part) is Verdict and part.origin == "shipped"
+                else clean_text(part)
+                if isinstance(part, str)
+                else dump(part)
+                for part in item
+            ]
         else:  # JSON that was cleaned when it was made; what else a validator put there is not
             out[name] = dump(item) if kind in _RECORDS else clean(item)
     return out
 
 
-_dump_once = lru_cache(maxsize=2048)(dump)
-
-
-def _dumped(part: Any) -> dict[str, Any]:
-    """Return a part of a record as JSON; shipped validators say the same of most drafts."""
-    return {**_dump_once(part)} if type(part) is Verdict and part.origin == "shipped" else dump(part)
+_dump_once = lru_cache(maxsize=2048)(dump)  # shipped validators say the same of most drafts
 
 
 def _is_number(value: object) -> bool:
