@@ -52,6 +52,7 @@ class StepProgress:
     facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
     """The fields of the attempt in hand."""
     made: Attempt | None = None
+    may_retry: bool | None = None
     before: tuple[Verdict, ...] = ()
     """Verdicts of the context alone, before there was a draft."""
     answer: Answer | None = None
@@ -104,19 +105,20 @@ class StepProgress:
 
     def _inputs(self) -> DecisionInputs:
         """Return what is known besides the attempts now; nothing that no rule could use."""
-        request, policy, attempt = self.request, self.request.policy, self.attempt
+        request, policy, known, facts = self.request, self.request.policy, self.known, self.facts
         more: dict[str, Any] = {}
         if request.disabled:
             more["disabled"] = True
-        known, left = self.known, self.time_left
-        small, large = known.small_latency, known.large_latency
-        both = None if small is None or large is None else small + large
-        if attempt.retry_after is not None or (both is not None and left is not None and left < both):
+        small, large, wait = known.small_latency, known.large_latency, facts.get("retry_after")
+        left = None if wait is None and (small is None or large is None) else self.time_left
+        if wait is not None or (left is not None and left < cast("float", small) + cast("float", large)):
             more["time_left"] = left  # where it can matter
-        if attempt.tier == "large" and attempt.retry_after is not None and request.statistics is not None:
-            more["retry"] = request.statistics.take_retry()
-        if self.answer is not None and attempt.tier == "small" and policy.thresholds:
-            more["kind"] = kind_of_step(self.request.contexts["small"], self.answer)
+        if facts["tier"] == "large" and wait is not None and request.statistics is not None:
+            if self.may_retry is None:  # taken once, however often it is decided anew
+                self.may_retry = request.statistics.take_retry()
+            more["retry"] = self.may_retry
+        if self.answer is not None and facts["tier"] == "small" and policy.thresholds:
+            more["kind"] = kind_of_step(request.contexts["small"], self.answer)
         if policy.stay_on_large == "turn":
             more["stays_on_large"] = _escalated_this_turn(request.contexts["small"])
         if request.budget is not None:
@@ -176,7 +178,7 @@ class StepProgress:
     def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
         """Begin the attempt of a tier."""
         self.before = verdicts
-        self.facts, self.made = {}, None
+        self.facts, self.may_retry = {}, None
         self.change(
             tier=role,
             model=self.request.tiers[role].model_name,

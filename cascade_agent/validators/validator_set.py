@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Origin, StepContext, Verdict
@@ -19,7 +19,6 @@ from cascade_agent.validators._safe_path import declared_names, redact_path
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
-    from typing_extensions import TypeIs
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Draft, SideCall
@@ -128,11 +127,11 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if _is_awaitable(finding):
+                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
                     _discard(finding)
                     finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
                 if finding is not None:
-                    self._take(found, name, finding, context)
+                    self._take(found, name, cast("Finding", finding), context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 self._take(found, name, _fault(name, error), context)
             took.append((name, perf_counter() - started))
@@ -149,12 +148,12 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if _is_awaitable(finding):
+                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
                     limit = asyncio.timeout(seconds)
                     async with limit:
                         finding = await finding
                 if finding is not None:
-                    self._take(found, name, finding, context)
+                    self._take(found, name, cast("Finding", finding), context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 if limit is not None and limit.expired():
                     fault = _broken(name, f"no answer in {seconds:g} s", code="validator_timeout")
@@ -274,10 +273,6 @@ def _fault(name: str, error: Exception) -> Verdict:
     if is_control_flow(error):
         raise error
     return _broken(name, type(error).__name__)
-
-
-def _is_awaitable(finding: object) -> TypeIs[Awaitable[Finding]]:
-    return type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding)
 
 
 def _discard(awaitable: Any) -> None:
