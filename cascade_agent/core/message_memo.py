@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from langchain_core.messages import BaseMessage
 
@@ -33,10 +33,17 @@ class MessageMemo(Generic[T]):
             self._found[key] = found
         return found
 
-    def all(self, messages: Iterable[BaseMessage]) -> list[T]:
+    def all(self, messages: Sequence[BaseMessage]) -> list[T]:
         """Return what each message says; of a history that was read before without a call per message."""
-        found = list(map(self._found.get, map(id, messages)))
-        return list(map(self.of, messages)) if None in found else cast("list[T]", found)
+        found = self._found
+        for message in reversed(messages):  # what is new stands at the end
+            if id(message) in found:
+                break
+            self.of(message)
+        try:
+            return list(map(found.__getitem__, map(id, messages)))
+        except KeyError:
+            return list(map(self.of, messages))
 
     def _forget(self, key: int) -> None:
         self._found.pop(key, None)

@@ -97,18 +97,21 @@ def with_note(messages: Sequence[BaseMessage], note: str) -> list[BaseMessage]:
 def _all_plain(messages: Sequence[BaseMessage], *, ids: bool) -> bool:
     """Tell whether nothing is to be done."""
     read = (_PLAIN_WITHOUT_IDS if ids else _PLAIN).all(messages)
-    if False in read or not {str}.issuperset(map(type, map(_CONTENT, messages))):  # hosts change content in place
+    distinct = set(read)
+    if False in distinct or not {str}.issuperset(map(type, map(_CONTENT, messages))):  # hosts change content in place
         return False
-    names = list(chain.from_iterable(cast("list[tuple[str, ...]]", read)))
-    return all(names) and len(set(names)) == len(names)
+    distinct.discard(())
+    names = list(chain.from_iterable(cast("set[tuple[str, ...]]", distinct)))
+    return all(names) and len(set(names)) == len(names) and len(distinct) == len(read) - read.count(())
 
 
 def ids_of_calls(messages: Sequence[BaseMessage]) -> set[str]:
     """Return the ids of the calls that the answers of a conversation made."""
     read = _PLAIN.all(messages)
-    if False in read:
-        read = [_ids(m) if found is False else found for m, found in zip(messages, read, strict=True)]
-    return set(chain.from_iterable(cast("list[tuple[str, ...]]", read)))
+    distinct = set(read)
+    if False in distinct:
+        distinct = {_ids(m) if found is False else found for m, found in zip(messages, read, strict=True)}
+    return set(chain.from_iterable(cast("set[tuple[str, ...]]", distinct)))
 
 
 def _ids(message: BaseMessage) -> tuple[str, ...]:

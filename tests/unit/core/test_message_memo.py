@@ -17,7 +17,7 @@ def test_a_message_is_read_once_and_forgotten_with_it():
     history = [HumanMessage("one"), AIMessage("two")]
     assert memo.all(history) == memo.all(history) == ["one", "two"]
     assert memo.all([*history, HumanMessage("three")])[2] == "three"
-    assert read == ["one", "two", "three"]
+    assert read == ["two", "one", "three"]  # what is new stands at the end
     history.clear()
     gc.collect()
     assert not memo._found
