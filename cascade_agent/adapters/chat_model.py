@@ -222,6 +222,8 @@ class CascadeChatModel(BaseChatModel):
                 yield chunk
 
     def _call(self, value: LanguageModelInput, config: RunnableConfig | None, **kwargs: Any) -> ModelCall[AIMessage]:
+        if kwargs.get("stop") is None:
+            kwargs.pop("stop", None)
         offer, given = self._binding.of_call(kwargs)
         return self._model_call(value, config, offer, given, lambda _, message: message)
 

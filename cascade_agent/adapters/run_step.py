@@ -256,7 +256,8 @@ async def arun_step(call: ModelCall[T]) -> T:
             async for _ in stream.aemit(message):
                 pass
         native = call.to_native(answer, message)
-        await manager.on_chain_end(message)
+        if manager.handlers:  # even without any it costs a task
+            await manager.on_chain_end(message)
     return native
 
 

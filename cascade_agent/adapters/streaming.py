@@ -430,7 +430,7 @@ class AnswerStream:
         self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
         self._read = live if live is not None and live.pulled else None
         self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
-        self._at_once = tier is not None and not tier.streams
+        self._at_once = bool(self.handlers) and tier is not None and not tier.streams
 
     def _chunks(self, message: AIMessage) -> Iterator[AIMessageChunk]:
         return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade_agent.core.kinds import keys_of
-from cascade_agent.core.records import Decision, DecisionInputs
+from cascade_agent.core.records import UNKNOWN, Decision, DecisionInputs
 from cascade_agent.core.scoring import EvidenceShare
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Attempt, Verdict
 
-_UNKNOWN = DecisionInputs()
-
 
 def decide(
-    policy: Policy, attempts: Sequence[Attempt], *, evidence: Sequence[str] = (), inputs: DecisionInputs = _UNKNOWN
+    policy: Policy, attempts: Sequence[Attempt], *, evidence: Sequence[str] = (), inputs: DecisionInputs = UNKNOWN
 ) -> Decision:
     """The next move of a step.
 
@@ -44,7 +42,9 @@ def decide(
     else:
         ruled_out = objection(last)
     if ruled_out is None and policy.on_broken == "escalate":
-        ruled_out = next((("validator_error", _describe(v)) for v in last.verdicts if v.broken), None)
+        ruled_out = next(
+            (("validator_error", _describe(v)) for v in last.verdicts if v.outcome == "abstain" and v.broken), None
+        )
     if ruled_out is None and pending:
         ruled_out = _not_worth_asking(policy, inputs)
     if ruled_out is not None:
@@ -65,8 +65,8 @@ def _after_large(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionIn
 
 
 def _ask_small(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs) -> Decision:
-    if _broke(inputs, inputs.small_price):
-        return _exhausted(policy, attempts, "budget", "max_cost")
+    if _broke(inputs, inputs.small_price):  # the detail names the tier whose call cannot be paid
+        return _exhausted(policy, attempts, "budget", "small")
     return Decision(action="ask_small", reason="draft", hedge=hedge_delay(policy, inputs))
 
 
@@ -78,7 +78,7 @@ def _escalate(
     wait: float | None = None,
 ) -> Decision:
     if _broke(inputs, inputs.large_price):
-        return _exhausted(policy, attempts, "budget", "max_cost")
+        return _exhausted(policy, attempts, "budget", "large")
     return Decision(action="escalate", reason=why[0], detail=why[1], wait=wait)
 
 
@@ -198,10 +198,9 @@ def _by_confidence(
 ) -> Decision:
     attempt = attempts[-1]
     confidence, threshold = attempt.confidence, threshold_for(policy, attempt, inputs.kind)
-    if _may_ask_evidence(policy, attempt):
-        waiting = next((name for name in evidence if name not in attempt.gathered), None)
-        if waiting is not None and not _broke(inputs, None):
-            return Decision(action="ask_evidence", reason="in_band", evidence=waiting)
+    waiting = next((name for name in evidence if name not in attempt.gathered), None) if evidence else None
+    if waiting is not None and _may_ask_evidence(policy, attempt) and not _broke(inputs, None):
+        return Decision(action="ask_evidence", reason="in_band", evidence=waiting)
     if threshold is None and attempt.gathered:
         threshold = _AS_GOOD_AS_LARGE if _evidence_spoke(attempt) else None  # a judge that is down decides nothing
     elif threshold is None and evidence and confidence is not None:

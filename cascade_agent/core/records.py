@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from cascade_agent.core.clean_json import INT64, clean, clean_text
@@ -115,12 +116,14 @@ class Usage:
         if meta is None:
             return cls()
         details: Mapping[str, Any] = meta.get("input_token_details") or {}
+        own = cls(input_tokens=_count(meta.get("input_tokens")), output_tokens=_count(meta.get("output_tokens")))
+        if not details:
+            return own
         # Anthropic tells writes by how long they are kept and sets the common key to 0 then.
         by_life = [_count(details.get(f"ephemeral_{life}_input_tokens")) for life in ("5m", "1h")]
         written = sum(count or 0 for count in by_life) or _count(details.get("cache_creation"))
-        return cls(
-            input_tokens=_count(meta.get("input_tokens")),
-            output_tokens=_count(meta.get("output_tokens")),
+        return replace(
+            own,
             cache_read_tokens=_count(details.get("cache_read")),
             cache_write_tokens=written,
         )
@@ -178,12 +181,12 @@ class Draft:
         content = self.message.content
         return content if isinstance(content, str) else str(self.message.text)
 
-    @property
+    @cached_property
     def tool_calls(self) -> list[ToolCall]:
         """The calls that the provider's answer could be parsed into."""
         return self.message.tool_calls
 
-    @property
+    @cached_property
     def invalid_tool_calls(self) -> list[InvalidToolCall]:
         """Calls whose arguments are not JSON."""
         return self.message.invalid_tool_calls
@@ -370,6 +373,10 @@ class DecisionInputs:
     """The last cause that made an answer of small unusable: the class of an error, or the code of a verdict."""
 
 
+UNKNOWN = DecisionInputs()
+"""The inputs of a decision of which nothing is known but the attempts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One move of `decide()`: what to do next, which reason decided, and for `ask_evidence` which evidence to ask."""
@@ -513,15 +520,20 @@ _PARTS: dict[type, dict[str, type]] = {
     Label: {"side_call": SideCall},
 }
 _PLAIN = frozenset({int, float, bool, dict})
-_BLANK = {
-    cls: frozenset(f.name for f in fields(cls) if f.default in ("", ()))
-    for cls in (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
-}
-"""Fields that are empty by default, and therefore left out when they are."""
-
-
 _RECORDS = frozenset((Usage, SideCall))
 _TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
+"""Measures of which null says that they are unknown; other empty fields are left out."""
+_ALL = (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
+_FILLED = object()
+
+
+def _empty(default: object) -> object:
+    """Return the value of a field that is left out of JSON: an empty default; None where there is no default."""
+    return None if default is MISSING else default if default in (None, "", ()) else _FILLED
+
+
+_SLOTS = {cls: [(f.name, _empty(f.default), f.name in _TOLD) for f in fields(cls)] for cls in _ALL}
+_VALUES = {cls: attrgetter(*(f.name for f in fields(cls))) for cls in _ALL}
 
 
 def dump(
@@ -529,26 +541,34 @@ def dump(
 ) -> dict[str, Any]:
     """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
     out: dict[str, Any] = {}
-    blank = _BLANK[type(record)]
-    for name in record.__slots__:
-        item = getattr(record, name)
-        if item is None:
-            if name in _TOLD:
+    cls, is_verdict = type(record), type(record) is Verdict
+    for (name, empty, told), item in zip(_SLOTS[cls], _VALUES[cls](record), strict=True):
+        if item is empty:
+            if told:
                 out[name] = None
-        elif isinstance(item, str):
-            if item or name not in blank:
-                out[name] = item if type(item) is str and item.isascii() and "\0" not in item else clean_text(item)
-        elif name != "score" and type(record) is Verdict:  # a validator put no text there
-            cleaned = clean(item)
-            out[name] = cleaned if isinstance(cleaned, str) else clean_text(str(cleaned))
-        elif isinstance(item, tuple):
-            if item or name not in blank:
-                out[name] = [clean_text(part) if isinstance(part, str) else dump(part) for part in item]
-        elif type(item) in _RECORDS:
-            out[name] = dump(item)
-        else:  # numbers, flags, and JSON that was cleaned when it was made; what else a validator put there is not
-            out[name] = item if type(item) in _PLAIN else clean(item)
+            continue
+        kind = type(item)
+        if kind is str:
+            out[name] = item if item.isprintable() else clean_text(item)
+        elif is_verdict and name != "score":  # a validator put no text there
+            out[name] = clean_text(str(clean(item)))
+        elif kind in _PLAIN:
+            out[name] = item
+        elif kind is tuple:
+            out[name] = [
+                {**_dump_once(part)}
+                if type(part) is Verdict and part.origin == "shipped"
+                else clean_text(part)
+                if isinstance(part, str)
+                else dump(part)
+                for part in item
+            ]
+        else:  # JSON that was cleaned when it was made; what else a validator put there is not
+            out[name] = dump(item) if kind in _RECORDS else clean(item)
     return out
+
+
+_dump_once = lru_cache(maxsize=2048)(dump)  # shipped validators say the same of most drafts
 
 
 def _is_number(value: object) -> bool:

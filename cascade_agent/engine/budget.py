@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
 import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,16 +18,18 @@ if TYPE_CHECKING:
     from cascade_agent.core.policy import Ceiling
 
 _MAX_ACCOUNTS = 4096
+_ROUNDING = 1e-9
 
 
 class _Account:
     """The spending of a run or a thread, and what is reserved for calls in flight."""
 
-    __slots__ = ("reserved", "run", "spent")
+    __slots__ = ("reserved", "run", "spent", "waiting")
 
     def __init__(self, spent: float = 0.0, *, run: object = None) -> None:
         self.spent, self.reserved = spent, 0.0
         self.run = run  # kept alive, so that no other run gets its identity
+        self.waiting: deque[tuple[float, Callable[[], object]]] = deque()
 
 
 _lock = threading.Lock()
@@ -66,15 +71,16 @@ class Budget:
                 account = _account(thread_id, lambda: _Account(_spent_before(messages)))
                 self._limits.append((account, ceilings["thread"]))
 
-    def remaining(self) -> float | None:
-        """Return what may still be spent; None without a ceiling."""
+    def remaining(self, *, held: bool = False) -> float | None:
+        """Return what may still be spent, with `held` also what is set aside for calls; None without a ceiling."""
         with _lock:
-            return min((limit - account.spent - account.reserved for account, limit in self._limits), default=None)
+            left = [limit - account.spent - (0.0 if held else account.reserved) for account, limit in self._limits]
+        return min(left, default=None)
 
     def reserve(self, amount: float) -> bool:
         """Set an amount aside for a call; False when it is no longer there."""
         with _lock:
-            if any(limit - account.spent - account.reserved < amount for account, limit in self._limits):
+            if self._short_of(amount) is not None:
                 return False
             for account, _ in self._limits:
                 account.reserved += amount
@@ -82,10 +88,64 @@ class Budget:
 
     def charge(self, reserved: float, cost: float | None) -> None:
         """Book a call that is over: its cost is spent, and the reserved amount where the cost is unknown."""
+        woken: list[Callable[[], object]] = []
         with _lock:
-            for account, _ in self._limits:
-                account.reserved -= reserved
+            for account, limit in self._limits:
                 account.spent += reserved if cost is None else cost
+                account.reserved -= reserved
+                if account.reserved <= limit * _ROUNDING:
+                    account.reserved, left = 0.0, math.inf  # nobody else would wake those who wait
+                else:
+                    left = limit - account.spent - account.reserved
+                while account.waiting and account.waiting[0][0] <= left:
+                    amount, wake = account.waiting.popleft()
+                    left -= amount
+                    woken.append(wake)
+        for wake in woken:
+            with contextlib.suppress(RuntimeError):  # its event loop was closed
+                wake()
+
+    def _short_of(self, amount: float) -> _Account | None:
+        """Return an account that does not have the amount."""
+        return next((a for a, limit in self._limits if limit - a.spent - a.reserved < amount), None)
+
+    # ---- waiting for what is set aside ------------------------------------------------------------------------------
+
+    def wait(self, amount: float, seconds: float | None) -> None:
+        """Wait until a call that money is set aside for is over, so that the amount may be there; then look again."""
+        woken = threading.Event()
+        entry = (amount, woken.set)
+        account = self._queued(entry)
+        if account is not None and not woken.wait(seconds):
+            _leave(account, entry)
+
+    async def await_money(self, amount: float, seconds: float | None) -> None:
+        """Async twin of `wait`."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        entry = (amount, lambda: loop.call_soon_threadsafe(woken.set))
+        account = self._queued(entry)
+        if account is not None:
+            try:
+                async with asyncio.timeout(seconds):
+                    await woken.wait()
+            except TimeoutError:
+                pass
+            finally:
+                _leave(account, entry)
+
+    def _queued(self, entry: tuple[float, Callable[[], object]]) -> _Account | None:
+        """Queue for an account that is short of an amount now, and would not be without what is set aside."""
+        with _lock:
+            account = self._short_of(entry[0])
+            if account is None or not account.reserved:
+                return None
+            account.waiting.append(entry)
+            return account
+
+
+def _leave(account: _Account, entry: tuple[float, Callable[[], object]]) -> None:
+    with _lock, contextlib.suppress(ValueError):  # it was woken in time
+        account.waiting.remove(entry)
 
 
 def _spent_before(messages: Sequence[BaseMessage]) -> float:

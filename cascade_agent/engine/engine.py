@@ -17,6 +17,7 @@ from cascade_agent.engine.recorder import StepRecorder
 from cascade_agent.engine.step import (
     Answer,
     AskEvidence,
+    AwaitMoney,
     CallTier,
     CancelPending,
     HandOver,
@@ -125,6 +126,9 @@ def step_script(progress: StepProgress) -> Generator[Effect, Any, StepEnd]:
             yield from _evidence(progress, request.validators.evidence[decision.evidence])
         elif decision.action == "escalate":
             yield from _large(progress, decision)
+        elif decision.reason == "budget" and (amount := progress.held_for_others(decision)) is not None:
+            progress.take_back_decision()
+            yield AwaitMoney(amount, progress.time_left)
         else:
             break
     if hedged:

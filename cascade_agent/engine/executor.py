@@ -8,18 +8,21 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, assert_never, cast
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never, cast
 
 from cascade_agent import telemetry
-from cascade_agent.engine.step import AskEvidence, CallTier, CancelPending, HandOver, Reply, Validate
+from cascade_agent.engine.step import AskEvidence, AwaitMoney, CallTier, CancelPending, HandOver, Reply, Validate
 from cascade_agent.engine.worker_threads import (
+    MAX_LATE,
     BackgroundCall,
     LateError,
     SupersededError,
+    is_full,
     run_within,
     start,
     stream_within,
 )
+from cascade_agent.models.tier import CALL_SECONDS
 from cascade_agent.validators.validator_set import is_control_flow, own_copy
 
 if TYPE_CHECKING:
@@ -27,10 +30,14 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import AIMessageChunk
 
+    from cascade_agent.engine.budget import Budget
     from cascade_agent.engine.recorder import StepRecorder
     from cascade_agent.engine.step import Answer, Effect, Pending, StepRequest
     from cascade_agent.models.tier import Role
 
+T = TypeVar("T")
+_GRACE = 0.005
+"""Seconds in which a call that was cancelled may end; nobody waits for what it does later."""
 _JITTER = 0.1
 """Share of a provider's waiting time that is added at random, so that those who were refused together do not return
 together."""
@@ -86,6 +93,9 @@ class Executor(_Base):
             if pause:
                 time.sleep(pause)
             return None
+        if isinstance(effect, AwaitMoney):
+            cast("Budget", self.request.budget).wait(effect.amount, effect.seconds)
+            return None
         if isinstance(effect, CancelPending):
             return self.cancel()
         assert_never(effect)
@@ -102,13 +112,13 @@ class Executor(_Base):
 
     def _call_tier(self, effect: CallTier) -> Reply:
         scope = self.recorder.open_attempt(effect.role)
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent before this tier was asked")
-        call = self._call(effect.role, effect.note)
+        call, label = self._call(effect.role, effect.note), self.request.tiers[effect.role].label
+        if (unmade := _unmade(effect.seconds, label)) is not None:
+            return unmade
         if effect.hedge is None:
             own, self.hedge, self.hedge_made = self.hedge, None, False
             if own is None or own.drop_unless_started():
-                return self._reply(call, effect.seconds, scope)
+                return self._reply(call, effect.seconds, scope, label)
             return self._first(own, None, effect.seconds)  # large is asked already
         small = start(partial(self._reply, call, None, scope))
         later = self.recorder.open_attempt("large", later=True)
@@ -119,7 +129,8 @@ class Executor(_Base):
         """Call the tier with the last word; yield its answer as it comes."""
         if self.hedge is not None and self.hedge.drop_unless_started():
             self.hedge, self.hedge_made = None, False
-        if self.hedge is not None or _no_time(effect.seconds):
+        label = self.request.tiers[effect.role].label
+        if self.hedge is not None or _unmade(effect.seconds, label) is not None:
             return self._call_tier(effect)
         scope, started = self.recorder.open_attempt(effect.role), perf_counter()
 
@@ -129,7 +140,7 @@ class Executor(_Base):
                 return (yield from stream(effect.role, effect.note))
 
         try:
-            value = yield from stream_within(effect.seconds, call)
+            value = yield from stream_within(effect.seconds, call, callee=label)
         except Exception as error:  # noqa: BLE001 - as in `_reply`
             return self._no_value(error, started)
         return Reply(value, None, late=False, latency=perf_counter() - started)
@@ -158,23 +169,28 @@ class Executor(_Base):
 
     def _ask_evidence(self, effect: AskEvidence) -> Reply:
         evidence, scope = effect.evidence, self.recorder.scope
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent")
+        if (unmade := _unmade(effect.seconds, evidence.name)) is not None:
+            return unmade
 
         def ask() -> object:
             with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
                 draft = own_copy(effect.draft)
                 return call.record_verdict(evidence.gather(draft, effect.context, config=call.config))
 
-        return self._reply(ask, effect.seconds, scope)
+        return self._reply(ask, effect.seconds, scope, evidence.name)
 
-    def _reply(self, call: Callable[[], object], seconds: float | None, scope: telemetry.Scope) -> Reply:
+    def _reply(
+        self, call: Callable[[], object], seconds: float | None, scope: telemetry.Scope, callee: str = ""
+    ) -> Reply:
         started = perf_counter()
+        limit = CALL_SECONDS.set(seconds)
         try:
             with telemetry.using(scope):
-                value = run_within(seconds, call)
+                value = run_within(seconds, call, callee=callee)
         except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
             return self._no_value(error, started)
+        finally:
+            CALL_SECONDS.reset(limit)
         return Reply(value, None, late=False, latency=perf_counter() - started)
 
     def _no_value(self, error: Exception, started: float) -> Reply:
@@ -206,8 +222,14 @@ class AsyncExecutor(_Base):
             if pause:
                 await asyncio.sleep(pause)
             return None
+        if isinstance(effect, AwaitMoney):
+            await cast("Budget", self.request.budget).await_money(effect.amount, effect.seconds)
+            return None
         if isinstance(effect, CancelPending):
-            return self.cancel()
+            call, pending = self.hedge, self.cancel()
+            if call is not None:
+                await asyncio.wait({call}, timeout=_GRACE)
+            return pending
         assert_never(effect)
 
     def cancel(self) -> Pending:
@@ -222,8 +244,8 @@ class AsyncExecutor(_Base):
 
     async def _call_tier(self, effect: CallTier) -> Reply:
         scope = self.recorder.open_attempt(effect.role)
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent before this tier was asked")
+        if (unmade := _unmade(effect.seconds)) is not None:
+            return unmade
         call = self._call(effect.role, effect.note, live=effect.live)
         if effect.hedge is None:
             own, made, self.hedge, self.hedge_made = self.hedge, self.hedge_made, None, False
@@ -265,8 +287,8 @@ class AsyncExecutor(_Base):
 
     async def _ask_evidence(self, effect: AskEvidence) -> Reply:
         evidence, scope = effect.evidence, self.recorder.scope
-        if _no_time(effect.seconds):
-            return _unmade("the step's latency budget was spent")
+        if (unmade := _unmade(effect.seconds)) is not None:
+            return unmade
 
         async def ask() -> object:
             async with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
@@ -279,25 +301,65 @@ class AsyncExecutor(_Base):
         self, call: Callable[[], Awaitable[object]], seconds: float | None, scope: telemetry.Scope
     ) -> Reply:
         started = perf_counter()
-        limit = asyncio.timeout(seconds)
         try:
             with telemetry.using(scope):
-                async with limit:
-                    value = await call()
-        except TimeoutError as error:
-            if not limit.expired():
-                return self.failed(error, started)
-            return Reply(None, LateError.after(seconds), late=True, latency=perf_counter() - started)
+                value = await _await_within(seconds, call)
+        except LateError as error:
+            return Reply(None, error, late=True, latency=perf_counter() - started)
         except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
             return self.failed(error, started)
         return Reply(value, None, late=False, latency=perf_counter() - started)
 
 
-def _no_time(seconds: float | None) -> bool:
-    return seconds is not None and seconds <= 0
+async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]]) -> T:
+    """Await a call at most `seconds`; whatever it does after it was cancelled, nobody waits for that.
+
+    Raises:
+        LateError: the call did not return in time.
+    """
+    if seconds is None:
+        return await call()
+    loop = asyncio.get_running_loop()
+    task, over = asyncio.ensure_future(call()), loop.create_future()
+    timer = loop.call_later(seconds, _wake, over)
+    task.add_done_callback(partial(_wake, over))
+    try:
+        await over
+        if task.done():
+            return task.result()
+        raise LateError.after(seconds)
+    finally:
+        timer.cancel()
+        if not task.done():
+            task.cancel()
+            _left.add(task)
+            task.add_done_callback(_forget)
+            await asyncio.wait({task}, timeout=_GRACE)
 
 
-def _unmade(why: str) -> Reply:
+def _wake(over: asyncio.Future[None], _: object = None) -> None:
+    if not over.done():
+        over.set_result(None)
+
+
+_left: set[asyncio.Future[Any]] = set()
+"""Calls that were cancelled and clean up; the event loop itself keeps them no longer than it must."""
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    _left.discard(task)
+    if not task.cancelled():
+        task.exception()  # else asyncio logs that nobody retrieved it
+
+
+def _unmade(seconds: float | None, callee: str | None = None) -> Reply | None:
+    """Return the reply of a call that is not made: no time is left, or too many late ones of it still run."""
+    if seconds is not None and seconds <= 0:
+        why = "the step's latency budget was spent before this call"
+    elif callee is not None and is_full(callee):
+        why = f"{MAX_LATE} late calls of {callee} still run"
+    else:
+        return None
     return Reply(None, LateError(why), late=True, latency=0.0, made=False)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
-from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
-from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
+from cascade_agent.core.records import UNKNOWN, Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
+from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line, is_nested
 from cascade_agent.engine.tier_faults import draft_fault, error_fault
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SMALL_SHARE = 1 / 3
 _MAX_ERROR = 500
-UNKNOWN = DecisionInputs()
+_ANY_MONEY = 1e-12
 _UNREAD = Verdict(
     outcome="fail",
     code="unparsed_output",
@@ -51,7 +51,10 @@ class StepProgress:
     decisions: list[Decision] = field(default_factory=list)
     side_calls: list[SideCall] = field(default_factory=list)
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
-    attempt: Attempt = field(default_factory=lambda: Attempt(tier="small", outcome="pending"))
+    facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
+    """The fields of the attempt in hand."""
+    made: Attempt | None = None
+    may_retry: bool | None = None
     before: tuple[Verdict, ...] = ()
     """Verdicts of the context alone, before there was a draft."""
     answer: Answer | None = None
@@ -59,6 +62,18 @@ class StepProgress:
     reserved: float = 0.0
     known: DecisionInputs = UNKNOWN
     """Inputs from the statistics when the step began."""
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt in hand."""
+        if self.made is None:
+            self.made = Attempt(**self.facts)
+        return self.made
+
+    def change(self, **facts: Any) -> None:
+        """Change fields of the attempt in hand."""
+        self.facts.update(facts)
+        self.made = None
 
     @property
     def time_left(self) -> float | None:
@@ -98,7 +113,7 @@ class StepProgress:
 
     def _sent(self) -> AIMessage | None:
         """Return what of large's answer went out so far."""
-        return None if self.request.sent is None or self.attempt.tier != "large" else self.request.sent()
+        return None if self.request.sent is None or self.facts["tier"] != "large" else self.request.sent()
 
     # ---- decisions --------------------------------------------------------------------------------------------------
 
@@ -113,16 +128,20 @@ class StepProgress:
 
     def _inputs(self) -> DecisionInputs:
         """Return what is known besides the attempts now; nothing that no rule could use."""
-        request, policy, attempt = self.request, self.request.policy, self.attempt
+        request, policy, known, facts = self.request, self.request.policy, self.known, self.facts
         more: dict[str, Any] = {}
         if request.disabled:
             more["disabled"] = True
-        if self.known.large_latency is not None or attempt.retry_after is not None:
-            more["time_left"] = self.time_left
-        if attempt.tier == "large" and attempt.retry_after is not None and request.statistics is not None:
-            more["retry"] = request.statistics.take_retry()
-        if self.answer is not None and attempt.tier == "small" and policy.thresholds:
-            more["kind"] = kind_of_step(self.request.contexts["small"], self.answer)
+        small, large, wait = known.small_latency, known.large_latency, facts.get("retry_after")
+        left = None if wait is None and (small is None or large is None) else self.time_left
+        if wait is not None or (left is not None and left < cast("float", small) + cast("float", large)):
+            more["time_left"] = left  # where it can matter
+        if facts["tier"] == "large" and wait is not None and request.statistics is not None:
+            if self.may_retry is None:  # taken once, however often it is decided anew
+                self.may_retry = request.statistics.take_retry()
+            more["retry"] = self.may_retry
+        if self.answer is not None and facts["tier"] == "small" and policy.thresholds:
+            more["kind"] = kind_of_step(request.contexts["small"], self.answer)
         if policy.stay_on_large == "turn":
             more["stays_on_large"] = _escalated_this_turn(request.contexts["small"])
         if request.budget is not None:
@@ -154,9 +173,22 @@ class StepProgress:
         if budget.reserve(amount):
             self.reserved = amount
             return True
+        self.take_back_decision()
+        return False
+
+    def take_back_decision(self) -> None:
+        """Forget the last decision: it is to be made anew."""
         self.decisions.pop()
         self.inputs_seen.pop()
-        return False
+
+    def held_for_others(self, decision: Decision) -> float | None:
+        """Return what the next call costs where it is short only of money that is set aside for calls in flight."""
+        budget, left = self.request.budget, self.time_left
+        if budget is None or (left is not None and left <= 0) or is_nested():
+            return None
+        amount = self._price("small" if decision.detail == "small" else "large") or _ANY_MONEY
+        free, unspent = budget.remaining(), budget.remaining(held=True)
+        return amount if free is not None and unspent is not None and free < amount <= unspent else None
 
     def charge(self, cost: float | None) -> None:
         """Book the call that is over; what was set aside for it stays spent when its cost is unknown."""
@@ -169,7 +201,8 @@ class StepProgress:
     def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
         """Begin the attempt of a tier."""
         self.before = verdicts
-        self.attempt = Attempt(
+        self.facts, self.may_retry = {}, None
+        self.change(
             tier=role,
             model=self.request.tiers[role].model_name,
             outcome="pending",
@@ -184,17 +217,16 @@ class StepProgress:
         self.error = error
         superseded = isinstance(error, SupersededError)
         outcome: AttemptOutcome = "cancelled" if superseded else "timeout" if reply.late else "error"
-        tier = self.request.tiers["small" if self.attempt.tier == "small" else "large"]
+        tier = self.request.tiers[self.facts["tier"]]
         nested = tier.base._llm_type == "cascade"  # noqa: SLF001 - LangChain's own way to ask
         usage, cost, inner = usage_and_cost_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
         unread = reply.made and was_answered(error)
         sent = self._sent()
         if sent is not None:
             usage, cost = self._spent(sent)
-        self.attempt = replace(
-            self.attempt,
+        self.change(
             outcome=outcome,
-            verdicts=(*self.attempt.verdicts, _UNREAD) if unread else self.attempt.verdicts,
+            verdicts=(*self.facts["verdicts"], *((_UNREAD,) if unread else ())),
             error=_error_text(error),
             latency=reply.latency,
             usage=usage,
@@ -208,11 +240,9 @@ class StepProgress:
     def drafted(self, reply: Reply, answer: Answer) -> None:
         """Book a call that gave a draft."""
         self.answer = answer
-        role: Role = "small" if self.attempt.tier == "small" else "large"
-        usage, cost, inner = usage_and_cost(self.request.tiers[role], answer.draft.message)
+        usage, cost, inner = usage_and_cost(self.request.tiers[self.facts["tier"]], answer.draft.message)
         effects = [self.request.policy.side_effects.get(call["name"]) for call in answer.draft.tool_calls]
-        self.attempt = replace(
-            self.attempt,
+        self.change(
             outcome="rejected",
             latency=reply.latency,
             usage=usage,
@@ -224,14 +254,13 @@ class StepProgress:
 
     def judged(self, verdicts: tuple[Verdict, ...], *, gathered: str | None = None) -> None:
         """Add verdicts to the attempt and score it anew."""
-        attempt = self.attempt
-        verdicts = attempt.verdicts + verdicts if attempt.verdicts else verdicts
+        verdicts = (*self.facts["verdicts"], *verdicts)
         draft = cast("Answer", self.answer).draft
-        self.attempt = replace(
-            attempt,
+        if gathered is not None:
+            self.change(gathered=(*self.facts.get("gathered", ()), gathered))
+        self.change(
             verdicts=verdicts,
             confidence=(self.request.policy.scorer or shipped_scorer()).confidence(verdicts),
-            gathered=attempt.gathered if gathered is None else (*attempt.gathered, gathered),
             fault=draft_fault(draft, verdicts, self.request.policy.side_effects),
         )
 
@@ -242,16 +271,17 @@ class StepProgress:
             answer = rebuild("small", draft.message, plain(draft.parsed)) if rebuild else Answer(draft=draft)
         except ValueError:
             return False
-        self.answer, self.attempt = answer, replace(self.attempt, verdicts=self.before)
+        self.answer = answer
+        self.change(verdicts=self.before)
         return True
 
     def close_attempt(self, outcome: AttemptOutcome | None = None) -> Attempt:
         """Fix the attempt's outcome."""
+        if self.facts["outcome"] == "pending":
+            self.change(outcome=outcome or "skipped")
+        elif outcome is not None and self.facts["outcome"] == "rejected":
+            self.change(outcome=outcome)
         attempt = self.attempt
-        if attempt.outcome == "pending":
-            attempt = replace(attempt, outcome=outcome or "skipped")
-        elif outcome is not None and attempt.outcome == "rejected":
-            attempt = replace(attempt, outcome=outcome)
         self.done.append(attempt)
         self.answers.append(self.answer)
         if attempt.outcome not in ("accepted", "skipped"):
@@ -285,9 +315,9 @@ class StepProgress:
     def stopped(self, error: BaseException, *, hedged: bool) -> StepEnd:
         """Close a step that the host, or something outside of it, ended."""
         self.charge(None)
-        if self.attempt.outcome == "pending":
+        if self.facts["outcome"] == "pending":
             usage, cost = self._spent(self._sent())
-            self.attempt = replace(self.attempt, usage=usage, cost=cost)
+            self.change(usage=usage, cost=cost)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))
         self.close_attempt("cancelled")

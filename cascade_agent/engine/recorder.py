@@ -12,9 +12,10 @@ from uuid import uuid4
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
-from cascade_agent.core.records import StepTrace
-from cascade_agent.engine.progress import UNKNOWN, kind_of_step
+from cascade_agent.core.records import UNKNOWN, StepTrace
+from cascade_agent.engine.progress import kind_of_step
 from cascade_agent.engine.tier_faults import warn_once
+from cascade_agent.models.history import ids_of_calls
 from cascade_agent.models.usage import NOTHING
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import Role
 
 _lost: set[str] = set()
+_REFUSED = replace(NOTHING, calls=1)
 
 
 class StepRecorder:
@@ -79,7 +81,8 @@ class StepRecorder:
         self._close(progress.done[-1])
         if self._hedge is not None:
             telemetry.drop_attempt(self._hedge)
-        _warn(progress)
+        if progress.errors:
+            _warn(progress)
         trace = self._trace(progress, end)
         telemetry.end_step(self._span, trace)
         if request.statistics is not None:
@@ -107,7 +110,7 @@ class StepRecorder:
             decisions=tuple(progress.decisions),
             evidence=tuple(progress.side_calls),
             askable=tuple(request.validators.evidence),
-            inputs_seen=() if all(i is UNKNOWN or i == UNKNOWN for i in inputs) else tuple(inputs),
+            inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
             kind=kind_of_step(context, next((a for a in progress.answers if a is not None), None)),
             degraded=end.outcome == "exhausted" and end.final is not None,
@@ -172,14 +175,10 @@ def _sum(progress: StepProgress) -> tuple[float | None, str]:
 
 def _total(progress: StepProgress) -> Usage | None:
     """Return the tokens that the providers reported; a call that raised reported none, one cut off is unknown."""
-    total = NOTHING
-    one = replace(NOTHING, calls=1)
-    parts = [one if a.usage is None and a.outcome == "error" else a.usage for a in progress.done]
-    for usage in parts + [call.usage for call in progress.side_calls]:
-        if usage is None:
-            return None
-        total += usage
-    return total
+    parts = [_REFUSED if a.usage is None and a.outcome == "error" else a.usage for a in progress.done]
+    parts += [call.usage for call in progress.side_calls]
+    known = [usage for usage in parts if usage is not None]
+    return sum(known[1:], known[0]) if len(known) == len(parts) else None
 
 
 # ---- on the message -------------------------------------------------------------------------------------------------
@@ -208,10 +207,7 @@ def recorded(message: AIMessage, trace: StepTrace, history: Sequence[BaseMessage
 
 def _fresh_ids(message: AIMessage, step_id: str, history: Sequence[BaseMessage]) -> list[str] | None:
     """Return the ids of the calls where some must change: the same ones again when a saved answer is read back."""
-    used: set[str] = set()
-    for earlier in history:
-        if earlier.type == "ai":
-            used.update(call["id"] or "" for call in cast("AIMessage", earlier).tool_calls)
+    used = ids_of_calls(history)
     ids: list[str] = []
     changed = False
     for index, call in enumerate(message.tool_calls):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
-from cascade_agent.core.records import DecisionInputs
+from cascade_agent.core.records import UNKNOWN, DecisionInputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ class StepStatistics:
         with self._lock:
             steps = self._steps.get(name)
             if steps is None or steps.seen < ENOUGH:
-                return _NEW
+                return UNKNOWN
             now = self._clock()
             probe = now - steps.last_small >= PROBE_AFTER
             if probe:
@@ -106,7 +106,7 @@ class StepStatistics:
         Taken when it is decided, so that concurrent steps cannot all have the same one.
         """
         with self._lock:
-            allowed = self._retries < max(_RETRIES * self._calls, _FREE_RETRIES)
+            allowed = self._retries + 1 <= max(_RETRIES * self._calls, _FREE_RETRIES)
             self._retries += allowed
             return allowed
 
@@ -120,7 +120,7 @@ class StepStatistics:
         """Learn from a step that ended; nothing of its contents is kept."""
         small = trace.attempts[0]
         with self._lock:
-            self._calls = self._calls * _KEPT + sum(a.outcome != "skipped" for a in trace.attempts)
+            self._calls = self._calls * _KEPT + trace.escalated  # steps that asked large, which alone is asked again
             self._retries *= _KEPT
             steps = self._steps.pop(trace.step, None) or _Steps(last_small=self._clock())
             self._steps[trace.step] = steps
@@ -140,17 +140,15 @@ class StepStatistics:
         return (StepStatistics, ())
 
 
-_NEW = DecisionInputs()
-
-
 def _observe_small(steps: _Steps, small: Attempt, trace: StepTrace) -> None:
     steps.seen += 1
     steps.escalated.add(float(small.outcome != "accepted"))
-    cause = _unusable(small)
+    cause = None if small.outcome == "accepted" else _unusable(small)
     steps.broken.add(float(cause is not None))
     steps.cause = cause or steps.cause
-    steps.small_cost.add(_plus(small.cost, [call.cost for call in trace.evidence]))
-    steps.small_latency.add(_plus(small.latency, [call.latency for call in trace.evidence]))
+    more = trace.evidence
+    steps.small_cost.add(_plus(small.cost, [call.cost for call in more]) if more else small.cost)
+    steps.small_latency.add(_plus(small.latency, [call.latency for call in more]) if more else small.latency)
 
 
 def _unusable(attempt: Attempt) -> str | None:

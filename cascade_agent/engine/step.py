@@ -157,7 +157,7 @@ class StepRequest:
             ConfigurationError: the policy of the call cannot work.
         """
         own = run_config.get("configurable") or {}
-        thread_id, nested = own.get("thread_id"), _NESTED.get()
+        thread_id, nested = own.get("thread_id"), is_nested()
         policy = settings.policy
         if "cascade_policy" in own and not nested:  # it is meant for the cascade that the caller sees
             policy = Policy.of(own["cascade_policy"], base=policy)
@@ -204,6 +204,11 @@ def nested_in_tier() -> Iterator[None]:
         yield
     finally:
         _NESTED.reset(token)
+
+
+def is_nested() -> bool:
+    """Return whether a tier is being called here, whose outer step may hold the money that this one is short of."""
+    return _NESTED.get()
 
 
 @contextmanager
@@ -258,6 +263,14 @@ class AskEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitMoney:
+    """Wait at most `seconds` until a call that money is set aside for is over, and the amount may be there."""
+
+    amount: float
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
     """An attempt is over and large is next, after `decision.wait` seconds; `first` when small was it."""
 
@@ -283,7 +296,7 @@ class Reply:
     """True if the call was made at all."""
 
 
-Effect = CallTier | Validate | AskEvidence | HandOver | CancelPending
+Effect = CallTier | Validate | AskEvidence | AwaitMoney | HandOver | CancelPending
 Pending = Reply | Literal["running"] | None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Y = TypeVar("Y")
 _MAX_IDLE = 64
+MAX_LATE = 64
+"""Late calls of one tier that may still be running; while so many are, it is not called again."""
 
 
 class LateError(TimeoutError):
@@ -59,20 +62,42 @@ class _Worker:
             keep = len(_idle) < _MAX_IDLE
             if keep:
                 _idle.append(self)  # before the answer is out: the caller's next call finds this worker free
-            box.put(outcome)
+            with _counting:
+                box.put(outcome)
+                if box.late_for is not None:
+                    _late[box.late_for] -= 1
             del context, call, box, outcome  # an idle worker keeps nothing alive
 
 
-_Box = SimpleQueue[tuple[object, BaseException | None]]
+class _Box(SimpleQueue[tuple[object, BaseException | None]]):
+    """The place where a worker leaves its result; `late_for` says whose it is once nobody waits for it."""
+
+    late_for: str | None = None
+
+
 _idle: list[_Worker] = []
-os.register_at_fork(after_in_child=_idle.clear)  # threads do not survive a fork
+_late: Counter[str] = Counter()
+_counting = threading.Lock()
 
 
-def run_within(seconds: float | None, call: Callable[[], T]) -> T:
+def _after_fork() -> None:  # threads do not survive a fork
+    _idle.clear()
+    _late.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def is_full(callee: str) -> bool:
+    """Return whether so many late calls of a callee still run that it is not to be called again."""
+    return _late[callee] >= MAX_LATE
+
+
+def run_within(seconds: float | None, call: Callable[[], T], *, callee: str = "") -> T:
     """Call and wait at most `seconds` (None: as long as it takes, in this thread). Context variables are carried over.
 
     Raises:
-        LateError: the call did not return in time.
+        LateError: the call did not return in time; it counts among the late ones of `callee` until it ends.
     """
     if seconds is None:
         return call()
@@ -80,10 +105,19 @@ def run_within(seconds: float | None, call: Callable[[], T]) -> T:
     try:
         value, error = box.get(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
     except Empty:
+        _count_late(box, callee)
         raise LateError.after(seconds) from None
     if error is not None:
         raise error
     return cast("T", value)
+
+
+def _count_late(box: _Box, callee: str) -> None:
+    """Count a call that nobody waits for any more, until its worker leaves its result in the box."""
+    with _counting:
+        if box.empty():
+            box.late_for = callee
+            _late[callee] += 1
 
 
 _LEAVING = 0.5
@@ -91,13 +125,15 @@ _LEAVING = 0.5
 _End = tuple[Any, BaseException | None]
 
 
-def stream_within(seconds: float | None, make: Callable[[], Generator[Y, None, T]]) -> Generator[Y, None, T]:
+def stream_within(
+    seconds: float | None, make: Callable[[], Generator[Y, None, T]], *, callee: str = ""
+) -> Generator[Y, None, T]:
     """Yield what a generator yields and return what it returns, in at most `seconds`.
 
     It runs in a context of its own: what it sets there, whoever reads the stream does not see.
 
     Raises:
-        LateError: it did not return in time.
+        LateError: it did not return in time; it counts among the late ones of `callee` until it ends.
     """
     context, made = copy_context(), make()
     if seconds is None:
@@ -119,6 +155,7 @@ def stream_within(seconds: float | None, make: Callable[[], Generator[Y, None, T
                 break
             yield cast("Y", item)
     except Empty:
+        _count_late(closed, callee)
         raise LateError.after(seconds) from None
     except GeneratorExit:
         left.set()
@@ -189,6 +226,6 @@ def _hand_over(context: Context, call: Callable[[], object]) -> _Box:
         worker = _idle.pop()
     except IndexError:
         worker = _Worker()
-    box: _Box = SimpleQueue()
+    box = _Box()
     worker.inbox.put((context, call, box))
     return box

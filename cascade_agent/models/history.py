@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from itertools import chain
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from cascade_agent.core.message_memo import MessageMemo
 from cascade_agent.models import prompt_cache
 from cascade_agent.models.traits import RESPONSES, family
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 Block = dict[str, Any]
 
 _PLAIN_KWARGS = frozenset({"refusal", "tool_calls"})
+_CONTENT = attrgetter("content")
 _BY_A_MODEL = frozenset({"ai", "AIMessageChunk"})
 _RESPONSE_IDS = ("msg_", "resp_", "rs_", "fc_")
 _MEDIA = frozenset({"image", "audio", "video", "file"})
@@ -90,21 +95,36 @@ def with_note(messages: Sequence[BaseMessage], note: str) -> list[BaseMessage]:
 
 
 def _all_plain(messages: Sequence[BaseMessage], *, ids: bool) -> bool:
-    """Tell whether nothing is to be done: at every call, hence by `type`; isinstance costs ten times as much."""
-    seen: set[str] = set()
-    for message in messages:
-        if type(message.content) is not str:
-            return False
-        if message.type in _BY_A_MODEL:
-            answer = cast("AIMessage", message)
-            if not _is_plain(answer, ids=ids):
-                return False
-            for call in answer.tool_calls:
-                name = call["id"]
-                if not name or name in seen:
-                    return False
-                seen.add(name)
-    return True
+    """Tell whether nothing is to be done."""
+    read = (_PLAIN_WITHOUT_IDS if ids else _PLAIN).all(messages)
+    distinct = set(read)
+    if False in distinct or not {str}.issuperset(map(type, map(_CONTENT, messages))):  # hosts change content in place
+        return False
+    distinct.discard(())
+    names = list(chain.from_iterable(cast("set[tuple[str, ...]]", distinct)))
+    return all(names) and len(set(names)) == len(names) and len(distinct) == len(read) - read.count(())
+
+
+def ids_of_calls(messages: Sequence[BaseMessage]) -> set[str]:
+    """Return the ids of the calls that the answers of a conversation made."""
+    read = _PLAIN.all(messages)
+    distinct = set(read)
+    if False in distinct:
+        distinct = {_ids(m) if found is False else found for m, found in zip(messages, read, strict=True)}
+    return set(chain.from_iterable(cast("set[tuple[str, ...]]", distinct)))
+
+
+def _ids(message: BaseMessage) -> tuple[str, ...]:
+    calls = cast("AIMessage", message).tool_calls if message.type in _BY_A_MODEL else ()
+    return tuple([call["id"] or "" for call in calls])
+
+
+def _plain_ids(message: BaseMessage, *, ids: bool = False) -> tuple[str, ...] | Literal[False]:
+    """Return the ids of a message's calls; False where another provider might not take it as it is."""
+    plain = type(message.content) is str and (
+        message.type not in _BY_A_MODEL or _is_plain(cast("AIMessage", message), ids=ids)
+    )
+    return plain and _ids(message)
 
 
 def _is_plain(message: AIMessage, *, ids: bool) -> bool:
@@ -120,6 +140,9 @@ def _is_plain(message: AIMessage, *, ids: bool) -> bool:
         str(message.id or "").startswith(_RESPONSE_IDS)
         or str(message.response_metadata.get("id") or "").startswith("resp_")
     )
+
+
+_PLAIN, _PLAIN_WITHOUT_IDS = MessageMemo(_plain_ids), MessageMemo(partial(_plain_ids, ids=True))
 
 
 # ---- who wrote it ---------------------------------------------------------------------------------------------------

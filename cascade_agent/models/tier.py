@@ -5,6 +5,7 @@ What was bound to one tier (`small.bind(temperature=0)`) never reaches the other
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import ToolSpec
 
 Role = Literal["small", "large"]
+CALL_SECONDS: ContextVar[float | None] = ContextVar("cascade_call_seconds", default=None)
+"""Seconds that a synchronous call has: Python cannot end it, so a client that takes a timeout per call is given one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,6 +254,11 @@ class Ready:
     def ask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
         """Ask the tier; arguments of this call win over bound ones."""
         runnable, given = self._called(more)
+        seconds, setting = CALL_SECONDS.get(), self.tier.traits.timeout_setting
+        if seconds is not None and setting and "timeout" not in given and self._is_bare():
+            own, longest = getattr(self.tier.base, setting), 1.05 * seconds + 0.1  # the deadline itself passes first
+            if own is None or (isinstance(own, int | float) and own > longest):
+                given["timeout"] = longest
         return runnable.invoke(messages, config, **given)
 
     async def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
@@ -267,6 +275,13 @@ class Ready:
         """Async twin of `stream`."""
         runnable, given = self._called(more)
         return runnable.astream(messages, config, **given)
+
+    def _is_bare(self) -> bool:
+        """Return whether arguments reach the client alone: no wrapper, and no cache that they would be a key of."""
+        from langchain_core.globals import get_llm_cache
+
+        base = self.tier.base
+        return not (self.structured or self.tier.wrapped or base.cache) and (base.cache is False or not get_llm_cache())
 
     def _called(self, more: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
         if more and self.structured:

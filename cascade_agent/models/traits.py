@@ -15,6 +15,7 @@ RESPONSES = "openai/responses"
 
 _KNOWN = frozenset({"openai", "anthropic", "google_genai", "mistralai", "ollama"})
 _OPENAI_HOSTS = ("https://api.openai.com", "https://eu.api.openai.com", "https://us.api.openai.com")
+_TIMEOUTS = {"openai": ("request_timeout",), "anthropic": ("default_request_timeout",)}
 _SAME = {"azure": "openai", "openai-codex": "openai", "mistral": "mistralai", "google_vertexai": "google_genai"}
 
 
@@ -42,6 +43,8 @@ class ModelTraits:
     manual_thinking: bool = False
     """It is asked with Anthropic's manual thinking, which must begin every turn of the model's own."""
     sees_images: bool = True
+    timeout_setting: str = ""
+    """Name of the model's own timeout, where its client takes a `timeout` in each call too."""
 
     @classmethod
     def of(cls, base: BaseChatModel, bound: Mapping[str, Any], *, name: str | None, provider: str | None) -> Self:
@@ -62,6 +65,7 @@ class ModelTraits:
             base_url=_base_url(base),
             plain_strings=imitation and not responses,
             manual_thinking=isinstance(thinking, dict) and thinking.get("type") == "enabled",
+            timeout_setting=next((name for name in _TIMEOUTS.get(known_as or "", ()) if hasattr(base, name)), ""),
             sees_images=profile.get("image_inputs") is not False,
         )
 

@@ -79,6 +79,8 @@ def _priced_otherwise(message: AIMessage, usage: Mapping[str, Any]) -> bool:
         if isinstance(service, str) and service.lower() not in _STANDARD_SERVICE:
             return True
     sides = (usage.get("input_token_details") or {}, usage.get("output_token_details") or {})
+    if sides == ({}, {}):
+        return False
     services = {key.partition("_")[0] for side in sides for key, count in side.items() if count}
     return bool(services & {"priority", "flex", "batch"}) or any(side.get("audio") for side in sides)
 

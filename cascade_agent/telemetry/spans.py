@@ -7,7 +7,7 @@ our own spans, because backends add those up over the model's span and would cou
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,8 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
     with guarded:
         settings = current()
         handlers = () if run is None else run.manager.inheritable_handlers
+        if not handlers and not _reaches_anybody():
+            return _SILENT
         if not settings.otel_spans and not handlers:
             return _SILENT
         scope = StepScope(run=run)
@@ -172,6 +174,14 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
         scope.chat = not opens_llm_spans(handlers) if wanted == "auto" else wanted
         return scope
     return _SILENT
+
+
+def _reaches_anybody() -> bool:
+    """Return whether a span could be kept: an SDK is configured, or a span that is current already has a trace."""
+    for made in (_TRACER, otel_trace.get_tracer_provider()):
+        if not type(made).__module__.startswith("opentelemetry.trace"):
+            return True
+    return otel_trace.get_current_span() is not _NONE
 
 
 def _open_step(scope: StepScope, name: str, policy: str, thread_id: str | None, handlers: Any) -> None:
@@ -207,12 +217,21 @@ def start_attempt(step: StepScope, index: int, *, tier: str, model: str | None, 
     return _SILENT_ATTEMPT
 
 
-@contextmanager
-def using(scope: Scope) -> Iterator[None]:
+def using(scope: Scope) -> AbstractContextManager[None]:
     """Make a scope's span the current one while a tier is called; what the tier's instrumentation opens nests there.
 
     Never held across a `yield` to the user: an exception of the body is the engine's to report.
     """
+    if (scope is _SILENT or scope is _SILENT_ATTEMPT) and _ATTEMPT.get() is None:
+        return _NOTHING
+    return _using(scope)
+
+
+_NOTHING = nullcontext()
+
+
+@contextmanager
+def _using(scope: Scope) -> Iterator[None]:
     attempt = scope if isinstance(scope, AttemptScope) else None
     if attempt is not None and attempt.waits:
         with guarded:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from cascade_agent.core.message_memo import MessageMemo
 from cascade_agent.validators._words import (
     HISTORY_CHARS,
     MESSAGES,
@@ -169,33 +169,6 @@ def _values_text(args: object, limit: int = VALUE_CHARS) -> str:
     return " ".join(parts)
 
 
-_facts: dict[int, Facts] = {}
-_alive: dict[int, weakref.ref[BaseMessage]] = {}
-"""Facts by the identity of a message. An entry ends before its message does, so no id is taken for another's."""
-
-
-def _forget(key: int) -> None:
-    _facts.pop(key, None)
-    _alive.pop(key, None)
-
-
-def facts(message: BaseMessage) -> Facts:
-    """Return what a message says. Messages are values: the same object is never read twice."""
-    key = id(message)
-    found = _facts.get(key)
-    if found is None:
-        found = _read(message)
-        _alive[key] = weakref.ref(message, lambda _: _forget(key))
-        _facts[key] = found
-    return found
-
-
-def facts_of(messages: Sequence[BaseMessage]) -> list[Facts]:
-    """Return what each message says."""
-    found = list(map(_facts.get, map(id, messages)))
-    return list(map(facts, messages)) if None in found else cast("list[Facts]", found)
-
-
 def _read(message: BaseMessage) -> Facts:
     kind, text = message.type, content_text(message, CHARS)
     if kind in TOOL:
@@ -209,6 +182,10 @@ def _read(message: BaseMessage) -> Facts:
         calls = getattr(cast("AIMessage", message), "tool_calls", None) or ()
         return Facts(kind="ai", text=text, calls=calls, tier=tier if isinstance(tier, str) else None)
     return Facts(kind="human" if kind in HUMAN else "system" if kind == "system" else "other", text=text)
+
+
+_memo: Final = MessageMemo(_read)
+facts, facts_of = _memo.of, _memo.all
 
 
 # ---- what tools are about -------------------------------------------------------------------------------------------
@@ -415,7 +392,7 @@ def _evidence(context: StepContext) -> Conversation:
         elif fact.calls and left > 0:
             readings += fact.values
         if left > 0:
-            readings.append(_cut(messages[place], fact, left))
+            readings.append(fact.plain if len(fact.text) < left else _cut(messages[place], fact, left))
             left -= len(fact.text)
     if system is None and len(messages) > MESSAGES and messages[0].type == "system":
         system = _cut(messages[0], facts(messages[0]), SYSTEM_CHARS)

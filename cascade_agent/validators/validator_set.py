@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Origin, StepContext, Verdict
@@ -32,6 +32,7 @@ Timed = Callable[[str, str | None, Sequence[tuple[str, float]]], None]
 context alone (None). It never raises."""
 
 _MAX_VERDICTS = 256
+_PLAIN_FINDINGS = frozenset((Verdict, bool, list, tuple, type(None)))
 _MAX_WARNINGS = 256
 _warned: set[tuple[str, str]] = set()
 
@@ -126,11 +127,11 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if inspect.isawaitable(finding):
+                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
                     _discard(finding)
                     finding = _broken(name, "an asynchronous validator needs ainvoke, astream or abatch")
                 if finding is not None:
-                    self._take(found, name, finding, context)
+                    self._take(found, name, cast("Finding", finding), context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 self._take(found, name, _fault(name, error), context)
             took.append((name, perf_counter() - started))
@@ -147,12 +148,12 @@ class ValidatorSet:
             started = perf_counter()
             try:
                 finding = validator(seen, context)
-                if inspect.isawaitable(finding):
+                if type(finding) not in _PLAIN_FINDINGS and inspect.isawaitable(finding):
                     limit = asyncio.timeout(seconds)
                     async with limit:
                         finding = await finding
                 if finding is not None:
-                    self._take(found, name, finding, context)
+                    self._take(found, name, cast("Finding", finding), context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 if limit is not None and limit.expired():
                     fault = _broken(name, f"no answer in {seconds:g} s", code="validator_timeout")
