@@ -33,6 +33,8 @@ CURVE_POINTS: Final = 24
 EDGES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Bins of the calibration curve: a twentieth near 1, where most drafts are and where thresholds lie."""
 
+_STAND_INS: Final = ("standin-small", "standin-large")
+"""The models of `cascade-agent demo`, whose prices are made up."""
 _RESAMPLES: Final = 100
 _INTERVALS: Final = ("harm", "saving")
 _SIDE: Final = 0.975
@@ -92,6 +94,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
     finished = tally.steps > tally.unfinished
     estimates = Estimates(tally, resamples=_RESAMPLES, parts=False, intervals=_INTERVALS) if finished else None
     compared = always_large(out, estimates)
+    stand_ins = any(name in _STAND_INS for models in out.models.values() for name in models.of)
     return data.Report(
         title=title,
         files=tuple(Path(path).name for path in paths),
@@ -99,7 +102,8 @@ def build_report(  # noqa: PLR0913 - keyword settings
         version=str(sys.modules["cascade_agent"].__version__),
         policy=None if policy is None else _policy(policy, policy_name),
         currency=out.currency,
-        made_up_prices=made_up_prices,
+        made_up_prices=made_up_prices or stand_ins,
+        stand_ins=stand_ins,
         totals=_totals(out, reading.repeated),
         always_large=compared,
         frontier=frontier(out, estimates, name=None if policy is None else policy_name),

@@ -244,6 +244,8 @@ class Report:
     policy: dict[str, Any] | None
     currency: str
     made_up_prices: bool
+    stand_ins: bool
+    """The demo's offline stand-ins answered: programs, no models."""
     totals: Totals
     always_large: AlwaysLarge
     frontier: Frontier

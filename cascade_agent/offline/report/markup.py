@@ -13,7 +13,8 @@ _UNSHOWABLE = re.compile(
 )
 """Characters that no page may hold, and the marks that turn the direction of the text around them."""
 
-_WORD = 24
+_WORD = 16
+"""Letters of a word that fits a column of a phone; a longer one may break inside."""
 _VOID = frozenset({"br", "circle", "hr", "input", "line", "meta", "path", "polygon", "polyline", "rect"})
 _SVG_VOID = frozenset({"circle", "line", "path", "polygon", "polyline", "rect"})
 

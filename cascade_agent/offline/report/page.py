@@ -169,10 +169,14 @@ def _header(report: Report) -> Markup:
         None,
         el("div", "top", el("h1", None, report.title), theme),
         el("p", "headline", _headline(report)),
-        el("p", {"class": "pill", "id": "made-up"}, "made-up prices") if report.made_up_prices else None,
+        el("p", {"class": "pill mark", "id": "made-up"}, _made_up(report)) if report.made_up_prices else None,
         el("ul", "facts", *(el("li", None, el("bdi", None, fact)) for fact in facts)),
         _who_answered(report),
     )
+
+
+def _made_up(report: Report) -> str:
+    return f"{'offline stand-ins, no language models; ' if report.stand_ins else ''}made-up prices"
 
 
 def _few(names: list[str]) -> str:
@@ -204,8 +208,10 @@ def _saving(report: Report) -> str:
         low, high = compared.interval
         low_high = f", {fmt.between(1 - high, 1 - low)}"
     about = "an estimated " if compared.estimated else ""
+    prices = " at made-up prices" if report.made_up_prices else ""
     word = "Saved" if saved >= 0 else "Cost more than always-large by"
-    return f"{word} {about}{fmt.money(abs(saved), report.currency)} ({fmt.percent(1 - compared.share, 0)}{low_high})."
+    amount = f"{about}{fmt.money(abs(saved), report.currency)}{prices}"
+    return f"{word} {amount} ({fmt.percent(1 - compared.share, 0)}{low_high})."
 
 
 def _who_answered(report: Report) -> Markup:
@@ -310,18 +316,26 @@ def _frontier(report: Report) -> Markup:
         if known
         else f". {_unknown(data)}"
     )
+    if not data.curve:
+        lead = f"No threshold can be tried: {_no_curve(report)}."
     ways = [_aside(point, report.always_large, plotted=known) for point in data.marks]
     notes = [el("p", "small", part) for part in (_estimate(report), _basis(data)) if part]
-    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640)
+    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640) if data.curve else None
     head = ("way", "escalated", "cost", "as good as large", "95% interval", "labels")
     rows = [_row(point) for point in (*data.marks, *data.curve)]
     return section(
         "frontier",
         "Cost and quality",
         lead,
-        el("div", "split", plot, el("div", "aside", *ways, *notes)),
+        el("div", "split" if plot else None, plot, el("div", "aside", *ways, *notes)),
         behind("Thresholds and ways to answer", head, rows, identifier="frontier-table"),
     )
+
+
+def _no_curve(report: Report) -> str:
+    if report.reliability.unmeasured or not any(map(any, report.reliability.histogram)):
+        return "no finished step has a draft with a confidence"
+    return "no threshold tells the steps of this journal apart"
 
 
 def _unknown(data: Frontier) -> str:

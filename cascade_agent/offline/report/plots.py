@@ -57,7 +57,7 @@ def frontier(data: Frontier, width: float) -> Markup:
     shapes.append(path([*upper, *reversed(lower)], "band", closed=True) if points else Markup())
     shapes.append(path([(x(p.cost or 0), y(p.quality.value or 0)) for p in points], "curve") if points else Markup())
     shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _sentence(p)) for p in points]
-    placer = Placer(left, top, right + 6, bottom)
+    placer = Placer(left, 17.0, right + 6, bottom)  # from below the words of the axis on
     placer.block_line([(x(p.cost or 0), y(p.quality.value or 0)) for p in points])
     for p in [*points, *marks]:
         placer.block(x(p.cost or 0), y(p.quality.value or 0), 8 if p in marks else 4)

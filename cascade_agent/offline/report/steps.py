@@ -32,6 +32,11 @@ _OUTCOMES: Final = {
 }
 
 
+def _columns(*, of_small: bool) -> list[tuple[str, str, str]]:
+    words = {"Confidence": "Confidence in small"} if of_small else {}
+    return [(key, words.get(name, name), kind) for key, name, kind in _COLUMNS]
+
+
 def steps_section(  # noqa: PLR0913 - the parts of a section
     identifier: str, title: str, lead: str, steps: Sequence[Shown], currency: str, *, of_small: bool = False
 ) -> Markup:
@@ -51,9 +56,8 @@ def steps_section(  # noqa: PLR0913 - the parts of a section
         el("output", {"class": "shown", "aria-live": "polite"}, f"{len(steps)} of {len(steps)} steps"),
     )
     head = []
-    for key, name, kind in _COLUMNS:
-        words = "Confidence in small" if of_small and key == "confidence" else name
-        head.append(el("th", {"scope": "col", "class": kind, "data-key": key}, el("button", {"type": "button"}, words)))
+    for key, name, kind in _columns(of_small=of_small):
+        head.append(el("th", {"scope": "col", "class": kind, "data-key": key}, el("button", {"type": "button"}, name)))
     bodies = [_body(f"{identifier}-{index}", step, currency, of_small=of_small) for index, step in enumerate(steps)]
     caption = el("caption", "hidden", f"{title}. Column heads are buttons that sort.")
     table = el("table", "steps-table", caption, el("thead", None, el("tr", None, *head)), *bodies)
@@ -76,7 +80,7 @@ def _body(identifier: str, step: Shown, currency: str, *, of_small: bool) -> Mar
         (fmt.seconds(step.latency), step.latency),
     ]
     row = []
-    for (key, name, kind), (cell, value) in zip(_COLUMNS, cells, strict=True):
+    for (key, name, kind), (cell, value) in zip(_columns(of_small=of_small), cells, strict=True):
         sorts_by = "" if value is None else repr(value) if kind == "number" else str(value)
         row.append(el("td", {"class": f"{kind} c-{key}", "data-name": name, "data-value": sorts_by}, cell))
     detail = el("td", {"colspan": len(_COLUMNS)}, _detail(step, currency))
