@@ -21,9 +21,11 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cascade_agent.journal.writer import Journal
+
+Found: TypeAlias = dict[str, Any]
 
 WRITER = """
 import os, sys, threading
@@ -37,7 +39,8 @@ def write(thread):
     while True:
         name = f"{who}.{thread}-{n}"
         attempt = Attempt(tier="small", outcome="accepted", answer={"text": "x" * (n * 7 % 900)})
-        written = journal.append(StepTrace(id=name, step="s", outcome="accepted", reason="ok", attempts=(attempt,), final=0))
+        step = StepTrace(id=name, step="s", outcome="accepted", reason="ok", attempts=(attempt,), final=0)
+        written = journal.append(step)
         os.write(noted, f"{name}\\n".encode() if written else b"!\\n")
         n += 1
 for thread in range(threads):
@@ -48,9 +51,8 @@ for thread in range(threads):
 class Writer:
     """A process that writes until it is killed, `life` seconds after its first record."""
 
-    def __init__(self, path: Path, notes: Path, who: int, threads: int, max_bytes: int, *, life: float) -> None:
-        args = map(str, (path, who, threads, max_bytes, notes))
-        self.process = subprocess.Popen([sys.executable, "-c", WRITER, *args])  # noqa: S603 - our own script
+    def __init__(self, args: list[str], notes: Path, life: float) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", WRITER, *args, str(notes)])  # noqa: S603 - our own script
         self._notes, self._life, self._until = notes, life, float("inf")
 
     def is_due(self) -> bool:
@@ -60,11 +62,9 @@ class Writer:
         return time.monotonic() > self._until
 
 
-def run(
-    place: Path, *, seconds: float, processes: int = 4, threads: int = 3, max_bytes: int = 1_000_000, seed: int = 0
-) -> dict[str, Any]:
+def run(place: Path, *, seconds: float, processes: int = 4, threads: int = 3, max_bytes: int = 1_000_000) -> Found:
     """Write with kills for some seconds, and return what was found in the files."""
-    draw, path = random.Random(seed), place / "j.jsonl"
+    draw, path = random.Random(0), place / "j.jsonl"
     running: list[Writer] = []
     started = kills = 0
     until = time.monotonic() + seconds
@@ -76,7 +76,8 @@ def run(
             running.remove(writer)
             kills += 1
         while len(running) < processes and not over:
-            running.append(Writer(path, place / f"notes-{started}", started, threads, max_bytes, life=draw.random()))
+            args = [str(path), str(started), str(threads), str(max_bytes)]
+            running.append(Writer(args, place / f"notes-{started}", draw.random()))
             started += 1
         time.sleep(0.02)
     wait_for_compression(path)
@@ -93,7 +94,7 @@ def wait_for_compression(path: Path) -> None:
         time.sleep(0.05)
 
 
-def count(files: list[Path], notes: list[Path]) -> dict[str, Any]:
+def count(files: list[Path], notes: list[Path]) -> Found:
     """Read the files as a stranger would and count lines, records, and what is wrong."""
     seen, bad = Counter[str](), 0
     for file in files:
@@ -137,7 +138,7 @@ def duckdb_count(files: list[Path]) -> int | None:
     return None if found is None else int(found[0])
 
 
-def failed(found: dict[str, Any]) -> bool:
+def failed(found: Found) -> bool:
     """Return whether anything was lost, doubled or unreadable."""
     wrong = found["lines_that_do_not_parse"] + found["lost"] + found["doubled"]
     return bool(wrong) or found["duckdb_records"] not in (None, found["records"])

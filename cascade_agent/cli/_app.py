@@ -164,7 +164,9 @@ class _Complaints(logging.Handler):
         self.seen = set[tuple[object, ...]]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        key = (record.msg, *(str(part) for part in record.args[:1])) if isinstance(record.args, tuple) else (record.msg,)
+        key = (
+            (record.msg, *(str(part) for part in record.args[:1])) if isinstance(record.args, tuple) else (record.msg,)
+        )
         if key not in self.seen:
             self.seen.add(key)
             complain(record.getMessage())

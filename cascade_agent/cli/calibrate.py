@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cascade_agent.core.policy import Policy
-    from cascade_agent.core.records import Label
     from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
     from cascade_agent.offline.evaluation import Figure
 
@@ -265,6 +264,8 @@ def _labels(result: CalibrationResult) -> Iterable[str]:
 
 
 def _conflicts(result: CalibrationResult) -> Iterable[str]:
+    from cascade_agent.cli._tree import label_text
+
     conflicts = result.dataset.conflicts
     if conflicts:
         yield f"{len(conflicts)} steps have labels that contradict each other:"
@@ -273,15 +274,6 @@ def _conflicts(result: CalibrationResult) -> Iterable[str]:
         yield f"  {case.id}: {', '.join(label_text(label) for label in case.labels)} ({counted})"
     if len(conflicts) > _SHOWN:
         yield f"  ... and {len(conflicts) - _SHOWN} more, all of them in --json"
-
-
-def label_text(label: Label) -> str:
-    """Return a label in words."""
-    words = {True: "right", False: "wrong", None: "?"}[label.right]
-    if label.harm is not None:
-        words += ", harm" if label.harm else ", no harm"
-    note = f" '{label.note}'" if label.note else ""
-    return f"{label.source} says {words}{note}"
 
 
 def _print_quality(result: CalibrationResult) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cascade_agent.core.records import StepTrace
     from cascade_agent.offline.drift import DriftReport
     from cascade_agent.offline.evaluation.estimates import Basis
 
@@ -194,46 +195,6 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """One attempt of a shown step, its texts cut to what a page can hold."""
-
-    tier: str
-    model: str
-    outcome: str
-    confidence: float | None
-    cost: float | None
-    latency: float | None
-    input_tokens: int | None
-    output_tokens: int | None
-    answer: str
-    error: str
-    verdicts: tuple[tuple[str, str, str, float | None, str, str], ...]
-    """(validator, outcome, code, score, path, reason)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """A step that is shown in full."""
-
-    id: str
-    step: str
-    thread: str
-    started_at: str
-    outcome: str
-    reason: str
-    kind: str
-    policy: str
-    confidence: float | None
-    cost: float | None
-    latency: float | None
-    degraded: bool
-    final: int | None
-    attempts: tuple[Tried, ...]
-    decisions: tuple[tuple[str, str, str], ...]
-    """(action, reason, detail)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything a report says."""
 
@@ -253,13 +214,15 @@ class Report:
     reliability: Reliability
     latency: tuple[Latency, ...]
     spending: Spending
-    expensive: tuple[Shown, ...]
-    doubtful: tuple[Shown, ...]
+    expensive: tuple[StepTrace, ...]
+    doubtful: tuple[StepTrace, ...]
+    """Steps with their texts cut."""
     drift: DriftReport
     notes: tuple[str, ...]
     """Notes on what was left out, cut or sampled."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON: tuples are lists, unknown is null."""
-        out = asdict(replace(self, drift=None))  # type: ignore[arg-type]  # it knows its own JSON
-        return {**out, "drift": self.drift.to_json()}
+        out = asdict(replace(self, drift=None, expensive=(), doubtful=()))  # type: ignore[arg-type]  # these know their own
+        shown = {name: [step.to_json() for step in getattr(self, name)] for name in ("expensive", "doubtful")}
+        return {**out, **shown, "drift": self.drift.to_json()}

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Final
 from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report import plots
 from cascade_agent.offline.report.drift_section import drift_section
-from cascade_agent.offline.report.markup import Child, Markup, breakable, data_script, el, raw
+from cascade_agent.offline.report.markup import Child, Markup, behind, breakable, data_script, el, raw, section
 from cascade_agent.offline.report.steps import steps_section
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cascade_agent.offline.report.data import AlwaysLarge, Escalations, Frontier, Point, Reliability, Report
 
 _ANSWERS: Final = {
@@ -97,44 +95,6 @@ def _sections(report: Report) -> list[Markup]:
             report.currency,
         ),
     ]
-
-
-# ---- parts of a page ------------------------------------------------------------------------------------------------
-
-
-def section(identifier: str, title: str, lead: Child, *inside: Child) -> Markup:
-    """Return a part of the page with its heading and a sentence."""
-    return el(
-        "section",
-        {"class": "card", "id": identifier, "aria-labelledby": f"{identifier}-title"},
-        el("h2", {"id": f"{identifier}-title"}, title),
-        el("p", "lead", lead),
-        *inside,
-    )
-
-
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Child]], *, identifier: str = "") -> Markup:
-    """Return figures in rows; the first column names the row, the others are numbers."""
-    top = el("tr", None, *(el("th", {"scope": "col"}, name) for name in head))
-    body = (
-        el("tr", None, el("th", {"scope": "row"}, first), *(el("td", None, cell) for cell in row))
-        for first, *row in rows
-    )
-    inside = (el("caption", None, caption), el("thead", None, top), el("tbody", None, *body))
-    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption}
-    return el("div", box, el("table", {"id": identifier or None, "class": "figures"}, *inside))
-
-
-def behind(
-    caption: str,
-    head: Sequence[str],
-    rows: Sequence[Sequence[Child]],
-    *,
-    identifier: str,
-    summary: str = "The numbers behind this plot",
-) -> Markup:
-    """Return the table behind a plot."""
-    return el("details", "behind", el("summary", None, summary), table(caption, head, rows, identifier=identifier))
 
 
 def swatch(kind: str) -> Markup:

@@ -155,7 +155,7 @@ def reliability(data: Reliability, width: float) -> Markup:
     left, right, top = 52.0, width - 14.0, 34.0
     bottom = top + min(290.0, width * 0.72)
     floor, height = bottom + 78.0, bottom + 78.0 + 44.0
-    x, y = Scale(0.0, 1.0, left, right), Scale(0.0, 1.0, bottom, top)
+    x, y = Scale(0.0, 1.0, left + 8, right), Scale(0.0, 1.0, bottom, top)
     shapes: list[Markup] = []
     if data.bins:
         shapes.append(label(2, 14, "right drafts among the labelled"))
@@ -238,7 +238,7 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     slot = (right - left) / slots
     most = max(max(_paid(p), p.always_large or 0.0) for p in periods) or 1.0
     y, rate = Scale(0.0, most * 1.04, bottom, top), Scale(0.0, 1.0, strip, strip_top)
-    shapes = [label(2, 14, f"{currency} per {fmt.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
+    shapes = [label(2, 14, f"{fmt.unit(currency)} per {fmt.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
     shapes += _levels(ticks(0.0, most, 4), y, left, right, "{:g}".format)
     shapes += _levels((0.0, 0.5, 1.0), rate, left, right)
     inset = min(slot * 0.14, 6.0)

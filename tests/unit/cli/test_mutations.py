@@ -63,7 +63,9 @@ def whole() -> dict[str, bytes]:
     records[-1]["currency"] = "EUR"
     records += [{"type": "label", **label.to_json()} for label in labels]
     ids = [record["id"] for record in records if record["type"] == "step"]
-    people = [Label(step_id=name, source="person", right=n % 3 > 0, note="seen").to_json() for n, name in enumerate(ids)]
+    people = [
+        Label(step_id=name, source="person", right=n % 3 > 0, note="seen").to_json() for n, name in enumerate(ids)
+    ]
     journal = b"".join(json.dumps(record).encode() + b"\n" for record in (*records, people[0]))
     policy = Policy(threshold={"text": 0.8, "default": 0.9}, provenance={"kind": "calibrated", "target": 0.1})
     return {
@@ -72,7 +74,9 @@ def whole() -> dict[str, bytes]:
         "labels.jsonl": b"".join(json.dumps(label).encode() + b"\n" for label in people[:6]),
         "labels.csv": b"step_id,right,note\n" + b"".join(f"{name},yes,ok\n".encode() for name in ids[:6]),
         "x.policy": json.dumps({"type": "policy", "schema": 1, "policy": policy.to_json()}, indent=1).encode(),
-        "prices.json": json.dumps({"tiny": {"input": 0.1, "output": 0.4}, "huge": {"input": 2, "output": 8.0}}).encode(),
+        "prices.json": json.dumps(
+            {"tiny": {"input": 0.1, "output": 0.4}, "huge": {"input": 2, "output": 8.0}}
+        ).encode(),
     }
 
 
