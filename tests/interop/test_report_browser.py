@@ -292,7 +292,7 @@ COVERED = """() => {
   for (const svg of [...document.querySelectorAll('svg.chart')].filter(shown)) {
     const texts = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
     const frame = svg.getBoundingClientRect();
-    const things = [...svg.querySelectorAll('.mark-run, .mark-small, .mark-large, .mark-policy, .dot')].map(m => [m.getAttribute('class'), m.getBoundingClientRect()]);
+    const things = [...svg.querySelectorAll('.mark-run, .mark-small, .mark-large, .mark-policy, .dot, .frontier > .whisker')].map(m => [m.getAttribute('class'), m.getBoundingClientRect()]);
     for (const curve of svg.querySelectorAll('path.curve')) {
       const map = curve.getScreenCTM();
       for (let at = 0; at < curve.getTotalLength(); at += 2) {
@@ -310,6 +310,17 @@ COVERED = """() => {
   }
   return found;
 }"""
+
+
+@pytest.mark.parametrize("width", [360, 390, 700, 768, 1400])
+def test_words_in_charts_are_neither_small_nor_huge(show, width):
+    """At every width the words of the drawing that is shown have between 9.5 and 18 pixels."""
+    heights = show(
+        viewport={"width": width, "height": 900}
+    ).page.evaluate("""() =>
+        [...document.querySelectorAll('svg.chart text')].filter(t => t.getClientRects().length).map(t => { const s = t.ownerSVGElement;
+            return parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width; })""")
+    assert 9.5 <= min(heights) <= max(heights) <= 18
 
 
 @pytest.mark.parametrize("name", [*KINDS, "policy"])
