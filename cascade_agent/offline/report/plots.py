@@ -21,7 +21,7 @@ _MIDDLE: Final = 660.0
 _PHONE: Final = 420.0
 _REFERENCES: Final = ("always small", "always large")
 _NAME: Final = 24
-_SHORT_NAME: Final = 16
+_SHORT_NAME: Final = 10
 
 
 def both(draw: Callable[[float], Markup], wide: float) -> Markup:
