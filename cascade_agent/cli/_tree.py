@@ -56,7 +56,8 @@ def step_line(step: StepTrace) -> Text:
     line = Text(f"{plain(step.step)}: ", "bold")
     outcome = step.outcome if not step.degraded else f"{step.outcome}, degraded"
     line.append(plain(outcome), _OUTCOMES.get(step.outcome, ""))
-    line.append(f" by {plain(step.final_tier or 'nobody')} ({plain(step.reason)})", "not bold")
+    why = "" if step.reason == step.outcome else f" ({plain(step.reason)})"
+    line.append(f" by {plain(step.final_tier or 'nobody')}{why}", "not bold")
     line.append(f", {_money(step.cost, step.currency)}{_time(step.latency)}", "not bold dim")
     return line
 

@@ -64,18 +64,17 @@ def build_report(  # noqa: PLR0913 - keyword settings
     made_up_prices: bool = False,
     dask: Mapping[str, Any] | None = None,
 ) -> data.Report:
-    """Read journals once and return what is in them; memory is bounded whatever their length.
+    """Read journals once, in bounded memory, and return what is in them.
 
     Args:
         paths: journal files or glob patterns; labels may stand in any of them.
         policy: whose thresholds are swept and whose scorer is believed; None takes the shipped one, and the
-            confidences that stand in the record.
-        policy_name: what it is called on the page.
+            confidences that stand in the record. `policy_name` is its name on the page.
         title: of the page.
         content: whether answers, errors and reasons of steps are part of the report.
         on_error: what a line that is no record does: `raise` or `skip`.
         now: when the report was made; None takes the clock.
-        made_up_prices: mark the page, because the costs in these journals come from invented prices.
+        made_up_prices: mark the page: the costs come from invented prices. The demo's stand-ins always mark it.
         dask: read file by file on Dask (see `ReadSettings`).
 
     Raises:

@@ -26,11 +26,9 @@ class Money:
 class AlwaysLarge:
     """The cost of the large model alone, and what the cascade cost on the same steps.
 
-    In `measured` of the `steps` the large model was asked, in `drawn` of them by a shadow call; in `estimated` of them
-    it was not, and the shadow calls, each weighed by one over its probability, say what it would have cost. `left_out`
-    steps are unfinished. `cascade` is what drafts and evidence cost, `shadow` what shadow calls did, `share` is both
-    over `large`, with its 95 % `interval`. Where no shadow call was made the share lies between `low` and `high`, and
-    `why` says what is missing for one number. None is unknown.
+    Large was asked in `measured` of the `steps` (`drawn` of them by a shadow call); for the `estimated` ones the shadow
+    calls, weighed by one over their probability, say what it would have cost. `share` is `cascade` (drafts, evidence)
+    and `shadow` over `large`; without shadow calls it lies between `low` and `high`, and `why` says what is missing.
     """
 
     steps: int = 0
@@ -86,9 +84,8 @@ class Share:
 class Point:
     """One way to decide: at a threshold, as a policy does, as it was run, or always one tier.
 
-    `escalated` is a share of steps, `cost` relative to always-large (None where it is only known to lie between
-    `cost_low` and `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's
-    (1 - harm). None is unknown.
+    `escalated` is a share of steps, `cost` relative to always-large (None: only known to lie between `cost_low` and
+    `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's (1 - harm).
     """
 
     name: str
@@ -104,9 +101,8 @@ class Point:
 class Frontier:
     """Thresholds swept over the journal, and the points people compare with.
 
-    `basis` says how labels stand for all steps; with `none` no quality is known and `why` says what is missing.
-    `steps` were swept; up to `unreplayable` of them could not be decided anew from the record. `scorer` says whose
-    confidence was swept, `agrees` whether it is the one of the record.
+    `basis` says how labels stand for all steps (`none`: no quality is known, `why` says what is missing); up to
+    `unreplayable` of the `steps` could not be decided anew. `agrees`: the swept scorer is the one of the record.
     """
 
     curve: tuple[Point, ...]
