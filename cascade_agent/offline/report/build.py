@@ -69,7 +69,8 @@ def build_report(  # noqa: PLR0913 - keyword settings
     Args:
         paths: journal files or glob patterns; labels may stand in any of them.
         policy: whose thresholds are swept and whose scorer is believed; None takes the shipped one, and the
-            confidences that stand in the record. `policy_name` is its name on the page.
+            confidences that stand in the record.
+        policy_name: its name on the page.
         title: of the page.
         content: whether answers, errors and reasons of steps are part of the report.
         on_error: what a line that is no record does: `raise` or `skip`.

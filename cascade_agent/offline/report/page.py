@@ -153,7 +153,7 @@ def _headline(report: Report) -> str:
     else:
         labels = f" ({fmt.plural(quality.n, 'label')})" if quality.n else ""
         good = f"{fmt.percent(quality.value, 0)} of the answers were at least as good as the large model's{labels}."
-    return f"{_saving(report)} {answered} {good}"
+    return f"{_saving(report)} {answered} {good}{_without_shadows(report.always_large)}"
 
 
 def _saving(report: Report) -> str:
@@ -163,15 +163,24 @@ def _saving(report: Report) -> str:
         if compared.low is None or compared.high is None:
             return f"What was saved is unknown: {compared.why}."
         return f"Saved between {fmt.between(1 - compared.high, 1 - compared.low)} of always-large: {compared.why}."
-    saved, low_high = compared.large * (1 - compared.share), ""
+    saving, low_high = 1 - compared.share, ""
+    less = saving >= 0
     if compared.estimated and compared.interval is not None:
         low, high = compared.interval
-        low_high = f", {fmt.between(1 - high, 1 - low)}"
+        low_high = f", {fmt.between(1 - high, 1 - low) if less else fmt.between(low - 1, high - 1)}"
     about = "an estimated " if compared.estimated else ""
     prices = " at made-up prices" if report.made_up_prices else ""
-    word = "Saved" if saved >= 0 else "Cost more than always-large by"
-    amount = f"{about}{fmt.money(abs(saved), report.currency)}{prices}"
-    return f"{word} {amount} ({fmt.percent(1 - compared.share, 0)}{low_high})."
+    amount = f"{about}{fmt.money(compared.large * abs(saving), report.currency)}{prices}"
+    word = "Saved" if less else "Cost more than always-large by"
+    return f"{word} {amount} ({fmt.percent(abs(saving), 0)}{low_high})."
+
+
+def _without_shadows(compared: AlwaysLarge) -> str:
+    if not compared.shadow or compared.cascade is None or not compared.large:
+        return ""
+    saving = 1 - compared.cascade / compared.large
+    words = f"have saved {fmt.percent(saving, 0)}" if saving >= 0 else f"cost {fmt.percent(-saving, 0)} more"
+    return f" Without shadow calls, which only measure, it would {words}."
 
 
 def _who_answered(report: Report) -> Markup:
@@ -276,11 +285,12 @@ def _frontier(report: Report) -> Markup:
         if known
         else f". {_unknown(data)}"
     )
-    if not data.curve:
+    swept = len(data.curve) > 1
+    if not swept:
         lead = f"No threshold can be tried: {_no_curve(report)}."
     ways = [_aside(point, report.always_large, plotted=known) for point in data.marks]
     notes = [el("p", "small", part) for part in (_estimate(report), _basis(data)) if part]
-    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640) if data.curve else None
+    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640) if swept else None
     head = ("way", "escalated", "cost", "as good as large", "95% interval", "labels")
     rows = [_row(point) for point in (*data.marks, *data.curve)]
     return section(
@@ -293,7 +303,7 @@ def _frontier(report: Report) -> Markup:
 
 
 def _no_curve(report: Report) -> str:
-    if report.reliability.unmeasured or not any(map(any, report.reliability.histogram)):
+    if not any(map(any, report.reliability.histogram)):
         return "no finished step has a draft with a confidence"
     return "no threshold tells the steps of this journal apart"
 

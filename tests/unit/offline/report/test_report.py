@@ -515,8 +515,29 @@ def test_the_page_begins_with_what_was_saved(report, tmp_path):
     assert re.match(
         r"Saved an estimated [\d.]+ USD \(\d+%, \d+\W+\d+%\)\. The small model", headline.search(render(report))[1]
     )
+    assert re.search(r"Without shadow calls, which only measure, it would have saved \d+%\.", render(report))
     unknown = build_report([journal_of(tmp_path / "j.jsonl", step(0, small_cost=None))])
     assert headline.search(render(unknown))[1].startswith("What was saved is unknown: ")
+
+
+def test_stand_ins_mark_the_page_by_themselves(tmp_path, report):
+    """The models of the demo are no language models: the page says so beside the sum, whoever asks for it."""
+    trace = step(0, escalated=True)
+    tiers = zip(trace.attempts, ("standin-small", "standin-large"), strict=True)
+    trace = replace(trace, attempts=tuple(replace(attempt, model=name) for attempt, name in tiers))
+    page = render(build_report([journal_of(tmp_path / "j.jsonl", trace)]))
+    assert "offline stand-ins, no language models; made-up prices</p>" in page
+    assert "at made-up prices (" in page
+    assert "made-up" not in render(report)
+
+
+def test_where_no_threshold_can_be_tried_it_says_why(tmp_path):
+    """A journal without a confidence has no empty plot, and the ways to answer all the same."""
+    page = render(build_report([journal_of(tmp_path / "j.jsonl", step(0, confidence=None))]))
+    assert "No threshold can be tried: no finished step has a draft with a confidence." in page
+    assert 'class="chart frontier"' not in page
+    assert 'class="chart sweep"' not in page
+    assert "always small" in page
 
 
 def test_legends_name_what_is_in_the_plot(report, tmp_path):
