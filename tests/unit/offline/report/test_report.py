@@ -652,7 +652,7 @@ def run(*args, cwd) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_writes_the_page(tmp_path, journal):
-    """It names the file and what is in it; the page is the one of the library."""
+    """It names the file and what is in it; the page is the one of the library, for its owner only."""
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
     result = run(journal, "-o", "out.html", "--policy", "policy.json", "--title", "Tuesday", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -660,6 +660,7 @@ def test_the_command_writes_the_page(tmp_path, journal):
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert "<title>Tuesday</title>" in page
     assert "policy.json" in page
+    assert (tmp_path / "out.html").stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
 
 
