@@ -146,8 +146,6 @@ class CascadeChatModel(BaseChatModel):
         """Make ready what the settings name; again whenever they change."""
         policy = Policy.of(self.policy)
         object.__setattr__(self, "policy", policy)  # not by assignment, which comes here again
-        if self.small is self.large:
-            LOG.warning("small and large are the same model object: a step that escalates asks it again")
         self._cascade = CascadeSettings.of(
             self.small,
             self.large,

@@ -157,10 +157,22 @@ def reading_progress(*, wanted: bool = True) -> Iterator[None]:
 
 
 class _Complaints(logging.Handler):
-    """Prints what the library logs."""
+    """Prints what the library logs, once a file: a command may read the same one several times."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen = set[tuple[object, ...]]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
+        key = (
+            (record.msg, *(str(part) for part in record.args[:1])) if isinstance(record.args, tuple) else (record.msg,)
+        )
+        if key not in self.seen:
+            self.seen.add(key)
+            complain(record.getMessage())
+
+
+_complaints: Final = _Complaints()
 
 
 def _print_version(value: bool) -> None:
@@ -180,9 +192,8 @@ def _root(
 ) -> None:
     with suppress(AttributeError, ValueError):  # what the output's encoding lacks is escaped, not an error
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    logger = logging.getLogger("cascade_agent")
-    if not any(isinstance(handler, _Complaints) for handler in logger.handlers):
-        logger.addHandler(_Complaints(logging.WARNING))
+    _complaints.seen.clear()
+    logging.getLogger("cascade_agent").addHandler(_complaints)
 
 
 @contextmanager

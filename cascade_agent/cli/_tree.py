@@ -12,6 +12,7 @@ from rich.tree import Tree
 from cascade_agent.cli._app import safe_text
 from cascade_agent.core.records import StepTrace
 from cascade_agent.errors import CascadeError
+from cascade_agent.journal.format import answer_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,7 +56,8 @@ def step_line(step: StepTrace) -> Text:
     line = Text(f"{plain(step.step)}: ", "bold")
     outcome = step.outcome if not step.degraded else f"{step.outcome}, degraded"
     line.append(plain(outcome), _OUTCOMES.get(step.outcome, ""))
-    line.append(f" by {plain(step.final_tier or 'nobody')} ({plain(step.reason)})", "not bold")
+    why = "" if step.reason == step.outcome else f" ({plain(step.reason)})"
+    line.append(f" by {plain(step.final_tier or 'nobody')}{why}", "not bold")
     line.append(f", {_money(step.cost, step.currency)}{_time(step.latency)}", "not bold dim")
     return line
 
@@ -123,10 +125,8 @@ def finding(verdict: Verdict) -> str:
 
 def _answer(answer: dict[str, Any]) -> str:
     """Return a tier's answer, short."""
-    calls = [call for call in answer.get("tool_calls") or () if isinstance(call, dict)]
-    if calls:
-        calls_made = (f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})" for call in calls)
-        return plain(", ".join(calls_made), 2 * _SHORT)
+    if answer.get("tool_calls"):
+        return plain(answer_text({**answer, "text": ""}, ", "), 2 * _SHORT)
     return plain(json.dumps(str(answer.get("text", ""))[:_SHORT], ensure_ascii=False), 3 * _SHORT)
 
 
@@ -193,6 +193,15 @@ def label_line(label: Label) -> Text:
     if label.note:
         line.append(f"  {plain(label.note, 2 * _SHORT)}", "dim")
     return line
+
+
+def label_text(label: Label) -> str:
+    """Return a label in words."""
+    words = {True: "right", False: "wrong", None: "?"}[label.right]
+    if label.harm is not None:
+        words += ", harm" if label.harm else ", no harm"
+    note = f" '{label.note}'" if label.note else ""
+    return f"{label.source} says {words}{note}"
 
 
 def _money(cost: float | None, currency: str) -> str:

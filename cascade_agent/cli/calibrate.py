@@ -13,16 +13,14 @@ import typer
 
 from cascade_agent.cli import _app as ui
 from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
-from cascade_agent.cli.replay import percent
+from cascade_agent.cli.replay import saving_line
 from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cascade_agent.core.policy import Policy
-    from cascade_agent.core.records import Label
     from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
-    from cascade_agent.offline.evaluation import Figure
 
 
 class ScorerName(StrEnum):
@@ -185,22 +183,18 @@ def parts_of(name: str) -> list[str]:
 
 
 def _show(result: CalibrationResult, *, by_kind: bool) -> None:
-    for line in (*_labels(result), *_conflicts(result)):
+    for line in (
+        saving_line(result.saving),
+        *_findings(result, by_kind=by_kind),
+        "",
+        *_labels(result),
+        *_conflicts(result),
+    ):
         ui.say(line)
-    ui.say()
     if any(quality.n for quality in result.quality.values()):
+        ui.say()
         _print_quality(result)
         ui.say(_choice(result))
-    ui.say()
-    for line in (*_findings(result, by_kind=by_kind), _saving(result.saving)):
-        ui.say(line)
-
-
-def _saving(saving: Figure) -> str:
-    found = percent(saving, interval=True)
-    if found == "?":
-        return "What the cascade saved is unknown: nothing says what the large model would have cost."
-    return f"As recorded, the cascade saved {found} of the cost of always-large."
 
 
 def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
@@ -265,6 +259,8 @@ def _labels(result: CalibrationResult) -> Iterable[str]:
 
 
 def _conflicts(result: CalibrationResult) -> Iterable[str]:
+    from cascade_agent.cli._tree import label_text
+
     conflicts = result.dataset.conflicts
     if conflicts:
         yield f"{len(conflicts)} steps have labels that contradict each other:"
@@ -273,15 +269,6 @@ def _conflicts(result: CalibrationResult) -> Iterable[str]:
         yield f"  {case.id}: {', '.join(label_text(label) for label in case.labels)} ({counted})"
     if len(conflicts) > _SHOWN:
         yield f"  ... and {len(conflicts) - _SHOWN} more, all of them in --json"
-
-
-def label_text(label: Label) -> str:
-    """Return a label in words."""
-    words = {True: "right", False: "wrong", None: "?"}[label.right]
-    if label.harm is not None:
-        words += ", harm" if label.harm else ", no harm"
-    note = f" '{label.note}'" if label.note else ""
-    return f"{label.source} says {words}{note}"
 
 
 def _print_quality(result: CalibrationResult) -> None:

@@ -6,7 +6,6 @@ Labels are added and never changed; where they contradict each other all of them
 from __future__ import annotations
 
 import datetime as dt
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -268,8 +267,7 @@ def _next_key(*, large: bool, err: bool) -> str:
 
 def _card(trace: StepTrace, labels: Sequence[Label], request: object) -> Iterable[str]:
     """Yield a step as a person judges it: request, first answer, verdicts, decision, final answer."""
-    from cascade_agent.cli._tree import finding
-    from cascade_agent.cli.calibrate import label_text
+    from cascade_agent.cli._tree import finding, label_text
 
     place = f" in thread {trace.thread_id}" if trace.thread_id else ""
     yield f"{trace.step}{place} ({trace.kind}), id {trace.id}"
@@ -290,23 +288,17 @@ def _card(trace: StepTrace, labels: Sequence[Label], request: object) -> Iterabl
     yield "  Was small's answer right?"
 
 
-def _answer_lines(answer: dict[str, Any] | None, error: str | None) -> list[str]:
+def _answer_lines(answer: object, error: str | None) -> list[str]:
+    from cascade_agent.journal.format import answer_text
+
     if answer is None:
         return [error or "(no answer)"]
-    calls = [call for key in ("tool_calls", "invalid_tool_calls") for call in answer.get(key) or ()]
-    lines = [
-        f"{call.get('name')}({json.dumps(call.get('args'), ensure_ascii=False)})"
-        for call in calls
-        if isinstance(call, dict)
-    ]
-    text = answer.get("text") or ""
-    text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-    lines += text[:_MAX_TEXT].splitlines() + (["..."] if len(text) > _MAX_TEXT else [])
-    return lines or ["(empty)"]
+    text = answer_text(answer)
+    return [*text[:_MAX_TEXT].splitlines(), *["..."] * (len(text) > _MAX_TEXT)] or ["(empty)"]
 
 
 def _summary(result: dict[str, Any]) -> Iterable[str]:
-    from cascade_agent.cli.calibrate import label_text
+    from cascade_agent.cli._tree import label_text
     from cascade_agent.core.records import Label
 
     known = f", {result['known_already']} stood there already" if result["known_already"] else ""

@@ -97,12 +97,21 @@ def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
     return [first + step * i for i in range(min(_MOST, int((last - first) / step)) + 1)] if step > 0 else []
 
 
+def saving_line(saving: Figure) -> str:
+    """Return what the cascade saved as a sentence."""
+    found = percent(saving, interval=True)
+    if found == "?":
+        return "What the cascade saved is unknown: nothing says what the large model would have cost."
+    return f"As recorded, the cascade saved {found} of the cost of always-large."
+
+
 _HEAD: Final = ("success", "loss", "saving", "of oracle", "cost per success", "p50", "p95", "escalated")
 
 
 def _show(found: Comparison) -> None:
     episodes = f"{found.episodes} episodes" if found.episodes_exact else f"about {found.episodes} episodes"
     sources = ", ".join(f"{n} {source}" for source, n in found.labels.items()) or "none"
+    ui.say(saving_line(found.baselines[0].all.saving))
     ui.say(f"{found.steps} steps of {episodes}; labels: {sources}; nothing known of {found.unseen}")
     rows = [[row.title, *_cells(row.all)] for row in (*found.baselines, *found.policies)]
     ui.print_table("", ("policy", *_HEAD), rows)

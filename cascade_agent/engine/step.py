@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cascade_agent import telemetry
+from cascade_agent._log import LOG
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import StepContext, StepTrace, load
 from cascade_agent.engine.statistics import StepStatistics
@@ -80,6 +81,8 @@ class CascadeSettings:
         tiers = (None if small is None else Tier.of(small), Tier.of(large))
         if any(tier is not None and tier.price is None and tier.model_name for tier in tiers):
             warm()
+        if tiers[0] is not None and _same(tiers[0].model, tiers[1].model):
+            LOG.warning("small and large are the same model: a step that escalates asks it again")
         judges = ValidatorSet(
             default_validators() if validators is None else validators, timed=telemetry.record_validation
         )
@@ -94,6 +97,10 @@ class CascadeSettings:
             statistics=StepStatistics(),
             durable=durable,
         )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, str) and one == other)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

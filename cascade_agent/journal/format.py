@@ -118,3 +118,21 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
         while line and not line.endswith(b"\n"):
             line = stream.readline(MAX_LINE)
         yield b"too long\n"
+
+
+def answer_text(answer: object, separator: str = "\n") -> str:
+    """Return a recorded answer as people read it: its text, then each call with its arguments; nothing for none."""
+    if not isinstance(answer, Mapping):
+        return ""
+    text = answer.get("text") or ""
+    parts = [text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)]
+    for key in ("tool_calls", "invalid_tool_calls"):
+        calls = answer.get(key)
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, Mapping):
+                args = call.get("args")
+                given = args if isinstance(args, str) else json.dumps(args, ensure_ascii=False, default=str)
+                parts.append(f"{call.get('name')}({given})")
+    if isinstance(answer.get("parsing_error"), str):
+        parts.append(f"(not parsed: {answer['parsing_error']})")
+    return separator.join(part for part in parts if part.strip())

@@ -235,7 +235,7 @@ class Journal:
         self.unredacted += 1
         if self.unredacted == 1:
             LOG.warning("journal %s: redact %s; such records are written without their content", self.path, fault)
-        return {"type": kind, **_without_content(record)}
+        return {"type": kind, **without_content(record)}
 
     # ---- the file: all of this with the thread lock held ------------------------------------------------------------
 
@@ -470,7 +470,7 @@ def _message_json(message: object) -> dict[str, Any]:
     return {"role": str(getattr(message, "type", "")), **kept}
 
 
-def _without_content(record: StepTrace | Label) -> dict[str, Any]:
+def without_content(record: StepTrace | Label) -> dict[str, Any]:
     """Return a record reduced to numbers, names of ours and its ids: nothing that a person or a model said."""
     if isinstance(record, Label):
         return {key: value for key, value in record.to_json().items() if key not in ("note", "answer")}

@@ -68,7 +68,10 @@ class Tier:
 
     def __post_init__(self) -> None:
         """Unwrap the bindings and read the name once."""
-        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
+        seconds = self.timeout
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0
+        ):
             msg = f"Tier.timeout is {self.timeout!r}; expected a positive number of seconds or None"
             raise ConfigurationError(msg)
         if self.price is not None and not isinstance(self.price, Price):

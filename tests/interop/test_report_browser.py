@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cascade_agent.core.policy import Policy
 from cascade_agent.journal.reader import read
 from cascade_agent.offline.report import build_report, render
 from tests.report_journals import START, hostile, ordinary
@@ -44,6 +45,9 @@ def pages(journals) -> dict[str, Path]:
     for name, journal in journals.items():
         found[name] = journal.with_suffix(".html")
         found[name].write_text(render(build_report([journal], now=START, on_error="skip")), encoding="utf-8")
+    found["policy"] = journals["ordinary"].with_name("policy.html")
+    more = {"policy": Policy(threshold=0.7), "policy_name": "policies/production.json", "made_up_prices": True}
+    found["policy"].write_text(render(build_report([journals["ordinary"]], now=START, **more)), encoding="utf-8")
     return found
 
 
@@ -280,6 +284,75 @@ def test_words_in_charts_are_readable_on_a_phone(show):
     for _, height, outside in found:
         assert height >= 10
         assert outside == []
+
+
+COVERED = """() => {
+  const shown = e => e.getClientRects().length, found = [];
+  const hits = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2.5;
+  for (const svg of [...document.querySelectorAll('svg.chart')].filter(shown)) {
+    const texts = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+    const frame = svg.getBoundingClientRect();
+    const things = [...svg.querySelectorAll('.mark-run, .mark-small, .mark-large, .mark-policy, .dot, .frontier > .whisker')].map(m => [m.getAttribute('class'), m.getBoundingClientRect()]);
+    for (const curve of svg.querySelectorAll('path.curve')) {
+      const map = curve.getScreenCTM();
+      for (let at = 0; at < curve.getTotalLength(); at += 2) {
+        const p = curve.getPointAtLength(at).matrixTransform(map);
+        things.push(['curve', {left: p.x - 1, right: p.x + 1, top: p.y - 1, bottom: p.y + 1}]);
+      }
+    }
+    texts.forEach(([words, box], i) => {
+      for (const [other, that] of texts.slice(i + 1)) if (hits(box, that)) found.push([words, other]);
+      const inside = {left: box.left, right: box.right, top: box.top + 3, bottom: box.bottom - 3};
+      const under = things.find(([, that]) => Math.min(inside.right, that.right) > Math.max(inside.left, that.left) && Math.min(inside.bottom, that.bottom) > Math.max(inside.top, that.top));
+      if (under) found.push([words, under[0]]);
+      if (box.left < frame.left - 1 || box.right > frame.right + 1) found.push([words, 'the edge']);
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [360, 390, 700, 768, 1400])
+def test_words_in_charts_are_neither_small_nor_huge(show, width):
+    """At every width the words of the drawing that is shown have between 9.5 and 18 pixels."""
+    heights = show(
+        viewport={"width": width, "height": 900}
+    ).page.evaluate("""() =>
+        [...document.querySelectorAll('svg.chart text')].filter(t => t.getClientRects().length).map(t => { const s = t.ownerSVGElement;
+            return parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width; })""")
+    assert 9.5 <= min(heights) <= max(heights) <= 18
+
+
+@pytest.mark.parametrize("name", [*KINDS, "policy"])
+@pytest.mark.parametrize("width", [360, 390, 768, 1400])
+def test_no_label_covers_another_or_a_mark(show, name, width):
+    """Bounding boxes as rendered: words of a chart lie on no other words, no mark, no curve, and inside of the chart."""
+    assert show(name, viewport={"width": width, "height": 900}).page.evaluate(COVERED) == []
+
+
+def test_the_overlap_test_sees(show):
+    """A label that is moved onto the curve or another label is found."""
+    page = show().page
+    page.evaluate("""() => { for (const svg of document.querySelectorAll('svg.frontier')) {
+        const [name, dot] = [svg.querySelector('.name'), svg.querySelectorAll('.dot')[3]];
+        name.setAttribute('x', dot.getAttribute('cx')); name.setAttribute('y', dot.getAttribute('cy')); } }""")
+    assert page.evaluate(COVERED) != []
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1400])
+def test_no_word_breaks_inside(show, width):
+    """Reasons, pills and heads of tables break between words and behind underscores alone."""
+    page = show(viewport={"width": width, "height": 900}).page
+    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    torn = page.evaluate("""() => [...document.querySelectorAll('.whole, .pill, #made-up, thead th')]
+        .filter(e => e.getClientRects().length && !e.closest('.hidden'))
+        .filter(e => { const range = document.createRange();
+            return [...e.querySelectorAll('*'), e].flatMap(x => [...x.childNodes]).filter(n => n.nodeType === 3).some(node =>
+                [...node.data.matchAll(/[^\\s_]+_?/g)].some(({index, 0: word}) => {
+                    range.setStart(node, index); range.setEnd(node, index + word.length);
+                    return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1; })); })
+        .map(e => e.textContent)""")
+    assert torn == []
 
 
 def test_what_is_touched_is_large_enough(show):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import sys
 from collections import Counter
 from functools import partial
@@ -11,7 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cascade_agent.core.records import StepTrace
 from cascade_agent.errors import RecordError
+from cascade_agent.journal.writer import without_content
 from cascade_agent.offline.drift import DriftWatch, watch_journals
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates
 from cascade_agent.offline.evaluation.journals import ReadSettings, fold, no_step
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from cascade_agent.core.policy import Policy
-    from cascade_agent.core.records import Attempt, StepTrace, Verdict
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.estimates import Basis, Figures
     from cascade_agent.offline.report.collect import Account
@@ -32,6 +32,8 @@ CURVE_POINTS: Final = 24
 EDGES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 """Bins of the calibration curve: a twentieth near 1, where most drafts are and where thresholds lie."""
 
+_STAND_INS: Final = ("standin-small", "standin-large")
+"""The models of `cascade-agent demo`, whose prices are made up."""
 _RESAMPLES: Final = 100
 _INTERVALS: Final = ("harm", "saving")
 _SIDE: Final = 0.975
@@ -61,18 +63,18 @@ def build_report(  # noqa: PLR0913 - keyword settings
     made_up_prices: bool = False,
     dask: Mapping[str, Any] | None = None,
 ) -> data.Report:
-    """Read journals once and return what is in them; memory is bounded whatever their length.
+    """Read journals once, in bounded memory, and return what is in them.
 
     Args:
         paths: journal files or glob patterns; labels may stand in any of them.
         policy: whose thresholds are swept and whose scorer is believed; None takes the shipped one, and the
             confidences that stand in the record.
-        policy_name: what it is called on the page.
+        policy_name: its name on the page.
         title: of the page.
         content: whether answers, errors and reasons of steps are part of the report.
         on_error: what a line that is no record does: `raise` or `skip`.
         now: when the report was made; None takes the clock.
-        made_up_prices: mark the page, because the costs in these journals come from invented prices.
+        made_up_prices: mark the page: the costs come from invented prices. The demo's stand-ins always mark it.
         dask: read file by file on Dask (see `ReadSettings`).
 
     Raises:
@@ -91,6 +93,7 @@ def build_report(  # noqa: PLR0913 - keyword settings
     finished = tally.steps > tally.unfinished
     estimates = Estimates(tally, resamples=_RESAMPLES, parts=False, intervals=_INTERVALS) if finished else None
     compared = always_large(out, estimates)
+    stand_ins = any(name in _STAND_INS for models in out.models.values() for name in models.of)
     return data.Report(
         title=title,
         files=tuple(Path(path).name for path in paths),
@@ -98,7 +101,8 @@ def build_report(  # noqa: PLR0913 - keyword settings
         version=str(sys.modules["cascade_agent"].__version__),
         policy=None if policy is None else _policy(policy, policy_name),
         currency=out.currency,
-        made_up_prices=made_up_prices,
+        made_up_prices=made_up_prices or stand_ins,
+        stand_ins=stand_ins,
         totals=_totals(out, reading.repeated),
         always_large=compared,
         frontier=frontier(out, estimates, name=None if policy is None else policy_name),
@@ -106,8 +110,8 @@ def build_report(  # noqa: PLR0913 - keyword settings
         reliability=reliability(out),
         latency=tuple(_latency(out)),
         spending=_spending(out, estimates, policy),
-        expensive=tuple(step_detail(trace, content=content) for trace in out.expensive.items()),
-        doubtful=tuple(step_detail(trace, content=content) for trace in out.doubtful.items()),
+        expensive=tuple(shown_step(trace, content=content) for trace in out.expensive.items()),
+        doubtful=tuple(shown_step(trace, content=content) for trace in out.doubtful.items()),
         drift=drift.report(),
         notes=tuple(_notes(out, reading.repeated, reading.orphans)),
     )
@@ -419,74 +423,29 @@ def _notes(out: Collected, repeated: int, orphans: int) -> Iterable[str]:
 # ---- shown steps ----------------------------------------------------------------------------------------------------
 
 
-def step_detail(trace: StepTrace, *, content: bool = True) -> data.Shown:
-    """Return a step as the page shows it, its texts cut."""
-    return data.Shown(
-        **{name: _cut(getattr(trace, name), _LINE) for name in ("id", "step", "outcome", "reason", "kind")},
-        thread=_cut(trace.thread_id, _LINE),
-        started_at=_cut(trace.started_at, _LINE),
-        policy=_cut(trace.policy, _LINE),
-        confidence=trace.confidence,
-        cost=trace.cost,
-        latency=trace.latency,
-        degraded=trace.degraded is True,
-        final=trace.final,
-        attempts=tuple(_tried(attempt, content=content) for attempt in trace.attempts[:_ATTEMPTS]),
-        decisions=tuple(
-            (_cut(d.action, _LINE), _cut(d.reason, _LINE), _cut(d.detail, _LINE) if content else "")
-            for d in trace.decisions[:_VERDICTS]
-        ),
-    )
+def shown_step(trace: StepTrace, *, content: bool = True) -> StepTrace:
+    """Return a step with its texts cut to what a page can hold; without `content` nobody's words are in it."""
+    record = trace.to_json() if content else without_content(trace)
+    record = {**record, "inputs_seen": [], "attempts": record["attempts"][:_ATTEMPTS]}
+    if trace.final is not None and trace.final >= _ATTEMPTS:
+        record["final"] = None
+    return StepTrace.from_json(_cut(record, _LINE))
 
 
-def _tried(attempt: Attempt, *, content: bool) -> data.Tried:
-    usage, error = attempt.usage, _text(attempt.error)
-    return data.Tried(
-        tier=_cut(attempt.tier, _LINE),
-        model=_cut(attempt.model, _LINE),
-        outcome=_cut(attempt.outcome, _LINE),
-        confidence=attempt.confidence,
-        cost=attempt.cost,
-        latency=attempt.latency,
-        input_tokens=None if usage is None else _count(usage.input_tokens),
-        output_tokens=None if usage is None else _count(usage.output_tokens),
-        answer=answer_text(attempt.answer) if content and isinstance(attempt.answer, dict) else "",
-        error=_cut(error if content else error.partition(":")[0], _ANSWER),
-        verdicts=tuple(_finding(verdict, content=content) for verdict in attempt.verdicts[:_VERDICTS]),
-    )
-
-
-def _count(tokens: object) -> int | None:
-    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
-
-
-def _finding(verdict: Verdict, *, content: bool) -> tuple[str, str, str, float | None, str, str]:
-    name, code, path = (_cut(value, _LINE) for value in (verdict.validator, verdict.code, verdict.path))
-    return name, verdict.outcome, code, verdict.score, path, _cut(verdict.reason, _LINE) if content else ""
-
-
-def answer_text(answer: Mapping[str, Any]) -> str:
-    """Return a recorded answer as people read it: its text, then each call with its arguments."""
-    text = _text(answer.get("text"))
-    parts = [text] if text.strip() else []
-    for key in ("tool_calls", "invalid_tool_calls"):
-        calls = answer.get(key)
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, dict):
-                args = call.get("args")
-                given = args if isinstance(args, str) else json.dumps(args, ensure_ascii=False, default=str)
-                parts.append(f"{call.get('name')}({given})")
-    if _text(answer.get("parsing_error")):
-        parts.append(f"(not parsed: {answer['parsing_error']})")
-    return _cut("\n".join(parts), _ANSWER)
+def _cut(value: Any, length: int, depth: int = 24) -> Any:
+    """Return JSON whose texts are at most so long and say so, and whose lists are short."""
+    if isinstance(value, str):
+        return value if len(value) <= length else f"{value[:length]}… ({len(value) - length:,} more characters)"
+    if not isinstance(value, dict | list):
+        return value
+    if depth == 0:
+        return "…"
+    if isinstance(value, list):
+        return [_cut(item, length, depth - 1) for item in value[:_VERDICTS]]
+    long = {"answer": _ANSWER, "error": _ANSWER, "text": length, "args": length}
+    return {key: _cut(item, long.get(key, length), depth - 1) for key, item in value.items()}
 
 
 def _text(value: object) -> str:
     """Return a text, or nothing."""
     return value if isinstance(value, str) else ""
-
-
-def _cut(value: object, length: int) -> str:
-    """Return a text, at most so long, and saying so."""
-    text = _text(value)
-    return text if len(text) <= length else f"{text[:length]}… ({len(text) - length:,} more characters)"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cascade_agent.core.records import StepTrace
     from cascade_agent.offline.drift import DriftReport
     from cascade_agent.offline.evaluation.estimates import Basis
 
@@ -25,11 +26,9 @@ class Money:
 class AlwaysLarge:
     """The cost of the large model alone, and what the cascade cost on the same steps.
 
-    In `measured` of the `steps` the large model was asked, in `drawn` of them by a shadow call; in `estimated` of them
-    it was not, and the shadow calls, each weighed by one over its probability, say what it would have cost. `left_out`
-    steps are unfinished. `cascade` is what drafts and evidence cost, `shadow` what shadow calls did, `share` is both
-    over `large`, with its 95 % `interval`. Where no shadow call was made the share lies between `low` and `high`, and
-    `why` says what is missing for one number. None is unknown.
+    Large was asked in `measured` of the `steps` (`drawn` of them by a shadow call); for the `estimated` ones the shadow
+    calls, weighed by one over their probability, say what it would have cost. `share` is `cascade` (drafts, evidence)
+    and `shadow` over `large`; without shadow calls it lies between `low` and `high`, and `why` says what is missing.
     """
 
     steps: int = 0
@@ -85,9 +84,8 @@ class Share:
 class Point:
     """One way to decide: at a threshold, as a policy does, as it was run, or always one tier.
 
-    `escalated` is a share of steps, `cost` relative to always-large (None where it is only known to lie between
-    `cost_low` and `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's
-    (1 - harm). None is unknown.
+    `escalated` is a share of steps, `cost` relative to always-large (None: only known to lie between `cost_low` and
+    `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's (1 - harm).
     """
 
     name: str
@@ -103,9 +101,8 @@ class Point:
 class Frontier:
     """Thresholds swept over the journal, and the points people compare with.
 
-    `basis` says how labels stand for all steps; with `none` no quality is known and `why` says what is missing.
-    `steps` were swept; up to `unreplayable` of them could not be decided anew from the record. `scorer` says whose
-    confidence was swept, `agrees` whether it is the one of the record.
+    `basis` says how labels stand for all steps (`none`: no quality is known, `why` says what is missing); up to
+    `unreplayable` of the `steps` could not be decided anew. `agrees`: the swept scorer is the one of the record.
     """
 
     curve: tuple[Point, ...]
@@ -194,46 +191,6 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """One attempt of a shown step, its texts cut to what a page can hold."""
-
-    tier: str
-    model: str
-    outcome: str
-    confidence: float | None
-    cost: float | None
-    latency: float | None
-    input_tokens: int | None
-    output_tokens: int | None
-    answer: str
-    error: str
-    verdicts: tuple[tuple[str, str, str, float | None, str, str], ...]
-    """(validator, outcome, code, score, path, reason)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """A step that is shown in full."""
-
-    id: str
-    step: str
-    thread: str
-    started_at: str
-    outcome: str
-    reason: str
-    kind: str
-    policy: str
-    confidence: float | None
-    cost: float | None
-    latency: float | None
-    degraded: bool
-    final: int | None
-    attempts: tuple[Tried, ...]
-    decisions: tuple[tuple[str, str, str], ...]
-    """(action, reason, detail)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything a report says."""
 
@@ -244,6 +201,8 @@ class Report:
     policy: dict[str, Any] | None
     currency: str
     made_up_prices: bool
+    stand_ins: bool
+    """The demo's offline stand-ins answered: programs, no models."""
     totals: Totals
     always_large: AlwaysLarge
     frontier: Frontier
@@ -251,13 +210,15 @@ class Report:
     reliability: Reliability
     latency: tuple[Latency, ...]
     spending: Spending
-    expensive: tuple[Shown, ...]
-    doubtful: tuple[Shown, ...]
+    expensive: tuple[StepTrace, ...]
+    doubtful: tuple[StepTrace, ...]
+    """Steps with their texts cut."""
     drift: DriftReport
     notes: tuple[str, ...]
     """Notes on what was left out, cut or sampled."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON: tuples are lists, unknown is null."""
-        out = asdict(replace(self, drift=None))  # type: ignore[arg-type]  # it knows its own JSON
-        return {**out, "drift": self.drift.to_json()}
+        out = asdict(replace(self, drift=None, expensive=(), doubtful=()))  # type: ignore[arg-type]  # these know their own
+        shown = {name: [step.to_json() for step in getattr(self, name)] for name in ("expensive", "doubtful")}
+        return {**out, **shown, "drift": self.drift.to_json()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade_agent.offline.report import format as fmt
-from cascade_agent.offline.report.markup import Child, Markup, el
+from cascade_agent.offline.report.markup import Child, Markup, behind, el, section
 
 if TYPE_CHECKING:
     from cascade_agent.offline.drift import Alarm, DriftReport, Fact, Monitor
@@ -16,31 +16,30 @@ _FACTS = 12
 
 def drift_section(report: DriftReport) -> Markup:
     """Return the section of what the monitors found in the same journal."""
-    alarms, heading = report.alarms[-_ALARMS:], el("h2", {"id": "drift-title"}, "Did anything change?")
     lead = (
         f"{fmt.plural(len(report.monitors), 'monitor')} watched {fmt.plural(report.steps, 'step')} and "
         f"{fmt.plural(report.labels, 'label')}. The chance that any of them alarms without a change is set to "
         f"{fmt.percent(report.false_alarms, 0)} within {report.horizon:,} steps."
     )
-    count = sum(monitor.count for monitor in report.monitors)
-    state = el(
-        "p",
-        "state",
-        el(
-            "span",
-            {"class": "pill pill-error" if count else "pill"},
-            fmt.plural(count, "alarm") if count else "no alarm",
-        ),
-    )
-    return el(
-        "section",
-        {"class": "card", "id": "drift", "aria-labelledby": "drift-title"},
-        heading,
-        el("p", "lead", lead),
-        state,
-        el("ul", "alarms", *map(_alarm, reversed(alarms))) if alarms else None,
+    count, alarms = sum(monitor.count for monitor in report.monitors), reversed(report.alarms[-_ALARMS:])
+    words = fmt.plural(count, "alarm") if count else "no alarm"
+    caption = "Monitors as they stand at the end of the journal"
+    head = ("monitor", "step", "value", "alarms at", "seen", "alarms")
+    rows = [_cells(monitor) for monitor in report.monitors]
+    return section(
+        "drift",
+        "Did anything change?",
+        lead,
+        el("p", "state", el("span", "pill pill-error" if count else "pill", words)),
+        el("ul", "alarms", *map(_alarm, alarms)) if report.alarms else None,
         el("ul", "facts drift-facts", *map(_fact, report.facts[-_FACTS:])) if report.facts else None,
-        _table(report),
+        behind(
+            caption,
+            head,
+            rows,
+            identifier="drift-table",
+            summary="All monitors",
+        ),
         el("p", "small", " ".join(f"{note.rstrip('.')}." for note in report.notes)) if report.notes else None,
     )
 
@@ -61,31 +60,15 @@ def _fact(fact: Fact) -> Markup:
     return el("li", None, el("bdi", None, f"{fact.step}: {what} {fact.before} → {fact.after}, {fmt.clock(fact.at)}"))
 
 
-def _table(report: DriftReport) -> Markup:
-    head = ("monitor", "step", "value", "alarms at", "seen", "alarms")
-    top = el("tr", None, *(el("th", {"scope": "col"}, name) for name in head))
-    body = [el("tr", None, *_cells(monitor)) for monitor in report.monitors]
-    caption = el("caption", None, "Monitors as they stand at the end of the journal")
-    inside = el(
-        "table",
-        {"id": "drift-table", "class": "figures monitors"},
-        caption,
-        el("thead", None, top),
-        el("tbody", None, *body),
-    )
-    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Monitors"}
-    return el("details", "behind", el("summary", None, "All monitors"), el("div", box, inside))
-
-
 def _cells(monitor: Monitor) -> list[Child]:
     limit = "below 0" if monitor.method == "saving" else _number(monitor.limit)
     return [
-        el("th", {"scope": "row", "title": monitor.note or None}, el("bdi", None, monitor.name)),
-        el("td", "word", el("bdi", None, monitor.step or "all")),
-        el("td", None, _number(monitor.value)),
-        el("td", None, limit),
-        el("td", None, fmt.count(monitor.n)),
-        el("td", None, fmt.count(monitor.count)),
+        el("bdi", {"title": monitor.note or None}, monitor.name),
+        el("bdi", "word", monitor.step or "all"),
+        _number(monitor.value),
+        limit,
+        fmt.count(monitor.n),
+        fmt.count(monitor.count),
     ]
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 _LEAST = -6
+_UNIT = 10
 _MINUTE, _HOUR, _DAY, _YEAR = 60.0, 3600.0, 86400.0, 364 * 86400.0
 
 
@@ -36,7 +37,12 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 def money(value: float | None, currency: str, digits: int = 3) -> str:
     """Return an amount with its currency."""
-    return UNKNOWN if value is None else f"{figure(value, digits)} {currency}"
+    return UNKNOWN if value is None else f"{figure(value, digits)} {unit(currency)}"
+
+
+def unit(currency: str) -> str:
+    """Return the name of a currency, short whatever a record says."""
+    return currency if len(currency) <= _UNIT else f"{currency[: _UNIT - 1]}…"
 
 
 def seconds(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 _UNSHOWABLE = re.compile(
@@ -13,7 +13,8 @@ _UNSHOWABLE = re.compile(
 )
 """Characters that no page may hold, and the marks that turn the direction of the text around them."""
 
-_WORD = 24
+_WORD = 16
+"""Letters of a word that fits a column of a phone; a longer one may break inside."""
 _VOID = frozenset({"br", "circle", "hr", "input", "line", "meta", "path", "polygon", "polyline", "rect"})
 _SVG_VOID = frozenset({"circle", "line", "path", "polygon", "polyline", "rect"})
 
@@ -79,3 +80,41 @@ def data_script(identifier: str, data: Any) -> Markup:
     for char in "<>&":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return Markup(f'<script type="application/json" id="{escape(identifier)}">{text}</script>')
+
+
+# ---- parts of a page ------------------------------------------------------------------------------------------------
+
+
+def section(identifier: str, title: str, lead: Child, *inside: Child, kind: str = "card") -> Markup:
+    """Return a part of the page with its heading and a sentence."""
+    return el(
+        "section",
+        {"class": kind, "id": identifier, "aria-labelledby": f"{identifier}-title"},
+        el("h2", {"id": f"{identifier}-title"}, title),
+        el("p", "lead", lead),
+        *inside,
+    )
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Child]], *, identifier: str = "") -> Markup:
+    """Return figures in rows; the first column names the row, the others are numbers unless they are `td` already."""
+    top = el("tr", None, *(el("th", {"scope": "col"}, name) for name in head))
+    body = (
+        el("tr", None, el("th", {"scope": "row"}, first), *(el("td", None, cell) for cell in row))
+        for first, *row in rows
+    )
+    inside = (el("caption", None, caption), el("thead", None, top), el("tbody", None, *body))
+    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption}
+    return el("div", box, el("table", {"id": identifier or None, "class": "figures"}, *inside))
+
+
+def behind(
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[Child]],
+    *,
+    identifier: str,
+    summary: str = "The numbers behind this plot",
+) -> Markup:
+    """Return the table behind a plot."""
+    return el("details", "behind", el("summary", None, summary), table(caption, head, rows, identifier=identifier))

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Final
 from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report import plots
 from cascade_agent.offline.report.drift_section import drift_section
-from cascade_agent.offline.report.markup import Child, Markup, breakable, data_script, el, raw
+from cascade_agent.offline.report.markup import Child, Markup, behind, breakable, data_script, el, raw, section
 from cascade_agent.offline.report.steps import steps_section
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cascade_agent.offline.report.data import AlwaysLarge, Escalations, Frontier, Point, Reliability, Report
 
 _ANSWERS: Final = {
@@ -99,44 +97,6 @@ def _sections(report: Report) -> list[Markup]:
     ]
 
 
-# ---- parts of a page ------------------------------------------------------------------------------------------------
-
-
-def section(identifier: str, title: str, lead: Child, *inside: Child) -> Markup:
-    """Return a part of the page with its heading and a sentence."""
-    return el(
-        "section",
-        {"class": "card", "id": identifier, "aria-labelledby": f"{identifier}-title"},
-        el("h2", {"id": f"{identifier}-title"}, title),
-        el("p", "lead", lead),
-        *inside,
-    )
-
-
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Child]], *, identifier: str = "") -> Markup:
-    """Return figures in rows; the first column names the row, the others are numbers."""
-    top = el("tr", None, *(el("th", {"scope": "col"}, name) for name in head))
-    body = (
-        el("tr", None, el("th", {"scope": "row"}, first), *(el("td", None, cell) for cell in row))
-        for first, *row in rows
-    )
-    inside = (el("caption", None, caption), el("thead", None, top), el("tbody", None, *body))
-    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": caption}
-    return el("div", box, el("table", {"id": identifier or None, "class": "figures"}, *inside))
-
-
-def behind(
-    caption: str,
-    head: Sequence[str],
-    rows: Sequence[Sequence[Child]],
-    *,
-    identifier: str,
-    summary: str = "The numbers behind this plot",
-) -> Markup:
-    """Return the table behind a plot."""
-    return el("details", "behind", el("summary", None, summary), table(caption, head, rows, identifier=identifier))
-
-
 def swatch(kind: str) -> Markup:
     """Return the mark of a colour."""
     return el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"})
@@ -169,10 +129,14 @@ def _header(report: Report) -> Markup:
         None,
         el("div", "top", el("h1", None, report.title), theme),
         el("p", "headline", _headline(report)),
-        el("p", {"class": "pill", "id": "made-up"}, "made-up prices") if report.made_up_prices else None,
+        el("p", {"class": "pill mark", "id": "made-up"}, _made_up(report)) if report.made_up_prices else None,
         el("ul", "facts", *(el("li", None, el("bdi", None, fact)) for fact in facts)),
         _who_answered(report),
     )
+
+
+def _made_up(report: Report) -> str:
+    return f"{'offline stand-ins, no language models; ' if report.stand_ins else ''}made-up prices"
 
 
 def _few(names: list[str]) -> str:
@@ -189,7 +153,7 @@ def _headline(report: Report) -> str:
     else:
         labels = f" ({fmt.plural(quality.n, 'label')})" if quality.n else ""
         good = f"{fmt.percent(quality.value, 0)} of the answers were at least as good as the large model's{labels}."
-    return f"{_saving(report)} {answered} {good}"
+    return f"{_saving(report)} {answered} {good}{_without_shadows(report.always_large)}"
 
 
 def _saving(report: Report) -> str:
@@ -199,13 +163,24 @@ def _saving(report: Report) -> str:
         if compared.low is None or compared.high is None:
             return f"What was saved is unknown: {compared.why}."
         return f"Saved between {fmt.between(1 - compared.high, 1 - compared.low)} of always-large: {compared.why}."
-    saved, low_high = compared.large * (1 - compared.share), ""
+    saving, low_high = 1 - compared.share, ""
+    less = saving >= 0
     if compared.estimated and compared.interval is not None:
         low, high = compared.interval
-        low_high = f", {fmt.between(1 - high, 1 - low)}"
+        low_high = f", {fmt.between(1 - high, 1 - low) if less else fmt.between(low - 1, high - 1)}"
     about = "an estimated " if compared.estimated else ""
-    word = "Saved" if saved >= 0 else "Cost more than always-large by"
-    return f"{word} {about}{fmt.money(abs(saved), report.currency)} ({fmt.percent(1 - compared.share, 0)}{low_high})."
+    prices = " at made-up prices" if report.made_up_prices else ""
+    amount = f"{about}{fmt.money(compared.large * abs(saving), report.currency)}{prices}"
+    word = "Saved" if less else "Cost more than always-large by"
+    return f"{word} {amount} ({fmt.percent(abs(saving), 0)}{low_high})."
+
+
+def _without_shadows(compared: AlwaysLarge) -> str:
+    if not compared.shadow or compared.cascade is None or not compared.large:
+        return ""
+    saving = 1 - compared.cascade / compared.large
+    words = f"have saved {fmt.percent(saving, 0)}" if saving >= 0 else f"cost {fmt.percent(-saving, 0)} more"
+    return f" Without shadow calls, which only measure, it would {words}."
 
 
 def _who_answered(report: Report) -> Markup:
@@ -310,18 +285,27 @@ def _frontier(report: Report) -> Markup:
         if known
         else f". {_unknown(data)}"
     )
+    swept = len(data.curve) > 1
+    if not swept:
+        lead = f"No threshold can be tried: {_no_curve(report)}."
     ways = [_aside(point, report.always_large, plotted=known) for point in data.marks]
     notes = [el("p", "small", part) for part in (_estimate(report), _basis(data)) if part]
-    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640)
+    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640) if swept else None
     head = ("way", "escalated", "cost", "as good as large", "95% interval", "labels")
     rows = [_row(point) for point in (*data.marks, *data.curve)]
     return section(
         "frontier",
         "Cost and quality",
         lead,
-        el("div", "split", plot, el("div", "aside", *ways, *notes)),
+        el("div", "split" if plot else None, plot, el("div", "aside", *ways, *notes)),
         behind("Thresholds and ways to answer", head, rows, identifier="frontier-table"),
     )
+
+
+def _no_curve(report: Report) -> str:
+    if not any(map(any, report.reliability.histogram)):
+        return "no finished step has a draft with a confidence"
+    return "no threshold tells the steps of this journal apart"
 
 
 def _unknown(data: Frontier) -> str:

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 PARTS: Final = ("small", "large", "evidence", "shadow")
 _NARROW: Final = 328.0
+_MIDDLE: Final = 660.0
 _PHONE: Final = 420.0
+_REFERENCES: Final = ("always small", "always large")
 _NAME: Final = 24
+_SHORT_NAME: Final = 10
 
 
 def both(draw: Callable[[float], Markup], wide: float) -> Markup:
     """A chart for each width; style sheets show one of them."""
-    return el("div", "plot", el("div", "wide", draw(wide)), el("div", "narrow", draw(_NARROW)))
+    widths = (
+        {"desk": wide, "middle": _MIDDLE, "narrow": _NARROW} if wide > _MIDDLE else {"wide": wide, "narrow": _NARROW}
+    )
+    return el("div", "plot", *(el("div", kind, draw(width)) for kind, width in widths.items()))
 
 
 def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
@@ -57,10 +63,12 @@ def frontier(data: Frontier, width: float) -> Markup:
     shapes.append(path([*upper, *reversed(lower)], "band", closed=True) if points else Markup())
     shapes.append(path([(x(p.cost or 0), y(p.quality.value or 0)) for p in points], "curve") if points else Markup())
     shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _sentence(p)) for p in points]
-    placer = Placer(left, top, right + 6, bottom)
+    placer = Placer(left, 17.0, right + 6, bottom)  # from below the words of the axis on
     placer.block_line([(x(p.cost or 0), y(p.quality.value or 0)) for p in points])
     for p in [*points, *marks]:
         placer.block(x(p.cost or 0), y(p.quality.value or 0), 8 if p in marks else 4)
+    for p in marks:
+        placer.block_line([(x(p.cost or 0), end) for end in _whisker(p, y)])
     for p in marks:
         shapes += _mark(p, x(p.cost or 0), y(p.quality.value or 0), y, placer)
     sentence = "; ".join(_sentence(p) for p in marks)
@@ -68,11 +76,8 @@ def frontier(data: Frontier, width: float) -> Markup:
 
 
 def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> list[Markup]:
-    reference = point.name in ("always small", "always large")
-    shapes = []
-    if point.quality.n and point.quality.low is not None and point.quality.high is not None and not reference:
-        bottom = max(point.quality.low, scale.low)
-        shapes.append(line(x, scale(bottom), x, scale(point.quality.high), "whisker"))
+    reference = point.name in _REFERENCES
+    shapes = [line(x, ends[0], x, ends[1], "whisker")] if (ends := _whisker(point, scale)) else []
     if point.name == "as it ran":
         shapes.append(_dot(x, y, 7.5, "mark-run", _sentence(point)))
     elif reference:
@@ -81,10 +86,18 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
     else:
         corners = f"{x},{y - 9:.1f} {x + 9:.1f},{y} {x},{y + 9:.1f} {x - 9:.1f},{y}"
         shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_sentence(point))))
-    name = cut(point.name, _NAME)
-    words_x, words_y, anchor = placer.put(x, y, name)
+    name = cut(point.name, _NAME if placer.right > _PHONE else _SHORT_NAME)
+    words_x, words_y, anchor = placer.put(x, y, name, bold=not reference)
     shapes.append(label(words_x, words_y, name, "name" if not reference else "axis strong", anchor))
     return shapes
+
+
+def _whisker(point: Point, scale: Scale) -> list[float]:
+    """Return where the interval of a mark ends; nothing where none is drawn."""
+    low, high = point.quality.low, point.quality.high
+    if point.name in _REFERENCES or not point.quality.n or low is None or high is None:
+        return []
+    return [scale(max(low, scale.low)), scale(high)]
 
 
 def sweep(data: Frontier, width: float) -> Markup:
@@ -155,7 +168,7 @@ def reliability(data: Reliability, width: float) -> Markup:
     left, right, top = 52.0, width - 14.0, 34.0
     bottom = top + min(290.0, width * 0.72)
     floor, height = bottom + 78.0, bottom + 78.0 + 44.0
-    x, y = Scale(0.0, 1.0, left, right), Scale(0.0, 1.0, bottom, top)
+    x, y = Scale(0.0, 1.0, left + 8, right), Scale(0.0, 1.0, bottom, top)
     shapes: list[Markup] = []
     if data.bins:
         shapes.append(label(2, 14, "right drafts among the labelled"))
@@ -238,7 +251,10 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     slot = (right - left) / slots
     most = max(max(_paid(p), p.always_large or 0.0) for p in periods) or 1.0
     y, rate = Scale(0.0, most * 1.04, bottom, top), Scale(0.0, 1.0, strip, strip_top)
-    shapes = [label(2, 14, f"{currency} per {fmt.width(data.width)}"), label(2, strip_top - 14, "escalated steps")]
+    shapes = [
+        label(2, 14, f"{fmt.unit(currency)} per {fmt.width(data.width)}"),
+        label(2, strip_top - 14, "escalated steps"),
+    ]
     shapes += _levels(ticks(0.0, most, 4), y, left, right, "{:g}".format)
     shapes += _levels((0.0, 0.5, 1.0), rate, left, right)
     inset = min(slot * 0.14, 6.0)

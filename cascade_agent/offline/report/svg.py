@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 Anchor = Literal["start", "middle", "end"]
 
 CHAR: Final = 6.7
-"""Mean width of a character in a label, in pixels, on the safe side."""
+BOLD: Final = 8.2
+"""Mean width of a character in a label, and in one of the name of a mark, in pixels, on the safe side."""
 
 LINE: Final = 15.0
 
@@ -111,15 +112,16 @@ class Placer:
             for step in range(pieces := max(1, math.ceil(max(abs(x2 - x1), abs(y2 - y1)) / 6))):
                 self.block(x1 + (x2 - x1) * step / pieces, y1 + (y2 - y1) * step / pieces, 3)
 
-    def put(self, x: float, y: float, words: str) -> tuple[float, float, Anchor]:
-        """Where the label of a mark at (x, y) stands: the first free place around it, else above it."""
-        width = len(words) * CHAR
+    def put(self, x: float, y: float, words: str, *, bold: bool = False) -> tuple[float, float, Anchor]:
+        """Where the label of a mark at (x, y) stands: the first free place around it, else the least covered one."""
+        width = len(words) * (BOLD if bold else CHAR)
         around: list[tuple[float, float, Anchor]] = [
             (x + 12, y + 4, "start"), (x + 10, y + 18, "start"), (x + 10, y - 10, "start"),
             (x, y - 14, "middle"), (x - 12, y + 4, "end"), (x - 10, y + 18, "end"), (x - 10, y - 10, "end"),
             (x, y + 24, "middle"),
             (x + 10, y + 32, "start"), (x - 10, y + 32, "end"), (x + 10, y - 24, "start"), (x - 10, y - 24, "end"),
             (x + 24, y + 48, "start"), (x - 24, y - 40, "end"), (x + 24, y - 40, "start"), (x - 24, y + 48, "end"),
+            *((x + side, y + down, "middle") for down in (40, 60, -30, 80, -60, -90) for side in (0, 40, -40, 80)),
         ]  # fmt: skip
         best, least = around[0], math.inf
         for spot in around:

@@ -121,7 +121,7 @@ def test_labels_stand_at_their_step_with_who_says_so(tmp_path):
     journal.label("id9", source="nobody", right=False)
     for args in ((), ("--last", 5)):
         lines = [line.strip(" │├└─") for line in run(journal.path, *args).stdout.splitlines()]
-        first, second = lines.index("step1: accepted by small (accepted), 0.001000 USD"), next(
+        first, second = lines.index("step1: accepted by small, 0.001000 USD"), next(
             n for n, line in enumerate(lines) if line.startswith("step2")
         )  # fmt: skip
         assert lines[first + 2 : second] == [
@@ -277,8 +277,8 @@ def test_quiet_prints_a_line_a_step(tmp_path):
     """Thread, step, outcome, tier, reason, cost and time; the filters hold."""
     path = written(tmp_path / "j.jsonl", step(1), step(2, thread=None, latency=0.5)).path
     assert run(path, "--quiet").stdout.splitlines() == [
-        "t step1: accepted by small (accepted), 0.001000 USD",
-        "- step2: accepted by small (accepted), 0.001000 USD, 500.0 ms",
+        "t step1: accepted by small, 0.001000 USD",
+        "- step2: accepted by small, 0.001000 USD, 500.0 ms",
     ]
     assert len(run(path, "-q", "--last", 1).stdout.splitlines()) == 1
 

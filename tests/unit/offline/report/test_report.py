@@ -484,8 +484,29 @@ def test_the_page_begins_with_what_was_saved(report, tmp_path):
     assert re.match(
         r"Saved an estimated [\d.]+ USD \(\d+%, \d+\W+\d+%\)\. The small model", headline.search(render(report))[1]
     )
+    assert re.search(r"Without shadow calls, which only measure, it would have saved \d+%\.", render(report))
     unknown = build_report([journal_of(tmp_path / "j.jsonl", step(0, small_cost=None))])
     assert headline.search(render(unknown))[1].startswith("What was saved is unknown: ")
+
+
+def test_stand_ins_mark_the_page_by_themselves(tmp_path, report):
+    """The models of the demo are no language models: the page says so beside the sum, whoever asks for it."""
+    trace = step(0, escalated=True)
+    tiers = zip(trace.attempts, ("standin-small", "standin-large"), strict=True)
+    trace = replace(trace, attempts=tuple(replace(attempt, model=name) for attempt, name in tiers))
+    page = render(build_report([journal_of(tmp_path / "j.jsonl", trace)]))
+    assert "offline stand-ins, no language models; made-up prices</p>" in page
+    assert "at made-up prices (" in page
+    assert "made-up" not in render(report)
+
+
+def test_where_no_threshold_can_be_tried_it_says_why(tmp_path):
+    """A journal without a confidence has no empty plot, and the ways to answer all the same."""
+    page = render(build_report([journal_of(tmp_path / "j.jsonl", step(0, confidence=None))]))
+    assert "No threshold can be tried: no finished step has a draft with a confidence." in page
+    assert 'class="chart frontier"' not in page
+    assert 'class="chart sweep"' not in page
+    assert "always small" in page
 
 
 def test_legends_name_what_is_in_the_plot(report, tmp_path):
@@ -567,7 +588,7 @@ def test_a_journal_of_one_odd_step_has_a_page(tmp_path, trace):
 
 
 def test_the_command_writes_the_page(tmp_path, journal):
-    """It names the file and what is in it; the page is the one of the library."""
+    """It names the file and what is in it; the page is the one of the library, for its owner only."""
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
     result = run(journal, "-o", "out.html", "--policy", "policy.json", "--title", "Tuesday", cwd=tmp_path)
     assert result.exit_code == 0, result.stderr
@@ -575,6 +596,7 @@ def test_the_command_writes_the_page(tmp_path, journal):
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert "<title>Tuesday</title>" in page
     assert "policy.json" in page
+    assert (tmp_path / "out.html").stat().st_mode & 0o777 == 0o600
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
 
 
@@ -637,12 +659,11 @@ def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
     assert {label.right for label in labels} >= {True, False}
     assert all(not steps[label.step_id].escalated for label in labels)
     assert len({label.step_id for label in labels}) == len(labels)
-    report = build_report([path], made_up_prices=True)
+    report = build_report([path])
     assert report.frontier.basis == "propensity"
     assert any(point.cost is not None and point.quality.value is not None for point in report.frontier.curve)
     assert report.to_json()["made_up_prices"] is True
     assert "made-up prices" in render(report)
-    assert "made-up prices" not in render(build_report([path]))
 
 
 # ---- drift ----------------------------------------------------------------------------------------------------------
