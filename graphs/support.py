@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
@@ -21,13 +20,14 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Send, interrupt
 
 from cascade_agent import Policy, Verdict, default_validators
+from cascade_agent.engine.human_review import edited_call, read_decisions
 from graphs.settings import Settings, SettingsNode
 from graphs.standins.models import standin_tiers
 from tools.database import TODAY, OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
     from cascade_agent import Draft, StepContext, Tier
+    from cascade_agent.engine.human_review import Verb
 
 PROMPT = f"""You are the support agent of a small online shop. Today is {TODAY.isoformat()}.
 Use the tools for every fact; never invent an order number, an amount or a date. Order numbers look like O-2001.
@@ -180,12 +181,11 @@ def review(state: MessagesState) -> Command[Any]:
     calls: list[Any] = []
     refused: list[ToolMessage] = []
     for call in message.tool_calls:
-        decision = decisions.get(call["id"], {"type": "approve"})
-        if decision["type"] == "reject":
-            text = f"A person did not approve this: {decision.get('message') or 'no reason was given'}"
+        verb, given = decisions.get(call["id"], ("accept", None))
+        if verb == "reject":
+            text = f"A person did not approve this: {given or 'no reason was given'}"
             refused.append(ToolMessage(text, tool_call_id=call["id"], name=call["name"], status="error"))
-        edited = decision["edited_action"] if decision["type"] == "edit" else {}
-        calls.append({**call, **{key: edited[key] for key in ("name", "args") if key in edited}})
+        calls.append(edited_call(call, given) if verb == "edit" else call)
     update = {"messages": [message.model_copy(update={"tool_calls": calls}), *refused]}
     left = {call["id"] for call in calls} - {reply.tool_call_id for reply in refused}
     sent = [Send("tools", [{**call, "type": "tool_call"}]) for call in calls if call["id"] in left]
@@ -202,8 +202,8 @@ def needs_person(call: Mapping[str, Any]) -> bool:
         return True
 
 
-def _decisions(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Interrupt the graph until there is a decision for each call."""
+def _decisions(calls: Sequence[Any]) -> list[tuple[Verb, Any]]:
+    """Interrupt the graph until there is a decision for each call; one alone is for all of them."""
     request: dict[str, Any] = {
         "action_requests": [
             {"name": call["name"], "args": call["args"], "description": f"A refund of more than {REVIEW_ABOVE:.2f} EUR"}
@@ -213,21 +213,20 @@ def _decisions(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     }
     while True:
         reply = interrupt(request)
-        given = reply.get("decisions") if isinstance(reply, Mapping) else reply
-        if isinstance(given, list) and len(given) == len(calls) and all(map(_is_decision, given)):
-            return given
-        types = ", ".join(_TYPES)
-        error = f"expected {{'decisions': [...]}} with {len(calls)} objects whose type is one of {types}; got {reply!r}"
-        request = {**request, "error": error[:500]}
+        try:
+            given = list(read_decisions(reply))
+            if len(given) in (1, len(calls)) and all(verb != "respond" for verb, _ in given):
+                for call, (verb, content) in zip(calls, given * len(calls), strict=False):
+                    if verb == "edit":
+                        edited_call(call, content)
+                return given if len(given) == len(calls) else given * len(calls)
+            error = f"expected {{'decisions': [...]}} with {len(calls)} objects"
+        except ValueError as found:
+            error = str(found)
+        request = {**request, "error": f"{error}; a type is one of {', '.join(_TYPES)}; got {reply!r}"[:500]}
 
 
 _TYPES: Final = ("approve", "edit", "reject")
-
-
-def _is_decision(value: object) -> bool:
-    if not isinstance(value, dict) or value.get("type") not in _TYPES:
-        return False
-    return value["type"] != "edit" or isinstance(value.get("edited_action"), dict)
 
 
 graph = build(*standin_tiers())

@@ -124,7 +124,7 @@ def _answer_of(
     Raises:
         ValueError: the reply is not understood, or gives an answer that cannot be used.
     """
-    decisions = list(_decisions(reply))
+    decisions = list(read_decisions(reply))
     calls = () if best is None else _calls(best.draft)
     actions, for_all = max(1, len(calls)), not (isinstance(reply, Mapping) and "decisions" in reply)
     if len(decisions) != actions and not (for_all and len(decisions) == 1):
@@ -144,15 +144,19 @@ def _answer_of(
         msg = "a text answers the whole step: it cannot stand next to decisions about single calls"
         raise ValueError(msg)
     kept = [
-        _edited(call, given) if verb == "edit" else call
+        edited_call(call, given) if verb == "edit" else call
         for call, (verb, given) in zip(calls, decisions, strict=True)
         if verb != "reject"
     ]
     return _checked(own({"content": cast("Answer", best).draft.text, "tool_calls": kept}), request), ""
 
 
-def _decisions(reply: object) -> Iterator[tuple[Verb, Any]]:
-    """Yield what a reply decides: what to do, and with which content."""
+def read_decisions(reply: object) -> Iterator[tuple[Verb, Any]]:
+    """Yield what a reply decides: what to do, and with which content.
+
+    Raises:
+        ValueError: the reply is not understood.
+    """
     if isinstance(reply, Mapping) and "decisions" in reply:
         reply = reply["decisions"]
     if isinstance(reply, list):
@@ -199,7 +203,7 @@ def _fields(given: Any) -> Mapping[str, Any]:
     return fields
 
 
-def _edited(call: ToolCall, given: Any) -> dict[str, Any]:
+def edited_call(call: ToolCall, given: Any) -> dict[str, Any]:
     """Return a call as a person left it; `given` is an action, or the arguments alone."""
     if not isinstance(given, Mapping):
         msg = f"an edited action is an object with 'name' and 'args', not {type(given).__name__}"

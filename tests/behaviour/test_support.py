@@ -89,9 +89,17 @@ def test_what_is_not_understood_is_asked_again(reply):
     """The question comes again with what was expected; nothing was paid."""
     graph, config, _, db = started(LARGE)
     state = graph.invoke(Command(resume=reply), config)
-    assert "expected" in state["__interrupt__"][0].value["error"]
+    assert "approve, edit, reject" in state["__interrupt__"][0].value["error"]
     assert refunds(db) == []
     graph.invoke(Command(resume={"decisions": [{"type": "approve"}]}), config)
+    assert refunds(db) == [("O-2138", 56660)]
+
+
+@pytest.mark.parametrize("reply", [{"type": "accept"}, [{"action": "APPROVE"}], "approve", {"decisions": [True]}])
+def test_the_replies_of_other_front_ends_are_understood_too(reply):
+    """LangGraph's inbox and plain words mean the same as LangChain's decisions."""
+    graph, config, _, db = started(LARGE)
+    graph.invoke(Command(resume=reply), config)
     assert refunds(db) == [("O-2138", 56660)]
 
 
