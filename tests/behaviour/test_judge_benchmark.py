@@ -138,7 +138,7 @@ def test_orders_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     bad = judge.risk_area([0.1, 0.2, 0.9], [True, True, False])
     assert good == pytest.approx(1 / 9)
     assert bad == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
-    path = folder(tmp_path / "x")
+    path = folder(tmp_path / "y")
     monkeypatch.setattr(sys, "argv", ["judge", "--train", str(path), "--test", str(path), "--leave-out", "three"])
     with pytest.raises(SystemExit, match="one, two, or each"):
         judge.main()
@@ -152,7 +152,7 @@ def test_folds_keep_apart(tmp_path: Path) -> None:
     for learn, exam in parts:
         assert not {group[n] for n in learn} & {group[n] for n in exam}
     assert sorted(n for _, exam in parts for n in exam) == sorted(group)
-    bench = judge.Bench.load(folder(tmp_path / "x"))
+    bench = judge.Bench.load(folder(tmp_path / "y"))
     kinds = {name: case["category"] for name, case in bench.data.cases.items()}
     parts = judge.parts_of(bench, bench, "one")
     assert {kinds[n] for learn, _ in parts for n in learn} == {"two"}

@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
         f"cascade_agent/_demo/{file.relative_to(ROOT)}"
         for folder in ("graphs", "tools")
         for file in (ROOT / folder).rglob("*")
-        if file.suffix in (".py", ".json")
+        if file.suffix in (".py", ".json", ".txt")
     }
     assert inside == ours | demo | {"cascade_agent/py.typed"}
     assert {

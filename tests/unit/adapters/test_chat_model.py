@@ -586,7 +586,7 @@ async def test_events_v2_show_the_step_its_tiers_and_the_answer():
     assert "secret" not in str([e for e in (*events, *visible) if e["event"].endswith("_stream")])
     text = "".join(e["data"]["chunk"].text for e in visible if e["event"] == "on_chat_model_stream")
     assert text == "l one two"
-    assert {e["name"] for e in visible} == {"desk", "cascade.step desk", "cascade.attempt large", "l"}
+    assert {e["name"] for e in visible} == {"cascade.step desk", "cascade.attempt large", "l"}
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])

@@ -9,6 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade_agent import assess
+from cascade_agent.core.message_memo import MessageMemo
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
 from cascade_agent.validators import TurnProgress, _conversation, shipped_scorer
 from cascade_agent.validators._conversation import facts, loop
@@ -60,20 +61,19 @@ def test_the_state_of_a_loop() -> None:
     assert first.left == []
 
 
-def test_a_message_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_is_read_once() -> None:
     """A longer history reads its new messages only, and what is known of a message goes with it."""
     read: list[str] = []
-    original = _conversation._read
-    monkeypatch.setattr(_conversation, "_read", lambda m: (read.append(m.type), original(m))[1])
+    memo = MessageMemo(lambda m: (read.append(m.type), _conversation._read(m))[1])
     messages: list[BaseMessage] = [HumanMessage(f"question {n}") for n in range(20)]
-    loop(StepContext(messages=messages))
-    loop(StepContext(messages=[*messages, AIMessage("answer")]))
+    memo.all(messages)
+    memo.all([*messages, AIMessage("answer")])
     assert len(read) == 21
     keys = {id(m) for m in messages}
-    assert keys <= _conversation._facts.keys()
+    assert keys <= memo._found.keys()
     del messages
     gc.collect()
-    assert keys.isdisjoint(_conversation._facts)
+    assert keys.isdisjoint(memo._found)
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,7 @@ def shadowed(
     return steps, labels
 
 
+@pytest.mark.slow
 def test_harm_above_the_certified_loss_is_found_and_below_it_is_not() -> None:
     """Harm at the bound raises nothing in 8 streams of 3,000 steps; at eight times it each stream alarms."""
     for seed in range(8):
@@ -478,6 +479,7 @@ def test_threads_may_feed_it_at_once() -> None:
     assert watcher.report().steps == 1200
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_stream() -> None:
     """State after 44,000 steps of ever new threads, names, codes and models is as large as after 22,000."""
     watcher, sizes = DriftWatch(max_loss=0.02), []
