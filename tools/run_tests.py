@@ -65,7 +65,7 @@ def guard(root: str) -> None:
             raise PermissionError("there is no network in a test run: " + event)
         paths = [path for path in args if isinstance(path, str | bytes | os.PathLike)]
         if event == "open" and not isinstance(args[0], int):
-            check(args[0], (root,) if _writes(args[1], args[2]) else (root, *readable))
+            check(args[0], (root,) if _writes(str(args[1] or ""), args[2]) else (root, *readable))
         elif event in ("os.listdir", "os.scandir"):
             check(args[0], (root, *readable))
         elif event in _CHANGES or (event == "sqlite3.connect" and args[0] != ":memory:"):
@@ -75,9 +75,9 @@ def guard(root: str) -> None:
     sys.addaudithook(hook)
 
 
-def _writes(mode: str | None, flags: int | None) -> bool:
+def _writes(mode: str, flags: int | None) -> bool:
     changes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    return any(c in (mode or "") for c in "wax+") or bool((flags or 0) & changes)
+    return any(c in mode for c in "wax+") or bool((flags or 0) & changes)
 
 
 def main() -> None:

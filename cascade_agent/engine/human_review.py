@@ -181,17 +181,17 @@ def _decision(reply: object) -> tuple[Verb, Any]:
         msg = f"a reply of type {type(reply).__name__} is not understood"
         raise ValueError(msg)  # noqa: TRY004 - a person reads it and replies again
     words = (str(reply[key]).strip().casefold() for key in ("type", "action", "decision") if key in reply)
-    verb = next((_VERBS[word] for word in words if word in _VERBS), None)
+    wanted: Verb | None = next((_VERBS[word] for word in words if word in _VERBS), None)
     own = {key: reply[key] for key in _OWN if reply.get(key)}
-    if own and verb not in ("accept", "reject"):
+    if own and wanted not in ("accept", "reject"):
         return "respond", own
     content = next((reply[key] for key in ("edited_action", "args", "message") if reply.get(key)), None)
-    if verb is None or (verb in ("edit", "respond") and content is None):
+    if wanted is None or (wanted in ("edit", "respond") and content is None):
         msg = f"an object with {', '.join(map(repr, reply)) or 'nothing'} in it is not understood"
         raise ValueError(msg)
-    if verb == "respond":
-        return verb, {"content": content} if isinstance(content, str) else content
-    return verb, (content if verb == "edit" else reply.get("message"))
+    if wanted == "respond":
+        return "respond", {"content": content} if isinstance(content, str) else content
+    return wanted, (content if wanted == "edit" else reply.get("message"))
 
 
 def _fields(given: Any) -> Mapping[str, Any]:

@@ -312,7 +312,7 @@ def _fits(
 ) -> dict[str, Fit]:
     targets: tuple[Target, ...] = ("error", "gain") if learn else ()
     examples = examples_of(learn, sample)
-    wanted = [target for target in targets if choice in ("auto", target)]
+    wanted: list[Target] = [target for target in targets if choice in ("auto", target)]
     return {target: fit(examples, target=target, prior=prior, seed=seed) for target in wanted}
 
 

@@ -285,7 +285,7 @@ class Claim:
                 break
             found, held, tested = threshold, seen, seen
         n = len(sample) if harm else accepted
-        return (None, n, losses) if found is None else (found, *held)
+        return (None, n, losses) if found is None else (found, held[0], held[1])
 
 
 def _turn(unit: Unit) -> str:
