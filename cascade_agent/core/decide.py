@@ -219,7 +219,7 @@ def _evidence_spoke(attempt: Attempt) -> bool:
 
 
 _ENDED_EARLY = {"error": "model_error", "timeout": "timeout", "cancelled": "overtaken"}
-"""What became of a call without a draft -> the reason to go on without it; a hedge is what overtakes a small call."""
+"""The outcome of a call without a draft -> the reason to go on without it; a hedge is what overtakes a small call."""
 
 
 def objection(attempt: Attempt, *, measured_on_small: bool = True) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""What was read of a message, kept for as long as the message lives."""
+"""A memo of what was read of a message, kept for as long as the message lives."""
 
 from __future__ import annotations
 

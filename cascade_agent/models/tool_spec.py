@@ -28,7 +28,7 @@ _SIMPLE_TOOL: dict[str, Any] = {
     "properties": {"__arg1": {"type": "string"}},
     "required": ["__arg1"],
 }
-"""What LangChain offers for a `Tool` without a schema of its own."""
+"""The schema that LangChain offers for a `Tool` without one of its own."""
 
 _MEMO_SIZE = 256
 _memo: OrderedDict[int, tuple[object, tuple[object, ...], ToolSpec]] = OrderedDict()

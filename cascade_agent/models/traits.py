@@ -1,4 +1,4 @@
-"""What is to be known of a model before it can be asked: its provider, host and API, and their peculiarities."""
+"""Facts of a model that must be known before it is asked: its provider, host and API, and their peculiarities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one call used and cost: from the answer it gave, or from the error it raised."""
+"""Usage and cost of one call: from the answer it gave, or from the error it raised."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ WINDOW: Final = 1_000
 # ---- what became of a call ------------------------------------------------------------------------------------------
 
 _NOT_ITS_FAULT = ("Tool call limit exceeded", "User rejected the tool call for `")
-"""How langchain's `ToolCallLimitMiddleware` and `HumanInTheLoopMiddleware` begin; both set the status `error`."""
+"""First words of langchain's `ToolCallLimitMiddleware` and `HumanInTheLoopMiddleware`; both set the status `error`."""
 
 # The word "error" as programs write it in front of a message, in the languages that programs are localised to.
 _ERROR_START = re.compile(

@@ -1,4 +1,4 @@
-"""What a text does in a conversation: it asks, declines, thanks, says done or announces.
+"""The acts of a text in a conversation: it asks, declines, thanks, says done or announces.
 
 The lists hold the few words of a language that cannot be known by their form. A language that is not in them is judged
 by structure alone (question marks, figures, names, length), which errs on the side of keeping the answer.

@@ -91,7 +91,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found(Plain):
-    """What a test came to: `losses` of `n` independent units. `per` and `seed` say how units were made of episodes."""
+    """The outcome of a test: `losses` of `n` independent units, made of episodes by `per` and `seed`."""
 
     max_loss: float
     confidence: float

@@ -28,7 +28,7 @@ Missing = Literal["draft", "evidence", "large"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """How a recorded step would have gone under a policy.
+    """A recorded step as it would have gone under a policy.
 
     `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`known` is
     False then, and `missing` says what it lacks). `calls` are the recorded calls that the policy would have made, in

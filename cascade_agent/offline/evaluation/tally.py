@@ -41,7 +41,7 @@ BY_SMALL, BY_LARGE, BY_NOBODY, BY_OTHERS = 1, 2, 4, 8
 _BITS: Final = {None: BY_NOBODY, "small": BY_SMALL, "large": BY_LARGE, "human": BY_OTHERS}
 
 BASELINES: Final = ("as recorded", "always small", "always large", "oracle")
-"""What policies are compared with; the oracle escalates exactly where small is wrong and large right."""
+"""The baselines of policies; the oracle escalates exactly where small is wrong and large right."""
 
 
 @dataclass(frozen=True, slots=True)

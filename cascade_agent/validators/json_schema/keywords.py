@@ -435,4 +435,4 @@ CHECKS: dict[str, Check] = {
     "uniqueItems": _unique_items, "allOf": _all_of, "anyOf": _any_of, "oneOf": _one_of, "not": _not, "if": _if,
     "false": _false, "unevaluatedProperties": _unevaluated, "unevaluatedItems": _unevaluated,
 }  # fmt: skip
-"""What `jsonschema` calls, as (validator, value of the keyword, value to check, schema)."""
+"""A keyword as `jsonschema` calls it: (validator, value of the keyword, value to check, schema)."""
