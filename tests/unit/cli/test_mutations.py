@@ -109,7 +109,7 @@ def change_line(rng: random.Random, line: bytes, others: list[bytes]) -> bytes:
     if how < 0.6 and line.startswith(b"{"):
         try:
             changed = json.dumps(change_value(rng, json.loads(line)))
-        except ValueError:  # changed before, into what is no JSON
+        except (ValueError, RecursionError):  # changed before, into what is no JSON, or too deep
             return line
         return changed.encode()
     if how < 0.7:
