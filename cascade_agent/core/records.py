@@ -178,8 +178,12 @@ class Draft:
     @cached_property
     def text(self) -> str:
         """The text of the answer, all text blocks joined."""
-        content = self.message.content
-        return content if isinstance(content, str) else str(self.message.text)
+        content: object = self.message.content
+        if isinstance(content, str):
+            return content
+        blocks = content if isinstance(content, list) else []  # LangChain's own `text` raises at what is no block
+        texts = (b.get("text") if isinstance(b, Mapping) and b.get("type") == "text" else b for b in blocks)
+        return "".join(text for text in texts if isinstance(text, str))
 
     @cached_property
     def tool_calls(self) -> list[ToolCall]:
