@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.offline.evaluation.metrics import incomplete_beta
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Category = str | float | None
-_PRECISION, _TINY, _TERMS = 1e-15, 1e-300, 10_000
 
 
 # ---- ADWIN ----------------------------------------------------------------------------------------------------------
@@ -209,35 +209,8 @@ def f_tail(x: float, df: float, scale_df: float) -> float:
     """P(F > x) for Fisher's F with `df` and `scale_df` degrees of freedom: the incomplete beta function."""
     if x <= 0.0:
         return 1.0
-    a, b, z = scale_df / 2.0, df / 2.0, scale_df / (scale_df + df * x)
-    if z > (a + 1.0) / (a + b + 2.0):
-        return 1.0 - _beta(b, a, 1.0 - z)
-    return _beta(a, b, z)
-
-
-def _beta(a: float, b: float, z: float) -> float:
-    """The regularized incomplete beta function I_z(a, b), for z below its mean."""
-    if z <= 0.0:
-        return 0.0
-    log_scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(z) + b * math.log1p(-z)
-    c, d = 1.0, 1.0 / _away(1.0 - (a + b) * z / (a + 1.0))
-    value = d
-    for m in range(1, _TERMS):  # pragma: no branch - converges after some dozens
-        for term in (
-            m * (b - m) * z / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * z / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1.0 / _away(1.0 + term * d)
-            c = _away(1.0 + term / c)
-            value *= c * d
-        if abs(c * d - 1.0) < _PRECISION:
-            break
-    return math.exp(log_scale) * value / a
-
-
-def _away(value: float) -> float:
-    """Never 0, so that it can be divided by."""
-    return value if abs(value) > _TINY else _TINY
+    whole = scale_df + df * x
+    return incomplete_beta(scale_df / 2.0, df / 2.0, scale_df / whole, df * x / whole)
 
 
 def psi(reference: Sequence[int], current: Sequence[int]) -> float:
