@@ -152,7 +152,7 @@ class Policy:
         """Return the policy for nodes of a single step: a threshold of .7, no label and no second model needed.
 
         Measured on 850 recorded tool-calling steps x 9 small -> large pairs: 1.9 points lost against large at .39 of
-        its cost, where the rules alone lose 6.7 at .22 (a threshold of .8: 0.9 at .51). The rules were developed on
+        its cost, where the rules alone lose 6.5 at .23 (a threshold of .8: 0.9 at .51). The rules were developed on
         these steps; on 610 others x 16 pairs .7 lost .9 points at .34, the rules alone 4.9 at .19.
         """
         measured: dict[str, Any] = {
