@@ -293,8 +293,11 @@ class LiveStream(BaseCallbackHandler):
     async def apull(self, parts: AsyncIterator[Any], send: Callable[[AIMessageChunk], None]) -> Any:
         """Send the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
         self._read, self.last = [], None
+        task = cast("asyncio.Task[Any]", asyncio.current_task())  # our own, for this stream alone
         async with aclosing(cast("Any", parts)):
             async for part in parts:
+                if task.cancelling():  # `asyncio.wait_for`, in a client, can swallow it before Python 3.12
+                    raise asyncio.CancelledError
                 if not isinstance(part, AIMessageChunk):
                     return part
                 self._read.append(part)

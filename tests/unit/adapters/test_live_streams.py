@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -26,6 +27,9 @@ from cascade_agent.engine.step import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 import streams
 from streams import TEXT, WAYS, Script, TokenServer, graph_of
@@ -243,7 +247,7 @@ async def test_what_was_paid_for_a_cut_stream_is_unknown():
 
 async def until(holds: Any) -> None:
     """Wait for something that another thread does."""
-    for _ in range(1000):
+    for _ in range(6000):
         if holds():
             return
         await asyncio.sleep(0.01)
@@ -310,6 +314,32 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
         assert (trace.attempts[1].usage, trace.cost) == (None, None)
         assert runs.open == set()
         await until(lambda: server.left == 1)
+
+
+class Unstoppable(ScriptedChatModel):
+    """Streams on when its task is cancelled, as `asyncio.wait_for` in a client can before Python 3.12."""
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for _ in range(300):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+            self.calls.append([])
+            yield ChatGenerationChunk(message=AIMessageChunk("w "))
+
+
+async def test_a_client_that_swallows_a_cancellation_is_left_at_its_next_token():
+    """The record says so too."""
+    journal = TraceCapture()
+    large = Unstoppable(["w"], streams=True)
+    model = CascadeChatModel(small=ScriptedChatModel([""]), large=large, journal=journal)
+    async with aclosing(model.astream("hi")) as parts:
+        async for part in parts:
+            if part.text:
+                break
+    (trace,) = journal
+    assert (trace.outcome, trace.attempts[1].outcome) == ("cancelled", "cancelled")
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert large.asked < 300
 
 
 async def test_what_a_reader_sets_between_chunks_is_his_own():

@@ -49,7 +49,7 @@ def refuses_small(draft: Any, _context: Any) -> bool:
 SAID = AIMessage(
     "It is on its way.",
     id="chatcmpl-1",
-    tool_calls=[{"name": "find", "args": {"order": 4711}, "id": "c1"}],
+    tool_calls=[{"name": "find", "args": {"order": "Q4711"}, "id": "c1"}],
     response_metadata={"model_name": "small-2026", "finish_reason": "tool_calls"},
     usage_metadata={
         "input_tokens": 20,
@@ -114,7 +114,7 @@ def test_verdicts_name_the_answer_they_are_about(exported):
 HISTORY = [
     SystemMessage("be kind"),
     HumanMessage([{"type": "text", "text": "where is it?"}, {"type": "image", "url": "data:secret"}]),
-    AIMessage("", tool_calls=[{"name": "find", "args": {"order": 4711}, "id": "c0"}]),
+    AIMessage("", tool_calls=[{"name": "find", "args": {"order": "Q4711"}, "id": "c0"}]),
     ToolMessage("shipped", tool_call_id="c0"),
 ]
 
@@ -123,16 +123,16 @@ def test_no_content_and_explanations(exported):
     """No message, argument or result is on any span by default, and the redact hook sees what verdicts say."""
     CascadeChatModel(small=ScriptedChatModel(SAID), large=ScriptedChatModel("x"), validators=[]).invoke(HISTORY)
     text = str([span.to_json() for span in exported.get_finished_spans()])
-    assert not any(word in text for word in ("be kind", "where is it", "4711", "shipped", "on its way"))
-    configure(redact=lambda text: text.replace("4711", "#"))
-    reply = Verdict(outcome="pass", code="fine", reason="order 4711 is known")
+    assert not any(word in text for word in ("be kind", "where is it", "Q4711", "shipped", "on its way"))
+    configure(redact=lambda text: text.replace("Q4711", "#"))
+    reply = Verdict(outcome="pass", code="fine", reason="order Q4711 is known")
     pair("a", "x", validators=[lambda _d, _c: reply]).invoke("hi")
-    assert "4711" not in str([span.to_json() for span in exported.get_finished_spans()])
+    assert "Q4711" not in str([span.to_json() for span in exported.get_finished_spans()])
 
 
 def test_content_when_it_is_asked_for(exported):
     """Messages as the conventions write them, each text redacted; of an image its kind alone."""
-    configure(content=True, redact=lambda text: text.replace("4711", "#"))
+    configure(content=True, redact=lambda text: text.replace("Q4711", "#"))
     CascadeChatModel(small=ScriptedChatModel(SAID), large=ScriptedChatModel("x"), validators=[]).invoke(HISTORY)
     (chat,) = chats(exported)
     queried, reply, system = (json.loads(chat.attributes[name]) for name in CONTENT)
@@ -141,7 +141,7 @@ def test_content_when_it_is_asked_for(exported):
         {"role": "user", "parts": [{"type": "text", "content": "where is it?"}, {"type": "image"}]},
         {
             "role": "assistant",
-            "parts": [{"type": "tool_call", "id": "c0", "name": "find", "arguments": '{"order": #}'}],
+            "parts": [{"type": "tool_call", "id": "c0", "name": "find", "arguments": '{"order": "#"}'}],
         },
         {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c0", "response": "shipped"}]},
     ]
@@ -150,7 +150,7 @@ def test_content_when_it_is_asked_for(exported):
             "role": "assistant",
             "parts": [
                 {"type": "text", "content": "It is on its way."},
-                {"type": "tool_call", "id": "c1", "name": "find", "arguments": '{"order": #}'},
+                {"type": "tool_call", "id": "c1", "name": "find", "arguments": '{"order": "#"}'},
             ],
             "finish_reason": "tool_calls",
         }
