@@ -361,7 +361,8 @@ def write(thread):
         sys.stdout.flush()
         n += 1
 for thread in range(3):
-    threading.Thread(target=write, args=(thread,)).start()
+    threading.Thread(target=write, args=(thread,), daemon=True).start()
+sys.stdin.read()  # until whoever started this process is gone
 """
 
 
@@ -381,6 +382,7 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
     def start(who: int) -> subprocess.Popen[str]:
         return subprocess.Popen(  # noqa: S603 - our own script
             [sys.executable, "-c", WRITER, str(path), str(who), str(max_bytes)],
+            stdin=subprocess.PIPE,
             stdout=outputs[who],
             stderr=subprocess.PIPE,
             text=True,
@@ -388,7 +390,7 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
 
     for round_ in range(3):
         writers = [start(3 * round_ + n) for n in range(3)]
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while any(Path(outputs[3 * round_ + n].name).stat().st_size < 3000 for n in range(3)):
             assert time.monotonic() < until
             time.sleep(0.05)
