@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from cascade_agent.validators._cache import IdentityCache
 
@@ -167,8 +167,7 @@ def _readings(token: str) -> list[float]:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class NumberSpan:
+class NumberSpan(NamedTuple):
     """One number of a text.
 
     `values` are what it may mean as a whole, `parts` its runs of digits when there are several ("2024-05-01", "3,4").
@@ -301,8 +300,7 @@ def _latin(words: Iterable[str]) -> float:
     return sum(map(str.isascii, heavy)) / len(heavy) if heavy else 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One argument value that is not a container."""
 
     call: int

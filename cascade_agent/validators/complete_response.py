@@ -405,8 +405,7 @@ def _read(draft: Draft, context: StepContext) -> Verdict | None:
 
 def _request(context: StepContext) -> str:
     """Return what the user wrote last."""
-    human = next((m for m in reversed(context.messages) if m.type == "human"), None)
-    return _only_text(human.content) if human is not None else ""
+    return _only_text(context.messages[context.turn_start].content) if context.turn_start >= 0 else ""
 
 
 def _only_text(content: object) -> str:

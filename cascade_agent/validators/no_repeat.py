@@ -9,7 +9,6 @@ from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import Call, loop
-from cascade_agent.validators.agreement import call_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,20 +131,16 @@ class NoRepeat:
 
 
 class _Same:
-    """Tells whether two calls are the same; the normal form of each is computed once."""
+    """Tells whether two calls are the same."""
 
     def __init__(self, context: StepContext) -> None:
         self._tools = context.tools_by_name
-        self._keys: dict[int, object] = {}
 
     def __call__(self, a: Call, b: Call) -> bool:
-        return a.name == b.name and self._key(a) == self._key(b)
-
-    def _key(self, call: Call) -> object:
-        key = self._keys.get(id(call))
-        if key is None:
-            key = self._keys[id(call)] = call_key({"name": call.name, "args": call.args}, self._tools.get(call.name))
-        return key
+        if a.name != b.name:
+            return False
+        spec = self._tools.get(a.name)
+        return a.key(spec) == b.key(spec)
 
 
 def _last_same(call: Call, past: Sequence[Call], same: _Same) -> Call | None:

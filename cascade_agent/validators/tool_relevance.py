@@ -131,7 +131,7 @@ def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Offe
         if written in offered.squashed:
             reason = "the text writes out a call to an offered tool instead of making it"
             return [Verdict(outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
-    if conv.turn_results or not conv.request:
+    if conv.answered or not conv.request:
         return [_graded("no_call", 1.0)]
     if _foreign(conv, offered):
         return [_graded("no_call", _NEUTRAL)]
@@ -170,7 +170,7 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
     if None in found.tools:
         reason = "a called tool is not on offer"
         return [_graded("tool_match", 0.0, reason), _graded("description_match", 0.0, reason)]
-    if conv.turn_results or foreign:
+    if conv.answered or foreign:
         return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
     known = conv.asked.terms if not conv.follow_up else conv.evidence_set
     name = typical([_share(t.by_name, known) for t in called])
@@ -210,7 +210,7 @@ def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, o
     """
     if (
         len(offered.tools) > 1
-        or conv.turn_results
+        or conv.answered
         or conv.follow_up
         or not all(t and t.described_well for t in found.tools)
     ):
@@ -284,7 +284,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: boo
 
     Once tools have answered in this turn the request is worked off step by step, and what is left over says nothing.
     """
-    if not conv.request or conv.turn_results:
+    if not conv.request or conv.answered:
         return []
     asking = _asking(found, conv, offered)
     out: list[Verdict] = []

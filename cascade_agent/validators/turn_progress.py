@@ -135,6 +135,5 @@ def _logit(draft: Draft, state: Loop) -> float:
         return logit
     if not results:
         return logit if asks(draft.text) else logit + _NO_CALL
-    used = {number for fact in state.steps for number in fact.numbers}
     asked = {number for fact in state.request for number in fact.numbers}
-    return logit if asked <= used else logit + _NUMBER_LEFT
+    return logit if not asked or asked <= state.turn.numbers_of(state.steps) else logit + _NUMBER_LEFT
