@@ -142,21 +142,6 @@ class Facts:
         args = json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)
         return Reading(fold(f"{self.text}\n{args[:CHARS]}"))
 
-    @cached_property
-    def folded(self) -> str:
-        """The text, then the arguments of the calls, folded."""
-        return self.whole.folded
-
-    @cached_property
-    def terms(self) -> frozenset[str]:
-        """Stems of the words."""
-        return self.whole.terms
-
-    @cached_property
-    def numbers(self) -> frozenset[float]:
-        """All numbers, in all readings."""
-        return self.whole.numbers
-
 
 _CALLS: Final = 4
 _VALUES: Final = 16
@@ -275,7 +260,7 @@ class Turn:
     def numbers_of(self, steps: Sequence[Facts]) -> frozenset[float]:
         """Return all numbers of the steps, which are those of this turn."""
         if self.counted < len(steps):
-            self.numbers = self.numbers.union(*[fact.numbers for fact in steps[self.counted :]])
+            self.numbers = self.numbers.union(*[fact.whole.numbers for fact in steps[self.counted :]])
             self.counted = len(steps)
         return self.numbers
 
@@ -343,7 +328,7 @@ class Loop:
     @cached_property
     def request_terms(self) -> frozenset[str]:
         """Stems of the words of the request."""
-        return frozenset().union(*[fact.terms for fact in self.request])
+        return frozenset().union(*[fact.whole.terms for fact in self.request])
 
     @cached_property
     def left(self) -> Sequence[Call]:

@@ -69,6 +69,18 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
+def unstorable_text(text: str) -> str:
+    """Return what no checkpoint can hold of a text, "" where it can be held."""
+    if "\0" in text:
+        return "a NUL character"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "a lone surrogate"
+    return ""
+
+
 def clip(text: str, limit: int) -> str:
     """Return at most `limit` characters: the first and the last half."""
     if len(text) <= limit:
@@ -543,7 +555,7 @@ def _leaves(index: int, args: object, spec: ToolText | None, left: int) -> Itera
     for key, value in list(args.items())[:MAX_LEAVES]:
         schema = _mapping(spec.properties.get(key)) if spec is not None else {}
         required = spec is not None and key in spec.required
-        path = f"/tool_calls/{index}/args/{_escaped(key)}"
+        path = f"/tool_calls/{index}/args/{pointer_part(key)}"
         for place, leaf, leaf_schema in walk(value, schema, path, 5):
             if left <= 0:
                 return
@@ -555,7 +567,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _escaped(key: object) -> str:
+def pointer_part(key: object) -> str:
+    """Return one part of a JSON pointer."""
     return str(key)[:80].replace("~", "~0").replace("/", "~1")
 
 
@@ -565,7 +578,7 @@ def walk(
     if isinstance(value, Mapping) and value and depth > 0:
         nested = _mapping(schema.get("properties"))
         for key, item in list(value.items())[:MAX_LEAVES]:
-            yield from walk(item, _mapping(nested.get(key)), f"{path}/{_escaped(key)}", depth - 1)
+            yield from walk(item, _mapping(nested.get(key)), f"{path}/{pointer_part(key)}", depth - 1)
     elif isinstance(value, list) and value and depth > 0:
         items = _mapping(schema.get("items"))
         for position, item in enumerate(value[:MAX_LEAVES]):

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import loop
+from cascade_agent.validators._soft import HANDED_ON, check_scores
 from cascade_agent.validators._speech import asks, declines, size, without_courtesy
 from cascade_agent.validators._words import fold, terms, weight
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Call, Loop
 
 _REPORTS = 160
@@ -48,15 +48,11 @@ class AfterToolError:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "after_tool_error"
-    weights: ClassVar[Mapping[str, Weight]] = {
-        "after_tool_error": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on")
-    }
+    weights: ClassVar[Mapping[str, Weight]] = {"after_tool_error": HANDED_ON}
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""
-        if not 0.0 <= self.score <= 1.0:
-            msg = f"AfterToolError.score is {self.score!r}; expected a number in [0, 1]"
-            raise ConfigurationError(msg)
+        check_scores(self, "score")
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return one soft fail, or nothing."""
@@ -82,6 +78,6 @@ def _reported(text: str, left: list[Call], state: Loop) -> bool:
     folded = fold(text)
     if asks(text) or declines(folded) or size(text) > _REPORTS:
         return True
-    known = {term for fact in state.request for term in fact.terms}
+    known = {term for fact in state.request for term in fact.whole.terms}
     words = {t for call in left for t in terms(fold(call.text)) if weight(t) >= _SAYS} - known
     return not words.isdisjoint(terms(folded))

@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import GENERIC, facts_of, loop
+from cascade_agent.validators._soft import HANDED_ON, check_scores
 from cascade_agent.validators._speech import (
     announces,
     asks,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Loop
     from cascade_agent.validators._words import NumberSpan
 
@@ -76,17 +76,13 @@ class SkippedCall:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "call_skipped"
-    weights: ClassVar[Mapping[str, Weight]] = {
-        "call_skipped": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "call_announced": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "figure_unsupported": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-    }
+    weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
+        ("call_skipped", "call_announced", "figure_unsupported"), HANDED_ON
+    )
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""
-        if not 0.0 <= self.score <= 1.0:
-            msg = f"SkippedCall.score is {self.score!r}; expected a number in [0, 1]"
-            raise ConfigurationError(msg)
+        check_scores(self, "score")
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return one soft fail, or nothing."""
@@ -180,13 +176,15 @@ class _Turn:
     def values(self) -> bool:
         """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
         values = [match.group().strip(".") for match in _VALUE.finditer(self.user)]
-        before = "\n".join([f.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
+        before = (
+            "\n".join([f.whole.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
+        )
         return any(value not in before for value in values)
 
     @cached_property
     def touched(self) -> bool:
         """Return whether the request speaks of a tool in words that no tool called before has in its name."""
-        user = frozenset().union(*[fact.terms for fact in self.state.request])
+        user = frozenset().union(*[fact.whole.terms for fact in self.state.request])
         spoken = [
             (tool.name, words)
             for tool in offer(self.context).tools
@@ -200,12 +198,12 @@ class _Turn:
 
     def _echoes(self) -> bool:
         """Return whether the answer takes up a word of the request that is new to the conversation."""
-        new = {term for fact in self.state.request for term in fact.terms}
+        new = {term for fact in self.state.request for term in fact.whole.terms}
         new &= {term for term in terms(self.text) if weight(term) >= _SAYS}
         for fact in reversed(self.state.before):
             if not new:
                 return False
-            new -= fact.terms
+            new -= fact.whole.terms
         return bool(new)
 
     @cached_property
@@ -216,14 +214,14 @@ class _Turn:
     @cached_property
     def asked(self) -> frozenset[float]:
         """Numbers of the request."""
-        return frozenset().union(*[fact.numbers for fact in self.state.request])
+        return frozenset().union(*[fact.whole.numbers for fact in self.state.request])
 
     def _before(self) -> Iterator[frozenset[float]]:
         """Yield the numbers of the conversation before this turn, the latest first: mostly these are taken up."""
         yield from self._numbers
         while self._unread:
             chunk, self._unread = self._unread[-_CHUNK:], self._unread[:-_CHUNK]
-            self._numbers.append(frozenset().union(*[fact.numbers for fact in facts_of(chunk)]))
+            self._numbers.append(frozenset().union(*[fact.whole.numbers for fact in facts_of(chunk)]))
             yield self._numbers[-1]
 
     def _known(self, value: float) -> bool:

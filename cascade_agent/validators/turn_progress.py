@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._conversation import loop, subject
+from cascade_agent.validators._soft import HANDED_ON
 from cascade_agent.validators._speech import asks, sentences, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Loop
 
 _LEFT: Final = 0.05
@@ -61,9 +62,7 @@ class TurnProgress:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = ""
-    weights: ClassVar[Mapping[str, Weight]] = {
-        "turn_progress": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on")
-    }
+    weights: ClassVar[Mapping[str, Weight]] = {"turn_progress": HANDED_ON}
     in_loops: ClassVar[Mapping[str, float]] = dict.fromkeys(
         (
             "argument_grounded",
@@ -135,5 +134,5 @@ def _logit(draft: Draft, state: Loop) -> float:
         return logit
     if not results:
         return logit if asks(draft.text) else logit + _NO_CALL
-    asked = {number for fact in state.request for number in fact.numbers}
+    asked = {number for fact in state.request for number in fact.whole.numbers}
     return logit if not asked or asked <= state.turn.numbers_of(state.steps) else logit + _NUMBER_LEFT
