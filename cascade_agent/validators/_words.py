@@ -45,10 +45,13 @@ _LETTER_DIGIT = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
 _DENSE_CHARS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _DENSE = re.compile(f"[{_DENSE_CHARS}]+")
 _NUMBER = re.compile(
-    r"(?<![\w.])[-\u2212+]?(?:\d+(?:[.,_'\u202f\u00a0]\d+)*|\.\d+)(?:e[-+]?\d{1,3}\b)?|\d+(?:[.,]\d+)*"
+    r"(?=[-\u2212+.\d])(?:"
+    r"(?<![\w.])[-\u2212+]?(?:\d+(?:[.,_'\u202f\u00a0]\d+)*|\.\d+)(?:e[-+]?\d{1,3}\b)?|\d+(?:[.,]\d+)*)"
 )
 _GROUPED = re.compile(r"\d{1,3}(?:([,._'\u202f\u00a0])\d{3})(?:\1\d{3})*(?:[.,]\d+)?")
 _DIGITS = re.compile(r"\d+")
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？\n]+")
+_QUOTES = re.compile("['\"“„«「『`]")
 _FRACTION = re.compile(r"(\d+)\u2044(\d+)")
 _QUOTED = re.compile(
     r"(?<!\w)'([^'\n]{2,80})'(?!\w)|\"([^\"\n]{2,80})\"|[“„«「『]([^”“»」』\n]{2,80})[”“»」』]|`([^`\n]{2,80})`"
@@ -179,6 +182,10 @@ def _readings(token: str) -> list[float]:
     return out
 
 
+_SPANS: Final = 200
+"""Numbers of a text whose places are read; three times as many are known."""
+
+
 class NumberSpan(NamedTuple):
     """One number of a text.
 
@@ -193,7 +200,7 @@ class NumberSpan(NamedTuple):
     joined: bool = False
 
 
-def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
+def number_spans(folded: str, *, limit: int = _SPANS) -> list[NumberSpan]:
     """Return the numbers of a folded text in order, those inside words too."""
     out: list[NumberSpan] = []
     if folded.isascii() and not _DIGITS.search(folded):
@@ -238,6 +245,8 @@ def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
     """Return the folded strings that a text puts between quotation marks; apostrophes inside words are none."""
+    if not _QUOTES.search(text):
+        return []
     found = (next(g for g in match.groups() if g is not None) for match in islice(_QUOTED.finditer(text), limit))
     return [fold(value).strip() for value in found]
 
@@ -276,6 +285,11 @@ class Reading:
         return frozenset(terms(self.folded))
 
     @cached_property
+    def ends(self) -> list[int]:
+        """Ends of its sentences, as far as marks show them."""
+        return [mark.end() for mark in _SENTENCE.finditer(self.folded)]
+
+    @cached_property
     def spans(self) -> list[NumberSpan]:
         """Numbers in order."""
         return number_spans(self.folded)
@@ -283,7 +297,7 @@ class Reading:
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers."""
-        return numbers_of(number_spans(self.folded, limit=600))
+        return numbers_of(self.spans if len(self.spans) < _SPANS else number_spans(self.folded, limit=3 * _SPANS))
 
     @cached_property
     def compact(self) -> str:
@@ -493,28 +507,13 @@ class Answer:
     calls: tuple[Mapping[str, Any], ...]
     tools: tuple[ToolText | None, ...]
     leaves: tuple[Leaf, ...]
-    used: str
-    """Folded text of all argument values."""
+    used: Reading
+    """All argument values."""
 
     @cached_property
     def about(self) -> frozenset[str]:
         """Stems of the texts of the called tools."""
         return frozenset().union(*[t.described for t in self.tools if t is not None])
-
-    @cached_property
-    def used_set(self) -> frozenset[str]:
-        """Stems of the values."""
-        return frozenset(terms(self.used))
-
-    @cached_property
-    def used_numbers(self) -> frozenset[float]:
-        """Numbers in the values, in all readings."""
-        return numbers_of(number_spans(self.used, limit=600))
-
-    @cached_property
-    def used_compact(self) -> str:
-        """The values, letters and digits only."""
-        return "".join(_WORD.findall(self.used))
 
 
 def answer(draft: Draft, context: StepContext) -> Answer:
@@ -534,8 +533,8 @@ def _read_answer(draft: Draft, context: StepContext) -> Answer:
         leaves.extend(_leaves(index, call.get("args"), spec, MAX_LEAVES - len(leaves)))
         if len(leaves) >= MAX_LEAVES:
             break
-    used = [value_text(leaf.value) for leaf in leaves]
-    return Answer(calls=tuple(calls), tools=specs, leaves=tuple(leaves), used=fold("\n".join(used)))
+    used = Reading(fold("\n".join([value_text(leaf.value) for leaf in leaves])))
+    return Answer(calls=tuple(calls), tools=specs, leaves=tuple(leaves), used=used)
 
 
 def value_text(value: object) -> str:
