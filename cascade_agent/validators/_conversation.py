@@ -19,6 +19,7 @@ from cascade_agent.validators._words import (
     RAW_MESSAGES,
     REQUEST_CHARS,
     RESULT_CHARS,
+    SAYS,
     SYSTEM_CHARS,
     VALUE_CHARS,
     Reading,
@@ -180,17 +181,16 @@ facts, facts_of = _memo.of, _memo.all
 
 # ---- what tools are about -------------------------------------------------------------------------------------------
 
-GENERIC: Final = frozenset(
+_GENERIC: Final = frozenset(
     ("get", "set", "list", "find", "show", "check", "name", "numbe", "searc", "creat", "updat", "make", "info", "data")
 ).union(("user", "value", "type"))
 """Stems of identifiers that say nothing of a tool's subject."""
-_SAYS: Final = 0.7
 
 
 @lru_cache(maxsize=2_048)
 def subject(tool: str) -> frozenset[str]:
     """Return the stems of a tool's name that say what it is about."""
-    return frozenset(t for t in terms(identifier_words(tool)) if weight(t) >= _SAYS and t not in GENERIC)
+    return frozenset(t for t in terms(identifier_words(tool)) if weight(t) >= SAYS and t not in _GENERIC)
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -329,6 +329,11 @@ class Loop:
     def request_terms(self) -> frozenset[str]:
         """Stems of the words of the request."""
         return frozenset().union(*[fact.whole.terms for fact in self.request])
+
+    @cached_property
+    def request_numbers(self) -> frozenset[float]:
+        """All numbers of the request."""
+        return frozenset().union(*[fact.whole.numbers for fact in self.request])
 
     @cached_property
     def left(self) -> Sequence[Call]:

@@ -139,6 +139,10 @@ def weight(term: str) -> float:
     return (0.0, 0.0, 0.1, 0.3, 0.7, 1.0)[min(size, _STEM)]
 
 
+SAYS: Final = 0.7
+"""Weight of a word that says something."""
+
+
 def identifier_words(name: str) -> str:
     """Return `getUser_infoV2` as folded words: `get user info v 2`."""
     return fold(_LETTER_DIGIT.sub(" ", _CAMEL.sub(" ", name[:200]))).replace("_", " ")

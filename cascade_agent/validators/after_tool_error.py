@@ -9,7 +9,7 @@ from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import loop
 from cascade_agent.validators._soft import HANDED_ON, check_scores
 from cascade_agent.validators._speech import asks, declines, size, without_courtesy
-from cascade_agent.validators._words import fold, terms, weight
+from cascade_agent.validators._words import SAYS, fold, terms, weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _REPORTS = 160
 """Letters from which on a text is taken to report what happened."""
-_SAYS = 0.7
-"""Weight of a word that says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +60,8 @@ class AfterToolError:
         left = [call for call in state.left if call.tier != "large"]
         if not left or _reported(draft.text, left, state):
             return None
-        return Verdict(
-            outcome="fail",
-            code="after_tool_error",
-            reason=f"the answer says nothing of the error that the last call of {left[-1].name} ended in",
-            score=self.score,
-            path="/text",
-            validator=self.name,
-        )
+        reason = f"the answer says nothing of the error that the last call of {left[-1].name} ended in"
+        return Verdict(outcome="fail", code="after_tool_error", reason=reason, score=self.score, path="/text")
 
 
 def _reported(text: str, left: list[Call], state: Loop) -> bool:
@@ -78,6 +70,5 @@ def _reported(text: str, left: list[Call], state: Loop) -> bool:
     folded = fold(text)
     if asks(text) or declines(folded) or size(text) > _REPORTS:
         return True
-    known = {term for fact in state.request for term in fact.whole.terms}
-    words = {t for call in left for t in terms(fold(call.text)) if weight(t) >= _SAYS} - known
+    words = {t for call in left for t in terms(fold(call.text)) if weight(t) >= SAYS} - state.request_terms
     return not words.isdisjoint(terms(folded))

@@ -32,89 +32,41 @@ _SCORES: Final = {
 }
 """Reasoned, not fitted: how often a draft with this sign is right all the same."""
 
-_WHOLE = frozenset(
-    {
-        *("stop", "tool_calls", "end_turn", "tool_use", "stop_sequence", "eos_token", "eos", "complete", "completed"),
-        *("function_call", "stop_token", "endoftext", "finish", "finished", "done", "end", "success", "unspecified"),
-        *(
-            "tool_call",
-            "null",
-            "none",
-            "normal",
-            "finish_reason_unspecified",
-            "stop_criteria_met",
-            "endtoken",
-            "answer",
-        ),
-    }
-)
-_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
 
-_TRUNCATED = frozenset(
-    {
-        "length",  # OpenAI and everything compatible, Ollama, TGI
-        "max_tokens",  # Anthropic, Bedrock, Gemini, Cohere
-        "max_output_tokens",  # OpenAI Responses, in incomplete_details
-        "incomplete",  # OpenAI Responses, in status
-        "model_length",  # Mistral
-        "model_context_window_exceeded",  # Anthropic, Bedrock
-        "error_limit",  # Cohere
-        "token_limit",  # watsonx
-        "time_limit",  # watsonx
-        "timeout",
-        "cancelled",
-        "abort",  # vLLM
-        "insufficient_system_resource",  # DeepSeek
-        *("pause_turn", "compaction"),  # Anthropic: to be continued
-    }
-)
-_REFUSED = frozenset(
-    {
-        "content_filter",  # OpenAI, Azure, Mistral
-        "content_filtered",  # Bedrock
-        "guardrail_intervened",  # Bedrock
-        "refusal",  # Anthropic
-        "safety",  # Gemini, and the six that follow
-        "recitation",
-        "blocklist",
-        "prohibited_content",
-        "spii",
-        "image_safety",
-        "image_prohibited_content",
-        "image_recitation",
-        "error_toxic",  # Cohere
-        "sensitive",  # Zhipu
-    }
-)
-_FAILED = frozenset(
-    {
-        "error",
-        "failed",
-        "network_error",
-        "malformed_function_call",  # Gemini
-        "unexpected_tool_call",  # Gemini
-        *("too_many_tool_calls", "malformed_response", "missing_thought_signature", "no_image"),  # Gemini
-        "malformed_model_output",  # Bedrock
-        "malformed_tool_use",  # Bedrock
-        "load",  # Ollama: the model was loaded, nothing was generated
-    }
-)
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(word for line in lines for word in line.split())
 
-_NOT_AN_ANSWER = frozenset(
-    {
-        "reasoning",
-        "reasoning_content",
-        "thinking",
-        "redacted_thinking",
-        "tool_use",
-        "tool_call",
-        "tool_call_chunk",
-        "invalid_tool_call",
-        "function_call",
-        "input_json_delta",
-        "citation",
-        "refusal",
-    }
+
+_CALLS = _words("tool_calls tool_use function_call tool_call")
+_WHOLE = _CALLS | _words(
+    "stop end_turn stop_sequence stop_token stop_criteria_met eos eos_token endtoken endoftext",
+    "complete completed finish finished done end success answer normal unspecified finish_reason_unspecified null none",
+)
+_TRUNCATED = _words(
+    "length",  # OpenAI and everything compatible, Ollama, TGI
+    "incomplete max_output_tokens",  # OpenAI Responses, in status and incomplete_details
+    "max_tokens",  # Anthropic, Bedrock, Gemini, Cohere
+    "model_context_window_exceeded pause_turn compaction",  # Anthropic, the last two are to be continued
+    "model_length error_limit",  # Mistral, Cohere
+    "token_limit time_limit",  # watsonx
+    "abort insufficient_system_resource timeout cancelled",  # vLLM, DeepSeek, several
+)
+_REFUSED = _words(
+    "content_filter content_filtered guardrail_intervened refusal",  # OpenAI, Azure, Mistral; Bedrock; Anthropic
+    "safety recitation blocklist prohibited_content spii",  # Gemini
+    "image_safety image_prohibited_content image_recitation",  # Gemini
+    "error_toxic sensitive",  # Cohere, Zhipu
+)
+_FAILED = _words(
+    "error failed network_error",
+    "malformed_function_call unexpected_tool_call too_many_tool_calls malformed_response",  # Gemini
+    "missing_thought_signature no_image",  # Gemini
+    "malformed_model_output malformed_tool_use",  # Bedrock
+    "load",  # Ollama: the model was loaded, nothing was generated
+)
+_NOT_AN_ANSWER = _words(
+    "reasoning reasoning_content thinking redacted_thinking tool_use tool_call tool_call_chunk invalid_tool_call",
+    "function_call input_json_delta citation refusal",
 )
 _TEXT_BLOCKS = frozenset({"text", "output_text"})
 _VISIBLE = re.compile(r"[^\s\u200b\u200c\u200d\u2060\ufeff]")
@@ -510,7 +462,7 @@ def _other_script(text: str, messages: Sequence[BaseMessage], request: str) -> V
         return None
     letters = [c for c in text[:2_000] if c.isalpha()]
     other = [c for c in letters if _SCRIPTS.match(c)]
-    if len(other) < 4 or 2 * len(other) < len(letters):  # noqa: PLR2004 - a word or two, or a name
+    if not other[3:] or 2 * len(other) < len(letters):  # a word or two, or a name
         return None
     rest = [_only_text(m.content)[:20_000] for m in messages[-50:] if m.type in ("human", "system", "tool")]
     if any(_LANGUAGES.search(part) or _SCRIPTS.search(part) for part in rest):

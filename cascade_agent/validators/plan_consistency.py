@@ -262,13 +262,9 @@ class PlanConsistency:
         taken.add(step.id)
         if differs is None:
             return None
-        return Verdict(
-            outcome="abstain",
-            code="plan_argument_differs",
-            reason="an argument differs from the one that the plan names",
-            score=self.differs_score,
-            path=f"/args/{pointer_part(differs)}",
-        )
+        reason, path = "an argument differs from the one that the plan names", f"/args/{pointer_part(differs)}"
+        code, score = "plan_argument_differs", self.differs_score
+        return Verdict(outcome="abstain", code=code, reason=reason, score=score, path=path)
 
     def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: Mapping[str, Any]) -> Verdict | None:
         """Return why no step that calls this tool may run now; None when another explanation is left."""

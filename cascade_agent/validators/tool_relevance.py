@@ -18,6 +18,7 @@ from cascade_agent.validators._conversation import Conversation, conversation
 from cascade_agent.validators._sources import groundings, is_default, typical
 from cascade_agent.validators._words import (
     REQUEST_CHARS,
+    SAYS,
     Answer,
     Offer,
     ToolText,
@@ -47,7 +48,6 @@ _PROSE_CALL = re.compile(
 )
 
 _OF_A_LANGUAGE: Final = 3  # short words from which on two texts without a common one differ in language
-_FOUR_LETTERS: Final = 0.7  # the weight of such a word
 _ONE_SHORT_WORD: Final = 0.5  # its weight: less is nothing to go by
 _OPTION: Final = 3  # letters of an option: shorter ones are words of everything
 _NEUTRAL: Final = 0.7
@@ -349,7 +349,7 @@ def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[tuple[int
             if subject >= _SENTENCE_SUBJECT:
                 out.append((start, ends[index]))
             start, subject, index = ends[index], 0.0, index + 1
-        if term in used and (weight(term) >= _FOUR_LETTERS or term.isdecimal()):
+        if term in used and (weight(term) >= SAYS or term.isdecimal()):
             subject = _SENTENCE_SUBJECT
         elif term in about:
             subject += subject_weight(term)
