@@ -5,6 +5,7 @@ Each is imported when it is first used, so that a graph pays only for what it ha
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -26,25 +27,6 @@ if TYPE_CHECKING:
     from cascade_agent.validators.tool_call_schema import ToolCallSchema
     from cascade_agent.validators.tool_relevance import ToolRelevance
     from cascade_agent.validators.turn_progress import TurnProgress
-
-_LAZY = {
-    "AfterToolError": "after_tool_error",
-    "CompleteResponse": "complete_response",
-    "CrossCheck": "cross_check",
-    "Grounding": "grounding",
-    "Judge": "judge",
-    "NoRepeat": "no_repeat",
-    "Plan": "plan_consistency",
-    "PlanConsistency": "plan_consistency",
-    "PlanStep": "plan_consistency",
-    "SelfConsistency": "self_consistency",
-    "SkippedCall": "skipped_call",
-    "StructuredOutput": "structured_output",
-    "TokenConfidence": "token_confidence",
-    "ToolCallSchema": "tool_call_schema",
-    "ToolRelevance": "tool_relevance",
-    "TurnProgress": "turn_progress",
-}
 
 __all__ = [
     "AfterToolError",
@@ -69,11 +51,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
+    if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = getattr(import_module(f"{__name__}.{module}"), name)
+    # each class stands in the file of its name, Plan and PlanStep in that of the validator that reads them
+    file = "plan_consistency" if name in ("Plan", "PlanStep") else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    value = getattr(import_module(f"{__name__}.{file}"), name)
     globals()[name] = value
     return value
 
@@ -106,6 +89,6 @@ def default_validators() -> list[Any]:
 @cache
 def shipped_scorer() -> Scorer:
     """Return the scorer of the shipped validators' own weights."""
-    shipped = [__getattr__(name) for name in _LAZY]
+    shipped = [__getattr__(name) for name in __all__ if name[0].isupper()]
     weights = {code: weight for cls in shipped for code, weight in getattr(cls, "weights", {}).items()}
     return Scorer.from_weights(weights, in_loops=__getattr__("TurnProgress").in_loops)

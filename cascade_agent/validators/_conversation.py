@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
+from operator import is_
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from cascade_agent.core.message_memo import MessageMemo
@@ -18,6 +19,7 @@ from cascade_agent.validators._words import (
     RAW_MESSAGES,
     REQUEST_CHARS,
     RESULT_CHARS,
+    SAYS,
     SYSTEM_CHARS,
     VALUE_CHARS,
     Reading,
@@ -31,15 +33,17 @@ from cascade_agent.validators._words import (
     walk,
     weight,
 )
+from cascade_agent.validators.agreement import call_key
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage, ToolCall, ToolMessage
 
-    from cascade_agent.core.records import StepContext
+    from cascade_agent.core.records import StepContext, ToolSpec
 
 AI: Final = ("ai", "AIMessageChunk")
 TOOL: Final = ("tool", "ToolMessageChunk")
 HUMAN: Final = ("human", "HumanMessageChunk")
+_ANSWERS: Final = (*AI, *TOOL)
 
 Result = Literal["ok", "error", "empty"]
 
@@ -118,6 +122,8 @@ class Facts:
     result: Result | None = None
     tier: str | None = None
     """The tier that wrote it, where a cascade did."""
+    turn: Turn | None = None
+    """The calls of its user turn up to it, while no later message of the turn was read."""
 
     @cached_property
     def plain(self) -> Reading:
@@ -136,21 +142,6 @@ class Facts:
             return self.plain
         args = json.dumps([c["args"] for c in self.calls], ensure_ascii=False, default=str)
         return Reading(fold(f"{self.text}\n{args[:CHARS]}"))
-
-    @cached_property
-    def folded(self) -> str:
-        """The text, then the arguments of the calls, folded."""
-        return self.whole.folded
-
-    @cached_property
-    def terms(self) -> frozenset[str]:
-        """Stems of the words."""
-        return self.whole.terms
-
-    @cached_property
-    def numbers(self) -> frozenset[float]:
-        """All numbers, in all readings."""
-        return self.whole.numbers
 
 
 _CALLS: Final = 4
@@ -190,17 +181,16 @@ facts, facts_of = _memo.of, _memo.all
 
 # ---- what tools are about -------------------------------------------------------------------------------------------
 
-GENERIC: Final = frozenset(
+_GENERIC: Final = frozenset(
     ("get", "set", "list", "find", "show", "check", "name", "numbe", "searc", "creat", "updat", "make", "info", "data")
 ).union(("user", "value", "type"))
 """Stems of identifiers that say nothing of a tool's subject."""
-_SAYS: Final = 0.7
 
 
 @lru_cache(maxsize=2_048)
 def subject(tool: str) -> frozenset[str]:
     """Return the stems of a tool's name that say what it is about."""
-    return frozenset(t for t in terms(identifier_words(tool)) if weight(t) >= _SAYS and t not in GENERIC)
+    return frozenset(t for t in terms(identifier_words(tool)) if weight(t) >= SAYS and t not in _GENERIC)
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -217,6 +207,84 @@ class Call:
     tier: str | None = None
     batch: int = 0
     """Number of the assistant message, within its user turn, that made the call."""
+    _key: tuple[ToolSpec | None, object] | None = None
+
+    def key(self, spec: ToolSpec | None) -> object:
+        """Return the normal form of the call, made once: calls of one tool are the same where it is equal."""
+        if self._key is None or self._key[0] is not spec:
+            self._key = spec, call_key({"name": self.name, "args": self.args}, spec)
+        return self._key[1]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Turn:
+    """What a user turn holds up to one of its messages, kept with that message until a later one takes it on."""
+
+    before: Sequence[BaseMessage] = ()
+    """The messages of the turn before that one."""
+    steps: Sequence[Facts] = ()
+    """The facts of these."""
+    calls: Sequence[Call] = ()
+    waiting: Mapping[str | None, int] = field(default_factory=dict)
+    """Ids of calls and where these stand in `calls`."""
+    batch: int = 0
+    tier: str | None = None
+    numbers: frozenset[float] = frozenset()
+    """Numbers of the first `counted` messages."""
+    counted: int = 0
+
+    def fits(self, messages: Sequence[BaseMessage], at: int) -> bool:
+        """Return whether it was made of the messages up to `at`, from a human message on."""
+        start = at - len(self.before)
+        if start < 0 or (start > 0 and messages[start - 1].type not in HUMAN):
+            return False
+        return all(map(is_, messages[start:at], self.before))
+
+    def then(self, new: Sequence[Facts], before: Sequence[BaseMessage], steps: Sequence[Facts]) -> Turn:
+        """Return the turn after new messages; `before` and `steps` are those of all but the last."""
+        calls, waiting, batch, tier = list(self.calls), dict(self.waiting), self.batch, self.tier
+        for fact in new:
+            if fact.kind == "ai":
+                batch, tier = batch + 1, fact.tier
+                for call in fact.calls:
+                    waiting[call.get("id")] = len(calls)
+                    calls.append(Call(name=call["name"], args=call["args"], tier=tier, batch=batch))
+            elif fact.kind == "tool":
+                at = waiting.get(fact.call_id)
+                if at is None:  # the message that made the call is not complete: a chunk, a trimmed history
+                    calls.append(Call(name="", args=None, result=fact.result, text=fact.text, tier=tier, batch=batch))
+                else:
+                    calls[at] = replace(calls[at], result=fact.result, text=fact.text)
+        return replace(self, before=before, steps=steps, calls=calls, waiting=waiting, batch=batch, tier=tier)
+
+    def numbers_of(self, steps: Sequence[Facts]) -> frozenset[float]:
+        """Return all numbers of the steps, which are those of this turn."""
+        if self.counted < len(steps):
+            self.numbers = self.numbers.union(*[fact.whole.numbers for fact in steps[self.counted :]])
+            self.counted = len(steps)
+        return self.numbers
+
+
+def _turn(messages: Sequence[BaseMessage]) -> tuple[Turn, Sequence[Facts]]:
+    """Return the turn since the last human message and its facts; only what is new since the last step is read."""
+    start, known, last = len(messages), Turn(), list[Facts]()
+    found: Facts | None = None
+    while start > 0 and messages[start - 1].type not in HUMAN:
+        start -= 1
+        fact = facts(messages[start])
+        last.append(fact)
+        kept = fact.turn
+        if kept is not None and kept.fits(messages, start):
+            found, known, start = fact, kept, start - len(kept.before)
+            break
+    last.reverse()
+    steps = [*known.steps, *last]
+    new = last if found is None else last[1:]
+    if new:
+        known = last[-1].turn = known.then(new, messages[start:-1], steps[:-1])
+        if found is not None:
+            found.turn = None
+    return known, steps
 
 
 @dataclass(eq=False)
@@ -227,8 +295,15 @@ class Loop:
     """The human messages since the assistant last spoke to the user, oldest first."""
     steps: Sequence[Facts]
     """The messages after them: answers and results."""
+    turn: Turn
+    """What is kept of these."""
     past: Sequence[BaseMessage]
     """The conversation before them."""
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """The calls of this turn, oldest first, with what became of them."""
+        return self.turn.calls
 
     @cached_property
     def before(self) -> Sequence[Facts]:
@@ -248,43 +323,23 @@ class Loop:
     @cached_property
     def request_text(self) -> str:
         """The user's messages of this turn."""
-        return "\n".join(fact.text for fact in self.request)
+        return "\n".join([fact.text for fact in self.request])
 
     @cached_property
     def request_terms(self) -> frozenset[str]:
         """Stems of the words of the request."""
-        return frozenset().union(*(fact.terms for fact in self.request))
+        return frozenset().union(*[fact.whole.terms for fact in self.request])
 
     @cached_property
-    def calls(self) -> Sequence[Call]:
-        """The calls of this turn, oldest first, with what became of them."""
-        return _calls(self.steps)
+    def request_numbers(self) -> frozenset[float]:
+        """All numbers of the request."""
+        return frozenset().union(*[fact.whole.numbers for fact in self.request])
 
     @cached_property
     def left(self) -> Sequence[Call]:
         """The errors of the last calls of this turn."""
         last = self.calls[-1].batch if self.calls else 0
         return [call for call in self.calls if call.batch == last and call.result == "error"]
-
-
-def _calls(steps: Sequence[Facts]) -> list[Call]:
-    out: list[Call] = []
-    waiting: dict[str | None, Call] = {}
-    batch, tier = 0, None
-    for fact in steps:
-        if fact.kind == "ai":
-            batch, tier = batch + 1, fact.tier
-            for call in fact.calls:
-                made = Call(name=call["name"], args=call["args"], tier=fact.tier, batch=batch)
-                out.append(made)
-                waiting[call.get("id")] = made
-        elif fact.kind == "tool":
-            answered = waiting.get(fact.call_id)
-            if answered is None:  # the message that made the call is not complete: a chunk, a trimmed history
-                answered = Call(name="", args=None, tier=tier, batch=batch)
-                out.append(answered)
-            answered.result, answered.text = fact.result, fact.text
-    return out
 
 
 def loop(context: StepContext) -> Loop:
@@ -296,12 +351,12 @@ def loop(context: StepContext) -> Loop:
 
 
 def _loop(messages: Sequence[BaseMessage]) -> Loop:
-    end = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].type in HUMAN), -1) + 1
-    start = end
-    while start > 0 and messages[start - 1].type not in (*AI, *TOOL):
+    turn, steps = _turn(messages)
+    end = start = len(messages) - len(steps)
+    while start > 0 and messages[start - 1].type not in _ANSWERS:
         start -= 1
     request = [facts(m) for m in messages[start:end] if m.type in HUMAN]
-    return Loop(request=request, steps=facts_of(messages[end:]), past=messages[:start])
+    return Loop(request=request, steps=steps, turn=turn, past=messages[:start])
 
 
 # ---- what a value may come from -------------------------------------------------------------------------------------
@@ -317,7 +372,8 @@ class Conversation:
     """The same, read."""
     readings: Sequence[Reading]
     """This turn's tool results and answers, earlier messages and the system text."""
-    turn_results: int
+    answered: bool
+    """A tool has answered in this turn."""
     follow_up: bool
     """Earlier human messages exist, so the request may lean on them."""
     context: StepContext = field(repr=False)
@@ -359,7 +415,15 @@ class Conversation:
 
     def literally(self, value: str) -> bool:
         """Return whether any of the last messages holds the value letter by letter, also far back."""
-        return any(value in content_text(message, RAW_CHARS) for message in self.context.messages[-RAW_MESSAGES:])
+        return any(value in text for text in self._raw)
+
+    @cached_property
+    def _raw(self) -> Sequence[str]:
+        """The texts of the last messages as they were written."""
+        return [
+            text if type(text := m.content) is str and len(text) <= RAW_CHARS else content_text(m, RAW_CHARS)
+            for m in self.context.messages[-RAW_MESSAGES:]
+        ]
 
 
 def conversation(context: StepContext) -> Conversation:
@@ -373,40 +437,44 @@ def conversation(context: StepContext) -> Conversation:
 def _evidence(context: StepContext) -> Conversation:
     messages, start = context.messages, context.turn_start
     first = max(0, len(messages) - MESSAGES - 1)
-    readings: list[Reading] = []
-    left, results, follow_up, in_turn = RESULT_CHARS, 0, False, True
-    place, system = len(messages), None
-    for fact in reversed(facts_of(messages[first:])):
-        place -= 1
-        if place == start:
-            in_turn, left = False, HISTORY_CHARS
-            continue
-        if place == first and len(messages) - place > MESSAGES and in_turn:
-            break  # the request is farther back: as many messages as are read were read
-        if fact.kind == "system":
-            system = _cut(messages[place], fact, SYSTEM_CHARS)
-            continue
-        follow_up = follow_up or fact.kind == "human"
-        if in_turn:
-            results += fact.kind == "tool"
-        elif fact.calls and left > 0:
-            readings += fact.values
-        if left > 0:
-            readings.append(fact.plain if len(fact.text) < left else _cut(messages[place], fact, left))
-            left -= len(fact.text)
-    if system is None and len(messages) > MESSAGES and messages[0].type == "system":
-        system = _cut(messages[0], facts(messages[0]), SYSTEM_CHARS)
-        follow_up = True
+    turn, earlier = messages[max(start + 1, len(messages) - MESSAGES) :], messages[first : max(start, 0)]
+    now, past = facts_of(turn), facts_of(earlier)
+    readings = _back(turn, now, RESULT_CHARS) + _back(earlier, past, HISTORY_CHARS, values=True)
+    kinds = [fact.kind for fact in (*past, *now)]
+    system, follow_up = None, "human" in kinds
+    if "system" in kinds:
+        system = (*earlier, *turn)[kinds.index("system")]
+    elif len(messages) > MESSAGES and messages[0].type == "system":
+        system, follow_up = messages[0], True
     if system is not None:
-        readings.append(system)
+        readings.append(_cut(system, facts(system), SYSTEM_CHARS))
+    request = facts(messages[start]) if start >= 0 else None
     return Conversation(
-        request=content_text(messages[start], REQUEST_CHARS) if start >= 0 else "",
-        asked=_cut(messages[start], facts(messages[start]), REQUEST_CHARS) if start >= 0 else Reading(""),
-        readings=[r for r in readings if r.folded],
-        turn_results=results,
+        request=content_text(messages[start], REQUEST_CHARS) if request else "",
+        asked=_cut(messages[start], request, REQUEST_CHARS) if request else Reading(""),
+        readings=readings,
+        answered="tool" in kinds[len(past) :],
         follow_up=follow_up,
         context=context,
     )
+
+
+def _back(messages: Sequence[BaseMessage], said: Sequence[Facts], left: int, *, values: bool = False) -> list[Reading]:
+    """Return the texts of messages, the latest first, up to a number of characters; `values` of their calls too."""
+    out: list[Reading] = []
+    for at in range(len(said) - 1, -1, -1):
+        fact = said[at]
+        if fact.kind == "system":
+            continue
+        if values and fact.calls:
+            out += fact.values
+        size = len(fact.text)
+        if size:
+            out.append(fact.plain if size < left else _cut(messages[at], fact, left))
+            left -= size
+            if left <= 0:
+                break
+    return out
 
 
 def _cut(message: BaseMessage, fact: Facts, limit: int) -> Reading:

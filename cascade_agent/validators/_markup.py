@@ -56,6 +56,8 @@ _USER = re.compile(
     re.IGNORECASE,
 )
 _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
+_SIGNS = re.compile(r"[{(<\[:]")
+"""Without one of these nothing is the markup of a call."""
 _MARK = re.compile(r"[\"'\\(){}\[\]]")
 _ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input", "tool_input")
 _IDENTIFIER = re.compile(r"[A-Za-z]\w*(?:[.:\-]\w+)*")
@@ -98,7 +100,7 @@ def runs_on(text: str) -> bool:
 
 def is_call(text: str, offered: frozenset[str], request: str) -> bool:
     """Return whether a text is nothing but the markup of calls; what the request itself speaks of was asked for."""
-    if len(text) > _MAX_TEXT:
+    if len(text) > _MAX_TEXT or not _SIGNS.search(text):
         return False
     text = text.strip()
     if _STRIPPED.match(text) or (text.startswith("analysis") and _STRIPPED.search(text)):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from cascade_agent.validators._words import value_text
+from cascade_agent.validators._words import pointer_part, value_text
 from cascade_agent.validators.agreement import normal, same_value
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ _MAX_DEPTH = 16
 _MAX_REFERENCES = 64
 _MAX_REFERENCES_IN_PLAN = 5_000
 MISSING = object()
-
-
-def pointer_part(key: object) -> str:
-    """Return one part of a JSON pointer."""
-    return str(key)[:80].replace("~", "~0").replace("/", "~1")
 
 
 # ---- references in a plan -------------------------------------------------------------------------------------------
@@ -144,7 +139,7 @@ def _part(value: object, key: str) -> object:
     if isinstance(value, Mapping):
         return value.get(key, MISSING)
     if isinstance(value, list | tuple):
-        at = int(key) if key.isascii() and key.isdecimal() and len(key) < 7 else len(value)  # noqa: PLR2004 - an index
+        at = int(key) if key.isascii() and key.isdecimal() and not key[6:] else len(value)  # no list is longer
         return value[at] if at < len(value) else MISSING
     return MISSING
 

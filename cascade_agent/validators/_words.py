@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from cascade_agent.validators._cache import IdentityCache
 
@@ -45,10 +45,13 @@ _LETTER_DIGIT = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
 _DENSE_CHARS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _DENSE = re.compile(f"[{_DENSE_CHARS}]+")
 _NUMBER = re.compile(
-    r"(?<![\w.])[-\u2212+]?(?:\d+(?:[.,_'\u202f\u00a0]\d+)*|\.\d+)(?:e[-+]?\d{1,3}\b)?|\d+(?:[.,]\d+)*"
+    r"(?=[-\u2212+.\d])(?:"
+    r"(?<![\w.])[-\u2212+]?(?:\d+(?:[.,_'\u202f\u00a0]\d+)*|\.\d+)(?:e[-+]?\d{1,3}\b)?|\d+(?:[.,]\d+)*)"
 )
 _GROUPED = re.compile(r"\d{1,3}(?:([,._'\u202f\u00a0])\d{3})(?:\1\d{3})*(?:[.,]\d+)?")
 _DIGITS = re.compile(r"\d+")
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？\n]+")
+_QUOTES = re.compile("['\"“„«「『`]")
 _FRACTION = re.compile(r"(\d+)\u2044(\d+)")
 _QUOTED = re.compile(
     r"(?<!\w)'([^'\n]{2,80})'(?!\w)|\"([^\"\n]{2,80})\"|[“„«「『]([^”“»」』\n]{2,80})[”“»」』]|`([^`\n]{2,80})`"
@@ -67,6 +70,18 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", text).casefold()
+
+
+def unstorable_text(text: str) -> str:
+    """Return what no checkpoint can hold of a text, "" where it can be held."""
+    if "\0" in text:
+        return "a NUL character"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "a lone surrogate"
+    return ""
 
 
 def clip(text: str, limit: int) -> str:
@@ -124,6 +139,10 @@ def weight(term: str) -> float:
     return (0.0, 0.0, 0.1, 0.3, 0.7, 1.0)[min(size, _STEM)]
 
 
+SAYS: Final = 0.7
+"""Weight of a word that says something."""
+
+
 def identifier_words(name: str) -> str:
     """Return `getUser_infoV2` as folded words: `get user info v 2`."""
     return fold(_LETTER_DIGIT.sub(" ", _CAMEL.sub(" ", name[:200]))).replace("_", " ")
@@ -167,8 +186,11 @@ def _readings(token: str) -> list[float]:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class NumberSpan:
+_SPANS: Final = 200
+"""Numbers of a text whose places are read; three times as many are known."""
+
+
+class NumberSpan(NamedTuple):
     """One number of a text.
 
     `values` are what it may mean as a whole, `parts` its runs of digits when there are several ("2024-05-01", "3,4").
@@ -182,7 +204,7 @@ class NumberSpan:
     joined: bool = False
 
 
-def number_spans(folded: str, *, limit: int = 200) -> list[NumberSpan]:
+def number_spans(folded: str, *, limit: int = _SPANS) -> list[NumberSpan]:
     """Return the numbers of a folded text in order, those inside words too."""
     out: list[NumberSpan] = []
     if folded.isascii() and not _DIGITS.search(folded):
@@ -227,6 +249,8 @@ def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
     """Return the folded strings that a text puts between quotation marks; apostrophes inside words are none."""
+    if not _QUOTES.search(text):
+        return []
     found = (next(g for g in match.groups() if g is not None) for match in islice(_QUOTED.finditer(text), limit))
     return [fold(value).strip() for value in found]
 
@@ -265,6 +289,11 @@ class Reading:
         return frozenset(terms(self.folded))
 
     @cached_property
+    def ends(self) -> list[int]:
+        """Ends of its sentences, as far as marks show them."""
+        return [mark.end() for mark in _SENTENCE.finditer(self.folded)]
+
+    @cached_property
     def spans(self) -> list[NumberSpan]:
         """Numbers in order."""
         return number_spans(self.folded)
@@ -272,7 +301,7 @@ class Reading:
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers."""
-        return numbers_of(number_spans(self.folded, limit=600))
+        return numbers_of(self.spans if len(self.spans) < _SPANS else number_spans(self.folded, limit=3 * _SPANS))
 
     @cached_property
     def compact(self) -> str:
@@ -301,8 +330,7 @@ def _latin(words: Iterable[str]) -> float:
     return sum(map(str.isascii, heavy)) / len(heavy) if heavy else 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One argument value that is not a container."""
 
     call: int
@@ -483,28 +511,13 @@ class Answer:
     calls: tuple[Mapping[str, Any], ...]
     tools: tuple[ToolText | None, ...]
     leaves: tuple[Leaf, ...]
-    used: str
-    """Folded text of all argument values."""
+    used: Reading
+    """All argument values."""
 
     @cached_property
     def about(self) -> frozenset[str]:
         """Stems of the texts of the called tools."""
         return frozenset().union(*[t.described for t in self.tools if t is not None])
-
-    @cached_property
-    def used_set(self) -> frozenset[str]:
-        """Stems of the values."""
-        return frozenset(terms(self.used))
-
-    @cached_property
-    def used_numbers(self) -> frozenset[float]:
-        """Numbers in the values, in all readings."""
-        return numbers_of(number_spans(self.used, limit=600))
-
-    @cached_property
-    def used_compact(self) -> str:
-        """The values, letters and digits only."""
-        return "".join(_WORD.findall(self.used))
 
 
 def answer(draft: Draft, context: StepContext) -> Answer:
@@ -524,8 +537,8 @@ def _read_answer(draft: Draft, context: StepContext) -> Answer:
         leaves.extend(_leaves(index, call.get("args"), spec, MAX_LEAVES - len(leaves)))
         if len(leaves) >= MAX_LEAVES:
             break
-    used = [value_text(leaf.value) for leaf in leaves]
-    return Answer(calls=tuple(calls), tools=specs, leaves=tuple(leaves), used=fold("\n".join(used)))
+    used = Reading(fold("\n".join([value_text(leaf.value) for leaf in leaves])))
+    return Answer(calls=tuple(calls), tools=specs, leaves=tuple(leaves), used=used)
 
 
 def value_text(value: object) -> str:
@@ -545,7 +558,7 @@ def _leaves(index: int, args: object, spec: ToolText | None, left: int) -> Itera
     for key, value in list(args.items())[:MAX_LEAVES]:
         schema = _mapping(spec.properties.get(key)) if spec is not None else {}
         required = spec is not None and key in spec.required
-        path = f"/tool_calls/{index}/args/{_escaped(key)}"
+        path = f"/tool_calls/{index}/args/{pointer_part(key)}"
         for place, leaf, leaf_schema in walk(value, schema, path, 5):
             if left <= 0:
                 return
@@ -557,7 +570,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _escaped(key: object) -> str:
+def pointer_part(key: object) -> str:
+    """Return one part of a JSON pointer."""
     return str(key)[:80].replace("~", "~0").replace("/", "~1")
 
 
@@ -567,7 +581,7 @@ def walk(
     if isinstance(value, Mapping) and value and depth > 0:
         nested = _mapping(schema.get("properties"))
         for key, item in list(value.items())[:MAX_LEAVES]:
-            yield from walk(item, _mapping(nested.get(key)), f"{path}/{_escaped(key)}", depth - 1)
+            yield from walk(item, _mapping(nested.get(key)), f"{path}/{pointer_part(key)}", depth - 1)
     elif isinstance(value, list) and value and depth > 0:
         items = _mapping(schema.get("items"))
         for position, item in enumerate(value[:MAX_LEAVES]):

@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import loop
+from cascade_agent.validators._soft import HANDED_ON, check_scores
 from cascade_agent.validators._speech import asks, declines, size, without_courtesy
-from cascade_agent.validators._words import fold, terms, weight
+from cascade_agent.validators._words import SAYS, fold, terms, weight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Call, Loop
 
 _REPORTS = 160
 """Letters from which on a text is taken to report what happened."""
-_SAYS = 0.7
-"""Weight of a word that says something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +46,11 @@ class AfterToolError:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "after_tool_error"
-    weights: ClassVar[Mapping[str, Weight]] = {
-        "after_tool_error": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on")
-    }
+    weights: ClassVar[Mapping[str, Weight]] = {"after_tool_error": HANDED_ON}
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""
-        if not 0.0 <= self.score <= 1.0:
-            msg = f"AfterToolError.score is {self.score!r}; expected a number in [0, 1]"
-            raise ConfigurationError(msg)
+        check_scores(self, "score")
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return one soft fail, or nothing."""
@@ -66,14 +60,8 @@ class AfterToolError:
         left = [call for call in state.left if call.tier != "large"]
         if not left or _reported(draft.text, left, state):
             return None
-        return Verdict(
-            outcome="fail",
-            code="after_tool_error",
-            reason=f"the answer says nothing of the error that the last call of {left[-1].name} ended in",
-            score=self.score,
-            path="/text",
-            validator=self.name,
-        )
+        reason = f"the answer says nothing of the error that the last call of {left[-1].name} ended in"
+        return Verdict(outcome="fail", code="after_tool_error", reason=reason, score=self.score, path="/text")
 
 
 def _reported(text: str, left: list[Call], state: Loop) -> bool:
@@ -82,6 +70,5 @@ def _reported(text: str, left: list[Call], state: Loop) -> bool:
     folded = fold(text)
     if asks(text) or declines(folded) or size(text) > _REPORTS:
         return True
-    known = {term for fact in state.request for term in fact.terms}
-    words = {t for call in left for t in terms(fold(call.text)) if weight(t) >= _SAYS} - known
+    words = {t for call in left for t in terms(fold(call.text)) if weight(t) >= SAYS} - state.request_terms
     return not words.isdisjoint(terms(folded))

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators import _markup
+from cascade_agent.validators._soft import HANDED_ON
+from cascade_agent.validators._words import unstorable_text
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
 
 _SCORES: Final = {
     "call_announced": 0.15,
@@ -30,89 +32,41 @@ _SCORES: Final = {
 }
 """Reasoned, not fitted: how often a draft with this sign is right all the same."""
 
-_WHOLE = frozenset(
-    {
-        *("stop", "tool_calls", "end_turn", "tool_use", "stop_sequence", "eos_token", "eos", "complete", "completed"),
-        *("function_call", "stop_token", "endoftext", "finish", "finished", "done", "end", "success", "unspecified"),
-        *(
-            "tool_call",
-            "null",
-            "none",
-            "normal",
-            "finish_reason_unspecified",
-            "stop_criteria_met",
-            "endtoken",
-            "answer",
-        ),
-    }
-)
-_CALLS = frozenset({"tool_calls", "tool_use", "function_call", "tool_call"})
 
-_TRUNCATED = frozenset(
-    {
-        "length",  # OpenAI and everything compatible, Ollama, TGI
-        "max_tokens",  # Anthropic, Bedrock, Gemini, Cohere
-        "max_output_tokens",  # OpenAI Responses, in incomplete_details
-        "incomplete",  # OpenAI Responses, in status
-        "model_length",  # Mistral
-        "model_context_window_exceeded",  # Anthropic, Bedrock
-        "error_limit",  # Cohere
-        "token_limit",  # watsonx
-        "time_limit",  # watsonx
-        "timeout",
-        "cancelled",
-        "abort",  # vLLM
-        "insufficient_system_resource",  # DeepSeek
-        *("pause_turn", "compaction"),  # Anthropic: to be continued
-    }
-)
-_REFUSED = frozenset(
-    {
-        "content_filter",  # OpenAI, Azure, Mistral
-        "content_filtered",  # Bedrock
-        "guardrail_intervened",  # Bedrock
-        "refusal",  # Anthropic
-        "safety",  # Gemini, and the six that follow
-        "recitation",
-        "blocklist",
-        "prohibited_content",
-        "spii",
-        "image_safety",
-        "image_prohibited_content",
-        "image_recitation",
-        "error_toxic",  # Cohere
-        "sensitive",  # Zhipu
-    }
-)
-_FAILED = frozenset(
-    {
-        "error",
-        "failed",
-        "network_error",
-        "malformed_function_call",  # Gemini
-        "unexpected_tool_call",  # Gemini
-        *("too_many_tool_calls", "malformed_response", "missing_thought_signature", "no_image"),  # Gemini
-        "malformed_model_output",  # Bedrock
-        "malformed_tool_use",  # Bedrock
-        "load",  # Ollama: the model was loaded, nothing was generated
-    }
-)
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(word for line in lines for word in line.split())
 
-_NOT_AN_ANSWER = frozenset(
-    {
-        "reasoning",
-        "reasoning_content",
-        "thinking",
-        "redacted_thinking",
-        "tool_use",
-        "tool_call",
-        "tool_call_chunk",
-        "invalid_tool_call",
-        "function_call",
-        "input_json_delta",
-        "citation",
-        "refusal",
-    }
+
+_CALLS = _words("tool_calls tool_use function_call tool_call")
+_WHOLE = _CALLS | _words(
+    "stop end_turn stop_sequence stop_token stop_criteria_met eos eos_token endtoken endoftext",
+    "complete completed finish finished done end success answer normal unspecified finish_reason_unspecified null none",
+)
+_TRUNCATED = _words(
+    "length",  # OpenAI and everything compatible, Ollama, TGI
+    "incomplete max_output_tokens",  # OpenAI Responses, in status and incomplete_details
+    "max_tokens",  # Anthropic, Bedrock, Gemini, Cohere
+    "model_context_window_exceeded pause_turn compaction",  # Anthropic, the last two are to be continued
+    "model_length error_limit",  # Mistral, Cohere
+    "token_limit time_limit",  # watsonx
+    "abort insufficient_system_resource timeout cancelled",  # vLLM, DeepSeek, several
+)
+_REFUSED = _words(
+    "content_filter content_filtered guardrail_intervened refusal",  # OpenAI, Azure, Mistral; Bedrock; Anthropic
+    "safety recitation blocklist prohibited_content spii",  # Gemini
+    "image_safety image_prohibited_content image_recitation",  # Gemini
+    "error_toxic sensitive",  # Cohere, Zhipu
+)
+_FAILED = _words(
+    "error failed network_error",
+    "malformed_function_call unexpected_tool_call too_many_tool_calls malformed_response",  # Gemini
+    "missing_thought_signature no_image",  # Gemini
+    "malformed_model_output malformed_tool_use",  # Bedrock
+    "load",  # Ollama: the model was loaded, nothing was generated
+)
+_NOT_AN_ANSWER = _words(
+    "reasoning reasoning_content thinking redacted_thinking tool_use tool_call tool_call_chunk invalid_tool_call",
+    "function_call input_json_delta citation refusal",
 )
 _TEXT_BLOCKS = frozenset({"text", "output_text"})
 _VISIBLE = re.compile(r"[^\s\u200b\u200c\u200d\u2060\ufeff]")
@@ -159,10 +113,7 @@ class CompleteResponse:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "incomplete"
-    weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
-        _SCORES,
-        Weight(6.0, "the score of this code is itself an estimate of P(right); this weight hands it on"),
-    )
+    weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(_SCORES, HANDED_ON)
 
     def __post_init__(self) -> None:
         """Refuse a limit that refuses everything."""
@@ -172,6 +123,8 @@ class CompleteResponse:
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return the first thing that makes the answer unusable or doubtful, or nothing."""
+        text = _only_text(draft.message.content)
+        answer = _markup.without_thoughts(text)
         return (
             _stopped(draft)
             or _refusal(draft)
@@ -179,13 +132,13 @@ class CompleteResponse:
             or _allowed(draft, context)
             or _empty(draft)
             or _legacy_call(draft, context)
-            or _read(draft, context)
+            or _read(draft, text, answer, context)
             or _past_stop(draft, context)
             or _missing_call(draft)
             or self._unstorable(draft)
             or _prompt_cut(draft, context)
             or _unknown_end(draft)
-            or _suspect(draft, context)
+            or _suspect(draft, answer.strip(), context)
         )
 
     def _unstorable(self, draft: Draft) -> Verdict | None:
@@ -194,12 +147,12 @@ class CompleteResponse:
         if _text_length(content) > self.max_chars:
             return _fail("unstorable_text", f"the text has more than {self.max_chars} characters", "/text")
         if isinstance(content, str):
-            if not _storable(content):
+            if unstorable_text(content):
                 return _fail("unstorable_text", "the text holds NUL or lone surrogates", "/text")
-        elif not all(_storable(text) for text in _strings(content)):
+        elif any(map(unstorable_text, _strings(content))):
             return _fail("unstorable_text", "a content block holds NUL or lone surrogates", "/content")
         kwargs = message.additional_kwargs
-        if kwargs and not all(_storable(text) for text in _strings(kwargs)):
+        if kwargs and any(map(unstorable_text, _strings(kwargs))):
             return _fail("unstorable_text", "additional_kwargs hold NUL or lone surrogates", "/additional_kwargs")
         return None
 
@@ -385,28 +338,26 @@ def _says_something(text: str) -> bool:
     return seen is not None and not (seen[0] in "<[" and _markup.is_template(text))
 
 
-def _read(draft: Draft, context: StepContext) -> Verdict | None:
+def _read(draft: Draft, text: str, answer: str, context: StepContext) -> Verdict | None:
     """Return a fault for a text, or an argument, in which the template of the conversation was left."""
     message = draft.message
     for index, call in enumerate(message.tool_calls):
         if any(_markup.ends_in_template(text) for text in _strings(call.get("args"))):
             return _fail("runs_on", "an argument ends in tokens of the chat template", f"/tool_calls/{index}/args")
-    text = _only_text(message.content)
     if _markup.runs_on(text):
         return _fail("runs_on", "the text runs on as the next turn of the user", "/text")
     if message.tool_calls or message.invalid_tool_calls or draft.parsed is not None:
         return None
     if any(message.additional_kwargs.get(key) for key in _ANSWER_KWARGS) or context.output_schema is not None:
         return None
-    if _markup.is_call(_markup.without_thoughts(text), frozenset(context.tools_by_name), _request(context)):
+    if _markup.is_call(answer, frozenset(context.tools_by_name), _request(context)):
         return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call", "/text")
     return None
 
 
 def _request(context: StepContext) -> str:
     """Return what the user wrote last."""
-    human = next((m for m in reversed(context.messages) if m.type == "human"), None)
-    return _only_text(human.content) if human is not None else ""
+    return _only_text(context.messages[context.turn_start].content) if context.turn_start >= 0 else ""
 
 
 def _only_text(content: object) -> str:
@@ -428,12 +379,13 @@ def _only_text(content: object) -> str:
 # ---- what a reader would suspect -----------------------------------------------------------------------------------
 
 _INTENT = re.compile(
-    r"(?:^|(?<=[.!?\n]))\W*(?:(?:okay|ok|sure|certainly|of course|now|first)\W+)*(?:i['’]ll|i will|i['’]m going to|"
+    r"\W*(?:(?:okay|ok|sure|certainly|of course|now|first)\W+)*(?:i['’]ll|i will|i['’]m going to|"
     r"i am going to|i need to|let me|let['’]s|one moment|ich werde|lass mich|ich schaue|je vais|laissez-moi|voy a|"
     r"déjame|permíteme|vou |deixe-me|lasciami|sto per|сейчас |давайте |позвольте |我来|我将|让我|讓我|我会|少々お待ち)"
     r"(?!\s+(?:know|explain|be (?:clear|honest)|summari[sz]e))(?P<rest>[^\n]{0,300})$",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"[.!?]")
 _ACTING = re.compile(
     r"\b(?:checking|looking|searching|fetching|calling|getting|retrieving|querying)\b[^.!?\n]{0,80}(?:\bnow\b|\.\.\.|…|:$)",
     re.IGNORECASE,
@@ -461,8 +413,7 @@ _PLAIN = re.compile(r"[\d\s,;|.\[\](){}=_*#~+-]*")
 _WINDOW, _LOOPS, _LONG = 60, 15, 300
 
 
-def _suspect(draft: Draft, context: StepContext) -> Verdict | None:
-    text = _markup.without_thoughts(_only_text(draft.message.content)).strip()
+def _suspect(draft: Draft, text: str, context: StepContext) -> Verdict | None:
     if not text or draft.parsed is not None:
         return None
     request = _request(context)
@@ -494,12 +445,15 @@ def _announces(text: str) -> bool:
     if len(text) > 4 * _LONG or "```" in text:
         return False
     last = text.rpartition("\n")[2].strip().strip("*_ ")
-    if last.endswith((":", "：")) and _INTENT.search(last):
+    if len(last) < _LONG and _ACTING.search(last):
         return True
-    if _ACTING.search(last) and len(last) < _LONG:
-        return True
-    intent = None if last.endswith(("?", "？")) else _INTENT.search(last)
-    return intent is not None and not re.search(r"[.!?]\s", intent["rest"]) and _ACTS.search(intent[0]) is not None
+    if last.endswith(("?", "？")):
+        return False
+    starts = (0, *(end.end() for end in _SENTENCE_END.finditer(last)))
+    intent = next(filter(None, (_INTENT.match(last, start) for start in starts)), None)
+    if intent is None or last.endswith((":", "：")):
+        return intent is not None
+    return not re.search(r"[.!?]\s", intent["rest"]) and _ACTS.search(intent[0]) is not None
 
 
 def _other_script(text: str, messages: Sequence[BaseMessage], request: str) -> Verdict | None:
@@ -508,7 +462,7 @@ def _other_script(text: str, messages: Sequence[BaseMessage], request: str) -> V
         return None
     letters = [c for c in text[:2_000] if c.isalpha()]
     other = [c for c in letters if _SCRIPTS.match(c)]
-    if len(other) < 4 or 2 * len(other) < len(letters):  # noqa: PLR2004 - a word or two, or a name
+    if not other[3:] or 2 * len(other) < len(letters):  # a word or two, or a name
         return None
     rest = [_only_text(m.content)[:20_000] for m in messages[-50:] if m.type in ("human", "system", "tool")]
     if any(_LANGUAGES.search(part) or _SCRIPTS.search(part) for part in rest):
@@ -526,18 +480,6 @@ def _text_length(content: object) -> int:
         return 0
     texts = (block.get("text") if isinstance(block, Mapping) else block for block in content)
     return sum(len(text) for text in texts if isinstance(text, str))
-
-
-def _storable(text: str) -> bool:
-    if "\0" in text:
-        return False
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -155,7 +155,7 @@ def _placeholder(value: str, leaf: Leaf, conv: Conversation) -> bool:
     hollow = _HOLLOW.fullmatch(text) or _YOUR.fullmatch(text)
     if not hollow and not (folded in _EMPTY_WORDS and leaf.schema.get("type") == "string"):
         # the parameter's own name as its value: {"city": "city"}
-        own = leaf.whole and len(folded) > 3 and folded == fold(leaf.key)  # noqa: PLR2004
+        own = leaf.whole and folded[3:] and folded == fold(leaf.key)
         if not own:
             return False
     options = leaf.schema.get("enum")

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._conversation import Call, loop
-from cascade_agent.validators.agreement import call_key
+from cascade_agent.validators._soft import HANDED_ON, check_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Loop
 
 _PERIODS = (2, 3)
@@ -59,19 +58,13 @@ class NoRepeat:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "repeated_call"
-    weights: ClassVar[Mapping[str, Weight]] = {
-        "duplicate_call": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "call_loop": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "repeated_call": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "repeated_answer": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-    }
+    weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
+        ("duplicate_call", "call_loop", "repeated_call", "repeated_answer"), HANDED_ON
+    )
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""
-        for field, value in (("score", self.score), ("answer_score", self.answer_score)):
-            if not 0.0 <= value <= 1.0:
-                msg = f"NoRepeat.{field} is {value!r}; expected a number in [0, 1]"
-                raise ConfigurationError(msg)
+        check_scores(self, "score", "answer_score")
 
     def __call__(self, draft: Draft, context: StepContext) -> list[Verdict] | None:
         """At most two verdicts, or nothing."""
@@ -119,33 +112,21 @@ class NoRepeat:
         if last is None or last.strip() != draft.text.strip():
             return None
         reason = "the same text as the assistant's last answer in this turn"
-        return [
-            Verdict(
-                outcome="abstain",
-                code="repeated_answer",
-                reason=reason,
-                score=self.answer_score,
-                path="/text",
-                validator=self.name,
-            )
-        ]
+        code, score = "repeated_answer", self.answer_score
+        return [Verdict(outcome="abstain", code=code, reason=reason, score=score, path="/text", validator=self.name)]
 
 
 class _Same:
-    """Tells whether two calls are the same; the normal form of each is computed once."""
+    """Tells whether two calls are the same."""
 
     def __init__(self, context: StepContext) -> None:
         self._tools = context.tools_by_name
-        self._keys: dict[int, object] = {}
 
     def __call__(self, a: Call, b: Call) -> bool:
-        return a.name == b.name and self._key(a) == self._key(b)
-
-    def _key(self, call: Call) -> object:
-        key = self._keys.get(id(call))
-        if key is None:
-            key = self._keys[id(call)] = call_key({"name": call.name, "args": call.args}, self._tools.get(call.name))
-        return key
+        if a.name != b.name:
+            return False
+        spec = self._tools.get(a.name)
+        return a.key(spec) == b.key(spec)
 
 
 def _last_same(call: Call, past: Sequence[Call], same: _Same) -> Call | None:

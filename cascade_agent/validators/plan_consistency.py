@@ -12,7 +12,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._plan import (
     Plan,
@@ -26,13 +25,16 @@ from cascade_agent.validators._plan import (
     looks_like_plan,
     read_steps,
 )
-from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference, pointer_part
+from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference
+from cascade_agent.validators._soft import HANDED_ON, check_scores
+from cascade_agent.validators._words import pointer_part
 from cascade_agent.validators.agreement import same_value
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
 
 __all__ = ["Plan", "PlanConsistency", "PlanStatus", "PlanStep"]
 
@@ -94,17 +96,11 @@ class PlanConsistency:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "plan_inconsistent"
-    weights: ClassVar[Mapping[str, Weight]] = {
-        "plan_steps_open": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "plan_argument_differs": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-    }
+    weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(("plan_steps_open", "plan_argument_differs"), HANDED_ON)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        for key, value in (("open_score", self.open_score), ("differs_score", self.differs_score)):
-            if not 0.0 <= value <= 1.0:
-                msg = f"PlanConsistency.{key} is {value!r}; expected a number in [0, 1]"
-                raise ConfigurationError(msg)
+        check_scores(self, "open_score", "differs_score")
         if self.max_steps < 1:
             msg = f"PlanConsistency.max_steps is {self.max_steps!r}; expected a positive number of steps"
             raise ConfigurationError(msg)
@@ -266,13 +262,9 @@ class PlanConsistency:
         taken.add(step.id)
         if differs is None:
             return None
-        return Verdict(
-            outcome="abstain",
-            code="plan_argument_differs",
-            reason="an argument differs from the one that the plan names",
-            score=self.differs_score,
-            path=f"/args/{pointer_part(differs)}",
-        )
+        reason, path = "an argument differs from the one that the plan names", f"/args/{pointer_part(differs)}"
+        code, score = "plan_argument_differs", self.differs_score
+        return Verdict(outcome="abstain", code=code, reason=reason, score=score, path=path)
 
     def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: Mapping[str, Any]) -> Verdict | None:
         """Return why no step that calls this tool may run now; None when another explanation is left."""

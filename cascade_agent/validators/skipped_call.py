@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.core.scoring import Weight
-from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators._conversation import GENERIC, facts_of, loop
+from cascade_agent.validators._conversation import facts_of, loop, subject
+from cascade_agent.validators._soft import HANDED_ON, check_scores
 from cascade_agent.validators._speech import (
     announces,
     asks,
@@ -21,12 +20,13 @@ from cascade_agent.validators._speech import (
     thanks,
     without_courtesy,
 )
-from cascade_agent.validators._words import fold, identifier_words, number_spans, offer, terms, weight
+from cascade_agent.validators._words import SAYS, fold, number_spans, offer, terms, weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Loop
     from cascade_agent.validators._words import NumberSpan
 
@@ -39,7 +39,6 @@ _STANDS_ALONE: Final = 180
 for it: of recorded turns that ended so 1 in 4 was wrong, of the shorter ones 3 in 5."""
 _SMALL: Final = 12
 """Numbers up to this one are counted, not looked up."""
-_SAYS: Final = 0.7
 _CHUNK: Final = 64
 """Messages that are looked through at a time."""
 _VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
@@ -76,17 +75,13 @@ class SkippedCall:
     stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "call_skipped"
-    weights: ClassVar[Mapping[str, Weight]] = {
-        "call_skipped": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "call_announced": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-        "figure_unsupported": Weight(6.0, "the score is itself an estimate of P(right); this weight hands it on"),
-    }
+    weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
+        ("call_skipped", "call_announced", "figure_unsupported"), HANDED_ON
+    )
 
     def __post_init__(self) -> None:
         """Refuse a score that is no probability."""
-        if not 0.0 <= self.score <= 1.0:
-            msg = f"SkippedCall.score is {self.score!r}; expected a number in [0, 1]"
-            raise ConfigurationError(msg)
+        check_scores(self, "score")
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return one soft fail, or nothing."""
@@ -180,32 +175,29 @@ class _Turn:
     def values(self) -> bool:
         """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
         values = [match.group().strip(".") for match in _VALUE.finditer(self.user)]
-        before = "\n".join([f.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
+        before = (
+            "\n".join([f.whole.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
+        )
         return any(value not in before for value in values)
 
     @cached_property
     def touched(self) -> bool:
         """Return whether the request speaks of a tool in words that no tool called before has in its name."""
-        user = frozenset().union(*[fact.terms for fact in self.state.request])
-        spoken = [
-            (tool.name, words)
-            for tool in offer(self.context).tools
-            if (words := [t for t in tool.name_terms if t in user and t not in GENERIC and weight(t) >= _SAYS])
-        ]
+        names = [tool.name for tool in offer(self.context).tools]
+        spoken = [(name, words) for name in names if (words := subject(name) & self.state.request_terms)]
         if not spoken:
             return False
         called = {call["name"] for fact in self.state.before for call in fact.calls}
-        known = {term for name in called for term in terms(identifier_words(name))}
+        known = frozenset().union(*map(subject, called))
         return any(name not in called and not known.issuperset(words) for name, words in spoken)
 
     def _echoes(self) -> bool:
         """Return whether the answer takes up a word of the request that is new to the conversation."""
-        new = {term for fact in self.state.request for term in fact.terms}
-        new &= {term for term in terms(self.text) if weight(term) >= _SAYS}
+        new = self.state.request_terms.intersection(term for term in terms(self.text) if weight(term) >= SAYS)
         for fact in reversed(self.state.before):
             if not new:
                 return False
-            new -= fact.terms
+            new -= fact.whole.terms
         return bool(new)
 
     @cached_property
@@ -213,22 +205,17 @@ class _Turn:
         """Numbers of the answer."""
         return number_spans(self.text)
 
-    @cached_property
-    def asked(self) -> frozenset[float]:
-        """Numbers of the request."""
-        return frozenset().union(*[fact.numbers for fact in self.state.request])
-
     def _before(self) -> Iterator[frozenset[float]]:
         """Yield the numbers of the conversation before this turn, the latest first: mostly these are taken up."""
         yield from self._numbers
         while self._unread:
             chunk, self._unread = self._unread[-_CHUNK:], self._unread[:-_CHUNK]
-            self._numbers.append(frozenset().union(*[fact.numbers for fact in facts_of(chunk)]))
+            self._numbers.append(frozenset().union(*[fact.whole.numbers for fact in facts_of(chunk)]))
             yield self._numbers[-1]
 
     def _known(self, value: float) -> bool:
         """Return whether the conversation holds a number."""
-        return value in self.asked or any(value in numbers for numbers in self._before())
+        return value in self.state.request_numbers or any(value in numbers for numbers in self._before())
 
     def _supported(self) -> bool:
         """Return whether the answer takes a number from the conversation before this turn."""
@@ -246,7 +233,7 @@ class _Turn:
 
     def _worked_out(self, value: float) -> bool:
         """Return whether a number is the sum or the difference of two others."""
-        large = {number for number in self.asked.union(*self._before()) if number > _SMALL}
+        large = {number for number in self.state.request_numbers.union(*self._before()) if number > _SMALL}
         return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
 
 

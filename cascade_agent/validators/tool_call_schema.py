@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators._cache import IdentityCache
+from cascade_agent.validators._words import unstorable_text
 from cascade_agent.validators.json_schema.schema import Schema, pointer_of
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _unstorable(arguments: dict[str, Any]) -> Problem | None:
         is_object = isinstance(value, dict)
         for key, item in value.items() if is_object else enumerate(value):
             if is_object:
-                if wrong := _bad_text(key) if isinstance(key, str) else "a name that is not a string":
+                if wrong := unstorable_text(key) if isinstance(key, str) else "a name that is not a string":
                     return _cannot((path, key), wrong)
                 size += len(str(key))
             if isinstance(item, dict | list):
@@ -160,20 +161,9 @@ def _cannot(path: tuple[Any, ...], reason: str) -> Problem:
     return Problem("/args" + pointer_of(path), "unstorable_argument", f"a checkpoint cannot hold it: {reason}")
 
 
-def _bad_text(text: str) -> str:
-    if "\0" in text:
-        return "a NUL character"
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return "a lone surrogate"
-    return ""
-
-
 def _bad_scalar(value: object) -> str:
     if isinstance(value, str):
-        return _bad_text(value)
+        return unstorable_text(value)
     if value is None or isinstance(value, bool):
         return ""
     if isinstance(value, int):

@@ -18,6 +18,7 @@ from cascade_agent.validators._conversation import Conversation, conversation
 from cascade_agent.validators._sources import groundings, is_default, typical
 from cascade_agent.validators._words import (
     REQUEST_CHARS,
+    SAYS,
     Answer,
     Offer,
     ToolText,
@@ -39,16 +40,14 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import Draft, Outcome, StepContext
 
 _WORD = re.compile(r"[^\W_]+")
-_SENTENCE = re.compile(r"[.!?](?=\s|$)|[。！？\n]+")
 _LIST_MARK = re.compile(r"(?:^|\n)\s*\(?\d{1,2}[.)](?=\s)|(?<![(\w])\d{1,2}\)(?=\s)")
 # After a space the parenthesis must begin as arguments do: "find_order (the tool for orders)" names a tool in passing.
 _PROSE_CALL = re.compile(
-    r"([^\W\d][\w.\-]{1,80})(?:\(|\s+\((?=\s*(?:[)\d\"'{\[]|[\w.]{1,60}\s*[=:])))"
+    r"(?<![^\W\d])([^\W\d][\w.\-]{1,80}+)(?:\(|\s+\((?=\s*(?:[)\d\"'{\[]|[\w.]{1,60}\s*[=:])))"
     r"|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
 )
 
 _OF_A_LANGUAGE: Final = 3  # short words from which on two texts without a common one differ in language
-_FOUR_LETTERS: Final = 0.7  # the weight of such a word
 _ONE_SHORT_WORD: Final = 0.5  # its weight: less is nothing to go by
 _OPTION: Final = 3  # letters of an option: shorter ones are words of everything
 _NEUTRAL: Final = 0.7
@@ -126,12 +125,12 @@ def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Offe
     if context.tool_choice == "none":
         return []
     text = draft.text[:REQUEST_CHARS]
-    for match in _PROSE_CALL.finditer(text):
+    for match in _PROSE_CALL.finditer(text) if "(" in text or ":" in text else ():
         written = "".join(_WORD.findall(fold(match.group(1) or match.group(2))))
         if written in offered.squashed:
             reason = "the text writes out a call to an offered tool instead of making it"
             return [Verdict(outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
-    if conv.turn_results or not conv.request:
+    if conv.answered or not conv.request:
         return [_graded("no_call", 1.0)]
     if _foreign(conv, offered):
         return [_graded("no_call", _NEUTRAL)]
@@ -170,7 +169,7 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
     if None in found.tools:
         reason = "a called tool is not on offer"
         return [_graded("tool_match", 0.0, reason), _graded("description_match", 0.0, reason)]
-    if conv.turn_results or foreign:
+    if conv.answered or foreign:
         return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
     known = conv.asked.terms if not conv.follow_up else conv.evidence_set
     name = typical([_share(t.by_name, known) for t in called])
@@ -182,7 +181,7 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
     ids = {id(t) for t in called}
     others = [t for t in offered.tools if id(t) not in ids]
     if others:
-        taken = found.used_set.union(*[t.description_terms for t in called])
+        taken = found.used.terms.union(*[t.description_terms for t in called])
         part = max(_own(t, known, taken) for t in others)
         if part > 0:
             out.append(_graded("part_open", 1.0 - part, "words of the request belong to a tool that was not called"))
@@ -210,7 +209,7 @@ def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, o
     """
     if (
         len(offered.tools) > 1
-        or conv.turn_results
+        or conv.answered
         or conv.follow_up
         or not all(t and t.described_well for t in found.tools)
     ):
@@ -284,7 +283,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: boo
 
     Once tools have answered in this turn the request is worked off step by step, and what is left over says nothing.
     """
-    if not conv.request or conv.turn_results:
+    if not conv.request or conv.answered:
         return []
     asking = _asking(found, conv, offered)
     out: list[Verdict] = []
@@ -303,7 +302,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: boo
         out.append(_graded("question_open", len(found.calls) / questions, "more questions than calls"))
     quotes = quoted(conv.request)
     if quotes:
-        lost = [q for q in quotes if q not in found.used and "".join(_WORD.findall(q)) not in found.used_compact]
+        lost = [q for q in quotes if q not in found.used.folded and "".join(_WORD.findall(q)) not in found.used.compact]
         lost = [q for q in lost if "".join(_WORD.findall(q)) not in offered.squashed]
         if lost:
             out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
@@ -338,20 +337,19 @@ _MOST_UNUSED: Final = 0.2
 
 def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[tuple[int, int]]:
     """Return the sentences that ask: an argument was taken from them, or they speak of the tools' subjects."""
-    ends = [m.end() for m in _SENTENCE.finditer(conv.asked.folded)]
-    if not ends:
-        return [(0, len(conv.asked.folded))]
+    ends = [*conv.asked.ends, len(conv.asked.folded)]
+    if not ends[1:]:
+        return [(0, ends[0])]
     about = offered.about
-    used = found.used_set
+    used = found.used.terms
     out: list[tuple[int, int]] = []
     start, subject, index = 0, 0.0, 0
-    ends.append(len(conv.asked.folded))
     for place, term in (*conv.asked.placed, (len(conv.asked.folded) + 1, "")):
         while index < len(ends) and place >= ends[index]:
             if subject >= _SENTENCE_SUBJECT:
                 out.append((start, ends[index]))
             start, subject, index = ends[index], 0.0, index + 1
-        if term in used and (weight(term) >= _FOUR_LETTERS or term.isdecimal()):
+        if term in used and (weight(term) >= SAYS or term.isdecimal()):
             subject = _SENTENCE_SUBJECT
         elif term in about:
             subject += subject_weight(term)
@@ -369,7 +367,7 @@ def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]
     """Return the weighted share of the words that are no arguments which the called tools' texts explain."""
     if not any(found.tools):
         return 0.0
-    placed, about, used = conv.asked.placed, found.about, found.used_set
+    placed, about, used = conv.asked.placed, found.about, found.used.terms
     asked: set[str] = set()
     for start, end in asking:
         first, last = bisect_left(placed, (start, "")), bisect_left(placed, (end, ""))
@@ -397,7 +395,7 @@ def _numbers_unused(
     if not spans:
         return 0, 0
     marks = {p for m in _LIST_MARK.finditer(conv.asked.folded) for p in range(m.start(), m.end())}
-    used = found.used_numbers
+    used = found.used.numbers
     count = unused = 0
     for span in spans:
         if span.joined or span.start in marks or not _within(span.start, asking):
@@ -433,7 +431,7 @@ def _passed_over(option: str, chosen: Collection[str], found: Answer, conv: Conv
     return (
         len(word) >= _OPTION
         and word in conv.asked.folded
-        and word not in found.used
+        and word not in found.used.folded
         and not any(word in c or c in word for c in chosen)
         and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", conv.asked.folded) is not None
     )

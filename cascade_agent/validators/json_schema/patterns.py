@@ -202,7 +202,7 @@ def _atom(token: re.Match[str]) -> tuple[int, str | None]:  # noqa: PLR0911 - on
     if name := token["name"]:
         if name == "ASCII":
             return 0, r"\x00-\x7f" if token["property"] == "p" else r"\x{80}-\x{10ffff}"
-        if name != "Any" and len(name) > 2:  # noqa: PLR2004 - a general category has one letter or two
+        if name != "Any" and name[2:]:  # a general category has one letter or two
             msg = "a property of Unicode that RE2 does not have"
             raise PatternError(msg)
         return 0, rf"\{token['property']}{{{name}}}"

@@ -532,15 +532,8 @@ def _step(_b: _Builder, _keyword: str, value: Any) -> Any:
 
 
 _COUNTS = (
-    "minLength",
-    "maxLength",
-    "minItems",
-    "maxItems",
-    "minProperties",
-    "maxProperties",
-    "minContains",
-    "maxContains",
-)
+    "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains",
+)  # fmt: skip
 _READERS: dict[str, Callable[[_Builder, str, Any], object]] = {
     "type": _kinds, "enum": _Builder.members, "const": _Builder.members,
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _Builder.bound),

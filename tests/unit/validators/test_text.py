@@ -112,7 +112,7 @@ def test_earlier_calls_and_the_system_text_far_away_are_evidence() -> None:
     messages += [odd, ToolMessage("done", tool_call_id="1"), HumanMessage("new")]
     conv = read(messages)
     assert conv.follow_up
-    assert conv.turn_results == 0
+    assert not conv.answered
     assert "ada" in conv.others
     assert "77" in conv.others
     assert "4711" in conv.others
