@@ -17,6 +17,7 @@ from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import Certificate, Claim, Example, Unit, fit, learn_disagreement
 from cascade_agent.offline.calibration.disagreement import Asked, learn_share
 from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
+from cascade_agent.offline.evaluation.dataset import split_hash
 from cascade_agent.validators import shipped_scorer
 
 HARM = {"one_call": 0.4, "text": 0.02}
@@ -192,12 +193,16 @@ def test_the_scorer_does_not_move_the_share(confidence):
 def test_disagreement_is_read_from_a_journal(tmp_path):
     """The verdict of what was asked is the answer, those of the local validators are the question."""
     with Journal(tmp_path / "j.jsonl") as journal:
-        for i, step in enumerate(asked(80)):
+        for i, step in enumerate(asked(160)):
             second = Verdict(outcome="abstain", code="agreement", score=step.agreement, validator="CrossCheck")
             small = Attempt(tier="small", verdicts=(*step.verdicts, second), gathered=("CrossCheck",))
             journal.append(StepTrace(id=str(i), step="s", outcome="accepted", reason="r", attempts=(small,)))
     learned = learn_disagreement(tmp_path / "j.jsonl", share=0.3)
-    assert learned == learn_share([replace(s, episode=str(i)) for i, s in enumerate(asked(80))], share=0.3)
+    half = [replace(s, episode=f"step:{i}") for i, s in enumerate(asked(160)) if split_hash(0, f"step:{i}") < 0.5]
+    assert 50 <= len(half) <= 110
+    expected = learn_share(half, share=0.3)
+    assert learned == replace(expected, agrees=replace(expected.agrees, provenance=learned.agrees.provenance))
+    assert learned.agrees.provenance["learned"] == [[0, 0.5]]
 
 
 # ---- presets, and fits in loops -------------------------------------------------------------------------------------
