@@ -30,7 +30,7 @@ from cascade_agent.offline.calibration.disagreement import learn_disagreement
 from cascade_agent.offline.calibration.fit import Fit, Target, fit
 from cascade_agent.offline.calibration.kinds import Entries, Entry, entries_of, scope_of, thresholds_of, together
 from cascade_agent.offline.calibration.policy_file import library_version
-from cascade_agent.offline.calibration.sample import Sample, draw, examples_of, to_units
+from cascade_agent.offline.calibration.sample import Sample, draw, examples_of, replayed_confidence, to_units
 from cascade_agent.offline.evaluation.dataset import Dataset, LabelRules, split_hash
 from cascade_agent.offline.evaluation.estimates import Estimates, Figure
 from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, complete, fold
@@ -335,26 +335,20 @@ def _choose(
 ) -> str:
     """Return the candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on.
 
-    One that would hold no threshold there gives way to those that do: a fit may rank best and still give its greatest
-    confidence to so many harmful drafts that nothing is left to certify.
+    One that holds no threshold on what it was chosen on gives way to those that do: a fit may rank best and still give
+    its greatest confidence to so many harmful drafts that nothing is left to certify.
     """
     if choice != "auto" or not fits:
         return choice if choice in fits else "rules"
-    units = to_units(learn, base)
-    free = [i for i, unit in enumerate(units) if unit.confidence is not None]
-    harmless = [not units[i].harm for i in free]
+    free = [(i, p) for i, step in enumerate(learn) if (p := replayed_confidence(step, base)) is not None]
+    harmless = [not learn[i].loss for i, _ in free]
     folds = next(iter(fits.values())).folds
-    fold_of = [folds[i] for i in free]
-    candidates = {"rules": [unit.confidence for unit in units]}
-    candidates |= {name: list(fitted.held_out) for name, fitted in fits.items()}
-
-    def worth(name: str) -> tuple[bool, float]:
-        held = candidates[name]
-        judged = [u if u.confidence is None else replace(u, confidence=p) for u, p in zip(units, held, strict=True)]
-        rank = auroc_within([held[i] or 0.0 for i in free], harmless, fold_of)
-        return bool(claim.test(judged)), rank or 0.0
-
-    return max(candidates, key=worth)
+    fold_of = [folds[i] for i, _ in free]
+    ranked = {"rules": [p for _, p in free]}
+    ranked |= {name: [fitted.held_out[i] for i, _ in free] for name, fitted in fits.items()}
+    judged = {"rules": base} | {name: replace(base, scorer=fitted.scorer) for name, fitted in fits.items()}
+    holds = {name for name, policy in judged.items() if claim.test(to_units(learn, policy))}
+    return max(ranked, key=lambda name: (name in holds, auroc_within(ranked[name], harmless, fold_of) or 0.0))
 
 
 def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:

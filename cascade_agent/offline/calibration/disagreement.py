@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cascade_agent.core.scoring import EvidenceShare
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -59,8 +59,9 @@ def learn_disagreement(*paths: PathLike, share: float, seed: int = 0, on_error: 
         if trace.attempts and trace.attempts[0].outcome in _DRAFTED and split_hash(seed, episode_of(trace)) < _HALF
     )
     learned = learn_share([_asked(trace) for trace in drafted], share=share, seed=seed)
-    origin = {"kind": "disagreement", "learned": [[seed, _HALF]]}
-    return replace(learned, agrees=replace(learned.agrees, provenance=origin))
+    part: list[Any] = [[seed, _HALF]]
+    agrees = replace(learned.agrees, provenance={"kind": "disagreement", "learned": part})
+    return replace(learned, agrees=agrees)
 
 
 def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> EvidenceShare:
