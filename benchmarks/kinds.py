@@ -1,13 +1,14 @@
 """Thresholds per kind of draft against one threshold, and a second model asked by a share against a band.
 
-    python benchmarks/kinds.py --data DIR [--labels 200,400,all]
+    python benchmarks/kinds.py --data DIR [--labels 200,400,all] [--splits 10]
 
 The folder is one of recorded answers as `judge.py` reads it. What is learned comes from one half of the groups, what is
-shown from the other, and the other way round; figures are means over the small -> large pairs of the manifest, and for
-a number of labels over three draws. The rules' weights were developed on these recordings.
+shown from the other, and the other way round; figures are means over the small -> large pairs of the manifest and over
+random splits into halves. The rules' weights were developed on these recordings.
 
 Cost (always-large = 1) at a loss: on each pair a threshold, or one per kind, is chosen for a row of prices of a loss;
-the curves of the means are read at equal loss, both measured on the half that nothing was chosen on.
+the curves of the means are read at equal loss, both measured on the half that nothing was chosen on. In brackets what
+thresholds per kind change, and its range over the splits.
 
 The share: the second model's agreement with the drafts of 200 steps of the learning half, no label, says where it will
 disagree. It is asked on as many steps as the default band asks about with the rules, whatever the scorer.
@@ -36,7 +37,6 @@ from cascade_agent.offline.evaluation.metrics import auroc
 from cascade_agent.validators import shipped_scorer
 
 LOSSES = (0.005, 0.01, 0.015, 0.02)
-DRAWS = 3
 Curve = list[tuple[float, float]]
 
 
@@ -76,33 +76,47 @@ def at(points: Curve, loss: float) -> float:
     return float("nan")
 
 
-def halves(bench: Bench) -> list[tuple[list[str], list[str]]]:
-    """Return (learning, examined) names, both ways round."""
+def halves(bench: Bench, split: int = -1) -> list[tuple[list[str], list[str]]]:
+    """Return (learning, examined) names, both ways round; a split that is not -1 is a random one."""
     sides: tuple[list[str], list[str]] = ([], [])
     for name, case in bench.data.cases.items():
-        sides[half(case["group"])].append(name)
+        group = case["group"]
+        sides[half(group if split < 0 else f"{split}:{group}")].append(name)
     return [sides, sides[::-1]]
 
 
-def thresholds(bench: Bench, size: int | None, *, second: bool) -> dict[str, Curve]:
-    """Return the mean curves of one threshold and of thresholds per kind."""
+def thresholds(bench: Bench, size: int | None, split: int, *, second: bool) -> dict[str, list[Curve]]:
+    """Return the curves of one threshold and of thresholds per kind, one for each pair and way round."""
     way, found = Way("default", second=second), dict[str, list[Curve]]()
     for pair in bench.data.pairs():
-        for learn, exam in halves(bench):
-            model = bench.second(pair, learn) if second else None
-            known, tested = (judge(bench, pair, names, shipped_scorer(), way, second=model) for names in (learn, exam))
-            for draw in range(DRAWS if size else 1):
-                for by_kind in (False, True):
-                    labelled = units(bench, pair, known, by_kind=by_kind)
-                    if size:
-                        labelled = random.Random(draw).sample(labelled, min(size, len(labelled)))
-                    rows = units(bench, pair, tested, by_kind=by_kind)
-                    title = "per kind" if by_kind else "one"
-                    found.setdefault(title, []).append(curve(path_by_kind(labelled), rows, tested))
-    return {
-        title: [(fmean(p[0] for p in column), fmean(p[1] for p in column)) for column in zip(*curves, strict=True)]
-        for title, curves in found.items()
-    }
+        for learn, exam in halves(bench, split):
+            known, tested = rated(bench, pair, learn, way), rated(bench, pair, exam, way, learn)
+            for by_kind in (False, True):
+                labelled = units(bench, pair, known, by_kind=by_kind)
+                if size:
+                    labelled = random.Random(split).sample(labelled, min(size, len(labelled)))
+                rows = units(bench, pair, tested, by_kind=by_kind)
+                found.setdefault("per kind" if by_kind else "one", []).append(
+                    curve(path_by_kind(labelled), rows, tested)
+                )
+    return found
+
+
+def rated(bench: Bench, pair: Pair, names: list[str], way: Way, learn: list[str] | None = None) -> Judged:
+    """Judge some cases by the rules, with the second model that is chosen on the learning cases."""
+    second = bench.second(pair, learn or names) if way.second else None
+    return judge(bench, pair, names, shipped_scorer(), way, second=second)
+
+
+def mean(curves: list[Curve]) -> Curve:
+    """Return the mean of curves, entry by entry."""
+    return [(fmean(p[0] for p in column), fmean(p[1] for p in column)) for column in zip(*curves, strict=True)]
+
+
+def change(curves: dict[str, list[Curve]], loss: float) -> tuple[float, float, float]:
+    """Return the cost of one threshold at a loss, of thresholds per kind, and their relative difference."""
+    one, own = (at(mean(curves[title]), loss) for title in ("one", "per kind"))
+    return one, own, own / one - 1
 
 
 def shares(bench: Bench, steps: int, *, fitted: bool) -> dict[str, list[tuple[float, float, float]]]:
@@ -141,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", default="200,400,all")
+    parser.add_argument("--splits", type=int, default=10, help="random splits that the figures are means over")
     parser.add_argument("--steps", type=int, default=200, help="unlabelled steps that a share is learned from")
     given = parser.parse_args()
     bench = Bench.load(given.data)
@@ -148,11 +163,14 @@ def main() -> None:
     for second in (False, True):
         print(f"\ncost at equal loss, {'rules and second model' if second else 'rules'}")
         for size in sizes:
-            curves = thresholds(bench, size, second=second)
+            splits = [thresholds(bench, size, split, second=second) for split in range(given.splits)]
+            pooled = {title: [c for curves in splits for c in curves[title]] for title in splits[0]}
             for loss in LOSSES:
-                one, own = at(curves["one"], loss), at(curves["per kind"], loss)
+                one, own, less = change(pooled, loss)
+                each = [found[2] for found in (change(curves, loss) for curves in splits) if found[2] == found[2]]
                 print(
-                    f"{size or 'all'} labels, loss {loss:.3f}: one {one:.3f}, per kind {own:.3f} ({own / one - 1:+.1%})"
+                    f"{size or 'all'} labels, loss {loss:.3f}: one {one:.3f}, per kind {own:.3f} "
+                    f"({less:+.1%}, {min(each):+.1%} to {max(each):+.1%})"
                 )
     print(f"\nsecond model, learned from {given.steps} steps")
     for fitted in (False, True):

@@ -5,6 +5,7 @@ A file is written only where something could be certified, and never in the plac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,7 +41,6 @@ class Per(StrEnum):
     EPISODE = "episode"
 
 
-_MEASURED = ("threshold", "scorer", "provenance")
 _BASIS = {
     "all_escalated": "every step was also answered by the large model, so all of them count",
     "propensity": "steps that small answered were shadowed at random; the others are thinned to the same share",
@@ -56,8 +56,16 @@ def calibrate(  # noqa: PLR0913 - the options of the command
     journals: Journals,
     *,
     max_loss: Annotated[
-        float, typer.Option(help="The greatest share of steps that accepting small's drafts may harm, such as 0.01.")
-    ],
+        float | None,
+        typer.Option(help="The greatest share of steps that accepting small's drafts may harm, such as 0.01."),
+    ] = None,
+    evidence_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the steps to ask the second model about, where it most likely disagrees: learned without "
+            "labels from steps where both answered. Alone, or with --max-loss."
+        ),
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Probability with which that holds.")] = 0.9,
     out: Annotated[Path | None, typer.Option(help="Policy file to write. Without it nothing is written.")] = None,
     labels: Annotated[
@@ -102,8 +110,17 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         base = None if policy is None else load_policy(policy)
         if by_kind and together:
             ui.fail("--by-kind and --together are two claims; give one of them", code=2)
-        claim = {"target": max_loss, "confidence": confidence, "per": per.value, "by_kind": by_kind}
+        claim = {
+            "target": max_loss,
+            "confidence": confidence,
+            "per": per.value,
+            "by_kind": by_kind,
+            "evidence_share": evidence_share,
+        }
         replaced = None if out is None else _replaced(out, base, claim, force=force)
+        if max_loss is None:
+            _learn_evidence(paths, evidence_share, base, out, seed=seed, skip_bad=skip_bad, as_json=as_json)
+            return
         result = run(
             paths,
             max_loss=max_loss,
@@ -112,6 +129,7 @@ def calibrate(  # noqa: PLR0913 - the options of the command
             scorer=scorer.value,
             per=per.value,
             by_kind="together" if together else "each" if by_kind else "one",
+            evidence_share=evidence_share,
             on_error="skip" if skip_bad else "strict",
             seed=seed,
         )
@@ -128,6 +146,40 @@ def calibrate(  # noqa: PLR0913 - the options of the command
         raise typer.Exit(1)
 
 
+def _learn_evidence(  # noqa: PLR0913 - options of the command
+    paths: list[str],
+    share: float | None,
+    base: Policy | None,
+    out: Path | None,
+    *,
+    seed: int,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Write a policy that asks the evidence about a share of the steps; its threshold stays as it is."""
+    from cascade_agent.core.policy import Policy
+    from cascade_agent.offline.calibration import learn_disagreement, write_policy
+
+    if share is None:
+        ui.fail("give --max-loss, --evidence-share, or both", code=2)
+    evidence = learn_disagreement(*paths, share=share, seed=seed, on_error="skip" if skip_bad else "strict")
+    new = replace(Policy() if base is None else base, evidence=evidence)
+    if out is not None:
+        write_policy(new, out)
+    if as_json:
+        ui.print_json({"policy": new.to_json(), "out": None if out is None else str(out)})
+        return
+    ui.say(*_evidence_lines(new))
+    ui.say("Nothing was written; give --out to keep the policy." if out is None else f"Wrote {out}.")
+
+
+def _evidence_lines(policy: Policy | None) -> Iterable[str]:
+    """Yield the share of the steps that a policy asks the evidence about, if it has one."""
+    share = getattr(policy and policy.evidence, "share", None)
+    if share is not None:
+        yield f"Evidence: asked about {share:.1%} of the steps, those in which the second model most likely disagrees."
+
+
 def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: bool) -> Policy | None:
     """Return the policy that stands there, if it may be replaced; leave with 2 if it may not."""
     from cascade_agent.offline.calibration import load_policy
@@ -142,20 +194,26 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
         if force:
             return None
         ui.fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
-    objections = list(_objections(old, base, claim))
+    objections = [*_lost(old, base, claim), *(_weaker(old, claim) if claim["target"] is not None else ())]
     if objections and not force:
         ui.fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
     return old
 
 
-def _objections(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iterable[str]:
-    """Yield reasons for which an old policy is worth more than the one that would take its place."""
+def _lost(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iterable[str]:
+    """Yield the settings of an old policy that the one in its place would not have."""
     from cascade_agent.core.policy import Policy
 
     new, before = (Policy() if base is None else base).to_json(), old.to_json()
-    lost = [key for key in before if key not in _MEASURED and before[key] != new[key]]
+    learned = ("threshold", "scorer") if claim["target"] is not None else ()
+    measured = {"provenance", *learned, "evidence" if claim["evidence_share"] is not None else ""}
+    lost = [key for key in before if key not in measured and before[key] != new[key]]
     if lost:
         yield f"it has other settings ({', '.join(lost)}), start from them with --policy"
+
+
+def _weaker(old: Policy, claim: dict[str, Any]) -> Iterable[str]:
+    """Yield reasons for which the claim of an old policy is worth more than the one that would take its place."""
     was = old.provenance
     if was.get("kind") != "calibrated":
         if old.threshold is not None:
@@ -186,6 +244,7 @@ def _show(result: CalibrationResult, *, by_kind: bool) -> None:
     for line in (
         saving_line(result.saving),
         *_findings(result, by_kind=by_kind),
+        *_evidence_lines(result.policy),
         "",
         *_labels(result),
         *_conflicts(result),

@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from cascade_agent.journal.reader import read
 from cascade_agent.offline.calibration import load_policy
-from graphs import extraction
-from graphs.evaluation.documents import extraction_tasks
+from graphs.evaluation.demo import demo_tasks
 from graphs.evaluation.run import run_task
 from graphs.standins.models import standin_tiers
 
@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_the_demo_leads_to_a_policy_that_holds(tmp_path):
+@pytest.mark.parametrize("graph", ["extraction", "plan_execute", "code_repair"])  # support: 40 times as many steps
+def test_the_demo_leads_to_a_policy_that_holds(tmp_path, graph):
     """A certified threshold comes out; replay and drift read the policy, and the graph runs with it."""
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
@@ -30,7 +31,7 @@ def test_the_demo_leads_to_a_policy_that_holds(tmp_path):
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)  # noqa: S603 - our own command
 
     chain = [
-        ("demo", "--graph", "extraction", "--repeats", 4, "--show", 0, "--out", "d"),
+        ("demo", "--graph", graph, "--repeats", 4, "--show", 0, "--out", "d"),
         ("report", "d/journal.jsonl", "--out", "report.html"),
         ("label", "d/journal.jsonl", "--from", "d/labels.jsonl"),
         ("calibrate", "d/journal.jsonl", "--max-loss", "0.1", "--out", "policy.json"),
@@ -49,5 +50,6 @@ def test_the_demo_leads_to_a_policy_that_holds(tmp_path):
     labels = [json.loads(line) for line in (tmp_path / "d" / "labels.jsonl").read_text("utf-8").splitlines()]
     assert {label["step_id"] for label in labels} == answered
     small, large = standin_tiers(99)  # faults that nothing was fitted on
-    for task in extraction_tasks()[:3]:
-        assert run_task(task, lambda **kw: extraction.build(small, large, policy=policy, **kw)).answers
+    build = import_module(f"graphs.{graph}").build
+    for task in [task for task in demo_tasks() if task.graph == graph][:3]:
+        assert run_task(task, lambda **kw: build(small, large, policy=policy, **kw)).answers

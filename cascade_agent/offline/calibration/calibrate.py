@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from cascade_agent.core.policy import Policy
+from cascade_agent.core.scoring import EvidenceShare
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.offline.calibration.certificate import (
     Certificate,
@@ -25,11 +26,12 @@ from cascade_agent.offline.calibration.certificate import (
     labels_for_power,
     labels_needed,
 )
+from cascade_agent.offline.calibration.disagreement import learn_disagreement
 from cascade_agent.offline.calibration.fit import Fit, Target, fit
 from cascade_agent.offline.calibration.kinds import Entries, Entry, entries_of, scope_of, thresholds_of, together
 from cascade_agent.offline.calibration.policy_file import library_version
 from cascade_agent.offline.calibration.sample import Sample, draw, examples_of, replayed_confidence, to_units
-from cascade_agent.offline.evaluation.dataset import Dataset, LabelRules, unit_hash
+from cascade_agent.offline.evaluation.dataset import Dataset, LabelRules, split_hash
 from cascade_agent.offline.evaluation.estimates import Estimates, Figure
 from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, complete, fold
 from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
@@ -160,6 +162,7 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     risk: Risk = "harm",
     per: Per = "step",
     by_kind: ByKind | bool = "one",
+    evidence_share: float | None = None,
     evaluator: Evaluator | None = None,
     same_text: SameText | None = None,
     on_conflict: OnConflict = "precedence",
@@ -190,7 +193,11 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
 
     `policy` holds the settings to start from: its threshold is replaced, its scorer is the prior of a fit (one that an
     earlier calibration fitted gives way to the shipped rules, so that no label counts twice). `scorer="rules"` keeps
-    it, `error` and `gain` fit one, `auto` takes what ranks harm best on episodes that the fit did not see.
+    it, `error` and `gain` fit one, `auto` takes what ranks harm best on episodes that the fit did not see, of those
+    that would hold a threshold there.
+
+    `evidence_share` is the share of steps to ask the evidence about, where it most likely disagrees (see
+    `learn_disagreement`); it is learned without labels on half of the episodes, the threshold certified on the others.
 
     `evaluator`, `same_text` and `on_conflict` say how labels come about (see `LabelRules`), `on_error` what a line does
     that is no record (see `journal.read`), `dask` how files are read (see `ReadSettings`). `prices` (by model) and
@@ -206,7 +213,11 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     prior = base.scorer or shipped_scorer()
     if scorer != "rules" and _learned(prior):
         prior = shipped_scorer()
-    base = replace(base, scorer=prior)  # a threshold is certified with these weights, whatever later versions ship
+    evidence = base.evidence
+    if evidence_share is not None:
+        evidence = learn_disagreement(*as_list(paths), share=evidence_share, seed=seed, on_error=on_error)
+    # a threshold is certified with these weights, whatever later versions ship
+    base = replace(base, scorer=prior, evidence=evidence)
     files, rules = as_list(paths), LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
     how = ReadSettings(rules=rules, on_error=on_error, keep=True, dask=dask)
     reading = fold(partial(_Read, base.side_effects), files, how)
@@ -214,9 +225,9 @@ def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
     if not any(step.labelled for step in dataset.steps):
         raise RecordError(_no_labels(files, dataset))
     sample = draw(dataset, base, seed=seed)
-    learn, test, part = _split(dataset, sample, claim, scorer, prior, learns=by_kind == "together")
+    learn, test, part = _split(dataset, sample, claim, scorer, base, learns=by_kind == "together")
     fits = _fits(learn, sample, prior, scorer, seed)
-    chosen = _choose(fits, learn, base, scorer)
+    chosen = _choose(fits, learn, base, scorer, claim)
     judged = {"rules": base} | {name: replace(base, scorer=f.scorer) for name, f in fits.items()}
     units = to_units(test, judged[chosen])
     certificate, kinds = _certified(units, sample, claim)
@@ -273,21 +284,24 @@ def _no_labels(files: Sequence[object], dataset: Dataset) -> str:
 
 
 def _split(  # noqa: PLR0913 - what there is, what is claimed of it, what it is for
-    dataset: Dataset, sample: Sample, claim: Claim, choice: ScorerChoice, prior: Scorer, *, learns: bool = False
+    dataset: Dataset, sample: Sample, claim: Claim, choice: ScorerChoice, base: Policy, *, learns: bool = False
 ) -> tuple[list[LabelledStep], list[LabelledStep], Part]:
     """Return labelled steps to learn from, sampled steps to certify on, and how they were split, by episode.
 
     The certificate comes first: under `auto` it keeps what gives it 80 % power at half the target, under a named
     scorer what it cannot do without. Learning gets the rest, at most half, and nothing below `MIN_FIT` labels. What
-    the policy's scorer learned from earlier is not certified on.
+    the policy's scorer or its share of evidence learned from earlier is not certified on, and so is free to learn from.
     """
-    earlier = _learned(prior)
-    known = {e: unit_hash(f"split\0{claim.seed}\0{e}") for e in {c.episode for c in dataset.steps}}
-    seen = {e for e in known if any(unit_hash(f"split\0{seed}\0{e}") < share for seed, share in earlier)}
+    earlier = _learned(base.scorer)
+    if isinstance(base.evidence, EvidenceShare):
+        earlier += _learned(base.evidence.agrees)
+    known = {e: split_hash(claim.seed, e) for e in {c.episode for c in dataset.steps}}
+    seen = {e for e in known if any(split_hash(seed, e) < share for seed, share in earlier)}
     drafts = [step for step in dataset.steps if step.outcome.right is not None and step.drafted]
     episodes = len({step.episode for step in sample.steps} - seen)
     keep = (labels_for_power if choice == "auto" else labels_needed)(claim.max_loss, claim.confidence)
     share = min(0.5, MAX_FIT / max(1, len(drafts)), 1.0 - _SPARE * keep / max(1, episodes))
+    share = max(share, *(min(0.5, part) for seed, part in earlier if seed == claim.seed), 0.0)
     if (choice == "rules" and not learns) or len(drafts) * share < MIN_FIT:
         share = 0.0
     learning = {e for e, at in known.items() if at < share}
@@ -298,9 +312,9 @@ def _split(  # noqa: PLR0913 - what there is, what is claimed of it, what it is 
     )
 
 
-def _learned(scorer: Scorer) -> list[Part]:
+def _learned(scorer: Scorer | None) -> list[Part]:
     """Return the parts of journals that a scorer of ours was fitted on."""
-    parts = scorer.provenance.get("learned")
+    parts = None if scorer is None else scorer.provenance.get("learned")
     return [(int(seed), float(share)) for seed, share in parts] if isinstance(parts, list) else []
 
 
@@ -316,17 +330,25 @@ def _fits(
     return {target: fit(examples, target=target, prior=prior, seed=seed) for target in wanted}
 
 
-def _choose(fits: Mapping[str, Fit], learn: Sequence[LabelledStep], base: Policy, choice: ScorerChoice) -> str:
-    """Return the candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on."""
+def _choose(
+    fits: Mapping[str, Fit], learn: Sequence[LabelledStep], base: Policy, choice: ScorerChoice, claim: Claim
+) -> str:
+    """Return the candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on.
+
+    One that holds no threshold on what it was chosen on gives way to those that do: a fit may rank best and still give
+    its greatest confidence to so many harmful drafts that nothing is left to certify.
+    """
     if choice != "auto" or not fits:
         return choice if choice in fits else "rules"
     free = [(i, p) for i, step in enumerate(learn) if (p := replayed_confidence(step, base)) is not None]
     harmless = [not learn[i].loss for i, _ in free]
     folds = next(iter(fits.values())).folds
     fold_of = [folds[i] for i, _ in free]
-    candidates = {"rules": [p for _, p in free]}
-    candidates |= {name: [fitted.held_out[i] for i, _ in free] for name, fitted in fits.items()}
-    return max(candidates, key=lambda name: auroc_within(candidates[name], harmless, fold_of) or 0.0)
+    ranked = {"rules": [p for _, p in free]}
+    ranked |= {name: [fitted.held_out[i] for i, _ in free] for name, fitted in fits.items()}
+    judged = {"rules": base} | {name: replace(base, scorer=fitted.scorer) for name, fitted in fits.items()}
+    holds = {name for name, policy in judged.items() if claim.test(to_units(learn, policy))}
+    return max(ranked, key=lambda name: (name in holds, auroc_within(ranked[name], harmless, fold_of) or 0.0))
 
 
 def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from cascade_agent.core.scoring import EvidenceShare
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.reader import read
 from cascade_agent.offline.calibration.fit import Example, fit
+from cascade_agent.offline.evaluation.dataset import episode_of, split_hash
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ MIN_ASKED: Final = 50
 _AGREES = 0.5
 _STRENGTH = 30.0
 """Labels that the rules weigh against: they know what is wrong, and the fit shall learn what is contested."""
+
+_HALF = 0.5
+"""Share of the conversations that are learned from."""
 
 _LEAST = 0.3
 """Confidence below which a draft goes to large without asking anybody."""
@@ -41,14 +45,23 @@ def learn_disagreement(*paths: PathLike, share: float, seed: int = 0, on_error: 
     """Learn from journals on which steps to ask the evidence, for `Policy(evidence=...)`.
 
     Record some hundred steps with a wide band, `Policy(evidence=(0.0, 1.0))`: what the evidence was never asked about
-    is not learned. `share` of the steps are to be asked about, in (0, 1); those with a failed check never are.
+    is not learned. `share` of the steps are to be asked about, in (0, 1); those with a failed check never are. Half of
+    the conversations, by a hash of `seed`, are learned from; `agrees` remembers them, and `calibrate` certifies a
+    threshold on the others.
 
     Raises:
         RecordError: too few steps in which evidence spoke.
         ConfigurationError: a share that is none.
     """
-    drafted = (t for t in read(*paths, on_error=on_error) if t.attempts and t.attempts[0].outcome in _DRAFTED)
-    return learn_share([_asked(trace) for trace in drafted], share=share, seed=seed)
+    drafted = (
+        trace
+        for trace in read(*paths, on_error=on_error)
+        if trace.attempts and trace.attempts[0].outcome in _DRAFTED and split_hash(seed, episode_of(trace)) < _HALF
+    )
+    learned = learn_share([_asked(trace) for trace in drafted], share=share, seed=seed)
+    part: list[Any] = [[seed, _HALF]]
+    agrees = replace(learned.agrees, provenance={"kind": "disagreement", "learned": part})
+    return replace(learned, agrees=agrees)
 
 
 def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> EvidenceShare:
@@ -63,8 +76,8 @@ def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> Evide
     ]
     if len(examples) < MIN_ASKED:
         msg = (
-            f"evidence spoke in {len(examples)} steps, {MIN_ASKED} are needed to learn where it disagrees; "
-            "record some with Policy(evidence=(0.0, 1.0))"
+            f"evidence spoke in {len(examples)} steps, {MIN_ASKED} are needed to learn where it disagrees (of a "
+            "journal half is learned from); record some with Policy(evidence=(0.0, 1.0))"
         )
         raise RecordError(msg)
     agrees, rules = fit(examples, strength=_STRENGTH, seed=seed).scorer, shipped_scorer()
@@ -74,8 +87,9 @@ def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> Evide
     if not ranked:
         msg = "no step was left for evidence to decide: each failed a check, or was sure to"
         raise RecordError(msg)
-    place = min(len(ranked), max(1, round(share * len(steps))))
-    return EvidenceShare(share=share, agrees=agrees, below=ranked[place - 1])
+    upto = {p: n for n, p in enumerate(ranked, 1)}  # drafts of which the verdicts are the same go together
+    below = min(upto, key=lambda p: (abs(upto[p] - share * len(steps)), p))
+    return EvidenceShare(share=share, agrees=agrees, below=below)
 
 
 _DRAFTED = ("accepted", "rejected")
@@ -85,4 +99,4 @@ def _asked(trace: StepTrace) -> Asked:
     small = trace.attempts[0]
     scores = [v.score for v in small.verdicts if v.validator in small.gathered and v.score is not None]
     local = tuple(v for v in small.verdicts if v.validator not in small.gathered)
-    return Asked(verdicts=local, agreement=min(scores, default=None), episode=trace.thread_id or trace.id)
+    return Asked(verdicts=local, agreement=min(scores, default=None), episode=episode_of(trace))

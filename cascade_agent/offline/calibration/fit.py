@@ -297,14 +297,15 @@ class _Model:
             pull, bend = weight * (p - self.right[m]), weight * p * (1.0 - p)
             gradient[0] += pull
             hessian[0][0] += bend
-            for i, x in row:
+            for place, (i, x) in enumerate(row):
                 gradient[i] -= pull * x
-                hessian[0][i] -= bend * x
                 line, bent = hessian[i], bend * x
-                for j, y in row:
+                line[0] -= bent
+                for j, y in row[: place + 1]:  # a row is in the order of its places: the lower triangle is enough
                     line[j] += bent * y
-        for i in range(1, len(theta)):
-            hessian[i][0] = hessian[0][i]
+        for i, line in enumerate(hessian):
+            for j in range(i):
+                hessian[j][i] = line[j]
         return gradient, hessian
 
     def predict(self, member: int, theta: list[float]) -> float:

@@ -7,10 +7,11 @@ down to the same price of a loss in every kind, and that price is the one number
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cascade_agent.core.kinds import KEYS, KINDS, keys_of
@@ -18,7 +19,7 @@ from cascade_agent.offline.calibration.certificate import Certificate, NoThresho
 from cascade_agent.offline.evaluation.plain import Plain, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.offline.calibration.certificate import Claim, Unit
@@ -28,6 +29,12 @@ GRID: Final = (*(i / 50 for i in range(50)), 0.99, 0.995, 1.0)
 
 _WORTHS: Final = tuple(200.0 * 0.85**i for i in range(40))
 """Large calls that one loss is worth, from the most careful on."""
+
+_KIND_PRIOR: Final = 50.0
+"""Units of its family that a kind borrows; with 0 (each kind by itself) few labels gain less, with 300 many do."""
+
+_FAMILY_PRIOR: Final = 20.0
+"""Units of all kinds that a family borrows."""
 
 Path = tuple[Mapping[str, float], ...]
 """Thresholds by kind, `""` for the kinds that were not seen; each entry accepts what the one before it does."""
@@ -123,32 +130,71 @@ def path_by_kind(units: Iterable[Unit]) -> Path:
     """Return thresholds by kind from the most careful to the laxest, each the cheapest for what a loss is worth there.
 
     A kind's threshold minimises the price of escalated steps + worth * harms of accepted ones, on these units
-    alone: certify on others.
+    alone: certify on others. A kind with few units borrows from its family, and that from all kinds.
     """
-    kinds: dict[str, list[Unit]] = defaultdict(list)
-    for unit in units:
-        if unit.confidence is not None:
-            kinds[unit.kind].append(unit)
-            kinds[""].append(unit)
-    mean = math.fsum(u.price for u in kinds[""]) / max(1, len(kinds[""]))
-    sums = {kind: _sums(members, mean or 1.0) for kind, members in kinds.items()}
-    held = dict.fromkeys(sums, 1.0)
+    free = [unit for unit in units if unit.confidence is not None]
+    every = _Curve.of(free, math.fsum(u.price for u in free) / max(1, len(free)) or 1.0)
+    curves = {"": every}
+    for members in _grouped(free, _family).values():
+        family = _Curve.of(members, every.mean).with_prior(every, _FAMILY_PRIOR)
+        for kind, own in _grouped(members, lambda unit: unit.kind).items():
+            curves[kind] = _Curve.of(own, every.mean).with_prior(family, _KIND_PRIOR)
+    held = dict.fromkeys(curves, 1.0)
     path = []
     for worth in _WORTHS:
-        for kind, rows in sums.items():
-            _, found = min((escalated + worth * harms, -t) for t, escalated, harms in rows)
-            held[kind] = min(held[kind], -found)
-        path.append(dict(held))
+        held = {kind: min(held[kind], curve.cheapest(worth)) for kind, curve in curves.items()}
+        path.append(held)
     return tuple(path)
 
 
-def _sums(units: Sequence[Unit], mean: float) -> list[tuple[float, float, int]]:
-    """Return per threshold of the grid what escalated steps cost, in mean large calls, and the harms accepted."""
-    rows = []
-    for t in GRID:
-        up = math.fsum(u.price for u in units if (u.confidence or 0.0) < t) / mean
-        rows.append((t, up, sum(u.harm for u in units if (u.confidence or 0.0) >= t)))
-    return rows
+def _family(unit: Unit) -> str:
+    """Return the kinds that are alike: calls with one tool on offer, calls with several, text; in loops, others."""
+    shape = unit.kind.replace("one_call", "call").replace("calls", "call")
+    return shape if "call" in shape else shape.removesuffix(".one_tool")
+
+
+def _grouped(units: Iterable[Unit], key: Callable[[Unit], str]) -> dict[str, list[Unit]]:
+    found: dict[str, list[Unit]] = defaultdict(list)
+    for unit in units:
+        found[key(unit)].append(unit)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Curve:
+    """What escalated steps cost, in `mean` large calls, and the harms accepted, for each threshold of the grid."""
+
+    n: float
+    mean: float
+    escalated: Sequence[float]
+    harms: Sequence[float]
+
+    @classmethod
+    def of(cls, units: Sequence[Unit], mean: float) -> _Curve:
+        escalated, harms = [0.0] * (len(GRID) + 1), [0.0] * (len(GRID) + 1)
+        for unit in units:
+            at = bisect_right(GRID, unit.confidence or 0.0)  # the first threshold above it
+            escalated[at] += unit.price / mean
+            harms[at] -= unit.harm
+        harms[0] += sum(unit.harm for unit in units)
+        return cls(
+            n=len(units), mean=mean, escalated=list(accumulate(escalated))[:-1], harms=list(accumulate(harms))[:-1]
+        )
+
+    def with_prior(self, prior: _Curve, weight: float) -> _Curve:
+        """Return the curve with that of `weight` units more, drawn from a wider group."""
+        share = weight / max(1.0, prior.n)
+
+        def both(own: Sequence[float], more: Sequence[float]) -> list[float]:
+            return [a + share * b for a, b in zip(own, more, strict=True)]
+
+        sums = {name: both(getattr(self, name), getattr(prior, name)) for name in ("escalated", "harms")}
+        return _Curve(n=self.n + weight, mean=self.mean, **sums)
+
+    def cheapest(self, worth: float) -> float:
+        """Return the threshold, the greatest of equals, at which escalations and harms of this worth cost least."""
+        _, t = min((up + worth * h, -t) for t, up, h in zip(GRID, self.escalated, self.harms, strict=True))
+        return -t
 
 
 def along(path: Path, units: Iterable[Unit]) -> list[Unit]:

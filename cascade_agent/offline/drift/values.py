@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cascade_agent.core.clean_json import clean
-from cascade_agent.core.records import load
+from cascade_agent.offline.evaluation.plain import Plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,30 +16,8 @@ Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
 
 
-class _Plain:
-    """JSON both ways for a frozen dataclass of plain fields; `PARTS` names fields that hold such values themselves."""
-
-    __slots__ = ()
-    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {}
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON; unknown stands there as null."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type] # a dataclass
-        return {
-            name: [part.to_json() if isinstance(part, _Plain) else clean(part) for part in value]
-            if isinstance(value, tuple)
-            else clean(value)
-            for name, value in values.items()
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote; unknown keys are ignored."""
-        return load(cls, data)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm(_Plain):
+class Alarm(Plain):
     """A monitor found a change.
 
     `index` is the number of the step (from 0) at which it was noticed, `at` that step's time, `since` about how many
@@ -60,7 +37,7 @@ class Alarm(_Plain):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact(_Plain):
+class Fact(Plain):
     """Something that a record states: another model or another policy than before, at step number `index`.
 
     `what` is `small_model`, `large_model` or `policy`. A fact is no alarm by itself.
@@ -75,7 +52,7 @@ class Fact(_Plain):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Monitor(_Plain):
+class Monitor(Plain):
     """One monitor as it stands.
 
     `step` is the name of the steps it watches, None all of them. `n` counts its observations, `value` is what it
@@ -84,7 +61,7 @@ class Monitor(_Plain):
     it cannot see or rests on. `alarms` holds the last 20 of `count`.
     """
 
-    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {"alarms": Alarm}
+    PARTS: ClassVar[Mapping[str, type[Plain]]] = {"alarms": Alarm}
 
     name: str
     method: Method
@@ -101,7 +78,7 @@ class Monitor(_Plain):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saving(_Plain):
+class Saving(Plain):
     """The share of always-large's cost that the cascade saved, as `replay` and `report` estimate it, too.
 
     `basis` is `recorded` (what the journal says) or `given` (the tokens at the prices that were given). `cost` and
@@ -132,7 +109,7 @@ class Saving(_Plain):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriftReport(_Plain):
+class DriftReport(Plain):
     """The findings of the monitors in a stream of steps.
 
     `steps` were watched, `unfinished` ones (cancelled, interrupted, failed) and `repeated` ones left out. `labels`
@@ -141,7 +118,7 @@ class DriftReport(_Plain):
     that any statistical monitor alarms falsely within `horizon` observations.
     """
 
-    PARTS: ClassVar[Mapping[str, type[_Plain]]] = {"monitors": Monitor, "facts": Fact, "savings": Saving}
+    PARTS: ClassVar[Mapping[str, type[Plain]]] = {"monitors": Monitor, "facts": Fact, "savings": Saving}
 
     steps: int
     monitors: tuple[Monitor, ...]

@@ -158,7 +158,7 @@ class LabelledStep:
     @property
     def episode(self) -> str:
         """The conversation that the step belongs to; steps of one depend on each other."""
-        return self.trace.thread_id or f"step:{self.trace.id}"
+        return episode_of(self.trace)
 
     @property
     def small(self) -> Attempt:
@@ -189,6 +189,11 @@ class LabelledStep:
     def given(self) -> tuple[Label, ...]:
         """The labels that somebody gave."""
         return tuple(label for label in self.labels if label.source != "escalation")
+
+
+def episode_of(trace: StepTrace) -> str:
+    """Return the conversation that a step belongs to, or the step alone."""
+    return trace.thread_id or f"step:{trace.id}"
 
 
 def answered(trace: StepTrace) -> bool:
@@ -285,6 +290,11 @@ def sha(text: str) -> int:
 def unit_hash(text: str) -> float:
     """Return `sha` as a number in [0, 1)."""
     return (sha(text) >> 8) / 2**56
+
+
+def split_hash(seed: int, episode: str) -> float:
+    """Return the place of an episode in the split into what is learned from and what is certified on."""
+    return unit_hash(f"split\0{seed}\0{episode}")
 
 
 def text_hash(text: str) -> int:
@@ -483,7 +493,7 @@ class Dataset:
     def _count_codes(self, small: Attempt) -> tuple[Verdict, ...]:
         kept = []
         for verdict in small.verdicts:
-            bare = replace(verdict, reason="", path="")
+            bare = replace(verdict, reason="", path="") if verdict.reason or verdict.path else verdict
             kept.append(self.shared.setdefault(bare, bare))
             codes = self.codes[verdict.validator]
             if verdict.score is not None or verdict.hard:

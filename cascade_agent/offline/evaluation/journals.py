@@ -172,7 +172,8 @@ def complete(reading: Reading[Any], paths: Iterable[object], dataset: Dataset | 
 
 def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore, how: ReadSettings) -> Reading[F]:
     found, seen, repeated, labelled = make(), dict[int, None](), 0, 0
-    build = _lean if how.lean else StepTrace.from_json
+    whole = how.rules.evaluator is not None and not how.lean
+    build = StepTrace.from_json if whole else partial(_bare, lean=how.lean)
 
     def joined(data: Mapping[str, Any]) -> LabelledStep | None:
         nonlocal repeated, labelled
@@ -216,34 +217,44 @@ def _check(trace: StepTrace) -> None:
             raise RecordError(msg)
 
 
-def _lean(data: Mapping[str, Any]) -> StepTrace:
-    """Read a step without what no figure needs: its verdicts, where most of the time goes, are few different ones."""
+def _bare(data: Mapping[str, Any], *, lean: bool = False) -> StepTrace:
+    """Read a step without the texts of its verdicts, which then are few different ones: most of the time goes there.
+
+    `lean` leaves out tokens too, and decisions but for what they began early.
+    """
     attempts = data.get("attempts")
-    if not isinstance(attempts, list) or not all(isinstance(attempt, dict) for attempt in attempts):
+    if not isinstance(attempts, list) or not all(
+        isinstance(attempt, dict) and isinstance(attempt.get("verdicts", []), list) for attempt in attempts
+    ):
         return StepTrace.from_json(data)  # says what is wrong with it
-    bare = [{k: v for k, v in attempt.items() if k not in ("usage", "verdicts")} for attempt in attempts]
-    rest = {k: v for k, v in data.items() if k not in ("usage", "decisions")}
+    out = ("verdicts", "usage") if lean else ("verdicts",)
+    bare = [{k: v for k, v in attempt.items() if k not in out} for attempt in attempts]
+    rest = {k: v for k, v in data.items() if k not in ("usage", "decisions")} if lean else dict(data)
     decisions = data.get("decisions", ())
-    if isinstance(decisions, list) and any("hedge" in d for d in decisions if isinstance(d, dict)):
+    if lean and isinstance(decisions, list) and any("hedge" in d for d in decisions if isinstance(d, dict)):
         rest["decisions"] = decisions
     trace = StepTrace.from_json({**rest, "attempts": bare})
     judged = tuple(
-        replace(attempt, verdicts=_verdicts(found["verdicts"])) if found.get("verdicts") else attempt
+        replace(attempt, verdicts=tuple(map(_verdict, found["verdicts"]))) if found.get("verdicts") else attempt
         for attempt, found in zip(trace.attempts, attempts, strict=True)
     )
     return replace(trace, attempts=judged)
 
 
-def _verdicts(found: Sequence[Any]) -> tuple[Verdict, ...]:
+_KEPT: Final = ("outcome", "code", "score", "validator", "origin", "escalates_as")
+_ABSENT: Final = object()
+
+
+def _verdict(data: Any) -> Verdict:
     try:
-        return tuple(_verdict(v.get("validator", ""), v.get("code", ""), v["outcome"], v.get("score")) for v in found)
-    except (AttributeError, KeyError, TypeError):
-        return tuple(load(Verdict, data) for data in found)  # says what is wrong with it
+        return _known_verdict(*(data.get(name, _ABSENT) for name in _KEPT))
+    except (AttributeError, TypeError):
+        return load(Verdict, data)  # says what is wrong with it
 
 
-@lru_cache(maxsize=65_536)
-def _verdict(validator: str, code: str, outcome: str, score: float | None) -> Verdict:
-    return load(Verdict, {"validator": validator, "code": code, "outcome": outcome, "score": score})
+@lru_cache(maxsize=65_536, typed=True)
+def _known_verdict(*values: object) -> Verdict:
+    return load(Verdict, {name: value for name, value in zip(_KEPT, values, strict=True) if value is not _ABSENT})
 
 
 # ---- file by file on Dask -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import Certificate, Claim, Example, Unit, fit, learn_disagreement
 from cascade_agent.offline.calibration.disagreement import Asked, learn_share
 from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
+from cascade_agent.offline.evaluation.dataset import split_hash
 from cascade_agent.validators import shipped_scorer
 
 HARM = {"one_call": 0.4, "text": 0.02}
@@ -100,6 +101,18 @@ def test_kinds_give_up_escalations_at_one_price_of_a_loss():
         assert accepted == {u.step_id for u in some if u.confidence >= entry[u.kind]}
 
 
+def test_a_kind_with_few_units_borrows_from_its_family():
+    """Three lucky drafts open no kind: its family's harm counts, more than that of text, until it has its own."""
+    some = [u for u in units(1000, 0) if u.kind == "one_call"]
+    few = [Unit(episode=f"f{i}", step_id=f"f{i}", confidence=0.1, harm=False, kind="calls") for i in range(3)]
+    texts = [replace(u, kind="text", harm=False) for u in some]
+    careful = path_by_kind([*some, *texts, *few])[10]
+    assert careful["calls"] == pytest.approx(careful["one_call"], abs=0.1)
+    assert careful["text"] < careful["calls"] - 0.3
+    many = [replace(few[0], episode=f"m{i}", step_id=f"m{i}") for i in range(500)]
+    assert path_by_kind([*some, *texts, *many])[10]["calls"] <= 0.1
+
+
 @pytest.mark.parametrize("trials", [12, pytest.param(40, marks=pytest.mark.slow)])
 def test_together_escalates_less_than_one_threshold_and_keeps_the_bound(trials):
     """Chosen on some units, certified on others: fewer escalations, harm over the target in at most 1 - confidence."""
@@ -180,12 +193,16 @@ def test_the_scorer_does_not_move_the_share(confidence):
 def test_disagreement_is_read_from_a_journal(tmp_path):
     """The verdict of what was asked is the answer, those of the local validators are the question."""
     with Journal(tmp_path / "j.jsonl") as journal:
-        for i, step in enumerate(asked(80)):
+        for i, step in enumerate(asked(160)):
             second = Verdict(outcome="abstain", code="agreement", score=step.agreement, validator="CrossCheck")
             small = Attempt(tier="small", verdicts=(*step.verdicts, second), gathered=("CrossCheck",))
             journal.append(StepTrace(id=str(i), step="s", outcome="accepted", reason="r", attempts=(small,)))
     learned = learn_disagreement(tmp_path / "j.jsonl", share=0.3)
-    assert learned == learn_share([replace(s, episode=str(i)) for i, s in enumerate(asked(80))], share=0.3)
+    half = [replace(s, episode=f"step:{i}") for i, s in enumerate(asked(160)) if split_hash(0, f"step:{i}") < 0.5]
+    assert 50 <= len(half) <= 110
+    expected = learn_share(half, share=0.3)
+    assert learned == replace(expected, agrees=replace(expected.agrees, provenance=learned.agrees.provenance))
+    assert learned.agrees.provenance["learned"] == [[0, 0.5]]
 
 
 # ---- presets, and fits in loops -------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ import pytest
 from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Verdict
+from cascade_agent.core.scoring import Scorer
 from cascade_agent.offline.calibration import (
     Certificate,
     Claim,
+    Fit,
     NoThreshold,
     Unit,
     calibrate,
@@ -19,10 +21,12 @@ from cascade_agent.offline.calibration import (
     to_look_at,
     write_policy,
 )
+from cascade_agent.offline.calibration.calibrate import _choose
 from cascade_agent.offline.calibration.kinds import entries_of
 from cascade_agent.offline.calibration.labelling import labels_of
 from cascade_agent.offline.calibration.sample import draw, replayed_confidence
 from cascade_agent.offline.evaluation import load_dataset
+from cascade_agent.offline.evaluation.dataset import label_step
 from cascade_agent.validators import shipped_scorer
 
 HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
@@ -268,3 +272,24 @@ def test_judge_ignores_the_thresholds_of_the_policy(journal):
         replayed_confidence(case, Policy()) for case in cases
     ]
     assert all(replayed_confidence(case, strict) is not None for case in cases)
+
+
+@pytest.mark.parametrize(("max_loss", "expected"), [(0.1, "rules"), (0.4, "error")])
+def test_a_fit_that_would_hold_no_threshold_is_not_chosen(max_loss, expected):
+    """It ranks best on held-out episodes, but is as sure of harmful drafts as of others: the rules are certified."""
+    harms = [i >= 120 or i % 20 == 0 for i in range(160)]
+    learn = [label_step(step(i, 1 - i / 160, harm=harm)) for i, harm in enumerate(harms)]
+    flat = Scorer(weights={"argument_grounded": 0.0}, bias=1.0)
+    fitted = Fit(
+        scorer=flat,
+        target="error",
+        strength=1.0,
+        n=160,
+        held_out=tuple(0.1 if harm else 0.9 for harm in harms),
+        folds=(0,) * 160,
+        auroc=1.0,
+        error=None,
+        brier=None,
+    )
+    base = Policy(scorer=Scorer(weights={"argument_grounded": 4.0}, bias=2.0))
+    assert _choose({"error": fitted}, learn, base, "auto", Claim(max_loss=max_loss)) == expected

@@ -18,7 +18,7 @@ from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.evaluation import Estimates, LabelStore, SweepPlan, Tally, compare
 from cascade_agent.offline.evaluation.compare import comparison_of
 from cascade_agent.offline.evaluation.dataset import label_step
-from cascade_agent.offline.evaluation.journals import _lean
+from cascade_agent.offline.evaluation.journals import _bare
 from cascade_agent.offline.evaluation.metrics import interval
 from cascade_agent.offline.evaluation.tally import BASELINES, bucket, middle, pack, unpack
 from tests.journals import labels_of, policies, scores, traces, world
@@ -368,7 +368,7 @@ def test_journals_are_read_from_any_kind_of_file(tmp_path):
 def test_what_is_left_unread_is_not_needed(trace, policy):
     """A step read without tokens, texts and most decisions is replayed like the whole one."""
     data = json.loads(json.dumps(trace.to_json()))
-    lean = _lean(data)
+    lean = _bare(data, lean=True)
     assert data == trace.to_json()
     plan = SweepPlan.of(policy, GRID)
     assert tallied([lean], [], plan) == tallied([trace], [], plan)
