@@ -250,7 +250,7 @@ def outcome(server: Server, run: Callable[[], Any], fault: Json | int | str) -> 
     error = ""
     try:
         run()
-    except Exception as raised:  # noqa: BLE001 - an error of any kind ends the run
+    except Exception as raised:
         error = type(raised).__name__
     step = [model for model, length in server.asked if length == len(HISTORY)]
     return "large" if "large" in step else "raised" if error else "acted"

@@ -31,6 +31,12 @@ MAX_SECONDS: Final = 2.0
 _STEPS_BETWEEN_CHECKS: Final = 5_000
 
 Status = Literal["processing", "shipped", "delivered", "cancelled"]
+_CANCELLED: Final = 6
+_STATUS_BY_AGE: Final[tuple[tuple[int, Status, int, Status], ...]] = (
+    (4, "processing", 80, "shipped"),
+    (11, "shipped", 85, "processing"),
+)
+"""Up to so many days: the likely status below a percentage of chance, else the other. Cancelled orders come first."""
 
 SCHEMA: Final = """
 CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL UNIQUE, level TEXT NOT NULL);
@@ -178,12 +184,11 @@ def _order(connection: sqlite3.Connection, numbers: _Numbers, *, order_id: str, 
 
 def _status(numbers: _Numbers, age: int) -> Status:
     chance = numbers.below(100)
-    if chance < 6:  # noqa: PLR2004 - shares of the made-up shop
+    if chance < _CANCELLED:
         return "cancelled"
-    if age <= 4:  # noqa: PLR2004
-        return "processing" if chance < 80 else "shipped"  # noqa: PLR2004
-    if age <= 11:  # noqa: PLR2004
-        return "shipped" if chance < 85 else "processing"  # noqa: PLR2004
+    for days, likely, share, other in _STATUS_BY_AGE:
+        if age <= days:
+            return likely if chance < share else other
     return "delivered"
 
 

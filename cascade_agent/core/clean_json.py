@@ -14,7 +14,7 @@ INT64 = 2**63
 _UNHELD = re.compile("[\0\ud800-\udfff]")
 
 
-def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:  # noqa: PLR0911 - one return per JSON type
+def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:
     """Any JSON-like value as JSON that every store can hold.
 
     Lone surrogates and NUL become U+FFFD, integers over 64 bits and non-finite floats become strings, texts over

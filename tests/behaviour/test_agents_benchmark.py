@@ -186,7 +186,7 @@ def test_tasks_are_played_and_judged():
 def test_a_pair_at_a_server_is_played():
     """Models at an OpenAI-compatible server: the truth from both succeeds; with costs by the prices that were given."""
     tasks = {task.request(0)[0].text: task for task in benchmark.load(["base"], 3, 0)}
-    with truthful(tasks) as url:
+    with Truthful(tasks) as url:
         given = ["--small", "tiny", "--large", "huge", "--base-url", url, "--tasks", "3", "--categories", "base"]
         out = benchmark.run(benchmark.options([*given, "--small-price", "1,1", "--large-price", "10,10"]))
         assert {way: row["success"] for way, row in out["ways"].items()} == dict.fromkeys(benchmark.WAYS, 1.0)
@@ -196,7 +196,7 @@ def test_a_pair_at_a_server_is_played():
         assert unpriced["answer"].startswith("Costs are unknown")
 
 
-class truthful:  # noqa: N801 - used as a context
+class Truthful:
     """An OpenAI-compatible server on loopback whose models answer as the truth does."""
 
     def __init__(self, tasks):

@@ -52,7 +52,7 @@ class Adwin:
     means over what independence would give, never below 1), which a shift of the mean hardly moves.
     """
 
-    def __init__(  # noqa: PLR0913 - the settings of the method
+    def __init__(
         self,
         delta: float = 0.002,
         *,

@@ -279,7 +279,7 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     return svg(width, height, f"{fmt.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
 
 
-def _time_axis(  # noqa: PLR0913, PLR0917 - a place and a scale
+def _time_axis(  # noqa: PLR0917 - a place and a scale
     data: Spending, start: float, slot: float, slots: int, first: float, y: float, width: float
 ) -> list[Markup]:
     wanted = 7 if width > _PHONE else 3

@@ -38,7 +38,7 @@ def _columns(*, of_small: bool) -> list[tuple[str, str, str]]:
     return [(key, words.get(name, name), kind) for key, name, kind in _COLUMNS]
 
 
-def steps_section(  # noqa: PLR0913 - the parts of a section
+def steps_section(
     identifier: str, title: str, lead: str, steps: Sequence[StepTrace], currency: str, *, of_small: bool = False
 ) -> Markup:
     """Return a sortable table of steps; `of_small` shows the confidence in small's draft, not in the answer."""

@@ -192,7 +192,7 @@ def _check_count(token: re.Match[str], *, repeatable: bool) -> None:
     raise PatternError(msg)
 
 
-def _atom(token: re.Match[str]) -> tuple[int, str | None]:  # noqa: PLR0911 - one return per kind of token
+def _atom(token: re.Match[str]) -> tuple[int, str | None]:
     """Return the character that a token stands for, or (0, the members of a class in RE2's form)."""
     if escape := token["escape"]:
         if escape in _CONTROLS:
