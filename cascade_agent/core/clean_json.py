@@ -41,7 +41,7 @@ def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:
 
 
 def _big(value: int) -> str:
-    return str(value) if value.bit_length() < 1024 else f"… (integer of {value.bit_length()} bits)"  # noqa: PLR2004
+    return str(value) if value.bit_length() < 1024 else f"… (integer of {value.bit_length()} bits)"
 
 
 def clean_text(text: str) -> str:

@@ -144,7 +144,7 @@ def _part(value: object, key: str) -> object:
     if isinstance(value, Mapping):
         return value.get(key, MISSING)
     if isinstance(value, list | tuple):
-        at = int(key) if key.isascii() and key.isdecimal() and len(key) < 7 else len(value)  # noqa: PLR2004 - an index
+        at = int(key) if key.isascii() and key.isdecimal() and len(key) < 7 else len(value)  # an index
         return value[at] if at < len(value) else MISSING
     return MISSING
 

@@ -122,7 +122,7 @@ def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
     Integers, and parameters whose texts, default or bounds allow for numbers above 1, take percent as they are.
     """
     value, schema = leaf.value, leaf.schema
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:  # noqa: PLR2004
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:
         return False
     if schema.get("type") != "number" or "%" not in conv.asked.folded:
         return False
@@ -155,7 +155,7 @@ def _placeholder(value: str, leaf: Leaf, conv: Conversation) -> bool:
     hollow = _HOLLOW.fullmatch(text) or _YOUR.fullmatch(text)
     if not hollow and not (folded in _EMPTY_WORDS and leaf.schema.get("type") == "string"):
         # the parameter's own name as its value: {"city": "city"}
-        own = leaf.whole and len(folded) > 3 and folded == fold(leaf.key)  # noqa: PLR2004
+        own = leaf.whole and len(folded) > 3 and folded == fold(leaf.key)
         if not own:
             return False
     options = leaf.schema.get("enum")

@@ -221,7 +221,7 @@ class _TypedDicts:
             return {"enum": list(args)} if plain else {}
         if origin is list and len(args) == 1:
             return {"type": "array", "items": self.convert(args[0], depth + 1)}
-        if origin is dict and len(args) == 2:  # noqa: PLR2004 - keys and values
+        if origin is dict and len(args) == 2:  # keys and values
             return {"type": "object", "additionalProperties": self.convert(args[1], depth + 1)}
         name = _NAMES.get(annotation) if annotation is None or isinstance(annotation, type) else None
         return {} if name is None else {"type": name}

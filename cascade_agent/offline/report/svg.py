@@ -54,7 +54,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten in [low, high], with 2 and 5 between them when there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**p for p in powers if low <= 10.0**p <= high]
-    if len(tens) > 2:  # noqa: PLR2004 - enough to read the scale by
+    if len(tens) > 2:  # enough to read the scale by
         return tens
     return [n * 10.0**p for p in powers for n in (1, 2, 5) if low <= n * 10.0**p <= high]
 

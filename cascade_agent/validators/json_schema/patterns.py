@@ -130,7 +130,7 @@ def _code(code: int) -> int:
     if code > _LAST:
         msg = "a code point above U+10FFFF"
         raise PatternError(msg)
-    return code + 0x100000 if 0xD800 <= code <= 0xDFFF else code  # noqa: PLR2004 - the surrogates
+    return code + 0x100000 if 0xD800 <= code <= 0xDFFF else code  # the surrogates
 
 
 def _translate(source: str, at: int, *, inner: bool) -> tuple[str, int, bool]:  # noqa: C901 - one branch per kind of token
@@ -202,7 +202,7 @@ def _atom(token: re.Match[str]) -> tuple[int, str | None]:
     if name := token["name"]:
         if name == "ASCII":
             return 0, r"\x00-\x7f" if token["property"] == "p" else r"\x{80}-\x{10ffff}"
-        if name != "Any" and len(name) > 2:  # noqa: PLR2004 - a general category has one letter or two
+        if name != "Any" and len(name) > 2:  # a general category has one letter or two
             msg = "a property of Unicode that RE2 does not have"
             raise PatternError(msg)
         return 0, rf"\{token['property']}{{{name}}}"
