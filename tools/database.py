@@ -213,7 +213,8 @@ def _shipment(
 
 class _Work:
     """The work that a statement may do, not the time: a busy machine interrupts nothing. Apart from the database, which
-    its connection must not keep."""
+    its connection must not keep.
+    """
 
     def __init__(self) -> None:
         self._looks = 0
