@@ -212,9 +212,7 @@ def _shipment(
 
 
 class _Work:
-    """The work that a statement may do, not the time: a busy machine interrupts nothing. Apart from the database, which
-    its connection must not keep.
-    """
+    """The work, not the time, that a statement may take: a busy machine interrupts nothing. Knows no database."""
 
     def __init__(self) -> None:
         self._looks = 0
