@@ -16,7 +16,7 @@ import importlib.util
 import json
 import os
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from langchain.agents import create_agent
@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import CascadeChatModel, Policy
+from tests.loopback import Handler, Loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,28 +102,23 @@ HISTORY = [
 ]
 
 
-class Server:
+class _Handler(Handler):
+    def answer(self) -> None:
+        self.owner.answer(self, self.payload())
+
+
+class Server(Loopback):
     """Both models: `small` has the fault of the moment on the step in question, `large` answers it well."""
+
+    handler = _Handler
 
     def __init__(self) -> None:
         self.fault: Json | int | str = 500
         self.asked: list[tuple[str, int]] = []
-        outer = self
+        super().__init__()
+        self.url = f"{self.address}/v1"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.answer(self, body)
-
-            def log_message(self, *_: Any) -> None:
-                """Say nothing."""
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-
-    def answer(self, handler: BaseHTTPRequestHandler, body: Json) -> None:
+    def answer(self, handler: Handler, body: Json) -> None:
         """Answer one request."""
         model, length = body["model"], sum(m["role"] != "system" for m in body["messages"])
         self.asked.append((model, length))
@@ -138,15 +134,8 @@ class Server:
             choice = {"index": 0, **said}
             reply = {"id": "1", "object": "chat.completion", "created": 1, "model": model}
             reply |= {"choices": [choice], "usage": usage}
-        data = json.dumps(reply).encode()
-        try:
-            handler.send_response(status)
-            handler.send_header("Content-Type", "application/json")
-            handler.send_header("Content-Length", str(len(data)))
-            handler.end_headers()
-            handler.wfile.write(data)
-        except OSError:
-            pass  # whoever asked has gone
+        with suppress(OSError):  # whoever asked has gone
+            handler.reply(reply, status)
 
 
 def client(url: str, name: str) -> ChatOpenAI:
@@ -250,7 +239,7 @@ def outcome(server: Server, run: Callable[[], Any], fault: Json | int | str) -> 
     error = ""
     try:
         run()
-    except Exception as raised:  # noqa: BLE001 - an error of any kind ends the run
+    except Exception as raised:
         error = type(raised).__name__
     step = [model for model, length in server.asked if length == len(HISTORY)]
     return "large" if "large" in step else "raised" if error else "acted"
@@ -261,9 +250,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    server = Server()
-    names = ways(server.url)
-    found = {name: {f: outcome(server, run, fault) for f, fault in FAULTS.items()} for name, run in names.items()}
+    with Server() as server:
+        names = ways(server.url)
+        found = {name: {f: outcome(server, run, fault) for f, fault in FAULTS.items()} for name, run in names.items()}
     if args.json:
         print(json.dumps(found))
         return

@@ -128,7 +128,7 @@ def answer(model: str, step: int, steps: int) -> Json:
 def server_of(steps: int) -> Iterator[str]:
     """Run the models in a process of their own; yield their address."""
     command = [sys.executable, __file__, "--serve", "--steps", str(steps)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -138,7 +138,7 @@ def server_of(steps: int) -> Iterator[str]:
 
 def paid(url: str, thread: str) -> list[Call]:
     """Return the calls of a thread, in order of arrival."""
-    with urllib.request.urlopen(f"{url}/calls", timeout=10) as response:  # noqa: S310 - our own server
+    with urllib.request.urlopen(f"{url}/calls", timeout=10) as response:
         return [(t, model, step) for t, model, step in json.load(response)["calls"] if t == thread]
 
 
@@ -245,7 +245,7 @@ def child(cell: Cell, thread: str) -> tuple[int, int]:
         return pid, reading
     try:
         cell.play(thread, lambda: os.write(writing, b"1"))
-    except BaseException as error:  # noqa: BLE001 - a fork must not run on as its parent
+    except BaseException as error:
         sys.stderr.write(f"{cell.way}, {thread}: {error!r}\n")
         sys.stderr.flush()
         os._exit(1)
@@ -367,7 +367,7 @@ def own_postgres(folder: Path) -> Iterator[str]:
     data = folder / "data"
 
     def run(*command: str) -> None:
-        subprocess.run([*command], check=True, stdout=subprocess.DEVNULL, cwd=folder, user=user, group=user)  # noqa: S603
+        subprocess.run([*command], check=True, stdout=subprocess.DEVNULL, cwd=folder, user=user, group=user)
 
     run(str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "cascade")
     options = f"-c listen_addresses= -c unix_socket_directories={folder}"

@@ -52,7 +52,7 @@ class Writer:
     """A process that writes until it is killed, `life` seconds after its first record."""
 
     def __init__(self, args: list[str], notes: Path, life: float) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", WRITER, *args, str(notes)])  # noqa: S603 - our own script
+        self.process = subprocess.Popen([sys.executable, "-c", WRITER, *args, str(notes)])
         self._notes, self._life, self._until = notes, life, float("inf")
 
     def is_due(self) -> bool:

@@ -270,9 +270,7 @@ def half(group: str) -> int:
     return hashlib.sha256(f"judge:{group}".encode()).digest()[0] % 2
 
 
-def judge(  # noqa: PLR0913 - one way on one pair
-    bench: Bench, pair: Pair, names: list[str], scorer: Scorer, way: Way, *, second: str | None = None
-) -> Judged:
+def judge(bench: Bench, pair: Pair, names: list[str], scorer: Scorer, way: Way, *, second: str | None = None) -> Judged:
     """Confidence of one way on some cases; the second model is asked inside the band only."""
     small, large = pair
     out = Judged()

@@ -273,7 +273,7 @@ def of_part(task: Json, part: int | None) -> bool:
     return part is None or (found is not None and int(found[0]) // 2 % 4 == part)
 
 
-def measure(  # noqa: PLR0913 - the options of the command
+def measure(
     folder: Path,
     *,
     status: bool,

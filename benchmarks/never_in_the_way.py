@@ -187,18 +187,18 @@ def set_up_spans(how: str, collector: str) -> None:
 
     class Raises(SpanExporter):
         def export(self, spans: Any) -> Any:
-            raise ConnectionError("no collector")  # noqa: EM101, TRY003
+            raise ConnectionError("no collector")
 
     class Processor(SpanProcessor):
         def on_start(self, span: Any, parent_context: Any = None) -> None:
             if how.endswith("start"):
-                raise ConnectionError("no collector")  # noqa: EM101, TRY003
+                raise ConnectionError("no collector")
 
         def on_end(self, span: Any) -> None:
             if how.endswith("hangs"):
                 time.sleep(HANG)
             if how.endswith("end"):
-                raise ConnectionError("no collector")  # noqa: EM101, TRY003
+                raise ConnectionError("no collector")
 
     provider = TracerProvider()
     if how.startswith("processor"):
@@ -223,7 +223,7 @@ def broken_handler(how: str) -> Any:
     class Handler(BaseCallbackHandler):
         def on_chat_model_start(self, *_: Any, **__: Any) -> None:
             if how == "raises":
-                raise RuntimeError("handler")  # noqa: EM101
+                raise RuntimeError("handler")
 
         on_chain_start = on_llm_end = on_chain_end = on_chat_model_start
 
@@ -289,7 +289,7 @@ class Worker:
     def __init__(self, way: str, address: str, **env: str) -> None:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "CASCADE_"))}
         root = str(Path(__file__).parents[1])
-        self.process = subprocess.Popen(  # noqa: S603 - this script
+        self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker", way, address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -153,7 +153,7 @@ def measure_imports(rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for what in ("", "cascade_agent", "langgraph.graph", "cascade_agent.adapters.chat_model"):
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"import {what}" if what else "pass"], check=True)  # noqa: S603
+            subprocess.run([sys.executable, "-c", f"import {what}" if what else "pass"], check=True)
             took = (time.perf_counter() - start) * 1000
             best[what] = min(best.get(what, took), took)
     bare = best.pop("")
@@ -202,7 +202,7 @@ def compare(other: Path, rounds: int, n: int) -> dict[str, dict[str, float]]:
         for name, tree in trees.items():
             command = [sys.executable, __file__, "--accepted-step", "--calls", str(n)]
             env = {**os.environ, "PYTHONPATH": str(tree)}
-            done = subprocess.run(command, check=True, capture_output=True, env=env)  # noqa: S603
+            done = subprocess.run(command, check=True, capture_output=True, env=env)
             for cell, took in json.loads(done.stdout).items():
                 row = found.setdefault(cell, {})
                 row[name] = min(row.get(name, took), took)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -23,8 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from tests.unit.validators import hostile_schemas
 
 LIMIT = 0.250
 KILL = 1.0
@@ -148,21 +146,8 @@ def speed(rounds: int) -> dict[str, Any]:
 # ---- the hostile corpus ---------------------------------------------------------------------------------------------
 
 
-def corpus() -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "hostile_schemas", ROOT / "tests" / "validators" / "hostile_schemas.py"
-    )
-    if spec is None or spec.loader is None:
-        sys.exit("tests/unit/validators/hostile_schemas.py is missing: run from a checkout")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hostile_schemas"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def worker(engine: str, pipe: Any) -> None:
     """Run the cases that are asked for, until the pipe closes."""
-    hostile = corpus()
     from jsonschema import Draft202012Validator
 
     from cascade_agent.validators.json_schema.schema import Schema
@@ -189,15 +174,15 @@ def worker(engine: str, pipe: Any) -> None:
     sys.addaudithook(hook)
     with contextlib.suppress(EOFError):
         while True:
-            case = hostile.CASES[pipe.recv()]
-            wanted = [(v, w) for v, w in ((case.good, True), (case.bad, False)) if v is not hostile.NONE]
-            schema, values = case.schema(), [hostile.made(v) for v, _ in wanted] or [{}]
+            case = hostile_schemas.CASES[pipe.recv()]
+            wanted = [(v, w) for v, w in ((case.good, True), (case.bad, False)) if v is not hostile_schemas.NONE]
+            schema, values = case.schema(), [hostile_schemas.made(v) for v, _ in wanted] or [{}]
             reached.clear()
             active, start = True, time.process_time()
             try:
                 found = run(schema, values)
                 outcome = "ok" if not wanted or found == [w for _, w in wanted] else "misjudged"
-            except Exception:  # noqa: BLE001 - what is counted
+            except Exception:
                 outcome = "raised"
             seconds, active = time.process_time() - start, False
             pipe.send(("reached out" if reached else outcome, seconds))
@@ -205,11 +190,10 @@ def worker(engine: str, pipe: Any) -> None:
 
 def hostile(engine: str) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
-    module = corpus()
     counts: Counter[str] = Counter()
     slowest, bad = 0.0, []
     process = pipe = None
-    for index, case in enumerate(module.CASES):
+    for index, case in enumerate(hostile_schemas.CASES):
         if process is None:
             pipe, other = context.Pipe()
             process = context.Process(target=worker, args=(engine, other), daemon=True)
@@ -238,7 +222,7 @@ def hostile(engine: str) -> dict[str, Any]:
             )
     if process is not None:
         process.kill()
-    total = len(module.CASES)
+    total = len(hostile_schemas.CASES)
     return {
         "cases": total,
         "survived": counts["ok"] + counts["misjudged"],

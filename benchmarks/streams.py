@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from langchain.agents import create_agent
 from langchain_openai import ChatOpenAI
@@ -27,8 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, cascade_node
+from tests.loopback import Handler, Loopback
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Mapping
 
 TEXT = "The order was shipped yesterday and arrives on Monday before noon."
@@ -55,45 +55,14 @@ def words(text: str) -> list[dict[str, Any]]:
     return [{"content": word if i == 0 else f" {word}"} for i, word in enumerate(text.split(" "))]
 
 
-class TokenServer:
-    """An OpenAI-compatible server on the loopback; `done` counts its answers, `left` those whose reader was gone."""
+class _Handler(Handler):
+    owner: TokenServer
 
-    def __init__(self, scripts: Mapping[str, Script]) -> None:
-        self.scripts, self.left, self.requests, self.done = scripts, 0, 0, 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of": self}))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    def model(self, name: str, **settings: Any) -> ChatOpenAI:
-        """Return a model of this server."""
-        url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-        return ChatOpenAI(model=name, base_url=url, api_key="none", max_retries=0, **settings)  # type: ignore[arg-type]
-
-    def __enter__(self) -> Self:
-        """Start."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One request; HTTP/1.0, so that no connection outlives it."""
-
-    server_of: TokenServer
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-    def do_POST(self) -> None:
+    def answer(self) -> None:
         """Answer a request."""
-        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        script = self.server_of.scripts[payload["model"]]
-        self.server_of.requests += 1
+        payload = self.payload()
+        script = self.owner.scripts[payload["model"]]
+        self.owner.requests += 1
         time.sleep(script.wait)
         head = {"id": "chatcmpl-1", "created": 1_700_000_000, "model": payload["model"]}
         try:
@@ -103,11 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(len(script.deltas) / script.rate)
                 choice = {"index": 0, "message": _whole(script.deltas), "finish_reason": script.finish}
                 body = {**head, "object": "chat.completion", "choices": [choice], "usage": USAGE}
-                self._head("application/json")
-                self.wfile.write(json.dumps(body).encode())
-            self.server_of.done += 1
+                self.reply(body)
+            self.owner.done += 1
         except (BrokenPipeError, ConnectionResetError):
-            self.server_of.left += 1
+            self.owner.left += 1
 
     def _head(self, kind: str) -> None:
         self.send_response(200)
@@ -137,6 +105,20 @@ class _Handler(BaseHTTPRequestHandler):
         data = b"data: " + json.dumps(body).encode() + b"\n\n"
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if self.protocol_version == "HTTP/1.1" else data)
         self.wfile.flush()
+
+
+class TokenServer(Loopback):
+    """An OpenAI-compatible server on the loopback; `done` counts its answers, `left` those whose reader was gone."""
+
+    handler = _Handler
+
+    def __init__(self, scripts: Mapping[str, Script]) -> None:
+        super().__init__()
+        self.scripts, self.left, self.requests, self.done = scripts, 0, 0, 0
+
+    def model(self, name: str, **settings: Any) -> ChatOpenAI:
+        """Return a model of this server."""
+        return ChatOpenAI(model=name, base_url=f"{self.address}/v1", api_key="none", max_retries=0, **settings)  # type: ignore[arg-type]
 
 
 def _whole(deltas: list[dict[str, Any]]) -> dict[str, Any]:

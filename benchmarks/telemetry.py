@@ -90,7 +90,7 @@ class Listener(BaseCallbackHandler):
 
 
 NOBODY = CallbackManager(handlers=[])
-PROXY = spans._TRACER  # noqa: SLF001 - as it is without a provider
+PROXY = spans._TRACER
 
 
 def sdk_tracer() -> Any:
@@ -103,12 +103,12 @@ def sdk_tracer() -> Any:
 @contextmanager
 def way(tracer: Any, **settings: Any) -> Iterator[None]:
     """Telemetry as one way has it."""
-    spans._TRACER = tracer  # noqa: SLF001 - without the process-wide provider, so that ways can take turns
+    spans._TRACER = tracer
     telemetry.configure(**settings)
     try:
         yield
     finally:
-        spans._TRACER = PROXY  # noqa: SLF001
+        spans._TRACER = PROXY
         telemetry.configure()
 
 

@@ -32,11 +32,11 @@ class RecordError(CascadeError, ValueError):
     """A record, journal or policy file that cannot be read. The message names the place and the mend."""
 
 
-class RejectedDraft(CascadeError):  # noqa: N818 - it names the event
+class RejectedDraft(CascadeError):
     """One tier's draft could not be used, and why."""
 
 
-class CascadeExhausted(CascadeError):  # noqa: N818 - a fixed public name
+class CascadeExhausted(CascadeError):
     """No tier gave an answer that the policy lets pass.
 
     `trace` is the record of the step (a `StepTrace`); `errors` holds one error per attempt, in order: what the tier

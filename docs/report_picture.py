@@ -11,25 +11,21 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from cascade_agent import Draft, Journal, StepContext, default_validators  # noqa: E402
-from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage  # noqa: E402
-from cascade_agent.offline.evaluation import same_answers  # noqa: E402
-from cascade_agent.offline.report import build_report, render  # noqa: E402
-from graphs import plan_execute, support  # noqa: E402
-from graphs.evaluation.demo import choose  # noqa: E402
-from graphs.evaluation.run import run_task  # noqa: E402
-from graphs.evaluation.tasks import load_tasks  # noqa: E402
-from graphs.standins.models import standin_tiers  # noqa: E402
+from cascade_agent import Draft, Journal, StepContext, default_validators
+from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage
+from cascade_agent.offline.evaluation import same_answers
+from cascade_agent.offline.report import build_report, render
+from graphs import plan_execute, support
+from graphs.evaluation.demo import choose
+from graphs.evaluation.run import run_task
+from graphs.evaluation.tasks import load_tasks
+from graphs.standins.models import standin_tiers
 
 if TYPE_CHECKING:
     from cascade_agent import Tier
@@ -89,7 +85,7 @@ def _shadow(trace: StepTrace, context: StepContext, large: Tier) -> Label:
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "report.png")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("report.png"))
     parser.add_argument("--keep", type=Path, help="directory in which journal and report are kept")
     parser.add_argument("--journal", type=Path, help="a journal to use instead of running the demo")
     parser.add_argument("--theme", choices=["light", "dark"], default="light")

@@ -85,7 +85,7 @@ def no_patch(draft: Draft, context: StepContext) -> Verdict | None:
 # ---- the graph ------------------------------------------------------------------------------------------------------
 
 
-def build(  # noqa: PLR0913 - keyword settings
+def build(
     small: BaseChatModel | Tier | str,
     large: BaseChatModel | Tier | str,
     *,

@@ -7,6 +7,7 @@ alone. `build_alone` is the same graph with one plain model in the first node an
 
 from __future__ import annotations
 
+import calendar
 import json
 import re
 from datetime import date
@@ -94,7 +95,7 @@ KINDS: Final[dict[str, type[BaseModel]]] = {"invoice": Invoice, "contract": Cont
 SECOND: Final = "second_pass"
 DATES: Final = frozenset({"issued_on", "due_on", "starts_on", "received_on", "answer_by"})
 QUOTED: Final = DATES | {"number", "total", "term_months", "notice_days", "monthly_fee", "order_number"}
-_MONTHS: Final = "January February March April May June July August September October November December".split()  # noqa: SIM905
+_MONTHS: Final = list(calendar.month_name)[1:]
 _CENT: Final = 0.005
 
 

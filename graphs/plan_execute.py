@@ -87,7 +87,7 @@ class PlanState(MessagesState):
     replans: int
 
 
-def build(  # noqa: PLR0913 - keyword settings
+def build(
     small: BaseChatModel | Tier | str,
     large: BaseChatModel | Tier | str,
     *,

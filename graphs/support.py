@@ -52,7 +52,7 @@ REVIEW_ABOVE: Final = 100.0
 """Refunds of more EUR than this are paid only when a person has agreed."""
 
 
-def build(  # noqa: PLR0913 - keyword settings
+def build(
     small: BaseChatModel | Tier | str,
     large: BaseChatModel | Tier | str,
     *,

@@ -2,10 +2,8 @@
 
 import contextlib
 import gzip
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from cascade_agent.cli import app
 from cascade_agent.core.records import Attempt, Label, StepTrace
 from cascade_agent.journal.writer import Journal
 from cascade_agent.testing import ScriptedChatModel
+from tests.loopback import Handler, Loopback
 
 ROOT = Path(__file__).parents[1]
 RUN = {"slow": True}
@@ -146,26 +145,19 @@ def command(*args: object, cwd: Path | None = None, code: int | None = None, key
 
 
 @contextlib.contextmanager
-def loopback(answer: Callable[[BaseHTTPRequestHandler, bytes], tuple[int, bytes, str]]) -> Iterator[str]:
+def loopback(answer: Callable[[Handler, bytes], tuple[int, bytes, str]]) -> Iterator[str]:
     """An HTTP server on loopback: its address; `answer` gives status, body and type for the body of a POST."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Answers(Handler):
+        def answer(self) -> None:
             status, body, kind = answer(self, self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(body, status, Content_Type=kind)
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
+    class Server(Loopback):
+        handler = Answers
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with Server() as server:
+        yield server.address
 
 
 @contextlib.contextmanager
@@ -173,7 +165,7 @@ def otlp_receiver() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     """A receiver of OTLP over HTTP: its address, and the path and bytes of each request."""
     received: list[tuple[str, bytes]] = []
 
-    def keep(request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, str]:
+    def keep(request: Handler, body: bytes) -> tuple[int, bytes, str]:
         packed = request.headers.get("Content-Encoding") == "gzip"
         received.append((request.path, gzip.decompress(body) if packed else body))
         return 200, b"", "application/x-protobuf"

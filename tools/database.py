@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import sqlite3
 import threading
-import time
 import weakref
 from contextlib import contextmanager
 from datetime import date, timedelta
@@ -27,10 +26,17 @@ TODAY: Final = date(2026, 3, 15)
 """The shop's own date. Every rule about days counts from here, never from the machine's clock."""
 
 MAX_ROWS: Final = 25
-MAX_SECONDS: Final = 2.0
-_STEPS_BETWEEN_CHECKS: Final = 5_000
+MAX_STEPS: Final = 20_000_000
+"""Steps of SQLite's machine that a statement may take: a second or two."""
+_STEPS_BETWEEN_LOOKS: Final = 5_000
 
 Status = Literal["processing", "shipped", "delivered", "cancelled"]
+_CANCELLED: Final = 6
+_STATUS_BY_AGE: Final[tuple[tuple[int, Status, int, Status], ...]] = (
+    (4, "processing", 80, "shipped"),
+    (11, "shipped", 85, "processing"),
+)
+"""Up to so many days: the likely status below a percentage of chance, else the other. Cancelled orders come first."""
 
 SCHEMA: Final = """
 CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL UNIQUE, level TEXT NOT NULL);
@@ -178,12 +184,11 @@ def _order(connection: sqlite3.Connection, numbers: _Numbers, *, order_id: str, 
 
 def _status(numbers: _Numbers, age: int) -> Status:
     chance = numbers.below(100)
-    if chance < 6:  # noqa: PLR2004 - shares of the made-up shop
+    if chance < _CANCELLED:
         return "cancelled"
-    if age <= 4:  # noqa: PLR2004
-        return "processing" if chance < 80 else "shipped"  # noqa: PLR2004
-    if age <= 11:  # noqa: PLR2004
-        return "shipped" if chance < 85 else "processing"  # noqa: PLR2004
+    for days, likely, share, other in _STATUS_BY_AGE:
+        if age <= days:
+            return likely if chance < share else other
     return "delivered"
 
 
@@ -206,24 +211,25 @@ def _shipment(
     connection.execute("INSERT INTO shipments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
-class _Deadline:
-    """The moment at which SQLite gives up a statement; apart from the database, which its connection must not keep."""
+class _Work:
+    """The work, not the time, that a statement may take: a busy machine interrupts nothing. Knows no database."""
 
     def __init__(self) -> None:
-        self._until = 0.0
+        self._looks = 0
 
-    def set(self) -> None:
-        self._until = time.monotonic() + MAX_SECONDS
+    def start(self) -> None:
+        self._looks = 0
 
-    def passed(self) -> bool:
-        return time.monotonic() > self._until
+    def is_done(self) -> bool:
+        self._looks += 1
+        return self._looks > MAX_STEPS // _STEPS_BETWEEN_LOOKS
 
 
 class OrderDatabase:
     """One connection to a fresh copy of the shop, shared by threads under a lock.
 
     `path` is a file to create, or None for memory. Reads run with `PRAGMA query_only`, hold at most `MAX_ROWS` rows and
-    `MAX_SECONDS` seconds; SQL is constant text and values are always parameters. Closed by `close`, by `with`, or when
+    take `MAX_STEPS` steps; SQL is constant text and values are always parameters. Closed by `close`, by `with`, or when
     nothing uses the database any more.
 
     Raises:
@@ -235,7 +241,7 @@ class OrderDatabase:
             msg = f"{path} exists; an order database is always a fresh copy: give another path or remove the file"
             raise FileExistsError(msg)
         self._lock = threading.RLock()
-        self._deadline = _Deadline()
+        self._work = _Work()
         self._connection = sqlite3.connect(path or ":memory:", check_same_thread=False, isolation_level=None)
         self._close = weakref.finalize(self, self._connection.close)
         with _TEMPLATE_LOCK:
@@ -243,7 +249,7 @@ class OrderDatabase:
         self._connection.row_factory = sqlite3.Row
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute("PRAGMA query_only = ON")
-        self._connection.set_progress_handler(self._deadline.passed, _STEPS_BETWEEN_CHECKS)
+        self._connection.set_progress_handler(self._work.is_done, _STEPS_BETWEEN_LOOKS)
 
     def __enter__(self) -> Self:
         """Return the database itself."""
@@ -256,7 +262,7 @@ class OrderDatabase:
     def read(self, sql: str, parameters: Sequence[Value] = (), *, limit: int = MAX_ROWS) -> list[Row]:
         """At most `limit` rows of one read-only statement."""
         with self._lock:
-            self._deadline.set()
+            self._work.start()
             cursor = self._connection.execute(sql, parameters)
             try:
                 return [dict(row) for row in cursor.fetchmany(limit)]
@@ -267,7 +273,7 @@ class OrderDatabase:
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or, when the body raises, nothing; other threads wait."""
         with self._lock:
-            self._deadline.set()
+            self._work.start()
             self._connection.execute("PRAGMA query_only = OFF")
             try:
                 self._connection.execute("BEGIN IMMEDIATE")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import sqlite3
 from datetime import date
 from decimal import Decimal
@@ -173,7 +174,7 @@ class _Desk:
     ) -> dict[str, Any]:
         """Change the shipping address of an order that is still processing. Country is a two-letter code such as DE."""
         code = country.strip().upper()
-        if len(code) != 2 or not code.isalpha():  # noqa: PLR2004 - ISO 3166 alpha-2
+        if re.fullmatch("[A-Z]{2}", code) is None:
             msg = f"The country must be a two-letter code such as DE, not {country!r}."
             raise ToolException(msg)
         with self._db.write() as connection:

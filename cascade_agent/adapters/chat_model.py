@@ -119,7 +119,7 @@ class CascadeChatModel(BaseChatModel):
     _cascade: CascadeSettings = PrivateAttr()
     _binding: ToolBinding = PrivateAttr()
 
-    def __init__(  # noqa: PLR0913 - all but the models has a default
+    def __init__(
         self,
         *,
         small: BaseChatModel | Runnable[Any, Any] | Tier | str,
@@ -175,7 +175,7 @@ class CascadeChatModel(BaseChatModel):
 
     def invoke(
         self,
-        input: LanguageModelInput,  # noqa: A002 - the host's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
@@ -186,7 +186,7 @@ class CascadeChatModel(BaseChatModel):
 
     async def ainvoke(
         self,
-        input: LanguageModelInput,  # noqa: A002 - the host's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
@@ -197,7 +197,7 @@ class CascadeChatModel(BaseChatModel):
 
     def stream(
         self,
-        input: LanguageModelInput,  # noqa: A002 - the host's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
@@ -208,7 +208,7 @@ class CascadeChatModel(BaseChatModel):
 
     async def astream(
         self,
-        input: LanguageModelInput,  # noqa: A002 - the host's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
@@ -347,7 +347,7 @@ class CascadeChatModel(BaseChatModel):
         del run_manager  # a model run's manager has no children; `generate` goes through `invoke` instead
         return ChatResult(generations=[ChatGeneration(message=self.invoke(messages, stop=stop, **kwargs))])
 
-    def generate(  # noqa: PLR0913 - the host's signature
+    def generate(
         self,
         messages: list[list[BaseMessage]],
         stop: list[str] | None = None,
@@ -364,7 +364,7 @@ class CascadeChatModel(BaseChatModel):
         answers = [self.invoke(m, config.copy(), stop=stop, **kwargs) for m in messages]
         return LLMResult(generations=[[ChatGeneration(message=answer)] for answer in answers])
 
-    async def agenerate(  # noqa: PLR0913 - the host's signature
+    async def agenerate(
         self,
         messages: list[list[BaseMessage]],
         stop: list[str] | None = None,
@@ -387,7 +387,7 @@ class CascadeChatModel(BaseChatModel):
 
     def stream_events(
         self,
-        input: Any,  # noqa: A002 - the host's name
+        input: Any,
         config: RunnableConfig | None = None,
         *,
         version: Any = "v2",
@@ -401,7 +401,7 @@ class CascadeChatModel(BaseChatModel):
 
     def astream_events(
         self,
-        input: Any,  # noqa: A002 - the host's name
+        input: Any,
         config: RunnableConfig | None = None,
         *,
         version: Any = "v2",

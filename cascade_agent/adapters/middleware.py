@@ -71,7 +71,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         CascadeExhausted: from a call, when no tier gave an answer that the policy lets pass.
     """
 
-    def __init__(  # noqa: PLR0913 - all but the models has a default
+    def __init__(
         self,
         large: Any,
         *,

@@ -49,7 +49,7 @@ class CascadeNode(Runnable[Any, Any]):
         self.model, self.name = model, name
         self._call, self._acall = call, acall
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - the host's name
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Run the node on a state; gives its update."""
         del kwargs
         config = ensure_config(config)
@@ -59,7 +59,7 @@ class CascadeNode(Runnable[Any, Any]):
         finally:
             var_child_runnable_config.reset(token)
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - the host's name
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Async twin of `invoke`."""
         del kwargs
         config = ensure_config(config)
@@ -70,7 +70,7 @@ class CascadeNode(Runnable[Any, Any]):
             var_child_runnable_config.reset(token)
 
 
-def cascade_node(  # noqa: PLR0913 - all but the models has a default
+def cascade_node(
     small: Any,
     large: Any,
     *,
@@ -135,7 +135,7 @@ def cascade_node(  # noqa: PLR0913 - all but the models has a default
     return CascadeNode(model, call, acall, name=name or "cascade")
 
 
-def cascade_step(  # noqa: PLR0913 - all but the models has a default
+def cascade_step(
     *,
     small: Any,
     large: Any,

@@ -419,7 +419,7 @@ class AnswerStream:
     anybody when the user keeps the tier that answered out of streams, or when it was seen as it came (`live`).
     """
 
-    def __init__(  # noqa: PLR0913 - the answer, and where it goes
+    def __init__(
         self,
         run: BaseRunManager,
         messages: Sequence[BaseMessage],
@@ -565,8 +565,8 @@ async def aevent_stream(answer: Callable[[], AsyncIterator[AIMessageChunk]]) -> 
             stream.fail(error)
 
     async def start() -> None:
-        if stream._producer_task is None:  # noqa: SLF001 - as BaseChatModel does; there is no public way
-            stream._producer_task = asyncio.get_running_loop().create_task(produce())  # noqa: SLF001
+        if stream._producer_task is None:
+            stream._producer_task = asyncio.get_running_loop().create_task(produce())
 
     stream.set_start(start)
     return stream

@@ -52,7 +52,7 @@ _ALIKE = 0.0005
 
 
 @app.command()
-def calibrate(  # noqa: PLR0913 - the options of the command
+def calibrate(
     journals: Journals,
     *,
     max_loss: Annotated[

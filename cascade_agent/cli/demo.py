@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def demo(  # noqa: PLR0913 - the options of the command
+def demo(
     *,
     small: Annotated[
         str | None, typer.Option(help="Small model: a provider string such as openai:gpt-4o-mini.", metavar="MODEL")

@@ -47,7 +47,7 @@ _NEVER = 2**62
 
 
 @app.command()
-def label(  # noqa: PLR0913 - the options of the command
+def label(
     journal: Annotated[str, typer.Argument(help="A journal, or a pattern of its parts (then --out).")],
     step_id: Annotated[
         str | None, typer.Argument(help="Id of a step, or its beginning. Without it: a session.", metavar="STEP_ID")

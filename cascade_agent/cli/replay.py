@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -21,7 +21,7 @@ _MOST: Final = 1000
 
 
 @app.command()
-def replay(  # noqa: PLR0913 - the options of the command
+def replay(
     journals: Journals,
     *,
     policy: Annotated[

@@ -13,7 +13,7 @@ from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
 
 
 @app.command()
-def report(  # noqa: PLR0913 - the options of the command
+def report(
     journals: Journals,
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file. Default: report.html.")] = None,

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,7 +42,7 @@ _PIPE = 10_000
 
 
 @app.command()
-def trace(  # noqa: PLR0913 - the options of the command
+def trace(
     files: Annotated[
         list[Path],
         typer.Argument(help="Journals: files or quoted patterns, plain, gzip or Parquet.", metavar="FILE..."),

@@ -14,7 +14,7 @@ INT64 = 2**63
 _UNHELD = re.compile("[\0\ud800-\udfff]")
 
 
-def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:  # noqa: PLR0911 - one return per JSON type
+def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:
     """Any JSON-like value as JSON that every store can hold.
 
     Lone surrogates and NUL become U+FFFD, integers over 64 bits and non-finite floats become strings, texts over
@@ -41,7 +41,7 @@ def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:  # noqa: PLR0911 -
 
 
 def _big(value: int) -> str:
-    return str(value) if value.bit_length() < 1024 else f"… (integer of {value.bit_length()} bits)"  # noqa: PLR2004
+    return str(value) if value.bit_length() < 1024 else f"… (integer of {value.bit_length()} bits)"
 
 
 def clean_text(text: str) -> str:

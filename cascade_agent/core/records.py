@@ -657,4 +657,4 @@ def _short(value: object) -> str:
     if isinstance(value, list | tuple | dict):
         return f"{type(value).__name__} of {len(value)}"
     text = f"an integer of {value.bit_length()} bits" if type(value) is int and abs(value) >= INT64 else repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"  # noqa: PLR2004 - what fits into a line
+    return text if len(text) <= 40 else f"{text[:39]}…"  # what fits into a line

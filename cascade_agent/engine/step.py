@@ -70,7 +70,7 @@ class CascadeSettings:
     durable: bool
 
     @classmethod
-    def of(  # noqa: PLR0913 - the settings that every adapter takes
+    def of(
         cls, small: Any, large: Any, *, validators: Sequence[Any] | None, policy: Any, journal: Any, durable: bool
     ) -> CascadeSettings:
         """Read what an adapter was given.
@@ -145,7 +145,7 @@ class StepRequest:
     run: telemetry.StepRun | None = None
 
     @classmethod
-    def build(  # noqa: PLR0913 - the facts of a model call
+    def build(
         cls,
         settings: CascadeSettings,
         *,

@@ -60,7 +60,7 @@ def draft_fault(draft: Draft, verdicts: Sequence[Verdict], effects: Mapping[str,
 
 def _breaks_acting_call(path: str, draft: Draft, effects: Mapping[str, SideEffect]) -> bool:
     parts = path.split("/")
-    if len(parts) < 3 or parts[1] != "tool_calls" or not parts[2].isdigit():  # noqa: PLR2004 - "", list, index
+    if len(parts) < 3 or parts[1] != "tool_calls" or not parts[2].isdigit():  # "", list, index
         return False
     calls, index = draft.tool_calls, int(parts[2])
     return index < len(calls) and effects.get(calls[index]["name"]) in ("write", "irreversible")

@@ -70,7 +70,7 @@ class Journal:
         ConfigurationError: `path` is a directory, or a limit is below 1.
     """
 
-    def __init__(  # noqa: PLR0913 - the settings of a journal
+    def __init__(
         self,
         path: PathLike,
         *,
@@ -143,7 +143,7 @@ class Journal:
         """Write one label. Never raises; False means that it was lost (see `lost` and the log)."""
         return self._append("label", label)
 
-    def label(  # noqa: PLR0913 - the fields of a label
+    def label(
         self,
         step_id: str,
         *,

@@ -144,13 +144,13 @@ class Tier:
         from langchain_core.language_models import BaseChatModel
 
         own = type(self.base)
-        return own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream  # noqa: SLF001 - as LangChain decides it
+        return own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream
 
     def streams_with(self, *, tools: bool) -> bool:
         """Return whether a call would be streamed to whoever reads the stream; a cascade's always may be."""
         kwargs: dict[str, Any] = {"stream": True, **({"tools": True} if tools else {})}
         base = self.base
-        return base._llm_type == "cascade" or base._should_stream(async_api=True, **kwargs)  # noqa: SLF001 - as LangChain decides it
+        return base._llm_type == "cascade" or base._should_stream(async_api=True, **kwargs)
 
     def messages_for(
         self, messages: list[BaseMessage], *, pair: Mapping[Role, Tier] | None = None, note: str | None = None
@@ -460,7 +460,7 @@ def _identity(base: BaseChatModel, bound: Mapping[str, Any]) -> tuple[str | None
     """Return name, provider and limit of output, as tracers read them."""
     limit = next((bound[key] for key in ("max_tokens", "max_completion_tokens") if bound.get(key)), None)
     try:
-        params = base._get_ls_params(**({"model": bound["model"]} if "model" in bound else {}))  # noqa: SLF001 - the hook that tracers read
+        params = base._get_ls_params(**({"model": bound["model"]} if "model" in bound else {}))
     except Exception:  # noqa: BLE001 - a model that cannot name itself has no name
         return None, None, limit
     return params.get("ls_model_name"), params.get("ls_provider"), limit or params.get("ls_max_tokens")

@@ -222,7 +222,7 @@ def _from_base_tool(tool: BaseTool) -> ToolSpec:
 
 def _takes_runtime(tool: BaseTool) -> bool:
     """Tell whether `ToolNode` injects its runtime by the name of a parameter: `runtime`, without annotation."""
-    function = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool._run  # noqa: SLF001 - the tool's body
+    function = getattr(tool, "func", None) or getattr(tool, "coroutine", None) or tool._run
     found = inspect.signature(function).parameters.get("runtime")
     return found is not None and found.annotation is inspect.Parameter.empty
 

@@ -22,6 +22,7 @@ from cascade_agent.telemetry.spans import open_span, set_error, set_known
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
     from opentelemetry.trace import Span
+    from opentelemetry.util.types import AttributeValue
 
 _PROVIDERS = {
     "amazon_bedrock": "aws.bedrock",
@@ -50,7 +51,7 @@ def open_chat(parent: Span, tier: Any, messages: Sequence[BaseMessage], *, threa
     if getattr(base, "_llm_type", "") == "cascade":
         return None
     model = tier.model_name
-    known: dict[str, Any] = {
+    known: dict[str, AttributeValue] = {
         names.OPERATION_NAME: names.CHAT,
         names.PROVIDER_NAME: _PROVIDERS.get(tier.provider or "", tier.provider or "unknown"),
     }
@@ -124,7 +125,7 @@ def response_id(message: AIMessage) -> str | None:
     return None
 
 
-def _server(base_url: str | None) -> dict[str, Any]:
+def _server(base_url: str | None) -> dict[str, AttributeValue]:
     if not base_url:
         return {}
     try:
@@ -137,7 +138,7 @@ def _server(base_url: str | None) -> dict[str, Any]:
     return {names.SERVER_ADDRESS: parts.hostname, names.SERVER_PORT: port}
 
 
-def _request(messages: Sequence[BaseMessage], settings: TelemetrySettings) -> dict[str, Any]:
+def _request(messages: Sequence[BaseMessage], settings: TelemetrySettings) -> dict[str, str | None]:
     system = [part for m in messages if m.type == "system" for part in _parts(m, settings)]
     rest = [{"role": _ROLES.get(m.type, m.type), "parts": _parts(m, settings)} for m in messages if m.type != "system"]
     return {
@@ -146,13 +147,13 @@ def _request(messages: Sequence[BaseMessage], settings: TelemetrySettings) -> di
     }
 
 
-def _parts(message: BaseMessage, settings: TelemetrySettings) -> list[dict[str, Any]]:
+def _parts(message: BaseMessage, settings: TelemetrySettings) -> list[dict[str, object]]:
     """Return a message as parts: text, calls and results; of anything else (images, files) its kind alone."""
     if message.type == "tool":
         result = settings.redacted(str(message.text))
         return [{"type": "tool_call_response", "id": getattr(message, "tool_call_id", None), "response": result}]
     content: Any = message.content
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, object]] = []
     for block in [content] if isinstance(content, str) else content:
         if isinstance(block, str):
             if block:

@@ -143,7 +143,7 @@ def _names_call(item: dict[str, object], offered: frozenset[str]) -> bool:
         item = inner
     names = [name for key in _NAMES if isinstance(name := item.get(key), str)]
     given = [key for key in _ARGUMENTS if key in item]
-    if not given or len(item) > 4:  # noqa: PLR2004 - name, arguments, id, type
+    if not given or len(item) > 4:  # name, arguments, id, type
         return False
     exact = "action_input" in item or isinstance(item.get("arguments", item.get("parameters")), dict | str)
     return any(name in offered or (exact and _IDENTIFIER.fullmatch(name)) for name in names)

@@ -146,7 +146,7 @@ def _step(item: object) -> Step | None:
 def _name(value: object) -> str:
     if isinstance(value, str):
         return value[:200].strip()
-    return str(value) if isinstance(value, int) and value.bit_length() < 64 else ""  # noqa: PLR2004 - ids, not data
+    return str(value) if isinstance(value, int) and value.bit_length() < 64 else ""  # ids, not data
 
 
 def _names(value: object) -> tuple[str, ...]:

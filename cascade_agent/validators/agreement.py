@@ -209,7 +209,7 @@ def _lists_alike(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
     return math.prod(likeness(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _texts_alike(a: str, b: str) -> float:  # noqa: PLR0911 - one return per way of being alike
+def _texts_alike(a: str, b: str) -> float:
     if _squeezed(a) == _squeezed(b):
         return 1.0
     if _FORMULA.search(a) or _FORMULA.search(b):
@@ -287,7 +287,7 @@ def arguments(args: Mapping[str, Any], spec: ToolSpec | None) -> Any:
     return normal(kept)
 
 
-def normal(value: Any, depth: int = _MAX_DEPTH) -> Any:  # noqa: PLR0911 - one return per JSON type
+def normal(value: Any, depth: int = _MAX_DEPTH) -> Any:
     """Return a JSON value in the form in which equal meanings are equal; hashable, floats for all numbers.
 
     5, 5.0 and "5" are the same, so are texts that differ in case or white space, a boolean and its name, nothing and an
@@ -415,7 +415,7 @@ def _figure(found: str) -> Hashable:
 # ---- two recorded answers -------------------------------------------------------------------------------------------
 
 
-def same(  # noqa: PLR0911 - one return per kind of answer
+def same(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], *, same_text: Callable[[str, str], bool | None] | None = None
 ) -> bool | None:
     """Return whether two answers, as `Draft.to_json` records them, say the same thing; None when it is unclear.

@@ -241,7 +241,7 @@ def _legacy_call(draft: Draft, context: StepContext) -> Verdict | None:
 def _prompt_cut(draft: Draft, context: StepContext) -> Verdict | None:
     """Ollama cuts the front of a prompt off without a word: it then reads a whole context window, a power of two."""
     read = draft.message.response_metadata.get("prompt_eval_count")
-    if not isinstance(read, int) or isinstance(read, bool) or read < 256:  # noqa: PLR2004 - no window is smaller
+    if not isinstance(read, int) or isinstance(read, bool) or read < 256:  # no window is smaller
         return None
     window = 1 << (read + read // 32).bit_length() - 1
     if abs(read - window) > window // 32 or sum(_text_length(m.content) for m in context.messages) <= 8 * read:
@@ -458,7 +458,7 @@ def _announces(text: str) -> bool:
 
 def _other_script(text: str, messages: Sequence[BaseMessage], request: str) -> Verdict | None:
     """Return a doubt for an answer mostly in a script of which nothing in the conversation speaks."""
-    if text.isascii() or sum(c.isalpha() for c in request[:2_000]) < 12 or _SCRIPTS.search(request):  # noqa: PLR2004
+    if text.isascii() or sum(c.isalpha() for c in request[:2_000]) < 12 or _SCRIPTS.search(request):
         return None
     letters = [c for c in text[:2_000] if c.isalpha()]
     other = [c for c in letters if _SCRIPTS.match(c)]

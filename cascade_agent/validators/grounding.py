@@ -122,7 +122,7 @@ def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
     Integers, and parameters whose texts, default or bounds allow for numbers above 1, take percent as they are.
     """
     value, schema = leaf.value, leaf.schema
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:  # noqa: PLR2004
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 100:
         return False
     if schema.get("type") != "number" or "%" not in conv.asked.folded:
         return False

@@ -205,7 +205,7 @@ class _TypedDicts:
     def schema(self, cls: type) -> dict[str, Any]:
         return {**self.convert(cls, 0), "$defs": self.defs}
 
-    def convert(self, annotation: Any, depth: int) -> dict[str, Any]:  # noqa: PLR0911 - one return per kind of type
+    def convert(self, annotation: Any, depth: int) -> dict[str, Any]:
         from typing_extensions import is_typeddict
 
         annotation, _ = _bare(annotation)

@@ -229,7 +229,9 @@ def _needles(args: object) -> list[tuple[str, ...]]:
         elif isinstance(item, str):
             if 0 < len(item) <= _MAX_NEEDLE:
                 out.append((json.dumps(item)[1:-1], json.dumps(item, ensure_ascii=False)[1:-1], item))
-        elif item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256):  # noqa: PLR2004 - str() of huge ones is refused
+        elif (
+            item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256)
+        ):  # str() of huge ones is refused
             out.append((json.dumps(item), str(item)))
     return out
 

@@ -354,7 +354,7 @@ _RANGE_KINDS = (
 _OUT_OF_RANGE = frozenset(_RANGE_KINDS.split())
 
 
-def _pydantic_code(kind: str) -> str:  # noqa: PLR0911 - one return per code
+def _pydantic_code(kind: str) -> str:
     if kind in ("missing", "value_error.missing"):
         return "missing_argument"
     if kind in ("enum", "literal_error", "type_error.enum", "value_error.const"):

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
@@ -25,8 +26,7 @@ os.environ.update(
     PHOENIX_ENABLE_MCP_SERVER="false",
 )
 
-from phoenix.server import app  # noqa: E402 - it reads the environment when it is imported
-from phoenix.server.main import main  # noqa: E402
+app = importlib.import_module("phoenix.server.app")  # only now: it reads the environment when it is imported
 
 
 class NoGrpc(app.GrpcServer):
@@ -39,4 +39,4 @@ class NoGrpc(app.GrpcServer):
 app.GrpcServer = NoGrpc
 
 sys.argv = ["phoenix", "serve"]
-main()
+importlib.import_module("phoenix.server.main").main()

@@ -6,21 +6,12 @@
     graph = swap_node(build(large), "agent", node).compile()
 """
 
-from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from cascade_agent import cascade_node, swap_node
 from cascade_agent.testing import ScriptedChatModel
-
-QUESTION = {"messages": [HumanMessage("What is 2 + 3?", id="q")]}
-
-
-@tool
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
+from examples.swap.create_agent import QUESTION, add, answer  # the same agent
 
 
 def build(model):
@@ -38,13 +29,6 @@ def alone(large):
 def swapped(small, large):
     node = cascade_node(small, large, tools=[add])
     return swap_node(build(large), "agent", node).compile()
-
-
-def answer(messages):
-    """What the stand-in models say."""
-    if messages[-1].type == "tool":
-        return f"2 + 3 is {messages[-1].text}."
-    return AIMessage("", tool_calls=[{"name": "add", "args": {"a": 2, "b": 3}, "id": "call_1"}])
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class _Measured:
         return whole
 
 
-def run_demo(  # noqa: PLR0913 - keyword settings
+def run_demo(
     small: Tier,
     large: Tier,
     *,
@@ -192,7 +192,7 @@ def run_demo(  # noqa: PLR0913 - keyword settings
     return summary
 
 
-def _summary(  # noqa: PLR0913 - the parts of it
+def _summary(
     measured: _Measured, small: Tier, large: Tier, *, offline: bool, out: Path, seconds: float
 ) -> dict[str, Any]:
     spans = out / "spans.jsonl"

@@ -6,6 +6,7 @@ never see this file: they are given the text only.
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 from datetime import date, timedelta
 from functools import cache
@@ -21,7 +22,6 @@ _WISHES = (
     "Please send me a new lamp.", "I would like my money back.", "Please change the address to 4 Mill Lane.",
     "Could you tell me when the parcel will come?",
 )  # fmt: skip
-_MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905
 
 
 @cache
@@ -53,7 +53,7 @@ def _written(day: date, style: int) -> str:
     return (
         day.isoformat(),
         f"{day.day:02}.{day.month:02}.{day.year}",
-        f"{day.day} {_MONTHS[day.month - 1]} {day.year}",
+        f"{day.day} {calendar.month_name[day.month]} {day.year}",
     )[style]
 
 

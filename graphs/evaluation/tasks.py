@@ -5,6 +5,7 @@ The stand-in models never see this file: they are given the requests only.
 
 from __future__ import annotations
 
+import calendar
 import json
 from dataclasses import dataclass, field
 from datetime import date
@@ -20,9 +21,6 @@ _REFUSED = (
 )  # fmt: skip
 _LATER = ("later", "try again", "in time", "at the moment", "right now", "cannot be read", "not available")
 _ASKS = ("e-mail", "email", "order number", "which")
-_MONTHS = (
-    "January February March April May June July August September October November December".split()  # noqa: SIM905
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +85,7 @@ def wordings(fact: str | list[str] | dict[str, str]) -> tuple[str, ...]:
 
 
 def _dates(day: date) -> tuple[str, ...]:
-    month, number = _MONTHS[day.month - 1], day.day
+    month, number = calendar.month_name[day.month], day.day
     spoken = (f"{month} {number}", f"{month} {number}th", f"{month} {number}nd", f"{number} {month}")
     short = (f"{number:02}.{day.month:02}", f"{number}.{day.month}", f"{number:02}/{day.month:02}")
     return (day.isoformat(), *spoken, *short, f"{day.month}月{number}日")

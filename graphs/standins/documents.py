@@ -63,7 +63,7 @@ def read_document(view: View, tool: str, *, small: bool) -> dict[str, Any]:
     first_pass = not tool.endswith("_fields")
     if small:
         _err(record, text, view)
-    elif first_pass and len(record.get("items", ())) > 2 and view.chance("long", text) < 0.6:  # noqa: PLR2004 - a made-up share
+    elif first_pass and len(record.get("items", ())) > 2 and view.chance("long", text) < 0.6:
         record["items"] = record["items"][:-1]  # loses the end of a long list, until it is asked for that alone
     return record
 
@@ -73,18 +73,18 @@ def _err(record: dict[str, Any], text: str, view: View) -> None:
     quotes = record["quotes"]
     for name in [key for key in record if key in quotes]:
         luck = view.chance("field", name, text)
-        if name.endswith(("_on", "_by")) and luck < 0.12:  # noqa: PLR2004 - made-up shares
+        if name.endswith(("_on", "_by")) and luck < 0.12:
             day = date.fromisoformat(record[name])
-            record[name] = quotes[name].rpartition(": ")[2] if luck < 0.06 else day.replace(day=1).isoformat()  # noqa: PLR2004
-        elif luck > 0.96:  # noqa: PLR2004
+            record[name] = quotes[name].rpartition(": ")[2] if luck < 0.06 else day.replace(day=1).isoformat()
+        elif luck > 0.96:
             quotes[name] = f"The {name.replace('_', ' ')} is {record[name]}."
-        elif luck > 0.93:  # noqa: PLR2004
+        elif luck > 0.93:
             del record[name]
-    if "monthly_fee" in record and view.chance("fee", text) < 0.15:  # noqa: PLR2004 - takes the amount behind it: no rule sees that
+    if "monthly_fee" in record and view.chance("fee", text) < 0.15:
         record["monthly_fee"] = round(record["monthly_fee"] / 2, 2)
-    if "total" in record and view.chance("total", text) < 0.15:  # noqa: PLR2004
+    if "total" in record and view.chance("total", text) < 0.15:
         record["total"] = record.get("net")
-    if len(record.get("items", ())) > 1 and view.chance("items", text) < 0.3:  # noqa: PLR2004
+    if len(record.get("items", ())) > 1 and view.chance("items", text) < 0.3:
         record["items"] = record["items"][:-1]
 
 

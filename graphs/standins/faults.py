@@ -29,7 +29,7 @@ class Reply:
     cut: bool = False
 
 
-def spoil(reply: Reply, view: View) -> Reply:  # noqa: PLR0911 - one return per fault
+def spoil(reply: Reply, view: View) -> Reply:
     """The small stand-in's version of a reply: most of the time the same."""
 
     def hit(fault: str, share: float) -> bool:
@@ -67,27 +67,27 @@ def _spoil_args(reply: Reply, view: View) -> Reply:
     tool, args = str(reply.tool), dict(reply.args or {})
     luck = view.chance("args", view.digest, tool)
     raw = json.dumps(args, ensure_ascii=False)
-    if len(raw) >= LONG_ARGUMENTS and luck < 0.6:  # noqa: PLR2004 - made-up shares, see the top
+    if len(raw) >= LONG_ARGUMENTS and luck < 0.6:
         return replace(reply, args=None, broken=raw[: int(len(raw) * 0.8)])
     required = list(view.tools.get(tool, {}).get("required", ()))
     changed = dict(args)
-    if "amount" in args and luck < 0.3:  # noqa: PLR2004
-        changed["amount"] = f"{args['amount']} EUR" if luck < 0.2 else round(float(args["amount"]) * 10, 2)  # noqa: PLR2004
-    elif "reason" in args and luck < 0.45:  # noqa: PLR2004
+    if "amount" in args and luck < 0.3:
+        changed["amount"] = f"{args['amount']} EUR" if luck < 0.2 else round(float(args["amount"]) * 10, 2)
+    elif "reason" in args and luck < 0.45:
         changed["reason"] = {"damaged": "broken", "changed_mind": "changed my mind"}.get(
             args["reason"], "customer request"
         )
-    elif len(required) > 1 and luck > 0.9:  # noqa: PLR2004
+    elif len(required) > 1 and luck > 0.9:
         changed.pop(required[-1], None)
-    elif "postal_code" in args and luck > 0.7:  # noqa: PLR2004
+    elif "postal_code" in args and luck > 0.7:
         changed["city"], changed["postal_code"] = args["postal_code"], args["city"]
-    elif "tracking_number" in args and luck > 0.88:  # noqa: PLR2004
+    elif "tracking_number" in args and luck > 0.88:
         changed["tracking_number"] = next((o for t in view.turns for o in re.findall(r"O-\d{4}", t)), "TR-000000")
-    elif "customer_id" in args and luck > 0.9:  # noqa: PLR2004
+    elif "customer_id" in args and luck > 0.9:
         changed["customer_id"] = "me"
-    elif tool == "list_orders" and luck < 0.1:  # noqa: PLR2004
+    elif tool == "list_orders" and luck < 0.1:
         changed["status"] = "open"
-    elif "order_id" in args and luck > 0.97:  # noqa: PLR2004
+    elif "order_id" in args and luck > 0.97:
         changed["order_id"] = _transposed(str(args["order_id"]))
     return replace(reply, args=changed)
 
@@ -123,16 +123,16 @@ def spoil_plan(steps: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
     if not plan:
         return plan
     last = plan[-1]
-    if luck < 0.1:  # noqa: PLR2004 - made-up shares, see the top
+    if luck < 0.1:
         last["tool"] = last["tool"].replace("_order", "_orders").replace("track_shipment", "track_parcel")
-    elif luck < 0.2 and len(plan) > 1:  # noqa: PLR2004
+    elif luck < 0.2 and len(plan) > 1:
         plan.pop()  # forgets the end: the plan is fine in itself
-    elif luck < 0.35:  # noqa: PLR2004
+    elif luck < 0.35:
         for key, value in last["args"].items():
             if str(value).startswith("${"):
                 last["args"][key] = "${s9.value}"
-    elif luck < 0.42:  # noqa: PLR2004
+    elif luck < 0.42:
         last["depends_on"] = [last["id"]]
-    elif luck < 0.5 and len(last["args"]) > 1:  # noqa: PLR2004
+    elif luck < 0.5 and len(last["args"]) > 1:
         last["args"].popitem()
     return plan

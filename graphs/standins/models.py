@@ -125,7 +125,7 @@ class StandInModel(BaseChatModel):
             if planner.steps or view.plan is None:
                 steps = faults.spoil_plan(planner.steps, view) if small else planner.steps
                 reply = faults.Reply(tool=PLAN_TOOL, args={"steps": steps})
-                return reply if not small or view.chance("empty", view.digest) >= 0.04 else faults.Reply()  # noqa: PLR2004 - a made-up share
+                return reply if not small or view.chance("empty", view.digest) >= 0.04 else faults.Reply()
             reply = faults.Reply(text=text)
         elif view.plan is not None:
             reply = _due(view)
@@ -138,12 +138,12 @@ class StandInModel(BaseChatModel):
                 reply = faults.Reply(tool=unread.tool, args=unread.arguments)
         if small:
             return faults.spoil(reply, view)
-        if reply.text and view.chance("large", view.digest) < 0.03:  # noqa: PLR2004 - a made-up share
+        if reply.text and view.chance("large", view.digest) < 0.03:
             return faults.Reply(text="I have looked into it; everything is in order.")
         return reply
 
     def _asker(self, view: View) -> Asker:
-        stubborn = self.strength == "large" or view.chance("again", view.digest) < 0.5  # noqa: PLR2004 - a made-up share
+        stubborn = self.strength == "large" or view.chance("again", view.digest) < 0.5
         return view.ask_again if stubborn else view.ask
 
     def _skills(self, view: View) -> Skills:
@@ -152,13 +152,13 @@ class StandInModel(BaseChatModel):
         words = "\n".join(view.turns)
         return Skills(
             checks_owner=False,
-            keeps_conditions=view.chance("conditions", words) >= 0.35,  # noqa: PLR2004 - made-up shares
-            asks_when_ambiguous=view.chance("ambiguous", words) >= 0.6,  # noqa: PLR2004
+            keeps_conditions=view.chance("conditions", words) >= 0.35,
+            asks_when_ambiguous=view.chance("ambiguous", words) >= 0.6,
             adds_with_calculator=False,
             checks_dates=False,
-            invents_numbers=view.chance("invents", words) < 0.6,  # noqa: PLR2004
-            wrong_sum=view.chance("sum", words) < 0.6,  # noqa: PLR2004
-            goals=1 if view.chance("goals", words) < 0.3 else 9,  # noqa: PLR2004
+            invents_numbers=view.chance("invents", words) < 0.6,
+            wrong_sum=view.chance("sum", words) < 0.6,
+            goals=1 if view.chance("goals", words) < 0.3 else 9,
         )
 
     def _message(self, reply: faults.Reply, view: View) -> AIMessage:

@@ -40,20 +40,20 @@ _SMELLS: Final[tuple[tuple[str, str, bool], ...]] = (
 def next_reply(view: View, *, small: bool) -> Reply:
     """Return the next step of a repair: test, look around, read, propose."""
     done = {(d.tool, str(d.args.get("path", ""))) for d in view.now}
-    if small and not any(d.tool == PATCH_TOOL for d in view.now) and view.chance("early claim", view.digest) < 0.03:  # noqa: PLR2004 - made-up shares
+    if small and not any(d.tool == PATCH_TOOL for d in view.now) and view.chance("early claim", view.digest) < 0.03:
         return Reply(text="I have mended the fault; the tests should pass now.")
     for tool in ("run_tests", "list_files"):
         if (tool, "") not in done:
             return Reply(tool=tool, args={})
     for path in _to_read(view):
         if ("read_file", path) not in done:
-            wrong = small and view.chance("path", path, view.digest) < 0.06  # noqa: PLR2004
+            wrong = small and view.chance("path", path, view.digest) < 0.06
             return Reply(tool="read_file", args={"path": f"src/{path}" if wrong else path})
     patches = list(_patches(view, small=small))
     tried = sum(d.tool == PATCH_TOOL and "do not pass" in str(d.result) for d in view.now)  # others were never tested
     if tried >= len(patches):
         return Reply(text="I could not find the fault in these files.")
-    if not small and view.chance("large patch", view.digest) < 0.08:  # noqa: PLR2004
+    if not small and view.chance("large patch", view.digest) < 0.08:
         return Reply(text="The tests fail for a reason that I cannot see in these files.")
     patch = patches[tried]
     return Reply(tool=PATCH_TOOL, args={"patch": _spoiled(patch, view) if small else patch})
@@ -98,15 +98,15 @@ def _spoiled(patch: str, view: View) -> str:
     """Return the small stand-in's version of a patch: most of the time the same."""
     luck = view.chance("patch", view.digest)
     lines = patch.split("\n")
-    if luck < 0.1:  # noqa: PLR2004 - the new lines alone, as code
+    if luck < 0.1:
         return "\n".join(line[1:] for line in lines[2:] if line.startswith("+"))
-    if luck < 0.2:  # noqa: PLR2004 - the file as it remembers it
+    if luck < 0.2:
         return "\n".join(line.replace("    ", "  ") if line.startswith(" ") else line for line in lines)
-    if luck < 0.25:  # noqa: PLR2004 - a bracket is lost
+    if luck < 0.25:
         return "\n".join(line.replace(")", "", 1) if line.startswith("+ ") else line for line in lines)
-    if luck < 0.4:  # noqa: PLR2004
+    if luck < 0.4:
         return _special_case(view) or patch
-    if luck < 0.46:  # noqa: PLR2004
+    if luck < 0.46:
         return _other_test(view) or patch
     return patch
 

@@ -26,7 +26,7 @@ OUTAGE: Final = "did not answer"
 """Words of an error that may be gone when the call is made again."""
 
 
-class Unread(Exception):  # noqa: N818 - a signal, not a fault
+class Unread(Exception):
     """The next call: its result is not in the conversation."""
 
     def __init__(self, tool: str, args: Args) -> None:
@@ -35,7 +35,7 @@ class Unread(Exception):  # noqa: N818 - a signal, not a fault
         self.arguments = args
 
 
-class Unknowable(Exception):  # noqa: N818 - a signal, not a fault
+class Unknowable(Exception):
     """A plan cannot go on: what comes next depends on a result that is not there yet."""
 
 
@@ -104,7 +104,7 @@ def failed(result: object) -> str | None:
     return str(result["error"]) if isinstance(result, Mapping) and "error" in result else None
 
 
-class _Stop(Exception):  # noqa: N818 - a signal, not a fault
+class _Stop(Exception):
     """The goal cannot be reached; the text says why."""
 
 
@@ -389,7 +389,7 @@ class _Desk:
         return f"The difference is {self._sum([str(amount) for amount in amounts], '-')} EUR."
 
     def _sum(self, amounts: list[str], sign: str) -> str:
-        if not self._skills.adds_with_calculator or len(amounts) < 2:  # noqa: PLR2004 - one amount is its own sum
+        if not self._skills.adds_with_calculator or len(amounts) < 2:
             values = [_money(amount) for amount in amounts]
             total = sum(values[:1], Decimal(0)) + (1 if sign == "+" else -1) * sum(values[1:], Decimal(0))
             return f"{total + (10 if self._skills.wrong_sum else 0):.2f}"

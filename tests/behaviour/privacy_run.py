@@ -320,11 +320,11 @@ async def chat_models(journal: Journals) -> None:
     for number, (kind, cascade) in enumerate(cascades(journal)):
         if few and number % 5:
             continue
-        drive(lambda: cascade.invoke(HISTORY, CONFIG))  # noqa: B023 - called at once
+        drive(lambda model=cascade: model.invoke(HISTORY, CONFIG))
         await adrive(cascade.ainvoke(HISTORY, CONFIG))
         if kind in ("both", "pydantic"):
             continue
-        drive(lambda: list(cascade.stream(HISTORY[1:2], CONFIG)))  # noqa: B023
+        drive(lambda model=cascade: list(model.stream(HISTORY[1:2], CONFIG)))
         await adrive(consumed(cascade.astream(HISTORY[1:2], CONFIG)))
     late = CascadeChatModel(
         small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[breaks_later], journal=journal

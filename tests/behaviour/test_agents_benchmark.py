@@ -3,9 +3,8 @@
 import importlib.util
 import json
 import sys
-import threading
 import warnings
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import agents as benchmark
 from agents import Interval
+
+from tests.builders import loopback
 
 ROOT = Path(__file__).parents[2]
 TASK = benchmark.Task(
@@ -196,35 +197,15 @@ def test_a_pair_at_a_server_is_played():
         assert unpriced["answer"].startswith("Costs are unknown")
 
 
-class truthful:  # noqa: N801 - used as a context
-    """An OpenAI-compatible server on loopback whose models answer as the truth does."""
+@contextmanager
+def truthful(tasks):
+    """An OpenAI-compatible server on loopback whose models answer as the truth does; gives its address."""
 
-    def __init__(self, tasks):
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_):
-                """Say nothing."""
+    def answer(_, body):
+        return 200, json.dumps(completion(json.loads(body), tasks)).encode(), "application/json"
 
-            def do_POST(self):
-                payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                body = json.dumps(completion(payload, tasks)).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+    with loopback(answer) as address:
+        yield f"{address}/v1"
 
 
 def completion(payload, tasks):

@@ -28,7 +28,7 @@ def test_calls_count_as_paid_again_by_the_kill_before_them():
 def test_killed_runs_end_with_every_decision_on_record():
     """Runs killed on SQLite are taken up and end; every answer has its record and is read once; large alone pays at most one call again."""
     command = [sys.executable, str(benchmark.__file__), "--kills", "4", "--ways", "node,large", "--savers", "sqlite"]
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [*command, "--durability", "sync", "--json"], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr

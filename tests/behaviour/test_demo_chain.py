@@ -28,7 +28,7 @@ def test_the_demo_leads_to_a_policy_that_holds(tmp_path, graph):
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cascade_agent", *map(str, args)]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)  # noqa: S603 - our own command
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)
 
     chain = [
         ("demo", "--graph", graph, "--repeats", 4, "--show", 0, "--out", "d"),

@@ -69,6 +69,6 @@ def test_every_example_runs(script: Path, tmp_path: Path) -> None:
     """A script in examples/ runs to its end without arguments, keys or a network, and says something."""
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY") and key != "CASCADE_JOURNAL"}
     command = [sys.executable, "-c", OFFLINE.format(root=str(ROOT)), str(script)]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()

@@ -20,7 +20,7 @@ HI = {"messages": [("user", "What is the weather in Paris?")]}
 PLACES = pytest.mark.parametrize("place", ["model", "middleware"])
 
 
-class RateLimit(Exception):  # noqa: N818 - as providers name theirs
+class RateLimit(Exception):
     """A provider's exception."""
 
 

@@ -18,7 +18,7 @@ def _files() -> list[Path]:
     """The tracked files; without git (an unpacked source archive) all files that are no product of a tool."""
     git = shutil.which("git")
     if git and (ROOT / ".git").exists():
-        listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: S603
+        listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         files = [ROOT / name for name in listed.split("\0") if name]
     else:
         files = [

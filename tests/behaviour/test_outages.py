@@ -28,7 +28,7 @@ def stub() -> Iterator[StubOpenAI]:
         yield server
 
 
-class Refused(Exception):  # noqa: N818 - named as a provider would
+class Refused(Exception):
     """A provider that is busy and says when to come back."""
 
     status_code = 429
@@ -43,7 +43,7 @@ async def all_of(model: Any, n: int, how: str, config: Any = None) -> list[Any]:
     def one(_: int) -> Any:
         try:
             return model.invoke("hi", config)
-        except Exception as error:  # noqa: BLE001 - what a step raised is what is looked at
+        except Exception as error:
             return error
 
     with ThreadPoolExecutor(64) as pool:

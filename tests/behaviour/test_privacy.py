@@ -41,7 +41,7 @@ def exported_by_run(out: Path, **env: str) -> dict[str, bytes]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "CASCADE_"))}
     root = str(PROGRAM.parents[2])
     with otlp_receiver() as (address, received):
-        done = subprocess.run(  # noqa: S603 - our own program
+        done = subprocess.run(
             [sys.executable, str(PROGRAM), str(out), address],
             env={**kept, "PYTHONPATH": root, "CASCADE_EVENTS": "both", **env},
             capture_output=True,
@@ -175,9 +175,7 @@ SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type"
     structured=st.booleans(),
     meta=st.sampled_from([{}, {"finish_reason": "zqx28"}, {"finish_reason": "length"}, {"finish_reason": "content_filter"}]),
 )  # fmt: skip
-def test_no_verdict_quotes_what_was_said(  # noqa: PLR0917 - drawn by name
-    calls, text, earlier, plan, parsed, error, structured, meta
-):
+def test_no_verdict_quotes_what_was_said(calls, text, earlier, plan, parsed, error, structured, meta):
     """All shipped validators, on hostile calls, plans, outputs and histories: code, reason and path hold no such text."""
     messages: list[Any] = [SystemMessage("zqx30"), HumanMessage("zqx31 book a trip to Rome, 'zqx32', 40 %, O-4711")]
     for call in earlier:

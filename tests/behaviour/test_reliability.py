@@ -47,7 +47,7 @@ def openai(stub: StubOpenAI, name: str, **kwargs: Any) -> ChatOpenAI:
         ("fail-hang", "timeout", "LateError", False),
     ],
 )
-async def test_a_small_tier_that_fails_is_answered_by_large(stub, small, reason, error, free, how):  # noqa: PLR0917
+async def test_a_small_tier_that_fails_is_answered_by_large(stub, small, reason, error, free, how):
     """R1: rate limit, server error, refused request, lost connection, timeout: large answers, one call each."""
     before = Counter(r["model"] for r in stub.requests)
     name = f"good-{small}-{how}"
@@ -503,7 +503,7 @@ def test_32_threads_keep_apart():
             for number in range(start, 320, 32):
                 bound = model.bind_tools([forecast]) if number % 3 else model
                 _check_own(number, bound.invoke(str(number)))
-        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+        except BaseException as error:
             wrong.append(error)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(32)]

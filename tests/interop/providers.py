@@ -11,11 +11,11 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
+
+from tests.loopback import Handler, Loopback
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 CALL: dict[str, Any] = {"name": "get_weather", "args": {"city": "Paris"}}
@@ -34,26 +34,33 @@ class RefusedError(ValueError):
     """A request that the provider would answer with an error."""
 
 
-class Providers:
+class _Handler(Handler):
+    owner: Providers
+
+    def answer(self) -> None:
+        body = self.payload()
+        provider, check, write = next(found for path, found in _ROUTES.items() if path in self.path)
+        mark = self.owner.mark
+        try:
+            kind = check(body, mark)
+            status, answer = 200, write(kind, mark)
+            self.owner.bodies.append((provider, body))
+        except (RefusedError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            status, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}", "code": 400}}
+        self.reply(answer, status)
+
+
+class Providers(Loopback):
     """All six at one address; `bodies` are the requests that passed the checks, as (provider, body)."""
 
+    handler = _Handler
+
     def __init__(self) -> None:
+        super().__init__()
         self.bodies: list[tuple[str, dict[str, Any]]] = []
         self._models: dict[tuple[str, str], Any] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"providers": self}))
-        self._server.daemon_threads = True
-        self.mark = f"h{self._server.server_address[1]}"
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.url = self.address
+        self.mark = f"h{self.url.rpartition(':')[2]}"
 
     def model(self, provider: str, **settings: Any) -> Any:
         """Return a model of the real integration that asks here; the same one again for the same settings."""
@@ -88,30 +95,6 @@ class Providers:
                 given = {"model": "magistral-small", "endpoint": f"{url}/mistral/v1", "api_key": "x", "max_retries": 1}
                 return ChatMistralAI(**{**given, **settings})
         return ChatOllama(**{"model": "qwen3:8b", "base_url": url, "reasoning": True, **settings})
-
-
-class _Handler(BaseHTTPRequestHandler):
-    providers: Providers
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        provider, check, write = next(found for path, found in _ROUTES.items() if path in self.path)
-        mark = self.providers.mark
-        try:
-            kind = check(body, mark)
-            status, answer = 200, write(kind, mark)
-            self.providers.bodies.append((provider, body))
-        except (RefusedError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            status, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}", "code": 400}}
-        data = (json.dumps(answer) + "\n").encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
 
 
 def _kind(text: str) -> str:

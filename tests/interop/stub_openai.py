@@ -17,88 +17,44 @@ from __future__ import annotations
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
+
+from tests.loopback import Handler, Loopback
 
 WORD = re.compile(r"\w+")
 NUMBER = re.compile(r"-?\d+")
 
 
-class StubOpenAI:
-    """The server; `url` is the base URL of its API, `requests` every payload it was sent, in order of arrival."""
+class _Handler(Handler):
+    owner: StubOpenAI
 
-    def __init__(self, *, hang: float = 30.0) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.released = threading.Event()
-        self.hang = hang
-        handler = type("Handler", (_Handler,), {"stub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """Where the API is."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-
-    def asked(self, model: str) -> int:
-        """How many requests named this model."""
-        return sum(request["model"] == model for request in self.requests)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One request; HTTP/1.0, so that no connection outlives the test that made it."""
-
-    stub: StubOpenAI
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-    def do_POST(self) -> None:  # noqa: PLR0911 - one per way to behave
-        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.stub.requests.append(payload)
+    def answer(self) -> None:
+        payload = self.payload()
+        self.owner.requests.append(payload)
         model = payload["model"]
         if model == "fail-429":
-            return self._json(429, _error("rate limit reached", "rate_limit_exceeded"), {"Retry-After": "20"})
-        if model == "busy-once" and sum(r["model"] == model for r in self.stub.requests) == 1:
-            return self._json(429, _error("rate limit reached", "rate_limit_exceeded"), {"Retry-After": "0.05"})
+            return self.reply(_error("rate limit reached", "rate_limit_exceeded"), 429, Retry_After="20")
+        if model == "busy-once" and sum(r["model"] == model for r in self.owner.requests) == 1:
+            return self.reply(_error("rate limit reached", "rate_limit_exceeded"), 429, Retry_After="0.05")
         if model == "fail-500":
-            return self._json(500, _error("the server had an error", "server_error"))
+            return self.reply(_error("the server had an error", "server_error"), 500)
         if model == "fail-context":
             text = "This model's maximum context length is 8 tokens. Please reduce the length of the messages."
-            return self._json(400, _error(text, "context_length_exceeded"))
+            return self.reply(_error(text, "context_length_exceeded"), 400)
         if model == "fail-drop":
             self.close_connection = True
             return self.connection.close()
         if model == "fail-hang":
-            self.stub.released.wait(self.stub.hang)
+            self.owner.released.wait(self.owner.hang)
         message, finish = answer(payload)
         usage = _usage(payload, message)
         try:
             if payload.get("stream"):
                 return self._stream(payload, message, finish, usage)
             choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
-            return self._json(200, {**_head(payload, "chat.completion"), "choices": [choice], "usage": usage})
+            return self.reply({**_head(payload, "chat.completion"), "choices": [choice], "usage": usage})
         except (BrokenPipeError, ConnectionResetError):
             return None  # the asker gave up
-
-    def _json(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": len(data), **(headers or {})}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        self.wfile.write(data)
 
     def _stream(self, payload: dict[str, Any], message: dict[str, Any], finish: str, usage: dict[str, Any]) -> None:
         self.send_response(200)
@@ -116,6 +72,26 @@ class _Handler(BaseHTTPRequestHandler):
     def _event(self, body: dict[str, Any]) -> None:
         self.wfile.write(b"data: " + json.dumps(body).encode() + b"\n\n")
         self.wfile.flush()
+
+
+class StubOpenAI(Loopback):
+    """The server; `url` is the base URL of its API, `requests` every payload it was sent, in order of arrival."""
+
+    handler = _Handler
+
+    def __init__(self, *, hang: float = 30.0) -> None:
+        super().__init__()
+        self.requests: list[dict[str, Any]] = []
+        self.released = threading.Event()
+        self.hang, self.url = hang, f"{self.address}/v1"
+
+    def asked(self, model: str) -> int:
+        """How many requests named this model."""
+        return sum(request["model"] == model for request in self.requests)
+
+    def __exit__(self, *exc: object) -> None:
+        self.released.set()
+        super().__exit__(*exc)
 
 
 def _error(message: str, code: str) -> dict[str, Any]:
@@ -217,7 +193,7 @@ def _text(payload: dict[str, Any], asked: str) -> str:
     return f"You said to me: {asked}"
 
 
-def _value(schema: dict[str, Any], name: str, asked: str, defs: dict[str, Any]) -> Any:  # noqa: C901, PLR0911 - one per type
+def _value(schema: dict[str, Any], name: str, asked: str, defs: dict[str, Any]) -> Any:  # noqa: C901 - one per type
     """A value of the schema, taken from the request where it holds one."""
     defs = {**defs, **(schema.get("$defs") or schema.get("definitions") or {})}
     if "$ref" in schema:

@@ -37,9 +37,7 @@ Tree = list[Any]
 def _run_all(backend: str) -> dict[str, Any]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_", "CASCADE_"))}
     env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, str(SCRIPT), backend], check=False, capture_output=True, text=True, env=env
-    )
+    done = subprocess.run([sys.executable, str(SCRIPT), backend], check=False, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 

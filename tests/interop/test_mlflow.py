@@ -27,8 +27,8 @@ pytestmark = [
 def ask(url: str, body: Any = None) -> Any:
     """The JSON of an answer."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return json.load(reply)
 
 
@@ -45,18 +45,18 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     serve = [str(MLFLOW), "server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--workers", "1"]
     serve += ["--backend-store-uri", f"sqlite:///{place}/mlflow.db", "--artifacts-destination", str(place)]
     with (place / "log").open("w") as log:
-        server = subprocess.Popen(serve, cwd=place, env=env, stdout=log, stderr=log)  # noqa: S603
+        server = subprocess.Popen(serve, cwd=place, env=env, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 180
             while time.monotonic() < deadline:
                 try:
-                    urllib.request.urlopen(f"{url}/health", timeout=5).close()  # noqa: S310
+                    urllib.request.urlopen(f"{url}/health", timeout=5).close()
                     break
                 except OSError:
                     time.sleep(1)
             send = [sys.executable, str(HERE / "send_demo.py"), "--endpoint", f"{url}/v1/traces"]
             send += ["--header", "x-mlflow-experiment-id=0"]
-            sent = subprocess.run(send, cwd=place, env=env, capture_output=True, text=True, timeout=180, check=False)  # noqa: S603
+            sent = subprocess.run(send, cwd=place, env=env, capture_output=True, text=True, timeout=180, check=False)
             assert sent.returncode == 0, sent.stderr
             assert "Failed" not in sent.stderr
             assert len(re.findall(r"model calls", sent.stdout)) == 6

@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built as a packager builds it but without fetching the build tool again."""
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+    subprocess.run(command, check=True, capture_output=True)
     (built,) = out.glob("*.whl")
     return built
 
@@ -89,7 +89,7 @@ assert second.response_metadata["cascade"]["escalated"] is False
 def test_the_wheel_works_where_the_checkout_is_not(wheel: Path, tmp_path: Path) -> None:
     """In a fresh environment with the wheel and its dependencies, one step escalates and the next is the small tier's."""
     venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     install = [
         sys.executable,
@@ -103,12 +103,12 @@ def test_the_wheel_works_where_the_checkout_is_not(wheel: Path, tmp_path: Path) 
         "--no-index",
         str(wheel),
     ]
-    subprocess.run(install, check=True, capture_output=True)  # noqa: S603
+    subprocess.run(install, check=True, capture_output=True)
     paths = sysconfig.get_paths(vars={"base": str(venv), "platbase": str(venv)})
     # The dependencies are borrowed from here: a path in a .pth file is searched, its own .pth files (ours) are not read.
     Path(paths["purelib"], "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    done = subprocess.run([str(python), "-I", "-c", TINY], cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([str(python), "-I", "-c", TINY], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     command = python.with_name("cascade-agent")
-    done = subprocess.run([str(command), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([str(command), "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

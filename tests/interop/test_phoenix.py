@@ -41,14 +41,14 @@ class Phoenix:
 
     def get(self, path: str, **query: Any) -> Any:
         """The data of an answer."""
-        with urllib.request.urlopen(f"{self.url}/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as reply:  # noqa: S310
+        with urllib.request.urlopen(f"{self.url}/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as reply:
             return json.load(reply)["data"]
 
     def ask(self, query: str) -> Any:
         """The data of a GraphQL answer."""
         body = json.dumps({"query": query}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)["data"]
 
     def spans(self) -> list[Any]:
@@ -66,12 +66,12 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "CASCADE_", "PHOENIX_"))}
     serve = [str(PYTHON), str(HERE / "phoenix_server.py"), "--port", str(port), "--dir", str(place)]
     with (place / "log").open("w") as log:
-        process = subprocess.Popen(serve, cwd=place, env=env, stdout=log, stderr=log)  # noqa: S603
+        process = subprocess.Popen(serve, cwd=place, env=env, stdout=log, stderr=log)
         try:
             server = Phoenix(f"http://127.0.0.1:{port}", process)
             until(lambda: server.get("projects"), seconds=180, what="Phoenix")
             send = [sys.executable, str(HERE / "send_demo.py"), "--endpoint", f"{server.url}/v1/traces"]
-            sent = subprocess.run(send, cwd=place, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+            sent = subprocess.run(send, cwd=place, env=env, capture_output=True, text=True, timeout=120, check=False)
             assert sent.returncode == 0, sent.stderr
             asked = sum(int(count) for count in re.findall(r"\((\d+) model calls\)", sent.stdout))
             until(lambda: len(models(server.spans())) == asked, seconds=60, what=f"the spans of {asked} model calls")
@@ -174,7 +174,7 @@ def test_the_trace_page_in_a_browser(phoenix, tmp_path):
     base = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     base += [f"--user-data-dir={browser}", "--window-size=1480,960", "--virtual-time-budget=30000"]
     for want in (["--dump-dom"], [f"--screenshot={picture}"]):
-        done = subprocess.run([*base, *want, page], capture_output=True, text=True, timeout=180, check=True)  # noqa: S603
+        done = subprocess.run([*base, *want, page], capture_output=True, text=True, timeout=180, check=True)
         if want == ["--dump-dom"]:
             dom = done.stdout
     reason = shown["attributes"]["cascade.step.reason"]

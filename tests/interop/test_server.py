@@ -50,7 +50,7 @@ class Server:
             "PYTHONPATH": str(REPOSITORY),
         }
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own command line
+            self.process = subprocess.Popen(
                 [*command, *options], cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
             )
 

@@ -97,7 +97,7 @@ def wire(request: pytest.FixtureRequest) -> Iterator[tuple[Bodies, str]]:
     env["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])
     with otlp_receiver() as (address, bodies):
         command = [sys.executable, "-c", APP, address]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         yield bodies, request.param

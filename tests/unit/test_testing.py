@@ -72,7 +72,7 @@ async def test_a_script_can_be_shared():
     assert sorted(got, key=int) == [str(n) for n in range(400)]
     model = ScriptedChatModel(["a", "b", "c"])
     model.invoke("")
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - our own
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert twin.invoke("").text == "b"
     assert model.asked == 1
     assert model._identifying_params == {"name": "scripted", "replies": ["'a'", "'b'", "'c'"]}
@@ -142,7 +142,7 @@ def test_helpers_of_tests():
     hard, soft = always_fail(code="no")(draft, context), always_fail(score=0.2)(draft, context)
     assert (hard.hard, hard.code, soft.hard, soft.outcome) == (True, "no", False, "fail")
     code = "import sys, cascade_agent.testing; sys.exit('pytest' in sys.modules or 'unittest' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_journal_in_memory():

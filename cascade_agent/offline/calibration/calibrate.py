@@ -152,7 +152,7 @@ class _Read:
         self.tally.merge(other.tally)
 
 
-def calibrate(  # noqa: PLR0913 - one keyword per part of the claim
+def calibrate(
     paths: PathLike | Sequence[PathLike],
     *,
     max_loss: float,

@@ -52,7 +52,7 @@ class Adwin:
     means over what independence would give, never below 1), which a shift of the mean hardly moves.
     """
 
-    def __init__(  # noqa: PLR0913 - the settings of the method
+    def __init__(
         self,
         delta: float = 0.002,
         *,
@@ -369,7 +369,7 @@ def _counts(cells: Sequence[int], length: int) -> list[int]:
 def _design_effect(base: Sequence[int], blocks: Sequence[Sequence[int]]) -> tuple[float, float, int]:
     """(the design effect, the squared variation of the cells' own ones, degrees of freedom of the estimate)."""
     used = [i for i, count in enumerate(base) if count]
-    if len(used) < 2:  # noqa: PLR2004 - one cell does not vary
+    if len(used) < 2:  # one cell does not vary
         return 1.0, 0.0, len(blocks) - 1
     doubled = [
         [a + b for a, b in zip(one, two, strict=True)] for one, two in zip(blocks[::2], blocks[1::2], strict=True)

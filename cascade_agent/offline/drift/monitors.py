@@ -118,7 +118,7 @@ class DriftWatch:
         ConfigurationError: a setting that cannot work.
     """
 
-    def __init__(  # noqa: PLR0913 - the settings of the monitors
+    def __init__(
         self,
         *,
         policy: Policy | None = None,

@@ -62,7 +62,7 @@ class _Run:
 
 def _sure(total: float, squares: float, n: int) -> bool:
     """Return whether the mean is above 0 by some standard errors."""
-    if n < 2 or total <= 0.0:  # noqa: PLR2004 - one step has no spread
+    if n < 2 or total <= 0.0:  # one step has no spread
         return False
     spread = max(0.0, squares - total * total / n) / (n - 1)
     return total >= _SURE * math.sqrt(n * spread)

@@ -32,7 +32,7 @@ class Assessment:
     decision: Decision
 
 
-def assess(  # noqa: PLR0913 - one keyword per thing a step knows
+def assess(
     message: AIMessage,
     *,
     messages: Any,

@@ -71,7 +71,7 @@ class Comparison(Plain):
     notes: tuple[str, ...]
 
 
-def compare(  # noqa: PLR0913 - one keyword per question
+def compare(
     paths: PathLike | Sequence[PathLike],
     policies: Policy | Mapping[str, Policy] | None = None,
     *,
@@ -114,7 +114,7 @@ def compare(  # noqa: PLR0913 - one keyword per question
     return comparison_of(tally, copies=copies, resamples=resamples, seed=seed, **seen)
 
 
-def comparison_of(  # noqa: PLR0913 - what is known besides the tally
+def comparison_of(
     tally: Tally,
     *,
     orphans: int = 0,

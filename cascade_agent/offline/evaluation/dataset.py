@@ -481,7 +481,7 @@ class Dataset:
         for validator, codes in other.codes.items():
             self.codes[validator] |= codes
 
-    def _pay(  # noqa: PLR0913, PLR0917 - the columns of `paid`
+    def _pay(  # noqa: PLR0917 - the columns of `paid`
         self, model: str, calls: int, read: int | None, written: int | None, cost: float | None, currency: str
     ) -> None:
         none = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}

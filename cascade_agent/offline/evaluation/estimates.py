@@ -565,7 +565,7 @@ def _ranges_of(tally: Tally) -> dict[str, Ranges]:
 
 def _draws(groups: int, resamples: int, seed: int) -> list[list[float]]:
     """Return how often each group is in each resample."""
-    chance = random.Random(seed)  # noqa: S311 - a repeatable bootstrap, no secret
+    chance = random.Random(seed)  # a repeatable bootstrap, no secret
     out = []
     for _ in range(resamples if groups > 1 else 0):
         times = Counter(chance.choices(range(groups), k=groups))

@@ -87,7 +87,7 @@ def interval(
     groups: dict[str, list[T]] = defaultdict(list)
     for row in rows:
         groups[episode(row)].append(row)
-    keys, draw = sorted(groups), random.Random(seed)  # noqa: S311 - a repeatable bootstrap, no secret
+    keys, draw = sorted(groups), random.Random(seed)  # a repeatable bootstrap, no secret
     drawn = (draw.choices(keys, k=len(keys)) for _ in range(resamples if keys else 0))
     found = [statistic([row for key in some for row in groups[key]]) for some in drawn]
     known = [value for value in found if value is not None]

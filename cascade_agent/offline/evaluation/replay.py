@@ -144,9 +144,7 @@ class _Record:
         bar, confidence = threshold_for(policy, attempt, inputs.kind), attempt.confidence
         return bar is not None and (confidence is None or confidence < bar)
 
-    def after(  # noqa: PLR0911 - one return per move, and per thing that is missing
-        self, policy: Policy, state: _State, decision: Decision
-    ) -> _State | Missing | None:
+    def after(self, policy: Policy, state: _State, decision: Decision) -> _State | Missing | None:
         """Return the step after a move; what the record lacks for it, or None where the step ends."""
         decisions = (*state.decisions, decision)
         if decision.action == "escalate":

@@ -389,7 +389,7 @@ def _undecided(found: _Estimate, trace: StepTrace, replayed: Replayed, facts: Fa
 # ---- tables of sums, several in one number --------------------------------------------------------------------------
 
 
-def _span(  # noqa: PLR0913, PLR0917 - called thrice per stretch of every step
+def _span(  # noqa: PLR0917 - called thrice per stretch of every step
     table: dict[K, list[int]], key: K, sums: int, first: int, end: int, size: int
 ) -> None:
     """Add to the places `first` to `end` of a row of differences: what begins at a place, less what ends there."""

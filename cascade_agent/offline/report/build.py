@@ -51,7 +51,7 @@ _WHY: Final = {
 }
 
 
-def build_report(  # noqa: PLR0913 - keyword settings
+def build_report(
     paths: Sequence[PathLike],
     *,
     policy: Policy | None = None,

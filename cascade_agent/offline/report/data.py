@@ -6,12 +6,15 @@ Unknown is `None`, never 0. Money is in `Report.currency`, times are in seconds.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import StepTrace
     from cascade_agent.offline.drift import DriftReport
     from cascade_agent.offline.evaluation.estimates import Basis
+
+PARTS: Final = ("small", "large", "evidence", "shadow")
+"""What money is spent on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,11 @@ class Point:
     cost_high: float | None = None
     quality: Share
 
+    @property
+    def known(self) -> bool:
+        """Return whether cost and quality are known, so that it has a place in the plot."""
+        return self.cost is not None and self.quality.value is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontier:
@@ -113,6 +121,11 @@ class Frontier:
     unreplayable: int
     scorer: str
     agrees: bool
+
+    @property
+    def known(self) -> bool:
+        """Return whether cost and quality of a threshold are known."""
+        return any(point.known for point in self.curve if point.threshold is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +201,11 @@ class Spending:
     width: float
     undated: int
     prices: str
+
+    @property
+    def used(self) -> list[str]:
+        """What anything was paid for."""
+        return [part for part in PARTS if any(getattr(period, part) > 0 for period in self.periods)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,16 @@ def percent(value: float | None, digits: int = 1) -> str:
     return UNKNOWN if value is None else f"{value * 100:.{digits}f}%"
 
 
+def probability(value: float | None) -> str:
+    """Return a confidence."""
+    return UNKNOWN if value is None else f"{value:.3f}"
+
+
+def exact(value: str | float | None) -> str:
+    """Return a text, or all digits of a number; unknown is empty."""
+    return "" if value is None else str(value)
+
+
 def figure(value: float | None, digits: int = 3) -> str:
     """Return a number with `digits` that count, whole from a thousand on; never a zero for what is not zero."""
     if value is None:
@@ -65,9 +75,9 @@ def day(iso: str | None) -> str:
     return UNKNOWN if not iso else iso[:10]
 
 
-def clock(iso: str | None) -> str:
-    """Return day and time of an ISO time."""
-    return UNKNOWN if not iso else iso[:19].replace("T", " ")
+def clock(iso: str | None, fine: bool = False) -> str:
+    """Return day and time of an ISO time, `fine` to the millisecond."""
+    return UNKNOWN if not iso else iso[: 23 if fine else 19].replace("T", " ")
 
 
 def between(low: float | None, high: float | None) -> str:

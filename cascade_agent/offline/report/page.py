@@ -1,25 +1,40 @@
 """A `Report` as one HTML file: no request to anywhere, and every text that was read is escaped.
 
 The page's policy (CSP) allows its own style and its own script by their hashes and nothing else, so that even a text
-that escaped the escaping could not act.
+that escaped the escaping could not act. `page.html` is the page; here is what its sentences say.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from cascade_agent.journal.format import answer_text
 from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report import plots
-from cascade_agent.offline.report.drift_section import drift_section
-from cascade_agent.offline.report.markup import Child, Markup, behind, breakable, data_script, el, raw, section
-from cascade_agent.offline.report.steps import steps_section
+from cascade_agent.offline.report.markup import breakable, escape
 
 if TYPE_CHECKING:
-    from cascade_agent.offline.report.data import AlwaysLarge, Escalations, Frontier, Point, Reliability, Report
+    from collections.abc import Iterable, Iterator
+
+    from markupsafe import Markup
+
+    from cascade_agent.core.records import Attempt, StepTrace
+    from cascade_agent.offline.report.data import (
+        AlwaysLarge,
+        Escalations,
+        Frontier,
+        Reliability,
+        Report,
+        Share,
+        Spending,
+        Totals,
+    )
 
 _ANSWERS: Final = {
     "small": "small answered",
@@ -27,133 +42,74 @@ _ANSWERS: Final = {
     "nobody": "nobody could answer",
     "unfinished": "unfinished",
 }
-_BELIEVED: Final = "Can confidences be believed?"
-_PANELS: Final = 8
+_FORMATS: Final = (
+    "between", "clock", "count", "exact", "figure", "money", "percent", "plural", "probability", "seconds",
+    "span", "width",
+)  # fmt: skip
 _FEW: Final = 3
+_OWN: Final = ("page.css", "page.js")
 
 
 def render(report: Report) -> str:
     """Return the page. The report's figures stand in it once more as JSON (`#report-data`)."""
-    style, script = (
-        files("cascade_agent.offline.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
-    )
+    style, script = (base64.b64encode(hashlib.sha256(_file(name).encode()).digest()).decode() for name in _OWN)
     rules = (
-        f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'; "
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    head = el(
-        "head",
-        None,
-        el("meta", {"charset": "utf-8"}),
-        el("meta", {"http-equiv": "Content-Security-Policy", "content": rules}),
-        el("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        el("meta", {"name": "color-scheme", "content": "light dark"}),
-        el("meta", {"name": "referrer", "content": "no-referrer"}),
-        el("meta", {"name": "generator", "content": f"cascade-agent {report.version}"}),
-        el("title", None, report.title),
-        el("style", None, raw(style)),
+    return templates().get_template("page.html").render(report=report, rules=rules)
+
+
+@cache
+def templates() -> Environment:
+    """Return the environment of the templates: what they print is escaped, and cleaned of what no page may hold."""
+    env = Environment(
+        loader=FunctionLoader(_file),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=escape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    body = el(
-        "body",
-        None,
-        el("a", {"class": "skip", "href": "#main"}, "Skip to the figures"),
-        _header(report),
-        el("main", {"id": "main"}, *_sections(report)),
-        _footer(report),
-        data_script("report-data", report.to_json()),
-        el("script", None, raw(script)),
-    )
-    return "<!DOCTYPE html>\n" + el("html", {"lang": "en"}, head, body) + "\n"
+    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    env.filters |= {name: getattr(fmt, name) for name in _FORMATS} | {"breakable": breakable, "few": few}
+    for function in (answer_text, answered, believed, facts, footer, frontier_lead, frontier_notes, frontier_plot, good,
+                     headline, most, plots.bar, small_confidence, spending_lead, spending_legend, tiles):  # fmt: skip
+        env.globals[function.__name__] = function
+    env.globals["words"] = _ANSWERS
+    env.globals["reliability_plot"] = lambda data: plots.both(partial(plots.reliability, data), 480)
+    env.globals["latency_plot"] = lambda rows: plots.both(partial(plots.latency, rows), 480)
+    env.globals["spending_plot"] = lambda data, currency: plots.both(partial(plots.spending, data, currency), 1000)
+    return env
 
 
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _sections(report: Report) -> list[Markup]:
-    return [
-        _tiles(report),
-        _frontier(report),
-        _reasons(report),
-        el("div", "pair", _reliability(report.reliability), _latency(report)),
-        _spending(report),
-        drift_section(report.drift),
-        steps_section(
-            "expensive",
-            "The most expensive steps",
-            f"The {len(report.expensive)} steps that cost most. Open one for its drafts, findings and decision.",
-            report.expensive,
-            report.currency,
-            of_small=True,
-        ),
-        steps_section(
-            "doubtful",
-            "The most doubtful steps",
-            f"The {len(report.doubtful)} steps whose returned answer has the least confidence, those without an "
-            "answer first. Steps whose confidence nothing measured are not among them.",
-            report.doubtful,
-            report.currency,
-        ),
-    ]
-
-
-def swatch(kind: str) -> Markup:
-    """Return the mark of a colour."""
-    return el("span", {"class": f"swatch swatch-{kind}", "aria-hidden": "true"})
-
-
-def legend(*names: tuple[str, str]) -> Markup:
-    """Return what the colours mean: (class, name)."""
-    return el("ul", "legend", *(el("li", None, swatch(kind), name) for kind, name in names))
+@cache
+def _file(name: str) -> str:
+    return files("cascade_agent.offline.report").joinpath(name).read_text("utf-8")
 
 
 # ---- head and tiles -------------------------------------------------------------------------------------------------
 
 
-def _header(report: Report) -> Markup:
-    totals = report.totals
-    choices = []
-    for value in ("auto", "light", "dark"):
-        chosen = {"type": "radio", "name": "theme", "value": value, "checked": value == "auto"}
-        choices.append(el("label", None, el("input", chosen), el("span", None, value.capitalize())))
-    threads = "" if totals.threads_counted else "more than "
-    facts = [
-        _few(list(report.files)),
-        f"{fmt.plural(totals.steps, 'step')} in {threads}{fmt.plural(totals.threads, 'thread')}",
-        fmt.span(totals.first, totals.last),
-        *(f"{tier}: {_few(list(models))}" for tier, models in totals.models.items()),
-    ]
-    theme = el("fieldset", "theme", el("legend", "hidden", "Colours"), *choices)
-    return el(
-        "header",
-        None,
-        el("div", "top", el("h1", None, report.title), theme),
-        el("p", "headline", _headline(report)),
-        el("p", {"class": "pill mark", "id": "made-up"}, _made_up(report)) if report.made_up_prices else None,
-        el("ul", "facts", *(el("li", None, el("bdi", None, fact)) for fact in facts)),
-        _who_answered(report),
-    )
-
-
-def _made_up(report: Report) -> str:
-    return f"{'offline stand-ins, no language models; ' if report.stand_ins else ''}made-up prices"
-
-
-def _few(names: list[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
+    names = list(names)
     return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
 
 
-def _headline(report: Report) -> str:
+def headline(report: Report) -> str:
+    """Return what was saved, who answered and how good that was."""
     totals = report.totals
     share = fmt.percent(totals.by_answer.get("small", 0) / totals.steps, 0)
     answered = f"The small model answered {share} of {fmt.plural(totals.steps, 'step')}."
     quality = next((mark.quality for mark in report.frontier.marks), None)
     if quality is None or quality.value is None:
-        good = "How good the answers were is unknown: no step that small answered has a label."
+        right = "How good the answers were is unknown: no step that small answered has a label."
     else:
         labels = f" ({fmt.plural(quality.n, 'label')})" if quality.n else ""
-        good = f"{fmt.percent(quality.value, 0)} of the answers were at least as good as the large model's{labels}."
-    return f"{_saving(report)} {answered} {good}{_without_shadows(report.always_large)}"
+        right = f"{fmt.percent(quality.value, 0)} of the answers were at least as good as the large model's{labels}."
+    return f"{_saving(report)} {answered} {right}{_without_shadows(report.always_large)}"
 
 
 def _saving(report: Report) -> str:
@@ -183,34 +139,24 @@ def _without_shadows(compared: AlwaysLarge) -> str:
     return f" Without shadow calls, which only measure, it would {words}."
 
 
-def _who_answered(report: Report) -> Markup:
-    totals = report.totals
-    parts = [(who, totals.by_answer.get(who, 0)) for who in _ANSWERS if totals.by_answer.get(who, 0)]
-    names = [
-        el("li", None, swatch(who), el("b", None, fmt.percent(n / totals.steps)), f" {_ANSWERS[who]} ({fmt.count(n)})")
-        for who, n in parts
-    ]
-    whole = plots.bar([(who, n / totals.steps) for who, n in parts], kind="bar tall")
-    return el("div", "who", whole, el("ul", "legend", *names))
+def answered(totals: Totals) -> list[tuple[str, float]]:
+    """Return who answered which share of the steps."""
+    return [(who, totals.by_answer[who] / totals.steps) for who in _ANSWERS if totals.by_answer.get(who)]
 
 
-def _tile(identifier: str, name: str, value: str, note: Child) -> Markup:
-    figure = el("span", {"class": "value", "id": f"tile-{identifier}"}, value)
-    return el("div", "tile", el("dt", None, name), el("dd", None, figure, el("span", "note", note)))
-
-
-def _tiles(report: Report) -> Markup:
+def tiles(report: Report) -> tuple[tuple[str, str, str, str], ...]:
+    """Return the figures at the head of the page: identifier, name, value, note."""
     totals, compared = report.totals, report.always_large
     nobody = totals.by_outcome.get("exhausted", 0) + totals.by_outcome.get("human_review", 0)
     latency = {row.who: row.p50 for row in report.latency}
     escalated = f"{fmt.seconds(latency['step, escalated'])} when" if "step, escalated" in latency else "none"
-    sources = _few([f"{who} ({fmt.count(n)})" for who, n in totals.labelled.items()])
+    sources = few([f"{who} ({fmt.count(n)})" for who, n in totals.labelled.items()])
     reached = f"{fmt.count(totals.escalated)} steps reached the large model"
     failed = "steps in which even the large draft failed" if nobody else "every step had an answer"
     doubt = "answers returned although a check objected" if totals.degraded else "no answer that a check objected to"
     labels = f"steps, by {sources}" if totals.labelled else "no step: quality is unknown"
     median = fmt.seconds(latency.get("step, small only"))
-    tiles = (
+    return (
         ("steps", "Steps", fmt.count(totals.steps), fmt.plural(totals.threads, "thread")),
         ("escalated", "Escalated", fmt.percent(totals.escalated / totals.steps), reached),
         ("cost", "Cost", *_cost(report)),
@@ -220,7 +166,6 @@ def _tiles(report: Report) -> Markup:
         ("latency", "Median step", median, f"small only; {escalated} escalated"),
         ("labelled", "Labelled", fmt.count(sum(totals.labelled.values())), labels),
     )
-    return el("dl", {"class": "tiles", "aria-label": "Summary"}, *(_tile(*tile) for tile in tiles))
 
 
 def _cost(report: Report) -> tuple[str, str]:
@@ -261,80 +206,42 @@ def _compared(report: Report) -> str:
     return f"{text}, estimated from {fmt.plural(compared.drawn, 'shadow call')}"
 
 
-def _estimate(report: Report) -> str | None:
-    """Return how the cost of always-large was found."""
-    compared = report.always_large
-    if compared.share is None or not compared.estimated:
-        return None
-    return (
-        f"Always large is an estimate. Its cost is known in {fmt.plural(compared.measured, 'step')}; for the other "
-        f"{fmt.count(compared.estimated)} the shadow calls say what it would have been, each weighed by one over its "
-        "probability."
-    )
-
-
 # ---- sections -------------------------------------------------------------------------------------------------------
 
 
-def _frontier(report: Report) -> Markup:
+def frontier_lead(report: Report) -> str:
+    """Return what the plot of cost and quality shows, and what is missing in it."""
     data = report.frontier
-    known = any(p.quality.value is not None and p.cost is not None for p in data.curve if p.threshold is not None)
-    lead = "Each dot is a threshold on the confidence, replayed over this journal" + (
-        ": what it would have cost, and for how many steps the answer would have been at least as good as the large "
-        "model's."
-        if known
-        else f". {_unknown(data)}"
-    )
-    swept = len(data.curve) > 1
-    if not swept:
-        lead = f"No threshold can be tried: {_no_curve(report)}."
-    ways = [_aside(point, report.always_large, plotted=known) for point in data.marks]
-    notes = [el("p", "small", part) for part in (_estimate(report), _basis(data)) if part]
-    plot = plots.both(partial(plots.frontier if known else plots.sweep, data), 640) if swept else None
-    head = ("way", "escalated", "cost", "as good as large", "95% interval", "labels")
-    rows = [_row(point) for point in (*data.marks, *data.curve)]
-    return section(
-        "frontier",
-        "Cost and quality",
-        lead,
-        el("div", "split" if plot else None, plot, el("div", "aside", *ways, *notes)),
-        behind("Thresholds and ways to answer", head, rows, identifier="frontier-table"),
-    )
-
-
-def _no_curve(report: Report) -> str:
-    if not any(map(any, report.reliability.histogram)):
-        return "no finished step has a draft with a confidence"
-    return "no threshold tells the steps of this journal apart"
-
-
-def _unknown(data: Frontier) -> str:
+    if len(data.curve) <= 1:
+        confident = any(map(any, report.reliability.histogram))
+        why = "no threshold tells the steps of this journal apart"
+        return f"No threshold can be tried: {why if confident else 'no finished step has a draft with a confidence'}."
+    lead = "Each dot is a threshold on the confidence, replayed over this journal"
+    if data.known:
+        return (
+            f"{lead}: what it would have cost, and for how many steps the answer would have been at least as good as "
+            "the large model's."
+        )
     if any(point.quality.value is not None for point in data.curve):
-        return "What it would have cost is unknown: no shadow call says what large costs where small answered."
-    return f"How good the answers would have been is unknown: {data.why}."
+        return f"{lead}. What it would have cost is unknown: no shadow call says what large costs where small answered."
+    return f"{lead}. How good the answers would have been is unknown: {data.why}."
 
 
-def _aside(point: Point, compared: AlwaysLarge, *, plotted: bool) -> Markup:
-    kind = {"as it ran": "run", "always small": "small", "always large": "large"}.get(point.name, "policy")
-    quality = point.quality
-    good = f"{fmt.percent(quality.value)} as good as large" if quality.value is not None else "quality unknown"
-    if quality.n and quality.low is not None and quality.high is not None:
-        good += f" ({fmt.between(quality.low, quality.high)})"
-    if kind == "large":
-        good = "what the others are compared with"
-    if kind == "run" and compared.shadow and compared.large:
-        good += f"; shadow calls cost {fmt.percent(compared.shadow / compared.large)} more"
-    return el(
-        "div",
-        "way",
-        swatch(kind) if plotted and point.cost is not None and quality.value is not None else None,
-        el("b", None, el("bdi", None, point.name)),
-        el("span", "cost", fmt.percent(point.cost)),
-        el("span", "note", f"escalates {fmt.percent(point.escalated)}; {good}"),
-    )
+def frontier_plot(data: Frontier) -> Markup | None:
+    """Return quality over cost, or what thresholds cost where no quality is known."""
+    draw = partial(plots.frontier if data.known else plots.sweep, data)
+    return plots.both(draw, 640) if len(data.curve) > 1 else None
 
 
-def _basis(data: Frontier) -> str:
+def frontier_notes(report: Report) -> Iterator[str]:
+    """Yield how the cost of always-large was found, and what stands behind the thresholds."""
+    compared, data = report.always_large, report.frontier
+    if compared.share is not None and compared.estimated:
+        yield (
+            f"Always large is an estimate. Its cost is known in {fmt.plural(compared.measured, 'step')}; for the other "
+            f"{fmt.count(compared.estimated)} the shadow calls say what it would have been, each weighed by one over "
+            "its probability."
+        )
     text = f"Scorer: {data.scorer}"
     if not data.agrees:
         text += ", which is not the one this journal was written with: give its policy file for its own curve"
@@ -343,102 +250,31 @@ def _basis(data: Frontier) -> str:
         text += f", up to {data.unreplayable:,} of them could not be decided anew from the record"
     if data.basis != "none":
         text += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals"
-    return text + "."
+    yield text + "."
 
 
-def _row(point: Point) -> list[Child]:
-    quality = point.quality
-    interval = "" if not quality.n else fmt.between(quality.low, quality.high)
-    return [
-        el("bdi", None, point.name),
-        fmt.percent(point.escalated),
-        fmt.percent(point.cost),
-        fmt.percent(quality.value),
-        interval,
-        fmt.count(quality.n) if quality.n else "",
-    ]
+def good(quality: Share) -> str:
+    """Return how often a way to answer is as good as large."""
+    if quality.value is None:
+        return "quality unknown"
+    interval = f" ({fmt.between(quality.low, quality.high)})" if quality.n and quality.low is not None else ""
+    return f"{fmt.percent(quality.value)} as good as large{interval}"
 
 
-def _reasons(report: Report) -> Markup:
-    rows = report.escalations
-    kept = [row for row in rows if row.escalated][:_PANELS]
-    if not kept:
-        return section("reasons", "Why steps escalate", "No step of this journal escalated.")
-    widest = max(max(row.reasons.values()) / row.steps for row in kept)
-    left_out = len(rows) - len(kept)
-    more = f" {fmt.plural(left_out, 'step')} more: in the table." if left_out else ""
-    figures = [
-        [
-            el("bdi", None, row.step),
-            fmt.count(row.steps),
-            fmt.count(row.escalated),
-            fmt.percent(row.escalated / row.steps),
-            ", ".join(f"{reason} {fmt.count(n)}" for reason, n in row.reasons.items()),
-        ]
-        for row in rows
-    ]
-    head = ("step", "ran", "escalated", "share", "reasons")
-    return section(
-        "reasons",
-        "Why steps escalate",
-        f"Reasons by step, as a share of the times the step ran. Bars share one scale.{more}",
-        el("div", "panels", *(_panel(row, widest) for row in kept)),
-        behind("Steps and why they escalated", head, figures, identifier="reasons-table"),
-    )
+def most(rows: Iterable[Escalations]) -> float:
+    """Return the largest share of the steps of one name that escalated for one reason."""
+    return max(max(row.reasons.values()) / row.steps for row in rows)
 
 
-def _panel(row: Escalations, widest: float) -> Markup:
-    """Return the reasons of one step as bars; a bar of the share `widest` takes the whole width."""
-    lines = []
-    for reason, n in row.reasons.items():
-        name = el("th", {"scope": "row"}, el("bdi", None, breakable(reason)))
-        bar = el("td", "bar-cell", plots.bar([("large", n / row.steps / widest)]))
-        share = el("td", "muted", fmt.percent(n / row.steps))
-        lines.append(el("tr", None, name, bar, el("td", None, fmt.count(n)), share))
-    note = el("span", "note", f" {fmt.count(row.escalated)} of {fmt.count(row.steps)} escalated ")
-    right = el("b", "right", fmt.percent(row.escalated / row.steps))
-    caption = el("caption", None, el("b", None, el("bdi", None, row.step)), note, right)
-    head = el("tr", None, *(el("th", {"scope": "col"}, name) for name in ("reason", "bar", "steps", "share")))
-    return el("table", "bars", caption, el("thead", "hidden", head), el("tbody", None, *lines))
-
-
-def _reliability(data: Reliability) -> Markup:
-    taken, escalated = (sum(column) for column in zip(*data.histogram, strict=True))
+def believed(data: Reliability) -> str:
+    """Return whether drafts of like confidence were right, as far as labels say."""
     without = f" {fmt.plural(data.unmeasured, 'draft')} without any" if data.unmeasured else ""
-    if not taken and not escalated:
-        lead = f"No draft of this journal has a confidence.{without}{'.' if without else ''}"
-        return section("calibration", _BELIEVED, lead)
-    drafts = [
-        [
-            f"{b.low:g} – {b.high:g}",
-            f"{b.confidence:.3f}",
-            fmt.count(b.n),
-            fmt.count(b.right),
-            fmt.percent(b.share),
-            fmt.between(b.interval_low, b.interval_high),
-        ]
-        for b in data.bins
-    ]
-    steps = [
-        [f"{i / 20:.2f} – {(i + 1) / 20:.2f}", fmt.count(taken), fmt.count(escalated)]
-        for i, (taken, escalated) in enumerate(data.histogram)
-    ]
-    curve = partial(behind, identifier="calibration-table", summary="The numbers behind the curve")
-    bars = partial(behind, identifier="confidence-table", summary="The numbers behind the bars")
-    head = ("confidence", "mean", "drafts", "right", "share", "95% interval")
-    return section(
-        "calibration",
-        _BELIEVED,
-        _believed(data) + (f"{without} confidence." if without else ""),
-        plots.both(partial(plots.reliability, data), 480),
-        legend(*[("small", "draft taken")] * bool(taken), *[("large", "escalated")] * bool(escalated)),
-        curve("Labelled drafts by confidence", head, drafts) if drafts else None,
-        bars("Steps by confidence", ("confidence", "taken", "escalated"), steps),
-    )
+    if not any(map(any, data.histogram)):
+        return f"No draft of this journal has a confidence.{without}{'.' if without else ''}"
+    return _labelled(data) + (f"{without} confidence." if without else "")
 
 
-def _believed(data: Reliability) -> str:
-    """Return the sentences about labelled drafts."""
+def _labelled(data: Reliability) -> str:
     if not data.bins:
         return (
             "No draft is labelled, so whether confidences can be believed is unknown. Below: how often each confidence "
@@ -456,60 +292,58 @@ def _believed(data: Reliability) -> str:
     return lead
 
 
-def _latency(report: Report) -> Markup:
-    rows, title = report.latency, "How long calls take"
-    if not any(row.p99 > 0 for row in rows):
-        return section("latency", title, "No latency is recorded in this journal.")
-    lead = "Median, 95th and 99th percentile of each call, and of whole steps with judging included (logarithmic axis)."
-    figures = [[r.who, fmt.count(r.n), *map(fmt.seconds, (r.p50, r.p95, r.p99))] for r in rows]
-    numbers = behind("Latency by tier", ("calls", "number", "p50", "p95", "p99"), figures, identifier="latency-table")
-    return section("latency", title, lead, plots.both(partial(plots.latency, rows), 480), numbers)
-
-
-def _spending(report: Report) -> Markup:
-    data, currency, title = report.spending, report.currency, "Spending over time"
+def spending_lead(data: Spending) -> str:
+    """Return what the plot of spending shows, and what is missing in it."""
     if not data.periods:
-        return section("spending", title, f"No step has a time. {data.prices}")
-    used = [part for part in plots.PARTS if any(getattr(p, part) > 0 for p in data.periods)]
-    words = {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}
-    names = [(part, words.get(part, part)) for part in used]
-    if any(p.always_large is not None for p in data.periods):
-        names.append(("always", f"always large{' (estimate)' if report.always_large.estimated else ''}"))
-    if any(p.escalated for p in data.periods):
-        names.append(("quiet", "share of steps that escalated"))
-    unknown, width = sum(p.unknown for p in data.periods), fmt.width(data.width)
-    lead = f"What was paid per {width} (UTC). {data.prices}"
+        return f"No step has a time. {data.prices}"
+    lead, unknown = (
+        f"What was paid per {fmt.width(data.width)} (UTC). {data.prices}",
+        sum(p.unknown for p in data.periods),
+    )
     if unknown:
         lead += f" {fmt.plural(unknown, 'step')} without a known cost are missing in the bars."
-    figures = [
-        [
-            fmt.clock(p.start) if data.width >= 1 else p.start[:23].replace("T", " "),
-            fmt.count(p.steps),
-            fmt.count(p.escalated),
-            *(fmt.figure(getattr(p, part)) for part in used),
-            fmt.figure(p.always_large),
-        ]
-        for p in data.periods
-    ]
-    head = ("from (UTC)", "steps", "escalated", *used, "always large")
-    plot = plots.both(partial(plots.spending, data, currency), 1000)
-    numbers = behind(f"Spending per {width} in {currency}", head, figures, identifier="spending-table")
-    return section("spending", title, lead, legend(*names), plot, numbers)
+    return lead
 
 
-def _footer(report: Report) -> Markup:
-    totals = report.totals
-    policies = ", ".join(f"{name} ({fmt.plural(n, 'step')})" for name, n in totals.policies.items())
-    parts = [f"Policies in this journal: {policies}."]
-    if report.policy is not None:
-        policy = report.policy
+def spending_legend(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield the colours that the plot of spending uses, each with its name."""
+    data, words = report.spending, {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}
+    yield from ((part, words.get(part, part)) for part in data.used)
+    if any(p.always_large is not None for p in data.periods):
+        yield "always", f"always large{' (estimate)' if report.always_large.estimated else ''}"
+    if any(p.escalated for p in data.periods):
+        yield "quiet", "share of steps that escalated"
+
+
+def small_confidence(step: StepTrace) -> float | None:
+    """Return the confidence in the draft of small; None where it was not asked first."""
+    first = step.attempts[0] if step.attempts else None
+    return first.confidence if first is not None and first.tier == "small" else None
+
+
+def facts(attempt: Attempt, currency: str) -> Iterator[str]:
+    """Yield what is known of an attempt, as far as it is."""
+    usage = attempt.usage
+    yield from filter(None, (attempt.model, attempt.outcome))
+    if attempt.confidence is not None:
+        yield f"confidence {fmt.probability(attempt.confidence)}"
+    yield fmt.money(attempt.cost, currency)
+    yield fmt.seconds(attempt.latency)
+    if usage is not None:
+        yield f"{fmt.count(usage.input_tokens)} → {fmt.count(usage.output_tokens)} tokens"
+
+
+def footer(report: Report) -> Iterator[str]:
+    """Yield which policies were in force, the notes of the report, and where the page comes from."""
+    policies = (f"{name} ({fmt.plural(n, 'step')})" for name, n in report.totals.policies.items())
+    yield f"Policies in this journal: {', '.join(policies)}."
+    if (policy := report.policy) is not None:
         amount = "without a threshold" if policy["threshold"] is None else f"threshold {policy['threshold']:.3f}"
         dated = f", {policy['kind']} {fmt.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
-        parts.append(f"Policy kept as {policy['name']}: {policy['version']}, {amount}{dated}.")
-    parts += report.notes
-    parts.append(
+        yield f"Policy kept as {policy['name']}: {policy['version']}, {amount}{dated}."
+    yield from report.notes
+    yield (
         "Costs include rejected drafts and evidence. Unknown is never counted as 0. "
         f"Made {fmt.clock(report.made_at)} UTC by cascade-agent {report.version}; this file holds everything it "
         "shows and asks no server."
     )
-    return el("footer", None, *(el("p", None, el("bdi", None, part)) for part in parts))

@@ -7,15 +7,17 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from cascade_agent.offline.report import format as fmt
-from cascade_agent.offline.report.markup import Markup, el
+from cascade_agent.offline.report.data import PARTS
+from cascade_agent.offline.report.markup import el
 from cascade_agent.offline.report.svg import Placer, Scale, label, line, log_ticks, path, rect, svg, ticks, tip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from markupsafe import Markup
+
     from cascade_agent.offline.report.data import Frontier, Latency, Period, Point, Reliability, Spending
 
-PARTS: Final = ("small", "large", "evidence", "shadow")
 _NARROW: Final = 328.0
 _MIDDLE: Final = 660.0
 _PHONE: Final = 420.0
@@ -29,10 +31,10 @@ def both(draw: Callable[[float], Markup], wide: float) -> Markup:
     widths = (
         {"desk": wide, "middle": _MIDDLE, "narrow": _NARROW} if wide > _MIDDLE else {"wide": wide, "narrow": _NARROW}
     )
-    return el("div", "plot", *(el("div", kind, draw(width)) for kind, width in widths.items()))
+    return el("div", {"class": "plot"}, *(el("div", {"class": kind}, draw(width)) for kind, width in widths.items()))
 
 
-def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
+def bar(parts: Sequence[tuple[str, float]], kind: str = "bar") -> Markup:
     """Parts of a whole as one bar that takes all the room it gets: (class, share)."""
     at, shapes = 0.0, []
     for name, share in parts:
@@ -44,9 +46,7 @@ def bar(parts: Sequence[tuple[str, float]], *, kind: str = "bar") -> Markup:
 
 def frontier(data: Frontier, width: float) -> Markup:
     """Quality over cost: the swept curve with its interval, and the marks."""
-    points, marks = (
-        [p for p in some if p.cost is not None and p.quality.value is not None] for some in (data.curve, data.marks)
-    )
+    points, marks = ([p for p in some if p.known] for some in (data.curve, data.marks))
     height = 400.0 if width > _PHONE else 340.0
     left, right, top, bottom = 52.0, width - 14.0, 24.0, height - 44.0
     lows = [p.quality.low or 0.0 for p in points] + [p.quality.value or 0.0 for p in marks]
@@ -60,11 +60,11 @@ def frontier(data: Frontier, width: float) -> Markup:
     shapes += _base(left, right, bottom, "cost, always large = 100%")
     upper = [(x(p.cost or 0), y(p.quality.high or 0)) for p in points]
     lower = [(x(p.cost or 0), y(p.quality.low or 0)) for p in points]
-    shapes.append(path([*upper, *reversed(lower)], "band", closed=True) if points else Markup())
-    shapes.append(path([(x(p.cost or 0), y(p.quality.value or 0)) for p in points], "curve") if points else Markup())
+    middle = [(x(p.cost or 0), y(p.quality.value or 0)) for p in points]
+    shapes += [path([*upper, *reversed(lower)], "band", closed=True), path(middle, "curve")] if points else []
     shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _sentence(p)) for p in points]
     placer = Placer(left, 17.0, right + 6, bottom)  # from below the words of the axis on
-    placer.block_line([(x(p.cost or 0), y(p.quality.value or 0)) for p in points])
+    placer.block_line(middle)
     for p in [*points, *marks]:
         placer.block(x(p.cost or 0), y(p.quality.value or 0), 8 if p in marks else 4)
     for p in marks:
@@ -114,7 +114,7 @@ def sweep(data: Frontier, width: float) -> Markup:
     shapes += _levels(ticks(0.0, most, 4), y, left, right)
     shapes += [label(x(value), bottom + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
     shapes += _base(left, right, bottom, "threshold on the confidence")
-    shapes.append(path([(x(t), y(v)) for t, v in points], "curve") if points else Markup())
+    shapes += [path([(x(t), y(v)) for t, v in points], "curve")] if points else []
     shapes += [_dot(x(t), y(v), 3, "dot", f"threshold {t:.3f}: {_share(v)}") for t, v in points]
     if run is not None:
         shapes += [
@@ -279,7 +279,7 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
     return svg(width, height, f"{fmt.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
 
 
-def _time_axis(  # noqa: PLR0913, PLR0917 - a place and a scale
+def _time_axis(  # noqa: PLR0917 - a place and a scale
     data: Spending, start: float, slot: float, slots: int, first: float, y: float, width: float
 ) -> list[Markup]:
     wanted = 7 if width > _PHONE else 3

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal
 
-from cascade_agent.offline.report.markup import Child, Markup, el
+from cascade_agent.offline.report.markup import el
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from markupsafe import Markup
 
 Anchor = Literal["start", "middle", "end"]
 
@@ -54,7 +56,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten in [low, high], with 2 and 5 between them when there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**p for p in powers if low <= 10.0**p <= high]
-    if len(tens) > 2:  # noqa: PLR2004 - enough to read the scale by
+    if len(tens) > 2:  # enough to read the scale by
         return tens
     return [n * 10.0**p for p in powers for n in (1, 2, 5) if low <= n * 10.0**p <= high]
 
@@ -69,7 +71,7 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     return el("line", {"x1": round(x1, 1), "y1": round(y1, 1), "x2": round(x2, 1), "y2": round(y2, 1), "class": kind})
 
 
-def rect(x: float, y: float, width: float, height: float, kind: str, *inside: Child) -> Markup:
+def rect(x: float, y: float, width: float, height: float, kind: str, *inside: Markup) -> Markup:
     """A bar."""
     size = {"width": max(0.0, round(width, 1)), "height": max(0.0, round(height, 1))}
     return el("rect", {"x": round(x, 1), "y": round(y, 1), **size, "class": kind}, *inside)
@@ -83,10 +85,10 @@ def path(points: Sequence[tuple[float, float]], kind: str, *, closed: bool = Fal
 
 def tip(words: str) -> Markup:
     """Return the text that a pointer reads on a shape."""
-    return el("title", None, words)
+    return el("title", {}, words)
 
 
-def svg(width: float, height: float, words: str, kind: str, *inside: Child) -> Markup:
+def svg(width: float, height: float, words: str, kind: str, *inside: Markup) -> Markup:
     """A drawing with a sentence for those who do not see it."""
     box = f"0 0 {width:g} {height:g}"
     return el("svg", {"viewBox": box, "class": f"chart {kind}", "role": "img", "aria-label": words}, *inside)

@@ -34,7 +34,7 @@ Json: TypeAlias = Any
 Errors: TypeAlias = "Iterator[ValidationError]"
 
 
-class BudgetSpent(Exception):  # noqa: N818 - a signal, not an error
+class BudgetSpent(Exception):
     """A check took more steps than it may, or a value is nested too deep."""
 
 

@@ -130,7 +130,7 @@ def _code(code: int) -> int:
     if code > _LAST:
         msg = "a code point above U+10FFFF"
         raise PatternError(msg)
-    return code + 0x100000 if 0xD800 <= code <= 0xDFFF else code  # noqa: PLR2004 - the surrogates
+    return code + 0x100000 if 0xD800 <= code <= 0xDFFF else code  # the surrogates
 
 
 def _translate(source: str, at: int, *, inner: bool) -> tuple[str, int, bool]:  # noqa: C901 - one branch per kind of token
@@ -192,7 +192,7 @@ def _check_count(token: re.Match[str], *, repeatable: bool) -> None:
     raise PatternError(msg)
 
 
-def _atom(token: re.Match[str]) -> tuple[int, str | None]:  # noqa: PLR0911 - one return per kind of token
+def _atom(token: re.Match[str]) -> tuple[int, str | None]:
     """Return the character that a token stands for, or (0, the members of a class in RE2's form)."""
     if escape := token["escape"]:
         if escape in _CONTROLS:

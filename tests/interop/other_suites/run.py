@@ -6,7 +6,7 @@ The sdists are fetched by name into SCRATCH, with an environment of their own; n
 that passes plain and fails cascaded stands in the last table with its reason, or as UNEXPLAINED, and then the script
 ends with 1. Apart from `make test`: it needs a package index and some minutes.
 """
-# ruff: noqa: S603, T201 - a script that runs pip and pytest, and prints
+# ruff: noqa: T201 - a script that runs pip and pytest, and prints
 
 from __future__ import annotations
 

@@ -678,14 +678,14 @@ def test_copies_and_pickles_answer():
     model = cascade("a")
     model.bind_tools([forecast])
     assert copy.deepcopy(model)._binding._offers == {}
-    assert pickle.loads(pickle.dumps(model))._binding._offers == {}  # noqa: S301 - our own
+    assert pickle.loads(pickle.dumps(model))._binding._offers == {}
     assert model._binding._offers
     model = CascadeChatModel(
         small=Tier(ScriptedChatModel("yes", loop=True), price=Price(1, 2)), large=ScriptedChatModel("b")
     )
-    twin = pickle.loads(pickle.dumps(model))  # noqa: S301 - our own
+    twin = pickle.loads(pickle.dumps(model))
     assert twin.invoke("hi").text == "yes"
-    bound = pickle.loads(pickle.dumps(model.bind_tools([City])))  # noqa: S301 - our own
+    bound = pickle.loads(pickle.dumps(model.bind_tools([City])))
     assert bound.invoke("hi").text == "yes"
 
 

@@ -486,7 +486,7 @@ def test_without_langchain_the_import_names_the_extra():
         "except ConfigurationError as error:\n    assert 'langgraph-cascade[langchain]' in str(error)\n"
         "else:\n    raise SystemExit('no error')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our own code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

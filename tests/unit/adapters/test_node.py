@@ -274,7 +274,7 @@ def test_a_decorated_function_keeps_its_identity():
     assert list(inspect.signature(answer).parameters) == ["state", "config", "model", "store", "writer"]
     assert typing.get_type_hints(answer)["state"] is Question
     if answer.__module__ in __import__("sys").modules:
-        assert pickle.loads(pickle.dumps(answer)) is answer  # noqa: S301 - our own
+        assert pickle.loads(pickle.dumps(answer)) is answer
 
 
 def test_langgraph_injects_into_a_decorated_function_and_infers_its_input():

@@ -240,7 +240,7 @@ def lookup(city: str) -> str:
     return f"{city}: 21"
 
 
-class Refused(Exception):  # noqa: N818 - as providers name theirs
+class Refused(Exception):
     """An exception of a provider's client."""
 
     def __init__(self, status: int = 400) -> None:
@@ -312,7 +312,7 @@ def seen(ask: Any) -> Any:
     """What the host gets: an answer, or an exception by type and words."""
     try:
         return words(ask())
-    except Exception as error:  # noqa: BLE001 - that is the question
+    except Exception as error:
         return type(error), str(error)
 
 

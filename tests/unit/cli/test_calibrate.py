@@ -70,7 +70,7 @@ def test_a_process_of_its_own_says_what_it_found_and_writes_the_policy(journal: 
         "--out",
         str(out),
     ]
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         command,
         capture_output=True,
         text=True,

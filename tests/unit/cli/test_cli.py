@@ -75,7 +75,7 @@ def test_the_demo_as_json_is_json(tmp_path):
 def test_the_demo_runs_without_the_sdk(tmp_path):
     """Where only OpenTelemetry's API is installed the demo leaves no spans, and says what they need."""
     code = "import sys; sys.modules['opentelemetry.sdk'] = None; from cascade_agent.cli import main; main()"
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         [sys.executable, "-c", code, "demo", "--tasks", "1", "--graph", "extraction"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip

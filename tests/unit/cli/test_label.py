@@ -58,7 +58,7 @@ def test_a_process_of_its_own_labels_one_step(journal: Path) -> None:
     """The label is appended with who, when and why; what stood there is the same byte for byte."""
     before = journal.read_bytes()
     command = [sys.executable, "-m", "cascade_agent", "label", str(journal), "a1", "--wrong", "--note", "no such place"]
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -163,7 +163,7 @@ def test_a_session_begins_with_the_most_doubtful(journal: Path) -> None:
 
 def test_a_session_in_a_process_of_its_own_reads_every_key(journal: Path) -> None:
     """Keys that come through a pipe all at once are taken one by one."""
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         [sys.executable, "-m", "cascade_agent", "label", str(journal)],
         input="s\nw\nr\nq\n",
         capture_output=True,

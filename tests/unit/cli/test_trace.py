@@ -70,7 +70,7 @@ def test_compressed_and_rotated_files_are_read_by_pattern(tmp_path):
 def test_what_comes_through_a_pipe_is_read(tmp_path):
     """A name that can be read once only: labels behind their steps are not seen there, all else is."""
     journal = written(tmp_path / "j.jsonl", step(1), step(2))
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         [*COMMAND, "/dev/stdin", "--json"],
         input=journal.path.read_bytes(), env=environment(), capture_output=True, check=True,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def test_what_comes_through_a_pipe_is_read(tmp_path):
         (b"\x1f\x8b", ("--skip-bad",), 0, ["id1"], "what is whole was read"),
     ],
 )
-def test_a_line_that_is_no_record_is_named_and_the_output_stays_json(tmp_path, tail, args, code, ids, error):  # noqa: PLR0917
+def test_a_line_that_is_no_record_is_named_and_the_output_stays_json(tmp_path, tail, args, code, ids, error):
     """File, line and mend on standard error; with --json one value, whatever comes; --skip-bad goes on."""
     journal = written(tmp_path / "j.jsonl", step(1), step(2))
     whole = journal.path.read_bytes()
@@ -247,7 +247,7 @@ def test_terminals(tmp_path):
     assert safe_text("a" * 1000, 10) == "a" * 9 + "…"
     written(tmp_path / "j.jsonl", step(1, thread="Grüße"))
     ascii_only = environment(PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    done = subprocess.run([*COMMAND, tmp_path / "j.jsonl"], env=ascii_only, capture_output=True, check=True)  # noqa: S603
+    done = subprocess.run([*COMMAND, tmp_path / "j.jsonl"], env=ascii_only, capture_output=True, check=True)
     assert b"Gr\\xfc\\xdfe" in done.stdout
     colour, path = re.compile("\x1b\\[[0-9;]*3[0-9]"), written(tmp_path / "j.jsonl", step(1)).path
     assert colour.search(on_a_terminal(path))
@@ -258,7 +258,7 @@ def test_terminals(tmp_path):
 def on_a_terminal(*args: object, **env: str) -> str:
     """What the command writes to a terminal."""
     own, theirs = pty.openpty()
-    process = subprocess.Popen(  # noqa: S603 - our own command
+    process = subprocess.Popen(
         [*COMMAND, *map(str, args)], stdout=theirs, stderr=theirs, env=environment(TERM="xterm-256color", **env)
     )
     os.close(theirs)
@@ -303,7 +303,7 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path):
         "assert status == 0\n"
         "sys.stderr.write(str(usage.ru_maxrss))"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert len(json.loads(done.stdout)) == 3
     assert int(done.stderr) < 100_000  # kilobytes
 
@@ -320,7 +320,7 @@ class Followed:
                 "from cascade_agent.cli import main; main()"
             )
             command = [sys.executable, "-c", code, "trace", "--follow", *map(str, args)]
-            self.process = subprocess.Popen(command, stdout=stream, stderr=errors, env=environment())  # noqa: S603
+            self.process = subprocess.Popen(command, stdout=stream, stderr=errors, env=environment())
 
     def __enter__(self) -> Self:
         return self

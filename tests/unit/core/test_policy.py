@@ -218,7 +218,7 @@ def test_a_policy_goes_to_json_and_back(policy):
     twin = Policy.from_json(json.loads(json.dumps(policy.to_json())))
     assert twin == policy
     assert twin.version == policy.version
-    assert pickle.loads(pickle.dumps(policy)) == policy  # noqa: S301 - our own
+    assert pickle.loads(pickle.dumps(policy)) == policy
     other = replace(policy, threshold=0.123456)
     assert (other.version == policy.version) == (other == policy)
 

@@ -369,5 +369,5 @@ def test_exhausted_is_a_plain_exception_that_keeps_its_trace():
     error = CascadeExhausted("nobody", trace=a_trace(), errors=[ValueError("a"), KeyError("b")])
     assert isinstance(error, CascadeError)
     assert not isinstance(error, BaseExceptionGroup)
-    twin = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    twin = pickle.loads(pickle.dumps(error))
     assert (twin.trace, str(twin), len(twin.errors)) == (a_trace(), "nobody", 2)

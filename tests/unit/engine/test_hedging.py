@@ -200,7 +200,7 @@ async def test_cancelling_a_hedged_step_leaves_no_task():
 
 
 # ---- Retry-After ----------------------------------------------------------------------------------------------------
-class Busy(Exception):  # noqa: N818 - as providers name theirs
+class Busy(Exception):
     """A refusal as client libraries raise it."""
 
     def __init__(self, after: str, status: int = 429) -> None:

@@ -133,7 +133,7 @@ def test_a_request_that_no_model_could_answer_says_nothing_of_the_route():
 def test_memory_of_the_statistics():
     """The 256 names heard of last; a copied or pickled cascade has none of another process."""
     statistics = taught(ENOUGH)
-    for other in (pickle.loads(pickle.dumps(statistics)), copy.deepcopy(statistics)):  # noqa: S301 - our own bytes
+    for other in (pickle.loads(pickle.dumps(statistics)), copy.deepcopy(statistics)):
         assert other.snapshot("desk") == DecisionInputs()
     statistics = StepStatistics(Clock())
     for i in range(1000):

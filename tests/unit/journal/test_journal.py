@@ -302,7 +302,7 @@ assert journal.append(step(4)) and journal.append(step(5))
 assert journal.lost == 2
 """
     path = tmp_path / "j.jsonl"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
     assert ids_of(path) == ["1", "4", "5"]
 
 
@@ -380,7 +380,7 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
     outputs = [(tmp_path / f"said-{who}").open("w") for who in range(9)]
 
     def start(who: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(  # noqa: S603 - our own script
+        return subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path), str(who), str(max_bytes)],
             stdin=subprocess.PIPE,
             stdout=outputs[who],
@@ -449,7 +449,7 @@ async def main():
     assert all(journal.append(step(n)) for n in range(500))
 asyncio.run(main())
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "j.jsonl")], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "j.jsonl")], check=True)
     assert ids_of(tmp_path / "j.jsonl") == [str(n) for n in range(500)]
 
 
@@ -811,7 +811,7 @@ def test_the_environment_names_the_journal(
     assert "CASCADE_JOURNAL" in caplog.text
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda j: pickle.loads(pickle.dumps(j))])  # noqa: S301
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda j: pickle.loads(pickle.dumps(j))])
 def test_a_copy_is_another_writer_of_the_same_file(tmp_path: Path, duplicate: object) -> None:
     """A journal may be copied and pickled; settings go along, descriptors and counts do not."""
     journal = Journal(tmp_path / "j.jsonl", max_bytes=10**6, keep=3, compress=True)

@@ -369,4 +369,4 @@ warm()
 assert "genai_prices.data" in sys.modules
 assert price_of("gpt-4o-mini", "openai").input == 0.15
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -727,7 +727,7 @@ def test_what_is_no_report_is_refused(change: dict[str, object], part: str) -> N
         {"false_alarms": 1.0},
         {"false_alarms": True},
         {"max_loss": 1.5},
-        {"since": dt.datetime(2026, 1, 1)},  # noqa: DTZ001 - what is refused
+        {"since": dt.datetime.fromisoformat("2026-01-01")},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
