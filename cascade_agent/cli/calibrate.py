@@ -146,7 +146,7 @@ def calibrate(
         raise typer.Exit(1)
 
 
-def _learn_evidence(  # noqa: PLR0913 - options of the command
+def _learn_evidence(
     paths: list[str],
     share: float | None,
     base: Policy | None,

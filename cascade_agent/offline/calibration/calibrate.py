@@ -283,7 +283,7 @@ def _no_labels(files: Sequence[object], dataset: Dataset) -> str:
     )
 
 
-def _split(  # noqa: PLR0913 - what there is, what is claimed of it, what it is for
+def _split(
     dataset: Dataset, sample: Sample, claim: Claim, choice: ScorerChoice, base: Policy, *, learns: bool = False
 ) -> tuple[list[LabelledStep], list[LabelledStep], Part]:
     """Return labelled steps to learn from, sampled steps to certify on, and how they were split, by episode.
