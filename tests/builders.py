@@ -1,10 +1,11 @@
 """What many tests build alike: answers with calls, verdicts, graphs of one node, and the ways to ask them."""
 
+import asyncio
 import contextlib
 import gzip
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SkipValidation
 from typer.testing import CliRunner, Result
 
 from cascade_agent import CascadeChatModel, Tier, Verdict
@@ -87,6 +88,33 @@ def refuses_small(draft: Any, _context: Any) -> Verdict | None:
 def no_draft(draft: Any, _context: Any) -> Verdict | None:
     """A validator that softly refuses what calls itself a draft."""
     return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
+
+
+class Hanging(ScriptedChatModel):
+    """A model that never answers an asynchronous call, and says when one has arrived."""
+
+    called: SkipValidation[asyncio.Event] = Field(default_factory=asyncio.Event)
+
+    async def _agenerate(self, *_: Any, **__: Any) -> Any:
+        self.called.set()
+        await asyncio.Event().wait()
+
+
+async def cancelled(work: Coroutine[Any, Any, Any], *models: Hanging) -> None:
+    """Cancel work while all these models are asked; `CancelledError` comes out of it."""
+    task = asyncio.create_task(work)
+    for model in models:
+        await asyncio.wait_for(model.called.wait(), 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def eventually(holds: Callable[[], Any]) -> None:
+    """Let the event loop go on until something holds."""
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110 - it may be a thread that makes it so
+            await asyncio.sleep(0.002)
 
 
 def graph_of(node: Any, schema: Any = MessagesState, *, saver: Any = None, cache: Any = None, **settings: Any) -> Any:

@@ -8,9 +8,18 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-PRELOAD = ["langchain.agents", "langchain_openai", "opentelemetry.sdk.trace", "pytest_socket", "cascade_agent", "tests.fresh"]
+PRELOAD = [
+    "langchain.agents",
+    "langchain_openai",
+    "opentelemetry.sdk.trace",
+    "pytest_socket",
+    "cascade_agent",
+    "tests.fresh",
+]
+FILES = ("out", "err")
 _PROCESSES = multiprocessing.get_context("forkserver")
 
 
@@ -23,9 +32,9 @@ class Done:
     err: str
 
 
-def _program(program: str, arguments: tuple[str, ...], cwd: str, env: Mapping[str, str], files: tuple[str, str]) -> None:
-    for stream, file in zip((1, 2), files, strict=True):
-        os.dup2(os.open(file, os.O_WRONLY), stream)
+def _program(program: str, arguments: list[str], cwd: str, env: Mapping[str, str], written: str) -> None:
+    for stream, name in enumerate(FILES, 1):
+        os.dup2(os.open(Path(written, name), os.O_WRONLY), stream)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -39,21 +48,42 @@ def _program(program: str, arguments: tuple[str, ...], cwd: str, env: Mapping[st
         atexit._run_exitfuncs()  # a forked process leaves them out
 
 
-def run(program: Path | str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Done:
-    """Run a file, or code, as the main program of a new process; one that hangs is ended after two minutes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A program that was started; end it in the thread that started it."""
+
+    process: ForkServerProcess
+    written: tempfile.TemporaryDirectory[str]
+
+    def ended(self) -> Done:
+        """Wait until the program ends; one that hangs is killed after five minutes."""
+        self.process.join(300)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        with self.written as folder:
+            out, err = (Path(folder, name).read_text(encoding="utf-8") for name in FILES)
+        done = Done(code=self.process.exitcode, out=out, err=err)
+        self.process.close()
+        return done
+
+
+def start(
+    program: Path | str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Running:
+    """Start a file, or code, as the main program of a new process."""
+    written = tempfile.TemporaryDirectory()
+    for name in FILES:
+        Path(written.name, name).touch()
+    place, given = str(cwd or Path.cwd()), dict(os.environ if env is None else env)
     _PROCESSES.set_forkserver_preload(PRELOAD)
-    with tempfile.TemporaryDirectory() as folder:
-        files = tuple(str(Path(folder, name)) for name in ("out", "err"))
-        for file in files:
-            Path(file).touch()
-        given = (str(program), tuple(map(str, arguments)), str(cwd or Path.cwd()), dict(os.environ if env is None else env))
-        process = _PROCESSES.Process(target=_program, args=(*given, files))
-        process.start()
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        out, err = (Path(file).read_text(encoding="utf-8") for file in files)
-        done = Done(code=process.exitcode, out=out, err=err)
-        process.close()
-    return done
+    process = _PROCESSES.Process(
+        target=_program, args=(str(program), [*map(str, arguments)], place, given, written.name)
+    )
+    process.start()
+    return Running(process=process, written=written)
+
+
+def run(program: Path | str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Done:
+    """Run a file, or code, as the main program of a new process, to its end."""
+    return start(program, *arguments, cwd=cwd, env=env).ended()

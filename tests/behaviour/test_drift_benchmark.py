@@ -59,8 +59,10 @@ def test_only_labels_see_a_silent_change(bench: Any, capsys: pytest.CaptureFixtu
     assert "silent 30 %" in capsys.readouterr().out
 
 
-def test_it_runs_on_recordings(bench: Any, tmp_path: Path) -> None:
+def test_it_runs_on_recordings(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded answers are judged, and a stream is drawn from them for every pair."""
+    monkeypatch.setattr(bench, "STEPS", 300)
+    monkeypatch.setattr(bench, "CHANGE", 200)
     (tmp_path / "models").mkdir()
     show = {
         "type": "function",

@@ -93,7 +93,7 @@ def by_name(report: DriftReport, name: str, own: str | None = None) -> Monitor:
 # ---- without labels -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_a_stationary_stream_raises_no_alarm(seed: int) -> None:
     """Over 5,000 equal steps nothing alarms, and the report says what was watched."""
     report = watch(stream(seed, (5000, 0.2)), max_loss=0.02)
@@ -395,7 +395,7 @@ def test_people_and_evaluators_have_a_monitor_of_their_own(source: str) -> None:
     steps, labels = shadowed(5, 3000, 0.2, source=source)
     told = [replace(label, harm=None) for label in labels]
     assert [a.monitor for a in watch(steps, told, max_loss=0.02).alarms][:1] == ["harm (person, evaluator)"]
-    for seed in range(4):
+    for seed in range(2):
         assert not watch(*shadowed(seed, 3000, 0.024, source=source), max_loss=0.02).alarmed
 
 
