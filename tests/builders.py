@@ -36,6 +36,11 @@ def examples(quick: int, full: int) -> int:
     return full if RUN["slow"] else quick
 
 
+def trials(quick: int, full: int) -> pytest.MarkDecorator:
+    """Give a test its number of `trials`: `full` where slow tests run too."""
+    return pytest.mark.parametrize("trials", [examples(quick, full)])
+
+
 def json_values(texts: Any = None, keys: Any = None, *, size: int = 4, leaves: int = 8, odd: bool = True) -> Any:
     """A strategy of JSON values; `odd` ones hold NaN and infinity, too."""
     texts = st.text() if texts is None else texts

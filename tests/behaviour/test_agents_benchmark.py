@@ -2,22 +2,18 @@
 
 import importlib.util
 import json
-import sys
 import threading
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
+import agents as benchmark
 import pytest
+from agents import Interval
 from jsonschema import Draft202012Validator
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from tests.builders import ROOT
 
-import agents as benchmark
-from agents import Interval
-
-ROOT = Path(__file__).parents[2]
 TASK = benchmark.Task(
     entry={
         "id": "made_up_0",

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from tests.builders import otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("wire")  # what these share is made once
 
-ROOT = Path(__file__).parents[2]
 SDK = tuple(int(part) for part in version("opentelemetry-sdk").split(".")[:2])
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 KINDS: dict[str, Any] = {

@@ -7,8 +7,7 @@ import json
 import os
 import random
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,9 +19,10 @@ from cascade_agent.validators import shipped_scorer
 from tests import fresh
 from tests.builders import command, recorded
 
-run = partial(command, "calibrate", code=0)
+if TYPE_CHECKING:
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+run = partial(command, "calibrate", code=0)
 
 
 def step(number: int, score: float, *, harm: bool, kind: str = "call", tool: str = "find", thread: str | None = None):

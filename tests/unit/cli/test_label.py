@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,11 +15,13 @@ from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.journal.writer import Journal
 from tests import fresh
-from tests.builders import command, recorded
+from tests.builders import ROOT, command, recorded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 run = partial(command, "label", code=0)
 
-ROOT = Path(__file__).parents[3]
 CONFIDENCES = {"a1": 0.9, "a2": 0.55, "b1": 0.2, "b2": None}
 
 

@@ -388,7 +388,7 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
 
     for round_ in range(3):
         writers = [start(3 * round_ + n) for n in range(3)]
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while any(Path(outputs[3 * round_ + n].name).stat().st_size < 3000 for n in range(3)):
             assert time.monotonic() < until
             time.sleep(0.05)

@@ -21,6 +21,7 @@ from cascade_agent.offline.calibration import (
     labels_needed,
 )
 from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
+from tests.builders import examples, trials
 
 DELTA = 0.1
 
@@ -244,7 +245,7 @@ def true_risk(threshold):
     return 0.1 * (1 - threshold) ** 3
 
 
-@pytest.mark.parametrize("trials", [100, pytest.param(500, marks=pytest.mark.slow)])
+@trials(100, 500)
 def test_violations_stay_below_delta_and_little_is_given_away(trials):
     """In resamplings at 2 % and delta .1 the risk exceeds the target in at most 10 % + noise, at <= 1.4x escalation."""
     rng = np.random.default_rng(7)
@@ -268,7 +269,7 @@ def clustered(rng, episodes=150, steps=12):
     return units(level[index], harm[index], episode=index)
 
 
-@pytest.mark.parametrize("trials", [60, pytest.param(200, marks=pytest.mark.slow)])
+@trials(60, 200)
 def test_steps_of_an_episode_do_not_count_twice(trials):
     """With dependent steps the guarantee holds for drawn steps; steps taken as units would break it."""
     rng = np.random.default_rng(3)
@@ -283,9 +284,7 @@ def test_steps_of_an_episode_do_not_count_twice(trials):
     assert naive / trials > DELTA + noise(trials)
 
 
-@pytest.mark.parametrize(
-    ("n", "trials"), [(400, 100), (2000, 40), *(pytest.param(n, 400, marks=pytest.mark.slow) for n in (400, 2000))]
-)
+@pytest.mark.parametrize(("n", "trials"), [(400, examples(100, 400)), (2000, examples(40, 400))])
 def test_selective_error_holds(n, trials):
     """P(wrong | accepted) stays below its target in all but delta of the resamplings, with few units and with many."""
     rng = np.random.default_rng(n)
@@ -319,7 +318,7 @@ def test_kinds_share_the_confidence():
     assert not found[""]
 
 
-@pytest.mark.parametrize("trials", [60, pytest.param(200, marks=pytest.mark.slow)])
+@trials(60, 200)
 def test_all_kinds_hold_at_once(trials):
     """The chance that any kind's risk exceeds the target is at most delta, though the kinds differ."""
     rng = np.random.default_rng(11)

@@ -18,6 +18,7 @@ from cascade_agent.offline.calibration import Certificate, Claim, Example, Unit,
 from cascade_agent.offline.calibration.disagreement import Asked, learn_share
 from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
 from cascade_agent.validators import shipped_scorer
+from tests.builders import trials
 
 HARM = {"one_call": 0.4, "text": 0.02}
 
@@ -100,7 +101,7 @@ def test_kinds_give_up_escalations_at_one_price_of_a_loss():
         assert accepted == {u.step_id for u in some if u.confidence >= entry[u.kind]}
 
 
-@pytest.mark.parametrize("trials", [12, pytest.param(40, marks=pytest.mark.slow)])
+@trials(12, 40)
 def test_together_escalates_less_than_one_threshold_and_keeps_the_bound(trials):
     """Chosen on some units, certified on others: fewer escalations, harm over the target in at most 1 - confidence."""
     claim, rate, saved = Claim(max_loss=0.03), [], []

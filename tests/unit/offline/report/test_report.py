@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -38,12 +38,13 @@ from cascade_agent.offline.report.collect import MAX_PERIODS, WIDTHS, Counts, Le
 from cascade_agent.offline.report.markup import breakable, data_script, el, escape
 from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
 from cascade_agent.validators import shipped_scorer
-from tests.builders import command
+from tests.builders import ROOT, command
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
-run = partial(command, "report")
+if TYPE_CHECKING:
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[4]
+run = partial(command, "report")
 
 
 def journal_of(path: Path, *records: StepTrace | Label) -> Path:
