@@ -63,13 +63,13 @@ class Writer:
 
 
 def run(place: Path, *, seconds: float, processes: int = 4, threads: int = 3, max_bytes: int = 1_000_000) -> Found:
-    """Write with kills for some seconds, and return what was found in the files."""
+    """Write with kills for some seconds, at least two a process, and return what is in the files."""
     draw, path = random.Random(0), place / "j.jsonl"
     running: list[Writer] = []
     started = kills = 0
-    until = time.monotonic() + seconds
-    while time.monotonic() < until or running:
-        over = time.monotonic() >= until
+    until, over = time.monotonic() + seconds, False
+    while not over or running:
+        over = time.monotonic() >= until and kills >= 2 * processes
         for writer in [writer for writer in running if over or writer.is_due()]:
             writer.process.kill()
             writer.process.wait()

@@ -1,9 +1,10 @@
 """What many tests build alike: answers with calls, verdicts, graphs of one node, and the ways to ask them."""
 
+import asyncio
 import contextlib
 import gzip
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, SkipValidation
 from typer.testing import CliRunner, Result
 
 from cascade_agent import CascadeChatModel, Tier, Verdict
@@ -32,6 +33,11 @@ BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 def examples(quick: int, full: int) -> int:
     """The number of examples of a property: `full` where slow tests run too, as in CI."""
     return full if RUN["slow"] else quick
+
+
+def trials(quick: int, full: int) -> pytest.MarkDecorator:
+    """Give a test its number of `trials`: `full` where slow tests run too."""
+    return pytest.mark.parametrize("trials", [examples(quick, full)])
 
 
 def json_values(texts: Any = None, keys: Any = None, *, size: int = 4, leaves: int = 8, odd: bool = True) -> Any:
@@ -86,6 +92,33 @@ def refuses_small(draft: Any, _context: Any) -> Verdict | None:
 def no_draft(draft: Any, _context: Any) -> Verdict | None:
     """A validator that softly refuses what calls itself a draft."""
     return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
+
+
+class Hanging(ScriptedChatModel):
+    """A model that never answers an asynchronous call, and says when one has arrived."""
+
+    called: SkipValidation[asyncio.Event] = Field(default_factory=asyncio.Event)
+
+    async def _agenerate(self, *_: Any, **__: Any) -> Any:
+        self.called.set()
+        await asyncio.Event().wait()
+
+
+async def cancelled(work: Coroutine[Any, Any, Any], *models: Hanging) -> None:
+    """Cancel work while all these models are asked; `CancelledError` comes out of it."""
+    task = asyncio.create_task(work)
+    for model in models:
+        await asyncio.wait_for(model.called.wait(), 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def eventually(holds: Callable[[], Any]) -> None:
+    """Let the event loop go on until something holds."""
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110 - it may be a thread that makes it so
+            await asyncio.sleep(0.002)
 
 
 def graph_of(node: Any, schema: Any = MessagesState, *, saver: Any = None, cache: Any = None, **settings: Any) -> Any:

@@ -435,6 +435,7 @@ def main(out: Path, collector: str) -> None:
     journal = Journals(out)
     asyncio.run(chat_models(journal))
     asyncio.run(graphs(journal))
+    journal.messages.close()
 
     data = reader.get_metrics_data()
     (out / "metrics.json").write_text("" if data is None else data.to_json(), encoding="utf-8")

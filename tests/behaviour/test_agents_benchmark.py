@@ -2,23 +2,17 @@
 
 import importlib.util
 import json
-import sys
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
+import agents as benchmark
 import pytest
+from agents import Interval
 from jsonschema import Draft202012Validator
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from tests.builders import ROOT, loopback
 
-import agents as benchmark
-from agents import Interval
-
-from tests.builders import loopback
-
-ROOT = Path(__file__).parents[2]
 TASK = benchmark.Task(
     entry={
         "id": "made_up_0",

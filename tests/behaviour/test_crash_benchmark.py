@@ -3,13 +3,9 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import crash as benchmark
+import pytest
 
 
 def test_calls_count_as_paid_again_by_the_kill_before_them():

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +12,13 @@ from cascade_agent.offline.calibration import load_policy
 from graphs.evaluation.demo import demo_tasks
 from graphs.evaluation.run import run_task
 from graphs.standins.models import standin_tiers
-
-ROOT = Path(__file__).parents[2]
+from tests.builders import command
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("graph", ["extraction", "plan_execute", "code_repair"])  # support: 40 times as many steps
 def test_the_demo_leads_to_a_policy_that_holds(tmp_path, graph):
     """A certified threshold comes out; replay and drift read the policy, and the graph runs with it."""
-
-    def run(*args: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cascade_agent", *map(str, args)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)
-
     chain = [
         ("demo", "--graph", graph, "--repeats", 4, "--show", 0, "--out", "d"),
         ("report", "d/journal.jsonl", "--out", "report.html"),
@@ -38,10 +27,9 @@ def test_the_demo_leads_to_a_policy_that_holds(tmp_path, graph):
         ("replay", "d/journal.jsonl", "--policy", "policy.json"),
         ("drift", "d/journal.jsonl", "--policy", "policy.json"),
     ]
-    for command in chain:
-        result = run(*command)
-        assert result.returncode == 0, (command, result.stdout[-2000:], result.stderr[-2000:])
-        if command[0] == "calibrate":
+    for step in chain:
+        result = command(*step, cwd=tmp_path, code=0)
+        if step[0] == "calibrate":
             assert "No threshold holds" not in result.stdout
     policy = load_policy(tmp_path / "policy.json")
     assert policy.provenance["kind"] == "calibrated"

@@ -2,13 +2,13 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import fresh
+from tests.builders import ROOT
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 EXAMPLES = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "swap").glob("*.py")])
 _BLOCK = re.compile(
@@ -16,11 +16,9 @@ _BLOCK = re.compile(
 )
 
 OFFLINE = """
-import runpy, sys
-import pytest_socket
+import runpy, sys, pytest_socket
 pytest_socket.socket_allow_hosts(["127.0.0.1", "::1"], allow_unix_socket=True)
 sys.argv = sys.argv[1:]
-sys.path.insert(0, {root!r})
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -68,7 +66,6 @@ def test_every_page_of_the_site_is_in_its_menu() -> None:
 def test_every_example_runs(script: Path, tmp_path: Path) -> None:
     """A script in examples/ runs to its end without arguments, keys or a network, and says something."""
     env = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY") and key != "CASCADE_JOURNAL"}
-    command = [sys.executable, "-c", OFFLINE.format(root=str(ROOT)), str(script)]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip()
+    done = fresh.run(OFFLINE, script, cwd=tmp_path, env=env)
+    assert done.code == 0, done.out + done.err
+    assert done.out.strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from langchain_core.messages import HumanMessage
@@ -12,8 +12,11 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.reader import read
 from graphs import code_repair, extraction, plan_execute, support
 from graphs.evaluation.documents import extraction_tasks
+from tests.builders import ROOT
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 GRAPHS = {"support": support, "plan_execute": plan_execute, "code_repair": code_repair, "extraction": extraction}
 TEXTS = {"extraction": extraction_tasks()[4].turns[0], "code_repair": "Please mend it."}
 EVERYTHING_TO_LARGE = {"threshold": 1.0}

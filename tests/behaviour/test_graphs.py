@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 from functools import partial
-from pathlib import Path
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -20,9 +19,9 @@ from graphs.evaluation.demo import choose
 from graphs.evaluation.run import run_task
 from graphs.evaluation.tasks import load_tasks
 from graphs.standins.models import LARGE_PRICE, SMALL_PRICE, large_standin, small_standin, standin_tiers
+from tests.builders import ROOT
 from tools.database import OrderDatabase
 
-ROOT = Path(__file__).parents[2]
 TASKS = load_tasks()
 GRAPHS = {"support": support, "plan_execute": plan_execute}
 UNUSED = "never asked"

@@ -10,7 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+from tests.builders import ROOT
+
 SKIP = {".git", "build", "dist", "__pycache__", ".hypothesis", ".cascade", "results"}
 
 

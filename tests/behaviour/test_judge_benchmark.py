@@ -6,16 +6,15 @@ import gzip
 import json
 import random
 import sys
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from typing import TYPE_CHECKING, Any
 
 import judge
+import pytest
 
 from cascade_agent.validators import shipped_scorer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv")
 SHOW = {

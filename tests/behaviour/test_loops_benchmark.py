@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
-from pathlib import Path
-from typing import Any
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from typing import TYPE_CHECKING, Any
 
 import loops
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SHIP = {
     "type": "function",

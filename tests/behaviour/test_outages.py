@@ -108,12 +108,14 @@ async def test_waiting_for_money_ends_with_the_deadline(how):
 class CleansUp(ScriptedChatModel):
     """A model that is cancelled and has to do something first; it does that when `released`."""
 
+    called: Any = None
     released: Any = None
     ended: Any = None
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            await asyncio.sleep(60)
+            self.called.set()
+            await asyncio.Event().wait()
         finally:
             await self.released.wait()
             self.ended.set()
@@ -122,19 +124,19 @@ class CleansUp(ScriptedChatModel):
 @pytest.mark.parametrize("cancelled", [False, True], ids=["deadline", "cancelled"])
 async def test_nobody_waits_for_what_a_cancelled_call_does_next(cancelled):
     """Large answers, and a cancelled step ends, while small still cleans up."""
-    released, ended = asyncio.Event(), asyncio.Event()
-    small = CleansUp("never", released=released, ended=ended)
-    llm = CascadeChatModel(small=Tier(small, timeout=60 if cancelled else 0.05), large=ScriptedChatModel("large"))
+    called, released, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    small = CleansUp("never", called=called, released=released, ended=ended)
+    llm = CascadeChatModel(small=Tier(small, timeout=60 if cancelled else 0.5), large=ScriptedChatModel("large"))
     step = asyncio.ensure_future(llm.ainvoke("hi"))
     if cancelled:
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(called.wait(), 60)
         step.cancel()
-    done, _ = await asyncio.wait({step}, timeout=20)
+    done, _ = await asyncio.wait({step}, timeout=60)
     assert done, "the step waits for small"
     assert not ended.is_set()
     assert step.cancelled() if cancelled else step.result().content == "large"
     released.set()
-    await asyncio.wait_for(ended.wait(), 20)
+    await asyncio.wait_for(ended.wait(), 60)
 
 
 def test_the_pile_of_late_calls_has_a_ceiling(monkeypatch):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from cascade_agent.core.records import Draft
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
+from tests import fresh
 from tests.builders import otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
@@ -39,20 +38,13 @@ PLANTED = {
 def exported_by_run(out: Path, **env: str) -> dict[str, bytes]:
     """Run the program; return what each exporter wrote, by its name."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "CASCADE_"))}
-    root = str(PROGRAM.parents[2])
     with otlp_receiver() as (address, received):
-        done = subprocess.run(
-            [sys.executable, str(PROGRAM), str(out), address],
-            env={**kept, "PYTHONPATH": root, "CASCADE_EVENTS": "both", **env},
-            capture_output=True,
-            timeout=300,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+        done = fresh.run(PROGRAM, out, address, env={**kept, "CASCADE_EVENTS": "both", **env})
+    assert done.code == 0, done.err[-3000:]
     sinks = {file.name: file.read_bytes() for file in out.iterdir()}
     for path, body in received:
         sinks[path] = sinks.get(path, b"") + body
-    return {**sinks, "standard output": done.stdout, "standard error": done.stderr}
+    return {**sinks, "standard output": done.out.encode(), "standard error": done.err.encode()}
 
 
 def secrets(data: bytes) -> Counter[str]:

@@ -24,7 +24,7 @@ from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tie
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
-from tests.builders import BOTH, ask, examples, pair, record, refuses_small
+from tests.builders import BOTH, Hanging, ask, cancelled, eventually, examples, pair, record, refuses_small
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
@@ -51,7 +51,9 @@ async def test_a_small_tier_that_fails_is_answered_by_large(stub, small, reason,
     """R1: rate limit, server error, refused request, lost connection, timeout: large answers, one call each."""
     before = Counter(r["model"] for r in stub.requests)
     name = f"good-{small}-{how}"
-    model = CascadeChatModel(small=Tier(openai(stub, small), timeout=0.3), large=openai(stub, name))
+    model = CascadeChatModel(
+        small=Tier(openai(stub, small), timeout=0.3 if small == "fail-hang" else None), large=openai(stub, name)
+    )
     message = await ask(model, how=how)
     assert message.text == "You said to me: hi"
     assert stub.asked(small) - before[small] == 1
@@ -76,9 +78,8 @@ async def test_a_small_tier_that_hangs_is_left_at_its_deadline(how):
     """R2: large answers when the small tier's deadline has passed, and the step ends long before the small tier does."""
     small = ScriptedChatModel("late", delay=30.0)
     model = CascadeChatModel(small=Tier(small, timeout=0.2), large=ScriptedChatModel("large"))
-    started = time.perf_counter()
     message = await ask(model, how=how)
-    assert time.perf_counter() - started < 10  # generous: it is not 30
+    assert small.asked == 0, "it has not answered yet"
     assert message.text == "large"
     assert record(message)["attempts"][0]["outcome"] == "timeout"
     assert record(message)["usage"] is None, "what a call that was cut off cost is unknown"
@@ -112,11 +113,11 @@ async def test_without_any_setting_there_is_a_deadline(how):
     short = pair(
         ScriptedChatModel("a", delay=30.0),
         lambda _: seen.append(1.0) or AIMessage("large"),
-        policy=Policy(latency_budget=0.6),
+        policy=Policy(latency_budget=2.0),
     )
     message = await ask(short, how=how)
     assert (message.text, seen) == ("large", [1.0])
-    assert record(message)["latency"] < 10
+    assert record(message)["attempts"][0]["outcome"] == "timeout"
 
 
 @BOTH
@@ -415,13 +416,12 @@ async def test_cancellation_anywhere_comes_out_and_leaves_nothing_behind(at, str
 
     before = asyncio.all_tasks()
     task = asyncio.create_task(consume() if stream else model.ainvoke("hi"))
-    await asyncio.wait_for(gate.reached.wait(), 10)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     calls = small.asked, large.asked
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.sleep(0.01)
-    assert asyncio.all_tasks() == before
+    await eventually(lambda: asyncio.all_tasks() == before)
     assert (small.asked, large.asked) == calls
     (trace,) = journal
     assert trace.outcome == "cancelled"
@@ -890,16 +890,9 @@ async def test_a_cancelled_step_has_the_call_next_to_it():
     """The record of a hedged step that was cancelled hold both calls, of unknown cost."""
     journal = TraceCapture()
     llm = CascadeChatModel(
-        small=ScriptedChatModel("a", delay=5),
-        large=ScriptedChatModel("b", delay=5),
-        policy=Policy(hedge_after=0.0),
-        journal=journal,
+        small=(small := Hanging("a")), large=(large := Hanging("b")), policy=Policy(hedge_after=0.0), journal=journal
     )
-    task = asyncio.create_task(llm.ainvoke("hi"))
-    await asyncio.sleep(0.2)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(llm.ainvoke("hi"), small, large)
     (trace,) = journal.traces
     assert [(a.tier, a.outcome) for a in trace.attempts] == [("small", "cancelled")]
     assert [(s.name, s.cost) for s in trace.evidence] == [("hedge", None)]

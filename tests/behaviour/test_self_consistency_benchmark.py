@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import self_consistency as benchmark
 

@@ -40,26 +40,17 @@ def test_the_calls_and_facts_of_a_task_succeed(task):
     assert judge(task, before, after, answer_of(task)) == ()
 
 
-@by_id
-def test_doing_and_saying_nothing_is_no_success(task):
-    """Without calls and with empty answers every task is missed."""
+def test_doing_and_saying_too_little_is_no_success():
+    """A task is missed without calls and answers; with a friendly word where facts or changes are wanted; without the deed."""
     before = OrderDatabase().snapshot()
-    assert judge(task, before, before, [""] * len(task.turns))
-    assert judge(task, before, before, [])
-
-
-@pytest.mark.parametrize("task", [t for t in TASKS if t.facts or t.changes], ids=lambda task: task.id)
-def test_a_friendly_word_is_no_success(task):
-    """A task that needs facts or changes is missed by an answer that holds none."""
-    before = OrderDatabase().snapshot()
-    assert judge(task, before, before, ["Of course!"] * len(task.turns))
-
-
-@pytest.mark.parametrize("task", [t for t in TASKS if t.changes], ids=lambda task: task.id)
-def test_right_words_without_the_deed_are_no_success(task):
-    """A task that wants a change is missed by the right answer alone."""
-    before = OrderDatabase().snapshot()
-    assert any("not changed" in m or "missing" in m for m in judge(task, before, before, answer_of(task)))
+    for task in TASKS:
+        assert judge(task, before, before, [""] * len(task.turns)), task.id
+        assert judge(task, before, before, []), task.id
+        if task.facts or task.changes:
+            assert judge(task, before, before, ["Of course!"] * len(task.turns)), task.id
+        if task.changes:
+            missed = judge(task, before, before, answer_of(task))
+            assert any("not changed" in m or "missing" in m for m in missed), task.id
 
 
 @by_id

@@ -24,8 +24,6 @@ from tools.calculator import evaluate
 from tools.database import MAX_ROWS, OrderDatabase, changes
 from tools.orders import SIDE_EFFECTS, order_tools
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def db():

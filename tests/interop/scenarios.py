@@ -13,6 +13,7 @@ import json
 import logging
 import operator
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -272,8 +273,15 @@ async def interrupted(config: Any) -> None:
 @scenario
 async def cancelled(config: Any) -> None:
     """The caller gives up while the small model is asked."""
-    task = asyncio.create_task(CascadeChatModel(**pair(small=model("s", delay=30))).ainvoke("hi", config))
-    await asyncio.sleep(0.2)
+    asked = asyncio.Event()
+
+    class Hanging(ScriptedChatModel):
+        async def _agenerate(self, *_: Any, **__: Any) -> Any:
+            asked.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(CascadeChatModel(**pair(small=Hanging("s", name="s"))).ainvoke("hi", config))
+    await asked.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -509,6 +517,7 @@ async def run(backend: str, only: str | None) -> dict[str, Any]:
 
 def main() -> None:
     """Run from the command line."""
+    warnings.simplefilter("ignore")
     for name in ("opentelemetry", "langchain_core", "cascade_agent", "openinference"):
         logging.getLogger(name).addHandler(LOGS)
     otel_trace.set_tracer_provider(PROVIDER)

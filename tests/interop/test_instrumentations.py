@@ -6,13 +6,12 @@
 import functools
 import json
 import os
-import subprocess
-import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import fresh
 
 SCRIPT = Path(__file__).with_name("scenarios.py")
 BACKENDS = ("none", "openinference", "genai", "traceloop", "langsmith")
@@ -34,23 +33,18 @@ HOWS = ("sync", "async", "stream", "astream")
 Tree = list[Any]
 
 
-def _run_all(backend: str) -> dict[str, Any]:
+@functools.cache
+def _started() -> dict[str, fresh.Running]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_", "CASCADE_"))}
-    env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, str(SCRIPT), backend], check=False, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
+    return {backend: fresh.start(SCRIPT, backend, env=env) for backend in BACKENDS}  # they sleep much of their time
 
 
 @functools.cache
-def _started() -> dict[str, Future[dict[str, Any]]]:
-    pool = ThreadPoolExecutor(len(BACKENDS))  # the processes sleep much of their time
-    return {backend: pool.submit(_run_all, backend) for backend in BACKENDS}
-
-
 def ran(backend: str) -> dict[str, Any]:
     """All scenarios under a backend, run once."""
-    return _started()[backend].result()
+    done = _started()[backend].ended()
+    assert done.code == 0, done.err[-4000:]
+    return json.loads(done.out)
 
 
 def model(backend: str, name: str) -> Tree:

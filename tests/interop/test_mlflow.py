@@ -9,12 +9,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.builders import ROOT
+
 HERE = ROOT / "examples" / "observability"
 MLFLOW = ROOT / ".venv-mlflow" / "bin" / "mlflow"
 pytestmark = [

@@ -11,14 +11,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.builders import until
+from tests.builders import ROOT, until
 
-ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "observability"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 pytestmark = [
@@ -110,8 +108,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         started = [subprocess.Popen(command, cwd=place, env=env, stdout=log, stderr=log) for command in (demo, monitor)]
         try:
             api = Server(port)
-            until(lambda: urllib.request.urlopen(f"{api.url}/-/ready", timeout=5).read(), seconds=60, what="Prometheus")
-            until(lambda: api.query("up == 1"), seconds=60, what="a first scrape")
+            ready = f"{api.url}/-/ready"
+            until(lambda: urllib.request.urlopen(ready, timeout=5).read(), seconds=180, what="Prometheus")
+            until(lambda: api.query("up == 1"), seconds=180, what="a first scrape")
             # One of the tasks exhausts a step; the demo has done all of them once when it comes again.
             until(
                 lambda: api.query("sum(increase(cascade_attempts_total[5m])) > 150"), seconds=120, what="enough steps"
@@ -146,7 +145,7 @@ def test_every_rule_is_evaluated_without_error(server):
         rules = [rule for group in server.get("rules")["groups"] for rule in group["rules"]]
         return rules if all(rule["health"] != "unknown" for rule in rules) else None
 
-    rules = until(evaluated, seconds=30, what="an evaluation")
+    rules = until(evaluated, seconds=120, what="an evaluation")
     assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
     for rule in rules:
         found = server.query(rule["query"])

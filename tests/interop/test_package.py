@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("wheel")  # what these share is made once
+from tests.builders import ROOT
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("wheel")  # what these share is made once
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.builders import until
+from tests.builders import ROOT, until
 
-ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "observability"
 PYTHON = ROOT / ".venv-phoenix" / "bin" / "python"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -74,7 +73,7 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
             sent = subprocess.run(send, cwd=place, env=env, capture_output=True, text=True, timeout=120, check=False)
             assert sent.returncode == 0, sent.stderr
             asked = sum(int(count) for count in re.findall(r"\((\d+) model calls\)", sent.stdout))
-            until(lambda: len(models(server.spans())) == asked, seconds=60, what=f"the spans of {asked} model calls")
+            until(lambda: len(models(server.spans())) == asked, seconds=180, what=f"the spans of {asked} model calls")
             yield server
         finally:
             process.terminate()

@@ -1,11 +1,7 @@
 """What goes over the wire: spans, metrics and log events of a step through the real OTLP exporters, read as protobuf."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +10,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
+from tests import fresh
 from tests.builders import otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("wire")  # what these share is made once
 
-ROOT = Path(__file__).parents[2]
 SDK = tuple(int(part) for part in version("opentelemetry-sdk").split(".")[:2])
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 KINDS: dict[str, Any] = {
@@ -93,13 +89,10 @@ def _value(value: Any) -> Any:
 @pytest.fixture(scope="module", params=["span", "log"])
 def wire(request: pytest.FixtureRequest) -> Iterator[tuple[Bodies, str]]:
     """One escalated step of an application with batch processors, with events on spans and as logs."""
-    env = {"CASCADE_EVENTS": request.param, "PATH": ""}
-    env["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])
     with otlp_receiver() as (address, bodies):
-        command = [sys.executable, "-c", APP, address]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
+        done = fresh.run(APP, address, env={"CASCADE_EVENTS": request.param, "PATH": ""})
+        assert done.code == 0, done.err
+        assert "Traceback" not in done.err
         yield bodies, request.param
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.builders import ROOT
+
 PACKAGE = ROOT / "cascade_agent"
 
 FLOORS = {

@@ -28,7 +28,7 @@ from cascade_agent.core.records import StepTrace
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
-from tests.builders import BOTH, City, ask, record, refuses_small, streamed
+from tests.builders import BOTH, City, Hanging, ask, record, refuses_small, streamed
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
@@ -1014,10 +1014,10 @@ class _Claude(ScriptedChatModel):
 
 async def test_a_v3_stream_that_is_cancelled_stops_its_step():
     """Cancelling the producer of an event stream ends the step; nobody is asked later."""
-    small = ScriptedChatModel("a", delay=30)
+    small = Hanging("a")
     stream = await cascade(small).astream_events("hi", version="v3")
     waiting = asyncio.create_task(_first(stream))
-    await asyncio.sleep(0.05)
+    await asyncio.wait_for(small.called.wait(), 60)
     producer = stream._producer_task
     producer.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -6,11 +6,8 @@ import gzip
 import json
 import os
 import random
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,11 +16,13 @@ from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import load_policy, write_policy
 from cascade_agent.validators import shipped_scorer
+from tests import fresh
 from tests.builders import command, recorded
 
-run = partial(command, "calibrate", code=0)
+if TYPE_CHECKING:
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+run = partial(command, "calibrate", code=0)
 
 
 def step(number: int, score: float, *, harm: bool, kind: str = "call", tool: str = "find", thread: str | None = None):
@@ -59,25 +58,10 @@ def test_a_process_of_its_own_says_what_it_found_and_writes_the_policy(journal: 
     with Journal(journal) as file:
         file.label(f"{7:032x}", source="person", right=False, note="no such place")
     out = journal.with_name("policy.json")
-    command = [
-        sys.executable,
-        "-m",
-        "cascade_agent",
-        "calibrate",
-        str(journal),
-        "--max-loss",
-        "0.05",
-        "--out",
-        str(out),
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    code = "from cascade_agent.cli import main; main()"
+    arguments = ("calibrate", journal, "--max-loss", "0.05", "--out", out)
+    done = fresh.run(code, *arguments, env={**os.environ, "NO_COLOR": "1"})
+    assert (done.code, done.err) == (0, "")
     for part in (
         "400 steps, 0 answered by small. 400 have a label: 399 escalation, 1 person.",
         "1 steps have labels that contradict each other",
@@ -87,7 +71,7 @@ def test_a_process_of_its_own_says_what_it_found_and_writes_the_policy(journal: 
         "are at most 0.05 of the steps, with probability 0.9.",
         f"Wrote {out}",
     ):
-        assert part in done.stdout
+        assert part in done.out
     entry = load_policy(out).provenance
     assert (entry["target"], entry["confidence"], entry["steps"], entry["scope"]) == (
         0.05,
@@ -172,25 +156,20 @@ def test_a_new_policy_of_the_same_promise_takes_the_place_of_the_old(journal: Pa
     )
 
 
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
-        (["--max-loss", "0.06"], "it bounds the loss by 0.05, the new one would by 0.06"),
-        (["--max-loss", "0.05", "--confidence", "0.8"], "with probability 0.9, the new one would with 0.8"),
-    ],
-)
-def test_a_weaker_promise_replaces_nothing_silently(
-    journal: Path, tmp_path: Path, args: list[str], complaint: str
-) -> None:
-    """A policy that promises more is left as it is, and the reason is told; --force replaces it."""
+def test_a_weaker_promise_replaces_nothing_silently(journal: Path, tmp_path: Path) -> None:
+    """A policy that promises more is left as it is, and the reason is given; --force replaces it."""
     out = tmp_path / "p.json"
     run(journal, "--max-loss", 0.05, "--out", out)
     before = out.read_bytes()
-    result = run(journal, *args, "--out", out, code=2)
-    assert complaint in result.stderr
-    assert "--force" in result.stderr
-    assert out.read_bytes() == before
-    run(journal, *args, "--out", out, "--force")
+    for args, complaint in (
+        (("--max-loss", 0.05, "--confidence", 0.8), "with probability 0.9, the new one would with 0.8"),
+        (("--max-loss", 0.06), "it bounds the loss by 0.05, the new one would by 0.06"),
+    ):
+        result = run(journal, *args, "--out", out, code=2)
+        assert complaint in result.stderr
+        assert "--force" in result.stderr
+        assert out.read_bytes() == before
+    run(journal, "--max-loss", 0.06, "--out", out, "--force")
     assert out.read_bytes() != before
 
 
@@ -232,34 +211,27 @@ def test_a_file_that_is_no_policy_is_never_replaced_silently(journal: Path, tmp_
 NEWER = '{"type":"step","schema":99,"id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[]}\n'
 
 
-@pytest.mark.parametrize(
-    ("line", "complaint", "skipped"),
-    [
-        (NEWER, "j.jsonl:401: StepTrace has schema 99, this version reads up to 1: upgrade", True),
-        ('{"type":"step"}\n', "j.jsonl:401: ", True),
-        ('{"type":"step","id":"cut', "j.jsonl:401: the last line is unfinished", True),
-        ("what?\n", "j.jsonl:401: not a line of JSON", True),
-        (
-            '{"type":"label","step_id":"1","source":"person","right":true,"harm":true}\n',
-            "j.jsonl:401: label of step",
-            True,
-        ),
-        ('{"type":"label","step_id":"1","source":"shadow","right":true,"propensity":3}\n', "propensity 3", True),
-    ],
-)
-def test_bad_lines_name_file_line_and_mend(journal: Path, line: str, complaint: str, skipped: bool) -> None:
-    """A line that is no record is refused with its place; nothing is written or changed; it can be left out."""
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(line)
-    before, out = journal.read_bytes(), journal.with_name("p.json")
-    entry = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
-    assert complaint in entry
-    assert "Traceback" not in entry
-    assert "--skip-bad" in entry
-    assert (journal.read_bytes(), out.exists()) == (before, False)
-    if skipped:
-        run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad")
-        assert out.exists()
+def test_bad_lines_name_file_line_and_mend(journal: Path) -> None:
+    """A line that is no record is refused with its place; nothing is written or changed; all can be left out."""
+    good, out = journal.read_bytes(), journal.with_name("p.json")
+    bad = {
+        NEWER: "j.jsonl:401: StepTrace has schema 99, this version reads up to 1: upgrade",
+        '{"type":"step"}\n': "j.jsonl:401: ",
+        "what?\n": "j.jsonl:401: not a line of JSON",
+        '{"type":"label","step_id":"1","source":"person","right":true,"harm":true}\n': "j.jsonl:401: label of step",
+        '{"type":"label","step_id":"1","source":"shadow","right":true,"propensity":3}\n': "propensity 3",
+        '{"type":"step","id":"cut': "j.jsonl:401: the last line is unfinished",
+    }
+    for line, complaint in bad.items():
+        journal.write_bytes(good + line.encode())
+        entry = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
+        assert complaint in entry
+        assert "Traceback" not in entry
+        assert "--skip-bad" in entry
+        assert (journal.read_bytes(), out.exists()) == (good + line.encode(), False)
+    journal.write_bytes(good + "".join(bad).encode())
+    run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad")
+    assert out.exists()
 
 
 def test_other_bad_input(journal: Path, tmp_path: Path) -> None:

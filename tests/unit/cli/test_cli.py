@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from langchain_core.messages import convert_to_messages
@@ -15,9 +14,7 @@ import cascade_agent
 from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.reader import read
 from graphs.standins.models import large_standin, small_standin
-from tests.builders import command, loopback, recorded, written
-
-ROOT = Path(__file__).parents[3]
+from tests.builders import ROOT, command, loopback, recorded, written
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,21 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.journal.writer import Journal
-from tests.builders import command, recorded
+from tests import fresh
+from tests.builders import ROOT, command, recorded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 run = partial(command, "label", code=0)
 
-ROOT = Path(__file__).parents[3]
 CONFIDENCES = {"a1": 0.9, "a2": 0.55, "b1": 0.2, "b2": None}
 
 
@@ -57,12 +60,10 @@ def reply(path: Path) -> list[tuple[str, str, bool | None, bool | None]]:
 def test_a_process_of_its_own_labels_one_step(journal: Path) -> None:
     """The label is appended with who, when and why; what stood there is the same byte for byte."""
     before = journal.read_bytes()
-    command = [sys.executable, "-m", "cascade_agent", "label", str(journal), "a1", "--wrong", "--note", "no such place"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"1 labels written to {journal}.\n"
+    code = "from cascade_agent.cli import main; main()"
+    done = fresh.run(code, "label", journal, "a1", "--wrong", "--note", "no such place")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"1 labels written to {journal}.\n"
     assert journal.read_bytes().startswith(before)
     (label,) = read_labels(journal)
     assert (label.step_id, label.source, label.right, label.note) == ("a1", "person", False, "no such place")

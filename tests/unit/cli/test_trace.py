@@ -12,19 +12,20 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from cascade_agent.cli._app import safe_json, safe_text
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, SideCall, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
-from tests.builders import command, recorded
+from tests.builders import ROOT, command, recorded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 run = partial(command, "trace", NO_COLOR=None)
 
-ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "cascade_agent", "trace"]
 
 
@@ -268,7 +269,7 @@ def on_a_terminal(*args: object, **env: str) -> str:
             text += piece
     except OSError:  # the other end was closed
         pass
-    process.wait(timeout=60)
+    process.wait(timeout=180)
     os.close(own)
     return text.decode()
 
@@ -327,7 +328,7 @@ class Followed:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=180)
 
     @property
     def text(self) -> str:
@@ -339,7 +340,7 @@ class Followed:
 
     def until(self, part: str) -> None:
         """Wait until something is printed."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while part not in self.text + self.errors:
             assert self.process.poll() is None, self.errors
             assert time.monotonic() < until, (part, self.text, self.errors)
@@ -348,7 +349,7 @@ class Followed:
     def stop(self) -> int:
         """Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=180)
 
 
 def test_a_journal_is_followed_from_before_it_is_there(tmp_path):

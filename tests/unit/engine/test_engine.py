@@ -308,9 +308,9 @@ def test_no_time_left_asks_no_evidence(way):
     piece = Piece("judge")
 
     def slow(_draft: Draft, _context: StepContext) -> None:
-        threading.Event().wait(0.3)
+        threading.Event().wait(1.1)
 
-    step, _ = a_step(Says("answers"), Says("answers"), policy=Policy(latency_budget=0.2))
+    step, _ = a_step(Says("answers"), Says("answers"), policy=Policy(latency_budget=1.0))
     step = replace(step, validators=ValidatorSet([slow, piece]))
     trace = run(step).trace if way == "sync" else asyncio.run(arun(step)).trace
     assert piece.asked == []

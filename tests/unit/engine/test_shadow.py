@@ -64,7 +64,7 @@ async def test_the_finding_is_a_label(how, small, large, right):
     """Whether large agrees, with probability, cost and what it said; the step's own record is not touched."""
     llm, journal = cascade(small, large)
     answer = await ask(llm, how=how)
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     (label,), (trace,) = journal.labels, journal.traces
     assert (label.step_id, label.source, label.propensity) == (trace.id, "shadow", 1.0)
     assert (label.right, label.harm) == (right, None if right is None else not right)
@@ -81,23 +81,23 @@ async def test_a_shadow_neither_delays_nor_fails_a_step(how, caplog):
 
     def slow(_: Any) -> AIMessage:
         thinks.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
         return AIMessage("yes")
 
     llm, journal = cascade(
         large=ScriptedChatModel([slow, ConnectionError("a secret"), ConnectionError("x")], name="large")
     )
     assert (await ask(llm, how=how)).content == "yes"
-    assert thinks.wait(10)
+    assert thinks.wait(60)
     assert not journal.labels
     may_end.set()
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     assert len(journal.labels) == 1
     before = shadow.lost
     with caplog.at_level(logging.WARNING, "cascade_agent"):
         assert (await ask(llm, how=how)).content == "yes"
         assert (await ask(llm, how=how)).content == "yes"
-        assert shadow.wait(10)
+        assert shadow.wait(60)
     assert shadow.lost == before + 2
     assert sum("shadow" in r.message for r in caplog.records) == (before == 0)
     assert "secret" not in caplog.text
@@ -111,7 +111,7 @@ async def test_only_accepted_steps_are_shadowed(how):
     await ask(llm, how=how)
     none, _ = cascade(journal=None)
     await ask(none, how=how)
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     assert journal.labels == []
     assert none._cascade.large.base.asked == 0
 
@@ -121,14 +121,14 @@ def test_which_steps_are_shadowed():
     llm, journal = cascade(policy=Policy(shadow_rate=0.3))
     for _ in range(1000):
         llm.invoke("hi")
-        assert shadow.wait(10)  # what finds too many others waiting is lost
+        assert shadow.wait(60)  # what finds too many others waiting is lost
     assert 230 < len(journal.labels) < 370  # five standard deviations
     assert {label.propensity for label in journal.labels} == {0.3}
     llm, journal = cascade(policy=Policy(shadow_rate=1.0, max_cost=0.00001))
     large = llm._cascade.large.base
     with pytest.raises(Exception, match="max_cost leaves no more"):
         llm.invoke("hi")
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     assert (large.asked, journal.labels) == (0, [])
 
 
@@ -166,7 +166,7 @@ async def test_a_graph_sees_nothing_of_it(how):
         seen = list(graph.stream(given, config, stream_mode=["messages", "updates", "debug"]))
     else:
         seen = [part async for part in graph.astream(given, config, stream_mode=["messages", "updates", "debug"])]
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     assert large.asked == 1
     assert "a shadow" not in repr(seen)
     assert "a shadow" not in repr(listener.heard)
@@ -191,7 +191,7 @@ async def test_an_agent_is_shadowed_too(how):
     )
     given = {"messages": [("user", "a room in Lyon")]}
     out = agent.invoke(given) if how == "sync" else await agent.ainvoke(given)
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     assert "Paris" not in repr(out)
     assert large.offered[0][0]["function"]["name"] == "book"
     assert sorted(label.right for label in journal.labels) == [False, False]
@@ -213,7 +213,7 @@ async def test_structured_answers_are_compared_too(how):
     llm, journal = cascade(room("Lyon"), room("lyon"))
     structured = llm.with_structured_output(Room)
     assert (structured.invoke("hi") if how == "sync" else await structured.ainvoke("hi")) == Room(city="Lyon")
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     assert [label.right for label in journal.labels] == [True]
 
 
@@ -223,7 +223,7 @@ def test_calibration_reads_what_shadows_found(tmp_path):
     llm, _ = cascade("41", "42", journal=Journal(path))
     for _ in range(3):
         llm.invoke("hi")
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     found = load_dataset(path)
     assert [(s.outcome.right, s.outcome.harm, s.outcome.propensity) for s in found.steps] == [(False, True, 1.0)] * 3
 
@@ -238,18 +238,18 @@ def test_an_interpreter_does_not_wait_for_shadows():
         " validators=[], policy=Policy(shadow_rate=1.0), journal=TraceCapture())\n"
         "print(llm.invoke('hi').content)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300, check=True, text=True)
     assert done.stdout == "a\n"
 
 
 async def test_a_loop_that_closes_is_not_held_up():
     """Shadows of asynchronous steps are no tasks of the loop."""
     release = threading.Event()
-    llm, _ = cascade(large=ScriptedChatModel([lambda _: release.wait(10) and AIMessage("x")], name="large"))
+    llm, _ = cascade(large=ScriptedChatModel([lambda _: release.wait(60) and AIMessage("x")], name="large"))
     await llm.ainvoke("hi")
     assert len(asyncio.all_tasks()) == 1
     release.set()
-    assert shadow.wait(10)
+    assert shadow.wait(60)
 
 
 def test_too_many_waiting_are_lost_and_counted(monkeypatch):
@@ -262,15 +262,15 @@ def test_too_many_waiting_are_lost_and_counted(monkeypatch):
 
     def hangs(_: Any) -> AIMessage:
         busy.set()
-        release.wait(10)
+        release.wait(60)
         return AIMessage("x")
 
     llm, journal = cascade(large=ScriptedChatModel([hangs], name="large", loop=True))
     llm.invoke("hi")
-    assert busy.wait(10)
+    assert busy.wait(60)
     for _ in range(5):
         llm.invoke("hi")
     assert shadow.lost == 4
     release.set()
-    assert shadow.wait(10)
+    assert shadow.wait(60)
     assert len(journal.labels) == 3

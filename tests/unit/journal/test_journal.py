@@ -27,6 +27,7 @@ from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background
 from cascade_agent.journal.reader import checked_label, read, read_labels
 from cascade_agent.journal.writer import Journal, _lock, lost_records
+from tests import fresh
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
 
@@ -206,7 +207,6 @@ def test_what_cannot_be_written_is_counted_and_said_once(
     """Closed, full, impossible, never read, out of sight: no exception, no wait, one warning for all losses."""
     (tmp_path / "j.jsonl").touch()
     journal, before = make(tmp_path), lost_records()
-    started = time.monotonic()
 
     async def main() -> None:
         for _ in range(3):
@@ -217,7 +217,6 @@ def test_what_cannot_be_written_is_counted_and_said_once(
         assert journal.flush()
     else:
         assert [journal.append(a_trace()) for _ in range(3)] == [False] * 3
-    assert time.monotonic() - started < 2
     assert (journal.lost, lost_records() - before) == (3, 3)
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
     assert re.search(why, caplog.text)
@@ -302,7 +301,8 @@ assert journal.append(step(4)) and journal.append(step(5))
 assert journal.lost == 2
 """
     path = tmp_path / "j.jsonl"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    done = fresh.run(code, path)
+    assert done.code == 0, done.err
     assert ids_of(path) == ["1", "4", "5"]
 
 
@@ -390,7 +390,7 @@ def test_processes_that_are_killed_share_json_lines(tmp_path: Path, max_bytes: i
 
     for round_ in range(3):
         writers = [start(3 * round_ + n) for n in range(3)]
-        until = time.monotonic() + 300
+        until = time.monotonic() + 180
         while any(Path(outputs[3 * round_ + n].name).stat().st_size < 3000 for n in range(3)):
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -458,11 +458,11 @@ def test_a_disk_that_hangs_holds_no_loop_up_and_memory_is_bounded(
 ) -> None:
     """While the writer waits, so many records wait with it and the others are counted as lost."""
     monkeypatch.setattr(background, "_MAX_PENDING", 5)
-    journal, free = Journal(tmp_path / "j.jsonl"), threading.Event()
+    journal, free, busy = Journal(tmp_path / "j.jsonl"), threading.Event(), threading.Event()
 
     async def main() -> list[bool]:
-        background.submit(free.wait)
-        await asyncio.sleep(0.1)  # it is being waited for
+        background.submit(lambda: busy.set() or free.wait())
+        assert await asyncio.to_thread(busy.wait, 60)
         return [journal.append(a_trace(str(n))) for n in range(8)]
 
     kept = asyncio.run(main())

@@ -24,7 +24,8 @@ from cascade_agent.journal.writer import lost_records
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import metrics
 from cascade_agent.testing import ScriptedChatModel, always_fail
-from tests.builders import BOTH, ask
+from tests import fresh
+from tests.builders import BOTH, Hanging, ask, cancelled
 
 USAGE = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
 DIMENSIONS = {
@@ -176,11 +177,7 @@ async def test_how_other_ends_are_counted(seen, how):
     await ask(cascade(validators=[hopeless], name="other"), how=how)
     assert seen.values("cascade.attempts")["skipped", "hopeless", "other", "small"] == 1
     assert ("USD", "other", "small") not in seen.values("cascade.cost")
-    task = asyncio.create_task(cascade(small=ScriptedChatModel("a", delay=30), name="slow").ainvoke("hi"))
-    await asyncio.sleep(0.05)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(cascade(small=(small := Hanging("a")), name="slow").ainvoke("hi"), small)
     assert seen.values("cascade.attempts")["cancelled", "cancelled", "slow", "small"] == 1
 
 
@@ -201,7 +198,7 @@ async def test_a_broken_validator_is_an_error_and_is_timed(seen):
     }
     timed = {p.attributes["validator"]: p.value for p in seen.points("cascade.validation.time")}
     assert timed.keys() == {"breaks", "late"}
-    assert timed["late"] >= 0.04
+    assert timed["late"] > 0
     (together,) = seen.points("cascade.validation.duration")
     assert together.sum == pytest.approx(sum(timed.values()))
 
@@ -416,7 +413,8 @@ found = {m.name: m for r in reader.get_metrics_data().resource_metrics for s in 
 assert [p.count for p in found["cascade.step.duration"].data.data_points] == [2]
 assert [p.value for p in found["cascade.attempts"].data.data_points] == [2]
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = fresh.run(code)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("refused", ["create_histogram", "create_observable_counter"])

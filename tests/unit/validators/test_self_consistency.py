@@ -84,7 +84,7 @@ def test_what_is_sent() -> None:
 
 def test_samples_are_asked_side_by_side() -> None:
     """The further samples run at the same time."""
-    barrier = threading.Barrier(2, timeout=5)
+    barrier = threading.Barrier(2, timeout=60)
     queried: list[int] = []
 
     def wait(_: Any) -> str:

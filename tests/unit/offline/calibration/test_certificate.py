@@ -21,6 +21,7 @@ from cascade_agent.offline.calibration import (
     labels_needed,
 )
 from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
+from tests.builders import examples, trials
 
 DELTA = 0.1
 
@@ -244,7 +245,7 @@ def true_risk(threshold):
     return 0.1 * (1 - threshold) ** 3
 
 
-@pytest.mark.parametrize("trials", [100, pytest.param(500, marks=pytest.mark.slow)])
+@trials(100, 500)
 def test_violations_stay_below_delta_and_little_is_given_away(trials):
     """In resamplings at 2 % and delta .1 the risk exceeds the target in at most 10 % + noise, at <= 1.4x escalation."""
     rng = np.random.default_rng(7)
@@ -268,21 +269,22 @@ def clustered(rng, episodes=150, steps=12):
     return units(level[index], harm[index], episode=index)
 
 
-def test_steps_of_an_episode_do_not_count_twice():
+@trials(60, 200)
+def test_steps_of_an_episode_do_not_count_twice(trials):
     """With dependent steps the guarantee holds for drawn steps; steps taken as units would break it."""
     rng = np.random.default_rng(3)
     kept = naive = 0
-    for _ in range(200):
+    for _ in range(trials):
         rows = clustered(rng)
         found = certify(rows, max_loss=0.02)
         kept += bool(found) and true_risk(found.threshold) > 0.02
         wrongly = certify([replace(u, episode=u.step_id) for u in rows], max_loss=0.02)
         naive += bool(wrongly) and true_risk(wrongly.threshold) > 0.02
-    assert kept / 200 <= DELTA + noise(200)
-    assert naive / 200 > DELTA + noise(200)
+    assert kept / trials <= DELTA + noise(trials)
+    assert naive / trials > DELTA + noise(trials)
 
 
-@pytest.mark.parametrize(("n", "trials"), [(400, 400), (2000, 40), pytest.param(2000, 400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("n", "trials"), [(400, 400), (2000, examples(40, 400))])
 def test_selective_error_holds(n, trials):
     """P(wrong | accepted) stays below its target in all but delta of the resamplings, with few units and with many."""
     rng = np.random.default_rng(n)
@@ -316,7 +318,7 @@ def test_kinds_share_the_confidence():
     assert not found[""]
 
 
-@pytest.mark.parametrize("trials", [60, pytest.param(200, marks=pytest.mark.slow)])
+@trials(60, 200)
 def test_all_kinds_hold_at_once(trials):
     """The chance that any kind's risk exceeds the target is at most delta, though the kinds differ."""
     rng = np.random.default_rng(11)

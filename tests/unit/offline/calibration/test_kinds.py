@@ -19,6 +19,7 @@ from cascade_agent.offline.calibration.disagreement import Asked, learn_share
 from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
 from cascade_agent.offline.evaluation.dataset import split_hash
 from cascade_agent.validators import shipped_scorer
+from tests.builders import trials
 
 HARM = {"one_call": 0.4, "text": 0.02}
 
@@ -101,19 +102,7 @@ def test_kinds_give_up_escalations_at_one_price_of_a_loss():
         assert accepted == {u.step_id for u in some if u.confidence >= entry[u.kind]}
 
 
-def test_a_kind_with_few_units_borrows_from_its_family():
-    """Three lucky drafts open no kind: its family's harm counts, more than that of text, until it has its own."""
-    some = [u for u in units(1000, 0) if u.kind == "one_call"]
-    few = [Unit(episode=f"f{i}", step_id=f"f{i}", confidence=0.1, harm=False, kind="calls") for i in range(3)]
-    texts = [replace(u, kind="text", harm=False) for u in some]
-    careful = path_by_kind([*some, *texts, *few])[10]
-    assert careful["calls"] == pytest.approx(careful["one_call"], abs=0.1)
-    assert careful["text"] < careful["calls"] - 0.3
-    many = [replace(few[0], episode=f"m{i}", step_id=f"m{i}") for i in range(500)]
-    assert path_by_kind([*some, *texts, *many])[10]["calls"] <= 0.1
-
-
-@pytest.mark.parametrize("trials", [12, pytest.param(40, marks=pytest.mark.slow)])
+@trials(12, 40)
 def test_together_escalates_less_than_one_threshold_and_keeps_the_bound(trials):
     """Chosen on some units, certified on others: fewer escalations, harm over the target in at most 1 - confidence."""
     claim, rate, saved = Claim(max_loss=0.03), [], []

@@ -28,6 +28,7 @@ from cascade_agent.offline.calibration.sample import draw, replayed_confidence
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.offline.evaluation.dataset import label_step
 from cascade_agent.validators import shipped_scorer
+from tests.builders import trials
 
 HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
 """Share of harm among the drafts of each kind with the lowest score; it falls to 0 with the square of the score."""
@@ -126,7 +127,7 @@ def test_a_kind_that_no_threshold_stops_has_no_policy(journal):
     assert found.policy is None
 
 
-@pytest.mark.parametrize("trials", [60, pytest.param(200, marks=pytest.mark.slow)])
+@trials(60, 200)
 def test_all_kinds_hold_at_once(trials):
     """With the numbers of the policy the true harm of some kind exceeds the target in at most delta of the trials."""
     rng, violations, held = random.Random(5), 0, 0

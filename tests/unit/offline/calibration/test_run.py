@@ -26,6 +26,7 @@ from cascade_agent.offline.calibration.sample import draw, replayed_confidence, 
 from cascade_agent.offline.evaluation import Dataset
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.validators import shipped_scorer
+from tests.builders import trials
 from tests.journals import labelled
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
@@ -318,7 +319,7 @@ def test_the_sample_is_like_the_whole(labels, basis, rate):
     assert sum(c.loss for c in found.steps) / n == pytest.approx(0.25, abs=0.02)
 
 
-@pytest.mark.parametrize("trials", [30, pytest.param(200, marks=pytest.mark.slow)])
+@trials(30, 200)
 def test_the_guarantee_holds_from_a_running_cascade(trials):
     """From unevenly labelled logs, shadowed and with tool errors, the risk exceeds its target in at most delta + noise."""
     rng, violations, found_any = random.Random(2), 0, 0

@@ -19,6 +19,7 @@ from cascade_agent.core.records import Attempt, Label, SideCall, Usage
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.offline.drift import Alarm, DriftReport, DriftWatch, Fact, Monitor, Saving, watch
 from cascade_agent.offline.drift.monitors import gravest
+from tests.builders import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,7 @@ def by_name(report: DriftReport, name: str, own: str | None = None) -> Monitor:
 # ---- without labels -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(examples(1, 6)))
 def test_a_stationary_stream_raises_no_alarm(seed: int) -> None:
     """Over 5,000 equal steps nothing alarms, and the report says what was watched."""
     report = watch(stream(seed, (5000, 0.2)), max_loss=0.02)
@@ -361,7 +362,7 @@ def test_the_bound_comes_from_the_certificate() -> None:
     """A calibrated policy brings its greatest loss; steps of other policies are not held against it."""
     certificate = {"max_loss": 0.02, "risk": "harm"}
     policy = Policy(threshold=0.5, provenance={"certificate": certificate})
-    steps, labels = shadowed(3, 3000, 0.2, policy=policy.version)
+    steps, labels = shadowed(3, 1500, 0.2, policy=policy.version)
     assert watch(steps, labels, policy=policy).alarmed
     other = watch([replace(s, policy="other") for s in steps], labels, policy=policy)
     assert not other.alarmed
@@ -380,7 +381,7 @@ def test_without_a_certified_loss_nothing_labelled_is_claimed(wrong: dict[str, o
 def test_a_selective_certificate_is_about_the_answered_steps() -> None:
     """`selective_error` is held against wrong answers among the labelled ones, harmful or not."""
     policy = Policy(threshold=0.5, provenance={"certificate": {"max_loss": 0.05, "risk": "selective_error"}})
-    steps, labels = shadowed(4, 3000, 0.4, policy=policy.version)
+    steps, labels = shadowed(4, 1500, 0.4, policy=policy.version)
     wrong = [replace(label, harm=False) for label in labels]
     report = watch(steps, wrong, policy=policy)
     assert [a.monitor for a in report.alarms][:1] == ["harm (shadow)"]
@@ -392,11 +393,11 @@ def test_a_selective_certificate_is_about_the_answered_steps() -> None:
 @pytest.mark.parametrize("source", ["person", "evaluator"])
 def test_people_and_evaluators_have_a_monitor_of_their_own(source: str) -> None:
     """Their labels need no propensity: harm above the bound alarms, at the bound it does not; wrong counts as harm."""
-    steps, labels = shadowed(5, 3000, 0.2, source=source)
+    steps, labels = shadowed(5, 1500, 0.2, source=source)
     told = [replace(label, harm=None) for label in labels]
     assert [a.monitor for a in watch(steps, told, max_loss=0.02).alarms][:1] == ["harm (person, evaluator)"]
-    for seed in range(4):
-        assert not watch(*shadowed(seed, 3000, 0.024, source=source), max_loss=0.02).alarmed
+    for seed in range(examples(2, 4)):
+        assert not watch(*shadowed(seed, 1500, 0.024, source=source), max_loss=0.02).alarmed
 
 
 @pytest.mark.parametrize(
@@ -411,7 +412,7 @@ def test_people_and_evaluators_have_a_monitor_of_their_own(source: str) -> None:
 )
 def test_labels_that_are_no_sample_move_nothing(change: dict[str, object]) -> None:
     """Labels that were not drawn at random, have no propensity or say nothing are no evidence of harm."""
-    steps, labels = shadowed(6, 2000, 0.5)
+    steps, labels = shadowed(6, 600, 0.5)
     assert not watch(steps, [replace(label, **change) for label in labels], max_loss=0.02).alarmed  # type: ignore[arg-type]
 
 

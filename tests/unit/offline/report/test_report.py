@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -39,12 +39,13 @@ from cascade_agent.offline.report.markup import breakable, el, escape
 from cascade_agent.offline.report.page import templates
 from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
 from cascade_agent.validators import shipped_scorer
-from tests.builders import command
+from tests.builders import ROOT, command
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
-run = partial(command, "report")
+if TYPE_CHECKING:
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[4]
+run = partial(command, "report")
 
 
 def journal_of(path: Path, *records: StepTrace | Label) -> Path:
