@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from cascade_agent.core.clean_json import INT64, clean, clean_text
+from cascade_agent.core.frozen import quick
 from cascade_agent.errors import ConfigurationError, RecordError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ Action = Literal["accept", "ask_small", "ask_evidence", "escalate", "exhausted"]
 _OUTCOMES = frozenset(get_args(Outcome))
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """One validator's finding about one draft.
@@ -99,6 +101,7 @@ class Verdict:
         return self.outcome == "abstain" and self.code in ("validator_error", "validator_timeout")
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one or more model calls. `None` is unknown, never 0; cached tokens are part of `input_tokens`."""
@@ -163,6 +166,7 @@ class ToolSpec:
     strict: bool = False
 
 
+@quick
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draft:
     """A tier's answer to a step, not yet committed: no tool has run, nothing was streamed, nothing is in state.
@@ -221,6 +225,7 @@ def _call_json(call: ToolCall | InvalidToolCall) -> dict[str, Any]:
     return {key: call.get(key) for key in ("name", "args", "id")}
 
 
+@quick
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StepContext:
     """The request of a step: the conversation, the tools on offer, the state around it.
@@ -273,6 +278,7 @@ class StepContext:
         return {}
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One tier's draft with its verdicts, usage, cost and latency.
@@ -327,6 +333,7 @@ class Attempt:
         return self.outcome in ("accepted", "rejected") and not any(v.hard for v in self.verdicts)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideCall:
     """A model call that gave no draft to judge: evidence, a shadow call, a `hedge` that was dropped."""
@@ -337,6 +344,7 @@ class SideCall:
     latency: float | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionInputs:
     """The inputs of a decision besides the attempts: the step's place in the run, and what steps like it were like.
@@ -381,6 +389,7 @@ UNKNOWN = DecisionInputs()
 """The inputs of a decision of which nothing is known but the attempts."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One move of `decide()`: what to do next, which reason decided, and for `ask_evidence` which evidence to ask."""
@@ -397,6 +406,7 @@ class Decision:
     """For `ask_small`: seconds after which the large tier is asked too."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTrace:
     """The whole record of a step: every attempt, every verdict, every decision, who answered and what it cost.
