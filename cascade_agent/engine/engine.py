@@ -7,6 +7,7 @@ result. `run` and `arun` are the two loops around it, so sync and async cannot d
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cascade_agent.core.decide import final_attempt
@@ -58,12 +59,12 @@ def stream(request: StepRequest) -> Generator[AIMessageChunk, None, StepResult]:
                 done: object = yield from executor.stream(effect)
             else:
                 done = executor.execute(effect)
-            progress.elapsed = executor.elapsed()
+            progress.elapsed = perf_counter() - executor.started
             effect = script.send(done)
     except StopIteration as stop:
         end: StepEnd = stop.value
     except BaseException as error:
-        progress.elapsed = executor.elapsed()
+        progress.elapsed = perf_counter() - executor.started
         recorder.record(progress, progress.stopped(error, hedged=executor.hedge_made))
         raise
     finally:
@@ -92,12 +93,12 @@ async def arun(request: StepRequest) -> StepResult:
         effect = next(script)
         while True:
             done = await executor.execute(effect)
-            progress.elapsed = executor.elapsed()
+            progress.elapsed = perf_counter() - executor.started
             effect = script.send(done)
     except StopIteration as stop:
         end: StepEnd = stop.value
     except BaseException as error:
-        progress.elapsed = executor.elapsed()
+        progress.elapsed = perf_counter() - executor.started
         recorder.record(progress, progress.stopped(error, hedged=executor.hedge_made))
         raise
     finally:

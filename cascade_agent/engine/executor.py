@@ -53,10 +53,6 @@ class _Base:
         self.hedge_made = False
         self.started = perf_counter()
 
-    def elapsed(self) -> float:
-        """Return the seconds since the step began."""
-        return perf_counter() - self.started
-
     def failed(self, error: Exception, started: float) -> Reply:
         """Return the reply of a call that raised; what the host raised passes through."""
         host_raised = self.request.host_raised
@@ -320,9 +316,15 @@ async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]])
     if seconds is None:
         return await call()
     loop = asyncio.get_running_loop()
-    task, over = asyncio.ensure_future(call()), loop.create_future()
-    timer = loop.call_later(seconds, _wake, over)
-    task.add_done_callback(partial(_wake, over))
+    over = loop.create_future()
+
+    async def awaited() -> T:
+        try:
+            return await call()
+        finally:
+            _wake(over)  # not by a callback of the task, which would run a turn of the loop later
+
+    task, timer = loop.create_task(awaited()), loop.call_later(seconds, _wake, over)
     try:
         await over
         if task.done():
@@ -337,7 +339,7 @@ async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]])
             await asyncio.wait({task}, timeout=_GRACE)
 
 
-def _wake(over: asyncio.Future[None], _: object = None) -> None:
+def _wake(over: asyncio.Future[None]) -> None:
     if not over.done():
         over.set_result(None)
 

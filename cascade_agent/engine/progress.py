@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from cascade_agent.validators.validator_set import is_control_flow
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
-    from cascade_agent.core.records import AttemptOutcome, StepContext, StepOutcome, StepTrace, Usage
+    from cascade_agent.core.records import AttemptOutcome, SideEffect, StepContext, StepOutcome, StepTrace, Usage
     from cascade_agent.engine.step import Pending
     from cascade_agent.models.tier import Role
 
@@ -83,12 +84,12 @@ class StepProgress:
 
     def seconds(self, role: Role) -> float | None:
         """Return how long a tier may take now: its own limit, and what the step's budget leaves it."""
-        own, budget, left = self.request.tiers[role].timeout, self.request.policy.latency_budget, self.time_left
-        if budget is None or left is None:
+        own, budget = self.request.tiers[role].timeout, self.request.policy.latency_budget
+        if budget is None:
             return own
         if own is None:
             own = budget * _SMALL_SHARE if role == "small" else budget
-        return min(own, left)
+        return min(own, budget - self.elapsed)
 
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
@@ -140,14 +141,14 @@ class StepProgress:
             if self.may_retry is None:  # taken once, however often it is decided anew
                 self.may_retry = request.statistics.take_retry()
             more["retry"] = self.may_retry
-        if self.answer is not None and facts["tier"] == "small" and policy.thresholds:
+        if self.answer is not None and facts["tier"] == "small" and isinstance(policy.threshold, Mapping):
             more["kind"] = kind_of_step(request.contexts["small"], self.answer)
         if policy.stay_on_large == "turn":
             more["stays_on_large"] = _escalated_this_turn(request.contexts["small"])
         if request.budget is not None:
             more["money_left"] = request.budget.remaining()
             more["small_price"], more["large_price"] = self._price("small"), self._price("large")
-        return replace(self.known, **more) if more else self.known
+        return replace(known, **more) if more else known
 
     # ---- money ------------------------------------------------------------------------------------------------------
 
@@ -241,14 +242,14 @@ class StepProgress:
         """Book a call that gave a draft."""
         self.answer = answer
         usage, cost, inner = usage_and_cost(self.request.tiers[self.facts["tier"]], answer.draft.message)
-        effects = [self.request.policy.side_effects.get(call["name"]) for call in answer.draft.tool_calls]
+        declared = self.request.policy.side_effects
         self.change(
             outcome="rejected",
             latency=reply.latency,
             usage=usage,
             cost=cost,
             inner=inner,
-            effect=next((effect for effect in ("irreversible", "write", "read") if effect in effects), None),
+            effect=_gravest(declared, answer.draft) if declared else None,
         )
         self.charge(cost)
 
@@ -257,7 +258,7 @@ class StepProgress:
         verdicts = (*self.facts["verdicts"], *verdicts)
         draft = cast("Answer", self.answer).draft
         if gathered is not None:
-            self.change(gathered=(*self.facts.get("gathered", ()), gathered))
+            self.facts["gathered"] = (*self.facts.get("gathered", ()), gathered)
         self.change(
             verdicts=verdicts,
             confidence=(self.request.policy.scorer or shipped_scorer()).confidence(verdicts),
@@ -333,15 +334,21 @@ class StepProgress:
         return StepResult(answer=answer, best=best, trace=trace, errors=tuple(self.errors), raised=raised)
 
 
+def _gravest(declared: Mapping[str, SideEffect], draft: Draft) -> SideEffect | None:
+    """Return the gravest side effect of a draft's calls."""
+    effects = [declared.get(call["name"]) for call in draft.tool_calls]
+    return next((effect for effect in ("irreversible", "write", "read") if effect in effects), None)
+
+
 def judged_as(context: StepContext, answer: Answer | None) -> StepContext:
     """Return what an answer is judged as: one that calls a tool on offer does not owe the structured output yet."""
     if answer is None:
         return context
-    context, draft = answer.context or context, answer.draft
-    calls = draft.tool_calls or draft.invalid_tool_calls
-    if context.output_schema is None or not context.tools or not calls or answer.context is not None:
-        return context
-    return replace(context, output_schema=None)
+    if answer.context is not None:
+        return answer.context
+    draft = answer.draft
+    owes = context.output_schema is None or not context.tools or not (draft.tool_calls or draft.invalid_tool_calls)
+    return context if owes else replace(context, output_schema=None)
 
 
 def kind_of_step(context: StepContext, answer: Answer | None) -> str:

@@ -5,10 +5,11 @@ None of it can fail a step: an error is logged once and the answer goes on.
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import Role
 
 _lost: set[str] = set()
+_ids = random.Random()  # noqa: S311 - no secret; not the user's generator, which he may seed alike in two processes
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
 _REFUSED = replace(NOTHING, calls=1)
 
 
@@ -102,7 +106,7 @@ class StepRecorder:
         cost, currency = _sum(progress)
         inputs = progress.inputs_seen
         return StepTrace(
-            id=request.id or uuid4().hex,
+            id=request.id or f"{_ids.getrandbits(128):032x}",
             step=request.name,
             outcome=end.outcome,
             reason=end.reason,
@@ -170,11 +174,13 @@ def _sum(progress: StepProgress) -> tuple[float | None, str]:
             currencies.add(evidence.currency)
     if len(currencies) > 1:
         return None, "USD"
-    return total, next(iter(currencies), request.tiers["large"].currency)
+    return total, currencies.pop() if currencies else request.tiers["large"].currency
 
 
 def _total(progress: StepProgress) -> Usage | None:
     """Return the tokens that the providers reported; a call that raised reported none, one cut off is unknown."""
+    if len(progress.done) == 1 and not progress.side_calls and progress.done[0].usage is not None:
+        return progress.done[0].usage
     parts = [_REFUSED if a.usage is None and a.outcome == "error" else a.usage for a in progress.done]
     parts += [call.usage for call in progress.side_calls]
     known = [usage for usage in parts if usage is not None]
