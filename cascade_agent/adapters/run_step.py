@@ -92,7 +92,7 @@ class ModelCall(Generic[T]):
         )
         for handler in self.handlers:
             manager.add_handler(handler)
-        return telemetry.visible_to(manager)
+        return telemetry.visible_to(manager) if manager.handlers else manager
 
     def start(self) -> dict[str, Any]:
         """Return what the run of the step is opened with."""
@@ -119,10 +119,6 @@ class ModelCall(Generic[T]):
             **calls,
             **self.facts,
         )
-
-    def under(self, callbacks: Any) -> RunnableConfig:
-        """Return the config with which a tier is called below the run of the step."""
-        return {**self.config, "callbacks": callbacks}
 
     def live(self, manager: BaseRunManager, *, read: bool) -> LiveStream | None:
         """Return where an answer goes that nothing can replace; None where nobody streams, or wants it in one piece.
@@ -207,13 +203,13 @@ def _decided(
 
     def tier(role: Role, note: str | None) -> Answer:
         with nested_in_tier(), call.asking(manager, role, note, request) as asked:
-            answer = ask(role, note, call.under(asked.callbacks))
+            answer = ask(role, note, cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks}))
             asked.record_answer(answer.draft.message)
             return answer
 
     def last(role: Role, note: str | None) -> Generator[AIMessageChunk, None, Answer]:
         with nested_in_tier(), call.asking(manager, role, note, request, live) as asked:
-            config = call.under(asked.callbacks)
+            config = cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks})
             if reads is None or live is None:
                 answer = ask(role, note, config)
             else:
@@ -305,7 +301,7 @@ async def _adecided(
     async def tier(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
         with nested_in_tier():
             async with call.asking(manager, role, note, request, live) as asked:
-                config = call.under(asked.callbacks)
+                config = cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks})
                 if live is None or send is None or call.astream is None:
                     answer = await ask(role, note, config)
                 else:

@@ -37,6 +37,7 @@ StepOutcome = Literal["accepted", "escalated", "exhausted", "human_review", "int
 Action = Literal["accept", "ask_small", "ask_evidence", "escalate", "exhausted"]
 
 _OUTCOMES = frozenset(get_args(Outcome))
+_TYPE, _TIER = attrgetter("type"), attrgetter("tier")
 
 
 @quick
@@ -269,7 +270,7 @@ class StepContext:
     @cached_property
     def in_loop(self) -> bool:
         """Return whether the assistant spoke before in this conversation: a later turn, or a later step of a turn."""
-        kinds = (message.type for message in self.messages)
+        kinds = map(_TYPE, self.messages)
         return "human" in kinds and "ai" in kinds  # one pass: an answer after a request
 
     @cached_property
@@ -455,7 +456,7 @@ class StepTrace:
     @property
     def escalated(self) -> bool:
         """Return whether the large tier was asked."""
-        return any(a.tier != "small" for a in self.attempts)
+        return not {"small"}.issuperset(map(_TIER, self.attempts))
 
     @property
     def final_tier(self) -> str | None:
@@ -569,20 +570,20 @@ def dump(
         elif kind in _PLAIN:
             out[name] = item
         elif kind is tuple:
-            out[name] = [
-                {**_dump_once(part)}
-                if type(part) is Verdict and part.origin == "shipped"
-                else clean_text(part)
-                if isinstance(part, str)
-                else dump(part)
-                for part in item
-            ]
+            parts: list[Any] = []
+            out[name] = parts
+            for part in item:
+                of = type(part)
+                if of is Decision or (of is Verdict and part.origin == "shipped"):
+                    parts.append({**_dump_once(part)})
+                else:
+                    parts.append(clean_text(part) if isinstance(part, str) else dump(part))
         else:  # JSON that was cleaned when it was made; what else a validator put there is not
             out[name] = dump(item) if kind in _RECORDS else clean(item)
     return out
 
 
-_dump_once = lru_cache(maxsize=2048)(dump)  # shipped validators say the same of most drafts
+_dump_once = lru_cache(maxsize=2048)(dump)  # shipped validators say the same of most drafts, and most decisions repeat
 
 
 def _is_number(value: object) -> bool:

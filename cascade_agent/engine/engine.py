@@ -142,7 +142,7 @@ def _large(progress: StepProgress, decision: Decision) -> Generator[Effect, Any,
     if not progress.reserve("large"):
         return
     note = _note(progress) if progress.request.policy.handover == "feedback" else None
-    first = progress.attempt.tier == "small"
+    first = progress.facts["tier"] == "small"
     yield HandOver(progress.close_attempt(), decision, first)
     progress.open_attempt("large")
     yield from _draft(progress, "large", note=note)
@@ -211,7 +211,7 @@ def _note(progress: StepProgress) -> str | None:
     """Return the note for large under `handover="feedback"`: the objections and the failed answer, as text."""
     if progress.answer is None:
         return None
-    objections = [v for v in progress.attempt.verdicts if v.outcome == "fail"]
+    objections = [v for v in progress.facts["verdicts"] if v.outcome == "fail"]
     why = "\n".join(f"- {v.code or v.validator}: {v.reason}" for v in objections) or "- low confidence"
     draft = progress.answer.draft.to_json()
     return f"A first attempt at this step was not accepted:\n{why}\nIt answered: {draft}"

@@ -48,10 +48,10 @@ class _Base:
 
     __slots__ = ("hedge_made", "recorder", "request", "started")
 
-    def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        self.request, self.recorder = request, recorder
-        self.hedge_made = False
-        self.started = perf_counter()
+    request: StepRequest
+    recorder: StepRecorder
+    hedge_made: bool
+    started: float
 
     def failed(self, error: Exception, started: float) -> Reply:
         """Return the reply of a call that raised; what the host raised passes through."""
@@ -73,8 +73,9 @@ class Executor(_Base):
     __slots__ = ("hedge",)
 
     def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        super().__init__(request, recorder)
+        self.request, self.recorder = request, recorder
         self.hedge: BackgroundCall[Reply] | None = None
+        self.hedge_made, self.started = False, perf_counter()
 
     def execute(self, effect: Effect) -> object:
         """Execute one effect; return what the script is to be sent."""
@@ -201,8 +202,9 @@ class AsyncExecutor(_Base):
     __slots__ = ("hedge",)
 
     def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        super().__init__(request, recorder)
+        self.request, self.recorder = request, recorder
         self.hedge: asyncio.Task[Reply] | None = None
+        self.hedge_made, self.started = False, perf_counter()
 
     async def execute(self, effect: Effect) -> object:
         """Execute one effect; return what the script is to be sent."""

@@ -54,7 +54,6 @@ class StepProgress:
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
     """The fields of the attempt in hand."""
-    made: Attempt | None = None
     may_retry: bool | None = None
     before: tuple[Verdict, ...] = ()
     """Verdicts of the context alone, before there was a draft."""
@@ -67,14 +66,7 @@ class StepProgress:
     @property
     def attempt(self) -> Attempt:
         """The attempt in hand."""
-        if self.made is None:
-            self.made = Attempt(**self.facts)
-        return self.made
-
-    def change(self, **facts: Any) -> None:
-        """Change fields of the attempt in hand."""
-        self.facts.update(facts)
-        self.made = None
+        return Attempt(**self.facts)
 
     @property
     def time_left(self) -> float | None:
@@ -202,16 +194,16 @@ class StepProgress:
     def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
         """Begin the attempt of a tier."""
         self.before = verdicts
-        self.facts, self.may_retry = {}, None
-        self.change(
-            tier=role,
-            model=self.request.tiers[role].model_name,
-            outcome="pending",
-            verdicts=verdicts,
-            threshold=self.request.policy.base_threshold if role == "small" else None,
-            usage=NOTHING,
-            cost=0.0,
-        )
+        self.may_retry = None
+        self.facts = {
+            "tier": role,
+            "model": self.request.tiers[role].model_name,
+            "outcome": "pending",
+            "verdicts": verdicts,
+            "threshold": self.request.policy.base_threshold if role == "small" else None,
+            "usage": NOTHING,
+            "cost": 0.0,
+        }
 
     def failed(self, reply: Reply, error: Exception) -> None:
         """Book a call that gave no draft; one that the provider refused is not billed."""
@@ -225,7 +217,7 @@ class StepProgress:
         sent = self._sent()
         if sent is not None:
             usage, cost = self._spent(sent)
-        self.change(
+        self.facts.update(
             outcome=outcome,
             verdicts=(*self.facts["verdicts"], *((_UNREAD,) if unread else ())),
             error=_error_text(error),
@@ -243,7 +235,7 @@ class StepProgress:
         self.answer = answer
         usage, cost, inner = usage_and_cost(self.request.tiers[self.facts["tier"]], answer.draft.message)
         declared = self.request.policy.side_effects
-        self.change(
+        self.facts.update(
             outcome="rejected",
             latency=reply.latency,
             usage=usage,
@@ -259,7 +251,7 @@ class StepProgress:
         draft = cast("Answer", self.answer).draft
         if gathered is not None:
             self.facts["gathered"] = (*self.facts.get("gathered", ()), gathered)
-        self.change(
+        self.facts.update(
             verdicts=verdicts,
             confidence=(self.request.policy.scorer or shipped_scorer()).confidence(verdicts),
             fault=draft_fault(draft, verdicts, self.request.policy.side_effects),
@@ -273,15 +265,15 @@ class StepProgress:
         except ValueError:
             return False
         self.answer = answer
-        self.change(verdicts=self.before)
+        self.facts.update(verdicts=self.before)
         return True
 
     def close_attempt(self, outcome: AttemptOutcome | None = None) -> Attempt:
         """Fix the attempt's outcome."""
         if self.facts["outcome"] == "pending":
-            self.change(outcome=outcome or "skipped")
+            self.facts.update(outcome=outcome or "skipped")
         elif outcome is not None and self.facts["outcome"] == "rejected":
-            self.change(outcome=outcome)
+            self.facts.update(outcome=outcome)
         attempt = self.attempt
         self.done.append(attempt)
         self.answers.append(self.answer)
@@ -318,7 +310,7 @@ class StepProgress:
         self.charge(None)
         if self.facts["outcome"] == "pending":
             usage, cost = self._spent(self._sent())
-            self.change(usage=usage, cost=cost)
+            self.facts.update(usage=usage, cost=cost)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))
         self.close_attempt("cancelled")

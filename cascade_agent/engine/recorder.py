@@ -39,15 +39,14 @@ _REFUSED = replace(NOTHING, calls=1)
 class StepRecorder:
     """Keeps the spans of a step open while it runs, and writes its record when it ends."""
 
-    __slots__ = ("_closed", "_hedge", "_request", "_span", "_started_at", "_waiting", "scope")
+    __slots__ = ("_closed", "_hedge", "_policy", "_request", "_span", "_started_at", "_waiting", "scope")
 
     def __init__(self, request: StepRequest) -> None:
         self._request, self._closed = request, 0
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         thread_id = request.contexts["small"].thread_id
-        self._span = telemetry.start_step(
-            request.name, policy=request.policy.version, thread_id=thread_id, run=request.run
-        )
+        self._policy = request.policy.version
+        self._span = telemetry.start_step(request.name, policy=self._policy, thread_id=thread_id, run=request.run)
         self._waiting: telemetry.AttemptScope | None = None
         self._hedge: telemetry.AttemptScope | None = None
         self.scope: telemetry.Scope = self._span
@@ -91,7 +90,7 @@ class StepRecorder:
         telemetry.end_step(self._span, trace)
         if request.statistics is not None:
             request.statistics.observe(trace)
-        if not end.waits:
+        if not end.waits and request.journal is not None:
             append(request.journal, trace, request.contexts["small"].messages)
         return trace
 
@@ -116,7 +115,7 @@ class StepRecorder:
             askable=tuple(request.validators.evidence),
             inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
-            kind=kind_of_step(context, next((a for a in progress.answers if a is not None), None)),
+            kind=kind_of_step(context, next(filter(None, progress.answers), None)),
             degraded=end.outcome == "exhausted" and end.final is not None,
             confidence=None if end.final is None else attempts[end.final].confidence,
             cost=cost,
@@ -126,7 +125,7 @@ class StepRecorder:
             started_at=self._started_at,
             thread_id=context.thread_id,
             run_id=request.run_id,
-            policy=request.policy.version,
+            policy=self._policy,
         )
 
 
