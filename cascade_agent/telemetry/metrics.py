@@ -145,10 +145,8 @@ class Instruments:
 
     def live(self) -> bool:
         """Return whether anybody can ever read: the provider is more than the API's own, which keeps nothing."""
-        try:
-            self._waiting = self._waiting and type(otel_metrics.get_meter_provider()).__module__.startswith(_API)
-        except Exception as error:  # noqa: BLE001 - as `guarded`, which costs a step without an SDK more than this
-            errors.count(error)
+        if self._waiting:
+            self._waiting = type(otel_metrics.get_meter_provider()).__module__.startswith(_API)
         return not self._waiting
 
 
@@ -197,7 +195,11 @@ def _live() -> Instruments | None:
                 with guarded:
                     meter = otel_metrics.get_meter("cascade_agent")
                 _NOW = Instruments(meter)
-    return _NOW if _NOW.live() else None
+    try:
+        return _NOW if _NOW.live() else None
+    except Exception as error:  # noqa: BLE001 - as `guarded`, which costs a step without an SDK more than this
+        errors.count(error)
+        return None
 
 
 def _after_fork() -> None:
