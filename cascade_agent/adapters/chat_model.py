@@ -182,7 +182,7 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Answer one step."""
-        return run_step(self._call(input, config, stop=stop, **kwargs))
+        return run_step(self._call(input, config, stop, kwargs))
 
     async def ainvoke(
         self,
@@ -193,7 +193,7 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Async twin of `invoke`."""
-        return await arun_step(self._call(input, config, stop=stop, **kwargs))
+        return await arun_step(self._call(input, config, stop, kwargs))
 
     def stream(
         self,
@@ -204,7 +204,7 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Stream the answer in chunks: small's when it is accepted, large's as it comes, where it cannot be refused."""
-        yield from stream_step(self._call(input, config, stop=stop, **kwargs))
+        yield from stream_step(self._call(input, config, stop, kwargs))
 
     async def astream(
         self,
@@ -215,15 +215,17 @@ class CascadeChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Async twin of `stream`."""
-        async with aclosing(astream_step(self._call(input, config, stop=stop, **kwargs))) as chunks:
+        async with aclosing(astream_step(self._call(input, config, stop, kwargs))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    def _call(self, value: LanguageModelInput, config: RunnableConfig | None, **kwargs: Any) -> ModelCall[AIMessage]:
-        if kwargs.get("stop") is None:
-            kwargs.pop("stop", None)
+    def _call(
+        self, value: LanguageModelInput, config: RunnableConfig | None, stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> ModelCall[AIMessage]:
+        if stop is not None:
+            kwargs["stop"] = stop
         offer, given = self._binding.of_call(kwargs)
-        return self._model_call(value, config, offer, given, lambda _, message: message)
+        return self._model_call(value, config, offer, given, _message)
 
     # ---- tools and structured output --------------------------------------------------------------------------------
 
@@ -281,7 +283,8 @@ class CascadeChatModel(BaseChatModel):
         given: dict[str, Any],
         to_native: Callable[[Answer, AIMessage], Any],
     ) -> ModelCall[Any]:
-        _refuse_policy_settings(given)
+        if given:
+            _refuse_policy_settings(given)
         config, messages, binding = ensure_config(config), self._messages_of(value), self._binding
 
         def call(role: Role, note: str | None, inner: RunnableConfig) -> Answer:
@@ -457,6 +460,10 @@ def _refuse_policy_settings(given: Mapping[str, Any]) -> None:
             f"config={{'configurable': {{'cascade_policy': {{{name!r}: ...}}}}}}"
         )
         raise ConfigurationError(msg)
+
+
+def _message(_: Answer, message: AIMessage) -> AIMessage:
+    return message
 
 
 def _answer(role: Role, offer: Offer, native: Any) -> Answer:

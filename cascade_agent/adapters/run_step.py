@@ -8,7 +8,7 @@ where nothing can replace it any more.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class ModelCall(Generic[T]):
     """One model call of a host, as an adapter hands it over.
 
@@ -92,7 +92,7 @@ class ModelCall(Generic[T]):
         )
         for handler in self.handlers:
             manager.add_handler(handler)
-        return telemetry.visible_to(manager)
+        return telemetry.visible_to(manager) if manager.handlers else manager
 
     def start(self) -> dict[str, Any]:
         """Return what the run of the step is opened with."""
@@ -125,10 +125,11 @@ class ModelCall(Generic[T]):
 
         `read` says that somebody reads the stream.
         """
+        if not read and not any(map(is_streaming, manager.handlers)):
+            return None
         large = self.settings.large
         converted = self.output_version == "v1" and getattr(large.base, "output_version", None) != "v1"
-        heard = read or any(is_streaming(handler) for handler in manager.handlers)
-        if not heard or self.whole or converted or not large.streams_with(tools=any(self.facts.get("tools", ()))):
+        if self.whole or converted or not large.streams_with(tools=any(self.facts.get("tools", ()))):
             return None
         return LiveStream(self.messages)
 
@@ -149,23 +150,21 @@ class ModelCall(Generic[T]):
             live.attach(children)
         return telemetry.ModelCall(children, role, tier=tier, messages=messages)
 
-    def accepted(
-        self,
-        manager: BaseRunManager,
-        request: StepRequest,
-        answer: Answer,
-        trace: StepTrace,
-        live: LiveStream | None,
-    ) -> tuple[AIMessage, AnswerStream]:
-        """Return the accepted message with the record of its step, and the stream that it is emitted through."""
+    def accepted(self, answer: Answer, trace: StepTrace) -> AIMessage:
+        """Return the accepted message with the record of its step."""
         message = answer.draft.message
         if self.output_version == "v1" and message.response_metadata.get("output_version") != "v1":
             metadata = {**message.response_metadata, "output_version": "v1"}
             message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
+        return recorded(message, trace, self.messages)
+
+    def emitter(
+        self, manager: BaseRunManager, request: StepRequest, trace: StepTrace, live: LiveStream | None
+    ) -> AnswerStream:
+        """Return the stream that the accepted message goes out through."""
         tier = request.tiers.get(cast("Role", trace.final_tier))
         came = live if live is not None and live.used and trace.final_tier == "large" else None
-        stream = AnswerStream(manager, self.messages, name=self.stream_name, tier=tier, whole=self.whole, live=came)
-        return recorded(message, trace, self.messages), stream
+        return AnswerStream(manager, self.messages, name=self.stream_name, tier=tier, whole=self.whole, live=came)
 
 
 # ---- sync -----------------------------------------------------------------------------------------------------------
@@ -182,42 +181,35 @@ def stream_step(call: ModelCall[Any]) -> Iterator[AIMessageChunk]:
 
 
 def _step(call: ModelCall[T], *, read: bool) -> Generator[AIMessageChunk, None, T]:
-    with _opened(call) as manager:
+    manager = call.manager(CallbackManager).on_chain_start(None, **call.start())
+    try:
         answer, message, stream = yield from _decided(call, manager, read=read)
-        if read or stream.handlers:
+        if stream is not None and (read or stream.handlers):
             yield from stream.emit(message)
         native = call.to_native(answer, message)
         manager.on_chain_end(message)
-    return native
-
-
-@contextmanager
-def _opened(call: ModelCall[Any]) -> Iterator[CallbackManagerForChainRun]:
-    """Open the run of the step, and close it with what goes wrong inside."""
-    manager = call.manager(CallbackManager).on_chain_start(None, **call.start())
-    try:
-        yield manager
     except BaseException as error:
         manager.on_chain_error(error)
         raise
+    return native
 
 
 def _decided(
     call: ModelCall[Any], manager: CallbackManagerForChainRun, *, read: bool
-) -> Generator[AIMessageChunk, None, tuple[Answer, AIMessage, AnswerStream]]:
+) -> Generator[AIMessageChunk, None, tuple[Answer, AIMessage, AnswerStream | None]]:
     ask = cast("Callable[[Role, str | None, RunnableConfig], Answer]", call.call)
     live = call.live(manager, read=read)
     reads = call.stream if read and not call.settings.durable else None  # a task gives its result alone
 
     def tier(role: Role, note: str | None) -> Answer:
         with nested_in_tier(), call.asking(manager, role, note, request) as asked:
-            answer = ask(role, note, patch_config(call.config, callbacks=asked.callbacks))
+            answer = ask(role, note, cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks}))
             asked.record_answer(answer.draft.message)
             return answer
 
     def last(role: Role, note: str | None) -> Generator[AIMessageChunk, None, Answer]:
         with nested_in_tier(), call.asking(manager, role, note, request, live) as asked:
-            config = patch_config(call.config, callbacks=asked.callbacks)
+            config = cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks})
             if reads is None or live is None:
                 answer = ask(role, note, config)
             else:
@@ -229,7 +221,8 @@ def _decided(
     request = call.request(manager, telemetry.StepRun(manager), **calls)
     try:
         answer, trace = yield from run_durably(request, call.rebuild)
-        message, stream = call.accepted(manager, request, answer, trace, live)
+        message = call.accepted(answer, trace)
+        stream = call.emitter(manager, request, trace, live) if read or manager.handlers else None
         if live is not None:
             live.close(message)
     finally:
@@ -250,14 +243,18 @@ def _drafted(role: Role, message: object) -> Answer:
 
 async def arun_step(call: ModelCall[T]) -> T:
     """Async twin of `run_step`."""
-    async with _aopened(call) as manager:
+    manager = await call.manager(AsyncCallbackManager).on_chain_start(None, **call.start())
+    try:
         answer, message, stream = await _adecided(call, manager, None)
-        if stream.handlers:
+        if stream is not None and stream.handlers:
             async for _ in stream.aemit(message):
                 pass
         native = call.to_native(answer, message)
         if manager.handlers:  # even without any it costs a task
             await manager.on_chain_end(message)
+    except BaseException as error:
+        await manager.on_chain_error(error)
+        raise
     return native
 
 
@@ -266,7 +263,8 @@ async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, N
 
     The step is a task: what it sets in its context, whoever reads the stream does not see.
     """
-    async with _aopened(call) as manager:
+    manager = await call.manager(AsyncCallbackManager).on_chain_start(None, **call.start())
+    try:
         sent: asyncio.Queue[AIMessageChunk | None] = asyncio.Queue()
         step = asyncio.create_task(_adecided(call, manager, sent.put_nowait))
         step.add_done_callback(lambda _: sent.put_nowait(None))
@@ -276,10 +274,13 @@ async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, N
             _, message, stream = step.result()
         finally:
             await _stopped(step)
-        async with aclosing(stream.aemit(message)) as chunks:
+        async with aclosing(cast("AnswerStream", stream).aemit(message)) as chunks:
             async for chunk in chunks:
                 yield chunk
         await manager.on_chain_end(message)
+    except BaseException as error:
+        await manager.on_chain_error(error)
+        raise
 
 
 async def _stopped(step: asyncio.Task[Any]) -> None:
@@ -290,20 +291,9 @@ async def _stopped(step: asyncio.Task[Any]) -> None:
         step.exception()
 
 
-@asynccontextmanager
-async def _aopened(call: ModelCall[Any]) -> AsyncIterator[AsyncCallbackManagerForChainRun]:
-    """Async twin of `_opened`."""
-    manager = await call.manager(AsyncCallbackManager).on_chain_start(None, **call.start())
-    try:
-        yield manager
-    except BaseException as error:
-        await manager.on_chain_error(error)
-        raise
-
-
 async def _adecided(
     call: ModelCall[Any], manager: AsyncCallbackManagerForChainRun, send: Callable[[AIMessageChunk], None] | None
-) -> tuple[Answer, AIMessage, AnswerStream]:
+) -> tuple[Answer, AIMessage, AnswerStream | None]:
     """Async twin of `_decided`; `send` takes what goes out to whoever reads the stream."""
     ask = cast("Callable[[Role, str | None, RunnableConfig], Awaitable[Answer]]", call.acall)
     live = call.live(manager, read=send is not None)
@@ -311,7 +301,7 @@ async def _adecided(
     async def tier(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
         with nested_in_tier():
             async with call.asking(manager, role, note, request, live) as asked:
-                config = patch_config(call.config, callbacks=asked.callbacks)
+                config = cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks})
                 if live is None or send is None or call.astream is None:
                     answer = await ask(role, note, config)
                 else:
@@ -324,7 +314,9 @@ async def _adecided(
     request = call.request(manager, run, acall=tier, **calls)
     try:
         answer, trace = await arun_durably(request, call.rebuild)
-        message, stream = call.accepted(manager, request, answer, trace, live)
+        message = call.accepted(answer, trace)
+        heard = send is not None or manager.handlers
+        stream = call.emitter(manager, request, trace, live) if heard else None
         if live is not None:
             await live.aclose(message)
     finally:

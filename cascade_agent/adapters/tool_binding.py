@@ -11,6 +11,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent._log import LOG
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.models.history import messages_for
 from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints
 from cascade_agent.models.tool_spec import tool_specs
 
@@ -57,6 +58,7 @@ class ToolBinding:
 
     def __init__(self, tiers: Mapping[Role, Tier]) -> None:
         self._tiers = tiers
+        self._traits = {role: tier.traits for role, tier in tiers.items()}
         self.plain = Offer({role: tiers[role].plain() for role in ROLES}, self._bound({}))
         self._offers: dict[Any, Offer] = {}
 
@@ -109,6 +111,8 @@ class ToolBinding:
         tools = kwargs.pop("tools", None)
         if isinstance(tools, OfferedTools):
             bound = tools.options
+            if kwargs == bound:  # nothing of this call alone
+                return tools.offer, {}
             changed = {k: v for k, v in kwargs.items() if (k in bound or k == "tool_choice") and v != bound.get(k)}
             options = {**bound, **changed}
             offer = self.offer(tools.offer.tools, options) if changed else tools.offer
@@ -129,7 +133,7 @@ class ToolBinding:
 
     def messages(self, role: Role, messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
         """Return the conversation as this tier takes it: nothing that only the other's provider understands."""
-        return self._tiers[role].messages_for(messages, pair=self._tiers, note=note)
+        return messages_for(self._tiers[role].traits, messages, pair=self._traits, note=note)
 
 
 def _check_names(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@ Pure: no I/O, no clock, no randomness, so that sync, async and replay share one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cascade_agent.core.kinds import keys_of
@@ -42,9 +44,10 @@ def decide(
     else:
         ruled_out = objection(last)
     if ruled_out is None and policy.on_broken == "escalate":
-        ruled_out = next(
-            (("validator_error", _describe(v)) for v in last.verdicts if v.outcome == "abstain" and v.broken), None
-        )
+        for verdict in last.verdicts:
+            if verdict.outcome == "abstain" and verdict.broken:
+                ruled_out = "validator_error", _describe(verdict)
+                break
     if ruled_out is None and pending:
         ruled_out = _not_worth_asking(policy, inputs)
     if ruled_out is not None:
@@ -67,7 +70,8 @@ def _after_large(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionIn
 def _ask_small(policy: Policy, attempts: Sequence[Attempt], inputs: DecisionInputs) -> Decision:
     if _broke(inputs, inputs.small_price):  # the detail names the tier whose call cannot be paid
         return _exhausted(policy, attempts, "budget", "small")
-    return Decision(action="ask_small", reason="draft", hedge=hedge_delay(policy, inputs))
+    hedge = None if policy.hedge_after is None else hedge_delay(policy, inputs)
+    return _DRAFT if hedge is None else replace(_DRAFT, hedge=hedge)
 
 
 def _escalate(
@@ -91,6 +95,8 @@ def _broke(inputs: DecisionInputs, price: float | None) -> bool:
     return left is not None and (left <= 0.0 or (price is not None and left < price))
 
 
+_DRAFT = Decision(action="ask_small", reason="draft")
+_ACCEPTED = Decision(action="accept", reason="accepted", attempt=0)
 _MAX_ATTEMPTS = 5
 _PATIENCE = 60.0
 """Seconds of `Retry-After` beyond which nobody waits; the limit of the OpenAI and Anthropic clients too."""
@@ -170,8 +176,10 @@ def threshold_for(policy: Policy, attempt: Attempt, kind: str | None) -> float |
 
     Of the keys that fit the kind the most specific counts.
     """
+    if not isinstance(policy.threshold, Mapping):
+        return policy.threshold
     thresholds = policy.thresholds
-    key = next((key for key in keys_of(kind) if key in thresholds), None) if kind and thresholds else None
+    key = next((key for key in keys_of(kind) if key in thresholds), None) if kind else None
     own = [thresholds[name] for name in (key, attempt.effect) if name is not None and name in thresholds]
     return max(own) if own else policy.base_threshold
 
@@ -207,7 +215,7 @@ def _by_confidence(
         # nobody need be asked whether a draft is wrong that hardly anything speaks for
         threshold = (_BAND if isinstance(policy.evidence, EvidenceShare) else policy.evidence)[0]
     if threshold is None or (confidence is not None and confidence >= threshold):
-        return Decision(action="accept", reason="accepted", attempt=len(attempts) - 1)
+        return _ACCEPTED  # what small drafted is the first attempt
     detail = "no validator measured a confidence" if confidence is None else f"{confidence:.3f} < {threshold:.3f}"
     return _escalate(policy, attempts, inputs, ("low_confidence", detail))
 

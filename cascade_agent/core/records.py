@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
 from cascade_agent.core.clean_json import INT64, clean, clean_text
+from cascade_agent.core.frozen import quick
 from cascade_agent.errors import ConfigurationError, RecordError
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ StepOutcome = Literal["accepted", "escalated", "exhausted", "human_review", "int
 Action = Literal["accept", "ask_small", "ask_evidence", "escalate", "exhausted"]
 
 _OUTCOMES = frozenset(get_args(Outcome))
+_TYPE, _TIER = attrgetter("type"), attrgetter("tier")
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """One validator's finding about one draft.
@@ -99,6 +102,7 @@ class Verdict:
         return self.outcome == "abstain" and self.code in ("validator_error", "validator_timeout")
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one or more model calls. `None` is unknown, never 0; cached tokens are part of `input_tokens`."""
@@ -163,6 +167,7 @@ class ToolSpec:
     strict: bool = False
 
 
+@quick
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draft:
     """A tier's answer to a step, not yet committed: no tool has run, nothing was streamed, nothing is in state.
@@ -221,6 +226,7 @@ def _call_json(call: ToolCall | InvalidToolCall) -> dict[str, Any]:
     return {key: call.get(key) for key in ("name", "args", "id")}
 
 
+@quick
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StepContext:
     """The request of a step: the conversation, the tools on offer, the state around it.
@@ -264,7 +270,7 @@ class StepContext:
     @cached_property
     def in_loop(self) -> bool:
         """Return whether the assistant spoke before in this conversation: a later turn, or a later step of a turn."""
-        kinds = (message.type for message in self.messages)
+        kinds = map(_TYPE, self.messages)
         return "human" in kinds and "ai" in kinds  # one pass: an answer after a request
 
     @cached_property
@@ -273,6 +279,7 @@ class StepContext:
         return {}
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One tier's draft with its verdicts, usage, cost and latency.
@@ -327,6 +334,7 @@ class Attempt:
         return self.outcome in ("accepted", "rejected") and not any(v.hard for v in self.verdicts)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideCall:
     """A model call that gave no draft to judge: evidence, a shadow call, a `hedge` that was dropped."""
@@ -337,6 +345,7 @@ class SideCall:
     latency: float | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionInputs:
     """The inputs of a decision besides the attempts: the step's place in the run, and what steps like it were like.
@@ -381,6 +390,7 @@ UNKNOWN = DecisionInputs()
 """The inputs of a decision of which nothing is known but the attempts."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """One move of `decide()`: what to do next, which reason decided, and for `ask_evidence` which evidence to ask."""
@@ -397,6 +407,7 @@ class Decision:
     """For `ask_small`: seconds after which the large tier is asked too."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTrace:
     """The whole record of a step: every attempt, every verdict, every decision, who answered and what it cost.
@@ -445,7 +456,7 @@ class StepTrace:
     @property
     def escalated(self) -> bool:
         """Return whether the large tier was asked."""
-        return any(a.tier != "small" for a in self.attempts)
+        return not {"small"}.issuperset(map(_TIER, self.attempts))
 
     @property
     def final_tier(self) -> str | None:
@@ -559,20 +570,20 @@ def dump(
         elif kind in _PLAIN:
             out[name] = item
         elif kind is tuple:
-            out[name] = [
-                {**_dump_once(part)}
-                if type(part) is Verdict and part.origin == "shipped"
-                else clean_text(part)
-                if isinstance(part, str)
-                else dump(part)
-                for part in item
-            ]
+            parts: list[Any] = []
+            out[name] = parts
+            for part in item:
+                of = type(part)
+                if of is Decision or (of is Verdict and part.origin == "shipped"):
+                    parts.append({**_dump_once(part)})
+                else:
+                    parts.append(clean_text(part) if isinstance(part, str) else dump(part))
         else:  # JSON that was cleaned when it was made; what else a validator put there is not
             out[name] = dump(item) if kind in _RECORDS else clean(item)
     return out
 
 
-_dump_once = lru_cache(maxsize=2048)(dump)  # shipped validators say the same of most drafts
+_dump_once = lru_cache(maxsize=2048)(dump)  # shipped validators say the same of most drafts, and most decisions repeat
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,7 @@ result. `run` and `arun` are the two loops around it, so sync and async cannot d
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cascade_agent.core.decide import final_attempt
@@ -58,12 +59,12 @@ def stream(request: StepRequest) -> Generator[AIMessageChunk, None, StepResult]:
                 done: object = yield from executor.stream(effect)
             else:
                 done = executor.execute(effect)
-            progress.elapsed = executor.elapsed()
+            progress.elapsed = perf_counter() - executor.started
             effect = script.send(done)
     except StopIteration as stop:
         end: StepEnd = stop.value
     except BaseException as error:
-        progress.elapsed = executor.elapsed()
+        progress.elapsed = perf_counter() - executor.started
         recorder.record(progress, progress.stopped(error, hedged=executor.hedge_made))
         raise
     finally:
@@ -92,12 +93,12 @@ async def arun(request: StepRequest) -> StepResult:
         effect = next(script)
         while True:
             done = await executor.execute(effect)
-            progress.elapsed = executor.elapsed()
+            progress.elapsed = perf_counter() - executor.started
             effect = script.send(done)
     except StopIteration as stop:
         end: StepEnd = stop.value
     except BaseException as error:
-        progress.elapsed = executor.elapsed()
+        progress.elapsed = perf_counter() - executor.started
         recorder.record(progress, progress.stopped(error, hedged=executor.hedge_made))
         raise
     finally:
@@ -141,7 +142,7 @@ def _large(progress: StepProgress, decision: Decision) -> Generator[Effect, Any,
     if not progress.reserve("large"):
         return
     note = _note(progress) if progress.request.policy.handover == "feedback" else None
-    first = progress.attempt.tier == "small"
+    first = progress.facts["tier"] == "small"
     yield HandOver(progress.close_attempt(), decision, first)
     progress.open_attempt("large")
     yield from _draft(progress, "large", note=note)
@@ -210,7 +211,7 @@ def _note(progress: StepProgress) -> str | None:
     """Return the note for large under `handover="feedback"`: the objections and the failed answer, as text."""
     if progress.answer is None:
         return None
-    objections = [v for v in progress.attempt.verdicts if v.outcome == "fail"]
+    objections = [v for v in progress.facts["verdicts"] if v.outcome == "fail"]
     why = "\n".join(f"- {v.code or v.validator}: {v.reason}" for v in objections) or "- low confidence"
     draft = progress.answer.draft.to_json()
     return f"A first attempt at this step was not accepted:\n{why}\nIt answered: {draft}"

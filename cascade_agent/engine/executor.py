@@ -48,14 +48,10 @@ class _Base:
 
     __slots__ = ("hedge_made", "recorder", "request", "started")
 
-    def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        self.request, self.recorder = request, recorder
-        self.hedge_made = False
-        self.started = perf_counter()
-
-    def elapsed(self) -> float:
-        """Return the seconds since the step began."""
-        return perf_counter() - self.started
+    request: StepRequest
+    recorder: StepRecorder
+    hedge_made: bool
+    started: float
 
     def failed(self, error: Exception, started: float) -> Reply:
         """Return the reply of a call that raised; what the host raised passes through."""
@@ -77,8 +73,9 @@ class Executor(_Base):
     __slots__ = ("hedge",)
 
     def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        super().__init__(request, recorder)
+        self.request, self.recorder = request, recorder
         self.hedge: BackgroundCall[Reply] | None = None
+        self.hedge_made, self.started = False, perf_counter()
 
     def execute(self, effect: Effect) -> object:
         """Execute one effect; return what the script is to be sent."""
@@ -205,8 +202,9 @@ class AsyncExecutor(_Base):
     __slots__ = ("hedge",)
 
     def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        super().__init__(request, recorder)
+        self.request, self.recorder = request, recorder
         self.hedge: asyncio.Task[Reply] | None = None
+        self.hedge_made, self.started = False, perf_counter()
 
     async def execute(self, effect: Effect) -> object:
         """Execute one effect; return what the script is to be sent."""
@@ -320,9 +318,15 @@ async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]])
     if seconds is None:
         return await call()
     loop = asyncio.get_running_loop()
-    task, over = asyncio.ensure_future(call()), loop.create_future()
-    timer = loop.call_later(seconds, _wake, over)
-    task.add_done_callback(partial(_wake, over))
+    over = loop.create_future()
+
+    async def awaited() -> T:
+        try:
+            return await call()
+        finally:
+            _wake(over)  # not by a callback of the task, which would run a turn of the loop later
+
+    task, timer = loop.create_task(awaited()), loop.call_later(seconds, _wake, over)
     try:
         await over
         if task.done():
@@ -337,7 +341,7 @@ async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]])
             await asyncio.wait({task}, timeout=_GRACE)
 
 
-def _wake(over: asyncio.Future[None], _: object = None) -> None:
+def _wake(over: asyncio.Future[None]) -> None:
     if not over.done():
         over.set_result(None)
 

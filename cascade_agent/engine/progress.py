@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from cascade_agent.validators.validator_set import is_control_flow
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
-    from cascade_agent.core.records import AttemptOutcome, StepContext, StepOutcome, StepTrace, Usage
+    from cascade_agent.core.records import AttemptOutcome, SideEffect, StepContext, StepOutcome, StepTrace, Usage
     from cascade_agent.engine.step import Pending
     from cascade_agent.models.tier import Role
 
@@ -53,7 +54,6 @@ class StepProgress:
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
     """The fields of the attempt in hand."""
-    made: Attempt | None = None
     may_retry: bool | None = None
     before: tuple[Verdict, ...] = ()
     """Verdicts of the context alone, before there was a draft."""
@@ -66,14 +66,7 @@ class StepProgress:
     @property
     def attempt(self) -> Attempt:
         """The attempt in hand."""
-        if self.made is None:
-            self.made = Attempt(**self.facts)
-        return self.made
-
-    def change(self, **facts: Any) -> None:
-        """Change fields of the attempt in hand."""
-        self.facts.update(facts)
-        self.made = None
+        return Attempt(**self.facts)
 
     @property
     def time_left(self) -> float | None:
@@ -83,12 +76,12 @@ class StepProgress:
 
     def seconds(self, role: Role) -> float | None:
         """Return how long a tier may take now: its own limit, and what the step's budget leaves it."""
-        own, budget, left = self.request.tiers[role].timeout, self.request.policy.latency_budget, self.time_left
-        if budget is None or left is None:
+        own, budget = self.request.tiers[role].timeout, self.request.policy.latency_budget
+        if budget is None:
             return own
         if own is None:
             own = budget * _SMALL_SHARE if role == "small" else budget
-        return min(own, left)
+        return min(own, budget - self.elapsed)
 
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
@@ -140,14 +133,14 @@ class StepProgress:
             if self.may_retry is None:  # taken once, however often it is decided anew
                 self.may_retry = request.statistics.take_retry()
             more["retry"] = self.may_retry
-        if self.answer is not None and facts["tier"] == "small" and policy.thresholds:
+        if self.answer is not None and facts["tier"] == "small" and isinstance(policy.threshold, Mapping):
             more["kind"] = kind_of_step(request.contexts["small"], self.answer)
         if policy.stay_on_large == "turn":
             more["stays_on_large"] = _escalated_this_turn(request.contexts["small"])
         if request.budget is not None:
             more["money_left"] = request.budget.remaining()
             more["small_price"], more["large_price"] = self._price("small"), self._price("large")
-        return replace(self.known, **more) if more else self.known
+        return replace(known, **more) if more else known
 
     # ---- money ------------------------------------------------------------------------------------------------------
 
@@ -201,16 +194,16 @@ class StepProgress:
     def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
         """Begin the attempt of a tier."""
         self.before = verdicts
-        self.facts, self.may_retry = {}, None
-        self.change(
-            tier=role,
-            model=self.request.tiers[role].model_name,
-            outcome="pending",
-            verdicts=verdicts,
-            threshold=self.request.policy.base_threshold if role == "small" else None,
-            usage=NOTHING,
-            cost=0.0,
-        )
+        self.may_retry = None
+        self.facts = {
+            "tier": role,
+            "model": self.request.tiers[role].model_name,
+            "outcome": "pending",
+            "verdicts": verdicts,
+            "threshold": self.request.policy.base_threshold if role == "small" else None,
+            "usage": NOTHING,
+            "cost": 0.0,
+        }
 
     def failed(self, reply: Reply, error: Exception) -> None:
         """Book a call that gave no draft; one that the provider refused is not billed."""
@@ -224,7 +217,7 @@ class StepProgress:
         sent = self._sent()
         if sent is not None:
             usage, cost = self._spent(sent)
-        self.change(
+        self.facts.update(
             outcome=outcome,
             verdicts=(*self.facts["verdicts"], *((_UNREAD,) if unread else ())),
             error=_error_text(error),
@@ -241,14 +234,14 @@ class StepProgress:
         """Book a call that gave a draft."""
         self.answer = answer
         usage, cost, inner = usage_and_cost(self.request.tiers[self.facts["tier"]], answer.draft.message)
-        effects = [self.request.policy.side_effects.get(call["name"]) for call in answer.draft.tool_calls]
-        self.change(
+        declared = self.request.policy.side_effects
+        self.facts.update(
             outcome="rejected",
             latency=reply.latency,
             usage=usage,
             cost=cost,
             inner=inner,
-            effect=next((effect for effect in ("irreversible", "write", "read") if effect in effects), None),
+            effect=_gravest(declared, answer.draft) if declared else None,
         )
         self.charge(cost)
 
@@ -257,8 +250,8 @@ class StepProgress:
         verdicts = (*self.facts["verdicts"], *verdicts)
         draft = cast("Answer", self.answer).draft
         if gathered is not None:
-            self.change(gathered=(*self.facts.get("gathered", ()), gathered))
-        self.change(
+            self.facts["gathered"] = (*self.facts.get("gathered", ()), gathered)
+        self.facts.update(
             verdicts=verdicts,
             confidence=(self.request.policy.scorer or shipped_scorer()).confidence(verdicts),
             fault=draft_fault(draft, verdicts, self.request.policy.side_effects),
@@ -272,15 +265,15 @@ class StepProgress:
         except ValueError:
             return False
         self.answer = answer
-        self.change(verdicts=self.before)
+        self.facts.update(verdicts=self.before)
         return True
 
     def close_attempt(self, outcome: AttemptOutcome | None = None) -> Attempt:
         """Fix the attempt's outcome."""
         if self.facts["outcome"] == "pending":
-            self.change(outcome=outcome or "skipped")
+            self.facts.update(outcome=outcome or "skipped")
         elif outcome is not None and self.facts["outcome"] == "rejected":
-            self.change(outcome=outcome)
+            self.facts.update(outcome=outcome)
         attempt = self.attempt
         self.done.append(attempt)
         self.answers.append(self.answer)
@@ -317,7 +310,7 @@ class StepProgress:
         self.charge(None)
         if self.facts["outcome"] == "pending":
             usage, cost = self._spent(self._sent())
-            self.change(usage=usage, cost=cost)
+            self.facts.update(usage=usage, cost=cost)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))
         self.close_attempt("cancelled")
@@ -333,15 +326,21 @@ class StepProgress:
         return StepResult(answer=answer, best=best, trace=trace, errors=tuple(self.errors), raised=raised)
 
 
+def _gravest(declared: Mapping[str, SideEffect], draft: Draft) -> SideEffect | None:
+    """Return the gravest side effect of a draft's calls."""
+    effects = [declared.get(call["name"]) for call in draft.tool_calls]
+    return next((effect for effect in ("irreversible", "write", "read") if effect in effects), None)
+
+
 def judged_as(context: StepContext, answer: Answer | None) -> StepContext:
     """Return what an answer is judged as: one that calls a tool on offer does not owe the structured output yet."""
     if answer is None:
         return context
-    context, draft = answer.context or context, answer.draft
-    calls = draft.tool_calls or draft.invalid_tool_calls
-    if context.output_schema is None or not context.tools or not calls or answer.context is not None:
-        return context
-    return replace(context, output_schema=None)
+    if answer.context is not None:
+        return answer.context
+    draft = answer.draft
+    owes = context.output_schema is None or not context.tools or not (draft.tool_calls or draft.invalid_tool_calls)
+    return context if owes else replace(context, output_schema=None)
 
 
 def kind_of_step(context: StepContext, answer: Answer | None) -> str:

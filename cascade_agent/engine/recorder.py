@@ -5,10 +5,11 @@ None of it can fail a step: an error is logged once and the answer goes on.
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
@@ -29,21 +30,23 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import Role
 
 _lost: set[str] = set()
+_ids = random.Random()  # noqa: S311 - no secret; not the user's generator, which he may seed alike in two processes
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
 _REFUSED = replace(NOTHING, calls=1)
 
 
 class StepRecorder:
     """Keeps the spans of a step open while it runs, and writes its record when it ends."""
 
-    __slots__ = ("_closed", "_hedge", "_request", "_span", "_started_at", "_waiting", "scope")
+    __slots__ = ("_closed", "_hedge", "_policy", "_request", "_span", "_started_at", "_waiting", "scope")
 
     def __init__(self, request: StepRequest) -> None:
         self._request, self._closed = request, 0
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         thread_id = request.contexts["small"].thread_id
-        self._span = telemetry.start_step(
-            request.name, policy=request.policy.version, thread_id=thread_id, run=request.run
-        )
+        self._policy = request.policy.version
+        self._span = telemetry.start_step(request.name, policy=self._policy, thread_id=thread_id, run=request.run)
         self._waiting: telemetry.AttemptScope | None = None
         self._hedge: telemetry.AttemptScope | None = None
         self.scope: telemetry.Scope = self._span
@@ -87,7 +90,7 @@ class StepRecorder:
         telemetry.end_step(self._span, trace)
         if request.statistics is not None:
             request.statistics.observe(trace)
-        if not end.waits:
+        if not end.waits and request.journal is not None:
             append(request.journal, trace, request.contexts["small"].messages)
         return trace
 
@@ -102,7 +105,7 @@ class StepRecorder:
         cost, currency = _sum(progress)
         inputs = progress.inputs_seen
         return StepTrace(
-            id=request.id or uuid4().hex,
+            id=request.id or f"{_ids.getrandbits(128):032x}",
             step=request.name,
             outcome=end.outcome,
             reason=end.reason,
@@ -112,7 +115,7 @@ class StepRecorder:
             askable=tuple(request.validators.evidence),
             inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
-            kind=kind_of_step(context, next((a for a in progress.answers if a is not None), None)),
+            kind=kind_of_step(context, next(filter(None, progress.answers), None)),
             degraded=end.outcome == "exhausted" and end.final is not None,
             confidence=None if end.final is None else attempts[end.final].confidence,
             cost=cost,
@@ -122,7 +125,7 @@ class StepRecorder:
             started_at=self._started_at,
             thread_id=context.thread_id,
             run_id=request.run_id,
-            policy=request.policy.version,
+            policy=self._policy,
         )
 
 
@@ -170,11 +173,13 @@ def _sum(progress: StepProgress) -> tuple[float | None, str]:
             currencies.add(evidence.currency)
     if len(currencies) > 1:
         return None, "USD"
-    return total, next(iter(currencies), request.tiers["large"].currency)
+    return total, currencies.pop() if currencies else request.tiers["large"].currency
 
 
 def _total(progress: StepProgress) -> Usage | None:
     """Return the tokens that the providers reported; a call that raised reported none, one cut off is unknown."""
+    if len(progress.done) == 1 and not progress.side_calls and progress.done[0].usage is not None:
+        return progress.done[0].usage
     parts = [_REFUSED if a.usage is None and a.outcome == "error" else a.usage for a in progress.done]
     parts += [call.usage for call in progress.side_calls]
     known = [usage for usage in parts if usage is not None]

@@ -33,19 +33,17 @@ _RETRIES, _FREE_RETRIES = 0.1, 1.0
 class _Mean:
     """A mean in which older values count less."""
 
-    __slots__ = ("total", "weight")
+    __slots__ = ("total", "value", "weight")
 
     def __init__(self) -> None:
         self.total = self.weight = 0.0
+        self.value: float | None = None
 
     def add(self, value: float | None) -> None:
         if value is not None:
             self.total = self.total * _KEPT + value
             self.weight = self.weight * _KEPT + 1.0
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.weight if self.weight else None
+            self.value = self.total / self.weight
 
     def lower(self) -> float:
         """Lower 95 % bound of a share (Wilson, JASA 1927), at the number of steps that still count."""

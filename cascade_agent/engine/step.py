@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
+from cascade_agent.core.frozen import quick
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import StepContext, StepTrace, load
 from cascade_agent.engine.statistics import StepStatistics
@@ -39,6 +40,7 @@ _STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
 _NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A tier's answer: the draft to be judged, and the host's own value that is returned when it is accepted.
@@ -103,6 +105,7 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or (isinstance(one, str) and one == other)
 
 
+@quick
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StepRequest:
     """One step as an adapter hands it over.
@@ -236,6 +239,7 @@ def current_state() -> object:
 # ---- what a script wants done ---------------------------------------------------------------------------------------
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class CallTier:
     """Ask a tier for its draft within `seconds`.
@@ -251,6 +255,7 @@ class CallTier:
     live: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Validate:
     """Run the local validators on a draft; without one, those that look at the context alone."""
@@ -259,6 +264,7 @@ class Validate:
     context: StepContext
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AskEvidence:
     """Ask a piece of evidence about a draft within `seconds`."""
@@ -269,6 +275,7 @@ class AskEvidence:
     seconds: float | None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class AwaitMoney:
     """Wait at most `seconds` until a call that money is set aside for is over, and the amount may be there."""
@@ -277,6 +284,7 @@ class AwaitMoney:
     seconds: float | None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class HandOver:
     """An attempt is over and large is next, after `decision.wait` seconds; `first` when small was it."""
@@ -291,6 +299,7 @@ class CancelPending:
     """Give up a large call that runs in parallel: its `Reply`, `"running"`, or None when it was never made."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The result of a call: a value, or the error; `late` when the deadline passed. `latency` is in seconds."""
@@ -310,6 +319,7 @@ Pending = Reply | Literal["running"] | None
 # ---- how a step ended -----------------------------------------------------------------------------------------------
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEnd:
     """The facts of an end: `final` is the attempt whose answer is returned, `best` the one that a human may see.
@@ -324,6 +334,7 @@ class StepEnd:
     waits: bool = False
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """The end of a step.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from cascade_agent._log import LOG
@@ -63,9 +64,10 @@ class BoundConstraints:
 
     def facts(self) -> dict[str, Any]:
         """Return them as the arguments of a `StepContext`."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return dict(zip(self.__slots__, _FACTS(self), strict=True))
 
 
+_FACTS = attrgetter(*BoundConstraints.__slots__)
 NO_CONSTRAINTS = BoundConstraints()
 
 

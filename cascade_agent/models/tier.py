@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+from langchain_core.prompt_values import ChatPromptValue
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Usage
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import ToolSpec
 
 Role = Literal["small", "large"]
+_READING = ("invoke", "ainvoke", "stream", "astream", "_convert_input")
 CALL_SECONDS: ContextVar[float | None] = ContextVar("cascade_call_seconds", default=None)
 """Seconds that a synchronous call has: Python cannot end it, so a client that takes a timeout per call is given one."""
 
@@ -106,14 +109,10 @@ class Tier:
 
         `answered_by` is the name in the answer: behind a deployment or a router only the answer names the model.
         """
-        price = self.price or next(
-            (
-                found
-                for name in (answered_by, self.model_name)
-                if (found := price_of(name, self.provider, base_url=self.base_url)) is not None
-            ),
-            None,
-        )
+        price = self.price
+        for name in (answered_by, self.model_name):
+            if price is None and name is not None:
+                price = price_of(name, self.provider, base_url=self.base_url)
         return None if price is None else price.cost(usage)
 
     def foreseen(self, request: int, *, most: bool) -> float | None:
@@ -254,30 +253,40 @@ class Ready:
     specs: tuple[ToolSpec, ...] = ()
     structured: bool = False
 
+    @cached_property
+    def takes_prompts(self) -> bool:
+        """Return whether it is a model that reads its input as LangChain's do."""
+        from langchain_core.language_models import BaseChatModel
+
+        own = type(self.runnable)
+        return isinstance(self.runnable, BaseChatModel) and all(
+            getattr(own, name) is getattr(BaseChatModel, name) for name in _READING
+        )
+
     def ask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
         """Ask the tier; arguments of this call win over bound ones."""
-        runnable, given = self._called(more)
+        runnable, request, given = self._called(messages, more)
         seconds, setting = CALL_SECONDS.get(), self.tier.traits.timeout_setting
         if seconds is not None and setting and "timeout" not in given and self._is_bare():
             own, longest = getattr(self.tier.base, setting), 1.05 * seconds + 0.1  # the deadline itself passes first
             if own is None or (isinstance(own, int | float) and own > longest):
                 given["timeout"] = longest
-        return runnable.invoke(messages, config, **given)
+        return runnable.invoke(request, config, **given)
 
     async def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
         """Async twin of `ask`."""
-        runnable, given = self._called(more)
-        return await runnable.ainvoke(messages, config, **given)
+        runnable, request, given = self._called(messages, more)
+        return await runnable.ainvoke(request, config, **given)
 
     def stream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Iterator[Any]:
         """Ask the tier for its answer in chunks."""
-        runnable, given = self._called(more)
-        return runnable.stream(messages, config, **given)
+        runnable, request, given = self._called(messages, more)
+        return runnable.stream(request, config, **given)
 
     def astream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> AsyncIterator[Any]:
         """Async twin of `stream`."""
-        runnable, given = self._called(more)
-        return runnable.astream(messages, config, **given)
+        runnable, request, given = self._called(messages, more)
+        return runnable.astream(request, config, **given)
 
     def _is_bare(self) -> bool:
         """Return whether arguments reach the client alone: no wrapper, and no cache that they would be a key of."""
@@ -286,10 +295,15 @@ class Ready:
         base = self.tier.base
         return not (self.structured or self.tier.wrapped or base.cache) and (base.cache is False or not get_llm_cache())
 
-    def _called(self, more: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+    def _called(
+        self, messages: list[BaseMessage], more: Mapping[str, Any]
+    ) -> tuple[Runnable[Any, Any], Any, dict[str, Any]]:
         if more and self.structured:
-            return _with_bound(self.runnable, more), dict(self.given)
-        return self.runnable, {**self.given, **more}
+            return _with_bound(self.runnable, more), messages, dict(self.given)
+        if not self.takes_prompts:
+            return self.runnable, messages, {**self.given, **more}
+        # messages they are already: to check a history of 400 once more would take as long as the rest of a step
+        return self.runnable, ChatPromptValue.model_construct(messages=[*messages]), {**self.given, **more}
 
 
 def _unbound(runnable: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:

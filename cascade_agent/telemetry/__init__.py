@@ -13,7 +13,7 @@ from cascade_agent.telemetry import log_events, metrics, spans
 from cascade_agent.telemetry.callbacks import EvidenceCall, ModelCall
 from cascade_agent.telemetry.instrumentations import visible_to
 from cascade_agent.telemetry.metrics import count_losses, record_cost, record_validation
-from cascade_agent.telemetry.settings import TelemetrySettings, configure
+from cascade_agent.telemetry.settings import TelemetrySettings, configure, current
 from cascade_agent.telemetry.spans import (
     AttemptScope,
     Scope,
@@ -55,7 +55,8 @@ __all__ = [
 
 def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
     """Report an attempt's verdicts and close its span and its run."""
-    log_events.emit_verdicts(scope.current, attempt, scope.response_id)
+    if attempt.verdicts and current().events != "span":
+        log_events.emit_verdicts(scope.current, attempt, scope.response_id)
     spans.end_attempt(scope, attempt)
 
 

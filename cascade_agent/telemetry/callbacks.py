@@ -39,14 +39,15 @@ class _Frame:
     _title: str
     _inputs: dict[str, Any]
 
-    def __init__(self) -> None:
-        self._run: Any = None
-        self._span: Span | None = None
-        self._chat: Span | None = None
-        self._token: Token[Any] | None = None
+    _run: Any
+    _span: Span | None
+    _chat: Span | None
+    _token: Token[Any] | None
 
     def __enter__(self) -> Self:
         """Open what there is to open."""
+        if self._step is None:
+            return self
         children = self._children()
         if children is not None:
             self._started(_start(children, self._title, self._inputs), is_async=False)
@@ -57,16 +58,19 @@ class _Frame:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close what was opened here."""
-        self._close(error)
+        if self._step is not None:
+            self._close(error)
         if self._run is not None:
             with guarded:
                 spans.end_run(self._run, self._inputs, error)
 
     async def __aenter__(self) -> Self:
         """Async twin of `__enter__`."""
+        if self._step is None:
+            return self
         children = self._children()
         if children is not None:
-            if self._step is not None and self._step.run is not None:
+            if self._step.run is not None:
                 await self._step.run.flush()
             self._started(await _astart(children, self._title, self._inputs), is_async=True)
         self._open()
@@ -76,7 +80,8 @@ class _Frame:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Async twin of `__exit__`."""
-        self._close(error)
+        if self._step is not None:
+            self._close(error)
         if self._run is not None:
             with guarded:
                 await spans.end_run(self._run, self._inputs, error)
@@ -112,7 +117,7 @@ class ModelCall(_Frame):
     __slots__ = ("_inputs", "_messages", "_role", "_scope", "_step", "_tier", "_title", "callbacks")
 
     def __init__(self, callbacks: Any, role: str, *, tier: Any, messages: Sequence[BaseMessage]) -> None:
-        super().__init__()
+        self._run = self._span = self._chat = self._token = None
         self.callbacks = callbacks
         self._role, self._tier, self._messages = role, tier, messages
         self._scope = scope = spans.current_attempt()
@@ -130,7 +135,7 @@ class ModelCall(_Frame):
                     set_answer(self._chat, message)
 
     def _children(self) -> Any:
-        return self.callbacks if self._step is not None and self._step.has_listeners else None
+        return self.callbacks if cast("spans.StepScope", self._step).has_listeners else None
 
     def _started(self, run: Any, *, is_async: bool) -> None:
         scope = cast("spans.AttemptScope", self._scope)
@@ -157,9 +162,8 @@ class ModelCall(_Frame):
             self._token = spans.attach(self._chat)
 
     def _close(self, error: BaseException | None) -> None:
-        if self._scope is not None:
-            self._scope.error = error
-            super()._close(error)
+        cast("spans.AttemptScope", self._scope).error = error
+        super()._close(error)
 
 
 class EvidenceCall(_Frame):
@@ -168,7 +172,7 @@ class EvidenceCall(_Frame):
     __slots__ = ("_adopted", "_evidence", "_inputs", "_known", "_own", "_scope", "_step", "_title", "config")
 
     def __init__(self, scope: spans.Scope, evidence: Any, config: RunnableConfig | None) -> None:
-        super().__init__()
+        self._run = self._span = self._chat = self._token = None
         self.config = config
         self._scope = scope if isinstance(scope, spans.AttemptScope) else None
         self._step = self._own = scope.step if isinstance(scope, spans.AttemptScope) else scope

@@ -34,9 +34,8 @@ Emitter = Callable[["Span", str, Mapping[str, Any]], None]
 def emit_verdicts(span: Span, attempt: Attempt, response_id: str | None) -> None:
     """Emit `gen_ai.evaluation.result` for each verdict, as of the attempt's span."""
     with guarded:
-        if attempt.verdicts and current().events != "span":
-            for verdict in reported_verdicts(attempt):
-                _emit(span, names.EVALUATION_RESULT, evaluation_event(verdict, response_id))
+        for verdict in reported_verdicts(attempt):
+            _emit(span, names.EVALUATION_RESULT, evaluation_event(verdict, response_id))
 
 
 def emit_escalation(span: Span, decision: Decision) -> None:

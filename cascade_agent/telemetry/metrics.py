@@ -195,7 +195,11 @@ def _live() -> Instruments | None:
                 with guarded:
                     meter = otel_metrics.get_meter("cascade_agent")
                 _NOW = Instruments(meter)
-    return _NOW if _NOW.live() else None
+    try:
+        return _NOW if _NOW.live() else None
+    except Exception as error:  # noqa: BLE001 - as `guarded`, which costs a step without an SDK more than this
+        errors.count(error)
+        return None
 
 
 def _after_fork() -> None:
@@ -211,10 +215,10 @@ if sys.platform != "win32":
 
 def record(span: Span, trace: StepTrace) -> None:
     """Count a step that ended. The step's span goes along, so that backends can show an example of a series."""
+    to, step = _live(), trace.step
+    if to is None:
+        return
     with guarded:
-        to, step = _live(), trace.step
-        if to is None:
-            return
         reviewed = trace.outcome == "human_review"  # all else was counted when the step stopped for the human
         with to.lock:
             ended = to.steps.of(step, trace.outcome)
@@ -230,10 +234,10 @@ def record(span: Span, trace: StepTrace) -> None:
 
 def record_validation(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
     """Note how long the local validators took over a tier's draft, or over the context before it (None), in seconds."""
+    to = _live() if took else None
+    if to is None:
+        return
     with guarded:
-        to = _live() if took else None
-        if to is None:
-            return
         with to.lock:
             judged = to.judged.of(step, tier or "small", LOCAL if tier else BEFORE)
             for name, seconds in took:
@@ -243,11 +247,10 @@ def record_validation(step: str, tier: str | None, took: Sequence[tuple[str, flo
 
 def record_cost(step: str, tier: str, cost: float | None, currency: str) -> None:
     """Add the cost of a call that is in no record of a step, such as a shadow's; None is unknown."""
-    with guarded:
-        to = _live()
-        if to is not None:
-            with to.lock:
-                _pay(to, step, tier, cost, currency)
+    to = _live()
+    if to is not None:
+        with guarded, to.lock:
+            _pay(to, step, tier, cost, currency)
 
 
 def _observe(histogram: Histogram, values: Sequence[tuple[float | None, Series]], where: Context) -> None:

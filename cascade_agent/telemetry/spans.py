@@ -18,7 +18,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from cascade_agent import semconv as names
 from cascade_agent.core.records import Attempt
-from cascade_agent.telemetry.errors import guarded
+from cascade_agent.telemetry.errors import count, guarded
 from cascade_agent.telemetry.events import (
     Attributes,
     escalation_event,
@@ -84,7 +84,8 @@ class StepRun:
 
     async def close(self) -> None:
         """Report the ends that wait once the step is over, and leave its context."""
-        await self.flush()
+        if self._deferred:
+            await self.flush()
         if self._before is not None:
             otel_context.attach(self._before)
 
@@ -155,11 +156,11 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
 
     Else it stands under the current span. What is known now is set now: samplers see nothing later.
     """
+    handlers = () if run is None else run.manager.inheritable_handlers
+    if not handlers and not _reaches_anybody():
+        return _SILENT
     with guarded:
         settings = current()
-        handlers = () if run is None else run.manager.inheritable_handlers
-        if not handlers and not _reaches_anybody():
-            return _SILENT
         if not settings.otel_spans and not handlers:
             return _SILENT
         scope = StepScope(run=run)
@@ -178,10 +179,14 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
 
 def _reaches_anybody() -> bool:
     """Return whether a span could be kept: an SDK is configured, or a span that is current already has a trace."""
-    for made in (_TRACER, otel_trace.get_tracer_provider()):
-        if not type(made).__module__.startswith("opentelemetry.trace"):
-            return True
-    return otel_trace.get_current_span() is not _NONE
+    try:
+        for made in (_TRACER, otel_trace.get_tracer_provider()):
+            if not type(made).__module__.startswith("opentelemetry.trace"):
+                return True
+        return otel_trace.get_current_span() is not _NONE
+    except Exception as error:  # noqa: BLE001 - as `guarded`, which costs a step without an SDK more than this
+        count(error)
+        return False
 
 
 def _open_step(scope: StepScope, name: str, policy: str, thread_id: str | None, handlers: Any) -> None:
