@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import Role
 
 _lost: set[str] = set()
-_ids = random.Random()  # noqa: S311 - no secret; not the user's generator, which he may seed alike in two processes
+_ids = random.Random()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ids.seed)
 _REFUSED = replace(NOTHING, calls=1)
