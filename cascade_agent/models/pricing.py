@@ -12,6 +12,7 @@ import math
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -247,7 +248,8 @@ def price_of(
 
 def warm() -> None:
     """Load the table in a daemon thread, so that the first step does not wait 0.4 s for it. Returns at once."""
-    threading.Thread(target=table_version, name="cascade-agent-prices", daemon=True).start()
+    with suppress(RuntimeError):  # no more threads: the first step waits
+        threading.Thread(target=table_version, name="cascade-agent-prices", daemon=True).start()
 
 
 def table_version() -> tuple[str, str | None] | None:
