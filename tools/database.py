@@ -207,23 +207,23 @@ def _shipment(
 
 
 class _Deadline:
-    """The moment at which SQLite gives up a statement; apart from the database, which its connection must not keep."""
+    """The CPU time at which SQLite gives up a statement; apart from the database, which its connection must not keep."""
 
     def __init__(self) -> None:
         self._until = 0.0
 
     def set(self) -> None:
-        self._until = time.monotonic() + MAX_SECONDS
+        self._until = time.thread_time() + MAX_SECONDS
 
     def passed(self) -> bool:
-        return time.monotonic() > self._until
+        return time.thread_time() > self._until
 
 
 class OrderDatabase:
     """One connection to a fresh copy of the shop, shared by threads under a lock.
 
     `path` is a file to create, or None for memory. Reads run with `PRAGMA query_only`, hold at most `MAX_ROWS` rows and
-    `MAX_SECONDS` seconds; SQL is constant text and values are always parameters. Closed by `close`, by `with`, or when
+    `MAX_SECONDS` seconds of CPU; SQL is constant text and values are always parameters. Closed by `close`, by `with`, or when
     nothing uses the database any more.
 
     Raises:

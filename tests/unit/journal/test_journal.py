@@ -195,7 +195,7 @@ def _unseen(path: Path) -> Journal:
         (_closed, "is closed"),
         (lambda _: Journal("/dev/full"), "No space left"),
         (lambda path: Journal(path / ("x" * 300)), "File name too long"),
-        (lambda path: Journal(path / "nul\0"), "null byte"),
+        (lambda path: Journal(path / "nul\0"), "null (byte|character)"),
         (_pipe, "could be written|unavailable"),
         (_unseen, "Not a directory"),
     ],
