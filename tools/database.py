@@ -207,7 +207,7 @@ def _shipment(
 
 
 class _Deadline:
-    """The CPU time at which SQLite gives up a statement; apart from the database, which its connection must not keep."""
+    """The CPU time at which SQLite gives up; apart from the database, which its connection must not keep."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -223,7 +223,7 @@ class OrderDatabase:
     """One connection to a fresh copy of the shop, shared by threads under a lock.
 
     `path` is a file to create, or None for memory. Reads run with `PRAGMA query_only`, hold at most `MAX_ROWS` rows and
-    `MAX_SECONDS` seconds of CPU; SQL is constant text and values are always parameters. Closed by `close`, by `with`, or when
+    `MAX_SECONDS` seconds of CPU; SQL is constant text, values are parameters. Closed by `close`, by `with`, or when
     nothing uses the database any more.
 
     Raises:
