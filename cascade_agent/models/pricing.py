@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -35,7 +36,7 @@ _MAX_TOKENS = 2**53
 
 
 def _check_rate(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         msg = f"{name} is {value!r}; expected a finite number >= 0 (a price per million tokens, per call for per_call)"
         raise ConfigurationError(msg)
 
