@@ -213,6 +213,9 @@ def always_fail(*, code: str = "refused", score: float | None = None) -> Callabl
 class TraceCapture:
     """A journal in memory: give it as `journal=`, read `traces` and `labels`, oldest first. Safe among threads."""
 
+    in_place = True
+    """A step itself appends, since that never waits."""
+
     def __init__(self) -> None:
         self.traces: list[StepTrace] = []
         self.labels: list[Label] = []

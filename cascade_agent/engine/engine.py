@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from cascade_agent.core.decide import final_attempt
 from cascade_agent.core.records import SideCall, Verdict
 from cascade_agent.engine.executor import AsyncExecutor, Executor
+from cascade_agent.engine.own_journal import OwnJournal
 from cascade_agent.engine.progress import StepProgress
 from cascade_agent.engine.recorder import StepRecorder
 from cascade_agent.engine.step import (
@@ -103,7 +104,10 @@ async def arun(request: StepRequest) -> StepResult:
         raise
     finally:
         executor.cancel()
-    return progress.result(end, recorder.record(progress, end))
+    result = progress.result(end, recorder.record(progress, end))
+    if isinstance(request.journal, OwnJournal):
+        await request.journal.written()
+    return result
 
 
 # ---- the way of a step, without I/O ---------------------------------------------------------------------------------

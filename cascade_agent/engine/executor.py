@@ -118,6 +118,8 @@ class Executor(_Base):
                 return self._reply(call, effect.seconds, scope, label)
             return self._first(own, None, effect.seconds)  # large is asked already
         small = start(partial(self._reply, call, None, scope))
+        if small.done():
+            return small.result()
         later = self.recorder.open_attempt("large", later=True)
         self.hedge = start(partial(self._hedge, later), after=effect.hedge)
         return self._first(small, self.hedge, effect.seconds)

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent import telemetry
-from cascade_agent._log import LOG
 from cascade_agent.core.records import UNKNOWN, StepTrace
+from cascade_agent.engine.own_journal import log_loss
 from cascade_agent.engine.progress import kind_of_step
 from cascade_agent.engine.tier_faults import warn_once
 from cascade_agent.models.history import ids_of_calls
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from cascade_agent.engine.step import HandOver, StepEnd, StepRequest
     from cascade_agent.models.tier import Role
 
-_lost: set[str] = set()
 _ids = random.Random()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ids.seed)
@@ -138,11 +137,8 @@ def append(journal: Any, trace: StepTrace, messages: Sequence[BaseMessage]) -> N
             journal.append(trace, request=messages)
         else:
             journal.append(trace)
-    except Exception as error:  # noqa: BLE001 - a journal of the user's own
-        kind = type(error).__name__
-        if kind not in _lost:
-            _lost.add(kind)
-            LOG.warning("the journal lost a record: %s: %s (logged once)", kind, error)
+    except Exception as error:  # noqa: BLE001 - a journal that writes in place, or one that has too much to write
+        log_loss(error)
 
 
 def _warn(progress: StepProgress) -> None:

@@ -54,8 +54,12 @@ class _Crew:
                 return False
             self._todo.append(job)
             if not self._idle and self._threads < _THREADS:
+                try:
+                    threading.Thread(target=self._work, name="cascade-shadow", daemon=True).start()
+                except RuntimeError:  # the main thread has ended, and whoever asked may not wait
+                    self._todo.pop()
+                    return False
                 self._threads += 1
-                threading.Thread(target=self._work, name="cascade-shadow", daemon=True).start()
             self._changed.notify()
         return True
 

@@ -14,6 +14,7 @@ from cascade_agent._log import LOG
 from cascade_agent.core.frozen import quick
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import StepContext, StepTrace, load
+from cascade_agent.engine.own_journal import journal_of
 from cascade_agent.engine.statistics import StepStatistics
 from cascade_agent.errors import CascadeExhausted, RejectedDraft
 from cascade_agent.journal.writer import Journal
@@ -95,7 +96,7 @@ class CascadeSettings:
             large=tiers[1],
             validators=judges,
             policy=own,
-            journal=Journal.of(journal),
+            journal=journal_of(journal),
             statistics=StepStatistics(),
             durable=durable,
         )

@@ -55,10 +55,7 @@ class _Worker:
         keep = True
         while keep:
             context, call, box = self.inbox.get()
-            try:
-                outcome: tuple[object, BaseException | None] = (context.run(call), None)
-            except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
-                outcome = (None, error)
+            outcome = _outcome(context, call)
             keep = len(_idle) < _MAX_IDLE
             if keep:
                 _idle.append(self)  # before the answer is out: the caller's next call finds this worker free
@@ -67,6 +64,14 @@ class _Worker:
                 if box.late_for is not None:
                     _late[box.late_for] -= 1
             del context, call, box, outcome  # an idle worker keeps nothing alive
+
+
+def _outcome(context: Context, call: Callable[[], object]) -> tuple[object, BaseException | None]:
+    """Return what a call returns or raises, to be raised again in the thread that waits for it."""
+    try:
+        return context.run(call), None
+    except BaseException as error:  # noqa: BLE001 - see above
+        return None, error
 
 
 class _Box(SimpleQueue[tuple[object, BaseException | None]]):
@@ -222,10 +227,14 @@ def start(call: Callable[[], T], *, after: float = 0.0) -> BackgroundCall[T]:
 
 
 def _hand_over(context: Context, call: Callable[[], object]) -> _Box:
+    box = _Box()
     try:
         worker = _idle.pop()
     except IndexError:
-        worker = _Worker()
-    box = _Box()
+        try:
+            worker = _Worker()
+        except RuntimeError:  # no more threads, or the main one has ended: an answer without a deadline is one
+            box.put(_outcome(context, call))
+            return box
     worker.inbox.put((context, call, box))
     return box

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import sys
 import threading
-from queue import Full, SimpleQueue
+from queue import Empty, Full, SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ class _Worker:
             try:
                 if self.thread is None:
                     thread = threading.Thread(target=self._run, name="cascade-agent-journal-writer", daemon=True)
-                    thread.start()
+                    try:
+                        thread.start()
+                    except RuntimeError:  # the main thread has ended: whoever has a record writes it
+                        with contextlib.suppress(Empty):
+                            while True:
+                                self.jobs.get_nowait()()
+                        return
                     self.thread = thread
             finally:
                 self.starting.release()

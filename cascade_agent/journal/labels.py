@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import weakref
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -25,7 +26,9 @@ class LabelStore:
 
     def __init__(self, labels: Iterable[Label] = (), *, texts: bool = False) -> None:
         self._texts = texts
-        self._db = sqlite3.connect("", isolation_level=None)  # private, and on disk as far as the cache is too small
+        # private, and on disk as far as the cache is too small; the collector may drop it on any thread
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._close = weakref.finalize(self, self._db.close)
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("CREATE TABLE label (step TEXT NOT NULL, record TEXT NOT NULL)")
@@ -71,7 +74,7 @@ class LabelStore:
 
     def close(self) -> None:
         """Drop them."""
-        self._db.close()
+        self._close()
 
     def __enter__(self) -> Self:
         """Return the store itself."""

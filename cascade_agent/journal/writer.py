@@ -334,7 +334,10 @@ class Journal:
         self._close_fd()
         if (self.compress or self.keep is not None) and not self._sweeping:
             self._sweeping = True
-            threading.Thread(target=self._tidy, name="cascade-agent-journal", daemon=True).start()
+            try:
+                threading.Thread(target=self._tidy, name="cascade-agent-journal", daemon=True).start()
+            except RuntimeError:  # the main thread has ended: the next rotation tidies up
+                self._sweeping = False
         return True
 
     def _rotated_name(self) -> Path:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -34,7 +36,7 @@ _MAX_TOKENS = 2**53
 
 
 def _check_rate(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         msg = f"{name} is {value!r}; expected a finite number >= 0 (a price per million tokens, per call for per_call)"
         raise ConfigurationError(msg)
 
@@ -247,7 +249,8 @@ def price_of(
 
 def warm() -> None:
     """Load the table in a daemon thread, so that the first step does not wait 0.4 s for it. Returns at once."""
-    threading.Thread(target=table_version, name="cascade-agent-prices", daemon=True).start()
+    with suppress(RuntimeError):  # no more threads: the first step waits
+        threading.Thread(target=table_version, name="cascade-agent-prices", daemon=True).start()
 
 
 def table_version() -> tuple[str, str | None] | None:

@@ -14,6 +14,8 @@ import os
 import re
 import sys
 import traceback
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -424,6 +426,9 @@ def main(out: Path, collector: str) -> None:
     metering = MeterProvider([reader, periodic])
     trace.set_tracer_provider(tracing)
     set_logger_provider(logs)
+    if find_spec("opentelemetry.sdk._events") is not None:  # before 1.38 events go through a provider of their own
+        events = import_module("opentelemetry.sdk._events").EventLoggerProvider(logs)
+        import_module("opentelemetry._events").set_event_logger_provider(events)
     metrics.set_meter_provider(metering)
     if os.environ.get("PRIVACY_CONTENT"):
         from cascade_agent import telemetry

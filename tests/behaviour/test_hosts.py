@@ -201,11 +201,11 @@ def test_a_journal_that_keeps_requests_gets_them(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_prompt_caching_middleware_marks_what_the_cascade_middleware_asks():
     """Listed before or after; what a `CascadeChatModel` is asked carries no marks, as the README says."""
-    from langchain_anthropic.middleware import AnthropicPromptCachingMiddleware
+    middleware = pytest.importorskip("langchain_anthropic.middleware", reason="extra interop")
 
     from tests.interop.providers import Providers
 
-    caching = AnthropicPromptCachingMiddleware(unsupported_model_behavior="ignore")
+    caching = middleware.AnthropicPromptCachingMiddleware(unsupported_model_behavior="ignore")
     with Providers() as hosts:
         model = hosts.model("anthropic")
         for middleware, marked in (

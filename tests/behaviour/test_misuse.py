@@ -45,6 +45,8 @@ ONE = model()
     [
         (lambda: Tier(model(), timeout=True), "Tier.timeout is True; expected a positive number"),
         (lambda: Policy(max_cost=10**400), "Policy.max_cost is 1000"),
+        (lambda: Price(10**400, 1), "input is 1000"),
+        (lambda: Price(1, float("inf")), "output is inf"),
         (lambda: cascade_node(model(), model(), prompt=5), "prompt is int; expected a text"),
         (lambda: CascadeChatModel(small=model(), large=model()).bind_tools([look], tool_choice="lok"), "tool_choice is 'lok'"),
         (lambda: CascadeChatModel(small=model(), large=model(), journal=5), "journal is int"),

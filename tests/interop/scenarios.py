@@ -32,6 +32,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, Tier, Verdict, cascade_node
 from cascade_agent.core.records import SideCall
+from cascade_agent.engine import worker_threads
 from cascade_agent.telemetry import configure, invoke_workflow
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.testing import ScriptedChatModel, always_fail
@@ -292,8 +293,14 @@ async def late(config: Any) -> None:
     slow = Tier(model("s", delay=0.3), timeout=0.05)
     cascade = CascadeChatModel(**pair(small=slow))
     cascade.invoke("hi", config)
-    await asyncio.sleep(0.5)
+    before = asyncio.all_tasks()
     await cascade.ainvoke("hi", config)
+    if given_up := asyncio.all_tasks() - before:
+        await asyncio.wait(given_up, timeout=60)
+    for _ in range(3000):  # the late call on a thread
+        if not sum(worker_threads._late.values()):
+            break
+        await asyncio.sleep(0.02)
 
 
 @scenario

@@ -11,7 +11,6 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
-from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
@@ -19,6 +18,8 @@ from cascade_agent import CascadeChatModel, Policy, Price, Tier
 from cascade_agent.testing import ScriptedChatModel
 from tests.builders import get_weather, loopback, record
 from tests.interop.providers import TEXT, Providers
+
+langchain_ollama = pytest.importorskip("langchain_ollama", reason="langchain-ollama is not installed (extra interop)")
 
 ASKED = [HumanMessage("What is the weather in Paris?")]
 GOOD = '{"city": "Paris", "degrees": 21}'
@@ -217,12 +218,12 @@ SERVED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def ollama(serve: Any, text: str, **more: Any) -> ChatOllama:
+def ollama(serve: Any, text: str, **more: Any) -> Any:
     """Ollama's client, at a server that says this."""
     message = {"role": "assistant", "content": text}
     answer = {"model": "q", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": True}
     counts = {"done_reason": "stop", "prompt_eval_count": 10, "eval_count": 5}
-    return ChatOllama(model="qwen3:8b", base_url=serve({**answer, **counts, **more}))
+    return langchain_ollama.ChatOllama(model="qwen3:8b", base_url=serve({**answer, **counts, **more}))
 
 
 @pytest.mark.parametrize("kind", SERVED)
