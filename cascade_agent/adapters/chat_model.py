@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence  # noqa: TC003 - `with_fallbacks` resolves the annotations
 from contextlib import aclosing
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack, cast
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
@@ -31,7 +32,7 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import lost_records
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from cascade_agent.journal.writer import Journal
     from cascade_agent.models.tier import Role, Tier
@@ -115,6 +116,9 @@ class CascadeChatModel(BaseChatModel):
     """In a graph with a checkpointer: save each answer there at once, so that an interrupt later in the same node
     neither pays nor changes it. Always so under `on_exhausted="interrupt"`. Costs a write per step, and
     `stream_mode="updates"` shows the saved record under the key `cascade.step`."""
+
+    is_cascade: ClassVar[bool] = True
+    """Known by this as a tier of another cascade."""
 
     _cascade: CascadeSettings = PrivateAttr()
     _binding: ToolBinding = PrivateAttr()
@@ -426,7 +430,7 @@ class CascadeChatModel(BaseChatModel):
 
     @property
     def _llm_type(self) -> str:
-        return "cascade"
+        return str(self._cascade.large.base._llm_type)
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

@@ -494,7 +494,7 @@ class AnswerStream:
 
     def _events(self, message: AIMessage) -> Iterator[Any]:
         """Yield the answer as content-block events, where a handler takes these (`stream_events(version="v3")`)."""
-        if not self._whole and any(_takes_events(handler) for handler in self.handlers):
+        if not (self._whole or self._at_once) and any(_takes_events(handler) for handler in self.handlers):
             from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
 
             if isinstance(message.content, str):

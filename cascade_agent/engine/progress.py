@@ -211,8 +211,7 @@ class StepProgress:
         superseded = isinstance(error, SupersededError)
         outcome: AttemptOutcome = "cancelled" if superseded else "timeout" if reply.late else "error"
         tier = self.request.tiers[self.facts["tier"]]
-        nested = tier.base._llm_type == "cascade"
-        usage, cost, inner = usage_and_cost_of_error(error, nested=nested) if reply.made else (NOTHING, 0.0, None)
+        usage, cost, inner = usage_and_cost_of_error(error, nested=tier.nested) if reply.made else (NOTHING, 0.0, None)
         unread = reply.made and was_answered(error)
         sent = self._sent()
         if sent is not None:

@@ -196,15 +196,15 @@ class StepRequest:
             journal=Journal.from_env() if settings.journal is None and not nested else settings.journal,
             statistics=settings.statistics,
             durable=settings.durable,
-            disabled=own.get("cascade_disabled") is True or _switched_off(),
+            disabled=_is_on(own.get("cascade_disabled")) or _is_on(os.environ.get(DISABLED)),
             nested=nested,
             **more,
         )
 
 
-def _switched_off() -> bool:
-    value = os.environ.get(DISABLED)
-    return value is not None and value.strip().lower() not in ("", "0", "false", "no", "off")
+def _is_on(value: object) -> bool:
+    """Read a switch, also as the text that environments and front ends give."""
+    return value is not None and str(value).strip().lower() not in ("", "0", "false", "no", "off")
 
 
 @contextmanager

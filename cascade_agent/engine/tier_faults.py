@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,15 @@ _FILTERED = frozenset(
         "spii",
     )
 )
+_OF_THE_REQUEST = re.compile(
+    r"context[ _](length|window|size)|(prompt|input|request|messages?)\b.{0,30}\btoo (long|large)|too many tokens"
+    r"|(prompt|input|request)\b.{0,40}(exceed|max length)|max\w* (prompt|input) length|input length|reduce the length"
+    r"|content[ _-](filter|management|policy|moderation)|data_inspection|safety system|was flagged|moderation_blocked",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Words of many servers for a request that is too long or not allowed: few of them have a code of their own for it."""
+_NEVER_OF_THE_REQUEST = frozenset({401, 402, 404, 429})
+_TOO_LARGE = 413
 _MAX_WARNED = 256
 _warned: set[tuple[str, str, object]] = set()
 _warning = threading.Lock()
@@ -44,9 +54,12 @@ _warning = threading.Lock()
 
 def error_fault(error: BaseException) -> Fault | None:
     """Return where the fault of a call that raised lies; None with the call itself."""
-    if isinstance(error, ContextOverflowError) or _code(error) in ("context_length_exceeded", "content_filter"):
+    status, words = _status(error), f"{getattr(error, 'code', '')} {error}"[:4000]
+    if isinstance(error, ContextOverflowError) or status == _TOO_LARGE:
         return "request"
-    if _status(error) in _MENDS or isinstance(error, TypeError):  # a TypeError: an option that the client does not take
+    if status not in _NEVER_OF_THE_REQUEST and not isinstance(error, TypeError) and _OF_THE_REQUEST.search(words):
+        return "request"
+    if status in _MENDS or isinstance(error, TypeError):  # a TypeError: an option that the client does not take
         return "setup"
     return None
 
@@ -55,7 +68,9 @@ def draft_fault(draft: Draft, verdicts: Sequence[Verdict], effects: Mapping[str,
     """Return what else is to be said of a draft: filtered, or a call that acts and breaks its tool's schema."""
     if effects and any(v.hard and _breaks_acting_call(v.path, draft, effects) for v in verdicts):
         return "unsafe_call"
-    return "request" if draft.finish_reason in _FILTERED else None
+    blocked = draft.message.response_metadata.get("prompt_feedback")  # Google's, of a prompt that it did not answer
+    blocked = isinstance(blocked, dict) and blocked.get("block_reason")
+    return "request" if draft.finish_reason in _FILTERED or blocked else None
 
 
 def _breaks_acting_call(path: str, draft: Draft, effects: Mapping[str, SideEffect]) -> bool:
@@ -86,10 +101,6 @@ def _status(error: BaseException) -> int | None:
             if isinstance(status, int):
                 return status
     return None
-
-
-def _code(error: BaseException) -> object:
-    return getattr(error, "code", None)
 
 
 # ---- exceptions of the host's own code ------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from cascade_agent.core.message_memo import MessageMemo
 from cascade_agent.models import prompt_cache
-from cascade_agent.models.traits import RESPONSES, family
+from cascade_agent.models.traits import NESTED, RESPONSES, family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def messages_for(
     """
     if note is not None:
         messages = with_note(messages, note)
-    if model.kind == "cascade":
+    if model.kind == NESTED:
         return messages  # its own tiers are each given their form
     if not _all_plain(messages, ids=model.form == RESPONSES):
         messages = _unique_ids(_Rewriting(model, pair or {}).all(messages))
@@ -185,7 +185,7 @@ def _writer(message: AIMessage, pair: Mapping[Any, ModelTraits]) -> ModelTraits 
             return None
         tier, record = pair.get(role), own[-1].get("inner")
         found = tier if tier is not None and own[-1].get("model") in (tier.model_name, tier.label) else None
-    return None if found is None or found.kind == "cascade" else found
+    return None if found is None or found.kind == NESTED else found
 
 
 # ---- rewriting ------------------------------------------------------------------------------------------------------

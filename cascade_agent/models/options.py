@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
-from cascade_agent._log import LOG
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models import prompt_cache
+from cascade_agent.models.option_words import in_words_of
 from cascade_agent.models.tool_spec import tool_specs
 
 if TYPE_CHECKING:
@@ -34,18 +33,22 @@ _OPENAI_TOOLS = frozenset(
 )
 _GOOGLE_TOOLS = frozenset({"google_search", "google_search_retrieval", "code_execution", "url_context", "google_maps"})
 _DATED = re.compile(r"_\d{8}$")
-_FORMATS = ("response_format", "format", "response_schema")
-_NESTED_FORMATS = {"output_config": "anthropic", "text": "openai"}
-"""Options that hold the format of the answer among others, and whose they are (`text`: OpenAI's Responses)."""
-CONSTRAINING = frozenset({"tool_choice", "parallel_tool_calls", "stop", *_FORMATS, *_NESTED_FORMATS})
+_FORMATS = {
+    "response_format": None,
+    "format": "ollama",
+    "response_json_schema": "google_genai",
+    "response_schema": "google_genai",
+    "output_format": "anthropic",
+    "output_config": "anthropic",
+    "text": "openai",
+    "extra_body": None,
+    "response_mime_type": "google_genai",
+}
+"""Options that hold the format of the answer, alone or among others, and whose they are (`text`: of Responses)."""
+_NESTED_FORMATS = frozenset({"output_config", "text"})
+CONSTRAINING = frozenset({"tool_choice", "tool_config", "parallel_tool_calls", "stop", *_FORMATS})
 """Options that demand something of the answer."""
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-_UNKNOWN_TO: Mapping[str, frozenset[str]] = {
-    "mistralai": frozenset({"strict", "reasoning_effort"}),
-    "ollama": frozenset({"parallel_tool_calls", "strict", "reasoning_effort"}),
-    "google_genai": frozenset({"parallel_tool_calls", "strict", "reasoning_effort"}),
-}
-"""Options that a provider's client raises at, or sends on to a server that refuses them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +74,13 @@ _FACTS = attrgetter(*BoundConstraints.__slots__)
 NO_CONSTRAINTS = BoundConstraints()
 
 
+_Mode = Literal["auto", "none", "required", "tool"]
+_MODES: Mapping[str, _Mode] = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
+
+
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    mode: Literal["auto", "none", "required", "tool"]
+    mode: _Mode
     name: str | None = None
     allowed: tuple[str, ...] | None = None
     single: bool = False
@@ -81,7 +88,7 @@ class _Choice:
 
 def bound_constraints(options: Mapping[str, Any]) -> BoundConstraints:
     """Return what the options given to `bind`, `bind_tools` or a call demand of the answer."""
-    choice = _choice(options.get("tool_choice"))
+    choice = _chosen(options)
     mode = None if choice is None or choice.mode == "auto" else choice.mode
     stop = options.get("stop") or ()
     return BoundConstraints(
@@ -95,7 +102,7 @@ def bound_constraints(options: Mapping[str, Any]) -> BoundConstraints:
 
 def _output_schema(options: Mapping[str, Any]) -> Any:
     """Return the schema that text must follow, in any provider's words (OpenAI's form, a class, a bare JSON Schema)."""
-    value = next((options[name] for name in _FORMATS if options.get(name)), None) or _nested_format(options)
+    value = next((found for name in _FORMATS if (found := _format_in(name, options.get(name)))), None)
     if value == "json" or (isinstance(value, Mapping) and value.get("type") == "json_object"):
         return ANY_OBJECT
     if not isinstance(value, Mapping):
@@ -106,9 +113,30 @@ def _output_schema(options: Mapping[str, Any]) -> Any:
     return inner.get("schema") if isinstance(inner, Mapping) else value.get("schema", value)
 
 
-def _nested_format(options: Mapping[str, Any]) -> Any:
-    holders = (options.get(name) for name in _NESTED_FORMATS)
-    return next((value for held in holders if isinstance(held, Mapping) and (value := held.get("format"))), None)
+def _format_in(name: str, value: Any) -> Any:
+    """Return the format that an option holds."""
+    if name == "response_mime_type":
+        return "json" if value == "application/json" else None
+    if name == "extra_body" and isinstance(value, Mapping):  # vLLM's own, and what its client has no option for
+        outputs = value.get("structured_outputs")
+        inner = outputs.get("json") if isinstance(outputs, Mapping) else None
+        return inner or value.get("guided_json") or value.get("response_format")
+    if name in _NESTED_FORMATS or name == "extra_body":
+        return value.get("format") if isinstance(value, Mapping) else None
+    return value
+
+
+def _chosen(options: Mapping[str, Any]) -> _Choice | None:
+    """Read the choice of a tool, in Google's `tool_config` too."""
+    choice, config = _choice(options.get("tool_choice")), options.get("tool_config")
+    if choice is not None or config is None:
+        return choice
+    config = config if isinstance(config, Mapping) else config.model_dump(mode="json")
+    calling = config.get("function_calling_config") or config.get("functionCallingConfig") or {}
+    names = calling.get("allowed_function_names") or calling.get("allowedFunctionNames")
+    mode = calling.get("mode") or "auto"
+    mode = _MODES.get(str(getattr(mode, "value", mode)).lower(), "auto")
+    return _Choice(mode, allowed=tuple(names) if names else None)
 
 
 def _choice(value: object) -> _Choice | None:
@@ -118,9 +146,7 @@ def _choice(value: object) -> _Choice | None:
     if value is True:
         return _Choice("required")
     if isinstance(value, str):
-        words: dict[str, _Choice] = {"any": _Choice("required"), "required": _Choice("required")}
-        words |= {"auto": _Choice("auto"), "none": _Choice("none")}
-        return words.get(value) or _Choice("tool", value)
+        return _Choice(_MODES[value]) if value in _MODES else _Choice("tool", value)
     if not isinstance(value, Mapping):
         msg = f"tool_choice is a {type(value).__name__}; expected a word, a tool's name, True or a provider's dict"
         raise ConfigurationError(msg)
@@ -166,11 +192,14 @@ def offer_for(
             )
             raise ConfigurationError(msg)
     settings = settings_for(model, options, mixed=mixed)
-    choice = _choice(options.get("tool_choice"))
+    choice, given = _chosen(options), options.get("tool_choice")
     if choice is not None:
-        if choice.allowed is not None and model.family != "openai":
+        if choice.allowed is not None and (model.family != "openai" or given is None):
             tools = [tool for tool in tools if _tool_name(tool) in choice.allowed]
-        settings["tool_choice"] = _choice_for(model, choice, options["tool_choice"])
+        if given is None:  # of Google's own option
+            choice, given = replace(choice, allowed=None), choice.mode
+        if "tool_config" not in settings:
+            settings["tool_choice"] = _choice_for(model, choice, given)
         if choice.single and model.family in ("openai", "mistralai"):
             settings.setdefault("parallel_tool_calls", False)
         if choice.mode == "none" and model.family == "anthropic":
@@ -182,22 +211,30 @@ def offer_for(
 def settings_for(model: ModelTraits, options: Mapping[str, Any], *, mixed: bool = True) -> dict[str, Any]:
     """Return the options of a call, but for the choice of a tool, as a model takes them."""
     settings = prompt_cache.for_settings(options, model.kind) if mixed or model.known else dict(options)
-    for name in _UNKNOWN_TO.get(model.family or "", frozenset()) & settings.keys():
-        if settings.pop(name) is not None:
-            _warn_dropped(model.label, model.family or "", name)
-    for name in [n for n, owner in _NESTED_FORMATS.items() if n in settings and model.known and model.family != owner]:
-        if isinstance(schema := _output_schema({name: settings.pop(name)}), Mapping) and schema is not ANY_OBJECT:
-            inner = {"name": str(schema.get("title") or "answer"), "schema": schema}
-            settings["response_format"] = {"type": "json_schema", "json_schema": inner}
+    if not model.known:
+        return settings
+    if model.family != "google_genai":
+        settings.pop("tool_config", None)
+    for name in [n for n, owner in _FORMATS.items() if n in settings and owner not in (None, model.family)]:
+        schema = _output_schema({name: settings.pop(name)})
+        if schema is ANY_OBJECT:
+            settings.setdefault("response_format", {"type": "json_object"})
+        elif schema is not None:
+            settings["response_format"] = _named_format(schema)
+    settings = in_words_of(model, settings)
     schema = settings.get("response_format")
     if schema is not None and model.family in ("google_genai", "mistralai", "ollama"):
         settings |= _response_format_for(model.family, settings.pop("response_format"))
+    if model.family == "anthropic" and isinstance(schema, Mapping) and schema.get("type") == "json_object":
+        del settings["response_format"]  # it has no such format; the answer is judged by it all the same
     return settings
 
 
-@cache
-def _warn_dropped(label: str, provider: str, name: str) -> None:
-    LOG.warning("%s (%s) does not know the option %r: it is asked without", label, provider, name)
+def _named_format(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    name = str(schema.get("title") or "answer")
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema)}}
 
 
 def _choice_for(model: ModelTraits, choice: _Choice, given: object) -> Any:
@@ -229,9 +266,8 @@ def _response_format_for(provider: str, value: Any) -> dict[str, Any]:
         return {"response_format": value} if provider != "google_genai" else {}
     if provider == "google_genai":
         return {"response_mime_type": "application/json", "response_schema": dict(schema)}
-    name = str(schema.get("title") or "answer")
     inner = value.get("json_schema") if isinstance(value, Mapping) else None
-    return {"response_format": {"type": "json_schema", "json_schema": dict(inner or {"name": name, "schema": schema})}}
+    return {"response_format": {"type": "json_schema", "json_schema": dict(inner)} if inner else _named_format(schema)}
 
 
 def _json_schema(schema: type) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 What the target understands stays, and nothing else of a request is touched. Middleware and users mark messages,
 tools and settings for the provider they know (`cache_control` is Anthropic's, `prompt_cache_key` OpenAI's and
 Fireworks'); another provider answers such a request with an error. LangChain's own `ModelFallbackMiddleware` does the
-same, by the same `_llm_type` names.
+same, by the same `_llm_type` names. A tier that is a cascade passes marks on: its own tiers take theirs out.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cascade_agent.models.traits import NESTED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from langchain_core.messages import BaseMessage
 
 M = TypeVar("M", bound="BaseMessage")
-_NESTED_CASCADE = "cascade"
-"""A tier that is a cascade passes marks on: its own tiers take out what they do not understand."""
-_ANTHROPIC = frozenset({"anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", _NESTED_CASCADE})
-_CACHE_KEY = frozenset({"fireworks-chat", "openai-chat", "azure-openai-chat", _NESTED_CASCADE})
-_FIREWORKS = frozenset({"fireworks-chat", _NESTED_CASCADE})
+_ANTHROPIC = frozenset({"anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", NESTED})
+_CACHE_KEY = frozenset({"fireworks-chat", "openai-chat", "azure-openai-chat", NESTED})
+_FIREWORKS = frozenset({"fireworks-chat", NESTED})
 _AFFINITY = "x-session-affinity"
 _NESTED = ("extras", "metadata")
 

@@ -19,7 +19,7 @@ from cascade_agent.models.history import messages_for
 from cascade_agent.models.options import offer_for, settings_for
 from cascade_agent.models.pricing import Price, price_of
 from cascade_agent.models.tool_spec import tool_specs
-from cascade_agent.models.traits import ModelTraits
+from cascade_agent.models.traits import NESTED, ModelTraits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -138,18 +138,23 @@ class Tier:
         return "nostream" in [*(self.base.tags or ()), *((self.config or {}).get("tags") or ())]
 
     @property
+    def nested(self) -> bool:
+        """Return whether the model is itself a cascade."""
+        return self.traits.kind == NESTED
+
+    @property
     def streams(self) -> bool:
         """Return whether its model can stream at all; what it cannot stream, a host gets as one whole message."""
         from langchain_core.language_models import BaseChatModel
 
         own = type(self.base)
-        return own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream
+        streams = own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream
+        return streams or self.nested
 
     def streams_with(self, *, tools: bool) -> bool:
         """Return whether a call would be streamed to whoever reads the stream; a cascade's always may be."""
         kwargs: dict[str, Any] = {"stream": True, **({"tools": True} if tools else {})}
-        base = self.base
-        return base._llm_type == "cascade" or base._should_stream(async_api=True, **kwargs)
+        return self.nested or self.base._should_stream(async_api=True, **kwargs)
 
     def messages_for(
         self, messages: list[BaseMessage], *, pair: Mapping[Role, Tier] | None = None, note: str | None = None

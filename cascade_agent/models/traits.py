@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -13,9 +13,16 @@ if TYPE_CHECKING:
 RESPONSES = "openai/responses"
 """The form of OpenAI's Responses API, whose items carry ids that only their own host can resolve."""
 
+NESTED = "cascade"
+"""The kind of a tier that is itself a cascade."""
+
 _KNOWN = frozenset({"openai", "anthropic", "google_genai", "mistralai", "ollama"})
 _OPENAI_HOSTS = ("https://api.openai.com", "https://eu.api.openai.com", "https://us.api.openai.com")
 _TIMEOUTS = {"openai": ("request_timeout",), "anthropic": ("default_request_timeout",)}
+_OLLAMA_OPTIONS = (
+    *("mirostat", "mirostat_eta", "mirostat_tau", "num_ctx", "num_gpu", "num_thread", "num_predict", "repeat_last_n"),
+    *("repeat_penalty", "temperature", "seed", "stop", "tfs_z", "top_k", "top_p"),
+)
 _SAME = {"azure": "openai", "openai-codex": "openai", "mistral": "mistralai", "google_vertexai": "google_genai"}
 
 
@@ -32,7 +39,7 @@ class ModelTraits:
     """The model's name for people."""
     model_name: str | None = None
     kind: str = ""
-    """LangChain's name for the kind of model (`_llm_type`)."""
+    """LangChain's name for the kind of model (`_llm_type`), or `NESTED`."""
     family: str | None = None
     """The provider, by the name that messages carry."""
     form: str | None = None
@@ -45,13 +52,16 @@ class ModelTraits:
     sees_images: bool = True
     timeout_setting: str = ""
     """Name of the model's own timeout, where its client takes a `timeout` in each call too."""
+    own_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The model's own options of a call where its client takes those of a call in place of all of them (Ollama)."""
 
     @classmethod
     def of(cls, base: BaseChatModel, bound: Mapping[str, Any], *, name: str | None, provider: str | None) -> Self:
         """Read the traits of a model with these bound arguments."""
         own_url = getattr(base, "openai_api_base", None)
         uses_responses = getattr(base, "_use_responses_api", None)
-        known_as = family(provider)
+        nested = getattr(base, "is_cascade", None) is True
+        known_as = None if nested else family(provider)  # its own tiers put things into their words
         responses = known_as == "openai" and callable(uses_responses) and bool(uses_responses({**bound}))
         thinking = bound.get("thinking") or getattr(base, "thinking", None)
         imitation = isinstance(own_url, str) and not own_url.startswith(_OPENAI_HOSTS) and provider != "azure"
@@ -59,7 +69,7 @@ class ModelTraits:
         return cls(
             label=name or type(base).__name__,
             model_name=name,
-            kind=str(getattr(base, "_llm_type", "")),
+            kind=NESTED if nested else str(getattr(base, "_llm_type", "")),
             family=known_as,
             form=RESPONSES if responses else known_as,
             base_url=_base_url(base),
@@ -67,6 +77,11 @@ class ModelTraits:
             manual_thinking=isinstance(thinking, dict) and thinking.get("type") == "enabled",
             timeout_setting=next((name for name in _TIMEOUTS.get(known_as or "", ()) if hasattr(base, name)), ""),
             sees_images=profile.get("image_inputs") is not False,
+            own_options={
+                name: value
+                for name in (_OLLAMA_OPTIONS if known_as == "ollama" else ())
+                if (value := getattr(base, name, None)) is not None
+            },
         )
 
     @property

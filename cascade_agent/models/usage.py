@@ -41,7 +41,7 @@ _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 def usage_and_cost(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str, Any] | None]:
     """Return usage and cost of one answered call, and the inner record where the tier is itself a cascade."""
     inner = message.response_metadata.get("cascade")
-    if isinstance(inner, dict) and tier.traits.kind == "cascade":
+    if isinstance(inner, dict) and tier.nested:
         try:
             trace = StepTrace.from_json(inner)
         except RecordError:

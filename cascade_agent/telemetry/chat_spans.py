@@ -48,7 +48,7 @@ def open_chat(parent: Span, tier: Any, messages: Sequence[BaseMessage], *, threa
     The arguments come from the tier: its names, its host, and the three settings of sampling that all providers share.
     """
     base = tier.base
-    if getattr(base, "_llm_type", "") == "cascade":
+    if tier.nested:
         return None
     model = tier.model_name
     known: dict[str, AttributeValue] = {

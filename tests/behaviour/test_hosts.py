@@ -7,7 +7,9 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware
 from langchain.agents.structured_output import StructuredOutputValidationError, ToolStrategy
 from langchain_core.exceptions import ContextOverflowError
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import ConfigurableField
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import RetryPolicy
@@ -79,7 +81,9 @@ def test_retries_and_fallbacks_around_a_cascade_know_larges_exception():
     assert builder.compile().invoke(HI)["messages"][-1].text == "again"
     again = both().with_retry(retry_if_exception_type=(RateLimit,), wait_exponential_jitter=False)
     assert again.invoke("hi").text == "again"
-    assert both().with_fallbacks([says("spare")], exceptions_to_handle=(RateLimit,)).invoke("hi").text == "spare"
+    spare = both().with_fallbacks([says("spare", loop=True)], exceptions_to_handle=(RateLimit,))
+    assert spare.invoke("hi").text == "spare"
+    assert spare.bind_tools([get_weather]).invoke("hi").text == "again"  # LangChain reads the annotations for this
 
 
 @PLACES
@@ -183,6 +187,34 @@ def test_a_stream_names_the_model_that_answered(place):
     metadata = tokens()[0][1]
     assert [metadata[f"ls_{key}"] for key in ("provider", "model_name", "model_type")] == ["maker", "tiny", "chat"]
     assert [chunk.text for chunk, _ in tokens(tags=["nostream"])] == ["It is 21."], "the node's own message, whole"
+
+
+@pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
+async def test_a_model_that_cannot_stream_gives_its_message_whole():
+    """Content-block events of an agent show one message of it, as without a cascade."""
+
+    class Unstreamed(BaseChatModel):
+        def _generate(self, *_: Any, **__: Any) -> ChatResult:
+            return ChatResult(generations=[ChatGeneration(message=AIMessage("It is 21."))])
+
+        @property
+        def _llm_type(self) -> str:
+            return "unstreamed"
+
+    for model in (Unstreamed(), *(CascadeChatModel(small=s, large=Unstreamed()) for s in (Unstreamed(), says("")))):
+        run = await create_agent(model).astream_events(HI, version="v3")
+        data = [event["params"]["data"][0] async for event in run if event.get("method") == "messages"]
+        assert [getattr(message, "text", message) for message in data] == ["It is 21."]
+
+
+def test_hosts_take_a_cascade_for_the_kind_of_model_that_large_is():
+    """Summaries are cut, and cache marks kept, by `_llm_type`; a cascade inside another one is known all the same."""
+    inner = CascadeChatModel(small=says("", loop=True), large=says("It is 21.", loop=True))
+    outer = CascadeChatModel(small=says(""), large=inner.bind(seed=1, thinking={"type": "disabled"}))
+    answer = outer.invoke("What is the weather in Paris?", top_k=3)
+    assert (outer._llm_type, answer.text) == ("scripted", "It is 21.")
+    assert record(answer)["attempts"][1]["inner"]["outcome"] == "escalated"
+    assert inner.large.options == [{"seed": 1, "thinking": {"type": "disabled"}, "top_k": 3}]
 
 
 # ---- smaller --------------------------------------------------------------------------------------------------------

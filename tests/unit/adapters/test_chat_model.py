@@ -754,9 +754,9 @@ def test_the_profile_is_what_both_tiers_can():
 
 
 def test_it_says_what_it_is():
-    """Identifying parameters and LangSmith's parameters name tiers, validators and policy."""
+    """Identifying parameters and LangSmith's parameters name tiers, validators and policy; hosts see large's kind."""
     model = cascade("a", validators=[refuses_small], policy=Policy(threshold=0.5))
-    assert model._llm_type == "cascade"
+    assert model._llm_type == "scripted"
     assert model._identifying_params == {
         "small": "s",
         "large": "l",

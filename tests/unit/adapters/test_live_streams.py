@@ -280,12 +280,13 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
     journal, runs, policy = TraceCapture(), Runs(), Policy(latency_budget=budget)
     config: Any = {"callbacks": [runs]}
     with TokenServer(scripts(deltas=streams.words("w " * 4000), rate=200.0)) as server:
-        model = cascade(server, journal=journal, policy=policy)
+        model, seen = cascade(server, journal=journal, policy=policy), asyncio.Event()
 
         async def leave(*, waits: bool = False) -> None:
             async with aclosing(model.astream("hi", config)) as parts:
                 async for part in parts:
                     if part.text and waits:
+                        seen.set()
                         await asyncio.Event().wait()
                     if part.text:
                         break
@@ -296,8 +297,7 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
             parts.close()
         elif way == "cancel":
             task = asyncio.create_task(leave(waits=True))
-            await until(lambda: server.requests == 2)
-            await asyncio.sleep(0.1)
+            await seen.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -308,7 +308,8 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
             await until(lambda: len(journal) > 0)
         else:
             await leave()
-        await until(lambda: way != "break" or len(asyncio.all_tasks()) == 1)  # the loop closes what was dropped
+        waits = way in ("break", "cancel")  # the loop closes what was dropped, and ends what was cancelled
+        await until(lambda: not waits or len(asyncio.all_tasks()) == 1)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         (trace,) = journal
         assert (trace.outcome, trace.attempts[1].outcome) == ("cancelled", "cancelled")

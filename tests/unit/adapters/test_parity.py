@@ -430,17 +430,18 @@ def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
 
 
 # ---- switched off, and logged once ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("switch", ["environment", "call", "off"])
+@pytest.mark.parametrize("switch", ["environment", "call", "text", "off", "text off"])
 @pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
 def test_cascading_can_be_switched_off(adapter, switch, monkeypatch):
     """Everything goes to large, and the record says so."""
-    if switch != "call":
+    if switch in ("environment", "off"):
         monkeypatch.setenv("CASCADE_DISABLED", "1" if switch == "environment" else "0")
     journal, small, large = TraceCapture(), says("small"), says("large")
-    config = {"configurable": {"cascade_disabled": True}} if switch == "call" else {}
+    given = {"call": True, "text": "true", "text off": "false"}  # front ends send text
+    config = {"configurable": {"cascade_disabled": given[switch]}} if switch in given else {}
     graph_of(adapter, small, large, journal=journal).invoke(HI, config)
-    assert (small.asked, large.asked) == ((1, 0) if switch == "off" else (0, 1))
-    assert [t.reason for t in journal] == ["accepted" if switch == "off" else "disabled"]
+    assert (small.asked, large.asked) == ((1, 0) if "off" in switch else (0, 1))
+    assert [t.reason for t in journal] == ["accepted" if "off" in switch else "disabled"]
 
 
 @pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])

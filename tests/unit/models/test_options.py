@@ -33,6 +33,7 @@ def send(text: str) -> str:
 FUNCTION = {"type": "function", "function": {"name": "look"}}
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [FUNCTION]}}
 FLAT = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "look"}]}
+GOOGLE = {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["look"]}}
 SCHEMA = City.model_json_schema()
 FORMAT = {"type": "json_schema", "json_schema": {"name": "City", "schema": SCHEMA}}
 
@@ -64,11 +65,25 @@ def traits(family: str, label: str = "m") -> ModelTraits:
             (given, {"output_schema": {"type": "object"}})
             for given in ({"response_format": {"type": "json_object"}}, {"format": "json"})
         ),
-        *(({name: SCHEMA}, {"output_schema": SCHEMA}) for name in ("format", "response_schema")),
+        *(
+            ({name: SCHEMA}, {"output_schema": SCHEMA})
+            for name in ("format", "response_schema", "response_json_schema", "output_format")
+        ),
         *(
             ({name: {"format": {"type": "json_schema", "schema": SCHEMA}}}, {"output_schema": SCHEMA})
             for name in ("output_config", "text")
         ),
+        *(
+            ({"extra_body": body}, {"output_schema": SCHEMA})
+            for body in ({"guided_json": SCHEMA}, {"structured_outputs": {"json": SCHEMA}}, {"response_format": FORMAT})
+        ),
+        ({"response_mime_type": "application/json"}, {"output_schema": {"type": "object"}}),
+        ({"response_mime_type": "application/json", "response_schema": SCHEMA}, {"output_schema": SCHEMA}),
+        ({"response_mime_type": "text/plain"}, {}),
+        ({"extra_body": {"x": 1}}, {}),
+        ({"tool_config": GOOGLE}, {"tool_choice": "required", "allowed_tools": ("look",)}),
+        ({"tool_config": {"function_calling_config": {"mode": "NONE"}}}, {"tool_choice": "none"}),
+        ({"tool_config": {}}, {}),
         ({"output_config": {"effort": "low"}}, {}),
         ({"response_format": {"type": "text"}}, {}),
         ({"tool_choice": {}}, {}),
@@ -78,7 +93,7 @@ def traits(family: str, label: str = "m") -> ModelTraits:
     ],
 )
 def test_what_is_bound_is_read_in_every_spelling(options, expected):
-    """Of OpenAI, Anthropic and LangChain."""
+    """Of OpenAI, Anthropic, Google, vLLM and LangChain."""
     assert bound_constraints(options) == BoundConstraints(**expected)
 
 
@@ -125,11 +140,66 @@ def test_an_option_that_a_provider_does_not_know_is_dropped_with_one_warning(fam
     options = {"strict": True, "temperature": 0}
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert settings_for(traits(family, f"model of {family}"), options) == {"temperature": 0}
+            kept = settings_for(traits(family, f"model of {family}"), options)
+            assert kept == ({"options": {"temperature": 0}} if family == "ollama" else {"temperature": 0})
     assert [r.getMessage() for r in caplog.records] == [
         f"model of {family} ({family}) does not know the option 'strict': it is asked without"
     ]
     assert options == {"strict": True, "temperature": 0}
+
+
+@pytest.mark.parametrize("family", ["openai", "anthropic", "google_genai", "mistralai", "ollama"])
+def test_googles_choice_is_a_choice_elsewhere(family):
+    """Only the tool that may be called is offered, in the words of the provider that is asked."""
+    tools, settings = offer_for(traits(family), [look, send], {"tool_config": GOOGLE})
+    word = {"type": "any"} if family == "anthropic" else "any"
+    assert settings == ({"tool_config": GOOGLE} if family == "google_genai" else {"tool_choice": word})
+    assert [tool.name for tool in tools] == ["look"]
+
+
+WORDS = {"temperature": 0, "max_tokens": 9, "seed": 1, "thinking": {"type": "disabled"}, "safe_prompt": True, "new": 2}
+
+
+@pytest.mark.parametrize(
+    ("family", "kept"),
+    [
+        ("openai", {"temperature": 0, "max_tokens": 9, "seed": 1, "new": 2}),
+        ("anthropic", {"temperature": 0, "max_tokens": 9, "thinking": {"type": "disabled"}, "new": 2}),
+        ("google_genai", {"temperature": 0, "max_output_tokens": 9, "seed": 1, "new": 2}),
+        ("mistralai", {"temperature": 0, "max_tokens": 9, "safe_prompt": True, "new": 2}),
+        ("ollama", {"new": 2, "options": {"temperature": 0, "num_predict": 9, "seed": 1, "num_ctx": 8192}}),
+        ("x", WORDS),
+    ],
+)
+def test_options_are_put_in_the_words_of_the_client(family, kept):
+    """What only another's client knows stays behind, what nobody knows goes on; Ollama's own options stand."""
+    own = {"num_ctx": 8192, "temperature": 0.8} if family == "ollama" else {}
+    model = ModelTraits(label="w", family=family, form=family, own_options=own)
+    assert settings_for(model, WORDS) == kept
+
+
+READS = {
+    "openai": {"response_format"},
+    "anthropic": {"response_format", "output_format"},
+    "google_genai": {"response_schema", "response_json_schema", "response_mime_type"},
+    "mistralai": {"response_format"},
+    "ollama": {"response_format", "format"},
+}
+
+
+@pytest.mark.parametrize("family", READS)
+@pytest.mark.parametrize("name", ["response_json_schema", "output_format", "format", "response_format"])
+def test_a_format_in_the_words_of_one_client_reaches_every_other(name, family):
+    """In an option that its client reads."""
+    options = {name: SCHEMA, **({"response_mime_type": "application/json"} if "json" in name else {})}
+    kept = settings_for(traits(family), options)
+    assert kept.keys() <= READS[family]
+    assert bound_constraints(kept).output_schema == SCHEMA
+
+
+def test_anthropic_has_no_format_for_any_object():
+    """It is asked without; the answer is judged by it all the same."""
+    assert settings_for(traits("anthropic"), {"response_format": {"type": "json_object"}}) == {}
 
 
 @pytest.mark.parametrize("given", [City, FORMAT, SCHEMA])
