@@ -13,7 +13,6 @@ from uuid import uuid4
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
 from cascade_agent.core.records import UNKNOWN, StepTrace
-from cascade_agent.engine.progress import kind_of_step
 from cascade_agent.engine.tier_faults import warn_once
 from cascade_agent.models.history import ids_of_calls
 from cascade_agent.models.usage import NOTHING
@@ -83,7 +82,7 @@ class StepRecorder:
             telemetry.drop_attempt(self._hedge)
         if progress.errors:
             _warn(progress)
-        trace = self._trace(progress, end)
+        trace = self.trace(progress, end)
         telemetry.end_step(self._span, trace)
         if request.statistics is not None:
             request.statistics.observe(trace)
@@ -91,7 +90,8 @@ class StepRecorder:
             append(request.journal, trace, request.contexts["small"].messages)
         return trace
 
-    def _trace(self, progress: StepProgress, end: StepEnd) -> StepTrace:
+    def trace(self, progress: StepProgress, end: StepEnd) -> StepTrace:
+        """Return the record of a step."""
         request, attempts = self._request, tuple(progress.done)
         context = request.contexts["small"]
         if request.journal is not None or end.waits or end.outcome == "exhausted":
@@ -112,7 +112,7 @@ class StepRecorder:
             askable=tuple(request.validators.evidence),
             inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
-            kind=kind_of_step(context, next((a for a in progress.answers if a is not None), None)),
+            kind=progress.kind,
             degraded=end.outcome == "exhausted" and end.final is not None,
             confidence=None if end.final is None else attempts[end.final].confidence,
             cost=cost,
