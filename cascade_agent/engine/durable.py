@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import sys
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import count
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
     from langchain_core.messages import AIMessageChunk
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import CheckpointTuple
 
     from cascade_agent.engine.engine import E
     from cascade_agent.engine.recorder import StepRecorder
@@ -86,7 +89,7 @@ async def arun_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, 
                 return parts.save(await arun_on(parts.step(AsyncExecutor), leave=parts.result is None))
 
             while parts.remain:
-                parts.take(await _task(part)())
+                parts.take(await arun_as_task(part))
         result = parts.result or await arun(request)
     if result.answer is None and request.interruptible:
         result = ask_human(request, result, rebuild)
@@ -94,7 +97,7 @@ async def arun_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, 
         async def record() -> None:
             record_review(request, result.trace)
 
-        await _task(record)()
+        await arun_as_task(record)
     return _ended(result)
 
 
@@ -172,7 +175,48 @@ def run_as_task(function: Callable[[], Any]) -> Any:
     if asyncio.isfuture(future):
         done = True
         return function()
-    return future.result()
+    result = future.result()
+    for saver, place, pause in _looks(result):
+        if _holds(saver.get_tuple(place), result):
+            break
+        time.sleep(pause)
+    return result
+
+
+async def arun_as_task(function: Callable[[], Any]) -> Any:
+    """Async twin of `run_as_task`."""
+    result = await _task(function)()
+    for saver, place, pause in _looks(result):
+        if _holds(await saver.aget_tuple(place), result):
+            break
+        await asyncio.sleep(pause)
+    return result
+
+
+_PAUSES = tuple(0.001 * 2**n for n in range(13))
+"""Seconds between two looks for a result, 8 in all: where a saver fails, the run fails after this node."""
+
+
+def _looks(result: Any) -> Iterator[tuple[Any, RunnableConfig, float]]:
+    """Yield the saver, the place, and a pause, as long as a result that other parts follow may not be saved yet.
+
+    LangGraph saves in the background. With sync durability large is not asked before what small cost is saved. There is
+    no public way to the saver: where it cannot be found, nobody waits.
+    """
+    info = getattr(_runtime(), "execution_info", None)
+    if info is None or not isinstance(result, dict) or not result.get("is_left"):
+        return
+    from langgraph.config import get_config
+
+    own = get_config()["configurable"]
+    saver, namespace = own.get("__pregel_checkpointer"), info.checkpoint_ns.rpartition("|")[0]
+    place = {"thread_id": info.thread_id, "checkpoint_ns": namespace, "checkpoint_id": info.checkpoint_id}
+    if saver is not None and own.get("__pregel_durability") == "sync":
+        yield from ((saver, {"configurable": place}, pause) for pause in _PAUSES)
+
+
+def _holds(checkpoint: CheckpointTuple | None, result: object) -> bool:
+    return checkpoint is not None and any(value == result for *_, value in checkpoint.pending_writes or ())
 
 
 def _task(function: Callable[[], Any]) -> Callable[[], Any]:
