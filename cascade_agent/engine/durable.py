@@ -212,11 +212,13 @@ def _looks(result: Any) -> Iterator[tuple[Any, RunnableConfig, float]]:
     saver, namespace = own.get("__pregel_checkpointer"), info.checkpoint_ns.rpartition("|")[0]
     place = {"thread_id": info.thread_id, "checkpoint_ns": namespace, "checkpoint_id": info.checkpoint_id}
     if saver is not None and own.get("__pregel_durability") == "sync":
-        yield from ((saver, {"configurable": place}, pause) for pause in _PAUSES)
+        for pause in _PAUSES:
+            yield saver, {"configurable": place}, pause
 
 
 def _holds(checkpoint: CheckpointTuple | None, result: object) -> bool:
-    return checkpoint is not None and any(value == result for *_, value in checkpoint.pending_writes or ())
+    writes = () if checkpoint is None else checkpoint.pending_writes or ()
+    return any(isinstance(value, dict) and value == result for *_, value in writes)
 
 
 def _task(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -262,7 +264,6 @@ class _Parts:
         self._ran = result
         if result.answer is None and not (result.is_left or self.request.interruptible):
             raise result.failure()
-        shadow(self.request, result)
         best = result.answer or result.best
         return {
             "request": _fingerprint(self.request),
@@ -277,6 +278,8 @@ class _Parts:
 
     def take(self, saved: Mapping[str, Any] | None) -> None:
         """Go on after a part, by its result as it came here or as it is saved."""
+        if self._ran is not None:
+            shadow(self.request, self._ran)
         self.result, self._ran = self._ran or self._read(saved), None
         self.remain = self.result is not None and self.result.is_left
 
