@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command, RetryPolicy
+from langgraph.types import Command
 
 from cascade_agent import CascadeMiddleware, Policy, Price, Tier, Verdict, cascade_node
 from cascade_agent.core.records import Draft, SideCall, StepContext, StepTrace, Usage
@@ -285,13 +285,13 @@ async def test_a_run_cancelled_between_two_parts_is_on_record():
 
 
 @BOTH
-async def test_a_retry_of_the_node_asks_large_alone(how):
-    """Large failed, small's draft is refused all the same."""
+async def test_a_graph_that_goes_on_after_large_was_down_asks_large_alone(how):
+    """Small's draft is refused all the same."""
     small, large = models(OSError("down"), "large says")
-    tiers: Any = small, large
-    node = cascade_node(*tiers, validators=[refuses_small], durable=True)
-    retry = RetryPolicy(max_attempts=2, initial_interval=0.01, jitter=False, retry_on=OSError)
-    out = await play(graph_of(node, saver=InMemorySaver(), retry_policy=retry), HI, how)
+    agent = graph(small, large, InMemorySaver(), validators=[refuses_small])
+    with pytest.raises(OSError, match="down"):
+        await play(agent, HI, how)
+    out = await play(agent, None, how)
     assert (out["messages"][-1].text, small.asked, large.asked) == ("large says", 1, 2)
 
 
