@@ -79,7 +79,7 @@ async def test_a_small_tier_that_is_slow_is_overtaken(how):
 
 async def test_a_small_tier_that_loses_races_is_not_called_useless():
     """Its answers were never seen: nothing is learned from them, and it is asked every time."""
-    small = model("small", delay=0.05)
+    small = model("small", Held)
     llm, journal = cascade(small, model("large"))
     for _ in range(25):
         await llm.ainvoke("hi")
