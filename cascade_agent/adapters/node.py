@@ -106,7 +106,8 @@ def cascade_node(
         name: Name of the node and of its steps in the record; without it steps carry the name of the graph's node.
         journal: Where steps are recorded; None means the file named by `CASCADE_JOURNAL`, if any.
         durable: Save each answer with the checkpoint, so that an interrupt later in the body neither pays nor changes
-            it. Always so under `on_exhausted="interrupt"`.
+            it, and what a refused draft cost, so that a crash has large alone asked again. Always so under
+            `on_exhausted="interrupt"`.
 
     Raises:
         ConfigurationError: a setting that cannot work.

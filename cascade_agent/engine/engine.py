@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from cascade_agent.core.decide import final_attempt
 from cascade_agent.core.records import SideCall, Verdict
@@ -32,45 +32,86 @@ from cascade_agent.engine.step import (
 from cascade_agent.models.usage import NOTHING, usage_and_cost_of_error
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from langchain_core.messages import AIMessageChunk
 
-    from cascade_agent.core.records import Decision, Draft, StepOutcome
+    from cascade_agent.core.records import Decision, Draft, StepOutcome, StepTrace
     from cascade_agent.engine.step import Effect
     from cascade_agent.models.tier import Role
     from cascade_agent.validators.validator_set import Evidence
 
 T = TypeVar("T")
+E = TypeVar("E", Executor, AsyncExecutor)
+
+
+class OpenStep(Generic[E]):
+    """A step under way, which may be left at its hand-over to large and gone on with.
+
+    `before` is what a checkpoint holds of one that another process left there.
+    """
+
+    __slots__ = ("executor", "is_left", "progress", "recorder", "script")
+
+    def __init__(
+        self, request: StepRequest, executor: Callable[[StepRequest, StepRecorder], E], before: StepTrace | None = None
+    ) -> None:
+        self.recorder, self.is_left = StepRecorder(request), False
+        self.progress = StepProgress(request) if before is None else StepProgress.handed_over(request, before)
+        self.executor: E = executor(request, self.recorder)
+        self.executor.started -= self.progress.elapsed
+        self.script = step_script(self.progress)
+
+    def leaves(self, effect: Effect) -> bool:
+        """Leave the step after a hand-over where nobody needs small's draft any more; return whether it is left."""
+        self.is_left = isinstance(effect, HandOver) and self.progress.draft_is_spent
+        return self.is_left
+
+    def left(self) -> StepResult:
+        """Return what is known of a step that was left."""
+        end = StepEnd(outcome="interrupted", reason=self.progress.decisions[-1].reason)
+        return StepResult(answer=None, best=None, trace=self.recorder.trace(self.progress, end), is_left=True)
+
+    def ended(self, end: StepEnd) -> StepResult:
+        """Record the end of the step; return its result."""
+        self.executor.cancel()
+        return self.progress.result(end, self.recorder.record(self.progress, end))
+
+    def stopped(self, error: BaseException) -> None:
+        """Record a step that the host, or something outside of it, ended."""
+        self.progress.elapsed = perf_counter() - self.executor.started
+        self.recorder.record(self.progress, self.progress.stopped(error, hedged=self.executor.hedge_made))
+        self.executor.cancel()
 
 
 def run(request: StepRequest) -> StepResult:
     """Run a step. Raises only what the host steers with (`GraphBubbleUp`, `KeyboardInterrupt`, ...)."""
-    return drained(stream(request))
+    return drained(stream(OpenStep(request, Executor)))
 
 
-def stream(request: StepRequest) -> Generator[AIMessageChunk, None, StepResult]:
-    """Run a step; yield the answer of the tier with the last word as it comes, and return how the step ended."""
-    recorder, progress = StepRecorder(request), StepProgress(request)
-    executor, script = Executor(request, recorder), step_script(progress)
+def stream(step: OpenStep[Executor], *, leave: bool = False) -> Generator[AIMessageChunk, None, StepResult]:
+    """Run a step; yield the answer of the tier with the last word as it comes, and return how the step ended.
+
+    With `leave` it may be left at the hand-over to large: then run it on from there.
+    """
+    executor, step.is_left = step.executor, False
     try:
-        effect = next(script)
+        effect = step.script.send(None)
         while True:
             if isinstance(effect, CallTier) and effect.live:
                 done: object = yield from executor.stream(effect)
             else:
                 done = executor.execute(effect)
-            progress.elapsed = perf_counter() - executor.started
-            effect = script.send(done)
+            step.progress.elapsed = perf_counter() - executor.started
+            if leave and step.leaves(effect):
+                return step.left()
+            effect = step.script.send(done)
     except StopIteration as stop:
         end: StepEnd = stop.value
     except BaseException as error:
-        progress.elapsed = perf_counter() - executor.started
-        recorder.record(progress, progress.stopped(error, hedged=executor.hedge_made))
+        step.stopped(error)
         raise
-    finally:
-        executor.cancel()
-    return progress.result(end, recorder.record(progress, end))
+    return step.ended(end)
 
 
 def drained(steps: Generator[object, None, T]) -> T:
@@ -88,25 +129,28 @@ def drained(steps: Generator[object, None, T]) -> T:
 
 async def arun(request: StepRequest) -> StepResult:
     """Async twin of `run`."""
-    recorder, progress = StepRecorder(request), StepProgress(request)
-    executor, script = AsyncExecutor(request, recorder), step_script(progress)
+    return await arun_on(OpenStep(request, AsyncExecutor))
+
+
+async def arun_on(step: OpenStep[AsyncExecutor], *, leave: bool = False) -> StepResult:
+    """Async twin of `stream`, which yields nothing."""
+    executor, step.is_left = step.executor, False
     try:
-        effect = next(script)
+        effect = step.script.send(None)
         while True:
             done = await executor.execute(effect)
-            progress.elapsed = perf_counter() - executor.started
-            effect = script.send(done)
+            step.progress.elapsed = perf_counter() - executor.started
+            if leave and step.leaves(effect):
+                return step.left()
+            effect = step.script.send(done)
     except StopIteration as stop:
         end: StepEnd = stop.value
     except BaseException as error:
-        progress.elapsed = perf_counter() - executor.started
-        recorder.record(progress, progress.stopped(error, hedged=executor.hedge_made))
+        step.stopped(error)
         raise
-    finally:
-        executor.cancel()
-    result = progress.result(end, recorder.record(progress, end))
-    if isinstance(request.journal, OwnJournal):
-        await request.journal.written()
+    result = step.ended(end)
+    if isinstance(step.progress.request.journal, OwnJournal):
+        await step.progress.request.journal.written()
     return result
 
 
@@ -118,8 +162,11 @@ def step_script(progress: StepProgress) -> Generator[Effect, Any, StepEnd]:
     request = progress.request
     if request.statistics is not None:
         progress.known = request.statistics.snapshot(request.name)
-    before = (yield Validate(None, request.contexts["small"])) if request.validators.before else ()
-    progress.open_attempt("small", before)
+    if progress.decisions:  # it was left at this one
+        yield from _large(progress, progress.decisions[-1])
+    else:
+        before = (yield Validate(None, request.contexts["small"])) if request.validators.before else ()
+        progress.open_attempt("small", before)
     hedged = False
     while True:
         decision = progress.decide()

@@ -54,6 +54,8 @@ class StepProgress:
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
     """The fields of the attempt in hand."""
+    is_closed: bool = False
+    """True between the end of an attempt and the next one."""
     may_retry: bool | None = None
     before: tuple[Verdict, ...] = ()
     """Verdicts of the context alone, before there was a draft."""
@@ -62,6 +64,22 @@ class StepProgress:
     reserved: float = 0.0
     known: DecisionInputs = UNKNOWN
     """Inputs from the statistics when the step began."""
+    drafted_as: str = ""
+    """Kind of small's draft, where the draft itself is no longer known."""
+
+    @classmethod
+    def handed_over(cls, request: StepRequest, before: StepTrace) -> StepProgress:
+        """Return the progress of a step that was left at its hand-over: small's attempt in hand, without the draft."""
+        (small,) = before.attempts
+        return cls(
+            request,
+            elapsed=before.latency or 0.0,
+            decisions=[*before.decisions],
+            inputs_seen=[*before.inputs_seen] or [UNKNOWN] * len(before.decisions),
+            side_calls=[*before.evidence],
+            facts={name: getattr(small, name) for name in Attempt.__slots__},
+            drafted_as=before.kind,
+        )
 
     @property
     def attempt(self) -> Attempt:
@@ -86,6 +104,19 @@ class StepProgress:
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
         return judged_as(self.request.contexts[role], self.answer)
+
+    @property
+    def kind(self) -> str:
+        """The kind of the step, by its first draft."""
+        first = next((answer for answer in (*self.answers, self.answer) if answer is not None), None)
+        return self.drafted_as or kind_of_step(self.request.contexts["small"], first)
+
+    @property
+    def draft_is_spent(self) -> bool:
+        """Return whether the last attempt gave a draft that nobody needs any more, neither large nor a person."""
+        policy, last = self.request.policy, self.done[-1]
+        may_return = policy.on_exhausted in ("return", "interrupt") and last.reviewable
+        return last.outcome == "rejected" and policy.handover != "feedback" and not may_return
 
     @property
     def last_word(self) -> bool:
@@ -133,8 +164,8 @@ class StepProgress:
             if self.may_retry is None:  # taken once, however often it is decided anew
                 self.may_retry = request.statistics.take_retry()
             more["retry"] = self.may_retry
-        if self.answer is not None and facts["tier"] == "small" and isinstance(policy.threshold, Mapping):
-            more["kind"] = kind_of_step(request.contexts["small"], self.answer)
+        if facts["outcome"] == "rejected" and facts["tier"] == "small" and isinstance(policy.threshold, Mapping):
+            more["kind"] = self.kind
         if policy.stay_on_large == "turn":
             more["stays_on_large"] = _escalated_this_turn(request.contexts["small"])
         if request.budget is not None:
@@ -194,7 +225,7 @@ class StepProgress:
     def open_attempt(self, role: Role, verdicts: tuple[Verdict, ...] = ()) -> None:
         """Begin the attempt of a tier."""
         self.before = verdicts
-        self.may_retry = None
+        self.may_retry, self.is_closed = None, False
         self.facts = {
             "tier": role,
             "model": self.request.tiers[role].model_name,
@@ -273,7 +304,7 @@ class StepProgress:
             self.facts.update(outcome=outcome or "skipped")
         elif outcome is not None and self.facts["outcome"] == "rejected":
             self.facts.update(outcome=outcome)
-        attempt = self.attempt
+        attempt, self.is_closed = self.attempt, True
         self.done.append(attempt)
         self.answers.append(self.answer)
         if attempt.outcome not in ("accepted", "skipped"):
@@ -306,13 +337,15 @@ class StepProgress:
 
     def stopped(self, error: BaseException, *, hedged: bool) -> StepEnd:
         """Close a step that the host, or something outside of it, ended."""
-        self.charge(None)
+        between = self.is_closed  # handed over, and large not asked yet
+        self.charge(0.0 if between else None)
         if self.facts["outcome"] == "pending":
             usage, cost = self._spent(self._sent())
             self.facts.update(usage=usage, cost=cost)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))
-        self.close_attempt("cancelled")
+        if not between:
+            self.close_attempt("cancelled")
         left = isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit)
         outcome: StepOutcome = "interrupted" if is_control_flow(error) else "cancelled" if left else "error"
         return StepEnd(outcome=outcome, reason=outcome)

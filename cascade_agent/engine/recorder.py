@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 from cascade_agent import telemetry
 from cascade_agent.core.records import UNKNOWN, StepTrace
 from cascade_agent.engine.own_journal import log_loss
-from cascade_agent.engine.progress import kind_of_step
 from cascade_agent.engine.tier_faults import warn_once
 from cascade_agent.models.history import ids_of_calls
 from cascade_agent.models.usage import NOTHING
@@ -85,7 +84,7 @@ class StepRecorder:
             telemetry.drop_attempt(self._hedge)
         if progress.errors:
             _warn(progress)
-        trace = self._trace(progress, end)
+        trace = self.trace(progress, end)
         telemetry.end_step(self._span, trace)
         if request.statistics is not None:
             request.statistics.observe(trace)
@@ -93,7 +92,8 @@ class StepRecorder:
             append(request.journal, trace, request.contexts["small"].messages)
         return trace
 
-    def _trace(self, progress: StepProgress, end: StepEnd) -> StepTrace:
+    def trace(self, progress: StepProgress, end: StepEnd) -> StepTrace:
+        """Return the record of a step."""
         request, attempts = self._request, tuple(progress.done)
         context = request.contexts["small"]
         if request.journal is not None or end.waits or end.outcome == "exhausted":
@@ -114,7 +114,7 @@ class StepRecorder:
             askable=tuple(request.validators.evidence),
             inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
-            kind=kind_of_step(context, next(filter(None, progress.answers), None)),
+            kind=progress.kind,
             degraded=end.outcome == "exhausted" and end.final is not None,
             confidence=None if end.final is None else attempts[end.final].confidence,
             cost=cost,

@@ -342,7 +342,7 @@ class StepResult:
 
     `answer` is what to return, None when the policy lets nothing be returned; `best` the draft that a human may look
     at; `errors` hold what went wrong on the way, one per failed attempt; `raised` is large's own exception, where that
-    is what large alone would have given.
+    is what large alone would have given. `is_left` says that the step has not ended: large is next.
     """
 
     answer: Answer | None
@@ -350,6 +350,7 @@ class StepResult:
     trace: StepTrace
     errors: tuple[Exception, ...] = ()
     raised: Exception | None = None
+    is_left: bool = False
 
     def failure(self) -> Exception:
         """Return the exception to raise: large's own with the record on it, else `CascadeExhausted`."""
