@@ -208,7 +208,7 @@ def _looks(result: Any) -> Iterator[tuple[Any, RunnableConfig, float]]:
         return
     from langgraph.config import get_config
 
-    own = get_config()["configurable"]
+    own = get_config().get("configurable", {})
     saver, namespace = own.get("__pregel_checkpointer"), info.checkpoint_ns.rpartition("|")[0]
     place = {"thread_id": info.thread_id, "checkpoint_ns": namespace, "checkpoint_id": info.checkpoint_id}
     if saver is not None and own.get("__pregel_durability") == "sync":

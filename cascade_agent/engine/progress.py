@@ -12,7 +12,7 @@ from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
 from cascade_agent.core.records import UNKNOWN, Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
 from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line, is_nested
-from cascade_agent.engine.tier_faults import draft_fault, error_fault
+from cascade_agent.engine.tier_faults import draft_fault, error_fault, text_of
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
 from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error, was_answered
@@ -404,8 +404,4 @@ def _size(context: StepContext) -> int:
 
 
 def _error_text(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an error that has no text still is one
-        text = ""
-    return clean_text(f"{type(error).__name__}: {text}"[:_MAX_ERROR])
+    return clean_text(f"{type(error).__name__}: {text_of(error)}"[:_MAX_ERROR])

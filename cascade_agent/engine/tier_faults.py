@@ -52,9 +52,17 @@ _warned: set[tuple[str, str, object]] = set()
 _warning = threading.Lock()
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an error says; one that cannot say it still is an error."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the user's own class
+        return ""
+
+
 def error_fault(error: BaseException) -> Fault | None:
     """Return where the fault of a call that raised lies; None with the call itself."""
-    status, words = _status(error), f"{getattr(error, 'code', '')} {error}"[:4000]
+    status, words = _status(error), f"{getattr(error, 'code', '')} {text_of(error)}"[:4000]
     if isinstance(error, ContextOverflowError) or status == _TOO_LARGE:
         return "request"
     if status not in _NEVER_OF_THE_REQUEST and not isinstance(error, TypeError) and _OF_THE_REQUEST.search(words):
@@ -90,7 +98,7 @@ def warn_once(role: Role, tier: Tier, error: BaseException) -> None:
             return
         _warned.add(key)
     mend = _MENDS.get(_status(error) or 0, "the client does not take an option that is bound to it: remove it there")
-    words = clean_text(f"{type(error).__name__}: {error}"[:500])
+    words = clean_text(f"{type(error).__name__}: {text_of(error)}"[:500])
     LOG.warning("the %s tier %s cannot answer: %s (%s; logged once)", role, tier.label, words, mend)
 
 

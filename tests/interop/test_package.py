@@ -34,7 +34,7 @@ def test_the_wheel_holds_the_package_only(wheel: Path) -> None:
     ours = {
         f"cascade_agent/{file.relative_to(ROOT / 'cascade_agent')}"
         for file in (ROOT / "cascade_agent").rglob("*")
-        if file.suffix in (".py", ".css", ".js")
+        if file.suffix in (".py", ".css", ".js", ".html")
     }
     demo = {
         f"cascade_agent/_demo/{file.relative_to(ROOT)}"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
@@ -142,8 +142,8 @@ def test_tools_replace_those_of_the_tier_itself():
     tier = Tier(model.bind(tools=[own], tool_choice="own", t=1))
     assert [s.name for s in tier.plain().specs] == ["own"]
     assert [s.name for s in tier.with_tools([City]).specs] == ["City"]
-    tier.plain().ask(["x"], None)
-    tier.with_tools([City], tool_choice="any").ask(["x"], None)
+    tier.plain().ask([HumanMessage("x")], None)
+    tier.with_tools([City], tool_choice="any").ask([HumanMessage("x")], None)
     assert model.options == [{"tool_choice": "own", "t": 1}, {"tool_choice": "any", "t": 1}]
     assert [o[0]["function"]["name"] for o in model.offered] == ["own", "City"]
 
@@ -189,7 +189,7 @@ def test_a_configurable_model_is_configured_by_each_call(monkeypatch):
     with pytest.raises(ConfigurationError, match="a configurable model without a default"):
         Tier.of(init_chat_model(configurable_fields=("model", "model_provider")))
     model = ScriptedChatModel("a").configurable_fields()
-    assert Tier.of(model).plain().ask(["x"], None).text == "a"
+    assert Tier.of(model).plain().ask([HumanMessage("x")], None).text == "a"
 
 
 @pytest.mark.parametrize(
