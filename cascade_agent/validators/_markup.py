@@ -17,7 +17,7 @@ _NAME = r"[^\W\d][\w.:\-/]{0,127}"
 _ROLE = r"(?:assistant|user|system|tool|developer|model|ipython|function|analysis|commentary|final)"
 TOKEN = (  # DeepSeek writes the bars full width, Kimi and GLM with letters of their own; the shape is the same
     rf"<[|\uff5c][^<>|\uff5c\n]{{1,60}}[|\uff5c]>(?:{_ROLE}(?![\w.]))?+"
-    r"|</?s>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
+    r"|</?s>|<(?:bos|eos|pad|unk|unused\d+)>|\[/?INST\]|<</?SYS>>"
     rf"|<(?:start|end)_of_(?:turn|utterance)>(?:{_ROLE}(?!\w))?+"
 )
 _ONLY_TOKENS = re.compile(rf"(?:{_SPACE}++|{TOKEN})*+")
@@ -35,8 +35,8 @@ _CALL = re.compile(
 )
 _REACT = re.compile(r"(?im)^\W{0,3}action\W{0,3}:.{1,200}\n\s*\W{0,3}action[ _]input\W{0,3}:")
 _LABELLED = re.compile(
-    rf"(?i)\W{{0,3}}(?:tool|function)(?:[ _]name)?\W{{0,3}}:\W{{0,3}}{_NAME}\W{{0,3}}\n\s*"
-    r"\W{0,3}(?:(?:tool|function)[ _])?(?:input|args|arguments|parameters)\W{0,3}:\s*[{\[]"
+    rf"(?i)\W{{0,3}}(?:tool|function)(?:[ _]name)?\W{{0,3}}:\W{{0,3}}(?P<name>{_NAME})\W{{0,3}}\n\s*"
+    r"\W{0,3}(?:(?:tool|function)[ _])?(?:input|args|arguments|parameters)\W{0,3}:\s*(?:(?P<json>[{\[])|[^\n]+$)"
 )
 _STRIPPED = re.compile(
     rf"(?:^|assistant)(?:commentary|analysis)\s*to=(?:functions\.)?{_NAME}.{{0,40}}?[{{(]", re.DOTALL
@@ -48,7 +48,11 @@ _OPENS_THOUGHT = re.compile(  # Cohere and Kimi use brackets of their own, some 
     re.IGNORECASE,
 )
 _CLOSES_THOUGHT = re.compile(rf"(?:(?<=[.!?\n])|^)\s*</{_THOUGHT}>|\[/THINK\]", re.IGNORECASE)
-_CHANNEL = re.compile(r"<\|channel\|>(?:analysis|thinking)\b[^<]{0,40}<\|message\|>.*?(?:<\|end\|>|$)", re.DOTALL)
+_CHANNEL = re.compile(  # Gemma begins and ends a thought by reserved tokens
+    r"<\|channel\|>(?:analysis|thinking)\b[^<]{0,40}<\|message\|>.*?(?:<\|end\|>|$)"
+    r"|^\s*<unused\d+>thoughts?\b.*?(?:<unused\d+>|$)",
+    re.DOTALL,
+)
 _FINAL = re.compile(r"analysis(?=[A-Z\n]).*?(?:assistantfinal|(?P<none>$))", re.DOTALL)
 _USER = re.compile(
     rf"(?:{TOKEN})\s*(?:<\|(?:im_start|start|start_header_id)\|>|<start_of_turn>)(?:user|human)\b"
@@ -69,7 +73,7 @@ def without_thoughts(text: str) -> str:
 
     A thought ends at its last closing tag; one that never ends is the whole text.
     """
-    text = _CHANNEL.sub("", text[:_MAX_TEXT]) + text[_MAX_TEXT:] if "<|channel|>" in text else text
+    text = _CHANNEL.sub("", text[:_MAX_TEXT]) + text[_MAX_TEXT:] if "<|channel|>" in text or "<unused" in text else text
     if opened := _OPENS_THOUGHT.match(text):
         start, name, end = (re.escape(opened[part]) for part in ("open", "name", "shut"))
         closed = re.compile(rf"{start}(?:/|end_(?:of_)?){name}{end}", re.IGNORECASE)
@@ -112,7 +116,7 @@ def is_call(text: str, offered: frozenset[str], request: str) -> bool:
         # a block of code is shown, unless it is a call in JSON and nothing else
         return fenced is not None and _is_json_call(fenced[2], offered, request)
     text = fenced[2] if fenced else text
-    if _LABELLED.match(text):
+    if (labelled := _LABELLED.match(text)) and (labelled["json"] or labelled["name"] in offered):
         return True
     listed = re.fullmatch(r"\w{0,20}(\[.*\])", text, re.DOTALL)  # functools[...]
     return (

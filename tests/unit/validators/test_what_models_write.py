@@ -66,6 +66,7 @@ CALLS = [
     f'<|action_start|><|plugin|>{{"name": "get_weather", "parameters": {J}}}<|action_end|>',
     f"✿FUNCTION✿: get_weather\n✿ARGS✿: {J}",
     f"Tool: forecast\nInput: {J}",
+    "Tool: get_weather\nInput: Paris",
     f'functools[{{"name": "weather", "arguments": {J}}}]',
     '[get_weather(city="Paris")]',
     '```tool_code\nget_weather(city="Paris")\n```',
@@ -90,6 +91,8 @@ THOUGHTS = [
     "<|begin_of_thought|>Hm.<|end_of_thought|>",
     "<|START_THINKING|>Hm.<|END_THINKING|>",
     "◁think▷Hm.◁/think▷",
+    "<unused94>thought\nThe user wants the weather.<unused95>",
+    "<unused94>thought\nThe user wants",
     "analysisThe user wants the weather of Paris, we should call.",
 ]
 RUNS_ON = [
@@ -129,7 +132,7 @@ SOFT = {
 @pytest.mark.parametrize("offered", [True, False])
 def test_a_text_that_is_nothing_but_a_call_is_a_hard_fail(text: str, offered: bool):
     """Whatever the dialect; what only the name of an offered tool tells from data needs the offer."""
-    by_name = ("get_weather(" in text and "tool_call" not in text) or text.startswith("<get_weather")
+    by_name = ("get_weather(" in text and "tool_call" not in text) or text.startswith(("<get_weather", "Tool: get"))
     assert judge(text, tools=TOOLS if offered else ()) == ("call_as_text" if offered or not by_name else "")
     assert judge([{"type": "text", "text": text}]) == "call_as_text"
 
@@ -213,6 +216,8 @@ KEPT: list[tuple[str, str]] = [
     (ASK, "<tool_call> is the tag that Hermes uses."),
     (ASK, "[TOOL_CALLS] is Mistral's token for a call."),
     (ASK, "<think> is a tag that reasoning models write."),
+    (ASK, "Tool: get_weather\nInput: Paris\nThat is what I would ask; it is 21 degrees."),
+    (ASK, "Tool: hammer\nInput: nails"),
     (ASK, "The tag <think> opens a thought, and </think> closes it."),
     (ASK, "`<|im_end|>` ends a turn, then `<|im_start|>user` begins one."),
     (ASK, "ChatML:\n```\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>user\nHo<|im_end|>\n```"),
