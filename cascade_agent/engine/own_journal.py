@@ -1,7 +1,7 @@
 """A journal of the user's own: called on another thread in the order of the steps, so that it can hold up none.
 
 A step waits a moment for its record, so that one of an ordinary journal can be read when the step is over. A journal
-that was once too slow for that is never waited for again.
+whose last record took long is not waited for.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import StepTrace
 
-_PATIENCE = 0.02
-"""Seconds that a step waits for its record."""
+_PATIENCE = 0.25
+"""Seconds that a step waits for its record, while the journal is not known to be slow."""
+_SLOW = 0.02
+"""Seconds of writing from which on it is."""
 _EXIT_WAIT = 1.0
 _MAX_PENDING = 10_000
 
@@ -69,13 +71,13 @@ class OwnJournal:
         if idle:
             self._start()
         if not self._late and not in_event_loop():
-            self._late = not wait((done,), _PATIENCE).done
+            self._late |= not wait((done,), _PATIENCE).done
 
     async def written(self) -> None:
         """Wait a moment for the last record."""
         if self._last is not None and not self._late:
             last = asyncio.wrap_future(self._last)
-            self._late = not (await asyncio.wait((last,), timeout=_PATIENCE))[0]
+            self._late |= not (await asyncio.wait((last,), timeout=_PATIENCE))[0]
 
     def flush(self, seconds: float) -> None:
         """Wait for what was appended, at most so long."""
@@ -96,10 +98,12 @@ class OwnJournal:
                     self._working = False
                     return
                 write, done = self._waiting.popleft()
+            started = time.perf_counter()
             try:
                 write()
             except BaseException as error:  # noqa: BLE001 - whatever the user's journal raises, the next record is written
                 log_loss(error)
+            self._late = time.perf_counter() - started > _SLOW
             done.set_result(None)
 
     def __reduce__(self) -> tuple[object, ...]:
