@@ -150,6 +150,10 @@ class ModelCall(Generic[T]):
             live.attach(children)
         return telemetry.ModelCall(children, role, tier=tier, messages=messages)
 
+    def under(self, asked: telemetry.ModelCall) -> RunnableConfig:
+        """Return the config under which a tier is asked."""
+        return cast("RunnableConfig", {**self.config, "callbacks": asked.callbacks})
+
     def accepted(self, answer: Answer, trace: StepTrace) -> AIMessage:
         """Return the accepted message with the record of its step."""
         message = answer.draft.message
@@ -203,13 +207,13 @@ def _decided(
 
     def tier(role: Role, note: str | None) -> Answer:
         with nested_in_tier(), call.asking(manager, role, note, request) as asked:
-            answer = ask(role, note, cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks}))
+            answer = ask(role, note, call.under(asked))
             asked.record_answer(answer.draft.message)
             return answer
 
     def last(role: Role, note: str | None) -> Generator[AIMessageChunk, None, Answer]:
         with nested_in_tier(), call.asking(manager, role, note, request, live) as asked:
-            config = cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks})
+            config = call.under(asked)
             if reads is None or live is None:
                 answer = ask(role, note, config)
             else:
@@ -301,7 +305,7 @@ async def _adecided(
     async def tier(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
         with nested_in_tier():
             async with call.asking(manager, role, note, request, live) as asked:
-                config = cast("RunnableConfig", {**call.config, "callbacks": asked.callbacks})
+                config = call.under(asked)
                 if live is None or send is None or call.astream is None:
                     answer = await ask(role, note, config)
                 else:

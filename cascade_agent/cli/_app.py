@@ -61,7 +61,7 @@ def safe_json(data: Any, *, indent: int | None = None) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # Latin 1
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def say(text: str = "", *, err: bool = False, style: str = "") -> None:

@@ -211,4 +211,4 @@ def _money(cost: float | None, currency: str) -> str:
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return f", {seconds * 1000:.1f} ms" if seconds < 10 else f", {seconds:.1f} s"  # seconds
+    return f", {seconds * 1000:.1f} ms" if seconds < 10 else f", {seconds:.1f} s"

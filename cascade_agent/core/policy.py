@@ -307,7 +307,7 @@ def _is_time(value: object) -> bool:
 
 
 def _is_band(value: object) -> bool:
-    if not isinstance(value, tuple | list) or len(value) != 2:  # a pair
+    if not isinstance(value, tuple | list) or len(value) != 2:
         return False
     return all(map(_in_unit, value)) and value[0] <= value[1]
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from cascade_agent.core.decide import final_attempt
 from cascade_agent.core.records import SideCall, Verdict
 from cascade_agent.engine.executor import AsyncExecutor, Executor
-from cascade_agent.engine.own_journal import OwnJournal
 from cascade_agent.engine.progress import StepProgress
 from cascade_agent.engine.recorder import StepRecorder
 from cascade_agent.engine.step import (
@@ -149,8 +148,7 @@ async def arun_on(step: OpenStep[AsyncExecutor], *, leave: bool = False) -> Step
         step.stopped(error)
         raise
     result = step.ended(end)
-    if isinstance(step.progress.request.journal, OwnJournal):
-        await step.progress.request.journal.written()
+    await step.recorder.written()
     return result
 
 

@@ -64,7 +64,7 @@ class _Base:
         """Record a hand-over; return the seconds to wait before large is asked."""
         self.recorder.hand_over(effect)
         pause = effect.decision.wait or 0.0
-        return pause * (1.0 + _JITTER * random.random()) if pause else 0.0  # no secret
+        return pause * (1.0 + _JITTER * random.random()) if pause else 0.0
 
 
 class Executor(_Base):

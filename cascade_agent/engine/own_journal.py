@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import inspect
-import os
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ from functools import partial
 from types import BuiltinMethodType
 from typing import TYPE_CHECKING, Any
 
+from cascade_agent._fork import after_fork
 from cascade_agent._log import LOG
 from cascade_agent.engine.worker_threads import start
 from cascade_agent.errors import ConfigurationError
@@ -69,7 +69,7 @@ class OwnJournal:
             self._waiting.append((write, done))
             self._last, idle, self._working = done, not self._working, True
         if idle:
-            self._start()
+            start(self._work)
         if not self._late and not in_event_loop():
             self._late |= not wait((done,), _PATIENCE).done
 
@@ -83,13 +83,6 @@ class OwnJournal:
         """Wait for what was appended, at most so long."""
         if self._last is not None:
             wait((self._last,), seconds)
-
-    def _start(self) -> None:
-        try:
-            start(self._work)
-        except RuntimeError:  # no more threads: the next record tries again
-            self._working = False
-            raise
 
     def _work(self) -> None:
         while True:
@@ -154,4 +147,4 @@ def _after_fork() -> None:
 
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)

@@ -5,15 +5,15 @@ None of it can fail a step: an error is logged once and the answer goes on.
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent import telemetry
+from cascade_agent._fork import after_fork
 from cascade_agent.core.records import UNKNOWN, StepTrace
-from cascade_agent.engine.own_journal import log_loss
+from cascade_agent.engine.own_journal import OwnJournal, log_loss
 from cascade_agent.engine.tier_faults import warn_once
 from cascade_agent.models.history import ids_of_calls
 from cascade_agent.models.usage import NOTHING
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import Role
 
 _ids = random.Random()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ids.seed)
+after_fork(_ids.seed)
 _REFUSED = replace(NOTHING, calls=1)
 
 
@@ -91,6 +90,11 @@ class StepRecorder:
         if not end.waits and request.journal is not None:
             append(request.journal, trace, request.contexts["small"].messages)
         return trace
+
+    async def written(self) -> None:
+        """Wait a moment for the record, where the user's own journal writes it on another thread."""
+        if isinstance(self._request.journal, OwnJournal):
+            await self._request.journal.written()
 
     def trace(self, progress: StepProgress, end: StepEnd) -> StepTrace:
         """Return the record of a step."""

@@ -8,7 +8,6 @@ the probability with which it was drawn, and its cost.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cascade_agent import telemetry
+from cascade_agent._fork import after_fork
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Label, SideCall
 from cascade_agent.models.usage import usage_and_cost
@@ -92,7 +92,7 @@ def _after_fork() -> None:
     _crew = _Crew()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 def wait(seconds: float | None = None) -> bool:

@@ -40,7 +40,8 @@ _FILTERED = frozenset(
 )
 _OF_THE_REQUEST = re.compile(
     r"context[ _](length|window|size)|(prompt|input|request|messages?)\b.{0,30}\btoo (long|large)|too many tokens"
-    r"|(prompt|input|request)\b.{0,40}(exceed|max length)|max\w* (prompt|input) length|input length|reduce the length"
+    r"|(prompt|input|request)\b.{0,40}(exceed\w*(?!.{0,40}(rate|quota|deadline|time))|max length)"
+    r"|max\w* (prompt|input) length|input length|reduce the length"
     r"|content[ _-](filter|management|policy|moderation)|data_inspection|safety system|was flagged|moderation_blocked",
     re.IGNORECASE | re.DOTALL,
 )

@@ -7,7 +7,6 @@ exit of the interpreter, as the threads of a `ThreadPoolExecutor` would.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from concurrent.futures import Future
@@ -17,6 +16,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from cascade_agent._fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -90,7 +91,7 @@ def _after_fork() -> None:  # threads do not survive a fork
     _late.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 def is_full(callee: str) -> bool:

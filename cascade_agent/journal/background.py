@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import os
-import sys
 import threading
 from queue import Empty, Full, SimpleQueue
 from typing import TYPE_CHECKING
+
+from cascade_agent._fork import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,5 +88,4 @@ def _forget() -> None:
 
 
 atexit.register(flush, _EXIT_WAIT)
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forget)
+after_fork(_forget)

@@ -24,6 +24,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
 
+from cascade_agent._fork import after_fork
 from cascade_agent._log import LOG
 from cascade_agent.core.clean_json import clean
 from cascade_agent.core.records import Label, StepTrace
@@ -445,8 +446,7 @@ def _after_fork() -> None:
         journal._reset()  # noqa: SLF001 - same module
 
 
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cascade_agent._log import LOG
+from cascade_agent.models.traits import OLLAMA_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
 
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"})
 _LIMIT = {"openai": "max_tokens", "google_genai": "max_output_tokens", "ollama": "num_predict"}
-_SAMPLING = "num_predict num_ctx temperature top_p top_k min_p seed repeat_penalty presence_penalty frequency_penalty"
-_OLLAMA_OPTIONS = frozenset(_SAMPLING.split())
-"""Options that Ollama's client takes in a dict of their own, which replaces that of the model."""
 _WORDS: Mapping[str, frozenset[str]] = {
     family: frozenset(words.split())
     for family, words in {
@@ -31,7 +29,7 @@ _WORDS: Mapping[str, frozenset[str]] = {
         "response_modalities image_config media_resolution service_tier timeout",
         "mistralai": "temperature top_p random_seed safe_prompt n frequency_penalty presence_penalty max_tokens "
         "prediction prompt_mode parallel_tool_calls",
-        "ollama": "reasoning think logprobs top_logprobs keep_alive options " + _SAMPLING,
+        "ollama": "reasoning think logprobs top_logprobs keep_alive options " + " ".join(OLLAMA_OPTIONS),
     }.items()
 }
 _KNOWN_WORDS = frozenset().union(*_WORDS.values())
@@ -52,7 +50,7 @@ def in_words_of(model: ModelTraits, options: Mapping[str, Any]) -> dict[str, Any
             out[word] = value
         elif value is not None:
             _warn_dropped(model.label, family, name)
-    if family == "ollama" and (given := {key: out.pop(key) for key in _OLLAMA_OPTIONS & out.keys()}):
+    if family == "ollama" and (given := {key: out.pop(key) for key in OLLAMA_OPTIONS & out.keys()}):
         given |= {"stop": out["stop"]} if out.get("stop") else {}
         out["options"] = {**(out.get("options") or model.own_options), **given}
     return out

@@ -19,10 +19,12 @@ NESTED = "cascade"
 _KNOWN = frozenset({"openai", "anthropic", "google_genai", "mistralai", "ollama"})
 _OPENAI_HOSTS = ("https://api.openai.com", "https://eu.api.openai.com", "https://us.api.openai.com")
 _TIMEOUTS = {"openai": ("request_timeout",), "anthropic": ("default_request_timeout",)}
-_OLLAMA_OPTIONS = (
-    *("mirostat", "mirostat_eta", "mirostat_tau", "num_ctx", "num_gpu", "num_thread", "num_predict", "repeat_last_n"),
-    *("repeat_penalty", "temperature", "seed", "stop", "tfs_z", "top_k", "top_p"),
+_WORDS_OF_OLLAMA = (
+    "num_predict num_ctx num_gpu num_thread temperature top_p top_k min_p tfs_z seed mirostat mirostat_eta "
+    "mirostat_tau repeat_last_n repeat_penalty presence_penalty frequency_penalty"
 )
+OLLAMA_OPTIONS = frozenset(_WORDS_OF_OLLAMA.split())
+"""Options that Ollama's client takes in a dict of their own, which replaces the model's; `stop` is given apart."""
 _SAME = {"azure": "openai", "openai-codex": "openai", "mistral": "mistralai", "google_vertexai": "google_genai"}
 
 
@@ -79,7 +81,7 @@ class ModelTraits:
             sees_images=profile.get("image_inputs") is not False,
             own_options={
                 name: value
-                for name in (_OLLAMA_OPTIONS if known_as == "ollama" else ())
+                for name in ((*OLLAMA_OPTIONS, "stop") if known_as == "ollama" else ())
                 if (value := getattr(base, name, None)) is not None
             },
         )

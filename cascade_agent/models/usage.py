@@ -106,7 +106,7 @@ def usage_and_cost_of_error(
 
 def was_answered(error: BaseException) -> bool:
     """Tell whether the provider did answer and its answer could not be read: such a call is paid."""
-    if hasattr(error, "completion") or (status_of(error) or 500) < 300:  # HTTP
+    if hasattr(error, "completion") or (status_of(error) or 500) < 300:
         return True
     names = _functions(error)
     if isinstance(error, IndexError | KeyError) and names[-1:] and names[-1] in _HOST_READS:
@@ -142,14 +142,14 @@ def status_of(error: BaseException) -> int | None:
         for name in ("status_code", "code"):
             status = getattr(source, name, None)
             status = getattr(status, "value", status)  # google.api_core has an enum's member
-            if type(status) is int and 100 <= status < 600:  # HTTP
+            if type(status) is int and 100 <= status < 600:
                 return status
     return None
 
 
 def _refused(error: BaseException) -> bool:
     """Tell whether the provider answered with an error status: such a call is billed nowhere."""
-    return (status_of(error) or 0) >= 400  # HTTP
+    return (status_of(error) or 0) >= 400
 
 
 # ---- when to ask again ----------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def _reset(headers: Mapping[str, Any]) -> float | None:
         if wait is None:
             wait = _until(value)
         elif wait > 1e9:  # no length of time but a point in it, in seconds or milliseconds
-            wait = wait / (1000 if wait > 1e11 else 1) - time.time()  # as above
+            wait = wait / (1000 if wait > 1e11 else 1) - time.time()
         if wait is not None:
             waits.append(wait)
     return max(waits, default=None)

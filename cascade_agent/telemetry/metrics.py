@@ -8,8 +8,6 @@ Counters are kept here and read when somebody collects: a call of the SDK costs 
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -19,6 +17,7 @@ from opentelemetry import trace as otel_trace
 from opentelemetry.metrics import NoOpHistogram, NoOpMeter, Observation
 
 from cascade_agent import semconv as names
+from cascade_agent._fork import after_fork
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.telemetry import errors
 from cascade_agent.telemetry.errors import guarded
@@ -209,8 +208,7 @@ def _after_fork() -> None:
         _NOW.lock = threading.Lock()
 
 
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)
 
 
 def record(span: Span, trace: StepTrace) -> None:

@@ -218,7 +218,7 @@ class Call:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Turn:
-    """What a user turn holds up to one of its messages, kept with that message until a later one takes it on."""
+    """The state of a user turn up to one of its messages, kept with that message until a later one takes it on."""
 
     before: Sequence[BaseMessage] = ()
     """The messages of the turn before that one."""
@@ -296,7 +296,7 @@ class Loop:
     steps: Sequence[Facts]
     """The messages after them: answers and results."""
     turn: Turn
-    """What is kept of these."""
+    """The state that is kept of these."""
     past: Sequence[BaseMessage]
     """The conversation before them."""
 

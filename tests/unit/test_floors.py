@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 1,
     "semconv": 1,
     "_log": 1,
+    "_fork": 1,
     "core": 2,
     "models": 3,
     "journal": 3,

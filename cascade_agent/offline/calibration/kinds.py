@@ -162,7 +162,7 @@ def _grouped(units: Iterable[Unit], key: Callable[[Unit], str]) -> dict[str, lis
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Curve:
-    """What escalated steps cost, in `mean` large calls, and the harms accepted, for each threshold of the grid."""
+    """The cost of escalated steps, in `mean` large calls, and the harms accepted, for each threshold of the grid."""
 
     n: float
     mean: float

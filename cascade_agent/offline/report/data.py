@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cascade_agent.offline.evaluation.estimates import Basis
 
 PARTS: Final = ("small", "large", "evidence", "shadow")
-"""What money is spent on."""
+"""The purposes that money is spent on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +204,7 @@ class Spending:
 
     @property
     def used(self) -> list[str]:
-        """What anything was paid for."""
+        """Return the purposes that anything was paid for."""
         return [part for part in PARTS if any(getattr(period, part) > 0 for period in self.periods)]
 
 

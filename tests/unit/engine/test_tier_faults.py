@@ -41,6 +41,9 @@ OTHERS = [
     (404, "The model `x` does not exist", "setup"),
     (400, "Failed to call a function. See 'failed_generation'", None),
     (500, "Internal server error", None),
+    (504, "The request exceeded its deadline", None),
+    (None, "Your request exceeded the rate limit", None),
+    (None, "input exceeded the time allowed", None),
     (None, "Connection refused", None),
 ]
 

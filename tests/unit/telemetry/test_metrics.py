@@ -198,7 +198,7 @@ async def test_a_broken_validator_is_an_error_and_is_timed(seen):
     }
     timed = {p.attributes["validator"]: p.value for p in seen.points("cascade.validation.time")}
     assert timed.keys() == {"breaks", "late"}
-    assert timed["late"] > 0
+    assert timed["late"] >= 0.04
     (together,) = seen.points("cascade.validation.duration")
     assert together.sum == pytest.approx(sum(timed.values()))
 
