@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-Json = None | bool | int | float | str | list[Any] | dict[str, Any]
+JsonObject: TypeAlias = dict[str, Any]
+JsonMapping: TypeAlias = Mapping[str, Any]
+"""A JSON object that is only read."""
+Json = None | bool | int | float | str | list[Any] | JsonObject
 _MAX_DEPTH = 64
 _MAX_TEXT = 65_536
 INT64 = 2**63
