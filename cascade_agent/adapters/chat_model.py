@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack, cast
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage  # noqa: TC002 - as above
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config
@@ -20,22 +20,22 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
-from cascade_agent.adapters.run_step import ModelCall, arun_step, astream_step, run_step, stream_step
-from cascade_agent.adapters.streaming import aevent_stream, event_stream
-from cascade_agent.adapters.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, ToolBinding, common_profile
 from cascade_agent.core.policy import Policy, refuse_unknown
 from cascade_agent.core.records import Draft
+from cascade_agent.engine.run_step import ModelCall, arun_step, astream_step, run_step, stream_step
 from cascade_agent.engine.shadow import SHADOW
-from cascade_agent.engine.step import Answer, CascadeSettings, current_state, nested_in_tier
-from cascade_agent.engine.structured import parse, plain
+from cascade_agent.engine.step import Answer, CascadeSettings, current_state
+from cascade_agent.engine.streaming import aevent_stream, event_stream
+from cascade_agent.engine.structured import answer_of, parse
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import lost_records
+from cascade_agent.models.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, PairCall, ToolBinding, common_profile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from cascade_agent.journal.writer import Journal
-    from cascade_agent.models.tier import Role, Tier
+    from cascade_agent.models.tier import Tier
 
 telemetry.count_losses(lost_records)
 
@@ -291,26 +291,7 @@ class CascadeChatModel(BaseChatModel):
             _refuse_policy_settings(given)
         config, messages, binding = ensure_config(config), self._messages_of(value), self._binding
 
-        def call(role: Role, note: str | None, inner: RunnableConfig) -> Answer:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return _answer(role, offer, offer.ready[role].ask(request, inner, **arguments))
-
-        async def acall(role: Role, note: str | None, inner: RunnableConfig) -> Answer:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return _answer(role, offer, await offer.ready[role].aask(request, inner, **arguments))
-
-        def stream(role: Role, note: str | None, inner: RunnableConfig) -> Iterator[Any]:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return offer.ready[role].stream(request, inner, **arguments)
-
-        def astream(role: Role, note: str | None, inner: RunnableConfig) -> AsyncIterator[Any]:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return offer.ready[role].astream(request, inner, **arguments)
-
-        def shadow() -> Answer:
-            with nested_in_tier():
-                return call("large", None, SHADOW)
-
+        pair = PairCall(binding, offer, messages, given)
         name = self.name or "cascade"
         if name == "cascade":  # not named by the user: the node it runs in says more
             name = (config.get("metadata") or {}).get("langgraph_node", name)
@@ -320,11 +301,12 @@ class CascadeChatModel(BaseChatModel):
             name=name,
             messages=messages,
             config=config,
-            call=call,
-            acall=acall,
-            stream=stream,
-            astream=astream,
-            shadow=shadow,
+            call=pair.ask,
+            acall=pair.aask,
+            stream=pair.stream,
+            astream=pair.astream,
+            shadow=partial(pair.ask, "large", None, SHADOW),
+            read=partial(answer_of, structured=offer.ready["small"].structured),
             to_native=to_native,
             rebuild=partial(_rebuilt, offer),
             facts={
@@ -468,21 +450,6 @@ def _refuse_policy_settings(given: Mapping[str, Any]) -> None:
 
 def _message(_: Answer, message: AIMessage) -> AIMessage:
     return message
-
-
-def _answer(role: Role, offer: Offer, native: Any) -> Answer:
-    if not offer.ready[role].structured:
-        if not isinstance(native, AIMessage):
-            msg = f"the {role} model returned {type(native).__name__}, expected an AIMessage"
-            raise TypeError(msg)
-        return Answer(draft=Draft(message=native, tier=role))
-    if not (isinstance(native, dict) and native.keys() >= {"raw", "parsed"}):  # a model that knows no `include_raw`
-        text = "" if native is None else json.dumps(plain(native), ensure_ascii=False)
-        native = {"raw": AIMessage(text), "parsed": native}
-    error = native.get("parsing_error")
-    parsed = native.get("parsed")
-    fault = None if error is None and parsed is not None else type(error).__name__ if error else "nothing was parsed"
-    return Answer(draft=Draft(message=native["raw"], tier=role, parsed=parsed, parsing_error=fault), native=error)
 
 
 def _structured(answer: Answer, message: AIMessage, *, include_raw: bool) -> Any:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 DISABLED = "CASCADE_DISABLED"
 """Environment variable: set to anything but 0, false, no or off, everything goes to the large tier."""
 _STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
-_NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
+NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
+"""True while a tier is called: a cascade inside is part of the outer step."""
 
 
 @quick
@@ -207,19 +208,9 @@ def _is_on(value: object) -> bool:
     return value is not None and str(value).strip().lower() not in ("", "0", "false", "no", "off")
 
 
-@contextmanager
-def nested_in_tier() -> Iterator[None]:
-    """Mark that a tier is being called: a cascade inside is part of the outer step."""
-    token = _NESTED.set(True)
-    try:
-        yield
-    finally:
-        _NESTED.reset(token)
-
-
 def is_nested() -> bool:
     """Return whether a tier is being called here, whose outer step may hold the money that this one is short of."""
-    return _NESTED.get()
+    return NESTED.get()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.adapters.run_step import ModelCall
+    from cascade_agent.engine.run_step import ModelCall
     from cascade_agent.engine.step import Answer
     from cascade_agent.models.tier import Role
 

@@ -11,7 +11,7 @@ from langchain_core.callbacks.manager import AsyncCallbackManagerForChainRun, Ca
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 
-from cascade_agent.adapters.streaming import HIDDEN, MAX_CHUNKS, AnswerStream, chunks, is_streaming, silence
+from cascade_agent.engine.streaming import HIDDEN, MAX_CHUNKS, AnswerStream, chunks, is_streaming, silence
 from tests.builders import json_values
 
 texts = st.text(max_size=60)

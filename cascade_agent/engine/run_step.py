@@ -11,19 +11,18 @@ import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import patch_config
 
 from cascade_agent import telemetry
-from cascade_agent.adapters.streaming import AnswerStream, LiveStream, is_streaming, silence
-from cascade_agent.core.records import Draft
 from cascade_agent.engine.durable import arun_durably, run_durably
 from cascade_agent.engine.engine import drained
 from cascade_agent.engine.recorder import recorded
-from cascade_agent.engine.step import Answer, StepRequest, nested_in_tier
+from cascade_agent.engine.step import NESTED, StepRequest
+from cascade_agent.engine.streaming import AnswerStream, LiveStream, is_streaming, silence
 from cascade_agent.engine.tier_faults import raised_in_callback
 
 if TYPE_CHECKING:
@@ -41,22 +40,25 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
     from langchain_core.callbacks.base import BaseCallbackHandler
     from langchain_core.callbacks.manager import BaseRunManager
-    from langchain_core.messages import AIMessageChunk, BaseMessage
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.core.records import StepTrace
-    from cascade_agent.engine.step import CascadeSettings, Rebuild
+    from cascade_agent.engine.step import Answer, CascadeSettings, Rebuild
     from cascade_agent.models.tier import Role
 
 T = TypeVar("T")
+Call: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Any]"
+AsyncCall: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Awaitable[Any]]"
 
 
 @dataclass(eq=False, kw_only=True)
 class ModelCall(Generic[T]):
     """One model call of a host, as an adapter hands it over.
 
-    `call` (or `acall`) asks a tier under a config; `to_native` makes the host's own value of the accepted answer and of
-    its message, which carries the record. `facts` are what `StepRequest.build` is given of the step.
+    `call` (or `acall`) asks a tier under a config, `read` makes an answer of what it returned; `to_native` makes the
+    host's own value of the accepted answer and of its message, which carries the record. `facts` are what
+    `StepRequest.build` is given of the step.
     """
 
     settings: CascadeSettings
@@ -65,12 +67,14 @@ class ModelCall(Generic[T]):
     config: RunnableConfig
     to_native: Callable[[Answer, AIMessage], T]
     rebuild: Rebuild
-    call: Callable[[Role, str | None, RunnableConfig], Answer] | None = None
-    acall: Callable[[Role, str | None, RunnableConfig], Awaitable[Answer]] | None = None
+    read: Callable[[Role, Any], Answer]
+    call: Call | None = None
+    acall: AsyncCall | None = None
     stream: Callable[[Role, str | None, RunnableConfig], Iterator[Any]] | None = None
     astream: Callable[[Role, str | None, RunnableConfig], AsyncIterator[Any]] | None = None
     """The call of a tier as a stream, where somebody may read it."""
-    shadow: Callable[[], Answer] | None = None
+    shadow: Callable[[], Any] | None = None
+    """Asks large out of the host's sight."""
     host_raised: Callable[[Exception], bool] = raised_in_callback
     facts: Mapping[str, Any] = field(default_factory=dict)
     stream_name: str = "cascade"
@@ -110,7 +114,7 @@ class ModelCall(Generic[T]):
             name=self.name,
             messages=self.messages,
             run_config=self.config,
-            shadow=self.shadow,
+            shadow=self.shadow and self.shadowed,
             host_raised=self.host_raised,
             rebuild=self.rebuild,
             run_id=str(manager.run_id),
@@ -119,6 +123,11 @@ class ModelCall(Generic[T]):
             **calls,
             **self.facts,
         )
+
+    def shadowed(self) -> Answer:
+        """Ask large in a shadow, whose thread has a context of its own."""
+        NESTED.set(True)
+        return self.read("large", cast("Callable[[], Any]", self.shadow)())
 
     def live(self, manager: BaseRunManager, *, read: bool) -> LiveStream | None:
         """Return where an answer goes that nothing can replace; None where nobody streams, or wants it in one piece.
@@ -201,28 +210,25 @@ def _step(call: ModelCall[T], *, read: bool) -> Generator[AIMessageChunk, None, 
 def _decided(
     call: ModelCall[Any], manager: CallbackManagerForChainRun, *, read: bool
 ) -> Generator[AIMessageChunk, None, tuple[Answer, AIMessage, AnswerStream | None]]:
-    ask = cast("Callable[[Role, str | None, RunnableConfig], Answer]", call.call)
     live = call.live(manager, read=read)
     reads = call.stream if read and not call.settings.durable else None  # a task gives its result alone
 
-    def tier(role: Role, note: str | None) -> Answer:
-        with nested_in_tier(), call.asking(manager, role, note, request) as asked:
-            answer = ask(role, note, call.under(asked))
-            asked.record_answer(answer.draft.message)
-            return answer
+    def ask(role: Role, note: str | None, live: LiveStream | None = None) -> Generator[AIMessageChunk, None, Answer]:
+        nested = NESTED.set(True)
+        try:
+            with call.asking(manager, role, note, request, live) as frame:
+                if live is None or reads is None:
+                    native = cast("Call", call.call)(role, note, call.under(frame))
+                else:
+                    native = yield from live.pull(reads(role, note, call.under(frame)))
+                answer = call.read(role, native)
+                frame.record_answer(answer.draft.message)
+                return answer
+        finally:
+            NESTED.reset(nested)
 
-    def last(role: Role, note: str | None) -> Generator[AIMessageChunk, None, Answer]:
-        with nested_in_tier(), call.asking(manager, role, note, request, live) as asked:
-            config = call.under(asked)
-            if reads is None or live is None:
-                answer = ask(role, note, config)
-            else:
-                answer = _drafted(role, (yield from live.pull(reads(role, note, config))))
-            asked.record_answer(answer.draft.message)
-            return answer
-
-    calls = {"call": tier} if live is None else {"call": tier, "stream": last, "sent": live.sent}
-    request = call.request(manager, telemetry.StepRun(manager), **calls)
+    calls: dict[str, Any] = {} if live is None else {"stream": partial(ask, live=live), "sent": live.sent}
+    request = call.request(manager, telemetry.StepRun(manager), call=lambda *to: drained(ask(*to)), **calls)
     try:
         answer, trace = yield from run_durably(request, call.rebuild)
         message = call.accepted(answer, trace)
@@ -233,13 +239,6 @@ def _decided(
         if live is not None:
             live.close()
     return answer, message, stream
-
-
-def _drafted(role: Role, message: object) -> Answer:
-    if not isinstance(message, AIMessage):
-        msg = f"the {role} model streamed {type(message).__name__}, expected chunks of an AIMessage"
-        raise TypeError(msg)
-    return Answer(draft=Draft(message=message, tier=role))
 
 
 # ---- async ----------------------------------------------------------------------------------------------------------
@@ -299,23 +298,25 @@ async def _adecided(
     call: ModelCall[Any], manager: AsyncCallbackManagerForChainRun, send: Callable[[AIMessageChunk], None] | None
 ) -> tuple[Answer, AIMessage, AnswerStream | None]:
     """Async twin of `_decided`; `send` takes what goes out to whoever reads the stream."""
-    ask = cast("Callable[[Role, str | None, RunnableConfig], Awaitable[Answer]]", call.acall)
     live = call.live(manager, read=send is not None)
 
-    async def tier(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
-        with nested_in_tier():
-            async with call.asking(manager, role, note, request, live) as asked:
-                config = call.under(asked)
+    async def ask(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
+        nested = NESTED.set(True)
+        try:
+            async with call.asking(manager, role, note, request, live) as frame:
                 if live is None or send is None or call.astream is None:
-                    answer = await ask(role, note, config)
+                    native = await cast("AsyncCall", call.acall)(role, note, call.under(frame))
                 else:
-                    answer = _drafted(role, await live.apull(call.astream(role, note, config), send))
-                asked.record_answer(answer.draft.message)
+                    native = await live.apull(call.astream(role, note, call.under(frame)), send)
+                answer = call.read(role, native)
+                frame.record_answer(answer.draft.message)
                 return answer
+        finally:
+            NESTED.reset(nested)
 
     run = telemetry.StepRun(manager)
-    calls = {} if live is None else {"astream": partial(tier, live=live), "sent": live.sent}
-    request = call.request(manager, run, acall=tier, **calls)
+    calls = {} if live is None else {"astream": partial(ask, live=live), "sent": live.sent}
+    request = call.request(manager, run, acall=ask, **calls)
     try:
         answer, trace = await arun_durably(request, call.rebuild)
         message = call.accepted(answer, trace)

@@ -16,10 +16,12 @@ from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_c
 from cascade_agent.models.tool_spec import tool_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import ToolSpec
     from cascade_agent.models.tier import Ready, Role, Tier
 
@@ -127,13 +129,42 @@ class ToolBinding:
             offer = replace(offer, bound=self._bound({**options, **kwargs}, names))
         return offer, kwargs
 
-    def arguments(self, role: Role, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the arguments of a call as this tier takes them."""
-        return self._tiers[role].settings_for(given) if given else given
+    def request(
+        self, role: Role, messages: list[BaseMessage], note: str | None, given: JsonMapping
+    ) -> tuple[list[BaseMessage], JsonMapping]:
+        """Return the conversation and the arguments of a call as this tier takes them."""
+        messages = messages_for(self._traits[role], messages, pair=self._traits, note=note)
+        return messages, self._tiers[role].settings_for(given) if given else given
 
-    def messages(self, role: Role, messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
-        """Return the conversation as this tier takes it: nothing that only the other's provider understands."""
-        return messages_for(self._tiers[role].traits, messages, pair=self._traits, note=note)
+
+@dataclass(frozen=True, eq=False)
+class PairCall:
+    """One call of a pair: asks a tier with what it can take of the conversation and of the call's arguments."""
+
+    binding: ToolBinding
+    offer: Offer
+    messages: list[BaseMessage]
+    given: JsonMapping
+
+    def ask(self, role: Role, note: str | None, config: RunnableConfig) -> Any:
+        """Ask a tier."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return self.offer.ready[role].ask(messages, config, **given)
+
+    async def aask(self, role: Role, note: str | None, config: RunnableConfig) -> Any:
+        """Async twin of `ask`."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return await self.offer.ready[role].aask(messages, config, **given)
+
+    def stream(self, role: Role, note: str | None, config: RunnableConfig) -> Iterator[Any]:
+        """Ask a tier for its answer in chunks."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return self.offer.ready[role].stream(messages, config, **given)
+
+    def astream(self, role: Role, note: str | None, config: RunnableConfig) -> AsyncIterator[Any]:
+        """Async twin of `stream`."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return self.offer.ready[role].astream(messages, config, **given)
 
 
 def _check_names(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Mapping[str, Any]) -> None:
