@@ -26,7 +26,7 @@ from cascade_agent.engine.run_step import ModelCall, arun_step, astream_step, ru
 from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings, current_state
 from cascade_agent.engine.streaming import aevent_stream, event_stream
-from cascade_agent.engine.structured import answer_of, parse
+from cascade_agent.engine.structured import answer_of, rebuilt
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import lost_records
 from cascade_agent.models.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, PairCall, ToolBinding, common_profile
@@ -229,7 +229,7 @@ class CascadeChatModel(BaseChatModel):
         if stop is not None:
             kwargs["stop"] = stop
         offer, given = self._binding.of_call(kwargs)
-        return self._model_call(value, config, offer, given, _message)
+        return self._model_call(value, config, offer, given)
 
     # ---- tools and structured output --------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class CascadeChatModel(BaseChatModel):
         config: RunnableConfig | None,
         offer: Offer,
         given: dict[str, Any],
-        to_native: Callable[[Answer, AIMessage], Any],
+        to_native: Callable[[Answer, AIMessage], Any] | None = None,
     ) -> ModelCall[Any]:
         if given:
             _refuse_policy_settings(given)
@@ -308,7 +308,7 @@ class CascadeChatModel(BaseChatModel):
             shadow=partial(pair.ask, "large", None, SHADOW),
             read=partial(answer_of, structured=offer.ready["small"].structured),
             to_native=to_native,
-            rebuild=partial(_rebuilt, offer),
+            rebuild=partial(rebuilt, offer.schema),
             facts={
                 "tools": (offer.ready["small"].specs, offer.ready["large"].specs),
                 "state": current_state(),
@@ -448,10 +448,6 @@ def _refuse_policy_settings(given: Mapping[str, Any]) -> None:
         raise ConfigurationError(msg)
 
 
-def _message(_: Answer, message: AIMessage) -> AIMessage:
-    return message
-
-
 def _structured(answer: Answer, message: AIMessage, *, include_raw: bool) -> Any:
     """Return structured output as LangChain does; a parsing error is raised as the tier's own parser would."""
     parsed, error = answer.draft.parsed, answer.native
@@ -460,14 +456,6 @@ def _structured(answer: Answer, message: AIMessage, *, include_raw: bool) -> Any
     if isinstance(error, Exception):
         raise error
     return parsed
-
-
-def _rebuilt(offer: Offer, tier: str, message: AIMessage, parsed: object) -> Answer:
-    """Return an answer from what was saved of it, or from a human's."""
-    value = None
-    if offer.schema is not None:
-        value = parse(offer.schema, json.loads(str(message.text)) if parsed is None else parsed)
-    return Answer(draft=Draft(message=message, tier=tier, parsed=value))
 
 
 def _config(callbacks: Any, tags: Any, metadata: Any, run_name: Any, run_id: Any) -> RunnableConfig:

@@ -65,9 +65,10 @@ class ModelCall(Generic[T]):
     name: str
     messages: list[BaseMessage]
     config: RunnableConfig
-    to_native: Callable[[Answer, AIMessage], T]
     rebuild: Rebuild
     read: Callable[[Role, Any], Answer]
+    to_native: Callable[[Answer, AIMessage], T] | None = None
+    """None where the message itself is the host's value."""
     call: Call | None = None
     acall: AsyncCall | None = None
     stream: Callable[[Role, str | None, RunnableConfig], Iterator[Any]] | None = None
@@ -171,6 +172,10 @@ class ModelCall(Generic[T]):
             message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
         return recorded(message, trace, self.messages)
 
+    def native(self, answer: Answer, message: AIMessage) -> T:
+        """Return the host's own value."""
+        return cast("T", message) if self.to_native is None else self.to_native(answer, message)
+
     def emitter(
         self, manager: BaseRunManager, request: StepRequest, trace: StepTrace, live: LiveStream | None
     ) -> AnswerStream:
@@ -199,7 +204,7 @@ def _step(call: ModelCall[T], *, read: bool) -> Generator[AIMessageChunk, None, 
         answer, message, stream = yield from _decided(call, manager, read=read)
         if stream is not None and (read or stream.handlers):
             yield from stream.emit(message)
-        native = call.to_native(answer, message)
+        native = call.native(answer, message)
         manager.on_chain_end(message)
     except BaseException as error:
         manager.on_chain_error(error)
@@ -252,7 +257,7 @@ async def arun_step(call: ModelCall[T]) -> T:
         if stream is not None and stream.handlers:
             async for _ in stream.aemit(message):
                 pass
-        native = call.to_native(answer, message)
+        native = call.native(answer, message)
         if manager.handlers:  # even without any it costs a task
             await manager.on_chain_end(message)
     except BaseException as error:

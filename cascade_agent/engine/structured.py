@@ -54,3 +54,15 @@ def parse(schema: object, data: object) -> object:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cast("type[object]", schema)).validate_python(data)
+
+
+def rebuilt(schema: object, tier: str, message: AIMessage, parsed: object) -> Answer:
+    """Return an answer from what was saved of it, or from a human's.
+
+    Raises:
+        ValueError: it holds no structured output where `schema` wants one.
+    """
+    value = None
+    if schema is not None:
+        value = parse(schema, json.loads(str(message.text)) if parsed is None else parsed)
+    return Answer(draft=Draft(message=message, tier=tier, parsed=value))
