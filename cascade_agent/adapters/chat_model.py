@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence  # noqa: TC003 - `with_fallbacks` resolves the annotations
 from contextlib import aclosing
 from dataclasses import fields
@@ -21,7 +20,6 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
 from cascade_agent.core.policy import Policy, refuse_unknown
-from cascade_agent.core.records import Draft
 from cascade_agent.engine.run_step import ModelCall, arun_step, astream_step, run_step, stream_step
 from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings, current_state
@@ -289,10 +287,9 @@ class CascadeChatModel(BaseChatModel):
     ) -> ModelCall[Any]:
         if given:
             _refuse_policy_settings(given)
-        config, messages, binding = ensure_config(config), self._messages_of(value), self._binding
-
-        pair = PairCall(binding, offer, messages, given)
-        name = self.name or "cascade"
+        config, messages = ensure_config(config), self._messages_of(value)
+        pair = PairCall(self._binding, offer, messages, given)
+        name, own_name = self.name or "cascade", self.get_name()
         if name == "cascade":  # not named by the user: the node it runs in says more
             name = (config.get("metadata") or {}).get("langgraph_node", name)
         own = self.callbacks
@@ -314,9 +311,9 @@ class CascadeChatModel(BaseChatModel):
                 "state": current_state(),
                 "bound": offer.bound,
             },
-            stream_name=self.get_name(),
+            stream_name=own_name,
             whole=self.disable_streaming is True or (self.disable_streaming == "tool_calling" and bool(offer.tools)),
-            run_name=f"cascade.step {self.get_name()}",
+            run_name=f"cascade.step {own_name}",
             output_version=None if offer.schema is not None else self.output_version,
             local={"verbose": self.verbose, "local_tags": self.tags, "local_metadata": self.metadata},
             handlers=own.handlers if isinstance(own, BaseCallbackManager) else own or (),

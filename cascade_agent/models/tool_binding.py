@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent._log import LOG
+from cascade_agent.core.frozen import quick
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.history import messages_for
 from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints
@@ -137,7 +138,8 @@ class ToolBinding:
         return messages, self._tiers[role].settings_for(given) if given else given
 
 
-@dataclass(frozen=True, eq=False)
+@quick
+@dataclass(frozen=True, eq=False, slots=True)
 class PairCall:
     """One call of a pair: asks a tier with what it can take of the conversation and of the call's arguments."""
 
