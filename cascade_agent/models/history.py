@@ -120,7 +120,7 @@ def _plain_ids(message: BaseMessage, *, ids: bool = False) -> tuple[str, ...]:
 
 
 def _is_plain(message: AIMessage, *, ids: bool) -> bool:
-    """Return whether an answer with text for content is in a form that every provider takes; with `ids`, its ids too."""
+    """Return whether an answer with text for content is in a form that every provider takes, with `ids` its ids too."""
     content, extra = message.content, message.additional_kwargs
     if (not content and not message.tool_calls) or cast("str", content).isspace():
         return False
