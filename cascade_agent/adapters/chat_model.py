@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
+from cascade_agent.core.clean_json import JsonObject  # noqa: TC001 - as above
 from cascade_agent.core.policy import Policy, refuse_unknown
 from cascade_agent.engine.run_step import ModelCall, arun_step, astream_step, run_step, stream_step
 from cascade_agent.engine.shadow import SHADOW
@@ -30,10 +31,11 @@ from cascade_agent.journal.writer import lost_records
 from cascade_agent.models.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, PairCall, ToolBinding, common_profile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.journal.writer import Journal
-    from cascade_agent.models.tier import Tier
+    from cascade_agent.models.tier import ModelLike, Tier
 
 telemetry.count_losses(lost_records)
 
@@ -62,7 +64,7 @@ class HostSettings(TypedDict, total=False):
     callbacks: Any
     custom_get_token_ids: Callable[[str], list[int]] | None
     disable_streaming: Any
-    metadata: dict[str, Any] | None
+    metadata: JsonObject | None
     output_version: str | None
     profile: Any
     rate_limiter: Any
@@ -124,12 +126,12 @@ class CascadeChatModel(BaseChatModel):
     def __init__(
         self,
         *,
-        small: BaseChatModel | Runnable[Any, Any] | Tier | str,
-        large: BaseChatModel | Runnable[Any, Any] | Tier | str,
-        validators: Sequence[Any] | None = None,
-        policy: Policy | Mapping[str, Any] | None = _POLICY,
+        small: ModelLike,
+        large: ModelLike,
+        validators: Sequence[object] | None = None,
+        policy: Policy | JsonMapping | None = _POLICY,
         name: str | None = "cascade",
-        journal: Journal | Any = None,
+        journal: Journal | object = None,
         durable: bool = False,
         **host: Unpack[HostSettings],
     ) -> None:
@@ -139,7 +141,7 @@ class CascadeChatModel(BaseChatModel):
                 LOG.warning("CascadeChatModel ignores %s: set it on the models of small and large", given)
         _refuse_policy_settings(host)
         refuse_unknown("CascadeChatModel", host, type(self).model_fields)
-        own: dict[str, Any] = {"small": small, "large": large, "validators": validators, "policy": policy}
+        own: JsonObject = {"small": small, "large": large, "validators": validators, "policy": policy}
         own |= {"journal": journal, "durable": durable}  # fields of this class, which the base does not list
         super().__init__(name=name, **own, **host)
         self._assemble()
@@ -167,7 +169,7 @@ class CascadeChatModel(BaseChatModel):
         if name in _SETTINGS:
             self._assemble()
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: JsonMapping | None = None, deep: bool = False) -> Self:
         """Return a copy with changed settings."""
         copied = super().model_copy(update=update, deep=deep)
         copied._assemble()  # noqa: SLF001 - of our own class
@@ -222,7 +224,7 @@ class CascadeChatModel(BaseChatModel):
                 yield chunk
 
     def _call(
-        self, value: LanguageModelInput, config: RunnableConfig | None, stop: list[str] | None, kwargs: dict[str, Any]
+        self, value: LanguageModelInput, config: RunnableConfig | None, stop: list[str] | None, kwargs: JsonObject
     ) -> ModelCall[AIMessage]:
         if stop is not None:
             kwargs["stop"] = stop
@@ -242,7 +244,7 @@ class CascadeChatModel(BaseChatModel):
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
+        tools: Sequence[JsonObject | type | Callable[..., Any] | Any],
         *,
         tool_choice: Any = None,
         **kwargs: Any,
@@ -256,7 +258,7 @@ class CascadeChatModel(BaseChatModel):
         return bound
 
     def with_structured_output(
-        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+        self, schema: JsonObject | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
         """Return a runnable whose answers are of the given schema; each tier uses its own way.
 
@@ -282,7 +284,7 @@ class CascadeChatModel(BaseChatModel):
         value: LanguageModelInput,
         config: RunnableConfig | None,
         offer: Offer,
-        given: dict[str, Any],
+        given: JsonObject,
         to_native: Callable[[Answer, AIMessage], Any] | None = None,
     ) -> ModelCall[Any]:
         if given:
@@ -340,7 +342,7 @@ class CascadeChatModel(BaseChatModel):
         callbacks: Any = None,
         *,
         tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: JsonObject | None = None,
         run_name: str | None = None,
         run_id: Any = None,
         **kwargs: Any,
@@ -357,7 +359,7 @@ class CascadeChatModel(BaseChatModel):
         callbacks: Any = None,
         *,
         tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: JsonObject | None = None,
         run_name: str | None = None,
         run_id: Any = None,
         **kwargs: Any,
@@ -412,7 +414,7 @@ class CascadeChatModel(BaseChatModel):
         return str(self._cascade.large.base._llm_type)
 
     @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _identifying_params(self) -> JsonObject:
         judges = self._cascade.validators
         return {
             "small": cast("Tier", self._cascade.small).label,
@@ -434,7 +436,7 @@ class CascadeChatModel(BaseChatModel):
 # ---- pieces without a model -----------------------------------------------------------------------------------------
 
 
-def _refuse_policy_settings(given: Mapping[str, Any]) -> None:
+def _refuse_policy_settings(given: JsonMapping) -> None:
     misplaced = sorted(_POLICY_SETTINGS & given.keys())
     if misplaced:
         name = misplaced[0]

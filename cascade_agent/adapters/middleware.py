@@ -35,12 +35,14 @@ except ImportError as missing:
     raise ConfigurationError(_MSG) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable, RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.journal.writer import Journal
+    from cascade_agent.models.tier import ModelLike
 
 _POLICY = Policy()
 T = TypeVar("T")
@@ -73,13 +75,13 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def __init__(
         self,
-        large: Any,
+        large: ModelLike,
         *,
-        small: Any = None,
-        validators: Sequence[Any] | None = None,
-        policy: Policy | Mapping[str, Any] | None = _POLICY,
+        small: ModelLike | None = None,
+        validators: Sequence[object] | None = None,
+        policy: Policy | JsonMapping | None = _POLICY,
         name: str | None = None,
-        journal: Journal | Any = None,
+        journal: Journal | object = None,
         durable: bool = False,
     ) -> None:
         super().__init__()
@@ -225,7 +227,7 @@ class _AgentCall:
         return cast("T", await tier.around(wrapped).ainvoke(None))
 
     def request_of(
-        self, role: Role, note: str | None, inner: Tier | None = None, given: Mapping[str, Any] | None = None
+        self, role: Role, note: str | None, inner: Tier | None = None, given: JsonMapping | None = None
     ) -> ModelRequest[Any]:
         """Return the request with the tier's model and bound arguments, without what only another provider knows.
 

@@ -23,7 +23,9 @@ from cascade_agent.engine.step import state_of_step
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.journal.writer import Journal
+    from cascade_agent.models.tier import ModelLike
 
 Prompt = str | SystemMessage | Callable[[Any], str | SystemMessage | Sequence[BaseMessage]]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,16 +73,16 @@ class CascadeNode(Runnable[Any, Any]):
 
 
 def cascade_node(
-    small: Any,
-    large: Any,
+    small: ModelLike,
+    large: ModelLike,
     *,
     tools: Sequence[Any] = (),
     prompt: Prompt | None = None,
     step: Callable[..., Any] | None = None,
-    validators: Sequence[Any] | None = None,
-    policy: Policy | Mapping[str, Any] | None = _POLICY,
+    validators: Sequence[object] | None = None,
+    policy: Policy | JsonMapping | None = _POLICY,
     name: str | None = None,
-    journal: Journal | None = None,
+    journal: Journal | object = None,
     durable: bool = False,
 ) -> CascadeNode:
     """A graph node whose model calls go to `small` first and to `large` only when the step needs it.
@@ -138,13 +140,13 @@ def cascade_node(
 
 def cascade_step(
     *,
-    small: Any,
-    large: Any,
-    validators: Sequence[Any] | None = None,
-    policy: Policy | Mapping[str, Any] | None = _POLICY,
+    small: ModelLike,
+    large: ModelLike,
+    validators: Sequence[object] | None = None,
+    policy: Policy | JsonMapping | None = _POLICY,
     tools: Sequence[Any] = (),
     name: str | None = None,
-    journal: Journal | None = None,
+    journal: Journal | object = None,
     durable: bool = False,
 ) -> Callable[[F], F]:
     """Decorate a node function `def agent(state, *, model) -> update`, sync or async, with a cascade as its `model`.
@@ -296,7 +298,7 @@ def _takes_model_by_name(step: Callable[..., Any]) -> bool:
     raise ConfigurationError(msg)
 
 
-def _injection(takes: Sequence[str], config: RunnableConfig) -> dict[str, Any]:
+def _injection(takes: Sequence[str], config: RunnableConfig) -> JsonObject:
     if not takes:
         return {}
     from langgraph.runtime import Runtime, get_runtime

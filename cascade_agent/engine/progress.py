@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
@@ -23,6 +23,7 @@ from cascade_agent.validators.validator_set import is_control_flow
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import AttemptOutcome, SideEffect, StepContext, StepOutcome, StepTrace, Usage
     from cascade_agent.engine.step import Pending
     from cascade_agent.models.tier import Role
@@ -52,7 +53,7 @@ class StepProgress:
     decisions: list[Decision] = field(default_factory=list)
     side_calls: list[SideCall] = field(default_factory=list)
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
+    facts: JsonObject = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
     """The fields of the attempt in hand."""
     is_closed: bool = False
     """True between the end of an attempt and the next one."""
@@ -153,7 +154,7 @@ class StepProgress:
     def _inputs(self) -> DecisionInputs:
         """Return what is known besides the attempts now; nothing that no rule could use."""
         request, policy, known, facts = self.request, self.request.policy, self.known, self.facts
-        more: dict[str, Any] = {}
+        more: JsonObject = {}
         if request.disabled:
             more["disabled"] = True
         small, large, wait = known.small_latency, known.large_latency, facts.get("retry_after")

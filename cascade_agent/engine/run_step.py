@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         Callable,
         Generator,
         Iterator,
-        Mapping,
         Sequence,
     )
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import StepTrace
     from cascade_agent.engine.step import Answer, CascadeSettings, Rebuild
     from cascade_agent.models.tier import Role
@@ -77,13 +77,13 @@ class ModelCall(Generic[T]):
     shadow: Callable[[], Any] | None = None
     """Asks large out of the host's sight."""
     host_raised: Callable[[Exception], bool] = raised_in_callback
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: JsonMapping = field(default_factory=dict)
     stream_name: str = "cascade"
     run_name: str | None = None
     whole: bool = False
     """True if the accepted answer is streamed as one chunk."""
     output_version: str | None = None
-    local: Mapping[str, Any] = field(default_factory=dict)
+    local: JsonMapping = field(default_factory=dict)
     handlers: Sequence[BaseCallbackHandler] = ()
 
     def manager(self, kind: type[Any]) -> Any:
@@ -99,9 +99,9 @@ class ModelCall(Generic[T]):
             manager.add_handler(handler)
         return telemetry.visible_to(manager) if manager.handlers else manager
 
-    def start(self) -> dict[str, Any]:
+    def start(self) -> JsonObject:
         """Return what the run of the step is opened with."""
-        config = cast("dict[str, Any]", self.config)
+        config = cast("JsonObject", self.config)
         name = config.pop("run_name", None) or self.run_name or f"cascade.step {self.name}"
         return {"inputs": {"messages": self.messages}, "name": name, "run_id": config.pop("run_id", None)}
 
@@ -232,7 +232,7 @@ def _decided(
         finally:
             NESTED.reset(nested)
 
-    calls: dict[str, Any] = {} if live is None else {"stream": partial(ask, live=live), "sent": live.sent}
+    calls: JsonObject = {} if live is None else {"stream": partial(ask, live=live), "sent": live.sent}
     request = call.request(manager, telemetry.StepRun(manager), call=lambda *to: drained(ask(*to)), **calls)
     try:
         answer, trace = yield from run_durably(request, call.rebuild)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from langchain_core.prompt_values import ChatPromptValue
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import ToolSpec
 
 Role = Literal["small", "large"]
+ModelLike: TypeAlias = "Tier | BaseChatModel | Runnable[Any, Any] | str"
+"""A tier, or anything that can be made one: a chat model, what hosts wrap around one, a provider string."""
 _READING = ("invoke", "ainvoke", "stream", "astream", "_convert_input")
 CALL_SECONDS: ContextVar[float | None] = ContextVar("cascade_call_seconds", default=None)
 """Seconds that a synchronous call has: Python cannot end it, so a client that takes a timeout per call is given one."""
@@ -100,7 +102,7 @@ class Tier:
             object.__setattr__(self, key, value)
 
     @classmethod
-    def of(cls, value: Tier | BaseChatModel | Runnable[Any, Any] | str) -> Tier:
+    def of(cls, value: ModelLike) -> Tier:
         """Return a tier as it is, anything else as a tier."""
         return value if isinstance(value, Tier) else cls(value)
 
