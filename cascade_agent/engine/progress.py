@@ -12,12 +12,12 @@ from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
 from cascade_agent.core.records import UNKNOWN, Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
 from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line, is_nested
+from cascade_agent.engine.structured import plain
 from cascade_agent.engine.tier_faults import draft_fault, error_fault, text_of
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
 from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error, was_answered
 from cascade_agent.validators import shipped_scorer
-from cascade_agent.validators.agreement import plain
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
