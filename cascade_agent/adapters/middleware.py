@@ -180,12 +180,10 @@ class _AgentCall:
             rebuild=self.rebuilt,
             shadow=self.shadow if self.schema is None else None,  # only the agent knows what carries structured output
             host_raised=_host_raised,
-            facts={
-                "small": self.tiers["small"],
-                "tools": (self.tools, self.tools),
-                "state": self.request.state,
-                "bound": self.bound,
-            },
+            small=self.tiers["small"],
+            tools=(self.tools, self.tools),
+            bound=self.bound,
+            state=self.request.state,
             stream_name=name,
             **calls,
         )

@@ -8,8 +8,9 @@ where nothing can replace it any more.
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
@@ -18,12 +19,16 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import patch_config
 
 from cascade_agent import telemetry
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import StepContext
 from cascade_agent.engine.durable import arun_durably, run_durably
 from cascade_agent.engine.engine import drained
 from cascade_agent.engine.recorder import recorded
-from cascade_agent.engine.step import NESTED, StepRequest
+from cascade_agent.engine.step import DISABLED, NESTED, StepRequest, is_nested, is_on
 from cascade_agent.engine.streaming import AnswerStream, LiveStream, is_streaming, silence
 from cascade_agent.engine.tier_faults import raised_in_callback
+from cascade_agent.journal.writer import Journal
+from cascade_agent.validators.validator_set import check_fit
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
         Callable,
         Generator,
         Iterator,
+        Mapping,
         Sequence,
     )
 
@@ -43,9 +49,10 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.core.clean_json import JsonMapping, JsonObject
-    from cascade_agent.core.records import StepTrace
+    from cascade_agent.core.records import StepTrace, ToolSpec
     from cascade_agent.engine.step import Answer, CascadeSettings, Rebuild
-    from cascade_agent.models.tier import Role
+    from cascade_agent.models.options import BoundConstraints
+    from cascade_agent.models.tier import Role, Tier
 
 T = TypeVar("T")
 Call: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Any]"
@@ -57,14 +64,15 @@ class ModelCall(Generic[T]):
     """One model call of a host, as an adapter hands it over.
 
     `call` (or `acall`) asks a tier under a config, `read` makes an answer of what it returned; `to_native` makes the
-    host's own value of the accepted answer and of its message, which carries the record. `facts` are what
-    `StepRequest.build` is given of the step.
+    host's own value of the accepted answer and of its message, which carries the record. `tools` are those on offer to
+    small and to large, `bound` the demands on each tier's answer, `small` the tier where the settings have none.
     """
 
     settings: CascadeSettings
     name: str
     messages: list[BaseMessage]
     config: RunnableConfig
+    bound: Mapping[Role, BoundConstraints]
     rebuild: Rebuild
     read: Callable[[Role, Any], Answer]
     to_native: Callable[[Answer, AIMessage], T] | None = None
@@ -77,7 +85,9 @@ class ModelCall(Generic[T]):
     shadow: Callable[[], Any] | None = None
     """Asks large out of the host's sight."""
     host_raised: Callable[[Exception], bool] = raised_in_callback
-    facts: JsonMapping = field(default_factory=dict)
+    tools: tuple[Sequence[ToolSpec], Sequence[ToolSpec]] = ((), ())
+    state: object = None
+    small: Tier | None = None
     stream_name: str = "cascade"
     run_name: str | None = None
     whole: bool = False
@@ -106,23 +116,52 @@ class ModelCall(Generic[T]):
         return {"inputs": {"messages": self.messages}, "name": name, "run_id": config.pop("run_id", None)}
 
     def request(self, manager: Any, run: telemetry.StepRun, **calls: Any) -> StepRequest:
-        """Return the step of this call."""
+        """Return the step of this call; its config may carry a policy of this call and switch cascading off.
+
+        Raises:
+            ConfigurationError: the policy of the call cannot work.
+        """
+        settings, own = self.settings, self.config.get("configurable") or {}
+        policy, thread_id, nested = settings.policy, own.get("thread_id"), is_nested()
+        if "cascade_policy" in own and not nested:  # it is meant for the cascade that the caller sees
+            policy = Policy.of(own["cascade_policy"], base=policy)
+            check_fit(policy, settings.validators)
         evidence = None
-        if self.settings.validators.evidence:  # asked in child runs of the step, unseen by streams
+        if settings.validators.evidence:  # asked in child runs of the step, unseen by streams
             evidence = patch_config(self.config, callbacks=silence(manager.get_child("evidence")))
-        return StepRequest.build(
-            self.settings,
+        tools, bound = self.tools, self.bound
+        context = StepContext(
+            messages=tuple(self.messages),  # what a validator does to its list is not what the next tier is sent
+            tools=tools[0],
+            state=self.state,
+            step=self.name,
+            thread_id=None if thread_id is None else str(thread_id),
+            side_effects=policy.side_effects,
+            **bound["small"].facts(),
+        )
+        same = tools[0] is tools[1] and bound["small"] is bound["large"]
+        return StepRequest(
             name=self.name,
-            messages=self.messages,
-            run_config=self.config,
+            tiers={"small": cast("Tier", self.small or settings.small), "large": settings.large},
+            contexts={
+                "small": context,
+                "large": context if same else replace(context, tools=tools[1], **bound["large"].facts()),
+            },
+            validators=settings.validators,
+            policy=policy,
             shadow=self.shadow and self.shadowed,
             host_raised=self.host_raised,
             rebuild=self.rebuild,
+            # the step of a cascade that is itself a tier stands in the outer one's record
+            journal=Journal.from_env() if settings.journal is None and not nested else settings.journal,
+            statistics=settings.statistics,
             run_id=str(manager.run_id),
             config=evidence,
+            durable=settings.durable,
+            disabled=is_on(own.get("cascade_disabled")) or is_on(os.environ.get(DISABLED)),
+            nested=nested,
             run=run,
             **calls,
-            **self.facts,
         )
 
     def shadowed(self) -> Answer:
@@ -139,7 +178,7 @@ class ModelCall(Generic[T]):
             return None
         large = self.settings.large
         converted = self.output_version == "v1" and getattr(large.base, "output_version", None) != "v1"
-        if self.whole or converted or not large.streams_with(tools=any(self.facts.get("tools", ()))):
+        if self.whole or converted or not large.streams_with(tools=any(self.tools)):
             return None
         return LiveStream(self.messages)
 
