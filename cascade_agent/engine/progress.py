@@ -65,8 +65,8 @@ class StepProgress:
     reserved: float = 0.0
     known: DecisionInputs = UNKNOWN
     """Inputs from the statistics when the step began."""
-    drafted_as: str = ""
-    """Kind of small's draft, where the draft itself is no longer known."""
+    kind: str = ""
+    """Kind of the step, by its first draft; empty before there is one."""
 
     @classmethod
     def handed_over(cls, request: StepRequest, before: StepTrace) -> StepProgress:
@@ -79,7 +79,7 @@ class StepProgress:
             inputs_seen=[*before.inputs_seen] or [UNKNOWN] * len(before.decisions),
             side_calls=[*before.evidence],
             facts={name: getattr(small, name) for name in Attempt.__slots__},
-            drafted_as=before.kind,
+            kind=before.kind,
         )
 
     @property
@@ -105,12 +105,6 @@ class StepProgress:
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
         return judged_as(self.request.contexts[role], self.answer)
-
-    @property
-    def kind(self) -> str:
-        """The kind of the step, by its first draft."""
-        first = next((answer for answer in (*self.answers, self.answer) if answer is not None), None)
-        return self.drafted_as or kind_of_step(self.request.contexts["small"], first)
 
     @property
     def draft_is_spent(self) -> bool:
@@ -264,6 +258,7 @@ class StepProgress:
     def drafted(self, reply: Reply, answer: Answer) -> None:
         """Book a call that gave a draft."""
         self.answer = answer
+        self.kind = self.kind or kind_of_step(self.request.contexts["small"], answer)
         usage, cost, inner = usage_and_cost(self.request.tiers[self.facts["tier"]], answer.draft.message)
         declared = self.request.policy.side_effects
         self.facts.update(
@@ -295,7 +290,7 @@ class StepProgress:
             answer = rebuild("small", draft.message, plain(draft.parsed)) if rebuild else Answer(draft=draft)
         except ValueError:
             return False
-        self.answer = answer
+        self.answer, self.kind = answer, kind_of_step(self.request.contexts["small"], answer)
         self.facts.update(verdicts=self.before)
         return True
 

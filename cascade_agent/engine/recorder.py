@@ -14,6 +14,7 @@ from cascade_agent import telemetry
 from cascade_agent._fork import after_fork
 from cascade_agent.core.records import UNKNOWN, StepTrace
 from cascade_agent.engine.own_journal import OwnJournal, log_loss
+from cascade_agent.engine.progress import kind_of_step
 from cascade_agent.engine.tier_faults import warn_once
 from cascade_agent.models.history import ids_of_calls
 from cascade_agent.models.usage import NOTHING
@@ -119,7 +120,7 @@ class StepRecorder:
             askable=tuple(request.validators.evidence),
             inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
-            kind=progress.kind,
+            kind=progress.kind or kind_of_step(context, None),
             degraded=end.outcome == "exhausted" and end.final is not None,
             confidence=None if end.final is None else attempts[end.final].confidence,
             cost=cost,
