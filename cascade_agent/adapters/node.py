@@ -126,14 +126,16 @@ def cascade_node(
     offered = model.bind_tools(tools) if tools else model
     if step is not None:
         return _with_body(model, offered, step, name=name or str(getattr(step, "__name__", "cascade")))
+    # passed on here: the binding would merge the graph's config once more, a tenth of a step's time
+    bound: JsonMapping = offered.kwargs if isinstance(offered, RunnableBinding) else {}
 
     def call(state: Any, config: RunnableConfig) -> Any:
         with state_of_step(state):
-            return _update(state, offered.invoke(_request(state, prompt), config))
+            return _update(state, model.invoke(_request(state, prompt), config, **bound))
 
     async def acall(state: Any, config: RunnableConfig) -> Any:
         with state_of_step(state):
-            return _update(state, await offered.ainvoke(_request(state, prompt), config))
+            return _update(state, await model.ainvoke(_request(state, prompt), config, **bound))
 
     return CascadeNode(model, call, acall, name=name or "cascade")
 
