@@ -54,7 +54,7 @@ class CascadeNode(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Run the node on a state; gives its update."""
         del kwargs
-        config = ensure_config(config)
+        config = ensure_config() if config is None else config
         token = var_child_runnable_config.set(config)
         try:
             return self._call(input, config)
@@ -64,7 +64,7 @@ class CascadeNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Async twin of `invoke`."""
         del kwargs
-        config = ensure_config(config)
+        config = ensure_config() if config is None else config
         token = var_child_runnable_config.set(config)
         try:
             return await self._acall(input, config)
