@@ -158,7 +158,7 @@ class ModelCall(Generic[T]):
             run_id=str(manager.run_id),
             config=evidence,
             durable=settings.durable,
-            disabled=is_on(own.get("cascade_disabled")) or is_on(os.environ.get(DISABLED)),
+            disabled=is_on(own.get("cascade_disabled"), os.environ.get(DISABLED)),
             nested=nested,
             run=run,
             **calls,

@@ -147,9 +147,12 @@ class StepRequest:
     run: telemetry.StepRun | None = None
 
 
-def is_on(value: object) -> bool:
-    """Read a switch, also as the text that environments and front ends give."""
-    return value is not None and str(value).strip().lower() not in ("", "0", "false", "no", "off")
+def is_on(*switches: object) -> bool:
+    """Return whether one of these switches is on; they may be texts, as environments and front ends give them."""
+    for value in switches:
+        if value is not None and str(value).strip().lower() not in ("", "0", "false", "no", "off"):
+            return True
+    return False
 
 
 def is_nested() -> bool:
