@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field, SkipValidation
 from typer.testing import CliRunner, Result
 
-from cascade_agent import CascadeChatModel, Tier, Verdict
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Tier, Verdict, cascade_node, cascade_step
 from cascade_agent.cli import app
 from cascade_agent.core.records import Attempt, Label, StepTrace
 from cascade_agent.journal.writer import Journal
@@ -121,10 +124,50 @@ async def eventually(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.002)
 
 
+async def run(graph: Any, value: Any, config: Any = None, *, how: str, **settings: Any) -> Any:
+    """Run a graph one way or the other; synchronously as hosts do, on no thread of a loop."""
+    if how == "sync":
+        return await asyncio.to_thread(graph.invoke, value, config, **settings)
+    return await graph.ainvoke(value, config, **settings)
+
+
 def graph_of(node: Any, schema: Any = MessagesState, *, saver: Any = None, cache: Any = None, **settings: Any) -> Any:
     """A compiled graph of one node."""
     builder = StateGraph(schema).add_node("agent", node, **settings).add_edge(START, "agent")
     return builder.compile(checkpointer=saver, cache=cache)
+
+
+def behind(
+    adapter: str, small: Any, large: Any, *, tools: Any = (), schema: Any = None, saver: Any = None, **settings: Any
+) -> Any:
+    """A graph of one step of a pair through an adapter; no tool that it calls is run."""
+    if adapter == "middleware":
+        form = None if schema is None else ToolStrategy(schema, handle_errors=False)
+        stops: Any = {"interrupt_before": ["tools"]} if tools else {}
+        around = [CascadeMiddleware(large, **settings)]
+        return create_agent(small, [*tools], middleware=around, response_format=form, checkpointer=saver, **stops)
+    if adapter == "node" and schema is None:
+        return graph_of(cascade_node(small, large, tools=tools, **settings), saver=saver)
+
+    def given(model: Any) -> Any:
+        return model.with_structured_output(schema) if schema else model.bind_tools(tools) if tools else model
+
+    def answer(said: Any) -> Any:
+        return {"messages": [said if isinstance(said, AIMessage) else AIMessage(repr(said))]}
+
+    def body(state: Any, *, model: Any) -> Any:
+        return answer(given(model).invoke(state["messages"]))
+
+    if adapter == "node":
+        return graph_of(cascade_node(small, large, step=body, **settings), saver=saver)
+    if adapter == "step":
+        return graph_of(cascade_step(small=small, large=large, **settings)(body), saver=saver)
+    model = given(CascadeChatModel(small=small, large=large, **settings))
+
+    async def anode(state: Any, config: Any) -> Any:
+        return answer(await model.ainvoke(state["messages"], config))
+
+    return graph_of(RunnableLambda(lambda s, config: answer(model.invoke(s["messages"], config)), anode), saver=saver)
 
 
 class City(BaseModel):
@@ -175,6 +218,13 @@ def command(*args: object, cwd: Path | None = None, code: int | None = None, key
         raise done.exception
     assert code in (None, done.exit_code), done.output
     return done
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -230,6 +230,7 @@ def test_a_journal_that_keeps_requests_gets_them(tmp_path):
         assert ("What is the weather in Paris?" in path.read_text()) == keeps
 
 
+@pytest.mark.xdist_group("providers")
 @pytest.mark.filterwarnings("ignore")
 def test_prompt_caching_middleware_marks_what_the_cascade_middleware_asks():
     """Listed before or after; what a `CascadeChatModel` is asked carries no marks, as the README says."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 
-from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, Price, Tier, Verdict, cascade_node
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, Price, Tier, cascade_node
 from cascade_agent.errors import CascadeExhausted, ConfigurationError
-from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
+from tests.builders import refuses_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @tool
@@ -48,8 +46,10 @@ ONE = model()
         (lambda: Price(10**400, 1), "input is 1000"),
         (lambda: Price(1, float("inf")), "output is inf"),
         (lambda: cascade_node(model(), model(), prompt=5), "prompt is int; expected a text"),
-        (lambda: CascadeChatModel(small=model(), large=model()).bind_tools([look], tool_choice="lok"), "tool_choice is 'lok'"),
-        (lambda: CascadeChatModel(small=model(), large=model(), journal=5), "journal is int"),
+        (lambda: cascade_node(b"nope", model()), "a tier is bytes"),
+        (lambda: cascade_node(model(), model(), validators=[always_pass(), always_pass()]), "two validators are named"),
+        (lambda: CascadeMiddleware(7), "a tier is int"),
+        (lambda: CascadeMiddleware(model(), policy={"thresholds": 1}), "Policy has no setting 'thresholds'"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_at_construction(make: Callable[[], object], message: str) -> None:
@@ -88,16 +88,13 @@ def test_no_message_moves_a_budget(cost: object) -> None:
     said = AIMessage("old", response_metadata={"cascade": record}, usage_metadata=None)
     usage = {"usage": (1_000, 1_000)}
 
-    def refuse(draft: Any, _context: Any) -> Verdict:
-        return Verdict(outcome="fail" if draft.tier == "small" else "pass", code="bad")
-
     spent = {}
     for history in ([], [said, HumanMessage("and?")]):
         kept = TraceCapture()
         cascade = CascadeChatModel(
             small=Tier(model(**usage), price=Price(1, 1)),
             large=Tier(model(**usage), price=Price(10, 10)),
-            validators=[refuse],
+            validators=[refuses_small],
             policy=Policy(max_cost=0.005, on_exhausted="return"),
             journal=kept,
         )
@@ -107,19 +104,3 @@ def test_no_message_moves_a_budget(cost: object) -> None:
         spent[len(history)] = [(trace.outcome, trace.reason, trace.cost) for trace in kept]
     assert spent[0] == spent[2]
     assert "budget" in {reason for _, reason, _ in spent[0]}
-
-
-@pytest.mark.parametrize("way", ["sync", "async"])
-def test_a_pipe_that_nobody_reads_costs_the_records_alone(tmp_path: Path, way: str) -> None:
-    """A journal that is a full pipe: every step answers as without it, and each record is counted."""
-    os.mkfifo(tmp_path / "pipe")
-    journal = Journal(tmp_path / "pipe")
-    cascade = CascadeChatModel(small=model(), large=model(), journal=journal)
-
-    async def run() -> list[str]:
-        return [(await cascade.ainvoke("hi")).text for _ in range(200)]
-
-    found = [cascade.invoke("hi").text for _ in range(200)] if way == "sync" else asyncio.run(run())
-    assert found == ["fine"] * 200
-    assert journal.flush()
-    assert journal.lost > 0

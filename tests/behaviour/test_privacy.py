@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import StructuredTool
@@ -21,7 +21,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
 from tests import fresh
-from tests.builders import otlp_receiver
+from tests.builders import RUN, examples, otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
 
@@ -55,7 +55,8 @@ def secrets(data: bytes) -> Counter[str]:
 @pytest.fixture(scope="module")
 def sinks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The exports with the settings that nobody made."""
-    return exported_by_run(tmp_path_factory.mktemp("exported"))
+    ways = {"PRIVACY_EVERY_WAY": "1"} if RUN["slow"] else {}
+    return exported_by_run(tmp_path_factory.mktemp("exported"), **ways)
 
 
 def test_the_secrets_were_there_and_so_were_the_exporters(sinks):
@@ -84,7 +85,7 @@ def test_a_redacted_journal_holds_no_secret(sinks):
     assert secrets(sinks["broken.jsonl"]) == {}
     lines = {name: sinks[name].count(b"\n") for name in ("plain.jsonl", "redacted.jsonl", "broken.jsonl")}
     assert len(set(lines.values())) == 1
-    assert lines["plain.jsonl"] > 300
+    assert lines["plain.jsonl"] > 100
 
 
 def test_a_record_without_content_holds_no_secret(sinks):
@@ -157,6 +158,7 @@ STEP = st.fixed_dictionaries(
 SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string", "maxLength": 3}}}
 
 
+@settings(max_examples=examples(50, 100))
 @given(
     calls=st.lists(CALL, max_size=3),
     text=st.sampled_from(["", "zqx20 book(city='zqx21')", "<tool_call>zqx22</tool_call>", '{"steps": []}', "Done, zqx23."]),

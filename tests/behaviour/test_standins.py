@@ -10,19 +10,17 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from graphs.evaluation.run import run_task
 from graphs.evaluation.tasks import load_tasks
-from graphs.plan_execute import build_alone as plan_alone
 from graphs.plan_execute import make_plan
 from graphs.standins import faults, reading, solving, view
 from graphs.standins import models as standins
 from graphs.standins.models import large_standin, small_standin, tokens
 from graphs.standins.reading import read
-from graphs.standins.view import PLAN_MARK, PLAN_TOOL, View
+from graphs.standins.view import PLAN_MARK, PLAN_TOOL
 from graphs.support import build_alone as support_alone
 from tools.database import OrderDatabase
 from tools.orders import order_tools
 
 TOOLS = order_tools(OrderDatabase())
-BUILD = {"support": support_alone, "plan_execute": plan_alone}
 BOTH = pytest.mark.parametrize("model", [small_standin(), large_standin()], ids=["small", "large"])
 
 
@@ -164,7 +162,7 @@ def test_a_plan_in_the_prompt_is_carried_out():
 @BOTH
 def test_equal_conversations_get_equal_answers(model):
     """Content, calls, ids and tokens are a function of the conversation."""
-    for task in load_tasks():
+    for task in load_tasks()[::4]:
         one, two = (ask(model, task.turns[0]) for _ in range(2))
         assert one.model_copy(update={"id": None}) == two.model_copy(update={"id": None})
 
@@ -215,24 +213,7 @@ def test_some_faults_cannot_be_seen():
     assert 0 < wrong < 30
 
 
-def test_chance_is_a_function_of_the_text_alone():
-    """The same words give the same number in [0, 1); other words another; numbers fill the interval."""
-    values = [View.of([], []).chance("key", str(n)) for n in range(2000)]
-    assert values == [View.of([], []).chance("key", str(n)) for n in range(2000)]
-    assert all(0 <= value < 1 for value in values)
-    assert 0.45 < sum(values) / 2000 < 0.55
-    assert View.of([], []).chance("other", "1") != View.of([], []).chance("key", "1")
-
-
 # ---- the host's interface -------------------------------------------------------------------------------------------
-@BOTH
-async def test_async_is_sync(model):
-    """`ainvoke` gives what `invoke` gives."""
-    bound = model.bind_tools(TOOLS)
-    one, two = bound.invoke("Where is O-1111?"), await bound.ainvoke("Where is O-1111?")
-    assert (one.text, one.tool_calls, one.usage_metadata) == (two.text, two.tool_calls, two.usage_metadata)
-
-
 @BOTH
 def test_usage_is_counted_from_the_real_messages(model):
     """Input tokens grow with the prompt and the offered tools by characters / 4; the model names itself."""
@@ -241,14 +222,3 @@ def test_usage_is_counted_from_the_real_messages(model):
     assert short.usage_metadata["input_tokens"] == tokens("Hello") == 2
     assert ask(model, "Hello").usage_metadata["input_tokens"] > 500
     assert short.response_metadata["model_name"] == model.model_name
-
-
-def test_a_view_forgets_what_an_action_changed():
-    """A look-up is known until an action on its order succeeded, when something fresh is wanted."""
-    before = called("get_order", {"order_id": "O-1111"}, {"refunded": "0.00"})
-    acted = called(
-        "refund_order", {"order_id": "O-1111", "amount": 1.0, "reason": "late"}, {"refunded": "1.00"}, number="c2"
-    )
-    seen = View.of([HumanMessage("hi"), *before, *acted], [])
-    assert seen.recall("get_order", {"order_id": "O-1111"}) == {"refunded": "0.00"}
-    assert seen.recall("get_order", {"order_id": "O-1111"}, fresh=True) is None

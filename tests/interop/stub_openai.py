@@ -19,6 +19,8 @@ import re
 import threading
 from typing import Any
 
+from langchain_openai import ChatOpenAI
+
 from tests.loopback import Handler, Loopback
 
 WORD = re.compile(r"\w+")
@@ -84,6 +86,10 @@ class StubOpenAI(Loopback):
         self.requests: list[dict[str, Any]] = []
         self.released = threading.Event()
         self.hang, self.url = hang, f"{self.address}/v1"
+
+    def model(self, name: str, **settings: Any) -> ChatOpenAI:
+        """Return a model of this server."""
+        return ChatOpenAI(model=name, base_url=self.url, api_key="none", **{"max_retries": 0, **settings})
 
     def asked(self, model: str) -> int:
         """How many requests named this model."""

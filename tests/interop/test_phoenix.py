@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.parse
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import ROOT, until
+from tests.builders import ROOT, free_port, until
 
 HERE = ROOT / "examples" / "observability"
 PYTHON = ROOT / ".venv-phoenix" / "bin" / "python"
@@ -59,9 +58,7 @@ class Phoenix:
 def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
     """A Phoenix on loopback that the demo has sent six traces to."""
     place = tmp_path_factory.mktemp("phoenix")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "CASCADE_", "PHOENIX_"))}
     serve = [str(PYTHON), str(HERE / "phoenix_server.py"), "--port", str(port), "--dir", str(place)]
     with (place / "log").open("w") as log:

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from cascade_agent import CascadeChatModel, CascadeExhausted, CascadeMiddleware, Policy, cascade_node
 from cascade_agent.engine.step import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from tests.builders import City, eventually
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
@@ -246,15 +247,6 @@ async def test_what_was_paid_for_a_cut_stream_is_unknown():
     assert (trace.attempts[1].usage, trace.attempts[1].cost, trace.cost) == (None, None, None)
 
 
-async def until(holds: Any) -> None:
-    """Wait for something that another thread does."""
-    for _ in range(6000):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it never came to hold")
-
-
 class Runs(BaseCallbackHandler):
     """Counts the runs that were opened and not closed."""
 
@@ -305,17 +297,17 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
             async for part in model.astream("hi", config):
                 if part.text:
                     break
-            await until(lambda: len(journal) > 0)
+            await eventually(lambda: len(journal) > 0)
         else:
             await leave()
         waits = way in ("break", "cancel")  # the loop closes what was dropped, and ends what was cancelled
-        await until(lambda: not waits or len(asyncio.all_tasks()) == 1)
+        await eventually(lambda: not waits or len(asyncio.all_tasks()) == 1)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         (trace,) = journal
         assert (trace.outcome, trace.attempts[1].outcome) == ("cancelled", "cancelled")
         assert (trace.attempts[1].usage, trace.cost) == (None, None)
         assert runs.open == set()
-        await until(lambda: server.left == 1)
+        await eventually(lambda: server.left == 1)
 
 
 class Unstoppable(ScriptedChatModel):
@@ -340,7 +332,7 @@ async def test_a_client_that_swallows_a_cancellation_is_left_at_its_next_token()
                 break
     (trace,) = journal
     assert (trace.outcome, trace.attempts[1].outcome) == ("cancelled", "cancelled")
-    await until(lambda: len(asyncio.all_tasks()) == 1)
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
     assert large.asked < 300
 
 
@@ -437,23 +429,18 @@ def test_a_policy_that_raises_shows_nothing_of_what_it_refuses():
 async def test_a_model_without_include_raw_still_gives_structured_output(strict, include_raw):
     """A fake that knows the schema alone, or ignores the rest, answers as small and as large."""
 
-    class City(BaseModel):
-        """A city."""
-
-        name: str
-
     class Fake(ScriptedChatModel):
         def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
             if strict and kwargs:
                 msg = f"got an unexpected keyword argument {next(iter(kwargs))!r}"
                 raise TypeError(msg)
-            return RunnableLambda(lambda value: schema(name="Lyon") if self.invoke(value) else None)
+            return RunnableLambda(lambda value: schema(name="Lyon", size=3) if self.invoke(value) else None)
 
     for small in (Fake(["x"], loop=True), ScriptedChatModel([ConnectionError("down")], loop=True)):
         model = CascadeChatModel(small=small, large=Fake(["x"], loop=True))
         typed = model.with_structured_output(City, include_raw=include_raw)
         for got in (typed.invoke("hi"), await typed.ainvoke("hi")):
-            assert (got["parsed"] if include_raw else got) == City(name="Lyon")
+            assert (got["parsed"] if include_raw else got) == City(name="Lyon", size=3)
 
 
 def test_a_fake_at_its_end_raises_what_it_raises_alone():

@@ -14,7 +14,7 @@ from cascade_agent import CascadeMiddleware, Policy, Price, Tier, Verdict, casca
 from cascade_agent.core.records import Draft, SideCall, StepContext, StepTrace, Usage
 from cascade_agent.engine import budget, durable, executor
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import BOTH, graph_of, pair, refuses_small
+from tests.builders import BOTH, graph_of, pair, refuses_small, run
 
 HI: Any = {"messages": [("user", "hi")]}
 THREAD: Any = {"configurable": {"thread_id": "t"}}
@@ -65,9 +65,7 @@ def graph(small: Any, large: Any, saver: Any, *, validators: Any, **settings: An
 
 async def play(graph: Any, value: Any, how: str, thread: Any = THREAD) -> Any:
     """Run a graph, with sync durability."""
-    if how == "sync":
-        return await asyncio.to_thread(graph.invoke, value, thread, durability="sync")
-    return await graph.ainvoke(value, thread, durability="sync")
+    return await run(graph, value, thread, how=how, durability="sync")
 
 
 def crashing() -> Any:

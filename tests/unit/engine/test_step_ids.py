@@ -10,7 +10,6 @@ from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -21,6 +20,7 @@ from cascade_agent.cli import app
 from cascade_agent.engine import durable
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from tests import builders
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 HI: Any = {"messages": [("user", "hi")]}
@@ -37,9 +37,7 @@ def model(*replies: Any) -> ScriptedChatModel:
 
 def graph_of(body: Any, saver: Any = None, **settings: Any) -> Any:
     """A graph whose one node runs a body with a cascade."""
-    node = cascade_node(model(), model(), step=body, **settings)
-    builder = StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent")
-    return builder.compile(checkpointer=saver)
+    return builders.graph_of(cascade_node(model(), model(), step=body, **settings), saver=saver)
 
 
 def crashing(*, crashes: int = 1) -> Any:
@@ -157,8 +155,7 @@ def test_a_failed_step_that_is_run_again_counts_apart(tmp_path):
     with Journal(path) as journal:
         small, large = model(OSError("down"), "fine"), model(OSError("down"))
         node = cascade_node(small, large, journal=journal, policy=Policy(skip_small=False))
-        builder = StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent")
-        graph = builder.compile(checkpointer=InMemorySaver())
+        graph = builders.graph_of(node, saver=InMemorySaver())
         with pytest.raises(OSError, match="down"):
             graph.invoke(HI, THREAD)
         graph.invoke(None, THREAD)
