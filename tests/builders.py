@@ -13,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
@@ -97,6 +98,16 @@ def no_draft(draft: Any, _context: Any) -> Verdict | None:
     return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
 
 
+class Refused(Exception):
+    """An error of a provider's client: its status and, where the provider says so, after how many seconds to come back."""
+
+    def __init__(self, status: int = 429, after: str | None = None) -> None:
+        super().__init__(f"refused with {status}")
+        self.status_code = status
+        headers = {} if after is None else {"retry-after": after}
+        self.response = type("Response", (), {"headers": headers, "status_code": status})()
+
+
 class Hanging(ScriptedChatModel):
     """A model that never answers an asynchronous call, and says when one has arrived."""
 
@@ -168,6 +179,47 @@ def behind(
         return answer(await model.ainvoke(state["messages"], config))
 
     return graph_of(RunnableLambda(lambda s, config: answer(model.invoke(s["messages"], config)), anode), saver=saver)
+
+
+class Runs(BaseCallbackHandler):
+    """Collects the runs of a call: what started under what, with which name, tags, metadata and end."""
+
+    def __init__(self) -> None:
+        self.runs: dict[Any, dict[str, Any]] = {}
+
+    def _start(self, kind: str, run_id: Any, parent_run_id: Any, kwargs: Any) -> None:
+        self.runs[run_id] = {
+            "kind": kind,
+            "parent": parent_run_id,
+            "name": kwargs.get("name") or (kwargs.get("metadata") or {}).get("ls_model_name"),
+            "tags": kwargs.get("tags") or [],
+            "metadata": kwargs.get("metadata") or {},
+            "end": None,
+        }
+
+    def on_chain_start(self, _serialized, _inputs, *, run_id, parent_run_id=None, **kwargs):
+        self._start("chain", run_id, parent_run_id, kwargs)
+
+    def on_chat_model_start(self, _serialized, _messages, *, run_id, parent_run_id=None, **kwargs):
+        self._start("model", run_id, parent_run_id, kwargs)
+
+    def on_chain_end(self, _outputs, *, run_id, **_):
+        self.runs[run_id]["end"] = "end"
+
+    on_llm_end = on_chain_end
+
+    def on_chain_error(self, error, *, run_id, **_):
+        self.runs[run_id]["end"] = type(error).__name__
+
+    on_llm_error = on_chain_error
+
+    def tree(self, parent: Any = None) -> list[Any]:
+        """Names, nested."""
+        return [
+            (run["kind"], run["name"], self.tree(run_id))
+            for run_id, run in self.runs.items()
+            if run["parent"] == parent
+        ]
 
 
 class City(BaseModel):

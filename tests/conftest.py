@@ -3,14 +3,19 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.builders import RUN
 from tests.interop.stub_openai import StubOpenAI
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Say whether slow tests run, before any module of tests is imported."""
+    """Say whether slow tests run, before any module of tests is imported; without them properties get fewer examples."""
     RUN["slow"] = config.option.markexpr != "not slow"
+    if not RUN["slow"]:
+        settings.register_profile("quick", settings.get_profile("ci"), max_examples=40)
+        settings.load_profile("quick")
 
 
 @pytest.fixture(scope="module")

@@ -249,53 +249,38 @@ LARGE = look_up(number=4711, note="zqxlarge")
 
 def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
     """Chat models, each with what makes its step end in another way."""
-    common: dict[str, Any] = {"journal": journal, "name": "desk"}
+
+    def pair(small: Any, large: Any, **settings: Any) -> CascadeChatModel:
+        return CascadeChatModel(small=small, large=large, journal=journal, name="desk", **settings)
+
+    tools, spoiled = [LOOK, PLAIN_TOOL], '{"number": "zqxlarge", "people": {"zqxkey": "zqxlarge"}}'
     for reply in DRAFTS:
-        large = tier(LARGE, "huge", 10.0)
-        yield "draft", CascadeChatModel(small=tier(reply), large=large, **common).bind_tools([LOOK, PLAIN_TOOL])
-        yield (
-            "both",
-            CascadeChatModel(
-                small=tier(reply), large=tier(reply, "huge", 10.0), policy=Policy(on_exhausted="raise"), **common
-            ).bind_tools([LOOK, PLAIN_TOOL]),
-        )
-        yield (
-            "structured",
-            CascadeChatModel(
-                small=tier(reply),
-                large=tier('{"number": "zqxlarge", "people": {"zqxkey": "zqxlarge"}}', "huge"),
-                **common,
-            ).with_structured_output(Answer, method="json_schema"),
-        )
-        yield (
-            "pydantic",
-            CascadeChatModel(small=tier(reply), large=tier(reply, "huge"), **common).with_structured_output(
-                Order, include_raw=True
-            ),
-        )
+        again = tier(reply, "huge", 10.0)
+        yield "draft", pair(tier(reply), tier(LARGE, "huge", 10.0)).bind_tools(tools)
+        yield "both", pair(tier(reply), again, policy=Policy(on_exhausted="raise")).bind_tools(tools)
+        typed = pair(tier(reply), tier(spoiled, "huge")).with_structured_output(Answer, method="json_schema")
+        yield "structured", typed
+        yield "pydantic", pair(tier(reply), again).with_structured_output(Order, include_raw=True)
+    large = tier("zqxlarge", "huge")
     checks: list[Any] = [breaks, says_nonsense, always_hard]
     for check in checks:
         for policy in (Policy(), Policy(on_broken="accept"), Policy(handover="feedback")):
-            yield (
-                "validator",
-                CascadeChatModel(
-                    small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[check], policy=policy, **common
-                ),
-            )
+            yield "validator", pair(tier("zqxanswer"), large, validators=[check], policy=policy)
     judges = [
         CrossCheck(tier(raises(), "second")), CrossCheck(tier("zqxsecond opinion", "second")), CrossCheck(tier(LARGE, "second")),
         Judge(tier('{"verdict": "wrong", "reason": "zqxjudged"}', "judge"), "zqxrubric"), Judge(tier("zqxjudged", "judge"), "zqxrubric"),
     ]  # fmt: skip
     for evidence in judges:
-        yield "evidence", CascadeChatModel(
-            small=tier(look_up(number=5, note="zqxarg")), large=tier(LARGE, "huge"),
-            validators=[*default_validators(), evidence], policy=Policy(evidence=(0.0, 1.0)), **common,
-        ).bind_tools([LOOK])  # fmt: skip
-    inner = CascadeChatModel(small=tier(""), large=tier("zqxlarge", "huge"), name="inner")
-    yield "inner", CascadeChatModel(small=inner, large=tier("zqxlarge", "huge"), **common)
-    yield "inner", CascadeChatModel(small=tier(raises()), large=inner, **common)
+        settings: Any = {"validators": [*default_validators(), evidence], "policy": Policy(evidence=(0.0, 1.0))}
+        yield (
+            "evidence",
+            pair(tier(look_up(number=5, note="zqxarg")), tier(LARGE, "huge"), **settings).bind_tools([LOOK]),
+        )
+    inner = CascadeChatModel(small=tier(""), large=large, name="inner")
+    yield "inner", pair(inner, large)
+    yield "inner", pair(tier(raises()), inner)
     slow = ScriptedChatModel("zqxanswer", name="slow", delay=0.4, loop=True)
-    yield "late", CascadeChatModel(small=Tier(slow, timeout=0.05), large=tier("zqxlarge", "huge"), **common)
+    yield "late", pair(Tier(slow, timeout=0.05), large)
 
 
 def drive(ask: Callable[[], Any]) -> None:

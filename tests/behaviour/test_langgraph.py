@@ -33,7 +33,7 @@ from cascade_agent import (
 )
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import BOTH, behind, graph_of, lookup, no_draft, record, run, streamed
+from tests.builders import BOTH, behind, call, graph_of, lookup, no_draft, pair, record, run, streamed
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 KEEPS_TASKS_OF_SUBGRAPHS = (1, 2, 16)
@@ -270,7 +270,7 @@ async def test_structured_output_survives_an_interrupt_as_the_object_it_was(how)
     calls = model(
         AIMessage("", tool_calls=[{"name": "Plan", "args": {"goal": "g", "steps": ["a"]}, "id": "1"}]), name="s"
     )
-    cascade = CascadeChatModel(small=calls, large=small, durable=True, validators=[])
+    cascade = pair(calls, small, durable=True, validators=[])
     structured = cascade.with_structured_output(Plan)
 
     def body(state):
@@ -421,8 +421,7 @@ async def test_a_cascade_in_a_subgraph_streams_and_interrupts_through_its_parent
 
 def wrong(name):
     """A call of a tool that is not there, then an answer."""
-    call = AIMessage("", tool_calls=[{"name": name, "args": {"order": "7"}, "id": "1"}])
-    return [call, AIMessage("Order 7 was shipped.")]
+    return [call(name, order="7"), AIMessage("Order 7 was shipped.")]
 
 
 @pytest.mark.parametrize("prebuilt", ["create_react_agent", "create_agent"])
@@ -430,7 +429,7 @@ def wrong(name):
 async def test_prebuilt_agents_take_a_cascade_as_their_model(prebuilt, how):
     """`CascadeChatModel` is a chat model to both of them, with tools and with structured output."""
     report = AIMessage("", tool_calls=[{"name": "Plan", "args": {"goal": "g", "steps": ["a"]}, "id": "9"}])
-    cascade = CascadeChatModel(small=model(*wrong("look_up"), report), large=model(*wrong("lookup")))
+    cascade = pair(model(*wrong("look_up"), report), model(*wrong("lookup")))
     if prebuilt == "create_agent":
         agent = create_agent(cascade, [lookup])
     else:
@@ -462,19 +461,14 @@ def nested(depth):
     return value
 
 
-def calling(order, **more):
-    """A call of the look-up tool with one argument."""
-    return AIMessage("", tool_calls=[{"name": "lookup", "args": {"order": order}, "id": "1"}], **more)
-
-
 HOSTILE = {
-    "integer over 64 bits": calling(2**70),
-    "not a number": calling(float("nan")),
-    "infinite": calling(float("inf")),
-    "lone surrogate in an argument": calling("\ud800"),
-    "NUL in an argument": calling("a\0b"),
-    "900 deep": calling(nested(900)),
-    "5 MB in an argument": calling("x" * 5_000_000),
+    "integer over 64 bits": call(order=2**70),
+    "not a number": call(order=float("nan")),
+    "infinite": call(order=float("inf")),
+    "lone surrogate in an argument": call(order="\ud800"),
+    "NUL in an argument": call(order="a\0b"),
+    "900 deep": call(order=nested(900)),
+    "5 MB in an argument": call(order="x" * 5_000_000),
     "lone surrogate in the text": AIMessage("\udc00 order"),
     "NUL in the text": AIMessage("a\0b"),
     "5 MB of text": AIMessage("x " * 2_500_000),
@@ -522,7 +516,7 @@ async def test_a_hostile_draft_of_both_tiers_asks_a_human_who_can_answer(what, d
 def test_the_default_set_is_what_protects_the_savers():
     """The test above means what it says: without validators the same answer does crash the saver."""
     saver = InMemorySaver()
-    graph = graph_of(cascade_node(model(calling(2**70)), model("x"), validators=[]), saver=saver)
+    graph = graph_of(cascade_node(model(call(order=2**70)), model("x"), validators=[]), saver=saver)
     with pytest.raises(TypeError, match="not msgpack serializable"):
         graph.invoke({"messages": "hi"}, THREAD)
     assert default_validators()

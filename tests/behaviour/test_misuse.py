@@ -9,10 +9,10 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 
-from cascade_agent import CascadeChatModel, CascadeMiddleware, Policy, Price, Tier, cascade_node
+from cascade_agent import CascadeMiddleware, Policy, Price, Tier, cascade_node
 from cascade_agent.errors import CascadeExhausted, ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
-from tests.builders import refuses_small
+from tests.builders import pair, refuses_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,12 +61,12 @@ def test_what_cannot_work_is_refused_at_construction(make: Callable[[], object],
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CascadeChatModel(small=ONE, large=ONE), "small and large are the same model"),
-        (lambda: CascadeChatModel(small=Tier(ONE), large=Tier(ONE, timeout=9)), "small and large are the same model"),
+        (lambda: pair(ONE, ONE), "small and large are the same model"),
+        (lambda: pair(Tier(ONE), Tier(ONE, timeout=9)), "small and large are the same model"),
         (lambda: CascadeMiddleware(large=ONE, small=ONE), "small and large are the same model"),
         (lambda: cascade_node(ONE, ONE), "small and large are the same model"),
         (lambda: cascade_node(Tier("openai:gpt-x"), Tier("openai:gpt-x")), "small and large are the same model"),
-        (lambda: CascadeChatModel(small=model(), large=model()).bind_tools([look, other]), "two tools are named 'look'"),
+        (lambda: pair(model(), model()).bind_tools([look, other]), "two tools are named 'look'"),
         (lambda: cascade_node(model(), model(), tools=[look, other]), "two tools are named 'look'"),
     ],
 )  # fmt: skip
@@ -75,7 +75,7 @@ def test_what_is_surely_a_mistake_is_logged_at_construction(
 ) -> None:
     """One warning, before the first step; two models that merely look alike are none."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    CascadeChatModel(small=model(), large=model())
+    pair(model(), model())
     assert caplog.text == ""
     make()
     assert caplog.text.count(message) == 1
@@ -91,9 +91,9 @@ def test_no_message_moves_a_budget(cost: object) -> None:
     spent = {}
     for history in ([], [said, HumanMessage("and?")]):
         kept = TraceCapture()
-        cascade = CascadeChatModel(
-            small=Tier(model(**usage), price=Price(1, 1)),
-            large=Tier(model(**usage), price=Price(10, 10)),
+        cascade = pair(
+            Tier(model(**usage), price=Price(1, 1)),
+            Tier(model(**usage), price=Price(10, 10)),
             validators=[refuses_small],
             policy=Policy(max_cost=0.005, on_exhausted="return"),
             journal=kept,

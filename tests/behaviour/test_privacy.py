@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import StructuredTool
@@ -21,7 +21,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
 from tests import fresh
-from tests.builders import RUN, examples, otlp_receiver
+from tests.builders import RUN, otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
 
@@ -158,7 +158,6 @@ STEP = st.fixed_dictionaries(
 SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string", "maxLength": 3}}}
 
 
-@settings(max_examples=examples(50, 100))
 @given(
     calls=st.lists(CALL, max_size=3),
     text=st.sampled_from(["", "zqx20 book(city='zqx21')", "<tool_call>zqx22</tool_call>", '{"steps": []}', "Done, zqx23."]),

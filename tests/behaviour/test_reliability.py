@@ -23,7 +23,7 @@ from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tie
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail, always_pass
-from tests.builders import BOTH, ask, eventually, examples, pair, record, refuses_small, trials
+from tests.builders import BOTH, ask, eventually, examples, graph_of, pair, record, refuses_small, trials
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
 
@@ -46,7 +46,7 @@ async def test_a_small_tier_that_fails_is_answered_by_large(stub, small, client,
     before = Counter(r["model"] for r in stub.requests)
     large = f"good-{small}-{reason}-{how}"
     tier = Tier(stub.model(small, **client), timeout=0.3 if reason == "timeout" else None)
-    message = await ask(CascadeChatModel(small=tier, large=stub.model(large)), how=how)
+    message = await ask(pair(tier, stub.model(large)), how=how)
     assert message.text == "You said to me: hi"
     assert stub.asked(small) - before[small] == 1
     assert stub.asked(large) == 1
@@ -62,7 +62,7 @@ async def test_without_any_setting_there_is_a_deadline(how):
     seen: list[float] = []
     policy = Policy()
     assert policy.latency_budget is not None
-    model = CascadeChatModel(small=ScriptedChatModel("a", delay=30.0), large=ScriptedChatModel("large"))
+    model = pair(ScriptedChatModel("a", delay=30.0), "large")
     assert model.policy.latency_budget == policy.latency_budget
     short = pair(
         ScriptedChatModel("a", delay=30.0),
@@ -78,7 +78,7 @@ async def test_without_any_setting_there_is_a_deadline(how):
 async def test_a_spent_budget_asks_nobody(how):
     """R2: one deadline covers the whole step: what small used up, large does not get."""
     small, large = ScriptedChatModel("a", delay=30.0), ScriptedChatModel("large")
-    model = CascadeChatModel(small=Tier(small, timeout=60), large=large, policy=Policy(latency_budget=0.2))
+    model = pair(Tier(small, timeout=60), large, policy=Policy(latency_budget=0.2))
     with pytest.raises(TimeoutError) as caught:
         await ask(model, how=how)
     assert large.asked == 0
@@ -90,7 +90,7 @@ async def test_a_spent_budget_asks_nobody(how):
 async def test_both_down_is_larges_own_error_with_the_record(how):
     """R7: large's own exception, of its own type, with the step's record for code and a note for people."""
     down = ValueError("large too")
-    model = CascadeChatModel(small=ScriptedChatModel(ConnectionError("small is down")), large=ScriptedChatModel(down))
+    model = pair(ConnectionError("small is down"), down)
     with pytest.raises(ValueError, match="large too") as caught:
         await ask(model, how=how)
     error = caught.value
@@ -123,7 +123,7 @@ async def test_with_large_down_a_soft_fail_is_returned_marked(how):
     def cascade(policy: Policy) -> CascadeChatModel:
         soft = always_fail(code="meh", score=0.1)
         down = ScriptedChatModel(ConnectionError("down"))
-        return CascadeChatModel(small=ScriptedChatModel("draft"), large=down, validators=[soft], policy=policy)
+        return pair("draft", down, validators=[soft], policy=policy)
 
     message = await ask(cascade(Policy(on_exhausted="return")), how=how)
     entry = record(message)
@@ -192,7 +192,7 @@ NO_ANSWERS = {
 @pytest.mark.parametrize("draft", NO_ANSWERS.values(), ids=NO_ANSWERS)
 async def test_what_is_no_answer_escalates(draft, how):
     """R3: eleven of eleven, with the default validators and the default policy."""
-    model = CascadeChatModel(small=ScriptedChatModel(draft), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
+    model = pair(draft, RIGHT).bind_tools([STRICT])
     message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
     assert message.tool_calls[0]["args"] == {"city": "Lyon", "days": 2}
     entry = record(message)
@@ -204,12 +204,12 @@ async def test_what_is_no_answer_escalates(draft, how):
 async def test_only_what_is_an_answer_is_kept(how):
     """R3: a good call is not escalated. R5: one bad call of several refuses the whole draft."""
     large = ScriptedChatModel("never")
-    model = CascadeChatModel(small=ScriptedChatModel(RIGHT), large=large).bind_tools([STRICT])
+    model = pair(RIGHT, large).bind_tools([STRICT])
     message = await ask(model, "What is the weather in Lyon, for 2 days?", how=how)
     assert record(message)["final_tier"] == "small"
     assert large.asked == 0
     several = calling({"city": "Lyon"}, {"days": 1}, {"city": "Nice"})
-    model = CascadeChatModel(small=ScriptedChatModel(several), large=ScriptedChatModel(RIGHT)).bind_tools([STRICT])
+    model = pair(several, RIGHT).bind_tools([STRICT])
     message = await ask(model, "The weather in Lyon and Nice?", how=how)
     assert [c["args"] for c in message.tool_calls] == [{"city": "Lyon", "days": 2}]
 
@@ -262,7 +262,7 @@ async def test_a_validator_that_breaks_never_fails_the_step(what, how):
 
     def cascade(**settings: Any) -> CascadeChatModel:
         small, large = ScriptedChatModel("draft"), ScriptedChatModel("large")
-        return CascadeChatModel(small=small, large=large, validators=[broken, always_pass()], policy=Policy(**settings))
+        return pair(small, large, validators=[broken, always_pass()], policy=Policy(**settings))
 
     entry = record(await ask(cascade(), how=how))
     assert (entry["final_tier"], entry["reason"]) == ("large", "validator_error")
@@ -279,7 +279,7 @@ async def test_control_flow_of_a_validator_is_not_a_fault(how):
     def stops(_draft: Any, _context: Any) -> None:
         raise GraphInterrupt(())
 
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[stops])
+    model = pair("a", "b", validators=[stops])
     with pytest.raises(GraphInterrupt):
         await ask(model, how=how)
 
@@ -296,7 +296,7 @@ async def test_an_asynchronous_validator_is_cancelled_at_its_time_limit():
 
     small, large = ScriptedChatModel("draft"), ScriptedChatModel("large")
     policy = Policy(validator_timeout=0.05)
-    message = await CascadeChatModel(small=small, large=large, validators=[hangs], policy=policy).ainvoke("hi")
+    message = await pair(small, large, validators=[hangs], policy=policy).ainvoke("hi")
     assert message.text == "large"
     assert ended == ["cancelled", "cancelled"]
     codes = [v["code"] for a in record(message)["attempts"] for v in a["verdicts"]]
@@ -309,20 +309,20 @@ async def test_asynchronous_validators():
     async def asks(_draft: Any, _context: Any) -> None:
         raise TimeoutError
 
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
+    model = pair("a", "b", validators=[asks])
     assert record(await model.ainvoke("hi"))["attempts"][0]["verdicts"][0]["code"] == "validator_error"
 
     async def asks(draft: Any, _context: Any) -> bool:
         await asyncio.sleep(0)
         return draft.tier == "large"
 
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[asks])
+    model = pair("a", "b", validators=[asks])
     assert (await model.ainvoke("hi")).text == "b"
 
     async def slow(_draft: Any, _context: Any) -> bool:
         return True
 
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[slow])
+    model = pair("a", "b", validators=[slow])
     entry = record(model.invoke("hi"))
     assert entry["final_tier"] == "large"
     assert "needs ainvoke" in entry["attempts"][0]["verdicts"][0]["reason"]
@@ -362,7 +362,7 @@ async def test_cancellation_anywhere_comes_out_and_leaves_nothing_behind(at, str
         return draft.tier != "small"
 
     small, large = _Gated("a", gate=gate), _Gated("b", gate=gate)
-    model = CascadeChatModel(small=small, large=large, validators=[refuses], journal=journal)
+    model = pair(small, large, validators=[refuses], journal=journal)
 
     async def consume() -> None:
         async for _ in model.astream("hi"):
@@ -422,7 +422,7 @@ def _crowd() -> tuple[CascadeChatModel, TraceCapture]:
     journal = TraceCapture()
     small = ScriptedChatModel(_echo("small"), loop=True, delay=0.001)
     large = ScriptedChatModel(_echo("large"), loop=True, delay=0.001)
-    return CascadeChatModel(small=small, large=large, validators=[_odd_escalates], journal=journal), journal
+    return pair(small, large, validators=[_odd_escalates], journal=journal), journal
 
 
 def _check_own(number: int, message: AIMessage) -> str:
@@ -599,8 +599,8 @@ def test_all_sums_agree(small, middle, large, ladder, how):  # noqa: C901 - one 
 
     top: Any = tier("large", large)
     if ladder:
-        top = CascadeChatModel(small=tier("middle", middle), large=top, validators=[good])
-    model = CascadeChatModel(small=tier("small", small), large=top, validators=[good], journal=journal)
+        top = pair(tier("middle", middle), top, validators=[good])
+    model = pair(tier("small", small), top, validators=[good], journal=journal)
     config: Any = {"callbacks": [heard]}
     try:
         message = asyncio.run(model.ainvoke("hi", config)) if how == "async" else model.invoke("hi", config)
@@ -656,7 +656,7 @@ async def test_a_small_tier_that_answers_garbage_is_left_out(how, monkeypatch):
     monkeypatch.setattr(statistics, "monotonic", lambda: now[0])
     journal, well = TraceCapture(), False
     small = ScriptedChatModel([lambda _: AIMessage("fine" if well else "")], name="small", loop=True)
-    llm = CascadeChatModel(small=small, large=ScriptedChatModel("large", loop=True), journal=journal)
+    llm = pair(small, ScriptedChatModel("large", loop=True), journal=journal)
     llm._cascade.statistics._clock = lambda: now[0]
     for _ in range(50):
         assert (await ask(llm, how=how)).content == "large"
@@ -687,9 +687,9 @@ async def test_many_steps_at_once_do_not_overrun_a_budget(way, trials):
     """R18: calls that are foreseen at their mean are never begun beyond the ceiling."""
     journal = TraceCapture()
     policy = Policy(max_cost={"thread": 1.0}, skip_small=False)
-    llm = CascadeChatModel(
-        small=priced("small", 0.1),
-        large=priced("large", 1.0, delay=0.001),
+    llm = pair(
+        priced("small", 0.1),
+        priced("large", 1.0, delay=0.001),
         validators=[refuses_small],
         policy=policy,
         journal=journal,
@@ -725,17 +725,8 @@ async def test_a_ceiling_holds_for_a_run_of_a_graph(how):
             priced("small", 0.1), priced("large", 1.0), validators=[refuses_small], policy=policy, journal=journal
         )
 
-    sub = StateGraph(MessagesState).add_node("inner", node()).add_edge(START, "inner").compile()
-    graph = (
-        StateGraph(MessagesState)
-        .add_node("one", node())
-        .add_node("two", sub)
-        .add_node("three", node())
-        .add_edge(START, "one")
-        .add_edge("one", "two")
-        .add_edge("two", "three")
-        .compile()
-    )
+    builder = StateGraph(MessagesState).add_sequence([("one", node()), ("two", graph_of(node())), ("three", node())])
+    graph = builder.add_edge(START, "one").compile()
     await ask(graph, {"messages": [("user", "hi")]}, how=how)  # nobody knows yet what a call costs: one too many
     assert sum(t.cost for t in journal) == pytest.approx(0.033)
     for _ in range(2):
@@ -752,12 +743,7 @@ async def test_a_strict_ceiling_is_never_overrun(how):
     small = Tier(ScriptedChatModel("small", usage=(5, 10), loop=True).bind(max_tokens=10), price=Price(1, 1))
     large = ScriptedChatModel("large", usage=(5, 10), loop=True)
     policy = Policy(max_cost={"thread": 0.01, "strict": True})
-    llm = CascadeChatModel(
-        small=small,
-        large=Tier(large.bind(max_tokens=100), price=Price(0, 50)),
-        validators=[refuses_small],
-        policy=policy,
-    )
+    llm = pair(small, Tier(large.bind(max_tokens=100), price=Price(0, 50)), validators=[refuses_small], policy=policy)
     config = {"configurable": {"thread_id": f"strict {how}"}}
     spent, reasons = 0.0, []
     for _ in range(15):
@@ -769,9 +755,7 @@ async def test_a_strict_ceiling_is_never_overrun(how):
         reasons.append(entry["reason"])
     assert spent <= 0.01
     assert set(reasons) == {"bad", "budget"}
-    unbounded = CascadeChatModel(
-        small=small, large=Tier(large, price=Price(0, 50)), validators=[refuses_small], policy=policy
-    )
+    unbounded = pair(small, Tier(large, price=Price(0, 50)), validators=[refuses_small], policy=policy)
     with pytest.raises(ConfigurationError, match=r"a strict max_cost cannot bound a call of .*max_tokens"):
         await ask(unbounded, config={"configurable": {"thread_id": "unbounded"}}, how=how)
 
@@ -780,11 +764,8 @@ async def test_a_strict_ceiling_is_never_overrun(how):
 async def test_a_turn_that_escalated_stays_on_the_large_tier(how):
     """After an escalation the rest of the turn is large's; the user's next word ends it."""
     small = ScriptedChatModel("small", name="small", loop=True)
-    llm = CascadeChatModel(
-        small=small,
-        large=ScriptedChatModel("large", loop=True),
-        validators=[refuses_small],
-        policy=Policy(stay_on_large="turn"),
+    llm = pair(
+        small, ScriptedChatModel("large", loop=True), validators=[refuses_small], policy=Policy(stay_on_large="turn")
     )
     first = await ask(llm, [("user", "hi")], how=how)
     second = await ask(llm, [("user", "hi"), first, ("tool", "x")][:2], how=how)
@@ -815,9 +796,9 @@ async def test_a_doubtful_call_that_cannot_be_undone_is_never_returned(how, doub
         on_exhausted=on_exhausted,
         side_effects={"refund": "irreversible"},
     )
-    llm = CascadeChatModel(
-        small=ScriptedChatModel([call], loop=True),
-        large=ScriptedChatModel([TimeoutError("down")], loop=True),
+    llm = pair(
+        ScriptedChatModel([call], loop=True),
+        ScriptedChatModel([TimeoutError("down")], loop=True),
         validators=[doubts],
         policy=policy,
     )

@@ -6,12 +6,12 @@ import pickle
 import re
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from langchain_core.caches import InMemoryCache
-from langchain_core.callbacks import BaseCallbackHandler, CallbackManager, UsageMetadataCallbackHandler
+from langchain_core.callbacks import CallbackManager, UsageMetadataCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
@@ -21,14 +21,13 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers._streaming import _StreamingCallbackHandler, _V2StreamingCallbackHandler
 from langchain_openai import ChatOpenAI
-from typing_extensions import TypedDict
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Journal, Policy, Price, Tier, Verdict, cascade_node
 from cascade_agent.core.records import StepTrace
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, always_pass
-from tests.builders import BOTH, City, Hanging, ask, behind, graph_of, record, refuses_small, streamed
+from tests.builders import BOTH, City, Hanging, Runs, ask, behind, call, graph_of, record, refuses_small, streamed
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
@@ -63,47 +62,6 @@ def forecast(city: str) -> str:
 def fare(city: str, price: int = 1) -> str:
     """The fare to a city."""
     return f"{city}: {price}"
-
-
-class Runs(BaseCallbackHandler):
-    """Collects the runs of a call: what started under what, with which name, tags, metadata and end."""
-
-    def __init__(self) -> None:
-        self.runs: dict[Any, dict[str, Any]] = {}
-
-    def _start(self, kind: str, run_id: Any, parent_run_id: Any, kwargs: Any) -> None:
-        self.runs[run_id] = {
-            "kind": kind,
-            "parent": parent_run_id,
-            "name": kwargs.get("name") or (kwargs.get("metadata") or {}).get("ls_model_name"),
-            "tags": kwargs.get("tags") or [],
-            "metadata": kwargs.get("metadata") or {},
-            "end": None,
-        }
-
-    def on_chain_start(self, _serialized, _inputs, *, run_id, parent_run_id=None, **kwargs):
-        self._start("chain", run_id, parent_run_id, kwargs)
-
-    def on_chat_model_start(self, _serialized, _messages, *, run_id, parent_run_id=None, **kwargs):
-        self._start("model", run_id, parent_run_id, kwargs)
-
-    def on_chain_end(self, _outputs, *, run_id, **_):
-        self.runs[run_id]["end"] = "end"
-
-    on_llm_end = on_chain_end
-
-    def on_chain_error(self, error, *, run_id, **_):
-        self.runs[run_id]["end"] = type(error).__name__
-
-    on_llm_error = on_chain_error
-
-    def tree(self, parent: Any = None) -> list[Any]:
-        """Names, nested."""
-        return [
-            (run["kind"], run["name"], self.tree(run_id))
-            for run_id, run in self.runs.items()
-            if run["parent"] == parent
-        ]
 
 
 # ---- the answer -----------------------------------------------------------------------------------------------------
@@ -324,30 +282,7 @@ def test_many_sets_of_tools_are_forgotten_again():
 # ---- structured output ----------------------------------------------------------------------------------------------
 
 
-class CityDict(TypedDict):
-    """A city."""
-
-    name: Annotated[str, ..., "its name"]
-    size: Annotated[int, ..., "its size"]
-
-
-def city(**args: Any) -> AIMessage:
-    """An answer by function calling."""
-    return AIMessage("", tool_calls=[{"name": "City", "args": args, "id": "c"}])
-
-
-RIGHT, WRONG = city(name="Lyon", size=3), city(name="Lyon", size="big")
-
-
-@BOTH
-@pytest.mark.parametrize("schema", [City, CityDict, {**City.model_json_schema()}], ids=["model", "typeddict", "json"])
-async def test_structured_output_in_every_form(schema, how):
-    """A pydantic model, a TypedDict, a JSON Schema: parsed as by the tier's own method."""
-    reply = RIGHT if schema is not CityDict else RIGHT.model_copy()
-    if schema is CityDict:
-        reply.tool_calls = [{**RIGHT.tool_calls[0], "name": "CityDict"}]
-    value = await ask(cascade(reply).with_structured_output(schema), how=how)
-    assert (value if isinstance(value, dict) else value.model_dump()) == {"name": "Lyon", "size": 3}
+RIGHT, WRONG = call("City", name="Lyon", size=3), call("City", name="Lyon", size="big")
 
 
 @BOTH

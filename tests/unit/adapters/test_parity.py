@@ -21,7 +21,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from cascade_agent import (
-    CascadeChatModel,
     CascadeExhausted,
     CascadeMiddleware,
     Journal,
@@ -30,7 +29,7 @@ from cascade_agent import (
     default_validators,
 )
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import City, Hanging, behind, call, cancelled, examples
+from tests.builders import City, Hanging, Refused, behind, call, cancelled, examples, pair
 
 WAYS = pytest.mark.parametrize("way", ["sync", "async", "stream", "astream", "events"])
 ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "structured", "node", "middleware"])
@@ -86,7 +85,7 @@ async def test_a_cascade_as_a_tier_is_journaled_once(adapter, way, tmp_path, mon
     """The journal that the environment names has one line for one step."""
     monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "steps.jsonl"))
     reply = city(3) if adapter == "structured" else "fine"
-    inner = CascadeChatModel(small=says(reply), large=says(reply))
+    inner = pair(says(reply), says(reply))
     await run(graph_of(adapter, says(ConnectionError("down")), inner), HI, way)
     (trace,) = await asyncio.to_thread(list, Journal(tmp_path / "steps.jsonl"))
     assert (trace.outcome, trace.attempts[1].inner["outcome"]) == ("escalated", "accepted")
@@ -176,14 +175,6 @@ async def test_a_step_that_is_stopped_asks_nobody_else(adapter, way):
 def lookup(city: str) -> str:
     """Look a city up."""
     return f"{city}: 21"
-
-
-class Refused(Exception):
-    """An exception of a provider's client."""
-
-    def __init__(self, status: int = 400) -> None:
-        super().__init__(f"refused with {status}")
-        self.status_code = status
 
 
 REPLIES = st.sampled_from(
@@ -284,7 +275,7 @@ def test_a_host_sees_what_large_alone_gives(data, shape, method, how, fails):
         way = "invoke" if method in ("invoke", "stream") else "ainvoke"
         assert seen(lambda: ended(agent, HI, way)) == seen(lambda: ended(plain, HI, way))
     else:
-        model = CascadeChatModel(small=tried, large=paid, validators=judges)
+        model = pair(tried, paid, validators=judges)
         queried = [HumanMessage("weather in Lyon?")]
         # LangChain's own parsers drop the answer of a model that does not stream, so a structured one is asked whole
         whole = {"stream": "invoke", "astream": "ainvoke"}.get(method, method) if "structured" in shape else method
@@ -300,7 +291,7 @@ def test_a_large_call_that_breaks_its_schema_and_acts_is_not_passed_on(on_exhaus
     pay = {"type": "function", "function": {"name": "pay", "description": "Pay.", "parameters": schema}}
     for effect, passes in (("irreversible", False), ("write", False), ("read", True), (None, True)):
         policy = Policy(on_exhausted=on_exhausted, side_effects={} if effect is None else {"pay": effect})
-        model = CascadeChatModel(small=says(call("pay")), large=says(call("pay")), policy=policy).bind_tools([pay])
+        model = pair(says(call("pay")), says(call("pay")), policy=policy).bind_tools([pay])
         if passes and on_exhausted == "pass":
             assert model.invoke("pay Ann").tool_calls[0]["args"] == {}
         else:
@@ -332,7 +323,7 @@ async def test_what_host_code_raises_passes_through_and_costs_no_second_call(way
     small, large = says("fine"), says("large")
     with pytest.raises(PermissionError):
         await run(create_agent(small, middleware=[CascadeMiddleware(large), Inner()]), HI, way)
-    model = CascadeChatModel(small=small, large=large)
+    model = pair(small, large)
     with pytest.raises(PermissionError):
         await run(model, "hi", way, {"callbacks": [Raises()]})
     assert (small.asked, large.asked) == (2, 0)
@@ -348,7 +339,7 @@ def test_calls_get_ids_that_hosts_can_work_with(given_ids, adapter):
     history = [HumanMessage("a"), call(city="A").model_copy(update={"tool_calls": [{**calls[0], "id": "old"}]})]
     history = [*history, ("tool", "21")][:1] if given_ids != ["old"] else history
     if adapter == "chat_model":
-        model = CascadeChatModel(small=says(spoken), large=says("x"), validators=[])
+        model = pair(says(spoken), says("x"), validators=[])
         message = model.bind_tools([lookup]).invoke(history)
         kept = model.invoke([HumanMessage("b")]) if given_ids == ["old"] else None
         assert kept is None or kept.tool_calls[0]["id"] == "old"
@@ -403,7 +394,7 @@ def test_a_tier_that_can_never_answer_is_logged_once(caplog):
     caplog.set_level(logging.WARNING, "cascade_agent")
     small = says(Refused(401), name=f"m{uuid4().hex}")
     journal = TraceCapture()
-    model = CascadeChatModel(small=small, large=says("fine"), journal=journal)
+    model = pair(small, says("fine"), journal=journal)
     for _ in range(25):
         assert model.invoke("hi").text == "fine"
     logged = [r.getMessage() for r in caplog.records if "cannot answer" in r.getMessage()]
@@ -417,7 +408,7 @@ def test_a_tier_that_can_never_answer_is_logged_once(caplog):
 def test_a_request_that_is_too_long_says_nothing_of_the_route():
     """After any number of overflows small is asked first as before."""
     small = says(ContextOverflowError("too long"))
-    model = CascadeChatModel(small=small, large=says("fine"))
+    model = pair(small, says("fine"))
     for _ in range(30):
         model.invoke("hi")
     assert small.asked == 30
@@ -437,7 +428,7 @@ async def test_a_validator_cannot_change_request_or_answer(way):
         return draft.tier == "large"
 
     large = ScriptedChatModel([lambda messages: sent.extend(messages) or call(city="Lyon")])
-    model = CascadeChatModel(small=says("small"), large=large, validators=[vandal])
+    model = pair(says("small"), large, validators=[vandal])
     message = model.invoke("hi") if way == "sync" else await model.ainvoke("hi")
     assert [m.text for m in sent] == ["hi"]
     assert (message.content, message.tool_calls[0]["args"]) == ("", {"city": "Lyon"})

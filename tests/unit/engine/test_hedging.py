@@ -13,7 +13,7 @@ from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
-from tests.builders import BOTH, ask, eventually, refuses_small
+from tests.builders import BOTH, Refused, ask, eventually, refuses_small
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
@@ -193,15 +193,6 @@ async def test_cancelling_a_hedged_step_leaves_no_task():
 
 
 # ---- Retry-After ----------------------------------------------------------------------------------------------------
-class Busy(Exception):
-    """A refusal as client libraries raise it."""
-
-    def __init__(self, after: str, status: int = 429) -> None:
-        super().__init__("busy")
-        self.status_code = status
-        self.response = type("Response", (), {"headers": {"retry-after": after}, "status_code": status})()
-
-
 @BOTH
 @pytest.mark.parametrize(
     ("after", "status", "tries"),
@@ -217,10 +208,10 @@ class Busy(Exception):
 )
 async def test_a_busy_large_tier_is_asked_again_when_it_says(how, after, status, tries):
     """R16: at the time that the provider gave, if that lies within the deadline."""
-    large = ScriptedChatModel([Busy(after, status), "large"], name="large", usage=(10, 5))
+    large = ScriptedChatModel([Refused(status, after), "large"], name="large", usage=(10, 5))
     llm, journal = cascade(model("small"), large, validators=[refuses_small], policy=Policy(latency_budget=60))
     if tries == 1:
-        with pytest.raises(Busy):
+        with pytest.raises(Refused):
             await ask(llm, how=how)
     else:
         assert (await ask(llm, how=how)).content == "large"

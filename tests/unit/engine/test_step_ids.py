@@ -15,12 +15,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from typer.testing import CliRunner
 
-from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, cascade_node
+from cascade_agent import CascadeMiddleware, Journal, Policy, cascade_node
 from cascade_agent.cli import app
 from cascade_agent.engine import durable
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from tests import builders
+from tests.builders import pair
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 HI: Any = {"messages": [("user", "hi")]}
@@ -144,7 +145,7 @@ def test_without_checkpoints_every_step_is_new():
     for graph, config in ((plain, None), (plain, None), (saved, THREAD), (saved, THREAD)):
         graph.invoke(HI, config)
     saved.invoke(HI, {"configurable": {"thread_id": "other"}})
-    CascadeChatModel(small=model(), large=model(), journal=journal).invoke("hi")
+    pair(model(), model(), journal=journal).invoke("hi")
     ids = [trace.id for trace in journal]
     assert len(ids) == len(set(ids)) == 11
 
