@@ -17,12 +17,16 @@ from __future__ import annotations
 import json
 import re
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_openai import ChatOpenAI
 
 from tests.loopback import Handler, Loopback
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Payload = dict[str, Any]
 WORD = re.compile(r"\w+")
 NUMBER = re.compile(r"-?\d+")
 
@@ -48,7 +52,7 @@ class _Handler(Handler):
             return self.connection.close()
         if model == "fail-hang":
             self.owner.released.wait(self.owner.hang)
-        message, finish = answer(payload)
+        message, finish = self.owner.reply(payload)
         usage = _usage(payload, message)
         try:
             if payload.get("stream"):
@@ -77,15 +81,16 @@ class _Handler(Handler):
 
 
 class StubOpenAI(Loopback):
-    """The server; `url` is the base URL of its API, `requests` every payload it was sent, in order of arrival."""
+    """The server; `url` is the base URL of its API, `requests` all that it was sent; `reply` gives message and finish."""
 
     handler = _Handler
 
-    def __init__(self, *, hang: float = 30.0) -> None:
+    def __init__(self, *, hang: float = 30.0, reply: Callable[[Payload], tuple[Payload, str]] | None = None) -> None:
         super().__init__()
         self.requests: list[dict[str, Any]] = []
         self.released = threading.Event()
         self.hang, self.url = hang, f"{self.address}/v1"
+        self.reply = reply or answer
 
     def model(self, name: str, **settings: Any) -> ChatOpenAI:
         """Return a model of this server."""
