@@ -163,8 +163,8 @@ def behind(
     def given(model: Any) -> Any:
         return model.with_structured_output(schema) if schema else model.bind_tools(tools) if tools else model
 
-    def answer(said: Any) -> Any:
-        return {"messages": [said if isinstance(said, AIMessage) else AIMessage(repr(said))]}
+    def answer(found: Any) -> Any:
+        return {"messages": [found if isinstance(found, AIMessage) else AIMessage(repr(found))]}
 
     def body(state: Any, *, model: Any) -> Any:
         return answer(given(model).invoke(state["messages"]))

@@ -139,7 +139,7 @@ PLAIN_TOOL = {
 }
 
 
-def said(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
+def calling(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
     """An answer with calls."""
     made = [{"id": f"zqxcallid{n}", "type": "tool_call", **call} for n, call in enumerate(calls)]
     return AIMessage(text, tool_calls=made, response_metadata={"note": "zqxresponsemeta"}, **more)
@@ -147,12 +147,12 @@ def said(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
 
 def look_up(**args: Any) -> AIMessage:
     """A call of `look`."""
-    return said({"name": "look", "args": args})
+    return calling({"name": "look", "args": args})
 
 
 def book(**args: Any) -> AIMessage:
     """A call of `book`."""
-    return said({"name": "book", "args": args})
+    return calling({"name": "book", "args": args})
 
 
 def raises(error: type[BaseException] = ConnectionError) -> Callable[[list[BaseMessage]], AIMessage]:
@@ -182,19 +182,19 @@ DRAFTS: list[Reply] = [
     book(city="Rome", people={"zqxkey": "zqxarg", "zqxkey@mail.example": None}),
     book(city="Rome", list=["zqxarg", 7, {"zqxkey": 1}]),
     book(people="zqxarg", nonsense={"zqxkey": "zqxarg"}),
-    said({"name": "zqxnosuchtool", "args": {"zqxkey": "zqxarg"}}),
-    said({"name": "look", "args": {"number": 1}}, {"name": "look", "args": {"number": 1}}),
+    calling({"name": "zqxnosuchtool", "args": {"zqxkey": "zqxarg"}}),
+    calling({"name": "look", "args": {"number": 1}}, {"name": "look", "args": {"number": 1}}),
     AIMessage("", invalid_tool_calls=[{"name": "look", "args": '{"number": zqxarg', "id": "x", "error": "zqxparse"}]),
     AIMessage("zqxanswer cut", response_metadata={"finish_reason": "length", "zqx": "zqxresponsemeta"}),
     AIMessage("zqxanswer odd", response_metadata={"finish_reason": "odd"}),
     AIMessage("", response_metadata={"finish_reason": "content_filter"}, additional_kwargs={"refusal": "zqxrefusal"}),
     AIMessage([{"type": "refusal", "refusal": "zqxrefusal"}, {"type": "text", "text": "zqxanswer"}]),
     'zqxanswer I call look(number=1, note="zqxarg") now. <tool_call>{"name": "look", "arguments": {"n": "zqxarg"}}</tool_call>',
-    said({"name": "make_plan", "args": {"steps": [
+    calling({"name": "make_plan", "args": {"steps": [
         {"id": "zqxplan", "tool": "zqxplantool", "args": {"zqxkey@a b": "${zqxplan9.zqxfield}"}, "depends_on": ["zqxother"]},
         {"id": "zqxplan", "tool": "look", "args": {"number": "${zqxplan9}"}, "depends_on": []},
     ]}}),
-    said({"name": "make_plan", "args": {"steps": [
+    calling({"name": "make_plan", "args": {"steps": [
         {"id": "a", "tool": "look", "args": {"extra": {"zqx key": "${zqxplan9.zqxfield}"}}, "depends_on": []},
     ]}}),
 ]  # fmt: skip

@@ -62,7 +62,7 @@ def test_it_runs_on_recordings(bench: Any, tmp_path: Path, monkeypatch: pytest.M
     """Recorded answers are judged, and a stream is drawn from them for every pair."""
     monkeypatch.setattr(bench, "STEPS", 300)
     monkeypatch.setattr(bench, "CHANGE", 200)
-    out = bench.measure(recordings(tmp_path), 2, 0, 8)
+    out = bench.measure(recordings(tmp_path, labels=None), 2, 0, 8)
     assert out["data"] == "recorded"
     stationary = out["rows"][0]
     assert stationary["streams"] == 2

@@ -157,10 +157,10 @@ def test_a_log_holds_the_second_answer_only_where_it_was_asked(tmp_path: Path) -
     for name in bench.data.cases:
         way = judge.Way("fit", second=True, fitted=True, band=(0.0, top))
         found = bench.example("small", name, "large", "other", way)
-        told = any(v.code == "agreement" for v in found.verdicts)
-        assert told is ((rules.confidence([v for v in found.verdicts if v.code != "agreement"]) or 0.0) <= top)
+        gathered = any(v.code == "agreement" for v in found.verdicts)
+        assert gathered is ((rules.confidence([v for v in found.verdicts if v.code != "agreement"]) or 0.0) <= top)
         assert found.gain is (found.wrong and bench.answers("large")[name]["correct"])
-        asked.append(told)
+        asked.append(gathered)
     assert 0 < sum(asked) < len(asked)
 
 

@@ -85,11 +85,11 @@ def test_what_is_surely_a_mistake_is_logged_at_construction(
 def test_no_message_moves_a_budget(cost: object) -> None:
     """A record in the conversation, of whatever cost, leaves what a run may spend as it is."""
     record = {"step": "model", "cost": cost, "outcome": "escalated", "attempts": [{"tier": "large", "cost": cost}]}
-    said = AIMessage("old", response_metadata={"cascade": record}, usage_metadata=None)
+    old = AIMessage("old", response_metadata={"cascade": record}, usage_metadata=None)
     usage = {"usage": (1_000, 1_000)}
 
     spent = {}
-    for history in ([], [said, HumanMessage("and?")]):
+    for history in ([], [old, HumanMessage("and?")]):
         kept = TraceCapture()
         cascade = pair(
             Tier(model(**usage), price=Price(1, 1)),

@@ -540,7 +540,7 @@ def _walk(value: Any) -> None:
 
 @BOTH
 async def test_hostile_texts_and_errors_are_recorded_clean(how):
-    """R19: errors that cannot be told, usage that no store holds, texts with NUL: the record stays plain JSON."""
+    """R19: errors without words, usage that no store holds, texts with NUL: the record stays plain JSON."""
 
     class UntoldError(Exception):
         def __str__(self) -> str:
@@ -586,7 +586,7 @@ def test_all_sums_agree(small, middle, large, ladder, how):  # noqa: C901 - one 
     A ladder of three counts every call once. What a provider did not report, and a price nobody knows, stays unknown.
     """
     journal, heard = TraceCapture(), UsageMetadataCallbackHandler()
-    told_tokens: list[tuple[int, int] | None] = []
+    used: list[tuple[int, int] | None] = []
 
     def tier(name: str, script: Any) -> Tier:
         kind, usage, cached, rate = script
@@ -594,7 +594,7 @@ def test_all_sums_agree(small, middle, large, ladder, how):  # noqa: C901 - one 
         def reply(_messages: Any) -> Any:
             if kind == "raise":
                 raise ConnectionError(name)
-            told_tokens.append(usage)
+            used.append(usage)
             return _reply(kind, usage, cached)
 
         price = None if rate is None else Price(rate, 2 * rate, cached_input=rate / 2)
@@ -615,7 +615,7 @@ def test_all_sums_agree(small, middle, large, ladder, how):  # noqa: C901 - one 
     else:
         trace = trace_of(message)
         assert trace is not None
-        own = told_tokens[-1]
+        own = used[-1]
         assert (message.usage_metadata is None) == (own is None), "the message keeps its own call's usage"
     (kept,) = journal
     assert kept.usage == trace.usage
@@ -624,7 +624,7 @@ def test_all_sums_agree(small, middle, large, ladder, how):  # noqa: C901 - one 
     for usage in heard.usage_metadata.values():
         counted.update(input=usage["input_tokens"], output=usage["output_tokens"])
     assert trace.usage is not None
-    if None in told_tokens:
+    if None in used:
         assert trace.usage.input_tokens is None
         assert trace.usage.output_tokens is None
     else:
@@ -690,7 +690,7 @@ def priced(name: str, rate: float, **kwargs: Any) -> Tier:
 @trials(250, 1000)
 @pytest.mark.parametrize("way", ["async", "threads"])
 async def test_many_steps_at_once_do_not_overrun_a_budget(way, trials):
-    """R18: calls that are foreseen at their mean are never begun beyond the ceiling."""
+    """R18: calls that are foreseen at their mean are never started beyond the ceiling."""
     journal = TraceCapture()
     policy = Policy(max_cost={"thread": 1.0}, skip_small=False)
     llm = pair(

@@ -115,11 +115,11 @@ def _head(payload: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _usage(payload: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
     sent = len(WORD.findall(json.dumps(payload["messages"])))
-    said = len(WORD.findall(json.dumps(message)))
+    written = len(WORD.findall(json.dumps(message)))
     return {
         "prompt_tokens": sent,
-        "completion_tokens": said,
-        "total_tokens": sent + said,
+        "completion_tokens": written,
+        "total_tokens": sent + written,
         "prompt_tokens_details": {"cached_tokens": sent // 4, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
@@ -201,7 +201,7 @@ def _text(payload: dict[str, Any], asked: str) -> str:
     last = payload["messages"][-1]
     if last["role"] == "tool":
         return f"The tool says: {_plain(last['content'])}"
-    return f"You said to me: {asked}"
+    return f"You written to me: {asked}"
 
 
 def _value(schema: dict[str, Any], name: str, asked: str, defs: dict[str, Any]) -> Any:  # noqa: C901 - one per type

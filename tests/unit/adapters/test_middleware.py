@@ -1,6 +1,5 @@
 """The middleware in real `create_agent` agents: tools, structured output, streams, neighbours, humans."""
 
-import subprocess
 import sys
 from typing import Any
 
@@ -23,7 +22,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
+import cascade_agent
 from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy, Tier
+from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import ToolCallSchema
 from tests.builders import BOTH, call, lookup, no_draft, record, run
@@ -376,15 +377,12 @@ async def test_control_flow_of_the_host_passes_through(how):
     assert [t.outcome for t in journal] == ["interrupted", "accepted"]
 
 
-def test_without_langchain_the_import_names_the_extra():
+def test_without_langchain_the_import_names_the_extra(monkeypatch):
     """Where langchain is missing, the name says how to get it, and the rest of the package works."""
-    code = (
-        "import sys; sys.modules['langchain'] = None\n"
-        "from cascade_agent import cascade_node\n"
-        "from cascade_agent.errors import ConfigurationError\n"
-        "try:\n    from cascade_agent import CascadeMiddleware\n"
-        "except ConfigurationError as error:\n    assert 'langgraph-cascade[langchain]' in str(error)\n"
-        "else:\n    raise SystemExit('no error')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for name in [name for name in sys.modules if name.partition(".")[0] == "langchain"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "cascade_agent.adapters.middleware")
+    monkeypatch.delitem(vars(cascade_agent), "CascadeMiddleware", raising=False)
+    with pytest.raises(ConfigurationError, match=r"langgraph-cascade\[langchain\]"):
+        _ = cascade_agent.CascadeMiddleware
+    assert cascade_agent.cascade_node(model("x"), model("y")).invoke([HumanMessage("hi")])[0].text == "x"

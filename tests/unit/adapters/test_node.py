@@ -214,11 +214,11 @@ def test_a_body_runs_outside_a_graph():
 
     def body(state, model, *, store, writer):
         writer("nobody listens")
-        return {"store": store, "said": model.invoke(state).text}
+        return {"store": store, "text": model.invoke(state).text}
 
     assert cascade_node(*pair("fine"), step=body, validators=[]).invoke([HumanMessage("hi")]) == {
         "store": None,
-        "said": "fine",
+        "text": "fine",
     }
 
 
@@ -262,8 +262,8 @@ def answer(
 @cascade_step(small=SMALL, large=LARGE, tools=[lookup], validators=[no_draft], name="planner")
 async def aanswer(state: Question, runtime: Runtime, *, model: Any) -> Command[Literal["__end__"]]:
     """Answer the question, later."""
-    said = await model.ainvoke(state["question"])
-    return Command(goto=END, update={"answer": said.text, "notes": [said.response_metadata["cascade"]["step"]]})
+    answered = await model.ainvoke(state["question"])
+    return Command(goto=END, update={"answer": answered.text, "notes": [answered.response_metadata["cascade"]["step"]]})
 
 
 def test_a_decorated_function_keeps_its_identity():

@@ -93,7 +93,7 @@ async def test_a_cascade_as_a_tier_is_journaled_once(adapter, way, tmp_path, mon
 
 @WAYS
 @ADAPTERS
-@pytest.mark.parametrize("tags", [["nostream"], []], ids=["hidden", "shown"])
+@pytest.mark.parametrize("tags", [["nostream"], []], ids=["hidden", "seen"])
 async def test_a_tier_that_is_tagged_nostream_is_not_streamed(adapter, way, tags):
     """The tokens of the tier that answered reach the message stream, unless its user keeps it out."""
     reply: Any = AIMessage("fine thing", tool_calls=city(3).tool_calls) if adapter == "structured" else "fine thing"

@@ -99,14 +99,14 @@ def before(kind: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Told:
+class Fixed:
     """Statistics that say one thing."""
 
-    said: DecisionInputs
+    inputs: DecisionInputs
 
     def snapshot(self, name: str) -> DecisionInputs:
-        """Say it."""
-        return self.said
+        """Return it."""
+        return self.inputs
 
     def observe(self, trace: StepTrace) -> None:
         """Learn nothing."""
@@ -164,7 +164,7 @@ def a_step(
         call=ask,
         acall=aask,
         journal=journal,
-        statistics=None if inputs is None else Told(inputs),
+        statistics=None if inputs is None else Fixed(inputs),
     )
     return step, journal
 
@@ -340,7 +340,7 @@ def test_a_hand_over_quotes_the_failed_draft_only_when_asked_for(way):
 
 
 def test_a_hand_over_without_a_draft_or_an_objection():
-    """A tier that raised leaves nothing to quote; a low confidence is said as such."""
+    """A tier that raised leaves nothing to quote; a low confidence is named as such."""
     large = ScriptedChatModel("b", loop=True)
     pair(ValueError(), large, policy=Policy(handover="feedback")).invoke("hi")
     assert [m.text for m in large.calls[0]] == ["hi"]
@@ -374,8 +374,8 @@ def test_records_of_a_step():
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
     cut = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
 
-    def kind(said: Any) -> str:
-        return trace_of(pair(said, "b", validators=[]).invoke("")).kind
+    def kind(reply: Any) -> str:
+        return trace_of(pair(reply, "b", validators=[]).invoke("")).kind
 
     assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "one_call", "one_call", "text"]
     assert trace_of(AIMessage("x")) is None
@@ -400,12 +400,12 @@ def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
             return "cascade"
 
     def billed(metadata: dict[str, Any]) -> Attempt:
-        said = AIMessage(
+        answered = AIMessage(
             "x",
             response_metadata=metadata,
             usage_metadata=dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 1),
         )
-        model = pair(Odd(said), "b", validators=[])
+        model = pair(Odd(answered), "b", validators=[])
         return trace_of(model.invoke("hi")).attempts[0]
 
     assert billed({"cascade": {"schema": 99}}).usage == Usage()

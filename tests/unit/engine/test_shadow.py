@@ -13,13 +13,12 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, Price, Tier, cascade_node
 from cascade_agent.engine import shadow
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
-from tests.builders import BOTH, ask, graph_of, refuses_small, streamed
+from tests.builders import BOTH, City, ask, call, graph_of, refuses_small, streamed
 
 ALWAYS = Policy(shadow_rate=1.0)
 
@@ -40,11 +39,6 @@ def cascade(small: Any = "yes", large: Any = "yes", **kwargs: Any) -> tuple[Casc
     return CascadeChatModel(small=tiers[0], large=tiers[1], **settings), journal
 
 
-def call(**args: Any) -> AIMessage:
-    """A call of a tool."""
-    return AIMessage("", tool_calls=[{"name": "book", "args": args, "id": "1"}])
-
-
 @BOTH
 @pytest.mark.parametrize(
     ("small", "large", "right"),
@@ -52,14 +46,14 @@ def call(**args: Any) -> AIMessage:
         ("yes", "Yes", True),
         ("41", "It is 42.", None),
         ("41", "42", False),
-        (call(city="Lyon"), call(city=" lyon "), True),
-        (call(city="Lyon"), call(city="Paris"), False),
-        (call(city="Lyon"), "Which city?", False),
+        (call("book", city="Lyon"), call("book", city=" lyon "), True),
+        (call("book", city="Lyon"), call("book", city="Paris"), False),
+        (call("book", city="Lyon"), "Which city?", False),
         ("one long story", "quite another tale", None),
     ],
 )
 async def test_the_finding_is_a_label(how, small, large, right):
-    """Whether large agrees, with probability, cost and what it said; the step's own record is not touched."""
+    """The agreement of large, with probability, cost and its answer; the step's own record is not touched."""
     llm, journal = cascade(small, large)
     answer = await ask(llm, how=how)
     assert shadow.wait(60)
@@ -74,7 +68,7 @@ async def test_the_finding_is_a_label(how, small, large, right):
 
 @BOTH
 async def test_a_shadow_neither_delays_nor_fails_a_step(how, caplog):
-    """The answer is there while large still thinks; a large tier that is down is told once."""
+    """The answer is there while large still thinks; a large tier that is down is logged once."""
     thinks, may_end = threading.Event(), threading.Event()
 
     def slow(_: Any) -> AIMessage:
@@ -170,7 +164,7 @@ async def test_a_graph_sees_nothing_of_it(how):
 
 @tool
 def book(city: str) -> str:
-    """Book a room."""
+    """Book a trip."""
     return f"booked in {city}"
 
 
@@ -178,12 +172,12 @@ def book(city: str) -> str:
 async def test_an_agent_is_shadowed_too(how):
     """The middleware asks large with the agent's tools; none of them is run for it."""
     journal = TraceCapture()
-    large = ScriptedChatModel(call(city="Paris"), name="large", loop=True)
-    small = ScriptedChatModel([call(city="Lyon"), "done"], name="small")
+    large = ScriptedChatModel(call("book", city="Paris"), name="large", loop=True)
+    small = ScriptedChatModel([call("book", city="Lyon"), "done"], name="small")
     agent = create_agent(
         small, [book], middleware=[CascadeMiddleware(large, validators=[always_pass()], policy=ALWAYS, journal=journal)]
     )
-    given = {"messages": [("user", "a room in Lyon")]}
+    given = {"messages": [("user", "a trip to Lyon")]}
     out = await ask(agent, given, how=how)
     assert shadow.wait(60)
     assert "Paris" not in repr(out)
@@ -191,21 +185,11 @@ async def test_an_agent_is_shadowed_too(how):
     assert sorted(label.right for label in journal.labels) == [False, False]
 
 
-class Room(BaseModel):
-    """A room."""
-
-    city: str
-
-
 @BOTH
 async def test_structured_answers_are_compared_too(how):
     """The call that carries the structure is what is compared."""
-
-    def room(city: str) -> AIMessage:
-        return AIMessage("", tool_calls=[{"name": "Room", "args": {"city": city}, "id": "1"}])
-
-    llm, journal = cascade(room("Lyon"), room("lyon"))
-    assert await ask(llm.with_structured_output(Room), how=how) == Room(city="Lyon")
+    llm, journal = cascade(call("City", name="Lyon", size=3), call("City", name="lyon", size=3))
+    assert await ask(llm.with_structured_output(City), how=how) == City(name="Lyon", size=3)
     assert shadow.wait(60)
     assert [label.right for label in journal.labels] == [True]
 
