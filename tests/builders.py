@@ -93,6 +93,16 @@ def refuses_small(draft: Any, _context: Any) -> Verdict | None:
     return Verdict(outcome="fail", code="bad", reason="it is small") if draft.tier == "small" else None
 
 
+def seeing(what: Callable[[Any], Any]) -> tuple[list[Any], Callable[[Any, Any], None]]:
+    """A list, and a validator that finds nothing and notes there what it saw of each context."""
+    seen: list[Any] = []
+
+    def sees(_draft: Any, context: Any) -> None:
+        seen.append(what(context))
+
+    return seen, sees
+
+
 def no_draft(draft: Any, _context: Any) -> Verdict | None:
     """A validator that softly refuses what calls itself a draft."""
     return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None

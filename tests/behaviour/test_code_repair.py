@@ -222,7 +222,7 @@ def _ours(place: Path) -> bool:
 )
 def test_a_run_without_a_result_has_not_passed(body, outcome):
     """A process that ends itself, or writes a result of its own, is no success; nor are tests that were left out."""
-    run = runs(body)
+    run = runs(body, cpu_seconds=2)
     assert not run.passed
     assert outcome in (None, run.outcome)
 

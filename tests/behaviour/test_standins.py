@@ -75,10 +75,10 @@ def test_the_small_one_reads_english_only():
 
 # ---- acting on what is in the conversation --------------------------------------------------------------------------
 def test_the_large_one_carries_out_tasks():
-    """It reads requests and results, plans, acts and asks: of two dozen tasks all but one succeed."""
+    """It reads requests and results, plans, acts and asks: a dozen tasks succeed."""
     build = {"support": support_alone, "plan_execute": plan_alone}
-    results = [run_task(t, partial(build[t.graph], large_standin())) for t in choose(load_tasks(), 24)]
-    assert sum(result.success for result in results) >= 23
+    results = [run_task(t, partial(build[t.graph], large_standin())) for t in choose(load_tasks(), 12)]
+    assert [result.missed for result in results] == [()] * 12
 
 
 # ---- erring ---------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_the_small_one_errs_in_many_ways():
     """
     texts = [
         f"{wish} O-{number}{rest}"
-        for number in range(5000, 5060)
+        for number in range(5000, 5020)
         for wish, rest in (
             ("Where is", "?"),
             ("Please refund 12.50 euros for", ", it came damaged."),

@@ -201,7 +201,7 @@ def _text(payload: dict[str, Any], asked: str) -> str:
     last = payload["messages"][-1]
     if last["role"] == "tool":
         return f"The tool says: {_plain(last['content'])}"
-    return f"You written to me: {asked}"
+    return f"You said to me: {asked}"
 
 
 def _value(schema: dict[str, Any], name: str, asked: str, defs: dict[str, Any]) -> Any:  # noqa: C901 - one per type

@@ -27,7 +27,20 @@ from cascade_agent.core.records import StepTrace
 from cascade_agent.engine.step import trace_of
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, always_pass
-from tests.builders import BOTH, City, Hanging, Runs, ask, behind, call, graph_of, record, refuses_small, streamed
+from tests.builders import (
+    BOTH,
+    City,
+    Hanging,
+    Runs,
+    ask,
+    behind,
+    call,
+    graph_of,
+    record,
+    refuses_small,
+    seeing,
+    streamed,
+)
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
@@ -190,18 +203,10 @@ def test_tools_are_known_to_agents_and_validators():
     """However they were bound; one that the provider runs is no forced call."""
     bound = cascade("a").bind_tools([forecast, fare])
     assert [t["function"]["name"] for t in bound.kwargs["tools"]] == ["forecast", "fare"]
-    seen: list[Any] = []
-
-    def looks(_draft: Any, context: Any) -> None:
-        seen.append(context.tool_choice)
-
+    seen, looks = seeing(lambda context: context.tool_choice)
     cascade("a", validators=[looks]).bind_tools([forecast], tool_choice={"type": "web_search"}).invoke("hi")
     assert seen == [None]
-    seen: list[Any] = []
-
-    def looks(_draft: Any, context: Any) -> None:
-        seen.append([t.name for t in context.tools])
-
+    seen, looks = seeing(lambda context: [t.name for t in context.tools])
     as_dict = {"type": "function", "function": {"name": "raw", "parameters": {"type": "object"}}}
     model = cascade("a", validators=[looks])
     model.invoke("hi")
@@ -244,11 +249,7 @@ async def test_arguments_and_choices_of_the_call_win(how):
     model = cascade(small.bind(temperature=0.1), large, validators=[refuses_small])
     await ask(model, how=how, temperature=0.5)
     assert [small.options, large.options] == [[{"temperature": 0.5}], [{"temperature": 0.5}]]
-    seen: list[Any] = []
-
-    def looks(_draft: Any, context: Any) -> None:
-        seen.append(context.tool_choice)
-
+    seen, looks = seeing(lambda context: context.tool_choice)
     small = ScriptedChatModel("a", loop=True)
     model = cascade(small, validators=[looks]).bind_tools([forecast, fare], tool_choice="any")
     await ask(model, how=how)

@@ -27,7 +27,7 @@ from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy, Tier
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import ToolCallSchema
-from tests.builders import BOTH, call, lookup, no_draft, record, run
+from tests.builders import BOTH, call, lookup, no_draft, record, run, seeing
 
 SENT: list[str] = []
 
@@ -129,12 +129,9 @@ def test_cache_marks_of_one_provider_are_not_sent_to_another(small_kind, large_k
 
 def test_validators_see_request_state_tools_and_thread():
     """The context holds the system message, the tools, the state and the thread of the agent."""
-    seen = []
-
-    def look(draft, context):
-        seen.append((context.messages[0].text, [t.name for t in context.tools], context.thread_id, context.step))
-        assert context.state["messages"][0].text == "hi"
-
+    seen, look = seeing(
+        lambda c: (c.messages[0].text, [t.name for t in c.tools], c.thread_id, c.step, c.state["messages"])
+    )
     agent = create_agent(
         model("fine"),
         [lookup],
@@ -144,7 +141,9 @@ def test_validators_see_request_state_tools_and_thread():
         name="desk",
     )
     agent.invoke({"messages": "hi"}, THREAD)
-    assert seen == [("Be brief.", ["lookup"], "t", "desk")]
+    ((*others, messages),) = seen
+    assert others == ["Be brief.", ["lookup"], "t", "desk"]
+    assert messages[0].text == "hi"
 
 
 def test_tools_given_as_dicts_are_read_once():

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from cascade_agent import CascadeChatModel, cascade_node, cascade_step, swap_node
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
-from tests.builders import BOTH, ask, graph_of, lookup, no_draft
+from tests.builders import BOTH, ask, graph_of, lookup, no_draft, seeing
 
 
 def pair(small="draft", large="final", *, loop=True):
@@ -169,10 +169,7 @@ async def test_what_a_body_changes_in_place_stays_in_the_body(schema, how):
 @BOTH
 async def test_validators_see_the_state_of_the_graph(how):
     """`context.state` is what the node got, for the node without a body and for the one with one."""
-    seen = []
-
-    def look(draft, context):
-        seen.append(context.state["notes"])
+    seen, look = seeing(lambda context: context.state["notes"])
 
     def body(state, model):
         return {"messages": [model.invoke(state["messages"])]}
