@@ -1,17 +1,15 @@
 """The answer of the tier with the last word goes out as it comes, and is the one that is judged and recorded."""
 
-from __future__ import annotations
-
 import asyncio
-import sys
 import threading
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from functools import reduce
 from operator import add
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+import streams
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk
@@ -19,19 +17,12 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from openai import APIConnectionError
+from streams import TEXT, WAYS, Script, TokenServer, graph_of
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, cascade_node
 from cascade_agent.engine.step import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from tests.builders import City, Refused, Runs, behind, eventually, pair, streamed
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-import streams
-from streams import TEXT, WAYS, Script, TokenServer, graph_of
 
 EVERY_WAY = pytest.mark.parametrize(("adapter", "way"), WAYS, ids=lambda value: value.replace(" ", "_"))
 OFF = {"configurable": {"cascade_disabled": True}}
