@@ -9,7 +9,6 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,7 +18,6 @@ from langchain_core.tools import ToolException
 from langgraph.prebuilt import ToolNode
 
 from tests.builders import graph_of
-from tools import calculator, orders
 from tools.calculator import evaluate
 from tools.database import MAX_ROWS, OrderDatabase, changes
 from tools.orders import SIDE_EFFECTS, order_tools
@@ -275,14 +273,6 @@ def test_in_a_tool_node_errors_are_messages(db):
     ]
     state = graph_of(ToolNode(order_tools(db))).invoke({"messages": [AIMessage("", tool_calls=calls)]})
     assert [message.status for message in state["messages"][1:]] == ["error", "success"]
-
-
-def test_the_tools_never_import_the_cascade():
-    """No file of tools/ imports cascade_agent or graphs."""
-    for module in (orders, calculator):
-        text = Path(module.__file__).read_text(encoding="utf-8")
-        assert "cascade_agent" not in text
-        assert "graphs" not in text
 
 
 # ---- the calculator -------------------------------------------------------------------------------------------------

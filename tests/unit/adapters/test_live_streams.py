@@ -139,26 +139,6 @@ async def test_the_chunks_add_up_to_the_answer_that_was_judged(deltas, way):
     )
 
 
-@pytest.mark.parametrize("adapter", ["node", "middleware"])
-async def test_the_message_stream_shows_the_message_of_the_state(adapter):
-    """Its chunks have one id, add up to the message in the state, and that is not shown once more."""
-    with TokenServer(scripts()) as server:
-        app = streams.apps(server.model("small"), server.model("large", stream_usage=True))[adapter][1]
-        parts: list[Any] = []
-        state: Any = None
-        async for mode, value in app.astream(streams.QUESTION, stream_mode=["messages", "values"]):
-            if mode == "messages":
-                parts.append(value[0])
-            else:
-                state = value
-    message = state["messages"][-1]
-    assert {part.id for part in parts} == {message.id}
-    assert all(isinstance(part, AIMessageChunk) for part in parts)
-    total = reduce(add, parts)
-    assert visible(total) == visible(message)
-    assert trace_of(total) == trace_of(message)
-
-
 @pytest.mark.parametrize("finish", ["length", "tool_calls", None])
 @pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware", "structured"])
 async def test_a_call_that_was_cut_off_is_no_valid_one(adapter, finish):
