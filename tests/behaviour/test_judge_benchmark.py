@@ -14,7 +14,21 @@ from cascade_agent.validators import shipped_scorer
 from tests.recordings import recordings, write_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Run = Callable[..., None]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The benchmark as a program."""
+
+    def run(*options: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["judge", *map(str, options)])
+        judge.main()
+
+    return run
 
 
 def confidences(path: Path, way: judge.Way) -> list[float]:
@@ -66,7 +80,7 @@ def test_operating_point_loses_no_more_than_a_point() -> None:
     assert again == pytest.approx(cost)
 
 
-def test_orders_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orders_and_kinds(tmp_path: Path, run: Run) -> None:
     """A made-up value ranks below a mentioned one; right first is the least risk area; an unknown kind is named."""
     found = confidences(recordings(tmp_path / "x"), WAYS[0])
     assert max(found[k] for k in range(16) if k % 4 == 0) < min(found[k] for k in range(16) if k % 4)
@@ -75,9 +89,8 @@ def test_orders_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert good == pytest.approx(1 / 9)
     assert bad == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
     path = recordings(tmp_path / "y")
-    monkeypatch.setattr(sys, "argv", ["judge", "--train", str(path), "--test", str(path), "--leave-out", "three"])
     with pytest.raises(SystemExit, match="one, two, or each"):
-        judge.main()
+        run("--train", path, "--test", path, "--leave-out", "three")
 
 
 def test_folds_keep_apart(tmp_path: Path) -> None:
@@ -95,13 +108,10 @@ def test_folds_keep_apart(tmp_path: Path) -> None:
     assert sorted(n for _, exam in parts for n in exam) == sorted(n for n, kind in kinds.items() if kind == "one")
 
 
-def test_whole_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_run_writes_its_figures(tmp_path: Path, run: Run) -> None:
     """A run over both halves prints its tables and writes figures for every way, finite or unknown."""
     path, out = recordings(tmp_path / "x"), tmp_path / "out.json"
-    monkeypatch.setattr(
-        sys, "argv", ["judge", "--train", str(path), "--test", str(path), "--sizes", "4", "--json", str(out)]
-    )
-    judge.main()
+    run("--train", path, "--test", path, "--sizes", "4", "--json", out)
     report = json.loads(out.read_text())
     evidence = {"default +second", "default +second wide"}
     fits = {"fit 4", "fit 4 on gain", "fit 4 +second", "fit 4 +second on gain", "fit 4 +second wide"}
@@ -113,7 +123,7 @@ def test_whole_run_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0.0 <= report["ways"]["default"]["small -> large"]["auroc"] <= 1.0
 
 
-def test_models_that_training_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_training_does_not_know(tmp_path: Path, run: Run) -> None:
     """Recordings of other models are judged by what all small models of the training folder taught."""
     train, test, out = recordings(tmp_path / "a"), recordings(tmp_path / "b", ids="new"), tmp_path / "out.json"
     manifest = json.loads((test / "manifest.json").read_text())
@@ -122,26 +132,16 @@ def test_models_that_training_does_not_know(tmp_path: Path, monkeypatch: pytest.
     manifest["models"] = {f"new-{model}": entry for model, entry in manifest["models"].items()}
     manifest["pairs"] = [{"small": "new-small", "large": "new-large"}]
     (test / "manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr(
-        sys, "argv", ["judge", "--train", str(train), "--test", str(test), "--sizes", "4", "--json", str(out)]
-    )
-    judge.main()
+    run("--train", train, "--test", test, "--sizes", "4", "--json", out)
     report = json.loads(out.read_text())
     assert report["cases"] == 16
     assert report["ways"]["fit 4 +second"]["new-small -> new-large"]["auroc"] is not None
 
 
-def test_json_alone_prints_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_alone_prints_nothing_else(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` without a file prints the figures as one object; each kind of step can be left out in turn."""
     path = recordings(tmp_path / "x", categories=3)  # both kinds in both halves
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["judge", "--train", str(path), "--test", str(path), "--sizes", "", "--leave-out", "each", "--json"],
-    )
-    judge.main()
+    run("--train", path, "--test", path, "--sizes", "", "--leave-out", "each", "--json")
     report = json.loads(capsys.readouterr().out)
     assert report["cases"] == 16
     assert set(report["ways"]) == {"schema", "default", "default +second", "default +second wide", "oracle"}
@@ -171,7 +171,7 @@ def reread(path: Path, change: Any) -> None:
     write_lines(path, [row for row in rows if row is not None])
 
 
-def test_gaps_in_the_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gaps_in_the_recordings(tmp_path: Path, run: Run) -> None:
     """A missing case leaves its pair alone, tokens are guessed, and a call that failed escalates and is no draft."""
     path = recordings(tmp_path / "plain")
 
@@ -185,9 +185,7 @@ def test_gaps_in_the_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     reread(path / "models" / "other.jsonl.gz", lambda row: None if row["id"] == "case_2" else row)
     reread(path / "models" / "large.jsonl.gz", lambda row: None if row["id"] == "case_3" else row)
     out = tmp_path / "out.json"
-    options = ["--train", str(path), "--test", str(path), "--sizes", "4", "--json", str(out)]
-    monkeypatch.setattr(sys, "argv", ["judge.py", *options])
-    judge.main()
+    run("--train", path, "--test", path, "--sizes", "4", "--json", out)
     report = json.loads(out.read_text())
     assert report["gaps"] == {"small -> large": {"missing": 2, "errors": 1}}
     assert report["in_sample"]["default"] == "no", "made-up cases that no rule was developed on"
