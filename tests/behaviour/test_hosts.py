@@ -80,22 +80,6 @@ def test_retries_and_fallbacks_around_a_cascade_know_larges_exception():
 
 
 @PLACES
-@pytest.mark.parametrize(
-    ("text", "metadata"),
-    [
-        ("I can't help with that.", {"stop_reason": "refusal"}),
-        ("It is twen", {"finish_reason": "length"}),
-    ],
-)
-def test_what_both_models_say_reaches_the_user(text, metadata, place):
-    """As large's own, marked in the record."""
-    answer = AIMessage(text, response_metadata=metadata)
-    last = agent(says(answer), says(answer), place).invoke(HI)["messages"][-1]
-    entry = record(last)
-    assert (last.text, entry["degraded"], entry["outcome"], entry["final_tier"]) == (text, True, "exhausted", "large")
-
-
-@PLACES
 def test_structured_output_heals_in_one_more_turn(place):
     """`ToolStrategy(handle_errors=True)` shows large its error; without, it reaches the host."""
     wrong, right = (

@@ -389,25 +389,20 @@ def wrong(name):
     return [call(name, order="7"), AIMessage("Order 7 was shipped.")]
 
 
-@pytest.mark.parametrize("prebuilt", ["create_react_agent", "create_agent"])
 @BOTH
-async def test_prebuilt_agents_take_a_cascade_as_their_model(prebuilt, how):
-    """`CascadeChatModel` is a chat model to both of them, with tools and with structured output."""
-    report = AIMessage("", tool_calls=[{"name": "Plan", "args": {"goal": "g", "steps": ["a"]}, "id": "9"}])
-    cascade = pair(model(*wrong("look_up"), report), model(*wrong("lookup")))
-    if prebuilt == "create_agent":
-        agent = create_agent(cascade, [lookup])
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from langgraph.prebuilt import create_react_agent
+async def test_the_prebuilt_agent_of_langgraph_takes_a_cascade_as_its_model(how):
+    """`CascadeChatModel` is a chat model to `create_react_agent`, with tools and with structured output."""
+    report = call("Plan", goal="g", steps=["a"], call_id="9")
+    cascade = CascadeChatModel(small=model(*wrong("look_up"), report), large=model(*wrong("lookup")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from langgraph.prebuilt import create_react_agent
 
-            agent = create_react_agent(cascade, [lookup], response_format=Plan)
+        agent = create_react_agent(cascade, [lookup], response_format=Plan)
     out = await run(agent, {"messages": "Where is order 7?"}, how=how)
     assert [m.type for m in out["messages"]] == ["human", "ai", "tool", "ai"]
     assert record(out["messages"][1])["reason"] == "schema_invalid"
-    if prebuilt == "create_react_agent":
-        assert out["structured_response"] == Plan(goal="g", steps=["a"])
+    assert out["structured_response"] == Plan(goal="g", steps=["a"])
 
 
 def test_the_model_node_of_an_agent_can_be_swapped():

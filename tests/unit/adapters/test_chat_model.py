@@ -217,32 +217,6 @@ def test_tools_are_known_to_agents_and_validators():
 
 
 @BOTH
-async def test_arguments_bound_to_a_tier_stay_with_it(how):
-    """`small.bind(...)` and `large.bind(...)` never mix, with tools, without, and under structured output."""
-    for adapter in ("plain", "tools", "structured"):
-        small, large = ScriptedChatModel("a", loop=True), ScriptedChatModel('{"x": 1}', loop=True)
-        own = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
-        both = cascade(
-            small.bind(temperature=0.1, tools=[own]), large.bind(temperature=0.9, user="u"), validators=[refuses_small]
-        )
-        if adapter == "plain":
-            await ask(both, how=how, stop=["."])
-            assert small.options == [{"temperature": 0.1, "stop": ["."]}]
-            assert small.offered == [[own]]
-            assert large.options == [{"temperature": 0.9, "user": "u", "stop": ["."]}]
-        elif adapter == "tools":
-            await ask(both.bind_tools([forecast]), how=how)
-            assert small.options == [{"temperature": 0.1}]
-            assert small.offered[0] != [own]
-            assert large.options == [{"temperature": 0.9, "user": "u"}]
-        else:
-            await ask(both.with_structured_output({"title": "x", "type": "object"}, include_raw=True), how=how)
-            assert small.options[0]["temperature"] == 0.1
-            assert large.options[0] == {**large.options[0], "temperature": 0.9, "user": "u"}
-            assert "user" not in small.options[0]
-
-
-@BOTH
 async def test_arguments_and_choices_of_the_call_win(how):
     """`temperature` and `tool_choice` given later reach tiers and validators, as they would reach the model alone."""
     small, large = ScriptedChatModel("a"), ScriptedChatModel("b")

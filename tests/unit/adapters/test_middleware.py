@@ -23,7 +23,7 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 import cascade_agent
-from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy, Tier
+from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import ToolCallSchema
@@ -74,21 +74,6 @@ async def test_the_agents_model_is_tried_and_large_answers_what_needs_it(how):
     assert {k: v["input_tokens"] for k, v in usage.usage_metadata.items()} == {"small": 20, "large": 10}
     assert record(first)["usage"]["calls"] == 2
     assert first.usage_metadata["input_tokens"] == 10
-
-
-@BOTH
-async def test_arguments_bound_to_a_tier_reach_that_tier_alone(how):
-    """`bind(temperature=...)` of each tier survives that the agent binds tools anew."""
-    small, large = model("draft"), model("fine")
-    agent = create_agent(
-        small.bind(temperature=0.1),  # type: ignore[arg-type]
-        [lookup],
-        middleware=[CascadeMiddleware(Tier(large.bind(temperature=0.9, stop=["#"])), validators=[no_draft])],
-    )
-    await run(agent, {"messages": "hi"}, how=how)
-    assert [m.options[0].get("temperature") for m in (small, large)] == [0.1, 0.9]
-    assert [m.options[0].get("stop") for m in (small, large)] == [None, ["#"]]
-    assert [len(m.offered[0]) for m in (small, large)] == [1, 1]
 
 
 class OtherProvider(ScriptedChatModel):

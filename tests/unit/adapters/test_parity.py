@@ -29,7 +29,7 @@ from cascade_agent import (
     default_validators,
 )
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import City, Hanging, Refused, behind, call, cancelled, examples, pair
+from tests.builders import City, Hanging, Refused, behind, call, cancelled, examples, get_weather, pair
 
 WAYS = pytest.mark.parametrize("way", ["sync", "async", "stream", "astream", "events"])
 ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "structured", "node", "middleware"])
@@ -168,6 +168,19 @@ async def test_a_step_that_is_stopped_asks_nobody_else(adapter, way):
             await run(graph, HI, way)
     assert [t.outcome for t in journal] == ["cancelled"]
     assert large.asked == 0
+
+
+@ADAPTERS
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize("tools", [(), (get_weather,)], ids=["plain", "tools"])
+async def test_arguments_bound_to_a_tier_stay_with_it(adapter, way, tools):
+    """`small.bind(...)` and `large.bind(...)` never mix, with tools, without, and under structured output."""
+    small, large = (says(city(3) if adapter == "structured" else "fine") for _ in range(2))
+    tiers = small.bind(temperature=0.1, user="u"), large.bind(temperature=0.9, stop=["#"])
+    await run(graph_of(adapter, *tiers, tools=tools, validators=[small_is_bad]), HI, way)
+    assert [m.options[0].get("temperature") for m in (small, large)] == [0.1, 0.9]
+    assert [m.options[0].get("stop") for m in (small, large)] == [None, ["#"]]
+    assert [m.options[0].get("user") for m in (small, large)] == ["u", None]
 
 
 # ---- never worse than large alone -----------------------------------------------------------------------------------
