@@ -259,19 +259,26 @@ class Refund(BaseModel):
     amount: int
 
 
-async def test_structured_output_is_edited_as_an_object():
-    """The question has its fields; an edit of them is what the graph gets, and what is not of the schema comes back."""
-    draft = AIMessage("", tool_calls=[{"name": "Refund", "args": A1[1], "id": "1"}])
-    small, large = scripted(draft), scripted(draft)
-    settings: Any = {"validators": [DOUBT], "policy": ASKS, "saver": InMemorySaver()}
-    graph = behind("chat_model", small, large, schema=Refund, **settings)
+def parsed(**args: Any) -> dict[str, Any]:
+    """An edited structured answer, as LangChain's front ends send it."""
+    return hitl({"type": "edit", "edited_action": {"name": "answer", "args": {"parsed": args}}})
+
+
+@pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
+@pytest.mark.parametrize("reply", [parsed(**EDITED[0]), '{"order": "B", "amount": 7}', {"parsed": EDITED[0]}], ids=str)
+async def test_structured_output_is_edited_as_an_object(reply, adapter):
+    """The question has its fields; a reply of the schema is what the graph gets, any other one comes back."""
+    small, large = (
+        scripted(AIMessage("", tool_calls=[{"name": "Refund", "args": A1[1], "id": "1"}])) for _ in range(2)
+    )
+    graph = graph_of(adapter, small, large, schema=Refund, tools=(), validators=[DOUBT])
     question = (await run(graph, {"messages": "hi"}, THREAD, how="async"))["__interrupt__"][0].value
     assert question["action_requests"][0]["args"] == {"parsed": A1[1]}
-    for args, expected in (({"parsed": {"order": "B"}}, None), ({"parsed": EDITED[0]}, repr(Refund(**EDITED[0])))):
-        action = {"type": "edit", "edited_action": {"name": "answer", "args": args}}
-        out = await run(graph, Command(resume=hitl(action)), THREAD, how="async")
-        assert ("__interrupt__" in out) == (expected is None)
-    assert out["messages"][-1].text == expected
+    again = await run(graph, Command(resume=parsed(order="B")), THREAD, how="async")
+    assert "error" in again["__interrupt__"][0].value
+    out = await run(graph, Command(resume=reply), THREAD, how="async")
+    found = out.get("structured_response")
+    assert (repr(found) if found else out["messages"][-1].text) == repr(Refund(**EDITED[0]))
     assert (small.asked, large.asked) == (1, 1)
 
 

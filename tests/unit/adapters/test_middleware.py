@@ -320,25 +320,6 @@ async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
     assert record(out["messages"][1])["degraded"]
 
 
-def test_a_human_gives_structured_output():
-    """As JSON text or as `parsed`; what is not of the schema asks again."""
-    for reply in (
-        '{"order": "7", "days": 3}',
-        {"parsed": GOOD},
-        {"tool_calls": [{"name": "Report", "args": GOOD}], "parsed": GOOD},
-    ):
-        small, large = model(call("Report", **BAD)), model(call("Report", **BAD))
-        cascade = CascadeMiddleware(large, policy=Policy(on_exhausted="interrupt"))
-        agent = create_agent(
-            small, response_format=ToolStrategy(Report), middleware=[cascade], checkpointer=InMemorySaver()
-        )
-        agent.invoke({"messages": "report on 7"}, THREAD)
-        assert "error" in agent.invoke(Command(resume="late"), THREAD)["__interrupt__"][0].value
-        out = agent.invoke(Command(resume=reply), THREAD)
-        assert out["structured_response"] == Report(order="7", days=3)
-        assert (small.asked, large.asked) == (1, 1)
-
-
 @BOTH
 async def test_control_flow_of_the_host_passes_through(how):
     """An `interrupt()` inside a tier's call is no model error: it stops the graph, and nothing escalates."""
