@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
+_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +22,7 @@ class Alarm(Plain):
     """A monitor found a change.
 
     `index` is the number of the step (from 0) at which it was noticed, `at` that step's time, `since` about how many
-    steps before it the change lies (None: unknown). `before` and `after` are what the monitor measures, on both
-    sides. `what` says it in a sentence, `advice` what to do.
+    steps before it the change lies. `before` and `after` are what the monitor measures. `advice` says what to do.
     """
 
     monitor: str
@@ -147,11 +147,58 @@ class DriftReport(Plain):
         return any(monitor.count for monitor in self.monitors)
 
 
-def finite(value: float | None) -> float | None:
-    """A number that JSON can hold, or None."""
-    return value if value is not None and math.isfinite(value) else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRef:
+    """A step of the stream. `turn` is its number in its conversation `episode`; `counts`: an alarm there is one."""
+
+    index: int
+    at: str | None
+    counts: bool
+    name: str
+    kind: str
+    episode: str | None
+    turn: int
+    answered: bool
+    policy: str | None
 
 
-def with_alarm(monitor: Monitor, alarm: Alarm, *, keep: int = 20) -> Monitor:
-    """Return the monitor with one more alarm, the oldest beyond `keep` left out."""
-    return replace(monitor, count=monitor.count + 1, alarms=(*monitor.alarms, alarm)[-keep:])
+class AlarmLog:
+    """A monitor with its alarms; the one place that raises them."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+
+    def alarm(
+        self,
+        at: StepRef,
+        what: str,
+        advice: str,
+        *,
+        step: str | None = None,
+        before: float | None = None,
+        after: float | None = None,
+        since: int | None = None,
+    ) -> list[Alarm]:
+        """Raise an alarm at a step, where alarms count."""
+        if not at.counts:
+            return []
+        alarm = Alarm(
+            monitor=self.monitor.name,
+            index=at.index,
+            at=at.at,
+            step=step,
+            before=before,
+            after=after,
+            since=since,
+            what=what,
+            advice=advice,
+        )
+        alarms = (*self.monitor.alarms, alarm)[-_KEPT:]
+        self.monitor = replace(self.monitor, count=self.monitor.count + 1, alarms=alarms)
+        return [alarm]
+
+    def stands(self, n: int, value: float | None, *, limit: float | None = None, note: str | None = None) -> Monitor:
+        """Return the monitor as it stands; a value that JSON cannot hold is unknown."""
+        known = value is not None and math.isfinite(value)
+        note = self.monitor.note if note is None else note
+        return replace(self.monitor, n=n, value=value if known else None, limit=limit, note=note)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable
 
 UNKNOWN = "unknown"
@@ -35,19 +35,19 @@ def exact(value: str | float | None) -> str:
     return "" if value is None else str(value)
 
 
-def figure(value: float | None, digits: int = 3) -> str:
-    """Return a number with `digits` that count, whole from a thousand on; never a zero for what is not zero."""
+def figure(value: float | None) -> str:
+    """Return a number with three digits that count, whole from a thousand on; never a zero for what is not zero."""
     if value is None:
         return UNKNOWN
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
-    return f"{value:.1e}" if exponent < _LEAST else f"{value:,.{max(0, digits - 1 - exponent)}f}"
+    return f"{value:.1e}" if exponent < _LEAST else f"{value:,.{max(0, 2 - exponent)}f}"
 
 
-def money(value: float | None, currency: str, digits: int = 3) -> str:
+def money(value: float | None, currency: str) -> str:
     """Return an amount with its currency."""
-    return UNKNOWN if value is None else f"{figure(value, digits)} {unit(currency)}"
+    return UNKNOWN if value is None else f"{figure(value)} {unit(currency)}"
 
 
 def unit(currency: str) -> str:
@@ -62,7 +62,7 @@ def seconds(value: float | None) -> str:
 
 def tick_seconds(value: float) -> str:
     """Return a round time on an axis."""
-    return _in_unit(value, lambda number: f"{round(number, 6):g}")
+    return _in_unit(value, "{:g}".format)
 
 
 def _in_unit(value: float, write: Callable[[float], str]) -> str:
@@ -81,8 +81,11 @@ def clock(iso: str | None, fine: bool = False) -> str:
 
 
 def between(low: float | None, high: float | None) -> str:
-    """Return an interval of shares that no line end tears apart."""
-    return UNKNOWN if low is None or high is None else f"{low * 100:.0f}\u2060–\u2060{high * 100:.0f}%"
+    """Return an interval of shares that no line end tears apart; a dash before a minus would not be read."""
+    if low is None or high is None:
+        return UNKNOWN
+    dash = " to " if low < 0 else "\u2060–\u2060"
+    return f"{low * 100:.0f}{dash}{high * 100:.0f}%"
 
 
 def span(first: str | None, last: str | None) -> str:
@@ -103,9 +106,8 @@ def width(size: float) -> str:
     return f"{size:g} seconds"
 
 
-def tick_time(iso: str, size: float) -> str:
+def tick_time(time: dt.datetime, size: float) -> str:
     """Return the start of a period on an axis."""
-    time = dt.datetime.fromisoformat(iso)
     if size >= _DAY:
         return f"{time.day} {time:%b}" if size < _YEAR else f"{time.year}"
     if size >= _HOUR:
@@ -113,6 +115,6 @@ def tick_time(iso: str, size: float) -> str:
     return f"{time:%H:%M}" if size >= _MINUTE else f"{time:%H:%M:%S}"
 
 
-def plural(number: float, one: str, many: str | None = None) -> str:
+def plural(number: float, one: str) -> str:
     """Return a count with its word."""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+    return f"{count(number)} {one if number == 1 else one + 's'}"
