@@ -182,10 +182,10 @@ def _saving(saving: Saving) -> str:
     from cascade_agent.offline.evaluation.estimates import Figure, less
 
     head = f"at {saving.basis} prices"
+    if saving.low is None or saving.high is None:
+        return f"{head}: saving unknown ({saving.unknown} steps without a known cost, or nothing to compare with)"
     point = None if saving.saving is None else (saving.saving, saving.saving)
     found = compared(Figure(low=saving.low, high=saving.high, estimate=point))
-    if found is None:
-        return f"{head}: saving unknown ({saving.unknown} steps without a known cost, or nothing to compare with)"
     text = f"{head}: cost {found} over {saving.known} steps"
     if saving.recent is not None:
         text += f", {less(saving.recent, saving.recent)} over the last {saving.recent_steps}"

@@ -6,17 +6,14 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
-from cascade_agent.offline.drift.detectors import HORIZON, EDetector
-from cascade_agent.offline.drift.values import AlarmLog, Monitor
+from cascade_agent.offline.drift.detectors import EDetector
+from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, put
 from cascade_agent.offline.evaluation.dataset import LOOKING
 
 if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label
-    from cascade_agent.offline.drift.values import Alarm, StepRef
-
-REMEMBERED: Final = 20_000
-"""Steps for which a label may still come, and conversations that are kept apart."""
+    from cascade_agent.offline.drift.values import Alarm, Monitor, StepRef
 
 _APART = 20
 """Steps of a conversation between two of its harms (labels) that count."""
@@ -60,18 +57,10 @@ class HarmMonitor:
         if self.bound is None:
             return
         target = "P(wrong | small answered)" if self._selective else "harm per step"
-        for who, (name, note) in _NAMES.items():
+        for who, (name, rests) in _NAMES.items():
             self._detectors[who] = EDetector(self.bound, level=level)
-            self._logs[who] = AlarmLog(
-                Monitor(
-                    name=name,
-                    method="e_detector",
-                    knowledge="labelled",
-                    false_alarms=level,
-                    horizon=HORIZON,
-                    note=f"{target} <= {self.bound:g}; {note}",
-                )
-            )
+            note = f"{target} <= {self.bound:g}; {rests}"
+            self._logs[who] = AlarmLog(name, "e_detector", chance=level, note=note)
 
     def count(self, policy: str | None, *, answered: bool) -> None:
         """Count a step of the policy with this version."""
@@ -138,10 +127,7 @@ class HarmMonitor:
         last = self._last.get(key)
         if last is not None and step.turn - last < _APART:
             return False
-        self._last[key] = step.turn
-        self._last.move_to_end(key)
-        if len(self._last) > REMEMBERED:
-            self._last.popitem(last=False)
+        put(self._last, key, step.turn, most=REMEMBERED)
         return True
 
     def _note(self, step: StepRef, *, loss: bool) -> None:

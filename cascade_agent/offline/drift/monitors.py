@@ -10,14 +10,14 @@ import datetime as dt
 import threading
 from collections import OrderedDict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.labels import LabelStore
 from cascade_agent.offline.drift.detectors import HORIZON, Adwin, Category, Stability
-from cascade_agent.offline.drift.harm import REMEMBERED, HarmMonitor
+from cascade_agent.offline.drift.harm import HarmMonitor
 from cascade_agent.offline.drift.savings import Prices, SavingsMonitor
-from cascade_agent.offline.drift.values import Alarm, AlarmLog, DriftReport, Fact, Monitor, StepRef
+from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, DriftReport, Fact, StepRef, put
 from cascade_agent.offline.evaluation.dataset import UNFINISHED
 from cascade_agent.offline.evaluation.journals import ordered
 
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label, StepTrace, Verdict
     from cascade_agent.journal.format import PathLike
+    from cascade_agent.offline.drift.values import Alarm, Monitor
     from cascade_agent.offline.evaluation.journals import ReadSettings
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 MAX_NAMES: Final = 20
 """Step names that are watched by themselves; later ones are watched only together with all."""
@@ -196,7 +194,7 @@ class DriftWatch:
         turn = 0
         if step.thread_id is not None:
             turn = self._turns.get(step.thread_id, -1) + 1
-            _put(self._turns, step.thread_id, turn, most=REMEMBERED)
+            put(self._turns, step.thread_id, turn, most=REMEMBERED)
         at = StepRef(
             index=self.steps,
             at=step.started_at,
@@ -208,7 +206,7 @@ class DriftWatch:
             answered=step.final_tier == "small" and not step.escalated,
             policy=step.policy,
         )
-        _put(self._recent, step.id, at, most=REMEMBERED)
+        put(self._recent, step.id, at, most=REMEMBERED)
         self.steps += 1
         self._first, self._last = self._first or step.started_at, step.started_at or self._last
         return at
@@ -299,9 +297,7 @@ class _Mean:
     def __init__(self, name: str, chance: float, step: str | None = None) -> None:
         self.detector = Adwin(chance / (HORIZON // Adwin.CLOCK))
         self.step, self._what = step, _WHAT[name] + ("" if step is None else f" of step {step!r}")
-        self._log = AlarmLog(
-            Monitor(name=name, method="adwin", knowledge="unlabelled", step=step, false_alarms=chance, horizon=HORIZON)
-        )
+        self._log = AlarmLog(name, "adwin", chance=chance, step=step)
         self._quiet_until = 0
 
     def restart(self) -> None:
@@ -379,9 +375,7 @@ class _Share:
 
     def __init__(self, name: str, chance: float) -> None:
         self.detector = Stability(chance / (HORIZON // Stability.HOP))
-        self._log = AlarmLog(
-            Monitor(name=f"{name} (PSI)", method="psi", knowledge="unlabelled", false_alarms=chance, horizon=HORIZON)
-        )
+        self._log = AlarmLog(f"{name} (PSI)", "psi", chance=chance)
 
     def add(self, value: Category, at: StepRef) -> list[Alarm]:
         shift = self.detector.update(value)
@@ -411,14 +405,8 @@ class _Facts:
     def __init__(self, policy: Policy | None) -> None:
         models = () if policy is None else policy.provenance.get("models") or ()
         self._measured = frozenset(map(str, models)) if isinstance(models, list | tuple) else frozenset[str]()
-        self.log = AlarmLog(
-            Monitor(
-                name="small model",
-                method="fact",
-                knowledge="unlabelled",
-                note="a model that the policy was not calibrated with is an alarm; any other change is a fact",
-            )
-        )
+        note = "a model that the policy was not calibrated with is an alarm; any other change is a fact"
+        self.log = AlarmLog("small model", "fact", note=note)
         self.changes: list[Fact] = []
         self.lost = 0
         self._now: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -436,8 +424,8 @@ class _Facts:
         if value is None:
             return False
         before, seen = self._now.get((what, at.name)), self._seen.get((what, at.name, value))
-        _put(self._now, (what, at.name), value, most=5 * _MAX_MODELS)
-        _put(self._seen, (what, at.name, value), at.index, most=5 * _MAX_MODELS)
+        put(self._now, (what, at.name), value, most=5 * _MAX_MODELS)
+        put(self._seen, (what, at.name, value), at.index, most=5 * _MAX_MODELS)
         if before is None or before == value or (seen is not None and at.index - seen <= _ABSENT):
             return False
         if at.counts:
@@ -460,11 +448,3 @@ class _Facts:
             "its certificate says nothing about this model: calibrate anew, or go back to the old one",
             step=at.name,
         )
-
-
-def _put(table: OrderedDict[K, V], key: K, value: V, *, most: int) -> None:
-    """Remember a value as the latest of so many."""
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > most:
-        table.popitem(last=False)

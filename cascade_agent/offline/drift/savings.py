@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cascade_agent.offline.drift.values import AlarmLog, Monitor, PriceBasis, Saving
+from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, PriceBasis, Saving, put
 from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, label_step, text_hash
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates, Figure
 from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tally
@@ -16,7 +16,7 @@ from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tall
 if TYPE_CHECKING:
     from cascade_agent.core.records import Attempt, Label, StepTrace
     from cascade_agent.models.pricing import Price
-    from cascade_agent.offline.drift.values import Alarm, StepRef
+    from cascade_agent.offline.drift.values import Alarm, Monitor, StepRef
     from cascade_agent.offline.evaluation.dataset import Facts
 
 Prices = Mapping[str, "Price"] | Callable[[str], "Price | None"]
@@ -36,8 +36,6 @@ _SURE = 3.0
 """Standard errors by which a saving must lie below (or above) 0 to be called one."""
 _MAX_SOURCES = 20
 """Sources of prices that fit a line."""
-_LATE = 20_000
-"""Steps to which a label may still come."""
 
 
 @dataclass(slots=True)
@@ -85,7 +83,7 @@ class SavingsMonitor:
     def __init__(self, prices: Prices | None = None) -> None:
         self._prices = prices
         self.basis: PriceBasis = "recorded" if prices is None else "given"
-        self._log = AlarmLog(Monitor(name=f"saving ({self.basis} prices)", method="saving", knowledge="money"))
+        self._log = AlarmLog(f"saving ({self.basis} prices)", "saving")
         self._currency: str | None = None
         self._tally = Tally(SweepPlan())
         self._names: set[str] = set()
@@ -131,9 +129,7 @@ class SavingsMonitor:
         cell = (name, "")
         group = text_hash(step.thread_id or f"step:{step.id}") % GROUPS
         self._tally.count(cell, group, facts)
-        self._late[step.id] = (cell, group, facts)
-        if len(self._late) > _LATE:
-            self._late.popitem(last=False)
+        put(self._late, step.id, (cell, group, facts), most=REMEMBERED)
         costs = [cost for _, cost in facts.calls]
         self.unknown += None in costs
         self.known += None not in costs

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeVar
 
+from cascade_agent.offline.drift.detectors import HORIZON
 from cascade_agent.offline.evaluation.plain import Plain
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from collections.abc import Mapping
 
+K = TypeVar("K")
+V = TypeVar("V")
 Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
+REMEMBERED: Final = 20_000
+"""Steps for which a label may still come, and conversations that are kept apart."""
 _KEPT = 20
+_KNOWLEDGE: Final[dict[Method, Knowledge]] = {"e_detector": "labelled", "saving": "money"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +140,7 @@ class DriftReport(Plain):
     last: str | None = None
     since: str | None = None
     false_alarms: float = 0.05
-    horizon: int = 10_000
+    horizon: int = HORIZON
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -165,8 +172,18 @@ class StepRef:
 class AlarmLog:
     """A monitor with its alarms; the one place that raises them."""
 
-    def __init__(self, monitor: Monitor) -> None:
-        self.monitor = monitor
+    def __init__(
+        self, name: str, method: Method, *, chance: float | None = None, step: str | None = None, note: str = ""
+    ) -> None:
+        self.monitor = Monitor(
+            name=name,
+            method=method,
+            knowledge=_KNOWLEDGE.get(method, "unlabelled"),
+            step=step,
+            false_alarms=chance,
+            horizon=None if chance is None else HORIZON,
+            note=note,
+        )
 
     def alarm(
         self,
@@ -202,3 +219,11 @@ class AlarmLog:
         known = value is not None and math.isfinite(value)
         note = self.monitor.note if note is None else note
         return replace(self.monitor, n=n, value=value if known else None, limit=limit, note=note)
+
+
+def put(table: OrderedDict[K, V], key: K, value: V, *, most: int) -> None:
+    """Remember a value as the latest of so many."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > most:
+        table.popitem(last=False)

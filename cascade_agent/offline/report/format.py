@@ -30,11 +30,6 @@ def probability(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.3f}"
 
 
-def exact(value: str | float | None) -> str:
-    """Return a text, or all digits of a number; unknown is empty."""
-    return "" if value is None else str(value)
-
-
 def figure(value: float | None) -> str:
     """Return a number with three digits that count, whole from a thousand on; never a zero for what is not zero."""
     if value is None:
@@ -55,24 +50,12 @@ def unit(currency: str) -> str:
     return currency if len(currency) <= _UNIT else f"{currency[: _UNIT - 1]}…"
 
 
-def seconds(value: float | None) -> str:
+def seconds(value: float | None, write: Callable[[float], str] = figure) -> str:
     """Return a time in the unit that fits."""
-    return UNKNOWN if value is None else _in_unit(value, figure) if value else "0 s"
-
-
-def tick_seconds(value: float) -> str:
-    """Return a round time on an axis."""
-    return _in_unit(value, "{:g}".format)
-
-
-def _in_unit(value: float, write: Callable[[float], str]) -> str:
+    if not value:
+        return UNKNOWN if value is None else "0 s"
     unit, size = next((found for found in (("s", 1.0), ("ms", 1e-3)) if value >= found[1]), ("µs", 1e-6))
     return f"{write(value / size)} {unit}"
-
-
-def day(iso: str | None) -> str:
-    """Return the day of an ISO time."""
-    return UNKNOWN if not iso else iso[:10]
 
 
 def clock(iso: str | None, fine: bool = False) -> str:

@@ -35,7 +35,7 @@ _ANSWERS: Final = {
     "unfinished": "unfinished",
 }
 _FORMATS: Final = (
-    "between", "clock", "count", "exact", "figure", "money", "percent", "plural", "probability", "seconds",
+    "between", "clock", "count", "figure", "money", "percent", "plural", "probability", "seconds",
     "span", "width",
 )  # fmt: skip
 _FEW: Final = 3
@@ -327,7 +327,7 @@ def footer(report: data.Report) -> Iterator[str]:
     yield f"Policies in this journal: {', '.join(policies)}."
     if (policy := report.policy) is not None:
         amount = "without a threshold" if policy["threshold"] is None else f"threshold {policy['threshold']:.3f}"
-        dated = f", {policy['kind']} {fmt.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
+        dated = f", {policy['kind']} {policy['date'][:10]}" if policy["kind"] and policy["date"] else ""
         yield f"Policy kept as {policy['name']}: {policy['version']}, {amount}{dated}."
     yield from report.notes
     yield (

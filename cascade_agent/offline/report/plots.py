@@ -213,7 +213,7 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
     for value in log_ticks(low * 1.15, high / 1.15):
         shapes += [
             line(x(value), 10, x(value), bottom, "grid"),
-            label(x(value), bottom + 20, fmt.tick_seconds(value), anchor="middle"),
+            label(x(value), bottom + 20, fmt.seconds(value, "{:g}".format), anchor="middle"),
         ]
     for index, row in enumerate(kept):
         top = 14.0 + row_height * index

@@ -27,7 +27,6 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage
 from cascade_agent.errors import RecordError
 from cascade_agent.journal.reader import read, read_labels
-from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import watch
 from cascade_agent.offline.evaluation import compare
@@ -38,7 +37,7 @@ from cascade_agent.offline.report.collect import MAX_PERIODS, WIDTHS, Counts, Le
 from cascade_agent.offline.report.markup import Placer, Scale, breakable, el, escape, log_ticks, ticks
 from cascade_agent.offline.report.page import templates
 from cascade_agent.validators import shipped_scorer
-from tests.builders import ROOT, command
+from tests.builders import ROOT, command, written
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
 if TYPE_CHECKING:
@@ -47,20 +46,13 @@ if TYPE_CHECKING:
 run = partial(command, "report")
 
 
-def journal_of(path: Path, *records: StepTrace | Label) -> Path:
-    """A journal of these records."""
-    with Journal(path) as file:
-        for record in records:
-            file.append(record) if isinstance(record, StepTrace) else file.append_label(record)
-    return path
-
-
 @pytest.fixture
 def reported(tmp_path):
     """Builds the report of these records."""
 
     def built(*records: StepTrace | Label):
-        return build_report([journal_of(tmp_path / f"{sum(1 for _ in tmp_path.iterdir())}.jsonl", *records)])
+        steps, labels = ([r for r in records if isinstance(r, kind)] for kind in (StepTrace, Label))
+        return build_report([written(tmp_path / f"{sum(1 for _ in tmp_path.iterdir())}.jsonl", steps, labels)])
 
     return built
 
@@ -425,7 +417,7 @@ def test_content_can_be_left_out(tmp_path):
     small = replace(trace.attempts[0], answer={"text": secret, "tool_calls": []}, error=f"ValueError: {secret}")
     entry = replace(trace.decisions[1], detail=secret)
     trace = replace(trace, attempts=(small, trace.attempts[1]), decisions=(trace.decisions[0], entry))
-    path = journal_of(tmp_path / "j.jsonl", trace)
+    path = written(tmp_path / "j.jsonl", [trace])
     assert secret in render(build_report([path]))
     bare = render(build_report([path], content=False))
     assert secret not in bare
@@ -617,7 +609,7 @@ def test_bad_input_is_named_in_a_line(tmp_path, args, part):
     """What cannot be used is named with exit code 2 and no traceback."""
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text('{"type":"step"}\n')
-    journal_of(tmp_path / "good.jsonl", step(0))
+    written(tmp_path / "good.jsonl", [step(0)])
     result = run(*args, cwd=tmp_path)
     assert result.exit_code == 2
     assert part in result.stderr
@@ -626,7 +618,7 @@ def test_bad_input_is_named_in_a_line(tmp_path, args, part):
 
 def test_bad_lines_can_be_skipped(tmp_path):
     """With `--skip-bad` a line that is no record is left out; a torn last line always is."""
-    path = journal_of(tmp_path / "j.jsonl", step(0))
+    path = written(tmp_path / "j.jsonl", [step(0)])
     with path.open("a") as file:
         file.write('{"type":"step"}\n{"type":"step","id":"to')
     with pytest.raises(RecordError):
@@ -657,7 +649,7 @@ def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
 
 def test_the_command_writes_over_pages_alone(tmp_path):
     """A journal or a policy is never replaced by the page; an older page is."""
-    path = journal_of(tmp_path / "steps.jsonl", step(0))
+    path = written(tmp_path / "steps.jsonl", [step(0)])
     before = path.read_bytes()
     result = run(path, "-o", path, cwd=tmp_path)
     assert (result.exit_code, path.read_bytes()) == (2, before)
