@@ -8,7 +8,7 @@ from collections import Counter
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from cascade_agent.core.records import StepTrace
 from cascade_agent.errors import RecordError
@@ -61,7 +61,7 @@ def build_report(
     on_error: OnError = "raise",
     now: dt.datetime | None = None,
     made_up_prices: bool = False,
-    dask: Mapping[str, Any] | None = None,
+    dask: Mapping[str, object] | None = None,
 ) -> data.Report:
     """Read journals once, in bounded memory, and return what is in them.
 

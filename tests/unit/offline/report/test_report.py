@@ -274,7 +274,7 @@ def test_a_policy_brings_its_scorer_and_its_place(reported, journal):
 
 # ---- bounded memory -------------------------------------------------------------------------------------------------
 def test_a_repeated_step_counts_once(journal):
-    """The same file given twice is told, not counted twice."""
+    """The same file given twice is noted, not counted twice."""
     twice = build_report([journal, journal])
     assert twice.totals.steps == 121
     assert twice.totals.repeated == 121
