@@ -12,6 +12,7 @@ import typer
 
 from cascade_agent.cli import _app as ui
 from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
+from cascade_agent.cli.replay import compared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -178,13 +179,16 @@ def _show(report: DriftReport) -> None:
 
 
 def _saving(saving: Saving) -> str:
+    from cascade_agent.offline.evaluation.estimates import Figure, less
+
     head = f"at {saving.basis} prices"
     if saving.low is None or saving.high is None:
         return f"{head}: saving unknown ({saving.unknown} steps without a known cost, or nothing to compare with)"
-    amount = f"between {saving.low:.1%} and {saving.high:.1%}" if saving.saving is None else f"{saving.saving:.1%}"
-    text = f"{head}: saved {amount} of always-large over {saving.known} steps"
+    point = None if saving.saving is None else (saving.saving, saving.saving)
+    found = compared(Figure(low=saving.low, high=saving.high, estimate=point))
+    text = f"{head}: cost {found} over {saving.known} steps"
     if saving.recent is not None:
-        text += f", {saving.recent:.1%} over the last {saving.recent_steps}"
+        text += f", {less(saving.recent, saving.recent)} over the last {saving.recent_steps}"
     text += f"; {saving.unknown} steps with unknown costs"
     if saving.saving is None:
         text += "; no shadow call says what large would have cost where small answered"

@@ -99,10 +99,25 @@ def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
 
 def saving_line(saving: Figure) -> str:
     """Return what the cascade saved as a sentence."""
-    found = percent(saving, interval=True)
-    if found == "?":
+    from cascade_agent.offline.evaluation.estimates import less
+
+    found = compared(saving)
+    if found is None:
         return "What the cascade saved is unknown: nothing says what the large model would have cost."
-    return f"As recorded, the cascade saved {found} of the cost of always-large."
+    chance = "" if saving.interval is None else f"; with chance counted, {less(*saving.interval)}"
+    return f"As recorded, the cascade cost {found}{chance}."
+
+
+def compared(saving: Figure) -> str | None:
+    """Return a cost as people say it, such as `20.0% less than always-large`; None where it is unknown."""
+    from cascade_agent.offline.evaluation.estimates import less
+
+    known = saving.low is not None and saving.low == saving.high
+    low, high = (saving.low, saving.high) if known or saving.estimate is None else saving.estimate
+    if low is None and high is None:
+        return None
+    about = "" if known or saving.estimate is None else ", estimated from shadow calls"
+    return f"{less(low, high)} than always-large{about}"
 
 
 _HEAD: Final = ("success", "loss", "saving", "of oracle", "cost per success", "p50", "p95", "escalated")

@@ -63,31 +63,23 @@ def browser():
         chromium.close()
 
 
-class View:
-    """A page with what it complained of and asked for."""
-
-    def __init__(self, page, complaints: list[str], requests: list[str]) -> None:
-        self.page, self.complaints, self.requests = page, complaints, requests
-
-
 @pytest.fixture
 def show(browser, pages):
-    """Opens a report: `show("ordinary", viewport=..., color_scheme=...)`."""
+    """Opens a report: `show("ordinary", viewport=..., color_scheme=...)`; notes what the page complains of and asks for."""
     contexts = []
 
-    def opened(name: str = "ordinary", **settings: object) -> View:
+    def opened(name: str = "ordinary", **settings: object):
         context = browser.new_context(viewport=settings.pop("viewport", DESK), **settings)
         contexts.append(context)
         page = context.new_page()
-        complaints: list[str] = []
-        requests: list[str] = []
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("requestfailed", lambda request: complaints.append(f"refused: {request.url} {request.failure}"))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.complaints, page.requests = [], []
+        page.on("console", lambda message: page.complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: page.complaints.append(f"error: {error}"))
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("requestfailed", lambda request: page.complaints.append(f"refused: {request.url} {request.failure}"))
+        page.on("dialog", lambda dialog: page.complaints.append(f"dialog: {dialog.message}"))
         page.goto(pages[name].as_uri())
-        return View(page, complaints, requests)
+        return page
 
     yield opened
     for context in contexts:
@@ -118,21 +110,20 @@ def at_widths(page, measure: str, *widths: int) -> dict[int, object]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_loads_without_a_word_or_a_request(show, pages, name, scheme):
     """No console message, no error, no dialog, and nothing is asked for but the file itself, whatever is clicked."""
-    view = show(name, color_scheme=scheme)
-    page = view.page
+    page = show(name, color_scheme=scheme)
     for summary in page.query_selector_all("summary"):
         summary.click()
     for button in page.query_selector_all("button.open")[:3]:
         button.click()
     page.mouse.move(400, 500)
-    assert view.complaints == []
-    assert view.requests == [pages[name].as_uri()]
+    assert page.complaints == []
+    assert page.requests == [pages[name].as_uri()]
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
 
 
 def test_hostile_texts_do_not_act(show):
     """Nothing of a hostile journal ran, no element of it exists, and the page is whole to its end."""
-    page = show("hostile").page
+    page = show("hostile")
     assert page.evaluate("window.hacked") is None
     assert page.evaluate("document.querySelectorAll('img,iframe,base,object,embed,link,form').length") == 0
     assert page.evaluate("document.scripts.length") == 2
@@ -145,20 +136,20 @@ def test_hostile_texts_do_not_act(show):
 
 def test_the_policy_of_the_page_stops_a_foreign_script(show):
     """Even a script that was put into the page does not run: the browser refuses it by the page's own policy."""
-    view = show()
-    view.page.evaluate("""() => {
+    page = show()
+    page.evaluate("""() => {
         const script = document.createElement('script'); script.textContent = 'window.hacked = 1'; document.body.append(script);
         const image = new Image(); image.src = 'https://example.invalid/x.png'; document.body.append(image);
     }""")
-    view.page.wait_for_timeout(100)
-    assert view.page.evaluate("window.hacked") is None
-    assert any(c.startswith("error") and "Content Security Policy" in c for c in view.complaints)
-    assert "refused: https://example.invalid/x.png csp" in view.complaints
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.hacked") is None
+    assert any(c.startswith("error") and "Content Security Policy" in c for c in page.complaints)
+    assert "refused: https://example.invalid/x.png csp" in page.complaints
 
 
 def test_shown_figures_are_the_journals(show, journals):
     """Tiles, tables and rows, as rendered, say what a plain count of the journal says."""
-    page = show().page
+    page = show()
     steps = list(read(journals["ordinary"]))
     escalated = [step for step in steps if step.escalated]
     assert page.inner_text("#tile-steps") == str(len(steps))
@@ -178,8 +169,8 @@ def test_shown_figures_are_the_journals(show, journals):
 
 
 def test_sorting_by_mouse(show):
-    """A click on a head sorts, a second one turns the order; numbers sort as numbers; the state is told."""
-    page = show().page
+    """A click on a head sorts, numbers as numbers, a second one turns the order; unknown stands last either way."""
+    page = show()
     head = page.locator("#expensive th[data-key=latency]")
     head.locator("button").click()
     down = [float(value) for value in column(page, "expensive", 6)]
@@ -192,11 +183,6 @@ def test_sorting_by_mouse(show):
     names = column(page, "expensive", 0)
     assert names == sorted(names)
     assert head.get_attribute("aria-sort") is None
-
-
-def test_unknown_sorts_last_either_way(show):
-    """Steps without a figure stand at the end in both orders."""
-    page = show("ordinary").page
     for _ in range(2):
         page.locator("#doubtful th[data-key=cost] button").click()
         values = column(page, "doubtful", 5)
@@ -207,7 +193,7 @@ def test_unknown_sorts_last_either_way(show):
 
 def test_sorting_and_opening_by_keyboard(show):
     """Heads and steps are reached with Tab and used with Enter and Space, and the focus is seen."""
-    page = show().page
+    page = show()
     page.focus("#doubtful th[data-key=outcome] button")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
@@ -232,7 +218,7 @@ def test_sorting_and_opening_by_keyboard(show):
 
 def test_filtering(show):
     """Words and the outcome filter the steps; the count is told to those who listen; emptied, all are back."""
-    page = show().page
+    page = show()
     output = page.locator("#expensive output")
     assert output.get_attribute("aria-live") == "polite"
     page.focus("#expensive [data-filter=text]")
@@ -255,8 +241,7 @@ def test_filtering(show):
 
 def test_themes(show):
     """The system's theme holds until one is chosen, by mouse or keyboard; the choice is kept when the page is reloaded."""
-    view = show(color_scheme="dark")
-    page = view.page
+    page = show(color_scheme="dark")
     paper = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(paper)
     page.check("input[value=light]", force=True)
@@ -271,33 +256,33 @@ def test_themes(show):
     page.check("input[value=auto]", force=True)
     page.emulate_media(color_scheme="light")
     assert page.evaluate(paper) == light
-    assert view.complaints == []
+    assert page.complaints == []
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_no_width_scrolls_sideways(show, name):
     """From a narrow phone to a wide desk nothing sticks out, also with everything opened."""
-    page = show(name).page
+    page = show(name)
     page.evaluate(OPEN_ALL)
     widths = (320, 360, 414, 640, 768, 901, 1200, 1920)
     found = at_widths(page, "document.documentElement.scrollWidth", *widths)
     assert {width: needed for width, needed in found.items() if needed > width} == {}
 
 
-def test_words_in_charts_are_readable_on_a_phone(show):
-    """On 360 pixels one drawing of each chart is shown, its words at least ten pixels high and inside of the drawing."""
-    page = show(viewport=PHONE).page
-    found = page.evaluate("""() => [...document.querySelectorAll('svg.chart')].filter(s => s.getClientRects().length).map(s => {
+def test_each_chart_has_one_drawing_with_readable_words(show):
+    """At every width one drawing of each chart is shown; its words have between 9.5 and 18 pixels and stay inside."""
+    measure = """() => [...document.querySelectorAll('svg.chart')].filter(s => s.getClientRects().length).map(s => {
         const scale = s.getBoundingClientRect().width / s.viewBox.baseVal.width, box = s.getBoundingClientRect();
-        const texts = [...s.querySelectorAll('text')];
-        return [s.classList[1], Math.min(...texts.map(t => parseFloat(getComputedStyle(t).fontSize) * scale)),
+        const texts = [...s.querySelectorAll('text')], sizes = texts.map(t => parseFloat(getComputedStyle(t).fontSize) * scale);
+        return [s.classList[1], Math.min(...sizes), Math.max(...sizes),
             texts.filter(t => { const b = t.getBoundingClientRect(); return b.left < box.left - 1 || b.right > box.right + 1; })
                 .map(t => t.textContent)];
-    })""")
-    assert sorted(kind for kind, _, _ in found) == ["frontier", "latency", "reliability", "spending"]
-    for _, height, outside in found:
-        assert height >= 10
-        assert outside == []
+    })"""
+    for width, found in at_widths(show(), measure, 360, 390, 700, 768, 1400).items():
+        assert sorted(kind for kind, *_ in found) == ["frontier", "latency", "reliability", "spending"]
+        for kind, least, most, outside in found:
+            assert 9.5 <= least <= most <= 18, (width, kind)
+            assert outside == []
 
 
 COVERED = """() => {
@@ -326,25 +311,16 @@ COVERED = """() => {
 }"""
 
 
-def test_words_in_charts_are_neither_small_nor_huge(show):
-    """At every width the words of the drawing that is shown have between 9.5 and 18 pixels."""
-    heights = """() =>
-        [...document.querySelectorAll('svg.chart text')].filter(t => t.getClientRects().length).map(t => { const s = t.ownerSVGElement;
-            return parseFloat(getComputedStyle(t).fontSize) * s.getBoundingClientRect().width / s.viewBox.baseVal.width; })"""
-    for width, found in at_widths(show().page, heights, 360, 390, 700, 768, 1400).items():
-        assert 9.5 <= min(found) <= max(found) <= 18, width
-
-
 @pytest.mark.parametrize("name", [*KINDS, "policy"])
 def test_no_label_covers_another_or_a_mark(show, name):
     """Bounding boxes as rendered: words of a chart lie on no other words, no mark, no curve, and inside of the chart."""
     widths = (360, 390, 768, 1400)
-    assert at_widths(show(name).page, COVERED, *widths) == {width: [] for width in widths}
+    assert at_widths(show(name), COVERED, *widths) == {width: [] for width in widths}
 
 
 def test_the_overlap_test_sees(show):
     """A label that is moved onto the curve or another label is found."""
-    page = show().page
+    page = show()
     page.evaluate("""() => { for (const svg of document.querySelectorAll('svg.frontier')) {
         const [name, dot] = [svg.querySelector('.name'), svg.querySelectorAll('.dot')[3]];
         name.setAttribute('x', dot.getAttribute('cx')); name.setAttribute('y', dot.getAttribute('cy')); } }""")
@@ -353,7 +329,7 @@ def test_the_overlap_test_sees(show):
 
 def test_no_word_breaks_inside(show):
     """Reasons, pills and heads of tables break between words and behind underscores alone."""
-    page = show().page
+    page = show()
     page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
     torn = """() => [...document.querySelectorAll('.whole, .pill, #made-up, thead th')]
         .filter(e => e.getClientRects().length && !e.closest('.hidden'))
@@ -369,7 +345,7 @@ def test_no_word_breaks_inside(show):
 
 def test_what_is_touched_is_large_enough(show):
     """On a phone controls are at least 24 pixels high (WCAG 2.2, target size)."""
-    page = show(viewport=PHONE).page
+    page = show(viewport=PHONE)
     small = page.evaluate("""() => [...document.querySelectorAll('button, select, input[type=search], .theme label, summary')]
         .filter(e => e.getClientRects().length)
         .map(e => [e.textContent.trim(), e.getBoundingClientRect().height]).filter(([, height]) => height < 24)""")
@@ -423,7 +399,7 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(show, scheme):
     """WCAG AA as rendered: every shown word has 4.5 : 1 (large ones 3 : 1), every mark and border of a control 3 : 1."""
-    page = show(color_scheme=scheme).page
+    page = show(color_scheme=scheme)
     page.evaluate(OPEN_ALL)
     for words, marks in at_widths(page, CONTRAST, 1200, 360).values():
         assert len(words) > 500
@@ -434,7 +410,7 @@ def test_contrast(show, scheme):
 
 def test_the_contrast_test_sees(show):
     """A word in a paler ink is found."""
-    page = show().page
+    page = show()
     page.evaluate("document.querySelector('h1').style.color = '#999'")
     words, _ = page.evaluate(CONTRAST)
     assert [word[2] for word in words if word[0] < word[1]] == ["Cascade report"]
@@ -442,7 +418,7 @@ def test_the_contrast_test_sees(show):
 
 def test_assistive_names(show):
     """Each section has its heading, each control a name, each table a caption, each figure a row and a column head."""
-    page = show().page
+    page = show()
     assert page.evaluate("document.documentElement.lang") == "en"
     assert page.evaluate("document.querySelectorAll('h1').length") == 1
     nameless = page.evaluate("""() => [
@@ -461,17 +437,17 @@ def test_assistive_names(show):
 
 def test_less_motion_is_no_motion(show):
     """Who asked for less motion gets none."""
-    page = show(reduced_motion="reduce").page
+    page = show(reduced_motion="reduce")
     moving = (
         "[...document.querySelectorAll('*')].filter(e => parseFloat(getComputedStyle(e).transitionDuration) > 0).length"
     )
     assert page.evaluate(moving) == 0
-    assert show(reduced_motion="no-preference").page.evaluate(moving) > 0
+    assert show(reduced_motion="no-preference").evaluate(moving) > 0
 
 
 def test_without_script_all_is_shown(show):
     """Where scripts are off, every step stands open and no dead control is shown."""
-    page = show(java_script_enabled=False).page
+    page = show(java_script_enabled=False)
     assert page.locator("tr.detail").first.is_visible()
     assert not page.locator(".tools").first.is_visible()
     assert not page.locator(".theme").is_visible()

@@ -4,53 +4,29 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.offline.drift.detectors import EDetector
-from cascade_agent.offline.drift.values import Alarm, Monitor, finite, with_alarm
+from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, put
 from cascade_agent.offline.evaluation.dataset import LOOKING
 
 if TYPE_CHECKING:
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label
-
-HORIZON: Final = 10_000
-"""Observations within which the chance of a false alarm is stated."""
-
-REMEMBERED: Final = 20_000
-"""Steps for which a label may still come, and conversations that are kept apart."""
+    from cascade_agent.offline.drift.values import Alarm, Monitor, StepRef
 
 _APART = 20
 """Steps of a conversation between two of its harms (labels) that count."""
-_TOLD = 300
+_DESCRIBED = 300
 """Labels, the latest, that an alarm describes."""
 _SURE = 2.33
 """Standard errors of a one-sided 99 % bound."""
 _LATELY = 1000.0
 Who = Literal["shadow", "judges"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A place in the stream, and whether an alarm there counts."""
-
-    index: int
-    at: str | None
-    counts: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRef:
-    """The step that a label is about. `turn` is its number in its conversation `episode`."""
-
-    place: Place
-    name: str
-    kind: str
-    episode: str | None
-    turn: int
-    answered: bool
-    policy: str | None
+_NAMES: Final[dict[Who, tuple[str, str]]] = {
+    "shadow": ("harm (shadow)", "disagreement with large counts as harm, which overstates it"),
+    "judges": ("harm (person, evaluator)", "assumes that labels are not chosen by outcome"),
+}
 
 
 class HarmMonitor:
@@ -72,30 +48,19 @@ class HarmMonitor:
         self.bound, self._selective = _certified(policy, max_loss)
         self._version = None if policy is None or max_loss is not None else policy.version
         self._p = policy.shadow_rate if policy is not None and policy.shadow_rate > 0.0 else None
-        self._answered = 0.0
-        self._weight = 0.0
+        self._answered = self._weight = 0.0
         self._steps = self._others = self._labels = 0
         self._detectors: dict[Who, EDetector] = {}
-        self._monitors: dict[Who, Monitor] = {}
+        self._logs: dict[Who, AlarmLog] = {}
         self._last: OrderedDict[tuple[Who, str], int] = OrderedDict()
-        self._latest: deque[tuple[str, str, bool]] = deque(maxlen=_TOLD)
+        self._latest: deque[tuple[str, str, bool]] = deque(maxlen=_DESCRIBED)
         if self.bound is None:
             return
         target = "P(wrong | small answered)" if self._selective else "harm per step"
-        notes: dict[Who, str] = {
-            "shadow": "disagreement with large counts as harm, which overstates it",
-            "judges": "assumes that labels are not chosen by outcome",
-        }
-        for who, note in notes.items():
-            self._detectors[who] = EDetector(self.bound, level=level, horizon=HORIZON)
-            self._monitors[who] = Monitor(
-                name="harm (shadow)" if who == "shadow" else "harm (person, evaluator)",
-                method="e_detector",
-                knowledge="labelled",
-                false_alarms=level,
-                horizon=HORIZON,
-                note=f"{target} <= {self.bound:g}; {note}",
-            )
+        for who, (name, rests) in _NAMES.items():
+            self._detectors[who] = EDetector(self.bound, level=level)
+            note = f"{target} <= {self.bound:g}; {rests}"
+            self._logs[who] = AlarmLog(name, "e_detector", chance=level, note=note)
 
     def count(self, policy: str | None, *, answered: bool) -> None:
         """Count a step of the policy with this version."""
@@ -114,45 +79,41 @@ class HarmMonitor:
             detector.restart()
         self._latest.clear()
 
-    def label(self, label: Label, step: StepRef) -> tuple[Alarm, ...]:
+    def label(self, label: Label, step: StepRef) -> list[Alarm]:
         """Take a label; the alarm that it raises."""
-        loss = self._loss(label)
+        loss = label.harm
+        if loss is None or self._selective:
+            loss = None if label.right is None else not label.right
         if not self._detectors or loss is None or not step.answered or not self._own(step.policy):
-            return ()
+            return []
         if label.source == "shadow":
             return self._shadowed(label.propensity, step, loss=loss)
-        return self._judged(step, loss=loss) if label.source in LOOKING else ()
+        return self._judged(step, loss=loss) if label.source in LOOKING else []
 
     def _own(self, policy: str | None) -> bool:
         return self._version is None or policy is None or policy == self._version
 
-    def _loss(self, label: Label) -> bool | None:
-        if label.harm is not None and not self._selective:
-            return label.harm
-        return None if label.right is None else not label.right
-
-    def _shadowed(self, p: float | None, step: StepRef, *, loss: bool) -> tuple[Alarm, ...]:
+    def _shadowed(self, p: float | None, step: StepRef, *, loss: bool) -> list[Alarm]:
         if p is None or not 0.0 < p <= 1.0:
-            return ()
+            return []
         self._note(step, loss=loss)
-        began, self._p = self._p is not None, p  # of the bets from the next step on: a bet must not know its own step
+        bet, self._p = self._p is not None, p  # of the bets from the next step on: a bet must not know its own step
         detector = self._detectors["shadow"]
         if self._selective:
-            began, p = True, 1.0
+            bet, p = True, 1.0
             detector.count()
-        if not loss or not began or not self._apart("shadow", step):
-            return ()
-        return self._alarm("shadow", step) if detector.loss(p=p) else ()
+        alarms = loss and bet and self._apart("shadow", step) and detector.loss(p=p)
+        return self._alarm("shadow", step) if alarms else []
 
-    def _judged(self, step: StepRef, *, loss: bool) -> tuple[Alarm, ...]:
+    def _judged(self, step: StepRef, *, loss: bool) -> list[Alarm]:
         if not self._apart("judges", step):
-            return ()
+            return []
         self._note(step, loss=loss)
         detector, bound = self._detectors["judges"], self.bound or 0.0
         if not self._selective:
             bound = min(0.9, bound / max(self._answers_at_least(), bound))
         detector.count(bound=bound)
-        return self._alarm("judges", step) if loss and detector.loss() else ()
+        return self._alarm("judges", step) if loss and detector.loss() else []
 
     def _answers_at_least(self) -> float:
         a = self._answered
@@ -166,47 +127,35 @@ class HarmMonitor:
         last = self._last.get(key)
         if last is not None and step.turn - last < _APART:
             return False
-        self._last[key] = step.turn
-        self._last.move_to_end(key)
-        if len(self._last) > REMEMBERED:
-            self._last.popitem(last=False)
+        put(self._last, key, step.turn, most=REMEMBERED)
         return True
 
     def _note(self, step: StepRef, *, loss: bool) -> None:
         self._labels += 1
         self._latest.append((step.name, step.kind, loss))
 
-    def _alarm(self, who: Who, step: StepRef) -> tuple[Alarm, ...]:
+    def _alarm(self, who: Who, step: StepRef) -> list[Alarm]:
         self._detectors[who].restart()
         labels = Counter((name, kind) for name, kind, _ in self._latest)
         losses = Counter((name, kind) for name, kind, loss in self._latest if loss)
         self._latest.clear()
-        if not step.place.counts:
-            return ()
         (name, kind), worst = losses.most_common(1)[0]
         word = "wrong" if self._selective else "harmful"
-        alarm = Alarm(
-            monitor=self._monitors[who].name,
-            index=step.place.index,
-            at=step.place.at,
+        return self._logs[who].alarm(
+            step,
+            f"answers of the small model are {word} more often than the certified {self.bound:g}: "
+            f"{losses.total()} of the last {labels.total()} labelled ones, most in {kind!r} steps named {name!r} "
+            f"({worst} of {labels[name, kind]})",
+            f"escalate every {kind!r} step of {name!r} (a threshold of 1 there) and calibrate anew on labels "
+            "from now on (`cascade-agent calibrate`)",
             step=name,
             before=self.bound,
             after=losses.total() / labels.total(),
-            what=f"answers of the small model are {word} more often than the certified {self.bound:g}: "
-            f"{losses.total()} of the last {labels.total()} labelled ones, most in {kind!r} steps named {name!r} "
-            f"({worst} of {labels[name, kind]})",
-            advice=f"escalate every {kind!r} step of {name!r} (a threshold of 1 there) and calibrate anew on labels "
-            "from now on (`cascade-agent calibrate`)",
         )
-        self._monitors[who] = with_alarm(self._monitors[who], alarm)
-        return (alarm,)
 
     def monitors(self) -> list[Monitor]:
         """Return both as they stand."""
-        return [
-            replace(self._monitors[who], n=detector.n, value=finite(detector.value), limit=detector.limit)
-            for who, detector in self._detectors.items()
-        ]
+        return [self._logs[who].stands(d.n, d.value, limit=d.limit) for who, d in self._detectors.items()]
 
     def notes(self) -> list[str]:
         """Return why the labelled monitors may be blind."""

@@ -9,41 +9,35 @@ import copy
 import datetime as dt
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, Unpack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.labels import LabelStore
-from cascade_agent.offline.drift.detectors import Adwin, Category, Stability
-from cascade_agent.offline.drift.harm import HORIZON, REMEMBERED, HarmMonitor, Place, StepRef
+from cascade_agent.offline.drift.detectors import HORIZON, Adwin, Category, Stability
+from cascade_agent.offline.drift.harm import HarmMonitor
 from cascade_agent.offline.drift.savings import Prices, SavingsMonitor
-from cascade_agent.offline.drift.values import Alarm, DriftReport, Fact, Monitor, finite, with_alarm
+from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, DriftReport, Fact, StepRef, put
 from cascade_agent.offline.evaluation.dataset import UNFINISHED
 from cascade_agent.offline.evaluation.journals import ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Label, StepTrace, Verdict
     from cascade_agent.journal.format import PathLike
-    from cascade_agent.offline.drift.values import Saving
+    from cascade_agent.offline.drift.values import Alarm, Monitor
     from cascade_agent.offline.evaluation.journals import ReadSettings
 
-WINDOW: Final = 300
 MAX_NAMES: Final = 20
 """Step names that are watched by themselves; later ones are watched only together with all."""
-
-_CLOCK = 32
-_HOP = 100
 _QUIET = 300
 """Observations after an alarm of a mean during which the same change is no new alarm."""
 _LEAST = 0.02
 """A change of a mean below this is followed and no alarm."""
 _MAX_FACTS = 200
 _MAX_MODELS = 200
-K = TypeVar("K")
-V = TypeVar("V")
 _ABSENT = 1000
 """Steps of a name after which a model that comes back is a fact again."""
 
@@ -91,7 +85,7 @@ def watch_journals(paths: Sequence[PathLike], how: ReadSettings, **settings: Unp
 class DriftWatch:
     """The monitors as an object that a running process feeds; safe among threads.
 
-    `add` takes each step and `add_label` each label as they come and give the alarms that they raise; `report()` tells
+    `add` takes each step and `add_label` each label as they come and give the alarms that they raise; `report()` is
     how all monitors stand. About 0.1 ms of CPU per step.
 
     What is watched, and how the chance of a false alarm is shared (`false_alarms` within 10,000 steps, all monitors
@@ -112,7 +106,6 @@ class DriftWatch:
         prices: model -> price, or a function of the model's name, to price all tokens with.
         max_loss: the greatest loss per step, where no policy was certified.
         false_alarms: as above, in (0, 1).
-        max_names: step names watched by themselves.
 
     Raises:
         ConfigurationError: a setting that cannot work.
@@ -126,7 +119,6 @@ class DriftWatch:
         prices: Prices | None = None,
         max_loss: float | None = None,
         false_alarms: float = 0.05,
-        max_names: int = MAX_NAMES,
     ) -> None:
         if isinstance(false_alarms, bool) or not isinstance(false_alarms, int | float) or not 0 < false_alarms < 1:
             msg = f"false_alarms is {false_alarms!r}; expected a chance in (0, 1), such as 0.05"
@@ -135,21 +127,12 @@ class DriftWatch:
             msg = f"since is {since.isoformat()}, without a zone; expected a time such as 2026-03-02T00:00:00+00:00"
             raise ConfigurationError(msg)
         self._lock = threading.Lock()
-        self._since, self._false_alarms, self._max_names = since, false_alarms, max_names
-        self._means = {
-            "escalation": _Means("escalation", false_alarms / 8, max_names),
-            "confidence": _Means("confidence", false_alarms / 8, max_names),
-        }
-        looks = HORIZON // _HOP
-        self._shares = {
-            name: _Share(name, false_alarms / 16, looks) for name in ("confidence", "finding", "reason", "kind")
-        }
+        self._since, self._false_alarms = since, false_alarms
+        self._means = {name: _Means(name, false_alarms / 8) for name in ("escalation", "confidence")}
+        self._shares = {name: _Share(name, false_alarms / 16) for name in ("confidence", "finding", "reason", "kind")}
         self._harm = HarmMonitor(policy, max_loss, level=false_alarms / 4)
         self._facts = _Facts(policy)
         self._savings = [SavingsMonitor()] if prices is None else [SavingsMonitor(), SavingsMonitor(prices)]
-        self._paying = [
-            Monitor(name=f"saving ({s.basis} prices)", method="saving", knowledge="money") for s in self._savings
-        ]
         self._recent: OrderedDict[str, StepRef] = OrderedDict()
         self._turns: OrderedDict[str, int] = OrderedDict()
         self._first: str | None = None
@@ -161,7 +144,24 @@ class DriftWatch:
     def add(self, step: StepTrace) -> tuple[Alarm, ...]:
         """Take a step; the alarms that it raises."""
         with self._lock:
-            return self._add(step)
+            if step.outcome in UNFINISHED or not step.attempts:
+                self.unfinished += 1
+                return ()
+            if step.id in self._recent:
+                self.repeated += 1
+                return ()
+            at = self._place(step)
+            if self._facts.changed(step, at):
+                for means in self._means.values():
+                    means.restart(step.step)
+                for share in self._shares.values():
+                    share.detector.restart()
+                self._harm.restart()
+            self._harm.count(step.policy, answered=at.answered)
+            alarms = [*self._facts.strange(step, at), *self._watch(step, at)]
+            for savings in self._savings:
+                alarms += savings.add(step, at)
+            return tuple(alarms)
 
     def take(self, step: StepTrace, labels: Iterable[Label]) -> None:
         """Take a step with all its labels; one that comes a second time is counted and left out."""
@@ -180,89 +180,49 @@ class DriftWatch:
     def add_label(self, label: Label) -> tuple[Alarm, ...]:
         """Take a label of a step among the last 20,000; the alarms that it raises."""
         with self._lock:
-            return self._add_label(label)
+            step = self._recent.get(label.step_id)
+            if step is None:
+                self.orphans += 1
+                return ()
+            self.labels += 1
+            for savings in self._savings:
+                savings.label(label)
+            return tuple(self._harm.label(label, step))
 
-    def _add(self, step: StepTrace) -> tuple[Alarm, ...]:
-        if step.outcome in UNFINISHED or not step.attempts:
-            self.unfinished += 1
-            return ()
-        if step.id in self._recent:
-            self.repeated += 1
-            return ()
-        index, self.steps = self.steps, self.steps + 1
-        self._first, self._last = self._first or step.started_at, step.started_at or self._last
-        place = Place(index=index, at=step.started_at, counts=self._counts(step.started_at))
-        if self._facts.add(step, place):
-            for means in self._means.values():
-                means.restart(step.step)
-            for share in self._shares.values():
-                share.detector.restart()
-            self._harm.restart()
-        alarms = self._watch(step, place)
-        answered = step.final_tier == "small" and not step.escalated
-        self._harm.count(step.policy, answered=answered)
-        self._recent[step.id] = StepRef(
-            place=place,
+    def _place(self, step: StepTrace) -> StepRef:
+        """Give a step its place in the stream and in its conversation, and remember it."""
+        turn = 0
+        if step.thread_id is not None:
+            turn = self._turns.get(step.thread_id, -1) + 1
+            put(self._turns, step.thread_id, turn, most=REMEMBERED)
+        at = StepRef(
+            index=self.steps,
+            at=step.started_at,
+            counts=self._counts(step.started_at),
             name=step.step,
             kind=step.kind,
             episode=step.thread_id,
-            turn=self._turn(step.thread_id),
-            answered=answered,
+            turn=turn,
+            answered=step.final_tier == "small" and not step.escalated,
             policy=step.policy,
         )
-        if len(self._recent) > REMEMBERED:
-            self._recent.popitem(last=False)
-        alarms += self._pay(step, place)
-        return tuple(alarms)
+        put(self._recent, step.id, at, most=REMEMBERED)
+        self.steps += 1
+        self._first, self._last = self._first or step.started_at, step.started_at or self._last
+        return at
 
-    def _watch(self, step: StepTrace, place: Place) -> list[Alarm]:
+    def _watch(self, step: StepTrace, at: StepRef) -> list[Alarm]:
         small = step.attempts[0]
-        alarms = self._means["escalation"].add(step.step, float(step.escalated), place)
-        drafted = small.outcome in ("accepted", "rejected")
-        if drafted and small.confidence is not None:
-            alarms += self._means["confidence"].add(step.step, small.confidence, place)
+        alarms = self._means["escalation"].add(float(step.escalated), at)
+        if small.outcome in ("accepted", "rejected") and small.confidence is not None:
+            alarms += self._means["confidence"].add(small.confidence, at)
         seen: dict[str, Category] = {
             "confidence": None if small.confidence is None else float(small.confidence),
             "finding": gravest(v for v in small.verdicts if v.validator not in small.gathered),
             "reason": step.reason,
             "kind": f"{step.step}: {step.kind}",
         }
-        for name, value in seen.items():
-            alarms += self._shares[name].add(value, place)
-        return alarms
-
-    def _pay(self, step: StepTrace, place: Place) -> list[Alarm]:
-        alarms: list[Alarm] = []
-        for i, savings in enumerate(self._savings):
-            before = savings.stopped
-            savings.add(step, place.index)
-            if savings.stopped and not before and place.counts:
-                alarm = _stopped_paying(self._paying[i].name, savings.saving(), place)
-                self._paying[i] = with_alarm(self._paying[i], alarm)
-                alarms.append(alarm)
-        return alarms
-
-    def _add_label(self, label: Label) -> tuple[Alarm, ...]:
-        step = self._recent.get(label.step_id)
-        if step is None:
-            self.orphans += 1
-            return ()
-        self.labels += 1
-        for savings in self._savings:
-            savings.label(label)
-        if not step.answered:
-            return ()
-        return self._harm.label(label, step)
-
-    def _turn(self, thread: str | None) -> int:
-        """The number of this step in its conversation."""
-        if thread is None:
-            return 0
-        turn = self._turns.pop(thread, -1) + 1
-        self._turns[thread] = turn
-        if len(self._turns) > REMEMBERED:
-            self._turns.popitem(last=False)
-        return turn
+        return alarms + [alarm for name, value in seen.items() for alarm in self._shares[name].add(value, at)]
 
     def _counts(self, at: str | None) -> bool:
         """Return whether an alarm at this time counts."""
@@ -274,20 +234,17 @@ class DriftWatch:
             return True
         return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)) >= self._since
 
-    # ---- telling ----------------------------------------------------------------------------------------------------
+    # ---- the findings -----------------------------------------------------------------------------------------------
 
     def report(self) -> DriftReport:
         """Return all monitors as they stand."""
         with self._lock:
             monitors = [
-                *(m for means in self._means.values() for m in means.monitors()),
+                *(mean.monitor() for means in self._means.values() for mean in means.watched()),
                 *(share.monitor() for share in self._shares.values()),
                 *self._harm.monitors(),
-                self._facts.monitor,
-                *(
-                    replace(m, n=savings.known, value=finite(savings.recent), limit=0.0)
-                    for m, savings in zip(self._paying, self._savings, strict=True)
-                ),
+                self._facts.log.monitor,
+                *(savings.monitor() for savings in self._savings),
             ]
             return DriftReport(
                 steps=self.steps,
@@ -306,17 +263,12 @@ class DriftWatch:
                 horizon=HORIZON,
             )
 
-    def _notes(self) -> list[str]:
-        notes = []
-        unnamed = self._means["escalation"].unnamed
-        if unnamed:
-            notes.append(
-                f"{unnamed} steps have names beyond the first {self._max_names}; they are watched with all only"
-            )
-        notes += self._harm.notes()
+    def _notes(self) -> Iterator[str]:
+        if unnamed := self._means["escalation"].unnamed:
+            yield f"{unnamed} steps have names beyond the first {MAX_NAMES}; they are watched with all only"
+        yield from self._harm.notes()
         if self._facts.lost:
-            notes.append(f"{self._facts.lost} older facts are left out")
-        return notes
+            yield f"{self._facts.lost} older facts are left out"
 
 
 def gravest(verdicts: Iterable[Verdict]) -> str:
@@ -336,103 +288,83 @@ def gravest(verdicts: Iterable[Verdict]) -> str:
 
 # ---- means: ADWIN ---------------------------------------------------------------------------------------------------
 
+_WHAT = {"escalation": "the share of escalated steps", "confidence": "the mean confidence of small drafts"}
 
-@dataclass(slots=True)
+
 class _Mean:
-    """One mean under watch."""
+    """One mean under watch: of all steps, or of those of a name."""
 
-    detector: Adwin
-    monitor: Monitor
-    quiet_until: int = 0
+    def __init__(self, name: str, chance: float, step: str | None = None) -> None:
+        self.detector = Adwin(chance / (HORIZON // Adwin.CLOCK))
+        self.step, self._what = step, _WHAT[name] + ("" if step is None else f" of step {step!r}")
+        self._log = AlarmLog(name, "adwin", chance=chance, step=step)
+        self._quiet_until = 0
 
-    def add(self, value: float, place: Place) -> list[Alarm]:
+    def restart(self) -> None:
+        self.detector, self._quiet_until = Adwin(self.detector.delta), 0
+
+    def add(self, value: float, at: StepRef) -> list[Alarm]:
         change = self.detector.update(value)
-        if change is None or not place.counts or self.detector.ticks < self.quiet_until:
+        if change is None or self.detector.ticks < self._quiet_until or abs(change.after - change.before) < _LEAST:
             return []
-        if abs(change.after - change.before) < _LEAST:
-            return []
-        self.quiet_until = self.detector.ticks + _QUIET
-        whose = "" if self.monitor.step is None else f" of step {self.monitor.step!r}"
         sign = "rose" if change.after > change.before else "fell"
-        alarm = Alarm(
-            monitor=self.monitor.name,
-            index=place.index,
-            at=place.at,
-            step=self.monitor.step,
+        alarms = self._log.alarm(
+            at,
+            f"{self._what} {sign} from {change.before:.3f} to {change.after:.3f}, "
+            f"about {change.n_after} such steps ago",
+            RAISE_SHADOW,
+            step=self.step,
             before=change.before,
             after=change.after,
             since=change.n_after,
-            what=f"{_WHAT[self.monitor.name]}{whose} {sign} from {change.before:.3f} to {change.after:.3f}, "
-            f"about {change.n_after} such steps ago",
-            advice=RAISE_SHADOW,
         )
-        self.monitor = with_alarm(self.monitor, alarm)
-        return [alarm]
+        if alarms:
+            self._quiet_until = self.detector.ticks + _QUIET
+        return alarms
 
-
-_WHAT = {"escalation": "the share of escalated steps", "confidence": "the mean confidence of small drafts"}
+    def monitor(self) -> Monitor:
+        note = f"mean of the last {self.detector.width}; no limit: two parts of the window are compared"
+        return self._log.stands(self.detector.ticks, self.detector.mean, note=note)
 
 
 class _Means:
     """One quantity, overall and per step name; names by themselves only from the second name on."""
 
-    def __init__(self, name: str, share: float, max_names: int) -> None:
-        self._name, self._share, self._max = name, share, max_names
-        self._all = self._made(None, share / 2)
+    def __init__(self, name: str, chance: float) -> None:
+        self._name, self._chance = name, chance / 2
+        self._all = _Mean(name, self._chance)
         self._names: dict[str, _Mean] = {}
-        self._only: str | None = None
+        self._first: str | None = None
         self.unnamed = 0
 
-    def _made(self, step: str | None, share: float) -> _Mean:
-        checks = HORIZON // _CLOCK
-        monitor = Monitor(
-            name=self._name, method="adwin", knowledge="unlabelled", step=step, false_alarms=share, horizon=HORIZON
-        )
-        return _Mean(Adwin(share / checks, clock=_CLOCK, blocks=True), monitor)
-
-    def add(self, step: str, value: float, place: Place) -> list[Alarm]:
-        if self._only is None and not self._names:
-            self._only = step
-        if self._only is not None and step != self._only:  # the second name: the first goes on with what all have seen
-            self._open(self._only, self._all.detector)
-            self._only = None
-        alarms = self._all.add(value, place)
-        if self._only is not None:
+    def add(self, value: float, at: StepRef) -> list[Alarm]:
+        if self._first is None:
+            self._first = at.name
+        if not self._names and at.name != self._first:  # the first name goes on with what all have seen
+            first, own = self._all.detector, self._opened(self._first)
+            delta, own.detector = own.detector.delta, copy.deepcopy(first)
+            own.detector.delta = delta
+        alarms = self._all.add(value, at)
+        if not self._names:
             return alarms
-        if step not in self._names and not self._open(step):
+        if at.name not in self._names and len(self._names) >= MAX_NAMES:
             self.unnamed += 1
             return alarms
-        return alarms + self._names[step].add(value, place)
+        return alarms + (self._names.get(at.name) or self._opened(at.name)).add(value, at)
 
-    def _open(self, step: str, seen: Adwin | None = None) -> bool:
+    def _opened(self, step: str) -> _Mean:
         n = len(self._names) + 1
-        if n > self._max:
-            return False
-        mean = self._made(step, self._share / 2 / (n * (n + 1)))
-        if seen is not None:
-            delta, mean.detector = mean.detector.delta, copy.deepcopy(seen)
-            mean.detector.delta = delta
-        self._names[step] = mean
-        return True
+        self._names[step] = _Mean(self._name, self._chance / (n * (n + 1)), step)
+        return self._names[step]
 
     def restart(self, step: str) -> None:
-        """Forget what was seen: all steps together, and those of a name."""
-        for mean in (self._all, self._names.get(step)):
-            if mean is not None:
-                old = mean.detector
-                mean.detector = Adwin(old.delta, clock=_CLOCK, blocks=True)
-                mean.quiet_until = 0
+        """Forget what was seen of all steps together, and of those of a name."""
+        for mean in self.watched():
+            if mean.step in (None, step):
+                mean.restart()
 
-    def monitors(self) -> list[Monitor]:
-        return [
-            replace(
-                mean.monitor,
-                n=mean.detector.ticks,
-                value=finite(mean.detector.mean),
-                note=f"mean of the last {mean.detector.width}; no limit: two parts of the window are compared",
-            )
-            for mean in (self._all, *self._names.values())
-        ]
+    def watched(self) -> list[_Mean]:
+        return [self._all, *self._names.values()]
 
 
 # ---- shares: PSI ----------------------------------------------------------------------------------------------------
@@ -441,36 +373,27 @@ class _Means:
 class _Share:
     """One distribution, all steps together."""
 
-    def __init__(self, name: str, share: float, looks: int) -> None:
-        self.detector = Stability(share / looks, window=WINDOW, hop=_HOP)
-        self._n = 0
-        self._monitor = Monitor(
-            name=f"{name} (PSI)", method="psi", knowledge="unlabelled", false_alarms=share, horizon=HORIZON
-        )
+    def __init__(self, name: str, chance: float) -> None:
+        self.detector = Stability(chance / (HORIZON // Stability.HOP))
+        self._log = AlarmLog(f"{name} (PSI)", "psi", chance=chance)
 
-    def add(self, value: Category, place: Place) -> list[Alarm]:
-        self._n += 1
+    def add(self, value: Category, at: StepRef) -> list[Alarm]:
         shift = self.detector.update(value)
-        if shift is None or not place.counts:
+        if shift is None:
             return []
-        alarm = Alarm(
-            monitor=self._monitor.name,
-            index=place.index,
-            at=place.at,
+        return self._log.alarm(
+            at,
+            f"PSI {shift.psi:.2f} over the last {Stability.WINDOW} steps; most moved {shift.cell!r}, "
+            f"from {shift.before:.3f} to {shift.after:.3f}",
+            RAISE_SHADOW,
             before=shift.before,
             after=shift.after,
-            what=f"PSI {shift.psi:.2f} over the last {WINDOW} steps; most moved {shift.cell!r}, "
-            f"from {shift.before:.3f} to {shift.after:.3f}",
-            advice=RAISE_SHADOW,
         )
-        self._monitor = with_alarm(self._monitor, alarm)
-        return [alarm]
 
     def monitor(self) -> Monitor:
-        detector = self.detector
-        steps = f"{detector.reference} steps"
-        note = f"against {steps}" if detector.ready else f"still collecting the {steps} to compare with"
-        return replace(self._monitor, n=self._n, value=finite(detector.value), limit=detector.least, note=note)
+        found, steps = self.detector, f"{Stability.REFERENCE} steps"
+        note = f"against {steps}" if found.ready else f"still collecting the {steps} to compare with"
+        return self._log.stands(found.n, found.value, limit=Stability.LEAST, note=note)
 
 
 # ---- facts ----------------------------------------------------------------------------------------------------------
@@ -482,82 +405,46 @@ class _Facts:
     def __init__(self, policy: Policy | None) -> None:
         models = () if policy is None else policy.provenance.get("models") or ()
         self._measured = frozenset(map(str, models)) if isinstance(models, list | tuple) else frozenset[str]()
-        self.monitor = Monitor(
-            name="small model",
-            method="fact",
-            knowledge="unlabelled",
-            note="a model that the policy was not calibrated with is an alarm; any other change is a fact",
-        )
+        note = "a model that the policy was not calibrated with is an alarm; any other change is a fact"
+        self.log = AlarmLog("small model", "fact", note=note)
         self.changes: list[Fact] = []
         self.lost = 0
         self._now: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._seen: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._strange: set[str] = set()
 
-    def add(self, step: StepTrace, place: Place) -> bool:
-        """Take a step; whether its policy is a new one, so that what was learned of the old one is void."""
-        small = step.attempts[0]
-        large = next((a for a in reversed(step.attempts) if a.tier != "small"), None)
-        self._look("small_model", step.step, small.model, place)
-        if large is not None:
-            self._look("large_model", step.step, large.model, place)
-        if small.model is not None:
-            self._compare(small.model, step.step, place)
-        return self._look("policy", step.step, step.policy, place)
+    def changed(self, step: StepTrace, at: StepRef) -> bool:
+        """Note the models and the policy of a step; whether the policy is a new one: what was learned is void then."""
+        large = next((a.model for a in reversed(step.attempts) if a.tier != "small"), None)
+        for what, model in (("small_model", step.attempts[0].model), ("large_model", large)):
+            self._look(what, model, at)
+        return self._look("policy", step.policy, at)
 
-    def _look(self, what: str, step: str, value: str | None, place: Place) -> bool:
+    def _look(self, what: str, value: str | None, at: StepRef) -> bool:
         if value is None:
             return False
-        before, seen = self._now.get((what, step)), self._seen.get((what, step, value))
-        _put(self._now, (what, step), value)
-        _put(self._seen, (what, step, value), place.index)
-        if before is None or before == value or (seen is not None and place.index - seen <= _ABSENT):
+        before, seen = self._now.get((what, at.name)), self._seen.get((what, at.name, value))
+        put(self._now, (what, at.name), value, most=5 * _MAX_MODELS)
+        put(self._seen, (what, at.name, value), at.index, most=5 * _MAX_MODELS)
+        if before is None or before == value or (seen is not None and at.index - seen <= _ABSENT):
             return False
-        if place.counts:
-            self.changes.append(Fact(what=what, step=step, index=place.index, at=place.at, before=before, after=value))
+        if at.counts:
+            self.changes.append(Fact(what=what, step=at.name, index=at.index, at=at.at, before=before, after=value))
             self.lost += len(self.changes) > _MAX_FACTS
             self.changes = self.changes[-_MAX_FACTS:]
         return True
 
-    def _compare(self, model: str, step: str, place: Place) -> None:
-        if not self._measured or model in self._measured or model in self._strange or not place.counts:
-            return
-        if len(self._strange) >= _MAX_MODELS:
-            return
+    def strange(self, step: StepTrace, at: StepRef) -> list[Alarm]:
+        """Return an alarm where small is a model that the policy was not calibrated with, once for each."""
+        model = step.attempts[0].model
+        if model is None or not self._measured or model in self._measured or model in self._strange:
+            return []
+        if not at.counts or len(self._strange) >= _MAX_MODELS:
+            return []
         self._strange.add(model)
-        alarm = Alarm(
-            monitor=self.monitor.name,
-            index=place.index,
-            at=place.at,
-            step=step,
-            what=f"the small model is {model!r}; the policy was calibrated with {', '.join(sorted(self._measured))}",
-            advice="its certificate says nothing about this model: calibrate anew, or go back to the old one",
+        return self.log.alarm(
+            at,
+            f"the small model is {model!r}; the policy was calibrated with {', '.join(sorted(self._measured))}",
+            "its certificate says nothing about this model: calibrate anew, or go back to the old one",
+            step=at.name,
         )
-        self.monitor = with_alarm(self.monitor, alarm)
-
-
-def _put(table: OrderedDict[K, V], key: K, value: V) -> None:
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > _MAX_MODELS * 5:
-        table.popitem(last=False)
-
-
-# ---- money ----------------------------------------------------------------------------------------------------------
-
-
-def _stopped_paying(name: str, saving: Saving, place: Place) -> Alarm:
-    when = (saving.stopped or "")[:10] or f"step {saving.stopped_index}"
-    since = saving.since_stopped
-    more = "" if since is None else f": since then it cost {-since:.0%} more than always-large"
-    return Alarm(
-        monitor=name,
-        index=place.index,
-        at=place.at,
-        before=None,
-        after=saving.recent,
-        since=None if saving.stopped_index is None else place.index - saving.stopped_index,
-        what=f"this policy stopped paying on {when}{more}",
-        advice="ask the large model alone for now, or calibrate anew; "
-        f"{saving.unknown} of {saving.known + saving.unknown} steps have costs that are not known",
-    )

@@ -8,19 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cascade_agent.offline.drift.values import PriceBasis, Saving
+from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, PriceBasis, Saving, put
 from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, label_step, text_hash
-from cascade_agent.offline.evaluation.estimates import ALL, Estimates
+from cascade_agent.offline.evaluation.estimates import ALL, Estimates, Figure
 from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tally
 
 if TYPE_CHECKING:
     from cascade_agent.core.records import Attempt, Label, StepTrace
     from cascade_agent.models.pricing import Price
+    from cascade_agent.offline.drift.values import Alarm, Monitor, StepRef
     from cascade_agent.offline.evaluation.dataset import Facts
 
 Prices = Mapping[str, "Price"] | Callable[[str], "Price | None"]
 
-OTHER_STEPS = "(other steps)"
+_OTHERS = "(other steps)"
+_NAMES = 20
+"""Step names, and models, that are told apart."""
+_WINDOW = 300
+"""Steps over which a saving is the present one."""
 _ENOUGH = 10
 """Shadow calls before they say what large would have cost on other accepted steps of that name."""
 _MEMORY = 200.0
@@ -31,8 +36,6 @@ _SURE = 3.0
 """Standard errors by which a saving must lie below (or above) 0 to be called one."""
 _MAX_SOURCES = 20
 """Sources of prices that fit a line."""
-_LATE = 20_000
-"""Steps to which a label may still come."""
 
 
 @dataclass(slots=True)
@@ -72,41 +75,61 @@ class SavingsMonitor:
     """The saving of a stream of steps at the recorded prices, or at given ones, by the estimates of `evaluation`.
 
     Evidence is paid at its recorded cost, as the record does not name its model. The policy stopped paying at the step
-    from which on it cost more in sum than always-large, once that holds over `window` steps, over the last `window` of
-    them, and by three standard errors. There, an accepted step that was not shadowed is taken to have cost large what
-    the shadowed ones of its name did lately; without any, as much as the dearest recorded call of large.
+    from which on it cost more in sum than always-large, once that holds over 300 steps, over the last 300 of them, and
+    by three standard errors. There, an accepted step that was not shadowed is taken to have cost large what the
+    shadowed ones of its name did lately; without any, as much as the dearest recorded call of large.
     """
 
-    def __init__(self, prices: Prices | None = None, *, window: int = 300, max_names: int = 20) -> None:
-        self._prices, self._window, self._max_names = prices, window, max_names
+    def __init__(self, prices: Prices | None = None) -> None:
+        self._prices = prices
         self.basis: PriceBasis = "recorded" if prices is None else "given"
+        self._log = AlarmLog(f"saving ({self.basis} prices)", "saving")
         self._currency: str | None = None
         self._tally = Tally(SweepPlan())
         self._names: set[str] = set()
         self._means: dict[str, _Mean] = {}
         self._models: dict[str, str] = {}
         self._late: OrderedDict[str, tuple[Cell, int, Facts]] = OrderedDict()
-        self._recent: deque[tuple[float, float]] = deque(maxlen=window)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
         self._run = _Run()
         self.known = self.unknown = 0
         self._sources: set[str] = set()
 
-    def add(self, step: StepTrace, index: int) -> None:
-        """Take one step."""
+    def add(self, step: StepTrace, ref: StepRef) -> list[Alarm]:
+        """Take a step; an alarm where it is the one at which the policy is found to pay no more."""
+        before = self.stopped
+        self._count(step, ref)
+        if before or not self.stopped:
+            return []
+        run = self._run
+        when = (run.at or "")[:10] or f"step {run.index}"
+        more = f": since then it cost {run.lost / run.large:.0%} more than always-large" if run.large > 0.0 else ""
+        return self._log.alarm(
+            ref,
+            f"this policy stopped paying on {when}{more}",
+            "ask the large model alone for now, or calibrate anew; "
+            f"{self.unknown} of {self.known + self.unknown} steps have costs that are not known",
+            after=self.recent,
+            since=ref.index - run.index,
+        )
+
+    def monitor(self) -> Monitor:
+        """Return the monitor as it stands."""
+        return self._log.stands(self.known, self.recent, limit=0.0)
+
+    def _count(self, step: StepTrace, ref: StepRef) -> None:
         if self._currency is None:
             self._currency = step.currency
         facts = label_step(self._priced(step)).facts
         if facts is None or step.currency != self._currency:
             self.unknown += 1
             return
-        if step.step in self._names or len(self._names) < self._max_names:
-            self._names.add(step.step)
-        cell = (step.step if step.step in self._names else OTHER_STEPS, "")
+        name = step.step if step.step in self._names or len(self._names) < _NAMES else _OTHERS
+        self._names.add(name)
+        cell = (name, "")
         group = text_hash(step.thread_id or f"step:{step.id}") % GROUPS
         self._tally.count(cell, group, facts)
-        self._late[step.id] = (cell, group, facts)
-        if len(self._late) > _LATE:
-            self._late.popitem(last=False)
+        put(self._late, step.id, (cell, group, facts), most=REMEMBERED)
         costs = [cost for _, cost in facts.calls]
         self.unknown += None in costs
         self.known += None not in costs
@@ -114,7 +137,7 @@ class SavingsMonitor:
         if None not in costs and large is not None:
             cost = sum(cost or 0 for cost in costs) / MONEY
             self._recent.append((cost, large))
-            self._follow(cost - large, large, step.started_at, index)
+            self._follow(cost - large, large, ref)
 
     def label(self, label: Label) -> None:
         """Take a label: a shadow call is paid, and tells what large would have cost."""
@@ -146,18 +169,18 @@ class SavingsMonitor:
         seen = self._tally.ranges.get((name, "large"))
         return None if seen is None else seen[1] / MONEY
 
-    def _follow(self, lost: float, large: float, at: str | None, index: int) -> None:
+    def _follow(self, lost: float, large: float, ref: StepRef) -> None:
         """Keep the run of steps in which the cascade lost in sum."""
         run = self._run
         if run.n == 0:
-            run.at, run.index = at, index
+            run.at, run.index = ref.at, ref.index
         run.lost, run.squares, run.large = run.lost + lost, run.squares + lost * lost, run.large + large
         run.n += 1
         if run.lost <= 0.0 or self._pays_again():
             self._run = _Run()
 
     def _pays_again(self) -> bool:
-        if self._run.n <= self._window or self._run.n % _LOOK:
+        if self._run.n <= _WINDOW or self._run.n % _LOOK:
             return False
         gains = [large - cost for cost, large in self._recent]
         return _sure(math.fsum(gains), math.fsum(g * g for g in gains), len(gains))
@@ -166,48 +189,45 @@ class SavingsMonitor:
     def stopped(self) -> bool:
         """Return whether it does not pay now."""
         run = self._run
-        if run.n < self._window or not _sure(run.lost, run.squares, run.n):
+        if run.n < _WINDOW or not _sure(run.lost, run.squares, run.n):
             return False
         recent = self.recent
         return recent is not None and recent <= 0.0
 
     @property
     def recent(self) -> float | None:
-        """The saving over the last `window` known steps; None before there are so many, or without a cost."""
+        """The saving over the last 300 known steps; None before there are so many, or without a cost."""
         large = math.fsum(large for _, large in self._recent)
-        if len(self._recent) < self._window or large <= 0.0:
+        if len(self._recent) < _WINDOW or large <= 0.0:
             return None
         return 1.0 - math.fsum(cost for cost, _ in self._recent) / large
 
     def saving(self) -> Saving:
         """Return the saving as it stands."""
         run = self._run if self.stopped else None
-        saving = Saving(
+        found, cost, large = Figure(), None, None
+        if self._tally.rows[0]:
+            estimates = Estimates(self._tally, parts=False, intervals=("saving",))
+            recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
+            cost, large = (None if c is None else c * recorded.steps for c in (recorded.cost.point, alone.cost.point))
+            found = recorded.saving
+        return Saving(
             basis=self.basis,
             currency=self._currency or "USD",
             known=self.known,
             unknown=self.unknown,
+            cost=cost,
+            always_large=large,
+            saving=found.point,
+            low=found.low,
+            high=found.high,
+            interval=found.interval or (),
             recent=self.recent,
             recent_steps=len(self._recent),
             stopped=None if run is None else run.at,
             stopped_index=None if run is None else run.index,
             since_stopped=None if run is None or run.large <= 0.0 else -run.lost / run.large,
             source="; ".join(sorted(self._sources)[:_MAX_SOURCES]),
-        )
-        if not self._tally.rows[0]:
-            return saving
-        estimates = Estimates(self._tally, parts=False, intervals=("saving",))
-        recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
-        cost, large = (None if c is None else c * recorded.steps for c in (recorded.cost.point, alone.cost.point))
-        figure = recorded.saving
-        return replace(
-            saving,
-            cost=cost,
-            always_large=large,
-            saving=figure.point,
-            low=figure.low,
-            high=figure.high,
-            interval=figure.interval or (),
         )
 
     def _priced(self, step: StepTrace) -> StepTrace:
@@ -217,7 +237,7 @@ class SavingsMonitor:
         model = next((a.model for a in reversed(step.attempts) if a.tier != "small" and a.model), None)
         if model is not None:
             self._models[""] = model
-            if step.step in self._models or len(self._models) < self._max_names:
+            if step.step in self._models or len(self._models) < _NAMES:
                 self._models[step.step] = model
         attempts = tuple(
             a if a.outcome == "skipped" else replace(a, cost=self._price_of(a, step.currency)) for a in step.attempts

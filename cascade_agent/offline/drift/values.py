@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeVar
 
+from cascade_agent.offline.drift.detectors import HORIZON
 from cascade_agent.offline.evaluation.plain import Plain
 
 if TYPE_CHECKING:
+    from collections import OrderedDict
     from collections.abc import Mapping
 
+K = TypeVar("K")
+V = TypeVar("V")
 Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
+REMEMBERED: Final = 20_000
+"""Steps for which a label may still come, and conversations that are kept apart."""
+_KEPT = 20
+_KNOWLEDGE: Final[dict[Method, Knowledge]] = {"e_detector": "labelled", "saving": "money"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +29,7 @@ class Alarm(Plain):
     """A monitor found a change.
 
     `index` is the number of the step (from 0) at which it was noticed, `at` that step's time, `since` about how many
-    steps before it the change lies (None: unknown). `before` and `after` are what the monitor measures, on both
-    sides. `what` says it in a sentence, `advice` what to do.
+    steps before it the change lies. `before` and `after` are what the monitor measures. `advice` says what to do.
     """
 
     monitor: str
@@ -133,7 +140,7 @@ class DriftReport(Plain):
     last: str | None = None
     since: str | None = None
     false_alarms: float = 0.05
-    horizon: int = 10_000
+    horizon: int = HORIZON
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -147,11 +154,76 @@ class DriftReport(Plain):
         return any(monitor.count for monitor in self.monitors)
 
 
-def finite(value: float | None) -> float | None:
-    """A number that JSON can hold, or None."""
-    return value if value is not None and math.isfinite(value) else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRef:
+    """A step of the stream. `turn` is its number in its conversation `episode`; `counts`: an alarm there is one."""
+
+    index: int
+    at: str | None
+    counts: bool
+    name: str
+    kind: str
+    episode: str | None
+    turn: int
+    answered: bool
+    policy: str | None
 
 
-def with_alarm(monitor: Monitor, alarm: Alarm, *, keep: int = 20) -> Monitor:
-    """Return the monitor with one more alarm, the oldest beyond `keep` left out."""
-    return replace(monitor, count=monitor.count + 1, alarms=(*monitor.alarms, alarm)[-keep:])
+class AlarmLog:
+    """A monitor with its alarms; the one place that raises them."""
+
+    def __init__(
+        self, name: str, method: Method, *, chance: float | None = None, step: str | None = None, note: str = ""
+    ) -> None:
+        self.monitor = Monitor(
+            name=name,
+            method=method,
+            knowledge=_KNOWLEDGE.get(method, "unlabelled"),
+            step=step,
+            false_alarms=chance,
+            horizon=None if chance is None else HORIZON,
+            note=note,
+        )
+
+    def alarm(
+        self,
+        at: StepRef,
+        what: str,
+        advice: str,
+        *,
+        step: str | None = None,
+        before: float | None = None,
+        after: float | None = None,
+        since: int | None = None,
+    ) -> list[Alarm]:
+        """Raise an alarm at a step, where alarms count."""
+        if not at.counts:
+            return []
+        alarm = Alarm(
+            monitor=self.monitor.name,
+            index=at.index,
+            at=at.at,
+            step=step,
+            before=before,
+            after=after,
+            since=since,
+            what=what,
+            advice=advice,
+        )
+        alarms = (*self.monitor.alarms, alarm)[-_KEPT:]
+        self.monitor = replace(self.monitor, count=self.monitor.count + 1, alarms=alarms)
+        return [alarm]
+
+    def stands(self, n: int, value: float | None, *, limit: float | None = None, note: str | None = None) -> Monitor:
+        """Return the monitor as it stands; a value that JSON cannot hold is unknown."""
+        known = value is not None and math.isfinite(value)
+        note = self.monitor.note if note is None else note
+        return replace(self.monitor, n=n, value=value if known else None, limit=limit, note=note)
+
+
+def put(table: OrderedDict[K, V], key: K, value: V, *, most: int) -> None:
+    """Remember a value as the latest of so many."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > most:
+        table.popitem(last=False)

@@ -586,3 +586,16 @@ def _interval(found: Iterable[Figure], *, estimated: bool) -> Pair | None:
     pairs = [figure.estimate if estimated else _bounds(figure) for figure in found]
     known = [pair for pair in pairs if pair is not None]
     return (percentiles([p[0] for p in known])[0], percentiles([p[1] for p in known])[1]) if known else None
+
+
+def less(low: float | None, high: float | None, digits: int = 1) -> str:
+    """Return a saving as people say it: `20.0% less`, `between 7.5% more and 68.0% less`, `at most 30.0% less`."""
+    ends = sorted(value for value in (low, high) if value is not None)
+    numbers = [f"{100 * abs(value):.{digits}f}" for value in ends]
+    words = ["less" if value >= 0 else "more" for value in ends]
+    if len(ends) < 2:
+        return f"{'at least' if (high is None) == (ends[0] >= 0) else 'at most'} {numbers[0]}% {words[0]}"
+    if words[0] != words[1]:
+        return f"between {numbers[0]}% {words[0]} and {numbers[1]}% {words[1]}"
+    one, two = sorted(numbers, key=float)
+    return f"{one}% {words[0]}" if one == two else f"between {one} and {two}% {words[0]}"

@@ -8,7 +8,7 @@ from collections import Counter
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from cascade_agent.core.records import StepTrace
 from cascade_agent.errors import RecordError
@@ -18,15 +18,15 @@ from cascade_agent.offline.evaluation.estimates import ALL, Estimates
 from cascade_agent.offline.evaluation.journals import ReadSettings, fold, no_step
 from cascade_agent.offline.evaluation.metrics import auroc, calibration_error, upper_bound
 from cascade_agent.offline.report import data
-from cascade_agent.offline.report.collect import Collected, percentiles
+from cascade_agent.offline.report.collect import Collected, Sums, percentiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from cascade_agent.core.clean_json import Json, JsonObject
     from cascade_agent.core.policy import Policy
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.estimates import Basis, Figures
-    from cascade_agent.offline.report.collect import Account
 
 CURVE_POINTS: Final = 24
 EDGES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -61,7 +61,7 @@ def build_report(
     on_error: OnError = "raise",
     now: dt.datetime | None = None,
     made_up_prices: bool = False,
-    dask: Mapping[str, Any] | None = None,
+    dask: Mapping[str, object] | None = None,
 ) -> data.Report:
     """Read journals once, in bounded memory, and return what is in them.
 
@@ -92,7 +92,6 @@ def build_report(
     tally = out.account.tally
     finished = tally.steps > tally.unfinished
     estimates = Estimates(tally, resamples=_RESAMPLES, parts=False, intervals=_INTERVALS) if finished else None
-    compared = always_large(out, estimates)
     stand_ins = any(name in _STAND_INS for models in out.models.values() for name in models.of)
     return data.Report(
         title=title,
@@ -104,10 +103,10 @@ def build_report(
         made_up_prices=made_up_prices or stand_ins,
         stand_ins=stand_ins,
         totals=_totals(out, reading.repeated),
-        always_large=compared,
-        frontier=frontier(out, estimates, name=None if policy is None else policy_name),
+        always_large=_always_large(out, estimates),
+        frontier=_frontier(out, estimates, name=None if policy is None else policy_name),
         escalations=_escalations(out),
-        reliability=reliability(out),
+        reliability=_reliability(out),
         latency=tuple(_latency(out)),
         spending=_spending(out, estimates, policy),
         expensive=tuple(shown_step(trace, content=content) for trace in out.expensive.items()),
@@ -120,11 +119,12 @@ def build_report(
 # ---- cost and quality -----------------------------------------------------------------------------------------------
 
 
-def always_large(out: Collected, estimates: Estimates | None) -> data.AlwaysLarge:
-    """Return the whole journal against always-large, shadow calls included on the cascade's side."""
-    account = out.account
+def _always_large(out: Collected, estimates: Estimates | None) -> data.AlwaysLarge:
+    """Compare the whole journal with always-large, shadow calls included on the cascade's side."""
+    sums = out.account.sums
+    shadow = float(sums["shadow"])
     if estimates is None:
-        return data.AlwaysLarge(left_out=out.steps, shadow=account.shadow, why="no step is finished")
+        return data.AlwaysLarge(left_out=out.steps, shadow=shadow, why="no step is finished")
     recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
     saving, steps = recorded.saving, recorded.steps
     ground = estimates.grounds[ALL]
@@ -134,19 +134,17 @@ def always_large(out: Collected, estimates: Estimates | None) -> data.AlwaysLarg
     why = ""
     if low is None or high is None:
         why = "the large model was asked in no step whose costs are known, so its price is not in the journal"
-        why = "the cost of no step is known" if not account.known else why
+        why = why if sums["known"] else "the cost of no step is known"
     elif saving.point is None:
-        why = (
-            f"between {low:.0%} and {high:.0%} of it: no shadow call says what it would have cost where small answered"
-        )
+        why = "no shadow call says what it would have cost where small answered"
     return data.AlwaysLarge(
         steps=steps,
         measured=steps - unknown,
         drawn=drawn,
         estimated=unknown,
         left_out=out.steps - steps,
-        cascade=None if paid is None else max(0.0, paid - account.shadow),
-        shadow=account.shadow,
+        cascade=None if paid is None else max(0.0, paid - shadow),
+        shadow=shadow,
         large=large,
         share=None if saving.point is None else 1.0 - saving.point,
         low=low,
@@ -164,37 +162,35 @@ def _costs(figures: Figures) -> tuple[float | None, float | None, tuple[float, f
     return None if high is None else 1.0 - high, None if low is None else 1.0 - low, found
 
 
-def frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -> data.Frontier:
+def _frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -> data.Frontier:
     """Return the cost and quality of thresholds and of other ways to answer; `name` is that of a given policy."""
-    policies = out.plan.policies
     marks: list[data.Point] = []
     curve: list[data.Point] = []
-    found: list[Figures] = []
     basis: Basis = "none"
-    steps = 0
+    steps, undecided = 0, 0.0
     if estimates is not None:
-        recorded = estimates.recorded()
-        basis, steps, looked = recorded.basis, recorded.steps, _looked(estimates)
-        marks.append(_point("as it ran", None, recorded, looked))
+        recorded, ground = estimates.recorded(), estimates.grounds[ALL]
+        basis, steps = recorded.basis, recorded.steps
+        # steps that small answered and somebody looked at
+        point = partial(_point, int(ground["lottery"] - ground["open"]) or int(ground["judged"]))
+        marks.append(point("as it ran", recorded))
         own = estimates.policy(0)[ALL]
         if name is not None or own.escalation != recorded.escalation:
-            marks.append(_point(out.plan.titles[0], None, own, looked))
-        ways = ("always small", "always large")
-        marks += [_point(title, None, estimates.baseline(title)[ALL], looked) for title in ways]
-        for number in _thresholds(estimates, len(policies)):
-            found.append(estimates.policy(number)[ALL])
-            threshold = policies[number].base_threshold
-            curve.append(_point(f"threshold {threshold:.3g}", threshold, found[-1], looked))
+            marks.append(point(out.plan.titles[0], own))
+        marks += [point(title, estimates.baseline(title)[ALL]) for title in ("always small", "always large")]
+        for number in _thresholds(estimates, len(out.plan.policies)):
+            found, threshold = estimates.policy(number)[ALL], out.plan.policies[number].base_threshold
+            curve.append(point(f"threshold {threshold:.3g}", found, threshold))
+            undecided = max(undecided, (found.escalation.high or 0.0) - (found.escalation.low or 0.0))
     if not marks:
         marks = [data.Point(name="as it ran", escalated=out.escalated / out.steps, quality=data.Share())]
-    open_ = [(f.escalation.high or 0.0) - (f.escalation.low or 0.0) for f in found]
     return data.Frontier(
         curve=tuple(curve),
         marks=tuple(marks),
         basis=basis,
         why=_WHY[basis],
         steps=steps,
-        unreplayable=round(max(open_, default=0.0) * steps),
+        unreplayable=round(undecided * steps),
         scorer=name or "shipped rules",
         agrees=not out.differing,
     )
@@ -216,13 +212,7 @@ def _thresholds(estimates: Estimates, count: int) -> list[int]:
     return kept
 
 
-def _looked(estimates: Estimates) -> int:
-    """Return how many steps that small answered somebody looked at."""
-    ground = estimates.grounds[ALL]
-    return int(ground["lottery"] - ground["open"]) or int(ground["judged"])
-
-
-def _point(name: str, threshold: float | None, figures: Figures, looked: int) -> data.Point:
+def _point(looked: int, name: str, figures: Figures, threshold: float | None = None) -> data.Point:
     low, high, _ = _costs(figures)
     return data.Point(
         name=name,
@@ -252,7 +242,7 @@ def _quality(figures: Figures, looked: int) -> data.Share:
     return data.Share(value=1.0 - value, low=1.0 - max(most, bound), high=1.0 - min(least, value), n=looked)
 
 
-def reliability(out: Collected) -> data.Reliability:
+def _reliability(out: Collected) -> data.Reliability:
     """Return confidence against the share of right drafts, in bins of `EDGES`."""
     drafts = sorted(out.drafts.items())
     confidence, right = [p for p, _, _ in drafts], [good for _, good, _ in drafts]
@@ -287,7 +277,7 @@ def _bins(confidence: Sequence[float], right: Sequence[bool]) -> Iterable[data.B
 # ---- counts ---------------------------------------------------------------------------------------------------------
 
 
-def _policy(policy: Policy, name: str) -> dict[str, Any]:
+def _policy(policy: Policy, name: str) -> JsonObject:
     origin = policy.provenance
     certificate = origin.get("certificate")
     return {
@@ -301,12 +291,8 @@ def _policy(policy: Policy, name: str) -> dict[str, Any]:
 
 
 def _totals(out: Collected, repeated: int) -> data.Totals:
-    account = out.account
-    others = {
-        code: data.Money(known=other.known, unknown=other.unknown)
-        for code, other in out.accounts.items()
-        if code != out.currency
-    }
+    sums = out.account.sums
+    others = {code: _money(other.sums) for code, other in out.accounts.items() if code != out.currency}
     return data.Totals(
         steps=out.steps,
         threads=len(out.threads),
@@ -315,8 +301,8 @@ def _totals(out: Collected, repeated: int) -> data.Totals:
         by_outcome=dict(out.outcomes.most_common()),
         by_answer=dict(out.answers.most_common()),
         degraded=out.degraded,
-        cost=data.Money(known=account.known, unknown=account.unknown),
-        shadow=data.Money(known=account.shadow, unknown=account.shadow_unknown),
+        cost=_money(sums),
+        shadow=_money(sums, "shadow", "shadow_unknown"),
         shadow_calls=out.shadow_calls,
         other_currencies=others,
         labels=out.labels,
@@ -329,6 +315,10 @@ def _totals(out: Collected, repeated: int) -> data.Totals:
     )
 
 
+def _money(sums: Sums, known: str = "known", unknown: str = "unknown") -> data.Money:
+    return data.Money(known=float(sums[known]), unknown=int(sums[unknown]))
+
+
 def _iso(time: float | None) -> str | None:
     """Return seconds since 1970 as ISO 8601 in UTC."""
     if time is None:
@@ -337,15 +327,10 @@ def _iso(time: float | None) -> str | None:
 
 
 def _escalations(out: Collected) -> tuple[data.Escalations, ...]:
-    rows = [
-        data.Escalations(
-            step=name,
-            steps=count,
-            escalated=out.escalated_by[name],
-            reasons=out.reasons[name].ordered() if name in out.reasons else {},
-        )
-        for name, count in out.names.of.items()
-    ]
+    rows = []
+    for name, count in out.names.of.items():
+        reasons = out.reasons[name].ordered() if name in out.reasons else {}
+        rows.append(data.Escalations(step=name, steps=count, escalated=sum(reasons.values()), reasons=reasons))
     return tuple(sorted(rows, key=lambda row: (-row.escalated, -row.steps, row.step)))
 
 
@@ -359,26 +344,26 @@ def _latency(out: Collected) -> Iterable[data.Latency]:
 
 
 def _spending(out: Collected, estimates: Estimates | None, policy: Policy | None) -> data.Spending:
-    account = out.account
+    timeline = out.account.timeline
     price = None if estimates is None else estimates.accepted_price
     periods = []
-    for start, cell in account.timeline.cells():
-        known = not cell.unpriced and (price is not None or not cell.lottery)
+    for start, cell in timeline.cells():
+        known = not cell["unpriced"] and (price is not None or not cell["lottery"])
         periods.append(
             data.Period(
                 start=_iso(start) or "",
-                steps=cell.steps,
-                escalated=cell.escalated,
-                **{what: cell.paid[what] for what in ("small", "large", "evidence", "shadow")},
-                always_large=cell.large + cell.lottery * (price or 0.0) if known else None,
-                unknown=cell.unknown,
+                steps=int(cell["steps"]),
+                escalated=int(cell["escalated"]),
+                **{what: float(cell[what]) for what in data.PARTS},
+                always_large=cell["alone"] + cell["lottery"] * (price or 0.0) if known else None,
+                unknown=int(cell["unknown"]),
             )
         )
-    width = account.timeline.width
-    return data.Spending(periods=tuple(periods), width=width, undated=out.undated, prices=_prices(account, policy))
+    prices = _prices(known=bool(out.account.sums["known"]), policy=policy)
+    return data.Spending(periods=tuple(periods), width=timeline.width, undated=out.undated, prices=prices)
 
 
-def _prices(account: Account, policy: Policy | None) -> str:
+def _prices(*, known: bool, policy: Policy | None) -> str:
     """Return which prices the costs come from, as far as anybody knows."""
     given = policy.provenance.get("prices") if policy is not None else None
     if isinstance(given, dict) and given:
@@ -388,7 +373,7 @@ def _prices(account: Account, policy: Policy | None) -> str:
             if isinstance(price, dict)
         ]
         return "Prices as the policy file says. " + "; ".join(parts)
-    if not account.known:
+    if not known:
         return "No cost in this journal is known."
     from cascade_agent.models.pricing import table_version
 
@@ -429,10 +414,10 @@ def shown_step(trace: StepTrace, *, content: bool = True) -> StepTrace:
     record = {**record, "inputs_seen": [], "attempts": record["attempts"][:_ATTEMPTS]}
     if trace.final is not None and trace.final >= _ATTEMPTS:
         record["final"] = None
-    return StepTrace.from_json(_cut(record, _LINE))
+    return StepTrace.from_json(cast("JsonObject", _cut(record, _LINE)))
 
 
-def _cut(value: Any, length: int, depth: int = 24) -> Any:
+def _cut(value: Json, length: int, depth: int = 24) -> Json:
     """Return JSON whose texts are at most so long and say so, and whose lists are short."""
     if isinstance(value, str):
         return value if len(value) <= length else f"{value[:length]}… ({len(value) - length:,} more characters)"

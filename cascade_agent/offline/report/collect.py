@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.records import Attempt, StepTrace
     from cascade_agent.offline.drift import DriftWatch
-    from cascade_agent.offline.evaluation.dataset import Facts, LabelledStep
+    from cascade_agent.offline.evaluation.dataset import LabelledStep
 
 T = TypeVar("T")
 
@@ -100,77 +100,67 @@ class Least(Generic[T]):
 
 
 def percentiles(values: Iterable[float], *shares: float) -> list[float]:
-    """Return the values below which these shares lie: the nearest rank, so each is a value that was measured."""
+    """Return the values below which these shares lie: nearest ranks, so that each was measured."""
     ordered = sorted(values)
     return [ordered[max(0, math.ceil(share * len(ordered)) - 1)] for share in shares]
 
 
-@dataclass(slots=True)
-class PeriodSums:
-    """One period: steps, and sums by what was paid. `lottery` counts the steps that large was not asked in."""
+class Sums(dict[str, float]):
+    """Sums by name; what was never added is 0."""
 
-    steps: int = 0
-    escalated: int = 0
-    unknown: int = 0
-    lottery: int = 0
-    large: float = 0.0
-    unpriced: int = 0
-    paid: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    def __missing__(self, key: str) -> float:
+        """Return 0."""
+        return 0
 
-    def join(self, other: PeriodSums) -> None:
-        """Take in another period."""
-        for name in ("steps", "escalated", "unknown", "lottery", "large", "unpriced"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for what, cost in other.paid.items():
-            self.paid[what] += cost
+    def merge(self, other: Sums) -> None:
+        """Take in other sums."""
+        for name, value in other.items():
+            self[name] += value
 
 
 class Timeline:
-    """Periods of equal length, at most `MAX_PERIODS` from the first to the last; they grow with the time they cover."""
+    """Periods of equal length, at most `MAX_PERIODS` from the first to the last; they grow with the time they cover.
+
+    Each has sums: `steps`, of them `escalated` and of `unknown` cost; what was paid for `small`, `large`, `evidence`
+    and `shadow` calls; what always-large cost (`alone`), on all but the steps that shadow calls have to speak for
+    (`lottery`) and those of which nothing is known (`unpriced`).
+    """
 
     def __init__(self) -> None:
         self._level = 0
-        self._cells: dict[int, PeriodSums] = {}
-        self._low = self._high = 0
+        self._cells: dict[int, Sums] = {}
 
     @property
     def width(self) -> float:
         """Length of a period in seconds."""
         return WIDTHS[self._level]
 
-    def at(self, time: float) -> PeriodSums:
+    def at(self, time: float) -> Sums:
         """Return the period of a time (seconds since 1970)."""
-        index = self._index(time)
-        if not self._cells:
-            self._low = self._high = index
-        elif not self._low <= index <= self._high:
-            self._low, self._high = min(self._low, index), max(self._high, index)
-            while self._high - self._low >= MAX_PERIODS and self._level < len(WIDTHS) - 1:
-                self._widen()
-            index = self._index(time)
-        return self._cells.setdefault(index, PeriodSums())
+        while True:
+            index = math.floor((time - MONDAY) / self.width)
+            known = (index, *self._cells) if index not in self._cells else (index,)
+            if max(known) - min(known) < MAX_PERIODS or self._level == len(WIDTHS) - 1:
+                return self._cells.setdefault(index, Sums())
+            self._widen()
 
     def merge(self, other: Timeline) -> None:
         """Take in another timeline."""
         while self._level < other._level:
             self._widen()
         for start, cell in other.cells():
-            self.at(start + other.width / 2).join(cell)
+            self.at(start + other.width / 2).merge(cell)
 
-    def cells(self) -> list[tuple[float, PeriodSums]]:
+    def cells(self) -> list[tuple[float, Sums]]:
         """Return (start in seconds since 1970, period), in order; periods without any step are left out."""
         return [(MONDAY + index * self.width, cell) for index, cell in sorted(self._cells.items())]
 
-    def _index(self, time: float) -> int:
-        return math.floor((time - MONDAY) / self.width)
-
     def _widen(self) -> None:
         factor = round(WIDTHS[self._level + 1] / self.width)
-        joined: dict[int, PeriodSums] = {}
+        joined: dict[int, Sums] = {}
         for index, cell in self._cells.items():
-            joined.setdefault(index // factor, PeriodSums()).join(cell)
+            joined.setdefault(index // factor, Sums()).merge(cell)
         self._cells, self._level = joined, self._level + 1
-        self._low, self._high = self._low // factor, self._high // factor
 
 
 def moment(value: str | None) -> float | None:
@@ -188,22 +178,20 @@ def moment(value: str | None) -> float | None:
 
 @dataclass(slots=True)
 class Account:
-    """Cost of the steps in one currency: sums, periods, and the tally that all estimates come from."""
+    """Cost of the steps in one currency: the tally that all estimates come from, periods, and sums.
+
+    The sums are `steps`, their `known` cost and how many have an `unknown` one, and the same of shadow calls.
+    """
 
     tally: Tally
-    steps: int = 0
-    known: float = 0.0
-    unknown: int = 0
-    shadow: float = 0.0
-    shadow_unknown: int = 0
     timeline: Timeline = field(default_factory=Timeline)
+    sums: Sums = field(default_factory=Sums)
 
     def merge(self, other: Account) -> None:
         """Take in the sums of other steps."""
-        for name in ("steps", "known", "unknown", "shadow", "shadow_unknown"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.tally.merge(other.tally)
         self.timeline.merge(other.timeline)
+        self.sums.merge(other.sums)
 
 
 class Collected:
@@ -223,7 +211,6 @@ class Collected:
         self.policies, self.names = Counts(MAX_CODES), Counts(MAX_NAMES, "(other steps)")
         self.kinds = Counts(MAX_CODES)
         self.models: dict[str, Counts] = {}
-        self.escalated_by: Counter[str] = Counter()
         self.reasons: dict[str, Counts] = {}
         self.accounts: dict[str, Account] = {}
         self.latency: dict[str, Least[float]] = {}
@@ -238,7 +225,7 @@ class Collected:
     @property
     def currency(self) -> str:
         """The currency of most steps."""
-        return max(self.accounts, key=lambda code: self.accounts[code].steps) if self.accounts else "USD"
+        return max(self.accounts, key=lambda code: self.accounts[code].sums["steps"]) if self.accounts else "USD"
 
     @property
     def account(self) -> Account:
@@ -273,7 +260,7 @@ class Collected:
         """Take in the steps of another part of the journals."""
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("outcomes", "answers", "sources", "escalated_by"):
+        for name in ("outcomes", "answers", "sources"):
             getattr(self, name).update(getattr(other, name))
         for name in ("policies", "names", "kinds", "drafts", "expensive", "doubtful"):
             getattr(self, name).merge(getattr(other, name))
@@ -289,8 +276,8 @@ class Collected:
         threads = self.threads | other.threads
         self.threads_full |= other.threads_full or len(threads) > MAX_THREADS
         self.threads = set(sorted(threads)[:MAX_THREADS])
-        self.first = min((t for t in (self.first, other.first) if t is not None), default=None)
-        self.last = max((t for t in (self.last, other.last) if t is not None), default=None)
+        self.first = min(filter(None, (self.first, other.first)), default=None)
+        self.last = max(filter(None, (self.last, other.last)), default=None)
 
     def _count(self, trace: StepTrace, name: str) -> None:
         tier = trace.final_tier
@@ -308,7 +295,6 @@ class Collected:
             counts.add(attempt.model or "(not recorded)")
         if trace.escalated:
             self.escalated += 1
-            self.escalated_by[name] += 1
             reason = next((d.reason for d in trace.decisions if d.action == "escalate"), trace.reason)
             self.reasons.setdefault(name, Counts(MAX_CODES, "(other reasons)")).add(reason or "(not recorded)")
 
@@ -323,8 +309,7 @@ class Collected:
         if time is None:
             self.undated += 1
             return
-        self.first = time if self.first is None else min(time, self.first)
-        self.last = time if self.last is None else max(time, self.last)
+        self.first, self.last = min(time, self.first or time), max(time, self.last or time)
 
     def _money(self, step: LabelledStep) -> None:
         trace = step.trace
@@ -332,26 +317,31 @@ class Collected:
         if code not in self.accounts and len(self.accounts) >= MAX_CODES:
             code = "(others)"
         account = self.accounts.setdefault(code, Account(Tally(self.plan)))
-        account.steps += 1
         account.tally.add(step)
-        time = moment(trace.started_at)
-        cell = PeriodSums() if time is None else account.timeline.at(time)
-        cell.steps += 1
-        cell.escalated += trace.escalated
-        if trace.cost is None:
-            account.unknown += 1
-            cell.unknown += 1
-        else:
-            account.known += trace.cost
+        sums, time = account.sums, moment(trace.started_at)
+        cell = Sums() if time is None else account.timeline.at(time)
+        sums["steps"] += 1
+        cell["steps"] += 1
+        cell["escalated"] += trace.escalated
+        sums["unknown"] += trace.cost is None
+        cell["unknown"] += trace.cost is None
+        if trace.cost is not None:
+            sums["known"] += trace.cost
             for attempt in _asked(trace):
-                cell.paid[_tier(attempt.tier)] += attempt.cost or 0.0
-            cell.paid["evidence"] += sum(call.cost or 0.0 for call in trace.evidence)
+                cell[_tier(attempt.tier)] += attempt.cost or 0.0
+            cell["evidence"] += sum(call.cost or 0.0 for call in trace.evidence)
         for call in (label.side_call for label in step.given if label.side_call is not None):
             self.shadow_calls += 1
-            account.shadow += call.cost or 0.0
-            account.shadow_unknown += call.cost is None
-            cell.paid["shadow"] += call.cost or 0.0
-        _count_large(cell, step.facts)
+            sums["shadow"] += call.cost or 0.0
+            sums["shadow_unknown"] += call.cost is None
+            cell["shadow"] += call.cost or 0.0
+        facts = step.facts
+        if facts is not None and facts.stratum != "known":
+            cell["lottery"] += 1
+        elif facts is None or facts.large is None:
+            cell["unpriced"] += 1
+        else:
+            cell["alone"] += facts.large / MONEY
 
     def _confidence(self, step: LabelledStep) -> None:
         if step.outcome.source is not None:
@@ -374,18 +364,6 @@ class Collected:
 _SUMS: Final = ("steps", "escalated", "degraded", "undated", "unmeasured", "differing", "labels", "shadow_calls")
 _OUTCOMES: Final = ("accepted", "escalated", "exhausted", "human_review", *UNFINISHED)
 _ROUNDING: Final = 1e-6
-
-
-def _count_large(cell: PeriodSums, facts: Facts | None) -> None:
-    """Note what always-large cost in a step, or that it is a step whose cost shadow calls have to say."""
-    if facts is None:
-        cell.unpriced += 1
-    elif facts.stratum != "known":
-        cell.lottery += 1
-    elif facts.large is None:
-        cell.unpriced += 1
-    else:
-        cell.large += facts.large / MONEY
 
 
 def _asked(trace: StepTrace) -> list[Attempt]:

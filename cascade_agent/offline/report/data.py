@@ -5,10 +5,13 @@ Unknown is `None`, never 0. Money is in `Report.currency`, times are in seconds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cascade_agent.offline.evaluation.plain import Plain
 
 if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import StepTrace
     from cascade_agent.offline.drift import DriftReport
     from cascade_agent.offline.evaluation.estimates import Basis
@@ -18,20 +21,20 @@ PARTS: Final = ("small", "large", "evidence", "shadow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Money:
-    """A sum of costs. `known` adds up what is known; it is a lower bound while `unknown` records have no cost."""
+class Money(Plain):
+    """A sum of costs: a lower bound while `unknown` records have none."""
 
     known: float
     unknown: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlwaysLarge:
-    """The cost of the large model alone, and what the cascade cost on the same steps.
+class AlwaysLarge(Plain):
+    """The cost of the large model alone against the cascade's on the same steps.
 
-    Large was asked in `measured` of the `steps` (`drawn` of them by a shadow call); for the `estimated` ones the shadow
-    calls, weighed by one over their probability, say what it would have cost. `share` is `cascade` (drafts, evidence)
-    and `shadow` over `large`; without shadow calls it lies between `low` and `high`, and `why` says what is missing.
+    Large was asked in `measured` of the `steps` (`drawn` of them by a shadow call), the others are `estimated` from the
+    shadow calls. `share` is `cascade` (drafts, evidence) and `shadow` over `large`; without shadow calls it lies
+    between `low` and `high`, and `why` says what is missing.
     """
 
     steps: int = 0
@@ -50,7 +53,7 @@ class AlwaysLarge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
+class Totals(Plain):
     """Counts over all steps. `cost` holds drafts and evidence, `shadow` the shadow calls that labels report."""
 
     steps: int
@@ -74,7 +77,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Share(Plain):
     """A share of steps with its 95 % interval. `n` labelled steps stand behind it; None is unknown."""
 
     value: float | None = None
@@ -84,11 +87,11 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class Point(Plain):
     """One way to decide: at a threshold, as a policy does, as it was run, or always one tier.
 
-    `escalated` is a share of steps, `cost` relative to always-large (None: only known to lie between `cost_low` and
-    `cost_high`), `quality` the share of steps whose answer is at least as good as the large model's (1 - harm).
+    `escalated` is a share of steps, `cost` is relative to always-large (None: between `cost_low` and `cost_high`),
+    `quality` the share of steps whose answer is at least as good as the large model's (1 - harm).
     """
 
     name: str
@@ -106,7 +109,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frontier:
+class Frontier(Plain):
     """Thresholds swept over the journal, and the points people compare with.
 
     `basis` says how labels stand for all steps (`none`: no quality is known, `why` says what is missing); up to
@@ -129,7 +132,7 @@ class Frontier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Escalations:
+class Escalations(Plain):
     """Reasons for which the steps of one name escalated."""
 
     step: str
@@ -139,7 +142,7 @@ class Escalations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bin:
+class Bin(Plain):
     """Labelled drafts of like confidence: mean confidence, how many were right, exact 95 % binomial interval."""
 
     low: float
@@ -153,7 +156,7 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reliability:
+class Reliability(Plain):
     """Confidences against what labels say. `histogram` counts all steps in 20 bins: taken from small, and escalated."""
 
     bins: tuple[Bin, ...]
@@ -166,7 +169,7 @@ class Reliability:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
+class Latency(Plain):
     """Percentiles in seconds over `n` calls; `exact` is False when they come from a random sample of `kept`."""
 
     who: str
@@ -179,7 +182,7 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Period:
+class Period(Plain):
     """Spend in one period, by what it was spent on. `always_large` is None where nothing could be compared."""
 
     start: str
@@ -194,7 +197,7 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spending:
+class Spending(Plain):
     """Spend over time in periods of equal length (`width` seconds, in UTC); steps without a time are `undated`."""
 
     periods: tuple[Period, ...]
@@ -209,14 +212,14 @@ class Spending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Plain):
     """Everything a report says."""
 
     title: str
     files: tuple[str, ...]
     made_at: str
     version: str
-    policy: dict[str, Any] | None
+    policy: JsonObject | None
     currency: str
     made_up_prices: bool
     stand_ins: bool
@@ -234,9 +237,3 @@ class Report:
     drift: DriftReport
     notes: tuple[str, ...]
     """Notes on what was left out, cut or sampled."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON: tuples are lists, unknown is null."""
-        out = asdict(replace(self, drift=None, expensive=(), doubtful=()))  # type: ignore[arg-type]  # these know their own
-        shown = {name: [step.to_json() for step in getattr(self, name)] for name in ("expensive", "doubtful")}
-        return {**out, **shown, "drift": self.drift.to_json()}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable
 
 UNKNOWN = "unknown"
@@ -30,24 +30,19 @@ def probability(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.3f}"
 
 
-def exact(value: str | float | None) -> str:
-    """Return a text, or all digits of a number; unknown is empty."""
-    return "" if value is None else str(value)
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """Return a number with `digits` that count, whole from a thousand on; never a zero for what is not zero."""
+def figure(value: float | None) -> str:
+    """Return a number with three digits that count, whole from a thousand on; never a zero for what is not zero."""
     if value is None:
         return UNKNOWN
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
-    return f"{value:.1e}" if exponent < _LEAST else f"{value:,.{max(0, digits - 1 - exponent)}f}"
+    return f"{value:.1e}" if exponent < _LEAST else f"{value:,.{max(0, 2 - exponent)}f}"
 
 
-def money(value: float | None, currency: str, digits: int = 3) -> str:
+def money(value: float | None, currency: str) -> str:
     """Return an amount with its currency."""
-    return UNKNOWN if value is None else f"{figure(value, digits)} {unit(currency)}"
+    return UNKNOWN if value is None else f"{figure(value)} {unit(currency)}"
 
 
 def unit(currency: str) -> str:
@@ -55,24 +50,12 @@ def unit(currency: str) -> str:
     return currency if len(currency) <= _UNIT else f"{currency[: _UNIT - 1]}…"
 
 
-def seconds(value: float | None) -> str:
+def seconds(value: float | None, write: Callable[[float], str] = figure) -> str:
     """Return a time in the unit that fits."""
-    return UNKNOWN if value is None else _in_unit(value, figure) if value else "0 s"
-
-
-def tick_seconds(value: float) -> str:
-    """Return a round time on an axis."""
-    return _in_unit(value, lambda number: f"{round(number, 6):g}")
-
-
-def _in_unit(value: float, write: Callable[[float], str]) -> str:
+    if not value:
+        return UNKNOWN if value is None else "0 s"
     unit, size = next((found for found in (("s", 1.0), ("ms", 1e-3)) if value >= found[1]), ("µs", 1e-6))
     return f"{write(value / size)} {unit}"
-
-
-def day(iso: str | None) -> str:
-    """Return the day of an ISO time."""
-    return UNKNOWN if not iso else iso[:10]
 
 
 def clock(iso: str | None, fine: bool = False) -> str:
@@ -81,8 +64,11 @@ def clock(iso: str | None, fine: bool = False) -> str:
 
 
 def between(low: float | None, high: float | None) -> str:
-    """Return an interval of shares that no line end tears apart."""
-    return UNKNOWN if low is None or high is None else f"{low * 100:.0f}\u2060–\u2060{high * 100:.0f}%"
+    """Return an interval of shares that no line end tears apart; a dash before a minus would not be read."""
+    if low is None or high is None:
+        return UNKNOWN
+    dash = " to " if low < 0 else "\u2060–\u2060"
+    return f"{low * 100:.0f}{dash}{high * 100:.0f}%"
 
 
 def span(first: str | None, last: str | None) -> str:
@@ -103,9 +89,8 @@ def width(size: float) -> str:
     return f"{size:g} seconds"
 
 
-def tick_time(iso: str, size: float) -> str:
+def tick_time(time: dt.datetime, size: float) -> str:
     """Return the start of a period on an axis."""
-    time = dt.datetime.fromisoformat(iso)
     if size >= _DAY:
         return f"{time.day} {time:%b}" if size < _YEAR else f"{time.year}"
     if size >= _HOUR:
@@ -113,6 +98,6 @@ def tick_time(iso: str, size: float) -> str:
     return f"{time:%H:%M}" if size >= _MINUTE else f"{time:%H:%M:%S}"
 
 
-def plural(number: float, one: str, many: str | None = None) -> str:
+def plural(number: float, one: str) -> str:
     """Return a count with its word."""
-    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+    return f"{count(number)} {one if number == 1 else one + 's'}"

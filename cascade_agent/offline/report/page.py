@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from cascade_agent.journal.format import answer_text
+from cascade_agent.offline.evaluation.estimates import less
 from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report import plots
 from cascade_agent.offline.report.markup import breakable, escape
@@ -25,16 +26,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from cascade_agent.core.records import Attempt, StepTrace
-    from cascade_agent.offline.report.data import (
-        AlwaysLarge,
-        Escalations,
-        Frontier,
-        Reliability,
-        Report,
-        Share,
-        Spending,
-        Totals,
-    )
+    from cascade_agent.offline.report import data
 
 _ANSWERS: Final = {
     "small": "small answered",
@@ -43,14 +35,14 @@ _ANSWERS: Final = {
     "unfinished": "unfinished",
 }
 _FORMATS: Final = (
-    "between", "clock", "count", "exact", "figure", "money", "percent", "plural", "probability", "seconds",
+    "between", "clock", "count", "figure", "money", "percent", "plural", "probability", "seconds",
     "span", "width",
 )  # fmt: skip
 _FEW: Final = 3
 _OWN: Final = ("page.css", "page.js")
 
 
-def render(report: Report) -> str:
+def render(report: data.Report) -> str:
     """Return the page. The report's figures stand in it once more as JSON (`#report-data`)."""
     style, script = (base64.b64encode(hashlib.sha256(_file(name).encode()).digest()).decode() for name in _OWN)
     rules = (
@@ -98,7 +90,7 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
 
 
-def headline(report: Report) -> str:
+def headline(report: data.Report) -> str:
     """Return what was saved, who answered and how good that was."""
     totals = report.totals
     share = fmt.percent(totals.by_answer.get("small", 0) / totals.steps, 0)
@@ -112,26 +104,25 @@ def headline(report: Report) -> str:
     return f"{_saving(report)} {answered} {right}{_without_shadows(report.always_large)}"
 
 
-def _saving(report: Report) -> str:
+def _saving(report: data.Report) -> str:
     """Return what was saved against asking large every time: an amount, a share, its interval."""
     compared = report.always_large
     if compared.share is None or compared.large is None:
         if compared.low is None or compared.high is None:
             return f"What was saved is unknown: {compared.why}."
-        return f"Saved between {fmt.between(1 - compared.high, 1 - compared.low)} of always-large: {compared.why}."
+        return f"The cascade cost {less(1 - compared.high, 1 - compared.low, 0)} than always-large: {compared.why}."
     saving, low_high = 1 - compared.share, ""
-    less = saving >= 0
     if compared.estimated and compared.interval is not None:
         low, high = compared.interval
-        low_high = f", {fmt.between(1 - high, 1 - low) if less else fmt.between(low - 1, high - 1)}"
+        low_high = f", {fmt.between(1 - high, 1 - low) if saving >= 0 else fmt.between(low - 1, high - 1)}"
     about = "an estimated " if compared.estimated else ""
     prices = " at made-up prices" if report.made_up_prices else ""
     amount = f"{about}{fmt.money(compared.large * abs(saving), report.currency)}{prices}"
-    word = "Saved" if less else "Cost more than always-large by"
+    word = "Saved" if saving >= 0 else "Cost more than always-large by"
     return f"{word} {amount} ({fmt.percent(abs(saving), 0)}{low_high})."
 
 
-def _without_shadows(compared: AlwaysLarge) -> str:
+def _without_shadows(compared: data.AlwaysLarge) -> str:
     if not compared.shadow or compared.cascade is None or not compared.large:
         return ""
     saving = 1 - compared.cascade / compared.large
@@ -139,12 +130,12 @@ def _without_shadows(compared: AlwaysLarge) -> str:
     return f" Without shadow calls, which only measure, it would {words}."
 
 
-def answered(totals: Totals) -> list[tuple[str, float]]:
+def answered(totals: data.Totals) -> list[tuple[str, float]]:
     """Return who answered which share of the steps."""
     return [(who, totals.by_answer[who] / totals.steps) for who in _ANSWERS if totals.by_answer.get(who)]
 
 
-def tiles(report: Report) -> tuple[tuple[str, str, str, str], ...]:
+def tiles(report: data.Report) -> tuple[tuple[str, str, str, str], ...]:
     """Return the figures at the head of the page: identifier, name, value, note."""
     totals, compared = report.totals, report.always_large
     nobody = totals.by_outcome.get("exhausted", 0) + totals.by_outcome.get("human_review", 0)
@@ -168,7 +159,7 @@ def tiles(report: Report) -> tuple[tuple[str, str, str, str], ...]:
     )
 
 
-def _cost(report: Report) -> tuple[str, str]:
+def _cost(report: data.Report) -> tuple[str, str]:
     totals, currency = report.totals, report.currency
     shadow = totals.shadow.known if not totals.other_currencies else 0.0
     known = totals.cost.known + shadow
@@ -189,14 +180,14 @@ def _cost(report: Report) -> tuple[str, str]:
     return ("≥ " if unknown else "") + fmt.money(known, currency), "; ".join(parts)
 
 
-def _share(compared: AlwaysLarge) -> str:
+def _share(compared: data.AlwaysLarge) -> str:
     if compared.share is not None:
         return fmt.percent(compared.share)
     known = compared.low is not None and compared.high is not None
     return fmt.between(compared.low, compared.high) if known else fmt.UNKNOWN
 
 
-def _compared(report: Report) -> str:
+def _compared(report: data.Report) -> str:
     compared, currency = report.always_large, report.currency
     if compared.share is None:
         return compared.why
@@ -209,51 +200,51 @@ def _compared(report: Report) -> str:
 # ---- sections -------------------------------------------------------------------------------------------------------
 
 
-def frontier_lead(report: Report) -> str:
+def frontier_lead(report: data.Report) -> str:
     """Return what the plot of cost and quality shows, and what is missing in it."""
-    data = report.frontier
-    if len(data.curve) <= 1:
+    frontier = report.frontier
+    if len(frontier.curve) <= 1:
         confident = any(map(any, report.reliability.histogram))
         why = "no threshold tells the steps of this journal apart"
         return f"No threshold can be tried: {why if confident else 'no finished step has a draft with a confidence'}."
     lead = "Each dot is a threshold on the confidence, replayed over this journal"
-    if data.known:
+    if frontier.known:
         return (
             f"{lead}: what it would have cost, and for how many steps the answer would have been at least as good as "
             "the large model's."
         )
-    if any(point.quality.value is not None for point in data.curve):
+    if any(point.quality.value is not None for point in frontier.curve):
         return f"{lead}. What it would have cost is unknown: no shadow call says what large costs where small answered."
-    return f"{lead}. How good the answers would have been is unknown: {data.why}."
+    return f"{lead}. How good the answers would have been is unknown: {frontier.why}."
 
 
-def frontier_plot(data: Frontier) -> Markup | None:
+def frontier_plot(frontier: data.Frontier) -> Markup | None:
     """Return quality over cost, or what thresholds cost where no quality is known."""
-    draw = partial(plots.frontier if data.known else plots.sweep, data)
-    return plots.both(draw, 640) if len(data.curve) > 1 else None
+    draw = partial(plots.frontier if frontier.known else plots.sweep, frontier)
+    return plots.both(draw, 640) if len(frontier.curve) > 1 else None
 
 
-def frontier_notes(report: Report) -> Iterator[str]:
+def frontier_notes(report: data.Report) -> Iterator[str]:
     """Yield how the cost of always-large was found, and what stands behind the thresholds."""
-    compared, data = report.always_large, report.frontier
+    compared, frontier = report.always_large, report.frontier
     if compared.share is not None and compared.estimated:
         yield (
             f"Always large is an estimate. Its cost is known in {fmt.plural(compared.measured, 'step')}; for the other "
             f"{fmt.count(compared.estimated)} the shadow calls say what it would have been, each weighed by one over "
             "its probability."
         )
-    text = f"Scorer: {data.scorer}"
-    if not data.agrees:
+    text = f"Scorer: {frontier.scorer}"
+    if not frontier.agrees:
         text += ", which is not the one this journal was written with: give its policy file for its own curve"
-    text += f". {data.steps:,} steps swept"
-    if data.unreplayable:
-        text += f", up to {data.unreplayable:,} of them could not be decided anew from the record"
-    if data.basis != "none":
-        text += f". Labels: {data.why}. Steps of one thread count as dependent in the intervals"
+    text += f". {frontier.steps:,} steps swept"
+    if frontier.unreplayable:
+        text += f", up to {frontier.unreplayable:,} of them could not be decided anew from the record"
+    if frontier.basis != "none":
+        text += f". Labels: {frontier.why}. Steps of one thread count as dependent in the intervals"
     yield text + "."
 
 
-def good(quality: Share) -> str:
+def good(quality: data.Share) -> str:
     """Return how often a way to answer is as good as large."""
     if quality.value is None:
         return "quality unknown"
@@ -261,57 +252,54 @@ def good(quality: Share) -> str:
     return f"{fmt.percent(quality.value)} as good as large{interval}"
 
 
-def most(rows: Iterable[Escalations]) -> float:
+def most(rows: Iterable[data.Escalations]) -> float:
     """Return the largest share of the steps of one name that escalated for one reason."""
     return max(max(row.reasons.values()) / row.steps for row in rows)
 
 
-def believed(data: Reliability) -> str:
+def believed(found: data.Reliability) -> str:
     """Return whether drafts of like confidence were right, as far as labels say."""
-    without = f" {fmt.plural(data.unmeasured, 'draft')} without any" if data.unmeasured else ""
-    if not any(map(any, data.histogram)):
+    without = f" {fmt.plural(found.unmeasured, 'draft')} without any" if found.unmeasured else ""
+    if not any(map(any, found.histogram)):
         return f"No draft of this journal has a confidence.{without}{'.' if without else ''}"
-    return _labelled(data) + (f"{without} confidence." if without else "")
+    return _labelled(found) + (f"{without} confidence." if without else "")
 
 
-def _labelled(data: Reliability) -> str:
-    if not data.bins:
+def _labelled(found: data.Reliability) -> str:
+    if not found.bins:
         return (
             "No draft is labelled, so whether confidences can be believed is unknown. Below: how often each confidence "
             "was given."
         )
-    sources = ", ".join(f"{who} ({n:,})" for who, n in data.by_source.items())
+    sources = ", ".join(f"{who} ({n:,})" for who, n in found.by_source.items())
     lead = (
         "Drafts of like confidence, and how many of them were right. On the line the confidence can be believed; "
-        f"whiskers are exact 95% binomial intervals. {fmt.plural(data.n, 'label')}: {sources}."
+        f"whiskers are exact 95% binomial intervals. {fmt.plural(found.n, 'label')}: {sources}."
     )
-    if data.auroc is not None:
-        lead += f" A right draft has more confidence than a wrong one in {fmt.percent(data.auroc)} of all pairs."
-    if set(data.by_source) == {"escalation"}:
+    if found.auroc is not None:
+        lead += f" A right draft has more confidence than a wrong one in {fmt.percent(found.auroc)} of all pairs."
+    if set(found.by_source) == {"escalation"}:
         lead += " Only escalated steps are labelled, by comparing both answers: accepted ones may look otherwise."
     return lead
 
 
-def spending_lead(data: Spending) -> str:
+def spending_lead(spending: data.Spending) -> str:
     """Return what the plot of spending shows, and what is missing in it."""
-    if not data.periods:
-        return f"No step has a time. {data.prices}"
-    lead, unknown = (
-        f"What was paid per {fmt.width(data.width)} (UTC). {data.prices}",
-        sum(p.unknown for p in data.periods),
-    )
-    if unknown:
-        lead += f" {fmt.plural(unknown, 'step')} without a known cost are missing in the bars."
-    return lead
+    if not spending.periods:
+        return f"No step has a time. {spending.prices}"
+    lead = f"What was paid per {fmt.width(spending.width)} (UTC). {spending.prices}"
+    unknown = sum(p.unknown for p in spending.periods)
+    more = f" {fmt.plural(unknown, 'step')} without a known cost are missing in the bars." if unknown else ""
+    return lead + more
 
 
-def spending_legend(report: Report) -> Iterator[tuple[str, str]]:
+def spending_legend(report: data.Report) -> Iterator[tuple[str, str]]:
     """Yield the colours that the plot of spending uses, each with its name."""
-    data, words = report.spending, {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}
-    yield from ((part, words.get(part, part)) for part in data.used)
-    if any(p.always_large is not None for p in data.periods):
+    spending, words = report.spending, {"small": "small drafts", "large": "large answers", "shadow": "shadow calls"}
+    yield from ((part, words.get(part, part)) for part in spending.used)
+    if any(p.always_large is not None for p in spending.periods):
         yield "always", f"always large{' (estimate)' if report.always_large.estimated else ''}"
-    if any(p.escalated for p in data.periods):
+    if any(p.escalated for p in spending.periods):
         yield "quiet", "share of steps that escalated"
 
 
@@ -333,13 +321,13 @@ def facts(attempt: Attempt, currency: str) -> Iterator[str]:
         yield f"{fmt.count(usage.input_tokens)} → {fmt.count(usage.output_tokens)} tokens"
 
 
-def footer(report: Report) -> Iterator[str]:
+def footer(report: data.Report) -> Iterator[str]:
     """Yield which policies were in force, the notes of the report, and where the page comes from."""
     policies = (f"{name} ({fmt.plural(n, 'step')})" for name, n in report.totals.policies.items())
     yield f"Policies in this journal: {', '.join(policies)}."
     if (policy := report.policy) is not None:
         amount = "without a threshold" if policy["threshold"] is None else f"threshold {policy['threshold']:.3f}"
-        dated = f", {policy['kind']} {fmt.day(policy['date'])}" if policy["kind"] and policy["date"] else ""
+        dated = f", {policy['kind']} {policy['date'][:10]}" if policy["kind"] and policy["date"] else ""
         yield f"Policy kept as {policy['name']}: {policy['version']}, {amount}{dated}."
     yield from report.notes
     yield (

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.data import PARTS
-from cascade_agent.offline.report.markup import el
-from cascade_agent.offline.report.svg import Placer, Scale, label, line, log_ticks, path, rect, svg, ticks, tip
+from cascade_agent.offline.report.markup import Placer, Scale, el, label, line, log_ticks, path, rect, svg, ticks, tip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,9 +57,9 @@ def frontier(data: Frontier, width: float) -> Markup:
     for value in ticks(0.0, x.high, 6 if width > _PHONE else 4):
         shapes.append(label(x(value), bottom + 20, _share(value), anchor="middle"))
     shapes += _base(left, right, bottom, "cost, always large = 100%")
-    upper = [(x(p.cost or 0), y(p.quality.high or 0)) for p in points]
-    lower = [(x(p.cost or 0), y(p.quality.low or 0)) for p in points]
-    middle = [(x(p.cost or 0), y(p.quality.value or 0)) for p in points]
+    upper, lower, middle = (
+        [(x(p.cost or 0), y(getattr(p.quality, end) or 0)) for p in points] for end in ("high", "low", "value")
+    )
     shapes += [path([*upper, *reversed(lower)], "band", closed=True), path(middle, "curve")] if points else []
     shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _sentence(p)) for p in points]
     placer = Placer(left, 17.0, right + 6, bottom)  # from below the words of the axis on
@@ -86,7 +85,8 @@ def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> lis
     else:
         corners = f"{x},{y - 9:.1f} {x + 9:.1f},{y} {x},{y + 9:.1f} {x - 9:.1f},{y}"
         shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_sentence(point))))
-    name = cut(point.name, _NAME if placer.right > _PHONE else _SHORT_NAME)
+    length = _NAME if placer.right > _PHONE else _SHORT_NAME
+    name = point.name if len(point.name) <= length else point.name[: length - 1] + "…"
     words_x, words_y, anchor = placer.put(x, y, name, bold=not reference)
     shapes.append(label(words_x, words_y, name, "name" if not reference else "axis strong", anchor))
     return shapes
@@ -122,11 +122,6 @@ def sweep(data: Frontier, width: float) -> Markup:
             label(left + 6, y(run) - 7, f"as it ran: {fmt.percent(run)}", "name"),
         ]
     return svg(width, height, f"What {len(points)} thresholds cost", "sweep", *shapes)
-
-
-def cut(name: str, length: int) -> str:
-    """A name that fits."""
-    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _sentence(point: Point) -> str:
@@ -218,12 +213,12 @@ def latency(rows: Sequence[Latency], width: float) -> Markup:
     for value in log_ticks(low * 1.15, high / 1.15):
         shapes += [
             line(x(value), 10, x(value), bottom, "grid"),
-            label(x(value), bottom + 20, fmt.tick_seconds(value), anchor="middle"),
+            label(x(value), bottom + 20, fmt.seconds(value, "{:g}".format), anchor="middle"),
         ]
     for index, row in enumerate(kept):
         top = 14.0 + row_height * index
         y = top + 42.0
-        kind = {"small": "small", "large": "large", "evidence": "evidence"}.get(row.who, "ink")
+        kind = row.who if row.who in PARTS else "ink"
         p50 = max(row.p50, low)
         p95 = f"95th percentile {fmt.seconds(row.p95)}"
         values = " · ".join(fmt.seconds(v) for v in (row.p50, row.p95, row.p99))
@@ -274,21 +269,12 @@ def spending(data: Spending, currency: str, width: float) -> Markup:
             sentence = tip(f"{fmt.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
             shapes.append(rect(start, rate(share), wide, strip - rate(share), "fill-quiet", sentence))
     shapes += [line(left, bottom, right, bottom, "base"), line(left, strip, right, strip, "base")]
-    shapes += _time_axis(data, left + slot / 2, slot, slots, first, bottom + 20.0, width)
+    for index in range(0, slots, max(1, math.ceil(slots / (7 if width > _PHONE else 3)))):
+        time = dt.datetime.fromtimestamp(first + index * data.width, dt.UTC)
+        words = fmt.tick_time(time, data.width)
+        shapes.append(label(left + slot / 2 + index * slot, bottom + 20.0, words, anchor="middle"))
     total = sum(_paid(p) for p in periods)
     return svg(width, height, f"{fmt.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
-
-
-def _time_axis(  # noqa: PLR0917 - a place and a scale
-    data: Spending, start: float, slot: float, slots: int, first: float, y: float, width: float
-) -> list[Markup]:
-    wanted = 7 if width > _PHONE else 3
-    every = max(1, math.ceil(slots / wanted))
-    shapes = []
-    for index in range(0, slots, every):
-        time = dt.datetime.fromtimestamp(first + index * data.width, dt.UTC).isoformat()
-        shapes.append(label(start + index * slot, y, fmt.tick_time(time, data.width), anchor="middle"))
-    return shapes
 
 
 def _time(period: Period) -> float:

@@ -6,9 +6,11 @@ from functools import partial
 
 import pytest
 
+from cascade_agent.cli.replay import saving_line
 from cascade_agent.core.policy import Policy
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import write_policy
+from cascade_agent.offline.evaluation import Figure
 from tests.builders import command
 from tests.journals import world
 
@@ -114,3 +116,31 @@ def test_bad_input_is_refused_and_nothing_is_lost(place, args, entry):
     assert entry in done.stderr
     assert done.stdout == ""
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("figure", "cost", "chance"),
+    [
+        (Figure(low=0.2, high=0.2), "20.0% less than always-large", None),
+        (
+            Figure(low=-0.075, high=0.68, interval=(-0.097, 0.847)),
+            "between 7.5% more and 68.0% less than always-large",
+            "between 9.7% more and 84.7% less",
+        ),
+        (
+            Figure(low=-0.1, high=0.9, estimate=(0.452, 0.452), interval=(0.4, 0.501)),
+            "45.2% less than always-large, estimated from shadow calls",
+            "between 40.0 and 50.1% less",
+        ),
+        (Figure(low=-0.2, high=-0.1), "between 10.0 and 20.0% more than always-large", None),
+        (Figure(low=-0.2), "at most 20.0% more than always-large", None),
+        (Figure(low=0.3), "at least 30.0% less than always-large", None),
+        (Figure(high=0.3), "at most 30.0% less than always-large", None),
+        (Figure(high=-0.3), "at least 30.0% more than always-large", None),
+    ],
+)
+def test_a_saving_is_said_as_people_say_it(figure, cost, chance):
+    """More or less than always-large, between two numbers where it is not known, with chance counted where it was."""
+    counted = f"; with chance counted, {chance}" if chance else ""
+    assert saving_line(figure) == f"As recorded, the cascade cost {cost}{counted}."
+    assert saving_line(Figure()).startswith("What the cascade saved is unknown")

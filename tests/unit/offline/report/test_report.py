@@ -27,7 +27,6 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Usage
 from cascade_agent.errors import RecordError
 from cascade_agent.journal.reader import read, read_labels
-from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import watch
 from cascade_agent.offline.evaluation import compare
@@ -35,11 +34,10 @@ from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.offline.report import build_report, render
 from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.collect import MAX_PERIODS, WIDTHS, Counts, Least, Timeline, percentiles
-from cascade_agent.offline.report.markup import breakable, el, escape
+from cascade_agent.offline.report.markup import Placer, Scale, breakable, el, escape, log_ticks, ticks
 from cascade_agent.offline.report.page import templates
-from cascade_agent.offline.report.svg import Placer, Scale, log_ticks, ticks
 from cascade_agent.validators import shipped_scorer
-from tests.builders import ROOT, command
+from tests.builders import ROOT, command, written
 from tests.report_journals import HOSTILE, START, hostile, ordinary, step
 
 if TYPE_CHECKING:
@@ -48,12 +46,15 @@ if TYPE_CHECKING:
 run = partial(command, "report")
 
 
-def journal_of(path: Path, *records: StepTrace | Label) -> Path:
-    """A journal of these records."""
-    with Journal(path) as file:
-        for record in records:
-            file.append(record) if isinstance(record, StepTrace) else file.append_label(record)
-    return path
+@pytest.fixture
+def reported(tmp_path):
+    """Builds the report of these records."""
+
+    def built(*records: StepTrace | Label):
+        steps, labels = ([r for r in records if isinstance(r, kind)] for kind in (StepTrace, Label))
+        return build_report([written(tmp_path / f"{sum(1 for _ in tmp_path.iterdir())}.jsonl", steps, labels)])
+
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +103,8 @@ def test_percentiles_are_values_of_the_journal(journal, report):
     """p50, p95 and p99 of each tier are the nearest ranks of the recorded latencies."""
     found = {row.who: row for row in report.latency}
     small = sorted(t.attempts[0].latency for t in read(journal))
-    assert found["small"].p50 == small[math.ceil(0.5 * len(small)) - 1]
-    assert found["small"].p95 == small[math.ceil(0.95 * len(small)) - 1]
-    assert found["small"].p99 == small[math.ceil(0.99 * len(small)) - 1]
+    for share in (50, 95, 99):
+        assert getattr(found["small"], f"p{share}") == small[math.ceil(share / 100 * len(small)) - 1]
     assert found["small"].exact
     assert found["evidence"].n == sum(len(t.evidence) for t in read(journal))
     whole = sorted(t.latency for t in read(journal) if t.escalated)
@@ -144,64 +144,55 @@ def test_the_curve_is_what_the_comparison_says(journal, report):
 
 def test_the_page_holds_its_figures_as_json(report):
     """The JSON in the page is the report, to the last digit."""
-    page = render(report)
-    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
-    assert json.loads(found[1]) == json.loads(json.dumps(report.to_json()))
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', render(report), re.DOTALL)
+    assert json.loads(found[1]) == report.to_json()
 
 
-def test_the_shown_twenty(journal, report, tmp_path):
+def test_the_shown_twenty(journal, report, reported):
     """The dearest by cost and the least sure by confidence; a step that returned nothing comes first."""
     costs = sorted((t.cost for t in read(journal) if t.cost is not None), reverse=True)
     assert [s.cost for s in report.expensive] == costs[:20]
-    entry = sorted(t.confidence for t in read(journal))
-    assert [s.confidence for s in report.doubtful] == entry[:20]
+    assert [s.confidence for s in report.doubtful] == sorted(t.confidence for t in read(journal))[:20]
     nothing = replace(step(1, escalated=True, outcome="exhausted"), final=None, confidence=None)
-    path = journal_of(tmp_path / "j.jsonl", step(0, confidence=0.1), nothing, step(2, confidence=0.2))
-    report = build_report([path])
-    assert [s.id for s in report.doubtful] == ["step-1", "step-0", "step-2"]
-    assert report.totals.by_answer == {"small": 2, "nobody": 1}
-    assert "No answer was returned." in render(report)
+    found = reported(step(0, confidence=0.1), nothing, step(2, confidence=0.2))
+    assert [s.id for s in found.doubtful] == ["step-1", "step-0", "step-2"]
+    assert found.totals.by_answer == {"small": 2, "nobody": 1}
+    assert "No answer was returned." in render(found)
 
 
 # ---- always large ---------------------------------------------------------------------------------------------------
-def test_always_large_is_what_the_shadow_calls_say(tmp_path):
+def test_always_large_is_what_the_shadow_calls_say(reported):
     """A drawn step stands for one over its probability; without any draw the share lies between two numbers."""
-    records = [
-        step(0, escalated=True, small_cost=0.001, large_cost=0.012),
-        *(step(n, small_cost=0.002) for n in (1, 2, 3)),
-    ]
-    shadow = Label(step_id="step-2", source="shadow", right=True, propensity=0.5, side_call=SideCall(name="shadow", cost=0.02))  # fmt: skip
-    found = build_report([journal_of(tmp_path / "j.jsonl", *records, shadow)]).always_large
+    records = [step(0, escalated=True, large_cost=0.012), *(step(n, small_cost=0.002) for n in (1, 2, 3))]
+    spend = SideCall(name="shadow", cost=0.02)
+    found = reported(
+        *records, Label(step_id="step-2", source="shadow", right=True, propensity=0.5, side_call=spend)
+    ).always_large
     assert found.large == pytest.approx(0.012 + 3 * 0.02)
     assert found.cascade == pytest.approx(0.013 + 3 * 0.002)
     assert found.share == pytest.approx((found.cascade + 0.02) / found.large)
     assert (found.steps, found.measured, found.drawn, found.estimated, found.left_out) == (4, 2, 1, 2, 0)
-    bare = [*records, step(4, escalated=True, small_cost=0.001, large_cost=0.03)]
-    found = build_report([journal_of(tmp_path / "bare.jsonl", *bare)]).always_large
+    found = reported(*records, step(4, escalated=True, large_cost=0.03)).always_large
     assert found.share is None
     assert found.low == pytest.approx(0.050 / (0.042 + 3 * 0.03))
     assert found.high == pytest.approx(0.050 / (0.042 + 3 * 0.001))
     assert "no shadow call" in found.why
 
 
-def test_what_is_not_known_is_not_a_figure(tmp_path):
+def test_unknown_stays_unknown(reported):
     """Without escalations large's price is unknown, without costs there is no sum, other currencies stand apart."""
-    path = journal_of(tmp_path / "j.jsonl", step(0), step(1))
-    report = build_report([path])
+    report = reported(step(0), step(1))
     assert report.always_large.share is None
-    page = render(report)
-    assert "so its price is not in the journal" in page
-    assert "No step of this journal escalated." in page
-    path = journal_of(tmp_path / "j2.jsonl", *(step(n, small_cost=None, confidence=n / 10, at=None) for n in range(10)))
-    report = build_report([path])
+    assert "so its price is not in the journal" in render(report)
+    assert "No step of this journal escalated." in render(report)
+    report = reported(*(step(n, small_cost=None, confidence=n / 10, at=None) for n in range(10)))
     page = render(report)
     assert 'id="tile-cost">unknown<' in page
     assert 'id="tile-share">unknown<' in page
     assert "share of steps that escalate" in page
     assert report.spending.undated == 10
     assert report.totals.first is None
-    path = journal_of(tmp_path / "j3.jsonl", step(0), step(1), step(2, currency="EUR", small_cost=5.0))
-    report = build_report([path])
+    report = reported(step(0), step(1), step(2, currency="EUR", small_cost=5.0))
     assert report.currency == "USD"
     assert report.totals.cost.known == pytest.approx(0.002)
     assert report.totals.other_currencies["EUR"].known == 5.0
@@ -210,52 +201,45 @@ def test_what_is_not_known_is_not_a_figure(tmp_path):
 
 
 # ---- quality --------------------------------------------------------------------------------------------------------
-def test_quality_needs_labels_of_accepted_steps(tmp_path):
+def test_quality_needs_labels_of_accepted_steps(reported):
     """Escalated steps label themselves; without a label of an accepted one quality is unknown and the page says why."""
-    path = journal_of(
-        tmp_path / "j.jsonl", *(step(n, escalated=n % 2 == 0, confidence=0.5 + n / 40) for n in range(20))
-    )
-    report = build_report([path])
+    report = reported(*(step(n, escalated=n % 2 == 0, confidence=0.5 + n / 40) for n in range(20)))
     assert report.frontier.basis == "none"
     assert report.frontier.marks[0].quality.value is None
     assert report.reliability.n == 10
     assert "set shadow_rate" in render(report)
 
 
-def test_quality_weighs_shadow_labels(tmp_path):
+def test_quality_weighs_shadow_labels(reported):
     """Shadow labels stand for accepted steps by one over their propensity; escalated steps are never harm."""
-    records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(8)]
-    records += [step(n, escalated=True, thread=f"t{n}") for n in (8, 9)]
-    labels = [
+    records = [step(n, confidence=0.9, escalated=n > 7, thread=f"t{n}") for n in range(10)]
+    records += [
         Label(step_id="step-0", source="shadow", right=False, harm=True, propensity=0.5),
         Label(step_id="step-1", source="shadow", right=True, propensity=0.25),
         Label(step_id="step-2", source="shadow", right=True, propensity=0.25),
     ]
-    report = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)])
-    assert report.frontier.basis == "propensity"
-    ran = report.frontier.marks[0]
-    assert ran.quality.value == pytest.approx(1 - 0.8 * 2 / (2 + 4 + 4))
-    assert ran.quality.n == 3
-    assert ran.quality.low < ran.quality.value < ran.quality.high
+    frontier = reported(*records).frontier
+    assert frontier.basis == "propensity"
+    quality = frontier.marks[0].quality
+    assert quality.value == pytest.approx(1 - 0.8 * 2 / (2 + 4 + 4))
+    assert quality.n == 3
+    assert quality.low < quality.value < quality.high
 
 
-def test_a_judged_share_and_its_interval(tmp_path, report):
+def test_a_judged_share_and_its_interval(reported, report):
     """Labels of people count alike; ten right of twenty are ten independent looks; the highest threshold is as good as large."""
-    records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(10)]
+    records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(20)]
     labels = [Label(step_id=f"step-{n}", source="person", right=n > 0) for n in range(4)]
-    judged = build_report([journal_of(tmp_path / "j.jsonl", *records, *labels)])
+    judged = reported(*records[:10], *labels)
     assert judged.frontier.basis == "share"
     assert judged.frontier.marks[0].quality.value == pytest.approx(0.75)
     assert judged.totals.labelled == {"person": 4}
-    records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(20)]
     labels = [Label(step_id=f"step-{n}", source="shadow", right=True, propensity=0.5) for n in range(10)]
-    quality = build_report([journal_of(tmp_path / "j2.jsonl", *records, *labels)]).frontier.marks[0].quality
+    quality = reported(*records, *labels).frontier.marks[0].quality
     assert (quality.value, quality.high) == (1.0, 1.0)
     assert quality.low == pytest.approx(1 - 0.5 * stats.binomtest(0, 10).proportion_ci(method="exact").high)
     last = report.frontier.curve[-1]
-    assert last.escalated > 0.95
-    assert last.quality.value > 0.95
-    assert last.cost > 0.95
+    assert min(last.escalated, last.quality.value, last.cost) > 0.95
 
 
 def test_intervals_of_the_calibration_curve_are_exact(report):
@@ -268,7 +252,7 @@ def test_intervals_of_the_calibration_curve_are_exact(report):
         assert b.low <= b.confidence <= b.high
 
 
-def test_a_policy_brings_its_scorer_and_its_place(tmp_path, journal):
+def test_a_policy_brings_its_scorer_and_its_place(reported, journal):
     """Its threshold is a point, confidences are rescored, prices named; where another scorer wrote them the page says so."""
     prices = {"tiny-1": {"source": "contract 7", "date": "2026-01-31", "currency": "USD"}}
     policy = Policy(threshold=0.95, provenance={"prices": prices})
@@ -282,15 +266,15 @@ def test_a_policy_brings_its_scorer_and_its_place(tmp_path, journal):
     trace = step(0)
     same = shipped_scorer().confidence(trace.attempts[0].verdicts)
     right = replace(trace, attempts=(replace(trace.attempts[0], confidence=same),))
-    assert build_report([journal_of(tmp_path / "a.jsonl", right)]).frontier.agrees
-    other = build_report([journal_of(tmp_path / "b.jsonl", trace)])
+    assert reported(right).frontier.agrees
+    other = reported(trace)
     assert not other.frontier.agrees
     assert "give its policy file" in render(other)
 
 
 # ---- bounded memory -------------------------------------------------------------------------------------------------
 def test_a_repeated_step_counts_once(journal):
-    """The same file given twice is told, not counted twice."""
+    """The same file given twice is noted, not counted twice."""
     twice = build_report([journal, journal])
     assert twice.totals.steps == 121
     assert twice.totals.repeated == 121
@@ -320,18 +304,18 @@ def test_a_timeline_loses_nothing(one, two):
     timeline, other = Timeline(), Timeline()
     for line, steps in ((timeline, one), (other, two)):
         for time, cost in steps:
-            line.at(time).paid["x"] += cost
+            line.at(time)["x"] += cost
     timeline.merge(other)
     cells = timeline.cells()
     starts = [start for start, _ in cells]
     assert starts == sorted(set(starts))
     assert (starts[-1] - starts[0]) / timeline.width < MAX_PERIODS
-    assert sum(cell.paid["x"] for _, cell in cells) == sum(cost for _, cost in [*one, *two])
+    assert sum(cell["x"] for _, cell in cells) == sum(cost for _, cost in [*one, *two])
     first = min(time for time, _ in [*one, *two])
     assert starts[0] - 1e-3 <= first <= starts[0] + timeline.width + 1e-3
 
 
-def test_periods_and_names_are_bounded(tmp_path):
+def test_periods_and_names_are_bounded(reported):
     """Each period divides the next; names beyond the limit are put together; a clock that was never set stretches nothing."""
     for short, long in pairwise(WIDTHS):
         assert long / short == pytest.approx(round(long / short))
@@ -339,10 +323,8 @@ def test_periods_and_names_are_bounded(tmp_path):
     for name in "aabcdefg":
         counts.add(name)
     assert counts.ordered() == {"(others)": 4, "a": 2, "b": 1, "c": 1}
-    path = journal_of(tmp_path / "j.jsonl", step(0), replace(step(1), started_at="0001-01-01T00:00:00"))
-    report = build_report([path])
-    assert len(report.spending.periods) == 1
-    assert report.spending.undated == 1
+    spending = reported(step(0), replace(step(1), started_at="0001-01-01T00:00:00")).spending
+    assert (len(spending.periods), spending.undated) == (1, 1)
 
 
 # ---- nothing that was read can act ----------------------------------------------------------------------------------
@@ -435,7 +417,7 @@ def test_content_can_be_left_out(tmp_path):
     small = replace(trace.attempts[0], answer={"text": secret, "tool_calls": []}, error=f"ValueError: {secret}")
     entry = replace(trace.decisions[1], detail=secret)
     trace = replace(trace, attempts=(small, trace.attempts[1]), decisions=(trace.decisions[0], entry))
-    path = journal_of(tmp_path / "j.jsonl", trace)
+    path = written(tmp_path / "j.jsonl", [trace])
     assert secret in render(build_report([path]))
     bare = render(build_report([path], content=False))
     assert secret not in bare
@@ -477,46 +459,40 @@ def test_plots_and_tables(report):
     assert len(re.findall(r'<svg [^>]*role="img" aria-label="[^"]{20,}"', page)) == len(charts)
     for name in ("frontier", "reasons", "calibration", "confidence", "latency", "spending", "drift"):
         assert f'<table id="{name}-table"' in page
-    page = render(report)
     table = re.search(r'<table id="reasons-table".*?</table>', page, re.DOTALL)[0]
     for row in report.escalations:
         assert f"<td>{row.steps}</td><td>{row.escalated}</td>" in table
 
 
-def test_the_page_begins_with_what_was_saved(report, tmp_path):
+def test_the_page_begins_with_the_saving(report, reported):
     """An amount, its share and its interval; where nothing can be compared it says why."""
     headline = re.compile(r'class="headline">(.*?)</p>')
     assert re.match(
         r"Saved an estimated [\d.]+ USD \(\d+%, \d+\W+\d+%\)\. The small model", headline.search(render(report))[1]
     )
     assert re.search(r"Without shadow calls, which only measure, it would have saved \d+%\.", render(report))
-    unknown = build_report([journal_of(tmp_path / "j.jsonl", step(0, small_cost=None))])
-    assert headline.search(render(unknown))[1].startswith("What was saved is unknown: ")
+    unknown = render(reported(step(0, small_cost=None)))
+    assert headline.search(unknown)[1].startswith("What was saved is unknown: ")
 
 
-def test_stand_ins_mark_the_page_by_themselves(tmp_path, report):
-    """The models of the demo are no language models: the page says so beside the sum, whoever asks for it."""
+def test_stand_ins_mark_the_page_by_themselves(report, reported):
+    """The models of the demo are no language models: the page says so next to the sum, whoever asks for it."""
     trace = step(0, escalated=True)
     tiers = zip(trace.attempts, ("standin-small", "standin-large"), strict=True)
-    trace = replace(trace, attempts=tuple(replace(attempt, model=name) for attempt, name in tiers))
-    page = render(build_report([journal_of(tmp_path / "j.jsonl", trace)]))
+    page = render(reported(replace(trace, attempts=tuple(replace(attempt, model=name) for attempt, name in tiers))))
     assert "offline stand-ins, no language models; made-up prices</p>" in page
     assert "at made-up prices (" in page
     assert "made-up" not in render(report)
 
 
-def test_where_no_threshold_can_be_tried_it_says_why(tmp_path):
-    """A journal without a confidence has no empty plot, and the ways to answer all the same."""
-    page = render(build_report([journal_of(tmp_path / "j.jsonl", step(0, confidence=None))]))
+def test_plots_and_legends_show_what_is_there(report, reported):
+    """A journal without a confidence has no empty plot; a mark that no plot shows has no swatch."""
+    page = render(reported(step(0, confidence=None)))
     assert "No threshold can be tried: no finished step has a draft with a confidence." in page
     assert 'class="chart frontier"' not in page
     assert 'class="chart sweep"' not in page
     assert "always small" in page
-
-
-def test_legends_name_what_is_in_the_plot(report, tmp_path):
-    """A mark that no plot shows has no swatch; a journal of nothing but accepted drafts names no escalated ones."""
-    page = render(build_report([journal_of(tmp_path / "j.jsonl", *(step(n) for n in range(5)))]))
+    page = render(reported(*(step(n) for n in range(5))))
     calibration = page.partition('id="calibration"')[2].partition("</section>")[0]
     assert "draft taken" in calibration
     assert "escalated</li>" not in calibration
@@ -582,9 +558,9 @@ def test_labels_keep_out_of_each_others_way():
     ],
     ids=["cancelled", "no attempt", "nothing known", "small skipped", "large only"],
 )  # fmt: skip
-def test_a_journal_of_one_odd_step_has_a_page(tmp_path, trace):
+def test_a_journal_of_one_odd_step_has_a_page(reported, trace):
     """Whatever a single step lacks, there is a page, and it counts one step."""
-    report = build_report([journal_of(tmp_path / "j.jsonl", trace)])
+    report = reported(trace)
     assert report.totals.steps == 1
     assert "<h2" in render(report)
 
@@ -608,10 +584,10 @@ def test_the_command_writes_the_page(tmp_path, journal):
 def test_the_command_prints_the_figures(tmp_path, journal, report):
     """`--json` prints the report's figures and writes no page unless asked."""
     result = run(journal, "--json", cwd=tmp_path)
-    told = json.loads(result.stdout)
+    printed = json.loads(result.stdout)
     wanted = json.loads(json.dumps(report.to_json()))
-    told.pop("made_at"), wanted.pop("made_at")
-    assert told == wanted
+    printed.pop("made_at"), wanted.pop("made_at")
+    assert printed == wanted
     assert list(tmp_path.iterdir()) == []
     assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).exit_code == 0
     assert (tmp_path / "x.html").exists()
@@ -633,7 +609,7 @@ def test_bad_input_is_named_in_a_line(tmp_path, args, part):
     """What cannot be used is named with exit code 2 and no traceback."""
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text('{"type":"step"}\n')
-    journal_of(tmp_path / "good.jsonl", step(0))
+    written(tmp_path / "good.jsonl", [step(0)])
     result = run(*args, cwd=tmp_path)
     assert result.exit_code == 2
     assert part in result.stderr
@@ -642,7 +618,7 @@ def test_bad_input_is_named_in_a_line(tmp_path, args, part):
 
 def test_bad_lines_can_be_skipped(tmp_path):
     """With `--skip-bad` a line that is no record is left out; a torn last line always is."""
-    path = journal_of(tmp_path / "j.jsonl", step(0))
+    path = written(tmp_path / "j.jsonl", [step(0)])
     with path.open("a") as file:
         file.write('{"type":"step"}\n{"type":"step","id":"to')
     with pytest.raises(RecordError):
@@ -671,6 +647,21 @@ def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
     assert "made-up prices" in render(report)
 
 
+def test_the_command_writes_over_pages_alone(tmp_path):
+    """A journal or a policy is never replaced by the page; an older page is."""
+    path = written(tmp_path / "steps.jsonl", [step(0)])
+    before = path.read_bytes()
+    result = run(path, "-o", path, cwd=tmp_path)
+    assert (result.exit_code, path.read_bytes()) == (2, before)
+    assert "is no HTML page" in result.output
+    page, link = tmp_path / "page.html", tmp_path / "link.html"
+    link.symlink_to(page)
+    for _ in range(2):
+        assert run(path, "-o", link, cwd=tmp_path).exit_code == 0
+    assert link.is_symlink()
+    assert page.read_text().lower().startswith("<!doctype html")
+
+
 # ---- drift ----------------------------------------------------------------------------------------------------------
 def test_drift_is_what_the_monitors_say(journal, report):
     """The monitors of the report are those of `watch` over the same journal, each with its row in the table."""
@@ -682,14 +673,11 @@ def test_drift_is_what_the_monitors_say(journal, report):
     assert ">no alarm<" in render(report)
 
 
-def test_an_alarm_is_shown_with_what_to_do(tmp_path):
+def test_an_alarm_is_shown_with_its_advice(reported):
     """When escalations rise from one in ten to six in ten the page shows the alarm and its advice, all of it escaped."""
     draw = random.Random(3)
-    with Journal(tmp_path / "j.jsonl") as file:
-        for number in range(1600):
-            bad = draw.random() < (0.1 if number < 900 else 0.6)
-            file.append(step(number, escalated=bad, name="<b onclick=x>", thread=f"t{number}"))
-    report = build_report([tmp_path / "j.jsonl"])
+    bad = (draw.random() < (0.1 if number < 600 else 0.6) for number in range(1000))
+    report = reported(*(step(n, escalated=b, name="<b onclick=x>", thread=f"t{n}") for n, b in enumerate(bad)))
     assert report.drift.alarmed
     page = render(report)
     section = re.search(r'<section class="card" id="drift".*?</section>', page, re.DOTALL)[0]
@@ -697,26 +685,3 @@ def test_an_alarm_is_shown_with_what_to_do(tmp_path):
         assert escape(alarm.what) in section
         assert escape(alarm.advice) in section
     assert "<b onclick" not in page
-
-
-def test_the_command_writes_over_pages_alone(tmp_path, monkeypatch):
-    """A journal or a policy is never replaced by the page; an older page is."""
-    from typer.testing import CliRunner
-
-    from cascade_agent import CascadeChatModel, Journal
-    from cascade_agent.cli import app
-    from cascade_agent.testing import ScriptedChatModel
-
-    path = tmp_path / "steps.jsonl"
-    CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), journal=Journal(path)).invoke("hi")
-    before = path.read_bytes()
-    entry = CliRunner().invoke(app, ["report", str(path), "-o", str(path)])
-    assert (entry.exit_code, path.read_bytes()) == (2, before)
-    assert "is no HTML page" in entry.output
-    page = tmp_path / "page.html"
-    link = tmp_path / "link.html"
-    link.symlink_to(page)
-    for _ in range(2):
-        assert CliRunner().invoke(app, ["report", str(path), "-o", str(link)]).exit_code == 0
-    assert link.is_symlink()
-    assert page.read_text().lower().startswith("<!doctype html")
