@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
-from cascade_agent.validators.agreement import agreement, call_key, likeness, normal, same_call, same_value
+from cascade_agent.validators.agreement import agreement, call_key, likeness, normal, same_value
 from tests.builders import json_values
 
 STRING: dict[str, Any] = {"type": "string"}
@@ -185,8 +185,15 @@ def test_the_same_value(one: Any, other: Any, alike: bool) -> None:
 def test_the_same_call() -> None:
     """Declared defaults and empty optional values say nothing; the tool and required values do."""
     spec = ToolSpec("f", "", {"properties": {"a": {}, "n": {"default": 5}}, "required": ["a"]})
-    same = {"name": "f", "args": {"a": " X", "n": "5", "b": None}}
-    assert same_call({"name": "f", "args": {"a": "x"}}, same, spec)
-    assert not same_call({"name": "f", "args": {"a": "x"}}, {"name": "g", "args": {"a": "x"}}, spec)
-    assert not same_call({"name": "f", "args": {"a": "x"}}, {"name": "f", "args": {"a": "x", "n": 6}}, spec)
-    assert hash(call_key(same, spec)) == hash(call_key({"name": "f", "args": {"a": "x"}}, spec))
+    one, same, *others = (
+        call_key({"name": name, "args": args}, spec)
+        for name, args in [
+            ("f", {"a": "x"}),
+            ("f", {"a": " X", "n": "5", "b": None}),
+            ("g", {"a": "x"}),
+            ("f", {"a": "x", "n": 6}),
+        ]
+    )
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one not in others
