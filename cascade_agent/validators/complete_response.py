@@ -127,14 +127,15 @@ class CompleteResponse:
         """Return the first thing that makes the answer unusable or doubtful, or nothing."""
         text = _only_text(draft.message.content)
         answer = _markup.without_thoughts(text) if text else ""
-        calls_nothing = not (draft.tool_calls or draft.invalid_tool_calls or draft.parsed is not None)
+        acts = draft.tool_calls or draft.invalid_tool_calls or draft.parsed is not None
+        text_alone = not (acts or any(map(draft.message.additional_kwargs.get, _ANSWER_KWARGS)))
         return (
             _stopped(draft)
             or _refusal(draft)
             or _choice(draft, context)
-            or (_empty(draft, answer) if calls_nothing else None)
+            or (_empty(draft, answer) if text_alone else None)
             or _runs_on(draft, text)
-            or (_call_as_text(draft, answer, context) if calls_nothing else None)
+            or (_call_as_text(answer, context) if text_alone else None)
             or (_past_stop(draft, context) if context.stop else None)
             or _missing_call(draft, context)
             or self._unstorable(draft)
@@ -265,12 +266,9 @@ def _first(calls: Sequence[ToolCall], is_wrong: Callable[[str], bool]) -> str | 
 
 
 def _empty(draft: Draft, answer: str) -> Verdict | None:
-    content, kwargs = draft.message.content, draft.message.additional_kwargs
-    if isinstance(content, list):
-        there = len(content) > _MAX_BLOCKS or any(map(_answers, content))
-    else:
-        there = _is_visible(answer)
-    if there or any(map(kwargs.get, _ANSWER_KWARGS)):
+    content: object = draft.message.content
+    blocks = content if isinstance(content, list) else ()
+    if _is_visible(answer) or len(blocks) > _MAX_BLOCKS or any(map(_answers, blocks)):
         return None
     return _fail("empty_answer", "the answer holds no text, no tool call and no other content")
 
@@ -299,11 +297,8 @@ def _runs_on(draft: Draft, text: str) -> Verdict | None:
     return None
 
 
-def _call_as_text(draft: Draft, answer: str, context: StepContext) -> Verdict | None:
-    kwargs = draft.message.additional_kwargs
-    if context.output_schema is not None or any(map(kwargs.get, _ANSWER_KWARGS)):
-        return None
-    if _markup.is_call(answer, context.tools_by_name, _request(context)):
+def _call_as_text(answer: str, context: StepContext) -> Verdict | None:
+    if context.output_schema is None and _markup.is_call(answer, context.tools_by_name, _request(context)):
         return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call")
     return None
 

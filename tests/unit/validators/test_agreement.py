@@ -138,13 +138,30 @@ def test_two_ways_of_writing_no_call_are_the_same(a: str, b: str) -> None:
     assert agreement(one, Draft(message=AIMessage("Yes")), context()) == 0.0
 
 
-def test_short_answers_and_prose_next_to_a_call() -> None:
-    """Numbers, names, yes and no are compared even with tools; a call and prose never agree."""
-    for a, b in [("42", "43"), ("yes", "no"), ("Paris", "Lyon")]:
-        assert agreement(Draft(message=AIMessage(a)), Draft(message=AIMessage(b)), context()) == 0.0
-    talk = Draft(message=AIMessage("Where would you like to start from?"))
-    assert agreement(calls({"start": "Bern"}), talk, context()) == 0.0
-    assert agreement(talk, calls({"start": "Bern"}), context()) == 0.0
+def text(written: str) -> Draft:
+    """An answer without calls."""
+    return Draft(message=AIMessage(written))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "score"),
+    [
+        (text("42"), text("43"), 0.0),
+        (text("42"), text("42.0"), 1.0),
+        (text("yes"), text("no"), 0.0),
+        (text("yes"), text(""), None),
+        (text("Paris"), text("Lyon"), 0.0),
+        (text("東京です"), text(" 東京です "), 1.0),
+        (text('{"a": 1, "b": [2]}'), text('{"b": [2.0], "a": 1}'), 1.0),
+        (text("Where would you like to start from?"), calls({"start": "Bern"}), 0.0),
+        (calls({"start": "Bern"}), text("Where would you like to start from?"), 0.0),
+        (calls({"start": "Bern"}, {"start": "Thun"}), calls({"start": "Thun"}, {"start": "Bern"}), 1.0),
+        (calls({"start": "Bern"}, {"start": "Thun"}), calls({"start": "Bern"}), 0.5),
+    ],
+)
+def test_texts_and_calls(a: Draft, b: Draft, score: float | None) -> None:
+    """Numbers, names and JSON are compared even with tools, a call and prose never agree, order does not matter."""
+    assert agreement(a, b, context()) == score
 
 
 JSON = json_values(st.text(max_size=12), st.text(max_size=4), leaves=12, odd=False)

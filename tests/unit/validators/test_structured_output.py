@@ -46,6 +46,11 @@ def judge(draft: Draft, **context: Any) -> Verdict | None:
     return next(iter(ValidatorSet([StructuredOutput()]).validate(draft, StepContext(**context))), None)
 
 
+def fits(parsed: object, schema: object) -> bool:
+    """Return whether parsed output passes."""
+    return judge(Draft(message=AIMessage("x"), parsed=parsed), output_schema=schema) is None
+
+
 def error_of(data: dict[str, Any]) -> str:
     """The text of a validation error."""
     with pytest.raises(ValidationError) as caught:
@@ -122,9 +127,9 @@ def test_nothing_parsed_is_a_hard_fail() -> None:
 def test_kept() -> None:
     """Parsed output, falsy parsed output, a step without a schema and a look-up before the answer are kept."""
     call = {"name": "find", "args": {}, "id": "c1"}
-    assert judge(Draft(message=AIMessage("x"), parsed=Line(sku="a", count=1)), output_schema=Line) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={}), output_schema={"type": "object"}) is None
-    assert judge(Draft(message=AIMessage("x"), parsed=[]), output_schema={"type": "array"}) is None
+    assert fits(Line(sku="a", count=1), Line)
+    assert fits({}, {"type": "object"})
+    assert fits([], {"type": "array"})
     assert judge(Draft(message=AIMessage("It costs 12 euros."))) is None
     looking = Draft(message=AIMessage("", tool_calls=[call]))
     assert judge(looking, output_schema=Line, tools=[ToolSpec("find")]) is None
@@ -210,7 +215,7 @@ def test_plain_output_is_held_to_its_json_schema(form: str) -> None:
         assert verdict.path.startswith("/parsed")
         assert SECRET not in verdict.reason + verdict.path
     for good in ({"age": 1}, {"age": 1, "tags": ["b"], "other": "y"}):
-        assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=WRAPPED[form]) is None
+        assert fits(good, WRAPPED[form])
 
 
 def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
@@ -233,14 +238,14 @@ def test_any_schema_will_do_that_fits() -> None:
     """Any of several; keys that may be left out, nulls, open types; what is validated elsewhere is not judged again."""
     schema = {"oneOf": [PERSON, {"title": "Box", "type": "object", "required": ["lid"]}]}
     for good in ({"age": 1}, {"lid": 1}, {"age": 1, "lid": 1}):
-        assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=schema) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={"agee": 1}), output_schema=schema)
-    assert judge(Draft(message=AIMessage("x"), parsed=ADA), output_schema=Person) is None
+        assert fits(good, schema)
+    assert not fits({"agee": 1}, schema)
+    assert fits(ADA, Person)
     nested = {**ADA, "friend": {**ADA, "extra": 1}, "tags": ["a"], "note": "n"}
-    assert judge(Draft(message=AIMessage("x"), parsed=nested), output_schema=Person) is None
+    assert fits(nested, Person)
     for schema in (Line, Plain, int, list[int], Line | None, "x", 3):
-        assert judge(Draft(message=AIMessage("x"), parsed={"other": 1}), output_schema=schema) is None
-    assert judge(Draft(message=AIMessage("x"), parsed=Plain(count=1)), output_schema=PERSON) is None
+        assert fits({"other": 1}, schema)
+    assert fits(Plain(count=1), PERSON)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +268,7 @@ def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None
     assert verdict.hard
     assert verdict.path.startswith(path)
     assert SECRET not in verdict.path
-    assert judge(Draft(message=AIMessage("x"), parsed={"agee": 36}), output_schema=Person)
+    assert not fits({"agee": 36}, Person)
 
 
 def test_memory_and_budget() -> None:
@@ -299,9 +304,9 @@ def test_hostile_schemas_are_safe() -> None:
     for schema in (Hostile(), LOOPED, Lost, {"$ref": "https://example.org/x"}, {"type": 7}, {"pattern": "(a+)+$"}):
         for value in ({"a": {}}, "a" * 5_000 + "!"):
             judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
-    assert judge(Draft(message=AIMessage("x"), parsed={"a": 1}), output_schema=Lost) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={"inner": [[[[{"inner": []}]]]]}), output_schema=Deep) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={"inner": [[[[{"inner": 3}]]]]}), output_schema=Deep)
+    assert fits({"a": 1}, Lost)
+    assert fits({"inner": [[[[{"inner": []}]]]]}, Deep)
+    assert not fits({"inner": [[[[{"inner": 3}]]]]}, Deep)
 
 
 class Aged(TypedDict):
@@ -310,33 +315,30 @@ class Aged(TypedDict):
     age: int
 
 
-@pytest.mark.parametrize("schema", [PERSON, Aged], ids=["json", "typed dict"])
-def test_a_chat_model_escalates_on_output_that_does_not_fit(schema: Any) -> None:
-    """A small model's well-formed output of the wrong shape does not get through `with_structured_output`."""
-
-    def reply(**args: Any) -> AIMessage:
-        name = convert_to_openai_tool(schema)["function"]["name"]
-        return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
-
-    small, large = ScriptedChatModel(reply(agee="x")), ScriptedChatModel(reply(age=36))
-    model = CascadeChatModel(small=small, large=large).with_structured_output(schema)
-    assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
-    assert (small.asked, large.asked) == (1, 1)
+def calls(name: str, **args: Any) -> AIMessage:
+    """An answer through the tool that stands for the schema."""
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
 
 
-def test_an_agent_escalates_on_output_that_does_not_fit() -> None:
-    """The same in an agent with a JSON Schema as its response format, by tool call and natively."""
-
-    def reply(**args: Any) -> AIMessage:
-        return AIMessage("", tool_calls=[{"name": "Person", "args": args, "id": "c"}])
-
-    for form, bad, good in (
-        (ToolStrategy(PERSON), reply(agee="x"), reply(age=36)),
+@pytest.mark.parametrize(
+    ("form", "bad", "good"),
+    [
+        (PERSON, calls("Person", agee="x"), calls("Person", age=36)),
+        (Aged, calls("Aged", agee="x"), calls("Aged", age=36)),
+        (ToolStrategy(PERSON), calls("Person", agee="x"), calls("Person", age=36)),
         (ProviderStrategy(PERSON), '{"agee": "x"}', '{"age": 36}'),
-        (PERSON, reply(agee="x"), reply(age=36)),
-    ):
-        small, large = ScriptedChatModel(bad), ScriptedChatModel(good)
-        agent: Any = create_agent(small, response_format=form, middleware=[CascadeMiddleware(large)])
-        out = agent.invoke({"messages": "How old is Ada, who is 36?"})
-        assert out["structured_response"] == {"age": 36}
+    ],
+    ids=["json", "typed dict", "tool strategy", "provider strategy"],
+)
+def test_output_that_does_not_fit_escalates(form: Any, bad: Any, good: Any) -> None:
+    """A small model's well-formed output of the wrong shape gets through neither a chat model nor an agent."""
+    small, large = ScriptedChatModel(bad, bad), ScriptedChatModel(good, good)
+    if form in (PERSON, Aged):
+        model = CascadeChatModel(small=small, large=large).with_structured_output(form)
+        assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
+        assert (small.asked, large.asked) == (1, 1)
+    if form is not Aged:
+        large = ScriptedChatModel(good)
+        agent: Any = create_agent(ScriptedChatModel(bad), response_format=form, middleware=[CascadeMiddleware(large)])
+        assert agent.invoke({"messages": "How old is Ada, who is 36?"})["structured_response"] == {"age": 36}
         assert large.asked == 1
