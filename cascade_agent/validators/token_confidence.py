@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
@@ -173,7 +173,7 @@ def _action_tokens(tokens: Tokens, calls: Sequence[ToolCall]) -> list[float]:
     if not tokens:
         return []
     text = "".join(token for token, _ in tokens)
-    spans: list[tuple[int, int]] = []
+    spelled = bytearray(len(text))  # 1 for each letter of a name or a value
     cursor, left = 0, _MAX_VALUES
     for call in calls[:_MAX_VALUES]:
         name = str(call["name"])
@@ -186,10 +186,11 @@ def _action_tokens(tokens: Tokens, calls: Sequence[ToolCall]) -> list[float]:
         values = _value_spans(text, needles, cursor)
         if needles and not values:
             continue  # the name stands in prose; the call itself was not reported
-        spans.append((start, cursor))
-        spans.extend(values)
-        cursor = max(end for _, end in (*values, (start, cursor)))
-    return _overlapping(tokens, sorted(spans))
+        for first, last in ((start, cursor), *values):
+            spelled[first:last] = b"\1" * (last - first)
+            cursor = max(cursor, last)
+    ends = accumulate(len(token) for token, _ in tokens)
+    return [p for (token, p), end in zip(tokens, ends, strict=True) if 1 in spelled[end - len(token) : end]]
 
 
 def _value_spans(text: str, needles: list[tuple[str, ...]], start: int) -> list[tuple[int, int]]:
@@ -222,17 +223,4 @@ def _needles(args: object) -> list[tuple[str, ...]]:
                 out.append((json.dumps(item)[1:-1], json.dumps(item, ensure_ascii=False)[1:-1], item))
         elif item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256):
             out.append((json.dumps(item), str(item)))  # str() of huge ones is refused
-    return out
-
-
-def _overlapping(tokens: Tokens, spans: list[tuple[int, int]]) -> list[float]:
-    out: list[float] = []
-    position = at = 0
-    for token, logprob in tokens:
-        end = position + len(token)
-        while at < len(spans) and spans[at][1] <= position:
-            at += 1
-        if at < len(spans) and spans[at][0] < end and token:
-            out.append(logprob)
-        position = end
     return out
