@@ -517,23 +517,12 @@ class Label:
 
 # ---- JSON both ways -------------------------------------------------------------------------------------------------
 
-_PARTS: dict[type, dict[str, type]] = {
-    Attempt: {"verdicts": Verdict, "usage": Usage},
-    SideCall: {"usage": Usage},
-    StepTrace: {
-        "attempts": Attempt,
-        "decisions": Decision,
-        "evidence": SideCall,
-        "inputs_seen": DecisionInputs,
-        "usage": Usage,
-    },
-    Label: {"side_call": SideCall},
-}
 _PLAIN = frozenset({int, float, bool, dict})
 _RECORDS = frozenset((Usage, SideCall))
 _MEASURES = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
 """Measures of which null says that they are unknown; other empty fields are left out."""
 _ALL = (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
+_BY_NAME: dict[str, type] = {cls.__name__: cls for cls in _ALL}
 _FILLED = object()
 
 
@@ -612,10 +601,11 @@ _Fields: TypeAlias = "tuple[tuple[str, bool, str, Callable[[object], bool], type
 
 def _fields_of(cls: type) -> _Fields:
     """Return the fields of a record: name, whether it may be null, what is expected, its check, its own record type."""
-    out, parts = [], _PARTS.get(cls) or getattr(cls, "PARTS", {})
+    out = []
     for f in fields(cls):
-        part = parts.get(f.name)
         name = f.type.removesuffix(" | None").replace("dict[str, Any]", "JsonObject")
+        inner = name.removeprefix("tuple[").removesuffix(", ...]")
+        part = getattr(cls, "PARTS", {}).get(f.name) or _BY_NAME.get(inner)
         kind = "answer" if f.name == "answer" else name if name in _FITS else "tuple" if name[:6] == "tuple[" else "str"
         if part is not None and kind == "str":
             kind = "JsonObject"

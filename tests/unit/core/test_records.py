@@ -33,54 +33,49 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 unit = st.floats(0, 1)
 measures = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 counts = st.none() | st.integers(0, 2**63 - 1)
+maybe = st.none() | texts
+
+
+def each(names: str, values: st.SearchStrategy[Any]) -> dict[str, st.SearchStrategy[Any]]:
+    """The same values for several fields."""
+    return dict.fromkeys(names.split(), values)
+
+
 verdicts = st.builds(
     Verdict,
     outcome=st.sampled_from(["pass", "fail", "abstain"]),
-    code=texts,
-    reason=texts,
     score=st.none() | unit,
-    path=texts,
-    validator=texts,
+    **each("code reason path validator", texts),
 )
 usages = st.builds(
     Usage,
-    input_tokens=counts,
-    output_tokens=counts,
-    cache_read_tokens=counts,
-    cache_write_tokens=counts,
     calls=st.integers(0, 9),
+    **each("input_tokens output_tokens cache_read_tokens cache_write_tokens", counts),
 )
 attempts = st.builds(
     Attempt,
     tier=st.sampled_from(["small", "large"]),
-    model=st.none() | texts,
     outcome=st.sampled_from(["accepted", "rejected", "error", "timeout", "cancelled", "skipped", "pending"]),
     verdicts=st.lists(verdicts, max_size=3).map(tuple),
-    confidence=st.none() | unit,
-    threshold=st.none() | unit,
     usage=st.none() | usages,
-    cost=measures,
-    latency=measures,
     answer=st.none() | st.fixed_dictionaries({"text": texts}),
-    error=st.none() | texts,
     inner=st.none() | st.fixed_dictionaries({"id": texts}),
     gathered=st.lists(texts, max_size=2).map(tuple),
+    **each("model error", maybe),
+    **each("confidence threshold", st.none() | unit),
+    **each("cost latency", measures),
 )
 decisions = st.builds(
     Decision,
     action=st.sampled_from(["accept", "ask_small", "ask_evidence", "escalate", "exhausted"]),
-    reason=texts,
-    detail=texts,
     attempt=st.none() | st.integers(0, 1),
-    evidence=st.none() | texts,
+    evidence=maybe,
+    **each("reason detail", texts),
 )
-side_calls = st.builds(SideCall, name=texts, usage=st.none() | usages, cost=measures, latency=measures)
+side_calls = st.builds(SideCall, name=texts, usage=st.none() | usages, **each("cost latency", measures))
 traces = st.builds(
     StepTrace,
-    id=texts,
-    step=texts,
     outcome=st.sampled_from(["accepted", "escalated", "exhausted", "interrupted", "cancelled", "error"]),
-    reason=texts,
     attempts=st.lists(attempts, min_size=1, max_size=2).map(tuple),
     decisions=st.lists(decisions, max_size=3).map(tuple),
     evidence=st.lists(side_calls, max_size=2).map(tuple),
@@ -88,23 +83,17 @@ traces = st.builds(
     kind=st.sampled_from(["text", "call"]),
     degraded=st.booleans(),
     confidence=st.none() | unit,
-    cost=measures,
     usage=st.none() | usages,
-    latency=measures,
-    started_at=st.none() | texts,
-    thread_id=st.none() | texts,
-    run_id=st.none() | texts,
-    policy=st.none() | texts,
+    **each("id step reason", texts),
+    **each("cost latency", measures),
+    **each("started_at thread_id run_id policy", maybe),
 )
 labels = st.builds(
     Label,
-    step_id=texts,
-    source=texts,
-    right=st.none() | st.booleans(),
-    harm=st.none() | st.booleans(),
     propensity=st.none() | unit,
-    note=texts,
-    at=st.none() | texts,
+    at=maybe,
+    **each("step_id source note", texts),
+    **each("right harm", st.none() | st.booleans()),
 )
 
 
@@ -116,21 +105,16 @@ def test_a_record_goes_to_json_and_back(record):
 
 
 @given(traces)
-def test_metadata_holds_no_answer_and_no_error_text(trace):
-    """`content=False` leaves out answers and what errors quote; the class of an error stays."""
-    for attempt, entry in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
-        assert "answer" not in entry
-        assert entry.get("error") == (attempt.error and attempt.error.partition(":")[0])
-
-
-@given(traces)
-def test_unknown_measures_stand_there_as_null(trace):
-    """A reader sees that a cost is unknown, not that there is none."""
+def test_what_a_reader_sees(trace):
+    """Unknown measures stand there as null; `content=False` leaves out answers and what errors quote, not their class."""
     entry = trace.to_json()
     assert {"cost", "usage", "confidence", "latency", "final"} <= entry.keys()
     assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in entry["attempts"])
     assert entry["final_tier"] == trace.final_tier
     assert entry["escalated"] == any(a.tier == "large" for a in trace.attempts)
+    for attempt, bare in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
+        assert "answer" not in bare
+        assert bare.get("error") == (attempt.error and attempt.error.partition(":")[0])
 
 
 def a_trace(**kwargs: Any) -> StepTrace:
@@ -318,7 +302,7 @@ def test_what_json_cannot_hold():
         ({"attempts": [{"tier": "small", "verdicts": "x"}]}, "Attempt.verdicts is 'x'; expected a list"),
         ({"attempts": [{"tier": "small", "verdicts": [{"outcome": "maybe"}]}]}, "Verdict.outcome is 'maybe'"),
         ({"attempts": [{"tier": "small", "verdicts": [{"outcome": "pass", "score": 2}]}]}, "Verdict.score is 2"),
-        ({"usage": 3}, "Usage"),
+        ({"usage": 3}, "StepTrace.usage is 3; expected an object or null"),
         ({"final": 1}, "StepTrace.final is 1"),
         ({"final": -1}, "StepTrace.final is -1"),
         ({"final": "first"}, "StepTrace.final is 'first'; expected a whole number"),

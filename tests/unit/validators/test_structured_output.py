@@ -39,16 +39,19 @@ class Order(BaseModel):
 
 
 SECRET = "hunter2"
+LOOK_UP = AIMessage("", tool_calls=[{"name": "find", "args": {}, "id": "c1"}])
 
 
-def judge(draft: Draft, **context: Any) -> Verdict | None:
+def judge(schema: object = None, *, message: Any = "x", tools: Any = (), **draft: Any) -> Verdict | None:
     """Judge one draft."""
-    return next(iter(ValidatorSet([StructuredOutput()]).validate(draft, StepContext(**context))), None)
+    context = StepContext(output_schema=schema, tools=tools)
+    answer = Draft(message=message if isinstance(message, AIMessage) else AIMessage(message), **draft)
+    return next(iter(ValidatorSet([StructuredOutput()]).validate(answer, context)), None)
 
 
 def fits(parsed: object, schema: object) -> bool:
     """Return whether parsed output passes."""
-    return judge(Draft(message=AIMessage("x"), parsed=parsed), output_schema=schema) is None
+    return judge(schema, parsed=parsed) is None
 
 
 def error_of(data: dict[str, Any]) -> str:
@@ -60,14 +63,14 @@ def error_of(data: dict[str, Any]) -> str:
 
 def test_errors_that_name_no_value() -> None:
     """A parsing error fails hard without a schema too; LangChain's message quotes the whole answer and none of it is passed on."""
-    verdict = judge(Draft(message=AIMessage("{"), parsing_error="JSONDecodeError: Expecting property name"))
+    verdict = judge(message="{", parsing_error="JSONDecodeError: Expecting property name")
     assert (verdict.code, verdict.hard, verdict.path) == ("unparsed_output", True, "/parsed")
     assert "JSONDecodeError" in verdict.reason
     with pytest.raises(OutputParserException) as caught:
         PydanticOutputParser(pydantic_object=Order).parse(json.dumps({"buyerName": SECRET}))
     error = f"{type(caught.value).__name__}: {caught.value}"
     assert SECRET in error
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order)
+    verdict = judge(Order, parsing_error=error)
     assert "OutputParserException" in verdict.reason
     assert SECRET not in verdict.reason
 
@@ -83,7 +86,7 @@ def test_errors_that_name_no_value() -> None:
 )
 def test_path_and_kind_but_no_value(data: dict[str, Any], path: str, kind: str) -> None:
     """The reason names path and kind of the first error; values and names that nobody declared are left out."""
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error_of(data)), output_schema=Order)
+    verdict = judge(Order, parsing_error=error_of(data))
     assert verdict.path == path
     assert kind in verdict.reason
     assert SECRET not in verdict.reason + verdict.path
@@ -92,15 +95,15 @@ def test_path_and_kind_but_no_value(data: dict[str, Any], path: str, kind: str) 
 def test_names_are_declared_by_any_schema() -> None:
     """JSON Schema, TypedDict and dataclass declare names as a class does, in a bounded part of the schema."""
     error = error_of({"buyerName": "A", "lines": [{"sku": "a", "count": SECRET}]})
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order.model_json_schema())
+    verdict = judge(Order.model_json_schema(), parsing_error=error)
     assert verdict.path == "/parsed/lines/0/count"
     for schema in [Typed, Plain]:
         error = error_of({"buyerName": "A", "lines": []} | {"lines": 3}).replace("lines", "count")
-        verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
+        verdict = judge(schema, parsing_error=error)
         assert verdict.path == "/parsed/count"
     wide = {"anyOf": [{"properties": {f"f{n}": {}}} for n in range(5_000)]}
     error = error_of({"buyerName": "A"}).replace("lines", "f0")
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
+    verdict = judge(wide, parsing_error=error)
     assert verdict.path == "/parsed/*"
 
 
@@ -118,21 +121,17 @@ def test_nothing_parsed_is_a_hard_fail() -> None:
     message = AIMessage("It costs 12 euros.")
     parser = PydanticToolsParser(tools=[Line], first_tool_only=True)
     parsed = parser.parse_result([ChatGeneration(message=message)])
-    verdict = judge(Draft(message=message, parsed=parsed), output_schema=Line)
-    assert verdict.hard
-    call = {"name": "find", "args": {}, "id": "c1"}
-    assert judge(Draft(message=AIMessage("", tool_calls=[call])), output_schema=Line, tools=[ToolSpec("get")])
+    assert judge(Line, message=message, parsed=parsed).hard
+    assert judge(Line, message=LOOK_UP, tools=[ToolSpec("get")])
 
 
 def test_kept() -> None:
     """Parsed output, falsy parsed output, a step without a schema and a look-up before the answer are kept."""
-    call = {"name": "find", "args": {}, "id": "c1"}
     assert fits(Line(sku="a", count=1), Line)
     assert fits({}, {"type": "object"})
     assert fits([], {"type": "array"})
-    assert judge(Draft(message=AIMessage("It costs 12 euros."))) is None
-    looking = Draft(message=AIMessage("", tool_calls=[call]))
-    assert judge(looking, output_schema=Line, tools=[ToolSpec("find")]) is None
+    assert judge(message="It costs 12 euros.") is None
+    assert judge(Line, message=LOOK_UP, tools=[ToolSpec("find")]) is None
 
 
 SCHEMAS = st.sampled_from(
@@ -148,7 +147,7 @@ LOOPED["properties"]["a"] = LOOPED
 )
 def test_never_raises(error: str | None, schema: object) -> None:
     """No text of an error and no schema makes it raise, and its sentence stays short."""
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
+    verdict = judge(schema, parsing_error=error)
     assert verdict is None or (verdict.hard and len(verdict.reason) <= 500)
     assert (verdict is None) == (error is None and schema is None)
 
@@ -210,7 +209,7 @@ WRAPPED = {
 def test_plain_output_is_held_to_its_json_schema(form: str) -> None:
     """Output that breaks the schema fails hard in every wrapping; output that fits is kept, other keys included."""
     for bad in ({"agee": "x"}, {"age": SECRET}, {"age": 1, "tags": ["a", SECRET]}, [], "x", 3):
-        verdict = judge(Draft(message=AIMessage("x"), parsed=bad), output_schema=WRAPPED[form])
+        verdict = judge(WRAPPED[form], parsed=bad)
         assert (verdict.code, verdict.hard) == ("unparsed_output", True)
         assert verdict.path.startswith("/parsed")
         assert SECRET not in verdict.reason + verdict.path
@@ -228,7 +227,7 @@ def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
         ({"age": 1, SECRET: 1}, "/parsed/*", "additionalProperties"),
     ]
     for value, path, rule in cases:
-        verdict = judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
+        verdict = judge(schema, parsed=value)
         assert verdict.path == path
         assert rule in verdict.reason
         assert SECRET not in verdict.reason
@@ -264,7 +263,7 @@ def test_any_schema_will_do_that_fits() -> None:
 )
 def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None:
     """A value of another type at any depth fails hard at its place."""
-    verdict = judge(Draft(message=AIMessage("x"), parsed={**ADA, **change}), output_schema=Person)
+    verdict = judge(Person, parsed={**ADA, **change})
     assert verdict.hard
     assert verdict.path.startswith(path)
     assert SECRET not in verdict.path
@@ -274,7 +273,7 @@ def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None
 def test_memory_and_budget() -> None:
     """Schemas are compiled once and forgotten; a check that ends at its budget abstains."""
     schema = {"type": "array", "uniqueItems": True, "items": {"anyOf": [{"type": "object"}, {"type": "integer"}]}}
-    verdict = judge(Draft(message=AIMessage("x"), parsed=list(range(100_000))), output_schema=schema)
+    verdict = judge(schema, parsed=list(range(100_000)))
     assert (verdict.outcome, verdict.code) == ("abstain", "unchecked")
     known = compiled(PERSON)
     assert compiled(PERSON) is known
@@ -303,7 +302,7 @@ def test_hostile_schemas_are_safe() -> None:
     """Schemas that raise, loop, lead outside or cannot be resolved demand nothing that they do not say."""
     for schema in (Hostile(), LOOPED, Lost, {"$ref": "https://example.org/x"}, {"type": 7}, {"pattern": "(a+)+$"}):
         for value in ({"a": {}}, "a" * 5_000 + "!"):
-            judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
+            judge(schema, parsed=value)
     assert fits({"a": 1}, Lost)
     assert fits({"inner": [[[[{"inner": []}]]]]}, Deep)
     assert not fits({"inner": [[[[{"inner": 3}]]]]}, Deep)
@@ -332,7 +331,7 @@ def calls(name: str, **args: Any) -> AIMessage:
 )
 def test_output_that_does_not_fit_escalates(form: Any, bad: Any, good: Any) -> None:
     """A small model's well-formed output of the wrong shape gets through neither a chat model nor an agent."""
-    small, large = ScriptedChatModel(bad, bad), ScriptedChatModel(good, good)
+    small, large = ScriptedChatModel(bad), ScriptedChatModel(good)
     if form in (PERSON, Aged):
         model = CascadeChatModel(small=small, large=large).with_structured_output(form)
         assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
