@@ -209,7 +209,7 @@ class Draft:
         return None
 
     def to_json(self) -> JsonObject:
-        """The answer as the record keeps it: text, calls and finish reason, cleaned for any store."""
+        """Return the answer as the record keeps it: text, calls and finish reason, cleaned for any store."""
         out: JsonObject = {"text": self.text, "tool_calls": [_call_json(c) for c in self.tool_calls]}
         if self.invalid_tool_calls:
             out["invalid_tool_calls"] = [_call_json(c) for c in self.invalid_tool_calls]
@@ -269,8 +269,8 @@ class StepContext:
         return "human" in kinds and "ai" in kinds  # one pass: an answer after a request
 
     @cached_property
-    def cache(self) -> JsonObject:
-        """Room for what several validators of one step compute from the context once (tokens of the conversation)."""
+    def cache(self) -> dict[str, Any]:
+        """Values that several validators of one step compute from the context once (tokens of the conversation)."""
         return {}
 
 
@@ -459,7 +459,7 @@ class StepTrace:
         return None if self.final is None else self.attempts[self.final].tier
 
     def to_json(self, *, content: bool = True) -> JsonObject:
-        """As plain JSON. `content=False` leaves out the answers and error texts (what goes into message metadata)."""
+        """Return plain JSON. `content=False` leaves out answers and error texts (what goes into message metadata)."""
         out = dump(self)
         out["escalated"] = self.escalated
         out["final_tier"] = self.final_tier
@@ -486,8 +486,8 @@ class Label:
 
     `right` says whether the small draft was right, `harm` whether small was wrong and large right. `source` is
     `escalation`, `shadow`, `tool_error`, `person` or `evaluator`; `propensity` the probability with which a shadow
-    call was made. `spend` is what finding it out cost (a shadow call), `answer` what the large tier said then. Labels
-    of one step from several sources stand side by side.
+    call was made. `side_call` is what finding it out cost (a shadow call), `answer` what the large tier said then.
+    Labels of one step from several sources stand side by side.
     """
 
     step_id: str
@@ -502,7 +502,7 @@ class Label:
     schema: int = SCHEMA
 
     def to_json(self) -> JsonObject:
-        """As plain JSON."""
+        """Return plain JSON."""
         return dump(self)
 
     @classmethod
@@ -538,7 +538,7 @@ _VALUES = {cls: attrgetter(*(f.name for f in fields(cls))) for cls in _ALL}
 def dump(
     record: Verdict | Usage | Attempt | SideCall | DecisionInputs | Decision | StepTrace | Label,
 ) -> JsonObject:
-    """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
+    """Return a record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
     out: JsonObject = {}
     cls, is_verdict = type(record), type(record) is Verdict
     for (name, empty, is_measure), item in zip(_SLOTS[cls], _VALUES[cls](record), strict=True):

@@ -53,7 +53,7 @@ class Contribution:
     logit: float
 
     def to_json(self) -> JsonObject:
-        """As plain JSON."""
+        """Return plain JSON."""
         return asdict(self)
 
 
@@ -76,7 +76,7 @@ class Scorer:
         provenance: Where the numbers come from (data hash, date, n ...), plain JSON.
 
     Raises:
-        ConfigurationError: a number that breaks the law of this module.
+        ConfigurationError: a number that breaks monotony or finiteness.
     """
 
     weights: Mapping[str, float] = field(hash=False)
@@ -120,7 +120,7 @@ class Scorer:
         )
 
     def confidence(self, verdicts: Iterable[Verdict]) -> float | None:
-        """P(the draft is right), in [0, 1]; None when no verdict says anything about it."""
+        """Return P(the draft is right), in [0, 1]; None when no verdict says anything about it."""
         scores, user = self._read(verdicts)
         if not scores:
             return user
@@ -195,7 +195,7 @@ class Scorer:
         return min(y1, max(y0, y0 + (y1 - y0) * (p - x0) / (x1 - x0)))
 
     def to_json(self) -> JsonObject:
-        """As plain JSON."""
+        """Return plain JSON."""
         return {
             "schema": SCHEMA,
             "bias": self.bias,
@@ -270,7 +270,7 @@ class EvidenceShare:
         return agrees is None or agrees <= self.below
 
     def to_json(self) -> JsonObject:
-        """As plain JSON."""
+        """Return plain JSON."""
         return {"share": self.share, "below": self.below, "agrees": self.agrees.to_json()}
 
     @classmethod

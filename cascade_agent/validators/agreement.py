@@ -296,7 +296,7 @@ def _normal_text(text: str) -> str | float | None:
 
 
 class _Pair(tuple[str, Hashable]):
-    """An entry of an object: tells objects from lists."""
+    """An entry of an object, so that objects and lists differ."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""`CompleteResponse`: whether the answer is there, whole, of the kind that was asked for, and can be kept.
+"""`CompleteResponse`: the answer is there, whole, of the kind that was requested, and can be kept.
 
 Hard is what the provider or the shape of the message says beyond doubt; what a reader would only suspect is soft.
 A refusal in ordinary words is an answer like any other.
@@ -101,7 +101,7 @@ class CompleteResponse:
     Soft, with a score: `call_announced` (the text ends where a call should follow), `degenerate_text` (one piece over
     and over), `other_script` (a script that nobody used), `unknown_end` (a word for the end that nobody knows).
 
-    A finish reason of `None` says nothing: a stream that broke half-way cannot be told from a provider that is silent.
+    A finish reason of `None` says nothing: a stream that broke half-way looks like a provider that is silent.
 
     Args:
         max_chars: longest text that is accepted, in characters.

@@ -113,8 +113,8 @@ class SelfConsistency:
             requests = next(sampling)
             ready, settings = self._ready(context)
             while True:
-                asked = (ready.aask(messages, config, **settings) for messages in requests)
-                requests = sampling.send(await asyncio.gather(*asked, return_exceptions=True))
+                calls = (ready.aask(messages, config, **settings) for messages in requests)
+                requests = sampling.send(await asyncio.gather(*calls, return_exceptions=True))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]  # what `_sampling` returns
 
@@ -156,11 +156,11 @@ class SelfConsistency:
     def _found(
         self, draft: Draft, votes: Mapping[Hashable, list[Draft]], wanted: int, usage: Usage, cost: float | None
     ) -> Found:
-        asked = sum(map(len, votes.values()))
-        if asked <= 1:
+        answered = sum(map(len, votes.values()))
+        if answered <= 1:
             return _abstained("agreement_unknown", "no other sample gave an answer to compare", usage, cost)
         majority = max(votes.values(), key=len)  # the draft's own answer where several are as frequent
-        reason = f"{len(majority)} of {asked} samples agree, {len(votes)} different answers"
+        reason = f"{len(majority)} of {answered} samples agree, {len(votes)} different answers"
         score = min(1.0, _lead(votes) / wanted)
         verdict = Verdict(outcome="abstain", code="self_consistency", reason=reason, score=score)
         kept = None if majority[0] is draft else majority[0]

@@ -1,4 +1,4 @@
-"""`Policy` refuses what cannot work and goes to JSON and back; `decide()` is pure, and its laws hold for any history."""
+"""`Policy` refuses what cannot work and goes to JSON and back; `decide()` is pure, and its rules hold for any history."""
 
 import copy
 import json

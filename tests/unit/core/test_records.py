@@ -228,7 +228,7 @@ class Color(enum.StrEnum):
     RED = "red"
 
 
-class _Untold:
+class _Nameless:
     def __str__(self) -> str:
         raise ValueError
 
@@ -264,10 +264,10 @@ def test_anything_becomes_json_that_every_store_holds(value):
         (Color.RED, "red"),
         ("a\0\ud800b", "a\ufffd\ufffdb"),
         ("x" * 70_000, "x" * 65_536 + "… (cut)"),
-        (_Untold(), "… (_Untold)"),
+        (_Nameless(), "… (_Nameless)"),
         ({1: {2}}, {"1": "{2}"}),
     ],
-    ids=["big", "64 bits", "digits", "infinity", "NaN", "enum", "characters", "long", "untold", "keys and sets"],
+    ids=["big", "64 bits", "digits", "infinity", "NaN", "enum", "characters", "long", "nameless", "keys and sets"],
 )
 def test_what_json_cannot_hold_is_named(value, entry):
     """It is cut or written out, and says so."""
@@ -282,9 +282,9 @@ def test_what_json_cannot_hold():
     assert "nested too deep" in json.dumps(clean(value))
     assert type(clean_text(Color.RED)) is str
     assert type(dump(Verdict(outcome="fail", code=Color.RED))["code"]) is str
-    entry = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
+    entry = dump(Verdict(outcome="fail", code=_Nameless(), reason=("a", "b"), path=3, validator=Color.RED))
     json.dumps(entry, allow_nan=False)
-    assert entry["code"] == "… (_Untold)"
+    assert entry["code"] == "… (_Nameless)"
     assert (entry["path"], load(Verdict, entry).reason) == ("3", "['a', 'b']")  # what is written can be read
     assert dump(Verdict(outcome="fail", code="a\0b", reason="\ud800é")) == {
         "outcome": "fail",

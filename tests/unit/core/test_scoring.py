@@ -1,4 +1,4 @@
-"""Tests of the scorer: the shipped rules, the fitted form as the same value, and the law of monotony."""
+"""Tests of the scorer: the shipped rules, the fitted form as the same value, and monotony."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def cascade(small: Any, second: Any, large: Any, **policy: Any) -> tuple[Cascade
     return model, journal
 
 
-ASKED = "Book a room in Lyon for 2 nights."
+REQUEST = "Book a room in Lyon for 2 nights."
 
 
 @pytest.mark.parametrize(("currency", "cost"), [("USD", 45e-6), ("EUR", None)])
@@ -55,7 +55,7 @@ def test_agreement_keeps_the_draft_and_is_paid(currency: str, cost: float | None
     model, journal = cascade(
         call(city="Lyon", nights=2), Tier(second, price=Price(2, 2, currency=currency)), call(city="X")
     )
-    step = model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]
+    step = model.bind_tools([book]).invoke(REQUEST).response_metadata["cascade"]
     assert step["final_tier"] == "small"
     assert step["evidence"][0]["name"] == "CrossCheck"
     assert step["evidence"][0]["cost"] == pytest.approx(30e-6)
@@ -73,7 +73,7 @@ async def test_disagreement_escalates(is_async: bool) -> None:
         call(city="Lyon", nights=2), ScriptedChatModel([call(city="Nice", nights=7)]), call(city="Lyon", nights=2)
     )
     bound = model.bind_tools([book])
-    answer = await bound.ainvoke(ASKED) if is_async else bound.invoke(ASKED)
+    answer = await bound.ainvoke(REQUEST) if is_async else bound.invoke(REQUEST)
     step = answer.response_metadata["cascade"]
     assert (step["final_tier"], step["reason"]) == ("large", "low_confidence")
     assert [d["action"] for d in step["decisions"]] == ["ask_small", "ask_evidence", "escalate", "accept"]
@@ -82,7 +82,7 @@ async def test_disagreement_escalates(is_async: bool) -> None:
 NEUTRAL = CrossCheck.weights["agreement"].neutral
 
 
-def checked(ours: AIMessage, theirs: AIMessage, queried: str = ASKED) -> tuple[float, float]:
+def checked(ours: AIMessage, theirs: AIMessage, queried: str = REQUEST) -> tuple[float, float]:
     """What a cross-check finds, and the plain agreement."""
     context = StepContext(messages=[HumanMessage(queried)], tools=tool_specs([book]))
     a, b = Draft(message=ours), Draft(message=theirs)
@@ -114,9 +114,9 @@ def test_evidence_that_is_not_asked() -> None:
     """Where it cannot matter, or while paused, with a known cost of nothing."""
     second = ScriptedChatModel([call(city="Lyon")])
     model, _ = cascade(call(town="Lyon"), second, call(city="Lyon", nights=2))
-    assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["reason"] == "schema_invalid"
+    assert model.bind_tools([book]).invoke(REQUEST).response_metadata["cascade"]["reason"] == "schema_invalid"
     model, _ = cascade(call(city="Lyon", nights=2), second, call(city="Lyon", nights=2), evidence=(0.0, 0.01))
-    assert model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]["final_tier"] == "small"
+    assert model.bind_tools([book]).invoke(REQUEST).response_metadata["cascade"]["final_tier"] == "small"
     assert second.calls == []
     check = CrossCheck(ScriptedChatModel([RuntimeError("down")], loop=True))
     context = StepContext(messages=[HumanMessage("hi")])
@@ -132,7 +132,7 @@ def test_evidence_that_breaks_abstains(fault: Any) -> None:
     """A second model that is down or says nothing leaves the decision to the local rules, and says so."""
     model, _ = cascade(call(city="Lyon", nights=2), ScriptedChatModel([fault]), call(city="Lyon", nights=2))
     model.validators = [*model.validators, lambda draft, context: Verdict(outcome="pass", code="doubt", score=0.5)]
-    step = model.bind_tools([book]).invoke(ASKED).response_metadata["cascade"]
+    step = model.bind_tools([book]).invoke(REQUEST).response_metadata["cascade"]
     verdict = step["attempts"][0]["verdicts"][-1]
     assert step["attempts"][0]["confidence"] == 0.5, "in doubt, and nobody to ask"
     assert step["final_tier"] == "small"
@@ -144,7 +144,7 @@ async def test_evidence_that_hangs_is_cut_off() -> None:
     """A second model that hangs is dropped at the deadline of the step; the draft is judged without it."""
     slow = ScriptedChatModel([call(city="Nice")], delay=30)
     model, _ = cascade(call(city="Lyon", nights=2), slow, call(city="Lyon", nights=2), latency_budget=2.0)
-    step = (await asyncio.wait_for(model.bind_tools([book]).ainvoke(ASKED), 25)).response_metadata["cascade"]
+    step = (await asyncio.wait_for(model.bind_tools([book]).ainvoke(REQUEST), 25)).response_metadata["cascade"]
     assert step["attempts"][0]["verdicts"][-1]["code"] == "evidence_timeout"
     assert step["cost"] is None, "what a call that was cut off cost is unknown"
 

@@ -230,7 +230,7 @@ def test_a_call_in_the_legacy_field_is_missing_while_tools_are_offered():
     ],
 )  # fmt: skip
 def test_an_unknown_word_for_the_end_is_no_clean_end(word: str, code: str):
-    """Beside partial text a word that nobody knows is a doubt; the clean ones are known."""
+    """After partial text a word that nobody knows is a doubt; the clean ones are known."""
     assert judge("It is 21", finish_reason=word) == code
 
 
