@@ -206,6 +206,23 @@ def test_tool_choice(choice: str | None, message: AIMessage, code: str | None) -
     assert verdict is None or verdict.hard
 
 
+@pytest.mark.parametrize(
+    ("context", "message", "code"),
+    [
+        ({"allowed_tools": ["get_time"]}, AIMessage("", tool_calls=[CALL]), "call_forbidden"),
+        ({"allowed_tools": ["get_weather"]}, AIMessage("", tool_calls=[CALL]), None),
+        ({"single_call": True}, AIMessage("", tool_calls=[CALL, CALL]), "call_forbidden"),
+        ({"single_call": True}, AIMessage("", tool_calls=[CALL]), None),
+        ({"stop": ["END"]}, AIMessage("It is sunny. END And then"), "runs_on"),
+        ({"stop": ["END"]}, AIMessage("It is sunny. END\n"), None),
+    ],
+)
+def test_what_the_request_allows(context: dict[str, Any], message: AIMessage, code: str | None) -> None:
+    """Other tools than the allowed ones, a second call where one is allowed, and text after a stop word are refused."""
+    verdict = judge(message, **context)
+    assert (verdict.code if verdict else None) == code
+
+
 def test_answers_without_words() -> None:
     """Parsed output answers a required call; empty after tool results is empty, and so is content of no known kind."""
     assert judge(AIMessage(""), parsed={"city": "Oslo"}, tool_choice="Weather") is None
