@@ -18,7 +18,7 @@ _UNHELD = re.compile("[\0\ud800-\udfff]")
 
 
 def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:
-    """Any JSON-like value as JSON that every store can hold.
+    """Return any JSON-like value as JSON that every store can hold.
 
     Lone surrogates and NUL become U+FFFD, integers over 64 bits and non-finite floats become strings, texts over
     65,536 characters and nests over 64 deep are cut and say so.
@@ -39,7 +39,7 @@ def clean(value: object, *, depth: int = _MAX_DEPTH) -> Json:
         return [clean(v, depth=depth - 1) for v in value]
     try:
         return clean_text(str(value))
-    except Exception:  # noqa: BLE001 - a value that cannot even be told as text
+    except Exception:  # noqa: BLE001 - a value that has no text either
         return f"… ({type(value).__name__})"
 
 
@@ -48,7 +48,7 @@ def _big(value: int) -> str:
 
 
 def clean_text(text: str) -> str:
-    """A string without NUL and lone surrogates, at most 65,536 characters."""
+    """Return a string without NUL and lone surrogates, at most 65,536 characters."""
     if type(text) is not str:
         text = str.__str__(text)  # a plain one: an enum's member or a subclass is no JSON to every store
     if len(text) > _MAX_TEXT:

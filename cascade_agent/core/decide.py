@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def decide(
     policy: Policy, attempts: Sequence[Attempt], *, evidence: Sequence[str] = (), inputs: DecisionInputs = UNKNOWN
 ) -> Decision:
-    """The next move of a step.
+    """Return the next move of a step.
 
     `attempts` is the history, oldest first, never empty. It begins with the small tier's attempt, `pending` while its
     draft was not asked for yet: then its verdicts are those that the context alone gives. `evidence` names what can be
@@ -137,7 +137,7 @@ def _not_worth_asking(policy: Policy, inputs: DecisionInputs) -> tuple[str, str]
 
 
 def break_even(policy: Policy, inputs: DecisionInputs) -> float | None:
-    """P(escalate) above which asking the small tier first costs more than asking large at once; None when unknown.
+    """Return P(escalate) above which asking small first costs more than asking large at once; None when unknown.
 
     Small first costs s + p L, large alone L, so small pays while p < 1 - s / L. What a call costs is its price, and its
     time at `value_of_time`: with a worth of 0 this compares prices alone, with a very high one times alone.
@@ -154,7 +154,7 @@ def break_even(policy: Policy, inputs: DecisionInputs) -> float | None:
 
 
 def hedge_delay(policy: Policy, inputs: DecisionInputs) -> float | None:
-    """Seconds after which large is asked too; None when it is not.
+    """Return the seconds after which large is asked too; None when it is not.
 
     The tail of small's time is cut by a second request after `hedge_after` (Dean and Barroso, The Tail at Scale, CACM
     2013). Where it is known how often small falls short, both are asked at once when that is worth it: a hedge wastes

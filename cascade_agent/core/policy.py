@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import wraps
@@ -14,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 
 from cascade_agent.core.kinds import KEYS
 from cascade_agent.core.records import SideEffect
-from cascade_agent.core.scoring import EvidenceShare, Scorer
+from cascade_agent.core.scoring import EvidenceShare, Scorer, is_number
 from cascade_agent.errors import ConfigurationError, RecordError
 
 OnExhausted = Literal["pass", "return", "raise", "interrupt"]
@@ -120,15 +119,11 @@ class Policy:
 
     def __repr__(self) -> str:
         """Return the settings that differ from the default."""
-        own = ", ".join(f"{name}={value!r}" for name, value in self._changed())
-        return f"Policy({own})"
-
-    def _changed(self) -> Iterator[tuple[str, object]]:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            default = f.default if f.default is not MISSING else cast("Callable[[], object]", f.default_factory)()
-            if value != default:
-                yield f.name, value
+        values = [(f.name, getattr(self, f.name), f.default) for f in fields(self)]
+        own = (
+            f"{name}={value!r}" for name, value, default in values if value != ({} if default is MISSING else default)
+        )
+        return f"Policy({', '.join(own)})"
 
     @classmethod
     def of(cls, value: Policy | Mapping[str, Any] | None, *, base: Policy | None = None) -> Policy:
@@ -229,16 +224,12 @@ class Policy:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON."""
-        out: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
+        out: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in out.items():
             if isinstance(value, Scorer | EvidenceShare):
-                value = value.to_json()
-            elif isinstance(value, tuple):
-                value = list(value)
-            elif isinstance(value, Mapping):
-                value = dict(value)
-            out[f.name] = value
+                out[name] = value.to_json()
+            elif isinstance(value, tuple | Mapping):
+                out[name] = list(value) if isinstance(value, tuple) else dict(value)
         return out
 
     @classmethod
@@ -295,21 +286,15 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str], *, me
 
 
 def _in_unit(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value <= 1.0
-
-
-def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+    return is_number(value, high=1.0)
 
 
 def _is_time(value: object) -> bool:
-    return _is_amount(value) and value != 0
+    return is_number(value) and value != 0
 
 
 def _is_band(value: object) -> bool:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        return False
-    return all(map(_in_unit, value)) and value[0] <= value[1]
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_in_unit, value)) and value[0] <= value[1]
 
 
 def _maps(keys: Iterable[str] | None, test: Callable[[Any], bool]) -> Callable[[object], bool]:
@@ -334,9 +319,9 @@ def _one_of(literal: Any) -> tuple[Callable[[object], bool], str]:
 
 def _is_max_cost(value: object) -> bool:
     if not isinstance(value, Mapping):
-        return _or_none(_is_amount)(value)
+        return _or_none(is_number)(value)
     amounts = {key: item for key, item in value.items() if key != "strict"}
-    return isinstance(value.get("strict", False), bool) and _maps(get_args(Ceiling), _is_amount)(amounts)
+    return isinstance(value.get("strict", False), bool) and _maps(get_args(Ceiling), is_number)(amounts)
 
 
 _THRESHOLDS = (*KEYS, *get_args(SideEffect), "default")
@@ -357,8 +342,8 @@ _SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
     ("handover", *_one_of(Handover)),
     ("latency_budget", _or_none(_is_time), "None or a positive number of seconds"),
     ("validator_timeout", _is_time, "a positive number of seconds"),
-    ("hedge_after", _or_none(_is_amount), "None or a number of seconds >= 0"),
-    ("value_of_time", _or_none(_is_amount), "None or a price per second >= 0"),
+    ("hedge_after", _or_none(is_number), "None or a number of seconds >= 0"),
+    ("value_of_time", _or_none(is_number), "None or a price per second >= 0"),
     ("max_cost", _is_max_cost, "None, a number >= 0, or numbers >= 0 by run, thread and strict as True or False"),
     ("shadow_rate", _in_unit, "a share in [0, 1]"),
     ("skip_small", lambda value: isinstance(value, bool), "True or False"),

@@ -1,7 +1,6 @@
-"""The values of a cascade: frozen, and what is recorded goes to JSON and back.
+"""The values of a cascade: frozen, without files, clocks or a running host; what is recorded goes to JSON and back.
 
-Law: nothing here knows a file, a clock or a running host. `Draft` and `StepContext` are what a validator sees while a
-step runs and hold the host's own message types; `Verdict`, `Usage`, `Attempt`, `Decision`, `StepTrace` and `Label`
+`Draft` and `StepContext` are what a validator sees while a step runs and hold the host's own message types; the others
 are the record, plain JSON with finite floats and clean strings.
 """
 
@@ -9,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
 
-from cascade_agent.core.clean_json import INT64, clean, clean_text
+from cascade_agent.core.clean_json import INT64, JsonMapping, JsonObject, clean, clean_text
 from cascade_agent.core.frozen import quick
 from cascade_agent.errors import ConfigurationError, RecordError
 
@@ -116,19 +115,18 @@ class Usage:
     @classmethod
     def of(cls, message: AIMessage) -> Self:
         """Read `usage_metadata` of a message as LangChain defines it."""
-        meta = message.usage_metadata
-        if meta is None:
-            return cls()
-        details: Mapping[str, Any] = meta.get("input_token_details") or {}
-        own = cls(input_tokens=_count(meta.get("input_tokens")), output_tokens=_count(meta.get("output_tokens")))
-        if not details:
-            return own
-        # Anthropic tells writes by how long they are kept and sets the common key to 0 then.
-        by_life = [_count(details.get(f"ephemeral_{life}_input_tokens")) for life in ("5m", "1h")]
-        written = sum(count or 0 for count in by_life) or _count(details.get("cache_creation"))
-        return replace(
-            own,
-            cache_read_tokens=_count(details.get("cache_read")),
+        meta: JsonMapping = message.usage_metadata or {}
+        details: JsonMapping | None = meta.get("input_token_details")
+        read = written = None
+        if details:
+            read = _count(details.get("cache_read"))
+            # Anthropic splits writes by how long they are kept and sets the common key to 0 then.
+            by_life = [_count(details.get(f"ephemeral_{life}_input_tokens")) for life in ("5m", "1h")]
+            written = sum(count or 0 for count in by_life) or _count(details.get("cache_creation"))
+        return cls(
+            input_tokens=_count(meta.get("input_tokens")),
+            output_tokens=_count(meta.get("output_tokens")),
+            cache_read_tokens=read,
             cache_write_tokens=written,
         )
 
@@ -144,7 +142,7 @@ class Usage:
 
 
 def _count(tokens: object) -> int | None:
-    """A number of tokens that a store can hold, or None: providers say it, and nobody checked it before."""
+    """Return a number of tokens that a store can hold: providers say it, and nobody checked it before."""
     return tokens if type(tokens) is int and 0 <= tokens < INT64 else None
 
 
@@ -162,7 +160,7 @@ class ToolSpec:
 
     name: str
     description: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: JsonMapping = field(default_factory=dict)
     native: BaseTool | None = None
     strict: bool = False
 
@@ -210,19 +208,19 @@ class Draft:
                 return value.lower()
         return None
 
-    def to_json(self) -> dict[str, Any]:
-        """The answer as the record keeps it: text, calls and finish reason, cleaned for any store."""
-        out: dict[str, Any] = {"text": self.text, "tool_calls": [_call_json(c) for c in self.tool_calls]}
+    def to_json(self) -> JsonObject:
+        """Return the answer as the record keeps it: text, calls and finish reason, cleaned for any store."""
+        out: JsonObject = {"text": self.text, "tool_calls": [_call_json(c) for c in self.tool_calls]}
         if self.invalid_tool_calls:
             out["invalid_tool_calls"] = [_call_json(c) for c in self.invalid_tool_calls]
         if self.finish_reason is not None:
             out["finish_reason"] = self.finish_reason
         if self.parsing_error is not None:
             out["parsing_error"] = self.parsing_error
-        return cast("dict[str, Any]", clean(out))
+        return cast("JsonObject", clean(out))
 
 
-def _call_json(call: ToolCall | InvalidToolCall) -> dict[str, Any]:
+def _call_json(call: ToolCall | InvalidToolCall) -> JsonObject:
     return {key: call.get(key) for key in ("name", "args", "id")}
 
 
@@ -262,10 +260,7 @@ class StepContext:
     def turn_start(self) -> int:
         """Index of the last human message in `messages`; -1 when there is none."""
         messages = self.messages
-        for index in range(len(messages) - 1, -1, -1):
-            if messages[index].type == "human":
-                return index
-        return -1
+        return next((i for i in range(len(messages) - 1, -1, -1) if messages[i].type == "human"), -1)
 
     @cached_property
     def in_loop(self) -> bool:
@@ -275,7 +270,7 @@ class StepContext:
 
     @cached_property
     def cache(self) -> dict[str, Any]:
-        """Room for what several validators of one step compute from the context once (tokens of the conversation)."""
+        """Values that several validators of one step compute from the context once (tokens of the conversation)."""
         return {}
 
 
@@ -298,9 +293,9 @@ class Attempt:
     usage: Usage | None = None
     cost: float | None = None
     latency: float | None = None
-    answer: dict[str, Any] | None = None
+    answer: JsonObject | None = None
     error: str | None = None
-    inner: dict[str, Any] | None = None
+    inner: JsonObject | None = None
     """The trace of the cascade that this tier is itself, without contents; usage and cost above are its sums."""
 
     effect: SideEffect | None = None
@@ -463,8 +458,8 @@ class StepTrace:
         """The tier whose answer was returned."""
         return None if self.final is None else self.attempts[self.final].tier
 
-    def to_json(self, *, content: bool = True) -> dict[str, Any]:
-        """As plain JSON. `content=False` leaves out the answers and error texts (what goes into message metadata)."""
+    def to_json(self, *, content: bool = True) -> JsonObject:
+        """Return plain JSON. `content=False` leaves out answers and error texts (what goes into message metadata)."""
         out = dump(self)
         out["escalated"] = self.escalated
         out["final_tier"] = self.final_tier
@@ -476,7 +471,7 @@ class StepTrace:
         return out
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> StepTrace:
+    def from_json(cls, data: JsonMapping) -> StepTrace:
         """Read what `to_json` wrote.
 
         Raises:
@@ -491,8 +486,8 @@ class Label:
 
     `right` says whether the small draft was right, `harm` whether small was wrong and large right. `source` is
     `escalation`, `shadow`, `tool_error`, `person` or `evaluator`; `propensity` the probability with which a shadow
-    call was made. `spend` is what finding it out cost (a shadow call), `answer` what the large tier said then. Labels
-    of one step from several sources stand side by side.
+    call was made. `side_call` is what finding it out cost (a shadow call), `answer` what the large tier said then.
+    Labels of one step from several sources stand side by side.
     """
 
     step_id: str
@@ -503,15 +498,15 @@ class Label:
     note: str = ""
     at: str | None = None
     side_call: SideCall | None = None
-    answer: dict[str, Any] | None = None
+    answer: JsonObject | None = None
     schema: int = SCHEMA
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+    def to_json(self) -> JsonObject:
+        """Return plain JSON."""
         return dump(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Label:
+    def from_json(cls, data: JsonMapping) -> Label:
         """Read what `to_json` wrote.
 
         Raises:
@@ -522,23 +517,12 @@ class Label:
 
 # ---- JSON both ways -------------------------------------------------------------------------------------------------
 
-_PARTS: dict[type, dict[str, type]] = {
-    Attempt: {"verdicts": Verdict, "usage": Usage},
-    SideCall: {"usage": Usage},
-    StepTrace: {
-        "attempts": Attempt,
-        "decisions": Decision,
-        "evidence": SideCall,
-        "inputs_seen": DecisionInputs,
-        "usage": Usage,
-    },
-    Label: {"side_call": SideCall},
-}
 _PLAIN = frozenset({int, float, bool, dict})
 _RECORDS = frozenset((Usage, SideCall))
-_TOLD = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
+_MEASURES = frozenset({"cost", "usage", "confidence", "latency", "final", "model", "input_tokens", "output_tokens"})
 """Measures of which null says that they are unknown; other empty fields are left out."""
 _ALL = (Verdict, Usage, Attempt, SideCall, DecisionInputs, Decision, StepTrace, Label)
+_BY_NAME: dict[str, type] = {cls.__name__: cls for cls in _ALL}
 _FILLED = object()
 
 
@@ -547,19 +531,19 @@ def _empty(default: object) -> object:
     return None if default is MISSING else default if default in (None, "", ()) else _FILLED
 
 
-_SLOTS = {cls: [(f.name, _empty(f.default), f.name in _TOLD) for f in fields(cls)] for cls in _ALL}
+_SLOTS = {cls: [(f.name, _empty(f.default), f.name in _MEASURES) for f in fields(cls)] for cls in _ALL}
 _VALUES = {cls: attrgetter(*(f.name for f in fields(cls))) for cls in _ALL}
 
 
 def dump(
     record: Verdict | Usage | Attempt | SideCall | DecisionInputs | Decision | StepTrace | Label,
-) -> dict[str, Any]:
-    """A record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
-    out: dict[str, Any] = {}
+) -> JsonObject:
+    """Return a record as plain JSON. Unknown measures stand there as null; other empty fields are left out."""
+    out: JsonObject = {}
     cls, is_verdict = type(record), type(record) is Verdict
-    for (name, empty, told), item in zip(_SLOTS[cls], _VALUES[cls](record), strict=True):
+    for (name, empty, is_measure), item in zip(_SLOTS[cls], _VALUES[cls](record), strict=True):
         if item is empty:
-            if told:
+            if is_measure:
                 out[name] = None
             continue
         kind = type(item)
@@ -606,7 +590,7 @@ _FITS: dict[str, tuple[str, Callable[[object], bool]]] = {
         "a list of texts",
         lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
     ),
-    "dict[str, Any]": ("an object", lambda value: isinstance(value, dict)),
+    "JsonObject": ("an object", lambda value: isinstance(value, dict)),
     "answer": ("an object whose calls are lists of objects", _is_answer),
 }
 """Type of a field -> what is expected, and whether a value from JSON is that."""
@@ -617,14 +601,15 @@ _Fields: TypeAlias = "tuple[tuple[str, bool, str, Callable[[object], bool], type
 
 def _fields_of(cls: type) -> _Fields:
     """Return the fields of a record: name, whether it may be null, what is expected, its check, its own record type."""
-    out, parts = [], _PARTS.get(cls) or getattr(cls, "PARTS", {})
+    out = []
     for f in fields(cls):
-        part = parts.get(f.name)
-        name = f.type.removesuffix(" | None")
+        name = f.type.removesuffix(" | None").replace("dict[str, Any]", "JsonObject")
+        inner = name.removeprefix("tuple[").removesuffix(", ...]")
+        part = getattr(cls, "PARTS", {}).get(f.name) or _BY_NAME.get(inner)
         kind = "answer" if f.name == "answer" else name if name in _FITS else "tuple" if name[:6] == "tuple[" else "str"
         if part is not None and kind == "str":
-            kind = "dict[str, Any]"
-        out.append((f.name, name != f.type, *_FITS[kind], part))
+            kind = "JsonObject"
+        out.append((f.name, f.type.endswith(" | None"), *_FITS[kind], part))
     return tuple(out)
 
 
@@ -644,7 +629,7 @@ def load(cls: type[T], data: object) -> T:
     if not isinstance(schema, int) or schema > SCHEMA:
         msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
         raise RecordError(msg)
-    kwargs: dict[str, Any] = {}
+    kwargs: JsonObject = {}
     for name, optional, expected, fits, part in _FIELDS.get(cls) or _FIELDS.setdefault(cls, _fields_of(cls)):
         if name not in data:
             continue

@@ -7,12 +7,14 @@ codes and scores alone, never a text, a user or a model's name.
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
 
-from cascade_agent.core.clean_json import Json, clean
+from cascade_agent.core.clean_json import Json, JsonMapping, JsonObject, clean
 from cascade_agent.core.records import SCHEMA
 from cascade_agent.errors import ConfigurationError, RecordError
 
@@ -50,9 +52,9 @@ class Contribution:
     score: float
     logit: float
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {"code": self.code, "weight": self.weight, "score": self.score, "logit": self.logit}
+    def to_json(self) -> JsonObject:
+        """Return plain JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Scorer:
         provenance: Where the numbers come from (data hash, date, n ...), plain JSON.
 
     Raises:
-        ConfigurationError: a number that breaks the law of this module.
+        ConfigurationError: a number that breaks monotony or finiteness.
     """
 
     weights: Mapping[str, float] = field(hash=False)
@@ -87,20 +89,18 @@ class Scorer:
     def __post_init__(self) -> None:
         """Refuse numbers that would break monotony or finiteness."""
         for code, weight in [*self.weights.items(), *self.in_loops.items()]:
-            if not _number(weight) or not 0.0 <= weight < math.inf:
+            if not is_number(weight):
                 msg = f"Scorer.weights[{code!r}] is {weight!r}; expected a finite number >= 0"
                 raise ConfigurationError(msg)
-        if not _number(self.bias) or not math.isfinite(self.bias):
+        if not is_number(self.bias, -sys.float_info.max):
             msg = f"Scorer.bias is {self.bias!r}; expected a finite number"
             raise ConfigurationError(msg)
         for code, mean in self.means.items():
-            if not _number(mean) or not 0.0 <= mean <= 1.0:
+            if not is_number(mean, high=1.0):
                 msg = f"Scorer.means[{code!r}] is {mean!r}; expected a number in [0, 1]"
                 raise ConfigurationError(msg)
-        flat = [v for knot in self.knots for v in knot]
-        if not all(_number(v) and 0.0 <= v <= 1.0 for v in flat) or any(
-            b[0] <= a[0] or b[1] < a[1] for a, b in zip(self.knots, self.knots[1:], strict=False)
-        ):
+        shares = all(is_number(v, high=1.0) for knot in self.knots for v in knot)
+        if not shares or any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(self.knots)):
             msg = "Scorer.knots must be pairs in [0, 1] with rising first and not falling second numbers"
             raise ConfigurationError(msg)
 
@@ -120,7 +120,7 @@ class Scorer:
         )
 
     def confidence(self, verdicts: Iterable[Verdict]) -> float | None:
-        """P(the draft is right), in [0, 1]; None when no verdict says anything about it."""
+        """Return P(the draft is right), in [0, 1]; None when no verdict says anything about it."""
         scores, user = self._read(verdicts)
         if not scores:
             return user
@@ -194,8 +194,8 @@ class Scorer:
         (x0, y0), (x1, y1) = knots[place - 1], knots[place]
         return min(y1, max(y0, y0 + (y1 - y0) * (p - x0) / (x1 - x0)))
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+    def to_json(self) -> JsonObject:
+        """Return plain JSON."""
         return {
             "schema": SCHEMA,
             "bias": self.bias,
@@ -260,7 +260,7 @@ class EvidenceShare:
             msg = f"EvidenceShare.agrees is a {type(self.agrees).__name__}; expected a Scorer"
             raise ConfigurationError(msg)
         for name, value in (("share", self.share), ("below", self.below)):
-            if not _number(value) or not 0.0 < value <= 1.0:
+            if not is_number(value, high=1.0) or not value:
                 msg = f"EvidenceShare.{name} is {value!r}; expected a number in (0, 1]"
                 raise ConfigurationError(msg)
 
@@ -269,12 +269,12 @@ class EvidenceShare:
         agrees = self.agrees.confidence(verdicts)
         return agrees is None or agrees <= self.below
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+    def to_json(self) -> JsonObject:
+        """Return plain JSON."""
         return {"share": self.share, "below": self.below, "agrees": self.agrees.to_json()}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: JsonMapping) -> Self:
         """Read what `to_json` wrote.
 
         Raises:
@@ -287,7 +287,7 @@ class EvidenceShare:
             raise RecordError(msg) from error
 
 
-def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _mapping(data: JsonMapping, key: str) -> JsonMapping:
     value = data.get(key, {})
     if not isinstance(value, Mapping):
         msg = f"{key} is a {type(value).__name__}; expected an object"
@@ -295,5 +295,6 @@ def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object, low: float = 0.0, high: float = sys.float_info.max) -> bool:
+    """Return whether a value is a finite number from `low` to `high`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

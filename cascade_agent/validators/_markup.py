@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 _MAX_TEXT = 100_000
 _MAX_PIECES = 200
@@ -88,7 +92,6 @@ def without_thoughts(text: str) -> str:
 
 
 def is_template(text: str) -> bool:
-    """Return whether a text is nothing but white space and special tokens of chat templates."""
     return _ONLY_TOKENS.fullmatch(text) is not None
 
 
@@ -99,10 +102,10 @@ def ends_in_template(text: str) -> bool:
 
 def runs_on(text: str) -> bool:
     """Return whether the text goes on behind its end as the user's next turn."""
-    return ("<" in text) and _USER.search(_CODE.sub("", text[:_MAX_TEXT])) is not None
+    return _USER.search(_CODE.sub("", text[:_MAX_TEXT])) is not None
 
 
-def is_call(text: str, offered: frozenset[str], request: str) -> bool:
+def is_call(text: str, offered: Container[str], request: str) -> bool:
     """Return whether a text is nothing but the markup of calls; what the request itself speaks of was asked for."""
     if len(text) > _MAX_TEXT or not _SIGNS.search(text):
         return False
@@ -126,7 +129,7 @@ def is_call(text: str, offered: frozenset[str], request: str) -> bool:
     )
 
 
-def _is_json_call(text: str, offered: frozenset[str], request: str) -> bool:
+def _is_json_call(text: str, offered: Container[str], request: str) -> bool:
     """Return whether a text is JSON that names a tool and its arguments, and nobody asked for JSON."""
     if text[:1] not in "{[" or re.search(r"json|schema|example|format", request, re.IGNORECASE):
         return False
@@ -140,7 +143,7 @@ def _is_json_call(text: str, offered: frozenset[str], request: str) -> bool:
     return bool(items) and all(isinstance(item, dict) and _names_call(item, offered) for item in items)
 
 
-def _names_call(item: dict[str, object], offered: frozenset[str]) -> bool:
+def _names_call(item: dict[str, object], offered: Container[str]) -> bool:
     """Return whether an object is a call: of an offered tool, or in the very keys that the field's formats use."""
     inner = item.get("function")
     if isinstance(inner, dict):
@@ -153,7 +156,7 @@ def _names_call(item: dict[str, object], offered: frozenset[str]) -> bool:
     return any(name in offered or (exact and _IDENTIFIER.fullmatch(name)) for name in names)
 
 
-def _only_calls(text: str, offered: frozenset[str], request: str) -> bool:
+def _only_calls(text: str, offered: Container[str], request: str) -> bool:
     at, calls, announced = 0, 0, False
     for _ in range(_MAX_PIECES):
         while between := _BETWEEN.match(text, at):
@@ -168,13 +171,11 @@ def _only_calls(text: str, offered: frozenset[str], request: str) -> bool:
     return False
 
 
-def _element(text: str, at: int, offered: frozenset[str], request: str) -> int | None:
+def _element(text: str, at: int, offered: Container[str], request: str) -> int | None:
     """Return where the element of a call that begins here ends; None when it is none."""
     tag = _TAG.match(text, at)
-    if tag is None or tag["name"] in request:
-        return None
-    name = tag["name"]
-    if name not in offered and not re.search(_CALLING, name):
+    name = tag["name"] if tag else ""
+    if tag is None or name in request or not (name in offered or re.search(_CALLING, name)):
         return None
     if tag[0].endswith("/>"):
         return tag.end() if tag["rest"] else None
@@ -192,27 +193,24 @@ def _element(text: str, at: int, offered: frozenset[str], request: str) -> int |
     return end if tag["rest"] or name in offered or re.search(r"[{(<]", inside) else None
 
 
-def _plain(text: str, at: int, offered: frozenset[str], *, announced: bool) -> int | None:
+def _plain(text: str, at: int, offered: Container[str], *, announced: bool) -> int | None:
     """Return where JSON behind an announcement, or `name(...)`, ends; None when neither stands here."""
     if announced and text[at] in "{[":
-        return _after_bracket(text, at) or _to_the_end(text)
+        return _after_bracket(text, at, may_be_cut=True)
     call = _CALL.match(text, at)
     if call is None:
         return None
     named = call["name"] in offered or ("_" in call["name"] and text[call.end()] == "{")
     if not (announced or call["known"] or "to=" in call["start"] or named):
         return None
-    end = _after_bracket(text, call.end())
-    return end if end is not None or not announced else _to_the_end(text)
+    return _after_bracket(text, call.end(), may_be_cut=announced)
 
 
-def _to_the_end(text: str) -> int | None:
-    """Return the end of a text that stops like markup: a call that was never closed, which is why nobody parsed it."""
-    return len(text) if text[-1:] in "}])>" else None
+def _after_bracket(text: str, start: int, *, may_be_cut: bool) -> int | None:
+    """Return where the bracket at `start` is closed, strings left out; None when it is not.
 
-
-def _after_bracket(text: str, start: int) -> int | None:
-    """Return where the bracket at `start` is closed, strings left out; None when it is not."""
+    A call that was never closed is one, too, where a text stops like markup: that is why nobody parsed it.
+    """
     depth, quote, escaped = 0, "", -1
     for match in _MARK.finditer(text, start):
         at, mark = match.start(), match[0]
@@ -228,4 +226,4 @@ def _after_bracket(text: str, start: int) -> int | None:
             depth += 1 if mark in "([{" else -1
             if depth <= 0:
                 return at + 1
-    return None
+    return len(text) if may_be_cut and text[-1:] in "}])>" else None

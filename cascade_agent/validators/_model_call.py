@@ -8,17 +8,15 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from cascade_agent.core.records import Draft, SideCall, StepContext, Usage, Verdict
+from cascade_agent.core.records import Draft, SideCall, StepContext, Verdict
 from cascade_agent.models.tier import Ready, Tier
+from cascade_agent.models.usage import NOTHING, usage_and_cost
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
-
-    from cascade_agent.core.records import ToolSpec
 
 
 def bound_for(tier: Tier, context: StepContext) -> Ready:
@@ -27,39 +25,43 @@ def bound_for(tier: Tier, context: StepContext) -> Ready:
         return tier.with_schema(context.output_schema)
     if not context.tools:
         return tier.plain()
-    return tier.with_tools([_as_openai(spec) for spec in context.tools], tool_choice=context.tool_choice)
+    functions = [
+        {"name": t.name, "description": t.description, "parameters": dict(t.parameters)} for t in context.tools
+    ]
+    tools = [{"type": "function", "function": function} for function in functions]
+    return tier.with_tools(tools, tool_choice=context.tool_choice)
 
 
-def _as_openai(spec: ToolSpec) -> dict[str, Any]:
-    function = {"name": spec.name, "description": spec.description, "parameters": dict(spec.parameters)}
-    return {"type": "function", "function": function}
+def as_draft(native: Any) -> Draft:
+    """Return what a tier answered, a message or the mapping of structured output, as a draft."""
+    return Draft(message=native["raw"], parsed=native["parsed"]) if isinstance(native, dict) else Draft(message=native)
+
+
+_FAILURES: Final = 5
+_PROBE_AFTER: Final = 30.0
 
 
 class Breaker:
     """Stops asking after 5 failures in a row and lets one call through every 30 s to see whether it is better."""
 
-    def __init__(self, *, failures: int = 5, probe_after: float = 30.0) -> None:
-        self._limit, self._wait = failures, probe_after
+    def __init__(self) -> None:
         self._failed, self._open_until = 0, 0.0
         self._lock = threading.Lock()
 
     def allows(self) -> bool:
         """Return whether a call may be made now."""
         with self._lock:
-            if self._failed < self._limit:
-                return True
             now = time.monotonic()
-            if now < self._open_until:
+            if self._failed >= _FAILURES and now < self._open_until:
                 return False
-            self._open_until = now + self._wait
+            self._open_until = now + _PROBE_AFTER
             return True
 
     def record(self, *, worked: bool) -> None:
         """Count how a call went."""
         with self._lock:
             self._failed = 0 if worked else self._failed + 1
-            if self._failed >= self._limit:
-                self._open_until = time.monotonic() + self._wait
+            self._open_until = time.monotonic() + _PROBE_AFTER
 
 
 class ModelValidator(ABC):
@@ -100,21 +102,21 @@ class ModelValidator(ABC):
         return self._verdict_of(native, draft, context)
 
     def _verdict_of(self, native: Any, draft: Draft, context: StepContext) -> tuple[Verdict, SideCall]:
-        verdict = self._read(native, draft, context)
+        answer = as_draft(native)
+        verdict = self._read(answer, draft, context)
         self._breaker.record(worked=verdict.score is not None)
-        usage = Usage.of(native["raw"] if isinstance(native, Mapping) else native)
-        return verdict, SideCall(name=self.name, usage=usage, cost=self.tier.cost(usage))
+        usage, cost, _ = usage_and_cost(self.tier, answer.message)
+        return verdict, SideCall(name=self.name, usage=usage, cost=cost)
 
     def _paused(self) -> tuple[Verdict, SideCall]:
         reason = "paused: it failed 5 times in a row, the next try is due within 30 s"
-        nothing = Usage(input_tokens=0, output_tokens=0, calls=0)
         verdict = Verdict(outcome="abstain", code="evidence_paused", reason=reason)
-        return verdict, SideCall(name=self.name, usage=nothing, cost=0.0)
+        return verdict, SideCall(name=self.name, usage=NOTHING, cost=0.0)
 
     @abstractmethod
     def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         """Return the model and what it is sent."""
 
     @abstractmethod
-    def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
+    def _read(self, answer: Draft, draft: Draft, context: StepContext) -> Verdict:
         """Return what the model's answer means for the draft."""

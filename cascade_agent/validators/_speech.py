@@ -17,19 +17,17 @@ _DENSE_WORTH: Final = 2
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？؟])\s+|\n+|(?<=[。！？])")
 
 
-def _words(*lists: str) -> re.Pattern[str]:
-    """Return a pattern of whole words; one that ends in * stands for all that begin so."""
+def _words(*lists: str, dense: str) -> re.Pattern[str]:
+    """Return a pattern of whole words, where one in * stands for all that begin so, or of morphemes without spaces."""
     words = [w for line in lists for w in line.split()]
     parts = (re.escape(w[:-1]) + r"\w*" if w.endswith("*") else re.escape(w) for w in words)
-    return re.compile(r"(?<!\w)(?:" + "|".join(sorted(parts, key=len, reverse=True)) + r")(?!\w)")
+    return re.compile(r"(?<!\w)(?:" + "|".join(sorted(parts, key=len, reverse=True)) + rf")(?!\w)|{dense}")
 
 
-# Negation and withdrawal, European languages first; scripts without spaces by their morphemes.
+# Negation and withdrawal.
 _NOT = _words(
     "no not never none nothing nobody neither cannot without unable",
     "unfortunately sorry apologize* apologi* mind",
-    "don't doesn't didn't won't can't couldn't isn't wasn't aren't wouldn't haven't hasn't",
-    "don’t doesn’t didn’t won’t can’t couldn’t isn’t wasn’t aren’t wouldn’t haven’t hasn’t",
     "nein nicht nichts nie niemals kein keine keinen keiner keines keinem leider",
     "non ne n'ai n'est n’ai n’est pas rien jamais aucun aucune laisse laissez désolé désolée",
     "nunca nada ningún ninguna ninguno tampoco jamás deja déjalo mejor siento",
@@ -39,15 +37,14 @@ _NOT = _words(
     "не нет ничего никогда нельзя ни ні нема нічого hayır değil",
     "yok hiç kalsın không đừng chưa tidak jangan bukan belum",
     "όχι δεν μην τίποτα नहीं मत لا لم لن ليس لست غير לא אין",
+    dense=r"\w+n['’]t(?!\w)|不|没|沒|别|別|算了|無|无|ない|ません|なかった|いいえ|結構|아니|않|못|없|괜찮|ไม่",
 )
-_NOT_DENSE = re.compile("不|没|沒|别|別|算了|無|无|ない|ません|なかった|いいえ|結構|아니|않|못|없|괜찮|ไม่")
-_N_T = re.compile(r"\w+n['’]t(?!\w)")
 _THANKS = _words(
     "thank thanks thx cheers goodbye bye danke dank* tschüss merci adieu gracias adiós obrigad* tchau grazie ciao",
     "bedankt tack takk tak kiitos dzięk* dziek* děkuj* díky hvala köszön* mulțumesc спасибо дякую благодаря* teşekkür*",
     "sağol cảm terima makasih ευχαριστ* धन्यवाद शुक्रिया شكر* תודה",
+    dense="谢谢|謝謝|多谢|再见|ありがと|감사|고마|ขอบคุณ",
 )
-_THANKS_DENSE = re.compile("谢谢|謝謝|多谢|再见|ありがと|감사|고마|ขอบคุณ")
 _DONE = _words(
     "done finished completed complete ok okay ready fixed sorted",
     "fertig erledigt gemacht abgeschlossen fait terminé faite hecho",
@@ -55,8 +52,8 @@ _DONE = _words(
     "klaar gedaan klart färdig færdig ferdig valmis hotovo gotowe",
     "zrobione kész готово сделано зроблено tamam bitti yapıldı",
     "xong selesai beres έτοιμο हो तम تم בוצע",
+    dense="完成|好了|完了|できました|しました|완료|했습니다|됐습니다|เสร็จ",
 )
-_DONE_DENSE = re.compile("完成|好了|完了|できました|しました|완료|했습니다|됐습니다|เสร็จ")
 _ANNOUNCES = re.compile(
     r"\b(?:let me(?! know)|i['’]ll|i will|i am going to|i['’]m going to|"
     r"ich werde|lass mich|lassen sie mich|je vais|laissez-moi|"
@@ -89,32 +86,26 @@ def without_courtesy(text: str) -> str:
 
 
 def asks(text: str) -> bool:
-    """Return whether a text holds a question, in any script."""
     return _QUESTION.search(text) is not None
 
 
 def declines(folded: str) -> bool:
-    """Return whether a folded text negates or withdraws anything."""
-    return bool(_NOT.search(folded) or _N_T.search(folded) or _NOT_DENSE.search(folded))
+    return _NOT.search(folded) is not None
 
 
 def thanks(folded: str) -> bool:
-    """Return whether a folded text thanks or says goodbye."""
-    return bool(_THANKS.search(folded) or _THANKS_DENSE.search(folded))
+    return _THANKS.search(folded) is not None
 
 
 def says_done(folded: str) -> bool:
-    """Return whether a folded text says that something is finished."""
-    return bool(_DONE.search(folded) or _DONE_DENSE.search(folded))
+    return _DONE.search(folded) is not None
 
 
 def announces(folded: str) -> bool:
-    """Return whether a folded text says what the speaker will do next."""
     return _ANNOUNCES.search(folded) is not None
 
 
 def asks_to_wait(folded: str) -> bool:
-    """Return whether a folded text asks for a moment."""
     return _WAIT.search(folded) is not None
 
 

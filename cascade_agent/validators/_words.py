@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from cascade_agent.validators._cache import IdentityCache
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Draft, StepContext, ToolSpec
 
 # Characters that are read of: the last human message (first and last half), the results of this turn, what was before,
@@ -60,6 +61,7 @@ _STEM = 5
 _SINGULAR: Final = 3  # letters up to which a final s is no plural: "bus" and "boss" stay
 _SHORT: Final = range(2, 4)  # letters of words that bind sentences, and differ between languages
 _LONGEST_NUMBER: Final = 40  # characters of any number written out
+_LONG_NUMBER: Final = 300  # digits from which on a number is cut: more do not fit a float
 _LARGEST: Final = 1e300  # its multiples are finite
 _EXACT: Final = 1e15  # a float below is exact as an integer
 _MAX_BITS: Final = 1024  # of an integer that is written out
@@ -110,22 +112,25 @@ def terms(folded: str) -> list[str]:
 
 def placed_terms(folded: str) -> list[tuple[int, str]]:
     """Return the same as `terms`, each with the place where it starts."""
-    if folded.isascii() or not _DENSE.search(folded):
-        return [(m.start(), stem(m.group())) for m in islice(_WORD.finditer(folded), MAX_TERMS)]
+    dense = not folded.isascii() and _DENSE.search(folded) is not None
     out: list[tuple[int, str]] = []
     for match in islice(_WORD.finditer(folded), MAX_TERMS):
         word, start, position = match.group(), match.start(), 0
-        for run in _DENSE.finditer(word):
-            if run.start() > position:
-                out.append((start + position, stem(word[position : run.start()])))
+        for run in _DENSE.finditer(word) if dense else ():
             first, size = run.start(), run.end() - run.start()
-            out.extend((start + first + i, word[first + i : first + i + 2]) for i in range(max(1, size - 1)))
+            if first > position:
+                out.append((start + position, stem(word[position:first])))
+            out.extend((start + i, word[i : i + 2]) for i in range(first, first + max(1, size - 1)))
             position = run.end()
         if position < len(word):
             out.append((start + position, stem(word[position:])))
         if len(out) > MAX_TERMS:
             break
     return out
+
+
+SAYS: Final = 0.7
+"""Weight of a word that says something."""
 
 
 @lru_cache(maxsize=16_384)
@@ -139,17 +144,10 @@ def weight(term: str) -> float:
     return (0.0, 0.0, 0.1, 0.3, 0.7, 1.0)[min(size, _STEM)]
 
 
-SAYS: Final = 0.7
-"""Weight of a word that says something."""
-
-
 def identifier_words(name: str) -> str:
     """Return `getUser_infoV2` as folded words: `get user info v 2`."""
     return fold(_LETTER_DIGIT.sub(" ", _CAMEL.sub(" ", name[:200]))).replace("_", " ")
 
-
-_LONG_NUMBER: Final = 300
-"""Digits from which on a number is cut: more do not fit a float."""
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
@@ -186,8 +184,7 @@ def _readings(token: str) -> list[float]:
     return out
 
 
-_SPANS: Final = 200
-"""Numbers of a text whose places are read; three times as many are known."""
+_SPANS: Final = 200  # numbers of a text whose places are read; three times as many are known
 
 
 class NumberSpan(NamedTuple):
@@ -207,33 +204,25 @@ class NumberSpan(NamedTuple):
 def number_spans(folded: str, *, limit: int = _SPANS) -> list[NumberSpan]:
     """Return the numbers of a folded text in order, those inside words too."""
     out: list[NumberSpan] = []
-    if folded.isascii() and not _DIGITS.search(folded):
-        return out
-    for match in _NUMBER.finditer(folded):
+    plain = folded.isascii()
+    for match in islice(_NUMBER.finditer(folded), limit) if not plain or _DIGITS.search(folded) else ():
         token, start = match.group(), match.start()
-        values = _readings(token)
-        parts: tuple[float, ...] = ()
-        if not token.isdecimal():
-            runs = _DIGITS.findall(token)
-            parts = tuple(float(run[:_LONG_NUMBER]) for run in runs) if len(runs) > 1 else ()
+        values, runs = _readings(token), [] if token.isdecimal() else _DIGITS.findall(token)
         if token[0] in "-\u2212+":
             values += [-v for v in values]
+        parts = tuple(float(run[:_LONG_NUMBER]) for run in runs) if len(runs) > 1 else ()
         before = folded[max(0, start - 2) : start]
         joined = before[-1:].isalpha() or (before[-1:] in ("-", "_") and before[:1].isalpha())
         out.append(NumberSpan(tuple(values), parts, start, match.end(), joined))
-        if len(out) >= limit:
-            break
-    return out if folded.isascii() else [*out, *islice(_signs(folded), limit)]
+    return out if plain else [*out, *islice(_signs(folded), limit)]
 
 
 def _signs(folded: str) -> Iterator[NumberSpan]:
     """Yield numbers that are not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十."""
     for match in _FRACTION.finditer(folded):
-        below = float(match.group(2)[:_LONG_NUMBER])
+        above, below = (float(part[:_LONG_NUMBER]) for part in match.groups())
         if below:
-            yield NumberSpan(
-                (float(match.group(1)[:_LONG_NUMBER]) / below,), (), match.start(), match.end(), joined=True
-            )
+            yield NumberSpan((above / below,), (), match.start(), match.end(), joined=True)
     for index, char in enumerate(folded[:REQUEST_CHARS]):
         if char.isnumeric() and not char.isdecimal():
             yield NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True)
@@ -260,9 +249,9 @@ def quoted(text: str, *, limit: int = 40) -> list[str]:
 
 def content_text(message: BaseMessage, limit: int) -> str:
     """Return the text of a message, all text blocks joined, cut to `limit` characters."""
-    content: Any = message.content
+    content: object = message.content
     if isinstance(content, str):
-        return content if len(content) <= limit else clip(content, limit)
+        return clip(content, limit)
     parts: list[str] = []
     for block in content[:64] if isinstance(content, list) else ():
         text = block.get("text") if isinstance(block, Mapping) else block
@@ -280,12 +269,10 @@ class Reading:
 
     @cached_property
     def placed(self) -> list[tuple[int, str]]:
-        """Stems of the words in order, each with its place."""
         return placed_terms(self.folded)
 
     @cached_property
     def terms(self) -> frozenset[str]:
-        """Stems of the words."""
         return frozenset(terms(self.folded))
 
     @cached_property
@@ -295,12 +282,10 @@ class Reading:
 
     @cached_property
     def spans(self) -> list[NumberSpan]:
-        """Numbers in order."""
         return number_spans(self.folded)
 
     @cached_property
     def numbers(self) -> frozenset[float]:
-        """All numbers."""
         return numbers_of(self.spans if len(self.spans) < _SPANS else number_spans(self.folded, limit=3 * _SPANS))
 
     @cached_property
@@ -310,12 +295,10 @@ class Reading:
 
     @cached_property
     def short(self) -> frozenset[str]:
-        """Stems of two or three letters."""
         return frozenset(t for t in self.terms if len(t) in _SHORT and t.isalpha())
 
     @cached_property
     def latin(self) -> float:
-        """Share of words in Latin letters without marks."""
         return _latin(self.terms)
 
 
@@ -337,10 +320,9 @@ class Leaf(NamedTuple):
     path: str
     key: str
     value: Any
-    schema: Mapping[str, Any]
+    schema: JsonMapping
     required: bool
-    whole: bool
-    """The parameter is the value itself, not a container that holds it."""
+    whole: bool  # the parameter is the value itself, not a container that holds it
 
 
 # ---- tools ----------------------------------------------------------------------------------------------------------
@@ -357,7 +339,6 @@ _COMMON_WEIGHT: Final = 0.3
 
 @lru_cache(maxsize=16_384)
 def subject_weight(term: str) -> float:
-    """Return how much a term says of a tool's subject."""
     return weight(term) * (_COMMON_WEIGHT if term in _COMMON else 1.0)
 
 
@@ -367,33 +348,26 @@ class ToolText:
 
     name: str
     name_terms: tuple[str, ...]
-    described: frozenset[str]
-    """Stems of name, description and parameter names and descriptions."""
-    description_terms: frozenset[str]
-    """Stems of name and description alone."""
-    described_well: bool
-    """The description says enough to be compared with a request."""
-    properties: Mapping[str, Any]
+    described: frozenset[str]  # stems of name, description and parameter names and descriptions
+    description_terms: frozenset[str]  # stems of name and description alone
+    described_well: bool  # the description says enough to be compared with a request
+    properties: JsonMapping
     required: frozenset[str]
 
     @cached_property
     def by_name(self) -> Weighed:
-        """The words of the name with their weights."""
         return weighed(self.name_terms)
 
     @cached_property
     def by_description(self) -> Weighed:
-        """The words of name and description with their weights."""
         return weighed(self.description_terms)
 
     @cached_property
     def latin(self) -> float:
-        """Share of words in Latin letters without marks."""
         return _latin(self.described)
 
     @cached_property
     def squashed(self) -> str:
-        """The name, folded, letters and digits only."""
         return "".join(_WORD.findall(fold(self.name)))
 
 
@@ -402,7 +376,6 @@ Weighed = tuple[tuple[tuple[str, float], ...], float]
 
 
 def weighed(words: Iterable[str]) -> Weighed:
-    """Return terms with their weights."""
     pairs = tuple((term, subject_weight(term)) for term in words)
     return pairs, sum(size for _, size in pairs)
 
@@ -415,12 +388,10 @@ class Offer:
 
     @cached_property
     def about(self) -> frozenset[str]:
-        """Stems of all texts of the tools."""
         return frozenset().union(*[t.described for t in self.tools])
 
     @cached_property
     def short(self) -> frozenset[str]:
-        """Stems of two or three characters in the texts."""
         return frozenset(t for t in self.about if len(t) in _SHORT)
 
     @cached_property
@@ -430,13 +401,11 @@ class Offer:
 
     @cached_property
     def squashed(self) -> frozenset[str]:
-        """The names, letters and digits only."""
         return frozenset(t.squashed for t in self.tools)
 
 
 _MAX_TOOLS: Final = 64
-_DESCRIBED_WELL: Final = 2.0
-"""Weight of the words of a description from which on it can be compared: two long words."""
+_DESCRIBED_WELL: Final = 2.0  # weight of the words of a description that can be compared: two long words
 _tools: IdentityCache[ToolText] = IdentityCache()
 _offers: IdentityCache[Offer] = IdentityCache(64)
 
@@ -449,24 +418,19 @@ def tool_text(tool: ToolSpec) -> ToolText:
 def offer(context: StepContext) -> Offer:
     """Return what the texts of the tools on offer say, put together once per set of tools."""
     tools = context.tools
-    if not isinstance(tools, tuple):
-        return _offer(tools)
-    return _offers.get(tools, lambda: _offer(tools))
 
+    def read() -> Offer:
+        return Offer(tuple(tool_text(tool) for tool in tools[:_MAX_TOOLS]))
 
-def _offer(tools: Sequence[ToolSpec]) -> Offer:
-    return Offer(tuple(tool_text(tool) for tool in tools[:_MAX_TOOLS]))
+    return _offers.get(tools, read) if isinstance(tools, tuple) else read()
 
 
 def _read_tool(tool: ToolSpec) -> ToolText:
-    parameters = tool.parameters if isinstance(tool.parameters, Mapping) else {}
-    properties, required = parameters.get("properties"), parameters.get("required")
-    if not isinstance(properties, Mapping):
-        properties = {}
+    parameters = _mapping(tool.parameters)
+    properties, required = _mapping(parameters.get("properties")), parameters.get("required")
     names = terms(identifier_words(tool.name))
     description = terms(fold(clip(tool.description or "", TOOL_CHARS)))
-    rest: list[str] = []
-    left = TOOL_CHARS
+    rest, left = list[str](), TOOL_CHARS
     for key, schema in list(properties.items())[:64]:
         text = f"{identifier_words(str(key))} {schema_text(schema)}"[:left]
         rest.extend(terms(fold(text)))
@@ -494,10 +458,8 @@ def schema_text(schema: object, *, depth: int = 3) -> str:
     if isinstance(options, list):
         parts.extend(str(o)[:60] for o in options[:32])
     parts.append(schema_text(schema.get("items"), depth=depth - 1))
-    nested = schema.get("properties")
-    if isinstance(nested, Mapping):
-        for key, sub in list(nested.items())[:16]:
-            parts += (identifier_words(str(key)), schema_text(sub, depth=depth - 1))
+    for key, sub in islice(_mapping(schema.get("properties")).items(), 16):
+        parts += (identifier_words(str(key)), schema_text(sub, depth=depth - 1))
     return " ".join(p for p in parts if p)
 
 
@@ -508,15 +470,13 @@ def schema_text(schema: object, *, depth: int = 3) -> str:
 class Answer:
     """The calls of a draft with their leaves, and all of their values as text."""
 
-    calls: tuple[Mapping[str, Any], ...]
+    calls: tuple[JsonMapping, ...]
     tools: tuple[ToolText | None, ...]
     leaves: tuple[Leaf, ...]
-    used: Reading
-    """All argument values."""
+    used: Reading  # all argument values
 
     @cached_property
     def about(self) -> frozenset[str]:
-        """Stems of the texts of the called tools."""
         return frozenset().union(*[t.described for t in self.tools if t is not None])
 
 
@@ -530,15 +490,12 @@ def answer(draft: Draft, context: StepContext) -> Answer:
 
 def _read_answer(draft: Draft, context: StepContext) -> Answer:
     by_name = context.tools_by_name
-    calls = cast("Sequence[Mapping[str, Any]]", draft.tool_calls[:MAX_LEAVES])
+    calls = cast("Sequence[JsonMapping]", draft.tool_calls[:MAX_LEAVES])
     specs = tuple(tool_text(by_name[c["name"]]) if c["name"] in by_name else None for c in calls)
-    leaves: list[Leaf] = []
-    for index, (call, spec) in enumerate(zip(calls, specs, strict=True)):
-        leaves.extend(_leaves(index, call.get("args"), spec, MAX_LEAVES - len(leaves)))
-        if len(leaves) >= MAX_LEAVES:
-            break
+    found = (_leaves(i, call.get("args"), spec) for i, (call, spec) in enumerate(zip(calls, specs, strict=True)))
+    leaves = tuple(islice(chain.from_iterable(found), MAX_LEAVES))
     used = Reading(fold("\n".join([value_text(leaf.value) for leaf in leaves])))
-    return Answer(calls=tuple(calls), tools=specs, leaves=tuple(leaves), used=used)
+    return Answer(calls=tuple(calls), tools=specs, leaves=leaves, used=used)
 
 
 def value_text(value: object) -> str:
@@ -552,35 +509,28 @@ def value_text(value: object) -> str:
     return str(value)
 
 
-def _leaves(index: int, args: object, spec: ToolText | None, left: int) -> Iterator[Leaf]:
-    if not isinstance(args, Mapping):
-        return
-    for key, value in list(args.items())[:MAX_LEAVES]:
+def _leaves(index: int, args: object, spec: ToolText | None) -> Iterator[Leaf]:
+    for key, value in islice(_mapping(args).items(), MAX_LEAVES):
         schema = _mapping(spec.properties.get(key)) if spec is not None else {}
         required = spec is not None and key in spec.required
         path = f"/tool_calls/{index}/args/{pointer_part(key)}"
         for place, leaf, leaf_schema in walk(value, schema, path, 5):
-            if left <= 0:
-                return
-            left -= 1
             yield Leaf(index, place, str(key), leaf, leaf_schema, required, place == path)
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> JsonMapping:
     return value if isinstance(value, Mapping) else {}
 
 
 def pointer_part(key: object) -> str:
-    """Return one part of a JSON pointer."""
     return str(key)[:80].replace("~", "~0").replace("/", "~1")
 
 
-def walk(
-    value: object, schema: Mapping[str, Any], path: str, depth: int
-) -> Iterator[tuple[str, object, Mapping[str, Any]]]:
+def walk(value: object, schema: JsonMapping, path: str, depth: int) -> Iterator[tuple[str, object, JsonMapping]]:
+    """Yield the path, the value and the schema of what is no container, or an empty one, or one nested too deep."""
     if isinstance(value, Mapping) and value and depth > 0:
         nested = _mapping(schema.get("properties"))
-        for key, item in list(value.items())[:MAX_LEAVES]:
+        for key, item in islice(value.items(), MAX_LEAVES):
             yield from walk(item, _mapping(nested.get(key)), f"{path}/{pointer_part(key)}", depth - 1)
     elif isinstance(value, list) and value and depth > 0:
         items = _mapping(schema.get("items"))

@@ -12,11 +12,16 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Hashable, Mapping
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from langchain_core.messages import ToolCall
+
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Draft, StepContext, ToolSpec
 
 Similarity = Callable[[str, str], float]
@@ -64,130 +69,107 @@ def agreement(a: Draft, b: Draft, context: StepContext, *, similarity: Similarit
 
 
 def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) -> float:
-    """Return the agreement of two answers without calls."""
-    found = text_agreement(a, b, similarity=similarity)
-    if context.tools and context.tool_choice != "none" and not _answered(context):
-        if _nothing(a) and _nothing(b):
-            return 1.0
-        if _prose(a, b):
-            return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * found
-    return found
+    found = _equal(a, b)
+    if found is None:
+        found = max(0.0, min(1.0, (similarity or _words_in_common)(a, b)))
+    # once a tool has answered in this turn an answer without calls is final, and its words count
+    answered = any(m.type == "tool" for m in context.messages[max(0, context.turn_start) :])
+    if answered or not context.tools or context.tool_choice == "none":
+        return found
+    if _says_nothing(a) and _says_nothing(b):
+        return 1.0
+    # short answers must be the same: numbers, names, yes and no; texts that talk agree on calling nothing
+    figures = isinstance(normal(a), float) or isinstance(normal(b), float)
+    talk = max(len(_WORD.findall(t[:_MAX_TEXT])) for t in (a, b)) >= _TALK
+    return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * found if talk and not figures else found
 
 
-def _nothing(text: str) -> bool:
+def _says_nothing(text: str) -> bool:
     """Return whether a text is one of the ways of writing that nothing is to be called: `[]`, `None`."""
     text = text.strip()
     return len(text) <= _MAX_EMPTY and " ".join(_WORD.findall(text.casefold())) in _NOTHING
 
 
-def _prose(a: str, b: str) -> bool:
-    """Return whether two texts talk and are not short answers that must be the same: numbers, names, yes and no."""
-    if isinstance(normal(a), float) or isinstance(normal(b), float):
-        return False
-    return max(len(_WORD.findall(t[:_MAX_TEXT])) for t in (a, b)) >= _TALK
-
-
-def _answered(context: StepContext) -> bool:
-    """Return whether a tool has answered in this turn: an answer without calls is then final, and its words count."""
-    return any(m.type == "tool" for m in context.messages[max(0, context.turn_start) :])
-
-
-def text_agreement(a: str, b: str, *, similarity: Similarity | None = None) -> float:
-    """Return the agreement of two texts: 1 when equal, equal as numbers or equal as JSON; else their similarity."""
+def _equal(a: str, b: str) -> float | None:
+    """Return 1 for texts that are equal, also as numbers or as JSON, 0 for other numbers or JSON; None for prose."""
     left, right = normal(a), normal(b)
     if left == right:
         return 1.0
     if isinstance(left, float) and isinstance(right, float):
         return 0.0
     one, two = _json(a), _json(b)
-    if one is not None and two is not None:
-        return float(same_value(one, two))
-    return max(0.0, min(1.0, (similarity or words_in_common)(a, b)))
+    return None if one is None or two is None else float(same_value(one, two))
 
 
-def words_in_common(a: str, b: str) -> float:
+def _words_in_common(a: str, b: str) -> float:
     """Return the Dice similarity of the sets of words of two texts."""
     one, two = (set(_WORD.findall(t[:_MAX_TEXT].casefold())) for t in (a, b))
     return 2 * len(one & two) / (len(one) + len(two)) if one and two else 0.0
 
 
-def _calls(ours: Sequence[Any], theirs: Sequence[Any], context: StepContext) -> float:
+def _calls(ours: Sequence[ToolCall], theirs: Sequence[ToolCall], context: StepContext) -> float:
     """Return the mean likeness of the calls to their likest partners, over the longer list; equal ones pair first."""
     if not ours or not theirs or max(len(ours), len(theirs)) > _MAX_CALLS:
         return 0.0
     specs = context.tools_by_name
-    left = [_Call.of(c, specs.get(c["name"])) for c in ours]
-    right = [_Call.of(c, specs.get(c["name"])) for c in theirs]
+    left, right = ([(c["name"], dict(_arguments(c["args"], specs.get(c["name"])))) for c in x] for x in (ours, theirs))
     pairs = sorted(
-        ((_alike(a, b), i, j) for i, a in enumerate(left) for j, b in enumerate(right) if a.name == b.name),
-        key=lambda found: (-found[0], found[1], found[2]),
+        (-_alike(a, b, specs.get(name)), i, j)
+        for i, (name, a) in enumerate(left)
+        for j, (other, b) in enumerate(right)
+        if name == other
     )
     total, one, two = 0.0, set[int](), set[int]()
     for score, i, j in pairs:
         if i not in one and j not in two:
-            total += score
+            total -= score
             one.add(i)
             two.add(j)
     return total / max(len(left), len(right))
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call in its normal form."""
-
-    name: str
-    args: Mapping[str, Any]
-    required: frozenset[str]
-    properties: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, call: Mapping[str, Any], spec: ToolSpec | None) -> _Call:
-        parameters: Mapping[str, Any] = {} if spec is None else spec.parameters
-        properties, required = parameters.get("properties"), parameters.get("required")
-        return cls(
-            name=call["name"],
-            args=dict(arguments(call["args"], spec)),
-            required=frozenset(map(str, required)) if isinstance(required, list | tuple) else frozenset(),
-            properties=properties if isinstance(properties, Mapping) else {},
-        )
-
-
-def _alike(a: _Call, b: _Call) -> float:
+def _alike(a: Mapping[str, Hashable], b: Mapping[str, Hashable], spec: ToolSpec | None) -> float:
     """Return the likeness of two calls of one tool: the product of the likenesses of their arguments."""
+    properties, required = _declared(spec)
     score = 1.0
-    for key in sorted({*a.args, *b.args}):
-        if key in a.args and key in b.args:
-            score *= likeness(a.args[key], b.args[key])
-        elif key in a.required:
+    for key in sorted({*a, *b}):
+        if key in a and key in b:
+            score *= likeness(a[key], b[key])
+        elif key in required:
             return 0.0
-        else:
-            value = a.args[key] if key in a.args else b.args[key]
-            score *= 1.0 if _told_default(value, a.properties.get(key)) else _ONE_SIDED
+        elif not _described_default(a[key] if key in a else b[key], properties.get(key)):
+            score *= _ONE_SIDED
     return score
 
 
-def _told_default(value: Any, schema: Any) -> bool:
+def _declared(spec: ToolSpec | None) -> tuple[JsonMapping, Collection[object]]:
+    """Return the parameters of a tool, and which of them are required."""
+    parameters = {} if spec is None else spec.parameters
+    properties, required = parameters.get("properties"), parameters.get("required")
+    return properties if isinstance(properties, Mapping) else {}, required if isinstance(required, list | tuple) else ()
+
+
+def _described_default(value: Hashable, schema: object) -> bool:
     """Return whether the description of a parameter names this value as the default (`Default is 5.`)."""
     if not isinstance(schema, Mapping) or not isinstance(schema.get("description"), str):
         return False
     place = _DEFAULT.search(schema["description"][:_MAX_DESCRIPTION])
     if place is None or isinstance(value, tuple):
         return False
-    words = _COMPACT.sub(" ", place.group(1).casefold()).split()
     written = f"{value:g}" if isinstance(value, float) else str(value)
-    wanted = _COMPACT.sub(" ", written.casefold()).split()
+    words, wanted = (_COMPACT.sub(" ", text.casefold()).split() for text in (place.group(1), written))
     return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in range(len(words)))
 
 
-def likeness(a: Any, b: Any) -> float:
+def likeness(a: Hashable, b: Hashable) -> float:
     """Return how far two normalised values mean the same, in [0, 1]."""
     if a == b:
         return 1.0
-    if isinstance(a, tuple) != isinstance(b, tuple):  # a scalar and a list of it
-        alone, many = (b, a) if isinstance(a, tuple) else (a, b)
-        return likeness(many[0], alone) * _LISTED if len(many) == 1 else 0.0
-    if isinstance(a, tuple):
+    if isinstance(a, tuple) and isinstance(b, tuple):
         return _lists_alike(a, b)
+    if isinstance(a, tuple) or isinstance(b, tuple):  # a scalar and a list of it
+        alone, many = (b, a) if isinstance(a, tuple) else (a, cast("tuple[Hashable, ...]", b))
+        return likeness(many[0], alone) * _LISTED if len(many) == 1 else 0.0
     if isinstance(a, float) and isinstance(b, float):
         return 1.0 if math.isclose(a, b, rel_tol=1e-6) else _ROUNDED if math.isclose(a, b, rel_tol=1e-2) else 0.0
     if isinstance(a, str) and isinstance(b, str) and max(len(a), len(b)) <= _MAX_TEXT:
@@ -195,10 +177,10 @@ def likeness(a: Any, b: Any) -> float:
     return 0.0
 
 
-def _lists_alike(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
+def _lists_alike(a: tuple[Hashable, ...], b: tuple[Hashable, ...]) -> float:
     keyed = [all(isinstance(i, _Pair) for i in side) for side in (a, b)]
     if all(keyed):
-        one, two = dict(a), dict(b)
+        one, two = dict(cast("tuple[_Pair, ...]", a)), dict(cast("tuple[_Pair, ...]", b))
         if one.keys() != two.keys():
             return _ONE_SIDED * float(one.keys() <= two.keys() or two.keys() <= one.keys())
         return math.prod(likeness(v, two[k]) for k, v in one.items())
@@ -220,20 +202,17 @@ def _texts_alike(a: str, b: str) -> float:
     if len(one) > len(two):
         one, two = two, one
     left, right = {_singular(w) for w in one}, {_singular(w) for w in two}
-    if left == right:
-        return _REWORDED
-    if len(one) == 1 and len(two) > 1 and one[0] == "".join(w[0] for w in two):
+    initials = len(one) == 1 and len(two) > 1 and one[0] == "".join(w[0] for w in two)
+    if left == right or initials:
         return _REWORDED
     if len(one) == len(two) and all(
-        x == y or _short_for(x, y) or _short_for(y, x) for x, y in zip(one, two, strict=True)
+        x == y or _short_for(*sorted((x, y), key=len)) for x, y in zip(one, two, strict=True)
     ):
         return _REWORDED
-    common = len(left & right)
     if left < right:
         return _CONTAINED
-    if len(left | right) >= _PROSE:
-        return 2 * common / (len(left) + len(right))
-    return _CONTAINED * common / len(left | right)
+    common, union = len(left & right), len(left | right)
+    return 2 * common / (len(left) + len(right)) if union >= _PROSE else _CONTAINED * common / union
 
 
 def _short_for(short: str, long: str) -> bool:
@@ -245,7 +224,6 @@ def _short_for(short: str, long: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """Return a text without white space, quotation marks and trailing points; formulas in one writing."""
     return _LOOSE.sub("", text.replace("**", "^")).rstrip(".")
 
 
@@ -258,56 +236,50 @@ def _singular(word: str) -> str:
 
 def same_value(a: object, b: object) -> bool:
     """Return whether two JSON values mean the same: see `normal`."""
-    return a is b or bool(normal(a) == normal(b))
+    return a is b or normal(a) == normal(b)
 
 
-def same_call(a: Mapping[str, Any], b: Mapping[str, Any], spec: ToolSpec | None = None) -> bool:
-    """Return whether two calls mean the same: the same tool, and arguments that mean the same."""
-    return a.get("name") == b.get("name") and bool(call_key(a, spec) == call_key(b, spec))
-
-
-def call_key(call: Mapping[str, Any], spec: ToolSpec | None = None) -> tuple[str, Any]:
-    """Return the normal form of a call, hashable: two calls are the same when their keys are equal."""
+def call_key(call: JsonMapping, spec: ToolSpec | None = None) -> tuple[str, Hashable]:
+    """Return the normal form of a call: two calls are the same when their keys are equal."""
     args = call.get("args")
-    return str(call.get("name")), arguments(args, spec) if isinstance(args, Mapping) else normal(args)
+    if isinstance(args, Mapping) and len(args) <= _MAX_ITEMS:
+        return str(call.get("name")), _arguments(args, spec)
+    return str(call.get("name")), normal(args)
 
 
-def arguments(args: Mapping[str, Any], spec: ToolSpec | None) -> Any:
+def _arguments(args: JsonMapping, spec: ToolSpec | None) -> tuple[_Pair, ...]:
     """Return the arguments of a call, normalised: without declared defaults and without empty optional values."""
-    properties = None if spec is None else spec.parameters.get("properties")
-    required = () if spec is None else spec.parameters.get("required") or ()
-    kept = {}
+    properties, required = _declared(spec)
+    kept: list[_Pair] = []
     for key, value in args.items():
-        schema = properties.get(key) if isinstance(properties, Mapping) else None
-        if isinstance(schema, Mapping) and "default" in schema and same_value(schema["default"], value):
-            continue
-        if isinstance(required, Sequence) and key not in required and normal(value) is None:
-            continue
-        kept[key] = value
-    return normal(kept)
+        schema, form = properties.get(key), normal(value)
+        is_default = isinstance(schema, Mapping) and "default" in schema and normal(schema["default"]) == form
+        if not is_default and (form is not None or key in required):
+            kept.append(_Pair((str(key), form)))
+    return tuple(sorted(kept, key=_key))
 
 
-def normal(value: Any, depth: int = _MAX_DEPTH) -> Any:
+def normal(value: object, depth: int = _MAX_DEPTH) -> Hashable:
     """Return a JSON value in the form in which equal meanings are equal; hashable, floats for all numbers.
 
     5, 5.0 and "5" are the same, so are texts that differ in case or white space, a boolean and its name, nothing and an
     empty text. What is too deep or too long to compare equals nothing.
     """
+    if isinstance(value, str):
+        return _normal_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None or isinstance(value, float):
         return value
     if isinstance(value, int):
         return float(value) if value.bit_length() < _MAX_BITS else value
-    if isinstance(value, str):
-        return _normal_text(value)
-    if depth <= 0 or (isinstance(value, Mapping | list | tuple) and len(value) > _MAX_ITEMS):
+    if not isinstance(value, Mapping | list | tuple):
+        return str(value)
+    if depth <= 0 or len(value) > _MAX_ITEMS:
         return object()
     if isinstance(value, Mapping):
         return tuple(sorted([_Pair((str(k), normal(v, depth - 1))) for k, v in value.items()], key=_key))
-    if isinstance(value, list | tuple):
-        return tuple(normal(v, depth - 1) for v in value)
-    return str(value)
+    return tuple([normal(v, depth - 1) for v in value])
 
 
 def _normal_text(text: str) -> str | float | None:
@@ -323,17 +295,16 @@ def _normal_text(text: str) -> str | float | None:
     return text
 
 
-class _Pair(tuple[str, Any]):
-    """An entry of an object: tells objects from lists."""
+class _Pair(tuple[str, Hashable]):
+    """An entry of an object, so that objects and lists differ."""
 
     __slots__ = ()
 
 
-def _key(item: Any) -> str:
-    return str(item[0])
+_key = itemgetter(0)
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     text = text.strip()
     if not text or text[0] not in "[{":
         return None
@@ -343,7 +314,7 @@ def _json(text: str) -> Any:
         return None
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> object:
     """Return structured output as plain JSON."""
     dump = getattr(value, "model_dump", None)
     return dump(mode="json") if callable(dump) else value
@@ -416,7 +387,7 @@ def _figure(found: str) -> Hashable:
 
 
 def same(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], *, same_text: Callable[[str, str], bool | None] | None = None
+    ours: JsonMapping, theirs: JsonMapping, *, same_text: Callable[[str, str], bool | None] | None = None
 ) -> bool | None:
     """Return whether two answers, as `Draft.to_json` records them, say the same thing; None when it is unclear.
 
@@ -431,18 +402,14 @@ def same(
     if calls or others:
         return Counter(map(call_key, calls)) == Counter(map(call_key, others))
     one, two = str(ours.get("text") or ""), str(theirs.get("text") or "")
-    if not two.strip():
-        return None
-    if not one.strip():
-        return False
-    # words in common are worth nothing here: 1 is equality, 0 a difference of numbers or of JSON
-    score = text_agreement(one, two, similarity=lambda _a, _b: 0.5)
-    if score in (0.0, 1.0):
-        return score == 1.0
+    if not one.strip() or not two.strip():
+        return False if two.strip() else None
+    if (equal := _equal(one, two)) is not None:
+        return equal == 1.0
     return None if same_text is None else same_text(one, two)
 
 
-def recorded_calls(answer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def recorded_calls(answer: JsonMapping | None) -> list[JsonMapping]:
     """Return the calls of a recorded answer; none of an answer that was not recorded."""
     calls = None if answer is None else answer.get("tool_calls")
     return [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []

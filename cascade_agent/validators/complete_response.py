@@ -1,4 +1,4 @@
-"""`CompleteResponse`: whether the answer is there, whole, of the kind that was asked for, and can be kept.
+"""`CompleteResponse`: the answer is there, whole, of the kind that was requested, and can be kept.
 
 Hard is what the provider or the shape of the message says beyond doubt; what a reader would only suspect is soft.
 A refusal in ordinary words is an answer like any other.
@@ -7,7 +7,7 @@ A refusal in ordinary words is an answer like any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
@@ -18,7 +18,7 @@ from cascade_agent.validators._soft import HANDED_ON
 from cascade_agent.validators._words import unstorable_text
 
 if TYPE_CHECKING:
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import BaseMessage, ToolCall
 
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.core.scoring import Weight
@@ -42,33 +42,35 @@ _WHOLE = _CALLS | _words(
     "stop end_turn stop_sequence stop_token stop_criteria_met eos eos_token endtoken endoftext",
     "complete completed finish finished done end success answer normal unspecified finish_reason_unspecified null none",
 )
-_TRUNCATED = _words(
-    "length",  # OpenAI and everything compatible, Ollama, TGI
-    "incomplete max_output_tokens",  # OpenAI Responses, in status and incomplete_details
-    "max_tokens",  # Anthropic, Bedrock, Gemini, Cohere
-    "model_context_window_exceeded pause_turn compaction",  # Anthropic, the last two are to be continued
-    "model_length error_limit",  # Mistral, Cohere
-    "token_limit time_limit",  # watsonx
-    "abort insufficient_system_resource timeout cancelled",  # vLLM, DeepSeek, several
-)
-_REFUSED = _words(
-    "content_filter content_filtered guardrail_intervened refusal",  # OpenAI, Azure, Mistral; Bedrock; Anthropic
-    "safety recitation blocklist prohibited_content spii",  # Gemini
-    "image_safety image_prohibited_content image_recitation",  # Gemini
-    "error_toxic sensitive",  # Cohere, Zhipu
-)
-_FAILED = _words(
-    "error failed network_error",
-    "malformed_function_call unexpected_tool_call too_many_tool_calls malformed_response",  # Gemini
-    "missing_thought_signature no_image",  # Gemini
-    "malformed_model_output malformed_tool_use",  # Bedrock
-    "load",  # Ollama: the model was loaded, nothing was generated
-)
+_ENDED_BADLY: Final = {
+    ("truncated", "stopped the answer early"): _words(
+        "length",  # OpenAI and everything compatible, Ollama, TGI
+        "incomplete max_output_tokens",  # OpenAI Responses, in status and incomplete_details
+        "max_tokens",  # Anthropic, Bedrock, Gemini, Cohere
+        "model_context_window_exceeded pause_turn compaction",  # Anthropic, the last two are to be continued
+        "model_length error_limit",  # Mistral, Cohere
+        "token_limit time_limit",  # watsonx
+        "abort insufficient_system_resource timeout cancelled",  # vLLM, DeepSeek, several
+    ),
+    ("refused", "filtered the answer"): _words(
+        "content_filter content_filtered guardrail_intervened refusal",  # OpenAI, Azure, Mistral; Bedrock; Anthropic
+        "safety recitation blocklist prohibited_content spii",  # Gemini
+        "image_safety image_prohibited_content image_recitation",  # Gemini
+        "error_toxic sensitive",  # Cohere, Zhipu
+    ),
+    ("generation_failed", "reports a failed generation"): _words(
+        "error failed network_error",
+        "malformed_function_call unexpected_tool_call too_many_tool_calls malformed_response",  # Gemini
+        "missing_thought_signature no_image",  # Gemini
+        "malformed_model_output malformed_tool_use",  # Bedrock
+        "load",  # Ollama: the model was loaded, nothing was generated
+    ),
+}
+_BY_WORD: Final = {word: found for found, words in _ENDED_BADLY.items() for word in words}
 _NOT_AN_ANSWER = _words(
     "reasoning reasoning_content thinking redacted_thinking tool_use tool_call tool_call_chunk invalid_tool_call",
     "function_call input_json_delta citation refusal",
 )
-_TEXT_BLOCKS = frozenset({"text", "output_text"})
 _VISIBLE = re.compile(r"[^\s\u200b\u200c\u200d\u2060\ufeff]")
 _ANSWER_KWARGS = ("audio", "parsed", "function_call", "tool_outputs", "tool_calls")
 _MAX_NODES = 2_000
@@ -99,7 +101,7 @@ class CompleteResponse:
     Soft, with a score: `call_announced` (the text ends where a call should follow), `degenerate_text` (one piece over
     and over), `other_script` (a script that nobody used), `unknown_end` (a word for the end that nobody knows).
 
-    A finish reason of `None` says nothing: a stream that broke half-way cannot be told from a provider that is silent.
+    A finish reason of `None` says nothing: a stream that broke half-way looks like a provider that is silent.
 
     Args:
         max_chars: longest text that is accepted, in characters.
@@ -124,45 +126,40 @@ class CompleteResponse:
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return the first thing that makes the answer unusable or doubtful, or nothing."""
         text = _only_text(draft.message.content)
-        answer = _markup.without_thoughts(text)
+        answer = _markup.without_thoughts(text) if text else ""
+        acts = draft.tool_calls or draft.invalid_tool_calls or draft.parsed is not None
+        text_alone = not (acts or any(map(draft.message.additional_kwargs.get, _ANSWER_KWARGS)))
         return (
             _stopped(draft)
             or _refusal(draft)
             or _choice(draft, context)
-            or _allowed(draft, context)
-            or _empty(draft)
-            or _legacy_call(draft, context)
-            or _read(draft, text, answer, context)
-            or _past_stop(draft, context)
-            or _missing_call(draft)
+            or (_empty(draft, answer) if text_alone else None)
+            or _runs_on(draft, text)
+            or (_call_as_text(answer, context) if text_alone else None)
+            or (_past_stop(draft, context) if context.stop else None)
+            or _missing_call(draft, context)
             or self._unstorable(draft)
             or _prompt_cut(draft, context)
             or _unknown_end(draft)
-            or _suspect(draft, answer.strip(), context)
+            or (_suspect(draft, answer.strip(), context) if answer else None)
         )
 
     def _unstorable(self, draft: Draft) -> Verdict | None:
-        message = draft.message
-        content = message.content
+        content, kwargs = draft.message.content, draft.message.additional_kwargs
         if _text_length(content) > self.max_chars:
-            return _fail("unstorable_text", f"the text has more than {self.max_chars} characters", "/text")
+            return _fail("unstorable_text", f"the text has more than {self.max_chars} characters")
         if isinstance(content, str):
             if unstorable_text(content):
-                return _fail("unstorable_text", "the text holds NUL or lone surrogates", "/text")
+                return _fail("unstorable_text", "the text holds NUL or lone surrogates")
         elif any(map(unstorable_text, _strings(content))):
             return _fail("unstorable_text", "a content block holds NUL or lone surrogates", "/content")
-        kwargs = message.additional_kwargs
         if kwargs and any(map(unstorable_text, _strings(kwargs))):
             return _fail("unstorable_text", "additional_kwargs hold NUL or lone surrogates", "/additional_kwargs")
         return None
 
 
-def _fail(code: str, reason: str, path: str = "") -> Verdict:
-    return Verdict(outcome="fail", code=code, reason=reason, path=path, validator=CompleteResponse.name)
-
-
-def _doubt(code: str, reason: str, path: str = "/text") -> Verdict:
-    score, name = _SCORES[code], CompleteResponse.name
+def _fail(code: str, reason: str, path: str = "/text") -> Verdict:
+    score, name = _SCORES.get(code), CompleteResponse.name
     return Verdict(outcome="fail", code=code, reason=reason, score=score, path=path, validator=name)
 
 
@@ -170,72 +167,49 @@ def _doubt(code: str, reason: str, path: str = "/text") -> Verdict:
 
 
 def _stopped(draft: Draft) -> Verdict | None:
-    reason = draft.finish_reason
-    if reason in _WHOLE:
+    if draft.finish_reason in _WHOLE:
         return None
     meta = draft.message.response_metadata
-    words: list[object] = [reason]
-    details = meta.get("incomplete_details")  # OpenAI Responses: {"reason": "max_output_tokens" | "content_filter"}
-    if isinstance(details, Mapping):
-        words.append(details.get("reason"))
-    words.append(meta.get("status"))
     feedback = meta.get("prompt_feedback")  # Gemini: the prompt was blocked, no candidate exists
     if isinstance(feedback, Mapping) and feedback.get("block_reason"):
-        return _fail("refused", "the provider blocked the prompt")
-    for word in words:
-        verdict = _by_word(word)
-        if verdict is not None:
-            return verdict
+        return _fail("refused", "the provider blocked the prompt", "")
+    details = meta.get("incomplete_details")  # OpenAI Responses: {"reason": "max_output_tokens" | "content_filter"}
+    detail = details.get("reason") if isinstance(details, Mapping) else None
+    for word in filter(None, map(_plain_word, (draft.finish_reason, detail, meta.get("status")))):
+        if word in _BY_WORD:
+            code, reason = _BY_WORD[word]
+            return _fail(code, f"the provider {reason}: {word}", "/finish_reason")
     return None
 
 
-def _by_word(word: object) -> Verdict | None:
-    if not isinstance(word, str):
-        return None
-    word = _plain_word(word)
-    if word in _TRUNCATED:
-        return _fail("truncated", f"the provider stopped the answer early: {word}", "/finish_reason")
-    if word in _REFUSED:
-        return _fail("refused", f"the provider filtered the answer: {word}", "/finish_reason")
-    if word in _FAILED:
-        return _fail("generation_failed", f"the provider reports a failed generation: {word}", "/finish_reason")
-    return None
-
-
-def _plain_word(word: str) -> str:
-    return word[:100].lower().rpartition(".")[2].replace("-", "_")
+def _plain_word(word: object) -> str:
+    return word[:100].lower().rpartition(".")[2].replace("-", "_") if isinstance(word, str) else ""
 
 
 def _unknown_end(draft: Draft) -> Verdict | None:
     word = draft.finish_reason
     if word is None or _plain_word(word) in _WHOLE or draft.tool_calls:
         return None
-    return _doubt("unknown_end", "the provider ends the answer with a word that is no clean end", "/finish_reason")
+    return _fail("unknown_end", "the provider ends the answer with a word that is no clean end", "/finish_reason")
 
 
 def _past_stop(draft: Draft, context: StepContext) -> Verdict | None:
-    if not context.stop or draft.tool_calls:
-        return None
     text = draft.text.rstrip()  # some servers leave the stop word itself at the end
-    if any(word.strip() and word in text and not text.endswith(word.rstrip()) for word in context.stop):
-        return _fail("runs_on", "the text goes on after a word at which it had to stop", "/text")
+    past = any(word.strip() and word in text and not text.endswith(word.rstrip()) for word in context.stop)
+    if draft.tool_calls or not past:
+        return None
+    return _fail("runs_on", "the text goes on after a word at which it had to stop")
+
+
+def _missing_call(draft: Draft, context: StepContext) -> Verdict | None:
+    kwargs = draft.message.additional_kwargs
+    if draft.tool_calls or draft.parsed is not None:
+        return None
+    if kwargs.get("function_call") and context.tools:
+        return _fail("call_missing", "the call stands in the legacy field, which no host reads", "/additional_kwargs")
+    if draft.finish_reason in _CALLS and not draft.invalid_tool_calls and not kwargs.get("tool_calls"):
+        return _fail("call_missing", "the provider announces a call and the answer holds none", "/tool_calls")
     return None
-
-
-def _missing_call(draft: Draft) -> Verdict | None:
-    message = draft.message
-    called = message.tool_calls or message.invalid_tool_calls or draft.parsed is not None
-    if called or draft.finish_reason not in _CALLS or message.additional_kwargs.get("tool_calls"):
-        return None
-    return _fail("call_missing", "the provider announces a call and the answer holds none", "/tool_calls")
-
-
-def _legacy_call(draft: Draft, context: StepContext) -> Verdict | None:
-    message = draft.message
-    legacy = message.additional_kwargs.get("function_call")
-    if not legacy or not context.tools or message.tool_calls or draft.parsed is not None:
-        return None
-    return _fail("call_missing", "the call stands in the legacy field, which no host reads", "/additional_kwargs")
 
 
 def _prompt_cut(draft: Draft, context: StepContext) -> Verdict | None:
@@ -246,20 +220,17 @@ def _prompt_cut(draft: Draft, context: StepContext) -> Verdict | None:
     window = 1 << (read + read // 32).bit_length() - 1
     if abs(read - window) > window // 32 or sum(_text_length(m.content) for m in context.messages) <= 8 * read:
         return None
-    return _fail("prompt_cut", f"the server read {read} tokens, a full window, of a much longer prompt")
+    return _fail("prompt_cut", f"the server read {read} tokens, a full window, of a much longer prompt", "")
 
 
 def _refusal(draft: Draft) -> Verdict | None:
     message = draft.message
     if message.additional_kwargs.get("refusal"):
         return _fail("refused", "the model refused through its refusal field", "/additional_kwargs/refusal")
-    content = message.content
-    if isinstance(content, list):
-        for index, block in enumerate(content[:_MAX_BLOCKS]):
-            if isinstance(block, Mapping) and (
-                block.get("type") == "refusal"
-                or (isinstance(value := block.get("value"), Mapping) and value.get("type") == "refusal")
-            ):
+    for index, block in enumerate(message.content[:_MAX_BLOCKS] if isinstance(message.content, list) else ()):
+        if isinstance(block, Mapping):
+            value = block.get("value")  # of a block that LangChain has no kind for
+            if "refusal" in (block.get("type"), value.get("type") if isinstance(value, Mapping) else None):
                 return _fail("refused", "the model refused through a refusal block", f"/content/{index}")
     return None
 
@@ -267,91 +238,68 @@ def _refusal(draft: Draft) -> Verdict | None:
 # ---- of the kind that was asked for ---------------------------------------------------------------------------------
 
 
-def _allowed(draft: Draft, context: StepContext) -> Verdict | None:
-    calls, allowed = draft.tool_calls, context.allowed_tools
+def _choice(draft: Draft, context: StepContext) -> Verdict | None:
+    choice, allowed, calls = context.tool_choice, context.allowed_tools, draft.tool_calls
+    if choice == "none":
+        if calls or draft.invalid_tool_calls:
+            return _fail("call_forbidden", "the answer calls a tool where calls were forbidden", "/tool_calls/0")
+    elif choice not in (None, "auto") and draft.parsed is None:
+        if not calls and not draft.invalid_tool_calls:  # of a call that cannot be read the schema check speaks
+            return _fail("call_required", "the answer is prose where a tool call was required", "/tool_calls")
+        other = None if choice in ("required", "any") else _first(calls, lambda name: name != choice)
+        if other is not None:
+            return _fail("call_required", "the answer calls another tool than the required one", other)
     if context.single_call and len(calls) > 1:
         return _fail("call_forbidden", "more than one call where one alone was allowed", "/tool_calls/1")
-    known = context.tools_by_name if allowed is not None else {}
-    for index, call in enumerate(calls if allowed is not None else ()):
-        if call.get("name") in known and call.get("name") not in (allowed or ()):
-            reason = "the answer calls a tool that is not among the allowed ones"
-            return _fail("call_forbidden", reason, f"/tool_calls/{index}/name")
+    if allowed is not None:
+        other = _first(calls, lambda name: name in context.tools_by_name and name not in allowed)
+        if other is not None:
+            return _fail("call_forbidden", "the answer calls a tool that is not among the allowed ones", other)
     return None
 
 
-def _choice(draft: Draft, context: StepContext) -> Verdict | None:
-    choice, calls = context.tool_choice, draft.tool_calls
-    if choice is None or choice == "auto":
-        return None
-    if choice == "none":
-        forbidden = calls or draft.invalid_tool_calls
-        reason = "the answer calls a tool where calls were forbidden"
-        return _fail("call_forbidden", reason, "/tool_calls/0") if forbidden else None
-    if draft.parsed is not None:
-        return None
-    if not calls and not draft.invalid_tool_calls:  # of a call that cannot be read the schema check speaks
-        return _fail("call_required", "the answer is prose where a tool call was required", "/tool_calls")
-    if choice not in ("required", "any"):
-        for index, call in enumerate(calls):
-            if call.get("name") != choice:
-                return _fail(
-                    "call_required", "the answer calls another tool than the required one", f"/tool_calls/{index}/name"
-                )
-    return None
+def _first(calls: Sequence[ToolCall], is_wrong: Callable[[str], bool]) -> str | None:
+    return next((f"/tool_calls/{i}/name" for i, call in enumerate(calls) if is_wrong(call["name"])), None)
 
 
 # ---- there at all ---------------------------------------------------------------------------------------------------
 
 
-def _empty(draft: Draft) -> Verdict | None:
-    message = draft.message
-    if message.tool_calls or message.invalid_tool_calls or draft.parsed is not None:
+def _empty(draft: Draft, answer: str) -> Verdict | None:
+    content: object = draft.message.content
+    blocks = content if isinstance(content, list) else ()
+    if _is_visible(answer) or len(blocks) > _MAX_BLOCKS or any(map(_answers, blocks)):
         return None
-    content = message.content
-    blocks = content if isinstance(content, list) else [content]
-    if len(blocks) > _MAX_BLOCKS or any(_answers(block) for block in blocks):
-        return None
-    kwargs = message.additional_kwargs
-    if any(kwargs.get(key) for key in _ANSWER_KWARGS):
-        return None
-    return _fail("empty_answer", "the answer holds no text, no tool call and no other content", "/text")
+    return _fail("empty_answer", "the answer holds no text, no tool call and no other content")
 
 
 def _answers(block: object) -> bool:
-    if isinstance(block, str):
-        return _says_something(block)
-    if not isinstance(block, Mapping):
-        return False
-    kind = block.get("type", "text")
-    if not isinstance(kind, str):
-        return False
-    if kind in _TEXT_BLOCKS:
-        text = block.get("text")
-        return isinstance(text, str) and _says_something(text)
-    return kind not in _NOT_AN_ANSWER
+    text = block
+    if isinstance(block, Mapping):
+        kind, text = block.get("type", "text"), block.get("text")
+        if kind not in ("text", "output_text"):
+            return isinstance(kind, str) and kind not in _NOT_AN_ANSWER
+    return isinstance(text, str) and _is_visible(_markup.without_thoughts(text))
 
 
-def _says_something(text: str) -> bool:
-    """Return whether anything but white space, invisible characters, inline reasoning and special tokens is there."""
-    text = _markup.without_thoughts(text)
-    seen = _VISIBLE.search(text)
-    return seen is not None and not (seen[0] in "<[" and _markup.is_template(text))
+def _is_visible(answer: str) -> bool:
+    """Return whether anything but white space, invisible characters and special tokens is there."""
+    seen = _VISIBLE.search(answer)
+    return seen is not None and not (seen[0] in "<[" and _markup.is_template(answer))
 
 
-def _read(draft: Draft, text: str, answer: str, context: StepContext) -> Verdict | None:
-    """Return a fault for a text, or an argument, in which the template of the conversation was left."""
-    message = draft.message
-    for index, call in enumerate(message.tool_calls):
-        if any(_markup.ends_in_template(text) for text in _strings(call.get("args"))):
+def _runs_on(draft: Draft, text: str) -> Verdict | None:
+    for index, call in enumerate(draft.tool_calls):
+        if any(map(_markup.ends_in_template, _strings(call["args"]))):
             return _fail("runs_on", "an argument ends in tokens of the chat template", f"/tool_calls/{index}/args")
-    if _markup.runs_on(text):
-        return _fail("runs_on", "the text runs on as the next turn of the user", "/text")
-    if message.tool_calls or message.invalid_tool_calls or draft.parsed is not None:
-        return None
-    if any(message.additional_kwargs.get(key) for key in _ANSWER_KWARGS) or context.output_schema is not None:
-        return None
-    if _markup.is_call(answer, frozenset(context.tools_by_name), _request(context)):
-        return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call", "/text")
+    if "<" in text and _markup.runs_on(text):
+        return _fail("runs_on", "the text runs on as the next turn of the user")
+    return None
+
+
+def _call_as_text(answer: str, context: StepContext) -> Verdict | None:
+    if context.output_schema is None and _markup.is_call(answer, context.tools_by_name, _request(context)):
+        return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call")
     return None
 
 
@@ -418,11 +366,11 @@ def _suspect(draft: Draft, text: str, context: StepContext) -> Verdict | None:
         return None
     request = _request(context)
     if _loops(text, request):
-        return _doubt("degenerate_text", "one piece of text over and over again")
+        return _fail("degenerate_text", "one piece of text over and over again")
     if _NEXT_TURN.search(text) and not _DIALOGUE.search(request):
-        return _doubt("next_turn", "the text goes on as the next turn of the user")
+        return _fail("next_turn", "the text goes on as the next turn of the user")
     if not draft.tool_calls and context.tools and _announces(text):
-        return _doubt("call_announced", "the text ends where a call should follow")
+        return _fail("call_announced", "the text ends where a call should follow")
     return _other_script(text, context.messages, request)
 
 
@@ -467,7 +415,7 @@ def _other_script(text: str, messages: Sequence[BaseMessage], request: str) -> V
     rest = [_only_text(m.content)[:20_000] for m in messages[-50:] if m.type in ("human", "system", "tool")]
     if any(_LANGUAGES.search(part) or _SCRIPTS.search(part) for part in rest):
         return None
-    return _doubt("other_script", "the answer is in a script that the conversation does not use")
+    return _fail("other_script", "the answer is in a script that the conversation does not use")
 
 
 # ---- can be kept ----------------------------------------------------------------------------------------------------

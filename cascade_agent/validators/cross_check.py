@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.core.scoring import Scorer, Weight
 from cascade_agent.validators._model_call import ModelValidator, bound_for
-from cascade_agent.validators.agreement import agreement
+from cascade_agent.validators.agreement import Similarity, agreement
 from cascade_agent.validators.validator_set import ValidatorSet
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from langchain_core.messages import BaseMessage
 
     from cascade_agent.models.tier import Ready
-
-Similarity = Callable[[str, str], float]
-_MAX_READY = 64
 
 
 class CrossCheck(ModelValidator):
@@ -46,28 +44,13 @@ class CrossCheck(ModelValidator):
     def __init__(self, model: Any, *, similarity: Similarity | None = None, name: str = "CrossCheck") -> None:
         super().__init__(model, name=name)
         self._similarity = similarity
-        self._ready: dict[Any, tuple[Ready, Any]] = {}
 
     def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
         del draft  # the second model must not see the first one's answer
-        key = (*map(id, context.tools), id(context.output_schema), context.tool_choice)
-        known = self._ready.get(key)
-        if known is None:
-            known = (
-                bound_for(self.tier, context),
-                (context.tools, context.output_schema),
-            )  # keeps the ids of the key alive
-            while len(self._ready) >= _MAX_READY:
-                self._ready.pop(next(iter(self._ready)), None)
-            self._ready[key] = known
-        return known[0], self.tier.messages_for(list(context.messages))
+        return bound_for(self.tier, context), self.tier.messages_for(list(context.messages))
 
-    def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
-        if isinstance(native, Mapping):
-            other = Draft(message=native["raw"], parsed=native.get("parsed"))
-        else:
-            other = Draft(message=native)
-        score = cross_checked(draft, other, context, similarity=self._similarity)
+    def _read(self, answer: Draft, draft: Draft, context: StepContext) -> Verdict:
+        score = cross_checked(draft, answer, context, similarity=self._similarity)
         if score is None:
             return Verdict(outcome="abstain", code="agreement_unknown", reason="the second model gave no usable answer")
         reason = "both models gave the same answer" if score >= 1.0 else "the second model's answer differs"

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cascade_agent.core.clean_json import clean
+from cascade_agent.core.clean_json import JsonObject, clean
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cascade_agent.models.tier import Ready
 
-_JUDGMENT: dict[str, Any] = {
+_JUDGMENT: JsonObject = {
     "title": "judgment",
     "description": "Your judgment of the draft.",
     "type": "object",
@@ -67,11 +67,8 @@ class Judge(ModelValidator):
         from langchain_core.messages import HumanMessage, SystemMessage
 
         mark = secrets.token_hex(8)
+        conversation = [{"role": m.type, "text": str(m.text), "calls": _calls(m)} for m in context.messages[-20:]]
         tools = [{"name": t.name, "description": t.description, "parameters": t.parameters} for t in context.tools]
-        step = {
-            "conversation": [{"role": m.type, "text": _text(m), "calls": _calls(m)} for m in context.messages[-20:]],
-            "tools": tools,
-        }
         instruction = (
             "You judge a draft answer of another model before it is used. Rubric:\n"
             f"{self.rubric}\n"
@@ -80,37 +77,23 @@ class Judge(ModelValidator):
         )
         messages: list[BaseMessage] = [
             SystemMessage(instruction),
-            HumanMessage(f"Step:\n<{mark}>\n{_json(step)}\n</{mark}>"),
+            HumanMessage(f"Step:\n<{mark}>\n{_json({'conversation': conversation, 'tools': tools})}\n</{mark}>"),
             HumanMessage(f"Draft:\n<{mark}>\n{_json(draft.to_json())}\n</{mark}>"),
         ]
         return self._ready, messages
 
-    def _read(self, native: Any, draft: Draft, context: StepContext) -> Verdict:
+    def _read(self, answer: Draft, draft: Draft, context: StepContext) -> Verdict:
         del draft, context
-        judgment = _judgment(native.get("parsed"))
-        if judgment is None:
+        judgment = answer.parsed if isinstance(answer.parsed, Mapping) else {}
+        verdict, certainty = judgment.get("verdict"), judgment.get("certainty", -1)
+        known = verdict in ("right", "wrong") and isinstance(certainty, int | float) and not isinstance(certainty, bool)
+        if not known or not 0.0 <= certainty <= 1.0:
             return Verdict(outcome="abstain", code="judge_unclear", reason="the judge's answer is not a judgment")
-        verdict, certainty = judgment
-        signed = certainty if verdict == "right" else -certainty
-        score = (1.0 + signed) / 2.0
+        score = (1.0 + (certainty if verdict == "right" else -certainty)) / 2.0
         return Verdict(outcome="abstain", code="judged_right", reason=f"judged {verdict}", score=score)
 
 
-def _judgment(parsed: object) -> tuple[str, float] | None:
-    if not isinstance(parsed, Mapping):
-        return None
-    verdict, certainty = parsed.get("verdict"), parsed.get("certainty")
-    if verdict not in ("right", "wrong") or not isinstance(certainty, int | float) or isinstance(certainty, bool):
-        return None
-    return (verdict, float(certainty)) if 0.0 <= certainty <= 1.0 else None
-
-
-def _text(message: BaseMessage) -> str:
-    content = message.content
-    return content if isinstance(content, str) else str(message.text)
-
-
-def _calls(message: BaseMessage) -> list[Any]:
+def _calls(message: BaseMessage) -> list[JsonObject]:
     return [{"name": c["name"], "args": c["args"]} for c in getattr(message, "tool_calls", None) or ()]
 
 

@@ -35,7 +35,7 @@ class NoRepeat:
     A retry after another call succeeded, and a second look after a change, are no repeats: of 92 recorded turns of a
     20b model in which any call came twice 20 failed (22 in 100), where 15 in 100 fail anyway.
 
-    Calls are the same as `agreement.same_call` says: order of keys, case and white space, 5 and "5", and arguments that
+    Calls are the same as `agreement.call_key` says: order of keys, case and white space, 5 and "5", and arguments that
     hold the default which the tool declares make no difference.
 
     Polling is no repetition: a call whose last two results in this turn, neither an error, differ from each other may

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from langchain_core.messages import SystemMessage
 from langchain_core.runnables.config import ContextThreadPoolExecutor
@@ -16,11 +15,13 @@ from cascade_agent.core.records import Draft, SideCall, Usage, Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.usage import NOTHING, usage_and_cost, usage_and_cost_of_error
-from cascade_agent.validators._model_call import bound_for
+from cascade_agent.validators._model_call import as_draft, bound_for
 from cascade_agent.validators.agreement import answer_key
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Hashable, Mapping, Sequence
+
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
@@ -92,7 +93,7 @@ class SelfConsistency:
             requests = next(sampling)
             ready, settings = self._ready(context)
 
-            def ask(messages: list[BaseMessage]) -> Any:
+            def ask(messages: list[BaseMessage]) -> object:
                 try:
                     return ready.ask(messages, config, **settings)
                 except Exception as error:  # noqa: BLE001 - one sample that fails leaves the others
@@ -112,44 +113,38 @@ class SelfConsistency:
             requests = next(sampling)
             ready, settings = self._ready(context)
             while True:
-                asked = (ready.aask(messages, config, **settings) for messages in requests)
-                requests = sampling.send(await asyncio.gather(*asked, return_exceptions=True))
+                calls = (ready.aask(messages, config, **settings) for messages in requests)
+                requests = sampling.send(await asyncio.gather(*calls, return_exceptions=True))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]  # what `_sampling` returns
 
     def _ready(self, context: StepContext) -> tuple[Ready, dict[str, Any]]:
-        tier = self._asked()
+        tier = cast("Tier", self.tier)
         given = {} if self.temperature is None else {"temperature": self.temperature}
         return bound_for(tier, context), dict(tier.settings_for(given))
 
-    def _asked(self) -> Tier:
-        if self.tier is None:
-            msg = f"{self.name} has no tier to ask: use it in a cascade, or give `tier`"
-            raise ConfigurationError(msg)
-        return self.tier
-
     def _sampling(self, draft: Draft, context: StepContext) -> Generator[Requests, list[Any], Found]:
         """Yield the requests to be asked side by side, receive the replies or their errors, return what was found."""
+        tier = self.tier
+        if tier is None:
+            msg = f"{self.name} has no tier to ask: use it in a cascade, or give `tier`"
+            raise ConfigurationError(msg)
         own = answer_key(draft, context)
         call = context.output_schema is None and bool(draft.tool_calls)
         if call or (own is None and context.tools):
             return _abstained("not_sampled", "a call or prose: samples of one model say nothing about it", NOTHING, 0.0)
         own = object() if own is None else own  # no answer among answers is outvoted; among its like it is prose
         votes: dict[Hashable, list[Draft]] = {own: [draft]}
-        usage: list[Usage] = []
-        costs: list[float | None] = []
+        usage, costs = list[Usage](), list[float | None]()
         kinds = [None, *self.instructions]
         total = self.samples or len(kinds)
-        waiting = [self._request(context, kinds[i % len(kinds)]) for i in range(1, total)]
-        wanted = total
-        stages = [waiting]
-        if self.staged:
-            wanted, stages = 2, [waiting[:1], waiting[1:]]
+        waiting = [tier.messages_for(_instructed(context, kinds[i % len(kinds)])) for i in range(1, total)]
+        wanted, stages = (2, [waiting[:1], waiting[1:]]) if self.staged else (total, [waiting])
         for requests in stages:
             if not requests or (usage and _lead(votes) >= wanted):
                 break
             for reply in (yield requests):
-                used, cost, sample = self._read(reply)
+                used, cost, sample = _read(tier, reply)
                 usage.append(used)
                 costs.append(cost)
                 key = None if sample is None else answer_key(sample, context)
@@ -161,45 +156,40 @@ class SelfConsistency:
     def _found(
         self, draft: Draft, votes: Mapping[Hashable, list[Draft]], wanted: int, usage: Usage, cost: float | None
     ) -> Found:
-        asked = sum(map(len, votes.values()))
-        if asked <= 1:
+        answered = sum(map(len, votes.values()))
+        if answered <= 1:
             return _abstained("agreement_unknown", "no other sample gave an answer to compare", usage, cost)
         majority = max(votes.values(), key=len)  # the draft's own answer where several are as frequent
-        reason = f"{len(majority)} of {asked} samples agree, {len(votes)} different answers"
+        reason = f"{len(majority)} of {answered} samples agree, {len(votes)} different answers"
         score = min(1.0, _lead(votes) / wanted)
         verdict = Verdict(outcome="abstain", code="self_consistency", reason=reason, score=score)
         kept = None if majority[0] is draft else majority[0]
         return verdict, SideCall(name=self.name, usage=usage, cost=cost), kept
 
-    def _read(self, reply: Any) -> tuple[Usage, float | None, Draft | None]:
-        """Return usage, cost and draft of a sample; no draft where it failed."""
-        if isinstance(reply, BaseException):
-            if not isinstance(reply, Exception) or is_control_flow(reply):
-                raise reply
-            used, cost, _ = usage_and_cost_of_error(reply)
-            return used or Usage(), cost, None
-        structured = isinstance(reply, Mapping)
-        message = reply["raw"] if structured else reply
-        used, cost, _ = usage_and_cost(self._asked(), message)
-        return used, cost, Draft(message=message, parsed=reply.get("parsed") if structured else None)
 
-    def _request(self, context: StepContext, instruction: str | SystemMessage | None) -> list[BaseMessage]:
-        messages = list(context.messages)
-        system = messages[0] if messages and messages[0].type == "system" else None
-        if instruction is not None:
-            rest = messages if system is None else messages[1:]
-            messages = [_instructed(system, instruction), *rest]
-        return self._asked().messages_for(messages)
+def _read(tier: Tier, reply: Any) -> tuple[Usage, float | None, Draft | None]:
+    """Return usage, cost and draft of a sample; no draft where it failed."""
+    if isinstance(reply, BaseException):
+        if not isinstance(reply, Exception) or is_control_flow(reply):
+            raise reply
+        used, cost, _ = usage_and_cost_of_error(reply)
+        return used or Usage(), cost, None
+    draft = as_draft(reply)
+    used, cost, _ = usage_and_cost(tier, draft.message)
+    return used, cost, draft
 
 
-def _instructed(system: BaseMessage | None, instruction: str | SystemMessage) -> SystemMessage:
-    if isinstance(instruction, SystemMessage):
-        return instruction
-    if system is None:
-        return SystemMessage(instruction)
-    if isinstance(system.content, str):
-        return SystemMessage(f"{system.content}\n\n{instruction}")
-    return SystemMessage(content=[*system.content, {"type": "text", "text": instruction}])
+def _instructed(context: StepContext, instruction: str | SystemMessage | None) -> list[BaseMessage]:
+    """Return the messages of a step under another instruction: a text joins the system message, or is it."""
+    messages = list(context.messages)
+    if instruction is None:
+        return messages
+    own = messages.pop(0) if messages and messages[0].type == "system" else None
+    if isinstance(instruction, SystemMessage) or own is None:
+        return [SystemMessage(instruction) if isinstance(instruction, str) else instruction, *messages]
+    if isinstance(own.content, str):
+        return [SystemMessage(f"{own.content}\n\n{instruction}"), *messages]
+    return [SystemMessage([*own.content, {"type": "text", "text": instruction}]), *messages]
 
 
 def _lead(votes: Mapping[Hashable, list[Draft]]) -> int:

@@ -29,6 +29,7 @@ from cascade_agent.validators._cache import IdentityCache
 from cascade_agent.validators.json_schema.schema import Schema
 
 if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import Draft, StepContext
 
 _ERROR_CLASS = re.compile(r"(?:[A-Za-z_]\w{0,80}\.)*([A-Za-z_]\w{0,80}(?:Error|Exception))\b")
@@ -158,7 +159,7 @@ def _compile(wanted: object) -> Schema | None:
     return None if source is None else Schema(source)
 
 
-def _source(wanted: object) -> Mapping[str, Any] | None:
+def _source(wanted: object) -> JsonMapping | None:
     if not isinstance(wanted, type | Mapping):
         wanted = getattr(wanted, "schema", None)  # a strategy of langchain's create_agent
     if isinstance(wanted, Mapping):
@@ -166,20 +167,18 @@ def _source(wanted: object) -> Mapping[str, Any] | None:
     if isinstance(wanted, type):
         from typing_extensions import is_typeddict
 
-        return _TypedDicts().schema(wanted) if is_typeddict(wanted) else None
+        defs: dict[str, object] = {}
+        return {**_typed_dict(wanted, defs), "$defs": defs} if is_typeddict(wanted) else None
     return None
 
 
-def _unwrapped(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+def _unwrapped(wanted: JsonMapping) -> JsonMapping:
     """Return the JSON Schema inside a tool of OpenAI, Anthropic or Bedrock or a response format of OpenAI."""
     for _ in range(_MAX_WRAPPERS):
-        inner = None
-        for kind, key in (("function", "function"), ("json_schema", "json_schema"), (None, "toolSpec")):
-            if wanted.get("type") == kind and isinstance(wanted.get(key), Mapping):
-                inner = wanted[key]
-        if inner is None:
+        kind = wanted.get("type", "toolSpec")
+        if kind not in ("function", "json_schema", "toolSpec") or not isinstance(wanted.get(kind), Mapping):
             break
-        wanted = inner
+        wanted = wanted[kind]
     if isinstance(wanted.get("name"), str):
         for key in ("parameters", "input_schema", "inputSchema", "schema"):
             inner = wanted.get(key)
@@ -191,61 +190,39 @@ def _unwrapped(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
     return wanted
 
 
-class _TypedDicts:
-    """Writes `TypedDict` classes as JSON Schema.
+def _typed_dict(annotation: Any, defs: dict[str, object], depth: int = 0) -> JsonObject:
+    """Write a type as JSON Schema, with the `TypedDict` classes in it as `defs`.
 
     LangChain's own conversion makes every key required and forgets that `Optional` allows null; what it tells the model
     is stricter than the type, and only the type can be held against an answer.
     """
+    from typing_extensions import get_type_hints, is_typeddict
 
-    def __init__(self) -> None:
-        self.defs: dict[str, object] = {}
-        self.names: dict[type, str] = {}
-
-    def schema(self, cls: type) -> dict[str, Any]:
-        return {**self.convert(cls, 0), "$defs": self.defs}
-
-    def convert(self, annotation: Any, depth: int) -> dict[str, Any]:
-        from typing_extensions import is_typeddict
-
-        annotation, _ = _bare(annotation)
-        if depth > _MAX_DEPTH:
+    annotation, _ = _bare(annotation)
+    origin, args, name = get_origin(annotation), get_args(annotation), str(id(annotation))
+    if depth > _MAX_DEPTH:
+        return {}
+    if is_typeddict(annotation):
+        if name not in defs and len(defs) >= _MAX_CLASSES:
             return {}
-        if is_typeddict(annotation):
-            return self.reference(annotation, depth)
-        origin, args = get_origin(annotation), get_args(annotation)
-        if origin in (Union, UnionType):
-            return {"anyOf": [self.convert(arg, depth + 1) for arg in args]}
-        if origin is Literal:
-            plain = all(arg is None or type(arg) in (str, int, bool) for arg in args)
-            return {"enum": list(args)} if plain else {}
-        if origin is list and len(args) == 1:
-            return {"type": "array", "items": self.convert(args[0], depth + 1)}
-        if origin is dict and args:
-            return {"type": "object", "additionalProperties": self.convert(args[1], depth + 1)}
-        name = _NAMES.get(annotation) if annotation is None or isinstance(annotation, type) else None
-        return {} if name is None else {"type": name}
-
-    def reference(self, cls: type, depth: int) -> dict[str, Any]:
-        name = self.names.get(cls)
-        if name is None:
-            if len(self.names) >= _MAX_CLASSES:
-                return {}
-            name = self.names[cls] = str(len(self.names))
-            self.defs[name] = self.object(cls, depth)
+        if name not in defs:
+            defs[name] = {}  # a class may hold itself
+            hints = get_type_hints(annotation, include_extras=True)
+            properties = {key: _typed_dict(hint, defs, depth + 1) for key, hint in hints.items()}
+            required = [key for key in hints if key in annotation.__required_keys__ and not _bare(hints[key])[1]]
+            defs[name] = {"type": "object", "properties": properties, "required": required}
         return {"$ref": f"#/$defs/{name}"}
-
-    def object(self, cls: Any, depth: int) -> dict[str, Any]:
-        from typing_extensions import get_type_hints
-
-        hints = get_type_hints(cls, include_extras=True)
-        properties: dict[str, Any] = {}
-        required: list[str] = []
-        for key, annotation in hints.items():
-            properties[key] = self.convert(annotation, depth + 1)
-            if key in cls.__required_keys__ and not _bare(annotation)[1]:
-                required.append(key)
-        return {"type": "object", "properties": properties, "required": required}
+    if origin in (Union, UnionType):
+        return {"anyOf": [_typed_dict(arg, defs, depth + 1) for arg in args]}
+    if origin is Literal:
+        plain = all(arg is None or type(arg) in (str, int, bool) for arg in args)
+        return {"enum": list(args)} if plain else {}
+    if origin is list and len(args) == 1:
+        return {"type": "array", "items": _typed_dict(args[0], defs, depth + 1)}
+    if origin is dict and args:
+        return {"type": "object", "additionalProperties": _typed_dict(args[1], defs, depth + 1)}
+    kind = _NAMES.get(annotation) if annotation is None or isinstance(annotation, type) else None
+    return {} if kind is None else {"type": kind}
 
 
 def _bare(annotation: Any) -> tuple[Any, bool]:

@@ -9,14 +9,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from langchain_core.messages import ToolCall
+
     from cascade_agent.core.records import Draft, StepContext
 
 _MAX_TOKENS = 4_096
@@ -25,11 +27,8 @@ _MAX_VALUES = 64
 _MAX_NODES = 500
 _MAX_NEEDLE = 2_000
 _IMPOSSIBLE = -10_000
-_TOKEN_KEYS = ("token", "text")
-_LOGPROB_KEYS = ("logprob", "log_probability", "logProbability")
 
 Tokens = list[tuple[str, float]]
-
 
 _QUANTILE = 0.1
 _UNSURE = 0.15
@@ -96,8 +95,9 @@ class TokenConfidence:
         """Return whether a finding may raise the confidence: a calibrated policy must know such a one."""
         return self.graded
 
-    def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:  # noqa: ARG002 - the answer alone counts
+    def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return one verdict; without log-probabilities an abstain, or nothing where it is not graded."""
+        del context  # the answer alone counts
         tokens = _tokens(draft.message.response_metadata)
         if not tokens and not self.graded:
             return None
@@ -129,44 +129,34 @@ def _hardly_ever_right(values: Sequence[float], *, call: bool) -> bool:
 # ---- where the providers keep them ----------------------------------------------------------------------------------
 
 
-def _tokens(meta: Mapping[str, Any]) -> Tokens:
-    for key in ("logprobs", "logprobs_result"):
-        tokens = _read(meta.get(key))
-        if tokens:
-            return tokens
-    return []
+def _tokens(meta: Mapping[str, object]) -> Tokens:
+    return _read(meta.get("logprobs")) or _read(meta.get("logprobs_result"))
 
 
 def _read(data: object) -> Tokens:
     if isinstance(data, Mapping):
-        if isinstance(data.get("token_logprobs"), list):
-            texts, logprobs = data.get("tokens"), data["token_logprobs"]
-            if not isinstance(texts, list) or len(texts) != len(logprobs):
-                texts = [""] * len(logprobs)
-            return _clean(zip(texts[-_MAX_TOKENS:], logprobs[-_MAX_TOKENS:], strict=True))
-        for key in ("content", "chosen_candidates", "chosenCandidates"):
-            if isinstance(data.get(key), list):
-                return _read(data[key])
-        return []
-    if isinstance(data, list):
-        return _clean(_pair(item) for item in data[-_MAX_TOKENS:])
-    return []
+        logprobs, texts = data.get("token_logprobs"), data.get("tokens")
+        if not isinstance(logprobs, list):
+            lists = (data.get(key) for key in ("content", "chosen_candidates", "chosenCandidates"))
+            return _read(next((found for found in lists if isinstance(found, list)), None))
+        if not isinstance(texts, list) or len(texts) != len(logprobs):
+            texts = [""] * len(logprobs)
+        return _clean(zip(texts[-_MAX_TOKENS:], logprobs[-_MAX_TOKENS:], strict=True))
+    return _clean(map(_pair, data[-_MAX_TOKENS:])) if isinstance(data, list) else []
 
 
 def _pair(item: object) -> tuple[object, object]:
     if not isinstance(item, dict):
         return "", item
-    if "token" in item and "logprob" in item:
-        return item["token"], item["logprob"]
-    text = next((item[key] for key in _TOKEN_KEYS if key in item), "")
-    return text, next((item[key] for key in _LOGPROB_KEYS if key in item), None)
+    keys = ("logprob", "log_probability", "logProbability")
+    return item.get("token", item.get("text", "")), next((item[key] for key in keys if key in item), None)
 
 
 def _clean(pairs: Iterable[tuple[object, object]]) -> Tokens:
     """Keep what is a number, between impossible and certain."""
     out: Tokens = []
     for text, logprob in pairs:
-        if isinstance(logprob, bool) or not isinstance(logprob, int | float) or logprob != logprob:  # noqa: PLR0124 - NaN
+        if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not logprob <= math.inf:  # NaN
             continue
         word = text[:_MAX_WORD] if isinstance(text, str) else ""
         if not word.isascii():  # byte-level vocabularies write a leading space as one of these two letters
@@ -178,27 +168,29 @@ def _clean(pairs: Iterable[tuple[object, object]]) -> Tokens:
 # ---- the tokens that act --------------------------------------------------------------------------------------------
 
 
-def _action_tokens(tokens: Tokens, calls: Sequence[Mapping[str, Any]]) -> list[float]:
+def _action_tokens(tokens: Tokens, calls: Sequence[ToolCall]) -> list[float]:
     """Return the log-probabilities of the tokens that spell a tool's name or a value of its arguments."""
     if not tokens:
         return []
     text = "".join(token for token, _ in tokens)
-    spans: list[tuple[int, int]] = []
+    spelled = bytearray(len(text))  # 1 for each letter of a name or a value
     cursor, left = 0, _MAX_VALUES
     for call in calls[:_MAX_VALUES]:
-        start = text.find(str(call.get("name")), cursor)
+        name = str(call["name"])
+        start = text.find(name, cursor)
         if start < 0:
             continue
-        cursor = start + len(str(call.get("name")))
-        needles = _needles(call.get("args"))[:left]
+        cursor = start + len(name)
+        needles = _needles(call["args"])[:left]
         left -= len(needles)
         values = _value_spans(text, needles, cursor)
         if needles and not values:
             continue  # the name stands in prose; the call itself was not reported
-        spans.append((start, cursor))
-        spans.extend(values)
-        cursor = max(end for _, end in (*values, (start, cursor)))
-    return _overlapping(tokens, sorted(spans))
+        for first, last in ((start, cursor), *values):
+            spelled[first:last] = b"\1" * (last - first)
+            cursor = max(cursor, last)
+    ends = accumulate(len(token) for token, _ in tokens)
+    return [p for (token, p), end in zip(tokens, ends, strict=True) if 1 in spelled[end - len(token) : end]]
 
 
 def _value_spans(text: str, needles: list[tuple[str, ...]], start: int) -> list[tuple[int, int]]:
@@ -229,21 +221,6 @@ def _needles(args: object) -> list[tuple[str, ...]]:
         elif isinstance(item, str):
             if 0 < len(item) <= _MAX_NEEDLE:
                 out.append((json.dumps(item)[1:-1], json.dumps(item, ensure_ascii=False)[1:-1], item))
-        elif (
-            item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256)
-        ):  # str() of huge ones is refused
-            out.append((json.dumps(item), str(item)))
-    return out
-
-
-def _overlapping(tokens: Tokens, spans: list[tuple[int, int]]) -> list[float]:
-    out: list[float] = []
-    position = at = 0
-    for token, logprob in tokens:
-        end = position + len(token)
-        while at < len(spans) and spans[at][1] <= position:
-            at += 1
-        if at < len(spans) and spans[at][0] < end and token:
-            out.append(logprob)
-        position = end
+        elif item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256):
+            out.append((json.dumps(item), str(item)))  # str() of huge ones is refused
     return out

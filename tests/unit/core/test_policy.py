@@ -1,4 +1,4 @@
-"""`Policy` refuses what cannot work and goes to JSON and back; `decide()` is pure, and its laws hold for any history."""
+"""`Policy` refuses what cannot work and goes to JSON and back; `decide()` is pure, and its rules hold for any history."""
 
 import copy
 import json
@@ -61,6 +61,11 @@ policies = st.builds(
     validator_timeout=st.floats(0.1, 60),
     side_effects=st.dictionaries(st.text(max_size=3), st.sampled_from(["read", "write", "irreversible"]), max_size=2),
     provenance=st.just({"n": 3, "date": "2026-01-01"}),
+    value_of_time=st.none() | st.floats(0, 10),
+    max_cost=st.none() | st.just(2) | st.just({"thread": 1.0, "strict": True}),
+    skip_small=st.booleans(),
+    stay_on_large=st.sampled_from(["step", "turn"]),
+    shadow_rate=unit,
 )
 
 
@@ -190,6 +195,9 @@ def test_what_is_decided_about_the_large_draft():
     first = small(fail(score=0.2))
     large = Attempt(tier="large", outcome="rejected", confidence=0.01, verdicts=(BROKEN,))
     assert decide(Policy(threshold=0.9), (first, large)).action == "accept"
+    shipped = replace(large, verdicts=(fail(score=0.0, origin="shipped"),))
+    assert decide(Policy(), (first, shipped)).action == "accept", "measured on small drafts alone"
+    assert decide(Policy(), (first, replace(large, verdicts=(fail(score=0.0, origin="user"),)))).action == "exhausted"
     bad = replace(large, verdicts=(fail(path="/text"),))
     back = Policy(on_exhausted="return")
     assert decide(Policy(), (first, bad)).attempt == 1, "as large alone would have given it"
@@ -241,6 +249,24 @@ def test_a_policy_goes_to_json_and_back(policy):
         ({"validator_timeout": None}, "validator_timeout is None"),
         ({"validator_timeout": "5"}, "validator_timeout"),
         ({"scorer": "rules"}, "scorer is 'rules'; expected None or a Scorer"),
+        (
+            {"threshold": {"cals": 0.5}},
+            "threshold is {'cals': 0.5}; expected None, a number in .* by text, text.one_tool",
+        ),
+        ({"threshold": {"call": 2}}, "threshold"),
+        ({"hedge_after": -1}, "hedge_after is -1; expected None or a number of seconds >= 0"),
+        ({"hedge_after": 1, "handover": "feedback"}, "handover is 'feedback'; expected 'fresh' with hedge_after"),
+        ({"value_of_time": float("inf")}, "value_of_time"),
+        ({"max_cost": -1}, "max_cost is -1; expected None, a number >= 0"),
+        ({"max_cost": {"day": 1}}, "max_cost"),
+        ({"max_cost": True}, "max_cost"),
+        ({"max_cost": 10**400}, "max_cost"),
+        ({"max_cost": {"run": 1, "strict": 1}}, "max_cost"),
+        ({"stay_on_large": True}, "stay_on_large is True; expected one of step, turn"),
+        ({"skip_small": None}, "skip_small"),
+        ({"threshold": True}, "threshold is True"),
+        ({"provenance": "abc"}, "provenance is 'abc'; expected a mapping"),
+        ({"shadow_rate": 1.5}, "shadow_rate is 1.5; expected a share"),
         ({"side_effects": ["pay"]}, "side_effects"),
         (
             {"side_effects": {"pay": "bad"}},
@@ -275,16 +301,7 @@ def test_policies_as_files():
     policy = Policy(scorer=shipped_scorer())
     assert Policy.from_json(policy.to_json()) == policy
     assert Policy().version != policy.version
-
-
-def test_shipped_soft_fails_do_not_rule_a_large_draft_out() -> None:
-    """Shipped soft rules were measured on small drafts; a large one is ruled out by hard fails and by users' rules."""
-    small = Attempt(tier="small", verdicts=(Verdict(outcome="fail", code="x", validator="mine"),))
-    shipped = Verdict(outcome="fail", code="off_topic", score=0.0, origin="shipped")
-    mine = Verdict(outcome="fail", code="mine", score=0.0, origin="user")
-    hard = Verdict(outcome="fail", code="unknown_tool", validator="ToolCallSchema")
-    for verdict, action in ((shipped, "accept"), (mine, "exhausted"), (hard, "exhausted")):
-        assert decide(Policy(), (small, Attempt(tier="large", verdicts=(verdict,)))).action == action
+    assert Policy(max_cost=2).ceilings == {"run": 2}
 
 
 @pytest.mark.parametrize(("effect", "best"), [(None, 0), ("read", 0), ("write", None), ("irreversible", None)])

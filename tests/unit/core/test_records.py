@@ -14,7 +14,6 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from cascade_agent.core.clean_json import clean, clean_text
 from cascade_agent.core.records import (
-    SCHEMA,
     Attempt,
     Decision,
     Draft,
@@ -34,54 +33,49 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 unit = st.floats(0, 1)
 measures = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 counts = st.none() | st.integers(0, 2**63 - 1)
+maybe = st.none() | texts
+
+
+def each(names: str, values: st.SearchStrategy[Any]) -> dict[str, st.SearchStrategy[Any]]:
+    """The same values for several fields."""
+    return dict.fromkeys(names.split(), values)
+
+
 verdicts = st.builds(
     Verdict,
     outcome=st.sampled_from(["pass", "fail", "abstain"]),
-    code=texts,
-    reason=texts,
     score=st.none() | unit,
-    path=texts,
-    validator=texts,
+    **each("code reason path validator", texts),
 )
 usages = st.builds(
     Usage,
-    input_tokens=counts,
-    output_tokens=counts,
-    cache_read_tokens=counts,
-    cache_write_tokens=counts,
     calls=st.integers(0, 9),
+    **each("input_tokens output_tokens cache_read_tokens cache_write_tokens", counts),
 )
 attempts = st.builds(
     Attempt,
     tier=st.sampled_from(["small", "large"]),
-    model=st.none() | texts,
     outcome=st.sampled_from(["accepted", "rejected", "error", "timeout", "cancelled", "skipped", "pending"]),
     verdicts=st.lists(verdicts, max_size=3).map(tuple),
-    confidence=st.none() | unit,
-    threshold=st.none() | unit,
     usage=st.none() | usages,
-    cost=measures,
-    latency=measures,
     answer=st.none() | st.fixed_dictionaries({"text": texts}),
-    error=st.none() | texts,
     inner=st.none() | st.fixed_dictionaries({"id": texts}),
     gathered=st.lists(texts, max_size=2).map(tuple),
+    **each("model error", maybe),
+    **each("confidence threshold", st.none() | unit),
+    **each("cost latency", measures),
 )
 decisions = st.builds(
     Decision,
     action=st.sampled_from(["accept", "ask_small", "ask_evidence", "escalate", "exhausted"]),
-    reason=texts,
-    detail=texts,
     attempt=st.none() | st.integers(0, 1),
-    evidence=st.none() | texts,
+    evidence=maybe,
+    **each("reason detail", texts),
 )
-side_calls = st.builds(SideCall, name=texts, usage=st.none() | usages, cost=measures, latency=measures)
+side_calls = st.builds(SideCall, name=texts, usage=st.none() | usages, **each("cost latency", measures))
 traces = st.builds(
     StepTrace,
-    id=texts,
-    step=texts,
     outcome=st.sampled_from(["accepted", "escalated", "exhausted", "interrupted", "cancelled", "error"]),
-    reason=texts,
     attempts=st.lists(attempts, min_size=1, max_size=2).map(tuple),
     decisions=st.lists(decisions, max_size=3).map(tuple),
     evidence=st.lists(side_calls, max_size=2).map(tuple),
@@ -89,23 +83,17 @@ traces = st.builds(
     kind=st.sampled_from(["text", "call"]),
     degraded=st.booleans(),
     confidence=st.none() | unit,
-    cost=measures,
     usage=st.none() | usages,
-    latency=measures,
-    started_at=st.none() | texts,
-    thread_id=st.none() | texts,
-    run_id=st.none() | texts,
-    policy=st.none() | texts,
+    **each("id step reason", texts),
+    **each("cost latency", measures),
+    **each("started_at thread_id run_id policy", maybe),
 )
 labels = st.builds(
     Label,
-    step_id=texts,
-    source=texts,
-    right=st.none() | st.booleans(),
-    harm=st.none() | st.booleans(),
     propensity=st.none() | unit,
-    note=texts,
-    at=st.none() | texts,
+    at=maybe,
+    **each("step_id source note", texts),
+    **each("right harm", st.none() | st.booleans()),
 )
 
 
@@ -117,54 +105,22 @@ def test_a_record_goes_to_json_and_back(record):
 
 
 @given(traces)
-def test_metadata_holds_no_answer_and_no_error_text(trace):
-    """`content=False` leaves out answers and what errors quote; the class of an error stays."""
-    for attempt, entry in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
-        assert "answer" not in entry
-        assert entry.get("error") == (attempt.error and attempt.error.partition(":")[0])
-
-
-@given(traces)
-def test_unknown_measures_stand_there_as_null(trace):
-    """A reader sees that a cost is unknown, not that there is none."""
+def test_what_a_reader_sees(trace):
+    """Unknown measures stand there as null; `content=False` leaves out answers and what errors quote, not their class."""
     entry = trace.to_json()
     assert {"cost", "usage", "confidence", "latency", "final"} <= entry.keys()
     assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in entry["attempts"])
     assert entry["final_tier"] == trace.final_tier
     assert entry["escalated"] == any(a.tier == "large" for a in trace.attempts)
+    for attempt, bare in zip(trace.attempts, trace.to_json(content=False)["attempts"], strict=True):
+        assert "answer" not in bare
+        assert bare.get("error") == (attempt.error and attempt.error.partition(":")[0])
 
 
 def a_trace(**kwargs: Any) -> StepTrace:
     """A step that the small tier answered."""
     given_ = {"id": "1", "step": "s", "outcome": "accepted", "reason": "accepted", "attempts": (Attempt(tier="small"),)}
     return StepTrace(**{**given_, **kwargs})
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        3,
-        [],
-        {},
-        {"id": "1"},
-        {**a_trace().to_json(), "schema": SCHEMA + 1},
-        {**a_trace().to_json(), "schema": "1"},
-        {**a_trace().to_json(), "attempts": None},
-        {**a_trace().to_json(), "attempts": {"tier": "small"}},
-        {**a_trace().to_json(), "attempts": [3]},
-        {**a_trace().to_json(), "attempts": [{"tier": "small", "verdicts": "x"}]},
-        {**a_trace().to_json(), "attempts": [{"tier": "small", "verdicts": [{"outcome": "maybe"}]}]},
-        {**a_trace().to_json(), "attempts": [{"tier": "small", "verdicts": [{"outcome": "pass", "score": 2}]}]},
-        {**a_trace().to_json(), "usage": 3},
-        {**a_trace().to_json(), "final": 1},
-        {**a_trace().to_json(), "final": -1},
-        {**a_trace().to_json(), "final": "first"},
-    ],
-)
-def test_what_is_no_record_is_refused(broken):
-    """A missing or impossible field, or a newer schema, is a `RecordError`, never a broken record."""
-    with pytest.raises(RecordError):
-        StepTrace.from_json(broken)
 
 
 def test_newer_fields_and_frozen_records():
@@ -272,7 +228,7 @@ class Color(enum.StrEnum):
     RED = "red"
 
 
-class _Untold:
+class _Nameless:
     def __str__(self) -> str:
         raise ValueError
 
@@ -308,10 +264,10 @@ def test_anything_becomes_json_that_every_store_holds(value):
         (Color.RED, "red"),
         ("a\0\ud800b", "a\ufffd\ufffdb"),
         ("x" * 70_000, "x" * 65_536 + "… (cut)"),
-        (_Untold(), "… (_Untold)"),
+        (_Nameless(), "… (_Nameless)"),
         ({1: {2}}, {"1": "{2}"}),
     ],
-    ids=["big", "64 bits", "digits", "infinity", "NaN", "enum", "characters", "long", "untold", "keys and sets"],
+    ids=["big", "64 bits", "digits", "infinity", "NaN", "enum", "characters", "long", "nameless", "keys and sets"],
 )
 def test_what_json_cannot_hold_is_named(value, entry):
     """It is cut or written out, and says so."""
@@ -326,9 +282,9 @@ def test_what_json_cannot_hold():
     assert "nested too deep" in json.dumps(clean(value))
     assert type(clean_text(Color.RED)) is str
     assert type(dump(Verdict(outcome="fail", code=Color.RED))["code"]) is str
-    entry = dump(Verdict(outcome="fail", code=_Untold(), reason=("a", "b"), path=3, validator=Color.RED))
+    entry = dump(Verdict(outcome="fail", code=_Nameless(), reason=("a", "b"), path=3, validator=Color.RED))
     json.dumps(entry, allow_nan=False)
-    assert entry["code"] == "… (_Untold)"
+    assert entry["code"] == "… (_Nameless)"
     assert (entry["path"], load(Verdict, entry).reason) == ("3", "['a', 'b']")  # what is written can be read
     assert dump(Verdict(outcome="fail", code="a\0b", reason="\ud800é")) == {
         "outcome": "fail",
@@ -340,6 +296,17 @@ def test_what_json_cannot_hold():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"attempts": None}, "StepTrace.attempts is None; expected a list"),
+        ({"attempts": {"tier": "small"}}, "StepTrace.attempts is dict of 1; expected a list"),
+        ({"attempts": [3]}, "expected a JSON object for a Attempt, found int"),
+        ({"attempts": [{"tier": "small", "verdicts": "x"}]}, "Attempt.verdicts is 'x'; expected a list"),
+        ({"attempts": [{"tier": "small", "verdicts": [{"outcome": "maybe"}]}]}, "Verdict.outcome is 'maybe'"),
+        ({"attempts": [{"tier": "small", "verdicts": [{"outcome": "pass", "score": 2}]}]}, "Verdict.score is 2"),
+        ({"usage": 3}, "StepTrace.usage is 3; expected an object or null"),
+        ({"final": 1}, "StepTrace.final is 1"),
+        ({"final": -1}, "StepTrace.final is -1"),
+        ({"final": "first"}, "StepTrace.final is 'first'; expected a whole number"),
+        ({"schema": "1"}, "upgrade cascade_agent"),
         ({"attempts": "x"}, "StepTrace.attempts is 'x'; expected a list"),
         ({"cost": "x"}, "StepTrace.cost is 'x'; expected a finite number or null"),
         ({"latency": []}, "StepTrace.latency is list of 0; expected a finite number or null"),
@@ -355,10 +322,13 @@ def test_what_json_cannot_hold():
     ],
 )
 def test_load_names_the_field_that_is_wrong(wrong, message):
-    """The message says which field of what is wrong and what was expected."""
+    """The message says which field of what is wrong and what was expected; what is no record at all is refused too."""
     with pytest.raises(RecordError) as refused:
         load(StepTrace, {**a_trace().to_json(), **wrong})
     assert message in str(refused.value)
+    for other in (3, [], {}, {"id": "1"}):
+        with pytest.raises(RecordError):
+            StepTrace.from_json(other)
 
 
 # ---- the error that carries a record --------------------------------------------------------------------------------

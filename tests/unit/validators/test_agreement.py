@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
-from cascade_agent.validators.agreement import agreement, call_key, likeness, normal, same_call, same_value
+from cascade_agent.validators.agreement import agreement, call_key, likeness, normal, same_value
 from tests.builders import json_values
 
 STRING: dict[str, Any] = {"type": "string"}
@@ -138,13 +138,30 @@ def test_two_ways_of_writing_no_call_are_the_same(a: str, b: str) -> None:
     assert agreement(one, Draft(message=AIMessage("Yes")), context()) == 0.0
 
 
-def test_short_answers_and_prose_next_to_a_call() -> None:
-    """Numbers, names, yes and no are compared even with tools; a call and prose never agree."""
-    for a, b in [("42", "43"), ("yes", "no"), ("Paris", "Lyon")]:
-        assert agreement(Draft(message=AIMessage(a)), Draft(message=AIMessage(b)), context()) == 0.0
-    talk = Draft(message=AIMessage("Where would you like to start from?"))
-    assert agreement(calls({"start": "Bern"}), talk, context()) == 0.0
-    assert agreement(talk, calls({"start": "Bern"}), context()) == 0.0
+def text(written: str) -> Draft:
+    """An answer without calls."""
+    return Draft(message=AIMessage(written))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "score"),
+    [
+        (text("42"), text("43"), 0.0),
+        (text("42"), text("42.0"), 1.0),
+        (text("yes"), text("no"), 0.0),
+        (text("yes"), text(""), None),
+        (text("Paris"), text("Lyon"), 0.0),
+        (text("東京です"), text(" 東京です "), 1.0),
+        (text('{"a": 1, "b": [2]}'), text('{"b": [2.0], "a": 1}'), 1.0),
+        (text("Where would you like to start from?"), calls({"start": "Bern"}), 0.0),
+        (calls({"start": "Bern"}), text("Where would you like to start from?"), 0.0),
+        (calls({"start": "Bern"}, {"start": "Thun"}), calls({"start": "Thun"}, {"start": "Bern"}), 1.0),
+        (calls({"start": "Bern"}, {"start": "Thun"}), calls({"start": "Bern"}), 0.5),
+    ],
+)
+def test_texts_and_calls(a: Draft, b: Draft, score: float | None) -> None:
+    """Numbers, names and JSON are compared even with tools, a call and prose never agree, order does not matter."""
+    assert agreement(a, b, context()) == score
 
 
 JSON = json_values(st.text(max_size=12), st.text(max_size=4), leaves=12, odd=False)
@@ -185,8 +202,15 @@ def test_the_same_value(one: Any, other: Any, alike: bool) -> None:
 def test_the_same_call() -> None:
     """Declared defaults and empty optional values say nothing; the tool and required values do."""
     spec = ToolSpec("f", "", {"properties": {"a": {}, "n": {"default": 5}}, "required": ["a"]})
-    same = {"name": "f", "args": {"a": " X", "n": "5", "b": None}}
-    assert same_call({"name": "f", "args": {"a": "x"}}, same, spec)
-    assert not same_call({"name": "f", "args": {"a": "x"}}, {"name": "g", "args": {"a": "x"}}, spec)
-    assert not same_call({"name": "f", "args": {"a": "x"}}, {"name": "f", "args": {"a": "x", "n": 6}}, spec)
-    assert hash(call_key(same, spec)) == hash(call_key({"name": "f", "args": {"a": "x"}}, spec))
+    one, same, *others = (
+        call_key({"name": name, "args": args}, spec)
+        for name, args in [
+            ("f", {"a": "x"}),
+            ("f", {"a": " X", "n": "5", "b": None}),
+            ("g", {"a": "x"}),
+            ("f", {"a": "x", "n": 6}),
+        ]
+    )
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one not in others

@@ -35,96 +35,84 @@ def reply(content: Any = "Half an ans", /, **meta: Any) -> AIMessage:
     return AIMessage(content, response_metadata=meta)
 
 
-BROKEN = {
-    # nothing there
-    "empty": (AIMessage(""), "empty_answer"),
-    "white space": (AIMessage(" \n\t "), "empty_answer"),
-    "invisible characters": (AIMessage("\u200b\ufeff \u200b"), "empty_answer"),
-    "no blocks": (AIMessage([]), "empty_answer"),
-    "empty text block": (AIMessage([{"type": "text", "text": "  "}]), "empty_answer"),
-    "thinking only (Anthropic)": (
-        AIMessage([{"type": "thinking", "thinking": "Hm", "signature": "x"}]),
-        "empty_answer",
-    ),
-    "reasoning only (OpenAI Responses)": (
-        AIMessage([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "id": "rs_1"}]),
-        "empty_answer",
-    ),
-    "reasoning_content only (Ollama, DeepSeek)": (
-        AIMessage("", additional_kwargs={"reasoning_content": "Hm"}),
-        "empty_answer",
-    ),
-    "inline thinking only": (AIMessage("<think>\nHm\n</think>\n\n"), "empty_answer"),
-    "inline thinking that never ends": (AIMessage("<think>\nHm"), "empty_answer"),
-    "empty after a stop": (reply("", finish_reason="stop"), "empty_answer"),
-    "end of turn (Qwen)": (AIMessage("<|im_end|>"), "empty_answer"),
-    "end of text": (AIMessage("\n<|endoftext|>\n"), "empty_answer"),
-    "end of turn (Llama)": (AIMessage("<|start_header_id|>assistant<|end_header_id|>\n\n<|eot_id|>"), "empty_answer"),
-    "end of sequence": (AIMessage("</s></s>"), "empty_answer"),
-    "instruction marks (Mistral)": (AIMessage(" [/INST] "), "empty_answer"),
-    "turn marks (Gemma)": (AIMessage("<start_of_turn>model\n<end_of_turn>"), "empty_answer"),
-    "end of sentence (DeepSeek)": (AIMessage("<\uff5cend\u2581of\u2581sentence\uff5c>"), "empty_answer"),
-    "an empty channel": (AIMessage("<|channel|>final<|message|><|return|>"), "empty_answer"),
-    "a special token after thinking": (AIMessage("<think>Hm</think>\n<|im_end|>"), "empty_answer"),
-    "special tokens in blocks": (AIMessage([{"type": "text", "text": "<|im_end|>"}]), "empty_answer"),
-    # cut off
-    "length (OpenAI)": (reply(finish_reason="length"), "truncated"),
-    "max_tokens (Anthropic)": (reply(stop_reason="max_tokens"), "truncated"),
-    "context window (Anthropic)": (reply(stop_reason="model_context_window_exceeded"), "truncated"),
-    "MAX_TOKENS (Gemini)": (reply(finish_reason="MAX_TOKENS"), "truncated"),
-    "enum name (Gemini)": (reply(finish_reason="FinishReason.MAX_TOKENS"), "truncated"),
-    "length (Ollama)": (reply(done_reason="length"), "truncated"),
-    "max_tokens (Bedrock)": (reply(stopReason="max_tokens"), "truncated"),
-    "model_length (Mistral)": (reply(finish_reason="model_length"), "truncated"),
-    "incomplete (OpenAI Responses)": (
-        reply(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
-        "truncated",
-    ),
-    "a call that was cut": (
-        AIMessage("", tool_calls=[CALL], response_metadata={"finish_reason": "length"}),
-        "truncated",
-    ),
-    "empty because it was cut": (reply("", finish_reason="length"), "truncated"),
-    # refused through the refusal channel
-    "content_filter (Azure)": (reply("", finish_reason="content_filter"), "refused"),
-    "content-filter": (reply("", finish_reason="content-filter"), "refused"),
-    "filter (OpenAI Responses)": (
-        reply("", status="incomplete", incomplete_details={"reason": "content_filter"}),
-        "refused",
-    ),
-    "refusal (Anthropic)": (reply([], stop_reason="refusal"), "refused"),
-    "SAFETY (Gemini)": (reply("", finish_reason="SAFETY"), "refused"),
-    "blocked prompt (Gemini)": (reply("", prompt_feedback={"block_reason": 1, "safety_ratings": []}), "refused"),
-    "guardrail (Bedrock)": (reply("Blocked.", stopReason="guardrail_intervened"), "refused"),
-    "refusal field (OpenAI)": (
-        AIMessage("", additional_kwargs={"refusal": "I can't"}, response_metadata={"finish_reason": "stop"}),
-        "refused",
-    ),
-    "refusal block (OpenAI Responses)": (AIMessage([{"type": "refusal", "refusal": "I can't"}]), "refused"),
-    "refusal block, non-standard": (
-        AIMessage([{"type": "non_standard", "value": {"type": "refusal", "refusal": "I can't"}}]),
-        "refused",
-    ),
-    # went wrong
-    "MALFORMED_FUNCTION_CALL (Gemini)": (reply("", finish_reason="MALFORMED_FUNCTION_CALL"), "generation_failed"),
-    "error": (reply("Half", finish_reason="error"), "generation_failed"),
-    "only loaded (Ollama)": (reply("", done_reason="load"), "generation_failed"),
-    # cannot be kept
-    "NUL": (AIMessage("a\0b"), "unstorable_text"),
-    "lone surrogate": (AIMessage.model_construct(content="a\ud800b"), "unstorable_text"),
-    "too long": (AIMessage("x" * 1_000_001), "unstorable_text"),
-    "too long in blocks": (AIMessage([{"type": "text", "text": "x" * 600_000}] * 2), "unstorable_text"),
-    "NUL in a block": (AIMessage([{"type": "text", "text": "a\0b"}]), "unstorable_text"),
-    "NUL in the reasoning": (AIMessage("Yes", additional_kwargs={"reasoning_content": "a\0b"}), "unstorable_text"),
+BROKEN: dict[str, dict[str, AIMessage]] = {
+    "empty_answer": {
+        "empty": AIMessage(""),
+        "white space": AIMessage(" \n\t "),
+        "invisible characters": AIMessage("\u200b\ufeff \u200b"),
+        "no blocks": AIMessage([]),
+        "empty text block": AIMessage([{"type": "text", "text": "  "}]),
+        "thinking only (Anthropic)": AIMessage([{"type": "thinking", "thinking": "Hm", "signature": "x"}]),
+        "reasoning only (OpenAI Responses)": AIMessage(
+            [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "id": "rs_1"}]
+        ),
+        "reasoning_content only (Ollama, DeepSeek)": AIMessage("", additional_kwargs={"reasoning_content": "Hm"}),
+        "inline thinking only": AIMessage("<think>\nHm\n</think>\n\n"),
+        "inline thinking that never ends": AIMessage("<think>\nHm"),
+        "empty after a stop": reply("", finish_reason="stop"),
+        "end of turn (Qwen)": AIMessage("<|im_end|>"),
+        "end of text": AIMessage("\n<|endoftext|>\n"),
+        "end of turn (Llama)": AIMessage("<|start_header_id|>assistant<|end_header_id|>\n\n<|eot_id|>"),
+        "end of sequence": AIMessage("</s></s>"),
+        "instruction marks (Mistral)": AIMessage(" [/INST] "),
+        "turn marks (Gemma)": AIMessage("<start_of_turn>model\n<end_of_turn>"),
+        "end of sentence (DeepSeek)": AIMessage("<\uff5cend\u2581of\u2581sentence\uff5c>"),
+        "an empty channel": AIMessage("<|channel|>final<|message|><|return|>"),
+        "a special token after thinking": AIMessage("<think>Hm</think>\n<|im_end|>"),
+        "special tokens in blocks": AIMessage([{"type": "text", "text": "<|im_end|>"}]),
+    },
+    "truncated": {
+        "length (OpenAI)": reply(finish_reason="length"),
+        "max_tokens (Anthropic)": reply(stop_reason="max_tokens"),
+        "context window (Anthropic)": reply(stop_reason="model_context_window_exceeded"),
+        "MAX_TOKENS (Gemini)": reply(finish_reason="MAX_TOKENS"),
+        "enum name (Gemini)": reply(finish_reason="FinishReason.MAX_TOKENS"),
+        "length (Ollama)": reply(done_reason="length"),
+        "max_tokens (Bedrock)": reply(stopReason="max_tokens"),
+        "model_length (Mistral)": reply(finish_reason="model_length"),
+        "incomplete (OpenAI Responses)": reply(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        "a call that was cut": AIMessage("", tool_calls=[CALL], response_metadata={"finish_reason": "length"}),
+        "empty because it was cut": reply("", finish_reason="length"),
+    },
+    "refused": {
+        "content_filter (Azure)": reply("", finish_reason="content_filter"),
+        "content-filter": reply("", finish_reason="content-filter"),
+        "filter (OpenAI Responses)": reply("", status="incomplete", incomplete_details={"reason": "content_filter"}),
+        "refusal (Anthropic)": reply([], stop_reason="refusal"),
+        "SAFETY (Gemini)": reply("", finish_reason="SAFETY"),
+        "blocked prompt (Gemini)": reply("", prompt_feedback={"block_reason": 1, "safety_ratings": []}),
+        "guardrail (Bedrock)": reply("Blocked.", stopReason="guardrail_intervened"),
+        "refusal field (OpenAI)": AIMessage(
+            "", additional_kwargs={"refusal": "I can't"}, response_metadata={"finish_reason": "stop"}
+        ),
+        "refusal block (OpenAI Responses)": AIMessage([{"type": "refusal", "refusal": "I can't"}]),
+        "refusal block, non-standard": AIMessage(
+            [{"type": "non_standard", "value": {"type": "refusal", "refusal": "I can't"}}]
+        ),
+    },
+    "generation_failed": {
+        "MALFORMED_FUNCTION_CALL (Gemini)": reply("", finish_reason="MALFORMED_FUNCTION_CALL"),
+        "error": reply("Half", finish_reason="error"),
+        "only loaded (Ollama)": reply("", done_reason="load"),
+    },
+    "unstorable_text": {
+        "NUL": AIMessage("a\0b"),
+        "lone surrogate": AIMessage.model_construct(content="a\ud800b"),
+        "too long": AIMessage("x" * 1_000_001),
+        "too long in blocks": AIMessage([{"type": "text", "text": "x" * 600_000}] * 2),
+        "NUL in a block": AIMessage([{"type": "text", "text": "a\0b"}]),
+        "NUL in the reasoning": AIMessage("Yes", additional_kwargs={"reasoning_content": "a\0b"}),
+    },
 }
 
 
-@pytest.mark.parametrize("case", BROKEN)
-def test_broken(case: str) -> None:
-    """An answer that is missing, cut, refused, failed or cannot be kept is a hard fail with its own code."""
-    message, code = BROKEN[case]
-    verdict = judge(message)
+@pytest.mark.parametrize(("code", "case"), [(code, case) for code, cases in BROKEN.items() for case in cases])
+def test_broken(code: str, case: str) -> None:
+    """What is missing, cut, refused, failed or cannot be kept is a hard fail with its own code that quotes nothing."""
+    verdict = judge(BROKEN[code][case])
     assert (verdict.code, verdict.hard, verdict.validator) == (code, True, "CompleteResponse")
+    assert len(verdict.reason) <= 500
+    assert not {"Hm", "Half"} & set(verdict.reason.split())
 
 
 KEPT = {
@@ -176,107 +164,6 @@ def test_kept(case: str) -> None:
     assert judge(KEPT[case]) is None
 
 
-ARGS = r'{"city": "Oslo :) (\"far\")", "note": "it is :("}'
-JSON_CALL = f'{{"name": "get_weather", "arguments": {ARGS}}}'
-RAW = {
-    "functions": f"functions.get_weather({ARGS})",
-    "functions with keywords": "functions.get_weather(city='Oslo', days=3)",
-    "functions twice": f"functions.get_weather({ARGS})\nfunctions.get_time({{}})",
-    "functions without brackets": f"functions.get_weather{ARGS}",
-    "functions with a number (Kimi)": f"functions.get_weather:0{ARGS}",
-    "a section (Kimi)": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
-    f"<|tool_call_argument_begin|>{ARGS}<|tool_call_end|><|tool_calls_section_end|>",
-    "a channel (Harmony)": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{ARGS}<|call|>",
-    "a recipient alone (Harmony)": f"to=functions.get_weather json\n{ARGS}",
-    "function tag": f"<function=get_weather>{ARGS}</function>",
-    "function tag that is not closed": f"<function=get_weather>{ARGS}<|eom_id|>",
-    "function tag with parameters (Qwen coder)": "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n"
-    "</parameter>\n</function>\n</tool_call>",
-    "the same without its beginning": "<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n"
-    "</tool_call>",
-    "invoke": '<invoke name="get_weather"><parameter name="city">Oslo</parameter></invoke>',
-    "invoke in function_calls": '<function_calls>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n'
-    "</invoke>\n</function_calls>",
-    "TOOL_CALLS (Mistral)": f"[TOOL_CALLS]get_weather{ARGS}",
-    "TOOL_CALLS with ARGS": f"[TOOL_CALLS]get_weather[ARGS]{ARGS}",
-    "TOOL_CALLS twice": f"[TOOL_CALLS]get_weather{ARGS}[TOOL_CALLS]get_time{{}}</s>",
-    "TOOL_CALLS with a list": f"[TOOL_CALLS] [{JSON_CALL}]",
-    "tool_call (Hermes)": f"<tool_call>\n{JSON_CALL}\n</tool_call>",
-    "tool_call twice": f"<tool_call>{JSON_CALL}</tool_call>\n<tool_call>{JSON_CALL}</tool_call><|im_end|>",
-    "tool_call with broken JSON": f"<tool_call>\n{JSON_CALL[:-1]}\n</tool_call>",
-    "tool_call that is not closed": f"<tool_call>\n{JSON_CALL}",
-    "tool_call with keys (GLM)": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n"
-    "</tool_call>",
-    "python_tag with JSON (Llama)": f"<|python_tag|>{JSON_CALL.replace('arguments', 'parameters')}<|eom_id|>",
-    "python_tag with a call": '<|python_tag|>get_weather.call(city="Oslo")',
-    "python_tag with two calls": '<|python_tag|>get_weather(city="Oslo"); get_time()',
-    "tool call tokens (DeepSeek)": "<\uff5ctool\u2581calls\u2581begin\uff5c><\uff5ctool\u2581call\u2581begin\uff5c>function"
-    f"<\uff5ctool\u2581sep\uff5c>get_weather\n```json\n{ARGS}\n```<\uff5ctool\u2581call\u2581end\uff5c>",
-    "after thinking": f"<think>Hm</think>\n<tool_call>{JSON_CALL}</tool_call>",
-}
-
-
-@pytest.mark.parametrize("case", RAW)
-def test_a_call_as_text(case: str) -> None:
-    """The raw markup of a call to an offered tool is no answer, as text and as a text block."""
-    for content in (RAW[case], [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": RAW[case]}]):
-        verdict = judge(AIMessage(content))
-        assert (verdict.code, verdict.hard, verdict.path) == ("call_as_text", True, "/text")
-        assert "Oslo" not in verdict.reason
-
-
-@pytest.mark.parametrize("case", RAW)
-def test_markup_of_a_call_that_is_an_answer(case: str) -> None:
-    """Markup in prose or in a code block, next to a call or an image is an answer; of a tool that is not offered it is none."""
-    text = RAW[case]
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    for message in (
-        AIMessage(f"Hermes writes {text}"),
-        AIMessage(f"```\n{text}\n```"),
-        AIMessage(f"`{text}`"),
-        AIMessage(text, tool_calls=[CALL]),
-        AIMessage(text, invalid_tool_calls=[BAD_CALL]),
-        AIMessage([{"type": "text", "text": text}, image]),
-        AIMessage(text, additional_kwargs={"tool_calls": [WHOLE]}),
-    ):
-        assert judge(message) is None
-    for tools in (
-        (ToolSpec("other"),),
-        (),
-    ):  # markup is markup, whatever the name; large may not give it unmarked either
-        verdict = judge(AIMessage(text), tools=tools)
-        assert verdict.code == "call_as_text"
-    assert judge(AIMessage(text), parsed={"city": "Oslo"}) is None
-    if "not closed" not in case:
-        assert judge(AIMessage(f"{text} is how the call looks.")) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"name": "get_weather"}',
-        "functions.get_weather",
-        "functions.get_weather is a tool (see above)",
-        "functions.get_weather( is how it begins (see above)",
-        "functions are good; get_weather({})",
-        "function get_weather() {}",
-        "to get the weather call get_weather({})",
-        f"functions.get_weather({ARGS}) is right, functions.get_weather() is not",
-        "<tool_call> is a tag of get_weather.",
-        "<tool_call>{} is empty",
-        "<function> get_weather </function>",
-        "<invoke>get_weather</invoke>",
-        "[TOOL_CALLS] comes before get_weather({})",
-        "[TOOL_CALLS]",
-        "<table><tr><td>get_weather</td></tr></table>",
-        "[get_weather](https://example.org)",
-    ],
-)
-def test_text_that_only_looks_like_a_call(text: str) -> None:
-    """JSON, prose that begins with such a word, other tags and links are answers."""
-    assert judge(AIMessage(text)) is None
-
-
 def test_long_markup_is_read_once() -> None:
     """Texts that invite going back and forth end; what is longer than is read is kept."""
     for text in (
@@ -319,6 +206,23 @@ def test_tool_choice(choice: str | None, message: AIMessage, code: str | None) -
     assert verdict is None or verdict.hard
 
 
+@pytest.mark.parametrize(
+    ("context", "message", "code"),
+    [
+        ({"allowed_tools": ["get_time"]}, AIMessage("", tool_calls=[CALL]), "call_forbidden"),
+        ({"allowed_tools": ["get_weather"]}, AIMessage("", tool_calls=[CALL]), None),
+        ({"single_call": True}, AIMessage("", tool_calls=[CALL, CALL]), "call_forbidden"),
+        ({"single_call": True}, AIMessage("", tool_calls=[CALL]), None),
+        ({"stop": ["END"]}, AIMessage("It is sunny. END And then"), "runs_on"),
+        ({"stop": ["END"]}, AIMessage("It is sunny. END\n"), None),
+    ],
+)
+def test_what_the_request_allows(context: dict[str, Any], message: AIMessage, code: str | None) -> None:
+    """Other tools than the allowed ones, a second call where one is allowed, and text after a stop word are refused."""
+    verdict = judge(message, **context)
+    assert (verdict.code if verdict else None) == code
+
+
 def test_answers_without_words() -> None:
     """Parsed output answers a required call; empty after tool results is empty, and so is content of no known kind."""
     assert judge(AIMessage(""), parsed={"city": "Oslo"}, tool_choice="Weather") is None
@@ -358,16 +262,11 @@ def test_real_openai_messages(message: dict[str, Any], finish_reason: str, code:
     assert (verdict.code if verdict else None) == code
 
 
-def test_reasons_and_paths() -> None:
-    """The path names the call that is not the required one, and no reason quotes the answer."""
+def test_the_path_names_the_call_that_is_not_the_required_one() -> None:
+    """The first of several calls that is another one."""
     other = {"name": "get_time", "args": {}, "id": "c2"}
     verdict = judge(AIMessage("", tool_calls=[CALL, other]), tool_choice="get_weather")
     assert verdict.path == "/tool_calls/1/name"
-    for message, _ in BROKEN.values():
-        verdict = judge(message)
-        assert len(verdict.reason) <= 500
-        assert "Hm" not in verdict.reason
-        assert "Half" not in verdict.reason
 
 
 def test_limit_must_be_positive() -> None:

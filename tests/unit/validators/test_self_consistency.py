@@ -127,7 +127,7 @@ def test_calls_and_prose_are_not_sampled(draft: AIMessage) -> None:
 
 def test_samples_without_an_answer() -> None:
     """A draft without a final answer is outvoted by samples that have one; where none has, it stays where it was."""
-    prose = "I am afraid that this cannot be told from the question as it was put to me."
+    prose = "I am afraid that this does not follow from the question as it was put to me."
     for others, tier in ((["42", "42"], "large"), ([prose, prose], "small")):
         _, judged = cascade([prose, *others], samples=3)
         assert judged.invoke("6 * 7?").response_metadata["cascade"]["final_tier"] == tier

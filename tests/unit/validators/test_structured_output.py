@@ -39,11 +39,19 @@ class Order(BaseModel):
 
 
 SECRET = "hunter2"
+LOOK_UP = AIMessage("", tool_calls=[{"name": "find", "args": {}, "id": "c1"}])
 
 
-def judge(draft: Draft, **context: Any) -> Verdict | None:
+def judge(schema: object = None, *, message: Any = "x", tools: Any = (), **draft: Any) -> Verdict | None:
     """Judge one draft."""
-    return next(iter(ValidatorSet([StructuredOutput()]).validate(draft, StepContext(**context))), None)
+    context = StepContext(output_schema=schema, tools=tools)
+    answer = Draft(message=message if isinstance(message, AIMessage) else AIMessage(message), **draft)
+    return next(iter(ValidatorSet([StructuredOutput()]).validate(answer, context)), None)
+
+
+def fits(parsed: object, schema: object) -> bool:
+    """Return whether parsed output passes."""
+    return judge(schema, parsed=parsed) is None
 
 
 def error_of(data: dict[str, Any]) -> str:
@@ -55,14 +63,14 @@ def error_of(data: dict[str, Any]) -> str:
 
 def test_errors_that_name_no_value() -> None:
     """A parsing error fails hard without a schema too; LangChain's message quotes the whole answer and none of it is passed on."""
-    verdict = judge(Draft(message=AIMessage("{"), parsing_error="JSONDecodeError: Expecting property name"))
+    verdict = judge(message="{", parsing_error="JSONDecodeError: Expecting property name")
     assert (verdict.code, verdict.hard, verdict.path) == ("unparsed_output", True, "/parsed")
     assert "JSONDecodeError" in verdict.reason
     with pytest.raises(OutputParserException) as caught:
         PydanticOutputParser(pydantic_object=Order).parse(json.dumps({"buyerName": SECRET}))
     error = f"{type(caught.value).__name__}: {caught.value}"
     assert SECRET in error
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order)
+    verdict = judge(Order, parsing_error=error)
     assert "OutputParserException" in verdict.reason
     assert SECRET not in verdict.reason
 
@@ -78,7 +86,7 @@ def test_errors_that_name_no_value() -> None:
 )
 def test_path_and_kind_but_no_value(data: dict[str, Any], path: str, kind: str) -> None:
     """The reason names path and kind of the first error; values and names that nobody declared are left out."""
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error_of(data)), output_schema=Order)
+    verdict = judge(Order, parsing_error=error_of(data))
     assert verdict.path == path
     assert kind in verdict.reason
     assert SECRET not in verdict.reason + verdict.path
@@ -87,15 +95,15 @@ def test_path_and_kind_but_no_value(data: dict[str, Any], path: str, kind: str) 
 def test_names_are_declared_by_any_schema() -> None:
     """JSON Schema, TypedDict and dataclass declare names as a class does, in a bounded part of the schema."""
     error = error_of({"buyerName": "A", "lines": [{"sku": "a", "count": SECRET}]})
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=Order.model_json_schema())
+    verdict = judge(Order.model_json_schema(), parsing_error=error)
     assert verdict.path == "/parsed/lines/0/count"
     for schema in [Typed, Plain]:
         error = error_of({"buyerName": "A", "lines": []} | {"lines": 3}).replace("lines", "count")
-        verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
+        verdict = judge(schema, parsing_error=error)
         assert verdict.path == "/parsed/count"
     wide = {"anyOf": [{"properties": {f"f{n}": {}}} for n in range(5_000)]}
     error = error_of({"buyerName": "A"}).replace("lines", "f0")
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=wide)
+    verdict = judge(wide, parsing_error=error)
     assert verdict.path == "/parsed/*"
 
 
@@ -113,21 +121,17 @@ def test_nothing_parsed_is_a_hard_fail() -> None:
     message = AIMessage("It costs 12 euros.")
     parser = PydanticToolsParser(tools=[Line], first_tool_only=True)
     parsed = parser.parse_result([ChatGeneration(message=message)])
-    verdict = judge(Draft(message=message, parsed=parsed), output_schema=Line)
-    assert verdict.hard
-    call = {"name": "find", "args": {}, "id": "c1"}
-    assert judge(Draft(message=AIMessage("", tool_calls=[call])), output_schema=Line, tools=[ToolSpec("get")])
+    assert judge(Line, message=message, parsed=parsed).hard
+    assert judge(Line, message=LOOK_UP, tools=[ToolSpec("get")])
 
 
 def test_kept() -> None:
     """Parsed output, falsy parsed output, a step without a schema and a look-up before the answer are kept."""
-    call = {"name": "find", "args": {}, "id": "c1"}
-    assert judge(Draft(message=AIMessage("x"), parsed=Line(sku="a", count=1)), output_schema=Line) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={}), output_schema={"type": "object"}) is None
-    assert judge(Draft(message=AIMessage("x"), parsed=[]), output_schema={"type": "array"}) is None
-    assert judge(Draft(message=AIMessage("It costs 12 euros."))) is None
-    looking = Draft(message=AIMessage("", tool_calls=[call]))
-    assert judge(looking, output_schema=Line, tools=[ToolSpec("find")]) is None
+    assert fits(Line(sku="a", count=1), Line)
+    assert fits({}, {"type": "object"})
+    assert fits([], {"type": "array"})
+    assert judge(message="It costs 12 euros.") is None
+    assert judge(Line, message=LOOK_UP, tools=[ToolSpec("find")]) is None
 
 
 SCHEMAS = st.sampled_from(
@@ -143,7 +147,7 @@ LOOPED["properties"]["a"] = LOOPED
 )
 def test_never_raises(error: str | None, schema: object) -> None:
     """No text of an error and no schema makes it raise, and its sentence stays short."""
-    verdict = judge(Draft(message=AIMessage("x"), parsing_error=error), output_schema=schema)
+    verdict = judge(schema, parsing_error=error)
     assert verdict is None or (verdict.hard and len(verdict.reason) <= 500)
     assert (verdict is None) == (error is None and schema is None)
 
@@ -205,12 +209,12 @@ WRAPPED = {
 def test_plain_output_is_held_to_its_json_schema(form: str) -> None:
     """Output that breaks the schema fails hard in every wrapping; output that fits is kept, other keys included."""
     for bad in ({"agee": "x"}, {"age": SECRET}, {"age": 1, "tags": ["a", SECRET]}, [], "x", 3):
-        verdict = judge(Draft(message=AIMessage("x"), parsed=bad), output_schema=WRAPPED[form])
+        verdict = judge(WRAPPED[form], parsed=bad)
         assert (verdict.code, verdict.hard) == ("unparsed_output", True)
         assert verdict.path.startswith("/parsed")
         assert SECRET not in verdict.reason + verdict.path
     for good in ({"age": 1}, {"age": 1, "tags": ["b"], "other": "y"}):
-        assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=WRAPPED[form]) is None
+        assert fits(good, WRAPPED[form])
 
 
 def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
@@ -223,7 +227,7 @@ def test_the_path_leads_to_the_fault_without_undeclared_names() -> None:
         ({"age": 1, SECRET: 1}, "/parsed/*", "additionalProperties"),
     ]
     for value, path, rule in cases:
-        verdict = judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
+        verdict = judge(schema, parsed=value)
         assert verdict.path == path
         assert rule in verdict.reason
         assert SECRET not in verdict.reason
@@ -233,14 +237,14 @@ def test_any_schema_will_do_that_fits() -> None:
     """Any of several; keys that may be left out, nulls, open types; what is validated elsewhere is not judged again."""
     schema = {"oneOf": [PERSON, {"title": "Box", "type": "object", "required": ["lid"]}]}
     for good in ({"age": 1}, {"lid": 1}, {"age": 1, "lid": 1}):
-        assert judge(Draft(message=AIMessage("x"), parsed=good), output_schema=schema) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={"agee": 1}), output_schema=schema)
-    assert judge(Draft(message=AIMessage("x"), parsed=ADA), output_schema=Person) is None
+        assert fits(good, schema)
+    assert not fits({"agee": 1}, schema)
+    assert fits(ADA, Person)
     nested = {**ADA, "friend": {**ADA, "extra": 1}, "tags": ["a"], "note": "n"}
-    assert judge(Draft(message=AIMessage("x"), parsed=nested), output_schema=Person) is None
+    assert fits(nested, Person)
     for schema in (Line, Plain, int, list[int], Line | None, "x", 3):
-        assert judge(Draft(message=AIMessage("x"), parsed={"other": 1}), output_schema=schema) is None
-    assert judge(Draft(message=AIMessage("x"), parsed=Plain(count=1)), output_schema=PERSON) is None
+        assert fits({"other": 1}, schema)
+    assert fits(Plain(count=1), PERSON)
 
 
 @pytest.mark.parametrize(
@@ -259,17 +263,17 @@ def test_any_schema_will_do_that_fits() -> None:
 )
 def test_typed_dict_that_does_not_fit(change: dict[str, Any], path: str) -> None:
     """A value of another type at any depth fails hard at its place."""
-    verdict = judge(Draft(message=AIMessage("x"), parsed={**ADA, **change}), output_schema=Person)
+    verdict = judge(Person, parsed={**ADA, **change})
     assert verdict.hard
     assert verdict.path.startswith(path)
     assert SECRET not in verdict.path
-    assert judge(Draft(message=AIMessage("x"), parsed={"agee": 36}), output_schema=Person)
+    assert not fits({"agee": 36}, Person)
 
 
 def test_memory_and_budget() -> None:
     """Schemas are compiled once and forgotten; a check that ends at its budget abstains."""
     schema = {"type": "array", "uniqueItems": True, "items": {"anyOf": [{"type": "object"}, {"type": "integer"}]}}
-    verdict = judge(Draft(message=AIMessage("x"), parsed=list(range(100_000))), output_schema=schema)
+    verdict = judge(schema, parsed=list(range(100_000)))
     assert (verdict.outcome, verdict.code) == ("abstain", "unchecked")
     known = compiled(PERSON)
     assert compiled(PERSON) is known
@@ -298,10 +302,10 @@ def test_hostile_schemas_are_safe() -> None:
     """Schemas that raise, loop, lead outside or cannot be resolved demand nothing that they do not say."""
     for schema in (Hostile(), LOOPED, Lost, {"$ref": "https://example.org/x"}, {"type": 7}, {"pattern": "(a+)+$"}):
         for value in ({"a": {}}, "a" * 5_000 + "!"):
-            judge(Draft(message=AIMessage("x"), parsed=value), output_schema=schema)
-    assert judge(Draft(message=AIMessage("x"), parsed={"a": 1}), output_schema=Lost) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={"inner": [[[[{"inner": []}]]]]}), output_schema=Deep) is None
-    assert judge(Draft(message=AIMessage("x"), parsed={"inner": [[[[{"inner": 3}]]]]}), output_schema=Deep)
+            judge(schema, parsed=value)
+    assert fits({"a": 1}, Lost)
+    assert fits({"inner": [[[[{"inner": []}]]]]}, Deep)
+    assert not fits({"inner": [[[[{"inner": 3}]]]]}, Deep)
 
 
 class Aged(TypedDict):
@@ -310,33 +314,30 @@ class Aged(TypedDict):
     age: int
 
 
-@pytest.mark.parametrize("schema", [PERSON, Aged], ids=["json", "typed dict"])
-def test_a_chat_model_escalates_on_output_that_does_not_fit(schema: Any) -> None:
-    """A small model's well-formed output of the wrong shape does not get through `with_structured_output`."""
-
-    def reply(**args: Any) -> AIMessage:
-        name = convert_to_openai_tool(schema)["function"]["name"]
-        return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
-
-    small, large = ScriptedChatModel(reply(agee="x")), ScriptedChatModel(reply(age=36))
-    model = CascadeChatModel(small=small, large=large).with_structured_output(schema)
-    assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
-    assert (small.asked, large.asked) == (1, 1)
+def calls(name: str, **args: Any) -> AIMessage:
+    """An answer through the tool that stands for the schema."""
+    return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "c"}])
 
 
-def test_an_agent_escalates_on_output_that_does_not_fit() -> None:
-    """The same in an agent with a JSON Schema as its response format, by tool call and natively."""
-
-    def reply(**args: Any) -> AIMessage:
-        return AIMessage("", tool_calls=[{"name": "Person", "args": args, "id": "c"}])
-
-    for form, bad, good in (
-        (ToolStrategy(PERSON), reply(agee="x"), reply(age=36)),
+@pytest.mark.parametrize(
+    ("form", "bad", "good"),
+    [
+        (PERSON, calls("Person", agee="x"), calls("Person", age=36)),
+        (Aged, calls("Aged", agee="x"), calls("Aged", age=36)),
+        (ToolStrategy(PERSON), calls("Person", agee="x"), calls("Person", age=36)),
         (ProviderStrategy(PERSON), '{"agee": "x"}', '{"age": 36}'),
-        (PERSON, reply(agee="x"), reply(age=36)),
-    ):
-        small, large = ScriptedChatModel(bad), ScriptedChatModel(good)
-        agent: Any = create_agent(small, response_format=form, middleware=[CascadeMiddleware(large)])
-        out = agent.invoke({"messages": "How old is Ada, who is 36?"})
-        assert out["structured_response"] == {"age": 36}
+    ],
+    ids=["json", "typed dict", "tool strategy", "provider strategy"],
+)
+def test_output_that_does_not_fit_escalates(form: Any, bad: Any, good: Any) -> None:
+    """A small model's well-formed output of the wrong shape gets through neither a chat model nor an agent."""
+    small, large = ScriptedChatModel(bad), ScriptedChatModel(good)
+    if form in (PERSON, Aged):
+        model = CascadeChatModel(small=small, large=large).with_structured_output(form)
+        assert model.invoke("How old is Ada, who is 36?") == {"age": 36}
+        assert (small.asked, large.asked) == (1, 1)
+    if form is not Aged:
+        large = ScriptedChatModel(good)
+        agent: Any = create_agent(ScriptedChatModel(bad), response_format=form, middleware=[CascadeMiddleware(large)])
+        assert agent.invoke({"messages": "How old is Ada, who is 36?"})["structured_response"] == {"age": 36}
         assert large.asked == 1

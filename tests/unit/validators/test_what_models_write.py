@@ -27,12 +27,39 @@ def judge(
     return "" if verdict is None else verdict.code if verdict.hard else "~" + verdict.code
 
 
+ARGS = r'{"city": "Oslo :) (\"far\")", "note": "it is :("}'
+JSON_CALL = f'{{"name": "get_weather", "arguments": {ARGS}}}'
+MARKUP = [
+    f"functions.get_weather({ARGS})",
+    "functions.get_weather(city='Oslo', days=3)",
+    f"functions.get_weather({ARGS})\nfunctions.get_time({{}})",
+    f"functions.get_weather{ARGS}",
+    f"functions.get_weather:0{ARGS}",
+    f"<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{ARGS}<|tool_call_end|><|tool_calls_section_end|>",
+    f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{ARGS}<|call|>",
+    f"to=functions.get_weather json\n{ARGS}",
+    f"<function=get_weather>{ARGS}</function>",
+    f"<function=get_weather>{ARGS}<|eom_id|>",
+    "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
+    "<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>",
+    '<function_calls>\n<invoke name="get_weather">\n<parameter name="city">Oslo</parameter>\n</invoke>\n</function_calls>',
+    f"[TOOL_CALLS]get_weather[ARGS]{ARGS}",
+    f"[TOOL_CALLS]get_weather{ARGS}[TOOL_CALLS]get_time{{}}</s>",
+    f"[TOOL_CALLS] [{JSON_CALL}]",
+    f"<tool_call>{JSON_CALL}</tool_call>\n<tool_call>{JSON_CALL}</tool_call><|im_end|>",
+    f"<tool_call>\n{JSON_CALL[:-1]}\n</tool_call>",
+    f"<tool_call>\n{JSON_CALL}",
+    "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>",
+    f"<|python_tag|>{JSON_CALL.replace('arguments', 'parameters')}<|eom_id|>",
+    '<|python_tag|>get_weather(city="Oslo"); get_time()',
+    f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{ARGS}\n```<｜tool▁call▁end｜>",
+    f"<think>Hm</think>\n<tool_call>{JSON_CALL}</tool_call>",
+]  # fmt: skip
 CALLS = [
     '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>',
     f"<tool_call>{J}</tool_call>",
     f"[TOOL_CALLS]weather{J}",
     f'[TOOL_CALLS] [{{"name": "forecast", "arguments": {J}}}]',
-    f"<function=weather>{J}</function>",
     f'<|python_tag|>{{"name": "weather", "parameters": {J}}}',
     '<|python_tag|>weather.call(city="Paris")',
     "<|channel|>analysis<|message|>We need it.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather " + f"<|constrain|>json<|message|>{J}<|call|>",
@@ -44,7 +71,6 @@ CALLS = [
     '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n</minimax:tool_call>',
     "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
     f"get_weather\n{J}",
-    f"get_weather({J})",
     'get_weather(city="Paris")',
     f"Action: get_weather\nAction Input: {J}",
     f"Thought: I need the weather.\nAction: get_weather\nAction Input: {J}\nObservation:",
@@ -128,13 +154,31 @@ SOFT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", CALLS)
+@pytest.mark.parametrize("text", [*CALLS, *MARKUP])
 @pytest.mark.parametrize("offered", [True, False])
 def test_a_text_that_is_nothing_but_a_call_is_a_hard_fail(text: str, offered: bool):
     """Whatever the dialect; what only the name of an offered tool tells from data needs the offer."""
-    by_name = ("get_weather(" in text and "tool_call" not in text) or text.startswith(("<get_weather", "Tool: get"))
+    by_name = text in CALLS and "get_weather(" in text and "tool_call" not in text
+    by_name = by_name or text.startswith(("<get_weather", "Tool: get"))
     assert judge(text, tools=TOOLS if offered else ()) == ("call_as_text" if offered or not by_name else "")
     assert judge([{"type": "text", "text": text}]) == "call_as_text"
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_of_a_call_that_is_an_answer(text: str):
+    """Markup in prose or in code, or next to a call, an image or parsed output is an answer."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for content in (f"Hermes writes {text}", f"```\n{text}\n```", f"`{text}`", [{"type": "text", "text": text}, image]):
+        assert judge(content) == ""
+    assert judge(text, calls=[CALL]) == ""
+    for message, parsed in (
+        (AIMessage(text, invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": "cut"}]), None),
+        (AIMessage(text, additional_kwargs={"tool_calls": [{"id": "1"}]}), None),
+        (AIMessage(text), {"city": "Oslo"}),
+    ):
+        assert CompleteResponse()(Draft(message=message, parsed=parsed), StepContext(tools=TOOLS)) is None
+    if text.rstrip().endswith((">", "}")) and "<|eom_id|>" not in text and not text.endswith(JSON_CALL):
+        assert judge(f"{text} is how the call looks.") == ""
 
 
 @pytest.mark.parametrize("text", THOUGHTS)
@@ -186,7 +230,7 @@ def test_a_call_in_the_legacy_field_is_missing_while_tools_are_offered():
     ],
 )  # fmt: skip
 def test_an_unknown_word_for_the_end_is_no_clean_end(word: str, code: str):
-    """Beside partial text a word that nobody knows is a doubt; the clean ones are known."""
+    """After partial text a word that nobody knows is a doubt; the clean ones are known."""
     assert judge("It is 21", finish_reason=word) == code
 
 
@@ -202,6 +246,14 @@ def test_a_prompt_that_ollama_cut_is_a_hard_fail():
 
 
 KEPT: list[tuple[str, str]] = [
+    *[(ASK, text) for text in (
+        '{"name": "get_weather"}', "functions.get_weather", "functions.get_weather is a tool (see above)",
+        "functions.get_weather( is how it begins (see above)", "functions are good; get_weather({})",
+        "function get_weather() {}", "to get the weather call get_weather({})",
+        f"functions.get_weather({ARGS}) is right, functions.get_weather() is not", "<tool_call> is a tag of get_weather.",
+        "<tool_call>{} is empty", "<function> get_weather </function>", "<invoke>get_weather</invoke>",
+        "[TOOL_CALLS] comes before get_weather({})", "[TOOL_CALLS]", "[get_weather](https://example.org)",
+    )],
     (ASK, "It is 21 degrees in Paris."),
     ("Write a short dialogue.", "Sure:\nUser: Hi\nAssistant: Hello"),
     (ASK, "It is 21.\nUser: you, in the settings, may choose the unit."),
@@ -274,9 +326,3 @@ def test_a_script_that_the_conversation_uses_or_speaks_of_is_no_other_script():
     text = "巴黎今天的天气是二十一度。"
     for before in (SystemMessage("Reply in Chinese."), HumanMessage("你好"), ToolMessage("巴黎：晴", tool_call_id="1")):
         assert judge(text, before=(before,)) == ""
-
-
-def test_the_tables_are_large():
-    """At least sixty forms and forty look-alikes."""
-    assert len(CALLS) + len(THOUGHTS) + len(RUNS_ON) + sum(map(len, SOFT.values())) >= 60
-    assert len(KEPT) >= 40
