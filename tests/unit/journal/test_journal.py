@@ -25,7 +25,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepTrace, Usage, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background
-from cascade_agent.journal.reader import checked_label, read, read_labels
+from cascade_agent.journal.reader import checked_label, read, read_labels, records
 from cascade_agent.journal.writer import Journal, _lock, lost_records
 from tests import fresh
 
@@ -464,7 +464,7 @@ def test_a_disk_that_hangs_holds_no_loop_up_and_memory_is_bounded(
     journal, free, busy = Journal(tmp_path / "j.jsonl"), threading.Event(), threading.Event()
 
     async def main() -> list[bool]:
-        background.submit(lambda: busy.set() or free.wait())
+        background.files.submit(lambda: busy.set() or free.wait())
         assert await asyncio.to_thread(busy.wait, 60)
         return [journal.append(a_trace(str(n))) for n in range(8)]
 
@@ -843,5 +843,5 @@ def test_impossible_labels_are_refused_where_that_is_asked_for(tmp_path):
         journal.append_label(Label(step_id="1", source="person", right=True, harm=True))
     assert len(list(read_labels(path))) == 1
     with pytest.raises(RecordError, match=r"j\.jsonl:1: label of step '1' says right and harm at once"):
-        list(read_labels(path, check=checked_label))
-    assert not list(read_labels(path, on_error="skip", check=checked_label))
+        list(records(path, kind="label", build=checked_label))
+    assert not list(records(path, kind="label", build=checked_label, on_error="skip"))
