@@ -14,7 +14,7 @@ from cascade_agent.journal.format import MAX_LINE, kind_of, lines, parse
 from cascade_agent.journal.reader import named, records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from cascade_agent.core.clean_json import JsonMapping
@@ -51,10 +51,10 @@ def entry(data: JsonMapping, at: str = "", *, check: bool) -> Step | Label:
 
 def entries(files: Sequence[Path], *, skip_bad: bool) -> Iterator[Step | Label]:
     """Yield steps and labels, one in memory at a time."""
-    seen = 0
-    build: Callable[[JsonMapping, str], Step | Label] = partial(entry, check=skip_bad)
+    seen, build = 0, partial(entry, check=skip_bad)
     for file in files:
-        seen += yield from records_of(file, build, "skip" if skip_bad else "raise")
+        found: Generator[Step | Label, None, int] = records_of(file, build, "skip" if skip_bad else "raise")
+        seen += yield from found
     if not seen:
         msg = f"{', '.join(map(str, files))}: no record yet; is CASCADE_JOURNAL set where the steps run?"
         raise RecordError(msg)
