@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(whole)[:-200])
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "prices.json").write_text('{"gpt-4o": {"inptu": 1}}')
-    (tmp_path / "odd.json").write_text('{"treshold": 0.5}')
+    (tmp_path / "odd.json").write_text('{"treshold": 0.5, "threshold": 0.5}')
     write_policy(Policy(), tmp_path / "policy.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -106,7 +106,7 @@ def test_what_is_no_journal_is_named(place: Path, name: str) -> None:
     for file, complaint in (("none.jsonl", "no journal matches"), ("empty.jsonl", "empty.jsonl"), ("dir", "is a directory"),
                             ("cut.jsonl.gz", "--out" if name == "label" else "is cut off")):  # fmt: skip
         refused(place, complaint, name, file, *READERS[name])
-    refused(place, "FILE" if name == "trace" else "JOURNAL", name)
+    refused(place, {"trace": "FILE", "label": "journal"}.get(name, "JOURNAL"), name)
 
 
 J = "j.jsonl"
