@@ -76,7 +76,7 @@ def label(
         fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
     with clear_errors():
         with reading_progress():
-            desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
+            desk = _Desk(journal, out, "skip" if skip_bad else "strict")
         if step_id is not None:
             seen = desk.one(step_id, right=right, harm=harm, note=note, source=source)
         elif import_file is not None:
@@ -94,31 +94,25 @@ def label(
 class _Desk:
     """A journal, its labels, and where new ones go."""
 
-    def __init__(self, paths: Sequence[Path | str], target: Path, on_error: OnError) -> None:
-        from cascade_agent.offline.calibration.labelling import labels_of
-
-        self.paths, self.target = paths, target
-        self.on_error: OnError = on_error
-        self.labels = labels_of(*paths, on_error=on_error)
-        self.written: list[Label] = []
-        self.repeated = 0
-
-    @classmethod
-    def at(cls, journal: str, out: Path | None, *, on_error: OnError) -> _Desk:
+    def __init__(self, journal: str, out: Path | None, on_error: OnError) -> None:
+        from cascade_agent.journal.reader import read
         from cascade_agent.journal.writer import Journal
+        from cascade_agent.offline.calibration.labelling import labels_of
 
         plain = Path(journal)
         single = plain.is_file() and plain.suffix != ".gz"
         if out is None and not single:
             if plain.is_dir() or not plain.exists():
-                from cascade_agent.journal.reader import read
-
                 next(iter(read(journal)), None)  # says what is wrong with it
             fail(f"{journal} is no single plain file to append to: give --out FILE for the labels", code=2)
-        paths: list[Path | str] = [*Journal(plain).files()] if single else [journal]
-        if out is not None and out.is_file() and out.resolve() not in {Path(p).resolve() for p in paths}:
-            paths.append(out)
-        return cls(paths, plain if out is None else out, on_error)
+        self.paths: list[Path | str] = [*Journal(plain).files()] if single else [journal]
+        if out is not None and out.is_file() and out.resolve() not in {Path(p).resolve() for p in self.paths}:
+            self.paths.append(out)
+        self.target = plain if out is None else out
+        self.on_error: OnError = on_error
+        self.labels = labels_of(*self.paths, on_error=on_error)
+        self.written: list[Label] = []
+        self.repeated = 0
 
     def add(self, label: Label) -> None:
         """Append a label unless the very same stands there already."""

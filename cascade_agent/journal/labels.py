@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Self
@@ -14,14 +15,13 @@ from cascade_agent.journal.reader import checked_label, records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from cascade_agent.journal.format import OnError, PathLike
 
 _CACHE_KIB: Final = 32_768
 
 
-class LabelStore:
+class LabelStore(AbstractContextManager["LabelStore"]):
     """Labels by their step, without the answers unless `texts` is set; of the thread that made it."""
 
     def __init__(self, labels: Iterable[Label] = (), *, texts: bool = False) -> None:
@@ -72,11 +72,7 @@ class LabelStore:
         """Drop them."""
         self._close()
 
-    def __enter__(self) -> Self:
-        """Return the store itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Drop the labels."""
         self.close()
 
