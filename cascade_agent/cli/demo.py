@@ -115,7 +115,7 @@ def _find_demo() -> None:
         fail("the demo's graphs are not installed; run it from a checkout", code=1)
     if sys.path[:1] != [str(root)]:
         sys.path.insert(0, str(root))
-    for name in {"graphs", "tools"} & sys.modules.keys():
-        places = getattr(sys.modules[name], "__path__", ())
-        if not any(Path(place).resolve().parent == root for place in places):
+    for name in ("graphs", "tools"):
+        places = getattr(sys.modules.get(name), "__path__", ())
+        if name in sys.modules and not any(Path(place).resolve().parent == root for place in places):
             fail(f"another module named {name!r} is loaded already; run the demo in a process of its own", code=1)

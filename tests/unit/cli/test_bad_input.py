@@ -21,6 +21,7 @@ READERS = {
     "trace": ("--json",), "replay": ("--resamples", "5"), "calibrate": ("--max-loss", ".5", "--out", "out.json"),
     "drift": (), "report": ("--out", "page.html"), "label": ("0-0-0", "--right"),
 }  # fmt: skip
+QUICK = ("trace", "drift", "label")
 JOINING = ("replay", "calibrate", "label")
 """Commands that join labels to steps, and take no journal whose last line is unfinished."""
 
@@ -67,10 +68,10 @@ def refused(place: Path, complaint: str, *args: object, code: int = 2) -> str:
     ("line", "complaint", "names"),
     [
         (b"what?\n", "not a line of JSON", READERS),
-        (b'{"type":"poem"}\n', "a record of type 'poem'; this version reads 'step' and 'label': upgrade", READERS),
-        (b'{"type":"step"}\n', "StepTrace", READERS),
+        (b'{"type":"poem"}\n', "a record of type 'poem'; this version reads 'step' and 'label': upgrade", QUICK),
+        (b'{"type":"step"}\n', "StepTrace", QUICK),
         (b'{"type":"step","schema":9,"id":"x"}\n', "StepTrace has schema 9, this version reads up to 1: upgrade", READERS),
-        *((b'{"type":"step","id":"x","%s":[]}\n' % key, f"StepTrace.{key.decode()} is ", READERS) for key in (b"cost", b"latency")),
+        *((b'{"type":"step","id":"x","%s":[]}\n' % key, f"StepTrace.{key.decode()} is ", QUICK) for key in (b"cost", b"latency")),
         (b'{"type":"label","step_id":"a","source":"p","right":"so"}\n', "Label.right is 'so'; expected true or false", READERS),
         (b'{"type":"label","step_id":"a","source":"p","right":true,"harm":true}\n', "right and harm at once", JOINING),
         (b'{"type":"label","step_id":"a","source":"p","right":true,"propensity":3}\n', "has propensity 3", JOINING),
