@@ -53,7 +53,7 @@ def safe_text(text: object, limit: int | None = None) -> str:
     return _ACTS.sub(_escape, line.replace("\n", " ").replace("\t", " "))
 
 
-def safe_json(data: Any, *, indent: int | None = None) -> str:
+def safe_json(data: object, *, indent: int | None = None) -> str:
     """Return JSON whose strings hold nothing that a terminal acts upon; it reads back as the same."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, indent=indent)
     return _ACTS.sub(lambda match: "\n" if match.group() == "\n" else f"\\u{ord(match.group()):04x}", text)
@@ -85,7 +85,7 @@ def fail(message: str, *, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def print_json(data: Any) -> None:
+def print_json(data: object) -> None:
     """Print the one JSON value of `--json`."""
     typer.echo(safe_json(data, indent=2))
 
@@ -96,14 +96,14 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], 
 
     table = [[safe_text(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    parts, room = [[0]], make_console().width - widths[0]
-    free = room
-    for index, width in enumerate(widths[1:], 1):
-        if width + 2 > free and len(parts[-1]) > 1:
+    parts, width = [[0]], make_console().width - widths[0]
+    free = width
+    for index, wanted in enumerate(widths[1:], 1):
+        if wanted + 2 > free and len(parts[-1]) > 1:
             parts.append([0])
-            free = room
+            free = width
         parts[-1].append(index)
-        free -= width + 2
+        free -= wanted + 2
     if title:
         say(title)
     for part in parts:
@@ -164,9 +164,7 @@ class _Complaints(logging.Handler):
         self.seen = set[tuple[object, ...]]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        key = (
-            (record.msg, *(str(part) for part in record.args[:1])) if isinstance(record.args, tuple) else (record.msg,)
-        )
+        key = (record.msg, *map(str, record.args[:1] if isinstance(record.args, tuple) else ()))
         if key not in self.seen:
             self.seen.add(key)
             complain(record.getMessage())

@@ -1,99 +1,75 @@
-"""Steps and labels out of journals, in the order of their lines: one line and a page of labels are in memory."""
+"""Steps and labels out of journals, in the order of their lines, and the lines of a file that grows."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.format import kind_of, lines, parse
-from cascade_agent.journal.reader import expand, keep_on
+from cascade_agent.journal.format import MAX_LINE, kind_of, lines, parse
+from cascade_agent.journal.reader import named, records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
-    from typing import Any
+
+    from cascade_agent.core.clean_json import JsonMapping
 
 _NO_LINES: Final = (b"\x1f\x8b", b"PAR1")
 """First bytes of gzip and Parquet files."""
+_PIECE: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A step that was read, and is made a record only when it is looked at: that takes ten times as long as reading."""
+class Step:
+    """A step that was read, and is made a record only when it is looked at, which takes thrice as long."""
 
-    data: Mapping[str, Any] | StepTrace
-    at: str = ""
+    data: JsonMapping
+    at: str
     """File and line."""
-
-    def is_of(self, thread: str | None, *, escalated: bool) -> bool:
-        """Return whether its thread's id starts so, and whether it reached the large model where that is asked."""
-        name = self.data.thread_id if isinstance(self.data, StepTrace) else self.data.get("thread_id")
-        return (thread is None or str(name or "").startswith(thread)) and not (
-            escalated and not self.record().escalated
-        )
 
     def record(self) -> StepTrace:
         """Return the step."""
-        if isinstance(self.data, StepTrace):
-            return self.data
         try:
             return StepTrace.from_json(self.data)
         except RecordError as error:
-            msg = f"{self.at}: {error}; repair or delete the line, or read with on_error='skip'"
-            raise RecordError(msg) from error
+            raise named(error, self.at) from error
 
 
-def record_of(line: bytes, at: str = "") -> Found | Label:
-    """Return the record of a line, a step as it stands there."""
-    data = parse(line)
-    return Found(data, at) if kind_of(data) == "step" else Label.from_json(data)
+def entry(data: JsonMapping, at: str = "", *, check: bool) -> Step | Label:
+    """Return the record of a line; `check` refuses a step that cannot be one at once."""
+    if kind_of(data) == "label":
+        return Label.from_json(data)
+    if check:
+        StepTrace.from_json(data)
+    return Step(data, at)
 
 
-class Source:
-    """The records of files."""
+def entries(files: Sequence[Path], *, skip_bad: bool) -> Iterator[Step | Label]:
+    """Yield steps and labels, one in memory at a time."""
+    seen, build = 0, partial(entry, check=skip_bad)
+    for file in files:
+        found: Generator[Step | Label, None, int] = records_of(file, build, "skip" if skip_bad else "raise")
+        seen += yield from found
+    if not seen:
+        msg = f"{', '.join(map(str, files))}: no record yet; is CASCADE_JOURNAL set where the steps run?"
+        raise RecordError(msg)
 
-    def __init__(self, paths: Iterable[Path], *, skip_bad: bool) -> None:
-        self.files = expand(paths)
-        self.skip_bad = skip_bad
-        self.skipped = 0
-        """Lines that are no records, or lie behind an unfinished one."""
 
-    def records(self) -> Iterator[Found | Label]:
-        """Yield steps and labels."""
-        empty = True
-        for file in self.files:
-            for number, line in lines(file, lenient=self.skip_bad):
-                empty = False
-                try:
-                    found = record_of(line, f"{file}:{number}")
-                    if self.skip_bad and isinstance(found, Found):
-                        found = Found(found.record())
-                except RecordError as error:
-                    if not keep_on(error, file, number, line, "skip" if self.skip_bad else "raise"):
-                        break
-                    self.skipped += 1
-                else:
+def labels_of(files: Sequence[Path]) -> Iterator[Label]:
+    """Yield the labels alone, without reading the steps; a file that cannot be read twice has none.
+
+    Faults are left to `entries`.
+    """
+    for file in files:
+        for _, line in lines(file, lenient=True) if file.is_file() else ():
+            with suppress(RecordError):
+                if b'"step_id"' in line and isinstance(found := entry(parse(line), check=False), Label):
                     yield found
-        if empty:
-            msg = f"{', '.join(map(str, self.files))}: no record yet; is CASCADE_JOURNAL set where the steps run?"
-            raise RecordError(msg)
-
-    def labels(self) -> Iterator[Label]:
-        """Yield the labels alone, without reading the steps; a file that cannot be read twice has none.
-
-        Faults are left to `records`.
-        """
-        for file in self.files:
-            for _, line in lines(file, lenient=True) if file.is_file() else ():
-                if b'"step_id"' in line:
-                    try:
-                        found = record_of(line)
-                    except RecordError:
-                        continue
-                    if isinstance(found, Label):
-                        yield found
 
 
 def grows(file: Path) -> bool:
@@ -102,3 +78,33 @@ def grows(file: Path) -> bool:
         return not file.is_dir()
     with file.open("rb") as stream:
         return not stream.read(4).startswith(_NO_LINES)
+
+
+def tail(path: Path) -> Iterator[bytes | None]:
+    """Yield the whole lines of a file as they come, from its beginning; None where there is none for now.
+
+    As `tail -F` does it goes on in the file that takes the name, in one that was emptied, and before it is there.
+    """
+    while True:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            yield None
+            continue
+        with file:
+            own, part, current = os.fstat(file.fileno()), b"", True
+            while current:
+                with suppress(FileNotFoundError):  # put away, and the next one is not there: this may still grow
+                    state = path.stat()
+                    current = os.path.samestat(state, own)
+                    if current and state.st_size < file.tell():
+                        file.seek(0)
+                        part = b""
+                while piece := file.readline(_PIECE):  # of a file that was put away what came since the last look
+                    part += piece if len(part) <= MAX_LINE else b""
+                    if piece.endswith(b"\n"):
+                        if len(part) <= MAX_LINE:
+                            yield part
+                        part = b""
+                if current:
+                    yield None

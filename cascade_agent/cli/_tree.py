@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 from rich.tree import Tree
@@ -17,6 +17,7 @@ from cascade_agent.journal.format import answer_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Label, Verdict
 
 _SHORT, _LONG = 100, 400
@@ -54,8 +55,7 @@ def thread_name(step: StepTrace) -> str:
 def step_line(step: StepTrace) -> Text:
     """Return a step in one line: name, outcome, who answered, reason, cost and time."""
     line = Text(f"{plain(step.step)}: ", "bold")
-    outcome = step.outcome if not step.degraded else f"{step.outcome}, degraded"
-    line.append(plain(outcome), _OUTCOMES.get(step.outcome, ""))
+    line.append(plain(step.outcome + ", degraded" * step.degraded), _OUTCOMES.get(step.outcome, ""))
     why = "" if step.reason == step.outcome else f" ({plain(step.reason)})"
     line.append(f" by {plain(step.final_tier or 'nobody')}{why}", "not bold")
     line.append(f", {_money(step.cost, step.currency)}{_time(step.latency)}", "not bold dim")
@@ -76,12 +76,10 @@ def step_tree(step: StepTrace, labels: Iterable[Label] = (), *, depth: int = _DE
 
 
 def _add_attempt(tree: Tree, attempt: Attempt, currency: str, depth: int) -> None:
-    line = Text()
-    line.append(plain(attempt.tier), "cyan" if attempt.tier == "small" else "yellow")
+    line = Text().append(plain(attempt.tier), "cyan" if attempt.tier == "small" else "yellow")
     if attempt.model:
         line.append(f" {plain(attempt.model)}")
-    line.append(": ")
-    line.append(plain(attempt.outcome), _OUTCOMES.get(attempt.outcome, ""))
+    line.append(": ").append(plain(attempt.outcome), _OUTCOMES.get(attempt.outcome, ""))
     if attempt.confidence is not None:
         bar = "" if attempt.threshold is None else f" of {attempt.threshold:.2f}"
         line.append(f", P(right) {attempt.confidence:.2f}{bar}")
@@ -99,8 +97,8 @@ def _add_attempt(tree: Tree, attempt: Attempt, currency: str, depth: int) -> Non
         leaf.children.append(_inner(attempt.inner, depth))
 
 
-def _inner(data: dict[str, Any], depth: int) -> Tree:
-    """The cascade that a tier is itself."""
+def _inner(data: JsonMapping, depth: int) -> Tree:
+    """Return the cascade that a tier is itself."""
     if depth <= 0:
         return Tree(Text("…", "dim"))
     try:
@@ -123,15 +121,14 @@ def finding(verdict: Verdict) -> str:
     return plain(f"{verdict.validator or 'a validator'} {verb}{score}{reason}{f' [{where}]' if where else ''}", 700)
 
 
-def _answer(answer: dict[str, Any]) -> str:
-    """Return a tier's answer, short."""
+def _answer(answer: JsonMapping) -> str:
     if answer.get("tool_calls"):
         return plain(answer_text({**answer, "text": ""}, ", "), 2 * _SHORT)
     return plain(json.dumps(str(answer.get("text", ""))[:_SHORT], ensure_ascii=False), 3 * _SHORT)
 
 
 def _add_rules(tree: Tree, step: StepTrace) -> None:
-    """The decisions that a rule made, each with what was known then."""
+    """Add the decisions that a rule made, each with what was known then."""
     hedged = any(a.outcome == "cancelled" for a in step.attempts) or any(s.name == "hedge" for s in step.evidence)
     for decision, inputs in zip_longest(step.decisions, step.inputs_seen[: len(step.decisions)]):
         rule = _rule(decision, hedged=hedged)
@@ -180,16 +177,13 @@ def _known(inputs: DecisionInputs, currency: str) -> Iterator[str]:
 
 def label_line(label: Label) -> Text:
     """Return what is known since, and from whom."""
-    if label.right is None:
-        words, style = "no finding", "dim"
-    elif label.right:
-        words, style = "small was right", "green"
-    else:
-        large = {True: ", large right", False: ", and so was large", None: ""}[label.harm]
-        words, style = f"small was wrong{large}", "red"
-    line = Text()
-    line.append(f"label: {words}", style)
-    line.append(f" ({plain(label.source)})")
+    large = {True: ", large right", False: ", and so was large", None: ""}[label.harm]
+    words, style = {
+        None: ("no finding", "dim"),
+        True: ("small was right", "green"),
+        False: (f"small was wrong{large}", "red"),
+    }[label.right]
+    line = Text().append(f"label: {words}", style).append(f" ({plain(label.source)})")
     if label.note:
         line.append(f"  {plain(label.note, 2 * _SHORT)}", "dim")
     return line
@@ -198,8 +192,7 @@ def label_line(label: Label) -> Text:
 def label_text(label: Label) -> str:
     """Return a label in words."""
     words = {True: "right", False: "wrong", None: "?"}[label.right]
-    if label.harm is not None:
-        words += ", harm" if label.harm else ", no harm"
+    words += {True: ", harm", False: ", no harm", None: ""}[label.harm]
     note = f" '{label.note}'" if label.note else ""
     return f"{label.source} says {words}{note}"
 

@@ -6,9 +6,8 @@ A file is written only where something could be certified, and never in the plac
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -20,26 +19,14 @@ from cascade_agent.errors import RecordError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.policy import Policy
+    from cascade_agent.journal.format import OnError
     from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
 
 
-class ScorerName(StrEnum):
-    """Ways to make confidence of verdicts."""
-
-    AUTO = "auto"
-    RULES = "rules"
-    ERROR = "error"
-    GAIN = "gain"
-
-
-class Per(StrEnum):
-    """Things that the risk is a share of."""
-
-    STEP = "step"
-    TURN = "turn"
-    EPISODE = "episode"
-
+Per = Literal["step", "turn", "episode"]
+_Scorer = Literal["auto", "rules", "error", "gain"]
 
 _BASIS = {
     "all_escalated": "every step was also answered by the large model, so all of them count",
@@ -75,12 +62,12 @@ def calibrate(
         Path | None, typer.Option(help="Policy file to start from: its settings stay, its scorer is the prior.")
     ] = None,
     scorer: Annotated[
-        ScorerName,
+        _Scorer,
         typer.Option(
             help="rules: keep the policy's scorer. error, gain: fit one on 'small is wrong' or on 'escalating gains'. "
             "auto: whichever ranks harm best on held-out episodes."
         ),
-    ] = ScorerName.AUTO,
+    ] = "auto",
     by_kind: Annotated[
         bool, typer.Option("--by-kind", help="A threshold for each kind of step, each certified for itself.")
     ] = False,
@@ -90,7 +77,7 @@ def calibrate(
     per: Annotated[
         Per,
         typer.Option(help="step: share of steps. turn, episode: of turns (runs), of episodes (threads) with any harm."),
-    ] = Per.STEP,
+    ] = "step",
     seed: Annotated[int, typer.Option(help="Of all draws and splits.")] = 0,
     skip_bad: SkipBad = False,
     force: Annotated[
@@ -104,73 +91,67 @@ def calibrate(
     """
     with ui.clear_errors(), ui.reading_progress():
         paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
+        from cascade_agent.core.policy import Policy
         from cascade_agent.offline.calibration import calibrate as run
-        from cascade_agent.offline.calibration import load_policy, write_policy
+        from cascade_agent.offline.calibration import learn_disagreement, load_policy, write_policy
 
         base = None if policy is None else load_policy(policy)
         if by_kind and together:
             ui.fail("--by-kind and --together are two claims; give one of them", code=2)
-        claim = {
+        claim: JsonObject = {
             "target": max_loss,
             "confidence": confidence,
-            "per": per.value,
+            "per": per,
             "by_kind": by_kind,
             "evidence_share": evidence_share,
         }
         replaced = None if out is None else _replaced(out, base, claim, force=force)
-        if max_loss is None:
-            _learn_evidence(paths, evidence_share, base, out, seed=seed, skip_bad=skip_bad, as_json=as_json)
-            return
-        result = run(
-            paths,
-            max_loss=max_loss,
-            confidence=confidence,
-            policy=base,
-            scorer=scorer.value,
-            per=per.value,
-            by_kind="together" if together else "each" if by_kind else "one",
-            evidence_share=evidence_share,
-            on_error="skip" if skip_bad else "strict",
-            seed=seed,
-        )
-        if result.policy is not None and out is not None:
-            write_policy(result.policy, out)
+        mode: OnError = "skip" if skip_bad else "strict"
+        result = None
+        if max_loss is not None:
+            result = run(
+                paths,
+                max_loss=max_loss,
+                confidence=confidence,
+                policy=base,
+                scorer=scorer,
+                per=per,
+                by_kind="together" if together else "each" if by_kind else "one",
+                evidence_share=evidence_share,
+                on_error=mode,
+                seed=seed,
+            )
+            new = result.policy
+        elif evidence_share is None:
+            ui.fail("give --max-loss, --evidence-share, or both", code=2)
+        else:
+            evidence = learn_disagreement(*paths, share=evidence_share, seed=seed, on_error=mode)
+            new = replace(base or Policy(), evidence=evidence)
+        if new is not None and out is not None:
+            write_policy(new, out)
     if as_json:
-        written = None if out is None or result.policy is None else str(out)
-        new = None if result.policy is None else result.policy.to_json()
-        ui.print_json(result.to_json() | {"policy": new, "out": written})
+        found = {} if result is None else result.to_json()
+        written = None if out is None or new is None else str(out)
+        ui.print_json(found | {"policy": None if new is None else new.to_json(), "out": written})
     else:
-        _show(result, by_kind=by_kind or together)
-        ui.say(_file_line(result, out, replaced))
-    if result.policy is None:
+        for line in _evidence_lines(new) if result is None else _result_lines(result, by_kind=by_kind or together):
+            ui.say(line)
+        if result is not None and any(quality.n for quality in result.quality.values()):
+            ui.say()
+            _print_quality(result)
+            ui.say(_choice(result))
+        ui.say(_file_line(new, out, "" if result is None else _mark(result.data, replaced)))
+    if new is None:
         raise typer.Exit(1)
 
 
-def _learn_evidence(
-    paths: list[str],
-    share: float | None,
-    base: Policy | None,
-    out: Path | None,
-    *,
-    seed: int,
-    skip_bad: bool,
-    as_json: bool,
-) -> None:
-    """Write a policy that asks the evidence about a share of the steps; its threshold stays as it is."""
-    from cascade_agent.core.policy import Policy
-    from cascade_agent.offline.calibration import learn_disagreement, write_policy
-
-    if share is None:
-        ui.fail("give --max-loss, --evidence-share, or both", code=2)
-    evidence = learn_disagreement(*paths, share=share, seed=seed, on_error="skip" if skip_bad else "strict")
-    new = replace(Policy() if base is None else base, evidence=evidence)
-    if out is not None:
-        write_policy(new, out)
-    if as_json:
-        ui.print_json({"policy": new.to_json(), "out": None if out is None else str(out)})
-        return
-    ui.say(*_evidence_lines(new))
-    ui.say("Nothing was written; give --out to keep the policy." if out is None else f"Wrote {out}.")
+def _result_lines(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
+    yield saving_line(result.saving)
+    yield from _findings(result, by_kind=by_kind)
+    yield from _evidence_lines(result.policy)
+    yield ""
+    yield from _labels(result)
+    yield from _conflicts(result)
 
 
 def _evidence_lines(policy: Policy | None) -> Iterable[str]:
@@ -180,7 +161,7 @@ def _evidence_lines(policy: Policy | None) -> Iterable[str]:
         yield f"Evidence: asked about {share:.1%} of the steps, those in which the second model most likely disagrees."
 
 
-def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: bool) -> Policy | None:
+def _replaced(out: Path, base: Policy | None, claim: JsonMapping, *, force: bool) -> Policy | None:
     """Return the policy that stands there, if it may be replaced; leave with 2 if it may not."""
     from cascade_agent.offline.calibration import load_policy
 
@@ -200,7 +181,7 @@ def _replaced(out: Path, base: Policy | None, claim: dict[str, Any], *, force: b
     return old
 
 
-def _lost(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iterable[str]:
+def _lost(old: Policy, base: Policy | None, claim: JsonMapping) -> Iterable[str]:
     """Yield the settings of an old policy that the one in its place would not have."""
     from cascade_agent.core.policy import Policy
 
@@ -212,7 +193,7 @@ def _lost(old: Policy, base: Policy | None, claim: dict[str, Any]) -> Iterable[s
         yield f"it has other settings ({', '.join(lost)}), start from them with --policy"
 
 
-def _weaker(old: Policy, claim: dict[str, Any]) -> Iterable[str]:
+def _weaker(old: Policy, claim: JsonMapping) -> Iterable[str]:
     """Yield reasons for which the claim of an old policy is worth more than the one that would take its place."""
     was = old.provenance
     if was.get("kind") != "calibrated":
@@ -226,8 +207,8 @@ def _weaker(old: Policy, claim: dict[str, Any]) -> Iterable[str]:
         yield f"it holds with probability {confidence:g}, the new one would with {claim['confidence']:g}"
     if was.get("risk", "harm") != "harm":
         yield f"it bounds another risk ({was['risk']})"
-    units = list(Per)
-    if was.get("per") in units and units.index(Per(was["per"])) > units.index(Per(claim["per"])):
+    units = get_args(Per)
+    if was.get("per") in units and units.index(was["per"]) > units.index(claim["per"]):
         yield f"it holds per {was['per']}, the new one would per {claim['per']}"
     if str(was.get("scope", "")).startswith("each kind") and not claim["by_kind"]:
         yield "it holds within each kind of step, the new one would over all together (--by-kind keeps that)"
@@ -240,58 +221,58 @@ def parts_of(name: str) -> list[str]:
     return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
 
 
-def _show(result: CalibrationResult, *, by_kind: bool) -> None:
-    for line in (
-        saving_line(result.saving),
-        *_findings(result, by_kind=by_kind),
-        *_evidence_lines(result.policy),
-        "",
-        *_labels(result),
-        *_conflicts(result),
-    ):
-        ui.say(line)
-    if any(quality.n for quality in result.quality.values()):
-        ui.say()
-        _print_quality(result)
-        ui.say(_choice(result))
-
-
 def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
     """Yield the thresholds and what is promised of them, or what is missing."""
-    if result.policy is None:
+    from cascade_agent.offline.calibration import Certificate
+
+    certificate, policy = result.certificate, result.policy
+    kinds = [(kind or "other kinds", _short(found)) for kind, found in result.by_kind.items()]
+    if policy is None:
         if not by_kind:
-            yield f"No threshold holds: {_missing(result.certificate)}"
+            yield _short(certificate).replace("no", "No", 1)
             return
         yield "No threshold holds for any kind of step, or not every other kind could be kept from being accepted."
-        yield from (f"  {kind or 'other kinds'}: {_short(found)}" for kind, found in result.by_kind.items())
-        yield f"  all together: {_short(result.certificate)}"
+        yield from (f"  {kind}: {found}" for kind, found in kinds)
+        yield f"  all together: {_short(certificate)}"
         return
-    policy, entries = result.policy, result.policy.provenance["thresholds"]
-    if "" in entries:
-        yield _certified(result)
-        if len(result.by_kind) > 1:
-            yield from (f"  {kind or 'other kinds'} alone: {_short(found)}" for kind, found in result.by_kind.items())
+    entries = policy.provenance["thresholds"]
+    promise = (
+        f"accepted drafts that are wrong where large is right are at most {certificate.max_loss:.3g} of the "
+        f"{certificate.per}s, with probability {certificate.confidence:g}."
+    )
+    if isinstance(certificate, Certificate) and "" in entries:
+        yield (
+            f"Threshold {certificate.threshold:.4g}: {promise} Seen: {certificate.losses} in {certificate.n} episodes, "
+            f"upper bound {certificate.upper:.4f}; {certificate.escalated:.1%} of the steps escalate."
+        )
+        if len(kinds) > 1:
+            yield from (f"  {kind} alone: {found}" for kind, found in kinds)
     else:
-        scope = "Over all steps" if _together(entries) else "Within each of them, and in all at once,"
-        yield f"One threshold for each kind of step. {scope} {_promise(result)}"
-        for kind in (key for key in entries if key != "irreversible"):
-            claim = entries[kind]["claim"]
-            if claim == "together":
-                yield f"  {kind}: threshold {entries[kind]['threshold']:.4g}"
-                continue
-            if claim == "unseen":
-                continue
-            found = result.by_kind.get("" if claim == "rest" else kind)
-            together = " (with the other kinds that have few labels)" if claim == "rest" else ""
-            yield f"  {kind}{together}: {_short(found) if found is not None else 'no such step in the journal'}"
-        unseen = [kind for kind, entry in entries.items() if entry["claim"] == "unseen"]
-        if unseen:
-            yield f"  no such step in the journal, all go to large: {', '.join(unseen)}"
+        yield from _kinds(result, entries, promise)
     if result.irreversible is not None:
         yield f"  drafts that call an irreversible tool, P(wrong | accepted): {_short(result.irreversible)}"
     own = {k: v for k, v in policy.thresholds.items() if entries.get(k, {}).get("claim") != "unseen"}
     numbers = "".join(f", {key} {_threshold(value)}" for key, value in own.items())
     yield f"Policy: threshold {_threshold(policy.base_threshold)}{numbers}."
+
+
+def _kinds(result: CalibrationResult, entries: JsonMapping, promise: str) -> Iterable[str]:
+    together = any(entry["claim"] == "together" for entry in entries.values())
+    scope = "Over all steps" if together else "Within each of them, and in all at once,"
+    yield f"One threshold for each kind of step. {scope} {promise}"
+    unseen = []
+    for kind, entry in entries.items():
+        if entry["claim"] == "together":
+            yield f"  {kind}: threshold {entry['threshold']:.4g}"
+        elif entry["claim"] == "unseen":
+            unseen.append(kind)
+        elif kind != "irreversible":
+            rest = entry["claim"] == "rest"
+            found = result.by_kind.get("" if rest else kind)
+            text = "no such step in the journal" if found is None else _short(found)
+            yield f"  {kind}{' (with the other kinds that have few labels)' if rest else ''}: {text}"
+    if unseen:
+        yield f"  no such step in the journal, all go to large: {', '.join(unseen)}"
 
 
 def _threshold(value: float | None) -> str:
@@ -333,29 +314,21 @@ def _conflicts(result: CalibrationResult) -> Iterable[str]:
 def _print_quality(result: CalibrationResult) -> None:
     kinds = sorted({kind for quality in result.quality.values() for kind in quality.by_kind})
     names = ("scorer", "drafts", "AUROC: wrong", "95 %", "AUROC: harm", "calibration error")
-    rows = []
-    for name, quality in result.quality.items():
-        limits = quality.auroc_interval
-        rows.append(
-            [
-                name,
-                str(quality.n),
-                _number(quality.auroc),
-                "" if limits is None else f"{limits[0]:.3f} to {limits[1]:.3f}",
-                _number(quality.auroc_gain),
-                _number(quality.calibration_error),
-                *(_number(quality.by_kind.get(kind)) for kind in kinds),
-            ]
-        )
+    rows = [
+        [
+            name,
+            str(quality.n),
+            _number(quality.auroc),
+            "" if quality.auroc_interval is None else "{:.3f} to {:.3f}".format(*quality.auroc_interval),
+            *map(_number, (quality.auroc_gain, quality.calibration_error, *map(quality.by_kind.get, kinds))),
+        ]
+        for name, quality in result.quality.items()
+    ]
     ui.print_table("on episodes that no scorer was fitted on", [*names, *(f"AUROC: {kind}" for kind in kinds)], rows)
 
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
-
-
-def _together(entries: dict[str, Any]) -> bool:
-    return any(entry["claim"] == "together" for entry in entries.values())
 
 
 def _choice(result: CalibrationResult) -> str:
@@ -376,26 +349,6 @@ def _choice(result: CalibrationResult) -> str:
     return f"{text} On the episodes of the table the fit on {better} ranked harm better."
 
 
-def _promise(result: CalibrationResult) -> str:
-    found = result.certificate
-    return (
-        f"accepted drafts that are wrong where large is right are at most {found.max_loss:.3g} of the {found.per}s, "
-        f"with probability {found.confidence:g}."
-    )
-
-
-def _certified(result: CalibrationResult) -> str:
-    from cascade_agent.offline.calibration import Certificate
-
-    found = result.certificate
-    if not isinstance(found, Certificate):
-        return _missing(found)
-    return (
-        f"Threshold {found.threshold:.4g}: {_promise(result)} Seen: {found.losses} in {found.n} episodes, upper bound "
-        f"{found.upper:.4f}; {found.escalated:.1%} of the steps escalate."
-    )
-
-
 def _short(found: Certificate | NoThreshold) -> str:
     from cascade_agent.offline.calibration import Certificate
 
@@ -404,28 +357,25 @@ def _short(found: Certificate | NoThreshold) -> str:
             f"threshold {found.threshold:.4g}, {found.losses} losses in {found.n} episodes, upper bound "
             f"{found.upper:.4f} at {found.confidence:.3g}, {found.escalated:.1%} escalate"
         )
-    return f"no threshold holds: {_missing(found)}"
-
-
-def _missing(found: Certificate | NoThreshold) -> str:
-    from cascade_agent.offline.calibration import NoThreshold
-
-    if not isinstance(found, NoThreshold):
-        return ""
     power = f" About {found.missing_for_power} give a test 80 % power at half the target."
-    return f"{found.reason}." + (power if found.missing and "missing" not in found.reason else "")
+    told = "missing" in found.reason or not found.missing
+    return f"no threshold holds: {found.reason}.{'' if told else power}"
 
 
-def _file_line(result: CalibrationResult, out: Path | None, replaced: Policy | None) -> str:
+def _file_line(new: Policy | None, out: Path | None, mark: str) -> str:
     if out is None:
-        return "Nothing was written" + ("." if result.policy is None else "; give --out to keep the policy.")
-    if result.policy is None:
+        return "Nothing was written" + ("." if new is None else "; give --out to keep the policy.")
+    if new is None:
         return f"{out} is left as it was." if out.exists() else f"{out} was not written."
-    old = "" if replaced is None else f", in the place of one with {_summary(replaced)}"
-    return f"Wrote {out} (data {result.data[:12]}){old}."
+    return f"Wrote {out}{mark}."
 
 
-def _summary(old: Policy) -> str:
+def _mark(data: str, old: Policy | None) -> str:
+    """Return the mark of the labels, and what the file had before."""
+    text = f" (data {data[:12]})"
+    if old is None:
+        return text
     date, n = old.provenance.get("date"), (old.provenance.get("certificate") or {}).get("n")
     threshold = "no threshold" if old.base_threshold is None else f"threshold {old.base_threshold:.4g}"
-    return threshold + (f" of {date}" if date else "") + (f" on {n} episodes" if n else "")
+    of = (f" of {date}" if date else "") + (f" on {n} episodes" if n else "")
+    return f"{text}, in the place of one with {threshold}{of}"

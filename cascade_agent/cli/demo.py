@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -115,10 +115,7 @@ def _find_demo() -> None:
         fail("the demo's graphs are not installed; run it from a checkout", code=1)
     if sys.path[:1] != [str(root)]:
         sys.path.insert(0, str(root))
-    other = next((m for m in ("graphs", "tools") if m in sys.modules and not _inside(sys.modules[m], root)), None)
-    if other:
-        fail(f"another module named {other!r} is loaded already; run the demo in a process of its own", code=1)
-
-
-def _inside(module: Any, root: Path) -> bool:
-    return any(Path(place).resolve().parent == root for place in getattr(module, "__path__", ()))
+    for name in ("graphs", "tools"):
+        places = getattr(sys.modules.get(name), "__path__", ())
+        if name in sys.modules and not any(Path(place).resolve().parent == root for place in places):
+            fail(f"another module named {name!r} is loaded already; run the demo in a process of its own", code=1)

@@ -6,13 +6,14 @@ import datetime as dt
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cascade_agent.cli import _app as ui
 from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
 from cascade_agent.cli.replay import compared
+from cascade_agent.errors import ConfigurationError, RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +71,6 @@ def drift(
     Exit code 0: no alarm. 3: alarms. 2: input that cannot be used. 1: a run that failed.
     """
     with ui.clear_errors(), ui.reading_progress():
-        from cascade_agent.errors import RecordError
         from cascade_agent.journal.reader import read, read_labels
         from cascade_agent.offline.calibration import load_policy
         from cascade_agent.offline.drift import watch
@@ -103,8 +103,6 @@ def drift(
 
 def parse_since(text: str, *, now: dt.datetime) -> dt.datetime:
     """Return the time of an ISO date or time (UTC where it has no zone), or of a duration before `now`."""
-    from cascade_agent.errors import ConfigurationError
-
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
     try:
         if found is not None:
@@ -134,11 +132,10 @@ def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | 
 
 
 def _read_prices(file: Path) -> Mapping[str, Price]:
-    from cascade_agent.errors import RecordError
     from cascade_agent.models.pricing import Price
 
     try:
-        data: Any = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         msg = f"{file}: cannot be read as prices ({error}); expected a JSON object of models"
         raise RecordError(msg) from error

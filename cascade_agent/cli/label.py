@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,28 +18,16 @@ from cascade_agent.cli._app import JsonFlag, SkipBad, app, clear_errors, fail, p
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import Label, StepTrace
     from cascade_agent.journal.format import OnError
-    from cascade_agent.offline.evaluation import LabelledStep
 
 
-class Source(StrEnum):
-    """Where a label comes from."""
-
-    PERSON = "person"
-    REVIEW = "review"
-    EVALUATOR = "evaluator"
-    TOOL_ERROR = "tool_error"
-
-
-class Order(StrEnum):
-    """Orders of a session."""
-
-    DOUBTFUL = "doubtful"
-    RANDOM = "random"
-
+Source = Literal["person", "review", "evaluator", "tool_error"]
+Order = Literal["doubtful", "random"]
 
 _KEYS = "r right, w wrong, h wrong and large right, b both wrong, s skip, q quit"
+_finding = attrgetter("source", "right", "harm", "note")
 _MAX_TEXT = 2000
 _MAX_LINES = 20
 _NEVER = 2**62
@@ -58,9 +46,7 @@ def label(
         bool | None, typer.Option("--harm/--no-harm", help="Whether small was wrong and large right.")
     ] = None,
     note: Annotated[str, typer.Option(help="A remark, kept with the label.")] = "",
-    source: Annotated[Source, typer.Option(help="Who says so. review: because the step looked doubtful.")] = (
-        Source.PERSON
-    ),
+    source: Annotated[Source, typer.Option(help="Who says so. review: because the step looked doubtful.")] = "person",
     import_file: Annotated[
         Path | None,
         typer.Option("--from", help="Import labels: CSV with a header, or JSON lines (step_id, right, harm, note)."),
@@ -71,7 +57,7 @@ def label(
             help="Of a session. doubtful: confidence nearest to one half first, the quickest way to find mistakes. "
             "random: a sample of what small answered, which is what `calibrate` needs."
         ),
-    ] = Order.DOUBTFUL,
+    ] = "doubtful",
     limit: Annotated[int, typer.Option(min=1, help="Of a session: at most so many steps.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the random order.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write labels to this file instead of the journal.")] = None,
@@ -90,64 +76,67 @@ def label(
         fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
     with clear_errors():
         with reading_progress():
-            desk = _Desk.at(journal, out, on_error="skip" if skip_bad else "strict")
+            desk = _Desk(journal, out, "skip" if skip_bad else "strict")
         if step_id is not None:
-            result = desk.one(step_id, right=right, harm=harm, note=note, source=source.value)
+            seen = desk.one(step_id, right=right, harm=harm, note=note, source=source)
         elif import_file is not None:
-            result = desk.many(import_file)
+            seen = desk.many(import_file)
         else:
-            result = desk.session(order.value, limit, seed, err=as_json)
+            seen = desk.session(order, limit, seed, err=as_json)
+        conflicts = desk.conflicts(seen)
     if as_json:
-        print_json(result)
+        print_json(_as_json(desk, conflicts))
     else:
-        for line in _summary(result):
+        for line in _summary(desk, conflicts):
             say(line)
 
 
 class _Desk:
     """A journal, its labels, and where new ones go."""
 
-    def __init__(self, paths: Sequence[Path | str], target: Path, on_error: OnError) -> None:
-        from cascade_agent.offline.calibration.labelling import labels_of
-
-        self.paths, self.target = paths, target
-        self.on_error: OnError = on_error
-        self.labels = labels_of(*paths, on_error=on_error)
-        self.written: list[Label] = []
-        self.repeated = 0
-
-    @classmethod
-    def at(cls, journal: str, out: Path | None, *, on_error: OnError) -> _Desk:
+    def __init__(self, journal: str, out: Path | None, on_error: OnError) -> None:
+        from cascade_agent.journal.reader import read
         from cascade_agent.journal.writer import Journal
+        from cascade_agent.offline.calibration.labelling import labels_of
 
         plain = Path(journal)
         single = plain.is_file() and plain.suffix != ".gz"
         if out is None and not single:
             if plain.is_dir() or not plain.exists():
-                from cascade_agent.journal.reader import read
-
                 next(iter(read(journal)), None)  # says what is wrong with it
             fail(f"{journal} is no single plain file to append to: give --out FILE for the labels", code=2)
-        paths: list[Path | str] = [*Journal(plain).files()] if single else [journal]
-        if out is not None and out.is_file() and out.resolve() not in {Path(p).resolve() for p in paths}:
-            paths.append(out)
-        return cls(paths, plain if out is None else out, on_error)
+        self.paths: list[Path | str] = [*Journal(plain).files()] if single else [journal]
+        if out is not None and out.is_file() and out.resolve() not in {Path(p).resolve() for p in self.paths}:
+            self.paths.append(out)
+        self.target = plain if out is None else out
+        self.on_error: OnError = on_error
+        self.labels = labels_of(*self.paths, on_error=on_error)
+        self.written: list[Label] = []
+        self.repeated = 0
 
-    def add(self, label: Label) -> bool:
-        """Append a label; False where the very same stands there already."""
+    def add(self, label: Label) -> None:
+        """Append a label unless the very same stands there already."""
         from cascade_agent.journal.writer import Journal
 
-        if any(_same(label, other) for other in self.labels[label.step_id]):
+        if any(_finding(label) == _finding(other) for other in self.labels[label.step_id]):
             self.repeated += 1
-            return False
+            return
         with Journal(self.target, max_bytes=_NEVER) as journal:
             if not journal.append_label(label):
                 fail(f"{self.target} cannot be written; {len(self.written)} labels were", code=1)
         self.labels[label.step_id].append(label)
         self.written.append(label)
-        return True
 
-    def one(self, step_id: str, *, right: bool | None, harm: bool | None, note: str, source: str) -> dict[str, Any]:
+    def say(self, trace: StepTrace, *, right: bool | None, harm: bool | None, note: str, source: str) -> None:
+        """Append what somebody says about a step."""
+        from cascade_agent.core.records import Label
+
+        at = dt.datetime.now(dt.UTC).isoformat()
+        self.add(Label(step_id=trace.id, source=source, right=right, harm=harm, note=note, at=at))
+
+    def one(
+        self, step_id: str, *, right: bool | None, harm: bool | None, note: str, source: str
+    ) -> Iterable[StepTrace]:
         from cascade_agent.offline.calibration.labelling import find_step
 
         if right is None and harm is None:
@@ -155,10 +144,10 @@ class _Desk:
         if right and harm:
             fail("--right and --harm contradict each other: harm is small wrong and large right", code=2)
         trace = find_step(*self.paths, prefix=step_id, on_error=self.on_error)
-        self.add(_label(trace, right=False if harm else right, harm=harm, note=note, source=source))
-        return self.result([trace])
+        self.say(trace, right=False if harm else right, harm=harm, note=note, source=source)
+        return [trace]
 
-    def many(self, file: Path) -> dict[str, Any]:
+    def many(self, file: Path) -> Iterable[StepTrace]:
         from cascade_agent.journal.reader import read
         from cascade_agent.offline.calibration.labelling import import_labels
 
@@ -166,16 +155,16 @@ class _Desk:
         for label in labels:
             self.add(label)
         ids = {label.step_id for label in labels}
-        return self.result(trace for trace in read(*self.paths, on_error=self.on_error) if trace.id in ids)
+        return (trace for trace in read(*self.paths, on_error=self.on_error) if trace.id in ids)
 
-    def session(self, order: str, limit: int, seed: int, *, err: bool) -> dict[str, Any]:
+    def session(self, order: Order, limit: int, seed: int, *, err: bool) -> Iterable[StepTrace]:
         from cascade_agent.offline.calibration.labelling import promoted, to_look_at
 
         with reading_progress():
             steps = to_look_at(
                 *self.paths,
                 labels=self.labels,
-                order=order,  # type: ignore[arg-type]  # the values of the option are those of the literal
+                order=order,
                 limit=limit,
                 seed=seed,
                 on_error=self.on_error,
@@ -187,7 +176,7 @@ class _Desk:
         for number, trace in enumerate(steps, 1):
             before = promoted(self.labels[trace.id]) if order == "random" else None
             if before is not None:  # looked at earlier: no need to ask again
-                self.add(_label(trace, right=before.right, harm=before.harm, note="reviewed before", source="person"))
+                self.say(trace, right=before.right, harm=before.harm, note="reviewed before", source="person")
                 seen.append(trace)
                 continue
             say(err=err)
@@ -200,53 +189,29 @@ class _Desk:
             if key != "s":
                 source = "review" if order == "doubtful" else "person"
                 harm = {"h": True, "b": False}.get(key)
-                self.add(_label(trace, right=key == "r", harm=harm, note="", source=source))
+                self.say(trace, right=key == "r", harm=harm, note="", source=source)
                 seen.append(trace)
-        return self.result(seen)
+        return seen
 
     def _requests(self, ids: set[str]) -> dict[str, object]:
         """Return the requests of steps, where the journal kept them."""
         from cascade_agent.journal.reader import records
 
-        def build(data: Mapping[str, Any]) -> tuple[str, object] | None:
+        def build(data: JsonMapping) -> tuple[str, object] | None:
             step, request = data.get("id"), data.get("request")
             return (step, request) if request and isinstance(step, str) and step in ids else None
 
         found = records(*self.paths, kind="step", build=build, on_error=self.on_error, containing=b'"request"')
         return dict(pair for pair in found if pair is not None)
 
-    def result(self, traces: Iterable[StepTrace]) -> dict[str, Any]:
-        """Return what was written, and the contradictions among the labels of these steps."""
-        from cascade_agent.offline.evaluation.dataset import contradict, label_step, resolve
+    def conflicts(self, traces: Iterable[StepTrace]) -> dict[str, tuple[Label, ...]]:
+        """Return the labels of those steps whose labels contradict each other."""
+        from cascade_agent.offline.evaluation.dataset import contradict, label_step
 
-        found: dict[str, LabelledStep] = {}
+        found: dict[str, tuple[Label, ...]] = {}
         for trace in traces:
-            found.setdefault(trace.id, label_step(trace, self.labels[trace.id]))
-        return {
-            "file": str(self.target),
-            "written": [label.to_json() for label in self.written],
-            "known_already": self.repeated,
-            "conflicts": [
-                {
-                    "step_id": step,
-                    "counted": None if (counted := resolve(known.labels)) is None else counted.to_json(),
-                    "labels": [label.to_json() for label in known.labels],
-                }
-                for step, known in found.items()
-                if contradict(known.labels)
-            ],
-        }
-
-
-def _label(trace: StepTrace, *, right: bool | None, harm: bool | None, note: str, source: str) -> Label:
-    from cascade_agent.core.records import Label
-
-    at = dt.datetime.now(dt.UTC).isoformat()
-    return Label(step_id=trace.id, source=source, right=right, harm=harm, note=note, at=at)
-
-
-def _same(one: Label, other: Label) -> bool:
-    return (one.source, one.right, one.harm, one.note) == (other.source, other.right, other.harm, other.note)
+            found.setdefault(trace.id, label_step(trace, self.labels[trace.id]).labels)
+        return {step: labels for step, labels in found.items() if contradict(labels)}
 
 
 def _next_key(*, large: bool, err: bool) -> str:
@@ -297,15 +262,32 @@ def _answer_lines(answer: object, error: str | None) -> list[str]:
     return [*text[:_MAX_TEXT].splitlines(), *["..."] * (len(text) > _MAX_TEXT)] or ["(empty)"]
 
 
-def _summary(result: dict[str, Any]) -> Iterable[str]:
-    from cascade_agent.cli._tree import label_text
-    from cascade_agent.core.records import Label
+def _as_json(desk: _Desk, conflicts: Mapping[str, Sequence[Label]]) -> JsonObject:
+    from cascade_agent.offline.evaluation.dataset import resolve
 
-    known = f", {result['known_already']} stood there already" if result["known_already"] else ""
-    yield f"{len(result['written'])} labels written to {result['file']}{known}."
-    for conflict in result["conflicts"]:
-        labels = [Label.from_json(label) for label in conflict["labels"]]
-        yield f"{conflict['step_id']}: labels contradict each other, all are kept:"
+    return {
+        "file": str(desk.target),
+        "written": [label.to_json() for label in desk.written],
+        "known_already": desk.repeated,
+        "conflicts": [
+            {
+                "step_id": step,
+                "counted": None if (counted := resolve(labels)) is None else counted.to_json(),
+                "labels": [label.to_json() for label in labels],
+            }
+            for step, labels in conflicts.items()
+        ],
+    }
+
+
+def _summary(desk: _Desk, conflicts: Mapping[str, Sequence[Label]]) -> Iterable[str]:
+    from cascade_agent.cli._tree import label_text
+    from cascade_agent.offline.evaluation.dataset import resolve
+
+    known = f", {desk.repeated} stood there already" if desk.repeated else ""
+    yield f"{len(desk.written)} labels written to {desk.target}{known}."
+    for step, labels in conflicts.items():
+        yield f"{step}: labels contradict each other, all are kept:"
         yield from (f"  {label_text(label)}" for label in labels)
-        if conflict["counted"] is not None:
-            yield f"  {label_text(Label.from_json(conflict['counted']))}: this one counts"
+        if (counted := resolve(labels)) is not None:
+            yield f"  {label_text(counted)}: this one counts"

@@ -6,29 +6,27 @@ import sys
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cascade_agent.cli import _app as ui
 from cascade_agent.cli._app import SkipBad, app
-from cascade_agent.core.records import Label
+from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console
-    from rich.tree import Tree
 
-    from cascade_agent.cli._input import Found
-    from cascade_agent.cli._tail import Tail
-    from cascade_agent.core.records import StepTrace
+    from cascade_agent.cli._input import Step
     from cascade_agent.journal.labels import LabelStore
 
-    Wanted = Callable[[Found], bool]
+    Wanted = Callable[[Step], bool]
 
 _GROUPED = 1000
 """Steps that wait to be printed under the heading of their thread."""
@@ -71,8 +69,9 @@ def trace(
 ) -> None:
     """Print the steps of a journal as a tree: thread, step, attempts, verdicts, labels."""
 
-    def wanted(found: Found) -> bool:
-        return found.is_of(thread, escalated=escalated)
+    def wanted(step: Step) -> bool:
+        name = str(step.data.get("thread_id") or "")
+        return name.startswith(thread or "") and (not escalated or step.record().escalated)
 
     show = _json_lines if as_json else _quiet_lines if quiet else _print_threads
     with ui.clear_errors():
@@ -93,35 +92,31 @@ def _show(
     *,
     skip_bad: bool,
 ) -> None:
-    from cascade_agent.cli._input import Source
+    from cascade_agent.cli._input import Step, entries, labels_of
     from cascade_agent.journal.labels import LabelStore
+    from cascade_agent.journal.reader import expand
 
-    source, labels = Source(files, skip_bad=skip_bad), LabelStore(texts=True)
-    with ui.reading_progress(wanted=last is not None or not sys.stdout.isatty()):
-        if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
-            for label in source.labels():
-                labels.add(label)
-            show(
-                (found.record() for found in source.records() if not isinstance(found, Label) and wanted(found)), labels
-            )
-            found = None
-        else:
-            found = _last(source.records(), wanted, labels, last)
-    if found is not None:
-        show((step.record() for step in found), labels)
-    if source.skipped:
-        ui.complain(f"{source.skipped} lines are no records and were left out")
+    paths = expand(files)
+    found = entries(paths, skip_bad=skip_bad)
+    if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
+        with ui.reading_progress(wanted=not sys.stdout.isatty()):
+            labels = LabelStore(labels_of(paths), texts=True)
+            show((one.record() for one in found if isinstance(one, Step) and wanted(one)), labels)
+    else:
+        labels = LabelStore(texts=True)
+        with ui.reading_progress():
+            steps = _last(found, wanted, labels, last)
+        show((step.record() for step in steps), labels)
 
 
-def _last(
-    records: Iterable[Found | Label], wanted: Callable[[Found], bool], labels: LabelStore, count: int
-) -> deque[Found]:
-    steps: deque[Found] = deque(maxlen=count)
-    for found in records:
-        if isinstance(found, Label):
-            labels.add(found)
-        elif wanted(found):
-            steps.append(found)
+def _last(found: Iterable[Step | Label], wanted: Wanted, labels: LabelStore, count: int) -> Iterable[Step]:
+    """Return the last steps, and keep the labels of all."""
+    steps: deque[Step] = deque(maxlen=count)
+    for one in found:
+        if isinstance(one, Label):
+            labels.add(one)
+        elif wanted(one):
+            steps.append(one)
     return steps
 
 
@@ -130,7 +125,7 @@ def _json_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     before = "[\n"
     try:
         for step in steps:
-            sys.stdout.write(before + ui.safe_json(_record(step, labels)))
+            sys.stdout.write(before + _json(step, labels))
             before = ",\n"
     finally:
         with suppress(BrokenPipeError):
@@ -138,12 +133,12 @@ def _json_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
             sys.stdout.flush()
 
 
-def _record(step: StepTrace, labels: LabelStore) -> dict[str, Any]:
+def _json(step: StepTrace, labels: LabelStore) -> str:
     known = [label.to_json() for label in labels.of_step(step.id, once=False)]
-    return {**step.to_json(), "labels": known} if known else step.to_json()
+    return ui.safe_json({**step.to_json(), "labels": known} if known else step.to_json())
 
 
-def _quiet_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:  # noqa: ARG001 - a line has no room for labels
+def _quiet_lines(steps: Iterable[StepTrace], _labels: LabelStore) -> None:
     console = ui.make_console(piped=_PIPE)
     for step in steps:
         _quiet_line(console, step)
@@ -157,164 +152,130 @@ def _quiet_line(console: Console, step: StepTrace) -> None:
     console.print(Text(f"{plain(step.thread_id or '-', 40)} ", "dim"), step_line(step), sep="", soft_wrap=True)
 
 
-@dataclass(slots=True)
-class _Thread:
-    """The steps of a thread that wait to be printed."""
-
-    steps: dict[str, tuple[StepTrace, Tree]] = field(default_factory=dict)
-    again: bool = False
-
-    def add(self, step: StepTrace, tree: Tree) -> None:
-        """Take a step; of one that LangGraph ran again the first that has an answer."""
-        known = self.steps.get(step.id)
-        if known is None or known[0].final is None:
-            self.steps[step.id] = step, tree
-
-    def heading(self, name: str) -> str:
-        from cascade_agent.cli._tree import plain
-
-        steps = [step for step, _ in self.steps.values()]
-        escalated = sum(step.escalated for step in steps)
-        facts = [f"{len(steps)} steps"] if len(steps) > 1 else []
-        if facts and escalated:
-            facts.append(f"{escalated} escalated")
-        currencies = {step.currency for step in steps}
-        amounts = [step.cost for step in steps if step.cost is not None]
-        if facts and len(currencies) == 1 and len(amounts) == len(steps):
-            facts.append(f"{sum(amounts):.6f} {plain(currencies.pop(), 8)}")
-        return ", ".join([f"{name} (continued)" if self.again else name, *facts])
-
-
 def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     """Print steps under their threads, those first that began first.
 
     At most `_GROUPED` steps wait, so a thread that goes on much later gets a second heading.
     """
-    from cascade_agent.cli._tree import step_tree, thread_name
-
-    console, threads = ui.make_console(piped=_PIPE), OrderedDict[str, _Thread]()
-    printed = OrderedDict[str, None]()
-    waiting = 0
-    for step in steps:
-        name = thread_name(step)
-        thread = threads.setdefault(name, _Thread(again=name in printed))
-        waiting -= len(thread.steps)
-        thread.add(step, step_tree(step, labels.of_step(step.id, once=False)))
-        waiting += len(thread.steps)
-        if waiting > _GROUPED:
-            first, thread = threads.popitem(last=False)
-            waiting -= len(thread.steps)
-            printed[first] = None
-            if len(printed) > _KNOWN:
-                printed.popitem(last=False)
-            _print_thread(console, first, thread)
-    if not threads and not printed:
-        ui.say("No steps.")
-    for name, thread in threads.items():
-        _print_thread(console, name, thread)
-
-
-def _print_thread(console: Console, name: str, thread: _Thread) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
-    tree = Tree(Text(thread.heading(name), "bold"), guide_style="dim")
-    tree.children.extend(tree for _, tree in thread.steps.values())
-    console.print(tree)
+    from cascade_agent.cli._tree import step_tree, thread_name
+
+    console, count = ui.make_console(piped=_PIPE), 0
+    threads, printed = OrderedDict[str, dict[str, tuple[StepTrace, Tree]]](), OrderedDict[str, None]()
+
+    def print_first() -> int:
+        name, thread = threads.popitem(last=False)
+        heading = _heading(f"{name} (continued)" if name in printed else name, [step for step, _ in thread.values()])
+        tree = Tree(Text(heading, "bold"), guide_style="dim")
+        tree.children.extend(tree for _, tree in thread.values())
+        console.print(tree)
+        printed[name] = None
+        if len(printed) > _KNOWN:
+            printed.popitem(last=False)
+        return len(thread)
+
+    for step in steps:
+        thread = threads.setdefault(thread_name(step), {})
+        count += step.id not in thread
+        if step.id not in thread or thread[step.id][0].final is None:  # LangGraph ran it again after no answer
+            thread[step.id] = step, step_tree(step, labels.of_step(step.id, once=False))
+        if count > _GROUPED:
+            count -= print_first()
+    while threads:
+        print_first()
+    if not printed:
+        ui.say("No steps.")
+
+
+def _heading(name: str, steps: Sequence[StepTrace]) -> str:
+    from cascade_agent.cli._tree import plain
+
+    facts = [name]
+    if len(steps) > 1:
+        escalated, currencies = sum(step.escalated for step in steps), {step.currency for step in steps}
+        amounts = [step.cost for step in steps if step.cost is not None]
+        facts.append(f"{len(steps)} steps")
+        if escalated:
+            facts.append(f"{escalated} escalated")
+        if len(currencies) == 1 and len(amounts) == len(steps):
+            facts.append(f"{sum(amounts):.6f} {plain(currencies.pop(), 8)}")
+    return ", ".join(facts)
 
 
 def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:
+    """Print the last steps, each step that comes, and what is known later about one that was printed."""
     from cascade_agent.cli._input import grows
-    from cascade_agent.cli._tail import Tail
     from cascade_agent.journal.labels import LabelStore
 
     if not grows(file):
         ui.fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
     if not file.exists():
         ui.complain(f"waiting for {file}")
-    tail, labels = Tail(file), LabelStore(texts=True)
-    show = _Follower(labels, quiet=quiet, as_json=as_json)
-    records = _Tolerant(tail)
-    try:
-        for found in _last(records.new(), wanted, labels, count):
-            show.step(found.record())
-        while True:
+    labels, found = LabelStore(texts=True), _grown(file)
+    show = _json_printer(labels) if as_json else _printer(labels, quiet=quiet)
+    for one in chain(_last(iter(partial(next, found), None), wanted, labels, count), found):
+        if one is None:
             time.sleep(_LOOK)
-            for new in records.new():
-                if isinstance(new, Label):
-                    show.label(new)
-                elif wanted(new):
-                    show.step(new.record())
-    finally:
-        tail.close()
+        elif isinstance(one, Label):
+            show(one)
+        elif wanted(one):
+            show(one.record())
 
 
-class _Tolerant:
-    """The records of a file that others write while it is read; what is none is named once and left out."""
+def _json_printer(labels: LabelStore) -> Callable[[StepTrace | Label], None]:
+    def show(one: StepTrace | Label) -> None:
+        text = ui.safe_json({"type": "label", **one.to_json()}) if isinstance(one, Label) else _json(one, labels)
+        typer.echo(text)
 
-    def __init__(self, tail: Tail) -> None:
-        self._tail = tail
-        self._skipped = 0
-
-    def new(self) -> Iterator[Found | Label]:
-        """Yield the records of the lines that came since the last look."""
-        from cascade_agent.cli._input import Found, record_of
-
-        for line in self._tail.new():
-            if not line.strip():
-                continue
-            try:
-                found = record_of(line)
-                found = Found(found.record()) if isinstance(found, Found) else found
-            except RecordError as error:
-                if not self._skipped:
-                    ui.complain(f"a line is left out: {error}")
-                self._skipped += 1
-            else:
-                yield found
+    return show
 
 
-class _Follower:
-    """Prints a step, and what is known about one later, as they come."""
+def _printer(labels: LabelStore, *, quiet: bool) -> Callable[[StepTrace | Label], None]:
+    """Return what prints a step below the heading of its thread, and a label of one that was printed."""
+    from rich.padding import Padding
+    from rich.text import Text
 
-    def __init__(self, labels: LabelStore, *, quiet: bool, as_json: bool) -> None:
-        self._labels = labels
-        self._quiet = quiet
-        self._as_json = as_json
-        self._console = ui.make_console(piped=_PIPE)
-        self._thread: str | None = None
-        self._names = OrderedDict[str, str]()
+    from cascade_agent.cli._tree import label_line, plain, step_tree, thread_name
 
-    def step(self, step: StepTrace) -> None:
-        """Print one, below the heading of its thread where that is another one than before."""
-        from rich.padding import Padding
-        from rich.text import Text
+    console, heading, names = ui.make_console(piped=_PIPE), "", OrderedDict[str, str]()
 
-        from cascade_agent.cli._tree import plain, step_tree, thread_name
-
-        if self._as_json:
-            typer.echo(ui.safe_json(_record(step, self._labels)))
+    def show(one: StepTrace | Label) -> None:
+        nonlocal heading
+        if isinstance(one, Label):
+            if one.step_id in names:
+                console.print(label_line(one).append(f"  for {ui.safe_text(names[one.step_id])}", "dim"))
+                heading = ""
             return
-        name = thread_name(step)
-        if self._quiet:
-            _quiet_line(self._console, step)
+        name = thread_name(one)
+        if quiet:
+            _quiet_line(console, one)
         else:
-            if name != self._thread:
-                self._console.print(Text(name, "bold"))
-                self._thread = name
-            self._console.print(Padding(step_tree(step, self._labels.of_step(step.id, once=False)), (0, 0, 0, 2)))
-        self._names[step.id] = f"{name}, {plain(step.step)}"
-        if len(self._names) > _KNOWN:
-            self._names.popitem(last=False)
+            if name != heading:
+                console.print(Text(name, "bold"))
+                heading = name
+            console.print(Padding(step_tree(one, labels.of_step(one.id, once=False)), (0, 0, 0, 2)))
+        names[one.id] = f"{name}, {plain(one.step)}"
+        if len(names) > _KNOWN:
+            names.popitem(last=False)
 
-    def label(self, label: Label) -> None:
-        """Print what is known now about a step that was printed; labels of others are left out."""
-        from cascade_agent.cli._tree import label_line
+    return show
 
-        if self._as_json:
-            typer.echo(ui.safe_json({"type": "label", **label.to_json()}))
-        elif label.step_id in self._names:
-            line = label_line(label)
-            line.append(f"  for {ui.safe_text(self._names[label.step_id])}", "dim")
-            self._console.print(line)
-            self._thread = None
+
+def _grown(file: Path) -> Iterator[Step | Label | None]:
+    """Yield the records of a file that others write; the first line that is none is complained of and all left out."""
+    from cascade_agent.cli._input import entry, tail
+    from cascade_agent.journal.format import parse
+
+    complained = False
+    for line in tail(file):
+        if line is None:
+            yield None
+        elif line.strip():
+            try:
+                yield entry(parse(line), check=True)
+            except RecordError as error:
+                if not complained:
+                    ui.complain(f"a line is left out: {error}")
+                complained = True

@@ -1,4 +1,4 @@
-"""One thread of the process that writes for its event loops: nothing here ever makes a loop wait."""
+"""Threads that write for event loops, and for journals of the user's own: nothing here ever makes a loop wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import asyncio
 import atexit
 import contextlib
 import threading
+import weakref
+from concurrent.futures import Future, wait
+from functools import partial
 from queue import Empty, Full, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -21,37 +24,68 @@ _MAX_PENDING = 10_000
 _EXIT_WAIT = 2.0
 
 
-class _Worker:
-    """The queue and its thread, which is started by the first job."""
+class Writer:
+    """A queue of jobs and its thread, which is started by the first one and ends with this object."""
 
     def __init__(self) -> None:
-        self.jobs: SimpleQueue[Job] = SimpleQueue()  # its `put` never waits, not even for a lock
-        self.thread: threading.Thread | None = None
-        self.starting = threading.Lock()
+        self.reset()
+        _writers.add(self)
 
-    def start(self) -> None:
-        """Start the thread unless somebody else is just doing it."""
-        if self.thread is None and self.starting.acquire(blocking=False):
+    def reset(self) -> None:
+        """Begin anew, as a forked child does: what waits is written by the parent, whose thread is not here."""
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # its `put` never waits, not even for a lock
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        weakref.finalize(self, self._jobs.put, None).atexit = False
+
+    def submit(self, job: Job) -> None:
+        """Have a job done soon, in the order of the calls. It must not raise."""
+        if self._jobs.qsize() >= _MAX_PENDING:
+            msg = f"{_MAX_PENDING} records wait to be written"
+            raise Full(msg)
+        self._jobs.put(job)
+        if self._thread is None and self._starting.acquire(blocking=False):  # else somebody is just starting it
             try:
-                if self.thread is None:
-                    thread = threading.Thread(target=self._run, name="cascade-agent-journal-writer", daemon=True)
-                    try:
-                        thread.start()
-                    except RuntimeError:  # the main thread has ended: whoever has a record writes it
-                        with contextlib.suppress(Empty):
-                            while True:
-                                self.jobs.get_nowait()()
-                        return
-                    self.thread = thread
+                self._start()
             finally:
-                self.starting.release()
+                self._starting.release()
 
-    def _run(self) -> None:
-        while True:
-            self.jobs.get()()
+    def _start(self) -> None:
+        if self._thread is None:
+            name = "cascade-agent-journal-writer"
+            self._thread = threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the main thread has ended: whoever has a record writes it
+                self._thread = None
+                with contextlib.suppress(Empty):
+                    while job := self._jobs.get_nowait():
+                        job()
+
+    def mark(self) -> Future[None]:
+        """Return what is done when all that was submitted before is."""
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # whoever stops waiting for it does not cancel it
+        if self._thread is None or self._thread is threading.current_thread():
+            done.set_result(None)
+        else:
+            self._jobs.put(partial(done.set_result, None))
+        return done
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until what was submitted before is done; False when it took longer than `timeout` seconds."""
+        return not wait((self.mark(),), timeout).not_done
 
 
-_worker = _Worker()
+def _work(jobs: SimpleQueue[Job | None]) -> None:
+    while job := jobs.get():
+        job()
+        del job  # an idle thread keeps nothing alive
+
+
+_writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+files = Writer()
+"""The one that writes the files of the process."""
 
 
 def in_event_loop() -> bool:
@@ -63,29 +97,14 @@ def in_event_loop() -> bool:
     return True
 
 
-def submit(job: Job) -> None:
-    """Have a job done soon, in the order of the calls. It must not raise."""
-    if _worker.jobs.qsize() >= _MAX_PENDING:
-        msg = f"{_MAX_PENDING} records wait to be written"
-        raise Full(msg)
-    _worker.jobs.put(job)
-    _worker.start()
+def _at_exit() -> None:
+    wait([writer.mark() for writer in list(_writers)], _EXIT_WAIT)
 
 
-def flush(timeout: float = 5.0) -> bool:
-    """Wait until what was submitted before is done; False when it took longer than `timeout` seconds."""
-    if _worker.thread is None or _worker.thread is threading.current_thread():
-        return True
-    done = threading.Event()
-    _worker.jobs.put(done.set)
-    return done.wait(timeout)
+def _after_fork() -> None:
+    for writer in _writers:
+        writer.reset()
 
 
-def _forget() -> None:
-    """Begin anew in a forked child: what waits is written by the parent, whose thread is not here."""
-    global _worker  # noqa: PLW0603 - one of the process, by design
-    _worker = _Worker()
-
-
-atexit.register(flush, _EXIT_WAIT)
-after_fork(_forget)
+atexit.register(_at_exit)
+after_fork(_after_fork)

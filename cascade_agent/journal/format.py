@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Literal, NoReturn, TypeAlias, cast
 
 from cascade_agent._log import LOG
 from cascade_agent.errors import RecordError
 from cascade_agent.journal import parquet
+
+if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
 
 OnError: TypeAlias = Literal["raise", "skip", "strict"]
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -41,7 +44,7 @@ def observe_reading(observer: Observer) -> Iterator[None]:
         _observer.reset(token)
 
 
-def parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes) -> JsonObject:
     """Return the JSON object of a line."""
     try:
         data = json.loads(line.decode(), parse_constant=_refuse)
@@ -59,7 +62,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def kind_of(data: Mapping[str, Any]) -> str:
+def kind_of(data: JsonMapping) -> str:
     """Return `step` or `label`. Bare records (`StepTrace.to_json()` written by hand) are known by their fields."""
     kind = data.get("type")
     if kind is None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from cascade_agent.core.records import Label
 from cascade_agent.journal.reader import checked_label, records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Iterable, Iterator, Sequence
 
     from cascade_agent.journal.format import OnError, PathLike
 
 _CACHE_KIB: Final = 32_768
 
 
-class LabelStore:
+class LabelStore(AbstractContextManager["LabelStore"]):
     """Labels by their step, without the answers unless `texts` is set; of the thread that made it."""
 
     def __init__(self, labels: Iterable[Label] = (), *, texts: bool = False) -> None:
@@ -43,13 +43,9 @@ class LabelStore:
     @classmethod
     def of(cls, journals: Sequence[PathLike], files: Sequence[PathLike] = (), *, on_error: OnError = "raise") -> Self:
         """Read the labels that stand in journals, and those of label files."""
-
-        def build(data: Mapping[str, Any]) -> Label:
-            return checked_label(Label.from_json(data))
-
         # a label has this key; most lines of a journal are steps and are read, with their faults named, later
-        among = records(*journals, kind="label", build=build, on_error=on_error, containing=b'"step_id"')
-        return cls(chain(among, records(*files, kind="label", build=build, on_error=on_error)))
+        among = records(*journals, kind="label", build=checked_label, on_error=on_error, containing=b'"step_id"')
+        return cls(chain(among, records(*files, kind="label", build=checked_label, on_error=on_error)))
 
     def add(self, label: Label) -> None:
         """Keep one more."""
@@ -76,11 +72,7 @@ class LabelStore:
         """Drop them."""
         self._close()
 
-    def __enter__(self) -> Self:
-        """Return the store itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Drop the labels."""
         self.close()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from itertools import islice, starmap
 from typing import TYPE_CHECKING, Any, Final
 
 from cascade_agent.errors import ConfigurationError, RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
 
 RECORD: Final = "record"
 _TEXTS: Final = ("type", "id", "step", "kind", "outcome", "thread_id", "started_at", "currency")
@@ -54,22 +57,17 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
         raise RecordError(msg) from error
 
 
-def write(rows: Iterable[tuple[Mapping[str, Any], bytes]], out: Path) -> int:
+def write(rows: Iterable[tuple[JsonMapping, bytes]], out: Path) -> int:
     """Write records, each parsed and as its line, whole or not at all; return their number."""
     pa, pq = _pyarrow()
     schema = pa.schema([*((name, pa.string()) for name in _TEXTS), ("cost", pa.float64()), (RECORD, pa.string())])
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    count = 0
+    count, waiting = 0, starmap(_row, rows)
     try:
         with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            batch: list[dict[str, Any]] = []
-            for data, line in rows:
-                batch.append(_row(data, line))
-                count += 1
-                if len(batch) == _ROWS:
-                    writer.write_table(pa.Table.from_pylist(batch, schema))
-                    batch = []
-            writer.write_table(pa.Table.from_pylist(batch, schema))
+            while batch := list(islice(waiting, _ROWS)):
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                count += len(batch)
         part.replace(out)
     except (OSError, pa.ArrowException) as error:
         msg = f"{out}: cannot be written ({error}); give a file in an existing, writable directory"
@@ -79,8 +77,8 @@ def write(rows: Iterable[tuple[Mapping[str, Any], bytes]], out: Path) -> int:
     return count
 
 
-def _row(data: Mapping[str, Any], line: bytes) -> dict[str, Any]:
-    row: dict[str, Any] = {name: value if isinstance(value := data.get(name), str) else None for name in _TEXTS}
+def _row(data: JsonMapping, line: bytes) -> JsonObject:
+    row: JsonObject = {name: value if isinstance(value := data.get(name), str) else None for name in _TEXTS}
     if "step_id" in data and row["id"] is None:
         row["id"] = str(data["step_id"])
     cost = data.get("cost")

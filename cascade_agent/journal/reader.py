@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Label, StepTrace
@@ -16,7 +15,9 @@ from cascade_agent.journal import background, parquet
 from cascade_agent.journal.format import NotJsonError, OnError, PathLike, kind_of, lines, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
 
 T = TypeVar("T")
 
@@ -37,82 +38,75 @@ def read(*paths: PathLike, on_error: OnError = "raise") -> Iterator[StepTrace]:
     return records(*paths, kind="step", build=StepTrace.from_json, on_error=on_error)
 
 
-def read_labels(
-    *paths: PathLike, on_error: OnError = "raise", check: Callable[[Label], Label] | None = None
-) -> Iterator[Label]:
-    """Stream the labels of journal files; arguments and errors as in `read`.
-
-    `check` gives the label back or raises `RecordError`, which then counts as a fault of the line (`checked_label`).
-    """
-
-    def build(data: Mapping[str, Any]) -> Label:
-        label = Label.from_json(data)
-        return label if check is None else check(label)
-
-    return records(*paths, kind="label", build=build, on_error=on_error)
+def read_labels(*paths: PathLike, on_error: OnError = "raise") -> Iterator[Label]:
+    """Stream the labels of journal files; arguments and errors as in `read`."""
+    return records(*paths, kind="label", build=Label.from_json, on_error=on_error)
 
 
 def records(
     *paths: PathLike,
     kind: Literal["step", "label"],
-    build: Callable[[Mapping[str, Any]], T],
+    build: Callable[[JsonMapping], T | None],
     on_error: OnError = "raise",
     containing: bytes = b"",
 ) -> Iterator[T]:
     """Stream what `build` makes of the records of one kind; a `RecordError` of it is raised with file and line.
 
-    `containing` leaves out, unread, the lines without these bytes; faults in them are then not seen. Arguments and
-    errors else as in `read`.
+    None is left out. `containing` leaves out, unread, the lines without these bytes; faults in them are then not seen.
+    Arguments and errors else as in `read`.
     """
     if on_error not in ("raise", "skip", "strict"):
         msg = f"on_error is {on_error!r}; expected 'raise', 'skip' or 'strict'"
         raise ConfigurationError(msg)
-    return chain.from_iterable(_records(file, kind, build, on_error, containing) for file in expand(paths))
+
+    def of_kind(data: JsonMapping, _at: str) -> T | None:
+        return build(data) if kind_of(data) == kind else None
+
+    return chain.from_iterable(records_of(file, of_kind, on_error, containing) for file in expand(paths))
 
 
-def _records(
-    file: Path, kind: str, build: Callable[[Mapping[str, Any]], T], on_error: OnError, containing: bytes
-) -> Iterator[T]:
-    skipped = first = 0
+def records_of(
+    file: Path, build: Callable[[JsonMapping, str], T | None], on_error: OnError, containing: bytes = b""
+) -> Generator[T, None, int]:
+    """Stream what `build` makes of each line and its place, as `records` does; return the number of lines."""
+    count = skipped = first = 0
     for number, line in lines(file, lenient=on_error == "skip"):
+        count += 1
         if containing not in line and line.endswith(b"\n"):
             continue
+        at = f"{file}:{number}"
         try:
-            data = parse(line)
-            record = build(data) if kind_of(data) == kind else None
+            record = build(parse(line), at)
         except RecordError as error:
-            if not keep_on(error, file, number, line, on_error):
+            unfinished = isinstance(error, NotJsonError) and not line.endswith(b"\n")
+            if unfinished and on_error != "strict":
+                LOG.warning("%s: the last line is unfinished; it was left out", at)
                 break
+            if on_error != "skip":
+                raise (RecordError(f"{at}: {_UNFINISHED}") if unfinished else named(error, at)) from error
             skipped, first = skipped + 1, first or number
         else:
             if record is not None:
                 yield record
     if skipped:
         LOG.warning("%s: %d lines are no records and were skipped, the first is line %d", file, skipped, first)
+    return count
 
 
-def keep_on(error: RecordError, file: Path, number: int, line: bytes, on_error: OnError) -> bool:
-    """Return True where a line that is no record is passed over, False where it is the unfinished last one."""
-    at = f"{file}:{number}"
-    unfinished = isinstance(error, NotJsonError) and not line.endswith(b"\n")
-    if unfinished and on_error == "strict":
-        msg = (
-            f"{at}: the last line is unfinished (a writer was killed, or is just writing): wait for it, delete the "
-            "line, or read with on_error='skip'"
-        )
-        raise RecordError(msg) from error
-    if unfinished:
-        LOG.warning("%s: the last line is unfinished; it was left out", at)
-        return False
-    if on_error != "skip":
-        msg = f"{at}: {error}; repair or delete the line, or read with on_error='skip'"
-        raise RecordError(msg) from error
-    return True
+_UNFINISHED: Final = (
+    "the last line is unfinished (a writer was killed, or is just writing): wait for it, delete the line, or read with "
+    "on_error='skip'"
+)
+
+
+def named(error: RecordError, at: str) -> RecordError:
+    """Return the error about a line with its place and the mend."""
+    return RecordError(f"{at}: {error}; repair or delete the line, or read with on_error='skip'")
 
 
 def expand(paths: Iterable[PathLike]) -> list[Path]:
     """Return the files that paths and glob patterns name, in this order."""
-    background.flush()  # what this process appended from its event loops is to be found
+    background.files.flush()  # what this process appended from its event loops is to be found
     files: list[Path] = []
     for path in paths:
         name = os.fspath(path)
@@ -148,7 +142,7 @@ def to_parquet(*paths: PathLike, out: PathLike) -> int:
         ConfigurationError: pyarrow is not installed.
     """
 
-    def rows() -> Iterator[tuple[dict[str, Any], bytes]]:
+    def rows() -> Iterator[tuple[JsonObject, bytes]]:
         for file in expand(paths):
             for number, line in lines(file):
                 try:
@@ -162,17 +156,17 @@ def to_parquet(*paths: PathLike, out: PathLike) -> int:
     return parquet.write(rows(), Path(out))
 
 
-def checked_label(label: Label) -> Label:
-    """Return the label itself."""
+def checked_label(data: JsonMapping) -> Label:
+    """Return the label of a record.
+
+    Raises:
+        RecordError: it is none, or an impossible one.
+    """
+    label = Label.from_json(data)
     name, p = f"label of step {label.step_id!r}", label.propensity
-    if p is not None and not (isinstance(p, int | float) and math.isfinite(p) and 0.0 < p <= 1.0):
+    if p is not None and not 0.0 < p <= 1.0:
         msg = f"{name} has propensity {p!r}; expected a number in (0, 1]"
         raise RecordError(msg)
-    for key in ("right", "harm"):
-        value = getattr(label, key)
-        if value is not None and not isinstance(value, bool):
-            msg = f"{name} has {key}={value!r}; expected true, false or null"
-            raise RecordError(msg)
     if label.right and label.harm:
         msg = f"{name} says right and harm at once; harm is small wrong and large right"
         raise RecordError(msg)

@@ -19,14 +19,15 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Self, TypeAlias
 
 from cascade_agent._fork import after_fork
 from cascade_agent._log import LOG
-from cascade_agent.core.clean_json import clean
+from cascade_agent.core.clean_json import JsonMapping, JsonObject, clean
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background
@@ -36,18 +37,19 @@ from cascade_agent.journal.reader import read, read_labels
 if sys.platform != "win32":
     import fcntl
 
-Redact: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
+Redact: TypeAlias = Callable[[JsonObject], JsonMapping]
 """Takes the JSON of one record (with its `type`) and returns what may be written; may change it in place."""
 
 _ENV = "CASCADE_JOURNAL"
-_BEGUN = b'{"type":"'
-"""Every line of ours begins so."""
+_START = b'{"type":"'
+"""The first bytes of every line of ours."""
 _LOCK_WAIT = 1.0
 _LOCK_PAUSE = 0.0005
 _TRIES = 10_000
 _BLOCK = 65_536
-_STAMP = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
+_STAMP = r"\.\d{8}T\d{6}\.\d{6}Z"
 _REQUEST = ("content", "name", "tool_calls", "tool_call_id")
+_lost: Counter[str] = Counter()
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -70,6 +72,8 @@ class Journal:
     Raises:
         ConfigurationError: `path` is a directory, or a limit is below 1.
     """
+
+    _fd: int | None = None
 
     def __init__(
         self,
@@ -95,32 +99,23 @@ class Journal:
             if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
                 msg = f"Journal.{name} is {limit!r}; expected None or a number >= 1"
                 raise ConfigurationError(msg)
-        if not background.in_event_loop() and _is_directory(self.path):
-            msg = f"Journal path {str(path)!r} is a directory; give a file in it, such as 'journal.jsonl'"
-            raise ConfigurationError(msg)
+        with contextlib.suppress(OSError):  # it cannot be looked at: the first record will say so
+            if not background.in_event_loop() and self.path.is_dir():
+                msg = f"Journal path {str(path)!r} is a directory; give a file in it, such as 'journal.jsonl'"
+                raise ConfigurationError(msg)
         self._closed = False
         self._warned = False
         self._reset()
         _journals.add(self)
 
     def _reset(self) -> None:
+        self._close_fd()
         self._lock = threading.Lock()
-        self._fd: int | None = None
         self._inode: tuple[int, int] = (0, 0)
         self._regular = True
         self._torn = False
         self._sweeping = False
         self._stuck = False
-
-    @staticmethod
-    def of(value: Any) -> Any:
-        """Return a setting as a journal: None, the journal of a path, or anything with `append(trace)` as it is."""
-        if isinstance(value, str | os.PathLike):
-            return Journal(cast("PathLike", value))
-        if value is None or callable(getattr(value, "append", None)):
-            return value
-        msg = f"journal is {type(value).__name__}; expected a Journal, a path, or None"
-        raise ConfigurationError(msg)
 
     @classmethod
     def from_env(cls) -> Journal | None:
@@ -162,16 +157,16 @@ class Journal:
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until what event loops appended is written; False when it took longer than `timeout` seconds."""
-        return background.flush(timeout)
+        return background.files.flush(timeout)
 
     def close(self) -> None:
         """Write what waits and close the file; what is appended later is lost and counted. Closing twice is fine."""
         self._closed = True
         if background.in_event_loop():
             with contextlib.suppress(Exception):  # too much waits: the descriptor goes with the object
-                background.submit(self._close_now)
+                background.files.submit(self._close_now)
             return
-        background.flush()
+        background.files.flush()
         self._close_now()
 
     def _close_now(self) -> None:
@@ -184,7 +179,7 @@ class Journal:
         try:
             line = self._line(kind, record, request)
             if background.in_event_loop():
-                background.submit(partial(self._write_now, line))
+                background.files.submit(partial(self._write_now, line))
                 return True
         except Exception as error:  # noqa: BLE001 - the journal never fails a step
             return self._lose(error)
@@ -201,7 +196,7 @@ class Journal:
 
     def _lose(self, error: Exception) -> bool:
         self.lost += 1
-        _note_loss()
+        _lost["records"] += 1
         if not self._warned:
             self._warned = True
             msg = "journal %s: a record could not be written (%s: %s); counting losses until one can"
@@ -209,11 +204,10 @@ class Journal:
         return False
 
     def _line(self, kind: str, record: StepTrace | Label, request: Sequence[object] | None) -> bytes:
-        data: Mapping[str, Any] = {"type": kind, **record.to_json()}
+        given: JsonObject = {"type": kind, **record.to_json()}
         if request is not None:
-            data = {**data, "request": [_message_json(message) for message in request]}
-        if self.redact is not None:
-            data = self._redacted(self.redact, data, kind, record)
+            given["request"] = [_message_json(message) for message in request]
+        data = given if self.redact is None else self._redacted(self.redact, given, record)
         try:
             line = _encode(data).encode() + b"\n"
         except (ValueError, TypeError, RecursionError):  # not plain JSON, which `clean` can mend
@@ -223,20 +217,19 @@ class Journal:
             raise ValueError(msg)
         return line
 
-    def _redacted(
-        self, redact: Redact, data: Mapping[str, Any], kind: str, record: StepTrace | Label
-    ) -> Mapping[str, Any]:
+    def _redacted(self, redact: Redact, data: JsonObject, record: StepTrace | Label) -> JsonMapping:
+        kind = {"type": data["type"]}
         try:
-            kept = redact(dict(data))
+            kept = redact(data)
             if isinstance(kept, Mapping):
-                return {"type": kind, **kept}
+                return {**kind, **kept}
             fault = f"returned {type(kept).__name__}, expected a dict"
         except Exception as error:  # noqa: BLE001 - a faulty redaction must not leak and must not fail a step
             fault = f"raised {type(error).__name__}"
         self.unredacted += 1
         if self.unredacted == 1:
             LOG.warning("journal %s: redact %s; such records are written without their content", self.path, fault)
-        return {"type": kind, **without_content(record)}
+        return {**kind, **without_content(record)}
 
     # ---- the file: all of this with the thread lock held ------------------------------------------------------------
 
@@ -324,8 +317,9 @@ class Journal:
 
     def _rotate(self) -> bool:
         """Put the full file away, which we hold locked. False where it cannot be: write on."""
+        stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # two rotations take more than a microsecond
         try:
-            self.path.rename(self._rotated_name())
+            self.path.rename(self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}"))
         except OSError as error:
             if not self._stuck:
                 LOG.warning("journal %s cannot be rotated (%s) and grows on", self.path, error)
@@ -341,41 +335,28 @@ class Journal:
                 self._sweeping = False
         return True
 
-    def _rotated_name(self) -> Path:
-        stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # two rotations take more than a microsecond
-        return self.path.with_name(f"{self.path.stem}.{stamp}{self.path.suffix}")
-
     def files(self) -> list[Path]:
         """Return the rotated files, oldest first, and the current one; only those that exist."""
-        background.flush()
-        found: dict[str, str] = {}
+        background.files.flush()
         try:
-            for name in self._rotated():
-                plain = name.removesuffix(".gz")
-                found[plain] = min(found.get(plain, name), name)  # while it is compressed both are there
-            files = [self.path.with_name(found[plain]) for plain in sorted(found)]
-            return [*files, self.path] if self.path.exists() else files
+            return [*self._rotated(), *([self.path] if self.path.exists() else [])]
         except OSError as error:
             msg = f"{str(self.path)!r} cannot be looked at ({error.strerror or error}); give a file that you may read"
             raise RecordError(msg) from error
 
-    def _rotated(self) -> list[str]:
-        stem, suffix = f"{self.path.stem}.", self.path.suffix
+    def _rotated(self) -> list[Path]:
+        name = re.compile(re.escape(self.path.stem) + _STAMP + re.escape(self.path.suffix) + r"(\.gz)?")
         try:
-            names = [file.name for file in self.path.parent.iterdir()]
+            found = sorted((file for file in self.path.parent.iterdir() if name.fullmatch(file.name)), reverse=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [
-            name
-            for name in names
-            if name.startswith(stem) and _STAMP.fullmatch(name.removesuffix(".gz").removesuffix(suffix)[len(stem) :])
-        ]
+        # while one is compressed both are there, and the plain one, which is the last here, is whole
+        return sorted({file.name.removesuffix(".gz"): file for file in found}.values())
 
     def _tidy(self) -> None:
         """Delete rotated files beyond `keep` and compress the rest."""
         try:
-            names = {name.removesuffix(".gz"): name for name in sorted(self._rotated(), reverse=True)}  # plain ones win
-            rotated = [self.path.with_name(names[plain]) for plain in sorted(names)]
+            rotated = self._rotated()
             old = len(rotated) - self.keep if self.keep is not None else 0
             for index, file in enumerate(rotated):
                 with contextlib.suppress(FileNotFoundError):  # another process tidied it
@@ -410,8 +391,7 @@ class Journal:
 
     def __del__(self) -> None:
         """Give the descriptor back."""
-        if getattr(self, "_fd", None) is not None:
-            self._close_fd()
+        self._close_fd()
 
     def __repr__(self) -> str:
         """The path and what was lost."""
@@ -423,17 +403,9 @@ class Journal:
         return (partial(Journal, **{name: getattr(self, name) for name in names}), (os.fspath(self.path),))
 
 
-_lost_here = 0
-
-
-def _note_loss() -> None:
-    global _lost_here  # noqa: PLW0603 - a counter of the process, by design
-    _lost_here += 1
-
-
 def lost_records() -> int:
     """Return how many records the journals of this process could not write, those of journals long gone too."""
-    return _lost_here
+    return _lost["records"]
 
 
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
@@ -442,7 +414,6 @@ _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 def _after_fork() -> None:
     """Give a child its own locks and its own open file; its copy of the parent's descriptor is closed."""
     for journal in _journals:
-        journal._close_fd()  # noqa: SLF001 - same module
         journal._reset()  # noqa: SLF001 - same module
 
 
@@ -458,14 +429,7 @@ def _journal_at(path: str) -> Journal | None:
         return None
 
 
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # it cannot be looked at: the first record will say so
-        return False
-
-
-def _message_json(message: object) -> dict[str, Any]:
+def _message_json(message: object) -> JsonObject:
     """Return a message of a request as it is kept: its role, content, tool calls and their ids."""
     if isinstance(message, Mapping):
         return dict(message)
@@ -473,7 +437,7 @@ def _message_json(message: object) -> dict[str, Any]:
     return {"role": str(getattr(message, "type", "")), **kept}
 
 
-def without_content(record: StepTrace | Label) -> dict[str, Any]:
+def without_content(record: StepTrace | Label) -> JsonObject:
     """Return a record reduced to numbers, names of ours and its ids: nothing that a person or a model said."""
     if isinstance(record, Label):
         return {key: value for key, value in record.to_json().items() if key not in ("note", "answer")}
@@ -506,27 +470,25 @@ def _unlock(fd: int) -> None:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
 
+def _last_line(fd: int, size: int) -> tuple[int, bytes]:
+    """Return where the last line begins, and as much of it as a record may have."""
+    start, tail = size, b""
+    for count in (_BLOCK, MAX_LINE + 1):
+        start = max(size - count, 0)
+        before, newline, tail = _read_at(fd, start, size - start).rpartition(b"\n")
+        if newline:
+            return start + len(before) + 1, tail
+    return start, tail
+
+
 def _read_at(fd: int, start: int, count: int) -> bytes:
     os.lseek(fd, start, os.SEEK_SET)  # appending is not moved by it
     return os.read(fd, count)
 
 
-def _last_line(fd: int, size: int) -> tuple[int, bytes]:
-    """Return where the last line begins, and as much of it as a record may have."""
-    start, tail = size, b""
-    while start and len(tail) <= MAX_LINE:
-        step = min(_BLOCK, start)
-        start -= step
-        tail = _read_at(fd, start, step) + tail
-        before, newline, rest = tail.rpartition(b"\n")
-        if newline:
-            return start + len(before) + 1, rest
-    return start, tail
-
-
 def _is_unfinished(tail: bytes) -> bool:
     """Return whether a last line is a record of ours whose writer was stopped; nothing else is ever cut off."""
-    if not (tail.startswith(_BEGUN) or _BEGUN.startswith(tail)) or len(tail) > MAX_LINE:
+    if not (tail.startswith(_START) or _START.startswith(tail)) or len(tail) > MAX_LINE:
         return False
     try:
         json.loads(tail)

@@ -42,7 +42,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
     monkeypatch.setattr(worker_threads, "_idle", [])
-    monkeypatch.setattr(background, "_worker", background._Worker())
+    monkeypatch.setattr(background, "files", background.Writer())
     monkeypatch.setattr(shadow, "_crew", shadow._Crew())
     monkeypatch.setattr(threading.Thread, "start", refuse)
 

@@ -16,9 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.reader import checked_label, read, read_labels
+from cascade_agent.journal.reader import checked_label, read, records
 from cascade_agent.offline.evaluation.dataset import (
     LOOKING,
     UNFINISHED,
@@ -33,7 +32,7 @@ from cascade_agent.offline.evaluation.journals import no_step
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from cascade_agent.core.records import StepTrace
+    from cascade_agent.core.records import Label, StepTrace
     from cascade_agent.journal.format import OnError, PathLike
 
 Order = Literal["doubtful", "random"]
@@ -52,7 +51,7 @@ _WORDS: Final = {
 def labels_of(*paths: PathLike, on_error: OnError = "raise") -> dict[str, list[Label]]:
     """Return all labels of some journals by step. Raises as `journal.read_labels`."""
     found: dict[str, list[Label]] = defaultdict(list)
-    for label in read_labels(*paths, on_error=on_error, check=checked_label):
+    for label in records(*paths, kind="label", build=checked_label, on_error=on_error):
         found[label.step_id].append(label)
     return found
 
@@ -239,7 +238,7 @@ def _label(row: Mapping[str, Any]) -> Label:
     data = {**rest, **truths, "step_id": step_id, "source": source}
     if "schema" in kept:
         data["schema"] = kept["schema"]
-    return checked_label(Label.from_json(data))
+    return checked_label(data)
 
 
 def _truth(key: str, value: object) -> bool | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import random
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.records import Attempt, StepTrace, Verdict
+from cascade_agent.core.records import Attempt, Verdict
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import load_policy, write_policy
 from cascade_agent.validators import shipped_scorer
@@ -196,66 +195,6 @@ def test_what_people_wrote_is_not_replaced_silently(journal: Path, tmp_path: Pat
     before = out.read_bytes()
     assert complaint in run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
     assert out.read_bytes() == before
-
-
-def test_a_file_that_is_no_policy_is_never_replaced_silently(journal: Path, tmp_path: Path) -> None:
-    """A journal given as --out by mistake survives."""
-    before = journal.read_bytes()
-    assert "is no policy file" in run(journal, "--max-loss", 0.05, "--out", journal, code=2).stderr
-    assert journal.read_bytes() == before
-    assert "directory" in run(journal, "--max-loss", 0.05, "--out", tmp_path, code=2).stderr
-    assert "directory" in run(journal, "--max-loss", 0.05, "--out", tmp_path / "no" / "p.json", code=2).stderr
-
-
-# ---- input that cannot be used --------------------------------------------------------------------------------------
-NEWER = '{"type":"step","schema":99,"id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[]}\n'
-
-
-def test_bad_lines_name_file_line_and_mend(journal: Path) -> None:
-    """A line that is no record is refused with its place; nothing is written or changed; all can be left out."""
-    good, out = journal.read_bytes(), journal.with_name("p.json")
-    bad = {
-        NEWER: "j.jsonl:401: StepTrace has schema 99, this version reads up to 1: upgrade",
-        '{"type":"step"}\n': "j.jsonl:401: ",
-        "what?\n": "j.jsonl:401: not a line of JSON",
-        '{"type":"label","step_id":"1","source":"person","right":true,"harm":true}\n': "j.jsonl:401: label of step",
-        '{"type":"label","step_id":"1","source":"shadow","right":true,"propensity":3}\n': "propensity 3",
-        '{"type":"step","id":"cut': "j.jsonl:401: the last line is unfinished",
-    }
-    for line, complaint in bad.items():
-        journal.write_bytes(good + line.encode())
-        entry = run(journal, "--max-loss", 0.05, "--out", out, code=2).stderr
-        assert complaint in entry
-        assert "Traceback" not in entry
-        assert "--skip-bad" in entry
-        assert (journal.read_bytes(), out.exists()) == (good + line.encode(), False)
-    journal.write_bytes(good + "".join(bad).encode())
-    run(journal, "--max-loss", 0.05, "--out", out, "--skip-bad")
-    assert out.exists()
-
-
-def test_other_bad_input(journal: Path, tmp_path: Path) -> None:
-    """Empty journals, none at all, cut archives, wrong policies and impossible targets are named in a line."""
-    empty = tmp_path / "empty.jsonl"
-    empty.touch()
-    cut = tmp_path / "cut.jsonl.gz"
-    cut.write_bytes(gzip.compress(journal.read_bytes())[:-100])
-    unlabelled = tmp_path / "u.jsonl"
-    with Journal(unlabelled) as file:
-        accepted = Attempt(tier="small", outcome="accepted", answer={"text": "x"})
-        file.append(StepTrace(id="1", step="s", outcome="accepted", reason="r", attempts=(accepted,), final=0))
-    for args, complaint in (
-        ([empty, "--max-loss", 0.05], "holds no step yet"),
-        ([tmp_path / "none*.jsonl", "--max-loss", 0.05], "no journal matches"),
-        ([tmp_path, "--max-loss", 0.05], "is a directory"),
-        ([cut, "--max-loss", 0.05], "is cut off"),
-        ([unlabelled, "--max-loss", 0.05], "1 steps and no label"),
-        ([journal, "--max-loss", 0.05, "--policy", journal], "not JSON"),
-        ([journal, "--max-loss", 7], "max_loss is 7"),
-        ([journal, "--max-loss", 0.05, "--scorer", "best"], "best"),
-        ([journal], "--max-loss"),
-    ):
-        assert complaint in run(*args, code=2).stderr
 
 
 def test_rotated_parts_belong_to_their_journal(tmp_path: Path) -> None:

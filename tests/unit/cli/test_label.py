@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
+from cascade_agent.core.records import Attempt, StepTrace, Verdict
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.journal.writer import Journal
 from tests import fresh
@@ -259,63 +259,3 @@ def test_a_bad_file_of_labels_imports_nothing(
     entry = run(journal, "--from", tmp_path / name, code=2).stderr
     assert complaint in entry
     assert journal.read_bytes() == before
-
-
-# ---- input that cannot be used --------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        (
-            '{"type":"step","schema":99,"id":"x","step":"s","outcome":"accepted","reason":"r","attempts":[]}\n',
-            "schema 99",
-        ),
-        ('{"type":"step","id":"cut', "the last line is unfinished"),
-        (
-            '{"type":"label","step_id":"a1","source":"person","right":"so"}\n',
-            "Label.right is 'so'; expected true or false",
-        ),
-    ],
-)
-def test_bad_lines_of_the_journal_are_named(journal: Path, line: str, complaint: str) -> None:
-    """A journal with a line that is no record gets no label until it is mended or the line left out; nothing is lost."""
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(line)
-    before = journal.read_bytes()
-    entry = run(journal, "a1", "--right", code=2).stderr
-    assert f"{journal}:6: " in entry
-    assert complaint in entry
-    assert "--skip-bad" in entry
-    assert journal.read_bytes() == before
-    run(journal, "a1", "--right", "--skip-bad")
-    assert journal.read_bytes().startswith(before[: before.rindex(b"\n") + 1])  # an unfinished line is cut off
-    found = [label for label in read_labels(journal, on_error="skip") if label.right is True]
-    assert [label.step_id for label in found] == ["a1"]
-    assert len(list(read(journal, on_error="skip"))) == 5
-
-
-def test_other_bad_input(journal: Path, tmp_path: Path) -> None:
-    """What cannot be meant is named in a line."""
-    empty = tmp_path / "empty.jsonl"
-    empty.touch()
-    for args, complaint in (
-        ([journal, "a1"], "--right or --wrong"),
-        ([journal, "a1", "--right", "--harm"], "contradict each other"),
-        ([journal, "--right"], "STEP_ID"),
-        ([journal, "a1", "--from", empty], "not both"),
-        ([journal, "a1", "--right", "--source", "shadow"], "shadow"),
-        ([journal, "--from", tmp_path / "none.csv"], "none.csv: cannot be read"),
-        ([empty, "a1", "--right"], "holds no step yet"),
-        ([empty], "holds no step yet"),
-        ([tmp_path / "none.jsonl", "a1", "--right"], "no journal matches"),
-        ([tmp_path, "a1", "--right"], "is a directory"),
-    ):
-        assert complaint in run(*args, code=2).stderr
-    entry = run(journal, "a1", "--right", "--out", tmp_path / "file" / ".." / "j.jsonl" / "x.jsonl", code=1).stderr
-    assert "cannot be written" in entry
-
-
-def test_reviewed_labels_count_like_a_persons(journal: Path) -> None:
-    """A label from a session on doubtful steps is true for its step."""
-    run(journal, keys="w\nq\n")
-    (label,) = read_labels(journal)
-    assert label == Label(step_id="a2", source="review", right=False, at=label.at)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import sys
@@ -68,19 +67,3 @@ def test_a_long_read_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     with _app.reading_progress():
         assert len(list(read(journal))) == 320
     assert ("reading j.jsonl" in screen.getvalue()) is terminal
-
-
-@pytest.mark.parametrize(
-    "change", [{"cost": "x"}, {"latency": []}, {"confidence": 10**400}], ids=lambda c: next(iter(c))
-)
-def test_a_value_of_a_wrong_type_is_named_or_left_out(journal: Path, change: dict[str, object]) -> None:
-    """Every command that reads a journal names file and line; with `--skip-bad` it does without the record."""
-    lines = journal.read_text().splitlines()
-    lines[4] = json.dumps(json.loads(lines[4]) | change)
-    journal.write_text("\n".join(lines) + "\n")
-    for name, *more in (
-        ("trace",), ("replay", "--resamples", "5"), ("drift",), ("calibrate", "--max-loss", ".5"), ("report", "--json")
-    ):  # fmt: skip
-        done = command(name, journal, *more, code=2)
-        assert "j.jsonl:5: " in done.stderr, (name, done.stderr)
-        assert command(name, journal, *more, "--skip-bad").exit_code in (0, 3), name

@@ -11,8 +11,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cascade_agent.cli import app
@@ -223,22 +221,6 @@ def test_no_mutation_of_300_ends_in_a_traceback(place: Path) -> None:
 
     first = int(os.environ.get("MUTATION_SEED", "0"))
     run_seeds(place, range(first, first + 300), all_of_them)
-
-
-@pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(rng=st.randoms(use_true_random=False), skip=st.booleans())
-def test_no_mutation_that_hypothesis_finds_ends_in_a_traceback(
-    tmp_path_factory: pytest.TempPathFactory, rng: random.Random, *, skip: bool
-) -> None:
-    """The same, drawn and made smaller by Hypothesis, a third of the commands at a time."""
-    place = tmp_path_factory.mktemp("fuzz")
-    name = rng.choice(sorted(COMMANDS))
-    commands = tuple((*command, *(SKIPPED if skip else ())) for command in COMMANDS[name][rng.randrange(3) :: 3])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        changed = mutate(rng, name)
-        assert faults(place, name, changed, commands) == [], changed
 
 
 def test_the_files_hold_what_they_should() -> None:

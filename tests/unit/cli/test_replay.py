@@ -74,50 +74,6 @@ def test_the_grid_is_what_it_says(place):
     assert thresholds == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 
 
-@pytest.mark.parametrize("grid", ["2", "x", "0.5:0.9", "0.9:0.5:0.1", "0.5:0.9:0", "0.5:0.9:-1", "nan", "0:1:nan", ""])
-def test_a_grid_that_is_none_is_refused(place, grid):
-    """What is no list of thresholds is said, with what was expected."""
-    done = run("a.jsonl", "--grid", grid)
-    assert done.exit_code == 2
-    assert "expected FROM:TO:STEP" in done.stderr
-    assert done.stdout == ""
-
-
-@pytest.mark.parametrize(
-    ("args", "entry"),
-    [
-        (["none.jsonl"], "no journal matches 'none.jsonl'"),
-        (["empty.jsonl"], "empty.jsonl: no step yet"),
-        (["torn.jsonl"], "torn.jsonl:265: the last line is unfinished"),
-        (["newer.jsonl"], "newer.jsonl:2: StepTrace has schema 2, this version reads up to 1: upgrade"),
-        (["cut.jsonl.gz"], "the compressed file is cut off"),
-        (["a.jsonl", "--policy", "a.jsonl"], "a.jsonl:2: not JSON"),
-        (["a.jsonl", "--policy", "none.json"], "cannot be read as a policy file"),
-        (["a.jsonl", "--policy", "odd.json"], "no setting 'treshold'"),
-        (["a.jsonl", "--labels", "none.jsonl"], "no journal matches 'none.jsonl'"),
-        (["a.jsonl", "--on-conflict", "x"], "expected precedence or exclude"),
-        (["a.jsonl", "--grid", "0:1:0.0001"], "1002 policies to compare"),
-    ],
-)
-def test_bad_input_is_refused_and_nothing_is_lost(place, args, entry):
-    """Exit code 2, one line that names the file, the line and the mend, nothing on standard output, files as before."""
-    import gzip
-
-    whole = (place / "a.jsonl").read_bytes()
-    lines = whole.splitlines(keepends=True)
-    (place / "empty.jsonl").touch()
-    (place / "torn.jsonl").write_bytes(b"".join(lines[:240]) + b"".join(lines[:24]) + lines[1][:50])
-    (place / "newer.jsonl").write_bytes(lines[0] + lines[1].replace(b'"schema":1', b'"schema":2') + lines[2])
-    (place / "cut.jsonl.gz").write_bytes(gzip.compress(whole)[:-400])
-    (place / "odd.json").write_text('{"treshold": 0.5, "threshold": 0.5}')
-    before = {path.name: path.read_bytes() for path in place.iterdir()}
-    done = run(*args)
-    assert done.exit_code == 2, done.output
-    assert entry in done.stderr
-    assert done.stdout == ""
-    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
-
-
 @pytest.mark.parametrize(
     ("figure", "cost", "chance"),
     [

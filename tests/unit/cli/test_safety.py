@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from typer.testing import CliRunner
 
 from cascade_agent.cli import app
-from cascade_agent.core.records import Attempt, StepTrace, Verdict
+from cascade_agent.core.records import Attempt, Decision, SideCall, StepTrace, Verdict
 from cascade_agent.journal.writer import Journal
 from tests.unit.cli.test_mutations import ACTS, READERS
 
@@ -35,11 +36,13 @@ def test_no_text_of_others_acts_upon_the_terminal(tmp_path: Path, monkeypatch: p
             call = {"name": HOSTILE, "args": {HOSTILE: HOSTILE}, "id": HOSTILE}
             answer = {"text": HOSTILE, "tool_calls": [call]}
             small = Attempt(
-                tier="small", model=f"{HOSTILE}{n % 2}", verdicts=(verdict,), confidence=0.5, answer=answer, cost=1.0
-            )
+                tier="small", model=f"{HOSTILE}{n % 2}", verdicts=(verdict,), confidence=0.5, answer=answer, cost=1.0,
+                error=HOSTILE,
+            )  # fmt: skip
             trace = StepTrace(
                 id=f"id{n}{HOSTILE}", step=HOSTILE, outcome="escalated", reason=HOSTILE, thread_id=HOSTILE, final=1,
                 attempts=(small, Attempt(tier="large", model=HOSTILE, outcome="accepted", answer=answer, cost=2.0)),
+                decisions=(Decision(action="escalate", reason="stays_on_large", detail=HOSTILE),), evidence=(SideCall(name=HOSTILE),),
                 currency=HOSTILE, policy=HOSTILE, cost=3.0, started_at=f"2026-01-01T00:00:{n:02d}+00:00",
             )  # fmt: skip
             journal.append(trace, request=[{"role": HOSTILE, "content": HOSTILE}])
@@ -51,6 +54,10 @@ def test_no_text_of_others_acts_upon_the_terminal(tmp_path: Path, monkeypatch: p
         code, out, err = run(tmp_path / "j.jsonl", command)
         assert code in (0, 1, 2, 3), (command, err)
         assert ACTS.search(out + err) is None, command
+        if command == ("trace",):
+            assert "[red]x[/red] \\x1b[31mred\\x1b[2K\\x1b]0;t\\x07 \\x9b2J \\u202eback\\u2066" in out
+        elif command == ("trace", "--json"):
+            assert json.loads(out)[0]["labels"][0]["note"] == HOSTILE.replace("\ud800", "\ufffd")
 
 
 def test_label_shows_the_request_where_it_was_kept(tmp_path: Path) -> None:

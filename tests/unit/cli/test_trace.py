@@ -186,6 +186,21 @@ def test_the_cascade_inside_of_a_tier_is_nested(tmp_path):
     assert any("a cascade whose record cannot be read" in line for line in lines)
 
 
+def test_a_step_is_printed_with_its_findings_and_filtered(tmp_path):
+    """Attempts, verdicts that object, answers, an unknown cost; `--escalated`, `--thread` and `--last` choose steps."""
+    bad = Verdict(outcome="fail", validator="Schema", code="missing", reason="city is required", path="/args")
+    call = {"tool_calls": [{"name": "look", "args": {"q": 1}, "id": "x"}]}
+    tiers = (Attempt(tier="small", outcome="rejected", verdicts=(bad,), answer=call), Attempt(tier="large"))
+    second = step(2, thread="b-1", attempts=tiers, outcome="escalated", final=1, cost=None)
+    path = written(tmp_path / "j.jsonl", step(1, thread="a-1"), second).path
+    text = run(path).stdout
+    for part in ("a-1", "b-1", "step2: escalated by large (accepted), cost unknown", 'look({"q": 1})',
+                 "Schema refuses it: city is required [missing at /args]"):  # fmt: skip
+        assert part in text
+    for args, ids in (((), ["id1", "id2"]), (("--escalated",), ["id2"]), (("--thread", "a"), ["id1"]), (("--last", 1), ["id2"])):  # fmt: skip
+        assert [StepTrace.from_json(item).id for item in json.loads(run(path, "--json", *args).stdout)] == ids
+
+
 def test_threads(tmp_path):
     """Put together under one heading with their cost; beyond the room they get a second one."""
     steps = [step(n, thread=f"t{n % 3}") for n in range(9)]
@@ -200,44 +215,7 @@ def test_threads(tmp_path):
     assert "long (continued), " in text
 
 
-# ---- texts of others ------------------------------------------------------------------------------------------------
-HOSTILE = "[red]x[/red] :smile: \x1b[31mred\x1b]0;title\x07 \x9b2J \u202eback\u2066 a\rb\nc\td \ud800 [link=http://x]y[/link]\u200b"
-
-
-def hostile_step() -> StepTrace:
-    """A step every text of which is hostile."""
-    verdict = Verdict(outcome="fail", code=HOSTILE, reason=HOSTILE, path=HOSTILE, validator=HOSTILE)
-    call = {"name": HOSTILE, "args": {HOSTILE: HOSTILE}}
-    return step(
-        1, thread=HOSTILE, step=HOSTILE, reason=HOSTILE, currency=HOSTILE, policy=HOSTILE,
-        attempts=(
-            Attempt(tier=HOSTILE, model=HOSTILE, outcome="error", error=HOSTILE, verdicts=(verdict,), answer={"tool_calls": [call]}),
-            Attempt(tier="small", answer={"text": HOSTILE}),
-        ),
-        decisions=(Decision(action="escalate", reason="stays_on_large", detail=HOSTILE),),
-        evidence=(SideCall(name=HOSTILE),),
-    )  # fmt: skip
-
-
-ACTS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2069]")
-
-
-@pytest.mark.parametrize("args", [(), ("--json",), ("--last", "1")], ids=str)
-def test_no_text_of_others_reaches_the_terminal_as_a_command(tmp_path, args):
-    """Escapes, controls, bidi marks and markup are shown, never acted on; each step stays on its own lines."""
-    journal = written(tmp_path / "j.jsonl", hostile_step())
-    journal.label("id1", source=HOSTILE, right=True, note=HOSTILE)
-    result = run(journal.path, *args, FORCE_COLOR="1" if not args else "")
-    assert result.exit_code == 0, result.stderr
-    text = re.sub("\x1b\\[[0-9;]*m", "", result.stdout) if not args else result.stdout
-    assert ACTS.search(text) is None
-    assert "\n\n" not in text
-    assert "[red]x[/red] :smile:" in text
-    if args != ("--json",):
-        assert "\\x1b[31mred\\x1b]0;title\\x07 \\x9b2J \\u202eback\\u2066" in text
-    else:
-        (record,) = json.loads(text)
-        assert record["labels"][0]["note"] == StepTrace.from_json(record).step == HOSTILE.replace("\ud800", "\ufffd")
+# ---- terminals ------------------------------------------------------------------------------------------------------
 
 
 def test_terminals(tmp_path):
@@ -392,16 +370,3 @@ def test_following_begins_with_the_last_steps(tmp_path):
         follow.until("id41")
         assert follow.stop() == 0
         assert [json.loads(line)["id"] for line in follow.text.splitlines()] == ["id37", "id39", "id41"]
-
-
-@pytest.mark.parametrize("what", ["directory", "compressed", "table", "two"])
-def test_what_cannot_be_followed_is_said(tmp_path, what):
-    """Exit code 2 and the reason."""
-    file = tmp_path / "x.gz"
-    file.write_bytes(gzip.compress(b"{}"))
-    table = tmp_path / "x.parquet"
-    table.write_bytes(b"PAR1...")
-    args = {"directory": [tmp_path], "compressed": [file], "table": [table], "two": [file, file]}[what]
-    result = run("--follow", *args)
-    assert result.exit_code == 2
-    assert "--follow takes" in result.stderr

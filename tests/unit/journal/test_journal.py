@@ -22,12 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
-from cascade_agent.core.records import Attempt, Decision, Label, SideCall, StepTrace, Usage, Verdict
+from cascade_agent.core.records import Attempt, Decision, Label, StepTrace, Usage, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background
-from cascade_agent.journal.reader import checked_label, read, read_labels
+from cascade_agent.journal.reader import checked_label, read, read_labels, records
 from cascade_agent.journal.writer import Journal, _lock, lost_records
 from tests import fresh
+from tests.unit.core.test_records import labels, traces
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what only Linux has")
 
@@ -49,64 +50,8 @@ def a_trace(step_id: str = "s1", **kwargs: object) -> StepTrace:
     return StepTrace(id=step_id, **{**base, **kwargs})
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
-floats = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-usages = st.none() | st.builds(
-    Usage,
-    input_tokens=st.none() | st.integers(0, 2**40),
-    output_tokens=st.none() | st.integers(0, 2**40),
-    cache_read_tokens=st.none() | st.integers(0, 9),
-    calls=st.integers(0, 5),
-)
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=6,
-)
-attempts = st.builds(
-    Attempt,
-    tier=st.sampled_from(["small", "large"]),
-    outcome=st.sampled_from(["accepted", "rejected", "error"]),
-    verdicts=st.lists(
-        st.builds(
-            Verdict,
-            outcome=st.sampled_from(["pass", "fail", "abstain"]),
-            code=texts,
-            reason=texts,
-            score=st.none() | st.floats(0, 1),
-        ),
-        max_size=3,
-    ).map(tuple),
-    confidence=floats,
-    usage=usages,
-    cost=floats,
-    answer=st.none() | st.dictionaries(texts, json_values, max_size=3),
-    error=st.none() | texts,
-    gathered=st.lists(texts, max_size=2).map(tuple),
-)
-traces = st.builds(
-    StepTrace,
-    id=texts,
-    step=texts,
-    outcome=st.sampled_from(["accepted", "escalated", "exhausted"]),
-    reason=texts,
-    attempts=st.lists(attempts, max_size=3).map(tuple),
-    decisions=st.lists(st.builds(Decision, action=st.just("escalate"), reason=texts), max_size=2).map(tuple),
-    evidence=st.lists(st.builds(SideCall, name=texts, usage=usages, cost=floats), max_size=2).map(tuple),
-    degraded=st.booleans(),
-    cost=floats,
-    usage=usages,
-    thread_id=st.none() | texts,
-)
-labels = st.builds(Label, step_id=texts, source=texts, right=st.none() | st.booleans(), propensity=floats, note=texts)
-
-
 # ---- what is written is read --------------------------------------------------------------------------------------
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(records=st.lists(traces | labels, max_size=6))
 def test_what_is_written_is_read_back_equal(tmp_path: Path, records: list[StepTrace | Label]) -> None:
     """Any steps and labels, in any order, come back equal and in order, from the plain file and from a compressed one."""
@@ -249,23 +194,11 @@ def test_a_deleted_or_moved_file_is_begun_anew(tmp_path: Path) -> None:
     assert [t.id for t in read(tmp_path / "moved.jsonl")] == ["1"]
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "match"),
-    [
-        ({"max_bytes": 0}, "max_bytes"),
-        ({"max_bytes": True}, "max_bytes"),
-        ({"keep": 0}, "keep"),
-        ({"keep": 1.5}, "keep"),
-    ],
-)
-def test_impossible_settings_are_refused(tmp_path: Path, kwargs: dict[str, object], match: str) -> None:
-    """Limits below 1 are refused at construction."""
-    with pytest.raises(ConfigurationError, match=match):
-        Journal(tmp_path / "j.jsonl", **kwargs)
-
-
 def test_impossible_settings_and_directories_are_refused(tmp_path: Path) -> None:
-    """At construction, with a name that would do; a record of more than 64 MiB is lost and counted."""
+    """At construction, with what would do; a record of more than 64 MiB is lost and counted."""
+    for name, limit in (("max_bytes", 0), ("max_bytes", True), ("keep", 0), ("keep", 1.5)):
+        with pytest.raises(ConfigurationError, match=f"Journal.{name} is {limit}; expected None or a number >= 1"):
+            Journal(tmp_path / "j.jsonl", **{name: limit})
     with pytest.raises(ConfigurationError, match=r"is a directory; give a file in it"):
         Journal(tmp_path)
     journal = Journal(tmp_path / "j.jsonl")
@@ -464,7 +397,7 @@ def test_a_disk_that_hangs_holds_no_loop_up_and_memory_is_bounded(
     journal, free, busy = Journal(tmp_path / "j.jsonl"), threading.Event(), threading.Event()
 
     async def main() -> list[bool]:
-        background.submit(lambda: busy.set() or free.wait())
+        background.files.submit(lambda: busy.set() or free.wait())
         assert await asyncio.to_thread(busy.wait, 60)
         return [journal.append(a_trace(str(n))) for n in range(8)]
 
@@ -533,7 +466,8 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path: Path) -> 
 
 
 # ---- rotation -----------------------------------------------------------------------------------------------------
-def _settle() -> None:
+def tidied() -> None:
+    """Wait until what was rotated is compressed, and what is too old deleted."""
     for thread in threading.enumerate():
         if thread.name == "cascade-agent-journal":
             thread.join(30)
@@ -558,7 +492,7 @@ def test_rotated_files_are_compressed_and_old_ones_deleted(tmp_path: Path) -> No
     journal = Journal(tmp_path / "j.jsonl", max_bytes=1500, compress=True, keep=2)
     for n in range(30):
         journal.append(a_trace(str(n)))
-        _settle()
+        tidied()
     files = journal.files()
     assert [file.suffix for file in files] == [".gz", ".gz", ".jsonl"]
     ids = [int(t.id) for t in journal]
@@ -573,7 +507,7 @@ def test_what_cannot_be_tidied_stays(tmp_path: Path, caplog: pytest.LogCaptureFi
     (tmp_path / "j.20260101T000000.000000Z.jsonl").mkdir()  # a directory cannot be unlinked
     for n in range(3):
         assert journal.append(a_trace(str(n)))
-        _settle()
+        tidied()
     assert "could not be tidied" in caplog.text
     assert journal.lost == 0
 
@@ -593,7 +527,7 @@ def test_a_file_gone_while_it_is_tidied_is_no_trouble(tmp_path: Path, caplog: py
     journals = [Journal(tmp_path / "j.jsonl", max_bytes=10, compress=True, keep=5) for _ in range(2)]
     for n in range(12):
         assert journals[n % 2].append(a_trace(str(n)))
-    _settle()
+    tidied()
     assert caplog.text == ""
 
 
@@ -843,5 +777,5 @@ def test_impossible_labels_are_refused_where_that_is_asked_for(tmp_path):
         journal.append_label(Label(step_id="1", source="person", right=True, harm=True))
     assert len(list(read_labels(path))) == 1
     with pytest.raises(RecordError, match=r"j\.jsonl:1: label of step '1' says right and harm at once"):
-        list(read_labels(path, check=checked_label))
-    assert not list(read_labels(path, on_error="skip", check=checked_label))
+        list(records(path, kind="label", build=checked_label))
+    assert not list(records(path, kind="label", build=checked_label, on_error="skip"))
