@@ -19,15 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
 from cascade_agent.journal.reader import checked_label, read, read_labels
-from cascade_agent.offline.evaluation.dataset import (
-    LOOKING,
-    UNFINISHED,
-    answered,
-    label_step,
-    resolve,
-    says,
-    unit_hash,
-)
+from cascade_agent.offline.evaluation.dataset import LOOKING, label_step, resolve, says, unit_hash
 from cascade_agent.offline.evaluation.journals import no_step
 
 if TYPE_CHECKING:
@@ -69,23 +61,25 @@ def find_step(*paths: PathLike, prefix: str, on_error: OnError = "raise") -> Ste
         steps += 1
         if trace.id == prefix or (trace.id.startswith(prefix) and len(near) <= _NAMED):
             near[trace.id] = trace
-    if prefix in near or len(near) == 1:  # after the last line: a journal with a fault gets no label
-        return near.get(prefix) or next(iter(near.values()))
-    raise RecordError(_which(prefix, sorted(near), paths, steps))
+    return near[_only(prefix, sorted(near), paths, steps)]  # after the last line: a journal with a fault gets no label
 
 
 _NAMED = 5
 
 
-def _which(prefix: str, near: Sequence[str], paths: Sequence[PathLike], steps: int) -> str:
-    if not steps:
-        return no_step(paths)
+def _only(prefix: str, near: Sequence[str], paths: Sequence[PathLike], steps: int) -> str:
+    """Return which of the ids that begin so is meant: the same one, or the only one."""
+    if prefix in near or len(near) == 1:
+        return prefix if prefix in near else near[0]
     names = ", ".join(str(path) for path in paths)
-    if near:
-        more = ", ..." if len(near) > _NAMED else ""
-        return f"{names}: several steps begin with {prefix!r} ({', '.join(near[:_NAMED])}{more}); give more of the id"
     hint = "`cascade-agent trace --json` prints the ids"
-    return f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; {hint}"
+    msg = f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; {hint}"
+    if not steps:
+        msg = no_step(paths)
+    elif near:
+        more = ", ..." if len(near) > _NAMED else ""
+        msg = f"{names}: several steps begin with {prefix!r} ({', '.join(near[:_NAMED])}{more}); give more of the id"
+    raise RecordError(msg)
 
 
 # ---- which steps to look at -----------------------------------------------------------------------------------------
@@ -121,15 +115,14 @@ def to_look_at(
         for trace in read(*paths, on_error=on_error):
             if trace.id in seen:
                 continue
-            unfinished = not trace.attempts or trace.outcome in UNFINISHED
-            seen.add("" if unfinished else trace.id)  # LangGraph may run such a step again
-            if unfinished:
+            step = label_step(trace, labels.get(trace.id, ()))
+            seen.add("" if step.facts is None else trace.id)  # LangGraph may run an unfinished step again
+            if step.facts is None:
                 continue
-            own = labels.get(trace.id, ())
             if order == "random":
-                if answered(trace) and not any(label.source in LOOKING and says(label) for label in own):
+                if step.answered and not any(label.source in LOOKING and says(label) for label in step.given):
                     yield trace
-            elif trace.attempts[0].answer is not None and resolve(label_step(trace, own).labels) is None:
+            elif step.small.answer is not None and resolve(step.labels) is None:
                 yield trace
 
     found = heapq.nsmallest(limit, waiting(), key=key)
@@ -180,11 +173,10 @@ def _placed(path: Path, found: list[tuple[int, Label]], journals: Sequence[PathL
     for number, label in found:
         at, prefix = bisect_left(ids, label.step_id), label.step_id
         near = [name for name in ids[at : at + _NAMED + 1] if name.startswith(prefix)]
-        if near[:1] == [prefix]:
-            near = [prefix]
-        if len(near) != 1:
-            raise _refused(path, number, _which(prefix, near, journals, len(ids)))
-        placed.append(replace(label, step_id=near[0]))
+        try:
+            placed.append(replace(label, step_id=_only(prefix, near, journals, len(ids))))
+        except RecordError as error:
+            raise _refused(path, number, str(error)) from error
     return placed
 
 

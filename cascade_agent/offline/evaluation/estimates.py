@@ -13,10 +13,10 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from itertools import product, starmap
-from operator import mul
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from functools import lru_cache
+from itertools import product
+from operator import add, mul
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.offline.evaluation.dataset import MONEY, WORLDS
 from cascade_agent.offline.evaluation.metrics import percentiles
@@ -31,11 +31,13 @@ from cascade_agent.offline.evaluation.tally import (
     Sums,
     middle,
     totals,
+    widen,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.offline.evaluation.tally import Cell, Place, Tally, When
 
 Pair = tuple[float, float]
@@ -76,7 +78,7 @@ class Figure(Plain):
         found = self.value
         return found if found is not None or self.estimate is None else sum(self.estimate) / 2
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain JSON, its `value` too."""
         return {"value": self.value, **Plain.to_json(self)}
 
@@ -288,9 +290,12 @@ def _weighted(line: Line, ground: Line, name: str, sample: str = "drawn", size: 
     return known[0] + scale * seen[0], known[1] + scale * seen[1]
 
 
-def _truth(line: Line, ground: Line, name: str) -> Figure:
-    bounds, estimate = line.pair(name), None
-    if ground["open"] == 0 or bounds[0] == bounds[1]:
+def _figure_of(name: str, line: Line, ground: Line) -> Figure:
+    """Return one of the figures that have an interval."""
+    if name == "saving":
+        return _money_of(line, ground)[1]
+    bounds, estimate = line.pair("esc" if name == "escalation" else name), None
+    if name == "escalation" or ground["open"] == 0 or bounds[0] == bounds[1]:
         estimate = bounds
     elif ground["weight"]:
         estimate = _weighted(line, ground, name)
@@ -303,10 +308,6 @@ def _basis(ground: Line) -> Basis:
     if not ground["lottery"]:
         return "all_escalated"
     return "propensity" if ground["weight"] else "share" if ground["judged"] else "none"
-
-
-def _escalation(line: Line, ground: Line) -> Figure:
-    return _figure(line.pair("esc"), line.pair("esc"), ground["n"])
 
 
 def _figure(bounds: Pair | None, estimate: Pair | None = None, by: float = 1.0) -> Figure:
@@ -340,30 +341,30 @@ def _share(saving: Figure, best: Figure) -> Figure:
 # ---- latency --------------------------------------------------------------------------------------------------------
 
 
-class Times:
-    """Latencies of steps: by stratum and bucket, the number of steps and their weights."""
+Times = dict[tuple[str, int | None], list[int]]
+"""Stratum and bucket of a latency (None: unknown) -> number of steps, and their weights."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, int | None]] = Counter()
-        self.weights: Counter[tuple[str, int | None]] = Counter()
 
-    def quantile(self, q: float, ground: Line) -> tuple[Pair | None, Pair | None]:
-        """Return (least and greatest quantile, estimate) in seconds; unknown times may lie at either end."""
-        bounds = _quantile(self.counts, q)
-        if ground["open"] == 0 or not ground["weight"]:
-            return bounds, bounds if ground["open"] == 0 else None
-        scale = ground["lottery"] / ground["weight"]
-        mixed = {key: float(n) for key, n in self.counts.items() if key[0] == "known"}
-        mixed |= {key: scale * w for key, w in self.weights.items() if key[0] == "drawn"}
-        return bounds, _quantile(mixed, q)
+def _quantiles(times: Times, q: float, ground: Line) -> tuple[Pair | None, Pair | None]:
+    """Return (least and greatest quantile, estimate) in seconds; unknown times may lie at either end."""
+    bounds = _quantile({key: float(n) for key, (n, _) in times.items()}, q)
+    if ground["open"] == 0 or not ground["weight"]:
+        return bounds, bounds if ground["open"] == 0 else None
+    scale = ground["lottery"] / ground["weight"]
+    mixed = {key: float(n) for key, (n, _) in times.items() if key[0] == "known"}
+    mixed |= {key: scale * weight for key, (_, weight) in times.items() if key[0] == "drawn"}
+    return bounds, _quantile(mixed, q)
 
 
 def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair | None:
     """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
-    known: Counter[float] = Counter()
+    known: dict[int, float] = defaultdict(float)
+    unknown, wanted = 0.0, q * sum(counts.values())
     for (_, place), n in counts.items():
-        known[-math.inf if place is None else place] += n  # type: ignore[assignment] # weights are no integers
-    unknown, wanted = known.pop(-math.inf, 0), q * sum(counts.values())
+        if place is None:
+            unknown += n
+        else:
+            known[place] += n
     if not wanted:
         return None
 
@@ -371,14 +372,14 @@ def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair 
         for place, n in sorted(known.items()):
             passed += n
             if passed >= wanted:
-                return middle(int(place))
+                return middle(place)
         return math.inf
 
     return 0.0 if unknown and unknown >= wanted else reached(unknown), reached(0.0)
 
 
 def _latency(own: Times, alone: Times, q: float, ground: Line) -> Figure:
-    pairs = zip(own.quantile(q, ground), alone.quantile(q, ground), strict=True)
+    pairs = zip(_quantiles(own, q, ground), _quantiles(alone, q, ground), strict=True)
     bounds, estimate = (None if a is None or b is None else _over(a, b) for a, b in pairs)
     return _figure(bounds, estimate)
 
@@ -412,9 +413,9 @@ class Estimates:
         self._tally, self._wanted = tally, intervals
         self._ranges = _ranges_of(tally)
         self._widest: Ranges = {}
-        for role, (low, high) in (pair for ranges in self._ranges.values() for pair in ranges.items()):
-            least, most = self._widest.get(role, (low, high))
-            self._widest[role] = (min(low, least), max(high, most))
+        for ranges in self._ranges.values():
+            for role, limits in ranges.items():
+                widen(self._widest, role, limits)
         self._recipes: dict[tuple[str | None, Ending, float], Recipe] = {}
         self._tables = {0: self._table(0)}
         places = self._tables[0][0]
@@ -447,10 +448,6 @@ class Estimates:
     def baseline(self, title: str) -> dict[Subset, Figures]:
         """Return the figures of one of `BASELINES`."""
         return self._figures(0, BASELINES.index(title))
-
-    def policies(self) -> list[dict[Subset, Figures]]:
-        """Return the figures of each policy of the plan."""
-        return [self.policy(number) for number in range(len(self._tally.plan.policies))]
 
     def policy(self, number: int) -> dict[Subset, Figures]:
         """Return the figures of one policy of the plan."""
@@ -500,13 +497,13 @@ class Estimates:
 
     def _times(self, number: int, index: int) -> dict[Subset, Times]:
         _, rows = self._family(number)
-        out = {}
+        out: dict[Subset, Times] = {}
         for subset, cells in self.subsets.items():
-            chosen, out[subset] = set(cells), Times()
+            chosen, times = set(cells), defaultdict[tuple[str, int | None], list[int]](lambda: [0, 0])
             for (cell, stratum, place), row in rows.items():
                 if cell in chosen:
-                    out[subset].counts[stratum, place] += row[index][0]
-                    out[subset].weights[stratum, place] += row[index][1]
+                    times[stratum, place] = list(map(add, times[stratum, place], row[index]))
+            out[subset] = times
         return out
 
     # ---- sums as figures --------------------------------------------------------------------------------------------
@@ -521,8 +518,7 @@ class Estimates:
             out[subset] = Figures(
                 steps=int(ground["n"]),
                 basis=_basis(ground),
-                **{name: _truth(line, ground, name) for name in _TRUTHS},
-                escalation=_escalation(line, ground),
+                **{name: _figure_of(name, line, ground) for name in (*_TRUTHS, "escalation")},
                 cost=cost,
                 saving=saving,
                 oracle_share=_share(saving, self._best.get(subset, Figure())),
@@ -537,17 +533,12 @@ class Estimates:
 
     def _with_intervals(self, found: Figures, lines: Sequence[Line]) -> Figures:
         again = [pair for pair in zip(_resampled(lines, self._draws), self._drawn_grounds, strict=True) if pair[1]["n"]]
-        makers: dict[str, Callable[[Line, Line], Figure]] = {
-            **{name: partial(_truth, name=name) for name in _TRUTHS},
-            "escalation": _escalation,
-            "saving": lambda line, ground: _money_of(line, ground)[1],
-        }
         new: dict[str, Figure] = {}
         for name in self._wanted:
-            make, figure = makers[name], cast("Figure", getattr(found, name))
+            figure: Figure = getattr(found, name)
             if figure.estimate is not None or figure.low is not None:
-                interval = _interval(starmap(make, again), estimated=figure.estimate is not None)
-                new[name] = replace(figure, interval=interval)
+                drawn = (_figure_of(name, line, ground) for line, ground in again)
+                new[name] = replace(figure, interval=_interval(drawn, estimated=figure.estimate is not None))
         return replace(found, **new)  # type: ignore[arg-type] # all of these are figures
 
 
