@@ -316,9 +316,6 @@ def _learned(scorer: Scorer | None) -> list[Part]:
     return [(int(seed), float(share)) for seed, share in parts] if isinstance(parts, list) else []
 
 
-# ---- scorers --------------------------------------------------------------------------------------------------------
-
-
 def _fits(
     learn: Sequence[LabelledStep], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int
 ) -> dict[str, Fit]:
@@ -376,9 +373,6 @@ def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = Fa
 
 def _auroc(rows: Sequence[tuple[float, bool, LabelledStep]]) -> float | None:
     return auroc([row[0] for row in rows], [row[1] for row in rows])
-
-
-# ---- claims and provenance ------------------------------------------------------------------------------------------
 
 
 def _certified(units: Sequence[Unit], sample: Sample, claim: Claim) -> tuple[Finding, dict[str, Finding]]:

@@ -63,9 +63,6 @@ def _check(max_loss: float, confidence: float) -> None:
             raise ConfigurationError(msg)
 
 
-# ---- what is tested, and what comes out -----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
     """One labelled step.
@@ -180,7 +177,7 @@ class Claim:
         every = [unit for steps in episodes.values() for unit in steps]
         found, n, losses = self._walk([self._unit(e, steps) for e, steps in episodes.items()], every)
         if found is None:
-            return self.none(self._why(n, losses), n=n, losses=losses)
+            return self.none(n=n, losses=losses)
         accepted = sum(u.confidence is not None and u.confidence >= found for u in every)
         return Certificate(
             **asdict(self),
@@ -214,30 +211,27 @@ class Claim:
     def _shared(self, groups: int) -> Claim:
         return replace(self, confidence=1.0 - (1.0 - self.confidence) / max(1, groups))
 
-    def none(self, reason: str, *, n: int, losses: int) -> NoThreshold:
-        """Return that nothing holds, and what is missing."""
-        missing, for_power = (max(0, f(self.max_loss, self.confidence) - n) for f in (labels_needed, labels_for_power))
-        return NoThreshold(
-            **asdict(self), reason=reason, n=n, losses=losses, missing=missing, missing_for_power=for_power
-        )
-
-    def _why(self, n: int, losses: int) -> str:
-        need, comfortable = (f(self.max_loss, self.confidence) for f in (labels_needed, labels_for_power))
+    def none(self, reason: str = "", *, n: int, losses: int) -> NoThreshold:
+        """Return that nothing holds, for a reason, and what is missing."""
+        need, comfortable = (f(self.max_loss, self.confidence) - n for f in (labels_needed, labels_for_power))
         what = "episodes with a label" if self.risk == "harm" else "accepted episodes with a label"
         claim = f"a risk of at most {self.max_loss:g} at confidence {self.confidence:g}"
-        if n < need:
-            return (
-                f"{n} {what}, at least {need} without a loss are needed to show {claim}: {need - n} are missing "
-                f"({comfortable - n} for 80 % power at half the target)"
+        if need > 0:
+            found = (
+                f"{n} {what}, at least {n + need} without a loss are needed to show {claim}: {need} are missing "
+                f"({comfortable} for 80 % power at half the target)"
             )
-        if losses:
-            return (
+        elif losses:
+            found = (
                 f"even among the surest steps {losses} of {n} {what} are losses, too many to show {claim}: the "
                 "confidence does not tell the losses apart, or the target is out of reach"
             )
-        return f"no step can be accepted: each of {n} has a failed check or no confidence"
-
-    # ---- from steps to units, from units to a threshold -------------------------------------------------------------
+        else:
+            found = f"no step can be accepted: each of {n} has a failed check or no confidence"
+        missing, power = max(0, need), max(0, comfortable)
+        return NoThreshold(
+            **asdict(self), reason=reason or found, n=n, losses=losses, missing=missing, missing_for_power=power
+        )
 
     def _unit(self, episode: str, steps: list[Unit]) -> Unit:
         """Return an episode as the one unit that the claim counts."""

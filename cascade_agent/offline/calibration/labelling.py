@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.core.records import Label
 from cascade_agent.errors import RecordError
@@ -25,6 +25,7 @@ from cascade_agent.offline.evaluation.journals import no_step
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import StepTrace
     from cascade_agent.journal.format import OnError, PathLike
 
@@ -82,9 +83,6 @@ def _only(prefix: str, near: Sequence[str], paths: Sequence[PathLike], steps: in
     raise RecordError(msg)
 
 
-# ---- which steps to look at -----------------------------------------------------------------------------------------
-
-
 def to_look_at(
     *paths: PathLike,
     labels: Mapping[str, Sequence[Label]],
@@ -137,9 +135,6 @@ def promoted(labels: Iterable[Label]) -> Label | None:
     return replace(reviews[-1], source="person") if reviews else None
 
 
-# ---- labels made elsewhere ------------------------------------------------------------------------------------------
-
-
 def import_labels(file: PathLike, *, journals: Sequence[PathLike], on_error: OnError = "raise") -> list[Label]:
     """Read a file of labels (`.csv` with a header, else JSON lines), each checked against the steps of some journals.
 
@@ -184,7 +179,7 @@ def _refused(path: Path, number: int, why: str) -> RecordError:
     return RecordError(f"{path}:{number}: {why}, nothing was imported")
 
 
-def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _csv(path: Path, text: str) -> Iterator[tuple[int, JsonMapping]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in reader.fieldnames or ()]
@@ -200,7 +195,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise _refused(path, reader.reader.line_num, f"not CSV ({error}); correct the line") from error
 
 
-def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _jsonl(path: Path, text: str) -> Iterator[tuple[int, JsonMapping]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -213,7 +208,7 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _label(row: Mapping[str, Any]) -> Label:
+def _label(row: JsonMapping) -> Label:
     kept = {key: row[key] for key in (*_COLUMNS, "schema") if row.get(key) is not None}
     step_id = str(kept.get("step_id", "")).strip()
     if not step_id:

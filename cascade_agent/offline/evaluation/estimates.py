@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -35,7 +34,7 @@ from cascade_agent.offline.evaluation.tally import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.offline.evaluation.tally import Cell, Place, Tally, When
@@ -118,8 +117,8 @@ class Line(dict[str, float]):
     `drawn_` weighted sums over those drawn in it, `judged_` sums over those that somebody looked at. `big` is the
     recorded cost of large calls, `big_more` of those that may have been made; `x` the cost of unrecorded large calls,
     `y` of those that may have been made, `shadow` that of the policy's own shadow calls. `_none` counts those of which
-    not even a range is known. The line of always-large, the `ground`, also counts steps: `n` in all, `lottery` of them
-    accepted, `open` of these not drawn, `judged`, and the `weight` of those drawn.
+    not even a range is known. Steps are counted too: `n` in all, `lottery` of them accepted, `open` of these not drawn,
+    `judged`, and the `weight` of those drawn. The line of always-large is the `ground` that others are held against.
     """
 
     __slots__ = ()
@@ -141,7 +140,6 @@ _SAMPLES: Final = {"known": ("n", "large", "large_more"), "drawn": ("weight", "w
 Ranges = dict[str, tuple[int, int]]
 Recipe = tuple[tuple[str, int, int], ...]
 """(entry of the line, entry of the sums, factor): how sums of one ending go into a line."""
-Row = tuple[Recipe, Sequence[int]]
 
 
 @lru_cache(maxsize=4096)
@@ -162,6 +160,11 @@ def ends(worlds: int, finals: int) -> dict[str, tuple[int, int]]:
 def recipe_of(key: Ending, ranges: Ranges, rate: float) -> Recipe:
     """Return how steps of one ending count. `rate` is the policy's own rate of shadow calls."""
     parts: list[tuple[str, str, int]] = [
+        ("n", "n", 1),
+        ("lottery", "n", key.stratum != "known"),
+        ("open", "n", key.stratum in ("open", "judged")),
+        ("judged", "n", key.stratum == "judged"),
+        ("weight", "weight", key.stratum == "drawn"),
         ("esc_lo", "n", key.escalated == 1),
         ("esc_hi", "n", key.escalated > 0),
         ("own_lo", "own", 1),
@@ -177,10 +180,8 @@ def recipe_of(key: Ending, ranges: Ranges, rate: float) -> Recipe:
     if large:
         big = f"{key.stratum}_big"
         parts += (f"{big}_lo", large, 1), (f"{big}_hi", large, 1), (f"{big}_hi", more, 1)
-    for role in key.sure:
-        parts += _unknown_parts(role, ranges, rate, key.stratum, sure=True)
-    for role in key.maybe:
-        parts += _unknown_parts(role, ranges, rate, key.stratum, sure=False)
+    for role, sure in (*((role, True) for role in key.sure), *((role, False) for role in key.maybe)):
+        parts += _unknown_parts(role, ranges, rate, key.stratum, sure=sure)
     return tuple((line, _SUM[entry], int(factor)) for line, entry, factor in parts if factor)
 
 
@@ -204,28 +205,6 @@ def _unknown_parts(
         count = _SAMPLES[stratum][0]
         yield f"{stratum}_big_lo", count, low * sure
         yield f"{stratum}_big_hi", count, high
-
-
-@lru_cache(maxsize=8)
-def _counts(stratum: str) -> Recipe:
-    """Return how steps count in the ground."""
-    parts = (
-        ("n", "n", True),
-        ("lottery", "n", stratum != "known"),
-        ("open", "n", stratum in ("open", "judged")),
-        ("judged", "n", stratum == "judged"),
-        ("weight", "weight", stratum == "drawn"),
-    )
-    return tuple((line, _SUM[entry], 1) for line, entry, counts in parts if counts)
-
-
-def line_of(rows: Iterable[Row]) -> Line:
-    """Return the sum of rows of endings."""
-    out = Line()
-    for recipe, sums in rows:
-        for entry, source, factor in recipe:
-            out[entry] += sums[source] * factor
-    return out
 
 
 # ---- figures from sums ----------------------------------------------------------------------------------------------
@@ -424,13 +403,13 @@ class Estimates:
         for cell in sorted(place for place in places if not isinstance(place, int)):
             for subset in (ALL, ("step", cell[0]), ("kind", cell[1])) if parts else (ALL,):
                 self.subsets.setdefault(subset, []).append(cell)
-        self.grounds = {subset: self._ground(cells) for subset, cells in self.subsets.items()}
+        self.grounds = {subset: self._line(0, _ALONE, cells) for subset, cells in self.subsets.items()}
         self._alone = self._times(0, _ALONE)
         self._draws: list[list[float]] = []
         self._best: dict[Subset, Figure] = {}
         self._best = {subset: found.saving for subset, found in self._figures(0, _ORACLE).items()}
         self._draws = _draws(len(self._groups), resamples, seed)
-        self._drawn_grounds = _resampled([self._ground([group]) for group in self._groups], self._draws)
+        self._drawn_grounds = _resampled([self._line(0, _ALONE, [group]) for group in self._groups], self._draws)
 
     @property
     def accepted_price(self) -> float | None:
@@ -475,17 +454,15 @@ class Estimates:
             self._tables = {0: self._tables[0], number: self._table(number)}
         return self._tables[number]
 
-    def _rows(self, number: int, index: int, places: Iterable[Place], rate: float = 0.0) -> Iterator[Row]:
-        by_place, _ = self._family(number)
+    def _line(self, number: int, index: int, places: Iterable[Place], rate: float = 0.0) -> Line:
+        """Return the sums of one policy of a table over some places."""
+        by_place, out = self._family(number)[0], Line()
         for place in places:
             for key, row in by_place[place]:
                 if row[index][0]:
-                    yield self._recipe(place, key, rate), row[index]
-
-    def _ground(self, places: Sequence[Place]) -> Line:
-        alone = [(key, row[_ALONE]) for place in places for key, row in self._tables[0][0][place] if row[_ALONE][0]]
-        counted = ((_counts(key.stratum), sums) for key, sums in alone)
-        return line_of((*self._rows(0, _ALONE, places), *counted))
+                    for entry, source, factor in self._recipe(place, key, rate):
+                        out[entry] += row[index][source] * factor
+        return out
 
     def _recipe(self, place: Place, key: Ending, rate: float) -> Recipe:
         """Return a recipe, made once per step name: a group of episodes holds many, and takes the widest range."""
@@ -511,7 +488,7 @@ class Estimates:
     def _figures(self, number: int, index: int, rate: float = 0.0) -> dict[Subset, Figures]:
         out, times = {}, self._times(number, index)
         for subset, cells in self.subsets.items():
-            line, ground = line_of(self._rows(number, index, cells, rate)), self.grounds[subset]
+            line, ground = self._line(number, index, cells, rate), self.grounds[subset]
             cost, saving, per_success = _money_of(line, ground)
             if len(self._tally.currencies) > 1:
                 cost = saving = per_success = Figure()
@@ -527,7 +504,7 @@ class Estimates:
                 p95=_latency(times[subset], self._alone[subset], 0.95, ground),
             )
         if self._draws:
-            lines = [line_of(self._rows(number, index, [group], rate)) for group in self._groups]
+            lines = [self._line(number, index, [group], rate) for group in self._groups]
             out[ALL] = self._with_intervals(out[ALL], lines)
         return out
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 from cascade_agent.core.records import Label, StepTrace, Verdict, load
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -32,7 +32,7 @@ class Fold(Protocol):
     def add(self, step: LabelledStep, /) -> object:
         """Take a step."""
 
-    def merge(self, other: Any, /) -> object:
+    def merge(self, other: Self, /) -> object:
         """Take in another part."""
 
 
@@ -163,9 +163,6 @@ def complete(found: Dataset, reading: Reading[Any], paths: Iterable[object]) -> 
     return found
 
 
-# ---- one file after the other ---------------------------------------------------------------------------------------
-
-
 def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore, how: ReadSettings) -> Reading[F]:
     found, seen, repeated, labelled = make(), dict[int, None](), 0, 0
     whole = how.rules.evaluator is not None and not how.lean
@@ -242,9 +239,6 @@ def _verdict(data: JsonMapping) -> Verdict:
 @lru_cache(maxsize=65_536, typed=True)
 def _known_verdict(*values: object) -> Verdict:
     return load(Verdict, {name: value for name, value in zip(_KEPT, values, strict=True) if value is not _ABSENT})
-
-
-# ---- file by file on Dask -------------------------------------------------------------------------------------------
 
 
 def _tasks(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) -> tuple[Any, list[Any]]:

@@ -85,7 +85,7 @@ def test_a_grid_that_is_none_is_refused(place, grid):
     ("args", "entry"),
     [
         (["none.jsonl"], "no journal matches 'none.jsonl'"),
-        (["empty.jsonl"], "empty.jsonl: no step yet"),
+        (["empty.jsonl"], "empty.jsonl: the journal holds no step yet"),
         (["torn.jsonl"], "torn.jsonl:265: the last line is unfinished"),
         (["newer.jsonl"], "newer.jsonl:2: StepTrace has schema 2, this version reads up to 1: upgrade"),
         (["cut.jsonl.gz"], "the compressed file is cut off"),

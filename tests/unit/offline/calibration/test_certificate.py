@@ -39,9 +39,6 @@ def units(confidence, harm, episode=None, kind="", prefix=""):
     ]
 
 
-# ---- tails ----------------------------------------------------------------------------------------------------------
-
-
 @given(st.integers(1, 10**6), st.floats(1e-6, 1 - 1e-6), st.floats(-8, 8))
 def test_binomial_tail_is_that_of_scipy(n, p, z):
     """The tail agrees with scipy to 1e-7 of itself, from the far left to the far right, for n up to a million."""
@@ -106,9 +103,6 @@ def test_unreachable_targets_are_refused():
     """A target below what any number of labels can show ends in a message, not in an endless search."""
     with pytest.raises(ConfigurationError, match="no number of labels"):
         labels_needed(1e-15)
-
-
-# ---- what is certified ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,9 +183,6 @@ def test_unknown_claims_are_refused(kwargs):
     """A risk or unit without a test is refused at once."""
     with pytest.raises(ConfigurationError, match="risk"):
         certify([], **kwargs)
-
-
-# ---- the guarantee --------------------------------------------------------------------------------------------------
 
 
 def noise(trials):

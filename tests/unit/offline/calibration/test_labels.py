@@ -31,9 +31,6 @@ def step(step_id, small, large=None, **kwargs):
 CITY = [("weather", {"city": "Paris", "days": 5})]
 
 
-# ---- two answers ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("small", "large", "same"),
     [
@@ -82,9 +79,6 @@ def test_a_large_answer_that_failed_labels_nothing(large):
     """A large draft with a hard fail, or none at all, is no yardstick."""
     trace = step("1", said(calls=CITY), said(calls=CITY))
     assert same_answers(replace(trace, attempts=(trace.attempts[0], large))) is None
-
-
-# ---- joining --------------------------------------------------------------------------------------------------------
 
 
 def test_escalated_steps_label_themselves(journal):
@@ -201,9 +195,6 @@ def test_unfinished_steps_say_nothing(journal):
         journal.append(step(outcome, said(calls=CITY), outcome=outcome))
     found = load_dataset(journal.path)
     assert (found.total, found.answered, found.steps) == (3, 0, [])
-
-
-# ---- hostile input --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,6 @@ def test_a_kind_that_no_threshold_stops_has_no_policy(journal):
     assert found.policy is None
 
 
-# ---- irreversible tools, numbers set by hand ------------------------------------------------------------------------
-
 PAY = Policy(side_effects={"pay": "irreversible"})
 
 
@@ -112,6 +110,8 @@ def test_irreversible_drafts_have_a_number_that_is_never_the_laxer_one(journal):
     found = calibrate(journal.path, max_loss=0.08, scorer="rules", policy=PAY)
     entry = found.policy.provenance["thresholds"]["irreversible"]
     assert entry["certificate"]["risk"] == "selective_error"
+    assert found.irreversible.n <= found.certificate.n
+    assert calibrate(journal.path, max_loss=0.08, scorer="rules").irreversible is None
     assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.base_threshold)
 
 
@@ -136,9 +136,6 @@ def test_numbers_set_by_hand_stay_where_they_are_stricter(journal):
     assert again.policy.thresholds["call"] < kinds.thresholds["call"]
 
 
-# ---- a policy that was calibrated before ----------------------------------------------------------------------------
-
-
 def test_a_fitted_scorer_is_not_certified_on_what_it_learned(journal):
     """It is not the prior of the next fit, and keeping it certifies it on the other episodes alone, whatever the seed."""
     fill(journal, 1200)
@@ -151,9 +148,6 @@ def test_a_fitted_scorer_is_not_certified_on_what_it_learned(journal):
     assert kept.policy.scorer.weights == first.policy.scorer.weights
     assert kept.certificate.n == first.certificate.n < 1200
     assert calibrate(journal.path, max_loss=0.05, scorer="rules").certificate.n == 1200
-
-
-# ---- labels of steps that were picked -------------------------------------------------------------------------------
 
 
 def answered(number, score):
@@ -234,7 +228,6 @@ def test_a_fit_that_would_hold_no_threshold_is_not_chosen(max_loss, expected):
         folds=(0,) * 160,
         auroc=1.0,
         error=None,
-        brier=None,
     )
     base = Policy(scorer=Scorer(weights={"argument_grounded": 4.0}, bias=2.0))
     assert _choose({"error": fitted}, learn, base, "auto", Claim(max_loss=max_loss)) == expected

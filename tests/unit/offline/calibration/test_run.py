@@ -159,35 +159,21 @@ def test_no_label_is_a_complaint(journal):
         calibrate([journal.path], max_loss=0.05)
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"max_loss": 2.0}, {"max_loss": 0.1, "scorer": "best"}, {"max_loss": 0.1, "risk": "x"}]
-)
+@pytest.mark.parametrize("kwargs", [{"max_loss": 2.0}, {"scorer": "best"}, {"risk": "x"}, {"by_kind": True}])
 def test_impossible_settings_are_refused(journal, kwargs):
     """What cannot work is refused before the journal is read."""
     with pytest.raises(ConfigurationError):
-        calibrate(journal.path.with_name("none.jsonl"), **kwargs)
+        calibrate(journal.path.with_name("none.jsonl"), **{"max_loss": 0.1, **kwargs})
 
 
 def test_contradictions_are_in_the_report(journal):
     """Every contradicted step is listed with all of its labels and the one that counted."""
-    escalate_all(journal, 60)
+    escalate_all(journal, 20)
     journal.label("7", source="person", right=False, harm=True)
     journal.label("7", source="evaluator", right=True)
     (shown,) = calibrate(journal.path, max_loss=0.05).to_json()["labels"]["conflicts"]
     assert (shown["step_id"], shown["counted"]) == ("7", "person")
     assert [label["source"] for label in shown["labels"]] == ["person", "evaluator", "escalation"]
-
-
-# ---- irreversible tools ---------------------------------------------------------------------------------------------
-
-
-def test_irreversible_tools_have_a_claim_of_their_own(journal):
-    """P(wrong | accepted) of drafts that call an irreversible tool is tested beside the harm of all."""
-    escalate_all(journal, 700, tool="pay")
-    found = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=Policy(side_effects={"pay": "irreversible"}))
-    assert found.irreversible.risk == "selective_error"
-    assert found.irreversible.n <= found.certificate.n
-    assert calibrate(journal.path, max_loss=0.05, scorer="rules").irreversible is None
 
 
 # ---- which steps may speak for all ----------------------------------------------------------------------------------
@@ -200,32 +186,23 @@ def logged(rng, n, *, shadow=None, looked_at=None, old=0.6, tool_errors=0.0):
     """A journal of a cascade that accepted scores >= `old`: harm is .5 (1 - score) everywhere."""
     cases, answered = [], 0
     for i in range(n):
-        score, label = rng.random(), []
+        score, labels = rng.random(), []
         harm = rng.random() < 0.5 * (1 - score)
-        accepted = score >= old
+        accepted, means = score >= old, {"right": not harm, "harm": harm}
         answered += accepted
         if not accepted:
-            label = [Label(step_id=str(i), source="escalation", right=not harm, harm=harm)]
-        else:
-            if harm and rng.random() < tool_errors:
-                label.append(Label(step_id=str(i), source="tool_error", right=False))
-            if shadow is not None and rng.random() < shadow:
-                label.append(Label(step_id=str(i), source="shadow", right=not harm, harm=harm, propensity=shadow))
-            if looked_at is not None and rng.random() < looked_at:
-                label.append(Label(step_id=str(i), source="person", right=not harm, harm=harm))
-        if label:
-            cases.append(
-                labelled(
-                    str(i),
-                    [graded("argument_grounded", score)],
-                    answered=accepted,
-                    labels=label,
-                    right=not harm,
-                    harm=harm,
-                    source=label[-1].source,
-                    propensity=max((x.propensity for x in label if x.propensity), default=None),
-                )
-            )
+            labels.append(Label(step_id=str(i), source="escalation", **means))
+        elif harm and rng.random() < tool_errors:
+            labels.append(Label(step_id=str(i), source="tool_error", right=False))
+        if accepted and shadow is not None and rng.random() < shadow:
+            labels.append(Label(step_id=str(i), source="shadow", propensity=shadow, **means))
+        if accepted and looked_at is not None and rng.random() < looked_at:
+            labels.append(Label(step_id=str(i), source="person", **means))
+        if labels:
+            found = [graded("argument_grounded", score)]
+            means["propensity"] = max((x.propensity for x in labels if x.propensity), default=None)
+            case = labelled(str(i), found, answered=accepted, labels=labels, source=labels[-1].source, **means)
+            cases.append(case)
     return Dataset(steps=cases, total=n, answered=answered)
 
 
@@ -239,10 +216,10 @@ def logged(rng, n, *, shadow=None, looked_at=None, old=0.6, tool_errors=0.0):
 )
 def test_the_sample_is_like_the_whole(labels, basis, rate):
     """However unevenly labels come, the sample has the journal's shares of accepted steps and of harm among them."""
-    found = draw(logged(random.Random(0), 30_000, **labels), POLICY)
+    found = draw(logged(random.Random(0), 12_000, **labels), POLICY)
     assert (found.basis, found.rate) == (basis, pytest.approx(rate, abs=0.02))
     n = len(found.steps)
-    assert n == pytest.approx(30_000 * rate, rel=0.05)
+    assert n == pytest.approx(12_000 * rate, rel=0.05)
     accepted = [c for c in found.steps if c.answered]
     assert len(accepted) / n == pytest.approx(0.4, abs=0.02)
     assert sum(c.loss for c in accepted) / len(accepted) == pytest.approx(0.1, abs=0.02)

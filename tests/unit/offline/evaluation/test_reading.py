@@ -149,9 +149,6 @@ def test_labels_outgrow_memory_into_a_file_of_their_own():
         assert store.of_step("1") == [replace(shadow, answer=None)]
 
 
-# ---- what is left unread ---------------------------------------------------------------------------------------------
-
-
 SHIPPED = {
     "a pass that measures nothing": Verdict(outcome="pass", code="schema", validator="V", origin="shipped"),
     "a code that no scorer weighs": Verdict(outcome="pass", code="new", score=0.9, validator="V", origin="shipped"),
@@ -191,9 +188,6 @@ def test_costs_may_be_whole_numbers():
     )
     assert whole == real
     assert (whole.small, whole.small_time) == (10**12, 2.0)
-
-
-# ---- file by file on Dask --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
