@@ -229,7 +229,7 @@ def test_steps_of_an_episode_do_not_count_twice(trials):
     assert naive / trials > DELTA + noise(trials)
 
 
-@pytest.mark.parametrize(("n", "trials"), [(400, examples(100, 400)), (2000, examples(20, 200))])
+@pytest.mark.parametrize(("n", "trials"), [(600, examples(60, 300)), (2000, examples(20, 200))])
 def test_selective_error_holds(n, trials):
     """P(wrong | accepted) stays below its target in all but delta of the resamplings, with few units and with many."""
     rng = np.random.default_rng(n)
