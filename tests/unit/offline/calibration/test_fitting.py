@@ -47,13 +47,6 @@ def world(n, *, seed=0, weights=None, bias=2.0):
     return out
 
 
-def matrix(examples, codes):
-    """The examples as a dense matrix of objections."""
-    reader = Scorer(weights=dict.fromkeys(codes, 1.0), bias=0.0)
-    rows = [read_codes(e.verdicts, reader) for e in examples]
-    return np.array([[1 - row.get(c, 1.0) for c in codes] for row in rows])
-
-
 # ---- the solver -----------------------------------------------------------------------------------------------------
 
 
@@ -61,7 +54,8 @@ def matrix(examples, codes):
 def test_logistic_is_that_of_scikit_learn(strength):
     """Around a prior of zeros it is the L2 logistic regression of scikit-learn on scaled features."""
     examples = world(2000)
-    x = matrix(examples, ["a", "b"])
+    rows = [read_codes(e.verdicts, Scorer(weights={"a": 1.0, "b": 1.0}, bias=0.0)) for e in examples]
+    x = np.array([[1 - row.get(c, 1.0) for c in "ab"] for row in rows])
     spread = x.std(axis=0)
     y = [not e.wrong for e in examples]
     other = LogisticRegression(C=1 / strength, tol=1e-8).fit(x / spread, y)
@@ -150,13 +144,9 @@ def test_fit_beats_wrong_rules_on_new_episodes():
     """On episodes that it has not seen a fit orders drafts better than rules that are wrong for them."""
     truth = {"argument_grounded": 0.3, "tool_match": 5.0, "request_covered": 3.0}
     scorer = fit(world(600, weights=truth)).scorer
-    fresh = world(2000, seed=9, weights=truth)
-    right = [not e.wrong for e in fresh]
+    fresh = [e for e in world(2000, seed=9, weights=truth) if e.verdicts]
     ranked = [
-        auroc(
-            [s.confidence(e.verdicts) or 0.0 for e in fresh if e.verdicts],
-            [y for y, e in zip(right, fresh, strict=True) if e.verdicts],
-        )
+        auroc([s.confidence(e.verdicts) or 0.0 for e in fresh], [not e.wrong for e in fresh])
         for s in (scorer, shipped_scorer())
     ]
     assert ranked[0] > ranked[1] + 0.01
@@ -199,18 +189,13 @@ def test_silence_of_an_own_code_says_nothing():
 
 @given(st.integers(0, 100), st.sampled_from(STRENGTHS))
 def test_what_is_fitted_is_always_a_scorer(seed, strength):
-    """Whatever own and evidence codes say, weights stay >= 0 and means in [0, 1], and the model is the scorer."""
+    """Whatever own, evidence and shipped codes say, weights stay >= 0 and means in [0, 1], and the model is the scorer."""
     rng = random.Random(seed)
-    examples = [
-        Example(
-            verdicts=tuple(
-                graded(c, rng.random() ** rng.choice([0.2, 1, 5])) for c in ("agreement", "mine") if rng.random() < 0.7
-            ),
-            wrong=rng.random() < rng.random(),
-            episode=str(i),
-        )
-        for i in range(60)
-    ]
+    examples = []
+    for i in range(60):
+        spoke = [c for c in ("agreement", "mine", "argument_grounded") if rng.random() < 0.7]
+        verdicts = tuple(graded(c, rng.random() ** rng.choice([0.2, 1, 5])) for c in spoke)
+        examples.append(Example(verdicts=verdicts, wrong=rng.random() < rng.random(), episode=str(i)))
     model = _Model.of(examples, [not e.wrong for e in examples], shipped_scorer())
     theta = model.solve(range(60), strength)
     scorer = model.scorer(theta, strength)
@@ -249,14 +234,10 @@ def test_fit_is_repeatable_and_reads_nothing_else():
     examples = world(300)
     first = fit(examples, strength=10.0).scorer
     assert fit(examples, strength=10.0).scorer.to_json() == first.to_json()
-    disguised = [
-        replace(
-            e,
-            episode=f"someone {e.episode}",
-            verdicts=tuple(replace(v, reason="secret", path="/tool_calls/0") for v in e.verdicts),
-        )
-        for e in examples
-    ]
+    disguised = []
+    for e in examples:
+        verdicts = tuple(replace(v, reason="secret", path="/tool_calls/0") for v in e.verdicts)
+        disguised.append(replace(e, episode=f"someone {e.episode}", verdicts=verdicts))
     assert fit(disguised, strength=10.0).scorer.to_json() == first.to_json()
 
 
