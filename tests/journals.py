@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Decision, DecisionInputs, Label, SideCall, StepTrace, Verdict
 from cascade_agent.offline.evaluation import LabelledStep, Outcome
+from tests.builders import recorded
 
 CODES = ["tool_match", "argument_grounded", "date_invented"]
 scores = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
@@ -144,6 +145,22 @@ policies = st.builds(
     hedge_after=st.sampled_from([None, None, 0.1, 0.5]),
     shadow_rate=st.sampled_from([0.0, 0.0, 0.1]),
 )
+
+
+def graded(code, score, validator="Grounding"):
+    """A graded finding."""
+    return Verdict(outcome="pass", code=code, score=score, validator=validator)
+
+
+def called(step_id, verdicts, *, value=1, large=None, tool="f", **fields):
+    """A step whose small draft calls a tool with `value`; with `large` it escalated, and large called it with that."""
+    answers = [{"text": "", "tool_calls": [{"name": tool, "args": {"v": v}, "id": "c"}]} for v in (value, large)]
+    outcomes = ("accepted",) if large is None else ("rejected", "accepted")
+    small, *rest = (
+        Attempt(tier=tier, model=tier[0], outcome=outcome, answer=answer)
+        for tier, outcome, answer in zip(("small", "large"), outcomes, answers, strict=False)
+    )
+    return recorded(str(step_id), replace(small, verdicts=tuple(verdicts)), *rest, **{"kind": "call", **fields})
 
 
 def labelled(step_id, verdicts=(), *, kind="call", answered=True, drafted=True, gathered=(), labels=(), **outcome):

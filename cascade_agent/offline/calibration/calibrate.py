@@ -12,7 +12,7 @@ import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.scoring import EvidenceShare
@@ -42,6 +42,7 @@ from cascade_agent.validators import shipped_scorer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.scoring import Scorer
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.models.pricing import Price
@@ -101,15 +102,15 @@ class CalibrationResult:
     data: str
     saving: Figure
 
-    def findings(self) -> dict[str, Any]:
+    def findings(self) -> JsonObject:
         """Return what was found as plain JSON, as a policy keeps it, too."""
         found = {name: plain(getattr(self, name)) for name in ("certificate", "by_kind", "irreversible", "quality")}
         sample = {"basis": self.sample.basis, "rate": self.sample.rate, "unclear": self.sample.unclear}
         return {**found, "sample": sample, "data": self.data}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain JSON: everything but the steps themselves."""
-        dataset, fits = self.dataset, self.fits.items()
+        dataset = self.dataset
         conflicts = [
             {"step_id": step.id, "counted": step.outcome.source, "labels": plain(step.labels)}
             for step in dataset.conflicts
@@ -120,7 +121,7 @@ class CalibrationResult:
             "chosen": self.chosen,
             "fits": {
                 name: {"n": f.n, "strength": f.strength, "auroc": f.auroc, "calibration_error": f.error}
-                for name, f in fits
+                for name, f in self.fits.items()
             },
             "labels": {
                 "steps": dataset.total,
@@ -161,7 +162,7 @@ def calibrate(
     scorer: ScorerChoice = "auto",
     risk: Risk = "harm",
     per: Per = "step",
-    by_kind: ByKind | bool = "one",
+    by_kind: ByKind = "one",
     evidence_share: float | None = None,
     evaluator: Evaluator | None = None,
     same_text: SameText | None = None,
@@ -170,15 +171,15 @@ def calibrate(
     prices: Mapping[str, Price] | None = None,
     seed: int = 0,
     now: dt.datetime | None = None,
-    dask: Mapping[str, Any] | None = None,
+    dask: Mapping[str, object] | None = None,
 ) -> CalibrationResult:
     """Calibrate a policy on labelled journals.
 
     With probability `confidence` over the labels, and as long as steps stay like those of the journal:
 
-    - without `by_kind`, `Policy.threshold` bounds the risk (`harm` or `selective_error`, see `Claim`) by `max_loss`
+    - with `by_kind="one"`, `Policy.threshold` bounds the risk (`harm` or `selective_error`, see `Claim`) by `max_loss`
       over all steps together;
-    - with `by_kind="each"` (True) it has one number per kind of step, and the risk is bounded within each kind that has
+    - with `by_kind="each"` it has one number per kind of step, and the risk is bounded within each kind that has
       a certificate, in all of them at once. A kind for which nothing could be shown has 1.0: it goes to the large
       model;
     - with `by_kind="together"` it has the cheapest numbers per kind that bound the risk over all steps together: they
@@ -207,21 +208,22 @@ def calibrate(
         RecordError: journals that cannot be read, hold no step or no label. Names file, line and mend.
         ConfigurationError: a setting that cannot work.
     """
-    _check(scorer, by_kind)
+    _check("scorer", scorer, ScorerChoice)
+    _check("by_kind", by_kind, ByKind)
     claim = Claim(max_loss=max_loss, confidence=confidence, risk=risk, per=per, seed=seed)
     base = Policy() if policy is None else policy
     prior = base.scorer or shipped_scorer()
     if scorer != "rules" and _learned(prior):
         prior = shipped_scorer()
-    evidence = base.evidence
+    files, evidence = as_list(paths), base.evidence
     if evidence_share is not None:
-        evidence = learn_disagreement(*as_list(paths), share=evidence_share, seed=seed, on_error=on_error)
+        evidence = learn_disagreement(*files, share=evidence_share, seed=seed, on_error=on_error)
     # a threshold is certified with these weights, whatever later versions ship
     base = replace(base, scorer=prior, evidence=evidence)
-    files, rules = as_list(paths), LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
+    rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
     how = ReadSettings(rules=rules, on_error=on_error, keep=True, dask=dask)
     reading = fold(partial(_Read, base.side_effects), files, how)
-    dataset, tally = complete(reading, files, reading.found.dataset), reading.found.tally
+    dataset, tally = complete(reading.found.dataset, reading, files), reading.found.tally
     if not any(step.labelled for step in dataset.steps):
         raise RecordError(_no_labels(files, dataset))
     sample = draw(dataset, base, seed=seed)
@@ -251,7 +253,7 @@ def calibrate(
     )
     if by_kind == "together":
         entries = together(to_units(learn, judged[chosen]), units, claim) if kinds else None
-    elif by_kind == "one" or by_kind is False:
+    elif by_kind == "one":
         entries = {"": Entry.of("all", certificate)} if certificate else None
     else:
         entries = entries_of(kinds, units)
@@ -263,14 +265,10 @@ def calibrate(
     return replace(result, policy=_policy_of(result, entries, base, part, provenance))
 
 
-def _check(scorer: ScorerChoice, by_kind: ByKind | bool) -> None:
-    for name, value, allowed in (
-        ("scorer", scorer, get_args(ScorerChoice)),
-        ("by_kind", by_kind, (*get_args(ByKind), True, False)),
-    ):
-        if value not in allowed:
-            msg = f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}"
-            raise ConfigurationError(msg)
+def _check(name: str, value: object, choice: object) -> None:
+    if value not in get_args(choice):
+        msg = f"{name} is {value!r}; expected one of {', '.join(map(repr, get_args(choice)))}"
+        raise ConfigurationError(msg)
 
 
 def _no_labels(files: Sequence[object], dataset: Dataset) -> str:
@@ -318,15 +316,11 @@ def _learned(scorer: Scorer | None) -> list[Part]:
     return [(int(seed), float(share)) for seed, share in parts] if isinstance(parts, list) else []
 
 
-# ---- scorers --------------------------------------------------------------------------------------------------------
-
-
 def _fits(
     learn: Sequence[LabelledStep], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int
 ) -> dict[str, Fit]:
-    targets: tuple[Target, ...] = ("error", "gain") if learn else ()
+    wanted = [target for target in get_args(Target) if learn and choice in ("auto", target)]
     examples = examples_of(learn, sample)
-    wanted: list[Target] = [target for target in targets if choice in ("auto", target)]
     return {target: fit(examples, target=target, prior=prior, seed=seed) for target in wanted}
 
 
@@ -365,7 +359,7 @@ def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = Fa
     kinds: dict[str, list[tuple[float, bool, LabelledStep]]] = defaultdict(list)
     for row in rows:
         kinds[row[2].trace.kind].append(row)
-    ranked = {kind: _auroc(members) for kind, members in sorted(kinds.items()) if len(members) >= _MIN_KIND}
+    ranked = ((kind, _auroc(members)) for kind, members in sorted(kinds.items()) if len(members) >= _MIN_KIND)
     return Quality(
         n=len(rows),
         auroc=auroc(scores, right),
@@ -373,15 +367,12 @@ def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = Fa
         auroc_gain=auroc(scores, harmless),
         calibration_error=calibration_error(scores, truth),
         brier=brier(scores, truth),
-        by_kind={kind: value for kind, value in ranked.items() if value is not None},
+        by_kind={kind: value for kind, value in ranked if value is not None},
     )
 
 
 def _auroc(rows: Sequence[tuple[float, bool, LabelledStep]]) -> float | None:
     return auroc([row[0] for row in rows], [row[1] for row in rows])
-
-
-# ---- claims and provenance ------------------------------------------------------------------------------------------
 
 
 def _certified(units: Sequence[Unit], sample: Sample, claim: Claim) -> tuple[Finding, dict[str, Finding]]:
@@ -406,18 +397,11 @@ def labels_hash(steps: Sequence[LabelledStep]) -> str:
     return digest.hexdigest()
 
 
-def _policy_of(
-    result: CalibrationResult, entries: Entries, base: Policy, part: Part, provenance: dict[str, Any]
-) -> Policy:
+def _policy_of(result: CalibrationResult, entries: Entries, base: Policy, part: Part, provenance: JsonObject) -> Policy:
     scorer, thresholds = result.scorer, thresholds_of(entries, base)
     if result.chosen in result.fits:
-        origin: dict[str, Any] = {
-            "kind": "fitted",
-            "target": result.chosen,
-            "data": result.data,
-            "learned": [list(part)],
-        }
-        scorer = replace(scorer, provenance=origin)
+        learned: JsonObject = {"target": result.chosen, "data": result.data, "learned": [list(part)]}
+        scorer = replace(scorer, provenance={"kind": "fitted", **learned})
     whole = thresholds.pop("", None)
     default = max(thresholds.values()) if whole is None else whole
     threshold = {**thresholds, "default": default} if thresholds else default
@@ -430,7 +414,7 @@ def _provenance(
     claim: Claim,
     prices: Mapping[str, Price] | None,
     now: dt.datetime,
-) -> dict[str, Any]:
+) -> JsonObject:
     dataset = result.dataset
     return {
         **result.findings(),
@@ -448,8 +432,8 @@ def _provenance(
         "labels": dataset.by_source,
         "conflicts": len(dataset.conflicts),
         "scorer": result.chosen,
-        "models": list(dataset.models),
-        "validators": plain(dataset.validators),
+        "models": sorted(dataset.paid),
+        "validators": {name: sorted(codes) for name, codes in sorted(dataset.codes.items())},
         "paid": plain(dict(sorted(dataset.paid.items()))),
         "prices": {
             model: {"source": price.source, "date": price.date, "currency": price.currency}

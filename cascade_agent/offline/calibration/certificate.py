@@ -9,6 +9,7 @@ Control*, 2021 (arXiv:2110.01052), fixed-sequence testing with the binomial p-va
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
@@ -27,34 +28,30 @@ Per = Literal["step", "turn", "episode"]
 SELECTIVE_GRID = (1.0, 0.999, 0.998, 0.995, *(1.0 - i / 100 for i in range(1, 101)))
 """Thresholds tested for a selective error, where the grid must not depend on the labels."""
 
-_MAX_LABELS = 2**40
+_MAX_LABELS, _POWER = 2**40, 0.8
 _FIRST_LOSSES = 2  # that a first test of selective error can bear; one that bears 0 ends at the first bad luck
 
 
 def labels_needed(max_loss: float, confidence: float = 0.9, *, losses: int = 0) -> int:
     """Labelled units below which no test of `risk > max_loss` can succeed when `losses` of them are losses."""
     _check(max_loss, confidence)
-    low, high = losses, losses + 1
-    while binomial_cdf(losses, high, max_loss) > 1.0 - confidence:
-        low, high = high, high * 2
+
+    def shown(n: int) -> bool:
+        return binomial_cdf(losses, n, max_loss) <= 1.0 - confidence
+
+    high = losses + 1
+    while not shown(high):
+        high *= 2
         if high > _MAX_LABELS:
             msg = f"max_loss is {max_loss!r}: no number of labels shows a risk that small"
             raise ConfigurationError(msg)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if binomial_cdf(losses, middle, max_loss) <= 1.0 - confidence else (middle, high)
-    return high
+    return bisect_left(range(high), True, high // 2, key=shown)
 
 
-def labels_for_power(max_loss: float, confidence: float = 0.9, *, rate: float | None = None, power: float = 0.8) -> int:
-    """Labelled units with which a test succeeds with chance `power` at a true risk of `rate` (None: half a target)."""
-    _check(max_loss, confidence)
-    rate = max_loss / 2 if rate is None else rate
-    if not 0.0 <= rate <= 0.9 * max_loss or not 0.0 < power < 1.0:
-        msg = f"rate is {rate!r} and power {power!r}; expected 0 <= rate <= 0.9 * max_loss and 0 < power < 1"
-        raise ConfigurationError(msg)
+def labels_for_power(max_loss: float, confidence: float = 0.9) -> int:
+    """Labelled units with which a test succeeds with a chance of 80 % at a true risk of half the target."""
     losses = 0
-    while binomial_cdf(losses, n := labels_needed(max_loss, confidence, losses=losses), rate) < power:
+    while binomial_cdf(losses, n := labels_needed(max_loss, confidence, losses=losses), max_loss / 2) < _POWER:
         losses += 1
     return n
 
@@ -64,9 +61,6 @@ def _check(max_loss: float, confidence: float) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1.0:
             msg = f"{name} is {value!r}; expected a number between 0 and 1, such as {0.02 if name[0] == 'm' else 0.9}"
             raise ConfigurationError(msg)
-
-
-# ---- what is tested, and what comes out -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,19 +166,18 @@ class Claim:
             msg = f"risk='selective_error' has no test per {self.per}; use per='step'"
             raise ConfigurationError(msg)
 
-    def test(self, units: Iterable[Unit], grid: Sequence[float] | None = None) -> Certificate | NoThreshold:
+    def test(self, units: Iterable[Unit]) -> Certificate | NoThreshold:
         """Return the least threshold for which the claim holds.
 
-        Steps that escalate under every threshold (confidence None) belong to the `units`. A `grid` of thresholds must
-        not have been chosen by looking at their labels.
+        Steps that escalate under every threshold (confidence None) belong to the `units`.
         """
         episodes: dict[str, list[Unit]] = defaultdict(list)
         for unit in units:
             episodes[unit.episode].append(unit)
         every = [unit for steps in episodes.values() for unit in steps]
-        found, n, losses = self._walk([self._unit(e, steps) for e, steps in episodes.items()], every, grid)
+        found, n, losses = self._walk([self._unit(e, steps) for e, steps in episodes.items()], every)
         if found is None:
-            return self.none(self._why(n, losses), n=n, losses=losses)
+            return self.none(n=n, losses=losses)
         accepted = sum(u.confidence is not None and u.confidence >= found for u in every)
         return Certificate(
             **asdict(self),
@@ -218,30 +211,27 @@ class Claim:
     def _shared(self, groups: int) -> Claim:
         return replace(self, confidence=1.0 - (1.0 - self.confidence) / max(1, groups))
 
-    def none(self, reason: str, *, n: int, losses: int) -> NoThreshold:
-        """Return that nothing holds, and what is missing."""
-        missing, for_power = (max(0, f(self.max_loss, self.confidence) - n) for f in (labels_needed, labels_for_power))
-        return NoThreshold(
-            **asdict(self), reason=reason, n=n, losses=losses, missing=missing, missing_for_power=for_power
-        )
-
-    def _why(self, n: int, losses: int) -> str:
-        need, comfortable = (f(self.max_loss, self.confidence) for f in (labels_needed, labels_for_power))
+    def none(self, reason: str = "", *, n: int, losses: int) -> NoThreshold:
+        """Return that nothing holds, for a reason, and what is missing."""
+        need, comfortable = (f(self.max_loss, self.confidence) - n for f in (labels_needed, labels_for_power))
         what = "episodes with a label" if self.risk == "harm" else "accepted episodes with a label"
         claim = f"a risk of at most {self.max_loss:g} at confidence {self.confidence:g}"
-        if n < need:
-            return (
-                f"{n} {what}, at least {need} without a loss are needed to show {claim}: {need - n} are missing "
-                f"({comfortable - n} for 80 % power at half the target)"
+        if need > 0:
+            found = (
+                f"{n} {what}, at least {n + need} without a loss are needed to show {claim}: {need} are missing "
+                f"({comfortable} for 80 % power at half the target)"
             )
-        if losses:
-            return (
+        elif losses:
+            found = (
                 f"even among the surest steps {losses} of {n} {what} are losses, too many to show {claim}: the "
                 "confidence does not tell the losses apart, or the target is out of reach"
             )
-        return f"no step can be accepted: each of {n} has a failed check or no confidence"
-
-    # ---- from steps to units, from units to a threshold -------------------------------------------------------------
+        else:
+            found = f"no step can be accepted: each of {n} has a failed check or no confidence"
+        missing, power = max(0, need), max(0, comfortable)
+        return NoThreshold(
+            **asdict(self), reason=reason or found, n=n, losses=losses, missing=missing, missing_for_power=power
+        )
 
     def _unit(self, episode: str, steps: list[Unit]) -> Unit:
         """Return an episode as the one unit that the claim counts."""
@@ -257,24 +247,23 @@ class Claim:
     def _drawn(self, episode: str, steps: list[Unit]) -> Unit:
         return sorted(steps, key=lambda u: u.step_id)[sha(f"{self.seed}\0{episode}") % len(steps)]
 
-    def _walk(
-        self, sample: Sequence[Unit], every: Sequence[Unit], grid: Sequence[float] | None
-    ) -> tuple[float | None, int, int]:
+    def _walk(self, sample: Sequence[Unit], every: Sequence[Unit]) -> tuple[float | None, int, int]:
         """Return the least threshold before the first at which the test fails, from the top, with its units and losses.
 
         None where no test succeeds, with the units and losses of the first one that fails.
         """
         harm, need = self.risk == "harm", 0
         known = sorted((u.confidence, u.harm if harm else u.wrong) for u in sample if u.confidence is not None)
-        if grid is None:
-            grid = [u.confidence for u in every if u.confidence is not None] if harm else SELECTIVE_GRID
-        if not harm:
+        grid: Iterable[float] = SELECTIVE_GRID
+        if harm:
+            grid = {u.confidence for u in every if u.confidence is not None}
+        else:
             need = labels_needed(self.max_loss, self.confidence, losses=_FIRST_LOSSES)
             need = need if len(known) >= 2 * need else labels_needed(self.max_loss, self.confidence)
         accepted = losses = 0
         found: float | None = None
         held = tested = (-1, -1)
-        for threshold in sorted(set(grid), reverse=True):
+        for threshold in sorted(grid, reverse=True):
             while known and known[-1][0] >= threshold:
                 losses += known.pop()[1]
                 accepted += 1

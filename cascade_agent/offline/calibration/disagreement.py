@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cascade_agent.core.scoring import EvidenceShare
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.reader import read
 from cascade_agent.offline.calibration.fit import Example, fit
-from cascade_agent.offline.evaluation.dataset import episode_of, split_hash
+from cascade_agent.offline.evaluation.dataset import DRAFTED, episode_of, split_hash
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import StepTrace, Verdict
     from cascade_agent.journal.format import OnError, PathLike
 
 MIN_ASKED: Final = 50
 """Steps in which both models answered below which nothing is learned; 100 to 300 are what helped on recorded steps."""
 
-_AGREES = 0.5
-_STRENGTH = 30.0
-"""Labels that the rules weigh against: they know what is wrong, and the fit shall learn what is contested."""
-
-_HALF = 0.5
-"""Share of the conversations that are learned from."""
-
-_LEAST = 0.3
-"""Confidence below which a draft goes to large without asking anybody."""
+_AGREES, _HALF = 0.5, 0.5  # score from which the second model agrees; share of the conversations that are learned from
+_STRENGTH = 30.0  # labels that the rules weigh against: they know what is wrong, the fit shall learn what is contested
+_LEAST = 0.3  # confidence below which a draft goes to large without asking anybody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +48,14 @@ def learn_disagreement(*paths: PathLike, share: float, seed: int = 0, on_error: 
         RecordError: too few steps in which evidence spoke.
         ConfigurationError: a share that is none.
     """
-    drafted = (
-        trace
+    half = [
+        _asked(trace)
         for trace in read(*paths, on_error=on_error)
-        if trace.attempts and trace.attempts[0].outcome in _DRAFTED and split_hash(seed, episode_of(trace)) < _HALF
-    )
-    learned = learn_share([_asked(trace) for trace in drafted], share=share, seed=seed)
-    part: list[Any] = [[seed, _HALF]]
-    agrees = replace(learned.agrees, provenance={"kind": "disagreement", "learned": part})
-    return replace(learned, agrees=agrees)
+        if trace.attempts and trace.attempts[0].outcome in DRAFTED and split_hash(seed, episode_of(trace)) < _HALF
+    ]
+    learned = learn_share(half, share=share, seed=seed)
+    provenance: JsonObject = {"kind": "disagreement", "learned": [[seed, _HALF]]}
+    return replace(learned, agrees=replace(learned.agrees, provenance=provenance))
 
 
 def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> EvidenceShare:
@@ -90,9 +84,6 @@ def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> Evide
     upto = {p: n for n, p in enumerate(ranked, 1)}  # drafts of which the verdicts are the same go together
     below = min(upto, key=lambda p: (abs(upto[p] - share * len(steps)), p))
     return EvidenceShare(share=share, agrees=agrees, below=below)
-
-
-_DRAFTED = ("accepted", "rejected")
 
 
 def _asked(trace: StepTrace) -> Asked:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from cascade_agent.core.scoring import LOOP, Scorer
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.offline.evaluation.dataset import sha
-from cascade_agent.offline.evaluation.metrics import auroc_within, brier, calibration_error
+from cascade_agent.offline.evaluation.metrics import auroc_within, calibration_error
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Fit:
     """A fitted scorer and what it did on episodes that it had not seen.
 
     `held_out` has one confidence per example, in order, `folds` the part in which each was left out. `auroc` (pairs
-    inside of a fold), `error` (calibration) and `brier` are of `held_out` against the target.
+    inside of a fold) and `error` (calibration) are of `held_out` against the target.
     """
 
     scorer: Scorer
@@ -79,7 +79,6 @@ class Fit:
     folds: tuple[int, ...]
     auroc: float | None
     error: float | None
-    brier: float | None
 
 
 def fit(
@@ -125,7 +124,6 @@ def fit(
         folds=tuple(folds),
         auroc=auroc_within(held, right, folds),
         error=calibration_error(held, right),
-        brier=brier(held, right),
     )
 
 

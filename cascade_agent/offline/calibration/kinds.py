@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.core.kinds import KEYS, KINDS, keys_of
 from cascade_agent.offline.calibration.certificate import Certificate, NoThreshold
@@ -21,6 +21,7 @@ from cascade_agent.offline.evaluation.plain import Plain, plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.policy import Policy
     from cascade_agent.offline.calibration.certificate import Claim, Unit
 
@@ -57,17 +58,15 @@ class Entry(Plain):
         """Return the entry of a finding."""
         return cls(claim=claim, threshold=found.threshold if isinstance(found, Certificate) else 1.0, found=found)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain JSON."""
         return {"threshold": self.threshold, "claim": self.claim, "certificate": plain(self.found)}
 
 
 def entries_of(found: Mapping[str, Certificate | NoThreshold], units: Sequence[Unit]) -> Entries | None:
-    """Return what `Claim.test_by_kind` found as one threshold per kind of step.
+    """Return what `Claim.test_by_kind` found as a threshold per kind of step; 1.0 for kinds that the data do not have.
 
     None when none holds, or when a kind that has none cannot be stopped (drafts of a confidence of 1).
-
-    Kinds without enough labels share the certificate of the rest, kinds that the data do not have get 1.0.
     """
     if not any(found.values()):
         return None
@@ -123,9 +122,6 @@ def scope_of(entries: Entries) -> str:
     return "all steps together" if "all" in claims else "each kind of step, all at once"
 
 
-# ---- thresholds chosen together -------------------------------------------------------------------------------------
-
-
 def path_by_kind(units: Iterable[Unit]) -> Path:
     """Return thresholds by kind from the most careful to the laxest, each the cheapest for what a loss is worth there.
 
@@ -133,12 +129,13 @@ def path_by_kind(units: Iterable[Unit]) -> Path:
     alone: certify on others. A kind with few units borrows from its family, and that from all kinds.
     """
     free = [unit for unit in units if unit.confidence is not None]
-    every = _Curve.of(free, math.fsum(u.price for u in free) / max(1, len(free)) or 1.0)
+    mean = math.fsum(u.price for u in free) / max(1, len(free)) or 1.0
+    every = _Curve.of(free, mean)
     curves = {"": every}
     for members in _grouped(free, _family).values():
-        family = _Curve.of(members, every.mean).with_prior(every, _FAMILY_PRIOR)
+        family = _Curve.of(members, mean).with_prior(every, _FAMILY_PRIOR)
         for kind, own in _grouped(members, lambda unit: unit.kind).items():
-            curves[kind] = _Curve.of(own, every.mean).with_prior(family, _KIND_PRIOR)
+            curves[kind] = _Curve.of(own, mean).with_prior(family, _KIND_PRIOR)
     held = dict.fromkeys(curves, 1.0)
     path = []
     for worth in _WORTHS:
@@ -160,12 +157,11 @@ def _grouped(units: Iterable[Unit], key: Callable[[Unit], str]) -> dict[str, lis
     return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Curve:
-    """The cost of escalated steps, in `mean` large calls, and the harms accepted, for each threshold of the grid."""
+    """The cost of escalated steps, in mean large calls, and the harms accepted, for each threshold of the grid."""
 
     n: float
-    mean: float
     escalated: Sequence[float]
     harms: Sequence[float]
 
@@ -177,19 +173,14 @@ class _Curve:
             escalated[at] += unit.price / mean
             harms[at] -= unit.harm
         harms[0] += sum(unit.harm for unit in units)
-        return cls(
-            n=len(units), mean=mean, escalated=list(accumulate(escalated))[:-1], harms=list(accumulate(harms))[:-1]
-        )
+        return cls(len(units), list(accumulate(escalated))[:-1], list(accumulate(harms))[:-1])
 
     def with_prior(self, prior: _Curve, weight: float) -> _Curve:
         """Return the curve with that of `weight` units more, drawn from a wider group."""
         share = weight / max(1.0, prior.n)
-
-        def both(own: Sequence[float], more: Sequence[float]) -> list[float]:
-            return [a + share * b for a, b in zip(own, more, strict=True)]
-
-        sums = {name: both(getattr(self, name), getattr(prior, name)) for name in ("escalated", "harms")}
-        return _Curve(n=self.n + weight, mean=self.mean, **sums)
+        pairs = (self.escalated, prior.escalated), (self.harms, prior.harms)
+        sums = ([a + share * b for a, b in zip(own, more, strict=True)] for own, more in pairs)
+        return _Curve(self.n + weight, *sums)
 
     def cheapest(self, worth: float) -> float:
         """Return the threshold, the greatest of equals, at which escalations and harms of this worth cost least."""

@@ -14,14 +14,12 @@ from bisect import bisect_left
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.errors import RecordError
 from cascade_agent.journal.reader import checked_label, read, records
 from cascade_agent.offline.evaluation.dataset import (
     LOOKING,
-    UNFINISHED,
-    answered,
     label_step,
     resolve,
     says,
@@ -32,6 +30,7 @@ from cascade_agent.offline.evaluation.journals import no_step
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Label, StepTrace
     from cascade_agent.journal.format import OnError, PathLike
 
@@ -68,26 +67,25 @@ def find_step(*paths: PathLike, prefix: str, on_error: OnError = "raise") -> Ste
         steps += 1
         if trace.id == prefix or (trace.id.startswith(prefix) and len(near) <= _NAMED):
             near[trace.id] = trace
-    if prefix in near or len(near) == 1:  # after the last line: a journal with a fault gets no label
-        return near.get(prefix) or next(iter(near.values()))
-    raise RecordError(_which(prefix, sorted(near), paths, steps))
+    return near[_only(prefix, sorted(near), paths, steps)]  # after the last line: a journal with a fault gets no label
 
 
 _NAMED = 5
 
 
-def _which(prefix: str, near: Sequence[str], paths: Sequence[PathLike], steps: int) -> str:
-    if not steps:
-        return no_step(paths)
+def _only(prefix: str, near: Sequence[str], paths: Sequence[PathLike], steps: int) -> str:
+    """Return which of the ids that begin so is meant: the same one, or the only one."""
+    if prefix in near or len(near) == 1:
+        return prefix if prefix in near else near[0]
     names = ", ".join(str(path) for path in paths)
-    if near:
-        more = ", ..." if len(near) > _NAMED else ""
-        return f"{names}: several steps begin with {prefix!r} ({', '.join(near[:_NAMED])}{more}); give more of the id"
     hint = "`cascade-agent trace --json` prints the ids"
-    return f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; {hint}"
-
-
-# ---- which steps to look at -----------------------------------------------------------------------------------------
+    msg = f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; {hint}"
+    if not steps:
+        msg = no_step(paths)
+    elif near:
+        more = ", ..." if len(near) > _NAMED else ""
+        msg = f"{names}: several steps begin with {prefix!r} ({', '.join(near[:_NAMED])}{more}); give more of the id"
+    raise RecordError(msg)
 
 
 def to_look_at(
@@ -120,15 +118,14 @@ def to_look_at(
         for trace in read(*paths, on_error=on_error):
             if trace.id in seen:
                 continue
-            unfinished = not trace.attempts or trace.outcome in UNFINISHED
-            seen.add("" if unfinished else trace.id)  # LangGraph may run such a step again
-            if unfinished:
+            step = label_step(trace, labels.get(trace.id, ()))
+            seen.add("" if step.facts is None else trace.id)  # LangGraph may run an unfinished step again
+            if step.facts is None:
                 continue
-            own = labels.get(trace.id, ())
             if order == "random":
-                if answered(trace) and not any(label.source in LOOKING and says(label) for label in own):
+                if step.answered and not any(label.source in LOOKING and says(label) for label in step.given):
                     yield trace
-            elif trace.attempts[0].answer is not None and resolve(label_step(trace, own).labels) is None:
+            elif step.small.answer is not None and resolve(step.labels) is None:
                 yield trace
 
     found = heapq.nsmallest(limit, waiting(), key=key)
@@ -141,9 +138,6 @@ def promoted(labels: Iterable[Label]) -> Label | None:
     """Return the label of a step that was reviewed as doubtful and comes up at random: the same, by a person."""
     reviews = [label for label in labels if label.source == "review" and says(label)]
     return replace(reviews[-1], source="person") if reviews else None
-
-
-# ---- labels made elsewhere ------------------------------------------------------------------------------------------
 
 
 def import_labels(file: PathLike, *, journals: Sequence[PathLike], on_error: OnError = "raise") -> list[Label]:
@@ -179,11 +173,10 @@ def _placed(path: Path, found: list[tuple[int, Label]], journals: Sequence[PathL
     for number, label in found:
         at, prefix = bisect_left(ids, label.step_id), label.step_id
         near = [name for name in ids[at : at + _NAMED + 1] if name.startswith(prefix)]
-        if near[:1] == [prefix]:
-            near = [prefix]
-        if len(near) != 1:
-            raise _refused(path, number, _which(prefix, near, journals, len(ids)))
-        placed.append(replace(label, step_id=near[0]))
+        try:
+            placed.append(replace(label, step_id=_only(prefix, near, journals, len(ids))))
+        except RecordError as error:
+            raise _refused(path, number, str(error)) from error
     return placed
 
 
@@ -191,7 +184,7 @@ def _refused(path: Path, number: int, why: str) -> RecordError:
     return RecordError(f"{path}:{number}: {why}, nothing was imported")
 
 
-def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _csv(path: Path, text: str) -> Iterator[tuple[int, JsonMapping]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in reader.fieldnames or ()]
@@ -207,7 +200,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise _refused(path, reader.reader.line_num, f"not CSV ({error}); correct the line") from error
 
 
-def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _jsonl(path: Path, text: str) -> Iterator[tuple[int, JsonMapping]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -220,7 +213,7 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _label(row: Mapping[str, Any]) -> Label:
+def _label(row: JsonMapping) -> Label:
     kept = {key: row[key] for key in (*_COLUMNS, "schema") if row.get(key) is not None}
     step_id = str(kept.get("step_id", "")).strip()
     if not step_id:

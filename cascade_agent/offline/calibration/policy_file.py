@@ -64,32 +64,32 @@ def load_policy(path: str | os.PathLike[str], *, validators: Sequence[Any] | Non
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         msg = f"{path}{line}: not JSON ({error}); write the file anew with `cascade-agent calibrate --out`"
         raise RecordError(msg) from error
-    policy = _policy(data, path)
+    try:
+        policy = _policy(data)
+    except RecordError as error:
+        msg = f"{path}: {error}"
+        raise RecordError(msg) from error
     if validators is not None:
         check_fit(policy, validators)
     return policy
 
 
-def _policy(data: object, path: str | os.PathLike[str]) -> Policy:
+def _policy(data: object) -> Policy:
     if not isinstance(data, Mapping):
-        msg = f"{path}: expected a JSON object with a policy, found {type(data).__name__}"
+        msg = f"expected a JSON object with a policy, found {type(data).__name__}"
         raise RecordError(msg)
     if data.get("type", "policy") != "policy":
-        msg = f"{path}: holds a {data['type']!r}, not a policy; a journal goes to `cascade-agent calibrate` first"
+        msg = f"holds a {data['type']!r}, not a policy; a journal goes to `cascade-agent calibrate` first"
         raise RecordError(msg)
     schema = data.get("schema", SCHEMA)
     if isinstance(schema, bool) or not isinstance(schema, int) or schema > SCHEMA:
         msg = (
-            f"{path}: the policy file has schema {schema!r} (cascade_agent {data.get('version', '?')}), this version "
+            f"the policy file has schema {schema!r} (cascade_agent {data.get('version', '?')}), this version "
             f"reads up to {SCHEMA}: upgrade cascade_agent or calibrate anew"
         )
         raise RecordError(msg)
     inner = data.get("policy", data)
     if not isinstance(inner, Mapping) or not ({"threshold", "scorer"} & inner.keys()):
-        msg = f"{path}: no policy in it; write one with `cascade-agent calibrate --out`"
+        msg = "no policy in it; write one with `cascade-agent calibrate --out`"
         raise RecordError(msg)
-    try:
-        return Policy.from_json(inner)
-    except RecordError as error:
-        msg = f"{path}: {error}"
-        raise RecordError(msg) from error
+    return Policy.from_json(inner)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cascade_agent.core.decide import decide
-from cascade_agent.core.records import Attempt
 from cascade_agent.offline.calibration.certificate import Unit
 from cascade_agent.offline.calibration.fit import Example
 from cascade_agent.offline.evaluation.dataset import LOOKING, unit_hash
-from cascade_agent.offline.evaluation.replay import accept_all
-from cascade_agent.validators import shipped_scorer
+from cascade_agent.offline.evaluation.replay import accept_all, rescored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,16 +83,12 @@ def replayed_confidence(step: LabelledStep, policy: Policy) -> float | None:
     """Return the confidence with which the policy would decide a step; None when every threshold escalates it."""
     if not step.drafted:
         return None
-    policy, gathered = accept_all(policy), tuple[str, ...]()
+    policy, attempt = accept_all(policy), rescored(policy, step.small, ())
     while True:
-        silent = {name for name in step.small.gathered if name not in gathered}
-        verdicts = tuple(v for v in step.small.verdicts if v.validator not in silent) if silent else step.small.verdicts
-        confidence = (policy.scorer or shipped_scorer()).confidence(verdicts)
-        attempt = Attempt(tier="small", outcome="rejected", verdicts=verdicts, confidence=confidence, gathered=gathered)
         move = decide(policy, (attempt,), evidence=step.small.gathered)
         if move.action != "ask_evidence" or move.evidence is None:
-            return confidence if move.action == "accept" else None
-        gathered = (*gathered, move.evidence)
+            return attempt.confidence if move.action == "accept" else None
+        attempt = rescored(policy, step.small, (*attempt.gathered, move.evidence))
 
 
 def to_units(steps: Sequence[LabelledStep], policy: Policy) -> list[Unit]:

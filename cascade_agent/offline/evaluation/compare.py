@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cascade_agent.errors import RecordError
 from cascade_agent.offline.evaluation.dataset import LabelRules
 from cascade_agent.offline.evaluation.estimates import ALL, RESAMPLES, Estimates
-from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, fold, originals
+from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, fold, no_step, originals
 from cascade_agent.offline.evaluation.plain import Plain
 from cascade_agent.offline.evaluation.tally import BASELINES, SweepPlan, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.policy import Policy
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.dataset import Evaluator, OnConflict, SameText
@@ -38,7 +39,7 @@ class Row(Plain):
         by_step, by_kind = ({str(n): f for (of, n), f in found.items() if of == one} for one in ("step", "kind"))
         return cls(title=title, policy=policy, all=found[ALL], by_step=by_step, by_kind=by_kind)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain JSON, the policy by its threshold and version."""
         threshold, version = (None, None) if (p := self.policy) is None else (p.base_threshold, p.version)
         return {**Plain.to_json(self), "threshold": threshold, "policy": version}
@@ -64,10 +65,10 @@ class Comparison(Plain):
     unseen: int
     labels: Mapping[str, int]
     conflicts: int
-    orphans: int
-    repeated: int
+    orphans: int = 0
+    repeated: int = 0
     currency: str | None
-    copies: tuple[str, ...]
+    copies: tuple[str, ...] = ()
     notes: tuple[str, ...]
 
 
@@ -83,7 +84,7 @@ def compare(
     on_error: OnError = "raise",
     resamples: int = RESAMPLES,
     seed: int = 0,
-    dask: Mapping[str, Any] | None = None,
+    dask: Mapping[str, object] | None = None,
 ) -> Comparison:
     """Return what policies would have done with recorded steps, and at what cost.
 
@@ -106,31 +107,20 @@ def compare(
     reading = fold(partial(Tally, plan), files, how)
     tally = reading.found
     if tally.steps == tally.unfinished:
-        where = ", ".join(str(name) for name in given)
-        what = "no step yet" if not tally.steps else f"{tally.steps} steps, none of them finished"
-        msg = f"{where}: {what}; set CASCADE_JOURNAL where the agent runs and let it work"
-        raise RecordError(msg)
-    seen = {"orphans": reading.orphans, "repeated": reading.repeated}
-    return comparison_of(tally, copies=copies, resamples=resamples, seed=seed, **seen)
+        raise RecordError(no_step(given, *[f"{tally.steps} steps, none of them finished"][: tally.steps]))
+    found = comparison_of(tally, resamples=resamples, seed=seed)
+    return replace(found, orphans=reading.orphans, repeated=reading.repeated, copies=tuple(copies))
 
 
-def comparison_of(
-    tally: Tally,
-    *,
-    orphans: int = 0,
-    repeated: int = 0,
-    copies: Sequence[str] = (),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
+def comparison_of(tally: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Return what a tally of one or more finished steps comes to."""
     estimates, plan = Estimates(tally, resamples=resamples, seed=seed), tally.plan
-    rows = zip(plan.titles, plan.policies, estimates.policies(), strict=True)
+    rows = enumerate(zip(plan.titles, plan.policies, strict=True))
     baselines = tuple(Row.of(title, None, estimates.baseline(title)) for title in BASELINES)
     episodes, exact = tally.episode_count
     return Comparison(
         baselines=baselines,
-        policies=tuple(Row.of(title, policy, found) for title, policy, found in rows),
+        policies=tuple(Row.of(title, policy, estimates.policy(number)) for number, (title, policy) in rows),
         steps=tally.steps,
         unfinished=tally.unfinished,
         episodes=episodes,
@@ -138,10 +128,7 @@ def comparison_of(
         unseen=tally.unseen,
         labels=dict(sorted(tally.sources.items())),
         conflicts=tally.conflicts,
-        orphans=orphans,
-        repeated=repeated,
         currency=next(iter(tally.currencies)) if len(tally.currencies) == 1 else None,
-        copies=tuple(copies),
         notes=tuple(_notes(tally, baselines[0].all)),
     )
 

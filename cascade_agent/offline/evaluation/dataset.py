@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from cascade_agent.core.records import Label, StepTrace, Usage
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -20,10 +20,12 @@ from cascade_agent.validators.agreement import recorded_calls, same
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import Attempt, Verdict
 
 N = TypeVar("N", int, float)
 
+DRAFTED: Final = ("accepted", "rejected")  # outcomes of an attempt that gave an answer
 UNFINISHED: Final = ("interrupted", "cancelled", "error")  # outcomes that say nothing: counted, and in no figure
 LOOKING: Final = ("person", "evaluator")  # who may have looked at a random share of the steps, where none was logged
 PRECEDENCE: Final = ("person", "review", "evaluator", "shadow", "tool_error", "escalation")
@@ -88,9 +90,9 @@ class Outcome:
 class Facts(NamedTuple):
     """The record of one finished step as numbers, whatever the policy; costs in trillionths, times in seconds.
 
-    `worlds` is a set of `WORLDS` as bits, `shadow` what was paid to learn about the step afterwards, `skipped` that
-    small was not asked. `weight` is one over the probability with which the step was drawn, in units of `WEIGHT` (0:
-    not drawn). `priced` are the answered calls, whose costs say what such a call may cost.
+    `worlds` is a set of `WORLDS` as bits, `shadow` what was paid to learn about the step afterwards. `weight` is one
+    over the probability with which the step was drawn, in units of `WEIGHT` (0: not drawn). `priced` are the answered
+    calls, whose costs say what such a call may cost.
     """
 
     stratum: Stratum
@@ -168,12 +170,12 @@ class LabelledStep:
     @property
     def drafted(self) -> bool:
         """Return whether the small tier gave an answer."""
-        return self.small.outcome in ("accepted", "rejected")
+        return self.small.outcome in DRAFTED
 
     @property
     def answered(self) -> bool:
         """Return whether the small draft was returned."""
-        return answered(self.trace)
+        return self.trace.final_tier == "small" and not self.trace.escalated
 
     @property
     def labelled(self) -> bool:
@@ -194,11 +196,6 @@ class LabelledStep:
 def episode_of(trace: StepTrace) -> str:
     """Return the conversation that a step belongs to, or the step alone."""
     return trace.thread_id or f"step:{trace.id}"
-
-
-def answered(trace: StepTrace) -> bool:
-    """Return whether the small draft was returned."""
-    return trace.final_tier == "small" and not trace.escalated
 
 
 # ---- labels ---------------------------------------------------------------------------------------------------------
@@ -248,9 +245,10 @@ def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> 
     telling = [label for label in labels if says(label)]
     if not telling or (on_conflict == "exclude" and contradict(telling)):
         return None
-    ranks = [PRECEDENCE.index(label.source) if label.source in PRECEDENCE else len(PRECEDENCE) for label in telling]
-    best = [label for label, rank in zip(telling, ranks, strict=True) if rank == min(ranks)]
-    return max(enumerate(best), key=lambda pair: (pair[1].at or "", pair[0]))[1]
+    ranks = {source: -rank for rank, source in enumerate(PRECEDENCE)}
+    last = -len(PRECEDENCE)
+    order = [(ranks.get(label.source, last), label.at or "", i) for i, label in enumerate(telling)]
+    return telling[max(order)[2]]
 
 
 def says(label: Label) -> bool:
@@ -293,7 +291,7 @@ def unit_hash(text: str) -> float:
 
 
 def split_hash(seed: int, episode: str) -> float:
-    """Return the place of an episode in the split into what is learned from and what is certified on."""
+    """Return the place of an episode in the split between learning and certifying."""
     return unit_hash(f"split\0{seed}\0{episode}")
 
 
@@ -316,7 +314,7 @@ def _facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Fa
     priced = [
         ("small" if a.tier == "small" else "large", cost)
         for a, cost in zip(trace.attempts, costs, strict=True)
-        if a.tier != "human" and a.outcome in ("accepted", "rejected")
+        if a.tier != "human" and a.outcome in DRAFTED
     ]
     large: int | None = 0 if tried else None
     large_time: float | None = 0.0 if tried else None
@@ -324,9 +322,11 @@ def _facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Fa
         if attempt.tier == "large":
             large, large_time = plus(large, cost), plus(large_time, time)
     judged = outcome.source in LOOKING and outcome.right is not None
+    right = False if outcome.right is None and _useless(small) else outcome.right
+    large_right = False if tried and _useless(tried[-1]) else outcome.large_right
     facts = Facts(
         stratum="known" if tried or trace.outcome != "accepted" else "judged" if judged else "open",
-        worlds=_worlds(outcome, small, tried[-1] if tried else None),
+        worlds=_worlds(right, large_right, outcome.harm),
         small=costs[0],
         large=large,
         shadow=0,
@@ -350,34 +350,22 @@ def plus(a: N | None, b: N | None) -> N | None:
     return None if a is None or b is None else a + b
 
 
-def money(cost: object, step_id: str) -> int | None:
+def money(cost: float | None, step_id: str) -> int | None:
     """Return an amount in trillionths; None is unknown."""
     found = _amount(cost, step_id, "cost", "a number from 0 to 1e9", _MOST)
     return None if found is None else round(found * MONEY)
 
 
-def seconds(time: object, step_id: str) -> float | None:
+def seconds(time: float | None, step_id: str) -> float | None:
     """Return a time in seconds; None is unknown."""
     return _amount(time, step_id, "latency", "a number >= 0", math.inf)
 
 
-def _amount(value: object, step_id: str, what: str, expected: str, below: float) -> float | None:
-    if value is None or (type(value) is float and 0.0 <= value < below):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+def _amount(value: float | None, step_id: str, what: str, expected: str, below: float) -> float | None:
+    if value is not None and not 0 <= value < below:
         msg = f"step {step_id!r} has a {what} of {value!r}; expected null or {expected}: correct the line"
         raise RecordError(msg)
-    return float(value)
-
-
-def _worlds(outcome: Outcome, small: Attempt, large: Attempt | None) -> int:
-    """Return the worlds that labels and records leave possible."""
-    right, by_large = outcome.right, outcome.large_right
-    if right is None and _useless(small):
-        right = False
-    if large is not None and _useless(large):
-        by_large = False
-    return _possible(right, by_large, outcome.harm)
+    return None if value is None else float(value)
 
 
 def _useless(attempt: Attempt) -> bool:
@@ -386,7 +374,8 @@ def _useless(attempt: Attempt) -> bool:
 
 
 @lru_cache(maxsize=32)
-def _possible(right: bool | None, by_large: bool | None, harm: bool | None) -> int:
+def _worlds(right: bool | None, by_large: bool | None, harm: bool | None) -> int:
+    """Return the worlds that labels and records leave possible."""
     found = 0
     for bit, (one, two) in enumerate(WORLDS):
         fits = right in (None, one) and by_large in (None, two)
@@ -419,7 +408,7 @@ class Dataset:
     repeated: int = 0
     orphans: tuple[str, ...] = ()
     ids: set[str] = field(default_factory=set)
-    paid: dict[str, dict[str, Any]] = field(default_factory=dict)
+    paid: dict[str, JsonObject] = field(default_factory=dict)
     codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     shared: dict[Verdict, Verdict] = field(default_factory=dict)
 
@@ -432,16 +421,6 @@ class Dataset:
     def by_source(self) -> dict[str, int]:
         """Number of labels that counted, by their source."""
         return dict(sorted(Counter(s.outcome.source for s in self.steps if s.outcome.source and s.labelled).items()))
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models that answered."""
-        return tuple(sorted(self.paid))
-
-    @property
-    def validators(self) -> dict[str, tuple[str, ...]]:
-        """The `codes`, sorted."""
-        return {name: tuple(sorted(codes)) for name, codes in sorted(self.codes.items())}
 
     def add(self, step: LabelledStep) -> None:
         """Take a step."""
@@ -457,18 +436,24 @@ class Dataset:
             return
         for attempt in trace.attempts:
             if attempt.model and attempt.outcome != "skipped":
-                spent = attempt.usage or Usage()
-                self._pay(str(attempt.model), 1, spent.input_tokens, spent.output_tokens, attempt.cost, trace.currency)
+                tokens = attempt.usage or Usage()
+                spent = {"calls": 1, "input_tokens": tokens.input_tokens, "output_tokens": tokens.output_tokens}
+                self._pay(attempt.model, {**spent, "cost": attempt.cost, "currency": trace.currency})
         for name in trace.askable:
             self.codes[name].update(())  # it was there, though it may never say anything
         self.answered += step.answered
-        verdicts = self._count_codes(small)
+        verdicts = tuple(map(self._bare, small.verdicts))
         if step.answered and step.outcome.source is None:
             self.unlabelled += 1
             self.undecided += bool(step.labels)
             return
         effects = {self.side_effects.get(str(call.get("name"))) for call in recorded_calls(small.answer)}
-        self.steps.append(_without_content(step, verdicts, irreversible="irreversible" in effects))
+        attempts = tuple(
+            replace(a, verdicts=() if i else verdicts, answer=None, error=None, usage=None, inner=None)
+            for i, a in enumerate(trace.attempts)
+        )
+        bare = replace(trace, attempts=attempts, decisions=(), inputs_seen=(), evidence=(), usage=None)
+        self.steps.append(replace(step, trace=bare, facts=None, irreversible="irreversible" in effects))
 
     def merge(self, other: Dataset) -> None:
         """Take in the steps of another part of the journals."""
@@ -477,35 +462,22 @@ class Dataset:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.ids |= other.ids
         for model, paid in other.paid.items():
-            self._pay(model, *paid.values())
+            self._pay(model, paid)
         for validator, codes in other.codes.items():
             self.codes[validator] |= codes
 
-    def _pay(  # noqa: PLR0917 - the columns of `paid`
-        self, model: str, calls: int, read: int | None, written: int | None, cost: float | None, currency: str
-    ) -> None:
+    def _pay(self, model: str, spent: JsonMapping) -> None:
+        currency = spent["currency"]
         none = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
         paid = self.paid.setdefault(model, none)
-        cost = cost if currency == paid["currency"] else None
-        for key, value in (("calls", calls), ("input_tokens", read), ("output_tokens", written), ("cost", cost)):
-            paid[key] = plus(paid[key], value)
+        for key in ("calls", "input_tokens", "output_tokens", "cost"):
+            known = key != "cost" or currency == paid["currency"]
+            paid[key] = plus(paid[key], spent[key] if known else None)
 
-    def _count_codes(self, small: Attempt) -> tuple[Verdict, ...]:
-        kept = []
-        for verdict in small.verdicts:
-            bare = replace(verdict, reason="", path="") if verdict.reason or verdict.path else verdict
-            kept.append(self.shared.setdefault(bare, bare))
-            codes = self.codes[verdict.validator]
-            if verdict.score is not None or verdict.hard:
-                codes.add(verdict.code or verdict.outcome)
-        return tuple(kept)
-
-
-def _without_content(step: LabelledStep, verdicts: tuple[Verdict, ...], *, irreversible: bool) -> LabelledStep:
-    """Return a step that many of can be held in memory: what calibration needs of it."""
-    attempts = tuple(
-        replace(a, verdicts=() if i else verdicts, answer=None, error=None, usage=None, inner=None)
-        for i, a in enumerate(step.trace.attempts)
-    )
-    trace = replace(step.trace, attempts=attempts, decisions=(), inputs_seen=(), evidence=(), usage=None)
-    return replace(step, trace=trace, facts=None, irreversible=irreversible)
+    def _bare(self, verdict: Verdict) -> Verdict:
+        """Count the code of a verdict, and return it without its texts; equal ones are one in memory."""
+        codes = self.codes[verdict.validator]
+        if verdict.score is not None or verdict.hard:
+            codes.add(verdict.code or verdict.outcome)
+        bare = replace(verdict, reason="", path="")
+        return self.shared.setdefault(bare, bare)

@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from itertools import product, starmap
-from operator import mul
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from functools import lru_cache
+from itertools import product
+from operator import add, mul
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.offline.evaluation.dataset import MONEY, WORLDS
 from cascade_agent.offline.evaluation.metrics import percentiles
@@ -31,11 +30,13 @@ from cascade_agent.offline.evaluation.tally import (
     Sums,
     middle,
     totals,
+    widen,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.offline.evaluation.tally import Cell, Place, Tally, When
 
 Pair = tuple[float, float]
@@ -76,7 +77,7 @@ class Figure(Plain):
         found = self.value
         return found if found is not None or self.estimate is None else sum(self.estimate) / 2
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain JSON, its `value` too."""
         return {"value": self.value, **Plain.to_json(self)}
 
@@ -116,8 +117,8 @@ class Line(dict[str, float]):
     `drawn_` weighted sums over those drawn in it, `judged_` sums over those that somebody looked at. `big` is the
     recorded cost of large calls, `big_more` of those that may have been made; `x` the cost of unrecorded large calls,
     `y` of those that may have been made, `shadow` that of the policy's own shadow calls. `_none` counts those of which
-    not even a range is known. The line of always-large, the `ground`, also counts steps: `n` in all, `lottery` of them
-    accepted, `open` of these not drawn, `judged`, and the `weight` of those drawn.
+    not even a range is known. Steps are counted too: `n` in all, `lottery` of them accepted, `open` of these not drawn,
+    `judged`, and the `weight` of those drawn. The line of always-large is the `ground` that others are held against.
     """
 
     __slots__ = ()
@@ -139,7 +140,6 @@ _SAMPLES: Final = {"known": ("n", "large", "large_more"), "drawn": ("weight", "w
 Ranges = dict[str, tuple[int, int]]
 Recipe = tuple[tuple[str, int, int], ...]
 """(entry of the line, entry of the sums, factor): how sums of one ending go into a line."""
-Row = tuple[Recipe, Sequence[int]]
 
 
 @lru_cache(maxsize=4096)
@@ -160,6 +160,11 @@ def ends(worlds: int, finals: int) -> dict[str, tuple[int, int]]:
 def recipe_of(key: Ending, ranges: Ranges, rate: float) -> Recipe:
     """Return how steps of one ending count. `rate` is the policy's own rate of shadow calls."""
     parts: list[tuple[str, str, int]] = [
+        ("n", "n", 1),
+        ("lottery", "n", key.stratum != "known"),
+        ("open", "n", key.stratum in ("open", "judged")),
+        ("judged", "n", key.stratum == "judged"),
+        ("weight", "weight", key.stratum == "drawn"),
         ("esc_lo", "n", key.escalated == 1),
         ("esc_hi", "n", key.escalated > 0),
         ("own_lo", "own", 1),
@@ -175,10 +180,8 @@ def recipe_of(key: Ending, ranges: Ranges, rate: float) -> Recipe:
     if large:
         big = f"{key.stratum}_big"
         parts += (f"{big}_lo", large, 1), (f"{big}_hi", large, 1), (f"{big}_hi", more, 1)
-    for role in key.sure:
-        parts += _unknown_parts(role, ranges, rate, key.stratum, sure=True)
-    for role in key.maybe:
-        parts += _unknown_parts(role, ranges, rate, key.stratum, sure=False)
+    for role, sure in (*((role, True) for role in key.sure), *((role, False) for role in key.maybe)):
+        parts += _unknown_parts(role, ranges, rate, key.stratum, sure=sure)
     return tuple((line, _SUM[entry], int(factor)) for line, entry, factor in parts if factor)
 
 
@@ -202,28 +205,6 @@ def _unknown_parts(
         count = _SAMPLES[stratum][0]
         yield f"{stratum}_big_lo", count, low * sure
         yield f"{stratum}_big_hi", count, high
-
-
-@lru_cache(maxsize=8)
-def _counts(stratum: str) -> Recipe:
-    """Return how steps count in the ground."""
-    parts = (
-        ("n", "n", True),
-        ("lottery", "n", stratum != "known"),
-        ("open", "n", stratum in ("open", "judged")),
-        ("judged", "n", stratum == "judged"),
-        ("weight", "weight", stratum == "drawn"),
-    )
-    return tuple((line, _SUM[entry], 1) for line, entry, counts in parts if counts)
-
-
-def line_of(rows: Iterable[Row]) -> Line:
-    """Return the sum of rows of endings."""
-    out = Line()
-    for recipe, sums in rows:
-        for entry, source, factor in recipe:
-            out[entry] += sums[source] * factor
-    return out
 
 
 # ---- figures from sums ----------------------------------------------------------------------------------------------
@@ -288,9 +269,12 @@ def _weighted(line: Line, ground: Line, name: str, sample: str = "drawn", size: 
     return known[0] + scale * seen[0], known[1] + scale * seen[1]
 
 
-def _truth(line: Line, ground: Line, name: str) -> Figure:
-    bounds, estimate = line.pair(name), None
-    if ground["open"] == 0 or bounds[0] == bounds[1]:
+def _figure_of(name: str, line: Line, ground: Line) -> Figure:
+    """Return one of the figures that have an interval."""
+    if name == "saving":
+        return _money_of(line, ground)[1]
+    bounds, estimate = line.pair("esc" if name == "escalation" else name), None
+    if name == "escalation" or ground["open"] == 0 or bounds[0] == bounds[1]:
         estimate = bounds
     elif ground["weight"]:
         estimate = _weighted(line, ground, name)
@@ -303,10 +287,6 @@ def _basis(ground: Line) -> Basis:
     if not ground["lottery"]:
         return "all_escalated"
     return "propensity" if ground["weight"] else "share" if ground["judged"] else "none"
-
-
-def _escalation(line: Line, ground: Line) -> Figure:
-    return _figure(line.pair("esc"), line.pair("esc"), ground["n"])
 
 
 def _figure(bounds: Pair | None, estimate: Pair | None = None, by: float = 1.0) -> Figure:
@@ -340,30 +320,30 @@ def _share(saving: Figure, best: Figure) -> Figure:
 # ---- latency --------------------------------------------------------------------------------------------------------
 
 
-class Times:
-    """Latencies of steps: by stratum and bucket, the number of steps and their weights."""
+Times = dict[tuple[str, int | None], list[int]]
+"""Stratum and bucket of a latency (None: unknown) -> number of steps, and their weights."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, int | None]] = Counter()
-        self.weights: Counter[tuple[str, int | None]] = Counter()
 
-    def quantile(self, q: float, ground: Line) -> tuple[Pair | None, Pair | None]:
-        """Return (least and greatest quantile, estimate) in seconds; unknown times may lie at either end."""
-        bounds = _quantile(self.counts, q)
-        if ground["open"] == 0 or not ground["weight"]:
-            return bounds, bounds if ground["open"] == 0 else None
-        scale = ground["lottery"] / ground["weight"]
-        mixed = {key: float(n) for key, n in self.counts.items() if key[0] == "known"}
-        mixed |= {key: scale * w for key, w in self.weights.items() if key[0] == "drawn"}
-        return bounds, _quantile(mixed, q)
+def _quantiles(times: Times, q: float, ground: Line) -> tuple[Pair | None, Pair | None]:
+    """Return (least and greatest quantile, estimate) in seconds; unknown times may lie at either end."""
+    bounds = _quantile({key: float(n) for key, (n, _) in times.items()}, q)
+    if ground["open"] == 0 or not ground["weight"]:
+        return bounds, bounds if ground["open"] == 0 else None
+    scale = ground["lottery"] / ground["weight"]
+    mixed = {key: float(n) for key, (n, _) in times.items() if key[0] == "known"}
+    mixed |= {key: scale * weight for key, (_, weight) in times.items() if key[0] == "drawn"}
+    return bounds, _quantile(mixed, q)
 
 
 def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair | None:
     """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
-    known: Counter[float] = Counter()
+    known: dict[int, float] = defaultdict(float)
+    unknown, wanted = 0.0, q * sum(counts.values())
     for (_, place), n in counts.items():
-        known[-math.inf if place is None else place] += n  # type: ignore[assignment] # weights are no integers
-    unknown, wanted = known.pop(-math.inf, 0), q * sum(counts.values())
+        if place is None:
+            unknown += n
+        else:
+            known[place] += n
     if not wanted:
         return None
 
@@ -371,14 +351,14 @@ def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair 
         for place, n in sorted(known.items()):
             passed += n
             if passed >= wanted:
-                return middle(int(place))
+                return middle(place)
         return math.inf
 
     return 0.0 if unknown and unknown >= wanted else reached(unknown), reached(0.0)
 
 
 def _latency(own: Times, alone: Times, q: float, ground: Line) -> Figure:
-    pairs = zip(own.quantile(q, ground), alone.quantile(q, ground), strict=True)
+    pairs = zip(_quantiles(own, q, ground), _quantiles(alone, q, ground), strict=True)
     bounds, estimate = (None if a is None or b is None else _over(a, b) for a, b in pairs)
     return _figure(bounds, estimate)
 
@@ -412,9 +392,9 @@ class Estimates:
         self._tally, self._wanted = tally, intervals
         self._ranges = _ranges_of(tally)
         self._widest: Ranges = {}
-        for role, (low, high) in (pair for ranges in self._ranges.values() for pair in ranges.items()):
-            least, most = self._widest.get(role, (low, high))
-            self._widest[role] = (min(low, least), max(high, most))
+        for ranges in self._ranges.values():
+            for role, limits in ranges.items():
+                widen(self._widest, role, limits)
         self._recipes: dict[tuple[str | None, Ending, float], Recipe] = {}
         self._tables = {0: self._table(0)}
         places = self._tables[0][0]
@@ -423,13 +403,13 @@ class Estimates:
         for cell in sorted(place for place in places if not isinstance(place, int)):
             for subset in (ALL, ("step", cell[0]), ("kind", cell[1])) if parts else (ALL,):
                 self.subsets.setdefault(subset, []).append(cell)
-        self.grounds = {subset: self._ground(cells) for subset, cells in self.subsets.items()}
+        self.grounds = {subset: self._line(0, _ALONE, cells) for subset, cells in self.subsets.items()}
         self._alone = self._times(0, _ALONE)
         self._draws: list[list[float]] = []
         self._best: dict[Subset, Figure] = {}
         self._best = {subset: found.saving for subset, found in self._figures(0, _ORACLE).items()}
         self._draws = _draws(len(self._groups), resamples, seed)
-        self._drawn_grounds = _resampled([self._ground([group]) for group in self._groups], self._draws)
+        self._drawn_grounds = _resampled([self._line(0, _ALONE, [group]) for group in self._groups], self._draws)
 
     @property
     def accepted_price(self) -> float | None:
@@ -447,10 +427,6 @@ class Estimates:
     def baseline(self, title: str) -> dict[Subset, Figures]:
         """Return the figures of one of `BASELINES`."""
         return self._figures(0, BASELINES.index(title))
-
-    def policies(self) -> list[dict[Subset, Figures]]:
-        """Return the figures of each policy of the plan."""
-        return [self.policy(number) for number in range(len(self._tally.plan.policies))]
 
     def policy(self, number: int) -> dict[Subset, Figures]:
         """Return the figures of one policy of the plan."""
@@ -478,17 +454,15 @@ class Estimates:
             self._tables = {0: self._tables[0], number: self._table(number)}
         return self._tables[number]
 
-    def _rows(self, number: int, index: int, places: Iterable[Place], rate: float = 0.0) -> Iterator[Row]:
-        by_place, _ = self._family(number)
+    def _line(self, number: int, index: int, places: Iterable[Place], rate: float = 0.0) -> Line:
+        """Return the sums of one policy of a table over some places."""
+        by_place, out = self._family(number)[0], Line()
         for place in places:
             for key, row in by_place[place]:
                 if row[index][0]:
-                    yield self._recipe(place, key, rate), row[index]
-
-    def _ground(self, places: Sequence[Place]) -> Line:
-        alone = [(key, row[_ALONE]) for place in places for key, row in self._tables[0][0][place] if row[_ALONE][0]]
-        counted = ((_counts(key.stratum), sums) for key, sums in alone)
-        return line_of((*self._rows(0, _ALONE, places), *counted))
+                    for entry, source, factor in self._recipe(place, key, rate):
+                        out[entry] += row[index][source] * factor
+        return out
 
     def _recipe(self, place: Place, key: Ending, rate: float) -> Recipe:
         """Return a recipe, made once per step name: a group of episodes holds many, and takes the widest range."""
@@ -500,13 +474,13 @@ class Estimates:
 
     def _times(self, number: int, index: int) -> dict[Subset, Times]:
         _, rows = self._family(number)
-        out = {}
+        out: dict[Subset, Times] = {}
         for subset, cells in self.subsets.items():
-            chosen, out[subset] = set(cells), Times()
+            chosen, times = set(cells), defaultdict[tuple[str, int | None], list[int]](lambda: [0, 0])
             for (cell, stratum, place), row in rows.items():
                 if cell in chosen:
-                    out[subset].counts[stratum, place] += row[index][0]
-                    out[subset].weights[stratum, place] += row[index][1]
+                    times[stratum, place] = list(map(add, times[stratum, place], row[index]))
+            out[subset] = times
         return out
 
     # ---- sums as figures --------------------------------------------------------------------------------------------
@@ -514,15 +488,14 @@ class Estimates:
     def _figures(self, number: int, index: int, rate: float = 0.0) -> dict[Subset, Figures]:
         out, times = {}, self._times(number, index)
         for subset, cells in self.subsets.items():
-            line, ground = line_of(self._rows(number, index, cells, rate)), self.grounds[subset]
+            line, ground = self._line(number, index, cells, rate), self.grounds[subset]
             cost, saving, per_success = _money_of(line, ground)
             if len(self._tally.currencies) > 1:
                 cost = saving = per_success = Figure()
             out[subset] = Figures(
                 steps=int(ground["n"]),
                 basis=_basis(ground),
-                **{name: _truth(line, ground, name) for name in _TRUTHS},
-                escalation=_escalation(line, ground),
+                **{name: _figure_of(name, line, ground) for name in (*_TRUTHS, "escalation")},
                 cost=cost,
                 saving=saving,
                 oracle_share=_share(saving, self._best.get(subset, Figure())),
@@ -531,23 +504,18 @@ class Estimates:
                 p95=_latency(times[subset], self._alone[subset], 0.95, ground),
             )
         if self._draws:
-            lines = [line_of(self._rows(number, index, [group], rate)) for group in self._groups]
+            lines = [self._line(number, index, [group], rate) for group in self._groups]
             out[ALL] = self._with_intervals(out[ALL], lines)
         return out
 
     def _with_intervals(self, found: Figures, lines: Sequence[Line]) -> Figures:
         again = [pair for pair in zip(_resampled(lines, self._draws), self._drawn_grounds, strict=True) if pair[1]["n"]]
-        makers: dict[str, Callable[[Line, Line], Figure]] = {
-            **{name: partial(_truth, name=name) for name in _TRUTHS},
-            "escalation": _escalation,
-            "saving": lambda line, ground: _money_of(line, ground)[1],
-        }
         new: dict[str, Figure] = {}
         for name in self._wanted:
-            make, figure = makers[name], cast("Figure", getattr(found, name))
+            figure: Figure = getattr(found, name)
             if figure.estimate is not None or figure.low is not None:
-                interval = _interval(starmap(make, again), estimated=figure.estimate is not None)
-                new[name] = replace(figure, interval=interval)
+                drawn = (_figure_of(name, line, ground) for line, ground in again)
+                new[name] = replace(figure, interval=_interval(drawn, estimated=figure.estimate is not None))
         return replace(found, **new)  # type: ignore[arg-type] # all of these are figures
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 from cascade_agent.core.records import Label, StepTrace, Verdict, load
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.dataset import Evaluator, LabelledStep, OnConflict, SameText
 
@@ -31,7 +32,7 @@ class Fold(Protocol):
     def add(self, step: LabelledStep, /) -> object:
         """Take a step."""
 
-    def merge(self, other: Any, /) -> object:
+    def merge(self, other: Self, /) -> object:
         """Take in another part."""
 
 
@@ -76,7 +77,7 @@ class ReadSettings:
     on_error: OnError = "raise"
     lean: bool = False
     keep: bool = False
-    dask: Mapping[str, Any] | None = None
+    dask: Mapping[str, object] | None = None
 
 
 def fold(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) -> Reading[F]:
@@ -127,10 +128,9 @@ def as_list(paths: PathLike | Sequence[PathLike]) -> list[PathLike]:
     return list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
 
 
-def no_step(paths: Iterable[object]) -> str:
+def no_step(paths: Iterable[object], found: str = "the journal holds no step yet") -> str:
     """Return the message about journals without a step."""
-    names = ", ".join(str(path) for path in paths)
-    return f"{names}: the journal holds no step yet; set CASCADE_JOURNAL where the agent runs and let it work"
+    return f"{', '.join(map(str, paths))}: {found}; set CASCADE_JOURNAL where the agent runs and let it work"
 
 
 def load_dataset(
@@ -151,23 +151,16 @@ def load_dataset(
     """
     rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
     how = ReadSettings(rules=rules, on_error=on_error, keep=True)
-    return complete(fold(partial(Dataset, side_effects=side_effects or {}), paths, how), paths)
+    reading = fold(partial(Dataset, side_effects=side_effects or {}), paths, how)
+    return complete(reading.found, reading, paths)
 
 
-def complete(reading: Reading[Any], paths: Iterable[object], dataset: Dataset | None = None) -> Dataset:
-    """Return the dataset of a reading (`found`, or a part of it) with what was counted while reading.
-
-    Raises:
-        RecordError: journals without steps.
-    """
-    found: Dataset = reading.found if dataset is None else dataset
+def complete(found: Dataset, reading: Reading[Any], paths: Iterable[object]) -> Dataset:
+    """Return a dataset with what was counted while it was read; journals without steps are refused."""
     if not found.total:
         raise RecordError(no_step(paths))
     found.repeated, found.orphans = reading.repeated, tuple(sorted(reading.label_ids - found.ids))
     return found
-
-
-# ---- one file after the other ---------------------------------------------------------------------------------------
 
 
 def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore, how: ReadSettings) -> Reading[F]:
@@ -175,7 +168,7 @@ def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore,
     whole = how.rules.evaluator is not None and not how.lean
     build = StepTrace.from_json if whole else partial(_bare, lean=how.lean)
 
-    def joined(data: Mapping[str, Any]) -> LabelledStep | None:
+    def joined(data: JsonMapping) -> LabelledStep | None:
         nonlocal repeated, labelled
         trace = build(data)
         _check(trace)
@@ -199,25 +192,16 @@ def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore,
     return Reading(found=found, repeated=repeated, labelled=labelled, labels=store.steps, label_ids=ids)
 
 
-_TEXTS: Final = ("id", "step", "kind", "outcome", "reason", "currency")
-_MAYBE_TEXTS: Final = ("thread_id", "started_at", "policy")
-
-
 def _check(trace: StepTrace) -> None:
-    """Refuse a record whose fields have types that nobody writes."""
-    for name in (*_TEXTS, *_MAYBE_TEXTS):
-        value = getattr(trace, name)
-        if not isinstance(value, str) and (value is not None or name in _TEXTS):
-            msg = f"step {trace.id!r} has {name}={value!r}; expected a text: correct the line"
-            raise RecordError(msg)
+    """Refuse numbers that cannot be; their types were checked when the record was read."""
     money(trace.cost, trace.id)
     for p in (trace.confidence, *(attempt.confidence for attempt in trace.attempts)):
-        if p is not None and (isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1):
+        if p is not None and not 0 <= p <= 1:
             msg = f"step {trace.id!r} has a confidence of {p!r}; expected null or a number in [0, 1]: correct the line"
             raise RecordError(msg)
 
 
-def _bare(data: Mapping[str, Any], *, lean: bool = False) -> StepTrace:
+def _bare(data: JsonMapping, *, lean: bool = False) -> StepTrace:
     """Read a step without the texts of its verdicts, which then are few different ones: most of the time goes there.
 
     `lean` leaves out tokens too, and decisions but for what they began early.
@@ -245,7 +229,7 @@ _KEPT: Final = ("outcome", "code", "score", "validator", "origin", "escalates_as
 _ABSENT: Final = object()
 
 
-def _verdict(data: Any) -> Verdict:
+def _verdict(data: JsonMapping) -> Verdict:
     try:
         return _known_verdict(*(data.get(name, _ABSENT) for name in _KEPT))
     except (AttributeError, TypeError):
@@ -255,9 +239,6 @@ def _verdict(data: Any) -> Verdict:
 @lru_cache(maxsize=65_536, typed=True)
 def _known_verdict(*values: object) -> Verdict:
     return load(Verdict, {name: value for name, value in zip(_KEPT, values, strict=True) if value is not _ABSENT})
-
-
-# ---- file by file on Dask -------------------------------------------------------------------------------------------
 
 
 def _tasks(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) -> tuple[Any, list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,27 +18,19 @@ _PRECISION, _TINY, _TERMS = 1e-15, 1e-300, 100_000
 
 def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float | None:
     """P(a right draft has more confidence than a wrong one), ties count half; None when one of the two is missing."""
-    order = sorted(range(len(right)), key=confidence.__getitem__)
-    positives, rank_sum, at = sum(right), 0.0, 0
-    while at < len(order):
-        end = at
-        while end < len(order) and confidence[order[end]] == confidence[order[at]]:
-            end += 1
-        rank_sum += (at + end + 1) / 2 * sum(right[i] for i in order[at:end])
-        at = end
-    negatives = len(order) - positives
-    if not positives or not negatives:
-        return None
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+    wrong = sorted(p for p, y in zip(confidence, right, strict=True) if not y)
+    rights = [p for p, y in zip(confidence, right, strict=True) if y]
+    won = sum(bisect_left(wrong, p) + bisect_right(wrong, p) for p in rights) / 2
+    return won / (len(rights) * len(wrong)) if rights and wrong else None
 
 
 def auroc_within(confidence: Sequence[float], right: Sequence[bool], group: Sequence[int]) -> float | None:
     """AUROC over the pairs inside of each group: scores of different groups (folds, kinds) are never compared."""
     total = won = 0.0
     for one in sorted(set(group)):
-        inside = [i for i, g in enumerate(group) if g == one]
-        rights = [right[i] for i in inside]
-        if (value := auroc([confidence[i] for i in inside], rights)) is not None:
+        inside = [(p, y) for p, y, g in zip(confidence, right, group, strict=True) if g == one]
+        rights = [y for _, y in inside]
+        if (value := auroc([p for p, _ in inside], rights)) is not None:
             pairs = sum(rights) * (len(rights) - sum(rights))
             total, won = total + pairs, won + value * pairs
     return won / total if total else None

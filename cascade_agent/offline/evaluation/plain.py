@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, cast
 
-from cascade_agent.core.clean_json import clean
+from cascade_agent.core.clean_json import Json, JsonMapping, JsonObject, clean
 from cascade_agent.core.records import load
 
 
@@ -16,20 +16,20 @@ class Plain:
     __slots__ = ()
     PARTS: ClassVar[Mapping[str, type[Plain]]] = {}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the value as plain JSON; unknown is null."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type] # a dataclass
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: JsonMapping) -> Self:
         """Read what `to_json` wrote; unknown keys are ignored."""
         return load(cls, data)
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> Json:
     """Return a value as plain JSON: a record by its own `to_json`, a mapping or sequence part by part."""
     if to_json := getattr(value, "to_json", None):
-        return to_json()
+        return cast("Json", to_json())
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     return [plain(part) for part in value] if isinstance(value, list | tuple) else clean(value)

@@ -158,14 +158,14 @@ class _Record:
             waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
             if not self.drafted or waits:  # it was given up because large was faster; this policy would have waited
                 return "draft"
-            return _State((), _rescored(policy, self.small, ()), (self.small,), self.small.latency, decisions)
+            return _State((), rescored(policy, self.small, ()), (self.small,), self.small.latency, decisions)
         if decision.action != "ask_evidence" or decision.evidence is None:
             return None
         name = decision.evidence
         call = self.evidence.get(name)
         if call is None or name not in self.small.gathered:  # never asked, or dropped before it answered
             return "evidence"
-        attempt = _rescored(policy, self.small, (*state.attempt.gathered, name))
+        attempt = rescored(policy, self.small, (*state.attempt.gathered, name))
         return _State(state.done, attempt, (*state.calls, call), plus(state.latency, call.latency), decisions)
 
     def dropped(self, state: _State) -> tuple[SideCall, ...]:
@@ -198,12 +198,10 @@ def _end(record: _Record, policy: Policy, state: _State, decision: Decision, mis
     )
 
 
-def _rescored(policy: Policy, attempt: Attempt, gathered: tuple[str, ...]) -> Attempt:
+def rescored(policy: Policy, attempt: Attempt, gathered: tuple[str, ...]) -> Attempt:
     """Return the recorded draft as this policy would see it: its own scorer, and only the evidence it asked for."""
-    verdicts = attempt.verdicts
-    if attempt.gathered != gathered:
-        unasked = {name for name in attempt.gathered if name not in gathered}
-        verdicts = tuple(v for v in verdicts if v.validator not in unasked)
+    silent = {name for name in attempt.gathered if name not in gathered}
+    verdicts = tuple(v for v in attempt.verdicts if v.validator not in silent) if silent else attempt.verdicts
     confidence = (policy.scorer or shipped_scorer()).confidence(verdicts) if attempt.error is None else None
     if confidence == attempt.confidence and attempt.gathered == gathered:
         return attempt

@@ -49,15 +49,13 @@ class SweepPlan:
     """The policies to compare, in the order in which they were asked for, and how they are swept.
 
     A family are policies that differ in their threshold alone, ascending; `places` says for each policy which family
-    and which place in it is its own. `calibrated` says that one of them names the validators it was measured with. A
-    plan without policies counts what was recorded.
+    and which place in it is its own. A plan without policies counts what was recorded.
     """
 
     titles: tuple[str, ...] = ()
     policies: tuple[Policy, ...] = ()
     families: tuple[tuple[Policy, ...], ...] = ()
     places: tuple[tuple[int, int], ...] = ()
-    calibrated: bool = False
 
     @classmethod
     def of(cls, policies: Policy | Mapping[str, Policy] | None = None, grid: Sequence[float] = ()) -> Self:
@@ -87,13 +85,7 @@ class SweepPlan:
             policies=tuple(wanted.values()),
             families=tuple(tuple(families[same][value] for value in sizes[same]) for same in order),
             places=tuple((order.index(same), sizes[same].index(value)) for same, value in keys),
-            calibrated=any("validators" in policy.provenance for policy in wanted.values()),
         )
-
-    @property
-    def version(self) -> tuple[tuple[str, ...], ...]:
-        """The same for the same policies in the same order."""
-        return self.titles, tuple(policy.version for policy in self.policies)
 
 
 class Ending(NamedTuple):
@@ -137,7 +129,7 @@ When = tuple[Cell, str, int | None]
 
 
 @dataclass(slots=True)
-class Tally:  # noqa: PLW1641 - it changes, so it has no hash
+class Tally:
     """Sums over steps. Two of the same plan are equal when they are of the same steps, in whatever order.
 
     `rows` and `times` hold a table for the `BASELINES`, then one for each family of the plan: by where and how a step
@@ -148,7 +140,6 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
     plan: SweepPlan
     steps: int = 0
     unfinished: int = 0
-    given: int = 0
     conflicts: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     currencies: set[str] = field(default_factory=set)
@@ -167,7 +158,6 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         """Count a step under every policy."""
         trace, facts = step.trace, step.facts
         self.steps += 1
-        self.given += bool(step.given)
         if facts is None:
             self.unfinished += 1
             return
@@ -176,8 +166,7 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         self.conflicts += contradict(step.labels)
         if trace.cost:
             self.currencies.add(trace.currency)
-        if self.plan.calibrated:
-            self.validators.update(verdict.validator for verdict in step.small.verdicts)
+        self.validators.update(verdict.validator for verdict in step.small.verdicts)
         number = text_hash(step.episode)
         self.episodes.add(number)
         if len(self.episodes) > 2 * _SKETCH:  # the least hashes say by where they lie how many there are
@@ -185,35 +174,32 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         cell, group = (trace.step, trace.kind), number % GROUPS
         self.count(cell, group, facts)
         for family, rows, times in zip(self.plan.families, self.rows[1:], self.times[1:], strict=True):
-            size = len(family)
             for first, end, replayed in sweep(trace, family):
                 ending, sums, latency = _ending(trace, family[first], replayed, facts)
-                _span(rows, (cell, ending), sums, first, end, size)
-                _span(rows, (group, ending), sums, first, end, size)
-                _span(times, _when(cell, facts, latency), pack(1, facts.weight), first, end, size)
+                span = first, end, len(family)
+                _add_to(rows, (cell, ending), sums, span)
+                _add_to(rows, (group, ending), sums, span)
+                _add_to(times, _when(cell, facts, latency), pack(1, facts.weight), span)
 
     def count(self, cell: Cell, group: int, facts: Facts, *, sign: int = 1) -> None:
         """Count what was recorded of a step; with a `sign` of -1 take it back, for facts that a late label changes."""
         for role, cost in facts.priced:
             if cost is not None:
-                self._range((cell[0], role), cost, cost)
+                widen(self.ranges, (cell[0], role), (cost, cost))
         for i, (ending, sums) in enumerate(_baselines(facts)):
             for place in (cell, group):
-                _span(self.rows[0], (place, ending), sign * sums, i, i + 1, len(BASELINES))
+                _add_to(self.rows[0], (place, ending), sign * sums, (i, i + 1, len(BASELINES)))
         own = None if facts.skipped else facts.small_time
         for i, time in enumerate((facts.time, own, facts.large_time)):
-            _span(self.times[0], _when(cell, facts, time), sign * pack(1, facts.weight), i, i + 1, len(BASELINES))
-
-    def _range(self, of: tuple[str, str], low: int, high: int) -> None:
-        least, most = self.ranges.get(of, (low, high))
-        self.ranges[of] = (min(low, least), max(high, most))
+            span = i, i + 1, len(BASELINES)
+            _add_to(self.times[0], _when(cell, facts, time), sign * pack(1, facts.weight), span)
 
     def merge(self, other: Tally) -> Tally:
         """Add another tally to this one, and return it. The other is left as it was."""
-        if self.plan.version != other.plan.version:
+        if self.plan != other.plan:
             msg = "tallies of different policies cannot be merged; sweep every part with the same plan"
             raise ConfigurationError(msg)
-        for name in ("steps", "unfinished", "given", "conflicts"):
+        for name in ("steps", "unfinished", "conflicts"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.sources.update(other.sources)
         self.currencies |= other.currencies
@@ -223,18 +209,9 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
             _merge_rows(mine, theirs)
         for mine_times, theirs_times in zip(self.times, other.times, strict=True):
             _merge_rows(mine_times, theirs_times)
-        for of, (low, high) in other.ranges.items():
-            self._range(of, low, high)
+        for of, limits in other.ranges.items():
+            widen(self.ranges, of, limits)
         return self
-
-    def __eq__(self, other: object) -> bool:
-        """Return whether it is of the same steps and policies."""
-        return isinstance(other, Tally) and self._facts() == other._facts()
-
-    def _facts(self) -> tuple[object, ...]:
-        counts = (self.plan.version, self.steps, self.unfinished, self.given, self.conflicts, +self.sources)
-        tables = (self.rows, self.times, self.ranges)
-        return (*counts, self.currencies, self.validators, sorted(self.episodes)[:_SKETCH], *tables)
 
     @property
     def unseen(self) -> int:
@@ -250,6 +227,12 @@ class Tally:  # noqa: PLW1641 - it changes, so it has no hash
         if len(least) < _SKETCH:
             return len(least), True
         return round((_SKETCH - 1) * 2**64 / least[-1]), False
+
+
+def widen(ranges: dict[K, tuple[int, int]], of: K, limits: tuple[int, int]) -> None:
+    """Take limits into a range."""
+    least, most = ranges.get(of, limits)
+    ranges[of] = min(limits[0], least), max(limits[1], most)
 
 
 def bucket(latency: float) -> int:
@@ -296,40 +279,26 @@ def _baselines(facts: Facts) -> Iterator[tuple[Ending, int]]:
 # ---- one step under one policy --------------------------------------------------------------------------------------
 
 
+_BY_LARGE: Final = ("large", "shadow")
+
+
 @dataclass(slots=True)
 class _Estimate:
-    """The sums of a step under a policy, while they are made up."""
+    """How a step ends under a policy, while it is made up; `paid` are `own` to `large_more` of its `Sums`."""
 
     finals: int = BY_SMALL
     escalated: int = 0
     latency: float | None = None
-    own: int = 0
-    large: int = 0
-    own_more: int = 0
-    large_more: int = 0
+    paid: list[int] = field(default_factory=lambda: [0] * 4)
     sure: list[str] = field(default_factory=list)
     maybe: list[str] = field(default_factory=list)
 
-    def made(self, role: str, cost: int | None) -> None:
-        """Add a call that was made."""
+    def call(self, role: str, cost: int | None, *, made: bool = True) -> None:
+        """Add a call that was `made`, or that may have been."""
         if cost is None:
-            self.sure.append(role)
-        elif role in _BY_LARGE:
-            self.large += cost
+            (self.sure if made else self.maybe).append(role)
         else:
-            self.own += cost
-
-    def may(self, role: str, cost: int | None) -> None:
-        """Add a call that may have been made."""
-        if cost is None:
-            self.maybe.append(role)
-        elif role in _BY_LARGE:
-            self.large_more += cost
-        else:
-            self.own_more += cost
-
-
-_BY_LARGE = ("large", "shadow")
+            self.paid[(role in _BY_LARGE) + 2 * (not made)] += cost
 
 
 def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Ending, int, float | None]:
@@ -338,7 +307,7 @@ def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) 
     for call in replayed.calls:
         role = call.name if isinstance(call, SideCall) else "small" if call.tier == "small" else "large"
         cost = money(call.cost, trace.id)
-        found.made(role, facts.large if cost is None and role == "hedge" else cost)  # dropped, and billed in full
+        found.call(role, facts.large if cost is None and role == "hedge" else cost)  # dropped, and billed in full
     if replayed.missing is None:
         _known_end(found, policy, replayed, facts)
     elif replayed.missing == "large":
@@ -347,7 +316,7 @@ def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) 
         _undecided(found, trace, replayed, facts)
     sure, maybe = tuple(sorted(found.sure)), tuple(sorted(found.maybe))
     key = Ending(facts.stratum, found.finals, found.escalated, facts.worlds, sure, maybe)
-    return key, _sums(facts, found.own, found.large, found.own_more, found.large_more), found.latency
+    return key, _sums(facts, *found.paid), found.latency
 
 
 def _known_end(found: _Estimate, policy: Policy, replayed: Replayed, facts: Facts) -> None:
@@ -359,14 +328,14 @@ def _known_end(found: _Estimate, policy: Policy, replayed: Replayed, facts: Fact
         found.finals = BY_OTHERS if policy.on_exhausted == "interrupt" else BY_NOBODY
     if policy.shadow_rate and replayed.decisions[-1].action == "accept" and not replayed.escalated:
         # in expectation: the journal may come from a policy that drew more often, or never
-        found.made("shadow", None if facts.large is None else round(policy.shadow_rate * facts.large))
+        found.call("shadow", None if facts.large is None else round(policy.shadow_rate * facts.large))
 
 
 def _without_large(found: _Estimate, replayed: Replayed, facts: Facts) -> None:
     """Take an escalation that is not in the record; a shadow call says what large answered."""
     again = facts.asked_large  # once more than in the record
     found.finals, found.latency = BY_LARGE | BY_OTHERS if again else BY_LARGE, None
-    found.made("large", None if again else facts.large)
+    found.call("large", None if again else facts.large)
     times = [call.latency for call in replayed.calls]
     if not again and facts.large_time is not None and None not in times:
         found.latency = facts.large_time + sum(time for time in times if time is not None)
@@ -376,23 +345,22 @@ def _undecided(found: _Estimate, trace: StepTrace, replayed: Replayed, facts: Fa
     """Take a step whose draft, or evidence about it, is not in the record: it may end either way, at more cost."""
     found.finals, found.latency, found.escalated = BY_SMALL | BY_LARGE, None, 2
     if replayed.missing == "draft":
-        found.made("small", None)
+        found.call("small", None)
     made = {call.name for call in replayed.calls if isinstance(call, SideCall)}
     for name in trace.askable:
         if name == replayed.decisions[-1].evidence:
-            found.made(name, None)
+            found.call(name, None)
         elif name not in made:
-            found.may(name, facts.evidence.get(name))
-    found.may("large", facts.large)
+            found.call(name, facts.evidence.get(name), made=False)
+    found.call("large", facts.large, made=False)
 
 
 # ---- tables of sums, several in one number --------------------------------------------------------------------------
 
 
-def _span(  # noqa: PLR0917 - called thrice per stretch of every step
-    table: dict[K, list[int]], key: K, sums: int, first: int, end: int, size: int
-) -> None:
-    """Add to the places `first` to `end` of a row of differences: what begins at a place, less what ends there."""
+def _add_to(table: dict[K, list[int]], key: K, sums: int, span: tuple[int, int, int]) -> None:
+    """Add to places of a row of differences: what begins at the first, less what ends behind the last."""
+    first, end, size = span
     row = table.get(key)
     if row is None:
         row = table[key] = [0] * size

@@ -12,42 +12,31 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.offline.calibration import (
-    Certificate,
-    Claim,
-    NoThreshold,
-    Unit,
-    labels_for_power,
-    labels_needed,
-)
+from cascade_agent.offline.calibration import Certificate, Claim, Unit, labels_for_power, labels_needed
 from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
 from tests.builders import examples, trials
 
 DELTA = 0.1
 
 
-def certify(rows, grid=None, **claim):
+def certify(rows, **claim):
     """Test a claim."""
-    return Claim(**claim).test(rows, grid)
+    return Claim(**{"max_loss": 0.02, **claim}).test(rows)
 
 
-def units(confidence, harm, episode=None, wrong=None, kind=""):
+def units(confidence, harm, episode=None, kind="", prefix=""):
     """Arrays as units, each step its own episode when none is given."""
-    rows = zip(confidence, harm, strict=True)
     return [
         Unit(
-            episode=str(i if episode is None else episode[i]),
+            episode=f"{prefix}{i if episode is None else episode[i]}",
             step_id=str(i),
             confidence=None if c is None else float(c),
             harm=bool(h),
-            wrong=bool(h if wrong is None else wrong[i]),
+            wrong=bool(h),
             kind=kind,
         )
-        for i, (c, h) in enumerate(rows)
+        for i, (c, h) in enumerate(zip(confidence, harm, strict=True))
     ]
-
-
-# ---- tails ----------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 10**6), st.floats(1e-6, 1 - 1e-6), st.floats(-8, 8))
@@ -75,17 +64,12 @@ def test_binomial_tail_at_its_ends(k, n, p, expected):
     assert binomial_cdf(k, n, p) == expected
 
 
-@given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.99]))
+@given(st.integers(0, 5000), st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.99]))
 def test_upper_bound_is_clopper_pearson(n, share, confidence):
-    """The bound is the quantile of the beta distribution that Clopper and Pearson gave."""
+    """The bound is the quantile of the beta distribution that Clopper and Pearson gave; without data it is 1."""
     losses = round(share * n)
     expected = 1.0 if losses == n else beta.ppf(confidence, losses + 1, n - losses)
     assert upper_bound(losses, n, confidence) == pytest.approx(expected, abs=1e-9)
-
-
-def test_upper_bound_without_data_is_one():
-    """Nothing seen refutes nothing."""
-    assert upper_bound(0, 0) == 1.0
 
 
 @pytest.mark.parametrize(("max_loss", "zero", "power"), [(0.05, 45, 282), (0.02, 114, 708), (0.01, 230, 1418)])
@@ -112,14 +96,7 @@ def test_impossible_targets_are_refused(bad):
     with pytest.raises(ConfigurationError, match=r"max_loss is .* such as 0\.02"):
         certify([], max_loss=bad)
     with pytest.raises(ConfigurationError, match=r"confidence is .* such as 0\.9"):
-        certify([], max_loss=0.02, confidence=bad)
-
-
-@pytest.mark.parametrize("rate", [0.02, 0.019, -1.0])
-def test_power_without_distance_is_refused(rate):
-    """No number of labels separates a risk from itself."""
-    with pytest.raises(ConfigurationError, match="rate is"):
-        labels_for_power(0.02, rate=rate)
+        certify([], confidence=bad)
 
 
 def test_unreachable_targets_are_refused():
@@ -128,24 +105,30 @@ def test_unreachable_targets_are_refused():
         labels_needed(1e-15)
 
 
-# ---- what is certified ----------------------------------------------------------------------------------------------
-
-
-def test_no_label_is_no_threshold():
-    """Without data the answer says how many labels are missing."""
-    found = certify([], max_loss=0.02)
-    assert isinstance(found, NoThreshold)
+@pytest.mark.parametrize(
+    ("accepted", "others", "claim", "seen", "reason"),
+    [
+        ([], [], {}, (0, 0, 114, 708), "114 are missing"),
+        ([False] * 113, [], {}, (113, 0, 1, 595), "1 are missing"),
+        ([True] * 50 + [False] * 450, [], {}, (500, 50, 0, 208), "surest"),
+        ([], [None] * 500, {}, (500, 0, 0, 208), "no step can be accepted"),
+        ([False] * 100, [None] * 500, {"risk": "selective_error"}, (100, 0, 14, 608), "accepted episodes"),
+    ],
+)
+def test_no_threshold_says_what_is_missing(accepted, others, claim, seen, reason):
+    """Too few labels, too many losses among the surest, nothing to accept: each in words, with the missing labels."""
+    found = certify(units([0.9] * len(accepted) + others, accepted + [False] * len(others)), **claim)
     assert not found
-    assert (found.missing, found.missing_for_power) == (114, 708)
-    assert "114 are missing" in found.reason
+    assert (found.n, found.losses, found.missing, found.missing_for_power) == seen
+    assert reason in found.reason
+    assert json.loads(json.dumps(found.to_json()))["threshold"] is None
 
 
-@pytest.mark.parametrize(("n", "missing"), [(113, 1), (114, 0)])
-def test_the_last_missing_label(n, missing):
-    """One label too few gives none, the next one gives a threshold."""
-    found = certify(units([0.9] * n, [False] * n), max_loss=0.02)
-    assert bool(found) is (missing == 0)
-    assert (0 if isinstance(found, Certificate) else found.missing) == missing
+def test_the_last_missing_label_gives_a_threshold():
+    """With as many labels as are needed there is a certificate, which is plain JSON."""
+    found = certify(units([0.9] * 114, [False] * 114))
+    assert isinstance(found, Certificate)
+    assert json.loads(json.dumps(found.to_json()))["threshold"] == 0.9
 
 
 def test_threshold_is_the_least_that_passes():
@@ -153,7 +136,7 @@ def test_threshold_is_the_least_that_passes():
     rng = np.random.default_rng(1)
     confidence = rng.random(1000)
     harm = rng.random(1000) < 0.3 * (1 - confidence) ** 2
-    found = certify(units(confidence, harm), max_loss=0.02)
+    found = certify(units(confidence, harm))
     accepted = confidence >= found.threshold
     assert found.losses == int((harm & accepted).sum())
     assert found.p_value == pytest.approx(binom.cdf(found.losses, 1000, 0.02))
@@ -162,29 +145,6 @@ def test_threshold_is_the_least_that_passes():
     assert found.upper == pytest.approx(upper_bound(found.losses, 1000))
     below = confidence[confidence < found.threshold].max()
     assert binom.cdf((harm & (confidence >= below)).sum(), 1000, 0.02) > DELTA
-
-
-def test_harm_among_the_surest_is_no_threshold():
-    """When all steps look alike and too many are harmful there is none, and the reason is not the number of labels."""
-    found = certify(units([0.9] * 500, [True] * 50 + [False] * 450), max_loss=0.02)
-    assert (found.threshold if found else None) is None
-    assert (found.missing, found.losses) == (0, 50)
-    assert "surest" in found.reason
-
-
-def test_nothing_acceptable_is_no_threshold():
-    """Steps that escalate under every threshold certify nothing."""
-    found = certify(units([None] * 500, [False] * 500), max_loss=0.02)
-    assert not found
-    assert "no step can be accepted" in found.reason
-
-
-def test_a_grid_is_walked_from_the_top():
-    """A threshold of the grid that lies behind a failed one is not returned, whatever order the grid has."""
-    confidence = [0.9] * 300 + [0.5] * 300
-    found = certify(units(confidence, [False] * 300 + [True] * 300), max_loss=0.02, grid=[0.1, 0.95, 0.7])
-    assert found.threshold == 0.7
-    assert found.losses == 0
 
 
 @given(st.integers(0, 2**32), st.permutations(list(range(60))))
@@ -214,7 +174,7 @@ def test_harm_per_episode_counts_any_step():
         for i in range(300)
         for s in (0, 1, 2)
     ]
-    whole = certify(rows, max_loss=0.02, per="episode")
+    whole = certify(rows, per="episode")
     assert (whole.threshold, whole.losses, whole.n) == (0.5, 0, 300)
 
 
@@ -222,17 +182,7 @@ def test_harm_per_episode_counts_any_step():
 def test_unknown_claims_are_refused(kwargs):
     """A risk or unit without a test is refused at once."""
     with pytest.raises(ConfigurationError, match="risk"):
-        certify([], max_loss=0.02, **kwargs)
-
-
-def test_json():
-    """Certificates and their absence are plain JSON."""
-    found = certify(units([0.9] * 200, [False] * 200), max_loss=0.02)
-    assert json.loads(json.dumps(found.to_json()))["threshold"] == 0.9
-    assert json.loads(json.dumps(certify([], max_loss=0.02).to_json()))["threshold"] is None
-
-
-# ---- the guarantee --------------------------------------------------------------------------------------------------
+        certify([], **kwargs)
 
 
 def noise(trials):
@@ -253,20 +203,12 @@ def test_violations_stay_below_delta_and_little_is_given_away(trials):
     violations, escalated = 0, []
     for _ in range(trials):
         confidence = rng.random(1000)
-        found = certify(units(confidence, rng.random(1000) < 0.3 * (1 - confidence) ** 2), max_loss=0.02)
+        found = certify(units(confidence, rng.random(1000) < 0.3 * (1 - confidence) ** 2))
         violations += true_risk(found.threshold) > 0.02
         escalated.append(found.threshold)
     assert violations / trials <= DELTA + noise(trials)
     assert violations > 0, "a test that is never wrong gives something away"
     assert np.mean(escalated) <= 1.4 * best
-
-
-def clustered(rng, episodes=150, steps=12):
-    """Episodes whose steps share their fate: all of one episode's steps are harmful when accepted, or none."""
-    level = rng.random(episodes)
-    harm = rng.random(episodes) < 0.3 * (1 - level) ** 2
-    index = np.repeat(np.arange(episodes), steps)
-    return units(level[index], harm[index], episode=index)
 
 
 @trials(60, 200)
@@ -275,16 +217,19 @@ def test_steps_of_an_episode_do_not_count_twice(trials):
     rng = np.random.default_rng(3)
     kept = naive = 0
     for _ in range(trials):
-        rows = clustered(rng)
-        found = certify(rows, max_loss=0.02)
+        level = rng.random(150)
+        harm = rng.random(150) < 0.3 * (1 - level) ** 2  # all steps of an episode share it
+        index = np.repeat(np.arange(150), 12)
+        rows = units(level[index], harm[index], episode=index)
+        found = certify(rows)
         kept += bool(found) and true_risk(found.threshold) > 0.02
-        wrongly = certify([replace(u, episode=u.step_id) for u in rows], max_loss=0.02)
+        wrongly = certify([replace(u, episode=u.step_id) for u in rows])
         naive += bool(wrongly) and true_risk(wrongly.threshold) > 0.02
     assert kept / trials <= DELTA + noise(trials)
     assert naive / trials > DELTA + noise(trials)
 
 
-@pytest.mark.parametrize(("n", "trials"), [(400, 400), (2000, examples(40, 400))])
+@pytest.mark.parametrize(("n", "trials"), [(600, examples(60, 300)), (2000, examples(20, 200))])
 def test_selective_error_holds(n, trials):
     """P(wrong | accepted) stays below its target in all but delta of the resamplings, with few units and with many."""
     rng = np.random.default_rng(n)
@@ -299,18 +244,11 @@ def test_selective_error_holds(n, trials):
     assert found_any > 0.4 * trials
 
 
-def test_selective_error_says_what_is_missing():
-    """Too few accepted steps are named as such."""
-    found = certify(units([0.9] * 100 + [None] * 500, [False] * 600), max_loss=0.02, risk="selective_error")
-    assert (found.n, found.missing) == (100, 14)
-    assert "accepted episodes" in found.reason
-
-
 def test_kinds_share_the_confidence():
     """Every kind with enough units has its own threshold at a stricter level; the others are tested together."""
     rows = []
     for kind, n in (("call", 400), ("text", 300), ("structured", 40)):
-        rows += [replace(u, episode=f"{kind}{u.episode}") for u in units([0.9] * n, [False] * n, kind=kind)]
+        rows += units([0.9] * n, [False] * n, kind=kind, prefix=kind)
     found = Claim(max_loss=0.02).test_by_kind(rows)
     assert sorted(found) == ["", "call", "text"]
     assert {round(c.confidence, 6) for c in found.values()} == {round(1 - 0.1 / 3, 6)}
@@ -327,8 +265,7 @@ def test_all_kinds_hold_at_once(trials):
         rows = []
         for kind, factor in (("call", 0.3), ("text", 0.1)):
             confidence = rng.random(600)
-            some = units(confidence, rng.random(600) < factor * (1 - confidence) ** 2, kind=kind)
-            rows += [replace(u, episode=kind + u.episode) for u in some]
+            rows += units(confidence, rng.random(600) < factor * (1 - confidence) ** 2, kind=kind, prefix=kind)
         found = Claim(max_loss=0.02).test_by_kind(rows)
         risks = [f / 3 * (1 - found[k].threshold) ** 3 for k, f in (("call", 0.3), ("text", 0.1)) if found[k]]
         violations += any(r > 0.02 for r in risks)

@@ -7,17 +7,15 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from typer.testing import CliRunner
 
 from cascade_agent import CascadeChatModel, Policy, Tier, default_validators
-from cascade_agent.cli import app
 from cascade_agent.core.records import Label
 from cascade_agent.core.scoring import EvidenceShare
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import calibrate, load_policy
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import CrossCheck
-from tests.builders import call
+from tests.builders import call, command, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,18 +59,15 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def cli(*args: object) -> tuple[int, str]:
-    """Run the command; its exit code and output."""
-    result = CliRunner().invoke(app, [*map(str, args)])
-    return result.exit_code, " ".join(result.output.split())
+def cli(*args: object, code: int = 0) -> str:
+    """Run `calibrate`; its output."""
+    return " ".join(command("calibrate", *args, code=code).output.split())
 
 
 def test_a_running_agent_asks_the_share_that_was_learned(tmp_path: Path, recorded: Path) -> None:
     """No label is needed; of new steps it asks about as many as the setting says, those that the second contests."""
     out = tmp_path / "policy.json"
-    code, text = cli("calibrate", recorded, "--evidence-share", SHARE, "--out", out)
-    assert code == 0, text
-    assert f"asked about {SHARE:.1%} of the steps" in text
+    assert f"asked about {SHARE:.1%} of the steps" in cli(recorded, "--evidence-share", SHARE, "--out", out)
     policy = load_policy(out)
     assert isinstance(policy.evidence, EvidenceShare)
     assert policy.threshold is None
@@ -85,8 +80,7 @@ def test_a_threshold_is_certified_where_the_share_was_not_learned(tmp_path: Path
     """In one call or one after the other: the threshold rests on the other half of the steps."""
     labels = tmp_path / "labels.jsonl"
     steps = [json.loads(line) for line in recorded.read_text("utf-8").splitlines()]
-    rows = [Label(step_id=step["id"], source="person", right=step["final_tier"] == "small") for step in steps]
-    labels.write_text("".join(json.dumps({"type": "label", **row.to_json()}) + "\n" for row in rows), "utf-8")
+    written(labels, (), [Label(step_id=s["id"], source="person", right=s["final_tier"] == "small") for s in steps])
     once = calibrate([recorded, labels], max_loss=0.3, evidence_share=0.3, scorer="rules")
     assert isinstance(once.policy, Policy)
     assert isinstance(once.policy.evidence, EvidenceShare)
@@ -95,23 +89,15 @@ def test_a_threshold_is_certified_where_the_share_was_not_learned(tmp_path: Path
     assert once.certificate == again.certificate
     assert once.certificate.n < 0.65 * plain.certificate.n
     out = tmp_path / "policy.json"
-    code, text = cli(
-        "calibrate", recorded, "--labels", labels, "--evidence-share", 0.3, "--max-loss", 0.3, "--out", out
-    )
-    assert code == 0, text
-    assert "Evidence: asked about 30.0%" in text
+    given = ("--labels", labels, "--evidence-share", 0.3, "--max-loss", 0.3, "--out", out)
+    assert "Evidence: asked about 30.0%" in cli(recorded, *given)
     assert load_policy(out).evidence == once.policy.evidence
 
 
 @pytest.mark.parametrize(
     ("args", "complaint"),
-    [
-        ((), "give --max-loss, --evidence-share, or both"),
-        (("--evidence-share", "1.5"), "share is 1.5"),
-    ],
+    [((), "give --max-loss, --evidence-share, or both"), (("--evidence-share", "1.5"), "share is 1.5")],
 )
 def test_a_call_that_asks_for_nothing_is_refused(recorded: Path, args: tuple[str, ...], complaint: str) -> None:
     """It says what to give."""
-    code, text = cli("calibrate", recorded, *args)
-    assert code == 2
-    assert complaint in text
+    assert complaint in cli(recorded, *args, code=2)

@@ -28,35 +28,23 @@ from cascade_agent.offline.calibration.fit import (
 )
 from cascade_agent.offline.evaluation.metrics import auroc
 from cascade_agent.validators import shipped_scorer
+from tests.journals import graded
 
 FLAT = Scorer(weights={"a": 0.0, "b": 0.0}, bias=0.0)
 
 
-def graded(code, score, validator="Mine"):
-    """A graded finding."""
-    return Verdict(outcome="pass", code=code, score=score, validator=validator)
-
-
-def world(n, *, seed=0, weights=None, bias=2.0, episodes=None):
+def world(n, *, seed=0, weights=None, bias=2.0):
     """Drafts whose errors follow a logistic law in the scores of some codes; a code is silent half of the time."""
-    weights = {"a": 3.0, "b": 1.0} if weights is None else weights
+    weights = weights or {"a": 3.0, "b": 1.0}
     rng = random.Random(seed)
     out = []
     for i in range(n):
         scores = {c: rng.random() for c in weights if rng.random() < 0.5}
         logit = bias - sum(weights[c] * (1 - s) for c, s in scores.items())
         wrong = rng.random() > 1 / (1 + np.exp(-logit))
-        episode = str(i if episodes is None else i % episodes)
         verdicts = tuple(graded(c, s) for c, s in scores.items())
-        out.append(Example(verdicts=verdicts, wrong=wrong, gain=wrong and rng.random() < 0.5, episode=episode))
+        out.append(Example(verdicts=verdicts, wrong=wrong, gain=wrong and rng.random() < 0.5, episode=str(i)))
     return out
-
-
-def matrix(examples, codes):
-    """The examples as a dense matrix of objections."""
-    reader = Scorer(weights=dict.fromkeys(codes, 1.0), bias=0.0)
-    rows = [read_codes(e.verdicts, reader) for e in examples]
-    return np.array([[1 - row.get(c, 1.0) for c in codes] for row in rows])
 
 
 # ---- the solver -----------------------------------------------------------------------------------------------------
@@ -66,7 +54,8 @@ def matrix(examples, codes):
 def test_logistic_is_that_of_scikit_learn(strength):
     """Around a prior of zeros it is the L2 logistic regression of scikit-learn on scaled features."""
     examples = world(2000)
-    x = matrix(examples, ["a", "b"])
+    rows = [read_codes(e.verdicts, Scorer(weights={"a": 1.0, "b": 1.0}, bias=0.0)) for e in examples]
+    x = np.array([[1 - row.get(c, 1.0) for c in "ab"] for row in rows])
     spread = x.std(axis=0)
     y = [not e.wrong for e in examples]
     other = LogisticRegression(C=1 / strength, tol=1e-8).fit(x / spread, y)
@@ -121,9 +110,10 @@ def test_silent_codes_are_stretched_with_the_others():
 
 
 def test_one_sort_of_labels_has_a_finite_fit():
-    """When every draft was right the prior keeps the numbers finite and the confidence below 1."""
+    """When every draft was right the prior keeps the numbers finite and the confidence below 1; JSON keeps them."""
     scorer = fit([replace(e, wrong=False) for e in world(200)]).scorer
     assert 0.9 < scorer.confidence([graded("argument_grounded", 1.0)]) < 1.0
+    assert Scorer.from_json(scorer.to_json()) == scorer
 
 
 # ---- the prior ------------------------------------------------------------------------------------------------------
@@ -154,13 +144,9 @@ def test_fit_beats_wrong_rules_on_new_episodes():
     """On episodes that it has not seen a fit orders drafts better than rules that are wrong for them."""
     truth = {"argument_grounded": 0.3, "tool_match": 5.0, "request_covered": 3.0}
     scorer = fit(world(600, weights=truth)).scorer
-    fresh = world(2000, seed=9, weights=truth)
-    right = [not e.wrong for e in fresh]
+    fresh = [e for e in world(2000, seed=9, weights=truth) if e.verdicts]
     ranked = [
-        auroc(
-            [s.confidence(e.verdicts) or 0.0 for e in fresh if e.verdicts],
-            [y for y, e in zip(right, fresh, strict=True) if e.verdicts],
-        )
+        auroc([s.confidence(e.verdicts) or 0.0 for e in fresh], [not e.wrong for e in fresh])
         for s in (scorer, shipped_scorer())
     ]
     assert ranked[0] > ranked[1] + 0.01
@@ -171,6 +157,15 @@ def test_confidence_is_calibrated():
     found = fit(world(800, bias=0.5))
     assert found.error < 0.05
     assert found.auroc > 0.6
+
+
+def test_labels_without_meaning_teach_nothing():
+    """With shuffled labels the held-out order of drafts is that of chance."""
+    examples = world(600)
+    wrong = [e.wrong for e in examples]
+    random.Random(1).shuffle(wrong)
+    found = fit([replace(e, wrong=w) for e, w in zip(examples, wrong, strict=True)])
+    assert abs(found.auroc - 0.5) < 0.08
 
 
 # ---- features -------------------------------------------------------------------------------------------------------
@@ -194,18 +189,13 @@ def test_silence_of_an_own_code_says_nothing():
 
 @given(st.integers(0, 100), st.sampled_from(STRENGTHS))
 def test_what_is_fitted_is_always_a_scorer(seed, strength):
-    """Whatever own and evidence codes say, weights stay >= 0 and means in [0, 1], and the model is the scorer."""
+    """Whatever own, evidence and shipped codes say, weights stay >= 0 and means in [0, 1], and the model is the scorer."""
     rng = random.Random(seed)
-    examples = [
-        Example(
-            verdicts=tuple(
-                graded(c, rng.random() ** rng.choice([0.2, 1, 5])) for c in ("agreement", "mine") if rng.random() < 0.7
-            ),
-            wrong=rng.random() < rng.random(),
-            episode=str(i),
-        )
-        for i in range(60)
-    ]
+    examples = []
+    for i in range(60):
+        spoke = [c for c in ("agreement", "mine", "argument_grounded") if rng.random() < 0.7]
+        verdicts = tuple(graded(c, rng.random() ** rng.choice([0.2, 1, 5])) for c in spoke)
+        examples.append(Example(verdicts=verdicts, wrong=rng.random() < rng.random(), episode=str(i)))
     model = _Model.of(examples, [not e.wrong for e in examples], shipped_scorer())
     theta = model.solve(range(60), strength)
     scorer = model.scorer(theta, strength)
@@ -239,64 +229,28 @@ def test_features_are_what_the_scorer_reads(verdicts, codes):
         assert reader.confidence(verdicts) == pytest.approx(min([1.0 / (1.0 + math.exp(-logit)), *told]))
 
 
-def test_confidence_at_run_time_is_what_was_fitted():
-    """The scorer's confidence is the model's own prediction, draft by draft."""
-    examples = world(300, weights={"a": 2.0, "argument_grounded": 1.0})
-    right = [not e.wrong for e in examples]
-    model = _Model.of(examples, right, shipped_scorer())
-    theta = model.solve(range(300), 10.0)
-    scorer = model.scorer(theta, 10.0)
-    for i, example in enumerate(examples):
-        if example.verdicts:
-            assert scorer.confidence(example.verdicts) == pytest.approx(model.predict(i, theta), abs=1e-12)
-
-
 def test_fit_is_repeatable_and_reads_nothing_else():
     """The same labels give the same numbers, and reasons, paths and names of episodes change none of them."""
     examples = world(300)
     first = fit(examples, strength=10.0).scorer
     assert fit(examples, strength=10.0).scorer.to_json() == first.to_json()
-    disguised = [
-        replace(
-            e,
-            episode=f"someone {e.episode}",
-            verdicts=tuple(replace(v, reason="secret", path="/tool_calls/0") for v in e.verdicts),
-        )
-        for e in examples
-    ]
+    disguised = []
+    for e in examples:
+        verdicts = tuple(replace(v, reason="secret", path="/tool_calls/0") for v in e.verdicts)
+        disguised.append(replace(e, episode=f"someone {e.episode}", verdicts=verdicts))
     assert fit(disguised, strength=10.0).scorer.to_json() == first.to_json()
-    assert fit(examples).scorer.to_json() == fit(examples).scorer.to_json()
-
-
-def test_labels_without_meaning_teach_nothing():
-    """With shuffled labels the held-out order of drafts is that of chance."""
-    examples = world(600)
-    wrong = [e.wrong for e in examples]
-    random.Random(1).shuffle(wrong)
-    found = fit([replace(e, wrong=w) for e, w in zip(examples, wrong, strict=True)])
-    assert abs(found.auroc - 0.5) < 0.08
-
-
-def test_scorer_survives_json():
-    """What was fitted is plain JSON and reads back the same."""
-    scorer = fit(world(200)).scorer
-    assert Scorer.from_json(scorer.to_json()) == scorer
 
 
 # ---- targets, weights, knots ----------------------------------------------------------------------------------------
 
 
 def test_gain_is_fitted_on_gain():
-    """Where half of the errors are large's too, P(escalating gains nothing) is above P(right)."""
+    """Where half of the errors are large's too, P(escalating gains nothing) is above P(right); unknown, it is one."""
     examples = world(900)
     error, gain = (fit(examples, target=t).scorer.confidence([graded("a", 0.2)]) for t in ("error", "gain"))
     assert gain > error + 0.05
-
-
-def test_unknown_gain_counts_as_error():
-    """Without knowing large's answer a wrong draft counts as a gain."""
-    examples = [replace(e, gain=None) for e in world(200)]
-    assert fit(examples, target="gain").scorer == fit(examples, target="error").scorer
+    unknown = [replace(e, gain=None) for e in examples[:200]]
+    assert fit(unknown, target="gain").scorer == fit(unknown, target="error").scorer
 
 
 def test_weights_stand_for_copies():
@@ -308,17 +262,19 @@ def test_weights_stand_for_copies():
     assert heavy.confidence([graded("a", 0.5)]) < same.confidence([graded("a", 0.5)]) - 0.1
 
 
-@pytest.mark.parametrize("kwargs", [{"target": "loss"}, {"strength": 0.0}, {"strength": float("nan")}])
-def test_impossible_settings_are_refused(kwargs):
-    """A target or strength that cannot be is refused."""
-    with pytest.raises(ConfigurationError, match="target="):
-        fit(world(30), **kwargs)
-
-
-def test_no_examples_are_refused():
-    """Nothing can be fitted on nothing."""
-    with pytest.raises(ConfigurationError, match="label some steps"):
-        fit([])
+@pytest.mark.parametrize(
+    ("n", "kwargs", "complaint"),
+    [
+        (30, {"target": "loss"}, "target="),
+        (30, {"strength": 0.0}, "target="),
+        (30, {"strength": math.nan}, "target="),
+        (0, {}, "label some steps"),
+    ],
+)
+def test_impossible_settings_are_refused(n, kwargs, complaint):
+    """A target or strength that cannot be, or no example at all, is refused."""
+    with pytest.raises(ConfigurationError, match=complaint):
+        fit(world(n), **kwargs)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 5)), min_size=1, max_size=40))
@@ -340,12 +296,11 @@ def test_isotonic_table_is_one_that_a_scorer_takes(rows):
 def test_isotonic_only_with_enough_labels():
     """The table comes with ENOUGH_FOR_KNOTS labels, mends a curve that no line fits, and keeps the order of drafts."""
     rng = random.Random(0)
-    examples = []
-    for i in range(ENOUGH_FOR_KNOTS + 500):
-        score = rng.random()
-        examples.append(
-            Example(verdicts=(graded("a", score),), wrong=rng.random() > (0.95 if score > 0.5 else 0.4), episode=str(i))
-        )
+    scores = [rng.random() for _ in range(ENOUGH_FOR_KNOTS + 500)]
+    examples = [
+        Example(verdicts=(graded("a", score),), wrong=rng.random() > (0.95 if score > 0.5 else 0.4), episode=str(i))
+        for i, score in enumerate(scores)
+    ]
     few, many = fit(examples[: ENOUGH_FOR_KNOTS - 1], prior=FLAT), fit(examples, prior=FLAT)
     assert not few.scorer.knots
     assert many.scorer.knots

@@ -10,16 +10,16 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from cascade_agent.core.decide import decide, threshold_for
 from cascade_agent.core.kinds import KEYS, KINDS, keys_of, kind_of
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.records import Attempt, DecisionInputs, StepContext, StepTrace, Verdict
+from cascade_agent.core.records import Attempt, DecisionInputs, StepContext, Verdict
 from cascade_agent.core.scoring import LOOP, EvidenceShare, Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import Certificate, Claim, Example, Unit, fit, learn_disagreement
 from cascade_agent.offline.calibration.disagreement import Asked, learn_share
 from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
 from cascade_agent.offline.evaluation.dataset import split_hash
 from cascade_agent.validators import shipped_scorer
-from tests.builders import trials
+from tests.builders import recorded, trials, written
+from tests.journals import graded
 
 HARM = {"one_call": 0.4, "text": 0.02}
 
@@ -32,9 +32,6 @@ def units(n, seed):
         harm = rng.random() < HARM[kind] * (1 - p)
         out.append(Unit(episode=str(i), step_id=str(i), confidence=p, harm=harm, kind=kind))
     return out
-
-
-# ---- names ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,9 +81,6 @@ def test_a_loop_begins_where_the_assistant_has_spoken():
     assert not StepContext(messages=[AIMessage("hello"), *first]).in_loop
 
 
-# ---- thresholds chosen together -------------------------------------------------------------------------------------
-
-
 def test_kinds_give_up_escalations_at_one_price_of_a_loss():
     """The path only falls, the kind that is more often right is let through sooner, and places read back."""
     some = units(2000, 0)
@@ -134,15 +128,12 @@ def test_a_turn_is_a_unit_of_its_own():
     assert 10 < Claim(max_loss=0.9, per="turn").test(calm).losses < 40
 
 
-# ---- evidence as a share --------------------------------------------------------------------------------------------
-
-
 def asked(n, seed=0):
     """Return steps in which the second model disagrees where a code is low."""
     rng, out = random.Random(seed), []
     for i in range(n):
         score = rng.random()
-        found = Verdict(outcome="pass", code="argument_grounded", score=score, validator="Grounding", origin="shipped")
+        found = replace(graded("argument_grounded", score), origin="shipped")
         out.append(Asked(verdicts=(found,), agreement=float(rng.random() < score), episode=str(i)))
     return out
 
@@ -181,20 +172,17 @@ def test_the_scorer_does_not_move_the_share(confidence):
 
 def test_disagreement_is_read_from_a_journal(tmp_path):
     """The verdict of what was asked is the answer, those of the local validators are the question."""
-    with Journal(tmp_path / "j.jsonl") as journal:
-        for i, step in enumerate(asked(160)):
-            second = Verdict(outcome="abstain", code="agreement", score=step.agreement, validator="CrossCheck")
-            small = Attempt(tier="small", verdicts=(*step.verdicts, second), gathered=("CrossCheck",))
-            journal.append(StepTrace(id=str(i), step="s", outcome="accepted", reason="r", attempts=(small,)))
-    learned = learn_disagreement(tmp_path / "j.jsonl", share=0.3)
+    steps = []
+    for i, step in enumerate(asked(160)):
+        second = Verdict(outcome="abstain", code="agreement", score=step.agreement, validator="CrossCheck")
+        small = Attempt(tier="small", verdicts=(*step.verdicts, second), gathered=("CrossCheck",))
+        steps.append(recorded(str(i), small))
+    learned = learn_disagreement(written(tmp_path / "j.jsonl", steps), share=0.3)
     half = [replace(s, episode=f"step:{i}") for i, s in enumerate(asked(160)) if split_hash(0, f"step:{i}") < 0.5]
     assert 50 <= len(half) <= 110
     expected = learn_share(half, share=0.3)
     assert learned == replace(expected, agrees=replace(expected.agrees, provenance=learned.agrees.provenance))
     assert learned.agrees.provenance["learned"] == [[0, 0.5]]
-
-
-# ---- presets, and fits in loops -------------------------------------------------------------------------------------
 
 
 def test_presets_say_where_they_were_measured():

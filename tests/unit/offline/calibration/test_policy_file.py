@@ -10,7 +10,6 @@ from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.offline.calibration import load_policy, write_policy
 from cascade_agent.validators import Grounding, NoRepeat
-from cascade_agent.validators.validator_set import check_fit
 
 MEASURED = {"validators": {"Grounding": ["argument_grounded"], "mine": ["tone"]}}
 
@@ -32,7 +31,10 @@ def test_round_trip(tmp_path):
         side_effects={"pay": "irreversible"},
         provenance={"n": 3, "date": "2026-01-01"},
     )
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
     write_policy(policy, path)
+    assert stat.S_IMODE(path.stat().st_mode) == mode, "a service of another user reads it"
     again = load_policy(path)
     assert again == policy
     assert again.version == policy.version
@@ -56,15 +58,6 @@ def test_an_old_file_survives_a_failed_write(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["policy.json"]
     with pytest.raises(RecordError, match="existing, writable directory"):
         write_policy(Policy(), tmp_path / "no" / "policy.json")
-
-
-def test_a_policy_file_is_readable_as_any_other(tmp_path):
-    """The file is not private to its writer: a service of another user reads it."""
-    path = tmp_path / "policy.json"
-    path.touch()
-    expected = stat.S_IMODE(path.stat().st_mode)
-    write_policy(Policy(), path)
-    assert stat.S_IMODE(path.stat().st_mode) == expected
 
 
 @pytest.mark.parametrize(
@@ -96,13 +89,10 @@ def test_other_files_are_refused(tmp_path, content, complaint):
 
 def test_missing_and_binary_files_are_refused(tmp_path):
     """No file, a directory and bytes are complaints, not tracebacks."""
-    with pytest.raises(RecordError, match=r"calibrate --out"):
-        load_policy(tmp_path / "none.json")
-    with pytest.raises(RecordError):
-        load_policy(tmp_path)
     (tmp_path / "b.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecordError):
-        load_policy(tmp_path / "b.json")
+    for path in (tmp_path / "none.json", tmp_path, tmp_path / "b.json"):
+        with pytest.raises(RecordError, match=r"calibrate --out"):
+            load_policy(path)
 
 
 def test_a_policy_fits_the_validators_it_was_measured_with(tmp_path):
@@ -114,8 +104,5 @@ def test_a_policy_fits_the_validators_it_was_measured_with(tmp_path):
         load_policy(path, validators=[Grounding()])
     with pytest.raises(ConfigurationError, match="In use: none"):
         load_policy(path, validators=[])
-
-
-def test_a_policy_without_measurement_fits_everything():
-    """A policy made by hand has no certificate to protect."""
-    check_fit(Policy(threshold=0.5), [])
+    write_policy(Policy(threshold=0.5), path)
+    assert load_policy(path, validators=[]), "made by hand, it has no certificate to protect"

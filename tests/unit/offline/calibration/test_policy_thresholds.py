@@ -8,41 +8,24 @@ import pytest
 
 from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.records import Attempt, DecisionInputs, StepTrace, Verdict
+from cascade_agent.core.records import DecisionInputs
 from cascade_agent.core.scoring import Scorer
-from cascade_agent.offline.calibration import (
-    Certificate,
-    Claim,
-    Fit,
-    NoThreshold,
-    Unit,
-    calibrate,
-    load_policy,
-    to_look_at,
-    write_policy,
-)
+from cascade_agent.offline.calibration import Certificate, Claim, Fit, NoThreshold, calibrate, to_look_at
 from cascade_agent.offline.calibration.calibrate import _choose
-from cascade_agent.offline.calibration.kinds import entries_of
 from cascade_agent.offline.calibration.labelling import labels_of
 from cascade_agent.offline.calibration.sample import draw, replayed_confidence
 from cascade_agent.offline.evaluation import load_dataset
 from cascade_agent.offline.evaluation.dataset import label_step
 from cascade_agent.validators import shipped_scorer
-from tests.builders import trials
+from tests.journals import called, graded
 
 HARM = {"call": 0.2, "text": 0.5, "structured": 0.2}
 """Share of harm among the drafts of each kind with the lowest score; it falls to 0 with the square of the score."""
 
 
-def step(number, score, *, harm, kind="call", tool="find", validator="Grounding"):
+def step(number, score, *, harm, validator="Grounding", code="argument_grounded", **fields):
     """An escalated step whose two answers differ where small did harm."""
-    finding = Verdict(outcome="pass", code="argument_grounded", score=score, validator=validator)
-    answers = [{"text": "", "tool_calls": [{"name": tool, "args": {"v": v}, "id": "c"}]} for v in (1, 2 if harm else 1)]
-    small = Attempt(tier="small", outcome="rejected", verdicts=(finding,), answer=answers[0])
-    large = Attempt(tier="large", outcome="accepted", answer=answers[1])
-    return StepTrace(
-        id=f"{number:05d}", step="s", outcome="escalated", reason="r", attempts=(small, large), final=1, kind=kind
-    )
+    return called(f"{number:05d}", [graded(code, score, validator)], large=2 if harm else 1, **fields)
 
 
 def fill(journal, n, *, kinds=("call",), harm=None, seed=0, **kwargs):
@@ -64,7 +47,10 @@ def accepts(policy, trace, *, effect=None):
 def test_each_kind_gets_its_own_number(journal):
     """The policy has one threshold per kind with its certificate in the provenance, and escalates what that says."""
     fill(journal, 2000, kinds=("call", "text"))
-    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True)
+    one = calibrate(journal.path, max_loss=0.05, scorer="rules")
+    assert (one.policy.thresholds, one.policy.provenance["thresholds"][""]["claim"]) == ({}, "all")
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind="each")
+    assert found.by_kind == one.by_kind
     policy, entries = found.policy, found.policy.provenance["thresholds"]
     assert {key for key, value in policy.thresholds.items() if value < 1.0} == {"call", "text"}
     assert policy.thresholds["call"] < policy.thresholds["text"]
@@ -83,19 +69,10 @@ def test_each_kind_gets_its_own_number(journal):
     )
 
 
-def test_without_by_kind_there_is_one_number(journal):
-    """The default is one threshold over all steps; what holds per kind is only told."""
-    fill(journal, 2000, kinds=("call", "text"))
-    found = calibrate(journal.path, max_loss=0.05, scorer="rules")
-    assert found.policy.thresholds == {}
-    assert found.policy.provenance["thresholds"][""]["claim"] == "all"
-    assert all(found.by_kind.values())
-
-
 def test_kinds_with_few_labels_share_one_number(journal):
     """Kinds too rare for a test of their own have the certificate of all such kinds together."""
     fill(journal, 1000, kinds=("call",) * 8 + ("text", "structured"))
-    found = calibrate(journal.path, max_loss=0.02, scorer="rules", by_kind=True, confidence=0.8)
+    found = calibrate(journal.path, max_loss=0.02, scorer="rules", by_kind="each", confidence=0.8)
     entries = found.policy.provenance["thresholds"]
     assert set(found.by_kind) == {"call", ""}
     assert [entries[kind]["claim"] for kind in ("call", "text", "structured")] == ["kind", "rest", "rest"]
@@ -105,7 +82,7 @@ def test_kinds_with_few_labels_share_one_number(journal):
 def test_a_kind_for_which_nothing_holds_goes_to_large(journal):
     """Its threshold is 1, so none of its drafts is accepted, while the other kind has a number that holds."""
     fill(journal, 1000, kinds=("call",) * 24 + ("text",))
-    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True)
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind="each")
     assert isinstance(found.by_kind[""], NoThreshold)
     assert found.by_kind[""].missing == 59 - 40  # at the level that two groups share
     assert found.policy.thresholds["text"] == 1.0
@@ -118,35 +95,11 @@ def test_a_kind_that_no_threshold_stops_has_no_policy(journal):
     rng = random.Random(0)
     for i in range(600):
         journal.append(step(2 * i, rng.random(), harm=False, kind="call"))
-        bad = step(2 * i + 1, 1.0, harm=rng.random() < 0.5, kind="text", validator="Mine")
-        told = replace(bad.attempts[0].verdicts[0], code="tone")
-        small = replace(bad.attempts[0], verdicts=(told,))
-        journal.append(replace(bad, attempts=(small, bad.attempts[1])))
-    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True)
+        journal.append(step(2 * i + 1, 1.0, harm=rng.random() < 0.5, kind="text", validator="Mine", code="tone"))
+    found = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind="each")
     assert isinstance(found.by_kind["call"], Certificate)
     assert found.policy is None
 
-
-@trials(60, 200)
-def test_all_kinds_hold_at_once(trials):
-    """With the numbers of the policy the true harm of some kind exceeds the target in at most delta of the trials."""
-    rng, violations, held = random.Random(5), 0, 0
-    for _ in range(trials):
-        units = []
-        for i in range(900):
-            kind, p = ("call", "text", "structured")[i % 3], rng.random()
-            harm = rng.random() < HARM[kind] * (1 - p) ** 2
-            units.append(Unit(episode=str(i), step_id=str(i), confidence=p, harm=harm, kind=kind))
-        entries = entries_of(Claim(max_loss=0.05).test_by_kind(units), units)
-        held += entries is not None
-        # the harm of a kind at threshold t is the integral of h (1 - p)^2 over p > t
-        risks = [HARM[kind] * (1 - entry.threshold) ** 3 / 3 for kind, entry in (entries or {}).items() if kind in HARM]
-        violations += any(risk > 0.05 for risk in risks)
-    assert held == trials
-    assert violations / trials <= 0.1 + 3 * (0.1 * 0.9 / trials) ** 0.5
-
-
-# ---- irreversible tools, numbers set by hand ------------------------------------------------------------------------
 
 PAY = Policy(side_effects={"pay": "irreversible"})
 
@@ -157,6 +110,8 @@ def test_irreversible_drafts_have_a_number_that_is_never_the_laxer_one(journal):
     found = calibrate(journal.path, max_loss=0.08, scorer="rules", policy=PAY)
     entry = found.policy.provenance["thresholds"]["irreversible"]
     assert entry["certificate"]["risk"] == "selective_error"
+    assert found.irreversible.n <= found.certificate.n
+    assert calibrate(journal.path, max_loss=0.08, scorer="rules").irreversible is None
     assert found.policy.thresholds["irreversible"] == max(found.irreversible.threshold, found.policy.base_threshold)
 
 
@@ -170,52 +125,36 @@ def test_irreversible_drafts_of_which_nothing_is_known_go_to_large(journal):
     assert any(accepts(found.policy, trace) for trace in journal)
 
 
-def test_numbers_set_by_hand_stay_where_they_are_stricter(journal, tmp_path):
+def test_numbers_set_by_hand_stay_where_they_are_stricter(journal):
     """Caution of the user's is kept, laxness is not, and numbers that calibration wrote earlier are replaced."""
     fill(journal, 1500)
     base = Policy(threshold={"write": 0.99, "read": 0.1})
     first = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=base).policy
     assert first.thresholds == {"write": 0.99, "read": first.base_threshold}
-    kinds = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind=True).policy
-    write_policy(kinds, tmp_path / "p.json")
-    again = calibrate(journal.path, max_loss=0.2, scorer="rules", by_kind=True, policy=load_policy(tmp_path / "p.json"))
+    kinds = calibrate(journal.path, max_loss=0.05, scorer="rules", by_kind="each").policy
+    again = calibrate(journal.path, max_loss=0.2, scorer="rules", by_kind="each", policy=kinds)
     assert again.policy.thresholds["call"] < kinds.thresholds["call"]
 
 
-# ---- a policy that was calibrated before ----------------------------------------------------------------------------
-
-
-def test_calibrating_a_calibrated_policy_again_counts_no_label_twice(journal):
-    """A fitted scorer is not the prior of the next fit: the same journal gives the same scorer however often."""
-    fill(journal, 2000)
-    first = calibrate(journal.path, max_loss=0.05, scorer="error").policy
-    second = calibrate(journal.path, max_loss=0.05, scorer="error", policy=first).policy
-    assert second.scorer == first.scorer
-    assert second.threshold == first.threshold
-
-
 def test_a_fitted_scorer_is_not_certified_on_what_it_learned(journal):
-    """Keeping a fitted scorer certifies it on the other episodes alone, whatever the seed of the new run."""
-    fill(journal, 2000)
+    """It is not the prior of the next fit, and keeping it certifies it on the other episodes alone, whatever the seed."""
+    fill(journal, 1200)
     first = calibrate(journal.path, max_loss=0.05, scorer="error")
+    again = calibrate(journal.path, max_loss=0.05, scorer="error", policy=first.policy).policy
+    assert (again.scorer, again.threshold) == (first.policy.scorer, first.policy.threshold)
     ((_, share),) = first.policy.scorer.provenance["learned"]
     assert 0.0 < share <= 0.5
     kept = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=first.policy, seed=9)
     assert kept.policy.scorer.weights == first.policy.scorer.weights
-    assert kept.certificate.n == first.certificate.n < 2000
-    assert calibrate(journal.path, max_loss=0.05, scorer="rules").certificate.n == 2000
-
-
-# ---- labels of steps that were picked -------------------------------------------------------------------------------
+    assert kept.certificate.n == first.certificate.n < 1200
+    assert calibrate(journal.path, max_loss=0.05, scorer="rules").certificate.n == 1200
 
 
 def answered(number, score):
     """A step that small answered."""
-    trace = step(number, score, harm=False)
-    small = replace(
-        trace.attempts[0], outcome="accepted", confidence=shipped_scorer().confidence(trace.attempts[0].verdicts)
-    )
-    return replace(trace, outcome="accepted", attempts=(small,), final=0)
+    trace = called(f"{number:05d}", [graded("argument_grounded", score)])
+    small = trace.attempts[0]
+    return replace(trace, attempts=(replace(small, confidence=shipped_scorer().confidence(small.verdicts)),))
 
 
 def test_doubtful_steps_do_not_stand_for_the_others(journal):
@@ -269,10 +208,9 @@ def test_judge_ignores_the_thresholds_of_the_policy(journal):
     fill(journal, 20)
     cases = load_dataset(journal.path).steps
     strict = Policy(threshold={"default": 0.99, "call": 1.0})
-    assert [replayed_confidence(case, strict) for case in cases] == [
-        replayed_confidence(case, Policy()) for case in cases
-    ]
-    assert all(replayed_confidence(case, strict) is not None for case in cases)
+    found = [replayed_confidence(case, strict) for case in cases]
+    assert found == [replayed_confidence(case, Policy()) for case in cases]
+    assert None not in found
 
 
 @pytest.mark.parametrize(("max_loss", "expected"), [(0.1, "rules"), (0.4, "error")])
@@ -290,7 +228,6 @@ def test_a_fit_that_would_hold_no_threshold_is_not_chosen(max_loss, expected):
         folds=(0,) * 160,
         auroc=1.0,
         error=None,
-        brier=None,
     )
     base = Policy(scorer=Scorer(weights={"argument_grounded": 4.0}, bias=2.0))
     assert _choose({"error": fitted}, learn, base, "auto", Claim(max_loss=max_loss)) == expected

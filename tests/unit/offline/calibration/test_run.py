@@ -10,59 +10,20 @@ import numpy as np
 import pytest
 
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.records import Attempt, Label, StepTrace, Verdict
+from cascade_agent.core.records import Label, Verdict
 from cascade_agent.core.scoring import Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.models.pricing import Price
-from cascade_agent.offline.calibration import (
-    Certificate,
-    Claim,
-    NoThreshold,
-    calibrate,
-    load_policy,
-    write_policy,
-)
+from cascade_agent.offline.calibration import Certificate, Claim, NoThreshold, calibrate, load_policy, write_policy
 from cascade_agent.offline.calibration.sample import draw, replayed_confidence, to_units
 from cascade_agent.offline.evaluation import Dataset
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.validators import shipped_scorer
 from tests.builders import trials
-from tests.journals import labelled
+from tests.journals import called, graded, labelled
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 TRUTH = {"argument_grounded": 4.0, "tool_match": 1.0}
-
-
-def graded(code, score):
-    """A graded finding of a shipped validator."""
-    return Verdict(outcome="pass", code=code, score=score, validator="Grounding")
-
-
-def trace(step_id, verdicts, *, value=1, large=None, thread=None, kind="call", tool="f"):
-    """A step whose small draft calls a tool with `value`; with `large` it escalated."""
-    calls = [{"name": tool, "args": {"v": v}, "id": "c"} for v in (value, large)]
-    answers = [{"text": "", "tool_calls": [call]} for call in calls]
-    attempts = [
-        Attempt(
-            tier="small",
-            model="s",
-            outcome="accepted" if large is None else "rejected",
-            answer=answers[0],
-            verdicts=tuple(verdicts),
-        )
-    ]
-    if large is not None:
-        attempts.append(Attempt(tier="large", model="l", outcome="accepted", answer=answers[1]))
-    return StepTrace(
-        id=step_id,
-        step="agent",
-        outcome="accepted" if large is None else "escalated",
-        reason="r",
-        attempts=tuple(attempts),
-        final=len(attempts) - 1,
-        kind=kind,
-        thread_id=thread,
-    )
 
 
 def sigmoid(x):
@@ -70,9 +31,9 @@ def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def drafts(n, seed=0):
+def drafts(n):
     """(verdicts, wrong, harm) of drafts that follow a logistic law in two codes."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     for _ in range(n):
         scores = {code: rng.random() for code in TRUTH}
         p = sigmoid(4.0 - sum(w * (1 - scores[c]) for c, w in TRUTH.items()))
@@ -80,11 +41,11 @@ def drafts(n, seed=0):
         yield [graded(c, s) for c, s in scores.items()], wrong, wrong and rng.random() < 0.6
 
 
-def escalate_all(journal, n, *, seed=0, per_thread=1, **kwargs):
+def escalate_all(journal, n, *, per_thread=1, **kwargs):
     """A journal of a time when every step was also asked of the large model."""
-    for i, (verdicts, _, harm) in enumerate(drafts(n, seed)):
+    for i, (verdicts, _, harm) in enumerate(drafts(n)):
         thread = f"t{i // per_thread}" if per_thread > 1 else None
-        journal.append(trace(f"{i}", verdicts, large=2 if harm else 1, thread=thread, **kwargs))
+        journal.append(called(f"{i}", verdicts, large=2 if harm else 1, thread_id=thread, **kwargs))
 
 
 # ---- end to end -----------------------------------------------------------------------------------------------------
@@ -92,17 +53,17 @@ def escalate_all(journal, n, *, seed=0, per_thread=1, **kwargs):
 
 def test_from_journal_to_policy(journal, tmp_path):
     """Escalated steps alone suffice where small answered nothing; the policy carries all that its threshold rests on."""
-    escalate_all(journal, 2000)
-    found = calibrate(
-        journal.path, max_loss=0.02, now=NOW, prices={"s": Price(1, 2, source="contract", date="2026-01-01")}
-    )
+    escalate_all(journal, 1200)
+    prices = {"s": Price(1, 2, source="contract", date="2026-01-01")}
+    found = calibrate(journal.path, max_loss=0.02, now=NOW, policy=Policy(on_exhausted="raise"), prices=prices)
     assert isinstance(found.certificate, Certificate)
     policy = found.policy
+    assert policy.on_exhausted == "raise", "what is no threshold, scorer or provenance stays"
     assert policy.threshold == found.certificate.threshold
     assert found.sample.basis == "all_escalated"
     told = policy.provenance
     assert told["date"] == "2026-01-02T00:00:00+00:00"
-    assert (told["steps"], told["labels"], told["models"]) == (2000, {"escalation": 2000}, ["l", "s"])
+    assert (told["steps"], told["labels"], told["models"]) == (1200, {"escalation": 1200}, ["l", "s"])
     assert told["prices"] == {"s": {"source": "contract", "date": "2026-01-01", "currency": "USD"}}
     assert told["certificate"]["n"] == found.certificate.n
     assert told["validators"] == {"Grounding": ["argument_grounded", "tool_match"]}
@@ -113,19 +74,13 @@ def test_from_journal_to_policy(journal, tmp_path):
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_the_policy_does_what_was_certified(journal):
-    """Replaying the journal under the policy escalates what the certificate says."""
-    escalate_all(journal, 2000)
-    found = calibrate(journal.path, max_loss=0.02, now=NOW)
-    escalated = [replay(t, found.policy).escalated for t in journal]
-    assert np.mean(escalated) == pytest.approx(found.certificate.escalated, abs=0.05)
-
-
-def test_calibration_is_repeatable(journal):
-    """The same journal and seed give the same policy to the last digit; another seed draws other episodes."""
+def test_calibration_is_repeatable_and_the_policy_does_what_was_certified(journal):
+    """The same journal and seed give the same policy, which escalates what it says; another seed draws other steps."""
     escalate_all(journal, 900)
     one, two = (calibrate(journal.path, max_loss=0.05, now=NOW) for _ in range(2))
     assert one.policy.to_json() == two.policy.to_json()
+    escalated = [replay(t, one.policy).escalated for t in journal]
+    assert np.mean(escalated) == pytest.approx(one.certificate.escalated, abs=0.05)
     other = calibrate(journal.path, max_loss=0.05, now=NOW, seed=1)
     assert other.certificate != one.certificate
     assert other.data == one.data
@@ -147,14 +102,13 @@ def test_few_labels_go_to_the_certificate(journal):
     assert found.certificate.n == 300
 
 
-@pytest.mark.parametrize("choice", ["rules", "error", "gain"])
-def test_the_scorer_can_be_named(journal, choice):
-    """A named scorer is the one in the policy, and both targets are reported where both were fitted."""
-    escalate_all(journal, 800)
-    found = calibrate(journal.path, max_loss=0.05, scorer=choice)
-    assert found.chosen == choice
-    assert set(found.quality) == {"rules", choice}
-    assert (found.policy.scorer.weights == shipped_scorer().weights) is (choice == "rules")
+def test_the_scorer_can_be_named(journal):
+    """A named scorer is the one in the policy; where nobody names one, all are measured."""
+    escalate_all(journal, 500)
+    for choice in ("rules", "error", "gain"):
+        found = calibrate(journal.path, max_loss=0.05, scorer=choice)
+        assert (found.chosen, set(found.quality)) == (choice, {"rules", choice})
+        assert (found.policy.scorer.weights == shipped_scorer().weights) is (choice == "rules")
     assert set(calibrate(journal.path, max_loss=0.05).quality) == {"rules", "error", "gain"}
 
 
@@ -164,7 +118,7 @@ def test_a_fit_is_chosen_where_the_rules_are_wrong(journal):
     for i in range(1500):
         name, other = rng.random(), rng.random()
         harm = rng.random() > sigmoid(3.0 - 6.0 * (1 - name))
-        journal.append(trace(f"{i}", [graded("no_call", name), graded("part_open", other)], large=2 if harm else 1))
+        journal.append(called(f"{i}", [graded("no_call", name), graded("part_open", other)], large=2 if harm else 1))
     found = calibrate(journal.path, max_loss=0.05)
     assert found.chosen != "rules"
     assert found.quality[found.chosen].auroc > found.quality["rules"].auroc + 0.05
@@ -172,14 +126,6 @@ def test_a_fit_is_chosen_where_the_rules_are_wrong(journal):
     low, high = found.quality["rules"].auroc_interval
     assert low < found.quality["rules"].auroc < high
     assert set(found.quality["rules"].by_kind) == {"call"}
-
-
-def test_settings_of_the_policy_stay(journal):
-    """Only threshold, scorer and provenance are new."""
-    escalate_all(journal, 200)
-    base = Policy(on_exhausted="raise", latency_budget=9.0)
-    found = calibrate(journal.path, max_loss=0.05, policy=base).policy
-    assert (found.on_exhausted, found.latency_budget) == ("raise", 9.0)
 
 
 # ---- what is missing ------------------------------------------------------------------------------------------------
@@ -198,7 +144,7 @@ def test_too_few_labels_say_how_many_are_missing(journal):
 def test_escalated_steps_say_nothing_about_accepted_ones(journal):
     """Where small answered steps that nobody labelled, no number of escalated ones certifies anything."""
     escalate_all(journal, 500)
-    journal.append(trace("kept", [graded("tool_match", 0.9)]))
+    journal.append(called("kept", [graded("tool_match", 0.9)]))
     found = calibrate(journal.path, max_loss=0.05)
     assert found.policy is None
     assert found.sample.basis == "none"
@@ -207,52 +153,27 @@ def test_escalated_steps_say_nothing_about_accepted_ones(journal):
 
 def test_no_label_is_a_complaint(journal):
     """A journal without any label is refused with the ways to get some."""
-    journal.append(trace("1", [graded("tool_match", 0.9)]))
+    journal.append(called("1", [graded("tool_match", 0.9)]))
     journal.label("of another journal", source="person", right=True)
     with pytest.raises(RecordError, match=r"1 steps and no label\. 1 labels belong to steps of other journals.*label"):
         calibrate([journal.path], max_loss=0.05)
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"max_loss": 2.0}, {"max_loss": 0.1, "scorer": "best"}, {"max_loss": 0.1, "risk": "x"}]
-)
+@pytest.mark.parametrize("kwargs", [{"max_loss": 2.0}, {"scorer": "best"}, {"risk": "x"}, {"by_kind": True}])
 def test_impossible_settings_are_refused(journal, kwargs):
     """What cannot work is refused before the journal is read."""
     with pytest.raises(ConfigurationError):
-        calibrate(journal.path.with_name("none.jsonl"), **kwargs)
+        calibrate(journal.path.with_name("none.jsonl"), **{"max_loss": 0.1, **kwargs})
 
 
 def test_contradictions_are_in_the_report(journal):
     """Every contradicted step is listed with all of its labels and the one that counted."""
-    escalate_all(journal, 60)
+    escalate_all(journal, 20)
     journal.label("7", source="person", right=False, harm=True)
     journal.label("7", source="evaluator", right=True)
     (shown,) = calibrate(journal.path, max_loss=0.05).to_json()["labels"]["conflicts"]
     assert (shown["step_id"], shown["counted"]) == ("7", "person")
     assert [label["source"] for label in shown["labels"]] == ["person", "evaluator", "escalation"]
-
-
-# ---- irreversible tools, kinds --------------------------------------------------------------------------------------
-
-
-def test_irreversible_tools_have_a_claim_of_their_own(journal):
-    """P(wrong | accepted) of drafts that call an irreversible tool is tested beside the harm of all."""
-    escalate_all(journal, 700, tool="pay")
-    found = calibrate(journal.path, max_loss=0.05, scorer="rules", policy=Policy(side_effects={"pay": "irreversible"}))
-    assert found.irreversible.risk == "selective_error"
-    assert found.irreversible.n <= found.certificate.n
-    assert calibrate(journal.path, max_loss=0.05, scorer="rules").irreversible is None
-
-
-def test_kinds_have_thresholds_of_their_own(journal):
-    """Kinds with enough episodes are certified one by one, at a level shared among them."""
-    for i, (verdicts, _, harm) in enumerate(drafts(1000)):
-        journal.append(trace(f"{i}", verdicts, large=2 if harm else 1, kind="call" if i % 2 else "structured"))
-    found = calibrate(journal.path, max_loss=0.05, scorer="rules")
-    assert {kind: c.confidence for kind, c in found.by_kind.items()} == pytest.approx(
-        {"call": 0.95, "structured": 0.95}
-    )
-    assert set(found.policy.provenance["by_kind"]) == {"call", "structured"}
 
 
 # ---- which steps may speak for all ----------------------------------------------------------------------------------
@@ -261,41 +182,27 @@ SCORER = Scorer(weights={"argument_grounded": 6.0}, bias=3.0)
 POLICY = Policy(scorer=SCORER)
 
 
-def confidence_of(score):
-    """What SCORER makes of a score."""
-    return sigmoid(3.0 - 6.0 * (1 - score))
-
-
 def logged(rng, n, *, shadow=None, looked_at=None, old=0.6, tool_errors=0.0):
     """A journal of a cascade that accepted scores >= `old`: harm is .5 (1 - score) everywhere."""
     cases, answered = [], 0
     for i in range(n):
-        score, label = rng.random(), []
+        score, labels = rng.random(), []
         harm = rng.random() < 0.5 * (1 - score)
-        accepted = score >= old
+        accepted, means = score >= old, {"right": not harm, "harm": harm}
         answered += accepted
         if not accepted:
-            label = [Label(step_id=str(i), source="escalation", right=not harm, harm=harm)]
-        else:
-            if harm and rng.random() < tool_errors:
-                label.append(Label(step_id=str(i), source="tool_error", right=False))
-            if shadow is not None and rng.random() < shadow:
-                label.append(Label(step_id=str(i), source="shadow", right=not harm, harm=harm, propensity=shadow))
-            if looked_at is not None and rng.random() < looked_at:
-                label.append(Label(step_id=str(i), source="person", right=not harm, harm=harm))
-        if label:
-            cases.append(
-                labelled(
-                    str(i),
-                    [graded("argument_grounded", score)],
-                    answered=accepted,
-                    labels=label,
-                    right=not harm,
-                    harm=harm,
-                    source=label[-1].source,
-                    propensity=max((x.propensity for x in label if x.propensity), default=None),
-                )
-            )
+            labels.append(Label(step_id=str(i), source="escalation", **means))
+        elif harm and rng.random() < tool_errors:
+            labels.append(Label(step_id=str(i), source="tool_error", right=False))
+        if accepted and shadow is not None and rng.random() < shadow:
+            labels.append(Label(step_id=str(i), source="shadow", propensity=shadow, **means))
+        if accepted and looked_at is not None and rng.random() < looked_at:
+            labels.append(Label(step_id=str(i), source="person", **means))
+        if labels:
+            found = [graded("argument_grounded", score)]
+            means["propensity"] = max((x.propensity for x in labels if x.propensity), default=None)
+            case = labelled(str(i), found, answered=accepted, labels=labels, source=labels[-1].source, **means)
+            cases.append(case)
     return Dataset(steps=cases, total=n, answered=answered)
 
 
@@ -309,10 +216,10 @@ def logged(rng, n, *, shadow=None, looked_at=None, old=0.6, tool_errors=0.0):
 )
 def test_the_sample_is_like_the_whole(labels, basis, rate):
     """However unevenly labels come, the sample has the journal's shares of accepted steps and of harm among them."""
-    found = draw(logged(random.Random(0), 30_000, **labels), POLICY)
+    found = draw(logged(random.Random(0), 12_000, **labels), POLICY)
     assert (found.basis, found.rate) == (basis, pytest.approx(rate, abs=0.02))
     n = len(found.steps)
-    assert n == pytest.approx(30_000 * rate, rel=0.05)
+    assert n == pytest.approx(12_000 * rate, rel=0.05)
     accepted = [c for c in found.steps if c.answered]
     assert len(accepted) / n == pytest.approx(0.4, abs=0.02)
     assert sum(c.loss for c in accepted) / len(accepted) == pytest.approx(0.1, abs=0.02)
@@ -348,21 +255,15 @@ def test_unclear_steps_are_counted():
 def test_judge_is_decide():
     """A step that decide() escalates whatever the threshold has no confidence; the others have the scorer's."""
 
-    def case(*verdicts, **kwargs):
-        return labelled("1", verdicts, **kwargs)
+    def confidence(*verdicts, **kwargs):
+        return replayed_confidence(labelled("1", verdicts, **kwargs), POLICY)
 
     good = graded("argument_grounded", 0.7)
-    assert replayed_confidence(case(good), POLICY) == pytest.approx(confidence_of(0.7))
-    assert (
-        replayed_confidence(case(good, Verdict(outcome="fail", code="c", score=0.1, validator="NoRepeat")), POLICY)
-        is None
-    )
-    assert (
-        replayed_confidence(case(good, Verdict(outcome="abstain", code="validator_error", validator="Mine")), POLICY)
-        is None
-    )
-    assert replayed_confidence(case(), POLICY) is None
-    assert replayed_confidence(case(good, drafted=False), POLICY) is None
+    assert confidence(good) == pytest.approx(sigmoid(3.0 - 6.0 * 0.3))
+    assert confidence(good, Verdict(outcome="fail", code="c", score=0.1, validator="NoRepeat")) is None
+    assert confidence(good, Verdict(outcome="abstain", code="validator_error", validator="Mine")) is None
+    assert confidence() is None
+    assert confidence(good, drafted=False) is None
 
 
 def test_evidence_counts_only_inside_of_the_band():
@@ -379,10 +280,10 @@ def test_evidence_counts_only_inside_of_the_band():
 def test_labels_of_every_source_reach_the_report(journal):
     """Escalation, shadow, person, tool error and evaluator are counted by who decided each step."""
     for i, source in enumerate(("shadow", "person", "tool_error")):
-        journal.append(trace(f"{source}", [graded("tool_match", 0.9)]))
+        journal.append(called(f"{source}", [graded("tool_match", 0.9)]))
         journal.label(source, source=source, right=bool(i % 2), propensity=0.5 if source == "shadow" else None)
-    journal.append(trace("up", [graded("tool_match", 0.9)], large=1))
-    journal.append(trace("told", [graded("tool_match", 0.9)]))
+    journal.append(called("up", [graded("tool_match", 0.9)], large=1))
+    journal.append(called("told", [graded("tool_match", 0.9)]))
     found = calibrate(journal.path, max_loss=0.05, evaluator=lambda t: True if t.id == "told" else None)
     assert found.to_json()["labels"]["by_source"] == dict(
         Counter(["escalation", "shadow", "person", "tool_error", "evaluator"])

@@ -66,14 +66,8 @@ def test_policy_scorer_and_state_are_used() -> None:
         return Verdict(outcome="pass", code="mine", score=state["score"])
 
     def accepted(score: float) -> bool:
-        return assess(
-            call(amount=25, to="A"),
-            messages=ASKED,
-            tools=[pay],
-            state={"score": score},
-            validators=[by_state],
-            policy=Policy(threshold=0.5),
-        ).accepted
+        given: dict[str, Any] = {"messages": ASKED, "tools": [pay], "state": {"score": score}, "validators": [by_state]}
+        return assess(call(amount=25, to="A"), **given, policy=Policy(threshold=0.5)).accepted
 
     assert accepted(0.6)
     assert not accepted(0.4)
@@ -85,11 +79,8 @@ def test_policy_scorer_and_state_are_used() -> None:
 
 def test_requests_are_read_as_a_model_reads_them_and_garbage_is_refused() -> None:
     """Tuples, dicts and a text are messages; what is no message or no answer is refused with its name."""
-    for messages in (
-        [("user", "Pay 25 to Amélie")],
-        [{"role": "user", "content": "Pay 25 to Amélie"}],
-        "Pay 25 to Amélie",
-    ):
+    user = {"role": "user", "content": "Pay 25 to Amélie"}
+    for messages in ([("user", user["content"])], [user], user["content"]):
         assert assess(call(amount=25, to="Amélie"), messages=messages, tools=[pay]).accepted
     for message, messages in ((None, ASKED), ("text", ASKED), (call(to="A"), [object()]), (call(to="A"), 5)):
         with pytest.raises(ConfigurationError, match="assess"):

@@ -7,13 +7,15 @@ import random
 import pytest
 
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.records import Attempt, Label, SideCall, StepTrace, Verdict
-from cascade_agent.journal.writer import Journal, read, read_labels
+from cascade_agent.core.records import Attempt, Label, SideCall
+from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.calibration import calibrate
 from cascade_agent.offline.drift import watch, watch_journals
 from cascade_agent.offline.evaluation import compare
 from cascade_agent.offline.evaluation.journals import ReadSettings
 from cascade_agent.offline.report import build_report
+from tests.builders import recorded, written
+from tests.journals import graded
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -23,19 +25,17 @@ def rounded(number):
     return round(float(number), 9)
 
 
-def written(folder, rate, *, steps=800, files=1, noise=0.2):
+def journals(folder, rate, *, steps=800, files=1, noise=0.2):
     """(path, truth): a quarter of the steps is hard and escalates, and large is twice as dear on these."""
-    rng, paid, alone = random.Random(1), 0.0, 0.0
-    journals = [Journal(folder / f"j{i}.jsonl") for i in range(files)]
+    rng, paid, alone, records = random.Random(1), 0.0, 0.0, [([], []) for _ in range(files)]
     for i in range(steps):
         hard = rng.random() < 0.25
         price = 0.01 * (2 if hard else 1) * rng.uniform(1 - noise, 1 + noise)
-        verdict = Verdict(outcome="pass", code="argument_grounded", score=0.2 if hard else 0.9, validator="Grounding")
         small = Attempt(
             tier="small",
             model="s",
             outcome="rejected" if hard else "accepted",
-            verdicts=(verdict,),
+            verdicts=(graded("argument_grounded", 0.2 if hard else 0.9),),
             confidence=0.3 if hard else 0.9,
             cost=0.00005,
             latency=0.1,
@@ -43,38 +43,28 @@ def written(folder, rate, *, steps=800, files=1, noise=0.2):
         )
         large = Attempt(tier="large", model="l", outcome="accepted", cost=price, latency=1.0, answer={"text": "1"})
         attempts = (small, large) if hard else (small,)
-        cost = sum(a.cost for a in attempts)
-        trace = StepTrace(
-            id=f"s{i}",
-            step="agent",
-            kind="text",
-            outcome="escalated" if hard else "accepted",
-            reason="low_confidence" if hard else "accepted",
-            attempts=attempts,
-            final=len(attempts) - 1,
-            cost=cost,
-            latency=1.1 if hard else 0.1,
-            thread_id=f"t{i // 4}",
-            confidence=0.9,
+        cost, latency = sum(a.cost for a in attempts), sum(a.latency for a in attempts)
+        into, labels = records[i * files // steps]
+        into.append(
+            recorded(
+                f"s{i}", *attempts, kind="text", cost=cost, latency=latency, thread_id=f"t{i // 4}", confidence=0.9
+            )
         )
-        journal = journals[i * files // steps]
-        journal.append(trace)
         paid, alone = paid + cost, alone + price
         if not hard and rng.random() < rate:
             spend = SideCall(name="shadow", cost=price, latency=1.0)
-            journal.append_label(
-                Label(step_id=trace.id, source="shadow", right=True, harm=False, propensity=rate, side_call=spend)
-            )
+            found = {"right": True, "harm": False, "propensity": rate, "side_call": spend}
+            labels.append(Label(step_id=f"s{i}", source="shadow", **found))
             paid += price
-    for journal in journals:
-        journal.close()
+    for i, (into, labels) in enumerate(records):
+        written(folder / f"j{i}.jsonl", into, labels)
     return folder / "j*.jsonl", 1.0 - paid / alone
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
 def test_the_four_say_the_same_saving(tmp_path, rate):
     """Whatever the shadow rate, all four say the same number, or the same bounds, and the truth lies within."""
-    path, truth = written(tmp_path, rate)
+    path, truth = journals(tmp_path, rate)
     figure = compare(path).baselines[0].all.saving
     certified = calibrate(path, max_loss=0.05).saving
     drift = watch(read(path), read_labels(path)).savings[0]
@@ -100,7 +90,7 @@ def test_the_four_say_the_same_saving(tmp_path, rate):
 def test_the_four_on_dask(tmp_path):
     """Read file by file on Dask, each of the four says what it says in one process."""
     pytest.importorskip("dask")
-    path, _ = written(tmp_path, 0.2, steps=160, files=4)
+    path, _ = journals(tmp_path, 0.2, steps=160, files=4)
     how = {"scheduler": "sync"}
     policy = Policy(threshold=0.5)
     assert compare(path, policy, dask=how).to_json() == compare(path, policy).to_json()
