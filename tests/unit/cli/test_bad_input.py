@@ -127,7 +127,7 @@ LOSS = ("--max-loss", 0.05)
         ("calibrate", [J, *LOSS, "--out", "dir"], "directory"),
         ("calibrate", [J, *LOSS, "--out", "no/p.json"], "directory"),
         ("calibrate", [J, *LOSS, "--out", J], "is no policy file"),
-        ("replay", ["empty.jsonl"], "empty.jsonl: no step yet"),
+        ("replay", ["empty.jsonl"], "empty.jsonl: the journal holds no step yet"),
         ("replay", [J, "--policy", J], "j.jsonl:2: not JSON"),
         ("replay", [J, "--policy", "none.json"], "cannot be read as a policy file"),
         ("replay", [J, "--policy", "odd.json"], "no setting 'treshold'"),
