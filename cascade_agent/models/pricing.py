@@ -311,7 +311,7 @@ def _find(table: DataSnapshot, model_name: str, provider: str | None, base_url: 
     for host in table.providers:
         if re.match(host.api_pattern, base_url) if base_url else host.id == wanted:
             model = host.find_model(model_name.removeprefix("models/"), all_providers=table.providers)
-            return model and _Entry(model, f"{_source(table)} {host.id}/{model.id}", _date(table))
+            return None if model is None else _Entry(model, f"{_source(table)} {host.id}/{model.id}", _date(table))
     return None
 
 
@@ -326,8 +326,8 @@ def _date(table: DataSnapshot) -> str | None:
     if table.from_auto_update:
         return table.timestamp.date().isoformat()
     today = dt.datetime.now(dt.UTC).date()
-    models = [model for host in table.providers for model in host.models if isinstance(model.prices, list)]
-    days = [getattr(price.constraint, "start_date", None) for model in models for price in model.prices]
+    prices = [model.prices for host in table.providers for model in host.models]
+    days = [getattr(p.constraint, "start_date", None) for listed in prices if isinstance(listed, list) for p in listed]
     newest = max((day for day in days if day is not None and day <= today), default=None)
     return None if newest is None else newest.isoformat()
 

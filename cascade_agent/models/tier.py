@@ -11,8 +11,20 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from langchain_core.globals import get_llm_cache
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import ChatPromptValue
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableParallel,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.configurable import DynamicRunnable
 from pydantic import SkipValidation, create_model
 
 from cascade_agent._log import LOG
@@ -25,18 +37,16 @@ from cascade_agent.models.tool_spec import ToolLike, tool_specs
 from cascade_agent.models.traits import NESTED, ModelTraits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
-    from langchain_core.language_models import BaseChatModel
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import ToolSpec
 
-    AnyRunnable = Runnable[Any, Any]
-    Model = BaseChatModel | AnyRunnable
-
 Role = Literal["small", "large"]
+AnyRunnable = Runnable[Any, Any]
+Model = BaseChatModel | AnyRunnable
 # Messages they are already: to check a history of 400 once more would take as long as the rest of a step.
 _Prompt = create_model("_Prompt", __base__=ChatPromptValue, messages=(SkipValidation[Sequence[BaseMessage]], ...))
 _READING = ("invoke", "ainvoke", "stream", "astream", "_convert_input")
@@ -151,14 +161,12 @@ class Tier:
     @property
     def streams(self) -> bool:
         """Return whether its model can stream at all; what it cannot stream, a host gets as one whole message."""
-        from langchain_core.language_models import BaseChatModel
-
         own = type(self.base)
         return self.nested or own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream
 
     def streams_with(self, *, tools: bool) -> bool:
         """Return whether a call would be streamed to whoever reads the stream; a cascade's always may be."""
-        offered = {"tools": True} if tools else {}
+        offered: JsonObject = {"tools": True} if tools else {}
         return self.nested or self.base._should_stream(async_api=True, stream=True, **offered)
 
     def messages_for(
@@ -228,8 +236,6 @@ class Tier:
     @property
     def wrapped(self) -> bool:
         """Return whether retries or fallbacks stand around the model."""
-        from langchain_core.language_models import BaseChatModel
-
         return not isinstance(self.core, BaseChatModel)
 
     def around(self, make: Callable[[Any], AnyRunnable]) -> AnyRunnable:
@@ -259,8 +265,6 @@ class Ready:
     @cached_property
     def takes_prompts(self) -> bool:
         """Return whether it is a model that reads its input as LangChain's do."""
-        from langchain_core.language_models import BaseChatModel
-
         own = type(self.runnable)
         return isinstance(self.runnable, BaseChatModel) and all(
             getattr(own, name) is getattr(BaseChatModel, name) for name in _READING
@@ -276,10 +280,10 @@ class Ready:
                 given["timeout"] = longest
         return runnable.invoke(request, config, **given)
 
-    async def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
+    def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Awaitable[Any]:
         """Async twin of `ask`."""
         runnable, request, given = self._called(messages, more)
-        return await runnable.ainvoke(request, config, **given)
+        return runnable.ainvoke(request, config, **given)
 
     def stream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Iterator[Any]:
         """Ask the tier for its answer in chunks."""
@@ -293,8 +297,6 @@ class Ready:
 
     def _is_bare(self) -> bool:
         """Return whether arguments reach the client alone: no wrapper, and no cache that they would be a key of."""
-        from langchain_core.globals import get_llm_cache
-
         base = self.tier.base
         return not (self.structured or self.tier.wrapped or base.cache) and (base.cache is False or not get_llm_cache())
 
@@ -312,8 +314,6 @@ def _without_tools(bound: JsonMapping) -> JsonObject:
 
 def _unbound(runnable: AnyRunnable) -> tuple[AnyRunnable, JsonObject]:
     """Take apart a binding of arguments alone: it would cost 30 us at every call."""
-    from langchain_core.runnables import RunnableBinding
-
     given: JsonObject = {}
     while isinstance(runnable, RunnableBinding) and not runnable.config and not runnable.config_factories:
         given = {**runnable.kwargs, **given}
@@ -351,9 +351,6 @@ def _report_sdk_retries(base: BaseChatModel, label: str) -> None:
 
 def _inside(runnable: Any, make: Callable[[Any], AnyRunnable]) -> AnyRunnable:
     """Apply `make` to every chat model inside the wrappers and bindings of a tier, and put them back around it."""
-    from langchain_core.runnables import RunnableBinding, RunnableWithFallbacks
-    from langchain_core.runnables.base import RunnableBindingBase
-
     if isinstance(runnable, RunnableWithFallbacks):
         first = _inside(runnable.runnable, make)
         others = [_inside(fallback, make) for fallback in runnable.fallbacks]
@@ -381,8 +378,6 @@ def _bind_tools(model: Any, tools: Sequence[ToolLike], options: JsonMapping) -> 
 
 
 def _first_model(core: Any) -> BaseChatModel:
-    from langchain_core.language_models import BaseChatModel
-
     found: list[BaseChatModel] = []
 
     def look(model: Any) -> Any:
@@ -395,8 +390,6 @@ def _first_model(core: Any) -> BaseChatModel:
 
 def _default_of(model: Any) -> BaseChatModel:
     """Return the chat model that a configurable model of `init_chat_model` is without configuration."""
-    from langchain_core.language_models import BaseChatModel
-
     try:
         made = _unwrap(configured(model, None))[0]
     except (TypeError, ValueError) as error:
@@ -416,8 +409,6 @@ def _default_of(model: Any) -> BaseChatModel:
 
 def configured(model: Any, config: RunnableConfig | None) -> Any:
     """Return the model that a configurable one is under a config; any other as it is."""
-    from langchain_core.runnables.configurable import DynamicRunnable
-
     if isinstance(model, DynamicRunnable):  # model.configurable_fields(...), model.configurable_alternatives(...)
         return model.prepare(config)[0]
     make = getattr(type(model), "_model", None)
@@ -426,9 +417,6 @@ def configured(model: Any, config: RunnableConfig | None) -> Any:
 
 def _with_bound(runnable: AnyRunnable, bound: JsonMapping) -> AnyRunnable:
     """Bind arguments to the model inside a structured-output chain; the chain itself would not hand them on."""
-    from langchain_core.runnables import RunnableBinding, RunnableParallel, RunnableSequence, RunnableWithFallbacks
-    from langchain_core.runnables.base import RunnableBindingBase
-
     if not bound:
         return runnable
     if isinstance(runnable, RunnableWithFallbacks):
@@ -447,9 +435,6 @@ def _with_bound(runnable: AnyRunnable, bound: JsonMapping) -> AnyRunnable:
 
 def _unwrap(model: object) -> tuple[Any, JsonObject, RunnableConfig | None]:
     """Return what is behind the outer bindings, their arguments and their config."""
-    from langchain_core.runnables import RunnableBinding
-    from langchain_core.runnables.config import merge_configs
-
     bound: JsonObject = {}
     config: RunnableConfig | None = None
     while isinstance(model, RunnableBinding):

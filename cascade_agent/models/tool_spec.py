@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.core.records import ToolSpec
@@ -229,7 +229,7 @@ def _from_class(tool: type) -> ToolSpec:
     return ToolSpec(name, description, _json_schema_of(tool), native=native)
 
 
-def _function_tool(function: Callable[..., object]) -> BaseTool:
+def _function_tool(function: Any) -> BaseTool:
     """Build the tool that an agent builds from a plain function."""
     from langchain_core.tools import StructuredTool
 

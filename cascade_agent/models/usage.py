@@ -157,7 +157,7 @@ def retry_after(error: BaseException) -> float | None:
     """
     if status_of(error) not in _BUSY:
         return None
-    headers = getattr(getattr(error, "response", None), "headers", None)
+    headers = getattr(getattr(error, "response", None), "headers", {})
     found = {str(k).lower(): v for k, v in headers.items()} if hasattr(headers, "items") else {}
     milliseconds, after = _number(found.get("retry-after-ms")), found.get("retry-after")
     waits = (None if milliseconds is None else milliseconds / 1000, _number(after), _until(after), _reset(found))

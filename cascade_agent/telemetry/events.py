@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from cascade_agent.core.records import Attempt, Decision, Verdict
+    from cascade_agent.telemetry.settings import TelemetrySettings
 
 _SCOPE = "cascade_agent"
-_LABELS = {"pass": "pass", "fail": "fail", "abstain": "skipped"}
 _MAX_EXPLANATION = 512
 MAX_EVENTS = 64  # a span keeps 128 events and drops the oldest
 Attributes = Mapping[str, "AttributeValue"]
@@ -40,8 +40,10 @@ def report_verdicts(span: Span, attempt: Attempt, response_id: str | None) -> No
     verdicts: Sequence[Verdict] = attempt.verdicts
     if len(verdicts) > MAX_EVENTS:
         verdicts = sorted(verdicts, key=lambda v: v.outcome != "fail")[:MAX_EVENTS]
-    if verdicts and (span.is_recording() or current().events != "span"):
-        _report(span, names.EVALUATION_RESULT, [_evaluation(verdict, response_id) for verdict in verdicts])
+    settings = current()
+    if verdicts and (span.is_recording() or settings.events != "span"):
+        events = [_evaluation(verdict, response_id, settings) for verdict in verdicts]
+        _report(span, names.EVALUATION_RESULT, events)
 
 
 def report_escalation(span: Span, decision: Decision) -> None:
@@ -63,10 +65,12 @@ def _report(span: Span, name: str, events: Sequence[Attributes]) -> None:
             span.add_event(name, attributes)
 
 
-def _evaluation(verdict: Verdict, response_id: str | None) -> Attributes:
+def _evaluation(verdict: Verdict, response_id: str | None, settings: TelemetrySettings) -> Attributes:
     """Return the attributes of a verdict: its path and rule, never the value."""
     where = f"{verdict.path}: " if verdict.path else ""
-    explanation = current().redacted(f"{where}{verdict.code} {verdict.reason}".strip())
+    explanation = f"{where}{verdict.code} {verdict.reason}".strip()
+    if settings.redact is not None:
+        explanation = settings.redacted(explanation)
     event: dict[str, AttributeValue] = {
         names.EVALUATION_NAME: verdict.validator,
         names.EVALUATION_LABEL: label_of(verdict),
@@ -81,7 +85,9 @@ def _evaluation(verdict: Verdict, response_id: str | None) -> Attributes:
 
 def label_of(verdict: Verdict) -> str:
     """Return a verdict in one word: pass, fail, error or skipped."""
-    return "error" if verdict.broken else _LABELS[verdict.outcome]
+    if verdict.outcome != "abstain":
+        return verdict.outcome
+    return "error" if verdict.broken else "skipped"
 
 
 @lru_cache(maxsize=1)

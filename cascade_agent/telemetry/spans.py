@@ -51,6 +51,8 @@ def _tracer() -> Tracer:
 
 _TRACER = _tracer()
 _NONE = otel_trace.INVALID_SPAN
+_API = "opentelemetry.trace"
+"""Where the API's own providers and tracers come from, which keep nothing."""
 
 
 class StepRun:
@@ -149,8 +151,13 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
     handlers = () if run is None else run.manager.inheritable_handlers
     try:  # as `guarded`, which costs a step without an SDK more than this
         metrics.listen()
-        if not handlers and not _reaches_anybody():
-            return _SILENT
+        if (
+            not handlers
+            and type(_TRACER).__module__.startswith(_API)
+            and type(otel_trace.get_tracer_provider()).__module__.startswith(_API)
+            and not otel_context.get_current()
+        ):
+            return _SILENT  # no SDK is configured, and nothing is current that could have a trace
         settings = current()
         scope = StepScope(run=run, has_listeners=bool(handlers) and hears_runs(handlers, hides=settings.otel_spans))
         if settings.otel_spans:
@@ -162,14 +169,6 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
     except Exception as error:  # noqa: BLE001 - no fault of a provider or a handler may reach the step
         count(error)
     return _SILENT
-
-
-def _reaches_anybody() -> bool:
-    """Return whether a span could be kept: an SDK is configured, or something is current that may have a trace."""
-    for made in (_TRACER, otel_trace.get_tracer_provider()):
-        if not type(made).__module__.startswith("opentelemetry.trace"):
-            return True
-    return bool(otel_context.get_current())
 
 
 def _open_step(scope: StepScope, name: str, policy: str, thread_id: str | None, handlers: Any) -> None:
