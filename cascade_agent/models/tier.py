@@ -136,7 +136,7 @@ class Tier:
         `answered_by` is the name in the answer: behind a deployment or a router only the answer names the model.
         """
         price = self.price
-        for name in (answered_by, self.model_name):
+        for name in dict.fromkeys((answered_by, self.model_name)):
             if price is None and name is not None:
                 price = price_of(name, self.provider, base_url=self.base_url)
         return None if price is None else price.cost(usage)

@@ -9,6 +9,7 @@ Counters are kept here and read when somebody collects: a call of the SDK costs 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +51,17 @@ _MAX_OTHER_NAMES: Final = 64
 _MAX_SETS: Final = 1900  # SDKs keep 2,000 per instrument
 _MAX_LENGTH: Final = 128
 _OPEN: Final = frozenset({"step", "reason", "validator"})
+Names = defaultdict[str, set[str]]
+"""The names that each dimension has taken so far; shared by all instruments, so that they agree."""
+_HISTOGRAMS: Final = {
+    names.STEP_DURATION: ("s", SECONDS, "How long a step took, with both tiers and all evidence."),
+    names.ATTEMPT_SCORE: ("1", SCORES, "Confidence in a draft, P(right) by the policy's scorer."),
+    names.VALIDATION_DURATION: (
+        "s",
+        JUDGING,
+        "How long evidence, or all local validators together, took over a draft.",
+    ),
+}
 _COUNTERS: Final = {
     names.ATTEMPTS: ("{attempt}", "Drafts of a tier; `skipped` ones were not called for."),
     names.VALIDATION_RESULTS: ("{verdict}", "Verdicts of validators."),
@@ -59,23 +71,6 @@ _COUNTERS: Final = {
     names.TELEMETRY_LOST: ("{call}", "Calls of telemetry that failed and were ignored."),
     names.JOURNAL_LOST: ("{record}", "Records that could not be written to a journal."),
 }
-
-
-class Names:
-    """The names that each dimension has taken so far; shared by all instruments, so that they agree."""
-
-    def __init__(self) -> None:
-        self._taken: dict[str, set[str]] = {}
-
-    def bounded(self, dimension: str, name: str) -> str:
-        """Return the name itself while there is room for it, else `other`."""
-        name = clean_text(name)[:_MAX_LENGTH]
-        taken = self._taken.setdefault(dimension, set())
-        if name not in taken:
-            if len(taken) >= _MAX_NAMES.get(dimension, _MAX_OTHER_NAMES):
-                return OTHER
-            taken.add(name)
-        return name
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +91,7 @@ class SeriesTable(dict[tuple[str, ...], Series]):
 
     def __missing__(self, values: tuple[str, ...]) -> Series:
         """Return the series of values that are new, or that have no series of their own."""
-        names = tuple(map(self._names.bounded, self._dimensions, values))
+        names = tuple(map(self._bounded, self._dimensions, values))
         if names not in self._sets and len(self._sets) >= _MAX_SETS:
             pairs = zip(self._dimensions, names, strict=True)
             names = tuple(OTHER if dimension in _OPEN else name for dimension, name in pairs)
@@ -104,6 +99,15 @@ class SeriesTable(dict[tuple[str, ...], Series]):
         if names == values:  # others come in any number and are looked up anew
             self[values] = series
         return series
+
+    def _bounded(self, dimension: str, name: str) -> str:
+        """Return the name itself while there is room for it, else `other`."""
+        name = clean_text(name)[:_MAX_LENGTH]
+        taken = self._names[dimension]
+        if name not in taken and len(taken) >= _MAX_NAMES.get(dimension, _MAX_OTHER_NAMES):
+            return OTHER
+        taken.add(name)
+        return name
 
     def observe(self, _: CallbackOptions) -> Iterator[Observation]:
         """Yield the sums, for a collection."""
@@ -116,21 +120,10 @@ class Instruments:
     """The instruments of one meter; one that the meter refuses counts nothing, and the others go on."""
 
     def __init__(self, meter: Meter) -> None:
-        few = Names()
+        few = Names(set)
         self.lock = threading.Lock()
-        self.step_duration = _histogram(
-            meter, names.STEP_DURATION, "s", SECONDS, "How long a step took, with both tiers and all evidence."
-        )
-        self.attempt_score = _histogram(
-            meter, names.ATTEMPT_SCORE, "1", SCORES, "Confidence in a draft, P(right) by the policy's scorer."
-        )
-        self.validation_duration = _histogram(
-            meter,
-            names.VALIDATION_DURATION,
-            "s",
-            JUDGING,
-            "How long evidence, or all local validators together, took over a draft.",
-        )
+        made = [_histogram(meter, name, *facts) for name, facts in _HISTOGRAMS.items()]
+        self.step_duration, self.attempt_score, self.validation_duration = made
         self.steps = SeriesTable(few, "step", "outcome")
         self.tiers = SeriesTable(few, "step", "tier")
         self.judged = SeriesTable(few, "step", "tier", "validator")

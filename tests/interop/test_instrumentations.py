@@ -111,13 +111,13 @@ def test_the_tree_of_a_step(backend, adapter, how):
     if (adapter, backend) == ("middleware", "genai"):
         over = ("invoke_agent",)
     assert steps(report["tree"]) == [(over, step(backend))]
-    assert (report["tokens"], report["traces"]) == ([22, 10], 1)
+    assert report["tokens"] == [22, 10]
     models = [
         MODEL[backend].format(name) for name in "sl"
     ]  # an answer that is streamed anew opens no second model span
     assert [name for name in names(report["tree"]) if name in models or name.startswith(("chat", "unknown"))] == models
-    if adapter != "middleware":
-        assert len(names(report["tree"])) == len(over) + 5
+    if adapter != "middleware":  # an agent has more around it, and with one instrumentation two traces
+        assert (len(names(report["tree"])), report["traces"]) == (len(over) + 5, 1)
     assert quiet(report)
 
 

@@ -343,7 +343,7 @@ def test_a_validator_that_names_its_findings_at_will_is_bounded_too(seen):
     assert len(validators) == 65
     assert max(map(len, validators)) == 128
     assert all(len(m.data.data_points) <= 1900 + 2 for m in seen.read().values())
-    many = metrics.SeriesTable(metrics.Names(), "step", "tier", "reason")
+    many = metrics.SeriesTable(metrics.Names(set), "step", "tier", "reason")
     sets = {tuple(many[f"s{i}", "small", f"r{j}"].attributes.items()) for i in range(100) for j in range(60)}
     assert len(sets) == 1901
     assert (("step", "other"), ("tier", "small"), ("reason", "other")) in sets
