@@ -16,8 +16,8 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, SkipValidation
 
-from cascade_agent.adapters.streaming import chunks
 from cascade_agent.core.records import Label, StepTrace, Verdict
+from cascade_agent.engine.streaming import chunks
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:

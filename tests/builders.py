@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, Field, SkipValidation
 from typer.testing import CliRunner, Result
 
-from cascade_agent import CascadeChatModel, Tier, Verdict
+from cascade_agent import CascadeChatModel, CascadeMiddleware, Tier, Verdict, cascade_node, cascade_step
 from cascade_agent.cli import app
 from cascade_agent.core.records import Attempt, Label, StepTrace
 from cascade_agent.journal.writer import Journal
@@ -89,9 +93,29 @@ def refuses_small(draft: Any, _context: Any) -> Verdict | None:
     return Verdict(outcome="fail", code="bad", reason="it is small") if draft.tier == "small" else None
 
 
+def seeing(what: Callable[[Any], Any]) -> tuple[list[Any], Callable[[Any, Any], None]]:
+    """A list, and a validator that finds nothing and notes there what it saw of each context."""
+    seen: list[Any] = []
+
+    def sees(_draft: Any, context: Any) -> None:
+        seen.append(what(context))
+
+    return seen, sees
+
+
 def no_draft(draft: Any, _context: Any) -> Verdict | None:
     """A validator that softly refuses what calls itself a draft."""
     return Verdict(outcome="fail", code="draft", reason="a draft", score=0.2) if "draft" in draft.text else None
+
+
+class Refused(Exception):
+    """An error of a provider's client: its status and, where the provider says so, after how many seconds to come back."""
+
+    def __init__(self, status: int = 429, after: str | None = None) -> None:
+        super().__init__(f"refused with {status}")
+        self.status_code = status
+        headers = {} if after is None else {"retry-after": after}
+        self.response = type("Response", (), {"headers": headers, "status_code": status})()
 
 
 class Hanging(ScriptedChatModel):
@@ -121,10 +145,91 @@ async def eventually(holds: Callable[[], Any]) -> None:
             await asyncio.sleep(0.002)
 
 
+async def run(graph: Any, value: Any, config: Any = None, *, how: str, **settings: Any) -> Any:
+    """Run a graph one way or the other; synchronously as hosts do, on no thread of a loop."""
+    if how == "sync":
+        return await asyncio.to_thread(graph.invoke, value, config, **settings)
+    return await graph.ainvoke(value, config, **settings)
+
+
 def graph_of(node: Any, schema: Any = MessagesState, *, saver: Any = None, cache: Any = None, **settings: Any) -> Any:
     """A compiled graph of one node."""
     builder = StateGraph(schema).add_node("agent", node, **settings).add_edge(START, "agent")
     return builder.compile(checkpointer=saver, cache=cache)
+
+
+def behind(
+    adapter: str, small: Any, large: Any, *, tools: Any = (), schema: Any = None, saver: Any = None, **settings: Any
+) -> Any:
+    """A graph of one step of a pair through an adapter; no tool that it calls is run."""
+    if adapter == "middleware":
+        form = None if schema is None else ToolStrategy(schema, handle_errors=False)
+        stops: Any = {"interrupt_before": ["tools"]} if tools else {}
+        around = [CascadeMiddleware(large, **settings)]
+        return create_agent(small, [*tools], middleware=around, response_format=form, checkpointer=saver, **stops)
+    if adapter == "node" and schema is None:
+        return graph_of(cascade_node(small, large, tools=tools, **settings), saver=saver)
+
+    def given(model: Any) -> Any:
+        return model.with_structured_output(schema) if schema else model.bind_tools(tools) if tools else model
+
+    def answer(found: Any) -> Any:
+        return {"messages": [found if isinstance(found, AIMessage) else AIMessage(repr(found))]}
+
+    def body(state: Any, *, model: Any) -> Any:
+        return answer(given(model).invoke(state["messages"]))
+
+    if adapter == "node":
+        return graph_of(cascade_node(small, large, step=body, **settings), saver=saver)
+    if adapter == "step":
+        return graph_of(cascade_step(small=small, large=large, **settings)(body), saver=saver)
+    model = given(CascadeChatModel(small=small, large=large, **settings))
+
+    async def anode(state: Any, config: Any) -> Any:
+        return answer(await model.ainvoke(state["messages"], config))
+
+    return graph_of(RunnableLambda(lambda s, config: answer(model.invoke(s["messages"], config)), anode), saver=saver)
+
+
+class Runs(BaseCallbackHandler):
+    """Collects the runs of a call: what started under what, with which name, tags, metadata and end."""
+
+    def __init__(self) -> None:
+        self.runs: dict[Any, dict[str, Any]] = {}
+
+    def _start(self, kind: str, run_id: Any, parent_run_id: Any, kwargs: Any) -> None:
+        self.runs[run_id] = {
+            "kind": kind,
+            "parent": parent_run_id,
+            "name": kwargs.get("name") or (kwargs.get("metadata") or {}).get("ls_model_name"),
+            "tags": kwargs.get("tags") or [],
+            "metadata": kwargs.get("metadata") or {},
+            "end": None,
+        }
+
+    def on_chain_start(self, _serialized, _inputs, *, run_id, parent_run_id=None, **kwargs):
+        self._start("chain", run_id, parent_run_id, kwargs)
+
+    def on_chat_model_start(self, _serialized, _messages, *, run_id, parent_run_id=None, **kwargs):
+        self._start("model", run_id, parent_run_id, kwargs)
+
+    def on_chain_end(self, _outputs, *, run_id, **_):
+        self.runs[run_id]["end"] = "end"
+
+    on_llm_end = on_chain_end
+
+    def on_chain_error(self, error, *, run_id, **_):
+        self.runs[run_id]["end"] = type(error).__name__
+
+    on_llm_error = on_chain_error
+
+    def tree(self, parent: Any = None) -> list[Any]:
+        """Names, nested."""
+        return [
+            (run["kind"], run["name"], self.tree(run_id))
+            for run_id, run in self.runs.items()
+            if run["parent"] == parent
+        ]
 
 
 class City(BaseModel):
@@ -175,6 +280,13 @@ def command(*args: object, cwd: Path | None = None, code: int | None = None, key
         raise done.exception
     assert code in (None, done.exit_code), done.output
     return done
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

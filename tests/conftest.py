@@ -1,16 +1,22 @@
 """Fixtures that several folders use."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.builders import RUN
 from tests.interop.stub_openai import StubOpenAI
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Say whether slow tests run, before any module of tests is imported."""
+    """Say whether slow tests run, before any module of tests is imported; without them properties get fewer examples."""
     RUN["slow"] = config.option.markexpr != "not slow"
+    if not RUN["slow"]:
+        settings.register_profile("quick", settings.get_profile("ci"), max_examples=40)
+        settings.load_profile("quick")
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +24,8 @@ def stub() -> Iterator[StubOpenAI]:
     """A server of OpenAI's chat API that fails on demand."""
     with StubOpenAI() as server:
         yield server
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every collection of garbage: it stays."""
+    gc.freeze()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence  # noqa: TC003 - `with_fallbacks` resolves the annotations
 from contextlib import aclosing
 from dataclasses import fields
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, Unpack, cast
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage  # noqa: TC002 - as above
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config
@@ -20,22 +19,23 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
-from cascade_agent.adapters.run_step import ModelCall, arun_step, astream_step, run_step, stream_step
-from cascade_agent.adapters.streaming import aevent_stream, event_stream
-from cascade_agent.adapters.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, ToolBinding, common_profile
+from cascade_agent.core.clean_json import JsonObject  # noqa: TC001 - as above
 from cascade_agent.core.policy import Policy, refuse_unknown
-from cascade_agent.core.records import Draft
+from cascade_agent.engine.run_step import ModelCall, arun_step, astream_step, run_step, stream_step
 from cascade_agent.engine.shadow import SHADOW
-from cascade_agent.engine.step import Answer, CascadeSettings, current_state, nested_in_tier
-from cascade_agent.engine.structured import parse, plain
+from cascade_agent.engine.step import Answer, CascadeSettings, current_state
+from cascade_agent.engine.streaming import aevent_stream, event_stream
+from cascade_agent.engine.structured import answer_of, rebuilt
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import lost_records
+from cascade_agent.models.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, PairCall, ToolBinding, common_profile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.journal.writer import Journal
-    from cascade_agent.models.tier import Role, Tier
+    from cascade_agent.models.tier import ModelLike, Tier
 
 telemetry.count_losses(lost_records)
 
@@ -64,7 +64,7 @@ class HostSettings(TypedDict, total=False):
     callbacks: Any
     custom_get_token_ids: Callable[[str], list[int]] | None
     disable_streaming: Any
-    metadata: dict[str, Any] | None
+    metadata: JsonObject | None
     output_version: str | None
     profile: Any
     rate_limiter: Any
@@ -126,12 +126,12 @@ class CascadeChatModel(BaseChatModel):
     def __init__(
         self,
         *,
-        small: BaseChatModel | Runnable[Any, Any] | Tier | str,
-        large: BaseChatModel | Runnable[Any, Any] | Tier | str,
-        validators: Sequence[Any] | None = None,
-        policy: Policy | Mapping[str, Any] | None = _POLICY,
+        small: ModelLike,
+        large: ModelLike,
+        validators: Sequence[object] | None = None,
+        policy: Policy | JsonMapping | None = _POLICY,
         name: str | None = "cascade",
-        journal: Journal | Any = None,
+        journal: Journal | object = None,
         durable: bool = False,
         **host: Unpack[HostSettings],
     ) -> None:
@@ -141,7 +141,7 @@ class CascadeChatModel(BaseChatModel):
                 LOG.warning("CascadeChatModel ignores %s: set it on the models of small and large", given)
         _refuse_policy_settings(host)
         refuse_unknown("CascadeChatModel", host, type(self).model_fields)
-        own: dict[str, Any] = {"small": small, "large": large, "validators": validators, "policy": policy}
+        own: JsonObject = {"small": small, "large": large, "validators": validators, "policy": policy}
         own |= {"journal": journal, "durable": durable}  # fields of this class, which the base does not list
         super().__init__(name=name, **own, **host)
         self._assemble()
@@ -169,7 +169,7 @@ class CascadeChatModel(BaseChatModel):
         if name in _SETTINGS:
             self._assemble()
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: JsonMapping | None = None, deep: bool = False) -> Self:
         """Return a copy with changed settings."""
         copied = super().model_copy(update=update, deep=deep)
         copied._assemble()  # noqa: SLF001 - of our own class
@@ -224,12 +224,12 @@ class CascadeChatModel(BaseChatModel):
                 yield chunk
 
     def _call(
-        self, value: LanguageModelInput, config: RunnableConfig | None, stop: list[str] | None, kwargs: dict[str, Any]
+        self, value: LanguageModelInput, config: RunnableConfig | None, stop: list[str] | None, kwargs: JsonObject
     ) -> ModelCall[AIMessage]:
         if stop is not None:
             kwargs["stop"] = stop
         offer, given = self._binding.of_call(kwargs)
-        return self._model_call(value, config, offer, given, _message)
+        return self._model_call(value, config, offer, given)
 
     # ---- tools and structured output --------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class CascadeChatModel(BaseChatModel):
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
+        tools: Sequence[JsonObject | type | Callable[..., Any] | Any],
         *,
         tool_choice: Any = None,
         **kwargs: Any,
@@ -258,7 +258,7 @@ class CascadeChatModel(BaseChatModel):
         return bound
 
     def with_structured_output(
-        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+        self, schema: JsonObject | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
         """Return a runnable whose answers are of the given schema; each tier uses its own way.
 
@@ -284,34 +284,14 @@ class CascadeChatModel(BaseChatModel):
         value: LanguageModelInput,
         config: RunnableConfig | None,
         offer: Offer,
-        given: dict[str, Any],
-        to_native: Callable[[Answer, AIMessage], Any],
+        given: JsonObject,
+        to_native: Callable[[Answer, AIMessage], Any] | None = None,
     ) -> ModelCall[Any]:
         if given:
             _refuse_policy_settings(given)
-        config, messages, binding = ensure_config(config), self._messages_of(value), self._binding
-
-        def call(role: Role, note: str | None, inner: RunnableConfig) -> Answer:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return _answer(role, offer, offer.ready[role].ask(request, inner, **arguments))
-
-        async def acall(role: Role, note: str | None, inner: RunnableConfig) -> Answer:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return _answer(role, offer, await offer.ready[role].aask(request, inner, **arguments))
-
-        def stream(role: Role, note: str | None, inner: RunnableConfig) -> Iterator[Any]:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return offer.ready[role].stream(request, inner, **arguments)
-
-        def astream(role: Role, note: str | None, inner: RunnableConfig) -> AsyncIterator[Any]:
-            request, arguments = binding.messages(role, messages, note), binding.arguments(role, given)
-            return offer.ready[role].astream(request, inner, **arguments)
-
-        def shadow() -> Answer:
-            with nested_in_tier():
-                return call("large", None, SHADOW)
-
-        name = self.name or "cascade"
+        config, messages = ensure_config(config), self._messages_of(value)
+        pair = PairCall(self._binding, offer, messages, given)
+        name, own_name = self.name or "cascade", self.get_name()
         if name == "cascade":  # not named by the user: the node it runs in says more
             name = (config.get("metadata") or {}).get("langgraph_node", name)
         own = self.callbacks
@@ -320,21 +300,20 @@ class CascadeChatModel(BaseChatModel):
             name=name,
             messages=messages,
             config=config,
-            call=call,
-            acall=acall,
-            stream=stream,
-            astream=astream,
-            shadow=shadow,
+            call=pair.ask,
+            acall=pair.aask,
+            stream=pair.stream,
+            astream=pair.astream,
+            shadow=partial(pair.ask, "large", None, SHADOW),
+            read=partial(answer_of, structured=offer.ready["small"].structured),
             to_native=to_native,
-            rebuild=partial(_rebuilt, offer),
-            facts={
-                "tools": (offer.ready["small"].specs, offer.ready["large"].specs),
-                "state": current_state(),
-                "bound": offer.bound,
-            },
-            stream_name=self.get_name(),
+            rebuild=partial(rebuilt, offer.schema),
+            tools=(offer.ready["small"].specs, offer.ready["large"].specs),
+            bound=offer.bound,
+            state=current_state(),
+            stream_name=own_name,
             whole=self.disable_streaming is True or (self.disable_streaming == "tool_calling" and bool(offer.tools)),
-            run_name=f"cascade.step {self.get_name()}",
+            run_name=f"cascade.step {own_name}",
             output_version=None if offer.schema is not None else self.output_version,
             local={"verbose": self.verbose, "local_tags": self.tags, "local_metadata": self.metadata},
             handlers=own.handlers if isinstance(own, BaseCallbackManager) else own or (),
@@ -361,7 +340,7 @@ class CascadeChatModel(BaseChatModel):
         callbacks: Any = None,
         *,
         tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: JsonObject | None = None,
         run_name: str | None = None,
         run_id: Any = None,
         **kwargs: Any,
@@ -378,7 +357,7 @@ class CascadeChatModel(BaseChatModel):
         callbacks: Any = None,
         *,
         tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: JsonObject | None = None,
         run_name: str | None = None,
         run_id: Any = None,
         **kwargs: Any,
@@ -433,7 +412,7 @@ class CascadeChatModel(BaseChatModel):
         return str(self._cascade.large.base._llm_type)
 
     @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _identifying_params(self) -> JsonObject:
         judges = self._cascade.validators
         return {
             "small": cast("Tier", self._cascade.small).label,
@@ -455,7 +434,7 @@ class CascadeChatModel(BaseChatModel):
 # ---- pieces without a model -----------------------------------------------------------------------------------------
 
 
-def _refuse_policy_settings(given: Mapping[str, Any]) -> None:
+def _refuse_policy_settings(given: JsonMapping) -> None:
     misplaced = sorted(_POLICY_SETTINGS & given.keys())
     if misplaced:
         name = misplaced[0]
@@ -466,25 +445,6 @@ def _refuse_policy_settings(given: Mapping[str, Any]) -> None:
         raise ConfigurationError(msg)
 
 
-def _message(_: Answer, message: AIMessage) -> AIMessage:
-    return message
-
-
-def _answer(role: Role, offer: Offer, native: Any) -> Answer:
-    if not offer.ready[role].structured:
-        if not isinstance(native, AIMessage):
-            msg = f"the {role} model returned {type(native).__name__}, expected an AIMessage"
-            raise TypeError(msg)
-        return Answer(draft=Draft(message=native, tier=role))
-    if not (isinstance(native, dict) and native.keys() >= {"raw", "parsed"}):  # a model that knows no `include_raw`
-        text = "" if native is None else json.dumps(plain(native), ensure_ascii=False)
-        native = {"raw": AIMessage(text), "parsed": native}
-    error = native.get("parsing_error")
-    parsed = native.get("parsed")
-    fault = None if error is None and parsed is not None else type(error).__name__ if error else "nothing was parsed"
-    return Answer(draft=Draft(message=native["raw"], tier=role, parsed=parsed, parsing_error=fault), native=error)
-
-
 def _structured(answer: Answer, message: AIMessage, *, include_raw: bool) -> Any:
     """Return structured output as LangChain does; a parsing error is raised as the tier's own parser would."""
     parsed, error = answer.draft.parsed, answer.native
@@ -493,14 +453,6 @@ def _structured(answer: Answer, message: AIMessage, *, include_raw: bool) -> Any
     if isinstance(error, Exception):
         raise error
     return parsed
-
-
-def _rebuilt(offer: Offer, tier: str, message: AIMessage, parsed: object) -> Answer:
-    """Return an answer from what was saved of it, or from a human's."""
-    value = None
-    if offer.schema is not None:
-        value = parse(offer.schema, json.loads(str(message.text)) if parsed is None else parsed)
-    return Answer(draft=Draft(message=message, tier=tier, parsed=value))
 
 
 def _config(callbacks: Any, tags: Any, metadata: Any, run_name: Any, run_id: Any) -> RunnableConfig:

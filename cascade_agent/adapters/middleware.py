@@ -15,11 +15,11 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
-from cascade_agent.adapters.run_step import ModelCall, arun_step, run_step
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Draft, StepContext, ToolSpec
+from cascade_agent.engine.run_step import ModelCall, arun_step, run_step
 from cascade_agent.engine.shadow import SHADOW
-from cascade_agent.engine.step import Answer, CascadeSettings, nested_in_tier
+from cascade_agent.engine.step import Answer, CascadeSettings
 from cascade_agent.engine.structured import parse
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
@@ -35,12 +35,14 @@ except ImportError as missing:
     raise ConfigurationError(_MSG) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable, RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.journal.writer import Journal
+    from cascade_agent.models.tier import ModelLike
 
 _POLICY = Policy()
 T = TypeVar("T")
@@ -73,13 +75,13 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def __init__(
         self,
-        large: Any,
+        large: ModelLike,
         *,
-        small: Any = None,
-        validators: Sequence[Any] | None = None,
-        policy: Policy | Mapping[str, Any] | None = _POLICY,
+        small: ModelLike | None = None,
+        validators: Sequence[object] | None = None,
+        policy: Policy | JsonMapping | None = _POLICY,
         name: str | None = None,
-        journal: Journal | Any = None,
+        journal: Journal | object = None,
         durable: bool = False,
     ) -> None:
         super().__init__()
@@ -102,12 +104,12 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         """Run one model call of the agent as a step."""
         agent = _AgentCall(self, request)
 
-        def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
+        def call(role: Role, note: str | None, config: RunnableConfig) -> ModelResponse[Any] | StructuredOutputError:
             with agent.child_of(role, config):
                 try:
-                    return agent.answer(role, agent.ask(role, note, handler))
+                    return agent.ask(role, note, handler)
                 except StructuredOutputError as error:
-                    return agent.unparsed(role, error)
+                    return error
 
         return run_step(agent.model_call(call=call))
 
@@ -117,12 +119,14 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         """Async twin of `wrap_model_call`."""
         agent = _AgentCall(self, request)
 
-        async def call(role: Role, note: str | None, config: RunnableConfig) -> Answer:
+        async def call(
+            role: Role, note: str | None, config: RunnableConfig
+        ) -> ModelResponse[Any] | StructuredOutputError:
             with agent.child_of(role, config):
                 try:
-                    return agent.answer(role, await agent.aask(role, note, handler))
+                    return await agent.aask(role, note, handler)
                 except StructuredOutputError as error:
-                    return agent.unparsed(role, error)
+                    return error
 
         return await arun_step(agent.model_call(acall=call))
 
@@ -171,28 +175,26 @@ class _AgentCall:
             name=name,
             messages=self.messages,
             config=self.config,
+            read=self.answer,
             to_native=_response,
             rebuild=self.rebuilt,
             shadow=self.shadow if self.schema is None else None,  # only the agent knows what carries structured output
             host_raised=_host_raised,
-            facts={
-                "small": self.tiers["small"],
-                "tools": (self.tools, self.tools),
-                "state": self.request.state,
-                "bound": self.bound,
-            },
+            small=self.tiers["small"],
+            tools=(self.tools, self.tools),
+            bound=self.bound,
+            state=self.request.state,
             stream_name=name,
             **calls,
         )
 
-    def shadow(self) -> Answer:
+    def shadow(self) -> Any:
         """Ask the large tier out of the agent's sight, past its other middleware."""
         request, tier = self.request_of("large", None), self.tiers["large"]
         ready = tier.with_tools(request.tools, tool_choice=request.tool_choice) if request.tools else tier.plain()
         system = request.system_message
         messages = [*([] if system is None else [system]), *request.messages]
-        with nested_in_tier():
-            return self.answer("large", ready.ask(cast("Any", messages), SHADOW, **request.model_settings))
+        return ready.ask(cast("Any", messages), SHADOW, **request.model_settings)
 
     def ask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], T]) -> T:
         """Ask the agent's handler with the tier's model, within the retries and fallbacks wrapped around it."""
@@ -223,7 +225,7 @@ class _AgentCall:
         return cast("T", await tier.around(wrapped).ainvoke(None))
 
     def request_of(
-        self, role: Role, note: str | None, inner: Tier | None = None, given: Mapping[str, Any] | None = None
+        self, role: Role, note: str | None, inner: Tier | None = None, given: JsonMapping | None = None
     ) -> ModelRequest[Any]:
         """Return the request with the tier's model and bound arguments, without what only another provider knows.
 
@@ -261,8 +263,10 @@ class _AgentCall:
         finally:
             var_child_runnable_config.reset(token)
 
-    def answer(self, role: str, response: ModelResponse[Any] | AIMessage) -> Answer:
+    def answer(self, role: str, response: ModelResponse[Any] | AIMessage | StructuredOutputError) -> Answer:
         """Read a tier's response. What the agent answered itself, in tool messages, was structured output."""
+        if isinstance(response, StructuredOutputError):
+            return self._unparsed(role, response)
         if isinstance(response, AIMessage):
             response = ModelResponse(result=[response])
         message, parsed = _last_answer(response), response.structured_response
@@ -277,7 +281,7 @@ class _AgentCall:
         draft = Draft(message=message, tier=role, parsed=parsed, parsing_error=fault)
         return Answer(draft=draft, native=response, context=self._structured(role, (m.name for m in answers)))
 
-    def unparsed(self, role: str, error: StructuredOutputError) -> Answer:
+    def _unparsed(self, role: str, error: StructuredOutputError) -> Answer:
         """Read a structured answer that the agent refused: a draft to be judged, not a model that failed."""
         source = getattr(error, "source", error)
         draft = Draft(message=error.ai_message, tier=role, parsing_error=f"{type(source).__name__}: {source}")

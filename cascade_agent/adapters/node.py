@@ -23,7 +23,9 @@ from cascade_agent.engine.step import state_of_step
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.journal.writer import Journal
+    from cascade_agent.models.tier import ModelLike
 
 Prompt = str | SystemMessage | Callable[[Any], str | SystemMessage | Sequence[BaseMessage]]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,7 +54,7 @@ class CascadeNode(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Run the node on a state; gives its update."""
         del kwargs
-        config = ensure_config(config)
+        config = ensure_config() if config is None else config
         token = var_child_runnable_config.set(config)
         try:
             return self._call(input, config)
@@ -62,7 +64,7 @@ class CascadeNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Async twin of `invoke`."""
         del kwargs
-        config = ensure_config(config)
+        config = ensure_config() if config is None else config
         token = var_child_runnable_config.set(config)
         try:
             return await self._acall(input, config)
@@ -71,16 +73,16 @@ class CascadeNode(Runnable[Any, Any]):
 
 
 def cascade_node(
-    small: Any,
-    large: Any,
+    small: ModelLike,
+    large: ModelLike,
     *,
     tools: Sequence[Any] = (),
     prompt: Prompt | None = None,
     step: Callable[..., Any] | None = None,
-    validators: Sequence[Any] | None = None,
-    policy: Policy | Mapping[str, Any] | None = _POLICY,
+    validators: Sequence[object] | None = None,
+    policy: Policy | JsonMapping | None = _POLICY,
     name: str | None = None,
-    journal: Journal | None = None,
+    journal: Journal | object = None,
     durable: bool = False,
 ) -> CascadeNode:
     """A graph node whose model calls go to `small` first and to `large` only when the step needs it.
@@ -124,27 +126,29 @@ def cascade_node(
     offered = model.bind_tools(tools) if tools else model
     if step is not None:
         return _with_body(model, offered, step, name=name or str(getattr(step, "__name__", "cascade")))
+    # passed on here: the binding would merge the graph's config once more, a tenth of a step's time
+    bound: JsonMapping = offered.kwargs if isinstance(offered, RunnableBinding) else {}
 
     def call(state: Any, config: RunnableConfig) -> Any:
         with state_of_step(state):
-            return _update(state, offered.invoke(_request(state, prompt), config))
+            return _update(state, model.invoke(_request(state, prompt), config, **bound))
 
     async def acall(state: Any, config: RunnableConfig) -> Any:
         with state_of_step(state):
-            return _update(state, await offered.ainvoke(_request(state, prompt), config))
+            return _update(state, await model.ainvoke(_request(state, prompt), config, **bound))
 
     return CascadeNode(model, call, acall, name=name or "cascade")
 
 
 def cascade_step(
     *,
-    small: Any,
-    large: Any,
-    validators: Sequence[Any] | None = None,
-    policy: Policy | Mapping[str, Any] | None = _POLICY,
+    small: ModelLike,
+    large: ModelLike,
+    validators: Sequence[object] | None = None,
+    policy: Policy | JsonMapping | None = _POLICY,
     tools: Sequence[Any] = (),
     name: str | None = None,
-    journal: Journal | None = None,
+    journal: Journal | object = None,
     durable: bool = False,
 ) -> Callable[[F], F]:
     """Decorate a node function `def agent(state, *, model) -> update`, sync or async, with a cascade as its `model`.
@@ -296,7 +300,7 @@ def _takes_model_by_name(step: Callable[..., Any]) -> bool:
     raise ConfigurationError(msg)
 
 
-def _injection(takes: Sequence[str], config: RunnableConfig) -> dict[str, Any]:
+def _injection(takes: Sequence[str], config: RunnableConfig) -> JsonObject:
     if not takes:
         return {}
     from langgraph.runtime import Runtime, get_runtime

@@ -31,12 +31,13 @@ from cascade_agent.engine.structured import plain
 from cascade_agent.errors import RejectedDraft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator
 
     from langchain_core.messages import AIMessageChunk
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import CheckpointTuple
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.engine.engine import E
     from cascade_agent.engine.recorder import StepRecorder
     from cascade_agent.engine.step import Answer, Rebuild, StepRequest
@@ -64,7 +65,7 @@ def run_durably(request: StepRequest, rebuild: Rebuild) -> Generator[AIMessageCh
     else:
         with _Parts(request, rebuild) as parts:
 
-            def part() -> dict[str, Any]:
+            def part() -> JsonObject:
                 return parts.save(drained(stream(parts.step(Executor), leave=parts.result is None)))
 
             while parts.remain:
@@ -85,7 +86,7 @@ async def arun_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, 
     else:
         with _Parts(request, rebuild) as parts:
 
-            async def part() -> dict[str, Any]:
+            async def part() -> JsonObject:
                 return parts.save(await arun_on(parts.step(AsyncExecutor), leave=parts.result is None))
 
             while parts.remain:
@@ -259,7 +260,7 @@ class _Parts:
             self._step = OpenStep(self.request, executor, None if self.result is None else self.result.trace)
         return self._step
 
-    def save(self, result: StepResult) -> dict[str, Any]:
+    def save(self, result: StepResult) -> JsonObject:
         """Return what a checkpoint keeps of a part that ran here. Not a failure: a retry of the node is to ask anew."""
         self._ran = result
         if result.answer is None and not (result.is_left or self.request.interruptible):
@@ -276,14 +277,14 @@ class _Parts:
             "parsed": None if best is None else plain(best.draft.parsed),
         }
 
-    def take(self, saved: Mapping[str, Any] | None) -> None:
+    def take(self, saved: JsonMapping | None) -> None:
         """Go on after a part, by its result as it came here or as it is saved."""
         if self._ran is not None:
             shadow(self.request, self._ran)
         self.result, self._ran = self._ran or self._read(saved), None
         self.remain = self.result is not None and self.result.is_left
 
-    def _read(self, saved: Mapping[str, Any] | None) -> StepResult | None:
+    def _read(self, saved: JsonMapping | None) -> StepResult | None:
         from langchain_core.messages import AIMessage
 
         if saved is None or saved["request"] != _fingerprint(self.request):

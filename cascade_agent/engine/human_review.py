@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import ToolCall
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import Draft, StepTrace
     from cascade_agent.engine.step import Answer, Rebuild, StepRequest, StepResult
 
@@ -74,12 +75,12 @@ def ask_human(request: StepRequest, result: StepResult, rebuild: Rebuild) -> Ste
 # ---- the question ---------------------------------------------------------------------------------------------------
 
 
-def _question(result: StepResult) -> dict[str, Any]:
+def _question(result: StepResult) -> JsonObject:
     """Return the payload of the interrupt, plain JSON; a rejected draft is not in it."""
     best, trace = result.best, result.trace
     draft = None if best is None else best.draft.to_json()
     parsed = None if best is None else clean(plain(best.draft.parsed))
-    whole: dict[str, Any] = {"content": draft["text"] if draft else ""} if parsed is None else {"parsed": parsed}
+    whole: JsonObject = {"content": draft["text"] if draft else ""} if parsed is None else {"parsed": parsed}
     actions = [(ANSWER, whole)]
     if draft and parsed is None and draft["tool_calls"]:
         calls = [{"name": str(call["name"]), "args": call["args"]} for call in draft["tool_calls"]]
@@ -117,7 +118,7 @@ def _calls(draft: Draft) -> Sequence[ToolCall]:
 
 
 def _answer_of(
-    reply: object, request: StepRequest, best: Answer | None, own: Callable[[Mapping[str, Any]], Answer]
+    reply: object, request: StepRequest, best: Answer | None, own: Callable[[JsonMapping], Answer]
 ) -> tuple[Answer | None, str]:
     """Return the answer that a reply gives, None for a rejection, with the reason that came with it.
 
@@ -194,7 +195,7 @@ def _decision(reply: object) -> tuple[Verb, Any]:
     return wanted, (content if wanted == "edit" else reply.get("message"))
 
 
-def _fields(given: Any) -> Mapping[str, Any]:
+def _fields(given: Any) -> JsonMapping:
     """Return the fields of an answer; an action of a front end has them in its `args`."""
     fields = given.get("args", given) if isinstance(given, Mapping) else None
     if not isinstance(fields, Mapping) or not any(fields.get(key) for key in _OWN):
@@ -203,7 +204,7 @@ def _fields(given: Any) -> Mapping[str, Any]:
     return fields
 
 
-def edited_call(call: ToolCall, given: Any) -> dict[str, Any]:
+def edited_call(call: ToolCall, given: Any) -> JsonObject:
     """Return a call as a person left it; `given` is an action, or the arguments alone."""
     if not isinstance(given, Mapping):
         msg = f"an edited action is an object with 'name' and 'args', not {type(given).__name__}"
@@ -214,7 +215,7 @@ def edited_call(call: ToolCall, given: Any) -> dict[str, Any]:
     return {**call, "name": name, "args": dict(given["args"])}
 
 
-def _own_answer(own_id: str, rebuild: Rebuild, given: Mapping[str, Any]) -> Answer:
+def _own_answer(own_id: str, rebuild: Rebuild, given: JsonMapping) -> Answer:
     """Return an answer of a person's: the given content, calls and structured output."""
     from langchain_core.messages import AIMessage
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
 from cascade_agent.core.records import UNKNOWN, Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
 from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line, is_nested
+from cascade_agent.engine.structured import plain
 from cascade_agent.engine.tier_faults import draft_fault, error_fault, text_of
 from cascade_agent.engine.worker_threads import SupersededError
 from cascade_agent.errors import ConfigurationError, RejectedDraft
 from cascade_agent.models.usage import NOTHING, retry_after, usage_and_cost, usage_and_cost_of_error, was_answered
 from cascade_agent.validators import shipped_scorer
-from cascade_agent.validators.agreement import plain
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import AttemptOutcome, SideEffect, StepContext, StepOutcome, StepTrace, Usage
     from cascade_agent.engine.step import Pending
     from cascade_agent.models.tier import Role
@@ -52,7 +53,7 @@ class StepProgress:
     decisions: list[Decision] = field(default_factory=list)
     side_calls: list[SideCall] = field(default_factory=list)
     inputs_seen: list[DecisionInputs] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
+    facts: JsonObject = field(default_factory=lambda: {"tier": "small", "outcome": "pending"})
     """The fields of the attempt in hand."""
     is_closed: bool = False
     """True between the end of an attempt and the next one."""
@@ -64,8 +65,8 @@ class StepProgress:
     reserved: float = 0.0
     known: DecisionInputs = UNKNOWN
     """Inputs from the statistics when the step began."""
-    drafted_as: str = ""
-    """Kind of small's draft, where the draft itself is no longer known."""
+    kind: str = ""
+    """Kind of the step, by its first draft; empty before there is one."""
 
     @classmethod
     def handed_over(cls, request: StepRequest, before: StepTrace) -> StepProgress:
@@ -78,7 +79,7 @@ class StepProgress:
             inputs_seen=[*before.inputs_seen] or [UNKNOWN] * len(before.decisions),
             side_calls=[*before.evidence],
             facts={name: getattr(small, name) for name in Attempt.__slots__},
-            drafted_as=before.kind,
+            kind=before.kind,
         )
 
     @property
@@ -104,12 +105,6 @@ class StepProgress:
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
         return judged_as(self.request.contexts[role], self.answer)
-
-    @property
-    def kind(self) -> str:
-        """The kind of the step, by its first draft."""
-        first = next((answer for answer in (*self.answers, self.answer) if answer is not None), None)
-        return self.drafted_as or kind_of_step(self.request.contexts["small"], first)
 
     @property
     def draft_is_spent(self) -> bool:
@@ -153,7 +148,7 @@ class StepProgress:
     def _inputs(self) -> DecisionInputs:
         """Return what is known besides the attempts now; nothing that no rule could use."""
         request, policy, known, facts = self.request, self.request.policy, self.known, self.facts
-        more: dict[str, Any] = {}
+        more: JsonObject = {}
         if request.disabled:
             more["disabled"] = True
         small, large, wait = known.small_latency, known.large_latency, facts.get("retry_after")
@@ -263,6 +258,7 @@ class StepProgress:
     def drafted(self, reply: Reply, answer: Answer) -> None:
         """Book a call that gave a draft."""
         self.answer = answer
+        self.kind = self.kind or kind_of_step(self.request.contexts["small"], answer)
         usage, cost, inner = usage_and_cost(self.request.tiers[self.facts["tier"]], answer.draft.message)
         declared = self.request.policy.side_effects
         self.facts.update(
@@ -294,7 +290,7 @@ class StepProgress:
             answer = rebuild("small", draft.message, plain(draft.parsed)) if rebuild else Answer(draft=draft)
         except ValueError:
             return False
-        self.answer = answer
+        self.answer, self.kind = answer, kind_of_step(self.request.contexts["small"], answer)
         self.facts.update(verdicts=self.before)
         return True
 

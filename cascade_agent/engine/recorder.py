@@ -14,6 +14,7 @@ from cascade_agent import telemetry
 from cascade_agent._fork import after_fork
 from cascade_agent.core.records import UNKNOWN, StepTrace
 from cascade_agent.engine.own_journal import OwnJournal, log_loss
+from cascade_agent.engine.progress import kind_of_step
 from cascade_agent.engine.tier_faults import warn_once
 from cascade_agent.models.history import ids_of_calls
 from cascade_agent.models.usage import NOTHING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import AIMessage, BaseMessage
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import Attempt, Usage
     from cascade_agent.engine.progress import StepProgress
     from cascade_agent.engine.step import HandOver, StepEnd, StepRequest
@@ -118,7 +120,7 @@ class StepRecorder:
             askable=tuple(request.validators.evidence),
             inputs_seen=() if set(map(id, inputs)) == {id(UNKNOWN)} else tuple(inputs),
             final=end.final,
-            kind=progress.kind,
+            kind=progress.kind or kind_of_step(context, None),
             degraded=end.outcome == "exhausted" and end.final is not None,
             confidence=None if end.final is None else attempts[end.final].confidence,
             cost=cost,
@@ -195,9 +197,7 @@ def recorded(message: AIMessage, trace: StepTrace, history: Sequence[BaseMessage
     A copy, because hosts change messages in place. Calls whose id is absent, empty or used before get fresh ones on it:
     hosts and other providers match results to calls by id.
     """
-    changes: dict[str, Any] = {
-        "response_metadata": {**message.response_metadata, "cascade": trace.to_json(content=False)}
-    }
+    changes: JsonObject = {"response_metadata": {**message.response_metadata, "cascade": trace.to_json(content=False)}}
     if message.tool_calls:
         ids = _fresh_ids(message, trace.id, history)
         if ids is not None:
@@ -234,5 +234,5 @@ def _with_ids(message: AIMessage, ids: Sequence[str]) -> str | list[Any]:
     for block in message.content:
         key = keys.get(str(block.get("type"))) if isinstance(block, dict) else None
         new = None if key is None else next(remaining, None)
-        content.append(block if new is None else {**cast("dict[str, Any]", block), cast("str", key): new})
+        content.append(block if new is None else {**cast("JsonObject", block), cast("str", key): new})
     return content

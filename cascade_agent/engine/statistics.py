@@ -39,18 +39,21 @@ class _Mean:
         self.total = self.weight = 0.0
         self.value: float | None = None
 
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total = self.total * _KEPT + value
-            self.weight = self.weight * _KEPT + 1.0
-            self.value = self.total / self.weight
-
     def lower(self) -> float:
         """Lower 95 % bound of a share (Wilson, JASA 1927), at the number of steps that still count."""
         n, p = self.weight, self.total / self.weight
         middle = p + _Z**2 / (2 * n)
         spread = _Z * math.sqrt(max(p * (1 - p), 0.0) / n + _Z**2 / (4 * n**2))
         return (middle - spread) / (1 + _Z**2 / n)
+
+
+def _add(*found: tuple[_Mean, float | None]) -> None:
+    """Add values to means; unknown ones are left out."""
+    for mean, value in found:
+        if value is not None:
+            mean.total = mean.total * _KEPT + value
+            mean.weight = mean.weight * _KEPT + 1.0
+            mean.value = mean.total / mean.weight
 
 
 @dataclass(slots=True)
@@ -130,8 +133,7 @@ class StepStatistics:
                     _observe_small(steps, small, trace)
             for large in trace.attempts:
                 if large.tier == "large" and large.outcome in ("accepted", "rejected"):
-                    steps.large_cost.add(large.cost)
-                    steps.large_latency.add(large.latency)
+                    _add((steps.large_cost, large.cost), (steps.large_latency, large.latency))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Start anew in a copy, or in another process."""
@@ -140,13 +142,15 @@ class StepStatistics:
 
 def _observe_small(steps: _Steps, small: Attempt, trace: StepTrace) -> None:
     steps.seen += 1
-    steps.escalated.add(float(small.outcome != "accepted"))
-    cause = None if small.outcome == "accepted" else _unusable(small)
-    steps.broken.add(float(cause is not None))
+    escalated, more = small.outcome != "accepted", trace.evidence
+    cause = _unusable(small) if escalated else None
     steps.cause = cause or steps.cause
-    more = trace.evidence
-    steps.small_cost.add(_plus(small.cost, [call.cost for call in more]) if more else small.cost)
-    steps.small_latency.add(_plus(small.latency, [call.latency for call in more]) if more else small.latency)
+    _add(
+        (steps.escalated, float(escalated)),
+        (steps.broken, float(cause is not None)),
+        (steps.small_cost, _plus(small.cost, [call.cost for call in more]) if more else small.cost),
+        (steps.small_latency, _plus(small.latency, [call.latency for call in more]) if more else small.latency),
+    )
 
 
 def _unusable(attempt: Attempt) -> str | None:

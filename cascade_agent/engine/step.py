@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from cascade_agent import telemetry
 from cascade_agent._log import LOG
@@ -17,7 +16,6 @@ from cascade_agent.core.records import StepContext, StepTrace, load
 from cascade_agent.engine.own_journal import journal_of
 from cascade_agent.engine.statistics import StepStatistics
 from cascade_agent.errors import CascadeExhausted, RejectedDraft
-from cascade_agent.journal.writer import Journal
 from cascade_agent.models.pricing import warm
 from cascade_agent.models.tier import Tier
 from cascade_agent.validators import default_validators
@@ -26,19 +24,19 @@ from cascade_agent.validators.validator_set import ValidatorSet, check_fit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Iterator, Sequence
 
-    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+    from langchain_core.messages import AIMessage, AIMessageChunk
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.core.records import Attempt, Decision, Draft, StepOutcome, ToolSpec
+    from cascade_agent.core.records import Attempt, Decision, Draft, StepOutcome
     from cascade_agent.engine.budget import Budget
-    from cascade_agent.models.options import BoundConstraints
     from cascade_agent.models.tier import Role
     from cascade_agent.validators.validator_set import Evidence
 
 DISABLED = "CASCADE_DISABLED"
 """Environment variable: set to anything but 0, false, no or off, everything goes to the large tier."""
 _STATE: ContextVar[object] = ContextVar("cascade_state", default=None)
-_NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
+NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
+"""True while a tier is called: a cascade inside is part of the outer step."""
 
 
 @quick
@@ -148,78 +146,18 @@ class StepRequest:
     """Id of the record, where LangGraph may run the step again; None for a fresh one."""
     run: telemetry.StepRun | None = None
 
-    @classmethod
-    def build(
-        cls,
-        settings: CascadeSettings,
-        *,
-        name: str,
-        messages: Sequence[BaseMessage],
-        run_config: RunnableConfig,
-        small: Tier | None = None,
-        tools: tuple[Sequence[ToolSpec], Sequence[ToolSpec]] = ((), ()),
-        state: object = None,
-        bound: Mapping[Role, BoundConstraints],
-        **more: Any,
-    ) -> StepRequest:
-        """Build the step of one model call; its run's config may carry a policy of this call and switch cascading off.
 
-        Raises:
-            ConfigurationError: the policy of the call cannot work.
-        """
-        own = run_config.get("configurable") or {}
-        thread_id, nested = own.get("thread_id"), is_nested()
-        policy = settings.policy
-        if "cascade_policy" in own and not nested:  # it is meant for the cascade that the caller sees
-            policy = Policy.of(own["cascade_policy"], base=policy)
-            check_fit(policy, settings.validators)
-        context = StepContext(
-            messages=tuple(messages),  # what a validator does to its list is not what the next tier is sent
-            tools=tools[0],
-            state=state,
-            step=name,
-            thread_id=None if thread_id is None else str(thread_id),
-            side_effects=policy.side_effects,
-            **bound["small"].facts(),
-        )
-        same = tools[0] is tools[1] and bound["small"] is bound["large"]
-        return cls(
-            name=name,
-            tiers={"small": cast("Tier", small or settings.small), "large": settings.large},
-            contexts={
-                "small": context,
-                "large": context if same else replace(context, tools=tools[1], **bound["large"].facts()),
-            },
-            validators=settings.validators,
-            policy=policy,
-            # the step of a cascade that is itself a tier stands in the outer one's record
-            journal=Journal.from_env() if settings.journal is None and not nested else settings.journal,
-            statistics=settings.statistics,
-            durable=settings.durable,
-            disabled=_is_on(own.get("cascade_disabled")) or _is_on(os.environ.get(DISABLED)),
-            nested=nested,
-            **more,
-        )
-
-
-def _is_on(value: object) -> bool:
-    """Read a switch, also as the text that environments and front ends give."""
-    return value is not None and str(value).strip().lower() not in ("", "0", "false", "no", "off")
-
-
-@contextmanager
-def nested_in_tier() -> Iterator[None]:
-    """Mark that a tier is being called: a cascade inside is part of the outer step."""
-    token = _NESTED.set(True)
-    try:
-        yield
-    finally:
-        _NESTED.reset(token)
+def is_on(*switches: object) -> bool:
+    """Return whether one of these switches is on; they may be texts, as environments and front ends give them."""
+    for value in switches:
+        if value is not None and str(value).strip().lower() not in ("", "0", "false", "no", "off"):
+            return True
+    return False
 
 
 def is_nested() -> bool:
     """Return whether a tier is being called here, whose outer step may hold the money that this one is short of."""
-    return _NESTED.get()
+    return NESTED.get()
 
 
 @contextmanager

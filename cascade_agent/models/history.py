@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
@@ -94,22 +94,15 @@ def with_note(messages: Sequence[BaseMessage], note: str) -> list[BaseMessage]:
 
 
 def _all_plain(messages: Sequence[BaseMessage], *, ids: bool) -> bool:
-    read = (_PLAIN_WITHOUT_IDS if ids else _PLAIN).all(messages)
-    distinct = set(read)
-    if False in distinct or not {str}.issuperset(map(type, map(_CONTENT, messages))):  # hosts change content in place
-        return False
-    distinct.discard(())
-    names = list(chain.from_iterable(cast("set[tuple[str, ...]]", distinct)))
-    return all(names) and len(set(names)) == len(names) and len(distinct) == len(read) - read.count(())
+    names = list(chain.from_iterable((_PLAIN_WITHOUT_IDS if ids else _PLAIN).all(messages)))
+    # hosts change content in place, so its type is looked at each time
+    return all(names) and len(set(names)) == len(names) and {str}.issuperset(map(type, map(_CONTENT, messages)))
 
 
 def ids_of_calls(messages: Sequence[BaseMessage]) -> set[str]:
     """Return the ids of the calls that the answers of a conversation made."""
-    read = _PLAIN.all(messages)
-    distinct = set(read)
-    if False in distinct:
-        distinct = {_ids(m) if found is False else found for m, found in zip(messages, read, strict=True)}
-    return set(chain.from_iterable(cast("set[tuple[str, ...]]", distinct)))
+    ids = set(chain.from_iterable(_PLAIN.all(messages)))
+    return set(chain.from_iterable(map(_ids, messages))) if "" in ids else ids
 
 
 def _ids(message: BaseMessage) -> tuple[str, ...]:
@@ -117,16 +110,16 @@ def _ids(message: BaseMessage) -> tuple[str, ...]:
     return tuple([call["id"] or "" for call in calls])
 
 
-def _plain_ids(message: BaseMessage, *, ids: bool = False) -> tuple[str, ...] | Literal[False]:
-    """Return the ids of a message's calls; False where another provider might not take it as it is."""
+def _plain_ids(message: BaseMessage, *, ids: bool = False) -> tuple[str, ...]:
+    """Return the ids of a message's calls; an empty one where another provider might not take it as it is."""
     plain = type(message.content) is str and (
         message.type not in _BY_A_MODEL or _is_plain(cast("AIMessage", message), ids=ids)
     )
-    return plain and _ids(message)
+    return _ids(message) if plain else ("",)
 
 
 def _is_plain(message: AIMessage, *, ids: bool) -> bool:
-    """Tell whether an answer with text for content is in a form that every provider takes; `ids` are looked at too."""
+    """Return whether an answer with text for content is in a form that every provider takes, with `ids` its ids too."""
     content, extra = message.content, message.additional_kwargs
     if (not content and not message.tool_calls) or cast("str", content).isspace():
         return False

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 Role = Literal["small", "large"]
 AnyRunnable = Runnable[Any, Any]
-Model = BaseChatModel | AnyRunnable
+ModelLike: TypeAlias = "Tier | BaseChatModel | AnyRunnable | str"
+"""A tier, or anything that can be made one: a chat model, what hosts wrap around one, a provider string."""
 # Messages they are already: to check a history of 400 once more would take as long as the rest of a step.
 _Prompt = create_model("_Prompt", __base__=ChatPromptValue, messages=(SkipValidation[Sequence[BaseMessage]], ...))
 _READING = ("invoke", "ainvoke", "stream", "astream", "_convert_input")
@@ -69,7 +70,7 @@ class Tier:
         ConfigurationError: not a chat model, or a timeout that is not positive.
     """
 
-    model: Model | str
+    model: BaseChatModel | AnyRunnable | str
     price: Price | None = field(default=None, kw_only=True)
     timeout: float | None = field(default=None, kw_only=True)
     base: BaseChatModel = field(init=False, repr=False)
@@ -126,7 +127,7 @@ class Tier:
         )
 
     @classmethod
-    def of(cls, value: Tier | Model | str) -> Tier:
+    def of(cls, value: ModelLike) -> Tier:
         """Return a tier as it is, anything else as a tier."""
         return value if isinstance(value, Tier) else cls(value)
 

@@ -139,7 +139,7 @@ PLAIN_TOOL = {
 }
 
 
-def said(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
+def calling(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
     """An answer with calls."""
     made = [{"id": f"zqxcallid{n}", "type": "tool_call", **call} for n, call in enumerate(calls)]
     return AIMessage(text, tool_calls=made, response_metadata={"note": "zqxresponsemeta"}, **more)
@@ -147,12 +147,12 @@ def said(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
 
 def look_up(**args: Any) -> AIMessage:
     """A call of `look`."""
-    return said({"name": "look", "args": args})
+    return calling({"name": "look", "args": args})
 
 
 def book(**args: Any) -> AIMessage:
     """A call of `book`."""
-    return said({"name": "book", "args": args})
+    return calling({"name": "book", "args": args})
 
 
 def raises(error: type[BaseException] = ConnectionError) -> Callable[[list[BaseMessage]], AIMessage]:
@@ -182,19 +182,19 @@ DRAFTS: list[Reply] = [
     book(city="Rome", people={"zqxkey": "zqxarg", "zqxkey@mail.example": None}),
     book(city="Rome", list=["zqxarg", 7, {"zqxkey": 1}]),
     book(people="zqxarg", nonsense={"zqxkey": "zqxarg"}),
-    said({"name": "zqxnosuchtool", "args": {"zqxkey": "zqxarg"}}),
-    said({"name": "look", "args": {"number": 1}}, {"name": "look", "args": {"number": 1}}),
+    calling({"name": "zqxnosuchtool", "args": {"zqxkey": "zqxarg"}}),
+    calling({"name": "look", "args": {"number": 1}}, {"name": "look", "args": {"number": 1}}),
     AIMessage("", invalid_tool_calls=[{"name": "look", "args": '{"number": zqxarg', "id": "x", "error": "zqxparse"}]),
     AIMessage("zqxanswer cut", response_metadata={"finish_reason": "length", "zqx": "zqxresponsemeta"}),
     AIMessage("zqxanswer odd", response_metadata={"finish_reason": "odd"}),
     AIMessage("", response_metadata={"finish_reason": "content_filter"}, additional_kwargs={"refusal": "zqxrefusal"}),
     AIMessage([{"type": "refusal", "refusal": "zqxrefusal"}, {"type": "text", "text": "zqxanswer"}]),
     'zqxanswer I call look(number=1, note="zqxarg") now. <tool_call>{"name": "look", "arguments": {"n": "zqxarg"}}</tool_call>',
-    said({"name": "make_plan", "args": {"steps": [
+    calling({"name": "make_plan", "args": {"steps": [
         {"id": "zqxplan", "tool": "zqxplantool", "args": {"zqxkey@a b": "${zqxplan9.zqxfield}"}, "depends_on": ["zqxother"]},
         {"id": "zqxplan", "tool": "look", "args": {"number": "${zqxplan9}"}, "depends_on": []},
     ]}}),
-    said({"name": "make_plan", "args": {"steps": [
+    calling({"name": "make_plan", "args": {"steps": [
         {"id": "a", "tool": "look", "args": {"extra": {"zqx key": "${zqxplan9.zqxfield}"}}, "depends_on": []},
     ]}}),
 ]  # fmt: skip
@@ -249,53 +249,38 @@ LARGE = look_up(number=4711, note="zqxlarge")
 
 def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
     """Chat models, each with what makes its step end in another way."""
-    common: dict[str, Any] = {"journal": journal, "name": "desk"}
+
+    def pair(small: Any, large: Any, **settings: Any) -> CascadeChatModel:
+        return CascadeChatModel(small=small, large=large, journal=journal, name="desk", **settings)
+
+    tools, spoiled = [LOOK, PLAIN_TOOL], '{"number": "zqxlarge", "people": {"zqxkey": "zqxlarge"}}'
     for reply in DRAFTS:
-        large = tier(LARGE, "huge", 10.0)
-        yield "draft", CascadeChatModel(small=tier(reply), large=large, **common).bind_tools([LOOK, PLAIN_TOOL])
-        yield (
-            "both",
-            CascadeChatModel(
-                small=tier(reply), large=tier(reply, "huge", 10.0), policy=Policy(on_exhausted="raise"), **common
-            ).bind_tools([LOOK, PLAIN_TOOL]),
-        )
-        yield (
-            "structured",
-            CascadeChatModel(
-                small=tier(reply),
-                large=tier('{"number": "zqxlarge", "people": {"zqxkey": "zqxlarge"}}', "huge"),
-                **common,
-            ).with_structured_output(Answer, method="json_schema"),
-        )
-        yield (
-            "pydantic",
-            CascadeChatModel(small=tier(reply), large=tier(reply, "huge"), **common).with_structured_output(
-                Order, include_raw=True
-            ),
-        )
+        again = tier(reply, "huge", 10.0)
+        yield "draft", pair(tier(reply), tier(LARGE, "huge", 10.0)).bind_tools(tools)
+        yield "both", pair(tier(reply), again, policy=Policy(on_exhausted="raise")).bind_tools(tools)
+        typed = pair(tier(reply), tier(spoiled, "huge")).with_structured_output(Answer, method="json_schema")
+        yield "structured", typed
+        yield "pydantic", pair(tier(reply), again).with_structured_output(Order, include_raw=True)
+    large = tier("zqxlarge", "huge")
     checks: list[Any] = [breaks, says_nonsense, always_hard]
     for check in checks:
         for policy in (Policy(), Policy(on_broken="accept"), Policy(handover="feedback")):
-            yield (
-                "validator",
-                CascadeChatModel(
-                    small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[check], policy=policy, **common
-                ),
-            )
+            yield "validator", pair(tier("zqxanswer"), large, validators=[check], policy=policy)
     judges = [
         CrossCheck(tier(raises(), "second")), CrossCheck(tier("zqxsecond opinion", "second")), CrossCheck(tier(LARGE, "second")),
         Judge(tier('{"verdict": "wrong", "reason": "zqxjudged"}', "judge"), "zqxrubric"), Judge(tier("zqxjudged", "judge"), "zqxrubric"),
     ]  # fmt: skip
     for evidence in judges:
-        yield "evidence", CascadeChatModel(
-            small=tier(look_up(number=5, note="zqxarg")), large=tier(LARGE, "huge"),
-            validators=[*default_validators(), evidence], policy=Policy(evidence=(0.0, 1.0)), **common,
-        ).bind_tools([LOOK])  # fmt: skip
-    inner = CascadeChatModel(small=tier(""), large=tier("zqxlarge", "huge"), name="inner")
-    yield "inner", CascadeChatModel(small=inner, large=tier("zqxlarge", "huge"), **common)
-    yield "inner", CascadeChatModel(small=tier(raises()), large=inner, **common)
+        settings: Any = {"validators": [*default_validators(), evidence], "policy": Policy(evidence=(0.0, 1.0))}
+        yield (
+            "evidence",
+            pair(tier(look_up(number=5, note="zqxarg")), tier(LARGE, "huge"), **settings).bind_tools([LOOK]),
+        )
+    inner = CascadeChatModel(small=tier(""), large=large, name="inner")
+    yield "inner", pair(inner, large)
+    yield "inner", pair(tier(raises()), inner)
     slow = ScriptedChatModel("zqxanswer", name="slow", delay=0.4, loop=True)
-    yield "late", CascadeChatModel(small=Tier(slow, timeout=0.05), large=tier("zqxlarge", "huge"), **common)
+    yield "late", pair(Tier(slow, timeout=0.05), large)
 
 
 def drive(ask: Callable[[], Any]) -> None:
@@ -317,17 +302,21 @@ async def consumed(stream: Any) -> None:
 
 
 async def chat_models(journal: Journals) -> None:
-    """Four ways to call each, and one that is cancelled."""
-    few = "PRIVACY_CONTENT" in os.environ
+    """Each cascade in one of four ways, or in all of them; and one that is cancelled."""
+    every, few = "PRIVACY_EVERY_WAY" in os.environ, "PRIVACY_CONTENT" in os.environ
     for number, (kind, cascade) in enumerate(cascades(journal)):
         if few and number % 5:
             continue
-        drive(lambda model=cascade: model.invoke(HISTORY, CONFIG))
-        await adrive(cascade.ainvoke(HISTORY, CONFIG))
-        if kind in ("both", "pydantic"):
-            continue
-        drive(lambda model=cascade: list(model.stream(HISTORY[1:2], CONFIG)))
-        await adrive(consumed(cascade.astream(HISTORY[1:2], CONFIG)))
+        ways = range(4) if every else [(number + number // 4) % 4]  # the cascades of one answer stand four in a row
+        streams = kind not in ("both", "pydantic")
+        if 0 in ways or (2 in ways and not streams):
+            drive(lambda model=cascade: model.invoke(HISTORY, CONFIG))
+        if 1 in ways or (3 in ways and not streams):
+            await adrive(cascade.ainvoke(HISTORY, CONFIG))
+        if 2 in ways and streams:
+            drive(lambda model=cascade: list(model.stream(HISTORY[1:2], CONFIG)))
+        if 3 in ways and streams:
+            await adrive(consumed(cascade.astream(HISTORY[1:2], CONFIG)))
     late = CascadeChatModel(
         small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[breaks_later], journal=journal
     )

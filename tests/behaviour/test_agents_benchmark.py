@@ -1,17 +1,16 @@
 """`benchmarks/agents.py`: what it says of a comparison, its stand-in pair, and tasks of the package where it is installed."""
 
 import importlib.util
-import json
 import warnings
-from contextlib import contextmanager
 
 import agents as benchmark
 import pytest
 from agents import Interval
 from jsonschema import Draft202012Validator
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage, ToolMessage, convert_to_messages, convert_to_openai_messages
 
-from tests.builders import ROOT, loopback
+from tests.builders import ROOT
+from tests.interop.stub_openai import StubOpenAI
 
 TASK = benchmark.Task(
     entry={
@@ -181,8 +180,8 @@ def test_tasks_are_played_and_judged():
 def test_a_pair_at_a_server_is_played():
     """Models at an OpenAI-compatible server: the truth from both succeeds; with costs by the prices that were given."""
     tasks = {task.request(0)[0].text: task for task in benchmark.load(["base"], 3, 0)}
-    with truthful(tasks) as url:
-        given = ["--small", "tiny", "--large", "huge", "--base-url", url, "--tasks", "3", "--categories", "base"]
+    with truthful(tasks) as server:
+        given = ["--small", "tiny", "--large", "huge", "--base-url", server.url, "--tasks", "3", "--categories", "base"]
         out = benchmark.run(benchmark.options([*given, "--small-price", "1,1", "--large-price", "10,10"]))
         assert {way: row["success"] for way, row in out["ways"].items()} == dict.fromkeys(benchmark.WAYS, 1.0)
         assert out["simulation"] is False
@@ -191,47 +190,12 @@ def test_a_pair_at_a_server_is_played():
         assert unpriced["answer"].startswith("Costs are unknown")
 
 
-@contextmanager
 def truthful(tasks):
-    """An OpenAI-compatible server on loopback whose models answer as the truth does; gives its address."""
+    """An OpenAI-compatible server on loopback whose models answer as the truth does."""
 
-    def answer(_, body):
-        return 200, json.dumps(completion(json.loads(body), tasks)).encode(), "application/json"
+    def reply(payload):
+        messages = convert_to_messages(payload["messages"])
+        found = benchmark.StandIn(task=tasks[messages[0].text], tier=payload["model"], rates=NONE)(messages)
+        return convert_to_openai_messages(found), "tool_calls" if found.tool_calls else "stop"
 
-    with loopback(answer) as address:
-        yield f"{address}/v1"
-
-
-def completion(payload, tasks):
-    """Return the answer of the truth in OpenAI's form."""
-    messages = []
-    for m in payload["messages"]:
-        if m["role"] == "user":
-            messages.append(HumanMessage(m["content"]))
-        elif m["role"] == "tool":
-            messages.append(ToolMessage(m["content"], tool_call_id=m["tool_call_id"]))
-        else:
-            calls = [
-                {"id": c["id"], "name": c["function"]["name"], "args": json.loads(c["function"]["arguments"])}
-                for c in m.get("tool_calls") or ()
-            ]
-            messages.append(AIMessage(m["content"] or "", tool_calls=calls))
-    found = benchmark.StandIn(task=tasks[messages[0].text], tier=payload["model"], rates=NONE)(messages)
-    calls = [
-        {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": json.dumps(c["args"])}}
-        for c in found.tool_calls
-    ]
-    used = found.usage_metadata
-    message = {"role": "assistant", "content": found.text or None} | ({"tool_calls": calls} if calls else {})
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": payload["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}],
-        "usage": {
-            "prompt_tokens": used["input_tokens"],
-            "completion_tokens": used["output_tokens"],
-            "total_tokens": used["total_tokens"],
-        },
-    }
+    return StubOpenAI(reply=reply)

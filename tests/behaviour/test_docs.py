@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,9 @@ from tests import fresh
 from tests.builders import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-EXAMPLES = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "swap").glob("*.py")])
+EXAMPLES: list[Any] = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES += [pytest.param(script, marks=pytest.mark.slow) for script in sorted((ROOT / "examples/swap").glob("*.py"))]
+"""Those of the swaps are run as programs in CI only: `test_swap_examples.py` runs what they show."""
 _BLOCK = re.compile(
     r"^(?P<indent> *)```(?:python|py)\b[^\n]*\n(?P<code>.*?)^(?P=indent)```\s*$", re.DOTALL | re.MULTILINE
 )

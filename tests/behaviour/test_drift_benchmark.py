@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
 import drift
 import pytest
+
+from tests.builders import RUN
+from tests.recordings import recordings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +41,12 @@ def test_streams(bench: Any) -> None:
         assert max(map(threads.count, set(threads))) == longest
 
 
-def test_only_labels_see_a_silent_change(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_labels_see_a_silent_change(
+    bench: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rows hold what was found: nothing on the stationary stream, no unlabelled monitor on a silent change."""
+    if not RUN["slow"]:
+        monkeypatch.setattr(bench, "SCENARIOS", ("stationary", "silent 30 %"))
     out = bench.measure(None, 1, 11, 8)
     rows = {(row["scenario"], row["shadow_rate"]): row for row in json.loads(json.dumps(out))["rows"]}
     assert len(rows) == len(bench.SCENARIOS) * len(bench.SHADOW)
@@ -56,35 +62,7 @@ def test_it_runs_on_recordings(bench: Any, tmp_path: Path, monkeypatch: pytest.M
     """Recorded answers are judged, and a stream is drawn from them for every pair."""
     monkeypatch.setattr(bench, "STEPS", 300)
     monkeypatch.setattr(bench, "CHANGE", 200)
-    (tmp_path / "models").mkdir()
-    show = {
-        "type": "function",
-        "function": {
-            "name": "show_weather",
-            "description": "Show the weather of a city.",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-        },
-    }
-    cases, answers = [], {"small": [], "large": [], "tiny": []}
-    for index, city in enumerate(["Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv"]):
-        text = f"Show the weather of {city}"
-        messages = [{"role": "user", "content": text}]
-        cases.append({"id": f"c{index}", "category": "ab"[index % 2], "messages": messages, "tools": [show]})
-        for model, rows in answers.items():
-            right = model == "large" or index % (2 if model == "tiny" else 4) > 0
-            call = {"name": "show_weather", "args": {"city": city if right else "Atlantis"}}
-            rows.append({"id": f"c{index}", "tool_calls": [call], "text": "", "correct": right, "status": "calls",
-                         "input_tokens": 9, "output_tokens": 9})  # fmt: skip
-    manifest = {
-        "core_categories": ["a", "b"],
-        "models": {},
-        "pairs": [{"small": "small", "large": "large"}, {"small": "tiny", "large": "large"}],
-    }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    for name, rows in {"cases": cases, **{f"models/{model}": rows for model, rows in answers.items()}}.items():
-        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    out = bench.measure(tmp_path, 2, 0, 8)
+    out = bench.measure(recordings(tmp_path, labels=None), 2, 0, 8)
     assert out["data"] == "recorded"
     stationary = out["rows"][0]
     assert stationary["streams"] == 2

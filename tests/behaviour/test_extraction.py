@@ -107,6 +107,7 @@ def test_the_documents_can_be_read(task):
     assert extraction.KINDS[task.kind].model_fields.keys() == {*record, "quotes"}
 
 
+@pytest.mark.slow
 def test_the_cascade_is_right_where_one_model_is_not():
     """Over all documents with the stand-ins: better than either model alone, and cheaper than large alone."""
     small, large = standin_tiers()

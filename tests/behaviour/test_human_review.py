@@ -1,24 +1,22 @@
 """A person decides a step: what a front end shows, which replies are understood, and what is paid and recorded."""
 
-import asyncio
+from itertools import cycle
 from typing import Any
 
 import pytest
-from langchain.agents import create_agent
 from langchain.agents.middleware.human_in_the_loop import HITLRequest
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt.interrupt import HumanInterrupt, HumanResponse
 from langgraph.types import Command
 from pydantic import BaseModel, TypeAdapter
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, CascadeMiddleware, Policy, cascade_node
+from cascade_agent import CascadeExhausted, Policy
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
+from tests.builders import behind, run
 
+WAYS = ("chat_model", "async"), ("node", "sync"), ("middleware", "async"), ("step", "sync")
 ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 ASKS = Policy(on_exhausted="interrupt", side_effects={"refund": "write", "lookup": "read"})
@@ -51,29 +49,10 @@ def scripted(draft: Any) -> ScriptedChatModel:
     return ScriptedChatModel([draft], loop=True, usage=(10, 2))
 
 
-def graph_of(adapter: str, small: Any, large: Any, *, saver: Any = None, **settings: Any) -> Any:
-    """A graph of one reviewed step through an adapter; what it calls does not run."""
-    settings = {"policy": ASKS, **settings}
-    saver, tools = saver or InMemorySaver(), [refund, lookup]
-    if adapter == "middleware":
-        cascade = CascadeMiddleware(large, **settings)
-        return create_agent(small, tools, middleware=[cascade], checkpointer=saver, interrupt_before=["tools"])
-    node: Any = cascade_node(small, large, tools=tools, **settings)
-    if adapter == "chat_model":
-        model = CascadeChatModel(small=small, large=large, **settings).bind_tools(tools)
-
-        async def anode(state: Any, config: Any) -> Any:
-            return {"messages": [await model.ainvoke(state["messages"], config)]}
-
-        node = RunnableLambda(lambda state, config: {"messages": [model.invoke(state["messages"], config)]}, anode)
-    return StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent").compile(checkpointer=saver)
-
-
-async def run(graph: Any, value: Any, how: str) -> Any:
-    """Run a graph one way or the other."""
-    if how == "sync":
-        return await asyncio.to_thread(graph.invoke, value, THREAD)
-    return await graph.ainvoke(value, THREAD)
+def graph_of(adapter: str, small: Any, large: Any, **settings: Any) -> Any:
+    """A graph of one reviewed step through an adapter."""
+    given = {"saver": InMemorySaver(), "policy": ASKS, "tools": [refund, lookup], **settings}
+    return behind(adapter, small, large, **given)
 
 
 def hitl(*kinds: Any) -> dict[str, Any]:
@@ -172,7 +151,7 @@ async def asked(adapter: str, draft: str, how: str, **settings: Any) -> tuple[An
     small, large = scripted(DRAFTS[draft]), scripted(DRAFTS[draft])
     validators = {"validators": None} if draft == "none" else {"validators": [DOUBT]}
     graph = graph_of(adapter, small, large, **{**validators, **settings})
-    out = await run(graph, {"messages": "Money back, please: A1, A2."}, how)
+    out = await run(graph, {"messages": "Money back, please: A1, A2."}, THREAD, how=how)
     return graph, out["__interrupt__"][0].value, small, large
 
 
@@ -182,35 +161,38 @@ def answer_of(out: Any) -> Any:
     return [call["args"] for call in message.tool_calls] or message.text
 
 
-@pytest.mark.parametrize(("adapter", "how"), [("chat_model", "async"), ("node", "sync"), ("middleware", "async")])
-@pytest.mark.parametrize(("draft", "reply", "expected"), UNDERSTOOD)
-async def test_a_reply_is_understood(draft, reply, expected, adapter, how):
+@pytest.mark.parametrize(
+    ("way", "draft", "reply", "expected"), [(w, *row) for w, row in zip(cycle(WAYS), UNDERSTOOD, strict=False)]
+)
+async def test_a_reply_is_understood(way, draft, reply, expected):
     """The reply makes the answer; each tier is paid once, and the step is on record once."""
-    journal = TraceCapture()
+    (adapter, how), journal = way, TraceCapture()
     graph, _, small, large = await asked(adapter, draft, how, journal=journal)
     assert len(journal) == 0
     if expected is None:
         with pytest.raises(CascadeExhausted):
-            await run(graph, Command(resume=reply), how)
+            await run(graph, Command(resume=reply), THREAD, how=how)
     else:
-        assert answer_of(await run(graph, Command(resume=reply), how)) == expected
+        assert answer_of(await run(graph, Command(resume=reply), THREAD, how=how)) == expected
     drafted = expected is not None and answer_of({"messages": [None, DRAFTS[draft]]}) == expected
     final = None if expected is None else "large" if drafted else "human"
     assert [(t.outcome, t.final_tier, t.usage.calls) for t in journal] == [("human_review", final, 2)]
     assert (small.asked, large.asked) == (1, 1)
 
 
-@pytest.mark.parametrize(("draft", "reply", "why"), NOT_UNDERSTOOD)
-@pytest.mark.parametrize("adapter", ["node", "middleware"])
+@pytest.mark.parametrize(
+    ("adapter", "draft", "reply", "why"),
+    [(a, *row) for a, row in zip(cycle(["middleware", "node"]), NOT_UNDERSTOOD, strict=False)],
+)
 async def test_a_reply_that_is_not_understood_comes_back_with_what_is(draft, reply, why, adapter):
     """No such reply becomes an answer; the next one still counts, and nothing is paid again."""
     journal = TraceCapture()
     graph, question, small, large = await asked(adapter, draft, "async", journal=journal)
-    again = (await run(graph, Command(resume=reply), "async"))["__interrupt__"][0].value
+    again = (await run(graph, Command(resume=reply), THREAD, how="async"))["__interrupt__"][0].value
     assert why in again["error"]
     assert "approve" in " ".join(again["understood"])
     assert again["action_requests"] == question["action_requests"]
-    assert answer_of(await run(graph, Command(resume="Mine."), "async")) == "Mine."
+    assert answer_of(await run(graph, Command(resume="Mine."), THREAD, how="async")) == "Mine."
     assert (small.asked, large.asked, len(journal)) == (1, 1, 1)
 
 
@@ -244,7 +226,7 @@ async def test_the_reason_of_a_rejection_is_on_the_exception():
     """Code that catches it can say why."""
     graph, *_ = await asked("node", "two", "async")
     with pytest.raises(CascadeExhausted) as caught:
-        await run(graph, Command(resume=hitl({"type": "reject", "message": "too much"}, "reject")), "async")
+        await run(graph, Command(resume=hitl({"type": "reject", "message": "too much"}, "reject")), THREAD, how="async")
     assert "too much" in [str(error) for error in caught.value.errors]
 
 
@@ -262,10 +244,10 @@ async def test_a_doubtful_call_that_acts_is_decided_by_a_person(call, asks, adap
     """Shipped rules alone do not overrule large, but where its call acts and a person is at hand, he is asked."""
     journal = TraceCapture()
     graph = graph_of(adapter, scripted(calling(("nope", {}))), scripted(calling(call)), journal=journal)
-    out = await run(graph, {"messages": "Refund order A1: 30 please."}, "async")
+    out = await run(graph, {"messages": "Refund order A1: 30 please."}, THREAD, how="async")
     if asks:
         assert out["__interrupt__"][0].value["action_requests"][0]["args"] == call[1]
-        out = await run(graph, Command(resume=hitl("approve")), "async")
+        out = await run(graph, Command(resume=hitl("approve")), THREAD, how="async")
     assert out["messages"][1].tool_calls[0]["args"] == call[1]
     assert [t.outcome for t in journal] == ["human_review" if asks else "escalated"]
 
@@ -277,36 +259,40 @@ class Refund(BaseModel):
     amount: int
 
 
-async def test_structured_output_is_edited_as_an_object():
-    """The question has its fields; an edit of them is what the graph gets, and what is not of the schema comes back."""
-    draft = AIMessage("", tool_calls=[{"name": "Refund", "args": A1[1], "id": "1"}])
-    small, large = scripted(draft), scripted(draft)
-    model = CascadeChatModel(small=small, large=large, validators=[DOUBT], policy=ASKS).with_structured_output(Refund)
+def parsed(**args: Any) -> dict[str, Any]:
+    """An edited structured answer, as LangChain's front ends send it."""
+    return hitl({"type": "edit", "edited_action": {"name": "answer", "args": {"parsed": args}}})
 
-    async def node(state: Any) -> Any:
-        return {"messages": [AIMessage(repr(await model.ainvoke(state["messages"])))]}
 
-    builder = StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent")
-    graph = builder.compile(checkpointer=InMemorySaver())
-    question = (await run(graph, {"messages": "hi"}, "async"))["__interrupt__"][0].value
+@pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware"])
+@pytest.mark.parametrize("reply", [parsed(**EDITED[0]), '{"order": "B", "amount": 7}', {"parsed": EDITED[0]}], ids=str)
+async def test_structured_output_is_edited_as_an_object(reply, adapter):
+    """The question has its fields; a reply of the schema is what the graph gets, any other one comes back."""
+    small, large = (
+        scripted(AIMessage("", tool_calls=[{"name": "Refund", "args": A1[1], "id": "1"}])) for _ in range(2)
+    )
+    graph = graph_of(adapter, small, large, schema=Refund, tools=(), validators=[DOUBT])
+    question = (await run(graph, {"messages": "hi"}, THREAD, how="async"))["__interrupt__"][0].value
     assert question["action_requests"][0]["args"] == {"parsed": A1[1]}
-    for args, expected in (({"parsed": {"order": "B"}}, None), ({"parsed": EDITED[0]}, repr(Refund(**EDITED[0])))):
-        action = {"type": "edit", "edited_action": {"name": "answer", "args": args}}
-        out = await run(graph, Command(resume=hitl(action)), "async")
-        assert ("__interrupt__" in out) == (expected is None)
-    assert out["messages"][-1].text == expected
+    again = await run(graph, Command(resume=parsed(order="B")), THREAD, how="async")
+    assert "error" in again["__interrupt__"][0].value
+    out = await run(graph, Command(resume=reply), THREAD, how="async")
+    found = out.get("structured_response")
+    assert (repr(found) if found else out["messages"][-1].text) == repr(Refund(**EDITED[0]))
     assert (small.asked, large.asked) == (1, 1)
 
 
-async def test_a_review_outlives_its_process(tmp_path):
+@pytest.mark.parametrize("adapter", ["node", "middleware"])
+@pytest.mark.parametrize(("database", "how"), [("sqlite", "async"), ("postgres", "sync"), ("postgres", "async")])
+async def test_a_review_outlives_its_process(adapter, database, how, saver_of, thread):
     """Another graph over the same checkpoints, with models that know nothing, takes the draft that was paid."""
-    path = str(tmp_path / "s.db")
-    async with AsyncSqliteSaver.from_conn_string(path) as saver:
-        await asked("node", "one", "async", saver=saver)
-    journal = TraceCapture()
-    async with AsyncSqliteSaver.from_conn_string(path) as saver:
-        small, large = scripted("never"), scripted("never")
-        graph = graph_of("node", small, large, saver=saver, validators=[DOUBT], journal=journal)
-        assert answer_of(await run(graph, Command(resume=hitl("approve")), "async")) == TAKEN
+    settings: Any = {"validators": [DOUBT]}
+    async with saver_of(database, how) as saver:
+        drafted = [scripted(DRAFTS["one"]) for _ in range(2)]
+        await run(graph_of(adapter, *drafted, saver=saver, **settings), {"messages": "hi"}, thread, how=how)
+    journal, small, large = TraceCapture(), scripted("never"), scripted("never")
+    async with saver_of(database, how) as saver:
+        graph = graph_of(adapter, small, large, saver=saver, journal=journal, **settings)
+        assert answer_of(await run(graph, Command(resume=hitl("approve")), thread, how=how)) == TAKEN
     assert (small.asked, large.asked) == (0, 0)
-    assert [(t.outcome, t.final_tier) for t in journal] == [("human_review", "large")]
+    assert [(t.outcome, t.final_tier, t.usage.calls) for t in journal] == [("human_review", "large", 2)]

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -53,10 +54,10 @@ MACHINE += [_joined("/", "tmp/dev"), _joined("/opt", "/wheels"), _joined("/opt",
 def test_no_file_names(what: str, patterns: list[str]) -> None:
     """No file names a package registry, an option that does, or a path of the machine it was written on."""
     found = []
+    anything = re.compile("|".join(patterns))
     for file in _files():
         text = file.read_bytes().decode("utf-8", "replace")
-        for pattern in patterns:
-            found += [f"{file.relative_to(ROOT)}: {m.group()}" for m in re.finditer(pattern, text)]
+        found += [f"{file.relative_to(ROOT)}: {m.group()}" for m in anything.finditer(text)]
     assert not found, f"{what}: {found[:20]}"
 
 
@@ -84,19 +85,25 @@ def test_there_is_something_to_look_at() -> None:
 REQUIREMENT = re.compile(r"^(?P<name>[\w.-]+)(?:\[(?P<extras>[\w,.-]+)\])?==", re.MULTILINE)
 
 
+@cache
+def _installed() -> list[tuple[str, list[Requirement]]]:
+    """What is installed, and what it asks for with an extra."""
+    found = ((d.name, [r for r in d.requires or () if "[" in r.partition(";")[0]]) for d in metadata.distributions())
+    return [(name, [Requirement(line) for line in lines]) for name, lines in found]
+
+
 def _missing_extras(pinned: str) -> list[str]:
     """Packages that an installed distribution asks for with an extra that the list does not pin with it."""
     extras = {m["name"]: set((m["extras"] or "").split(",")) - {""} for m in REQUIREMENT.finditer(pinned)}
     missing = []
-    for distribution in metadata.distributions():
-        if canonicalize_name(distribution.name) not in extras:
+    for distribution, requires in _installed():
+        if canonicalize_name(distribution) not in extras:
             continue
-        for line in distribution.requires or ():
-            queried = Requirement(line)
+        for queried in requires:
             name = canonicalize_name(queried.name)
             if name in extras and (queried.marker is None or queried.marker.evaluate({"extra": ""})):
                 lost = queried.extras - extras[name]
-                missing += [f"{distribution.name} asks for {name}[{extra}]" for extra in sorted(lost)]
+                missing += [f"{distribution} asks for {name}[{extra}]" for extra in sorted(lost)]
     return missing
 
 

@@ -1,26 +1,19 @@
 """A cascade inside LangGraph itself: policies of a node, interrupts, savers, branches, subgraphs, streams. No mocks."""
 
-import asyncio
 import warnings
-from contextlib import asynccontextmanager
 from importlib.metadata import version
-from operator import add
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.sqlite import SqliteSaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import NodeError, NodeTimeoutError
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.graph.message import add_messages
-from langgraph.prebuilt import ToolNode, tools_condition
-from langgraph.types import CachePolicy, Command, RetryPolicy, Send, TimeoutPolicy, interrupt
+from langgraph.types import CachePolicy, Command, RetryPolicy, TimeoutPolicy, interrupt
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -30,20 +23,17 @@ from pydantic import BaseModel
 from cascade_agent import (
     CascadeChatModel,
     CascadeExhausted,
-    CascadeMiddleware,
     Policy,
     Price,
     Tier,
     cascade_node,
-    cascade_step,
     default_validators,
     swap_node,
 )
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import BOTH, Hanging, cancelled, eventually, graph_of, lookup, no_draft, record, streamed
+from tests.builders import BOTH, behind, call, graph_of, lookup, no_draft, pair, record, run, streamed
 
-SAVERS = pytest.mark.parametrize("database", ["memory", "sqlite"])
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 KEEPS_TASKS_OF_SUBGRAPHS = (1, 2, 16)
 HI: Any = {"messages": [HumanMessage("hi")]}
@@ -54,74 +44,39 @@ def model(*replies, **settings):
     return ScriptedChatModel(list(replies), **{"usage": (10, 2), "streams": True, **settings})
 
 
-async def run(graph, state, config=None, *, how, **settings):
-    """Run a graph one way or the other."""
-    if how == "sync":
-        return await asyncio.to_thread(graph.invoke, state, config, **settings)
-    return await graph.ainvoke(state, config, **settings)
-
-
-@asynccontextmanager
-async def saver_of(database, how, path):
-    """A checkpointer for one way of running."""
-    if database == "memory":
-        yield InMemorySaver()
-    elif how == "async":
-        async with AsyncSqliteSaver.from_conn_string(str(path / "s.db")) as saver:
-            yield saver
-    else:
-        with SqliteSaver.from_conn_string(str(path / "s.db")) as saver:
-            yield saver
-
-
-def adapter(kind, small, large, **settings):
-    """The same pair behind each adapter, as a compiled graph (`saver` is its checkpointer)."""
-    saver = settings.pop("saver", None)
-    if kind == "middleware":
-        return create_agent(small, middleware=[CascadeMiddleware(large, **settings)], checkpointer=saver)
-    if kind == "node":
-        return graph_of(cascade_node(small, large, **settings), saver=saver)
-    if kind == "step":
-
-        @cascade_step(small=small, large=large, **settings)
-        def agent(state: MessagesState, *, model: Any) -> dict:
-            return {"messages": [model.invoke(state["messages"])]}
-
-        return graph_of(agent, saver=saver)
-    return create_agent(CascadeChatModel(small=small, large=large, **settings), checkpointer=saver)
-
-
-DOORS = pytest.mark.parametrize("kind", ["model", "node", "step", "middleware"])
+ADAPTERS = pytest.mark.parametrize("adapter", ["chat_model", "node", "step", "middleware"])
 
 
 # ---- what is seen of a step -----------------------------------------------------------------------------------------
 @BOTH
-@DOORS
-async def test_every_adapter_shows_the_accepted_answer_once_and_a_rejected_draft_never(kind, how):
-    """In `messages`, `updates`, `values`, `debug` and in the checkpoints, from both kinds of models."""
+@ADAPTERS
+async def test_every_adapter_shows_the_accepted_answer_once_and_a_rejected_draft_never(adapter, how):
+    """In every stream mode and in the checkpoints, from both kinds of models."""
+    modes = ["messages", "updates", "values", "debug", "tasks", "checkpoints"]
     for streams in (True, False):
         saver = InMemorySaver()
         small, large = (model(text, loop=True, streams=streams) for text in ("a draft unseen", "the final answer"))
-        graph = adapter(kind, small, large, validators=[no_draft], saver=saver)
-        parts = await streamed(graph, HI, THREAD, how=how, stream_mode=["messages", "updates", "values", "debug"])
+        graph = behind(adapter, small, large, validators=[no_draft], saver=saver)
+        parts = await streamed(graph, HI, THREAD, how=how, stream_mode=modes)
         tokens = [part[0] for mode, part in parts if mode == "messages"]
         assert [t.text for t in tokens] == ["the", " final", " answer", ""]
-        assert len({t.id for t in tokens}) == 1
         assert sum(t.usage_metadata is not None for t in tokens) == 1
         assert "unseen" not in repr(parts)
         assert "unseen" not in repr(saver.storage) + repr(saver.writes) + repr(saver.blobs)
-        assert [m.text for m in graph.get_state(THREAD).values["messages"]] == ["hi", "the final answer"]
+        messages = graph.get_state(THREAD).values["messages"]
+        assert [m.text for m in messages] == ["hi", "the final answer"]
+        assert {t.id for t in tokens} == {messages[-1].id}
 
 
 @BOTH
-@DOORS
-async def test_every_adapter_counts_every_model_call_once(kind, how):
+@ADAPTERS
+async def test_every_adapter_counts_every_model_call_once(adapter, how):
     """Usage callbacks hear each tier once, streamed or not, and agree with the record."""
     for mode in ("values", "messages"):
         usage = UsageMetadataCallbackHandler()
         journal = TraceCapture()
         small, large = model("draft", name="small"), model("fine", name="large")
-        graph = adapter(kind, small, large, validators=[no_draft], journal=journal)
+        graph = behind(adapter, small, large, validators=[no_draft], journal=journal)
         await streamed(graph, HI, {"callbacks": [usage]}, how=how, stream_mode=mode)
         assert {name: u["total_tokens"] for name, u in usage.usage_metadata.items()} == {"small": 12, "large": 12}
         (trace,) = journal
@@ -130,10 +85,10 @@ async def test_every_adapter_counts_every_model_call_once(kind, how):
 
 @pytest.mark.filterwarnings("ignore:The v3 streaming protocol")
 @BOTH
-@DOORS
-async def test_event_streams_show_the_accepted_answer_in_pieces(kind, how):
+@ADAPTERS
+async def test_event_streams_show_the_accepted_answer_in_pieces(adapter, how):
     """`stream_events(version="v3")`: one message, its text in pieces, the record on it; the draft is not there."""
-    graph = adapter(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    graph = behind(adapter, model("a draft"), model("the final answer"), validators=[no_draft])
     if how == "sync":
         entry = [(list(m.text), m.output) for m in graph.stream_events(HI, version="v3").messages]
     else:
@@ -145,10 +100,10 @@ async def test_event_streams_show_the_accepted_answer_in_pieces(kind, how):
     assert record(message)["outcome"] == "escalated"
 
 
-@DOORS
-async def test_older_event_streams_show_drafts_only_under_the_hidden_tag(kind):
+@ADAPTERS
+async def test_older_event_streams_show_drafts_only_under_the_hidden_tag(adapter):
     """`astream_events(version="v2")`: a consumer that excludes `nostream` hears the accepted answer alone."""
-    graph = adapter(kind, model("a draft"), model("the final answer"), validators=[no_draft])
+    graph = behind(adapter, model("a draft"), model("the final answer"), validators=[no_draft])
     heard, all_ends = [], 0
     async for event in graph.astream_events(HI, version="v2"):
         hidden = "nostream" in event.get("tags", ())
@@ -190,16 +145,6 @@ async def test_a_body_that_streams_its_model_streams_the_accepted_answer(how):
 
 # ---- policies of a node ---------------------------------------------------------------------------------------------
 @BOTH
-async def test_a_retry_policy_runs_an_exhausted_step_again(how):
-    """The node's own retries see large's exception and start a new step."""
-    small = model(OSError("a"), "fine")
-    node = cascade_node(small, model(ConnectionError("b")), validators=[no_draft])
-    policy = RetryPolicy(max_attempts=2, initial_interval=0.01, jitter=False, retry_on=ConnectionError)
-    out = await run(graph_of(node, retry_policy=policy), HI, how=how)
-    assert (out["messages"][-1].text, small.asked) == ("fine", 2)
-
-
-@BOTH
 async def test_a_cache_policy_answers_the_same_state_without_a_model(how):
     """The second run of the same input asks nobody."""
     small = model("fine")
@@ -234,41 +179,11 @@ async def test_a_node_timeout_ends_the_step_and_asks_nobody_after():
     assert [t.outcome for t in journal] == ["cancelled"]
 
 
-async def test_a_cancelled_run_leaves_no_task_and_no_later_call():
-    """`CancelledError` comes out at once; nothing of the step goes on."""
-    large = model("never")
-    graph = graph_of(cascade_node(small := Hanging("late"), large))
-    before = asyncio.all_tasks()
-    await cancelled(graph.ainvoke(HI), small)
-    await eventually(lambda: asyncio.all_tasks() == before)
-    assert large.asked == 0
-
-
 # ---- interrupts -----------------------------------------------------------------------------------------------------
 def ends_at_a_human(journal, **settings):
     """A pair whose every draft is refused softly, and the settings that ask a human then."""
     small, large = (model(f"draft {n} 1", f"draft {n} 2", name=n) for n in ("s", "l"))
     return small, large, {"validators": [no_draft], "policy": Policy(on_exhausted="interrupt"), "journal": journal}
-
-
-@BOTH
-@DOORS
-@SAVERS
-async def test_after_an_interrupt_each_tier_was_paid_once_and_the_approved_draft_is_used(kind, how, database, tmp_path):
-    """R14 through every adapter and with both savers: calls, record and answer are those of one step."""
-    journal = TraceCapture()
-    small, large, settings = ends_at_a_human(journal)
-    async with saver_of(database, how, tmp_path) as saver:
-        graph = adapter(kind, small, large, saver=saver, **settings)
-        out = await run(graph, HI, THREAD, how=how)
-        assert out["__interrupt__"][0].value["draft"]["text"] == "draft l 1"
-        assert len(journal) == 0
-        out = await run(graph, Command(resume="accept"), THREAD, how=how)
-    assert out["messages"][-1].text == "draft l 1"
-    assert (small.asked, large.asked) == (1, 1)
-    (trace,) = journal
-    assert (trace.outcome, trace.final_tier, trace.usage.calls) == ("human_review", "large", 2)
-    assert record(out["messages"][-1])["id"] == trace.id
 
 
 @BOTH
@@ -291,22 +206,24 @@ async def test_a_second_interrupt_of_the_same_node_neither_pays_nor_records_agai
 
 
 @BOTH
-async def test_a_durable_answer_survives_an_interrupt_later_in_the_body(how):
+@pytest.mark.parametrize("database", ["memory", "postgres"])
+@pytest.mark.parametrize(("durable", "queried"), [(True, 1), (False, 2)])
+async def test_a_durable_answer_survives_an_interrupt_later_in_the_body(
+    how, database, durable, queried, saver_of, thread
+):
     """`durable=True`: what the person saw is what is used, paid and recorded once; without it the body asks anew."""
-    for durable, queried in ((True, 1), (False, 2)):
-        journal = TraceCapture()
-        small = model("first", "second")
+    journal, small = TraceCapture(), model("first", "second")
 
-        def body(state, model):
-            reply = model.invoke(state["messages"])
-            return {"messages": [AIMessage(f"{reply.text}: {interrupt(reply.text)}")]}
+    def body(state, model):
+        reply = model.invoke(state["messages"])
+        return {"messages": [AIMessage(f"{reply.text}: {interrupt(reply.text)}")]}
 
-        node = cascade_node(small, model("x"), step=body, journal=journal, durable=durable)
-        graph = graph_of(node, saver=InMemorySaver())
-        assert (await run(graph, HI, THREAD, how=how))["__interrupt__"][0].value == "first"
-        out = await run(graph, Command(resume="yes"), THREAD, how=how)
-        assert out["messages"][-1].text == ("first: yes" if durable else "second: yes")
-        assert small.asked == len(journal) == queried
+    async with saver_of(database, how) as saver:
+        graph = graph_of(cascade_node(small, model("x"), step=body, journal=journal, durable=durable), saver=saver)
+        assert (await run(graph, HI, thread, how=how))["__interrupt__"][0].value == "first"
+        out = await run(graph, Command(resume="yes"), thread, how=how)
+    assert out["messages"][-1].text == ("first: yes" if durable else "second: yes")
+    assert small.asked == len(journal) == queried
 
 
 @BOTH
@@ -353,7 +270,7 @@ async def test_structured_output_survives_an_interrupt_as_the_object_it_was(how)
     calls = model(
         AIMessage("", tool_calls=[{"name": "Plan", "args": {"goal": "g", "steps": ["a"]}, "id": "1"}]), name="s"
     )
-    cascade = CascadeChatModel(small=calls, large=small, durable=True, validators=[])
+    cascade = pair(calls, small, durable=True, validators=[])
     structured = cascade.with_structured_output(Plan)
 
     def body(state):
@@ -419,35 +336,6 @@ async def test_without_a_checkpointer_an_exhausted_step_raises(how):
 
 
 @BOTH
-async def test_an_interrupt_of_the_host_inside_a_body_passes_through(how):
-    """`interrupt()` before any model call stops the graph as ever; the models are asked after the resume only."""
-    small = model("fine")
-
-    def body(state, model):
-        name = interrupt("who?")
-        return {"messages": [model.invoke(f"hi {name}")]}
-
-    graph = graph_of(cascade_node(small, model("x"), step=body), saver=InMemorySaver())
-    assert (await run(graph, HI, THREAD, how=how))["__interrupt__"][0].value == "who?"
-    assert small.asked == 0
-    assert (await run(graph, Command(resume="Ada"), THREAD, how=how))["messages"][-1].text == "fine"
-    assert small.calls[0][0].text == "hi Ada"
-
-
-@BOTH
-async def test_static_interrupts_stop_before_and_after_the_node(how):
-    """`interrupt_before` and `interrupt_after` of `compile` work as for any node."""
-    small = model("fine")
-    builder = StateGraph(MessagesState)
-    builder.add_node("agent", cascade_node(small, model("x")))
-    builder.add_edge(START, "agent")
-    graph = builder.compile(checkpointer=InMemorySaver(), interrupt_before=["agent"])
-    await run(graph, HI, THREAD, how=how)
-    assert (graph.get_state(THREAD).next, small.asked) == (("agent",), 0)
-    assert (await run(graph, None, THREAD, how=how))["messages"][-1].text == "fine"
-
-
-@BOTH
 async def test_a_thread_continues_and_forks_with_its_records(how):
     """A second turn sees the first; an older checkpoint can be run again, with a record of its own."""
     small = model("one", "two", "two again")
@@ -465,41 +353,6 @@ async def test_a_thread_continues_and_forks_with_its_records(how):
 
 
 # ---- shapes of graphs -----------------------------------------------------------------------------------------------
-class Fan(TypedDict):
-    items: list[str]
-    messages: Annotated[list[AnyMessage], add]
-
-
-class Item(TypedDict):
-    item: str
-
-
-@BOTH
-async def test_parallel_branches_and_send_keep_their_answers_and_records_apart(how):
-    """Twelve steps side by side, every second one escalated: each message carries its own record."""
-
-    def echo(messages):
-        return AIMessage(f"{'draft' if int(messages[0].text) % 2 else 'small'} {messages[0].text}")
-
-    def ask(state: Item, model):
-        return {"messages": [model.invoke(state["item"])]}
-
-    journal = TraceCapture()
-    small = model(echo, loop=True)
-    large = model(lambda messages: AIMessage(f"large {messages[0].text}"), loop=True)
-    builder = StateGraph(Fan)
-    builder.add_node(
-        "ask", cascade_node(small, large, step=ask, validators=[no_draft], journal=journal), input_schema=Item
-    )
-    builder.add_conditional_edges(START, lambda state: [Send("ask", {"item": i}) for i in state["items"]], ["ask"])
-    out = await run(builder.compile(), {"items": [str(i) for i in range(12)], "messages": []}, how=how)
-    expected = {f"{'large' if i % 2 else 'small'} {i}" for i in range(12)}
-    assert {m.text for m in out["messages"]} == expected
-    for message in out["messages"]:
-        assert record(message)["final_tier"] == message.text.split()[0]
-    assert len({t.id for t in journal}) == len(journal) == 12
-
-
 @BOTH
 async def test_two_nodes_in_parallel_share_one_cascade(how):
     """One node object under two names answers in both places; its steps carry the name of the place."""
@@ -533,45 +386,23 @@ async def test_a_cascade_in_a_subgraph_streams_and_interrupts_through_its_parent
 
 def wrong(name):
     """A call of a tool that is not there, then an answer."""
-    call = AIMessage("", tool_calls=[{"name": name, "args": {"order": "7"}, "id": "1"}])
-    return [call, AIMessage("Order 7 was shipped.")]
+    return [call(name, order="7"), AIMessage("Order 7 was shipped.")]
 
 
 @BOTH
-async def test_an_agent_loop_of_ones_own_runs_on_a_cascade_node(how):
-    """`ToolNode` and `tools_condition` around a cascade node: the wrong call never reaches the tools."""
-    small, large = model(*wrong("look_up")), model(*wrong("lookup"))
-    builder = StateGraph(MessagesState)
-    builder.add_node("agent", cascade_node(small, large, tools=[lookup]))
-    builder.add_node("tools", ToolNode([lookup]))
-    builder.add_edge(START, "agent")
-    builder.add_conditional_edges("agent", tools_condition)
-    builder.add_edge("tools", "agent")
-    out = await run(builder.compile(), {"messages": "Where is order 7?"}, how=how)
-    assert [m.type for m in out["messages"]] == ["human", "ai", "tool", "ai"]
-    assert out["messages"][2].status == "success"
-    assert [record(m)["final_tier"] for m in out["messages"] if m.type == "ai"] == ["large", "small"]
-
-
-@pytest.mark.parametrize("prebuilt", ["create_react_agent", "create_agent"])
-@BOTH
-async def test_prebuilt_agents_take_a_cascade_as_their_model(prebuilt, how):
-    """`CascadeChatModel` is a chat model to both of them, with tools and with structured output."""
-    report = AIMessage("", tool_calls=[{"name": "Plan", "args": {"goal": "g", "steps": ["a"]}, "id": "9"}])
+async def test_the_prebuilt_agent_of_langgraph_takes_a_cascade_as_its_model(how):
+    """`CascadeChatModel` is a chat model to `create_react_agent`, with tools and with structured output."""
+    report = call("Plan", goal="g", steps=["a"], call_id="9")
     cascade = CascadeChatModel(small=model(*wrong("look_up"), report), large=model(*wrong("lookup")))
-    if prebuilt == "create_agent":
-        agent = create_agent(cascade, [lookup])
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from langgraph.prebuilt import create_react_agent
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from langgraph.prebuilt import create_react_agent
 
-            agent = create_react_agent(cascade, [lookup], response_format=Plan)
+        agent = create_react_agent(cascade, [lookup], response_format=Plan)
     out = await run(agent, {"messages": "Where is order 7?"}, how=how)
     assert [m.type for m in out["messages"]] == ["human", "ai", "tool", "ai"]
     assert record(out["messages"][1])["reason"] == "schema_invalid"
-    if prebuilt == "create_react_agent":
-        assert out["structured_response"] == Plan(goal="g", steps=["a"])
+    assert out["structured_response"] == Plan(goal="g", steps=["a"])
 
 
 def test_the_model_node_of_an_agent_can_be_swapped():
@@ -590,19 +421,14 @@ def nested(depth):
     return value
 
 
-def calling(order, **more):
-    """A call of the look-up tool with one argument."""
-    return AIMessage("", tool_calls=[{"name": "lookup", "args": {"order": order}, "id": "1"}], **more)
-
-
 HOSTILE = {
-    "integer over 64 bits": calling(2**70),
-    "not a number": calling(float("nan")),
-    "infinite": calling(float("inf")),
-    "lone surrogate in an argument": calling("\ud800"),
-    "NUL in an argument": calling("a\0b"),
-    "900 deep": calling(nested(900)),
-    "5 MB in an argument": calling("x" * 5_000_000),
+    "integer over 64 bits": call(order=2**70),
+    "not a number": call(order=float("nan")),
+    "infinite": call(order=float("inf")),
+    "lone surrogate in an argument": call(order="\ud800"),
+    "NUL in an argument": call(order="a\0b"),
+    "900 deep": call(order=nested(900)),
+    "5 MB in an argument": call(order="x" * 5_000_000),
     "lone surrogate in the text": AIMessage("\udc00 order"),
     "NUL in the text": AIMessage("a\0b"),
     "5 MB of text": AIMessage("x " * 2_500_000),
@@ -611,54 +437,46 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-@BOTH
-@SAVERS
-@pytest.mark.parametrize("kind", ["node", "middleware"])
-async def test_a_hostile_draft_crashes_no_run_with_a_saver(what, database, kind, how, tmp_path):
+@pytest.mark.parametrize(
+    ("adapter", "database", "how"),
+    [
+        ("chat_model", "memory", "async"),
+        ("node", "sqlite", "sync"),
+        ("middleware", "sqlite", "async"),
+        ("node", "postgres", "sync"),
+        ("middleware", "postgres", "async"),
+    ],
+)
+async def test_a_hostile_draft_crashes_no_run_with_a_saver(what, adapter, database, how, saver_of, thread):
     """R19: what a checkpoint cannot hold is refused before it is stored; large answers and the record is stored."""
-    hostile, safe = HOSTILE[what], AIMessage("Order 7 was shipped.")
-    small, large = model(hostile, streams=False), model(safe, streams=False)
+    small, large = (model(text, streams=False) for text in (HOSTILE[what], AIMessage("Order 7 was shipped.")))
     journal = TraceCapture()
-    async with saver_of(database, how, tmp_path) as saver:
-        if kind == "node":
-            graph = graph_of(cascade_node(small, large, tools=[lookup], journal=journal), saver=saver)
-        else:
-            cascade = CascadeMiddleware(large, journal=journal)
-            graph = create_agent(small, [lookup], middleware=[cascade], checkpointer=saver)
-        out = await run(graph, {"messages": "Where is order 7?"}, THREAD, how=how)
+    async with saver_of(database, how) as saver:
+        graph = behind(adapter, small, large, tools=[lookup], journal=journal, saver=saver)
+        out = await run(graph, {"messages": "Where is order 7?"}, thread, how=how)
         assert out["messages"][1].text == "Order 7 was shipped."
-        assert (await graph.aget_state(THREAD) if how == "async" else graph.get_state(THREAD)).values == out
+        assert (await graph.aget_state(thread) if how == "async" else graph.get_state(thread)).values == out
     assert journal.traces[0].attempts[0].outcome == "rejected"
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-@BOTH
-async def test_a_hostile_draft_of_both_tiers_asks_a_human_who_can_answer(what, how, tmp_path):
+@pytest.mark.parametrize(("database", "how"), [("sqlite", "async"), ("postgres", "sync"), ("postgres", "async")])
+async def test_a_hostile_draft_of_both_tiers_asks_a_human_who_can_answer(what, database, how, saver_of, thread):
     """R19 with an interrupt: question and record are storable although neither draft is."""
-    settings = {"tools": [lookup], "policy": Policy(on_exhausted="interrupt"), "journal": TraceCapture()}
-    node = cascade_node(model(HOSTILE[what], streams=False), model(HOSTILE[what], streams=False), **settings)
-    async with saver_of("sqlite", how, tmp_path) as saver:
-        graph = graph_of(node, saver=saver)
-        out = await run(graph, {"messages": "Where is order 7?"}, THREAD, how=how)
+    settings: Any = {"tools": [lookup], "policy": Policy(on_exhausted="interrupt"), "journal": TraceCapture()}
+    small, large = (model(HOSTILE[what], streams=False) for _ in range(2))
+    async with saver_of(database, how) as saver:
+        graph = behind("node", small, large, saver=saver, **settings)
+        out = await run(graph, {"messages": "Where is order 7?"}, thread, how=how)
         assert out["__interrupt__"][0].value["draft"] is None
-        out = await run(graph, Command(resume="mine"), THREAD, how=how)
+        out = await run(graph, Command(resume="mine"), thread, how=how)
         assert out["messages"][-1].text == "mine"
 
 
 def test_the_default_set_is_what_protects_the_savers():
     """The test above means what it says: without validators the same answer does crash the saver."""
     saver = InMemorySaver()
-    graph = graph_of(cascade_node(model(calling(2**70)), model("x"), validators=[]), saver=saver)
+    graph = graph_of(cascade_node(model(call(order=2**70)), model("x"), validators=[]), saver=saver)
     with pytest.raises(TypeError, match="not msgpack serializable"):
         graph.invoke({"messages": "hi"}, THREAD)
     assert default_validators()
-
-
-def test_messages_of_a_channel_are_not_changed_by_a_step():
-    """The cascade copies what it marks: the model's own message object has no record on it."""
-    own = AIMessage("fine", id="own")
-    seen = []
-    node = cascade_node(model(lambda messages: seen.append(messages) or own), model("x"))
-    out = graph_of(node, Annotated[list[AnyMessage], add_messages]).invoke([HumanMessage("hi", id="1")])
-    assert record(out[-1])["outcome"] == "accepted"
-    assert "cascade" not in own.response_metadata

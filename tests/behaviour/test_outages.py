@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage
-from langchain_openai import ChatOpenAI
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier
+from cascade_agent import CascadeExhausted, Policy, Price, Tier
 from cascade_agent.engine import worker_threads
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_fail
 from cascade_agent.validators import CrossCheck
+from tests.builders import BOTH, Refused, ask, eventually, pair
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # httpx clients live as long as the process
-BOTH = pytest.mark.parametrize("how", ["sync", "async"])
-BUSY = 400
+BUSY = 200
 
 
 @pytest.fixture
@@ -26,13 +25,6 @@ def stub() -> Iterator[StubOpenAI]:
     """A server that fails on demand, and answers what hangs when the test is over."""
     with StubOpenAI() as server:
         yield server
-
-
-class Refused(Exception):
-    """A provider that is busy and says when to come back."""
-
-    status_code = 429
-    body = "retryDelay: '0.001s'"
 
 
 async def all_of(model: Any, n: int, how: str, config: Any = None) -> list[Any]:
@@ -53,23 +45,22 @@ async def all_of(model: Any, n: int, how: str, config: Any = None) -> list[Any]:
 @BOTH
 async def test_a_busy_large_model_gets_a_tenth_more_calls_at_most(how):
     """The allowance is shared by the steps in flight, and requests and attempts are the same number."""
-    large, journal = ScriptedChatModel(lambda _: Refused(), loop=True, delay=0.002), TraceCapture()
-    llm = CascadeChatModel(
-        small=ScriptedChatModel("no", loop=True), large=large, validators=[always_fail()], journal=journal
-    )
+    large, journal = ScriptedChatModel(lambda _: Refused(after="0.001"), loop=True, delay=0.002), TraceCapture()
+    llm = pair(ScriptedChatModel("no", loop=True), large, validators=[always_fail()], journal=journal)
     ended = await all_of(llm, BUSY, how)
     assert all(isinstance(end, Refused) for end in ended)
     assert BUSY < large.asked <= 1.1 * BUSY
     assert large.asked == sum(a.tier == "large" for trace in journal for a in trace.attempts)
+    assert max(len(trace.attempts) for trace in journal) <= 5
 
 
 @BOTH
 async def test_a_cold_budget_waits_for_what_is_set_aside(how):
     """A call is expected to cost seven times what it does; steps that meet held money wait and are answered."""
     large = Tier(ScriptedChatModel("large", usage=(0, 100), loop=True, delay=0.01), price=Price(0, 2000))
-    llm = CascadeChatModel(
-        small=Tier(ScriptedChatModel("small", usage=(0, 0), loop=True), price=Price(0, 0)),
-        large=large,
+    llm = pair(
+        Tier(ScriptedChatModel("small", usage=(0, 0), loop=True), price=Price(0, 0)),
+        large,
         validators=[lambda draft, _: draft.tier == "large"],
         policy=Policy(max_cost={"thread": 20.0}, skip_small=False),
         journal=(journal := TraceCapture()),
@@ -93,9 +84,9 @@ async def test_waiting_for_money_ends_with_the_deadline(how):
         async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(self._generate, *args, **kwargs)
 
-    llm = CascadeChatModel(
-        small=Tier(Hanging(reply, usage=(0, 250), loop=True), price=Price(0, 1000)),
-        large=Tier(ScriptedChatModel("large", usage=(0, 250), loop=True), price=Price(0, 1000)),
+    llm = pair(
+        Tier(Hanging(reply, usage=(0, 250), loop=True), price=Price(0, 1000)),
+        Tier(ScriptedChatModel("large", usage=(0, 250), loop=True), price=Price(0, 1000)),
         policy=Policy(max_cost={"thread": 0.3}, latency_budget=0.3),
         journal=(journal := TraceCapture()),
     )
@@ -126,7 +117,7 @@ async def test_nobody_waits_for_what_a_cancelled_call_does_next(cancelled):
     """Large answers, and a cancelled step ends, while small still cleans up."""
     called, released, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
     small = CleansUp("never", called=called, released=released, ended=ended)
-    llm = CascadeChatModel(small=Tier(small, timeout=60 if cancelled else 0.5), large=ScriptedChatModel("large"))
+    llm = pair(Tier(small, timeout=60 if cancelled else 0.5), "large")
     step = asyncio.ensure_future(llm.ainvoke("hi"))
     if cancelled:
         await asyncio.wait_for(called.wait(), 60)
@@ -144,9 +135,9 @@ def test_the_pile_of_late_calls_has_a_ceiling(monkeypatch):
     monkeypatch.setattr(worker_threads, "MAX_LATE", 3)
     hangs = threading.Event()
     small = ScriptedChatModel(lambda _: "late" if hangs.wait(60) else "never", loop=True, name="hangs")
-    llm = CascadeChatModel(
-        small=Tier(small, timeout=0.01),
-        large=ScriptedChatModel("large", loop=True),
+    llm = pair(
+        Tier(small, timeout=0.01),
+        ScriptedChatModel("large", loop=True),
         policy=Policy(skip_small=False),
         journal=(journal := TraceCapture()),
     )
@@ -158,30 +149,21 @@ def test_the_pile_of_late_calls_has_a_ceiling(monkeypatch):
     assert len(busy) <= 3 + worker_threads._MAX_IDLE
 
 
-def test_a_late_call_ends_where_the_client_takes_a_timeout(stub):
+async def test_a_late_call_ends_where_the_client_takes_a_timeout(stub):
     """The client is given the deadline and a little more, so that its threads do not pile up."""
-    model = ChatOpenAI(model="fail-hang", base_url=stub.url, api_key="none", max_retries=0)
-    llm = CascadeChatModel(small=Tier(model, timeout=0.1), large=ScriptedChatModel("large", loop=True))
+    llm = pair(Tier(stub.model("fail-hang"), timeout=0.1), ScriptedChatModel("large", loop=True))
     assert llm.invoke("hi").response_metadata["cascade"]["attempts"][0]["outcome"] == "timeout"
-    ended = threading.Event()
-    for _ in range(2000):  # the server never answers before the test is over
-        if not worker_threads._late["fail-hang"]:
-            ended.set()
-            break
-        threading.Event().wait(0.01)
-    assert ended.is_set(), "the call still runs"
+    await eventually(lambda: not worker_threads._late["fail-hang"])  # the server answers when the test is over
 
 
 @BOTH
 async def test_evidence_that_is_refused_costs_nothing(how):
     """A second model answered with 429 leaves cost and usage of the step known."""
-    other = Tier(ScriptedChatModel(lambda _: Refused(), loop=True), price=Price(1, 1))
-    llm = CascadeChatModel(
-        small=Tier(ScriptedChatModel("small", usage=(10, 5)), price=Price(1, 1)),
-        large=ScriptedChatModel("large"),
-        validators=[CrossCheck(other)],
+    other = Tier(ScriptedChatModel(lambda _: Refused(after="0.001"), loop=True), price=Price(1, 1))
+    llm = pair(
+        Tier(ScriptedChatModel("small", usage=(10, 5)), price=Price(1, 1)), "large", validators=[CrossCheck(other)]
     )
-    trace = (await llm.ainvoke("hi") if how == "async" else llm.invoke("hi")).response_metadata["cascade"]
+    trace = (await ask(llm, how=how)).response_metadata["cascade"]
     assert trace["evidence"][0]["cost"] == 0.0
     assert trace["cost"] == pytest.approx(15e-6)
     assert trace["usage"]["input_tokens"] == 10

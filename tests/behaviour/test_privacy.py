@@ -21,7 +21,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
 from tests import fresh
-from tests.builders import otlp_receiver
+from tests.builders import RUN, otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
 
@@ -55,7 +55,8 @@ def secrets(data: bytes) -> Counter[str]:
 @pytest.fixture(scope="module")
 def sinks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The exports with the settings that nobody made."""
-    return exported_by_run(tmp_path_factory.mktemp("exported"))
+    ways = {"PRIVACY_EVERY_WAY": "1"} if RUN["slow"] else {}
+    return exported_by_run(tmp_path_factory.mktemp("exported"), **ways)
 
 
 def test_the_secrets_were_there_and_so_were_the_exporters(sinks):
@@ -84,7 +85,7 @@ def test_a_redacted_journal_holds_no_secret(sinks):
     assert secrets(sinks["broken.jsonl"]) == {}
     lines = {name: sinks[name].count(b"\n") for name in ("plain.jsonl", "redacted.jsonl", "broken.jsonl")}
     assert len(set(lines.values())) == 1
-    assert lines["plain.jsonl"] > 300
+    assert lines["plain.jsonl"] > 100
 
 
 def test_a_record_without_content_holds_no_secret(sinks):

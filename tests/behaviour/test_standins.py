@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import partial
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
+from graphs.evaluation.demo import choose
 from graphs.evaluation.run import run_task
 from graphs.evaluation.tasks import load_tasks
 from graphs.plan_execute import build_alone as plan_alone
-from graphs.plan_execute import make_plan
 from graphs.standins import faults, reading, solving, view
 from graphs.standins import models as standins
 from graphs.standins.models import large_standin, small_standin, tokens
 from graphs.standins.reading import read
-from graphs.standins.view import PLAN_MARK, PLAN_TOOL, View
 from graphs.support import build_alone as support_alone
 from tools.database import OrderDatabase
 from tools.orders import order_tools
 
 TOOLS = order_tools(OrderDatabase())
-BUILD = {"support": support_alone, "plan_execute": plan_alone}
 BOTH = pytest.mark.parametrize("model", [small_standin(), large_standin()], ids=["small", "large"])
 
 
@@ -68,36 +67,6 @@ def test_the_thread_id_changes_nothing(model):
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("text", "kinds", "orders"),
-    [
-        ("Where is O-1111?", ["track"], [("O-1111",)]),
-        ("Cancel O-1111 and tell me where O-2222 is.", ["cancel", "track"], [("O-1111",), ("O-2222",)]),
-        ("What did I pay for O-1111?", ["paid"], [("O-1111",)]),
-        ("Wo ist O-1111?", ["track"], [("O-1111",)]),
-        ("O-1111, bitte", ["status"], [("O-1111",)]),
-        ("Good morning!", [], []),
-    ],
-)
-def test_requests_are_read_from_their_words(text, kinds, orders):
-    """Kinds of goals and order numbers come from the text."""
-    request = read([text], foreign=True)
-    assert [goal.kind for goal in request.goals] == kinds
-    assert [goal.orders for goal in request.goals] == orders
-
-
-def test_details_of_a_request_are_read():
-    """Amount, reason, address, condition and identity come from the text; an earlier turn is remembered."""
-    refund = read(["Refund 12,50 euros for O-1111, it came damaged."], foreign=False).goals[0]
-    assert (refund.amount, refund.reason) == ("12.50", "damaged")
-    move = read(["Please change the address of O-1111 to 1 A Road, Bonn, 53111, DE."], foreign=False).goals[0]
-    assert move.address == ("1 A Road", "Bonn", "53111", "DE")
-    assert read(["Cancel O-1111 if it has not been shipped."], foreign=False).goals[0].condition == "not_shipped"
-    later = read(["Cancel my last order.", "My email is a.b@example.com."], foreign=False)
-    assert (later.email, later.claims, [g.kind for g in later.goals]) == ("a.b@example.com", True, ["cancel"])
-    assert read(["Status of O-1111?", "Then cancel it."], foreign=False).goals[0].orders == ("O-1111",)
-
-
 def test_the_small_one_reads_english_only():
     """A German wish is a mere mention of an order to a reader of English."""
     assert [g.kind for g in read(["Bitte stornieren Sie O-1111."], foreign=False).goals] == ["status"]
@@ -105,66 +74,18 @@ def test_the_small_one_reads_english_only():
 
 
 # ---- acting on what is in the conversation --------------------------------------------------------------------------
-def test_the_large_one_follows_results_it_was_given():
-    """The tracking number comes from the tool result in the conversation, whatever it is, and so does the answer."""
-    question = HumanMessage("Where is O-1111?")
-    first = ask(large_standin(), question)
-    assert [(c["name"], c["args"]) for c in first.tool_calls] == [("get_order", {"order_id": "O-1111"})]
-    order = {"order_id": "O-1111", "status": "shipped", "tracking_number": "TR-123456"}
-    history = [question, *called("get_order", {"order_id": "O-1111"}, order)]
-    second = ask(large_standin(), *history)
-    assert second.tool_calls[0]["args"] == {"tracking_number": "TR-123456"}
-    parcel = {"status": "in_transit", "location": "Oslo", "expected_on": "2026-05-05"}
-    history += called("track_shipment", {"tracking_number": "TR-123456"}, parcel, number="c2")
-    third = ask(large_standin(), *history)
-    assert not third.tool_calls
-    assert "Oslo" in third.text
-    assert "2026-05-05" in third.text
-
-
-def test_the_large_one_acts_on_results():
-    """What a tool refused becomes the answer, and an action that was done is not repeated with other arguments."""
-    history = called("cancel_order", {"order_id": "O-1111", "reason": "other"}, "Order O-1111 is lost.", status="error")
-    answer = ask(large_standin(), "Cancel O-1111.", *history)
-    assert not answer.tool_calls
-    assert "Order O-1111 is lost." in answer.text
-    done = called("refund_order", {"order_id": "O-1111", "amount": 7.0, "reason": "late"}, {"refunded": "7.00"})
-    answer = ask(large_standin(), "Refund 5 euros as goodwill for O-1111.", *done)
-    assert not answer.tool_calls
-
-
-def test_a_plan_refers_to_results_to_come():
-    """Asked for a plan, steps refer to earlier results and depend on them."""
-    answer = ask(large_standin(), "Where is the latest order of a.b@example.com?", tools=[make_plan])
-    call = answer.tool_calls[0]
-    assert call["name"] == PLAN_TOOL
-    steps = call["args"]["steps"]
-    assert [step["tool"] for step in steps] == ["get_customer", "list_orders", "get_order", "track_shipment"]
-    assert steps[1]["args"] == {"customer_id": "${s1.customer_id}"}
-    assert steps[2]["args"] == {"order_id": "${s2.orders.0.order_id}"}
-    assert [step["depends_on"] for step in steps] == [[], ["s1"], ["s2"], ["s3"]]
-
-
-def test_a_plan_in_the_prompt_is_carried_out():
-    """With a plan in the prompt, the first pending step is called with its references filled in from the results."""
-    plan = {
-        "steps": [
-            {"id": "s1", "tool": "get_order", "args": {"order_id": "O-1111"}, "status": "done", "result": {"paid": "9.50"}},
-            {"id": "s2", "tool": "refund_order", "args": {"order_id": "O-1111", "amount": "${s1.paid}", "reason": "late"},
-             "status": "pending"},
-        ]
-    }  # fmt: skip
-    answer = ask(
-        large_standin(), SystemMessage(f"Do it. {PLAN_MARK}\n{json.dumps(plan)}"), "Refund O-1111, it was late."
-    )
-    assert answer.tool_calls[0]["args"] == {"order_id": "O-1111", "amount": 9.5, "reason": "late"}
+def test_the_large_one_carries_out_tasks():
+    """It reads requests and results, plans, acts and asks: a dozen tasks succeed."""
+    build = {"support": support_alone, "plan_execute": plan_alone}
+    results = [run_task(t, partial(build[t.graph], large_standin())) for t in choose(load_tasks(), 12)]
+    assert [result.missed for result in results] == [()] * 12
 
 
 # ---- erring ---------------------------------------------------------------------------------------------------------
 @BOTH
 def test_equal_conversations_get_equal_answers(model):
     """Content, calls, ids and tokens are a function of the conversation."""
-    for task in load_tasks():
+    for task in load_tasks()[::4]:
         one, two = (ask(model, task.turns[0]) for _ in range(2))
         assert one.model_copy(update={"id": None}) == two.model_copy(update={"id": None})
 
@@ -176,7 +97,7 @@ def test_the_small_one_errs_in_many_ways():
     """
     texts = [
         f"{wish} O-{number}{rest}"
-        for number in range(5000, 5060)
+        for number in range(5000, 5020)
         for wish, rest in (
             ("Where is", "?"),
             ("Please refund 12.50 euros for", ", it came damaged."),
@@ -215,24 +136,7 @@ def test_some_faults_cannot_be_seen():
     assert 0 < wrong < 30
 
 
-def test_chance_is_a_function_of_the_text_alone():
-    """The same words give the same number in [0, 1); other words another; numbers fill the interval."""
-    values = [View.of([], []).chance("key", str(n)) for n in range(2000)]
-    assert values == [View.of([], []).chance("key", str(n)) for n in range(2000)]
-    assert all(0 <= value < 1 for value in values)
-    assert 0.45 < sum(values) / 2000 < 0.55
-    assert View.of([], []).chance("other", "1") != View.of([], []).chance("key", "1")
-
-
 # ---- the host's interface -------------------------------------------------------------------------------------------
-@BOTH
-async def test_async_is_sync(model):
-    """`ainvoke` gives what `invoke` gives."""
-    bound = model.bind_tools(TOOLS)
-    one, two = bound.invoke("Where is O-1111?"), await bound.ainvoke("Where is O-1111?")
-    assert (one.text, one.tool_calls, one.usage_metadata) == (two.text, two.tool_calls, two.usage_metadata)
-
-
 @BOTH
 def test_usage_is_counted_from_the_real_messages(model):
     """Input tokens grow with the prompt and the offered tools by characters / 4; the model names itself."""
@@ -241,14 +145,3 @@ def test_usage_is_counted_from_the_real_messages(model):
     assert short.usage_metadata["input_tokens"] == tokens("Hello") == 2
     assert ask(model, "Hello").usage_metadata["input_tokens"] > 500
     assert short.response_metadata["model_name"] == model.model_name
-
-
-def test_a_view_forgets_what_an_action_changed():
-    """A look-up is known until an action on its order succeeded, when something fresh is wanted."""
-    before = called("get_order", {"order_id": "O-1111"}, {"refunded": "0.00"})
-    acted = called(
-        "refund_order", {"order_id": "O-1111", "amount": 1.0, "reason": "late"}, {"refunded": "1.00"}, number="c2"
-    )
-    seen = View.of([HumanMessage("hi"), *before, *acted], [])
-    assert seen.recall("get_order", {"order_id": "O-1111"}) == {"refunded": "0.00"}
-    assert seen.recall("get_order", {"order_id": "O-1111"}, fresh=True) is None

@@ -1,4 +1,4 @@
-"""The support graph: a person for large refunds, errors that are told, actions on one's own orders."""
+"""The support graph: a person for large refunds, errors that are named, actions on one's own orders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_large_or_unreadable_refund_needs_a_person(amount):
 
 
 @pytest.mark.parametrize(
-    ("decision", "paid", "told"),
+    ("decision", "paid", "words"),
     [
         ({"type": "approve"}, [("O-2138", 56660)], "566.60"),
         ({"type": "reject", "message": "send it back first"}, [], "send it back first"),
@@ -67,7 +67,7 @@ def test_a_large_or_unreadable_refund_needs_a_person(amount):
     ],
     ids=["approve", "reject", "edit"],
 )
-def test_a_person_decides(decision, paid, told):
+def test_a_person_decides(decision, paid, words):
     """The question is in the form of LangChain's front ends; what is decided is done, and the model reads it."""
     graph, config, state, db = started(LARGE, SMALL)
     question = state["__interrupt__"][0].value
@@ -78,7 +78,7 @@ def test_a_person_decides(decision, paid, told):
     assert refunds(db) == sorted([*paid, ("O-2140", 2000)])
     results = [m for m in state["messages"] if isinstance(m, ToolMessage)]
     assert {m.tool_call_id for m in results} == {"r", "s"}
-    assert any(told in m.text for m in results)
+    assert any(words in m.text for m in results)
     assert state["messages"][-1].text == "Done."
 
 
@@ -138,7 +138,7 @@ CANCEL = AIMessage("", tool_calls=[call("cancel_order", "9", order_id="O-1111", 
     ],
 )  # fmt: skip
 def test_what_the_rules_of_the_desk_find(rule, message, results, found):
-    """An error must be told; an action for a named account needs an order that was seen to be of that account."""
+    """An error must be named; an action for a named account needs an order that was seen to be of that account."""
     verdict = rule(Draft(message=message, tier="small"), StepContext(messages=after(*results)))
     assert (None if verdict is None else verdict.code) == found
 
@@ -150,7 +150,7 @@ def test_an_order_without_a_named_account_is_not_checked():
 
 
 def test_a_table_that_does_not_answer_is_an_error_to_the_model():
-    """A read that fails is told with what may be done; the next one works, and nothing was half written."""
+    """A read that fails is reported with what may be done; the next one works, and nothing was half written."""
     db = UnsteadyDatabase()
     tools = {tool.name: tool for tool in order_tools(db)}
     before = db.snapshot()

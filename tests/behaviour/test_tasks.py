@@ -33,11 +33,18 @@ def carried_out(task):
 
 
 @by_id
-def test_the_calls_and_facts_of_a_task_succeed(task):
-    """The task's own calls, run on a fresh database, reach its end state, and the facts as answer are accepted."""
+def test_exactly_the_calls_and_facts_of_a_task_succeed(task):
+    """Its own calls reach its end state; one order cancelled or refunded on top is found."""
     before, after, statuses = carried_out(task)
     assert set(statuses) <= {"success"}
     assert judge(task, before, after, answer_of(task)) == ()
+    spare = next(o for o, row in after["orders"].items() if row["status"] == "processing" and o not in str(task))
+    orders = {**after["orders"], spare: {**after["orders"][spare], "status": "cancelled"}}
+    missed = judge(task, before, {**after, "orders": orders}, answer_of(task))
+    assert f"orders {spare}: changed, though nobody asked for it" in missed
+    more = {"id": 999, "order_id": "O-2138", "amount_cents": 1, "reason": "late", "refunded_on": "2026-03-15"}
+    missed = judge(task, before, {**after, "refunds": {**after["refunds"], "999": more}}, answer_of(task))
+    assert "refunds: a row that nobody asked for" in missed
 
 
 def test_doing_and_saying_too_little_is_no_success():
@@ -51,24 +58,6 @@ def test_doing_and_saying_too_little_is_no_success():
         if task.changes:
             missed = judge(task, before, before, answer_of(task))
             assert any("not changed" in m or "missing" in m for m in missed), task.id
-
-
-@by_id
-def test_one_deed_too_many_is_no_success(task):
-    """Another order cancelled or refunded on top is found, also next to a refund that was asked for."""
-    before, after, _ = carried_out(task)
-    spare = next(o for o, row in after["orders"].items() if row["status"] == "processing" and o not in str(task))
-    after["orders"][spare] = {**after["orders"][spare], "status": "cancelled"}
-    assert f"orders {spare}: changed, though nobody asked for it" in judge(task, before, after, answer_of(task))
-    before, after, _ = carried_out(task)
-    after["refunds"]["999"] = {
-        "id": 999,
-        "order_id": "O-2138",
-        "amount_cents": 1,
-        "reason": "late",
-        "refunded_on": "2026-03-15",
-    }
-    assert "refunds: a row that nobody asked for" in judge(task, before, after, answer_of(task))
 
 
 def test_there_are_enough_tasks_of_both_graphs_with_unique_ids():

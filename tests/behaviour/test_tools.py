@@ -9,17 +9,15 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import ToolException
-from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 
-from tools import calculator, orders
+from tests.builders import graph_of
 from tools.calculator import evaluate
 from tools.database import MAX_ROWS, OrderDatabase, changes
 from tools.orders import SIDE_EFFECTS, order_tools
@@ -269,23 +267,12 @@ async def test_async_calls_run_outside_the_loop(db, monkeypatch):
 
 def test_in_a_tool_node_errors_are_messages(db):
     """A LangGraph ToolNode hands a broken rule on as a message with status `error`, next to a call that worked."""
-    builder = StateGraph(MessagesState)
-    builder.add_node("tools", ToolNode(order_tools(db)))
-    builder.add_edge(START, "tools")
     calls = [
         {"name": "cancel_order", "args": {"order_id": "O-2149", "reason": "other"}, "id": "a"},
         {"name": "get_order", "args": {"order_id": "O-2149"}, "id": "b"},
     ]
-    state = builder.compile().invoke({"messages": [AIMessage("", tool_calls=calls)]})
+    state = graph_of(ToolNode(order_tools(db))).invoke({"messages": [AIMessage("", tool_calls=calls)]})
     assert [message.status for message in state["messages"][1:]] == ["error", "success"]
-
-
-def test_the_tools_never_import_the_cascade():
-    """No file of tools/ imports cascade_agent or graphs."""
-    for module in (orders, calculator):
-        text = Path(module.__file__).read_text(encoding="utf-8")
-        assert "cascade_agent" not in text
-        assert "graphs" not in text
 
 
 # ---- the calculator -------------------------------------------------------------------------------------------------

@@ -17,10 +17,16 @@ from __future__ import annotations
 import json
 import re
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from langchain_openai import ChatOpenAI
 
 from tests.loopback import Handler, Loopback
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Payload = dict[str, Any]
 WORD = re.compile(r"\w+")
 NUMBER = re.compile(r"-?\d+")
 
@@ -46,7 +52,7 @@ class _Handler(Handler):
             return self.connection.close()
         if model == "fail-hang":
             self.owner.released.wait(self.owner.hang)
-        message, finish = answer(payload)
+        message, finish = self.owner.reply(payload)
         usage = _usage(payload, message)
         try:
             if payload.get("stream"):
@@ -75,15 +81,20 @@ class _Handler(Handler):
 
 
 class StubOpenAI(Loopback):
-    """The server; `url` is the base URL of its API, `requests` every payload it was sent, in order of arrival."""
+    """The server; `url` is the base URL of its API, `requests` all that it was sent; `reply` gives message and finish."""
 
     handler = _Handler
 
-    def __init__(self, *, hang: float = 30.0) -> None:
+    def __init__(self, *, hang: float = 30.0, reply: Callable[[Payload], tuple[Payload, str]] | None = None) -> None:
         super().__init__()
         self.requests: list[dict[str, Any]] = []
         self.released = threading.Event()
         self.hang, self.url = hang, f"{self.address}/v1"
+        self.reply = reply or answer
+
+    def model(self, name: str, **settings: Any) -> ChatOpenAI:
+        """Return a model of this server."""
+        return ChatOpenAI(model=name, base_url=self.url, api_key="none", **{"max_retries": 0, **settings})
 
     def asked(self, model: str) -> int:
         """How many requests named this model."""
@@ -104,11 +115,11 @@ def _head(payload: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _usage(payload: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
     sent = len(WORD.findall(json.dumps(payload["messages"])))
-    said = len(WORD.findall(json.dumps(message)))
+    written = len(WORD.findall(json.dumps(message)))
     return {
         "prompt_tokens": sent,
-        "completion_tokens": said,
-        "total_tokens": sent + said,
+        "completion_tokens": written,
+        "total_tokens": sent + written,
         "prompt_tokens_details": {"cached_tokens": sent // 4, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }

@@ -11,6 +11,8 @@ from cascade_agent import CascadeChatModel, Policy, Tier, Verdict
 from tests.builders import get_weather
 from tests.interop.providers import KINDS, TEXT, Providers
 
+pytestmark = pytest.mark.xdist_group("providers")  # in one process: six clients take long to import
+
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[Providers, Providers]]:

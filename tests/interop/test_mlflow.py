@@ -3,17 +3,15 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.builders import ROOT
+from tests.builders import ROOT, free_port, until
 
 HERE = ROOT / "examples" / "observability"
 MLFLOW = ROOT / ".venv-mlflow" / "bin" / "mlflow"
@@ -36,9 +34,7 @@ def ask(url: str, body: Any = None) -> Any:
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Six traces of the demo as an MLflow on loopback has them."""
     place = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "CASCADE_", "MLFLOW_"))}
     # Its first answer to OTLP takes longer than the exporter's ten seconds.
     env |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OTEL_EXPORTER_OTLP_TIMEOUT": "120"}
@@ -47,13 +43,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     with (place / "log").open("w") as log:
         server = subprocess.Popen(serve, cwd=place, env=env, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 180
-            while time.monotonic() < deadline:
-                try:
-                    urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(1)
+            until(lambda: urllib.request.urlopen(f"{url}/health", timeout=5).read(), seconds=180, what="MLflow")
             send = [sys.executable, str(HERE / "send_demo.py"), "--endpoint", f"{url}/v1/traces"]
             send += ["--header", "x-mlflow-experiment-id=0"]
             sent = subprocess.run(send, cwd=place, env=env, capture_output=True, text=True, timeout=180, check=False)

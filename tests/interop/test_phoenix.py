@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.parse
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import ROOT, until
+from tests.builders import ROOT, free_port, until
 
 HERE = ROOT / "examples" / "observability"
 PYTHON = ROOT / ".venv-phoenix" / "bin" / "python"
@@ -59,9 +58,7 @@ class Phoenix:
 def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
     """A Phoenix on loopback that the demo has sent six traces to."""
     place = tmp_path_factory.mktemp("phoenix")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "CASCADE_", "PHOENIX_"))}
     serve = [str(PYTHON), str(HERE / "phoenix_server.py"), "--port", str(port), "--dir", str(place)]
     with (place / "log").open("w") as log:
@@ -148,12 +145,12 @@ def test_phoenix_counts_tokens_once(phoenix):
 
 def test_no_content_reaches_phoenix(phoenix):
     """What the demo's users ask and what its models answer is in no span."""
-    told = json.dumps(phoenix.spans()).lower()
+    exported = json.dumps(phoenix.spans()).lower()
     words = {
         turn.lower() for task in json.loads((ROOT / "graphs" / "tasks.json").read_text()) for turn in task["turns"]
     }
     assert len(words) > 50
-    assert not [turn for turn in words if turn in told]
+    assert not [turn for turn in words if turn in exported]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
@@ -164,11 +161,9 @@ def test_the_trace_page_in_a_browser(phoenix, tmp_path):
         s for s in spans if s["parent_id"] is None and s["attributes"].get("session.id") == "demo-plan_refund_all"
     ]
     trace = root["context"]["trace_id"]
-    shown = next(
-        s for s in spans if s["context"]["trace_id"] == trace and s["attributes"].get("cascade.step.escalated")
-    )
+    step = next(s for s in spans if s["context"]["trace_id"] == trace and s["attributes"].get("cascade.step.escalated"))
     (project,) = [p["id"] for p in phoenix.get("projects") if p["name"] == PROJECT]
-    page = f"{phoenix.url}/projects/{project}/traces/{trace}?selectedSpanNodeId={shown['id']}"
+    page = f"{phoenix.url}/projects/{project}/traces/{trace}?selectedSpanNodeId={step['id']}"
     picture, browser = tmp_path / "page.png", tmp_path / "chromium"
     base = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     base += [f"--user-data-dir={browser}", "--window-size=1480,960", "--virtual-time-budget=30000"]
@@ -176,8 +171,8 @@ def test_the_trace_page_in_a_browser(phoenix, tmp_path):
         done = subprocess.run([*base, *want, page], capture_output=True, text=True, timeout=180, check=True)
         if want == ["--dump-dom"]:
             dom = done.stdout
-    reason = shown["attributes"]["cascade.step.reason"]
-    for text in (trace, "cascade.attempt small", "cascade.attempt large", "chat standin-large", shown["name"], reason):
+    reason = step["attributes"]["cascade.step.reason"]
+    for text in (trace, "cascade.attempt small", "cascade.attempt large", "chat standin-large", step["name"], reason):
         assert text in dom, f"the page does not show {text}"
     assert 20_000 < picture.stat().st_size <= 300_000
     if keep := os.environ.get("PHOENIX_PICTURE"):

@@ -19,6 +19,8 @@ from cascade_agent.testing import ScriptedChatModel
 from tests.builders import get_weather, loopback, record
 from tests.interop.providers import TEXT, Providers
 
+pytestmark = pytest.mark.xdist_group("providers")  # in one process: six clients take long to import
+
 langchain_ollama = pytest.importorskip("langchain_ollama", reason="langchain-ollama is not installed (extra interop)")
 
 ASKED = [HumanMessage("What is the weather in Paris?")]

@@ -23,9 +23,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the report's brows
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on PATH (Debian: chromium), and CHROMIUM is unset"
-)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (Debian: chromium), and CHROMIUM is unset"),
+    pytest.mark.xdist_group("browser"),  # one process starts one Chromium
+]
 
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1200, "height": 900}
 KINDS = ("ordinary", "hostile")

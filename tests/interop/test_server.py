@@ -4,10 +4,8 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import httpx
 import pytest
 
 from cascade_agent import Journal
+from tests.builders import free_port, until
 
 pytest.importorskip("langgraph_api", reason="langgraph-cli[inmem] is not installed (extra interop)")
 from langgraph_sdk import get_client
@@ -32,9 +31,7 @@ class Server:
 
     def __init__(self, home: Path) -> None:
         self.journal, self.log = home / "steps.jsonl", home / "server.log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         served = {name: str(REPOSITORY / _path(entry)) for name, entry in GRAPHS.items()}
         served["review"] = f"{Path(__file__).parent / 'server_graphs.py'}:review"
@@ -56,15 +53,15 @@ class Server:
 
     def wait(self) -> None:
         """Return when it answers."""
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
+
+        def answers() -> bool:
+            assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()[-4000:]}"
             try:
-                if httpx.get(f"{self.url}/ok", timeout=1).is_success:
-                    return
+                return httpx.get(f"{self.url}/ok", timeout=1).is_success
             except httpx.TransportError:
-                time.sleep(0.2)
-        pytest.fail(f"the server did not start:\n{self.log.read_text()[-4000:]}")
+                return False
+
+        until(answers, seconds=300, what="an answer of the server")
 
     def stop(self) -> None:
         """End it with all its children."""

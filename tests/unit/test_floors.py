@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -71,8 +71,9 @@ class Import(NamedTuple):
     typing_only: bool
 
 
-def _imports(file: Path) -> Iterator[Import]:
-    """Yield every import of a file, wherever it stands in it."""
+@cache
+def _imports(file: Path) -> list[Import]:
+    """Return every import of a file, wherever it stands in it."""
     tree = ast.parse(file.read_text())
     typing_only = {
         id(inner)
@@ -81,6 +82,7 @@ def _imports(file: Path) -> Iterator[Import]:
         for statement in node.body
         for inner in ast.walk(statement)
     }
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -89,8 +91,8 @@ def _imports(file: Path) -> Iterator[Import]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in names:
-            yield Import(name, node.lineno, id(node) in typing_only)
+        found += [Import(name, node.lineno, id(node) in typing_only) for name in names]
+    return found
 
 
 def _files() -> list[Path]:
@@ -110,18 +112,18 @@ def test_every_folder_has_a_floor() -> None:
     assert {_folder(file) for file in _files()} == FLOORS.keys()
 
 
-@pytest.mark.parametrize("file", _files(), ids=_stem)
-def test_imports_point_down(file: Path) -> None:
+def test_imports_point_down() -> None:
     """A file imports from its own folder and from lower floors only, for types too."""
-    folder = _folder(file)
-    for name, line, _ in _imports(file):
-        parts = name.split(".")
-        if parts[0] != "cascade_agent":
-            continue
-        other = parts[1]
-        assert other in FLOORS, f"{file}:{line}: import the module that a name lives in, not the root"
-        lower = other == folder or FLOORS[other] < FLOORS[folder]
-        assert lower, f"{file}:{line}: {folder} (floor {FLOORS[folder]}) imports {other} (floor {FLOORS[other]})"
+    for file in _files():
+        folder = _folder(file)
+        for name, line, _ in _imports(file):
+            parts = name.split(".")
+            if parts[0] != "cascade_agent":
+                continue
+            other = parts[1]
+            assert other in FLOORS, f"{file}:{line}: import the module that a name lives in, not the root"
+            lower = other == folder or FLOORS[other] < FLOORS[folder]
+            assert lower, f"{file}:{line}: {folder} (floor {FLOORS[folder]}) imports {other} (floor {FLOORS[other]})"
 
 
 def _module(name: str, known: set[str]) -> str | None:
@@ -144,34 +146,25 @@ def test_no_files_import_in_a_circle() -> None:
         pytest.fail(" <- ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("file", _files(), ids=_stem)
-def test_packages_stay_in_their_folders(file: Path) -> None:
-    """OpenTelemetry, the host and the optional packages are imported where the table says only."""
-    for name, line, typing_only in _imports(file):
-        folders = ONLY_IN.get(name.split(".")[0])
-        assert typing_only or folders is None or _folder(file) in folders, f"{file}:{line}: imports {name}"
-
-
-def test_private_and_heavy_telemetry_packages_are_not_imported() -> None:
-    """No SDK, exporter or instrumentation of OpenTelemetry; no private module of langgraph."""
+def test_packages_stay_in_their_folders() -> None:
+    """Each is imported where the table says only; no SDK of OpenTelemetry and no private module of langgraph anywhere."""
     api = tuple(f"opentelemetry.{name}" for name in ("baggage", "context", "metrics", "trace", "util.types"))
     for file in _files():
-        for name, line, _ in _imports(file):
-            if name.startswith("opentelemetry"):
-                assert name.startswith(api), f"{file}:{line}: imports {name}"
-    for file in _files():
         for name, line, typing_only in _imports(file):
-            parts = name.split(".")[:-1]  # the last one may be a name inside of the module
-            if parts and parts[0] == "langgraph" and not typing_only:
-                assert not any(part.startswith("_") for part in parts), f"{file}:{line}: imports {name}"
+            package, *inner = name.split(".")
+            folders = ONLY_IN.get(package)
+            assert typing_only or folders is None or _folder(file) in folders, f"{file}:{line}: imports {name}"
+            assert package != "opentelemetry" or name.startswith(api), f"{file}:{line}: imports {name}"
+            private = any(part.startswith("_") for part in inner[:-1])  # the last one may be a name inside of a module
+            assert typing_only or package != "langgraph" or not private, f"{file}:{line}: imports {name}"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "tools").glob("*.py")), ids=_stem)
-def test_tools_know_langchain_core_only(file: Path) -> None:
+def test_tools_know_langchain_core_only() -> None:
     """The tools of the demo import the standard library, langchain_core, pydantic and each other."""
     allowed = {*sys.stdlib_module_names, "langchain_core", "pydantic", "tools"}
-    for name, line, _ in _imports(file):
-        assert name.split(".")[0] in allowed, f"{file}:{line}: imports {name}"
+    for file in (ROOT / "tools").glob("*.py"):
+        for name, line, _ in _imports(file):
+            assert name.split(".")[0] in allowed, f"{file}:{line}: imports {name}"
 
 
 def _imported_by(statement: str) -> set[str]:

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.adapters.run_step import ModelCall
-    from cascade_agent.engine.step import Answer
+    from cascade_agent.engine.run_step import ModelCall
     from cascade_agent.models.tier import Role
 
 SMALL_IS = os.environ["SMALL_IS"]
@@ -82,7 +81,7 @@ class BothTheSame(CascadeChatModel):
         call = super()._model_call(*args)
         failed: list[Exception] = []
 
-        def ask(role: Role, note: str | None, config: RunnableConfig) -> Answer:
+        def ask(role: Role, note: str | None, config: RunnableConfig) -> object:
             if role == "large":
                 raise failed[-1]  # an IndexError: large was asked although small answered
             try:
@@ -91,7 +90,7 @@ class BothTheSame(CascadeChatModel):
                 failed.append(error)
                 raise
 
-        async def aask(role: Role, note: str | None, config: RunnableConfig) -> Answer:
+        async def aask(role: Role, note: str | None, config: RunnableConfig) -> object:
             if role == "large":
                 raise failed[-1]
             try:

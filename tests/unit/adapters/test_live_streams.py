@@ -1,19 +1,15 @@
 """The answer of the tier with the last word goes out as it comes, and is the one that is judged and recorded."""
 
-from __future__ import annotations
-
 import asyncio
-import sys
 import threading
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from functools import reduce
 from operator import add
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from langchain.agents import create_agent
-from langchain_core.callbacks import BaseCallbackHandler
+import streams
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk
@@ -21,19 +17,12 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from openai import APIConnectionError
-from pydantic import BaseModel
+from streams import TEXT, WAYS, Script, TokenServer, graph_of
 
-from cascade_agent import CascadeChatModel, CascadeExhausted, CascadeMiddleware, Policy, cascade_node
+from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, cascade_node
 from cascade_agent.engine.step import trace_of
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-import streams
-from streams import TEXT, WAYS, Script, TokenServer, graph_of
+from tests.builders import City, Refused, Runs, behind, eventually, pair, streamed
 
 EVERY_WAY = pytest.mark.parametrize(("adapter", "way"), WAYS, ids=lambda value: value.replace(" ", "_"))
 OFF = {"configurable": {"cascade_disabled": True}}
@@ -150,60 +139,25 @@ async def test_the_chunks_add_up_to_the_answer_that_was_judged(deltas, way):
     )
 
 
-@pytest.mark.parametrize("adapter", ["node", "middleware"])
-async def test_the_message_stream_shows_the_message_of_the_state(adapter):
-    """Its chunks have one id, add up to the message in the state, and that is not shown once more."""
-    with TokenServer(scripts()) as server:
-        app = streams.apps(server.model("small"), server.model("large", stream_usage=True))[adapter][1]
-        parts: list[Any] = []
-        state: Any = None
-        async for mode, value in app.astream(streams.QUESTION, stream_mode=["messages", "values"]):
-            if mode == "messages":
-                parts.append(value[0])
-            else:
-                state = value
-    message = state["messages"][-1]
-    assert {part.id for part in parts} == {message.id}
-    assert all(isinstance(part, AIMessageChunk) for part in parts)
-    total = reduce(add, parts)
-    assert visible(total) == visible(message)
-    assert trace_of(total) == trace_of(message)
-
-
 @pytest.mark.parametrize("finish", ["length", "tool_calls", None])
-@pytest.mark.parametrize("way", ["chat model", "middleware", "structured"])
-async def test_a_call_that_was_cut_off_is_no_valid_one(way, finish):
+@pytest.mark.parametrize("adapter", ["chat_model", "node", "middleware", "structured"])
+async def test_a_call_that_was_cut_off_is_no_valid_one(adapter, finish):
     """LangChain repairs its arguments when it streams; it is judged, recorded and handed on as it came."""
-
-    class Weather(BaseModel):
-        """The weather."""
-
-        city: str
-
-    journal = TraceCapture()
-    name = "Weather" if way == "structured" else "weather"
+    journal, name = TraceCapture(), "City" if adapter == "structured" else "weather"
     with TokenServer(scripts(deltas=call_deltas('{"city": "Par', name=name), finish=finish)) as server:
         small, large = server.model("small"), server.model("large")
-        if way == "middleware":
-            app: Any = create_agent(small, [weather], middleware=[CascadeMiddleware(large, journal=journal)])
-            messages = [
-                m
-                async for mode, m in app.astream(streams.QUESTION, stream_mode=["messages", "values"])
-                if mode == "values"
-            ][-1]["messages"]
-            assert messages[-1].tool_calls == []
-            assert [c["args"] for c in messages[-1].invalid_tool_calls] == ['{"city": "Par']
-            assert not any(isinstance(message, ToolMessage) for message in messages)
-        elif way == "structured":
-            model = CascadeChatModel(small=small, large=large, journal=journal)
-            typed = model.with_structured_output(Weather, method="function_calling")
+        if adapter == "structured":
+            typed = pair(small, large, journal=journal).with_structured_output(City, method="function_calling")
             graph = graph_of(lambda state: {"messages": [AIMessage(repr(typed.invoke(state["messages"])))]})
-            state = [v for k, v in graph.stream(streams.QUESTION, stream_mode=["messages", "values"]) if k == "values"][
-                -1
-            ]
-            assert state["messages"][-1].text == "None"
         else:
-            list(CascadeChatModel(small=small, large=large, journal=journal).bind_tools([weather]).stream("hi"))
+            graph = behind(adapter, small, large, tools=[weather], journal=journal)
+        parts = await streamed(graph, streams.QUESTION, stream_mode=["messages", "values"])
+    message = [value for mode, value in parts if mode == "values"][-1]["messages"][-1]
+    if adapter == "structured":
+        assert message.text == "None"
+    else:
+        assert message.tool_calls == []
+        assert [c["args"] for c in message.invalid_tool_calls] == ['{"city": "Par']
     (trace,) = journal
     assert trace.degraded
     assert any(v.outcome == "fail" for v in trace.attempts[1].verdicts)
@@ -246,33 +200,6 @@ async def test_what_was_paid_for_a_cut_stream_is_unknown():
     assert (trace.attempts[1].usage, trace.attempts[1].cost, trace.cost) == (None, None, None)
 
 
-async def until(holds: Any) -> None:
-    """Wait for something that another thread does."""
-    for _ in range(6000):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("it never came to hold")
-
-
-class Runs(BaseCallbackHandler):
-    """Counts the runs that were opened and not closed."""
-
-    def __init__(self) -> None:
-        self.open: set[Any] = set()
-
-    def on_chain_start(self, *_: Any, run_id: Any, **__: Any) -> None:
-        self.open.add(run_id)
-
-    def on_chat_model_start(self, *_: Any, run_id: Any, **__: Any) -> None:
-        self.open.add(run_id)
-
-    def _end(self, *_: Any, run_id: Any, **__: Any) -> None:
-        self.open.discard(run_id)
-
-    on_chain_end = on_chain_error = on_llm_end = on_llm_error = _end
-
-
 @pytest.mark.parametrize("budget", [180.0, None])
 @pytest.mark.parametrize("way", ["close", "aclose", "break", "cancel"])
 async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
@@ -305,17 +232,17 @@ async def test_leaving_a_stream_early_leaves_nothing_behind(way, budget):
             async for part in model.astream("hi", config):
                 if part.text:
                     break
-            await until(lambda: len(journal) > 0)
+            await eventually(lambda: len(journal) > 0)
         else:
             await leave()
         waits = way in ("break", "cancel")  # the loop closes what was dropped, and ends what was cancelled
-        await until(lambda: not waits or len(asyncio.all_tasks()) == 1)
+        await eventually(lambda: not waits or len(asyncio.all_tasks()) == 1)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         (trace,) = journal
         assert (trace.outcome, trace.attempts[1].outcome) == ("cancelled", "cancelled")
         assert (trace.attempts[1].usage, trace.cost) == (None, None)
-        assert runs.open == set()
-        await until(lambda: server.left == 1)
+        assert all(run["end"] for run in runs.runs.values())
+        await eventually(lambda: server.left == 1)
 
 
 class Unstoppable(ScriptedChatModel):
@@ -333,14 +260,14 @@ async def test_a_client_that_swallows_a_cancellation_is_left_at_its_next_token()
     """The record says so too."""
     journal = TraceCapture()
     large = Unstoppable(["w"], streams=True)
-    model = CascadeChatModel(small=ScriptedChatModel([""]), large=large, journal=journal)
+    model = pair([""], large, journal=journal)
     async with aclosing(model.astream("hi")) as parts:
         async for part in parts:
             if part.text:
                 break
     (trace,) = journal
     assert (trace.outcome, trace.attempts[1].outcome) == ("cancelled", "cancelled")
-    await until(lambda: len(asyncio.all_tasks()) == 1)
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
     assert large.asked < 300
 
 
@@ -349,7 +276,7 @@ async def test_what_a_reader_sets_between_chunks_is_his_own():
     journal = TraceCapture()
     with TokenServer(scripts()) as server:
         model = cascade(server, journal=journal)
-        other = CascadeChatModel(small=ScriptedChatModel(["fine"], loop=True), large=ScriptedChatModel(["x"]))
+        other = pair(ScriptedChatModel(["fine"], loop=True), ["x"])
         for parts in (model.stream("hi"), [part async for part in model.astream("hi")]):
             for _ in parts:
                 assert trace_of(other.invoke("hi")).run_id is not None
@@ -391,10 +318,10 @@ async def test_wrapped_and_nested_tiers_are_live_too(way):
             elif wrap == "streaming":
                 tier = server.model("large", streaming=True)
             elif wrap == "cascade":
-                tier = CascadeChatModel(small=small, large=large)
+                tier = pair(small, large)
             if wrap == "durable" and way != "messages":
                 continue
-            model: Any = CascadeChatModel(small=small, large=tier, durable=wrap == "durable")
+            model: Any = pair(small, tier, durable=wrap == "durable")
             if way == "messages":
                 graph = streams.StateGraph(streams.MessagesState)
                 graph.add_node("agent", lambda state, m=model: {"messages": [m.invoke(state["messages"])]})
@@ -408,13 +335,8 @@ async def test_wrapped_and_nested_tiers_are_live_too(way):
 
 def test_a_refused_call_is_made_again_before_anything_went_out():
     """A provider that says when is asked once more; the reader sees one answer."""
-
-    class Busy(Exception):
-        status_code = 429
-        response = type("Response", (), {"headers": {"retry-after": "0.01"}, "status_code": 429})()
-
-    large = ScriptedChatModel([Busy("slow down"), "one two three"], streams=True)
-    model = CascadeChatModel(small=ScriptedChatModel([""], loop=True), large=large)
+    large = ScriptedChatModel([Refused(after="0.01"), "one two three"], streams=True)
+    model = pair(ScriptedChatModel([""], loop=True), large)
     total = reduce(add, model.stream("hi"))
     assert (total.content, large.asked) == ("one two three", 2)
 
@@ -425,7 +347,7 @@ def test_a_policy_that_raises_shows_nothing_of_what_it_refuses():
         [AIMessage("cut off in the", response_metadata={"finish_reason": "length"})], streams=True
     )
     small = ScriptedChatModel([""])
-    model = CascadeChatModel(small=small, large=large, policy=Policy(on_exhausted="raise"))
+    model = pair(small, large, policy=Policy(on_exhausted="raise"))
     seen: list[Any] = []
     with pytest.raises(CascadeExhausted):
         seen.extend(model.stream("hi"))
@@ -437,27 +359,22 @@ def test_a_policy_that_raises_shows_nothing_of_what_it_refuses():
 async def test_a_model_without_include_raw_still_gives_structured_output(strict, include_raw):
     """A fake that knows the schema alone, or ignores the rest, answers as small and as large."""
 
-    class City(BaseModel):
-        """A city."""
-
-        name: str
-
     class Fake(ScriptedChatModel):
         def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
             if strict and kwargs:
                 msg = f"got an unexpected keyword argument {next(iter(kwargs))!r}"
                 raise TypeError(msg)
-            return RunnableLambda(lambda value: schema(name="Lyon") if self.invoke(value) else None)
+            return RunnableLambda(lambda value: schema(name="Lyon", size=3) if self.invoke(value) else None)
 
     for small in (Fake(["x"], loop=True), ScriptedChatModel([ConnectionError("down")], loop=True)):
-        model = CascadeChatModel(small=small, large=Fake(["x"], loop=True))
+        model = pair(small, Fake(["x"], loop=True))
         typed = model.with_structured_output(City, include_raw=include_raw)
         for got in (typed.invoke("hi"), await typed.ainvoke("hi")):
-            assert (got["parsed"] if include_raw else got) == City(name="Lyon")
+            assert (got["parsed"] if include_raw else got) == City(name="Lyon", size=3)
 
 
 def test_a_fake_at_its_end_raises_what_it_raises_alone():
     """Also a `StopIteration`, which no generator may raise."""
-    model = CascadeChatModel(small=ScriptedChatModel([""]), large=GenericFakeChatModel(messages=iter(())))
+    model = pair([""], GenericFakeChatModel(messages=iter(())))
     with pytest.raises(StopIteration):
         model.invoke("hi")

@@ -1,6 +1,5 @@
 """The middleware in real `create_agent` agents: tools, structured output, streams, neighbours, humans."""
 
-import subprocess
 import sys
 from typing import Any
 
@@ -20,15 +19,15 @@ from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
-from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy, Tier, cascade_node
+import cascade_agent
+from cascade_agent import CascadeExhausted, CascadeMiddleware, Policy
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import ToolCallSchema
-from tests.builders import BOTH, call, lookup, no_draft, record
+from tests.builders import BOTH, call, lookup, no_draft, record, run, seeing
 
 SENT: list[str] = []
 
@@ -52,21 +51,6 @@ def model(*replies, **settings):
     return ScriptedChatModel(list(replies), **{"usage": (10, 2), "streams": True, **settings})
 
 
-async def run(agent, value, config=None, *, how):
-    """Run an agent one way or the other."""
-    if isinstance(value, str):
-        value = {"messages": [HumanMessage(value)]}
-    return agent.invoke(value, config) if how == "sync" else await agent.ainvoke(value, config)
-
-
-async def streamed(agent, value, config=None, *, mode, how):
-    """Everything a stream mode shows."""
-    value = {"messages": [HumanMessage(value)]} if isinstance(value, str) else value
-    if how == "sync":
-        return list(agent.stream(value, config, stream_mode=mode))
-    return [part async for part in agent.astream(value, config, stream_mode=mode)]
-
-
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 
 
@@ -78,7 +62,7 @@ async def test_the_agents_model_is_tried_and_large_answers_what_needs_it(how):
     large = model(call("lookup", order="7"), name="large")
     agent = create_agent(small, [lookup], middleware=[CascadeMiddleware(large)], system_prompt="Be brief.")
     usage = UsageMetadataCallbackHandler()
-    out = await run(agent, "Where is order 7?", {"callbacks": [usage]}, how=how)
+    out = await run(agent, {"messages": "Where is order 7?"}, {"callbacks": [usage]}, how=how)
     _, first, entry, last = out["messages"]
     assert first.tool_calls[0]["name"] == "lookup"
     assert isinstance(entry, ToolMessage)
@@ -90,45 +74,6 @@ async def test_the_agents_model_is_tried_and_large_answers_what_needs_it(how):
     assert {k: v["input_tokens"] for k, v in usage.usage_metadata.items()} == {"small": 20, "large": 10}
     assert record(first)["usage"]["calls"] == 2
     assert first.usage_metadata["input_tokens"] == 10
-
-
-@BOTH
-async def test_no_token_of_a_rejected_draft_is_seen_and_the_accepted_answer_once(how):
-    """`messages`, `updates` and `values` show the accepted answer; its chunks add up to it; the draft is nowhere."""
-    small = model("a draft that nobody sees", loop=True)
-    agent = create_agent(
-        small, middleware=[CascadeMiddleware(model("the final answer", loop=True), validators=[no_draft])]
-    )
-    messages = await streamed(agent, "hi", mode="messages", how=how)
-    assert "".join(m.text for m, _ in messages) == "the final answer"
-    assert len(messages) > 2
-    assert {meta["langgraph_node"] for _, meta in messages} == {"model"}
-    for mode in ("updates", "values", "tasks", "checkpoints"):
-        assert "nobody sees" not in repr(await streamed(agent, "hi", mode=mode, how=how))
-
-
-@BOTH
-async def test_a_small_model_of_its_own_goes_before_the_agents(how):
-    """With `small=` the agent's model is not asked."""
-    own, other = model("never"), model("fine")
-    agent = create_agent(own, middleware=[CascadeMiddleware(model("never"), small=other)])
-    assert (await run(agent, "hi", how=how))["messages"][-1].text == "fine"
-    assert own.asked == 0
-
-
-@BOTH
-async def test_arguments_bound_to_a_tier_reach_that_tier_alone(how):
-    """`bind(temperature=...)` of each tier survives that the agent binds tools anew."""
-    small, large = model("draft"), model("fine")
-    agent = create_agent(
-        small.bind(temperature=0.1),  # type: ignore[arg-type]
-        [lookup],
-        middleware=[CascadeMiddleware(Tier(large.bind(temperature=0.9, stop=["#"])), validators=[no_draft])],
-    )
-    await run(agent, "hi", how=how)
-    assert [m.options[0].get("temperature") for m in (small, large)] == [0.1, 0.9]
-    assert [m.options[0].get("stop") for m in (small, large)] == [None, ["#"]]
-    assert [len(m.offered[0]) for m in (small, large)] == [1, 1]
 
 
 class OtherProvider(ScriptedChatModel):
@@ -167,25 +112,11 @@ def test_cache_marks_of_one_provider_are_not_sent_to_another(small_kind, large_k
     assert large.options[0]["top_p"] == 1
 
 
-def test_a_hand_over_with_feedback_quotes_the_draft_to_large():
-    """Under `handover="feedback"` large reads why the draft was refused, as text, after the conversation."""
-    large = model("fine")
-    policy = Policy(handover="feedback")
-    create_agent(model("draft"), middleware=[CascadeMiddleware(large, validators=[no_draft], policy=policy)]).invoke(
-        {"messages": "hi"}
-    )
-    assert [m.type for m in large.calls[0]] == ["human"]  # two turns of the user in a row are refused by some
-    assert "not accepted" in large.calls[0][-1].text
-
-
 def test_validators_see_request_state_tools_and_thread():
     """The context holds the system message, the tools, the state and the thread of the agent."""
-    seen = []
-
-    def look(draft, context):
-        seen.append((context.messages[0].text, [t.name for t in context.tools], context.thread_id, context.step))
-        assert context.state["messages"][0].text == "hi"
-
+    seen, look = seeing(
+        lambda c: (c.messages[0].text, [t.name for t in c.tools], c.thread_id, c.step, c.state["messages"])
+    )
     agent = create_agent(
         model("fine"),
         [lookup],
@@ -195,7 +126,9 @@ def test_validators_see_request_state_tools_and_thread():
         name="desk",
     )
     agent.invoke({"messages": "hi"}, THREAD)
-    assert seen == [("Be brief.", ["lookup"], "t", "desk")]
+    ((*others, messages),) = seen
+    assert others == ["Be brief.", ["lookup"], "t", "desk"]
+    assert messages[0].text == "hi"
 
 
 def test_tools_given_as_dicts_are_read_once():
@@ -226,7 +159,7 @@ async def test_a_structured_answer_that_does_not_parse_escalates(handle_errors, 
         response_format=ToolStrategy(Report, handle_errors=handle_errors),
         middleware=[CascadeMiddleware(large)],
     )
-    out = await run(agent, "How late is order 7, by 3 days?", how=how)
+    out = await run(agent, {"messages": "How late is order 7, by 3 days?"}, how=how)
     assert out["structured_response"] == Report(order="7", days=3)
     first, last = (m for m in out["messages"] if isinstance(m, AIMessage))
     assert (record(first)["outcome"], record(first)["kind"]) == ("accepted", "one_call.one_tool")
@@ -252,7 +185,7 @@ async def test_structured_answers_are_judged_as_the_agent_reads_them(spoken, wan
     small = model(spoken, profile=NATIVE if str(spoken).startswith("{") else None)
     large = model(call("Report", **GOOD))
     agent = create_agent(small, [lookup], response_format=wanted, middleware=[CascadeMiddleware(large)])
-    out = await run(agent, "How late is order 7, by 3 days?", how=how)
+    out = await run(agent, {"messages": "How late is order 7, by 3 days?"}, how=how)
     assert out["structured_response"] == Report(order="7", days=3)
     entry = record(out["messages"][1])
     assert (entry["outcome"], entry["reason"]) == (outcome, "accepted" if outcome == "accepted" else "schema_invalid")
@@ -276,7 +209,7 @@ async def test_retries_inside_a_tier_are_that_tiers_own(how):
     """`ModelRetryMiddleware` listed after the cascade retries the small model before anything escalates."""
     small, large = model(ConnectionError("once"), "fine"), model("never")
     retry = ModelRetryMiddleware(max_retries=2, initial_delay=0.0, jitter=False, on_failure="error")
-    out = await run(create_agent(small, middleware=[CascadeMiddleware(large), retry]), "hi", how=how)
+    out = await run(create_agent(small, middleware=[CascadeMiddleware(large), retry]), {"messages": "hi"}, how=how)
     assert out["messages"][-1].text == "fine"
     assert record(out["messages"][-1])["outcome"] == "accepted"
 
@@ -286,14 +219,14 @@ async def test_a_fallback_or_limit_around_the_cascade_sees_steps(how):
     """A fallback sees one error of the step; a call limit counts steps, not the calls of tiers."""
     small, large, third = model(OSError("down")), model(OSError("down"), loop=True), model("third")
     agent = create_agent(small, middleware=[ModelFallbackMiddleware(third), CascadeMiddleware(large)])
-    assert (await run(agent, "hi", how=how))["messages"][-1].text == "third"
+    assert (await run(agent, {"messages": "hi"}, how=how))["messages"][-1].text == "third"
     small = model(call("look_up", order="7"), "draft")
     large = model(call("lookup", order="7"), "done")
     limit = ModelCallLimitMiddleware(run_limit=2, exit_behavior="error")
     agent = create_agent(
         small, [lookup], middleware=[limit, CascadeMiddleware(large, validators=[ToolCallSchema(), no_draft])]
     )
-    assert (await run(agent, "Where is order 7?", how=how))["messages"][-1].text == "done"
+    assert (await run(agent, {"messages": "Where is order 7?"}, how=how))["messages"][-1].text == "done"
 
 
 @BOTH
@@ -307,7 +240,7 @@ async def test_a_human_approves_the_call_that_was_accepted(how):
         middleware=[CascadeMiddleware(large), HumanInTheLoopMiddleware({"refund": True})],
         checkpointer=InMemorySaver(),
     )
-    out = await run(agent, "Refund order 7", THREAD, how=how)
+    out = await run(agent, {"messages": "Refund order 7"}, THREAD, how=how)
     assert out["__interrupt__"][0].value["action_requests"][0]["name"] == "refund"
     assert SENT == []
     out = await run(agent, Command(resume={"decisions": [{"type": "approve"}]}), THREAD, how=how)
@@ -359,7 +292,7 @@ async def test_two_cascades_of_different_names_nest(how):
             CascadeMiddleware(middle, name="inner", validators=[no_draft], policy=Policy(on_exhausted="return")),
         ],
     )
-    out = await run(agent, "hi", how=how)
+    out = await run(agent, {"messages": "hi"}, how=how)
     assert (out["messages"][-1].text, record(out["messages"][-1])["step"]) == ("fine", "outer")
     with pytest.raises(AssertionError, match="duplicate"):
         create_agent(small, middleware=[CascadeMiddleware(large), CascadeMiddleware(large)])
@@ -376,82 +309,15 @@ async def test_what_no_tier_can_answer_ends_as_the_policy_says(how):
         )
         return create_agent(model(*replies), [lookup], middleware=[cascade])
 
-    out = await run(agent("return", "draft"), "hi", how=how)
+    out = await run(agent("return", "draft"), {"messages": "hi"}, how=how)
     assert record(out["messages"][-1])["degraded"]
     for on_exhausted, reply in (("raise", "draft"), ("return", call("nope"))):
         with pytest.raises(CascadeExhausted) as caught:
-            await run(agent(on_exhausted, reply), "hi", how=how)
+            await run(agent(on_exhausted, reply), {"messages": "hi"}, how=how)
         assert len(caught.value.errors) == 2
-    out = await run(agent("pass", call("nope"), "done"), "hi", how=how)
+    out = await run(agent("pass", call("nope"), "done"), {"messages": "hi"}, how=how)
     assert [m.type for m in out["messages"][:3]] == ["human", "ai", "tool"]
     assert record(out["messages"][1])["degraded"]
-
-
-def human_agent(journal, *, small=None, large=None, **settings):
-    """An agent whose steps end at a human."""
-    small = small or model("draft small", "draft small again", name="s")
-    large = large or model("draft large", "draft large again", name="l")
-    cascade = CascadeMiddleware(
-        large, validators=[no_draft, ToolCallSchema()], policy=Policy(on_exhausted="interrupt"), journal=journal
-    )
-    return small, large, create_agent(small, middleware=[cascade], checkpointer=InMemorySaver(), **settings)
-
-
-@BOTH
-@pytest.mark.parametrize(
-    ("reply", "text", "tier"),
-    [("accept", "draft large", "large"), ("my own words", "my own words", "human"), ({"content": "x"}, "x", "human")],
-)
-async def test_a_human_decides_an_exhausted_step_and_no_tier_is_paid_twice(reply, text, tier, how):
-    """The run is interrupted with the draft; resumed, that draft or the human's own answer stands, on one record."""
-    journal = TraceCapture()
-    small, large, agent = human_agent(journal)
-    out = await run(agent, "hi", THREAD, how=how)
-    question = out["__interrupt__"][0].value
-    assert (question["type"], question["draft"]["text"]) == ("cascade_exhausted", "draft large")
-    assert len(journal) == 0
-    visible = await streamed(agent, Command(resume=reply), THREAD, mode="messages", how=how)
-    assert "".join(m.text for m, _ in visible) == text
-    last = agent.get_state(THREAD).values["messages"][-1]
-    assert (last.text, record(last)["outcome"], record(last)["final_tier"]) == (text, "human_review", tier)
-    assert (small.asked, large.asked) == (1, 1)
-    assert [t.outcome for t in journal] == ["human_review"]
-    assert journal.traces[0].id == record(last)["id"]
-
-
-async def test_a_synchronous_call_inside_an_asynchronous_node_answers():
-    """Blocking the loop's own thread cannot wait for a saved task: the step runs unsaved and does not hang."""
-    cascade = cascade_node(
-        model("draft"), model("fine"), validators=[no_draft], policy=Policy(on_exhausted="interrupt")
-    ).model
-
-    async def blocking(state):
-        return {"messages": [cascade.invoke(state["messages"])]}
-
-    builder = StateGraph(MessagesState)
-    builder.add_node("agent", blocking)
-    builder.add_edge(START, "agent")
-    out = await builder.compile(checkpointer=InMemorySaver()).ainvoke({"messages": "hi"}, THREAD)
-    assert out["messages"][-1].text == "fine"
-
-
-def test_a_human_gives_structured_output():
-    """As JSON text or as `parsed`; what is not of the schema asks again."""
-    for reply in (
-        '{"order": "7", "days": 3}',
-        {"parsed": GOOD},
-        {"tool_calls": [{"name": "Report", "args": GOOD}], "parsed": GOOD},
-    ):
-        small, large = model(call("Report", **BAD)), model(call("Report", **BAD))
-        cascade = CascadeMiddleware(large, policy=Policy(on_exhausted="interrupt"))
-        agent = create_agent(
-            small, response_format=ToolStrategy(Report), middleware=[cascade], checkpointer=InMemorySaver()
-        )
-        agent.invoke({"messages": "report on 7"}, THREAD)
-        assert "error" in agent.invoke(Command(resume="late"), THREAD)["__interrupt__"][0].value
-        out = agent.invoke(Command(resume=reply), THREAD)
-        assert out["structured_response"] == Report(order="7", days=3)
-        assert (small.asked, large.asked) == (1, 1)
 
 
 @BOTH
@@ -469,30 +335,19 @@ async def test_control_flow_of_the_host_passes_through(how):
     small, large = model("fine"), model("never")
     cascade = CascadeMiddleware(large, journal=journal)
     agent = create_agent(small, middleware=[cascade, Ask()], checkpointer=InMemorySaver())
-    assert (await run(agent, "hi", THREAD, how=how))["__interrupt__"][0].value == "what now?"
+    assert (await run(agent, {"messages": "hi"}, THREAD, how=how))["__interrupt__"][0].value == "what now?"
     assert (small.asked, large.asked) == (0, 0)
     out = await run(agent, Command(resume="this"), THREAD, how=how)
     assert (out["messages"][-1].text, small.calls[0][0].text) == ("fine", "this")
     assert [t.outcome for t in journal] == ["interrupted", "accepted"]
 
 
-def test_without_langchain_the_import_names_the_extra():
+def test_without_langchain_the_import_names_the_extra(monkeypatch):
     """Where langchain is missing, the name says how to get it, and the rest of the package works."""
-    code = (
-        "import sys; sys.modules['langchain'] = None\n"
-        "from cascade_agent import cascade_node\n"
-        "from cascade_agent.errors import ConfigurationError\n"
-        "try:\n    from cascade_agent import CascadeMiddleware\n"
-        "except ConfigurationError as error:\n    assert 'langgraph-cascade[langchain]' in str(error)\n"
-        "else:\n    raise SystemExit('no error')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_settings_are_checked_at_construction():
-    """A policy that is none, a tier that is none."""
-    with pytest.raises(ConfigurationError, match="Policy has no setting"):
-        CascadeMiddleware(model("x"), policy={"thresholds": 1})
-    with pytest.raises(ConfigurationError, match="tier"):
-        CascadeMiddleware(7)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "langchain"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "cascade_agent.adapters.middleware")
+    monkeypatch.delitem(vars(cascade_agent), "CascadeMiddleware", raising=False)
+    with pytest.raises(ConfigurationError, match=r"langgraph-cascade\[langchain\]"):
+        _ = cascade_agent.CascadeMiddleware
+    assert cascade_agent.cascade_node(model("x"), model("y")).invoke([HumanMessage("hi")])[0].text == "x"

@@ -14,7 +14,7 @@ from cascade_agent import CascadeMiddleware, Policy, Price, Tier, Verdict, casca
 from cascade_agent.core.records import Draft, SideCall, StepContext, StepTrace, Usage
 from cascade_agent.engine import budget, durable, executor
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import BOTH, graph_of, pair, refuses_small
+from tests.builders import BOTH, Refused, graph_of, pair, refuses_small, run
 
 HI: Any = {"messages": [("user", "hi")]}
 THREAD: Any = {"configurable": {"thread_id": "t"}}
@@ -65,9 +65,7 @@ def graph(small: Any, large: Any, saver: Any, *, validators: Any, **settings: An
 
 async def play(graph: Any, value: Any, how: str, thread: Any = THREAD) -> Any:
     """Run a graph, with sync durability."""
-    if how == "sync":
-        return await asyncio.to_thread(graph.invoke, value, thread, durability="sync")
-    return await graph.ainvoke(value, thread, durability="sync")
+    return await run(graph, value, thread, how=how, durability="sync")
 
 
 def crashing() -> Any:
@@ -252,17 +250,10 @@ async def test_a_hedged_call_of_large_goes_on_across_the_parts(how):
     assert (out["messages"][-1].text, small.asked, large.asked) == ("large says", 1, 1)
 
 
-class BusyError(OSError):
-    """A provider that asks for patience."""
-
-    status_code = 429
-    response = type("Response", (), {"headers": {"retry-after": "30"}, "status_code": 429})
-
-
 def test_a_step_that_ends_while_it_waits_for_large_counts_no_attempt_twice(monkeypatch):
     """Between two attempts nobody is asked, so none is cancelled, and what was set aside for large is free again."""
     journal = TraceCapture()
-    small, large = models(BusyError("busy"), "never")
+    small, large = models(Refused(after="30"), "never")
     cascade = pair(small, large, validators=[refuses_small], journal=journal)
     monkeypatch.setattr(executor.time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

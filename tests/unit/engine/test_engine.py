@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict
+from cascade_agent import Policy, Price, Tier, Verdict
 from cascade_agent.core.records import Attempt, DecisionInputs, Draft, SideCall, StepContext, StepTrace, Usage
 from cascade_agent.engine.engine import arun, run
 from cascade_agent.engine.step import Answer, StepRequest, trace_of
@@ -21,7 +21,7 @@ from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import ValidatorSet
-from tests.builders import examples
+from tests.builders import examples, pair
 
 unit = st.floats(0, 1)
 
@@ -99,14 +99,14 @@ def before(kind: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Told:
+class Fixed:
     """Statistics that say one thing."""
 
-    said: DecisionInputs
+    inputs: DecisionInputs
 
     def snapshot(self, name: str) -> DecisionInputs:
-        """Say it."""
-        return self.said
+        """Return it."""
+        return self.inputs
 
     def observe(self, trace: StepTrace) -> None:
         """Learn nothing."""
@@ -164,7 +164,7 @@ def a_step(
         call=ask,
         acall=aask,
         journal=journal,
-        statistics=None if inputs is None else Told(inputs),
+        statistics=None if inputs is None else Fixed(inputs),
     )
     return step, journal
 
@@ -217,7 +217,7 @@ inputs_seen = st.builds(
 )
 
 
-@settings(max_examples=examples(60, 300), deadline=None)
+@settings(max_examples=examples(40, 300), deadline=None)
 @given(
     small=with_hangs,
     large=with_hangs,
@@ -251,7 +251,7 @@ def test_sync_async_and_replay_agree(**script):
         assert again.cost == pytest.approx(trace.cost)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40, 100), deadline=None)
 @given(small=scripts, large=scripts, policy=policies)
 def test_what_holds_of_every_step(small, large, policy):
     """What is returned passed every hard check; at most one call per tier; every attempt is closed."""
@@ -327,7 +327,7 @@ def test_a_hand_over_quotes_the_failed_draft_only_when_asked_for(way):
         def refuses(draft: Draft, _context: StepContext) -> Verdict | None:
             return Verdict(outcome="fail", code="odd", reason="it is odd") if draft.tier == "small" else None
 
-        model = CascadeChatModel(small=small, large=large, validators=[refuses], policy=Policy(handover=handover))
+        model = pair(small, large, validators=[refuses], policy=Policy(handover=handover))
         model.invoke("hi") if way == "sync" else asyncio.run(model.ainvoke("hi"))
         texts = [m.text for m in large.calls[0]]
         assert len(texts) == 1  # the note is part of the last message: some providers refuse two of a role in a row
@@ -340,18 +340,16 @@ def test_a_hand_over_quotes_the_failed_draft_only_when_asked_for(way):
 
 
 def test_a_hand_over_without_a_draft_or_an_objection():
-    """A tier that raised leaves nothing to quote; a low confidence is said as such."""
+    """A tier that raised leaves nothing to quote; a low confidence is named as such."""
     large = ScriptedChatModel("b", loop=True)
-    CascadeChatModel(small=ScriptedChatModel(ValueError()), large=large, policy=Policy(handover="feedback")).invoke(
-        "hi"
-    )
+    pair(ValueError(), large, policy=Policy(handover="feedback")).invoke("hi")
     assert [m.text for m in large.calls[0]] == ["hi"]
 
     def low(_draft: Draft, _context: StepContext) -> Verdict:
         return Verdict(outcome="pass", code="graded", score=0.01)
 
     policy = Policy(handover="feedback", threshold=1.0)
-    CascadeChatModel(small=ScriptedChatModel("a"), large=large, validators=[low], policy=policy).invoke("hi")
+    pair("a", large, validators=[low], policy=policy).invoke("hi")
     assert "- low confidence" in large.calls[1][0].text
 
 
@@ -376,10 +374,8 @@ def test_records_of_a_step():
     call = AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
     cut = AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}])
 
-    def kind(said: Any) -> str:
-        return trace_of(
-            CascadeChatModel(small=ScriptedChatModel(said), large=ScriptedChatModel("b"), validators=[]).invoke("")
-        ).kind
+    def kind(reply: Any) -> str:
+        return trace_of(pair(reply, "b", validators=[]).invoke("")).kind
 
     assert [kind("x"), kind(call), kind(cut), kind(ValueError())] == ["text", "one_call", "one_call", "text"]
     assert trace_of(AIMessage("x")) is None
@@ -404,12 +400,12 @@ def test_a_tier_that_is_a_cascade_with_an_unreadable_record_is_unknown():
             return "cascade"
 
     def billed(metadata: dict[str, Any]) -> Attempt:
-        said = AIMessage(
+        answered = AIMessage(
             "x",
             response_metadata=metadata,
             usage_metadata=dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), 1),
         )
-        model = CascadeChatModel(small=Odd(said), large=ScriptedChatModel("b"), validators=[])
+        model = pair(Odd(answered), "b", validators=[])
         return trace_of(model.invoke("hi")).attempts[0]
 
     assert billed({"cascade": {"schema": 99}}).usage == Usage()

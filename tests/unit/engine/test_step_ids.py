@@ -10,17 +10,18 @@ from langchain.tools import ToolRuntime
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, MessagesState, StateGraph
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from typer.testing import CliRunner
 
-from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal, Policy, cascade_node
+from cascade_agent import CascadeMiddleware, Journal, Policy, cascade_node
 from cascade_agent.cli import app
 from cascade_agent.engine import durable
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
+from tests import builders
+from tests.builders import pair
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 HI: Any = {"messages": [("user", "hi")]}
@@ -37,9 +38,7 @@ def model(*replies: Any) -> ScriptedChatModel:
 
 def graph_of(body: Any, saver: Any = None, **settings: Any) -> Any:
     """A graph whose one node runs a body with a cascade."""
-    node = cascade_node(model(), model(), step=body, **settings)
-    builder = StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent")
-    return builder.compile(checkpointer=saver)
+    return builders.graph_of(cascade_node(model(), model(), step=body, **settings), saver=saver)
 
 
 def crashing(*, crashes: int = 1) -> Any:
@@ -146,7 +145,7 @@ def test_without_checkpoints_every_step_is_new():
     for graph, config in ((plain, None), (plain, None), (saved, THREAD), (saved, THREAD)):
         graph.invoke(HI, config)
     saved.invoke(HI, {"configurable": {"thread_id": "other"}})
-    CascadeChatModel(small=model(), large=model(), journal=journal).invoke("hi")
+    pair(model(), model(), journal=journal).invoke("hi")
     ids = [trace.id for trace in journal]
     assert len(ids) == len(set(ids)) == 11
 
@@ -157,8 +156,7 @@ def test_a_failed_step_that_is_run_again_counts_apart(tmp_path):
     with Journal(path) as journal:
         small, large = model(OSError("down"), "fine"), model(OSError("down"))
         node = cascade_node(small, large, journal=journal, policy=Policy(skip_small=False))
-        builder = StateGraph(MessagesState).add_node("agent", node).add_edge(START, "agent")
-        graph = builder.compile(checkpointer=InMemorySaver())
+        graph = builders.graph_of(node, saver=InMemorySaver())
         with pytest.raises(OSError, match="down"):
             graph.invoke(HI, THREAD)
         graph.invoke(None, THREAD)

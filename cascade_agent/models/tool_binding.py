@@ -10,16 +10,20 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent._log import LOG
+from cascade_agent.core.clean_json import JsonObject
+from cascade_agent.core.frozen import quick
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.history import messages_for
 from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints
 from cascade_agent.models.tool_spec import tool_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import ToolSpec
     from cascade_agent.models.tier import Ready, Role, Tier
 
@@ -41,13 +45,13 @@ class Offer:
     """The schema of `with_structured_output`."""
     tools: tuple[Any, ...] = ()
     """The tools as given; keeps alive what the cache key points at."""
-    visible: tuple[dict[str, Any], ...] = ()
+    visible: tuple[JsonObject, ...] = ()
 
 
-class OfferedTools(list[dict[str, Any]]):
+class OfferedTools(list[JsonObject]):
     """The tools in `bind_tools(...).kwargs["tools"]`: the OpenAI form to look at, and each tier's own form inside."""
 
-    def __init__(self, offer: Offer, options: Mapping[str, Any]) -> None:
+    def __init__(self, offer: Offer, options: JsonMapping) -> None:
         super().__init__(offer.visible)
         self.offer = offer
         self.options = dict(options)
@@ -66,7 +70,7 @@ class ToolBinding:
         """Start without offers in a copy: they are known by the identity of their tools, and these are others then."""
         return (ToolBinding, (self._tiers,))
 
-    def _bound(self, options: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[Role, BoundConstraints]:
+    def _bound(self, options: JsonMapping, names: Sequence[str] | None = None) -> dict[Role, BoundConstraints]:
         """Return what is demanded of each tier's answer; `names` are the tools on offer, where they replace its own."""
         found: dict[Role, BoundConstraints] = {}
         for role in ROLES:
@@ -78,7 +82,7 @@ class ToolBinding:
             found[role] = replace(given, tool_choice=None) if given.tool_choice == "validated" or not known else given
         return dict.fromkeys(ROLES, found["small"]) if found["small"] == found["large"] else found
 
-    def offer(self, tools: Sequence[Any], options: Mapping[str, Any]) -> Offer:
+    def offer(self, tools: Sequence[Any], options: JsonMapping) -> Offer:
         """Return both tiers with these tools bound.
 
         Raises:
@@ -101,12 +105,12 @@ class ToolBinding:
                 self._offers[key] = offer
         return offer
 
-    def structured(self, schema: Any, options: Mapping[str, Any]) -> Offer:
+    def structured(self, schema: Any, options: JsonMapping) -> Offer:
         """Return both tiers ready for structured output, each in its own way."""
         ready: dict[Role, Ready] = {role: self._tiers[role].with_schema(schema, **options) for role in ROLES}
         return Offer(ready, dict.fromkeys(ROLES, BoundConstraints(output_schema=schema)), schema=schema)
 
-    def of_call(self, kwargs: dict[str, Any]) -> tuple[Offer, dict[str, Any]]:
+    def of_call(self, kwargs: JsonObject) -> tuple[Offer, JsonObject]:
         """Return what is asked with, and the arguments that go to the call itself."""
         tools = kwargs.pop("tools", None)
         if isinstance(tools, OfferedTools):
@@ -127,16 +131,46 @@ class ToolBinding:
             offer = replace(offer, bound=self._bound({**options, **kwargs}, names))
         return offer, kwargs
 
-    def arguments(self, role: Role, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the arguments of a call as this tier takes them."""
-        return self._tiers[role].settings_for(given) if given else given
+    def request(
+        self, role: Role, messages: list[BaseMessage], note: str | None, given: JsonMapping
+    ) -> tuple[list[BaseMessage], JsonMapping]:
+        """Return the conversation and the arguments of a call as this tier takes them."""
+        messages = messages_for(self._traits[role], messages, pair=self._traits, note=note)
+        return messages, self._tiers[role].settings_for(given) if given else given
 
-    def messages(self, role: Role, messages: list[BaseMessage], note: str | None) -> list[BaseMessage]:
-        """Return the conversation as this tier takes it: nothing that only the other's provider understands."""
-        return messages_for(self._tiers[role].traits, messages, pair=self._traits, note=note)
+
+@quick
+@dataclass(frozen=True, eq=False, slots=True)
+class PairCall:
+    """One call of a pair: asks a tier with what it can take of the conversation and of the call's arguments."""
+
+    binding: ToolBinding
+    offer: Offer
+    messages: list[BaseMessage]
+    given: JsonMapping
+
+    def ask(self, role: Role, note: str | None, config: RunnableConfig) -> Any:
+        """Ask a tier."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return self.offer.ready[role].ask(messages, config, **given)
+
+    async def aask(self, role: Role, note: str | None, config: RunnableConfig) -> Any:
+        """Async twin of `ask`."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return await self.offer.ready[role].aask(messages, config, **given)
+
+    def stream(self, role: Role, note: str | None, config: RunnableConfig) -> Iterator[Any]:
+        """Ask a tier for its answer in chunks."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return self.offer.ready[role].stream(messages, config, **given)
+
+    def astream(self, role: Role, note: str | None, config: RunnableConfig) -> AsyncIterator[Any]:
+        """Async twin of `stream`."""
+        messages, given = self.binding.request(role, self.messages, note, self.given)
+        return self.offer.ready[role].astream(messages, config, **given)
 
 
-def _check_names(specs: Sequence[ToolSpec], tools: Sequence[Any], options: Mapping[str, Any]) -> None:
+def _check_names(specs: Sequence[ToolSpec], tools: Sequence[Any], options: JsonMapping) -> None:
     names = [spec.name for spec in specs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -154,7 +188,7 @@ def common_profile(tiers: Sequence[Tier]) -> Any:
     profiles = [dict(tier.base.profile) for tier in tiers if isinstance(tier.base.profile, dict)]
     if not profiles:
         return None
-    common: dict[str, Any] = {**profiles[0], **profiles[-1]}
+    common: JsonObject = {**profiles[0], **profiles[-1]}
     for key in profiles[0].keys() & profiles[-1].keys():
         a, b = profiles[0][key], profiles[-1][key]
         if isinstance(a, bool) and isinstance(b, bool):

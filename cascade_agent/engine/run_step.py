@@ -8,23 +8,27 @@ where nothing can replace it any more.
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import patch_config
 
 from cascade_agent import telemetry
-from cascade_agent.adapters.streaming import AnswerStream, LiveStream, is_streaming, silence
-from cascade_agent.core.records import Draft
+from cascade_agent.core.policy import Policy
+from cascade_agent.core.records import StepContext
 from cascade_agent.engine.durable import arun_durably, run_durably
 from cascade_agent.engine.engine import drained
 from cascade_agent.engine.recorder import recorded
-from cascade_agent.engine.step import Answer, StepRequest, nested_in_tier
+from cascade_agent.engine.step import DISABLED, NESTED, StepRequest, is_nested, is_on
+from cascade_agent.engine.streaming import AnswerStream, LiveStream, is_streaming, silence
 from cascade_agent.engine.tier_faults import raised_in_callback
+from cascade_agent.journal.writer import Journal
+from cascade_agent.validators.validator_set import check_fit
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -41,44 +45,55 @@ if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
     from langchain_core.callbacks.base import BaseCallbackHandler
     from langchain_core.callbacks.manager import BaseRunManager
-    from langchain_core.messages import AIMessageChunk, BaseMessage
+    from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.core.records import StepTrace
-    from cascade_agent.engine.step import CascadeSettings, Rebuild
-    from cascade_agent.models.tier import Role
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
+    from cascade_agent.core.records import StepTrace, ToolSpec
+    from cascade_agent.engine.step import Answer, CascadeSettings, Rebuild
+    from cascade_agent.models.options import BoundConstraints
+    from cascade_agent.models.tier import Role, Tier
 
 T = TypeVar("T")
+Call: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Any]"
+AsyncCall: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Awaitable[Any]]"
 
 
 @dataclass(eq=False, kw_only=True)
 class ModelCall(Generic[T]):
     """One model call of a host, as an adapter hands it over.
 
-    `call` (or `acall`) asks a tier under a config; `to_native` makes the host's own value of the accepted answer and of
-    its message, which carries the record. `facts` are what `StepRequest.build` is given of the step.
+    `call` (or `acall`) asks a tier under a config, `read` makes an answer of what it returned; `to_native` makes the
+    host's own value of the accepted answer and of its message, which carries the record. `tools` are those on offer to
+    small and to large, `bound` the demands on each tier's answer, `small` the tier where the settings have none.
     """
 
     settings: CascadeSettings
     name: str
     messages: list[BaseMessage]
     config: RunnableConfig
-    to_native: Callable[[Answer, AIMessage], T]
+    bound: Mapping[Role, BoundConstraints]
     rebuild: Rebuild
-    call: Callable[[Role, str | None, RunnableConfig], Answer] | None = None
-    acall: Callable[[Role, str | None, RunnableConfig], Awaitable[Answer]] | None = None
+    read: Callable[[Role, Any], Answer]
+    to_native: Callable[[Answer, AIMessage], T] | None = None
+    """None where the message itself is the host's value."""
+    call: Call | None = None
+    acall: AsyncCall | None = None
     stream: Callable[[Role, str | None, RunnableConfig], Iterator[Any]] | None = None
     astream: Callable[[Role, str | None, RunnableConfig], AsyncIterator[Any]] | None = None
     """The call of a tier as a stream, where somebody may read it."""
-    shadow: Callable[[], Answer] | None = None
+    shadow: Callable[[], Any] | None = None
+    """Asks large out of the host's sight."""
     host_raised: Callable[[Exception], bool] = raised_in_callback
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Sequence[ToolSpec], Sequence[ToolSpec]] = ((), ())
+    state: object = None
+    small: Tier | None = None
     stream_name: str = "cascade"
     run_name: str | None = None
     whole: bool = False
     """True if the accepted answer is streamed as one chunk."""
     output_version: str | None = None
-    local: Mapping[str, Any] = field(default_factory=dict)
+    local: JsonMapping = field(default_factory=dict)
     handlers: Sequence[BaseCallbackHandler] = ()
 
     def manager(self, kind: type[Any]) -> Any:
@@ -94,31 +109,65 @@ class ModelCall(Generic[T]):
             manager.add_handler(handler)
         return telemetry.visible_to(manager) if manager.handlers else manager
 
-    def start(self) -> dict[str, Any]:
+    def start(self) -> JsonObject:
         """Return what the run of the step is opened with."""
-        config = cast("dict[str, Any]", self.config)
+        config = cast("JsonObject", self.config)
         name = config.pop("run_name", None) or self.run_name or f"cascade.step {self.name}"
         return {"inputs": {"messages": self.messages}, "name": name, "run_id": config.pop("run_id", None)}
 
     def request(self, manager: Any, run: telemetry.StepRun, **calls: Any) -> StepRequest:
-        """Return the step of this call."""
+        """Return the step of this call; its config may carry a policy of this call and switch cascading off.
+
+        Raises:
+            ConfigurationError: the policy of the call cannot work.
+        """
+        settings, own = self.settings, self.config.get("configurable") or {}
+        policy, thread_id, nested = settings.policy, own.get("thread_id"), is_nested()
+        if "cascade_policy" in own and not nested:  # it is meant for the cascade that the caller sees
+            policy = Policy.of(own["cascade_policy"], base=policy)
+            check_fit(policy, settings.validators)
         evidence = None
-        if self.settings.validators.evidence:  # asked in child runs of the step, unseen by streams
+        if settings.validators.evidence:  # asked in child runs of the step, unseen by streams
             evidence = patch_config(self.config, callbacks=silence(manager.get_child("evidence")))
-        return StepRequest.build(
-            self.settings,
+        tools, bound = self.tools, self.bound
+        context = StepContext(
+            messages=tuple(self.messages),  # what a validator does to its list is not what the next tier is sent
+            tools=tools[0],
+            state=self.state,
+            step=self.name,
+            thread_id=None if thread_id is None else str(thread_id),
+            side_effects=policy.side_effects,
+            **bound["small"].facts(),
+        )
+        same = tools[0] is tools[1] and bound["small"] is bound["large"]
+        return StepRequest(
             name=self.name,
-            messages=self.messages,
-            run_config=self.config,
-            shadow=self.shadow,
+            tiers={"small": cast("Tier", self.small or settings.small), "large": settings.large},
+            contexts={
+                "small": context,
+                "large": context if same else replace(context, tools=tools[1], **bound["large"].facts()),
+            },
+            validators=settings.validators,
+            policy=policy,
+            shadow=self.shadow and self.shadowed,
             host_raised=self.host_raised,
             rebuild=self.rebuild,
+            # the step of a cascade that is itself a tier stands in the outer one's record
+            journal=Journal.from_env() if settings.journal is None and not nested else settings.journal,
+            statistics=settings.statistics,
             run_id=str(manager.run_id),
             config=evidence,
+            durable=settings.durable,
+            disabled=is_on(own.get("cascade_disabled"), os.environ.get(DISABLED)),
+            nested=nested,
             run=run,
             **calls,
-            **self.facts,
         )
+
+    def shadowed(self) -> Answer:
+        """Ask large in a shadow, whose thread has a context of its own."""
+        NESTED.set(True)
+        return self.read("large", cast("Callable[[], Any]", self.shadow)())
 
     def live(self, manager: BaseRunManager, *, read: bool) -> LiveStream | None:
         """Return where an answer goes that nothing can replace; None where nobody streams, or wants it in one piece.
@@ -129,7 +178,7 @@ class ModelCall(Generic[T]):
             return None
         large = self.settings.large
         converted = self.output_version == "v1" and getattr(large.base, "output_version", None) != "v1"
-        if self.whole or converted or not large.streams_with(tools=any(self.facts.get("tools", ()))):
+        if self.whole or converted or not large.streams_with(tools=any(self.tools)):
             return None
         return LiveStream(self.messages)
 
@@ -162,6 +211,10 @@ class ModelCall(Generic[T]):
             message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
         return recorded(message, trace, self.messages)
 
+    def native(self, answer: Answer, message: AIMessage) -> T:
+        """Return the host's own value."""
+        return cast("T", message) if self.to_native is None else self.to_native(answer, message)
+
     def emitter(
         self, manager: BaseRunManager, request: StepRequest, trace: StepTrace, live: LiveStream | None
     ) -> AnswerStream:
@@ -190,7 +243,7 @@ def _step(call: ModelCall[T], *, read: bool) -> Generator[AIMessageChunk, None, 
         answer, message, stream = yield from _decided(call, manager, read=read)
         if stream is not None and (read or stream.handlers):
             yield from stream.emit(message)
-        native = call.to_native(answer, message)
+        native = call.native(answer, message)
         manager.on_chain_end(message)
     except BaseException as error:
         manager.on_chain_error(error)
@@ -201,28 +254,25 @@ def _step(call: ModelCall[T], *, read: bool) -> Generator[AIMessageChunk, None, 
 def _decided(
     call: ModelCall[Any], manager: CallbackManagerForChainRun, *, read: bool
 ) -> Generator[AIMessageChunk, None, tuple[Answer, AIMessage, AnswerStream | None]]:
-    ask = cast("Callable[[Role, str | None, RunnableConfig], Answer]", call.call)
     live = call.live(manager, read=read)
     reads = call.stream if read and not call.settings.durable else None  # a task gives its result alone
 
-    def tier(role: Role, note: str | None) -> Answer:
-        with nested_in_tier(), call.asking(manager, role, note, request) as asked:
-            answer = ask(role, note, call.under(asked))
-            asked.record_answer(answer.draft.message)
-            return answer
+    def ask(role: Role, note: str | None, live: LiveStream | None = None) -> Generator[AIMessageChunk, None, Answer]:
+        nested = NESTED.set(True)
+        try:
+            with call.asking(manager, role, note, request, live) as frame:
+                if live is None or reads is None:
+                    native = cast("Call", call.call)(role, note, call.under(frame))
+                else:
+                    native = yield from live.pull(reads(role, note, call.under(frame)))
+                answer = call.read(role, native)
+                frame.record_answer(answer.draft.message)
+                return answer
+        finally:
+            NESTED.reset(nested)
 
-    def last(role: Role, note: str | None) -> Generator[AIMessageChunk, None, Answer]:
-        with nested_in_tier(), call.asking(manager, role, note, request, live) as asked:
-            config = call.under(asked)
-            if reads is None or live is None:
-                answer = ask(role, note, config)
-            else:
-                answer = _drafted(role, (yield from live.pull(reads(role, note, config))))
-            asked.record_answer(answer.draft.message)
-            return answer
-
-    calls = {"call": tier} if live is None else {"call": tier, "stream": last, "sent": live.sent}
-    request = call.request(manager, telemetry.StepRun(manager), **calls)
+    calls: JsonObject = {} if live is None else {"stream": partial(ask, live=live), "sent": live.sent}
+    request = call.request(manager, telemetry.StepRun(manager), call=lambda *to: drained(ask(*to)), **calls)
     try:
         answer, trace = yield from run_durably(request, call.rebuild)
         message = call.accepted(answer, trace)
@@ -233,13 +283,6 @@ def _decided(
         if live is not None:
             live.close()
     return answer, message, stream
-
-
-def _drafted(role: Role, message: object) -> Answer:
-    if not isinstance(message, AIMessage):
-        msg = f"the {role} model streamed {type(message).__name__}, expected chunks of an AIMessage"
-        raise TypeError(msg)
-    return Answer(draft=Draft(message=message, tier=role))
 
 
 # ---- async ----------------------------------------------------------------------------------------------------------
@@ -253,7 +296,7 @@ async def arun_step(call: ModelCall[T]) -> T:
         if stream is not None and stream.handlers:
             async for _ in stream.aemit(message):
                 pass
-        native = call.to_native(answer, message)
+        native = call.native(answer, message)
         if manager.handlers:  # even without any it costs a task
             await manager.on_chain_end(message)
     except BaseException as error:
@@ -299,23 +342,25 @@ async def _adecided(
     call: ModelCall[Any], manager: AsyncCallbackManagerForChainRun, send: Callable[[AIMessageChunk], None] | None
 ) -> tuple[Answer, AIMessage, AnswerStream | None]:
     """Async twin of `_decided`; `send` takes what goes out to whoever reads the stream."""
-    ask = cast("Callable[[Role, str | None, RunnableConfig], Awaitable[Answer]]", call.acall)
     live = call.live(manager, read=send is not None)
 
-    async def tier(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
-        with nested_in_tier():
-            async with call.asking(manager, role, note, request, live) as asked:
-                config = call.under(asked)
+    async def ask(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
+        nested = NESTED.set(True)
+        try:
+            async with call.asking(manager, role, note, request, live) as frame:
                 if live is None or send is None or call.astream is None:
-                    answer = await ask(role, note, config)
+                    native = await cast("AsyncCall", call.acall)(role, note, call.under(frame))
                 else:
-                    answer = _drafted(role, await live.apull(call.astream(role, note, config), send))
-                asked.record_answer(answer.draft.message)
+                    native = await live.apull(call.astream(role, note, call.under(frame)), send)
+                answer = call.read(role, native)
+                frame.record_answer(answer.draft.message)
                 return answer
+        finally:
+            NESTED.reset(nested)
 
     run = telemetry.StepRun(manager)
-    calls = {} if live is None else {"astream": partial(tier, live=live), "sent": live.sent}
-    request = call.request(manager, run, acall=tier, **calls)
+    calls = {} if live is None else {"astream": partial(ask, live=live), "sent": live.sent}
+    request = call.request(manager, run, acall=ask, **calls)
     try:
         answer, trace = await arun_durably(request, call.rebuild)
         message = call.accepted(answer, trace)

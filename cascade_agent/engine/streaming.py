@@ -13,7 +13,7 @@ import json
 import re
 from contextlib import aclosing, closing
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseCallbackManager, CallbackManager
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from langchain_core.callbacks.manager import BaseRunManager
     from langchain_core.messages import BaseMessage, InvalidToolCall, ToolCall
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.models.tier import Tier
 
 M = TypeVar("M", bound=BaseCallbackManager)
@@ -116,7 +117,7 @@ def _live_kind(marker: type | None) -> type[_Live]:
     return _Live if marker is None else type("_LiveEvents", (_Live, marker), {})
 
 
-_Event = tuple[BaseCallbackHandler, str, Any, dict[str, Any]]
+_Event: TypeAlias = "tuple[BaseCallbackHandler, str, Any, JsonObject]"
 """A handler, the event it is due, the event's first argument and the others."""
 
 
@@ -215,8 +216,8 @@ class LiveStream(BaseCallbackHandler):
     # ---- what its streaming handlers get ----------------------------------------------------------------------------
 
     def pass_on_llm_new_token(
-        self, handler: BaseCallbackHandler, _args: tuple[Any, ...], more: dict[str, Any]
-    ) -> dict[str, Any] | None:
+        self, handler: BaseCallbackHandler, _args: tuple[Any, ...], more: JsonObject
+    ) -> JsonObject | None:
         """Pass a chunk on, not one of a call that was given up; the last one waits for the record."""
         message = getattr(more.get("chunk"), "message", None)
         if self._over or not isinstance(message, AIMessageChunk):
@@ -231,8 +232,8 @@ class LiveStream(BaseCallbackHandler):
         return {**more, "chunk": ChatGenerationChunk(message=_outgoing(message))}
 
     def pass_on_stream_event(
-        self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: dict[str, Any]
-    ) -> dict[str, Any] | None:
+        self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: JsonObject
+    ) -> JsonObject | None:
         """Pass a content-block event on; the last one waits for the record."""
         self._seen.add(more["run_id"])
         if args[0].get("event") != "message-finish":
@@ -240,7 +241,7 @@ class LiveStream(BaseCallbackHandler):
         self._held.append((handler, "on_stream_event", args[0], more))
         return None
 
-    def pass_on_llm_end(self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: dict[str, Any]) -> None:
+    def pass_on_llm_end(self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: JsonObject) -> None:
         """Keep the end of a run until the record is there."""
         self._held.append((handler, "on_llm_end", args[0], more))
 
@@ -258,7 +259,7 @@ class LiveStream(BaseCallbackHandler):
             if accepted is not None and more["run_id"] in self._seen:
                 last = last_chunk(accepted, last)
             if last is not None:
-                own: dict[str, Any] = {key: more[key] for key in ("run_id", "parent_run_id", "tags") if key in more}
+                own: JsonObject = {key: more[key] for key in ("run_id", "parent_run_id", "tags") if key in more}
                 chunk = ChatGenerationChunk(message=last)
                 yield handler, "on_llm_new_token", _token(last), {**own, "chunk": chunk}
             yield handler, name, event if accepted is None else _result(accepted), more
@@ -353,7 +354,7 @@ def _is_of(message: AIMessage | None, response: Any) -> bool:
     return message is not None and own is not None and own.id == message.id
 
 
-def _record(message: AIMessage) -> dict[str, Any]:
+def _record(message: AIMessage) -> JsonObject:
     return {_RECORD: message.response_metadata[_RECORD]} if _RECORD in message.response_metadata else {}
 
 
