@@ -23,9 +23,8 @@ from cascade_agent.models.traits import NESTED, RESPONSES, family
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.models.traits import ModelTraits
-
-Block = dict[str, Any]
 
 _PLAIN_KWARGS = frozenset({"refusal", "tool_calls"})
 _CONTENT = attrgetter("content")
@@ -153,7 +152,7 @@ def form_of(message: AIMessage) -> str | None:
     return provider
 
 
-def _form_of_block(block: Mapping[str, Any]) -> str | None:
+def _form_of_block(block: JsonMapping) -> str | None:
     kind = block.get("type")
     if kind == "thinking":
         return "mistralai" if isinstance(block.get("thinking"), list) else "anthropic" if "signature" in block else None
@@ -168,15 +167,12 @@ def _writer(message: AIMessage, pair: Mapping[Any, ModelTraits]) -> ModelTraits 
     found: ModelTraits | None = None
     while isinstance(record, Mapping):
         role, attempts = record.get("final_tier"), record.get("attempts")
-        own = (
-            [a for a in attempts if isinstance(a, Mapping) and a.get("tier") == role]
-            if isinstance(attempts, list)
-            else []
-        )
-        if not own or not isinstance(role, str):
+        attempts = attempts if isinstance(role, str) and isinstance(attempts, list) else []
+        own = next((a for a in reversed(attempts) if isinstance(a, Mapping) and a.get("tier") == role), None)
+        if own is None:
             return None
-        tier, record = pair.get(role), own[-1].get("inner")
-        found = tier if tier is not None and own[-1].get("model") in (tier.model_name, tier.label) else None
+        tier, record = pair.get(role), own.get("inner")
+        found = tier if tier is not None and own.get("model") in (tier.model_name, tier.label) else None
     return None if found is None or found.kind == NESTED else found
 
 
@@ -189,7 +185,7 @@ class _Rewriting:
     def __init__(self, model: ModelTraits, pair: Mapping[Any, ModelTraits]) -> None:
         self.model, self.pair = model, pair
         self.other_marks = model.known or any(other.kind != model.kind for other in pair.values())
-        self.pictures: list[Block] = []
+        self.pictures: list[JsonObject] = []
         """Media of a model's turn that are to be shown in the user's next one."""
 
     def all(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -225,14 +221,8 @@ class _Rewriting:
         if not text and not media and not calls:
             text = _NO_TEXT  # an empty turn is refused by some, and a missing one breaks the order of roles
         content: Any = [*([{"type": "text", "text": text}] if text else ()), *media] if media else text
-        own_id = None if str(message.id or "").startswith(_RESPONSE_IDS) else message.id
-        return AIMessage(
-            content,
-            tool_calls=message.tool_calls,
-            invalid_tool_calls=message.invalid_tool_calls,
-            id=own_id,
-            name=message.name,
-        )
+        kept = {name: getattr(message, name) for name in ("tool_calls", "invalid_tool_calls", "name")}
+        return AIMessage(content, id=None if str(message.id or "").startswith(_RESPONSE_IDS) else message.id, **kept)
 
     def input(self, message: BaseMessage) -> BaseMessage:
         """Return a message that no model wrote: without marks of another provider, in blocks that all of them read."""
@@ -255,34 +245,26 @@ class _Rewriting:
 
 def _text_of(message: AIMessage) -> str:
     """Return an answer's text; a refusal is text too."""
-    content = message.content
-    if isinstance(content, str):
-        text = content
-    else:
-        text, apart = "", False
-        for block in content:
-            said = block if isinstance(block, str) else _said(block)
-            if said is None:
-                apart = bool(text)
-            elif said:
-                text, apart = text + ("\n\n" if apart else "") + said, False
-    if not text.strip():
-        text = str(message.additional_kwargs.get("refusal") or "")
-    return text
+    text, apart = "", False
+    for block in [message.content] if isinstance(message.content, str) else message.content:
+        words = block if isinstance(block, str) else _words_of(block)
+        if words is None:
+            apart = bool(text)
+        elif words:
+            text, apart = text + ("\n\n" if apart else "") + words, False
+    return text if text.strip() else str(message.additional_kwargs.get("refusal") or "")
 
 
-def _said(block: Mapping[str, Any]) -> str | None:
+def _words_of(block: JsonMapping) -> str | None:
     kind = block.get("type")
     value = block.get("value") if kind == "non_standard" else None
     if isinstance(value, dict):
         block, kind = value, value.get("type")
-    words = (
-        block.get("text") if kind in ("text", "output_text") else block.get("refusal") if kind == "refusal" else None
-    )
+    words = block.get({"text": "text", "output_text": "text", "refusal": "refusal"}.get(str(kind), ""))
     return words if isinstance(words, str) else None
 
 
-def _media_of(message: AIMessage) -> list[Block]:
+def _media_of(message: AIMessage) -> list[JsonObject]:
     """Return the media of an answer as standard blocks that carry their data or a URL."""
     content = message.content
     if isinstance(content, str) or not any(isinstance(b, dict) and b.get("type") in _MEDIA_FORMS for b in content):
@@ -290,7 +272,7 @@ def _media_of(message: AIMessage) -> list[Block]:
     return [found for found in map(_standard_media, message.content_blocks) if found is not None]
 
 
-def _standard_media(block: Mapping[str, Any]) -> Block | None:
+def _standard_media(block: JsonMapping) -> JsonObject | None:
     if block.get("type") not in _MEDIA or not (block.get("base64") or block.get("url")):
         return None
     found = {key: block[key] for key in _MEDIA_KEYS if block.get(key)}
@@ -313,11 +295,11 @@ def _standard_input(block: Any, model: ModelTraits) -> Any:
 
 def _joined(content: Sequence[Any]) -> str | None:
     """Return blocks that are all text as one string."""
-    texts = [block if isinstance(block, str) else _said(block) for block in content]
+    texts = [block if isinstance(block, str) else _words_of(block) for block in content]
     return None if None in texts else "\n".join(cast("list[str]", texts))
 
 
-def _with_pictures(message: BaseMessage, pictures: Sequence[Block]) -> BaseMessage:
+def _with_pictures(message: BaseMessage, pictures: Sequence[JsonObject]) -> BaseMessage:
     content = message.content
     rest: list[Any] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     return message.model_copy(update={"content": [*pictures, *rest]})
@@ -354,28 +336,24 @@ def _thinking_first(messages: list[BaseMessage]) -> list[BaseMessage]:
     """Return the messages so that a turn which a thinking model takes over in the middle begins with its own thought.
 
     Anthropic's manual thinking refuses a turn whose last answer does not start with a thinking block. What another
-    model did in the open turn is told to it as text.
+    model did in the open turn is given to it as text.
     """
     if not messages or not isinstance(messages[-1], ToolMessage):
         return messages
     start = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=-1) + 1
-    out, told = messages[:start], False
+    out, as_text = messages[:start], False
     for message in messages[start:]:
         if isinstance(message, AIMessage):
-            told = not _starts_with_thought(message)
-        if not told:
+            as_text = not _starts_with_thought(message)
+        if not as_text:
             out.append(message)
         elif isinstance(message, AIMessage):
             calls = [f"I called {c['name']}({json.dumps(c['args'], ensure_ascii=False)})." for c in message.tool_calls]
             out.append(HumanMessage("\n".join(["[Done so far]", *filter(None, [str(message.text)]), *calls])))
         elif isinstance(message, ToolMessage):
-            content = message.content
-            head = f"[Result of {message.name or 'the tool'}]"
-            out.append(
-                HumanMessage(
-                    f"{head}\n{content}" if isinstance(content, str) else [{"type": "text", "text": head}, *content]
-                )
-            )
+            content, head = message.content, f"[Result of {message.name or 'the tool'}]"
+            whole = isinstance(content, str)
+            out.append(HumanMessage(f"{head}\n{content}" if whole else [{"type": "text", "text": head}, *content]))
         else:
             out.append(message)
     return out

@@ -6,31 +6,24 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from cascade_agent._log import LOG
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models import prompt_cache
-from cascade_agent.models.option_words import in_words_of
 from cascade_agent.models.tool_spec import tool_specs
+from cascade_agent.models.traits import OLLAMA_OPTIONS
 
 if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.models.traits import ModelTraits
 
-_OPENAI_TOOLS = frozenset(
-    {
-        *(
-            "web_search",
-            "web_search_preview",
-            "file_search",
-            "computer",
-            "computer_use_preview",
-            "code_interpreter",
-            "mcp",
-        ),
-        *("image_generation", "local_shell", "shell", "apply_patch", "tool_search"),
-    }
+_WORDS_OF_OPENAI = (
+    "web_search web_search_preview file_search computer computer_use_preview code_interpreter mcp image_generation "
+    "local_shell shell apply_patch tool_search"
 )
+_OPENAI_TOOLS = frozenset(_WORDS_OF_OPENAI.split())
 _GOOGLE_TOOLS = frozenset({"google_search", "google_search_retrieval", "code_execution", "url_context", "google_maps"})
 _DATED = re.compile(r"_\d{8}$")
 _FORMATS = {
@@ -48,7 +41,7 @@ _FORMATS = {
 _NESTED_FORMATS = frozenset({"output_config", "text"})
 CONSTRAINING = frozenset({"tool_choice", "tool_config", "parallel_tool_calls", "stop", *_FORMATS})
 """Options that demand something of the answer."""
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+ANY_OBJECT: Mapping[str, str] = {"type": "object"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +54,19 @@ class BoundConstraints:
     """The tools that may be called, where they are fewer than those on offer."""
     single_call: bool = False
     """At most one call (`parallel_tool_calls=False`)."""
-    output_schema: Any = None
+    output_schema: object = None
     """The schema that text must follow: a class or a JSON Schema."""
     stop: tuple[str, ...] = ()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """Return them as the arguments of a `StepContext`."""
-        return dict(zip(self.__slots__, _FACTS(self), strict=True))
-
-
-_FACTS = attrgetter(*BoundConstraints.__slots__)
-NO_CONSTRAINTS = BoundConstraints()
+        return {
+            "tool_choice": self.tool_choice,
+            "allowed_tools": self.allowed_tools,
+            "single_call": self.single_call,
+            "output_schema": self.output_schema,
+            "stop": self.stop,
+        }
 
 
 _Mode = Literal["auto", "none", "required", "tool"]
@@ -86,7 +81,7 @@ class _Choice:
     single: bool = False
 
 
-def bound_constraints(options: Mapping[str, Any]) -> BoundConstraints:
+def bound_constraints(options: JsonMapping) -> BoundConstraints:
     """Return what the options given to `bind`, `bind_tools` or a call demand of the answer."""
     choice = _chosen(options)
     mode = None if choice is None or choice.mode == "auto" else choice.mode
@@ -100,7 +95,7 @@ def bound_constraints(options: Mapping[str, Any]) -> BoundConstraints:
     )
 
 
-def _output_schema(options: Mapping[str, Any]) -> Any:
+def _output_schema(options: JsonMapping) -> object:
     """Return the schema that text must follow, in any provider's words (OpenAI's form, a class, a bare JSON Schema)."""
     value = next((found for name in _FORMATS if (found := _format_in(name, options.get(name)))), None)
     if value == "json" or (isinstance(value, Mapping) and value.get("type") == "json_object"):
@@ -126,7 +121,7 @@ def _format_in(name: str, value: Any) -> Any:
     return value
 
 
-def _chosen(options: Mapping[str, Any]) -> _Choice | None:
+def _chosen(options: JsonMapping) -> _Choice | None:
     """Read the choice of a tool, in Google's `tool_config` too."""
     choice, config = _choice(options.get("tool_choice")), options.get("tool_config")
     if choice is not None or config is None:
@@ -150,16 +145,14 @@ def _choice(value: object) -> _Choice | None:
     if not isinstance(value, Mapping):
         msg = f"tool_choice is a {type(value).__name__}; expected a word, a tool's name, True or a provider's dict"
         raise ConfigurationError(msg)
-    single = value.get("disable_parallel_tool_use") is True
     if value.get("type") == "allowed_tools":
         inner = value.get("allowed_tools")
         inner = inner if isinstance(inner, Mapping) else value
         names = tuple(name for tool in inner.get("tools") or () if (name := _named(tool)))
         return _Choice("required" if inner.get("mode") in ("required", "any") else "auto", allowed=names or None)
-    if (name := _named(value)) is not None:
-        return _Choice("tool", name, single=single)
-    plain = _choice(value.get("type"))
-    return None if plain is None else _Choice(plain.mode, plain.name, single=single)
+    name = _named(value)
+    found = _choice(value.get("type")) if name is None else _Choice("tool", name)
+    return found and replace(found, single=value.get("disable_parallel_tool_use") is True)
 
 
 def _named(value: object) -> str | None:
@@ -174,8 +167,8 @@ def _named(value: object) -> str | None:
 
 
 def offer_for(
-    model: ModelTraits, tools: Sequence[Any], options: Mapping[str, Any], *, mixed: bool = True
-) -> tuple[list[Any], dict[str, Any]]:
+    model: ModelTraits, tools: Sequence[Any], options: JsonMapping, *, mixed: bool = True
+) -> tuple[list[Any], JsonObject]:
     """Return tools and options as a model takes them; what was given is left as it is.
 
     `mixed` says that they may have been made for another kind of model, whose cache marks then go.
@@ -186,10 +179,9 @@ def offer_for(
     for tool in tools:
         owner = _carried_out_by(tool)
         if owner is not None and model.known and model.family != owner:
-            msg = (
-                f"{model.label} ({model.family}) cannot be offered the tool {_tool_name(tool)!r}, which {owner} itself "
-                "carries out: offer a tool that runs on your side, or a pair of that provider"
-            )
+            mend = "offer a tool that runs on your side, or a pair of that provider"
+            which = f"the tool {_tool_name(tool)!r}, which {owner} itself carries out"
+            msg = f"{model.label} ({model.family}) cannot be offered {which}: {mend}"
             raise ConfigurationError(msg)
     settings = settings_for(model, options, mixed=mixed)
     choice, given = _chosen(options), options.get("tool_choice")
@@ -208,7 +200,7 @@ def offer_for(
     return [copy.deepcopy(tool) if isinstance(tool, dict) else tool for tool in kept], settings
 
 
-def settings_for(model: ModelTraits, options: Mapping[str, Any], *, mixed: bool = True) -> dict[str, Any]:
+def settings_for(model: ModelTraits, options: JsonMapping, *, mixed: bool = True) -> JsonObject:
     """Return the options of a call, but for the choice of a tool, as a model takes them."""
     settings = prompt_cache.for_settings(options, model.kind) if mixed or model.known else dict(options)
     if not model.known:
@@ -230,16 +222,16 @@ def settings_for(model: ModelTraits, options: Mapping[str, Any], *, mixed: bool 
     return settings
 
 
-def _named_format(schema: Any) -> Any:
+def _named_format(schema: object) -> object:
     if not isinstance(schema, Mapping):
         return schema
     name = str(schema.get("title") or "answer")
     return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema)}}
 
 
-def _choice_for(model: ModelTraits, choice: _Choice, given: object) -> Any:
+def _choice_for(model: ModelTraits, choice: _Choice, given: object) -> object:
     if model.family == "anthropic":
-        word: dict[str, Any] = {"type": "any" if choice.mode == "required" else choice.mode}
+        word: JsonObject = {"type": "any" if choice.mode == "required" else choice.mode}
         if choice.name is not None:
             word["name"] = choice.name
         if choice.single:
@@ -255,23 +247,19 @@ def _choice_for(model: ModelTraits, choice: _Choice, given: object) -> Any:
     return "any" if choice.mode == "required" else choice.mode
 
 
-def _response_format_for(provider: str, value: Any) -> dict[str, Any]:
+def _response_format_for(provider: str, value: object) -> JsonObject:
     """Return the setting by which a provider's client takes an output schema."""
     if isinstance(value, Mapping) and value.get("type") == "json_object":
         return {"response_mime_type": "application/json"} if provider == "google_genai" else {"response_format": value}
     schema = _output_schema({"response_format": value})
     if isinstance(schema, type):
-        schema = _json_schema(schema)
+        schema = tool_specs([schema])[0].parameters
     if not isinstance(schema, Mapping):
         return {"response_format": value} if provider != "google_genai" else {}
     if provider == "google_genai":
         return {"response_mime_type": "application/json", "response_schema": dict(schema)}
     inner = value.get("json_schema") if isinstance(value, Mapping) else None
     return {"response_format": {"type": "json_schema", "json_schema": dict(inner)} if inner else _named_format(schema)}
-
-
-def _json_schema(schema: type) -> Mapping[str, Any]:
-    return tool_specs([schema])[0].parameters
 
 
 def _carried_out_by(tool: object) -> str | None:
@@ -284,7 +272,58 @@ def _carried_out_by(tool: object) -> str | None:
     return "google_genai" if len(tool) == 1 and _GOOGLE_TOOLS & tool.keys() else None
 
 
-def _tool_name(tool: Any) -> str | None:
+def _tool_name(tool: object) -> str | None:
     if isinstance(tool, Mapping):
         return _named(tool) or str(tool.get("title") or tool.get("type") or next(iter(tool), "tool"))
     return str(getattr(tool, "name", None) or getattr(tool, "__name__", None) or type(tool).__name__)
+
+
+# ---- words of the clients --------------------------------------------------------------------------------------------
+
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"})
+_LIMIT = {"openai": "max_tokens", "google_genai": "max_output_tokens", "ollama": "num_predict"}
+_WORDS: Mapping[str, frozenset[str]] = {
+    family: frozenset(words.split())
+    for family, words in {
+        "openai": "temperature top_p seed n user logprobs top_logprobs logit_bias frequency_penalty presence_penalty "
+        "max_tokens max_completion_tokens reasoning reasoning_effort verbosity service_tier store prediction "
+        "modalities truncation include previous_response_id safety_identifier stream_options extra_body extra_headers "
+        "timeout parallel_tool_calls strict",
+        "anthropic": "temperature top_p top_k max_tokens thinking effort reasoning_effort betas container mcp_servers "
+        "context_management service_tier inference_geo extra_body extra_headers timeout parallel_tool_calls strict",
+        "google_genai": "temperature top_p top_k seed logprobs frequency_penalty presence_penalty max_output_tokens "
+        "safety_settings cached_content labels thinking_budget thinking_level thinking_config include_thoughts "
+        "response_modalities image_config media_resolution service_tier timeout",
+        "mistralai": "temperature top_p random_seed safe_prompt n frequency_penalty presence_penalty max_tokens "
+        "prediction prompt_mode parallel_tool_calls",
+        "ollama": "reasoning think logprobs top_logprobs keep_alive options " + " ".join(OLLAMA_OPTIONS),
+    }.items()
+}
+_KNOWN_WORDS = frozenset().union(*_WORDS.values())
+
+
+def in_words_of(model: ModelTraits, options: JsonMapping) -> JsonObject:
+    """Return the options in the words of a model's client; what only another's knows is dropped with one warning.
+
+    Limits of output have a word of their own almost everywhere. A word of nobody is passed on.
+    """
+    family = model.family or ""
+    words = _WORDS.get(family)
+    if words is None:
+        return dict(options)
+    out: JsonObject = {}
+    for name, value in options.items():
+        word = _LIMIT.get(family, "max_tokens") if name in _LIMITS and name not in words else name
+        if word not in _KNOWN_WORDS or word in words:
+            out[word] = value
+        elif value is not None:
+            _warn_dropped(model.label, family, name)
+    if family == "ollama" and (given := {key: out.pop(key) for key in OLLAMA_OPTIONS & out.keys()}):
+        given |= {"stop": out["stop"]} if out.get("stop") else {}
+        out["options"] = {**(out.get("options") or model.own_options), **given}
+    return out
+
+
+@cache
+def _warn_dropped(label: str, provider: str, name: str) -> None:
+    LOG.warning("%s (%s) does not know the option %r: it is asked without", label, provider, name)

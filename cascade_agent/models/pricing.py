@@ -16,20 +16,24 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from cascade_agent._log import LOG
 from cascade_agent.errors import ConfigurationError, RecordError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, ModelPrice
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import Usage
 
 __all__ = ["Price", "PriceTier", "price_of", "table_version", "warm"]
 
 
+T = TypeVar("T")
 _MILLION = 1_000_000
 _MAX_TOKENS = 2**53
 """Above this a count is a fault of the provider, not a number of tokens."""
@@ -124,12 +128,9 @@ class Price:
         tokens_in, tokens_out = _count(usage.input_tokens), _count(usage.output_tokens)
         if tokens_in is None or tokens_out is None:
             return None
-        rates: Price | PriceTier = self
-        for tier in self.tiers:
-            if tokens_in > tier.above:
-                if usage.calls != 1:
-                    return None
-                rates = tier
+        rates: Price | PriceTier = next((tier for tier in reversed(self.tiers) if tokens_in > tier.above), self)
+        if rates is not self and usage.calls != 1:
+            return None
         read = min(_count(usage.cache_read_tokens) or 0, tokens_in)
         write = min(_count(usage.cache_write_tokens) or 0, tokens_in - read)
         fresh = tokens_in - read - write
@@ -143,7 +144,7 @@ class Price:
             total += self.per_call * max(usage.calls, 0)
         return total if math.isfinite(total) else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As plain JSON; fields that hold their default are left out. Prices are per million tokens."""
         out = _given(self)
         if self.tiers:
@@ -151,7 +152,7 @@ class Price:
         return out
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Price:
+    def from_json(cls, data: JsonMapping) -> Price:
         """Read what `to_json` wrote. Unknown keys are refused: a misspelled price would cost money.
 
         Raises:
@@ -176,12 +177,11 @@ def _check_rates(price: Price | PriceTier) -> None:
         _check_rate(f"{kind}.cache_write", price.cache_write)
 
 
-def _given(price: Price | PriceTier) -> dict[str, Any]:
-    values = {f.name: (getattr(price, f.name), f.default) for f in fields(price)}
-    return {name: value for name, (value, default) in values.items() if value != default}
+def _given(price: Price | PriceTier) -> JsonObject:
+    return {f.name: value for f in fields(price) if (value := getattr(price, f.name)) != f.default}
 
 
-def _known(cls: type[Price | PriceTier], data: object) -> dict[str, Any]:
+def _known(cls: type[Price | PriceTier], data: object) -> JsonObject:
     if not isinstance(data, Mapping):
         msg = f"expected a JSON object for a {cls.__name__}, found {type(data).__name__}"
         raise TypeError(msg)
@@ -194,9 +194,7 @@ def _known(cls: type[Price | PriceTier], data: object) -> dict[str, Any]:
 
 def _count(tokens: object) -> int | None:
     """A plausible number of tokens, or None: counts come from providers and are checked by nobody before."""
-    if type(tokens) is int and 0 <= tokens <= _MAX_TOKENS:
-        return tokens
-    return None
+    return tokens if type(tokens) is int and 0 <= tokens <= _MAX_TOKENS else None
 
 
 # ---- the kept table -------------------------------------------------------------------------------------------------
@@ -239,12 +237,12 @@ def price_of(
     """
     if not model_name or not (provider or base_url):
         return None
-    try:
-        entry = _lookup(_snapshot(), model_name, provider, base_url)
+
+    def look(table: DataSnapshot) -> Price | None:
+        entry = _lookup(table, model_name, provider, base_url)
         return None if entry is None else entry.price(at)
-    except Exception as error:  # noqa: BLE001 - pricing never fails a step
-        _warn_once(f"{type(error).__name__}: {error}")
-        return None
+
+    return _read(look)
 
 
 def warm() -> None:
@@ -255,12 +253,7 @@ def warm() -> None:
 
 def table_version() -> tuple[str, str | None] | None:
     """(source, day) of the table in use, as `Price.source` and `Price.date` name them; None when it cannot be read."""
-    try:
-        table = _snapshot()
-        return _source(table), _date(table)
-    except Exception as error:  # noqa: BLE001 - pricing never fails a step
-        _warn_once(f"{type(error).__name__}: {error}")
-        return None
+    return _read(lambda table: (_source(table), _date(table)))
 
 
 @cache
@@ -268,11 +261,15 @@ def _warn_once(fault: str) -> None:
     LOG.warning("no price can be read from the table of genai-prices (%s); costs stay unknown", fault)
 
 
-def _snapshot() -> DataSnapshot:
-    """The table in use: the one in the package, or the one that the user's own `UpdatePrices` fetched."""
-    from genai_prices.data_snapshot import get_snapshot
+def _read(look: Callable[[DataSnapshot], T]) -> T | None:
+    """Look into the table in use: the one in the package, or the one that the user's own `UpdatePrices` fetched."""
+    try:
+        from genai_prices.data_snapshot import get_snapshot
 
-    return get_snapshot()
+        return look(get_snapshot())
+    except Exception as error:  # noqa: BLE001 - pricing never fails a step
+        _warn_once(f"{type(error).__name__}: {error}")
+        return None
 
 
 class _Entry:
@@ -309,18 +306,13 @@ def _lookup(table: DataSnapshot, model_name: str, provider: str | None, base_url
 
 
 def _find(table: DataSnapshot, model_name: str, provider: str | None, base_url: str | None) -> _Entry | None:
-    if base_url:
-        host = next((p for p in table.providers if re.match(p.api_pattern, base_url)), None)
-    else:
-        wanted = (provider or "").strip().lower()
-        wanted = _PROVIDERS.get(wanted, wanted)
-        host = next((p for p in table.providers if p.id == wanted), None)
-    if host is None:
-        return None
-    model = host.find_model(model_name.removeprefix("models/"), all_providers=table.providers)
-    if model is None:
-        return None
-    return _Entry(model, f"{_source(table)} {host.id}/{model.id}", _date(table))
+    wanted = (provider or "").strip().lower()
+    wanted = _PROVIDERS.get(wanted, wanted)
+    for host in table.providers:
+        if re.match(host.api_pattern, base_url) if base_url else host.id == wanted:
+            model = host.find_model(model_name.removeprefix("models/"), all_providers=table.providers)
+            return None if model is None else _Entry(model, f"{_source(table)} {host.id}/{model.id}", _date(table))
+    return None
 
 
 def _source(table: DataSnapshot) -> str:
@@ -334,13 +326,8 @@ def _date(table: DataSnapshot) -> str | None:
     if table.from_auto_update:
         return table.timestamp.date().isoformat()
     today = dt.datetime.now(dt.UTC).date()
-    days = (
-        getattr(price.constraint, "start_date", None)
-        for host in table.providers
-        for model in host.models
-        if isinstance(model.prices, list)
-        for price in model.prices
-    )
+    prices = [model.prices for host in table.providers for model in host.models]
+    days = [getattr(p.constraint, "start_date", None) for listed in prices if isinstance(listed, list) for p in listed]
     newest = max((day for day in days if day is not None and day <= today), default=None)
     return None if newest is None else newest.isoformat()
 
@@ -355,7 +342,7 @@ def _from_table(table_price: ModelPrice, source: str, date: str | None) -> Price
     names = {ours: theirs for ours, theirs in names.items() if theirs in given}
     starts = sorted({tier.start for key in names.values() for tier in getattr(given[key], "tiers", ())})
 
-    def rates(tokens: int) -> dict[str, Any]:
+    def rates(tokens: int) -> JsonObject:
         return {ours: _rate(given[theirs], tokens) for ours, theirs in names.items()}
 
     return Price(
@@ -373,4 +360,4 @@ def _rate(value: object, tokens: int) -> float:
     for tier in getattr(value, "tiers", ()):
         if tokens > tier.start:
             price = tier.price
-    return float(cast("Any", price))
+    return float(cast("float", price))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import BaseMessage
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
+
 M = TypeVar("M", bound="BaseMessage")
 _ANTHROPIC = frozenset({"anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", NESTED})
 _CACHE_KEY = frozenset({"fireworks-chat", "openai-chat", "azure-openai-chat", NESTED})
@@ -28,19 +30,16 @@ _NESTED = ("extras", "metadata")
 
 def for_messages(messages: Sequence[M], llm_type: str) -> list[M]:
     """Return the messages as a model of this `_llm_type` takes them; unmarked messages are the same objects."""
-    if llm_type in _ANTHROPIC:
-        return list(messages)
-    return [m if isinstance(m.content, str) else _message(m) for m in messages]
+    plain = llm_type in _ANTHROPIC
+    return [m if plain or isinstance(m.content, str) else _message(m) for m in messages]
 
 
-def for_tools(tools: Sequence[Any], llm_type: str) -> list[Any]:
+def for_tools(tools: Sequence[object], llm_type: str) -> list[object]:
     """Return the tools as a model of this `_llm_type` takes them; unmarked tools are the same objects."""
-    if llm_type in _ANTHROPIC:
-        return list(tools)
-    return [_tool(tool) for tool in tools]
+    return list(tools) if llm_type in _ANTHROPIC else [_tool(tool) for tool in tools]
 
 
-def for_settings(settings: Mapping[str, Any], llm_type: str) -> dict[str, Any]:
+def for_settings(settings: JsonMapping, llm_type: str) -> JsonObject:
     """Return the arguments of a call as a model of this `_llm_type` takes them."""
     out = dict(settings)
     if llm_type not in _ANTHROPIC:
@@ -49,11 +48,9 @@ def for_settings(settings: Mapping[str, Any], llm_type: str) -> dict[str, Any]:
         out.pop("prompt_cache_key", None)
     headers = out.get("extra_headers")
     if llm_type not in _FIREWORKS and isinstance(headers, Mapping):
-        kept = {k: v for k, v in headers.items() if str(k).lower() != _AFFINITY}
-        if kept:
-            out["extra_headers"] = kept
-        else:
-            out.pop("extra_headers")
+        out["extra_headers"] = {k: v for k, v in headers.items() if str(k).lower() != _AFFINITY}
+        if not out["extra_headers"]:
+            del out["extra_headers"]
     return out
 
 

@@ -5,12 +5,27 @@ What was bound to one tier (`small.bind(temperature=0)`) never reaches the other
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from langchain_core.globals import get_llm_cache
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
 from langchain_core.prompt_values import ChatPromptValue
+from langchain_core.runnables import (
+    Runnable,
+    RunnableBinding,
+    RunnableParallel,
+    RunnableSequence,
+    RunnableWithFallbacks,
+)
+from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.configurable import DynamicRunnable
+from pydantic import SkipValidation, create_model
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Usage
@@ -18,21 +33,23 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.history import messages_for
 from cascade_agent.models.options import offer_for, settings_for
 from cascade_agent.models.pricing import Price, price_of
-from cascade_agent.models.tool_spec import tool_specs
+from cascade_agent.models.tool_spec import ToolLike, tool_specs
 from cascade_agent.models.traits import NESTED, ModelTraits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
-    from langchain_core.language_models import BaseChatModel
-    from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import Runnable, RunnableConfig
+    from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import ToolSpec
 
 Role = Literal["small", "large"]
-ModelLike: TypeAlias = "Tier | BaseChatModel | Runnable[Any, Any] | str"
+AnyRunnable = Runnable[Any, Any]
+ModelLike: TypeAlias = "Tier | BaseChatModel | AnyRunnable | str"
 """A tier, or anything that can be made one: a chat model, what hosts wrap around one, a provider string."""
+# Messages they are already: to check a history of 400 once more would take as long as the rest of a step.
+_Prompt = create_model("_Prompt", __base__=ChatPromptValue, messages=(SkipValidation[Sequence[BaseMessage]], ...))
 _READING = ("invoke", "ainvoke", "stream", "astream", "_convert_input")
 CALL_SECONDS: ContextVar[float | None] = ContextVar("cascade_call_seconds", default=None)
 """Seconds that a synchronous call has: Python cannot end it, so a client that takes a timeout per call is given one."""
@@ -53,23 +70,29 @@ class Tier:
         ConfigurationError: not a chat model, or a timeout that is not positive.
     """
 
-    model: BaseChatModel | Runnable[Any, Any] | str
+    model: BaseChatModel | AnyRunnable | str
     price: Price | None = field(default=None, kw_only=True)
     timeout: float | None = field(default=None, kw_only=True)
     base: BaseChatModel = field(init=False, repr=False)
     """The chat model itself, outside all bindings and wrappers; of several, the one that is tried first."""
-    core: Runnable[Any, Any] = field(init=False, repr=False)
+    core: AnyRunnable = field(init=False, repr=False)
     """The runnable that is asked, outside the outer bindings: `base`, or the wrapper around it."""
-    bound: Mapping[str, Any] = field(init=False, repr=False)
+    bound: JsonMapping = field(init=False, repr=False)
     """The arguments bound to it."""
     config: RunnableConfig | None = field(init=False, repr=False)
     """The config bound to it by `with_config`."""
     traits: ModelTraits = field(init=False, repr=False)
+    label: str = field(init=False, repr=False)
+    """The model's name for people."""
+    nested: bool = field(init=False, repr=False)
+    """The model is itself a cascade."""
     model_name: str | None = field(init=False)
     provider: str | None = field(init=False, repr=False)
     base_url: str | None = field(init=False, repr=False)
     max_tokens: int | None = field(init=False, repr=False)
     """The most tokens that an answer may have, where the model says so."""
+    currency: str = field(init=False, repr=False)
+    """The unit of `cost`; the price table is in US dollars."""
 
     def __post_init__(self) -> None:
         """Unwrap the bindings and read the name once."""
@@ -88,18 +111,20 @@ class Tier:
         traits = ModelTraits.of(base, bound, name=name, provider=provider)
         if not isinstance(self.model, str):
             _report_sdk_retries(base, traits.label)
-        for key, value in (
-            ("base", base),
-            ("core", core),
-            ("bound", bound),
-            ("config", config),
-            ("model_name", name),
-            ("provider", provider),
-            ("traits", traits),
-            ("base_url", traits.base_url),
-            ("max_tokens", max_tokens),
-        ):
-            object.__setattr__(self, key, value)
+        vars(self).update(
+            base=base,
+            core=core,
+            bound=bound,
+            config=config,
+            traits=traits,
+            label=traits.label,
+            nested=traits.kind == NESTED,
+            model_name=name,
+            provider=provider,
+            base_url=traits.base_url,
+            max_tokens=max_tokens,
+            currency="USD" if self.price is None else self.price.currency,
+        )
 
     @classmethod
     def of(cls, value: ModelLike) -> Tier:
@@ -112,7 +137,7 @@ class Tier:
         `answered_by` is the name in the answer: behind a deployment or a router only the answer names the model.
         """
         price = self.price
-        for name in (answered_by, self.model_name):
+        for name in dict.fromkeys((answered_by, self.model_name)):
             if price is None and name is not None:
                 price = price_of(name, self.provider, base_url=self.base_url)
         return None if price is None else price.cost(usage)
@@ -130,33 +155,20 @@ class Tier:
         return self.cost(Usage(input_tokens=request, output_tokens=self.max_tokens))
 
     @property
-    def currency(self) -> str:
-        """The unit of `cost`; the price table is in US dollars."""
-        return "USD" if self.price is None else self.price.currency
-
-    @property
     def hidden(self) -> bool:
         """Return whether its user tagged it to stay out of LangGraph's message stream."""
         return "nostream" in [*(self.base.tags or ()), *((self.config or {}).get("tags") or ())]
 
     @property
-    def nested(self) -> bool:
-        """Return whether the model is itself a cascade."""
-        return self.traits.kind == NESTED
-
-    @property
     def streams(self) -> bool:
         """Return whether its model can stream at all; what it cannot stream, a host gets as one whole message."""
-        from langchain_core.language_models import BaseChatModel
-
         own = type(self.base)
-        streams = own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream
-        return streams or self.nested
+        return self.nested or own._stream is not BaseChatModel._stream or own._astream is not BaseChatModel._astream
 
     def streams_with(self, *, tools: bool) -> bool:
         """Return whether a call would be streamed to whoever reads the stream; a cascade's always may be."""
-        kwargs: dict[str, Any] = {"stream": True, **({"tools": True} if tools else {})}
-        return self.nested or self.base._should_stream(async_api=True, **kwargs)
+        offered: JsonObject = {"tools": True} if tools else {}
+        return self.nested or self.base._should_stream(async_api=True, stream=True, **offered)
 
     def messages_for(
         self, messages: list[BaseMessage], *, pair: Mapping[Role, Tier] | None = None, note: str | None = None
@@ -169,8 +181,8 @@ class Tier:
         return messages_for(self.traits, messages, pair=known, note=note)
 
     def offer_for(
-        self, tools: Sequence[Any], options: Mapping[str, Any], *, mixed: bool = True
-    ) -> tuple[list[Any], dict[str, Any]]:
+        self, tools: Sequence[ToolLike], options: JsonMapping, *, mixed: bool = True
+    ) -> tuple[list[Any], JsonObject]:
         """Return tools and options (`tool_choice` and the like) as this tier takes them; nothing given is changed.
 
         Raises:
@@ -178,27 +190,26 @@ class Tier:
         """
         return offer_for(self.traits, tools, options, mixed=mixed)
 
-    def settings_for(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def settings_for(self, options: JsonMapping) -> JsonObject:
         """Return the options of one call as this tier takes them."""
         return settings_for(self.traits, options)
 
     def plain(self) -> Ready:
         """Ready to be asked as it is; tools bound to the model itself are on offer."""
-        return self._ready(self.core, tools=cast("Sequence[Any]", self.bound.get("tools") or ()), bound=self.bound)
+        return self._ready(self.core, tools=cast("Sequence[ToolLike]", self.bound.get("tools") or ()), bound=self.bound)
 
-    def with_tools(self, tools: Sequence[Any], *, tool_choice: object = None, **kwargs: Any) -> Ready:
+    def with_tools(self, tools: Sequence[ToolLike], *, tool_choice: object = None, **kwargs: Any) -> Ready:
         """Ready to be asked with `tools`, in the tier's own tool format.
 
         Raises:
             ConfigurationError: the model cannot be offered one of the tools, or an option with them.
         """
-        rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         runnable = _inside(self.core, lambda model: _bind_tools(model, tools, kwargs))
-        return self._ready(runnable, tools=tools, bound=rest)
+        return self._ready(runnable, tools=tools, bound=_without_tools(self.bound))
 
-    def with_schema(self, schema: Any, **kwargs: Any) -> Ready:
+    def with_schema(self, schema: object, **kwargs: Any) -> Ready:
         """Ready to be asked for structured output: answers `{"raw", "parsed", "parsing_error"}`.
 
         A model whose own `with_structured_output` knows no `include_raw` answers with what was parsed alone.
@@ -206,41 +217,33 @@ class Tier:
         Raises:
             ConfigurationError: the model has no structured output.
         """
-        rest = {k: v for k, v in self.bound.items() if k not in ("tools", "tool_choice")}
 
-        def structured(model: Any) -> Runnable[Any, Any]:
+        def structured(model: Any) -> Any:
             try:
-                made = model.with_structured_output(schema, include_raw=True, **kwargs)
+                return model.with_structured_output(schema, include_raw=True, **kwargs)
             except TypeError as error:
                 if "include_raw" not in str(error):
                     raise
-                made = model.with_structured_output(schema, **kwargs)
-            return cast("Runnable[Any, Any]", made)
+                return model.with_structured_output(schema, **kwargs)
 
         try:
             runnable = _inside(self.core, structured)
         except NotImplementedError as error:
             msg = f"{self.label} has no structured output: give a model that implements `with_structured_output`"
             raise ConfigurationError(msg) from error
-        return replace(self._ready(_with_bound(runnable, rest), tools=(), bound={}), structured=True)
+        runnable = _with_bound(runnable, _without_tools(self.bound))
+        return replace(self._ready(runnable, tools=(), bound={}), structured=True)
 
     @property
     def wrapped(self) -> bool:
         """Return whether retries or fallbacks stand around the model."""
-        from langchain_core.language_models import BaseChatModel
-
         return not isinstance(self.core, BaseChatModel)
 
-    def around(self, make: Callable[[Any], Runnable[Any, Any]]) -> Runnable[Any, Any]:
+    def around(self, make: Callable[[Any], AnyRunnable]) -> AnyRunnable:
         """Return the tier's retries and fallbacks around what `make` puts in the place of each of its models."""
         return _inside(self.core, make)
 
-    @property
-    def label(self) -> str:
-        """The model's name for people."""
-        return self.traits.label
-
-    def _ready(self, runnable: Runnable[Any, Any], *, tools: Sequence[Any], bound: Mapping[str, Any]) -> Ready:
+    def _ready(self, runnable: AnyRunnable, *, tools: Sequence[ToolLike], bound: JsonMapping) -> Ready:
         if bound:
             runnable = runnable.bind(**bound)
         if self.config:
@@ -254,8 +257,8 @@ class Ready:
     """A tier with its tools or output schema bound: what is asked, and what it may call."""
 
     tier: Tier
-    runnable: Runnable[Any, Any]
-    given: Mapping[str, Any] = field(default_factory=dict)
+    runnable: AnyRunnable
+    given: JsonMapping = field(default_factory=dict)
     """Arguments of every call."""
     specs: tuple[ToolSpec, ...] = ()
     structured: bool = False
@@ -263,8 +266,6 @@ class Ready:
     @cached_property
     def takes_prompts(self) -> bool:
         """Return whether it is a model that reads its input as LangChain's do."""
-        from langchain_core.language_models import BaseChatModel
-
         own = type(self.runnable)
         return isinstance(self.runnable, BaseChatModel) and all(
             getattr(own, name) is getattr(BaseChatModel, name) for name in _READING
@@ -280,10 +281,10 @@ class Ready:
                 given["timeout"] = longest
         return runnable.invoke(request, config, **given)
 
-    async def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
+    def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Awaitable[Any]:
         """Async twin of `ask`."""
         runnable, request, given = self._called(messages, more)
-        return await runnable.ainvoke(request, config, **given)
+        return runnable.ainvoke(request, config, **given)
 
     def stream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Iterator[Any]:
         """Ask the tier for its answer in chunks."""
@@ -297,27 +298,24 @@ class Ready:
 
     def _is_bare(self) -> bool:
         """Return whether arguments reach the client alone: no wrapper, and no cache that they would be a key of."""
-        from langchain_core.globals import get_llm_cache
-
         base = self.tier.base
         return not (self.structured or self.tier.wrapped or base.cache) and (base.cache is False or not get_llm_cache())
 
-    def _called(
-        self, messages: list[BaseMessage], more: Mapping[str, Any]
-    ) -> tuple[Runnable[Any, Any], Any, dict[str, Any]]:
+    def _called(self, messages: list[BaseMessage], more: JsonMapping) -> tuple[AnyRunnable, Any, JsonObject]:
         if more and self.structured:
             return _with_bound(self.runnable, more), messages, dict(self.given)
         if not self.takes_prompts:
             return self.runnable, messages, {**self.given, **more}
-        # messages they are already: to check a history of 400 once more would take as long as the rest of a step
-        return self.runnable, ChatPromptValue.model_construct(messages=[*messages]), {**self.given, **more}
+        return self.runnable, _Prompt(messages=[*messages]), {**self.given, **more}
 
 
-def _unbound(runnable: Runnable[Any, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+def _without_tools(bound: JsonMapping) -> JsonObject:
+    return {key: value for key, value in bound.items() if key not in ("tools", "tool_choice")}
+
+
+def _unbound(runnable: AnyRunnable) -> tuple[AnyRunnable, JsonObject]:
     """Take apart a binding of arguments alone: it would cost 30 us at every call."""
-    from langchain_core.runnables import RunnableBinding
-
-    given: dict[str, Any] = {}
+    given: JsonObject = {}
     while isinstance(runnable, RunnableBinding) and not runnable.config and not runnable.config_factories:
         given = {**runnable.kwargs, **given}
         runnable = runnable.bound
@@ -340,12 +338,8 @@ def _resolved(model: object) -> object:
 
 
 @cache
-def _report_sdk_retries_once(label: str, retries: int) -> None:
-    LOG.info(
-        "the client of %s retries %d times by itself, below the cascade's own retries: give it max_retries=0",
-        label,
-        retries,
-    )
+def _report_once(retries: str) -> None:
+    LOG.info("the client of %s by itself, below the cascade's own retries: give it max_retries=0", retries)
 
 
 def _report_sdk_retries(base: BaseChatModel, label: str) -> None:
@@ -353,14 +347,11 @@ def _report_sdk_retries(base: BaseChatModel, label: str) -> None:
     if retries is None:
         retries = getattr(getattr(base, "root_client", None), "max_retries", 0)
     if isinstance(retries, int) and retries > 1:
-        _report_sdk_retries_once(label, retries)
+        _report_once(f"{label} retries {retries} times")
 
 
-def _inside(runnable: Any, make: Callable[[Any], Runnable[Any, Any]]) -> Runnable[Any, Any]:
+def _inside(runnable: Any, make: Callable[[Any], AnyRunnable]) -> AnyRunnable:
     """Apply `make` to every chat model inside the wrappers and bindings of a tier, and put them back around it."""
-    from langchain_core.runnables import RunnableBinding, RunnableWithFallbacks
-    from langchain_core.runnables.base import RunnableBindingBase
-
     if isinstance(runnable, RunnableWithFallbacks):
         first = _inside(runnable.runnable, make)
         others = [_inside(fallback, make) for fallback in runnable.fallbacks]
@@ -368,16 +359,16 @@ def _inside(runnable: Any, make: Callable[[Any], Runnable[Any, Any]]) -> Runnabl
     if isinstance(runnable, RunnableBindingBase):
         kwargs = runnable.kwargs
         if isinstance(runnable, RunnableBinding):
-            kwargs = {k: v for k, v in kwargs.items() if k not in ("tools", "tool_choice", "stream")}
+            kwargs = {key: value for key, value in _without_tools(kwargs).items() if key != "stream"}
         return runnable.model_copy(update={"bound": _inside(runnable.bound, make), "kwargs": kwargs})
     return make(runnable)
 
 
-def _bind_tools(model: Any, tools: Sequence[Any], options: Mapping[str, Any]) -> Runnable[Any, Any]:
+def _bind_tools(model: Any, tools: Sequence[ToolLike], options: JsonMapping) -> AnyRunnable:
     tier = Tier.of(model)
     offered, settings = offer_for(tier.traits, tools, options)
     try:
-        return cast("Runnable[Any, Any]", model.bind_tools(offered, **settings))
+        return cast("AnyRunnable", model.bind_tools(offered, **settings))
     except NotImplementedError:
         raise
     except Exception as error:
@@ -388,8 +379,6 @@ def _bind_tools(model: Any, tools: Sequence[Any], options: Mapping[str, Any]) ->
 
 
 def _first_model(core: Any) -> BaseChatModel:
-    from langchain_core.language_models import BaseChatModel
-
     found: list[BaseChatModel] = []
 
     def look(model: Any) -> Any:
@@ -402,8 +391,6 @@ def _first_model(core: Any) -> BaseChatModel:
 
 def _default_of(model: Any) -> BaseChatModel:
     """Return the chat model that a configurable model of `init_chat_model` is without configuration."""
-    from langchain_core.language_models import BaseChatModel
-
     try:
         made = _unwrap(configured(model, None))[0]
     except (TypeError, ValueError) as error:
@@ -423,19 +410,14 @@ def _default_of(model: Any) -> BaseChatModel:
 
 def configured(model: Any, config: RunnableConfig | None) -> Any:
     """Return the model that a configurable one is under a config; any other as it is."""
-    from langchain_core.runnables.configurable import DynamicRunnable
-
     if isinstance(model, DynamicRunnable):  # model.configurable_fields(...), model.configurable_alternatives(...)
         return model.prepare(config)[0]
     make = getattr(type(model), "_model", None)
     return make(model, config) if make is not None and type(model).__name__ == "_ConfigurableModel" else model
 
 
-def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runnable[Any, Any]:
+def _with_bound(runnable: AnyRunnable, bound: JsonMapping) -> AnyRunnable:
     """Bind arguments to the model inside a structured-output chain; the chain itself would not hand them on."""
-    from langchain_core.runnables import RunnableBinding, RunnableParallel, RunnableSequence, RunnableWithFallbacks
-    from langchain_core.runnables.base import RunnableBindingBase
-
     if not bound:
         return runnable
     if isinstance(runnable, RunnableWithFallbacks):
@@ -452,12 +434,9 @@ def _with_bound(runnable: Runnable[Any, Any], bound: Mapping[str, Any]) -> Runna
     return runnable.bind(**bound)
 
 
-def _unwrap(model: object) -> tuple[Any, dict[str, Any], RunnableConfig | None]:
+def _unwrap(model: object) -> tuple[Any, JsonObject, RunnableConfig | None]:
     """Return what is behind the outer bindings, their arguments and their config."""
-    from langchain_core.runnables import RunnableBinding
-    from langchain_core.runnables.config import merge_configs
-
-    bound: dict[str, Any] = {}
+    bound: JsonObject = {}
     config: RunnableConfig | None = None
     while isinstance(model, RunnableBinding):
         bound = {**model.kwargs, **bound}
@@ -477,7 +456,7 @@ def _asked_whole(model: Any) -> Any:
     return model
 
 
-def _identity(base: BaseChatModel, bound: Mapping[str, Any]) -> tuple[str | None, str | None, int | None]:
+def _identity(base: BaseChatModel, bound: JsonMapping) -> tuple[str | None, str | None, int | None]:
     """Return name, provider and limit of output, as tracers read them."""
     limit = next((bound[key] for key in ("max_tokens", "max_completion_tokens") if bound.get(key)), None)
     try:

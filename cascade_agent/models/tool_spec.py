@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.core.records import ToolSpec
@@ -18,16 +18,14 @@ from cascade_agent.errors import ConfigurationError
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
+
 ToolLike = Any
 """A LangChain tool, a function, a pydantic or TypedDict class, or a tool as a dict in a provider's or MCP's form."""
 
 _PARAMETER_KEYS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "parameters_json_schema")
 _SEVERAL = ("function_declarations", "functionDeclarations")
-_SIMPLE_TOOL: dict[str, Any] = {
-    "type": "object",
-    "properties": {"__arg1": {"type": "string"}},
-    "required": ["__arg1"],
-}
+_SIMPLE_TOOL: JsonObject = {"type": "object", "properties": {"__arg1": {"type": "string"}}, "required": ["__arg1"]}
 """The schema that LangChain offers for a `Tool` without one of its own."""
 
 _MEMO_SIZE = 256
@@ -91,19 +89,21 @@ def _remembered(tool: ToolLike, where: str) -> ToolSpec:
 # ---- dicts ----------------------------------------------------------------------------------------------------------
 
 
-def _from_mapping(tool: Mapping[str, Any], where: str) -> tuple[ToolSpec, ...]:
+def _from_mapping(tool: JsonMapping, where: str) -> tuple[ToolSpec, ...]:
     """Read one dict; the forms differ in which key holds name and schema."""
     for key in _SEVERAL:
         if isinstance(tool.get(key), list | tuple):
             return tuple([_declared(t, f"{where}.{key}[{i}]") for i, t in enumerate(tool[key])])
-    if isinstance(tool.get("toolSpec"), Mapping):
-        return (_bedrock(tool["toolSpec"], where),)
+    if isinstance(spec := tool.get("toolSpec"), Mapping):
+        inner = spec.get("inputSchema")
+        schema = inner.get("json") if isinstance(inner, Mapping) else inner
+        return (_declared({**spec, "inputSchema": schema}, f"{where}.toolSpec", strict=False),)
     if isinstance(tool.get("function"), Mapping):
         return (_declared(tool["function"], f"{where}.function", strict=tool.get("strict")),)
     return (_flat(tool, where),)
 
 
-def _flat(tool: Mapping[str, Any], where: str) -> ToolSpec:
+def _flat(tool: JsonMapping, where: str) -> ToolSpec:
     """Read a dict that is a tool itself, a JSON Schema, or the provider's own tool."""
     kind = tool.get("type")
     if any(key in tool for key in _PARAMETER_KEYS):
@@ -111,20 +111,17 @@ def _flat(tool: Mapping[str, Any], where: str) -> ToolSpec:
     if "title" in tool and ("properties" in tool or kind == "object"):
         return ToolSpec(_name(tool["title"], where), _text(tool.get("description")), tool)
     if isinstance(kind, str) and kind not in ("function", "object"):
-        return _provider_side(tool, str(tool.get("name") or kind))
+        return ToolSpec(str(tool.get("name") or kind), _text(tool.get("description")))
     if isinstance(tool.get("name"), str):
         return _declared(tool, where)
     if len(tool) == 1 and not {"type", "properties"} & set(tool):
         name, value = next(iter(tool.items()))
         if isinstance(name, str) and (value is None or isinstance(value, Mapping)):
-            return _provider_side(tool, name)  # {"google_search": {}}, {"cachePoint": {...}}
+            return ToolSpec(name, _text(tool.get("description")))  # {"google_search": {}}, {"cachePoint": {...}}
     mend = "give it a `name` and `parameters`, or a JSON Schema with a `title`"
-    msg = f"{where} is a dict with the keys {_keys(tool)} and no tool in it: {mend}"
+    keys = sorted(str(key)[:40] for key in tool)[:8]
+    msg = f"{where} is a dict with the keys {keys} and no tool in it: {mend}"
     raise ConfigurationError(msg)
-
-
-def _keys(tool: Mapping[str, Any]) -> list[str]:
-    return sorted(str(key)[:40] for key in tool)[:8]
 
 
 def _declared(tool: object, where: str, *, strict: object = None) -> ToolSpec:
@@ -133,28 +130,9 @@ def _declared(tool: object, where: str, *, strict: object = None) -> ToolSpec:
         msg = f"{where} is a {type(tool).__name__}; expected a dict with a `name` and `parameters`"
         raise ConfigurationError(msg)
     name = _name(tool.get("name"), where)
-    schema: object = None
-    for key in _PARAMETER_KEYS:
-        if tool.get(key) is not None:
-            schema = tool[key]
-            break
-    return ToolSpec(
-        name,
-        _text(tool.get("description")),
-        _schema(schema, f"{where} ({name!r})"),
-        strict=(tool.get("strict") if strict is None else strict) is True,
-    )
-
-
-def _bedrock(tool: Mapping[str, Any], where: str) -> ToolSpec:
-    name = _name(tool.get("name"), f"{where}.toolSpec")
-    inner = tool.get("inputSchema")
-    schema = inner.get("json") if isinstance(inner, Mapping) else inner
-    return ToolSpec(name, _text(tool.get("description")), _schema(schema, f"{where} ({name!r})"))
-
-
-def _provider_side(tool: Mapping[str, Any], name: str) -> ToolSpec:
-    return ToolSpec(name, _text(tool.get("description")))
+    schema = next((tool[key] for key in _PARAMETER_KEYS if tool.get(key) is not None), None)
+    strict = (tool.get("strict") if strict is None else strict) is True
+    return ToolSpec(name, _text(tool.get("description")), _schema(schema, f"{where} ({name!r})"), strict=strict)
 
 
 def _name(name: object, where: str) -> str:
@@ -168,13 +146,13 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _schema(schema: object, where: str) -> Mapping[str, Any]:
+def _schema(schema: object, where: str) -> JsonMapping:
     if schema is None:
         return {}
     if isinstance(schema, Mapping):
         return schema
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
-        return cast("Mapping[str, Any]", schema.model_json_schema())
+        return cast("JsonMapping", schema.model_json_schema())
     msg = f"{where} has a {type(schema).__name__} as parameters; expected a JSON Schema: pass a dict"
     raise ConfigurationError(msg)
 
@@ -227,18 +205,18 @@ def _takes_runtime(tool: BaseTool) -> bool:
     return found is not None and found.annotation is inspect.Parameter.empty
 
 
-def _without_runtime(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _without_runtime(schema: JsonMapping) -> JsonMapping:
     properties = {key: value for key, value in schema["properties"].items() if key != "runtime"}
     required = [key for key in schema.get("required") or () if key != "runtime"]
     return {**schema, "properties": properties, "required": required}
 
 
-def _json_schema_of(model: type[Any]) -> Mapping[str, Any]:
+def _json_schema_of(model: Any) -> JsonMapping:
     make = getattr(model, "model_json_schema", None) or model.schema  # the second for pydantic's v1 classes
-    return cast("Mapping[str, Any]", make())
+    return cast("JsonMapping", make())
 
 
-def _from_class(tool: type[Any]) -> ToolSpec:
+def _from_class(tool: type) -> ToolSpec:
     """A pydantic class stands for a tool whose arguments it holds; any other class (a TypedDict) is only described."""
     from langchain_core.tools import StructuredTool
     from langchain_core.utils.function_calling import convert_to_openai_function
@@ -251,7 +229,7 @@ def _from_class(tool: type[Any]) -> ToolSpec:
     return ToolSpec(name, description, _json_schema_of(tool), native=native)
 
 
-def _function_tool(function: Callable[..., Any]) -> BaseTool:
+def _function_tool(function: Any) -> BaseTool:
     """Build the tool that an agent builds from a plain function."""
     from langchain_core.tools import StructuredTool
 

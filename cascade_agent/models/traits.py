@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from langchain_core.language_models import BaseChatModel
+
+    from cascade_agent.core.clean_json import JsonMapping
 
 RESPONSES = "openai/responses"
 """The form of OpenAI's Responses API, whose items carry ids that only their own host can resolve."""
@@ -18,7 +18,8 @@ NESTED = "cascade"
 
 _KNOWN = frozenset({"openai", "anthropic", "google_genai", "mistralai", "ollama"})
 _OPENAI_HOSTS = ("https://api.openai.com", "https://eu.api.openai.com", "https://us.api.openai.com")
-_TIMEOUTS = {"openai": ("request_timeout",), "anthropic": ("default_request_timeout",)}
+_ADDRESSES = ("openai_api_base", "base_url", "anthropic_api_url", "azure_endpoint", "endpoint_url", "endpoint")
+_TIMEOUTS = {"openai": "request_timeout", "anthropic": "default_request_timeout"}
 _WORDS_OF_OLLAMA = (
     "num_predict num_ctx num_gpu num_thread temperature top_p top_k min_p tfs_z seed mirostat mirostat_eta "
     "mirostat_tau repeat_last_n repeat_penalty presence_penalty frequency_penalty"
@@ -54,11 +55,11 @@ class ModelTraits:
     sees_images: bool = True
     timeout_setting: str = ""
     """Name of the model's own timeout, where its client takes a `timeout` in each call too."""
-    own_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    own_options: JsonMapping = field(default_factory=dict, hash=False)
     """The model's own options of a call where its client takes those of a call in place of all of them (Ollama)."""
 
     @classmethod
-    def of(cls, base: BaseChatModel, bound: Mapping[str, Any], *, name: str | None, provider: str | None) -> Self:
+    def of(cls, base: BaseChatModel, bound: JsonMapping, *, name: str | None, provider: str | None) -> Self:
         """Read the traits of a model with these bound arguments."""
         own_url = getattr(base, "openai_api_base", None)
         uses_responses = getattr(base, "_use_responses_api", None)
@@ -67,6 +68,7 @@ class ModelTraits:
         responses = known_as == "openai" and callable(uses_responses) and bool(uses_responses({**bound}))
         thinking = bound.get("thinking") or getattr(base, "thinking", None)
         imitation = isinstance(own_url, str) and not own_url.startswith(_OPENAI_HOSTS) and provider != "azure"
+        timeout = _TIMEOUTS.get(known_as or "", "")
         profile = base.profile if isinstance(base.profile, dict) else {}
         return cls(
             label=name or type(base).__name__,
@@ -77,7 +79,7 @@ class ModelTraits:
             base_url=_base_url(base),
             plain_strings=imitation and not responses,
             manual_thinking=isinstance(thinking, dict) and thinking.get("type") == "enabled",
-            timeout_setting=next((name for name in _TIMEOUTS.get(known_as or "", ()) if hasattr(base, name)), ""),
+            timeout_setting=timeout if hasattr(base, timeout) else "",
             sees_images=profile.get("image_inputs") is not False,
             own_options={
                 name: value
@@ -97,10 +99,7 @@ class ModelTraits:
 
 
 def _base_url(base: BaseChatModel) -> str | None:
-    for name in ("openai_api_base", "base_url", "anthropic_api_url", "azure_endpoint", "endpoint_url", "endpoint"):
-        value = getattr(base, name, None)
-        if isinstance(value, str) and value:
-            return value
+    found = [getattr(base, name, None) for name in _ADDRESSES]
     options = getattr(base, "client_options", None)  # Google's
-    value = options.get("api_endpoint") if isinstance(options, dict) else None
-    return value if isinstance(value, str) and value else None
+    found.append(options.get("api_endpoint") if isinstance(options, dict) else None)
+    return next((url for url in found if isinstance(url, str) and url), None)

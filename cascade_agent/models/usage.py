@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from cascade_agent.core.records import StepTrace, Usage
 from cascade_agent.errors import CascadeExhausted, RecordError
@@ -19,6 +19,7 @@ from cascade_agent.errors import CascadeExhausted, RecordError
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
 
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.models.tier import Tier
 
 NOTHING = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0, cache_write_tokens=0, calls=0)
@@ -38,7 +39,7 @@ _HOST_READS = frozenset({"invoke", "ainvoke", "generate", "agenerate", "_generat
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def usage_and_cost(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, dict[str, Any] | None]:
+def usage_and_cost(tier: Tier, message: AIMessage) -> tuple[Usage, float | None, JsonObject | None]:
     """Return usage and cost of one answered call, and the inner record where the tier is itself a cascade."""
     inner = message.response_metadata.get("cascade")
     if isinstance(inner, dict) and tier.nested:
@@ -47,31 +48,28 @@ def usage_and_cost(tier: Tier, message: AIMessage) -> tuple[Usage, float | None,
         except RecordError:
             return Usage(), None, None
         return trace.usage or Usage(calls=_calls(trace)), trace.cost, inner
-    usage = usage_of(message)
-    meta = cast("Mapping[str, Any]", message.usage_metadata or {})
+    usage, meta = usage_of(message), cast("JsonObject", message.usage_metadata or {})
     if meta.get("total_cost") == 0:  # LangChain's mark of an answer from its cache
         return usage, 0.0, None
-    if tier.price is None and _priced_otherwise(message, meta):
-        return usage, None, None
     answered_by = message.response_metadata.get("model_name") or message.response_metadata.get("model")
-    return usage, tier.cost(usage, answered_by=answered_by if isinstance(answered_by, str) else None), None
+    cost = tier.cost(usage, answered_by=answered_by if isinstance(answered_by, str) else None)
+    if cost is not None and tier.price is None and _priced_otherwise(message, meta):
+        return usage, None, None
+    return usage, cost, None
 
 
 def usage_of(message: AIMessage) -> Usage:
     """Return the tokens of an answer; reasoning that a provider counts beside the output is part of the output."""
     usage = Usage.of(message)
-    meta = cast("Mapping[str, Any]", message.usage_metadata or {})
-    total = meta.get("total_tokens")
-    if usage.input_tokens is None or usage.output_tokens is None or type(total) is not int:
+    meta = cast("JsonObject", message.usage_metadata or {})
+    total, counted = meta.get("total_tokens"), (meta.get("output_token_details") or {}).get("reasoning")
+    if usage.input_tokens is None or usage.output_tokens is None or type(total) is not int or type(counted) is not int:
         return usage
     hidden = total - usage.input_tokens - usage.output_tokens
-    counted = (meta.get("output_token_details") or {}).get("reasoning")
-    if hidden > 0 and type(counted) is int and counted >= hidden:
-        return replace(usage, output_tokens=usage.output_tokens + hidden)
-    return usage
+    return replace(usage, output_tokens=usage.output_tokens + hidden) if 0 < hidden <= counted else usage
 
 
-def _priced_otherwise(message: AIMessage, usage: Mapping[str, Any]) -> bool:
+def _priced_otherwise(message: AIMessage, usage: JsonMapping) -> bool:
     """Tell whether the table's text prices of the standard service do not hold for an answer."""
     inner = message.response_metadata.get("usage")
     for source in (message.response_metadata, inner if isinstance(inner, Mapping) else {}):
@@ -87,7 +85,7 @@ def _priced_otherwise(message: AIMessage, usage: Mapping[str, Any]) -> bool:
 
 def usage_and_cost_of_error(
     error: BaseException, *, nested: bool = False
-) -> tuple[Usage | None, float | None, dict[str, Any] | None]:
+) -> tuple[Usage | None, float | None, JsonObject | None]:
     """Return usage and cost of a call that raised.
 
     0 where the provider refused it or no request was sent; what a cascade says that it spent; otherwise unknown.
@@ -97,8 +95,9 @@ def usage_and_cost_of_error(
     trace = error.trace if isinstance(error, CascadeExhausted) else trace
     if isinstance(trace, StepTrace):
         return trace.usage or Usage(calls=_calls(trace)), trace.cost, trace.to_json(content=False)
-    if status_of(error) is not None:
-        return (replace(NOTHING, calls=1), 0.0, None) if _refused(error) else (Usage(), None, None)
+    status = status_of(error)
+    if status is not None:  # a call that was answered with an error status is billed nowhere
+        return (replace(NOTHING, calls=1), 0.0, None) if status >= 400 else (Usage(), None, None)
     if _was_not_sent(error):
         return NOTHING, 0.0, None
     return (Usage() if was_answered(error) else None), None, None
@@ -147,11 +146,6 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
-def _refused(error: BaseException) -> bool:
-    """Tell whether the provider answered with an error status: such a call is billed nowhere."""
-    return (status_of(error) or 0) >= 400
-
-
 # ---- when to ask again ----------------------------------------------------------------------------------------------
 
 
@@ -163,24 +157,19 @@ def retry_after(error: BaseException) -> float | None:
     """
     if status_of(error) not in _BUSY:
         return None
-    headers: Any = getattr(getattr(error, "response", None), "headers", None)
+    headers = getattr(getattr(error, "response", None), "headers", {})
     found = {str(k).lower(): v for k, v in headers.items()} if hasattr(headers, "items") else {}
-    milliseconds = _number(found.get("retry-after-ms"))
-    for seconds in (
-        None if milliseconds is None else milliseconds / 1000,
-        _number(found.get("retry-after")),
-        _until(found.get("retry-after")),
-        _reset(found),
-        _retry_info(error),
-    ):
-        if seconds is not None:
-            return max(seconds, 0.0) if math.isfinite(seconds) else None
-    return None
+    milliseconds, after = _number(found.get("retry-after-ms")), found.get("retry-after")
+    waits = (None if milliseconds is None else milliseconds / 1000, _number(after), _until(after), _reset(found))
+    seconds = next((wait for wait in waits if wait is not None), None)
+    if seconds is None:
+        seconds = _retry_info(error)
+    return None if seconds is None or not math.isfinite(seconds) else max(seconds, 0.0)
 
 
 def _number(value: object) -> float | None:
     try:
-        number = float(cast("Any", value))
+        number = float(cast("str", value))
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) and number >= 0 else None
@@ -204,7 +193,7 @@ def _duration(value: object) -> float | None:
     return sum(float(n) * _UNIT[unit] for n, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|s|m|h|d)", value))
 
 
-def _reset(headers: Mapping[str, Any]) -> float | None:
+def _reset(headers: JsonMapping) -> float | None:
     """Return when the last of the limits that are used up is reset, by OpenAI's, Anthropic's or a router's headers."""
     waits = []
     for name, value in headers.items():
@@ -223,7 +212,8 @@ def _reset(headers: Mapping[str, Any]) -> float | None:
 
 def _retry_info(error: BaseException) -> float | None:
     """Return Google's `RetryInfo` from the details of an error or from its body."""
-    for detail in getattr(error, "details", None) or () if isinstance(getattr(error, "details", None), list) else ():
+    details = getattr(error, "details", None)
+    for detail in details if isinstance(details, list) else ():
         delay = getattr(detail, "retry_delay", None)
         if delay is not None:
             return float(delay.seconds) + float(getattr(delay, "nanos", 0)) / 1e9

@@ -9,8 +9,6 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from opentelemetry import trace as otel_trace
-
 from cascade_agent import semconv as names
 from cascade_agent.telemetry import spans
 from cascade_agent.telemetry.chat_spans import close_chat, open_chat, response_id, set_answer, set_usage
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import RunnableConfig
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from cascade_agent.core.records import SideCall, Verdict
@@ -33,25 +32,29 @@ if TYPE_CHECKING:
 class _Frame:
     """A run and spans around one call, for `with` and `async with`; an error of the call passes through."""
 
-    __slots__ = ("_chat", "_run", "_span", "_token")
-
-    _step: spans.StepScope | None
-    _title: str
-    _inputs: dict[str, Any]
-
-    _run: Any
-    _span: Span | None
-    _chat: Span | None
-    _token: Token[Any] | None
+    _step: spans.StepScope | None = None
+    """None where nobody listens."""
+    _children: Any = None
+    """The manager under which the run is opened; None when no handler hears of it."""
+    _title = ""
+    _inputs: dict[str, object]
+    _run: Any = None
+    _span: Span | None = None
+    _chat: Span | None = None
+    _token: Token[Context] | None = None
 
     def __enter__(self) -> Self:
         """Open what there is to open."""
-        if self._step is None:
-            return self
-        children = self._children()
-        if children is not None:
-            self._started(_start(children, self._title, self._inputs), is_async=False)
-        self._open()
+        if self._step is not None:
+            if (children := self._children) is not None:
+                everyone, run = children.handlers, None
+                with guarded:
+                    run = visible_to(children).on_chain_start(None, self._inputs, name=self._title)
+                if run is None:
+                    children.handlers = everyone  # who hears of what is below, as before
+                else:
+                    self._started(run, is_async=False)
+            self._open()
         return self
 
     def __exit__(
@@ -66,14 +69,19 @@ class _Frame:
 
     async def __aenter__(self) -> Self:
         """Async twin of `__enter__`."""
-        if self._step is None:
-            return self
-        children = self._children()
-        if children is not None:
-            if self._step.run is not None:
-                await self._step.run.flush()
-            self._started(await _astart(children, self._title, self._inputs), is_async=True)
-        self._open()
+        if self._step is not None:
+            if (children := self._children) is not None:
+                if self._step.run is not None:
+                    await self._step.run.flush()
+                everyone, run = children.handlers, None
+                with guarded:
+                    made = visible_to(children).on_chain_start(None, self._inputs, name=self._title)
+                    run = await made if inspect.isawaitable(made) else made
+                if run is None:
+                    children.handlers = everyone
+                else:
+                    self._started(run, is_async=True)
+            self._open()
         return self
 
     async def __aexit__(
@@ -86,17 +94,11 @@ class _Frame:
             with guarded:
                 await spans.end_run(self._run, self._inputs, error)
 
-    def _children(self) -> Any:
-        """Return the manager under which the run is opened; None when nobody listens."""
-        raise NotImplementedError
-
     def _started(self, run: Any, *, is_async: bool) -> None:
-        """Take the run that was opened, None when that failed."""
-        raise NotImplementedError
+        """Take the run that was opened."""
 
     def _open(self) -> None:
         """Open the spans and make the innermost one current."""
-        raise NotImplementedError
 
     def _close(self, error: BaseException | None) -> None:
         if self._chat is not None:
@@ -114,16 +116,14 @@ class ModelCall(_Frame):
     The attempt's run and span are not closed here but with the attempt, which may be judged for long after the call.
     """
 
-    __slots__ = ("_inputs", "_messages", "_role", "_scope", "_step", "_tier", "_title", "callbacks")
-
     def __init__(self, callbacks: Any, role: str, *, tier: Any, messages: Sequence[BaseMessage]) -> None:
-        self._run = self._span = self._chat = self._token = None
         self.callbacks = callbacks
-        self._role, self._tier, self._messages = role, tier, messages
         self._scope = scope = spans.current_attempt()
-        self._step = None if scope is None else scope.step
-        self._title = "" if scope is None else scope.name
-        self._inputs = {} if scope is None else {"tier": role, "model": scope.attributes.get(names.TIER_MODEL)}
+        if scope is not None:
+            self._role, self._tier, self._messages = role, tier, messages
+            self._step, self._title = scope.step, scope.name
+            self._children = callbacks if scope.step.has_listeners else None
+            self._inputs = {"tier": role, "model": scope.attributes.get(names.TIER_MODEL)}
 
     def record_answer(self, message: AIMessage) -> None:
         """Note the tier's answer."""
@@ -132,34 +132,28 @@ class ModelCall(_Frame):
             with guarded:
                 scope.response_id = response_id(message)
                 if self._chat is not None:
-                    set_answer(self._chat, message)
-
-    def _children(self) -> Any:
-        return self.callbacks if cast("spans.StepScope", self._step).has_listeners else None
+                    set_answer(self._chat, message, scope.response_id)
 
     def _started(self, run: Any, *, is_async: bool) -> None:
         scope = cast("spans.AttemptScope", self._scope)
         scope.is_async = is_async
-        if run is None:
-            return
         self.callbacks = run.get_child(self._role)
         if scope.ended and not is_async:  # it was given up while its run was opened
             run.on_chain_end({"outcome": "timeout"})
             return
         scope.run = run
-        span = adopted(scope.step.adopter, run.run_id) if scope.step.is_adopted else None
+        span = None if scope.step.adopter is None else adopted(scope.step.adopter, run.run_id)
         if span is not None:
             spans.take_over(span, scope.name, scope.attributes)
             scope.span = span
 
     def _open(self) -> None:
-        scope = self._scope
-        if scope is None or self._tier is None or not scope.step.chat or not scope.step.live:
-            return
-        with guarded:
-            self._chat = open_chat(scope.current, self._tier, self._messages, thread_id=scope.step.thread_id)
-        if self._chat is not None:
-            self._token = spans.attach(self._chat)
+        scope = cast("spans.AttemptScope", self._scope)
+        if self._tier is not None and scope.step.chat and scope.step.live:
+            with guarded:
+                self._chat = open_chat(scope.current, self._tier, self._messages, thread_id=scope.step.thread_id)
+            if self._chat is not None:
+                self._token = spans.attach(self._chat)
 
     def _close(self, error: BaseException | None) -> None:
         cast("spans.AttemptScope", self._scope).error = error
@@ -169,17 +163,19 @@ class ModelCall(_Frame):
 class EvidenceCall(_Frame):
     """The call of evidence. `config` is what its models are called with; give what it found to `record_verdict`."""
 
-    __slots__ = ("_adopted", "_evidence", "_inputs", "_known", "_own", "_scope", "_step", "_title", "config")
+    _step: spans.StepScope
+    _adopted: Span | None = None
 
     def __init__(self, scope: spans.Scope, evidence: Any, config: RunnableConfig | None) -> None:
-        self._run = self._span = self._chat = self._token = None
-        self.config = config
-        self._scope = scope if isinstance(scope, spans.AttemptScope) else None
-        self._step = self._own = scope.step if isinstance(scope, spans.AttemptScope) else scope
+        self.config, self._parent = config, scope
+        attempt = scope if isinstance(scope, spans.AttemptScope) else None
+        self._step = scope.step if isinstance(scope, spans.AttemptScope) else scope
         self._evidence, name = evidence, str(evidence.name)
         self._title, self._inputs = f"{names.VALIDATE} {name}", {"validator": name}
         self._known = {names.EVALUATION_NAME: name, names.SPAN_KIND: names.KIND_EVALUATOR}
-        self._adopted: Span | None = None
+        if self._step.has_listeners and config is not None:
+            run = None if attempt is None else attempt.run
+            self._children = config.get("callbacks") if run is None else run.get_child("evidence")
 
     def record_verdict(self, found: tuple[Verdict, SideCall]) -> tuple[Verdict, SideCall]:
         """Note what was found and what it cost, and return it as it is."""
@@ -194,38 +190,22 @@ class EvidenceCall(_Frame):
                 set_usage(self._chat, spend.usage)
         return found
 
-    def record_answer(self, answer: Any) -> Any:
-        """Note what the evidence's model answered before there was a draft, and return it as it is."""
-        if self._chat is not None:
-            with guarded:
-                set_usage(self._chat, self._evidence.spent(answer).usage)
-        return answer
-
-    def _children(self) -> Any:
-        if not self._own.has_listeners or self.config is None:
-            return None
-        run = None if self._scope is None else self._scope.run
-        return cast("Any", self.config).get("callbacks") if run is None else run.get_child("evidence")
-
     def _started(self, run: Any, *, is_async: bool) -> None:
         del is_async
-        if run is None:
-            return
         self._run = run
         self.config = cast("RunnableConfig", {**(self.config or {}), "callbacks": run.get_child("evidence")})
-        if self._own.is_adopted:
-            self._adopted = adopted(self._own.adopter, run.run_id)
+        if self._step.adopter is not None:
+            self._adopted = adopted(self._step.adopter, run.run_id)
             if self._adopted is not None:
                 spans.take_over(self._adopted, self._title, self._known)
 
     def _open(self) -> None:
-        parent = self._own.span if self._scope is None else self._scope.current
         with guarded:
-            if self._adopted is None and self._own.live:
-                self._span = spans.open_span(self._title, otel_trace.set_span_in_context(parent), self._known)
+            if self._adopted is None and self._step.live:
+                self._span = spans.open_span(self._title, self._parent.current, self._known)
             span, tier = self._span or self._adopted, getattr(self._evidence, "tier", None)
-            if span is not None and self._own.chat and tier is not None:
-                self._chat = open_chat(span, tier, (), thread_id=self._own.thread_id)
+            if span is not None and self._step.chat and tier is not None:
+                self._chat = open_chat(span, tier, (), thread_id=self._step.thread_id)
         innermost = self._chat or self._span or self._adopted
         if innermost is not None:
             self._token = spans.attach(innermost)
@@ -235,21 +215,3 @@ class EvidenceCall(_Frame):
         if self._adopted is not None:
             with guarded:
                 spans.set_error(self._adopted, error)
-
-
-def _start(children: Any, title: str, inputs: dict[str, Any]) -> Any:
-    """Open a run below one of ours; None when that failed."""
-    everyone = children.handlers
-    with guarded:
-        return visible_to(children).on_chain_start(None, inputs, name=title)
-    children.handlers = everyone
-    return None
-
-
-async def _astart(children: Any, title: str, inputs: dict[str, Any]) -> Any:
-    everyone = children.handlers
-    with guarded:
-        run = visible_to(children).on_chain_start(None, inputs, name=title)
-        return await run if inspect.isawaitable(run) else run
-    children.handlers = everyone
-    return None

@@ -6,11 +6,12 @@ Messages stand on it only when the user asked for content, each text through his
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from opentelemetry import trace as otel_trace
 from opentelemetry.trace import SpanKind
 
 from cascade_agent import semconv as names
@@ -20,6 +21,8 @@ from cascade_agent.telemetry.settings import TelemetrySettings, current
 from cascade_agent.telemetry.spans import open_span, set_error, set_known
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from langchain_core.messages import AIMessage, BaseMessage
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
@@ -39,6 +42,11 @@ _PROVIDERS = {
 }
 """LangChain's word for a provider -> the conventions' word, where they differ."""
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+_SAMPLING = (
+    ("temperature", names.REQUEST_TEMPERATURE),
+    ("top_p", names.REQUEST_TOP_P),
+    ("max_tokens", names.REQUEST_MAX_TOKENS),
+)
 _FINISH = ("finish_reason", "stop_reason", "stopReason", "done_reason")
 
 
@@ -47,10 +55,9 @@ def open_chat(parent: Span, tier: Any, messages: Sequence[BaseMessage], *, threa
 
     The arguments come from the tier: its names, its host, and the three settings of sampling that all providers share.
     """
-    base = tier.base
     if tier.nested:
         return None
-    model = tier.model_name
+    base, model = tier.base, tier.model_name
     known: dict[str, AttributeValue] = {
         names.OPERATION_NAME: names.CHAT,
         names.PROVIDER_NAME: _PROVIDERS.get(tier.provider or "", tier.provider or "unknown"),
@@ -59,37 +66,36 @@ def open_chat(parent: Span, tier: Any, messages: Sequence[BaseMessage], *, threa
         known[names.REQUEST_MODEL] = model
     if thread_id is not None:
         known[names.CONVERSATION_ID] = thread_id
-    known.update(_server(tier.base_url))
-    for name, attribute in (
-        ("temperature", names.REQUEST_TEMPERATURE),
-        ("top_p", names.REQUEST_TOP_P),
-        ("max_tokens", names.REQUEST_MAX_TOKENS),
-    ):
+    if tier.base_url:
+        known.update(_server(tier.base_url))
+    for name, attribute in _SAMPLING:
         value = tier.bound.get(name, getattr(base, name, None))
         if type(value) in (int, float):
             known[attribute] = value
     title = names.CHAT if model is None else f"{names.CHAT} {model}"
-    span = open_span(title, otel_trace.set_span_in_context(parent), known, kind=SpanKind.CLIENT)
+    span = open_span(title, parent, known, kind=SpanKind.CLIENT)
     settings = current()
     if settings.content and span.is_recording():
         set_known(span, _request(messages, settings))
     return span
 
 
-def set_answer(span: Span, message: AIMessage) -> None:
+def set_answer(span: Span, message: AIMessage, answer_id: str | None) -> None:
     """Set what the model answered: its name, why it stopped, its tokens, and the answer itself where content is on."""
+    if not span.is_recording():
+        return
     metadata = message.response_metadata
     model = metadata.get("model_name") or metadata.get("model")
     finish = next((str(metadata[key]) for key in _FINISH if metadata.get(key)), None)
     set_known(
         span,
         {
-            names.RESPONSE_ID: response_id(message),
+            names.RESPONSE_ID: answer_id,
             names.RESPONSE_MODEL: model if isinstance(model, str) else None,
             names.RESPONSE_FINISH_REASONS: None if finish is None else [finish],
+            **_tokens(Usage.of(message)),
         },
     )
-    set_usage(span, Usage.of(message))
     settings = current()
     if settings.content:
         answer = {"role": "assistant", "parts": _parts(message, settings), "finish_reason": finish or "unknown"}
@@ -99,15 +105,16 @@ def set_answer(span: Span, message: AIMessage) -> None:
 def set_usage(span: Span, usage: Usage | None) -> None:
     """Set the tokens of a call, as far as they are known."""
     if usage is not None:
-        set_known(
-            span,
-            {
-                names.USAGE_INPUT_TOKENS: usage.input_tokens,
-                names.USAGE_OUTPUT_TOKENS: usage.output_tokens,
-                names.USAGE_CACHE_READ: usage.cache_read_tokens,
-                names.USAGE_CACHE_WRITE: usage.cache_write_tokens,
-            },
-        )
+        set_known(span, _tokens(usage))
+
+
+def _tokens(usage: Usage) -> dict[str, int | None]:
+    return {
+        names.USAGE_INPUT_TOKENS: usage.input_tokens,
+        names.USAGE_OUTPUT_TOKENS: usage.output_tokens,
+        names.USAGE_CACHE_READ: usage.cache_read_tokens,
+        names.USAGE_CACHE_WRITE: usage.cache_write_tokens,
+    }
 
 
 def close_chat(span: Span, error: BaseException | None) -> None:
@@ -125,26 +132,20 @@ def response_id(message: AIMessage) -> str | None:
     return None
 
 
-def _server(base_url: str | None) -> dict[str, AttributeValue]:
-    if not base_url:
-        return {}
-    try:
+@lru_cache
+def _server(base_url: str) -> dict[str, AttributeValue]:
+    with suppress(ValueError):
         parts = urlsplit(base_url)
-        if parts.hostname is None:
-            return {}
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        return {}
-    return {names.SERVER_ADDRESS: parts.hostname, names.SERVER_PORT: port}
+        if parts.hostname is not None:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            return {names.SERVER_ADDRESS: parts.hostname, names.SERVER_PORT: port}
+    return {}
 
 
 def _request(messages: Sequence[BaseMessage], settings: TelemetrySettings) -> dict[str, str | None]:
     system = [part for m in messages if m.type == "system" for part in _parts(m, settings)]
     rest = [{"role": _ROLES.get(m.type, m.type), "parts": _parts(m, settings)} for m in messages if m.type != "system"]
-    return {
-        names.SYSTEM_INSTRUCTIONS: _json(system) if system else None,
-        names.INPUT_MESSAGES: _json(rest),
-    }
+    return {names.SYSTEM_INSTRUCTIONS: _json(system) if system else None, names.INPUT_MESSAGES: _json(rest)}
 
 
 def _parts(message: BaseMessage, settings: TelemetrySettings) -> list[dict[str, object]]:
@@ -152,17 +153,16 @@ def _parts(message: BaseMessage, settings: TelemetrySettings) -> list[dict[str, 
     if message.type == "tool":
         result = settings.redacted(str(message.text))
         return [{"type": "tool_call_response", "id": getattr(message, "tool_call_id", None), "response": result}]
-    content: Any = message.content
+    content = message.content
     parts: list[dict[str, object]] = []
     for block in [content] if isinstance(content, str) else content:
-        if isinstance(block, str):
-            if block:
-                parts.append({"type": "text", "content": settings.redacted(block)})
-        elif isinstance(block, Mapping):
-            kind, text = str(cast("Any", block).get("type", "unknown")), cast("Any", block).get("text")
-            if isinstance(text, str):
+        text = block if isinstance(block, str) else block.get("text") if isinstance(block, Mapping) else None
+        if isinstance(text, str):
+            if text or not isinstance(block, str):
                 parts.append({"type": "text", "content": settings.redacted(text)})
-            elif kind not in ("tool_use", "tool_call", "function_call"):
+        elif isinstance(block, Mapping):
+            kind = str(block.get("type", "unknown"))
+            if kind not in ("tool_use", "tool_call", "function_call"):
                 parts.append({"type": kind})
     for call in [*(getattr(message, "tool_calls", None) or ()), *(getattr(message, "invalid_tool_calls", None) or ())]:
         args = call.get("args")

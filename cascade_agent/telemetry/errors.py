@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
 
 from cascade_agent._log import LOG
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 lost: int = 0
 """Number of telemetry calls that failed in this process."""
@@ -24,19 +21,12 @@ def count(error: BaseException) -> None:
     lost += 1
 
 
-class _Guard:
+class _Guard(AbstractContextManager["_Guard", bool]):
     """A `with` block whose errors are counted and go no further; cancellations and exits pass through."""
 
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
         """Swallow an error, counted."""
-        if not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception):
             return False
         count(error)
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextvars import ContextVar
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
@@ -21,6 +21,7 @@ from cascade_agent.telemetry.settings import current
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from langchain_core.callbacks import BaseCallbackManager
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
@@ -41,37 +42,27 @@ class Kind(Enum):
 _HIDDEN = ("openinference.", "opentelemetry.instrumentation.genai.", "opentelemetry.instrumentation.langchain")
 _ADOPTED = "TraceloopCallbackHandler"
 _EXPORTING = ("langfuse.", "langchain_azure_ai.")
+_LANGSMITH_EXPORTS = ("LANGSMITH_OTEL_ENABLED", "LANGCHAIN_OTEL_ENABLED")  # its tracer reads these itself
 _kinds: dict[type, Kind] = {}
 BEFORE: ContextVar[Context | None] = ContextVar("cascade_before", default=None)
 """The context before a run was opened that an adopted handler sees; after asynchronous ones it restores none."""
-H = TypeVar("H")
-
-
-class _HasHandlers(Protocol):
-    handlers: list[Any]
-
-
-M = TypeVar("M", bound=_HasHandlers)
+M = TypeVar("M", bound="BaseCallbackManager")
 
 
 def kind_of(handler: object) -> Kind:
     """Return the kind of a handler, by the package that it or a class that it builds on comes from."""
     cls = type(handler)
-    kind = _kinds.get(cls)
-    if kind is None:
-        kind = _kinds[cls] = _kind(cls)
-    return kind
+    if cls not in _kinds:
+        _kinds[cls] = next(filter(None, map(_kind, cls.__mro__)), Kind.PLAIN)
+    return _kinds[cls]
 
 
-def _kind(cls: type) -> Kind:
-    for base in cls.__mro__:
-        if base.__name__ == _ADOPTED:
-            return Kind.ADOPTED
-        if base.__module__.startswith(_HIDDEN):
-            return Kind.HIDDEN
-        if base.__module__.startswith(_EXPORTING):
-            return Kind.EXPORTING
-    return Kind.PLAIN
+def _kind(base: type) -> Kind | None:
+    if base.__name__ == _ADOPTED:
+        return Kind.ADOPTED
+    if base.__module__.startswith(_HIDDEN):
+        return Kind.HIDDEN
+    return Kind.EXPORTING if base.__module__.startswith(_EXPORTING) else None
 
 
 def visible_to(manager: M) -> M:
@@ -81,25 +72,19 @@ def visible_to(manager: M) -> M:
     """
     if manager.handlers and current().otel_spans:
         BEFORE.set(otel_context.get_current() if adopter(manager.handlers) is not None else None)
-        visible = [handler for handler in manager.handlers if kind_of(handler) is not Kind.HIDDEN]
-        if len(visible) != len(manager.handlers):
-            manager.handlers = visible
+        manager.handlers = [handler for handler in manager.handlers if kind_of(handler) is not Kind.HIDDEN]
     return manager
 
 
 def opens_llm_spans(handlers: Iterable[object]) -> bool:
     """Return whether one of them opens a span around each model call, in the OpenTelemetry of this process."""
-    for handler in handlers:
-        kind = kind_of(handler)
-        if kind is not Kind.PLAIN or (type(handler).__name__ == "LangChainTracer" and _langsmith_exports()):
-            return True
-    return False
-
-
-def _langsmith_exports() -> bool:
-    """Return whether LangSmith's tracer writes OpenTelemetry spans (it reads these variables itself)."""
     return any(
-        os.environ.get(f"{prefix}_OTEL_ENABLED", "").strip().lower() == "true" for prefix in ("LANGSMITH", "LANGCHAIN")
+        kind_of(handler) is not Kind.PLAIN
+        or (
+            type(handler).__name__ == "LangChainTracer"
+            and any(os.environ.get(name, "").strip().lower() == "true" for name in _LANGSMITH_EXPORTS)
+        )
+        for handler in handlers
     )
 
 
@@ -130,8 +115,7 @@ def parent_context(handlers: Iterable[object], parent_run_id: object) -> Context
         return None
     for handler in handlers:
         get_span = getattr(handler, "get_span", None) if kind_of(handler) is Kind.HIDDEN else None
-        if get_span is not None:
-            span = get_span(parent_run_id)
-            if span is not None:
-                return otel_trace.set_span_in_context(span)
+        span = None if get_span is None else get_span(parent_run_id)
+        if span is not None:
+            return otel_trace.set_span_in_context(span)
     return None

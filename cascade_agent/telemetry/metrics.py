@@ -9,6 +9,7 @@ Counters are kept here and read when somebody collects: a call of the SDK costs 
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -50,24 +51,26 @@ _MAX_OTHER_NAMES: Final = 64
 _MAX_SETS: Final = 1900  # SDKs keep 2,000 per instrument
 _MAX_LENGTH: Final = 128
 _OPEN: Final = frozenset({"step", "reason", "validator"})
-_API: Final = "opentelemetry.metrics"
-
-
-class Names:
-    """The names that each dimension has taken so far; shared by all instruments, so that they agree."""
-
-    def __init__(self) -> None:
-        self._taken: dict[str, set[str]] = {}
-
-    def bounded(self, dimension: str, name: str) -> str:
-        """Return the name itself while there is room for it, else `other`."""
-        name = clean_text(name)[:_MAX_LENGTH]
-        taken = self._taken.setdefault(dimension, set())
-        if name not in taken:
-            if len(taken) >= _MAX_NAMES.get(dimension, _MAX_OTHER_NAMES):
-                return OTHER
-            taken.add(name)
-        return name
+Names = defaultdict[str, set[str]]
+"""The names that each dimension has taken so far; shared by all instruments, so that they agree."""
+_HISTOGRAMS: Final = {
+    names.STEP_DURATION: ("s", SECONDS, "How long a step took, with both tiers and all evidence."),
+    names.ATTEMPT_SCORE: ("1", SCORES, "Confidence in a draft, P(right) by the policy's scorer."),
+    names.VALIDATION_DURATION: (
+        "s",
+        JUDGING,
+        "How long evidence, or all local validators together, took over a draft.",
+    ),
+}
+_COUNTERS: Final = {
+    names.ATTEMPTS: ("{attempt}", "Drafts of a tier; `skipped` ones were not called for."),
+    names.VALIDATION_RESULTS: ("{verdict}", "Verdicts of validators."),
+    names.VALIDATION_TIME: ("s", "Time that each validator took in all."),
+    names.COST: ("{currency}", "Cost of drafts, evidence, hedges and shadow calls, as far as known."),
+    names.COST_UNKNOWN: ("{call}", "Model calls whose cost is unknown."),
+    names.TELEMETRY_LOST: ("{call}", "Calls of telemetry that failed and were ignored."),
+    names.JOURNAL_LOST: ("{record}", "Records that could not be written to a journal."),
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -78,32 +81,33 @@ class Series:
     total: float = 0.0
 
 
-class SeriesTable:
-    """The series of one instrument. The caller holds the lock of the instruments."""
-
-    __slots__ = ("_by_value", "_dimensions", "_names", "_sets")
+class SeriesTable(dict[tuple[str, ...], Series]):
+    """The series of one instrument by the values of its dimensions. The caller holds the lock of the instruments."""
 
     def __init__(self, names: Names, *dimensions: str) -> None:
+        super().__init__()
         self._names, self._dimensions = names, dimensions
         self._sets: dict[tuple[str, ...], Series] = {}
-        self._by_value: dict[tuple[str, ...], Series] = {}
 
-    def of(self, *values: str) -> Series:
-        """Return the series for these values, one per dimension."""
-        return self._by_value.get(values) or self._new(values)
-
-    def _new(self, values: tuple[str, ...]) -> Series:
-        pairs = zip(self._dimensions, values, strict=True)
-        names = tuple(self._names.bounded(dimension, value) for dimension, value in pairs)
+    def __missing__(self, values: tuple[str, ...]) -> Series:
+        """Return the series of values that are new, or that have no series of their own."""
+        names = tuple(map(self._bounded, self._dimensions, values))
         if names not in self._sets and len(self._sets) >= _MAX_SETS:
             pairs = zip(self._dimensions, names, strict=True)
             names = tuple(OTHER if dimension in _OPEN else name for dimension, name in pairs)
-        series = self._sets.get(names)
-        if series is None:
-            series = self._sets[names] = Series(dict(zip(self._dimensions, names, strict=True)))
+        series = self._sets.setdefault(names, Series(dict(zip(self._dimensions, names, strict=True))))
         if names == values:  # others come in any number and are looked up anew
-            self._by_value[values] = series
+            self[values] = series
         return series
+
+    def _bounded(self, dimension: str, name: str) -> str:
+        """Return the name itself while there is room for it, else `other`."""
+        name = clean_text(name)[:_MAX_LENGTH]
+        taken = self._names[dimension]
+        if name not in taken and len(taken) >= _MAX_NAMES.get(dimension, _MAX_OTHER_NAMES):
+            return OTHER
+        taken.add(name)
+        return name
 
     def observe(self, _: CallbackOptions) -> Iterator[Observation]:
         """Yield the sums, for a collection."""
@@ -116,12 +120,10 @@ class Instruments:
     """The instruments of one meter; one that the meter refuses counts nothing, and the others go on."""
 
     def __init__(self, meter: Meter) -> None:
-        few = Names()
+        few = Names(set)
         self.lock = threading.Lock()
-        self._waiting = type(meter).__module__.startswith(_API)
-        self.step_duration = _histogram(meter, names.STEP_DURATION, "s", SECONDS)
-        self.attempt_score = _histogram(meter, names.ATTEMPT_SCORE, "1", SCORES)
-        self.validation_duration = _histogram(meter, names.VALIDATION_DURATION, "s", JUDGING)
+        made = [_histogram(meter, name, *facts) for name, facts in _HISTOGRAMS.items()]
+        self.step_duration, self.attempt_score, self.validation_duration = made
         self.steps = SeriesTable(few, "step", "outcome")
         self.tiers = SeriesTable(few, "step", "tier")
         self.judged = SeriesTable(few, "step", "tier", "validator")
@@ -130,43 +132,19 @@ class Instruments:
         self.time = SeriesTable(few, "step", "tier", "validator")
         self.cost = SeriesTable(few, "step", "tier", "currency")
         self.cost_unknown = SeriesTable(few, "step", "tier")
-        for name, read, unit in (
-            (names.ATTEMPTS, self.attempts.observe, "{attempt}"),
-            (names.VALIDATION_RESULTS, self.results.observe, "{verdict}"),
-            (names.VALIDATION_TIME, self.time.observe, "s"),
-            (names.COST, self.cost.observe, "{currency}"),
-            (names.COST_UNKNOWN, self.cost_unknown.observe, "{call}"),
-            (names.TELEMETRY_LOST, lambda _: [Observation(errors.lost)], "{call}"),
-            (names.JOURNAL_LOST, lambda _: [Observation(sum(read() for read in _losses))], "{record}"),
-        ):
+        kept = (self.attempts, self.results, self.time, self.cost, self.cost_unknown)
+        reads: list[Callable[[CallbackOptions], Iterator[Observation]]] = [table.observe for table in kept]
+        reads.append(lambda _: iter([Observation(errors.lost)]))
+        reads.append(lambda _: iter([Observation(sum(read() for read in _losses))]))
+        for (name, (unit, description)), read in zip(_COUNTERS.items(), reads, strict=True):
             with guarded:
-                meter.create_observable_counter(name, [read], unit=unit, description=_DESCRIPTIONS[name])
-
-    def live(self) -> bool:
-        """Return whether anybody can ever read: the provider is more than the API's own, which keeps nothing."""
-        if self._waiting:
-            self._waiting = type(otel_metrics.get_meter_provider()).__module__.startswith(_API)
-        return not self._waiting
+                meter.create_observable_counter(name, [read], unit=unit, description=description)
 
 
-_DESCRIPTIONS: Final = {
-    names.STEP_DURATION: "How long a step took, with both tiers and all evidence.",
-    names.ATTEMPT_SCORE: "Confidence in a draft, P(right) by the policy's scorer.",
-    names.VALIDATION_DURATION: "How long evidence, or all local validators together, took over a draft.",
-    names.ATTEMPTS: "Drafts of a tier; `skipped` ones were not called for.",
-    names.VALIDATION_RESULTS: "Verdicts of validators.",
-    names.VALIDATION_TIME: "Time that each validator took in all.",
-    names.COST: "Cost of drafts, evidence, hedges and shadow calls, as far as known.",
-    names.COST_UNKNOWN: "Model calls whose cost is unknown.",
-    names.TELEMETRY_LOST: "Calls of telemetry that failed and were ignored.",
-    names.JOURNAL_LOST: "Records that could not be written to a journal.",
-}
-
-
-def _histogram(meter: Meter, name: str, unit: str, bounds: Sequence[float]) -> Histogram:
+def _histogram(meter: Meter, name: str, unit: str, bounds: Sequence[float], description: str) -> Histogram:
     with guarded:
         return meter.create_histogram(
-            name, unit=unit, description=_DESCRIPTIONS[name], explicit_bucket_boundaries_advisory=bounds
+            name, unit=unit, description=description, explicit_bucket_boundaries_advisory=bounds
         )
     return NoOpHistogram(name)
 
@@ -181,24 +159,21 @@ def count_losses(read: Callable[[], int]) -> None:
 
 
 _NOW: Instruments | None = None
+"""One set for the process, made once somebody can read it."""
 _MAKING = threading.Lock()
 
 
-def _live() -> Instruments | None:
-    """Return the instruments, made at the first call; None while nobody can read them."""
+def listen() -> None:
+    """Make the instruments once a provider is set that is more than the API's own, which keeps nothing."""
     global _NOW  # noqa: PLW0603 - one set for the process, by design
-    if _NOW is None:
-        with _MAKING:
-            if _NOW is None:
-                meter: Meter = NoOpMeter("cascade_agent")
-                with guarded:
-                    meter = otel_metrics.get_meter("cascade_agent")
-                _NOW = Instruments(meter)
-    try:
-        return _NOW if _NOW.live() else None
-    except Exception as error:  # noqa: BLE001 - as `guarded`, which costs a step without an SDK more than this
-        errors.count(error)
-        return None
+    if _NOW is not None or type(otel_metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics"):
+        return
+    with _MAKING:
+        if _NOW is None:
+            meter: Meter = NoOpMeter("cascade_agent")
+            with guarded:
+                meter = otel_metrics.get_meter("cascade_agent")
+            _NOW = Instruments(meter)
 
 
 def _after_fork() -> None:
@@ -213,17 +188,18 @@ after_fork(_after_fork)
 
 def record(span: Span, trace: StepTrace) -> None:
     """Count a step that ended. The step's span goes along, so that backends can show an example of a series."""
-    to, step = _live(), trace.step
+    to, step = _NOW, trace.step
     if to is None:
         return
     with guarded:
         reviewed = trace.outcome == "human_review"  # all else was counted when the step stopped for the human
+        evidence = [] if reviewed else [call for call in trace.evidence if call.name != HEDGE]
         with to.lock:
-            ended = to.steps.of(step, trace.outcome)
-            scores = [] if reviewed else [(a.confidence, to.tiers.of(step, a.tier)) for a in trace.attempts]
-            took = [] if reviewed else [(s.latency, to.judged.of(step, "small", s.name)) for s in _evidence(trace)]
+            ended = to.steps[step, trace.outcome]
+            scores = [] if reviewed else [(a.confidence, to.tiers[step, a.tier]) for a in trace.attempts]
+            took = [(call.latency, to.judged[step, "small", call.name]) for call in evidence]
             if not reviewed:
-                _count(to, trace)
+                _count(to, trace, evidence)
         where = otel_trace.set_span_in_context(span)
         to.step_duration.record(trace.latency or 0.0, ended.attributes, context=where)
         _observe(to.attempt_score, scores, where)
@@ -232,20 +208,20 @@ def record(span: Span, trace: StepTrace) -> None:
 
 def record_validation(step: str, tier: str | None, took: Sequence[tuple[str, float]]) -> None:
     """Note how long the local validators took over a tier's draft, or over the context before it (None), in seconds."""
-    to = _live() if took else None
-    if to is None:
+    to = _NOW
+    if to is None or not took:
         return
     with guarded:
         with to.lock:
-            judged = to.judged.of(step, tier or "small", LOCAL if tier else BEFORE)
+            judged = to.judged[step, tier or "small", LOCAL if tier else BEFORE]
             for name, seconds in took:
-                to.time.of(step, tier or "small", name).total += seconds
-        to.validation_duration.record(sum(seconds for _, seconds in took), judged.attributes)
+                to.time[step, tier or "small", name].total += seconds
+        to.validation_duration.record(sum([seconds for _, seconds in took]), judged.attributes)
 
 
 def record_cost(step: str, tier: str, cost: float | None, currency: str) -> None:
     """Add the cost of a call that is in no record of a step, such as a shadow's; None is unknown."""
-    to = _live()
+    to = _NOW
     if to is not None:
         with guarded, to.lock:
             _pay(to, step, tier, cost, currency)
@@ -257,29 +233,21 @@ def _observe(histogram: Histogram, values: Sequence[tuple[float | None, Series]]
             histogram.record(value, series.attributes, context=where)
 
 
-def _reasons(trace: StepTrace) -> Iterator[str]:
-    """Yield why each attempt ended: the reason of the decision after it, `accepted` for the one that was taken."""
+def _count(to: Instruments, trace: StepTrace, evidence: Sequence[SideCall]) -> None:
+    step = trace.step
     ends = [decision.reason for decision in trace.decisions if not decision.action.startswith("ask_")]
     for index, attempt in enumerate(trace.attempts):
-        if attempt.outcome == "accepted":
-            yield "accepted"
-        else:
-            yield ends[index] if index < len(ends) else attempt.outcome
-
-
-def _count(to: Instruments, trace: StepTrace) -> None:
-    step = trace.step
-    for attempt, reason in zip(trace.attempts, _reasons(trace), strict=True):
-        to.attempts.of(step, attempt.tier, attempt.outcome, reason).total += 1
+        reason = "accepted" if attempt.outcome == "accepted" else attempt.outcome if index >= len(ends) else ends[index]
+        to.attempts[step, attempt.tier, attempt.outcome, reason].total += 1
         for verdict in attempt.verdicts:
-            to.results.of(step, attempt.tier, verdict.validator, label_of(verdict)).total += 1
-    for spend in _evidence(trace):
-        if spend.latency is not None:
-            to.time.of(step, "small", spend.name).total += spend.latency
+            to.results[step, attempt.tier, verdict.validator, label_of(verdict)].total += 1
+    for call in evidence:
+        if call.latency is not None:
+            to.time[step, "small", call.name].total += call.latency
     # Each part of the cost once: a tier that is a cascade itself has counted its own.
     parts = [(a.tier, a.cost) for a in trace.attempts if a.inner is None and a.outcome != "skipped"]
-    parts += [(HEDGE if spend.name == HEDGE else "evidence", spend.cost) for spend in trace.evidence]
-    costs = [attempt.cost for attempt in trace.attempts] + [spend.cost for spend in trace.evidence]
+    parts += [(HEDGE if call.name == HEDGE else "evidence", call.cost) for call in trace.evidence]
+    costs = [attempt.cost for attempt in trace.attempts] + [call.cost for call in trace.evidence]
     mixed = trace.cost is None and None not in costs  # in several currencies; which is in which the record does not say
     for tier, cost in parts:
         _pay(to, step, tier, None if mixed and cost else cost, trace.currency)
@@ -287,11 +255,6 @@ def _count(to: Instruments, trace: StepTrace) -> None:
 
 def _pay(to: Instruments, step: str, tier: str, cost: float | None, currency: str) -> None:
     if cost is None:
-        to.cost_unknown.of(step, tier).total += 1
+        to.cost_unknown[step, tier].total += 1
     else:
-        to.cost.of(step, tier, currency).total += cost
-
-
-def _evidence(trace: StepTrace) -> list[SideCall]:
-    """Return the calls about drafts, without one that ran in parallel and was dropped."""
-    return [spend for spend in trace.evidence if spend.name != HEDGE]
+        to.cost[step, tier, currency].total += cost

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent._log import LOG
 from cascade_agent.errors import ConfigurationError
@@ -17,18 +17,13 @@ from cascade_agent.telemetry import errors as faults
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cascade_agent.core.clean_json import JsonObject
 
 LlmSpans = Literal["auto"] | bool
 Events = Literal["span", "log", "both"]
 _ON, _OFF = ("1", "true", "on", "yes"), ("0", "false", "off", "no")
-_FLAGS: Final[dict[str, bool | str]] = {word: word in _ON for word in (*_ON, *_OFF)}
-_CONTENT: Final[dict[str, bool | str]] = {
-    "span_only": True,
-    "span_and_event": True,
-    "event_only": False,
-    "no_content": False,
-    **_FLAGS,
-}
+_FLAGS: Final[dict[str, bool | str]] = {**dict.fromkeys(_ON, True), **dict.fromkeys(_OFF, False)}
+_CONTENT: Final = {"span_only": True, "span_and_event": True, "event_only": False, "no_content": False, **_FLAGS}
 _ENVIRONMENT: Final[dict[str, tuple[str, Mapping[str, bool | str]]]] = {
     "otel_spans": ("CASCADE_OTEL_SPANS", _FLAGS),
     "llm_spans": ("CASCADE_LLM_SPANS", {"auto": "auto", **_FLAGS}),
@@ -76,10 +71,9 @@ _settings: TelemetrySettings | None = None
 def current() -> TelemetrySettings:
     """Return the settings of this process."""
     global _settings  # noqa: PLW0603 - process-wide, by design
-    settings = _settings
-    if settings is None:
-        settings = _settings = _from_env()
-    return settings
+    if _settings is None:
+        _settings = _from_env()
+    return _settings
 
 
 def configure(
@@ -99,25 +93,24 @@ def configure(
         ConfigurationError: a setting that cannot work.
     """
     global _settings  # noqa: PLW0603 - process-wide, by design
-    given = {"otel_spans": otel_spans, "llm_spans": llm_spans, "events": events, "content": content}
-    given = {name: value for name, value in given.items() if value is not None}
+    arguments = {"otel_spans": otel_spans, "llm_spans": llm_spans, "events": events, "content": content}
+    given: JsonObject = {name: value for name, value in arguments.items() if value is not None}
+    wrong = {}
     for name, value in given.items():
         choices = list(dict.fromkeys(_ENVIRONMENT[name][1].values()))
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            _refuse(name, value, f"one of {', '.join(map(repr, choices))}")
+        if (type(value), value) not in [(type(choice), choice) for choice in choices]:
+            wrong[name] = f"{value!r}): expected one of {', '.join(map(repr, choices))}"
     if redact is not None and not callable(redact):
-        _refuse("redact", redact, "a function of a text that gives a text")
-    _settings = replace(_from_env(), redact=redact, **cast("dict[str, Any]", given))
+        wrong["redact"] = f"{redact!r}): expected a function of a text that gives a text"
+    for name, expected in wrong.items():
+        msg = f"telemetry.configure({name}={expected}"
+        raise ConfigurationError(msg)
+    _settings = replace(_from_env(), redact=redact, **given)
     return _settings
 
 
-def _refuse(name: str, value: object, expected: str) -> None:
-    msg = f"telemetry.configure({name}={value!r}): expected {expected}"
-    raise ConfigurationError(msg)
-
-
 def _from_env() -> TelemetrySettings:
-    known: dict[str, Any] = {}
+    known: JsonObject = {}
     for field, (name, words) in _ENVIRONMENT.items():
         word = os.environ.get(name, "").strip().lower()
         if word in words:

@@ -1,4 +1,4 @@
-"""The spans of a step and its attempts, by the OpenTelemetry API alone.
+"""The spans of a step and its attempts, and of the run of a graph above them, by the OpenTelemetry API alone.
 
 Names follow the GenAI semantic conventions where they have one; no tokens and no cost stand under a `gen_ai.*` name on
 our own spans, because backends add those up over the model's span and would count them twice.
@@ -7,7 +7,7 @@ our own spans, because backends add those up over the model's span and would cou
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from cascade_agent import semconv as names
 from cascade_agent.core.records import Attempt
+from cascade_agent.telemetry import metrics
 from cascade_agent.telemetry.errors import count, guarded
-from cascade_agent.telemetry.events import (
-    Attributes,
-    escalation_event,
-    evaluation_event,
-    reported_verdicts,
-    run_outputs,
-)
+from cascade_agent.telemetry.events import MAX_EVENTS, Attributes, report_escalation, report_verdicts
 from cascade_agent.telemetry.instrumentations import (
     BEFORE,
     adopted,
@@ -34,16 +29,17 @@ from cascade_agent.telemetry.instrumentations import (
     opens_llm_spans,
     parent_context,
 )
-from cascade_agent.telemetry.log_events import on_spans
 from cascade_agent.telemetry.settings import current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from contextvars import Token
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
+    from opentelemetry.util.types import AttributeValue
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import Decision, StepTrace
 
 
@@ -55,6 +51,8 @@ def _tracer() -> Tracer:
 
 _TRACER = _tracer()
 _NONE = otel_trace.INVALID_SPAN
+_API = "opentelemetry.trace"
+"""Where the API's own providers and tracers come from, which keep nothing."""
 
 
 class StepRun:
@@ -64,27 +62,22 @@ class StepRun:
     that can await.
     """
 
-    __slots__ = ("_before", "_deferred", "manager")
+    __slots__ = ("_before", "deferred", "manager")
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
         self._before = BEFORE.get()
-        self._deferred: list[tuple[Any, Attempt, BaseException | None]] = []
-
-    def defer_end(self, run: Any, attempt: Attempt, error: BaseException | None) -> None:
-        """Remember the end of a run."""
-        self._deferred.append((run, attempt, error))
+        self.deferred: list[tuple[Any, JsonObject, BaseException | None]] = []
 
     async def flush(self) -> None:
         """Report the ends that wait."""
-        while self._deferred:
-            run, attempt, error = self._deferred.pop(0)
+        while self.deferred:
             with guarded:
-                await end_run(run, run_outputs(attempt), error)
+                await end_run(*self.deferred.pop(0))
 
     async def close(self) -> None:
         """Report the ends that wait once the step is over, and leave its context."""
-        if self._deferred:
+        if self.deferred:
             await self.flush()
         if self._before is not None:
             otel_context.attach(self._before)
@@ -97,7 +90,7 @@ class StepScope:
     span: Span = _NONE
     run: StepRun | None = None
     adopter: object | None = None
-    is_adopted: bool = False
+    """The handler whose span the step's is, where there is one."""
     has_listeners: bool = False
     chat: bool = False
     thread_id: str | None = None
@@ -136,19 +129,18 @@ class AttemptScope:
 
     def begin(self) -> None:
         """Open the span, if it waited for that."""
-        if not self.waits:
-            return
-        self.waits, self.opened = False, time.time_ns()
-        if not self.step.is_adopted:
-            parent = self.step.span
-            within = otel_trace.set_span_in_context(parent)
-            self.span = open_span(self.name, within, self.attributes) if self.step.live else parent
+        if self.waits:
+            self.waits, self.opened = False, time.time_ns()
+            if self.step.adopter is None:
+                self.span = open_span(self.name, self.step.span, self.attributes) if self.step.live else self.step.span
 
 
 Scope = StepScope | AttemptScope
 _SILENT = StepScope()
 _SILENT_ATTEMPT = AttemptScope(_SILENT, "", {}, _NONE)
 _ATTEMPT: ContextVar[AttemptScope | None] = ContextVar("cascade_attempt", default=None)
+current_attempt = _ATTEMPT.get
+"""Return the attempt whose tier is being called here."""
 
 
 def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | None = None) -> StepScope:
@@ -157,36 +149,26 @@ def start_step(name: str, *, policy: str, thread_id: str | None, run: StepRun | 
     Else it stands under the current span. What is known now is set now: samplers see nothing later.
     """
     handlers = () if run is None else run.manager.inheritable_handlers
-    if not handlers and not _reaches_anybody():
-        return _SILENT
-    with guarded:
+    try:  # as `guarded`, which costs a step without an SDK more than this
+        metrics.listen()
+        if (
+            not handlers
+            and type(_TRACER).__module__.startswith(_API)
+            and type(otel_trace.get_tracer_provider()).__module__.startswith(_API)
+            and not otel_context.get_current()
+        ):
+            return _SILENT  # no SDK is configured, and nothing is current that could have a trace
         settings = current()
-        if not settings.otel_spans and not handlers:
-            return _SILENT
-        scope = StepScope(run=run)
-        if handlers:
-            scope.has_listeners = hears_runs(handlers, hides=settings.otel_spans)
-        if not settings.otel_spans:
+        scope = StepScope(run=run, has_listeners=bool(handlers) and hears_runs(handlers, hides=settings.otel_spans))
+        if settings.otel_spans:
+            _open_step(scope, name, policy, thread_id, handlers)
+            wanted = settings.llm_spans
+            scope.chat = not opens_llm_spans(handlers) if wanted == "auto" else wanted
+        if scope.has_listeners or scope.live or (handlers and not settings.otel_spans):
             return scope
-        _open_step(scope, name, policy, thread_id, handlers)
-        if not scope.live and not scope.has_listeners:
-            return _SILENT
-        wanted = settings.llm_spans
-        scope.chat = not opens_llm_spans(handlers) if wanted == "auto" else wanted
-        return scope
-    return _SILENT
-
-
-def _reaches_anybody() -> bool:
-    """Return whether a span could be kept: an SDK is configured, or a span that is current already has a trace."""
-    try:
-        for made in (_TRACER, otel_trace.get_tracer_provider()):
-            if not type(made).__module__.startswith("opentelemetry.trace"):
-                return True
-        return otel_trace.get_current_span() is not _NONE
-    except Exception as error:  # noqa: BLE001 - as `guarded`, which costs a step without an SDK more than this
+    except Exception as error:  # noqa: BLE001 - no fault of a provider or a handler may reach the step
         count(error)
-        return False
+    return _SILENT
 
 
 def _open_step(scope: StepScope, name: str, policy: str, thread_id: str | None, handlers: Any) -> None:
@@ -196,15 +178,14 @@ def _open_step(scope: StepScope, name: str, policy: str, thread_id: str | None, 
         scope.thread_id = thread_id
     title, parent = f"{names.STEP} {name}", None
     if handlers and scope.run is not None:
-        manager = scope.run.manager
-        scope.adopter = adopter(handlers)
-        span = None if scope.adopter is None else adopted(scope.adopter, manager.run_id)
+        manager, handler = scope.run.manager, adopter(handlers)
+        span = None if handler is None else adopted(handler, manager.run_id)
         if span is not None:
-            scope.span, scope.is_adopted = span, True
+            scope.span, scope.adopter = span, handler
             take_over(span, title, known)
             return
         parent = parent_context(handlers, manager.parent_run_id)
-    scope.span = open_span(title, parent, known)
+    scope.span = _TRACER.start_span(title, context=parent, attributes=known)
 
 
 def start_attempt(step: StepScope, index: int, *, tier: str, model: str | None, later: bool = False) -> AttemptScope:
@@ -212,7 +193,7 @@ def start_attempt(step: StepScope, index: int, *, tier: str, model: str | None, 
     if step is _SILENT:
         return _SILENT_ATTEMPT
     with guarded:
-        known: Attributes = {names.ATTEMPT_INDEX: index, names.TIER_NAME: tier}
+        known: dict[str, AttributeValue] = {names.ATTEMPT_INDEX: index, names.TIER_NAME: tier}
         if model is not None:
             known[names.TIER_MODEL] = model
         scope = AttemptScope(step, f"{names.ATTEMPT} {tier}", known, None, waits=True)
@@ -222,51 +203,57 @@ def start_attempt(step: StepScope, index: int, *, tier: str, model: str | None, 
     return _SILENT_ATTEMPT
 
 
-def using(scope: Scope) -> AbstractContextManager[None]:
+class using:  # noqa: N801 - read as `with using(scope):`
     """Make a scope's span the current one while a tier is called; what the tier's instrumentation opens nests there.
 
     Never held across a `yield` to the user: an exception of the body is the engine's to report.
     """
-    if (scope is _SILENT or scope is _SILENT_ATTEMPT) and _ATTEMPT.get() is None:
-        return _NOTHING
-    return _using(scope)
 
+    __slots__ = ("_mark", "_scope", "_token")
 
-_NOTHING = nullcontext()
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._mark: Token[AttemptScope | None] | None = None
+        self._token: Token[Context] | None = None
 
+    def __enter__(self) -> None:
+        """Open an attempt that waited, and make its span the current one."""
+        scope = self._scope
+        if (scope is _SILENT_ATTEMPT or scope is _SILENT) and _ATTEMPT.get() is None:
+            return
+        attempt = scope if isinstance(scope, AttemptScope) and scope is not _SILENT_ATTEMPT else None
+        if attempt is not None and attempt.waits:
+            with guarded:
+                attempt.begin()
+        self._mark = _ATTEMPT.set(attempt)
+        self._token = attach(scope.current)
 
-@contextmanager
-def _using(scope: Scope) -> Iterator[None]:
-    attempt = scope if isinstance(scope, AttemptScope) else None
-    if attempt is not None and attempt.waits:
-        with guarded:
-            attempt.begin()
-    mark = _ATTEMPT.set(None if attempt is _SILENT_ATTEMPT else attempt)
-    token = attach(scope.current)
-    try:
-        yield
-    finally:
-        _ATTEMPT.reset(mark)
-        detach(token)
-
-
-def current_attempt() -> AttemptScope | None:
-    """Return the attempt whose tier is being called here."""
-    return _ATTEMPT.get()
+    def __exit__(self, *_: object) -> None:
+        """Make the span before it the current one again."""
+        if self._mark is not None:
+            _ATTEMPT.reset(self._mark)
+            detach(self._token)
 
 
 def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
     """Close an attempt's span with its verdicts as events and its decisive facts as attributes, and its run."""
     if scope is _SILENT_ATTEMPT:
+        if attempt.verdicts and current().events != "span":
+            with guarded:
+                report_verdicts(_NONE, attempt, None)
         return
     scope.ended = True
     with guarded:
-        span, theirs = scope.span, scope.step.is_adopted
+        span, ends = scope.span, scope.step.adopter is None
         if span is None:  # the tier was never called, so that its handler opened nothing
-            parent = otel_trace.set_span_in_context(scope.step.span)
-            span, theirs = open_span(scope.name, parent, scope.attributes, start_time=scope.opened), False
-        if span is not scope.step.span:
-            _close(span, lambda: _set_attempt(span, attempt, scope.response_id), ends=not theirs)
+            span, ends = open_span(scope.name, scope.step.span, scope.attributes, start_time=scope.opened), True
+        with guarded:
+            report_verdicts(span, attempt, scope.response_id)
+            if span.is_recording():
+                _set_attempt(span, attempt)
+        if ends and span is not scope.step.span:
+            with guarded:
+                span.end()
         if scope.run is not None:
             _end_attempt_run(scope, attempt)
 
@@ -282,34 +269,39 @@ def _end_attempt_run(scope: AttemptScope, attempt: Attempt) -> None:
     error = scope.error if attempt.outcome in ("error", "timeout") else None
     if attempt.outcome == "timeout" and not isinstance(error, Exception):  # a cancelled task, or a thread left alone
         error = TimeoutError(attempt.error or "")
+    objections = [{"validator": v.validator, "code": v.code} for v in attempt.verdicts if v.outcome == "fail"]
+    # The decision, not the draft.
+    outputs = {"outcome": attempt.outcome, "confidence": attempt.confidence, "objections": objections[:MAX_EVENTS]}
     if scope.is_async and scope.step.run is not None:
-        scope.step.run.defer_end(run, attempt, error)
+        scope.step.run.deferred.append((run, outputs, error))
     else:
-        end_run(run, run_outputs(attempt), error)
+        end_run(run, outputs, error)
 
 
-def end_run(run: Any, outputs: dict[str, Any], error: BaseException | None) -> Any:
+def end_run(run: Any, outputs: JsonObject, error: BaseException | None) -> Any:
     """End a LangChain run; what an asynchronous one gives back must be awaited."""
     return run.on_chain_end(outputs) if error is None else run.on_chain_error(error)
 
 
 def record_escalation(scope: StepScope, decision: Decision) -> None:
-    """Mark on the step's span that small handed over to large, and why."""
+    """Report that small handed over to large, and why."""
     with guarded:
-        if scope.span.is_recording() and on_spans():
-            scope.span.add_event(names.ESCALATION, escalation_event(decision))
+        report_escalation(scope.span, decision)
 
 
 def end_step(scope: StepScope, trace: StepTrace) -> None:
-    """Close the step's span with its outcome, reason, confidence and cost."""
+    """Count a step in the metrics, and close its span with its outcome, reason, confidence and cost."""
+    metrics.record(scope.span, trace)
     if scope is not _SILENT:
-        _close(scope.span, lambda: _set_step(scope, trace), ends=not scope.is_adopted)
+        with guarded:
+            if scope.span.is_recording():
+                _set_step(scope, trace)
+        if scope.adopter is None:
+            with guarded:
+                scope.span.end()
 
 
-def _set_attempt(span: Span, attempt: Attempt, response_id: str | None) -> None:
-    if on_spans():
-        for verdict in reported_verdicts(attempt):
-            span.add_event(names.EVALUATION_RESULT, evaluation_event(verdict, response_id))
+def _set_attempt(span: Span, attempt: Attempt) -> None:
     failed = sorted({v.validator for v in attempt.verdicts if v.outcome == "fail"})
     usage = attempt.usage
     set_known(
@@ -337,7 +329,7 @@ def _set_step(scope: StepScope, trace: StepTrace) -> None:
         {
             names.STEP_ID: trace.id,
             names.STEP_ESCALATED: trace.escalated,
-            names.STEP_ATTEMPTS: sum(a.outcome != "skipped" for a in trace.attempts),
+            names.STEP_ATTEMPTS: len([a for a in trace.attempts if a.outcome != "skipped"]),
             names.STEP_FINAL_TIER: trace.final_tier,
             names.STEP_REASON: trace.reason,
             names.STEP_CONFIDENCE: trace.confidence,
@@ -349,39 +341,34 @@ def _set_step(scope: StepScope, trace: StepTrace) -> None:
     )
     if trace.outcome == "error" or (trace.outcome == "exhausted" and trace.final is None):
         span.set_status(Status(StatusCode.ERROR))
-    elif scope.is_adopted:  # final: its handler takes an interrupt of the host, or a stream that is left, for an error
+    elif (
+        scope.adopter is not None
+    ):  # final: its handler takes an interrupt of the host, or a stream that is left, for an error
         span.set_status(Status(StatusCode.OK))
-
-
-def _close(span: Span, describe: Callable[[], None], *, ends: bool) -> None:
-    with guarded:
-        if span.is_recording():
-            describe()
-    if ends:
-        with guarded:
-            span.end()
 
 
 def open_span(
     title: str,
-    parent: Context | None,
-    attributes: Mapping[str, Any],
+    parent: Span,
+    attributes: Attributes,
     *,
     kind: SpanKind = SpanKind.INTERNAL,
     start_time: int | None = None,
 ) -> Span:
-    """Open a span; without `parent` under the current one."""
-    return _TRACER.start_span(title, context=parent, kind=kind, attributes=attributes, start_time=start_time)
+    """Open a span below another."""
+    return _TRACER.start_span(
+        title, context=otel_trace.set_span_in_context(parent), kind=kind, attributes=attributes, start_time=start_time
+    )
 
 
-def take_over(span: Span, title: str, attributes: Mapping[str, Any]) -> None:
+def take_over(span: Span, title: str, attributes: Attributes) -> None:
     """Make a span that a handler opened ours; the handler ends it."""
     if span.is_recording():
         span.update_name(title)
         span.set_attributes(attributes)
 
 
-def attach(span: Span) -> Token[Any] | None:
+def attach(span: Span) -> Token[Context] | None:
     """Make a span the current one; one that belongs to no trace hides no other."""
     with guarded:
         if span is not _NONE and span.get_span_context().is_valid:
@@ -389,7 +376,7 @@ def attach(span: Span) -> Token[Any] | None:
     return None
 
 
-def detach(token: Token[Any] | None) -> None:
+def detach(token: Token[Context] | None) -> None:
     """Undo `attach`."""
     if token is not None:
         otel_context.detach(token)
@@ -406,3 +393,49 @@ def set_error(span: Span, error: BaseException | None) -> None:
         span.set_attribute(names.ERROR_TYPE, type(error).__name__)
         if isinstance(error, Exception):
             span.set_status(Status(StatusCode.ERROR))
+
+
+# ---- a root ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def invoke_workflow(graph: str, *, thread_id: str | None = None) -> Iterator[Span]:
+    """Put one run of a graph under a span `invoke_workflow {graph}`, so that its steps are one trace.
+
+    ```python
+    with invoke_workflow("support", thread_id="t1"):
+        graph.invoke({"messages": [...]}, {"configurable": {"thread_id": "t1"}})
+    ```
+
+    Gives the span. Where a span is already current, or an instrumentation of LangChain makes a root of its own, it
+    opens none and gives the current one. Around an `async for` over a stream put it inside the coroutine that reads all
+    of it: a span that is current while a generator waits is current for whoever reads the generator.
+    """
+    from langchain_core.callbacks import CallbackManager
+
+    span = otel_trace.get_current_span()
+    opened = None
+    if (
+        current().otel_spans
+        and not span.get_span_context().is_valid
+        and not opens_llm_spans(CallbackManager(handlers=[]).handlers)  # an instrumentation is in every manager
+    ):
+        known = {names.OPERATION_NAME: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: graph}
+        if thread_id is not None:
+            known[names.CONVERSATION_ID] = thread_id
+        with guarded:
+            opened = span = _TRACER.start_span(f"{names.INVOKE_WORKFLOW} {graph}", attributes=known)
+    if opened is None:
+        yield span
+        return
+    token = attach(opened)
+    try:
+        yield span
+    except Exception as error:
+        if not any(cls.__name__ == "GraphBubbleUp" for cls in type(error).__mro__):  # the host steering is no error
+            set_error(opened, error)
+        raise
+    finally:
+        detach(token)
+        with guarded:
+            opened.end()

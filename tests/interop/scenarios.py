@@ -391,21 +391,15 @@ class Answer(TypedDict):
 @scenario
 async def structured(config: Any) -> None:
     """Structured output: each tier's chain of its own stands between the attempt and the model."""
-    from langchain_core.language_models import BaseChatModel
-    from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+    from langchain_core.runnables import RunnableLambda
+
+    def whole(message: Any) -> Any:
+        return {"raw": message, "parsed": {"text": message.text}, "parsing_error": None}
 
     class Structured(ScriptedChatModel):
-        def with_structured_output(self, schema: Any, *, include_raw: bool = False, **kwargs: Any) -> Any:
-            parse = RunnableLambda(lambda message: {"text": message.text}, name="parse")
+        def with_structured_output(self, schema: Any, *, include_raw: bool = False, **_: Any) -> Any:
             assert include_raw
-            assert isinstance(self, BaseChatModel)
-            return RunnablePassthrough.assign(raw=lambda x: x["raw"]) if kwargs else _with_raw(self, parse)
-
-    def _with_raw(llm: Any, parse: Any) -> Any:
-        def whole(message: Any) -> Any:
-            return {"raw": message, "parsed": parse.invoke(message), "parsing_error": None}
-
-        return llm | RunnableLambda(whole, name="whole")
+            return self | RunnableLambda(whole, name="whole")
 
     small, large = (Structured(name, name=name, usage=USAGE, loop=True) for name in "sl")
     cascade = CascadeChatModel(**pair(small=small, large=large)).with_structured_output(Answer)

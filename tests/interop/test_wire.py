@@ -73,9 +73,6 @@ for provider in (tracing, logging, metering):
 """
 
 
-Bodies = list[tuple[str, bytes]]
-
-
 def plain(attributes: Any) -> dict[str, Any]:
     """Attributes as Python values of the type that they have on the wire."""
     return {pair.key: _value(pair.value) for pair in attributes}
@@ -86,36 +83,40 @@ def _value(value: Any) -> Any:
     return [_value(item) for item in value.array_value.values] if kind == "array_value" else getattr(value, kind)
 
 
+class Wire:
+    """What an application with batch processors sent, with events on spans or as logs."""
+
+    def __init__(self, where: str, bodies: list[tuple[str, bytes]]) -> None:
+        self.where, self.bodies = where, bodies
+        self.traces = [rs for request in self.sent("/v1/traces") for rs in request.resource_spans]
+        self.metered = [rm for request in self.sent("/v1/metrics") for rm in request.resource_metrics]
+        self.logged = [rl for request in self.sent("/v1/logs") for rl in request.resource_logs]
+        sent = [span for rs in self.traces for ss in rs.scope_spans for span in ss.spans]
+        self.spans = {span.name: span for span in sent}
+        assert len(self.spans) == len(sent)
+        scopes = [sm for rm in self.metered for sm in rm.scope_metrics if sm.scope.name == "cascade_agent"]
+        self.metrics = {metric.name: metric for sm in scopes for metric in sm.metrics}
+        self.records = [record for rl in self.logged for sl in rl.scope_logs for record in sl.log_records]
+
+    def sent(self, path: str) -> list[Any]:
+        """The messages sent to a path."""
+        return [KINDS[where].FromString(body) for where, body in self.bodies if where == path]
+
+
 @pytest.fixture(scope="module", params=["span", "log"])
-def wire(request: pytest.FixtureRequest) -> Iterator[tuple[Bodies, str]]:
-    """One escalated step of an application with batch processors, with events on spans and as logs."""
+def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+    """One escalated step."""
     with otlp_receiver() as (address, bodies):
         done = fresh.run(APP, address, env={"CASCADE_EVENTS": request.param, "PATH": ""})
         assert done.code == 0, done.err
         assert "Traceback" not in done.err
-        yield bodies, request.param
-
-
-def got(bodies: Bodies, path: str) -> list[Any]:
-    """The messages sent to a path."""
-    return [KINDS[where].FromString(body) for where, body in bodies if where == path]
-
-
-def spans_of(collector: Bodies) -> dict[str, Any]:
-    """The spans by name."""
-    sent = [
-        s for r in got(collector, "/v1/traces") for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans
-    ]
-    assert len({span.name for span in sent}) == len(sent)
-    return {span.name: span for span in sent}
+        yield Wire(request.param, bodies)
 
 
 def test_the_tree_of_spans(wire):
     """Step under the request, attempts under the step, model calls under their attempts, in one trace."""
-    spans = spans_of(wire[0])
-    parents = {
-        name: next((p.name for p in spans.values() if p.span_id == s.parent_span_id), None) for name, s in spans.items()
-    }
+    names = {span.span_id: name for name, span in wire.spans.items()}
+    parents = {name: names.get(span.parent_span_id) for name, span in wire.spans.items()}
     assert parents == {
         "request": None,
         "cascade.step desk": "request",
@@ -124,49 +125,32 @@ def test_the_tree_of_spans(wire):
         "chat s-1": "cascade.attempt small",
         "chat l-1": "cascade.attempt large",
     }
-    assert len({span.trace_id for span in spans.values()}) == 1
+    assert len({span.trace_id for span in wire.spans.values()}) == 1
+
+
+TYPES = {
+    int: "step.attempts attempt.index attempt.input_tokens attempt.output_tokens",
+    float: "step.confidence step.cost attempt.score attempt.threshold attempt.cost",
+    bool: "step.escalated validation.passed",
+    list: "validation.failed",
+}
 
 
 def test_attributes_have_their_types(wire):
     """Counts are integers, money and scores doubles, flags booleans, failed validators a list of strings."""
-    spans = spans_of(wire[0])
-    step, small = (plain(spans[name].attributes) for name in ("cascade.step desk", "cascade.attempt small"))
-    assert {key: type(value) for key, value in step.items()} == {
-        "cascade.step.name": str,
-        "cascade.policy.version": str,
-        "openinference.span.kind": str,
-        "gen_ai.conversation.id": str,
-        "cascade.step.id": str,
-        "cascade.step.escalated": bool,
-        "cascade.step.attempts": int,
-        "cascade.step.final_tier": str,
-        "cascade.step.reason": str,
-        "cascade.step.confidence": float,
-        "cascade.step.cost": float,
-        "cascade.cost.currency": str,
-        "cascade.step.outcome": str,
-    }
+    step, small = (plain(wire.spans[name].attributes) for name in ("cascade.step desk", "cascade.attempt small"))
+    found = {kind: {key for key, value in {**step, **small}.items() if type(value) is kind} for kind in TYPES}
+    assert found == {kind: {f"cascade.{key}" for key in keys.split()} for kind, keys in TYPES.items()}
+    texts = {key for key, value in {**step, **small}.items() if type(value) is str}
+    assert len(texts) + sum(map(len, found.values())) == len({**step, **small}) == 24
     assert (step["cascade.step.outcome"], step["cascade.step.reason"]) == ("escalated", "odd")
     assert step["cascade.step.cost"] == pytest.approx((110 + 1200) / 1e6)
-    assert {key: type(value) for key, value in small.items()} == {
-        "cascade.attempt.index": int,
-        "cascade.tier.name": str,
-        "cascade.tier.model": str,
-        "cascade.attempt.score": float,
-        "cascade.attempt.threshold": float,
-        "cascade.attempt.input_tokens": int,
-        "cascade.attempt.output_tokens": int,
-        "cascade.attempt.cost": float,
-        "cascade.validation.passed": bool,
-        "cascade.validation.failed": list,
-        "cascade.attempt.outcome": str,
-    }
     assert small["cascade.validation.failed"] == ["careful"]
 
 
 def test_tokens_are_counted_once(wire):
     """What a backend adds up over all spans is what the models reported, and only the model's spans say it."""
-    attributes = {name: plain(span.attributes) for name, span in spans_of(wire[0]).items()}
+    attributes = {name: plain(span.attributes) for name, span in wire.spans.items()}
     used = {
         n: (a["gen_ai.usage.input_tokens"], a["gen_ai.usage.output_tokens"])
         for n, a in attributes.items()
@@ -178,20 +162,16 @@ def test_tokens_are_counted_once(wire):
 
 def test_events_go_where_they_are_asked_for(wire):
     """As span events or as log records, with the same attributes, and the records know their spans."""
-    collector, where = wire
-    spans = spans_of(collector)
-    records = [
-        r for m in got(collector, "/v1/logs") for rl in m.resource_logs for sl in rl.scope_logs for r in sl.log_records
-    ]
+    spans = wire.spans
     on_spans = [(name, e.name, plain(e.attributes)) for name, s in spans.items() for e in s.events]
     logged = []
-    for record in records:
+    for record in wire.records:
         span = next(s for s in spans.values() if s.span_id == record.span_id)
         assert record.trace_id == span.trace_id
         facts = plain(record.attributes)
         named = facts.pop("event.name", None) or record.event_name
         logged.append((span.name, named, facts))
-    carries, silent = (on_spans, logged) if where == "span" else (logged, on_spans)
+    carries, silent = (on_spans, logged) if wire.where == "span" else (logged, on_spans)
     assert silent == []
     evaluation = {
         "gen_ai.evaluation.name": "careful",
@@ -211,16 +191,8 @@ def test_events_go_where_they_are_asked_for(wire):
 
 
 def test_metrics_on_the_wire(wire):
-    """Histograms with our buckets, monotonic cumulative sums, units, and values that agree with the step."""
-    sent = [
-        m
-        for r in got(wire[0], "/v1/metrics")
-        for rm in r.resource_metrics
-        for sm in rm.scope_metrics
-        if sm.scope.name == "cascade_agent"
-        for m in sm.metrics
-    ]
-    found = {metric.name: metric for metric in sent}
+    """Histograms with our buckets, monotonic cumulative sums, units, values that agree with the step, and its exemplar."""
+    found = wire.metrics
     kinds = {name: (metric.WhichOneof("data"), metric.unit) for name, metric in found.items()}
     assert kinds == {
         "cascade.step.duration": ("histogram", "s"),
@@ -250,36 +222,14 @@ def test_metrics_on_the_wire(wire):
     cost = sum(point.as_double for point in found["cascade.cost"].sum.data_points)
     assert cost == pytest.approx((110 + 1200) / 1e6)
     assert found["cascade.telemetry.lost"].sum.data_points[0].as_int == 0
-
-
-def test_an_example_of_a_duration_leads_to_its_trace(wire):
-    """The histogram's exemplar holds the trace and span of the step."""
-    spans = spans_of(wire[0])
-    found = [
-        m
-        for r in got(wire[0], "/v1/metrics")
-        for rm in r.resource_metrics
-        for sm in rm.scope_metrics
-        for m in sm.metrics
-    ]
-    (duration,) = next(m for m in found if m.name == "cascade.step.duration").histogram.data_points
-    step = spans["cascade.step desk"]
+    step = wire.spans["cascade.step desk"]  # the exemplar leads to it
     assert {(e.trace_id, e.span_id) for e in duration.exemplars} == {(step.trace_id, step.span_id)}
 
 
-def test_every_signal_has_its_resource_and_scope(wire):
-    """The application's service name and this library's name as the instrumentation scope."""
-    collector, where = wire
-    parts = [rs for r in got(collector, "/v1/traces") for rs in r.resource_spans]
-    parts += [rm for r in got(collector, "/v1/metrics") for rm in r.resource_metrics]
-    parts += [rl for r in got(collector, "/v1/logs") for rl in r.resource_logs]
+def test_every_signal_has_its_resource_and_scope_and_no_content(wire):
+    """The application's service name and this library's name; nothing that people or models said is in any byte."""
+    parts = [*wire.traces, *wire.metered, *wire.logged]
     assert {plain(part.resource.attributes)["service.name"] for part in parts} == {"desk"}
-    assert {path for path, _ in collector} == set(KINDS) - ({"/v1/logs"} if where == "span" else set())
-    scopes = {s.scope.name for r in got(collector, "/v1/traces") for rs in r.resource_spans for s in rs.scope_spans}
-    assert scopes == {"app", "cascade_agent"}
-
-
-def test_no_content_is_sent(wire):
-    """Nothing that people or models said is in any byte that left the process."""
-    assert wire[0]
-    assert not [path for path, body in wire[0] if b"SECRET" in body]
+    assert {path for path, _ in wire.bodies} == set(KINDS) - ({"/v1/logs"} if wire.where == "span" else set())
+    assert {ss.scope.name for rs in wire.traces for ss in rs.scope_spans} == {"app", "cascade_agent"}
+    assert not [path for path, body in wire.bodies if b"SECRET" in body]

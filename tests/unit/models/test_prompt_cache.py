@@ -7,7 +7,6 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.tools import StructuredTool
 
 from cascade_agent.models import prompt_cache as cache_marks
-from cascade_agent.testing import ScriptedChatModel
 
 MARK = {"type": "ephemeral"}
 BLOCK: dict[str, Any] = {"type": "text", "text": "long", "cache_control": MARK}
@@ -85,11 +84,3 @@ def test_settings_keep_what_the_provider_takes(kind, left):
     assert cache_marks.for_settings({"extra_headers": {**headers, "A": "b"}}, "openai-chat") == {
         "extra_headers": {"A": "b"}
     }
-
-
-class Anthropic(ScriptedChatModel):
-    """A model that says it is Anthropic's."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "anthropic-chat"

@@ -119,20 +119,19 @@ def test_a_model_that_is_set_to_stream_is_asked_whole():
     assert model.streaming is True
 
 
-def test_arguments_reach_the_model_inside_a_structured_chain():
-    """LangChain's chain would drop bound arguments and a call's; here both arrive, the call's win."""
-    for wrapped in (False, True):
-        model = ScriptedChatModel(
-            AIMessage("", tool_calls=[{"name": "City", "args": {"name": "x"}, "id": "1"}]), loop=True
-        )
-        bound: Any = model.bind(a=1, b=1)
-        tier = Tier(bound.with_config(tags=["x"]) if wrapped else bound)
-        ready = tier.with_schema(City)
-        assert ready.ask(["hi"], None)["parsed"] == City(name="x")
-        ready.ask(["hi"], None, b=2, c=3)
-        first, second = model.options
-        assert {k: first[k] for k in ("a", "b")} == {"a": 1, "b": 1}
-        assert {k: second[k] for k in ("a", "b", "c")} == {"a": 1, "b": 2, "c": 3}
+CALLED = AIMessage("", tool_calls=[{"name": "City", "args": {"name": "x"}, "id": "1"}])
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: m.with_config(tags=["x"]), lambda m: m.with_retry()])
+def test_arguments_reach_the_model_inside_a_structured_chain(wrap):
+    """LangChain's chain would drop bound arguments and a call's; here both arrive, the call's win, in wrappers too."""
+    model = ScriptedChatModel(CALLED, loop=True)
+    ready = Tier(wrap(model.bind(a=1, b=1))).with_schema(City)
+    assert ready.ask(["hi"], None)["parsed"] == City(name="x")
+    ready.ask(["hi"], None, b=2, c=3)
+    first, second = model.options
+    assert {k: first[k] for k in ("a", "b")} == {"a": 1, "b": 1}
+    assert {k: second[k] for k in ("a", "b", "c")} == {"a": 1, "b": 2, "c": 3}
 
 
 def test_tools_replace_those_of_the_tier_itself():
@@ -156,10 +155,7 @@ def test_a_model_without_structured_output_says_so():
 
 def test_what_hosts_wrap_around_a_model_is_a_tier():
     """Retries, fallbacks and bindings inside them: tools and schemas reach every model, bound arguments stay."""
-    first, second = (
-        ScriptedChatModel([ConnectionError("down"), ConnectionError("down")]),
-        ScriptedChatModel("b", name="b"),
-    )
+    first, second = ScriptedChatModel([ConnectionError("down")] * 2), ScriptedChatModel("b", name="b")
     wrapped = first.bind(a=1).with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
     tier = Tier.of(wrapped.with_fallbacks([second.bind(c=3)]).with_config(tags=["t"]))
     assert (tier.base, tier.config["tags"]) == (first, ["t"])
@@ -167,15 +163,6 @@ def test_what_hosts_wrap_around_a_model_is_a_tier():
     assert first.options == [{"a": 1, "tool_choice": "any", "d": 4}] * 2
     assert second.options == [{"c": 3, "tool_choice": "any", "d": 4}]
     assert [o[0]["function"]["name"] for o in second.offered] == ["City"]
-
-
-def test_structured_output_goes_through_what_is_wrapped():
-    """A call's arguments reach the model inside."""
-    answer = AIMessage("", tool_calls=[{"name": "City", "args": {"name": "x"}, "id": "1"}])
-    model = ScriptedChatModel([ConnectionError("down"), answer])
-    tier = Tier.of(model.with_retry(wait_exponential_jitter=False))
-    assert tier.with_schema(City).ask(["hi"], None, b=2)["parsed"] == City(name="x")
-    assert model.options[1]["b"] == 2
 
 
 def test_a_configurable_model_is_configured_by_each_call(monkeypatch):

@@ -7,43 +7,17 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.errors import GraphInterrupt
 from opentelemetry import trace as otel_trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from cascade_agent import CascadeChatModel, Policy, Tier, Verdict
-from cascade_agent.telemetry import configure, invoke_workflow, settings
+from cascade_agent import Policy, Verdict
+from cascade_agent.telemetry import configure, invoke_workflow
 from cascade_agent.telemetry import errors as faults
-from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.telemetry.chat_spans import response_id
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import CrossCheck, Judge
-from tests.builders import pair
+from tests.builders import pair, refuses_small
 
-WIDE = Policy(evidence=(0.0, 1.0))
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions")
-
-
-@pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What the library's tracer exports in this test."""
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(telemetry, "_TRACER", provider.get_tracer("cascade_agent"))
-    monkeypatch.setattr(settings, "_settings", None)
-    monkeypatch.setattr(faults, "lost", 0)
-    return exporter
-
-
-def chats(exporter: InMemorySpanExporter) -> list[Any]:
-    """The finished spans of model calls."""
-    return [span for span in exporter.get_finished_spans() if span.name.startswith("chat")]
-
-
-def refuses_small(draft: Any, _context: Any) -> bool:
-    """Objects to small."""
-    return draft.tier == "large"
 
 
 SAID = AIMessage(
@@ -71,12 +45,11 @@ class Hosted(ScriptedChatModel):
         return {**super()._get_ls_params(stop, **kwargs), "ls_provider": "google_genai"}
 
 
-def test_what_it_says(exported):
+def test_what_it_says(spans):
     """Request, host, answer and tokens under the names of the conventions."""
     model = Hosted(SAID, name="small").bind(top_p=0.9)
-    cascade = CascadeChatModel(small=model, large=ScriptedChatModel("x"), validators=[])
-    cascade.invoke("hi", {"configurable": {"thread_id": "t1"}})
-    (chat,) = chats(exported)
+    pair(model, "x", validators=[]).invoke("hi", {"configurable": {"thread_id": "t1"}})
+    (chat,) = spans.named("chat")
     assert (chat.name, chat.kind, chat.status.status_code) == ("chat small", SpanKind.CLIENT, StatusCode.UNSET)
     assert dict(chat.attributes) == {
         "gen_ai.operation.name": "chat",
@@ -99,11 +72,11 @@ def test_what_it_says(exported):
     assert faults.lost == 0
 
 
-def test_verdicts_name_the_answer_they_are_about(exported):
+def test_verdicts_name_the_answer_they_are_about(spans):
     """`gen_ai.response.id` of an evaluation is the provider's id of the answer; an id that LangChain made up is none."""
     judged = pair(SAID, "x", validators=[lambda _d, _c: Verdict(outcome="pass")])
     judged.invoke("hi")
-    (attempt,) = (s for s in exported.get_finished_spans() if s.name == "cascade.attempt small")
+    (attempt,) = spans.named("cascade.attempt small")
     assert [event.attributes["gen_ai.response.id"] for event in attempt.events] == ["chatcmpl-1"]
     assert response_id(AIMessage("x", id="lc_run--1")) is None
     assert response_id(AIMessage("x", id="run-1-0")) is None
@@ -119,22 +92,22 @@ HISTORY = [
 ]
 
 
-def test_no_content_and_explanations(exported):
+def test_no_content_and_explanations(spans):
     """No message, argument or result is on any span by default, and the redact hook sees what verdicts say."""
-    CascadeChatModel(small=ScriptedChatModel(SAID), large=ScriptedChatModel("x"), validators=[]).invoke(HISTORY)
-    text = str([span.to_json() for span in exported.get_finished_spans()])
+    pair(SAID, "x", validators=[]).invoke(HISTORY)
+    text = spans.text
     assert not any(word in text for word in ("be kind", "where is it", "Q4711", "shipped", "on its way"))
     configure(redact=lambda text: text.replace("Q4711", "#"))
     reply = Verdict(outcome="pass", code="fine", reason="order Q4711 is known")
     pair("a", "x", validators=[lambda _d, _c: reply]).invoke("hi")
-    assert "Q4711" not in str([span.to_json() for span in exported.get_finished_spans()])
+    assert "Q4711" not in spans.text
 
 
-def test_content_when_it_is_asked_for(exported):
+def test_content_when_it_is_asked_for(spans):
     """Messages as the conventions write them, each text redacted; of an image its kind alone."""
     configure(content=True, redact=lambda text: text.replace("Q4711", "#"))
-    CascadeChatModel(small=ScriptedChatModel(SAID), large=ScriptedChatModel("x"), validators=[]).invoke(HISTORY)
-    (chat,) = chats(exported)
+    pair(SAID, "x", validators=[]).invoke(HISTORY)
+    (chat,) = spans.named("chat")
     queried, reply, system = (json.loads(chat.attributes[name]) for name in CONTENT)
     assert system == [{"type": "text", "content": "be kind"}]
     assert queried == [
@@ -155,42 +128,36 @@ def test_content_when_it_is_asked_for(exported):
             "finish_reason": "tool_calls",
         }
     ]
-    elsewhere = [span for span in exported.get_finished_spans() if span is not chat]
-    assert "on its way" not in str([span.to_json() for span in elsewhere])
+    assert "on its way" not in str([span.to_json() for span in spans.named("cascade")])
 
 
-async def test_how_it_ends_when_the_model_raises(exported):
+async def test_how_it_ends_when_the_model_raises(spans):
     """A call that raised is an error by its class alone, in sync and async."""
-    model = CascadeChatModel(
-        small=ScriptedChatModel(ValueError("secret"), loop=True), large=ScriptedChatModel("x", loop=True), validators=[]
-    )
+    model = pair(ScriptedChatModel(ValueError("secret"), loop=True), ScriptedChatModel("x", loop=True), validators=[])
     model.invoke("hi")
     await model.ainvoke("hi")
-    first, _, second, _ = chats(exported)
+    first, _, second, _ = spans.named("chat")
     for chat in (first, second):
         assert (chat.status.status_code, chat.attributes["error.type"]) == (StatusCode.ERROR, "ValueError")
-    assert "secret" not in str([span.to_json() for span in exported.get_finished_spans()])
+    assert "secret" not in spans.text
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_they_can_be_forced_and_forbidden(exported, wanted):
+def test_they_can_be_forced_and_forbidden(spans, wanted):
     """`llm_spans` True and False hold whoever else listens."""
     configure(llm_spans=wanted)
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[refuses_small])
-    model.invoke("hi")
-    assert len(chats(exported)) == (2 if wanted else 0)
+    pair("a", "b", validators=[refuses_small]).invoke("hi")
+    assert len(spans.named("chat")) == (2 if wanted else 0)
 
 
-def test_evidence_has_model_spans_too(exported):
+def test_evidence_has_model_spans_too(spans):
     """The model that a judge calls is exported with its tokens, under the evaluator; its errors are its own."""
     judge = Judge(Structured(ValueError("no")), rubric="right")
     check = CrossCheck(ScriptedChatModel("a", name="x", usage=(3, 1)))
-    tier = Tier(ScriptedChatModel("a", name="s"))
-    CascadeChatModel(small=tier, large=ScriptedChatModel("b"), validators=[check, judge], policy=WIDE).invoke("hi")
-    spans = {span.name: span for span in exported.get_finished_spans()}
-    assert spans["chat x"].parent.span_id == spans["cascade.validate CrossCheck"].context.span_id
-    assert spans["chat x"].attributes["gen_ai.usage.input_tokens"] == 3
-    broken = spans["cascade.validate Judge"]
+    pair("a", "b", validators=[check, judge], policy=Policy(evidence=(0.0, 1.0))).invoke("hi")
+    (chat,), (checked,) = spans.named("chat x"), spans.named("cascade.validate CrossCheck")
+    assert (chat.parent.span_id, chat.attributes["gen_ai.usage.input_tokens"]) == (checked.context.span_id, 3)
+    (broken,) = spans.named("cascade.validate Judge")
     assert (broken.status.status_code, broken.attributes["error.type"]) == (StatusCode.ERROR, "ValueError")
 
 
@@ -202,13 +169,13 @@ class Structured(ScriptedChatModel):
 
 
 # ---- the root -------------------------------------------------------------------------------------------------------
-def test_roots(exported):
+def test_roots(spans):
     """What the body raises is an error of the run, an interrupt of the host is none; inside a span there is no second root."""
     with pytest.raises(KeyError), invoke_workflow("desk"):
         raise KeyError("secret")
     with pytest.raises(GraphInterrupt), invoke_workflow("desk"):
         raise GraphInterrupt(())
-    failed, interrupted = exported.get_finished_spans()
+    failed, interrupted = spans.all
     assert (failed.status.status_code, failed.attributes["error.type"]) == (StatusCode.ERROR, "KeyError")
     assert (interrupted.status.status_code, "error.type" in interrupted.attributes) == (StatusCode.UNSET, False)
     assert "secret" not in failed.to_json()
@@ -218,4 +185,4 @@ def test_roots(exported):
     configure(otel_spans=False)
     with invoke_workflow("off") as none:
         assert none is otel_trace.INVALID_SPAN
-    assert [span.name for span in exported.get_finished_spans()][2:] == ["invoke_workflow outer"]
+    assert [span.name for span in spans.all][2:] == ["invoke_workflow outer"]

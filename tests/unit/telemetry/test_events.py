@@ -8,16 +8,14 @@ import pytest
 from opentelemetry import _logs as logs_api
 from opentelemetry.sdk import _logs as logs_sdk
 from opentelemetry.sdk._logs import export as logs_export
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import sampling
 
-from cascade_agent import CascadeChatModel, Verdict
+from cascade_agent import Verdict
 from cascade_agent.telemetry import configure, settings
 from cascade_agent.telemetry import errors as faults
-from cascade_agent.telemetry import log_events as log_api
-from cascade_agent.telemetry import spans as telemetry
-from cascade_agent.testing import ScriptedChatModel
+from cascade_agent.telemetry import events as log_api
+from tests.builders import pair
+from tests.unit.telemetry.conftest import Spans
 
 pytestmark = pytest.mark.filterwarnings("ignore:LogRecord init with")  # 1.35-1.37 warn of their own event loggers
 NAMED = "event_name" in inspect.signature(logs_api.Logger.emit).parameters
@@ -25,18 +23,14 @@ NAMED = "event_name" in inspect.signature(logs_api.Logger.emit).parameters
 Exporter: Any = getattr(logs_export, "InMemoryLogRecordExporter", None) or logs_export.InMemoryLogExporter
 
 
-class Exported:
+class Exported(Spans):
     """The spans and log records of one test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, sampler: Any = None) -> None:
-        self._spans, self._logs = InMemorySpanExporter(), Exporter()
-        tracing = TracerProvider(sampler=sampler)
-        tracing.add_span_processor(SimpleSpanProcessor(self._spans))
+        super().__init__(monkeypatch, sampler)
+        self._logs = Exporter()
         self.logging = logs_sdk.LoggerProvider()
         self.logging.add_log_record_processor(logs_export.SimpleLogRecordProcessor(self._logs))
-        monkeypatch.setattr(telemetry, "_TRACER", tracing.get_tracer("cascade_agent"))
-        monkeypatch.setattr(faults, "lost", 0)
-        monkeypatch.setattr(settings, "_settings", None)
         if NAMED:
             monkeypatch.setattr(logs_api, "get_logger", self.logging.get_logger)
         else:
@@ -46,14 +40,9 @@ class Exported:
         log_api._emitter.cache_clear()
 
     @property
-    def spans(self) -> dict[str, ReadableSpan]:
-        """The finished spans by name."""
-        return {span.name: span for span in self._spans.get_finished_spans()}
-
-    @property
     def on_spans(self) -> list[str]:
         """Names of the span events."""
-        return [event.name for span in self.spans.values() for event in span.events]
+        return [event.name for span in self.all for event in span.events]
 
     @property
     def logs(self) -> list[tuple[str, Any, dict[str, Any]]]:
@@ -83,8 +72,7 @@ def refuses_small(draft: Any, _context: Any) -> Verdict | None:
 
 def run() -> None:
     """One escalated step."""
-    models = {"small": ScriptedChatModel("SECRET a", loop=True), "large": ScriptedChatModel("b", loop=True)}
-    CascadeChatModel(**models, validators=[refuses_small], name="desk").invoke("SECRET question")
+    pair("SECRET a", "b", validators=[refuses_small], name="desk").invoke("SECRET question")
 
 
 EVENTS = ["gen_ai.evaluation.result", "cascade.escalation"]
@@ -104,23 +92,13 @@ def test_where_events_go(exported, where, on_spans, as_logs):
 
 
 def test_what_log_records_say(exported):
-    """Each names its event, belongs to the span it is about, has a time and a severity, and holds no content."""
-    configure(events="log")
+    """Each names its event, has the attributes of a span's event, its span, a time and a severity, and no content."""
+    configure(events="both")
     run()
     (judged, one, evaluation), (escalated, other, escalation) = exported.logs
-    attempt, step = exported.spans["cascade.attempt small"], exported.spans["cascade.step desk"]
+    attempt, step = (*exported.named("cascade.attempt small"), *exported.named("cascade.step desk"))
     assert (judged, escalated) == tuple(EVENTS)
-    assert evaluation == {
-        "gen_ai.evaluation.name": "refuses_small",
-        "gen_ai.evaluation.score.label": "fail",
-        "gen_ai.evaluation.score.value": 0.25,
-        "gen_ai.evaluation.explanation": "/text: odd it is small",
-    }
-    assert escalation == {
-        "cascade.tier.from": "small",
-        "cascade.tier.to": "large",
-        "cascade.escalation.reason": "odd",
-    }
+    assert [evaluation, escalation] == [dict(event.attributes) for span in (attempt, step) for event in span.events]
     assert (one.trace_id, one.span_id) == (attempt.context.trace_id, attempt.context.span_id)
     assert (other.trace_id, other.span_id) == (step.context.trace_id, step.context.span_id)
     assert attempt.start_time <= one.timestamp <= attempt.end_time
@@ -136,7 +114,7 @@ def test_a_step_that_is_not_sampled_still_logs(monkeypatch):
     exported = Exported(monkeypatch, sampler=sampling.ALWAYS_OFF)
     configure(events="both")
     run()
-    assert exported.spans == {}
+    assert exported.all == []
     assert [name for name, _, _ in exported.logs] == EVENTS
     log_api._emitter.cache_clear()
 

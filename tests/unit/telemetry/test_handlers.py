@@ -9,16 +9,10 @@ from langchain_core.tracers import LangChainTracer
 from opentelemetry import trace as otel_trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from cascade_agent.telemetry import configure, settings
+from cascade_agent.telemetry import configure
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import instrumentations as handlers
 from cascade_agent.telemetry.instrumentations import Kind
-
-
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "_settings", None)
-    monkeypatch.setattr(faults, "lost", 0)
 
 
 def handler(module: str, name: str = "Handler", base: type = BaseCallbackHandler) -> Any:

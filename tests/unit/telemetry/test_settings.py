@@ -15,9 +15,7 @@ CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "_settings", None)
-    monkeypatch.setattr(faults, "lost", 0)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*VARIABLES, CONTENT):
         monkeypatch.delenv(name, raising=False)
 

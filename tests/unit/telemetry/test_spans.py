@@ -7,69 +7,31 @@ from langchain_core.messages import AIMessage
 from langgraph.errors import GraphInterrupt
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel_trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider, sampling
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider, sampling
 from opentelemetry.trace import StatusCode
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, Price, Tier, Verdict
 from cascade_agent.core.records import Attempt, Decision, StepTrace
 from cascade_agent.engine.step import trace_of
-from cascade_agent.telemetry import configure, settings
+from cascade_agent.telemetry import configure
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import spans as telemetry
 from cascade_agent.testing import ScriptedChatModel, always_fail
-from tests.builders import Hanging, cancelled
+from tests import builders
+from tests.builders import Hanging, cancelled, pair, streamed
 
 BOTH = pytest.mark.parametrize("how", ["sync", "async", "stream", "astream"])
 
 
-class Spans:
-    """A provider of one test, and what it exported."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.tracer = self.provider.get_tracer("test")
-
-    @property
-    def all(self) -> list[ReadableSpan]:
-        """The finished spans in the order in which they started."""
-        return sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        """Those of a name."""
-        return [span for span in self.all if span.name == name]
-
-    def tree(self, parent: int | None = None) -> list[Any]:
-        """Names, nested."""
-        children = [s for s in self.all if (s.parent.span_id if s.parent else None) == parent]
-        return [(s.name, self.tree(s.context.span_id)) for s in children]
-
-
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> Spans:
-    """The library's tracer is this test's own; the process has one global provider, which is left alone."""
-    own = Spans()
-    monkeypatch.setattr(telemetry, "_TRACER", own.provider.get_tracer("cascade_agent"))
-    monkeypatch.setattr(faults, "lost", 0)
-    monkeypatch.setattr(settings, "_settings", None)
+@pytest.fixture(autouse=True)
+def _own_model_spans(_fresh: None) -> None:
     configure(llm_spans=False)  # the models of these tests open a span of their own
-    return own
 
 
-async def ask(model: Any, *, how: str = "sync", **kwargs: Any) -> Any:
+async def ask(model: Any, *, how: str) -> Any:
     """One call, on one of the four ways."""
-    match how:
-        case "sync":
-            return model.invoke("hi", **kwargs)
-        case "async":
-            return await model.ainvoke("hi", **kwargs)
-        case "stream":
-            return list(model.stream("hi", **kwargs))[-1]
-        case _:
-            return [chunk async for chunk in model.astream("hi", **kwargs)][-1]
+    kind = "sync" if how in ("sync", "stream") else "async"
+    return (await streamed(model, "hi", how=kind))[-1] if "stream" in how else await builders.ask(model, how=kind)
 
 
 def refuses_small(draft: Any, _context: Any) -> Verdict | None:
@@ -79,7 +41,7 @@ def refuses_small(draft: Any, _context: Any) -> Verdict | None:
     return Verdict(outcome="fail", code="odd", reason="it is small", path="/text")
 
 
-def instrumented(spans: Spans, text: str) -> Any:
+def instrumented(spans: Any, text: str) -> Any:
     """A reply of a model that opens a span of its own, as an instrumented client does."""
 
     def reply(_messages: Any) -> AIMessage:
@@ -90,7 +52,7 @@ def instrumented(spans: Spans, text: str) -> Any:
     return reply
 
 
-def cascade(spans: Spans, **kwargs: Any) -> CascadeChatModel:
+def cascade(spans: Any, **kwargs: Any) -> CascadeChatModel:
     """Two instrumented models; small is refused."""
     settings: dict[str, Any] = {
         "small": Tier(ScriptedChatModel(instrumented(spans, "a"), name="s", loop=True), price=Price(1, 1)),
@@ -190,7 +152,7 @@ async def test_how_failed_steps_end(spans, how):
     assert (step.status.status_code, step.attributes["error.type"]) == (StatusCode.ERROR, "CascadeExhausted")
     assert step.attributes["cascade.step.outcome"] == "exhausted"
     assert "cascade.step.final_tier" not in step.attributes
-    assert "secret" not in str([span.to_json() for span in spans.all])
+    assert "secret" not in spans.text
 
 
 async def test_how_stopped_steps_end(spans):
@@ -233,8 +195,8 @@ def test_what_is_known_at_the_start_is_there_at_the_start(monkeypatch):
             return "drops all"
 
     monkeypatch.setattr(telemetry, "_TRACER", TracerProvider(sampler=Sampler()).get_tracer("x"))
-    monkeypatch.setattr(settings, "_settings", None)
-    CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), name="desk").invoke("hi")
+    configure()
+    pair("a", "b", name="desk").invoke("hi")
     telemetry.start_attempt(telemetry.start_step("desk", policy="p", thread_id=None), 3, tier="large", model=None)
     step = {"cascade.step.name", "cascade.policy.version", "openinference.span.kind"}
     attempt = {"cascade.attempt.index", "cascade.tier.name"}
@@ -275,11 +237,9 @@ async def test_a_processor_that_raises_never_fails_a_step(monkeypatch, caplog, h
     provider = TracerProvider()
     provider.add_span_processor(_Raising(where))
     monkeypatch.setattr(telemetry, "_TRACER", provider.get_tracer("cascade_agent"))
-    monkeypatch.setattr(faults, "lost", 0)
-    monkeypatch.setattr(settings, "_settings", None)
-    model = CascadeChatModel(
-        small=ScriptedChatModel("a", loop=True), large=ScriptedChatModel("b", loop=True), validators=[refuses_small]
-    )
+    configure()
+    models = (ScriptedChatModel("a", loop=True), ScriptedChatModel("b", loop=True))
+    model = pair(*models, validators=[refuses_small])
     for _ in range(3):
         assert (await ask(model, how=how)).response_metadata["cascade"]["final_tier"] == "large"
     assert faults.lost == (3 if where == "start" else 3 * 5), "a step that could not be opened is not tried further"
@@ -319,9 +279,7 @@ def test_a_span_that_refuses_everything_never_fails_a_step(monkeypatch):
     assert faults.lost == 9
 
 
-def test_without_a_provider_nothing_is_told_and_nothing_lost(monkeypatch):
+def test_without_a_provider_nothing_is_written_and_nothing_lost():
     """The API alone does nothing: no span records, no call is counted as lost."""
-    monkeypatch.setattr(faults, "lost", 0)
-    model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("b"), validators=[refuses_small])
-    assert model.invoke("hi").text == "b"
+    assert pair("a", "b", validators=[refuses_small]).invoke("hi").text == "b"
     assert faults.lost == 0
