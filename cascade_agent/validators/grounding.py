@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
@@ -78,8 +78,6 @@ class Grounding:
     without calls and where structured output was asked for.
     """
 
-    name: ClassVar[str] = "Grounding"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "ungrounded"
     weights: ClassVar[Mapping[str, Weight]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import Call, loop
@@ -53,8 +53,6 @@ class NoRepeat:
 
     score: float = 0.3
     answer_score: float = 0.4
-    name: ClassVar[str] = "NoRepeat"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "repeated_call"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(

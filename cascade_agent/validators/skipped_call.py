@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import facts_of, loop, subject
@@ -71,8 +71,6 @@ class SkippedCall:
     """
 
     score: float = 0.42
-    name: ClassVar[str] = "SkippedCall"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "call_skipped"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
@@ -97,7 +95,7 @@ class SkippedCall:
         if found is None:
             return None
         code, reason = found
-        return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path="/text", validator=self.name)
+        return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path="/text")
 
 
 class _Turn:

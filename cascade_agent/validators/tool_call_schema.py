@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from cascade_agent._log import LOG
 from cascade_agent.core.clean_json import Json, JsonObject
@@ -70,8 +70,6 @@ class ToolCallSchema:
         strict: Hold Python tools to their JSON Schema too, so that `"2"` is no integer.
     """
 
-    name: str = "ToolCallSchema"
-    stage: ClassVar[Literal["draft"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "schema_invalid"
 

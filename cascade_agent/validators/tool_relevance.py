@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
@@ -90,8 +90,6 @@ class ToolRelevance:
     Silent without tools and where structured output was asked for.
     """
 
-    name: ClassVar[str] = "ToolRelevance"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "ungrounded"
     weights: ClassVar[Mapping[str, Weight]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import loop, subject
@@ -62,8 +62,6 @@ class TurnProgress:
     was fitted, with .70.
     """
 
-    name: ClassVar[str] = "TurnProgress"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = ""
     weights: ClassVar[Mapping[str, Weight]] = {"turn_progress": HANDED_ON}

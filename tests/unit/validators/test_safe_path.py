@@ -10,7 +10,7 @@ from cascade_agent.validators._safe_path import redact_path
 
 def of(pointer: str, *names: str, schema=None) -> str:
     """The pointer as it is recorded where these names are declared."""
-    parameters = schema or {"properties": dict.fromkeys(names, {})}
+    parameters = schema or {"properties": {name: {} for name in names}}
     return redact_path(pointer, StepContext(tools=[ToolSpec("act", "", parameters)]))
 
 
