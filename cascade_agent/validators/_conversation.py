@@ -144,6 +144,7 @@ class Facts:
         return Reading(fold(f"{self.text}\n{args[:CHARS]}"))
 
 
+_NOTHING: Final = Facts(kind="human", text="")
 _CALLS: Final = 4
 _VALUES: Final = 16
 """Calls of one message, and values of one call, that are read of earlier turns."""
@@ -446,17 +447,14 @@ def _evidence(context: StepContext) -> Conversation:
                 if left <= 0:
                     break
     if system is not None:
-        readings.append(_cut(system, SYSTEM_CHARS))
-    request = state.request[-1] if state.request else facts(messages[start]) if start >= 0 else None
+        readings.append(reading(clip(system.text, SYSTEM_CHARS)))
+    request = state.request[-1] if state.request else facts(messages[start]) if start >= 0 else _NOTHING
+    text = clip(request.text, REQUEST_CHARS)
     return Conversation(
-        request=clip(request.text, REQUEST_CHARS) if request else "",
-        asked=_cut(request, REQUEST_CHARS) if request else Reading(""),
+        request=text,
+        asked=request.plain if text is request.text else reading(text),
         readings=readings,
         answered="tool" in kinds[len(past) :],
         follow_up=follow_up,
         context=context,
     )
-
-
-def _cut(fact: Facts, limit: int) -> Reading:
-    return fact.plain if len(fact.text) < limit else reading(clip(fact.text, limit))

@@ -78,11 +78,13 @@ class NoRepeat:
             return None
         tools = context.tools_by_name
         fresh = [Call(name=call["name"], args=call["args"]) for call in calls]
-        found = _duplicate(fresh, tools), _repeat(fresh, past, tools)
-        return [
-            Verdict(outcome="fail", code=code, reason=reason, score=self.score, path=f"/tool_calls/{index}")
-            for code, reason, index in filter(None, found)
-        ] or None
+        found: list[Verdict] = []
+        for finding in (_duplicate(fresh, tools) if fresh[1:] else None, _repeat(fresh, past, tools) if past else None):
+            if finding is not None:
+                code, reason, index = finding
+                path = f"/tool_calls/{index}"
+                found.append(Verdict(outcome="fail", code=code, reason=reason, score=self.score, path=path))
+        return found or None
 
 
 Found = tuple[str, str, int]
@@ -106,8 +108,6 @@ def _duplicate(fresh: Sequence[Call], tools: Mapping[str, ToolSpec]) -> Found | 
 
 def _repeat(fresh: Sequence[Call], past: Sequence[Call], tools: Mapping[str, ToolSpec]) -> Found | None:
     """Return what the calls do again of those before them in this turn."""
-    if not past:
-        return None
     calls = [*past, *fresh]
     period = _period(calls, tools)
     if period:

@@ -146,7 +146,12 @@ class PlanConsistency:
         """Return the plan that the answer is or carries, unread, and where it stands; None when it is none."""
         if draft.parsed is not None:
             return _proposed_parsed(draft.parsed, context)
-        items, path = _proposed_calls(draft) if draft.tool_calls else _proposed_text(draft.message.content)
+        items, path = (None, "") if draft.tool_calls else _proposed_text(draft.message.content)
+        for index, call in enumerate(draft.tool_calls[:_MAX_CALLS]):
+            args = call.get("args")
+            if isinstance(args, Mapping) and "steps" in args and looks_like_plan(args["steps"]):
+                items, path = args["steps"], f"/tool_calls/{index}/args/steps"
+                break
         if items is not None and self.known_tools is None:
             known = self._known(draft, context)
             if known and not any(field_of(item, "tool") in known for item in islice(items, self.max_steps)):
@@ -321,14 +326,6 @@ def _proposed_parsed(parsed: object, context: StepContext) -> tuple[Sequence[obj
         items = None if isinstance(value, str) else items_of(value)
         if items is not None and (isinstance(value, Plan) or looks_like_plan(items)):
             return items, path if isinstance(value, list | tuple) else f"{path}/steps"
-    return None, ""
-
-
-def _proposed_calls(draft: Draft) -> tuple[Sequence[object] | None, str]:
-    for index, call in enumerate(draft.tool_calls[:_MAX_CALLS]):
-        args = call.get("args")
-        if isinstance(args, Mapping) and "steps" in args and looks_like_plan(args["steps"]):
-            return args["steps"], f"/tool_calls/{index}/args/steps"
     return None, ""
 
 

@@ -197,12 +197,14 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
     if conv.answered or foreign:
         return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
     known = conv.evidence_set if conv.follow_up else conv.asked.terms
-    called = {id(tool): tool for tool in found.tools if tool is not None}
+    called = set[int]()
     names, descriptions, taken = [], [], found.used.terms
-    for tool in called.values():
-        names.append(_share(tool.by_name, known))
-        descriptions.append(_share(tool.by_description, known))
-        taken = taken.union(tool.description_terms)
+    for tool in found.tools:
+        if tool is not None and id(tool) not in called:
+            called.add(id(tool))
+            names.append(_share(tool.by_name, known))
+            descriptions.append(_share(tool.by_description, known))
+            taken = taken.union(tool.description_terms)
     out = [
         _graded("tool_match", typical(names), "the name of a called tool shares few words with the request"),
         _graded(

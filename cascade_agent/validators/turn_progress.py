@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
@@ -99,7 +100,7 @@ def _logit(draft: Draft, state: Loop) -> float:
         logit += _SHORT_REQUEST
     elif length > _LONG:
         logit += _LONG_REQUEST
-    results = {call.result for call in state.calls} if state.calls else ()
+    results = set(map(attrgetter("result"), state.calls))
     if "empty" in results:
         logit += _EMPTY_RESULT
     if "error" in results:
