@@ -33,6 +33,7 @@ from cascade_agent.validators.agreement import same_value
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.core.scoring import Weight
 
@@ -227,7 +228,7 @@ class PlanConsistency:
                     graded = graded or verdict
         return graded
 
-    def _judge_call(self, view: _View, name: str, args: Mapping[str, Any], taken: set[str]) -> Verdict | None:
+    def _judge_call(self, view: _View, name: str, args: JsonMapping, taken: set[str]) -> Verdict | None:
         mine = [step for step in view.steps if step.tool == name]
         startable = [step for step in mine if step.status not in ("done", "skipped") and step.id not in taken]
         due = [step for step in startable if view.due(step)]
@@ -245,7 +246,7 @@ class PlanConsistency:
         code, score = "plan_argument_differs", self.differs_score
         return Verdict(outcome="abstain", code=code, reason=reason, score=score, path=path)
 
-    def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: Mapping[str, Any]) -> Verdict | None:
+    def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: JsonMapping) -> Verdict | None:
         """Return why no step that calls this tool may run now; None when another explanation is left."""
         if view.free_step_due or (mine and not view.tracked):
             return None

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from cascade_agent.validators.json_schema.keywords import (
@@ -31,6 +31,9 @@ from cascade_agent.validators.json_schema.keywords import (
     validator_class,
 )  # fmt: skip
 from cascade_agent.validators.json_schema.patterns import Pattern, PatternError, compile_pattern
+
+if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonObject
 
 MAX_DEPTH = 128  # of the schema's JSON: 64 levels of `properties`
 MAX_NODES = 2_000
@@ -178,7 +181,7 @@ _LISTS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
 
 
-def _subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _subschemas(schema: JsonObject) -> list[JsonObject]:
     """Return the schemas that stand in a schema, by position: a property *named* `$ref` is found as a property."""
     found = [schema.get(key) for key in _ONE]
     found += [sub for key in _LISTS if isinstance(schema.get(key), list) for sub in schema[key]]
@@ -189,7 +192,7 @@ def _subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
 class _References:
     """The resources and anchors of one schema, also of one that `referencing`'s drafts do not bear."""
 
-    def __init__(self, root: dict[str, Any]) -> None:
+    def __init__(self, root: JsonObject) -> None:
         import referencing
 
         self.dynamic: list[str] = []
@@ -205,7 +208,7 @@ class _References:
         self.registry: Any = referencing.Registry().with_resource(_id_of(root) or "", resource).crawl()
         self.resolver = self.registry.resolver_with_root(resource)
 
-    def anchors(self, specification: Any, schema: dict[str, Any]) -> Iterator[Any]:
+    def anchors(self, specification: Any, schema: JsonObject) -> Iterator[Any]:
         import referencing
 
         anchor: Any = referencing.Anchor
@@ -282,7 +285,7 @@ class _Compiler:
             node.validator = base.evolve(schema=node.checks)
         return root
 
-    def node(self, schema: dict[str, Any] | bool, pointer: str, resolver: Any) -> Node:
+    def node(self, schema: JsonObject | bool, pointer: str, resolver: Any) -> Node:
         if isinstance(schema, bool):
             return self.true if schema else self.false
         known = self.nodes.get(id(schema))
@@ -335,7 +338,7 @@ class _Compiler:
 class _Builder:
     """Fills one node with what the keywords of its schema ask for; a malformed keyword is reported and left out."""
 
-    def __init__(self, compiler: _Compiler, node: Node, raw: dict[str, Any], resolver: Any) -> None:
+    def __init__(self, compiler: _Compiler, node: Node, raw: JsonObject, resolver: Any) -> None:
         self.compiler, self.node, self.raw, self.checks = compiler, node, raw, node.checks
         self.resolver = compiler.references.inside(resolver, raw) if compiler.references else None
 
