@@ -71,19 +71,9 @@ def default_validators() -> list[Any]:
     `PlanConsistency` acts only where a plan is found, `TokenConfidence` only where the provider gives log-probabilities
     and they are very low.
     """
-    names = (
-        "CompleteResponse",
-        "StructuredOutput",
-        "ToolCallSchema",
-        "NoRepeat",
-        "AfterToolError",
-        "SkippedCall",
-        "PlanConsistency",
-        "Grounding",
-        "ToolRelevance",
-        "TurnProgress",
-    )
-    return [*(__getattr__(name)() for name in names), __getattr__("TokenConfidence")(graded=False)]
+    names = "CompleteResponse StructuredOutput ToolCallSchema NoRepeat AfterToolError SkippedCall PlanConsistency "
+    names += "Grounding ToolRelevance TurnProgress"
+    return [*(__getattr__(name)() for name in names.split()), __getattr__("TokenConfidence")(graded=False)]
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
-from operator import is_
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from cascade_agent.core.message_memo import MessageMemo
@@ -23,10 +23,10 @@ from cascade_agent.validators._words import (
     SYSTEM_CHARS,
     VALUE_CHARS,
     Reading,
+    clip,
     content_text,
     fold,
     identifier_words,
-    numbers_of,
     reading,
     terms,
     value_text,
@@ -144,6 +144,7 @@ class Facts:
         return Reading(fold(f"{self.text}\n{args[:CHARS]}"))
 
 
+_NOTHING: Final = Facts(kind="human", text="")
 _CALLS: Final = 4
 _VALUES: Final = 16
 """Calls of one message, and values of one call, that are read of earlier turns."""
@@ -166,9 +167,8 @@ def _read(message: BaseMessage) -> Facts:
         result = cast("ToolMessage", message)
         return Facts(kind="tool", text=text, call_id=getattr(result, "tool_call_id", None), result=result_of(result))
     if kind in AI:
-        record = (
-            (message.response_metadata or {}).get("cascade") if isinstance(message.response_metadata, Mapping) else None
-        )
+        meta = message.response_metadata
+        record = meta.get("cascade") if isinstance(meta, Mapping) else None
         tier = record.get("final_tier") if isinstance(record, Mapping) else None
         calls = getattr(cast("AIMessage", message), "tool_calls", None) or ()
         return Facts(kind="ai", text=text, calls=calls, tier=tier if isinstance(tier, str) else None)
@@ -299,11 +299,8 @@ class Loop:
     """The state that is kept of these."""
     past: Sequence[BaseMessage]
     """The conversation before them."""
-
-    @property
-    def calls(self) -> Sequence[Call]:
-        """The calls of this turn, oldest first, with what became of them."""
-        return self.turn.calls
+    calls: Sequence[Call]
+    """The calls of this turn, oldest first, with what became of them."""
 
     @cached_property
     def before(self) -> Sequence[Facts]:
@@ -313,27 +310,25 @@ class Loop:
     @cached_property
     def later(self) -> bool:
         """Return whether the user has asked for something before this turn and was answered."""
-        seen = False
-        for message in self.past:
-            seen = seen or message.type in HUMAN
-            if seen and message.type in AI:
-                return True
-        return False
+        kinds = map(_TYPE, self.past)
+        return any(map(HUMAN.__contains__, kinds)) and any(map(AI.__contains__, kinds))  # one pass
 
     @cached_property
     def request_text(self) -> str:
         """The user's messages of this turn."""
-        return "\n".join([fact.text for fact in self.request])
+        return "\n".join(map(_TEXT, self.request))
 
     @cached_property
     def request_terms(self) -> frozenset[str]:
         """Stems of the words of the request."""
-        return frozenset().union(*[fact.whole.terms for fact in self.request])
+        if len(self.request) == 1:
+            return self.request[0].plain.terms
+        return frozenset().union(*[fact.plain.terms for fact in self.request])
 
     @cached_property
     def request_numbers(self) -> frozenset[float]:
         """All numbers of the request."""
-        return frozenset().union(*[fact.whole.numbers for fact in self.request])
+        return frozenset().union(*[fact.plain.numbers for fact in self.request])
 
     @cached_property
     def left(self) -> Sequence[Call]:
@@ -342,21 +337,22 @@ class Loop:
         return [call for call in self.calls if call.batch == last and call.result == "error"]
 
 
+_TYPE, _KIND, _TEXT, _TERMS = attrgetter("type"), attrgetter("kind"), attrgetter("text"), attrgetter("terms")
+
+
 def loop(context: StepContext) -> Loop:
     """Return the state of the loop of a step; it is put together once a step from facts that are read once a thread."""
     found = context.cache.get("validators.loop")
     if found is None:
-        found = context.cache["validators.loop"] = _loop(context.messages[-WINDOW:])
+        messages = context.messages[-WINDOW:]
+        turn, steps = _turn(messages)
+        end = start = len(messages) - len(steps)
+        while start > 0 and messages[start - 1].type not in _ANSWERS:
+            start -= 1
+        request = [fact for fact in facts_of(messages[start:end]) if fact.kind == "human"]
+        found = Loop(request=request, steps=steps, turn=turn, past=messages[:start], calls=turn.calls)
+        context.cache["validators.loop"] = found
     return cast("Loop", found)
-
-
-def _loop(messages: Sequence[BaseMessage]) -> Loop:
-    turn, steps = _turn(messages)
-    end = start = len(messages) - len(steps)
-    while start > 0 and messages[start - 1].type not in _ANSWERS:
-        start -= 1
-    request = [facts(m) for m in messages[start:end] if m.type in HUMAN]
-    return Loop(request=request, steps=steps, turn=turn, past=messages[:start])
 
 
 # ---- what a value may come from -------------------------------------------------------------------------------------
@@ -391,17 +387,12 @@ class Conversation:
     @cached_property
     def evidence_set(self) -> frozenset[str]:
         """Stems of the evidence."""
-        return self.asked.terms.union(*[r.terms for r in self.readings])
-
-    @cached_property
-    def request_numbers(self) -> frozenset[float]:
-        """All numbers of the request."""
-        return numbers_of(self.asked.spans)
+        return self.asked.terms.union(*map(_TERMS, self.readings))
 
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers of the evidence."""
-        return self.request_numbers.union(*[r.numbers for r in self.readings])
+        return self.asked.numbers.union(*[r.numbers for r in self.readings])
 
     @cached_property
     def compact(self) -> str:
@@ -419,11 +410,7 @@ class Conversation:
 
     @cached_property
     def _raw(self) -> Sequence[str]:
-        """The texts of the last messages as they were written."""
-        return [
-            text if type(text := m.content) is str and len(text) <= RAW_CHARS else content_text(m, RAW_CHARS)
-            for m in self.context.messages[-RAW_MESSAGES:]
-        ]
+        return [content_text(message, RAW_CHARS) for message in self.context.messages[-RAW_MESSAGES:]]
 
 
 def conversation(context: StepContext) -> Conversation:
@@ -435,48 +422,39 @@ def conversation(context: StepContext) -> Conversation:
 
 
 def _evidence(context: StepContext) -> Conversation:
-    messages, start = context.messages, context.turn_start
-    first = max(0, len(messages) - MESSAGES - 1)
-    turn, earlier = messages[max(start + 1, len(messages) - MESSAGES) :], messages[first : max(start, 0)]
-    now, past = facts_of(turn), facts_of(earlier)
-    readings = _back(turn, now, RESULT_CHARS) + _back(earlier, past, HISTORY_CHARS, values=True)
-    kinds = [fact.kind for fact in (*past, *now)]
+    state, messages = loop(context), context.messages
+    # a turn that is longer than the window has its request before it
+    start = len(messages) - len(state.steps) - 1 if state.request else context.turn_start
+    now = state.steps[-MESSAGES:]
+    past = facts_of(messages[max(0, len(messages) - MESSAGES - 1) : max(start, 0)])
+    kinds = [*map(_KIND, past), *map(_KIND, now)]
     system, follow_up = None, "human" in kinds
     if "system" in kinds:
-        system = (*earlier, *turn)[kinds.index("system")]
+        system = (*past, *now)[kinds.index("system")]
     elif len(messages) > MESSAGES and messages[0].type == "system":
-        system, follow_up = messages[0], True
+        system, follow_up = facts(messages[0]), True
+    readings: list[Reading] = []
+    for said, left, earlier in ((now, RESULT_CHARS, False), (past, HISTORY_CHARS, True)):
+        for fact in reversed(said):
+            if fact.kind == "system":
+                continue
+            if earlier and fact.calls:
+                readings += fact.values
+            size = len(fact.text)
+            if size:
+                readings.append(fact.plain if size < left else reading(clip(fact.text, left)))
+                left -= size  # noqa: PLW2901 - what is left of the bound
+                if left <= 0:
+                    break
     if system is not None:
-        readings.append(_cut(system, facts(system), SYSTEM_CHARS))
-    request = facts(messages[start]) if start >= 0 else None
+        readings.append(reading(clip(system.text, SYSTEM_CHARS)))
+    request = state.request[-1] if state.request else facts(messages[start]) if start >= 0 else _NOTHING
+    text = clip(request.text, REQUEST_CHARS)
     return Conversation(
-        request=content_text(messages[start], REQUEST_CHARS) if request else "",
-        asked=_cut(messages[start], request, REQUEST_CHARS) if request else Reading(""),
+        request=text,
+        asked=request.plain if text is request.text else reading(text),
         readings=readings,
         answered="tool" in kinds[len(past) :],
         follow_up=follow_up,
         context=context,
     )
-
-
-def _back(messages: Sequence[BaseMessage], said: Sequence[Facts], left: int, *, values: bool = False) -> list[Reading]:
-    """Return the texts of messages, the latest first, up to a number of characters; `values` of their calls too."""
-    out: list[Reading] = []
-    for at in range(len(said) - 1, -1, -1):
-        fact = said[at]
-        if fact.kind == "system":
-            continue
-        if values and fact.calls:
-            out += fact.values
-        size = len(fact.text)
-        if size:
-            out.append(fact.plain if size < left else _cut(messages[at], fact, left))
-            left -= size
-            if left <= 0:
-                break
-    return out
-
-
-def _cut(message: BaseMessage, fact: Facts, limit: int) -> Reading:
-    """Return the text of a message, cut to a limit."""
-    return fact.plain if len(fact.text) < limit else reading(content_text(message, limit))

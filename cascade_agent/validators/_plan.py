@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Annotated, Any, Literal, cast
 
@@ -105,13 +106,9 @@ def read_steps(items: Sequence[object], max_steps: int) -> list[Step] | None:
     """Return the steps of a plan; None when one of them is something else or there are too many to judge."""
     if len(items) > max_steps:
         return None
-    steps: list[Step] = []
-    for item in items:
-        step = _step(item)
-        if step is None:
-            return None
-        steps.append(step)
-    return steps if sum(len(step.depends_on) for step in steps) <= _MAX_LINKS else None
+    steps = [step for item in items if (step := _step(item)) is not None]
+    whole = len(steps) == len(items) and sum(len(step.depends_on) for step in steps) <= _MAX_LINKS
+    return steps if whole else None
 
 
 def field_of(item: object, key: str) -> object:
@@ -191,26 +188,9 @@ def find_break(steps: list[Step], earlier: set[str]) -> tuple[str, str, str] | N
             if dependency not in ids and dependency not in earlier:
                 reason = "a step depends on one that does not exist"
                 return "plan_unknown_dependency", reason, f"/{index}/depends_on/{at}"
-    stuck = _cyclic(steps, ids)
-    return None if stuck is None else ("plan_cycle", "steps wait for each other in a circle", f"/{stuck}/depends_on")
-
-
-def _cyclic(steps: list[Step], ids: set[str]) -> int | None:
-    """Return the index of the first step that can never start (Kahn's algorithm), None when all can."""
-    waits = {step.id: {d for d in step.depends_on if d in ids} for step in steps}
-    followers: dict[str, list[str]] = {}
-    for step_id, dependencies in waits.items():
-        for dependency in dependencies:
-            followers.setdefault(dependency, []).append(step_id)
-    ready = [step_id for step_id, dependencies in waits.items() if not dependencies]
-    started = 0
-    while ready:
-        done = ready.pop()
-        started += 1
-        for step_id in followers.get(done, ()):
-            waits[step_id].discard(done)
-            if not waits[step_id]:
-                ready.append(step_id)
-    if started == len(steps):
-        return None
-    return next(index for index, step in enumerate(steps) if waits[step.id])
+    try:
+        TopologicalSorter({step.id: ids.intersection(step.depends_on) for step in steps}).prepare()
+    except CycleError as error:
+        at = next(index for index, step in enumerate(steps) if step.id in error.args[1])
+        return "plan_cycle", "steps wait for each other in a circle", f"/{at}/depends_on"
+    return None

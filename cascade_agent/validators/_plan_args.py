@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from cascade_agent.validators._words import pointer_part, value_text
 from cascade_agent.validators.agreement import normal, same_value
 
 if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.validators._plan import Step
 
 _REFERENCE = re.compile(
@@ -147,7 +148,7 @@ def _part(value: object, key: str) -> object:
 # ---- whether the arguments of a call are the planned ones -----------------------------------------------------------
 
 
-def compare(step: Step, args: Mapping[str, Any], results: Results) -> tuple[str | None, str | None]:
+def compare(step: Step, args: JsonMapping, results: Results) -> tuple[str | None, str | None]:
     """Return the name of an argument that is not the earlier result, and of one that is not the plan's own literal."""
     differs: str | None = None
     for key, planned in islice(step.args.items(), _MAX_NODES):

@@ -7,7 +7,7 @@ nobody declared it, where it looks like a name: it says which argument was made 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, get_args, get_type_hints
 
 if TYPE_CHECKING:
@@ -20,37 +20,27 @@ _PARTS: Final = (
 _OURS: Final = frozenset(_PARTS.split())
 """Words that a path is built of."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+_INDEX: Final = re.compile(r"\d{1,6}")
 _MAX_PARTS: Final = 16
-_MAX_DIGITS: Final = 6
 _MAX_NAMES: Final = 2_000
 
 
-def redact_path(pointer: str, names: Callable[[], frozenset[str]]) -> str:
-    """Return a JSON pointer without names that nobody declared; `names` is called only where it matters."""
+def redact_path(pointer: str, context: StepContext) -> str:
+    """Return a JSON pointer without the names that neither the tools of a step nor its output schema declare."""
     parts = pointer.split("/")[1 : _MAX_PARTS + 1]
     known: frozenset[str] | None = None
     for index, part in enumerate(parts):
-        if part in _OURS or _is_index(part) or _is_argument(parts, index):
+        # the name of an argument of a call, or of a step of a plan
+        named = index > 1 and parts[index - 1] == "args" and _INDEX.fullmatch(parts[index - 2])
+        if part in _OURS or _INDEX.fullmatch(part) or (named and _NAME.fullmatch(part)):
             continue
-        if known is None:
-            known = names()
+        known = _declared_names(context) if known is None else known
         if part.replace("~1", "/").replace("~0", "~") not in known:
             parts[index] = "*"
     return "".join([f"/{part}" for part in parts])
 
 
-def _is_index(part: str) -> bool:
-    return part.isdigit() and len(part) <= _MAX_DIGITS
-
-
-def _is_argument(parts: list[str], index: int) -> bool:
-    """Return whether a part names an argument: of a call, or of a step of a plan."""
-    named = index > 1 and parts[index - 1] == "args" and _is_index(parts[index - 2])
-    return named and _NAME.fullmatch(parts[index]) is not None
-
-
-def declared_names(context: StepContext) -> frozenset[str]:
-    """Return the names that the tools of a step, and the output that it asks for, declare."""
+def _declared_names(context: StepContext) -> frozenset[str]:
     output = context.output_schema  # a strategy of langchain's create_agent holds the schema
     schemas: list[object] = [output if isinstance(output, type | Mapping) else getattr(output, "schema", output)]
     for tool in context.tools:

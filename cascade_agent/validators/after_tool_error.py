@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import loop
@@ -42,8 +42,6 @@ class AfterToolError:
     """
 
     score: float = 0.45
-    name: ClassVar[str] = "AfterToolError"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "after_tool_error"
     weights: ClassVar[Mapping[str, Weight]] = {"after_tool_error": HANDED_ON}

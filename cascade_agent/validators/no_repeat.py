@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import Call, loop
@@ -12,9 +12,8 @@ from cascade_agent.validators._soft import HANDED_ON, check_scores
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cascade_agent.core.records import Draft, StepContext
+    from cascade_agent.core.records import Draft, StepContext, ToolSpec
     from cascade_agent.core.scoring import Weight
-    from cascade_agent.validators._conversation import Loop
 
 _PERIODS = (2, 3)
 _MAX_CALLS = 32
@@ -54,8 +53,6 @@ class NoRepeat:
 
     score: float = 0.3
     answer_score: float = 0.4
-    name: ClassVar[str] = "NoRepeat"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "repeated_call"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
@@ -68,71 +65,67 @@ class NoRepeat:
 
     def __call__(self, draft: Draft, context: StepContext) -> list[Verdict] | None:
         """At most two verdicts, or nothing."""
-        calls = draft.tool_calls
+        calls, state = draft.tool_calls[:_MAX_CALLS], loop(context)
         if not calls:
-            return self._repeated_answer(draft, loop(context))
+            last = next((f.text for f in reversed(state.steps) if f.kind == "ai" and f.text.strip()), None)
+            if last is None or last.strip() != draft.text.strip():
+                return None
+            reason = "the same text as the assistant's last answer in this turn"
+            score = self.answer_score
+            return [Verdict(outcome="abstain", code="repeated_answer", reason=reason, score=score, path="/text")]
+        past = state.calls[-4 * _MAX_CALLS :]
+        if not past and not calls[1:]:
+            return None
+        tools = context.tools_by_name
+        fresh = [Call(name=call["name"], args=call["args"]) for call in calls]
         found: list[Verdict] = []
-        same = _Same(context)
-        fresh = [Call(name=call["name"], args=call["args"]) for call in calls[:_MAX_CALLS]]
-        if len(fresh) > 1:
-            self._duplicates(fresh, same, found)
-        past = loop(context).calls[-4 * _MAX_CALLS :]
-        if past:
-            self._repeats(fresh, past, same, found)
+        for finding in (_duplicate(fresh, tools) if fresh[1:] else None, _repeat(fresh, past, tools) if past else None):
+            if finding is not None:
+                code, reason, index = finding
+                path = f"/tool_calls/{index}"
+                found.append(Verdict(outcome="fail", code=code, reason=reason, score=self.score, path=path))
         return found or None
 
-    def _fail(self, code: str, reason: str, index: int) -> Verdict:
-        path = f"/tool_calls/{index}"
-        return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path=path, validator=self.name)
 
-    def _duplicates(self, fresh: list[Call], same: _Same, found: list[Verdict]) -> None:
-        for later in range(1, len(fresh)):
-            for earlier in range(later):
-                if same(fresh[later], fresh[earlier]):
-                    reason = f"the same call as /tool_calls/{earlier} in one answer"
-                    found.append(self._fail("duplicate_call", reason, later))
-                    return
+Found = tuple[str, str, int]
+"""Code, reason, and index of the call."""
 
-    def _repeats(self, fresh: list[Call], past: Sequence[Call], same: _Same, found: list[Verdict]) -> None:
-        period = _loop([*past, *fresh], same)
-        if period:
-            if not any(_polls(call, past, same) for call in [*past, *fresh][-period:]):
-                reason = f"the calls of this turn go round in a loop of {period}"
-                found.append(self._fail("call_loop", reason, len(fresh) - 1))
-            return
-        for index, call in enumerate(fresh):
-            old = _last_same(call, past, same)
-            if old is not None and not _polls(call, past, same):
-                what = "failed" if old.result == "error" else "was answered"
-                found.append(self._fail("repeated_call", f"the same call already {what} in this turn", index))
-                return
 
-    def _repeated_answer(self, draft: Draft, state: Loop) -> list[Verdict] | None:
-        last = next((f.text for f in reversed(state.steps) if f.kind == "ai" and f.text.strip()), None)
-        if last is None or last.strip() != draft.text.strip():
+def _same(a: Call, b: Call, tools: Mapping[str, ToolSpec]) -> bool:
+    if a.name != b.name:
+        return False
+    spec = tools.get(a.name)
+    return a.key(spec) == b.key(spec)
+
+
+def _duplicate(fresh: Sequence[Call], tools: Mapping[str, ToolSpec]) -> Found | None:
+    for later in range(1, len(fresh)):
+        for earlier in range(later):
+            if _same(fresh[later], fresh[earlier], tools):
+                return "duplicate_call", f"the same call as /tool_calls/{earlier} in one answer", later
+    return None
+
+
+def _repeat(fresh: Sequence[Call], past: Sequence[Call], tools: Mapping[str, ToolSpec]) -> Found | None:
+    """Return what the calls do again of those before them in this turn."""
+    calls = [*past, *fresh]
+    period = _period(calls, tools)
+    if period:
+        if any(_polls(call, past, tools) for call in calls[-period:]):
             return None
-        reason = "the same text as the assistant's last answer in this turn"
-        code, score = "repeated_answer", self.answer_score
-        return [Verdict(outcome="abstain", code=code, reason=reason, score=score, path="/text", validator=self.name)]
+        return "call_loop", f"the calls of this turn go round in a loop of {period}", len(fresh) - 1
+    for index, call in enumerate(fresh):
+        old = _last_same(call, past, tools)
+        if old is not None and not _polls(call, past, tools):
+            what = "failed" if old.result == "error" else "was answered"
+            return "repeated_call", f"the same call already {what} in this turn", index
+    return None
 
 
-class _Same:
-    """Tells whether two calls are the same."""
-
-    def __init__(self, context: StepContext) -> None:
-        self._tools = context.tools_by_name
-
-    def __call__(self, a: Call, b: Call) -> bool:
-        if a.name != b.name:
-            return False
-        spec = self._tools.get(a.name)
-        return a.key(spec) == b.key(spec)
-
-
-def _last_same(call: Call, past: Sequence[Call], same: _Same) -> Call | None:
+def _last_same(call: Call, past: Sequence[Call], tools: Mapping[str, ToolSpec]) -> Call | None:
     """Return the same call of this turn after which no other call succeeded; None without one."""
     for old in reversed(past):
-        if old.result is not None and same(call, old):
+        if old.result is not None and _same(call, old, tools):
             # after an error the smallest change of writing is an attempt to mend it
             return None if old.result == "error" and old.args != call.args else old
         if old.result in ("ok", "empty"):
@@ -140,30 +133,20 @@ def _last_same(call: Call, past: Sequence[Call], same: _Same) -> Call | None:
     return None
 
 
-def _polls(call: Call, past: Sequence[Call], same: _Same) -> bool:
+def _polls(call: Call, past: Sequence[Call], tools: Mapping[str, ToolSpec]) -> bool:
     """Return whether the last two results of this call differ: it is made again because its answer changes."""
-    last: str | None = None
-    for old in reversed(past):
-        if old.result is None or not same(call, old):
-            continue
-        if old.result == "error":
-            return False
-        if last is not None:
-            return last != old.text
-        last = old.text
-    return False
+    answered = [old for old in past if old.result is not None and _same(call, old, tools)][-2:]
+    return len(answered) == 2 and "error" not in (a.result for a in answered) and answered[0].text != answered[1].text
 
 
-def _loop(calls: Sequence[Call], same: _Same) -> int:
+def _period(calls: Sequence[Call], tools: Mapping[str, ToolSpec]) -> int:
     """Return the period of the loop in which the calls end, 0 without one; the same call again is a repeat instead."""
     for period in _PERIODS:
-        if len(calls) < 2 * period:
-            return 0
         tail, before = calls[-period:], calls[-2 * period : -period]
-        if any(a.name != b.name for a, b in zip(tail, before, strict=True)):
-            continue
-        if all(same(a, b) for a, b in zip(tail, before, strict=True)) and not all(
-            same(tail[0], other) for other in tail[1:]
+        if (
+            len(before) == period
+            and all(_same(a, b, tools) for a, b in zip(tail, before, strict=True))
+            and not all(_same(tail[0], other, tools) for other in tail[1:])
         ):
             return period
     return 0

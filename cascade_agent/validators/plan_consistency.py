@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
@@ -33,6 +33,7 @@ from cascade_agent.validators.agreement import same_value
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.core.scoring import Weight
 
@@ -92,8 +93,6 @@ class PlanConsistency:
     open_score: float = field(default=0.2, kw_only=True)
     differs_score: float = field(default=0.4, kw_only=True)
     max_steps: int = field(default=200, kw_only=True)
-    name: ClassVar[str] = "PlanConsistency"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "plan_inconsistent"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(("plan_steps_open", "plan_argument_differs"), HANDED_ON)
@@ -113,7 +112,7 @@ class PlanConsistency:
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return the first finding, or nothing."""
         state = context.state
-        found = None if state is None else self._in_force(state)
+        found = None if state is None else field_of(state, "plan") if self.plan is None else self.plan(state)
         items, path = self._proposed(draft, context)
         if found is None and items is None:
             return None
@@ -128,14 +127,12 @@ class PlanConsistency:
             return Verdict(outcome="abstain", code="plan_unreadable", reason=reason)
         return None
 
-    def _in_force(self, state: object) -> object:
-        return field_of(state, "plan") if self.plan is None else self.plan(state)
-
     def _readable(self, found: object) -> list[Step] | None:
         items = None if found is None else items_of(found)
         steps = None if items is None else read_steps(items, self.max_steps)
         # A plan made by an earlier re-planning may wait for steps of the one before it.
-        return None if steps is None or _contradicts_itself(steps) else steps
+        known_or_gone = {dependency for step in steps or () for dependency in step.depends_on}
+        return None if steps is None or find_break(steps, known_or_gone) is not None else steps
 
     def _binds(self, steps: list[Step], context: StepContext) -> bool:
         """Return whether actions are held against this plan: it was named, or its tools are all on offer."""
@@ -144,16 +141,18 @@ class PlanConsistency:
         tools = {step.tool for step in steps if step.tool is not None}
         return bool(tools) and tools <= context.tools_by_name.keys()
 
-    def _fail(self, code: str, reason: str, path: str, score: float | None = None) -> Verdict:
-        return Verdict(outcome="fail", code=code, reason=reason, path=path, score=score)
-
     # ---- a plan as an answer ----------------------------------------------------------------------------------------
 
     def _proposed(self, draft: Draft, context: StepContext) -> tuple[Sequence[object] | None, str]:
         """Return the plan that the answer is or carries, unread, and where it stands; None when it is none."""
         if draft.parsed is not None:
             return _proposed_parsed(draft.parsed, context)
-        items, path = _proposed_calls(draft) if draft.tool_calls else _proposed_text(draft.message.content)
+        items, path = (None, "") if draft.tool_calls else _proposed_text(draft.message.content)
+        for index, call in enumerate(draft.tool_calls[:_MAX_CALLS]):
+            args = call.get("args")
+            if isinstance(args, Mapping) and "steps" in args and looks_like_plan(args["steps"]):
+                items, path = args["steps"], f"/tool_calls/{index}/args/steps"
+                break
         if items is not None and self.known_tools is None:
             known = self._known(draft, context)
             if known and not any(field_of(item, "tool") in known for item in islice(items, self.max_steps)):
@@ -171,42 +170,23 @@ class PlanConsistency:
         self, steps: list[Step], path: str, before: list[Step] | None, draft: Draft, context: StepContext
     ) -> Verdict | None:
         if not steps:
-            return self._fail("plan_empty", "the plan has no steps", path)
+            return _fail("plan_empty", "the plan has no steps", path)
         earlier = {step.id for step in before or () if not step.open}
-        broken = find_break(steps, earlier)
-        if broken is None:
-            broken = self._tools_and_references(steps, earlier, self._known(draft, context))
+        broken = find_break(steps, earlier) or _tools_and_references(steps, earlier, self._known(draft, context))
         if broken is not None:
             code, reason, place = broken
-            return self._fail(code, reason, path + place)
-        missing = self._missing_outputs([*(before or ()), *steps], context)
+            return _fail(code, reason, path + place)
+        names = self.required_outputs(context) if callable(self.required_outputs) else self.required_outputs or ()
+        standing = [step for step in (*(before or ()), *steps) if step.status != "failed"]
+        covered = {name for step in standing for name in (step.id, step.tool, *step.outputs)}
+        missing = sum(name not in covered for name in names)
         if missing:
             reason = f"the plan does not cover {missing} of the outputs that the request needs"
-            return self._fail("plan_missing_output", reason, path)
+            return _fail("plan_missing_output", reason, path)
         if before:
             reason = "the answer is a new, consistent plan"
             return Verdict(outcome="pass", code="replanned", reason=reason, path=path)
         return None
-
-    def _tools_and_references(
-        self, steps: list[Step], earlier: set[str], known: Collection[str]
-    ) -> tuple[str, str, str] | None:
-        for index, step in enumerate(steps):
-            if known and step.tool is not None and step.tool not in known:
-                return "plan_unknown_tool", "a step of the plan calls a tool that is not known", f"/{index}/tool"
-        place = find_bad_reference(steps, earlier)
-        if place is None:
-            return None
-        reason = "an argument is taken from a step that does not exist or does not come before"
-        return "plan_unknown_reference", reason, place
-
-    def _missing_outputs(self, steps: list[Step], context: StepContext) -> int:
-        required = self.required_outputs
-        if required is None:
-            return 0
-        names = required(context) if callable(required) else required
-        covered = {name for step in steps if step.status != "failed" for name in (step.id, step.tool, *step.outputs)}
-        return sum(name not in covered for name in names)
 
     # ---- an action against the plan ---------------------------------------------------------------------------------
 
@@ -232,7 +212,7 @@ class PlanConsistency:
         if not view.tracked or reports or view.free_step_due or not any(step.tool for step in left):
             return None
         reason = f"a final answer while {len(left)} steps of the plan are open"
-        return self._fail("plan_steps_open", reason, "/text", self.open_score)
+        return _fail("plan_steps_open", reason, "/text", self.open_score)
 
     def _judge_calls(self, view: _View, draft: Draft) -> Verdict | None:
         taken: set[str] = set()
@@ -248,7 +228,7 @@ class PlanConsistency:
                     graded = graded or verdict
         return graded
 
-    def _judge_call(self, view: _View, name: str, args: Mapping[str, Any], taken: set[str]) -> Verdict | None:
+    def _judge_call(self, view: _View, name: str, args: JsonMapping, taken: set[str]) -> Verdict | None:
         mine = [step for step in view.steps if step.tool == name]
         startable = [step for step in mine if step.status not in ("done", "skipped") and step.id not in taken]
         due = [step for step in startable if view.due(step)]
@@ -258,7 +238,7 @@ class PlanConsistency:
         step, wrong, differs = min(findings, key=lambda found: (found[1] is not None, found[2] is not None))
         if wrong is not None:
             reason = "an argument differs from the earlier result that the plan takes it from"
-            return self._fail("plan_wrong_argument", reason, f"/args/{pointer_part(wrong)}")
+            return _fail("plan_wrong_argument", reason, f"/args/{pointer_part(wrong)}")
         taken.add(step.id)
         if differs is None:
             return None
@@ -266,19 +246,32 @@ class PlanConsistency:
         code, score = "plan_argument_differs", self.differs_score
         return Verdict(outcome="abstain", code=code, reason=reason, score=score, path=path)
 
-    def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: Mapping[str, Any]) -> Verdict | None:
+    def _not_due(self, view: _View, mine: list[Step], startable: list[Step], args: JsonMapping) -> Verdict | None:
         """Return why no step that calls this tool may run now; None when another explanation is left."""
         if view.free_step_due or (mine and not view.tracked):
             return None
         if startable:
             reason = "the step of the plan that calls this tool waits for another one"
-            return self._fail("plan_dependency_open", reason, "")
+            return _fail("plan_dependency_open", reason, "")
         done = [step for step in mine if step.status == "done"]
-        if view.finished and not any(view.answered_in_turn(step.tool) for step in done):
+        if view.finished and not any(step.tool in view.answered_in_turn for step in done):
             return None
         if any(all(same_value(args.get(k), v) for k, v in step.args.items() if not has_reference(v)) for step in done):
-            return self._fail("plan_step_done", "the step of the plan that calls this tool is done", "")
-        return None if view.finished else self._fail("plan_unexpected_call", "no open step calls this tool", "/name")
+            return _fail("plan_step_done", "the step of the plan that calls this tool is done", "")
+        return None if view.finished else _fail("plan_unexpected_call", "no open step calls this tool", "/name")
+
+
+def _tools_and_references(steps: list[Step], earlier: set[str], known: Collection[str]) -> tuple[str, str, str] | None:
+    for index, step in enumerate(steps):
+        if known and step.tool is not None and step.tool not in known:
+            return "plan_unknown_tool", "a step of the plan calls a tool that is not known", f"/{index}/tool"
+    place = find_bad_reference(steps, earlier)
+    reason = "an argument is taken from a step that does not exist or does not come before"
+    return None if place is None else ("plan_unknown_reference", reason, place)
+
+
+def _fail(code: str, reason: str, path: str, score: float | None = None) -> Verdict:
+    return Verdict(outcome="fail", code=code, reason=reason, path=path, score=score)
 
 
 class _View:
@@ -288,10 +281,14 @@ class _View:
         self.steps = steps
         self.tracked = any(step.states_status or step.result is not None for step in steps)
         self.finished = not any(step.open or step.status == "failed" for step in steps)
-        self._turn: set[str] = set()
-        self._answered = self._read(messages)
-        self.results = Results(steps, self._answered)
-        self.ran = self._ran()
+        self.answered_in_turn: set[str | None] = set()
+        answered = self._read(messages)
+        self.results = Results(steps, answered)
+        self.ran: set[str] = set()  # ids of open steps whose tool has answered more often than the done ones explain
+        for tool, answers in answered.items():
+            mine = [step for step in steps if step.tool == tool]
+            spare = len(answers) - sum(step.status == "done" for step in mine)
+            self.ran.update(step.id for step in [step for step in mine if step.open][: max(0, spare)])
         self._done = {step.id for step in steps if step.closed} | self.ran
         self._ids = {step.id for step in steps}
         self.free_step_due = any(step.tool is None and step.open and self.due(step) for step in steps)
@@ -299,10 +296,6 @@ class _View:
     def due(self, step: Step) -> bool:
         """Return whether every step that this one waits for is done; one of an earlier plan is."""
         return all(d in self._done or d not in self._ids for d in step.depends_on)
-
-    def answered_in_turn(self, tool: str | None) -> bool:
-        """Return whether this tool has answered since the last human message."""
-        return tool in self._turn
 
     def _read(self, messages: Sequence[BaseMessage]) -> dict[str, list[object]]:
         """Return what each tool has answered of late, errors left out."""
@@ -316,23 +309,8 @@ class _View:
             elif kind in _TOOL and message.name and getattr(message, "status", None) != "error":
                 answered.setdefault(message.name, []).append(message.content)
                 if this_turn:
-                    self._turn.add(message.name)
+                    self.answered_in_turn.add(message.name)
         return answered
-
-    def _ran(self) -> set[str]:
-        """Return the ids of open steps whose tool has answered more often than the done steps explain."""
-        ran: set[str] = set()
-        for tool, answers in self._answered.items():
-            mine = [step for step in self.steps if step.tool == tool]
-            spare = len(answers) - sum(step.status == "done" for step in mine)
-            ran.update(step.id for step in [step for step in mine if step.open][: max(0, spare)])
-        return ran
-
-
-def _contradicts_itself(steps: list[Step]) -> bool:
-    """Return whether a plan in force cannot be followed; steps it waits for may be those of the plan before it."""
-    known_or_gone = {dependency for step in steps for dependency in step.depends_on}
-    return find_break(steps, known_or_gone) is not None
 
 
 # ---- a plan in an answer --------------------------------------------------------------------------------------------
@@ -349,14 +327,6 @@ def _proposed_parsed(parsed: object, context: StepContext) -> tuple[Sequence[obj
         items = None if isinstance(value, str) else items_of(value)
         if items is not None and (isinstance(value, Plan) or looks_like_plan(items)):
             return items, path if isinstance(value, list | tuple) else f"{path}/steps"
-    return None, ""
-
-
-def _proposed_calls(draft: Draft) -> tuple[Sequence[object] | None, str]:
-    for index, call in enumerate(draft.tool_calls[:_MAX_CALLS]):
-        args = call.get("args")
-        if isinstance(args, Mapping) and "steps" in args and looks_like_plan(args["steps"]):
-            return args["steps"], f"/tool_calls/{index}/args/steps"
     return None, ""
 
 

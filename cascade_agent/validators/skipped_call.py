@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import facts_of, loop, subject
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Loop
-    from cascade_agent.validators._words import NumberSpan
 
 _BRIEF: Final = 40
 """Letters of an answer that has room for "done" and nothing else."""
@@ -71,8 +70,6 @@ class SkippedCall:
     """
 
     score: float = 0.42
-    name: ClassVar[str] = "SkippedCall"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "call_skipped"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(
@@ -97,7 +94,7 @@ class SkippedCall:
         if found is None:
             return None
         code, reason = found
-        return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path="/text", validator=self.name)
+        return Verdict(outcome="fail", code=code, reason=reason, score=self.score, path="/text")
 
 
 class _Turn:
@@ -111,13 +108,11 @@ class _Turn:
         self._unread = state.past
 
     @cached_property
-    def withdrawn(self) -> bool:
-        """Return whether the user negates or withdraws something."""
+    def _withdrawn(self) -> bool:
         return declines(self.user)
 
     @cached_property
-    def refuses(self) -> bool:
-        """Return whether the answer negates something."""
+    def _refuses(self) -> bool:
         return declines(self.text)
 
     def announced(self) -> tuple[str, str] | None:
@@ -125,7 +120,7 @@ class _Turn:
         # after a call "please hold on" speaks of what the call set going
         if self.length > _SHORT or not (announces(self.text) or (not self.state.calls and asks_to_wait(self.text))):
             return None
-        if self.refuses or self.withdrawn or thanks(self.user):
+        if self._refuses or self._withdrawn or thanks(self.user):
             return None
         return "call_announced", "the answer announces what it does not do"
 
@@ -135,12 +130,13 @@ class _Turn:
             return None
         if thanks(self.user) and not self.values and not self.touched:
             return None
-        if self._bare_done() and (self.values or not self.withdrawn):
+        done = self.length <= _BRIEF and not self._refuses and says_done(self.text)
+        if done and (self.values or not self._withdrawn):
             stands_alone = size(self.user) > _STANDS_ALONE and not self._unanswered()
             return None if stands_alone else _skipped("the answer says done, and nothing was called in this turn")
         if self.length <= 2 * _SHORT and self._invented():
             return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
-        if self.length > _SHORT or (asks(self.user) and self._supported()) or self.refuses:
+        if self.length > _SHORT or (asks(self.user) and self._supported()) or self._refuses:
             return None
         return self._unmet()
 
@@ -148,21 +144,15 @@ class _Turn:
         """Return a finding where the request brings a value, names something to do, or agrees to it."""
         if self.values:
             return _skipped("the user gave a value that no call took up")
-        if self.withdrawn:
+        if self._withdrawn:
             return None
         if self.touched:
             return _skipped("the request speaks of a tool that was not called")
         if asks(self.user):
             return None
-        if asks(self._last_answer()):
+        if asks(next((f.text for f in reversed(self.state.before) if f.kind == "ai" and f.text), "")):
             return _skipped("the user agreed to what was proposed, and nothing was called")
         return _skipped("the answer says again what was asked for, and nothing was called") if self._echoes() else None
-
-    def _bare_done(self) -> bool:
-        return self.length <= _BRIEF and not self.refuses and says_done(self.text)
-
-    def _last_answer(self) -> str:
-        return next((f.text for f in reversed(self.state.before) if f.kind == "ai" and f.text), "")
 
     def _unanswered(self) -> bool:
         """Return whether the user turn before this one ended without a call too."""
@@ -175,10 +165,8 @@ class _Turn:
     def values(self) -> bool:
         """Return whether the request holds a value (with a digit or an @) that no call and no request had before."""
         values = [match.group().strip(".") for match in _VALUE.finditer(self.user)]
-        before = (
-            "\n".join([f.whole.folded for f in self.state.before if f.calls or f.kind == "human"]) if values else ""
-        )
-        return any(value not in before for value in values)
+        known = [f.whole.folded for f in self.state.before if f.calls or f.kind == "human"] if values else ()
+        return any(all(value not in text for text in known) for value in values)
 
     @cached_property
     def touched(self) -> bool:
@@ -200,11 +188,6 @@ class _Turn:
             new -= fact.whole.terms
         return bool(new)
 
-    @cached_property
-    def spans(self) -> list[NumberSpan]:
-        """Numbers of the answer."""
-        return number_spans(self.text)
-
     def _before(self) -> Iterator[frozenset[float]]:
         """Yield the numbers of the conversation before this turn, the latest first: mostly these are taken up."""
         yield from self._numbers
@@ -214,12 +197,11 @@ class _Turn:
             yield self._numbers[-1]
 
     def _known(self, value: float) -> bool:
-        """Return whether the conversation holds a number."""
         return value in self.state.request_numbers or any(value in numbers for numbers in self._before())
 
     def _supported(self) -> bool:
         """Return whether the answer takes a number from the conversation before this turn."""
-        values = [value for span in self.spans for value in span.values]
+        values = [value for span in number_spans(self.text) for value in span.values]
         return bool(values) and any(not numbers.isdisjoint(values) for numbers in self._before())
 
     def _invented(self) -> bool:
@@ -228,7 +210,7 @@ class _Turn:
             not (span.joined or any(abs(value) <= _SMALL or self._known(value) for value in span.values))
             and not (span.parts and all(map(self._known, span.parts)))
             and not any(self._worked_out(value) for value in span.values)
-            for span in self.spans
+            for span in number_spans(self.text)
         )
 
     def _worked_out(self, value: float) -> bool:

@@ -11,12 +11,12 @@ import math
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from cascade_agent._log import LOG
+from cascade_agent.core.clean_json import Json, JsonObject
 from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators._cache import IdentityCache
 from cascade_agent.validators._words import unstorable_text
@@ -24,6 +24,7 @@ from cascade_agent.validators.json_schema.schema import Schema, pointer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from langchain_core.messages import ToolCall
 
@@ -36,14 +37,19 @@ _INT_MIN, _INT_END = -(2**63), 2**64
 _MAX_VERDICTS = 10
 _MAX_ERRORS = 200
 _MAX_WARNINGS = 512
+Path = tuple[Any, ...]
+"""Where a value stands: `()` for the arguments, else the path of its parent and its key or index."""
 
 
 class Problem(NamedTuple):
-    """One thing wrong with a call: pointer below the arguments, code, reason without values."""
+    """One thing wrong with a call: pointer below the call, code, reason without values."""
 
     path: str
     code: str
     reason: str
+
+
+_MALFORMED = Problem("/args", "malformed_arguments", "the arguments are not a JSON object")
 
 
 class ToolCallSchema:
@@ -64,8 +70,6 @@ class ToolCallSchema:
         strict: Hold Python tools to their JSON Schema too, so that `"2"` is no integer.
     """
 
-    name: str = "ToolCallSchema"
-    stage: ClassVar[Literal["draft"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "schema_invalid"
 
@@ -78,72 +82,69 @@ class ToolCallSchema:
 
     def __call__(self, draft: Draft, context: StepContext) -> list[Verdict] | None:
         """Return the faults of the calls; None when there is nothing to object."""
-        return list(islice(self._judge(draft, context), _MAX_VERDICTS)) or None
+        found: list[Verdict] = []
+        structured = context.output_schema is not None
+        if draft.invalid_tool_calls and not structured:
+            found += [_verdict(f"/invalid_tool_calls/{i}", _MALFORMED) for i in range(len(draft.invalid_tool_calls))]
+        for index, call in enumerate(draft.tool_calls):
+            problems = self._problems(call, context, structured=structured)
+            if problems:
+                found += [_verdict(f"/tool_calls/{index}", problem) for problem in problems]
+                if len(found) >= _MAX_VERDICTS:
+                    break
+        return found[:_MAX_VERDICTS] or None
 
     def prepare(self, tools: Sequence[ToolSpec]) -> None:
         """Compile the tools now and log what cannot be enforced, so that the first step does not have to."""
         for spec in tools:
             _checker(spec, strict=self.strict)
 
-    def _judge(self, draft: Draft, context: StepContext) -> Iterator[Verdict]:
-        structured = context.output_schema is not None
-        if not structured:
-            for index in range(len(draft.invalid_tool_calls)):
-                path = f"/invalid_tool_calls/{index}/args"
-                yield self._fail(path, "malformed_arguments", "the arguments are not a JSON object")
-        for index, call in enumerate(draft.tool_calls):
-            base = f"/tool_calls/{index}"
-            for problem in self._problems(call, context, structured=structured):
-                if problem.code == "unchecked":
-                    yield Verdict(outcome="abstain", code="unchecked", reason=problem.reason, path=base)
-                else:
-                    yield self._fail(base + problem.path, problem.code, problem.reason)
-
-    def _fail(self, path: str, code: str, reason: str) -> Verdict:
-        return Verdict(outcome="fail", code=code, reason=reason, path=path)
-
-    def _problems(self, call: ToolCall, context: StepContext, *, structured: bool) -> Iterator[Problem]:
+    def _problems(self, call: ToolCall, context: StepContext, *, structured: bool) -> Sequence[Problem]:
         name: object = call.get("name")
         arguments: object = call.get("args")
         if not isinstance(arguments, dict):
-            yield Problem("/args", "malformed_arguments", "the arguments are not a JSON object")
-            return
+            return (_MALFORMED,)
         unstorable = _unstorable(arguments)
-        if unstorable is not None:
-            yield unstorable
-        if structured:
-            return
-        if not isinstance(name, str) or not name:
-            yield Problem("/name", "unknown_tool", "the call names no tool")
-            return
-        spec = context.tools_by_name.get(name)
-        if spec is None:
-            if context.tools:
-                yield Problem("/name", "unknown_tool", "no tool of this name was offered")
-            elif context.tool_choice != "none":
-                yield Problem("/name", "unknown_tool", "a call although no tool was offered")
-        elif unstorable is None:
+        found = [] if unstorable is None else [unstorable]
+        spec = context.tools_by_name.get(name) if isinstance(name, str) and name else None
+        if structured or (spec is not None and found):
+            return found
+        if spec is not None:
             if list(arguments) == [""] and not arguments[""] and not spec.parameters.get("properties"):
                 arguments = {}  # how some models call a tool without parameters; it names nothing
-            yield from _checker(spec, strict=self.strict)(arguments)
+            return _checker(spec, strict=self.strict)(arguments)
+        if not isinstance(name, str) or not name:
+            found.append(Problem("/name", "unknown_tool", "the call names no tool"))
+        elif context.tools:
+            found.append(Problem("/name", "unknown_tool", "no tool of this name was offered"))
+        elif context.tool_choice != "none":
+            found.append(Problem("/name", "unknown_tool", "a call although no tool was offered"))
+        return found
+
+
+def _verdict(base: str, problem: Problem) -> Verdict:
+    path, code, reason = problem
+    if code == "unchecked":
+        return Verdict(outcome="abstain", code=code, reason=reason, path=base)
+    return Verdict(outcome="fail", code=code, reason=reason, path=base + path)
 
 
 # ---- storability ----------------------------------------------------------------------------------------------------
 
 
-def _unstorable(arguments: dict[str, Any]) -> Problem | None:
+def _unstorable(arguments: JsonObject) -> Problem | None:
     """Return the first thing in the arguments that a checkpoint cannot hold; without recursion, in linear time."""
-    stack: list[tuple[Any, tuple[Any, ...], int]] = [(arguments, (), 1)]
+    stack: list[tuple[JsonObject | list[Json], Path, int]] = [(arguments, (), 1)]
     size = 0
     while stack:
         value, path, depth = stack.pop()
         size += 2 * len(value)
         if depth > MAX_ARGUMENT_DEPTH:
             return _cannot(path, f"nested more than {MAX_ARGUMENT_DEPTH} deep")
-        is_object = isinstance(value, dict)
-        for key, item in value.items() if is_object else enumerate(value):
-            if is_object:
-                if wrong := unstorable_text(key) if isinstance(key, str) else "a name that is not a string":
+        items: Iterable[tuple[object, object]] = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(value, dict):
+                if wrong := "" if isinstance(key, str) and key.isidentifier() else _bad_name(key):
                     return _cannot((path, key), wrong)
                 size += len(str(key))
             if isinstance(item, dict | list):
@@ -157,8 +158,12 @@ def _unstorable(arguments: dict[str, Any]) -> Problem | None:
     return None
 
 
-def _cannot(path: tuple[Any, ...], reason: str) -> Problem:
+def _cannot(path: Path, reason: str) -> Problem:
     return Problem("/args" + pointer_of(path), "unstorable_argument", f"a checkpoint cannot hold it: {reason}")
+
+
+def _bad_name(key: object) -> str:
+    return unstorable_text(key) if isinstance(key, str) else "a name that is not a string"
 
 
 def _bad_scalar(value: object) -> str:
@@ -175,7 +180,7 @@ def _bad_scalar(value: object) -> str:
 
 # ---- one checker per tool -------------------------------------------------------------------------------------------
 
-Checker = Callable[[dict[str, Any]], Iterator[Problem]]
+Checker = Callable[[JsonObject], list[Problem]]
 
 _checkers: weakref.WeakKeyDictionary[ToolSpec, dict[bool, Checker]] = weakref.WeakKeyDictionary()
 _schemas: IdentityCache[Schema] = IdentityCache()
@@ -188,73 +193,56 @@ def _checker(spec: ToolSpec, *, strict: bool) -> Checker:
     found = held.get(strict) if held is not None else None
     if found is None:
         with _lock:
-            native = None if strict or spec.strict else _native_checker(spec)
-            found = native or _SchemaChecker(_schema(spec))
+            found = None if strict or spec.strict else _native_checker(spec)
+            if found is None:  # hosts describe the same tool anew for each step: its schema is found by its object
+                found = partial(_check_schema, _schemas.get(spec.parameters, lambda: _compile(spec)))
             _checkers.setdefault(spec, {})[strict] = found
     return found
 
 
-def _schema(spec: ToolSpec) -> Schema:
-    """Compile a tool's schema, or find it again by its object: hosts describe the same tool anew for each step."""
-    return _schemas.get(spec.parameters, lambda: _compile(spec))
-
-
 def _compile(spec: ToolSpec) -> Schema:
     made = Schema(spec.parameters)
-    _warn(spec.name, made)
+    key = (spec.name, made.unchecked)
+    if made.unchecked and key not in _warned and len(_warned) < _MAX_WARNINGS:
+        _warned.add(key)
+        parts = [f"{f.path or '/'} {f.keyword}: {f.message}".replace(" :", ":") for f in made.unchecked[:5]]
+        more = len(made.unchecked) - len(parts)
+        LOG.warning(
+            "tool %r: parts of its schema cannot be enforced and are not held against a call: %s%s",
+            spec.name[:80],
+            "; ".join(parts),
+            f"; and {more} more" if more else "",
+        )
     return made
 
 
-def _warn(name: str, schema: Schema) -> None:
-    key = (name, schema.unchecked)
-    if not schema.unchecked or key in _warned or len(_warned) >= _MAX_WARNINGS:
-        return
-    _warned.add(key)
-    parts = [f"{f.path or '/'} {f.keyword}: {f.message}".replace(" :", ":") for f in schema.unchecked[:5]]
-    more = len(schema.unchecked) - len(parts)
-    LOG.warning(
-        "tool %r: parts of its schema cannot be enforced and are not held against a call: %s%s",
-        name[:80],
-        "; ".join(parts),
-        f"; and {more} more" if more else "",
-    )
-
-
 _CODES = {
-    "required": "missing_argument",
-    "dependentRequired": "missing_argument",
+    **dict.fromkeys(("required", "dependentRequired"), "missing_argument"),
+    **dict.fromkeys(("enum", "const"), "not_in_enum"),
+    **dict.fromkeys(("additionalProperties", "unevaluatedProperties"), "extra_argument"),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), "out_of_range"),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), "out_of_range"),
+    **dict.fromkeys(("minProperties", "maxProperties"), "out_of_range"),
     "type": "wrong_type",
-    "enum": "not_in_enum",
-    "const": "not_in_enum",
     "pattern": "pattern_mismatch",
-    "additionalProperties": "extra_argument",
-    "unevaluatedProperties": "extra_argument",
-    **dict.fromkeys(
-        ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"),
-        "out_of_range",
-    ),
-    **dict.fromkeys(("minItems", "maxItems", "minProperties", "maxProperties"), "out_of_range"),
 }
 
 
-class _SchemaChecker:
-    """Holds a call to a JSON Schema, and to the arguments that it lists."""
+def _check_schema(schema: Schema, arguments: JsonObject) -> list[Problem]:
+    """Hold a call to a JSON Schema, and to the arguments that it lists."""
+    report = schema.check(arguments)
+    found = [Problem("/args" + f.path, _CODES.get(f.keyword, "schema_violation"), f.message) for f in report.faults]
+    for key in schema.undeclared(arguments):
+        extra = _extra(key)
+        if all(problem.path != extra.path for problem in found):
+            found.append(extra)
+    if not report.complete:
+        found.append(Problem("", "unchecked", "the schema takes too many steps to follow to its end"))
+    return found
 
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
 
-    def __call__(self, arguments: dict[str, Any]) -> Iterator[Problem]:
-        report = self.schema.check(arguments)
-        reported = set()
-        for fault in report.faults:
-            reported.add(fault.path)
-            yield Problem("/args" + fault.path, _CODES.get(fault.keyword, "schema_violation"), fault.message)
-        for key in self.schema.undeclared(arguments):
-            path = pointer_of(((), key))
-            if path not in reported:
-                yield Problem("/args" + path, "extra_argument", "the tool declares no such argument")
-        if not report.complete:
-            yield Problem("", "unchecked", "the schema takes too many steps to follow to its end")
+def _extra(key: object) -> Problem:
+    return Problem("/args" + pointer_of(((), key)), "extra_argument", "the tool declares no such argument")
 
 
 # ---- Python tools ---------------------------------------------------------------------------------------------------
@@ -265,27 +253,27 @@ def _native_checker(spec: ToolSpec) -> Checker | None:
     tool = spec.native
     if tool is None:
         return None
-    model: Any = tool.args_schema
+    model: object = tool.args_schema
     if model is None and spec.parameters.get("properties", {}).keys() == {"__arg1"}:
         return _one_argument
     if model is None:
         model = tool.tool_call_schema
     if not isinstance(model, type):
         return None
-    offered: Any = tool.tool_call_schema
     # LangGraph fills in a parameter named `runtime`, annotated or not.
-    injected = (_fields(model).keys() - _fields(offered).keys()) | ({"runtime"} & _fields(model).keys())
+    injected = (_fields(model).keys() - _fields(tool.tool_call_schema).keys()) | ({"runtime"} & _fields(model).keys())
     return _ModelChecker(model, injected=injected)
 
 
-def _one_argument(arguments: dict[str, Any]) -> Iterator[Problem]:
-    """A LangChain `Tool` takes exactly one argument, whatever the model calls it."""
-    if len(arguments) != 1:
-        code = "missing_argument" if not arguments else "extra_argument"
-        yield Problem("/args", code, "the tool takes exactly one argument")
+def _one_argument(arguments: JsonObject) -> list[Problem]:
+    """Refuse all but one argument, whatever the model calls it: so a LangChain `Tool` works."""
+    if len(arguments) == 1:
+        return []
+    code = "missing_argument" if not arguments else "extra_argument"
+    return [Problem("/args", code, "the tool takes exactly one argument")]
 
 
-def _fields(model: Any) -> Mapping[str, Any]:
+def _fields(model: object) -> Mapping[str, object]:
     fields = getattr(model, "model_fields", None)
     if fields is None:
         fields = getattr(model, "__fields__", None)  # pydantic's v1 classes
@@ -295,28 +283,26 @@ def _fields(model: Any) -> Mapping[str, Any]:
 class _ModelChecker:
     """Asks a pydantic model, without what the host injects, and looks for arguments that the model would drop."""
 
-    def __init__(self, model: Any, *, injected: Any) -> None:
-        self.injected: frozenset[str] = frozenset(injected)
-        self.validate = getattr(model, "model_validate", None) or model.parse_obj
-        self.known = _accepted_names(model) - self.injected
+    def __init__(self, model: type, *, injected: AbstractSet[str]) -> None:
+        self.injected = injected
+        validate = getattr(model, "model_validate", None) or model.parse_obj  # type: ignore[attr-defined] # of v1
+        self.validate: Callable[[JsonObject], object] = validate
+        self.known = frozenset(_accepted_names(model) - injected)
         self.open = _is_open(model)
         decorators = getattr(model, "__pydantic_decorators__", None)
         # A validator of the tool's author may change what it is given; a draft must stay as it is.
-        self.copy: Callable[[dict[str, Any]], dict[str, Any]] = (
-            copy.deepcopy
-            if decorators is None or decorators.model_validators or decorators.field_validators
-            else dict[str, Any]
-        )
+        custom = decorators is None or decorators.model_validators or decorators.field_validators
+        self.copy: Callable[[JsonObject], JsonObject] = copy.deepcopy if custom else dict
 
-    def __call__(self, arguments: dict[str, Any]) -> Iterator[Problem]:
+    def __call__(self, arguments: JsonObject) -> list[Problem]:
+        found: list[Problem] = []
         try:
             self.validate(self.copy(arguments))
         except Exception as error:  # noqa: BLE001 - whatever the tool's own validator raises
-            yield from self.problems(error)
-        if not self.open:
-            unknown = [key for key in arguments if key not in self.known]
-            for key in unknown[:_MAX_VERDICTS]:
-                yield Problem("/args" + pointer_of(((), key)), "extra_argument", "the tool declares no such argument")
+            found += self.problems(error)
+        if not (self.open or self.known.issuperset(arguments)):
+            found += [_extra(key) for key in arguments if key not in self.known][:_MAX_VERDICTS]
+        return found
 
     def problems(self, error: Exception) -> Iterator[Problem]:
         from pydantic import ValidationError
@@ -341,36 +327,36 @@ class _ModelChecker:
             kind = str(item["type"])
             code = _pydantic_code(kind)
             if code == "extra_argument" and len(item["loc"]) == 1:
-                continue  # found below, for every model
+                continue  # found by the checker, for every model
             reason = "refused by the tool's own validation" if code == "schema_violation" else kind.replace("_", " ")
             yield Problem("/args" + pointer_of(reduce(lambda path, key: (path, key), item["loc"], ())), code, reason)
 
 
-_RANGE_KINDS = (
+_RANGES = (
     "greater_than greater_than_equal less_than less_than_equal multiple_of finite_number too_short too_long "
     "string_too_short string_too_long bytes_too_short bytes_too_long decimal_max_digits decimal_max_places "
     "decimal_whole_digits"
 )
-_OUT_OF_RANGE = frozenset(_RANGE_KINDS.split())
+_KINDS = {
+    **dict.fromkeys(("missing", "value_error.missing"), "missing_argument"),
+    **dict.fromkeys(("enum", "literal_error", "type_error.enum", "value_error.const"), "not_in_enum"),
+    **dict.fromkeys(("string_pattern_mismatch", "value_error.str.regex"), "pattern_mismatch"),
+    **dict.fromkeys(("extra_forbidden", "value_error.extra"), "extra_argument"),
+    "int_from_float": "wrong_type",
+    **dict.fromkeys(_RANGES.split(), "out_of_range"),
+}
+"""Codes of pydantic's kinds of errors, those of its v1 classes too."""
 
 
 def _pydantic_code(kind: str) -> str:
-    if kind in ("missing", "value_error.missing"):
-        return "missing_argument"
-    if kind in ("enum", "literal_error", "type_error.enum", "value_error.const"):
-        return "not_in_enum"
-    if kind in _OUT_OF_RANGE or kind.startswith(("value_error.number", "value_error.any_str", "value_error.list")):
+    if kind in _KINDS:
+        return _KINDS[kind]
+    if kind.startswith(("value_error.number", "value_error.any_str", "value_error.list")):
         return "out_of_range"
-    if kind in ("string_pattern_mismatch", "value_error.str.regex"):
-        return "pattern_mismatch"
-    if kind in ("extra_forbidden", "value_error.extra"):
-        return "extra_argument"
-    if kind.endswith(("_type", "_parsing")) or kind.startswith("type_error") or kind == "int_from_float":
-        return "wrong_type"
-    return "schema_violation"
+    return "wrong_type" if kind.endswith(("_type", "_parsing")) or kind.startswith("type_error") else "schema_violation"
 
 
-def _accepted_names(model: Any) -> set[str]:
+def _accepted_names(model: type) -> set[str]:
     """Field names and aliases; a name that the model does not take by itself is then missing, not invented."""
     names: set[str] = set()
     for name, field in _fields(model).items():
@@ -381,7 +367,7 @@ def _accepted_names(model: Any) -> set[str]:
 
 
 def _first_names(alias: object) -> Iterator[str]:
-    """The top-level keys that an alias reads: a name, an `AliasPath` or an `AliasChoices`."""
+    """Yield the top-level keys that an alias reads: a name, an `AliasPath` or an `AliasChoices`."""
     if isinstance(alias, str):
         yield alias
     for choice in getattr(alias, "choices", ()):
@@ -391,14 +377,10 @@ def _first_names(alias: object) -> Iterator[str]:
         yield path[0]
 
 
-def _is_open(model: Any) -> bool:
+def _is_open(model: type) -> bool:
     """Return whether the tool takes arguments that it does not list: `extra="allow"`, `**kwargs`, or a root model."""
-    config: Any = getattr(model, "model_config", None)
-    if config is None:
-        config = {"extra": getattr(getattr(model, "Config", None), "extra", None)}
-    extra = config.get("extra") if isinstance(config, Mapping) else None
-    return (
-        getattr(extra, "value", extra) == "allow"
-        or "kwargs" in _fields(model)
-        or bool(getattr(model, "__pydantic_root_model__", False))
-    )
+    config: object = getattr(model, "model_config", None)
+    old = getattr(getattr(model, "Config", None), "extra", None)
+    extra = old if config is None else config.get("extra") if isinstance(config, Mapping) else None
+    open_ = getattr(extra, "value", extra) == "allow" or "kwargs" in _fields(model)
+    return open_ or bool(getattr(model, "__pydantic_root_model__", False))

@@ -10,12 +10,11 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._conversation import Conversation, conversation
-from cascade_agent.validators._sources import groundings, is_default, typical
 from cascade_agent.validators._words import (
     REQUEST_CHARS,
     SAYS,
@@ -33,10 +32,12 @@ from cascade_agent.validators._words import (
     weight,
 )
 from cascade_agent.validators.agreement import normal
+from cascade_agent.validators.grounding import groundings, is_default, typical
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from cascade_agent.core.clean_json import Json, JsonMapping
     from cascade_agent.core.records import Draft, Outcome, StepContext
 
 _WORD = re.compile(r"[^\W_]+")
@@ -47,6 +48,8 @@ _PROSE_CALL = re.compile(
     r"|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
 )
 
+_IDENTIFIER = re.compile(r"(?=[^\s]*[\d@])(?=[^\s]*[^\W\d])\S{4,120}")
+
 _OF_A_LANGUAGE: Final = 3  # short words from which on two texts without a common one differ in language
 _ONE_SHORT_WORD: Final = 0.5  # its weight: less is nothing to go by
 _OPTION: Final = 3  # letters of an option: shorter ones are words of everything
@@ -54,6 +57,22 @@ _NEUTRAL: Final = 0.7
 """Score of request and tool where they cannot be compared: about that of right calls."""
 _SENTENCE_SUBJECT: Final = 1.6
 """Weight of words about the tools from which on a sentence is taken to ask for something."""
+_APART: Final = 0.4
+"""`tool_match + 2 description_match + request_covered` under which they have nothing in common (of 4)."""
+_NO_ACCIDENT: Final = 3
+_FROM_REQUEST: Final = 0.8
+"""Three required arguments that all come from the request fit it, whatever words it is put in."""
+_LOW: Final = 0.25
+_UNKNOWN: Final = 0.3
+_NEXT: Final = 0.15
+"""Share of a tool's words in the request from which on that tool may be the next step."""
+_WRITTEN: Final = 3
+"""Words from which on a text argument was composed by the model rather than copied."""
+_NUMERIC: Final = frozenset({"integer", "number", "int", "float", "double"})
+_MOST_UNUSED: Final = 0.2
+"""Score of `number_unused` up to which it fails: all numbers, two of three, three of up to seven, four of any."""
+Span = tuple[int, int]
+"""Where a sentence of the request begins and ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +90,6 @@ class ToolRelevance:
     Silent without tools and where structured output was asked for.
     """
 
-    name: ClassVar[str] = "ToolRelevance"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "ungrounded"
     weights: ClassVar[Mapping[str, Weight]] = {
@@ -92,29 +109,33 @@ class ToolRelevance:
         "no_call": Weight(0.5, "prose that was chosen freely is mostly right, also where a tool has like words"),
     }
 
-    def __call__(self, draft: Draft, context: StepContext) -> Iterable[Verdict]:
+    def __call__(self, draft: Draft, context: StepContext) -> list[Verdict]:
         """Return all findings about the answer."""
         if context.output_schema is not None or not context.tools:
-            return ()
-        conv = conversation(context)
-        offered = offer(context)
+            return []
+        conv, offered = conversation(context), offer(context)
         if not draft.tool_calls:
             return _prose(draft, context, conv, offered)
         found = answer(draft, context)
-        foreign = _foreign(conv, offered)
-        out = [
-            *_match(found, conv, offered, foreign=foreign),
-            *_coverage(found, conv, offered, foreign=foreign),
-            *_calls(found, conv),
-        ]
-        if context.tool_choice is None and _off_topic(out, found, conv, offered):
-            out.append(Verdict(outcome="fail", code="off_topic", reason=_OFF_TOPIC, score=0.0))
+        foreign = not conv.answered and _foreign(conv, offered)
+        out = _match(found, conv, offered, foreign=foreign)
+        # once tools have answered the request is worked off step by step, and what is left over says nothing
+        if conv.request and not conv.answered:
+            _coverage(out, found, conv, offered, foreign=foreign)
+        if found.calls[1:]:
+            _calls(out, found, conv)
+        if len(offered.tools) == 1 and context.tool_choice is None and _off_topic(out, found, conv):
+            out.append(_fail("off_topic", "request and called tool have next to nothing in common"))
         return out
 
 
 def _graded(code: str, score: float, reason: str = "") -> Verdict:
     score = min(1.0, max(0.0, score))
     return Verdict(outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score)
+
+
+def _fail(code: str, reason: str) -> Verdict:
+    return Verdict(outcome="fail", code=code, reason=reason, score=0.0)
 
 
 # ---- prose ----------------------------------------------------------------------------------------------------------
@@ -126,30 +147,35 @@ def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Offe
         return []
     text = draft.text[:REQUEST_CHARS]
     for match in _PROSE_CALL.finditer(text) if "(" in text or ":" in text else ():
-        written = "".join(_WORD.findall(fold(match.group(1) or match.group(2))))
-        if written in offered.squashed:
-            reason = "the text writes out a call to an offered tool instead of making it"
-            return [Verdict(outcome="fail", code="call_in_prose", reason=reason, score=0.0)]
+        if "".join(_WORD.findall(fold(match.group(1) or match.group(2)))) in offered.squashed:
+            return [_fail("call_in_prose", "the text writes out a call to an offered tool instead of making it")]
     if conv.answered or not conv.request:
         return [_graded("no_call", 1.0)]
     if _foreign(conv, offered):
         return [_graded("no_call", _NEUTRAL)]
-    known = conv.asked.terms
-    fit = max(min(_share(t.by_name, known), _share(t.by_description, known) * 2) for t in offered.tools)
+    known, fit = conv.asked.terms, 0.0
+    for tool in offered.tools:
+        if not _apart(tool, known):
+            fit = max(fit, min(_share(tool.by_name, known), _share(tool.by_description, known) * 2))
     return [_graded("no_call", 1.0 - fit, "no call although an offered tool resembles the request")]
 
 
 # ---- request and tool -----------------------------------------------------------------------------------------------
 
 
-def _share(wanted: Weighed, present: frozenset[str], taken: frozenset[str] = frozenset()) -> float:
-    """Return the weighted share of the wanted terms that are present, not taken; .5 when none says anything."""
+def _share(wanted: Weighed, present: frozenset[str]) -> float:
+    """Return the weighted share of the wanted terms that are present; .5 when none says anything."""
     pairs, total = wanted
     held = 0.0
     for term, size in pairs:
-        if term in present and term not in taken:
+        if term in present:
             held += size
     return held / total if total else 0.5
+
+
+def _apart(tool: ToolText, known: frozenset[str]) -> bool:
+    """Return whether name and description of a tool, which say something, share no word with what is known."""
+    return known.isdisjoint(tool.description_terms) and tool.by_description[1] > 0
 
 
 def _foreign(conv: Conversation, offered: Offer) -> bool:
@@ -160,59 +186,49 @@ def _foreign(conv: Conversation, offered: Offer) -> bool:
     asked = conv.asked
     if min(len(asked.short), len(offered.short)) >= _OF_A_LANGUAGE and asked.short.isdisjoint(offered.short):
         return True
-    return asked.latin < 1 / 3 and offered.latin > 2 / 3
+    return not asked.folded.isascii() and asked.latin < 1 / 3 and offered.latin > 2 / 3
 
 
 def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> list[Verdict]:
     """Compare the called tools with the request: words of the name, words of the description, and the other tools."""
-    called = list({id(t): t for t in found.tools if t is not None}.values())
     if None in found.tools:
         reason = "a called tool is not on offer"
         return [_graded("tool_match", 0.0, reason), _graded("description_match", 0.0, reason)]
     if conv.answered or foreign:
         return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
-    known = conv.asked.terms if not conv.follow_up else conv.evidence_set
-    name = typical([_share(t.by_name, known) for t in called])
-    description = typical([_share(t.by_description, known) for t in called])
+    known = conv.evidence_set if conv.follow_up else conv.asked.terms
+    called = set[int]()
+    names, descriptions, taken = [], [], found.used.terms
+    for tool in found.tools:
+        if tool is not None and id(tool) not in called:
+            called.add(id(tool))
+            names.append(_share(tool.by_name, known))
+            descriptions.append(_share(tool.by_description, known))
+            taken = taken.union(tool.description_terms)
     out = [
-        _graded("tool_match", name, "the name of a called tool shares few words with the request"),
-        _graded("description_match", description, "the description of a called tool shares few words with the request"),
+        _graded("tool_match", typical(names), "the name of a called tool shares few words with the request"),
+        _graded(
+            "description_match",
+            typical(descriptions),
+            "the description of a called tool shares few words with the request",
+        ),
     ]
-    ids = {id(t) for t in called}
-    others = [t for t in offered.tools if id(t) not in ids]
-    if others:
-        taken = found.used.terms.union(*[t.description_terms for t in called])
-        part = max(_own(t, known, taken) for t in others)
-        if part > 0:
-            out.append(_graded("part_open", 1.0 - part, "words of the request belong to a tool that was not called"))
+    left, part = known.difference(taken), 0.0
+    for tool in offered.tools:
+        if id(tool) not in called and not _apart(tool, left):
+            part = max(part, _share(tool.by_name, left) * _share(tool.by_description, left))
+    if part > 0:
+        out.append(_graded("part_open", 1.0 - part, "words of the request belong to a tool that was not called"))
     return out
 
 
-_OFF_TOPIC: Final = "request and called tool have next to nothing in common"
-_APART: Final = 0.4
-"""`tool_match + 2 description_match + request_covered` under which they have nothing in common (of 4)."""
-_NO_ACCIDENT: Final = 3
-_FROM_REQUEST: Final = 0.8
-"""Three required arguments that all come from the request fit it, whatever words it is put in."""
-_LOW: Final = 0.25
-_UNKNOWN: Final = 0.3
-_NEXT: Final = 0.15
-"""Share of a tool's words in the request from which on that tool may be the next step."""
-_IDENTIFIER = re.compile(r"(?=[^\s]*[\d@])(?=[^\s]*[^\W\d])\S{4,120}")
-
-
-def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation, offered: Offer) -> bool:
+def _off_topic(verdicts: Sequence[Verdict], found: Answer, conv: Conversation) -> bool:
     """Return whether several weak signs together say that the tool is of another subject, or its arguments made up.
 
     Only for the first call after a request that stands for itself, and only where one tool is on offer, described: of
     several, the one that was called first may prepare what was asked for, as the first look-up of an agent does.
     """
-    if (
-        len(offered.tools) > 1
-        or conv.answered
-        or conv.follow_up
-        or not all(t and t.described_well for t in found.tools)
-    ):
+    if conv.answered or conv.follow_up or not all(t and t.described_well for t in found.tools):
         return False
     if _has_identifier(found, conv) or _composed(found, conv):
         return False
@@ -239,17 +255,13 @@ def _composed(found: Answer, conv: Conversation) -> bool:
         return True
     for leaf in found.leaves:
         if isinstance(leaf.value, str) and not leaf.schema.get("enum"):
-            tool = found.tools[leaf.call]
             if len(_WORD.findall(leaf.value)) >= _WRITTEN:
                 return True
+            tool = found.tools[leaf.call]
             alone = tool is not None and len(tool.properties) == 1
             if alone and conv.asked.terms.intersection(terms(fold(leaf.value))):
                 return True
     return False
-
-
-_WRITTEN: Final = 3
-"""Words from which on a text argument was composed by the model rather than copied."""
 
 
 def _has_identifier(found: Answer, conv: Conversation) -> bool:
@@ -262,54 +274,42 @@ def _has_identifier(found: Answer, conv: Conversation) -> bool:
 
 def _prepares(found: Answer, conv: Conversation, offered: Offer) -> bool:
     """Return whether the calls may be the look-up before the step that was asked for: another tool fits it too."""
-    fitting = any(t not in found.tools and _fit(t, conv.asked.terms) > _NEXT for t in offered.tools)
-    return fitting or _has_identifier(found, conv)
-
-
-def _fit(tool: ToolText, known: frozenset[str]) -> float:
-    return (_share(tool.by_name, known) + _share(tool.by_description, known)) / 2
-
-
-def _own(tool: ToolText, known: frozenset[str], taken: frozenset[str]) -> float:
-    name = _share(tool.by_name, known, taken)
-    return name * _share(tool.by_description, known, taken) if name else 0.0
+    known = conv.asked.terms
+    fits = (_share(t.by_name, known) + _share(t.by_description, known) for t in offered.tools if t not in found.tools)
+    return any(fit > 2 * _NEXT for fit in fits) or _has_identifier(found, conv)
 
 
 # ---- what is left of the request ------------------------------------------------------------------------------------
 
 
-def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> list[Verdict]:
-    """Judge what of the request neither became an argument nor belongs to the called tools.
-
-    Once tools have answered in this turn the request is worked off step by step, and what is left over says nothing.
-    """
-    if not conv.request or conv.answered:
-        return []
+def _coverage(out: list[Verdict], found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> None:
+    """Judge what of the request neither became an argument nor belongs to the called tools."""
     asking = _asking(found, conv, offered)
-    out: list[Verdict] = []
     if not foreign:
         out.append(_graded("request_covered", _covered(found, conv, asking), "words of the request found in no call"))
-    about = found.about
-    unused, count = _numbers_unused(found, conv, asking, about)
+    unused, count = _numbers_unused(found, conv, asking) if conv.asked.spans else (0, 0)
     if unused:
-        reason = "numbers of the request that no argument takes up"
         score = (1.0 - unused / count) / unused
-        told = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
-        soft: Outcome = "fail" if told else "pass"
-        out.append(Verdict(outcome=soft, code="number_unused", reason=reason, score=score))
+        fails = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
+        outcome: Outcome = "fail" if fails else "pass"
+        reason = "numbers of the request that no argument takes up"
+        out.append(Verdict(outcome=outcome, code="number_unused", reason=reason, score=score))
     questions = conv.request.count("?") + conv.request.count("？") + conv.request.count("؟")
     if questions > len(found.calls):
         out.append(_graded("question_open", len(found.calls) / questions, "more questions than calls"))
     quotes = quoted(conv.request)
-    if quotes:
-        lost = [q for q in quotes if q not in found.used.folded and "".join(_WORD.findall(q)) not in found.used.compact]
-        lost = [q for q in lost if "".join(_WORD.findall(q)) not in offered.squashed]
-        if lost:
-            out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
+    lost = [q for q in quotes if q not in found.used.folded and not _compact_in(q, found, offered)] if quotes else ()
+    if lost:
+        out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
     choices = _choices_unused(found, conv)
     if choices:
         out.append(_graded("choice_unused", 1.0 / (1 + choices), "options that the request names were not chosen"))
-    return out
+
+
+def _compact_in(quote: str, found: Answer, offered: Offer) -> bool:
+    """Return whether letters and digits of a quotation stand in an argument or are a tool's name."""
+    compact = "".join(_WORD.findall(quote))
+    return compact in found.used.compact or compact in offered.squashed
 
 
 def _takes_numbers(found: Answer) -> bool:
@@ -319,32 +319,26 @@ def _takes_numbers(found: Answer) -> bool:
 
 def _kinds(schema: object) -> Iterable[str]:
     """Yield the types that a parameter takes, one level deep."""
-    branches = schema.get("anyOf") if isinstance(schema, Mapping) else None
-    parts = (
-        [schema, schema.get("items"), *(branches[:8] if isinstance(branches, list) else ())]
-        if isinstance(schema, Mapping)
-        else []
-    )
-    for part in parts:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        yield from (str(k).lower() for k in (kind if isinstance(kind, list) else [kind]))
+    if isinstance(schema, Mapping):
+        branches = schema.get("anyOf")
+        for part in (schema, schema.get("items"), *(branches[:8] if isinstance(branches, list) else ())):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            yield from (str(k).lower() for k in (kind if isinstance(kind, list) else [kind]))
 
 
-_NUMERIC: Final = frozenset({"integer", "number", "int", "float", "double"})
-_MOST_UNUSED: Final = 0.2
-"""Score of `number_unused` up to which it fails: all numbers, two of three, three of up to seven, four of any."""
+def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[Span] | None:
+    """Return the sentences that ask: an argument was taken from them, or they speak of the tools' subjects.
 
-
-def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[tuple[int, int]]:
-    """Return the sentences that ask: an argument was taken from them, or they speak of the tools' subjects."""
-    ends = [*conv.asked.ends, len(conv.asked.folded)]
-    if not ends[1:]:
-        return [(0, ends[0])]
-    about = offered.about
-    used = found.used.terms
-    out: list[tuple[int, int]] = []
+    None is the whole request: it is one sentence, or none of it asks.
+    """
+    length = len(conv.asked.folded)
+    ends = [*conv.asked.ends, length]
+    if ends[0] >= length:
+        return None
+    about, used = offered.about, found.used.terms
+    out: list[Span] = []
     start, subject, index = 0, 0.0, 0
-    for place, term in (*conv.asked.placed, (len(conv.asked.folded) + 1, "")):
+    for place, term in (*conv.asked.placed, (length + 1, "")):
         while index < len(ends) and place >= ends[index]:
             if subject >= _SENTENCE_SUBJECT:
                 out.append((start, ends[index]))
@@ -353,99 +347,97 @@ def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[tuple[int
             subject = _SENTENCE_SUBJECT
         elif term in about:
             subject += subject_weight(term)
-    return out or [(0, len(conv.asked.folded))]
+    return out or None
 
 
-def _within(place: int, spans: Sequence[tuple[int, int]]) -> bool:
-    for start, end in spans:  # noqa: SIM110 - no generator: it is asked for each word
-        if start <= place < end:
-            return True
-    return False
-
-
-def _covered(found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]]) -> float:
+def _covered(found: Answer, conv: Conversation, asking: Sequence[Span] | None) -> float:
     """Return the weighted share of the words that are no arguments which the called tools' texts explain."""
     if not any(found.tools):
         return 0.0
-    placed, about, used = conv.asked.placed, found.about, found.used.terms
-    asked: set[str] = set()
-    for start, end in asking:
-        first, last = bisect_left(placed, (start, "")), bisect_left(placed, (end, ""))
-        asked.update([term for _, term in placed[first:last]])
+    wanted: Collection[str] = conv.asked.terms
+    if asking is not None:
+        placed, wanted = conv.asked.placed, set()
+        for start, end in asking:
+            first, last = bisect_left(placed, (start, "")), bisect_left(placed, (end, ""))
+            wanted.update([term for _, term in placed[first:last]])
+    about, used = found.about, found.used.terms
     total = held = 0.0
-    for term in asked:
-        if term in used:
-            continue
-        size = subject_weight(term)
-        total += size
-        if term in about:
-            held += size
+    for term in wanted:
+        if term not in used:
+            size = subject_weight(term)
+            total += size
+            if term in about:
+                held += size
     return held / total if total > _ONE_SHORT_WORD else _NEUTRAL
 
 
-def _numbers_unused(
-    found: Answer, conv: Conversation, asking: Sequence[tuple[int, int]], about: frozenset[str]
-) -> tuple[int, int]:
+def _numbers_unused(found: Answer, conv: Conversation, asking: Sequence[Span] | None) -> tuple[int, int]:
     """Return how many numbers of the asking sentences no argument takes up, and how many there are.
 
     Numbers inside words, words of the tools (3D), list marks and percent turned into fractions are no loss; each number
     among the arguments that the request does not hold may stand for one that was worked out from others.
     """
-    spans = conv.asked.spans
-    if not spans:
-        return 0, 0
-    marks = {p for m in _LIST_MARK.finditer(conv.asked.folded) for p in range(m.start(), m.end())}
-    used = found.used.numbers
+    folded, given = conv.asked.folded, set[int]()
+    for leaf in found.leaves:
+        if type(leaf.value) is int:
+            given.add(leaf.value)  # found without reading the numbers of all arguments
+    marks = [mark.span() for mark in _LIST_MARK.finditer(folded)] if ")" in folded or "." in folded else ()
     count = unused = 0
-    for span in spans:
-        if span.joined or span.start in marks or not _within(span.start, asking):
+    for span in conv.asked.spans:
+        if (
+            span.joined
+            or (marks and _within(span.start, marks))
+            or (asking is not None and not _within(span.start, asking))
+        ):
             continue
-        if conv.asked.folded[span.end : span.end + 1].isalpha() and _token(conv.asked.folded, span.start) in about:
-            continue
+        if folded[span.end : span.end + 1].isalpha():
+            word = _WORD.match(folded, span.start)
+            if word is not None and stem(word.group()) in found.about:
+                continue
         count += 1
-        taken = any(v in used or round(v * 0.01, 9) in used for v in span.values)
-        unused += not taken and not (span.parts and used.issuperset(span.parts))
-    worked_out = len(used - conv.request_numbers) if unused else 0
+        if given.isdisjoint(span.values):
+            used = found.used.numbers
+            if used.isdisjoint(span.values) and used.isdisjoint([round(value * 0.01, 9) for value in span.values]):
+                unused += not (span.parts and used.issuperset(span.parts))
+    worked_out = len(found.used.numbers - conv.asked.numbers) if unused else 0
     return max(0, unused - worked_out), count
 
 
-def _token(folded: str, start: int) -> str:
-    match = _WORD.match(folded, start)
-    return stem(match.group()) if match is not None else ""
+def _within(place: int, spans: Sequence[Span]) -> bool:
+    for start, end in spans:  # noqa: SIM110 - no generator: it is asked for each number
+        if start <= place < end:
+            return True
+    return False
 
 
 def _choices_unused(found: Answer, conv: Conversation) -> int:
     """Count the options that the request names and no call chose, for parameters that the calls set."""
-    chosen: dict[str, tuple[list[Any], set[str]]] = {}
+    chosen: dict[str, tuple[list[Json], set[str]]] = {}
     for leaf in found.leaves:
         listed = leaf.schema.get("enum")
         if isinstance(listed, list) and isinstance(leaf.value, str):
             chosen.setdefault(leaf.key, (listed[:32], set()))[1].add(fold(leaf.value[:80]))
-    return sum(
-        isinstance(o, str) and _passed_over(o, c, found, conv) for options, c in chosen.values() for o in options
-    )
-
-
-def _passed_over(option: str, chosen: Collection[str], found: Answer, conv: Conversation) -> bool:
-    word = fold(option[:80])
-    return (
-        len(word) >= _OPTION
-        and word in conv.asked.folded
-        and word not in found.used.folded
-        and not any(word in c or c in word for c in chosen)
-        and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", conv.asked.folded) is not None
-    )
+    count = 0
+    for options, taken in chosen.values():
+        for option in options:
+            word = fold(option[:80]) if isinstance(option, str) else ""
+            if (
+                len(word) >= _OPTION
+                and word in conv.asked.folded
+                and word not in found.used.folded
+                and not any(word in value or value in word for value in taken)
+            ):
+                count += re.search(rf"(?<!\w){re.escape(word)}(?!\w)", conv.asked.folded) is not None
+    return count
 
 
 # ---- the calls among each other -------------------------------------------------------------------------------------
 
 
-def _calls(found: Answer, conv: Conversation) -> list[Verdict]:
-    """Return what is wrong among the calls: one call would do, as they are split over a list, or say the same again."""
-    if not found.calls[1:]:
-        return []
-    out = [_graded("several_calls", 0.0, "each of several calls must be right")]
-    groups: dict[str, tuple[ToolText, list[Mapping[str, Any]]]] = {}
+def _calls(out: list[Verdict], found: Answer, conv: Conversation) -> None:
+    """Judge several calls: one call would do, as they are split over a list, or they say the same again."""
+    out.append(_graded("several_calls", 0.0, "each of several calls must be right"))
+    groups: dict[str, tuple[ToolText, list[JsonMapping]]] = {}
     for call, tool in zip(found.calls, found.tools, strict=True):
         args = call.get("args")
         if tool is not None and isinstance(args, Mapping):
@@ -453,12 +445,10 @@ def _calls(found: Answer, conv: Conversation) -> list[Verdict]:
     if any(_split(tool, calls) for tool, calls in groups.values()):
         out.append(_graded("calls_split", 0.0, "calls differ only in a parameter that takes a list"))
     if any(_alike(tool, calls, conv) for tool, calls in groups.values()):
-        reason = "two calls carry the same values"
-        out.append(Verdict(outcome="fail", code="calls_alike", reason=reason, score=0.0))
-    return out
+        out.append(_fail("calls_alike", "two calls carry the same values"))
 
 
-def _split(tool: ToolText, calls: Sequence[Mapping[str, Any]]) -> bool:
+def _split(tool: ToolText, calls: Sequence[JsonMapping]) -> bool:
     for key, schema in tool.properties.items():
         if not isinstance(schema, Mapping) or schema.get("type") != "array":
             continue
@@ -469,7 +459,7 @@ def _split(tool: ToolText, calls: Sequence[Mapping[str, Any]]) -> bool:
     return False
 
 
-def _alike(tool: ToolText, calls: Sequence[Mapping[str, Any]], conv: Conversation) -> bool:
+def _alike(tool: ToolText, calls: Sequence[JsonMapping], conv: Conversation) -> bool:
     """Return whether two calls are the same but for written-out defaults or the order of numbers that were named once.
 
     "The sum of 4 and 5" needs no second call with 5 and 4. Texts in another order are another call: there and back.
@@ -478,11 +468,6 @@ def _alike(tool: ToolText, calls: Sequence[Mapping[str, Any]], conv: Conversatio
     for args in calls:
         given = {k: v for k, v in args.items() if k in tool.required or not is_default(v, tool.properties.get(k))}
         numbers = [v for v in given.values() if isinstance(v, int | float) and not isinstance(v, bool)]
-        if len(numbers) == len(given) and all(sum(v in s.values for s in conv.asked.spans) == 1 for v in numbers):
-            key = normal(sorted(numbers))
-        else:
-            key = normal(given)
-        if key in seen:
-            return True
-        seen.add(key)
-    return False
+        once = len(numbers) == len(given) and all(sum(v in s.values for s in conv.asked.spans) == 1 for v in numbers)
+        seen.add(normal(sorted(numbers) if once else given))
+    return len(seen) < len(calls)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from operator import attrgetter
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._conversation import loop, subject
@@ -62,8 +63,6 @@ class TurnProgress:
     was fitted, with .70.
     """
 
-    name: ClassVar[str] = "TurnProgress"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = ""
     weights: ClassVar[Mapping[str, Weight]] = {"turn_progress": HANDED_ON}
@@ -76,27 +75,23 @@ class TurnProgress:
         if context.output_schema is not None or not context.tools:
             return None
         state = loop(context)
-        if state.later or state.calls:
-            logit = _logit(draft, state) + _TOUCHED * _touched(state, context)
-        elif draft.tool_calls and _begins(state, context):
+        if state.calls or state.later:
+            logit = _logit(draft, state)
+            asked, touched = state.request_terms, 0
+            for tool in context.tools[:_MAX_TOOLS]:
+                touched += not asked.isdisjoint(subject(tool.name))
+            logit += _TOUCHED * min(_MOST, touched)
+        elif draft.tool_calls and len(context.tools) >= _MANY_TOOLS and _long(state.request_text):
             logit = _FIRST
         else:
             return None
         score, reason = 1.0 / (1.0 + math.exp(-logit)), "the place of the step in its turn"
-        return Verdict(outcome="pass", code="turn_progress", reason=reason, score=score, validator=self.name)
+        return Verdict(outcome="pass", code="turn_progress", reason=reason, score=score)
 
 
-def _begins(state: Loop, context: StepContext) -> bool:
-    """Return whether the first call of a conversation looks like the first of several."""
-    if len(context.tools) < _MANY_TOOLS:
-        return False
-    request = state.request_text
+def _long(request: str) -> bool:
+    """Return whether the first request of a conversation looks like one for several calls."""
     return size(request) > _SHORT or len(sentences(request)) > 1
-
-
-def _touched(state: Loop, context: StepContext) -> int:
-    asked = state.request_terms
-    return min(_MOST, sum(not asked.isdisjoint(subject(tool.name)) for tool in context.tools[:_MAX_TOOLS]))
 
 
 def _logit(draft: Draft, state: Loop) -> float:
@@ -105,7 +100,7 @@ def _logit(draft: Draft, state: Loop) -> float:
         logit += _SHORT_REQUEST
     elif length > _LONG:
         logit += _LONG_REQUEST
-    results = {call.result for call in state.calls}
+    results = set(map(attrgetter("result"), state.calls))
     if "empty" in results:
         logit += _EMPTY_RESULT
     if "error" in results:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Origin, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.validators._safe_path import declared_names, redact_path
+from cascade_agent.validators._safe_path import redact_path
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.policy import Policy
     from cascade_agent.core.records import Draft, SideCall
     from cascade_agent.core.scoring import Weight
@@ -122,7 +124,7 @@ class ValidatorSet:
         """Return the verdicts of those before a draft when it is None, else of the local ones."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
-        seen = self._shown(draft)
+        seen = draft if draft is None or self._trusted else own_copy(draft)
         for name, validator in self.before if draft is None else self.local:
             started = perf_counter()
             try:
@@ -135,14 +137,15 @@ class ValidatorSet:
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
                 self._take(found, name, _fault(name, error), context)
             took.append((name, perf_counter() - started))
-        self._report(draft, context, took)
+        if self.timed is not None:
+            self.timed(context.step, None if draft is None else draft.tier, took)
         return tuple(found)
 
     async def avalidate(self, draft: Draft | None, context: StepContext, *, seconds: float) -> tuple[Verdict, ...]:
         """Async twin of `validate`; an asynchronous validator is cancelled after `seconds`."""
         found: list[Verdict] = []
         took: list[tuple[str, float]] = []
-        seen = self._shown(draft)
+        seen = draft if draft is None or self._trusted else own_copy(draft)
         for name, validator in self.before if draft is None else self.local:
             limit: asyncio.Timeout | None = None
             started = perf_counter()
@@ -155,64 +158,62 @@ class ValidatorSet:
                 if finding is not None:
                     self._take(found, name, cast("Finding", finding), context)
             except Exception as error:  # noqa: BLE001 - the record names it, the policy decides
-                if limit is not None and limit.expired():
-                    fault = _broken(name, f"no answer in {seconds:g} s", code="validator_timeout")
-                else:
-                    fault = _fault(name, error)
-                self._take(found, name, fault, context)
+                late = limit is not None and limit.expired()
+                fault = _broken(name, f"no answer in {seconds:g} s", "validator_timeout") if late else None
+                self._take(found, name, fault or _fault(name, error), context)
             took.append((name, perf_counter() - started))
-        self._report(draft, context, took)
+        if self.timed is not None:
+            self.timed(context.step, None if draft is None else draft.tier, took)
         return tuple(found)
-
-    def _shown(self, draft: Draft | None) -> Draft | None:
-        """Return the draft that the validators get: a copy where one of them is the user's and might change it."""
-        return draft if draft is None or self._trusted else own_copy(draft)
 
     def stamp(self, name: str, verdict: Verdict, context: StepContext) -> Verdict:
         """Return the verdict of the validator `name`, signed by it."""
-        origin, reason = self._marks[name]
-        path = redact_path(verdict.path, lambda: declared_names(context)) if verdict.path else ""
-        if origin == "shipped" and path == verdict.path:
-            # ours are made anew for each finding, so nobody else holds this one: no second object is needed
-            object.__setattr__(verdict, "validator", verdict.validator or name)
-            object.__setattr__(verdict, "origin", origin)
-            object.__setattr__(verdict, "escalates_as", reason)
-            return verdict
-        return replace(verdict, path=path, validator=verdict.validator or name, origin=origin, escalates_as=reason)
+        found: list[Verdict] = []
+        self._take(found, name, verdict, context)
+        return found[0]
 
     def _take(self, found: list[Verdict], name: str, finding: Finding, context: StepContext) -> None:
         """Sign what a validator returned and add it to what was found."""
         if isinstance(finding, bool):
             finding = Verdict(outcome="pass" if finding else "fail", reason="" if finding else "refused")
         if isinstance(finding, Verdict):
-            found.append(self.stamp(name, finding, context))
-        elif isinstance(finding, Iterable) and not isinstance(finding, str | bytes):
-            for count, item in enumerate(finding):
-                if not isinstance(item, Verdict) or count >= _MAX_VERDICTS:
-                    fault = f"more than {_MAX_VERDICTS} verdicts" if isinstance(item, Verdict) else type(item).__name__
-                    item = _broken(name, f"returned {fault}, expected Verdict")  # noqa: PLW2901 - the last one
-                found.append(self.stamp(name, item, context))
-                if item.outcome == "abstain" and item.broken:
-                    return
-        else:
-            fault = f"returned {type(finding).__name__}, expected Verdict, bool or None"
-            found.append(self.stamp(name, _broken(name, fault), context))
+            finding = (finding,)
+        elif not isinstance(finding, Iterable) or isinstance(finding, str | bytes):
+            finding = (_broken(name, f"returned {type(finding).__name__}, expected Verdict, bool or None"),)
+        origin, reason = self._marks[name]
+        for count, verdict in enumerate(finding):
+            if not isinstance(verdict, Verdict) or count >= _MAX_VERDICTS:
+                fault = type(verdict).__name__
+                if isinstance(verdict, Verdict):
+                    fault = f"more than {_MAX_VERDICTS} verdicts"
+                verdict = _broken(name, f"returned {fault}, expected Verdict")  # noqa: PLW2901 - the last one
+            path = redact_path(verdict.path, context) if verdict.path else ""
+            by = verdict.validator or name
+            if origin == "shipped" and path == verdict.path:
+                # ours are made anew for each finding, so nobody else holds this one: no second object is needed
+                _set(verdict, "validator", by)
+                _set(verdict, "origin", origin)
+                _set(verdict, "escalates_as", reason)
+                found.append(verdict)
+            else:
+                found.append(replace(verdict, path=path, validator=by, origin=origin, escalates_as=reason))
+            if verdict.outcome == "abstain" and verdict.broken:
+                return
 
-    def _report(self, draft: Draft | None, context: StepContext, took: list[tuple[str, float]]) -> None:
-        if self.timed is not None:
-            self.timed(context.step, None if draft is None else draft.tier, took)
+
+_set = object.__setattr__  # a verdict is frozen
 
 
 def own_copy(draft: Draft) -> Draft:
     """Return a draft whose message can be changed without changing the answer: text, blocks, calls and arguments."""
     message = draft.message
-    own: dict[str, Any] = {"content": _nested(message.content)} if isinstance(message.content, list) else {}
+    own: JsonObject = {"content": _nested(message.content)} if isinstance(message.content, list) else {}
     if message.tool_calls:
         own["tool_calls"] = [{**call, "args": _nested(call.get("args"))} for call in message.tool_calls]
     return replace(draft, message=message.model_copy(update=own))
 
 
-def _nested(value: Any, depth: int = 32) -> Any:
+def _nested(value: object, depth: int = 32) -> object:
     """Return a copy of JSON, as deep as no sane argument goes: hostile ones are shared below that."""
     if depth and isinstance(value, dict):
         return {key: _nested(item, depth - 1) for key, item in value.items()}
@@ -260,7 +261,7 @@ def check_fit(policy: Policy, validators: Iterable[object]) -> None:
         raise ConfigurationError(msg)
 
 
-def _broken(name: str, fault: str, *, code: str = "validator_error") -> Verdict:
+def _broken(name: str, fault: str, code: str = "validator_error") -> Verdict:
     if (name, fault) not in _warned:
         if len(_warned) < _MAX_WARNINGS:
             _warned.add((name, fault))
@@ -275,7 +276,7 @@ def _fault(name: str, error: Exception) -> Verdict:
     return _broken(name, type(error).__name__)
 
 
-def _discard(awaitable: Any) -> None:
+def _discard(awaitable: object) -> None:
     close = getattr(awaitable, "close", None)
     if callable(close):
         close()  # else Python warns of a coroutine that was never awaited
@@ -286,7 +287,5 @@ def is_control_flow(error: BaseException) -> bool:
 
     Nothing can have raised it before langgraph was imported, so langgraph is not imported to ask.
     """
-    import sys
-
     errors = sys.modules.get("langgraph.errors")
     return errors is not None and isinstance(error, errors.GraphBubbleUp)

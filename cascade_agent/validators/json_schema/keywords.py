@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jsonschema import ValidationError
     from jsonschema.protocols import Validator
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.validators.json_schema.patterns import Pattern
 
 MAX_FAULTS = 10
@@ -72,7 +73,7 @@ class Node:
     __slots__ = ("checks", "exact", "in_place", "links", "opaque", "pointer", "validator")
 
     def __init__(self, pointer: str = "") -> None:
-        self.checks: dict[str, Any] = {}
+        self.checks: JsonObject = {}
         self.pointer = pointer
         self.exact, self.opaque = True, False
         self.in_place: list[list[Node]] = []
@@ -143,7 +144,7 @@ def has_kind(value: Json, kinds: frozenset[str]) -> bool:
     return (kind == "integer" and "number" in kinds) or (kind == "number" and "integer" in kinds and value.is_integer())
 
 
-def _type(_v: Validator, kinds: frozenset[str], value: Json, _s: dict[str, Any]) -> Errors:
+def _type(_v: Validator, kinds: frozenset[str], value: Json, _s: JsonObject) -> Errors:
     if not has_kind(value, kinds):
         yield _fault(f"expected {' or '.join(sorted(kinds))}, found {kind_of(value)}")
 
@@ -174,18 +175,18 @@ def _canonical(value: Json, run: Run, depth: int) -> str:
     return json.dumps(value) if value is None or isinstance(value, int | float | str) else f"foreign {id(value)}"
 
 
-def _member(_v: Validator, keys: frozenset[object], value: Json, _s: dict[str, Any]) -> Errors:
+def _member(_v: Validator, keys: frozenset[object], value: Json, _s: JsonObject) -> Errors:
     if key_of(value, RUN.get()) not in keys:
         yield _fault("not one of the allowed values")
 
 
 # ---- numbers, text and sizes ----------------------------------------------------------------------------------------
 
-Check: TypeAlias = "Callable[[Validator, Any, Any, dict[str, Any]], Errors]"
+Check: TypeAlias = "Callable[[Validator, Any, Any, JsonObject], Errors]"
 
 
 def _bound(wrong: Callable[[Any, Any], bool], sign: str) -> Check:
-    def check(_v: Validator, limit: float, value: Json, _s: dict[str, Any]) -> Errors:
+    def check(_v: Validator, limit: float, value: Json, _s: JsonObject) -> Errors:
         if isinstance(value, int | float) and not isinstance(value, bool) and wrong(value, limit):
             yield _fault(f"expected a number {sign} {limit}")
 
@@ -193,7 +194,7 @@ def _bound(wrong: Callable[[Any, Any], bool], sign: str) -> Check:
 
 
 def _size(kind: type, wrong: Callable[[Any, Any], bool], side: str, unit: str) -> Check:
-    def check(_v: Validator, limit: int, value: Json, _s: dict[str, Any]) -> Errors:
+    def check(_v: Validator, limit: int, value: Json, _s: JsonObject) -> Errors:
         if isinstance(value, kind) and wrong(len(value), limit):  # type: ignore[arg-type]
             yield _fault(f"expected at {side} {limit} {unit}")
 
@@ -205,7 +206,7 @@ def fraction(value: float) -> Fraction:
     return Fraction(value) if isinstance(value, int) else Fraction(repr(value))
 
 
-def _multiple_of(_v: Validator, step: Fraction, value: Json, _s: dict[str, Any]) -> Errors:
+def _multiple_of(_v: Validator, step: Fraction, value: Json, _s: JsonObject) -> Errors:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
@@ -223,7 +224,7 @@ def matches(pattern: Pattern, text: str) -> bool:
     return pattern.search(text)
 
 
-def _pattern(_v: Validator, pattern: Pattern, value: Json, _s: dict[str, Any]) -> Errors:
+def _pattern(_v: Validator, pattern: Pattern, value: Json, _s: JsonObject) -> Errors:
     if isinstance(value, str) and not matches(pattern, value):
         yield _fault("does not match the pattern")
 
@@ -231,21 +232,21 @@ def _pattern(_v: Validator, pattern: Pattern, value: Json, _s: dict[str, Any]) -
 # ---- objects --------------------------------------------------------------------------------------------------------
 
 
-def _required(_v: Validator, names: tuple[str, ...], value: Json, _s: dict[str, Any]) -> Errors:
+def _required(_v: Validator, names: tuple[str, ...], value: Json, _s: JsonObject) -> Errors:
     if isinstance(value, dict):
         for name in names:
             if name not in value:
                 yield _fault("missing", name)
 
 
-def _properties(_v: Validator, nodes: dict[str, Node], value: Json, _s: dict[str, Any]) -> Errors:
+def _properties(_v: Validator, nodes: dict[str, Node], value: Json, _s: JsonObject) -> Errors:
     if isinstance(value, dict):
         for name in nodes if len(nodes) < len(value) else value:
             if name in value and name in nodes:
                 yield from errors(nodes[name], value[name], name)
 
 
-def _pattern_properties(_v: Validator, pairs: list[tuple[Pattern, Node]], value: Json, _s: dict[str, Any]) -> Errors:
+def _pattern_properties(_v: Validator, pairs: list[tuple[Pattern, Node]], value: Json, _s: JsonObject) -> Errors:
     for name, item in value.items() if isinstance(value, dict) else ():
         for pattern, node in pairs:
             RUN.get().spend(1)
@@ -253,7 +254,7 @@ def _pattern_properties(_v: Validator, pairs: list[tuple[Pattern, Node]], value:
                 yield from errors(node, item, name)
 
 
-def _additional(_v: Validator, node: Node, value: Json, schema: dict[str, Any]) -> Errors:
+def _additional(_v: Validator, node: Node, value: Json, schema: JsonObject) -> Errors:
     if isinstance(value, dict) and node.checks:
         names, pairs = schema.get("properties", ()), schema.get("patternProperties", ())
         for name, item in value.items():
@@ -265,19 +266,19 @@ def _additional(_v: Validator, node: Node, value: Json, schema: dict[str, Any]) 
                 yield from errors(node, item, name)
 
 
-def _property_names(_v: Validator, node: Node, value: Json, _s: dict[str, Any]) -> Errors:
+def _property_names(_v: Validator, node: Node, value: Json, _s: JsonObject) -> Errors:
     for name in value if isinstance(value, dict) else ():
         if not _fits(node, str(name)):
             yield _fault("a name that is not allowed", name)
 
 
-def _dependent_required(_v: Validator, needs: dict[str, list[str]], value: Json, _s: dict[str, Any]) -> Errors:
+def _dependent_required(_v: Validator, needs: dict[str, list[str]], value: Json, _s: JsonObject) -> Errors:
     for name, others in needs.items() if isinstance(value, dict) else ():
         if name in value:
             yield from (_fault("missing beside another argument", other) for other in others if other not in value)
 
 
-def _dependent_schemas(_v: Validator, nodes: dict[str, list[Node]], value: Json, _s: dict[str, Any]) -> Errors:
+def _dependent_schemas(_v: Validator, nodes: dict[str, list[Node]], value: Json, _s: JsonObject) -> Errors:
     for name, held in nodes.items() if isinstance(value, dict) else ():
         if name in value:
             yield from errors(held[0], value)
@@ -286,18 +287,18 @@ def _dependent_schemas(_v: Validator, nodes: dict[str, list[Node]], value: Json,
 # ---- arrays ---------------------------------------------------------------------------------------------------------
 
 
-def _prefix_items(_v: Validator, nodes: list[Node], value: Json, _s: dict[str, Any]) -> Errors:
+def _prefix_items(_v: Validator, nodes: list[Node], value: Json, _s: JsonObject) -> Errors:
     for index, (node, item) in enumerate(zip(nodes, value if isinstance(value, list) else (), strict=False)):
         yield from errors(node, item, index)
 
 
-def _items(_v: Validator, node: Node, value: Json, schema: dict[str, Any]) -> Errors:
+def _items(_v: Validator, node: Node, value: Json, schema: JsonObject) -> Errors:
     if isinstance(value, list) and node.checks:
         for index in range(len(schema.get("prefixItems", ())), len(value)):
             yield from errors(node, value[index], index)
 
 
-def _contains(_v: Validator, node: Node, value: Json, schema: dict[str, Any]) -> Errors:
+def _contains(_v: Validator, node: Node, value: Json, schema: JsonObject) -> Errors:
     if not isinstance(value, list):
         return
     low, high = schema.get("minContains", 1), schema.get("maxContains", math.inf)
@@ -310,7 +311,7 @@ def _contains(_v: Validator, node: Node, value: Json, schema: dict[str, Any]) ->
         yield _fault(f"expected at most {high} matching items")
 
 
-def _unique_items(_v: Validator, _wanted: object, value: Json, _s: dict[str, Any]) -> Errors:
+def _unique_items(_v: Validator, _wanted: object, value: Json, _s: JsonObject) -> Errors:
     if isinstance(value, list):
         run = RUN.get()
         if len({key_of(item, run) for item in value}) < len(value):
@@ -320,12 +321,12 @@ def _unique_items(_v: Validator, _wanted: object, value: Json, _s: dict[str, Any
 # ---- the same value -------------------------------------------------------------------------------------------------
 
 
-def _all_of(_v: Validator, nodes: list[Node], value: Json, _s: dict[str, Any]) -> Errors:
+def _all_of(_v: Validator, nodes: list[Node], value: Json, _s: JsonObject) -> Errors:
     for node in nodes:
         yield from errors(node, value)
 
 
-def _any_of(_v: Validator, nodes: list[Node], value: Json, _s: dict[str, Any], keyword: str = "anyOf") -> Errors:
+def _any_of(_v: Validator, nodes: list[Node], value: Json, _s: JsonObject, keyword: str = "anyOf") -> Errors:
     tried = []
     for node in nodes:
         found = list(islice(errors(node, value), MAX_FAULTS))
@@ -344,7 +345,7 @@ def _any_of(_v: Validator, nodes: list[Node], value: Json, _s: dict[str, Any], k
         yield _fault("fits none of the alternatives", keyword=keyword)
 
 
-def _one_of(_v: Validator, nodes: list[Node], value: Json, schema: dict[str, Any]) -> Errors:
+def _one_of(_v: Validator, nodes: list[Node], value: Json, schema: JsonObject) -> Errors:
     fitting = [node for node in nodes if _fits(node, value)]
     if not fitting:
         yield from _any_of(_v, nodes, value, schema, "oneOf")
@@ -352,12 +353,12 @@ def _one_of(_v: Validator, nodes: list[Node], value: Json, schema: dict[str, Any
         yield _fault("fits more than one of the alternatives")
 
 
-def _not(_v: Validator, nodes: list[Node], value: Json, _s: dict[str, Any]) -> Errors:
+def _not(_v: Validator, nodes: list[Node], value: Json, _s: JsonObject) -> Errors:
     if nodes[0].exact and _fits(nodes[0], value):
         yield _fault("fits what is forbidden")
 
 
-def _if(_v: Validator, nodes: list[Node], value: Json, _s: dict[str, Any]) -> Errors:
+def _if(_v: Validator, nodes: list[Node], value: Json, _s: JsonObject) -> Errors:
     condition, then, otherwise = nodes
     if not _fits(condition, value):
         yield from errors(otherwise, value)
@@ -365,14 +366,14 @@ def _if(_v: Validator, nodes: list[Node], value: Json, _s: dict[str, Any]) -> Er
         yield from errors(then, value)
 
 
-def _false(_v: Validator, _true: object, _value: Json, _s: dict[str, Any]) -> Errors:
+def _false(_v: Validator, _true: object, _value: Json, _s: JsonObject) -> Errors:
     yield _fault("no value is allowed here")
 
 
 # ---- what nothing else looked at ------------------------------------------------------------------------------------
 
 
-def _applied(checks: dict[str, Any], value: Json) -> list[Node]:
+def _applied(checks: JsonObject, value: Json) -> list[Node]:
     """Return the subschemas that evaluated the same value, successfully or perhaps so."""
     found = list(checks.get("allOf", ()))
     found += [node for node in (*checks.get("anyOf", ()), *checks.get("oneOf", ())) if _fits(node, value)]
@@ -409,7 +410,7 @@ def _evaluated(node: Node, value: Json) -> set[str | int] | None:
 _LEFTOVER = ("unevaluatedItems", "unevaluatedProperties")
 
 
-def _unevaluated(_v: Validator, nodes: tuple[Node, Node], value: Json, schema: dict[str, Any]) -> Errors:
+def _unevaluated(_v: Validator, nodes: tuple[Node, Node], value: Json, schema: JsonObject) -> Errors:
     owner, node = nodes
     if not isinstance(value, dict | list) or schema.get(_LEFTOVER[isinstance(value, dict)]) is not nodes:
         return

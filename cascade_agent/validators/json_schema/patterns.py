@@ -7,7 +7,7 @@ in the middle, backreferences, counts over 1,000) is a `PatternError`, so that t
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 _MAX_SOURCE = 4_000
 _MAX_COUNT = 1_000
@@ -42,6 +42,10 @@ _SPACES = (
 
 class PatternError(Exception):
     """A pattern that cannot be enforced; the message says with what."""
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise PatternError(reason)
 
 
 class _Regexp(Protocol):
@@ -80,15 +84,13 @@ def compile_pattern(source: str) -> Pattern:
         PatternError: no pattern of ECMAScript, or one that RE2 cannot take.
     """
     if len(source) > _MAX_SOURCE:
-        msg = f"more than {_MAX_SOURCE:,} characters"
-        raise PatternError(msg)
+        _refuse(f"more than {_MAX_SOURCE:,} characters")
     shortest, longest = 0, float("inf")
     if one := _ONE_CLASS.fullmatch(source):  # the common way to bound a length, at times over RE2's limit for counts
         shortest = int(one[2])
         longest = shortest if one[3] is None else int(one[3]) if one[3] else longest
         if longest < shortest:
-            msg = "counts out of order"
-            raise PatternError(msg)
+            _refuse("counts out of order")
         source = f"^{one[1]}*$"
     parts: list[tuple[str, bool]] = []
     at = 1
@@ -99,8 +101,7 @@ def compile_pattern(source: str) -> Pattern:
         parts.append((f"^(?:{body})", wanted))
     rest, _, branches = _translate(source if not parts else "^" + source[at:], 0, inner=False)
     if parts and branches:
-        msg = "a lookahead that holds for one branch alone"
-        raise PatternError(msg)
+        _refuse("a lookahead that holds for one branch alone")
     searches = tuple((_compiled(part), wanted) for part, wanted in [*parts, (rest, True)])
     return Pattern(searches, shortest, longest, sum(regex.programsize for regex, _ in searches))
 
@@ -113,8 +114,7 @@ def _compiled(pattern: str) -> _Regexp:
     try:
         found: _Regexp = re2.compile(pattern.encode(), options)
     except re2.error as error:
-        msg = f"what RE2 does not take: {re.sub('[^ -~]|:.*', '', str(error.args[0], 'utf-8', 'replace'))[:80]}"
-        raise PatternError(msg) from None
+        _refuse(f"what RE2 does not take: {re.sub('[^ -~]|:.*', '', str(error.args[0], 'utf-8', 'replace'))[:80]}")
     return found
 
 
@@ -128,8 +128,7 @@ def _encode(text: str) -> bytes:
 
 def _code(code: int) -> int:
     if code > _LAST:
-        msg = "a code point above U+10FFFF"
-        raise PatternError(msg)
+        _refuse("a code point above U+10FFFF")
     return code + 0x100000 if 0xD800 <= code <= 0xDFFF else code  # the surrogates
 
 
@@ -145,8 +144,7 @@ def _translate(source: str, at: int, *, inner: bool) -> tuple[str, int, bool]:  
         if token is None:
             back = re.match(r"\\[1-9k]", source[at:])
             look = source.startswith(("(?=", "(?!", "(?<"), at)
-            msg = "a back-reference" if back else "lookaround" if look else "syntax that is not ECMAScript's"
-            raise PatternError(msg)
+            _refuse("a back-reference" if back else "lookaround" if look else "syntax that is not ECMAScript's")
         at, mark = token.end(), token["plain"]
         if token["count"]:
             _check_count(token, repeatable=repeatable)
@@ -176,20 +174,16 @@ def _translate(source: str, at: int, *, inner: bool) -> tuple[str, int, bool]:  
         if depth < 0:
             break
     if depth or inner:
-        msg = "brackets that do not match"
-        raise PatternError(msg)
+        _refuse("brackets that do not match")
     return "".join(out), at, branches
 
 
 def _check_count(token: re.Match[str], *, repeatable: bool) -> None:
     least, most = token["least"], (token["most"] or "").strip(",")
     if not repeatable:
-        msg = "a count that stands behind nothing"
-    elif max(int((least or "0")[:9]), int((most or "0")[:9])) > _MAX_COUNT:
-        msg = f"a count over {_MAX_COUNT:,}"
-    else:
-        return
-    raise PatternError(msg)
+        _refuse("a count that stands behind nothing")
+    if max(int((least or "0")[:9]), int((most or "0")[:9])) > _MAX_COUNT:
+        _refuse(f"a count over {_MAX_COUNT:,}")
 
 
 def _atom(token: re.Match[str]) -> tuple[int, str | None]:
@@ -203,8 +197,7 @@ def _atom(token: re.Match[str]) -> tuple[int, str | None]:
         if name == "ASCII":
             return 0, r"\x00-\x7f" if token["property"] == "p" else r"\x{80}-\x{10ffff}"
         if name != "Any" and name[2:]:  # a general category has one letter or two
-            msg = "a property of Unicode that RE2 does not have"
-            raise PatternError(msg)
+            _refuse("a property of Unicode that RE2 does not have")
         return 0, rf"\{token['property']}{{{name}}}"
     if token["high"]:
         return 0x10000 + ((int(token["high"], 16) & 0x3FF) << 10) + (int(token["low"], 16) & 0x3FF), None
@@ -231,8 +224,7 @@ def _class(source: str, at: int) -> tuple[str, int]:
     while not source.startswith("]", at):
         token = _CLASS_TOKEN.match(source, at)
         if token is None:
-            msg = "a class that is not closed"
-            raise PatternError(msg)
+            _refuse("a class that is not closed")
         at = token.end()
         if token["escape"] == "b":
             atoms.append((8, None, False))
@@ -246,8 +238,7 @@ def _class(source: str, at: int) -> tuple[str, int]:
             high = atoms[1][0]
             del atoms[:2]
         if high < code:
-            msg = "a class with a range out of order"
-            raise PatternError(msg)
+            _refuse("a class with a range out of order")
         out.append(_ranges(((code, high),)) if members is None else members)
     if not out:
         out, negated = [_ranges(((0, _LAST),))], not negated

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from cascade_agent.validators.json_schema.keywords import (
@@ -31,6 +31,9 @@ from cascade_agent.validators.json_schema.keywords import (
     validator_class,
 )  # fmt: skip
 from cascade_agent.validators.json_schema.patterns import Pattern, PatternError, compile_pattern
+
+if TYPE_CHECKING:
+    from cascade_agent.core.clean_json import JsonObject
 
 MAX_DEPTH = 128  # of the schema's JSON: 64 levels of `properties`
 MAX_NODES = 2_000
@@ -137,6 +140,10 @@ class _UnreadableError(Exception):
     """A schema, or the value of a keyword, that cannot be enforced; the message says why."""
 
 
+def _refuse(reason: str) -> NoReturn:
+    raise _UnreadableError(reason)
+
+
 class _Copy:
     """Copies a schema into plain dicts and lists, so that it stays as it is; a cyclic one is too deep or too large."""
 
@@ -145,8 +152,7 @@ class _Copy:
 
     def of(self, value: object, depth: int = 0) -> Any:
         if depth > MAX_DEPTH:
-            msg = f"the schema is nested more than {MAX_DEPTH} deep"
-            raise _UnreadableError(msg)
+            _refuse(f"the schema is nested more than {MAX_DEPTH} deep")
         if isinstance(value, Mapping):
             names = [name for name in value if isinstance(name, str)]
             self.odd_names |= len(names) < len(value)
@@ -162,8 +168,7 @@ class _Copy:
     def grow(self, size: int) -> None:
         self.size += size
         if self.size > MAX_BYTES:
-            msg = f"the schema is larger than {MAX_BYTES:,} bytes"
-            raise _UnreadableError(msg)
+            _refuse(f"the schema is larger than {MAX_BYTES:,} bytes")
 
 
 # ---- references -----------------------------------------------------------------------------------------------------
@@ -176,7 +181,7 @@ _LISTS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
 
 
-def _subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _subschemas(schema: JsonObject) -> list[JsonObject]:
     """Return the schemas that stand in a schema, by position: a property *named* `$ref` is found as a property."""
     found = [schema.get(key) for key in _ONE]
     found += [sub for key in _LISTS if isinstance(schema.get(key), list) for sub in schema[key]]
@@ -187,7 +192,7 @@ def _subschemas(schema: dict[str, Any]) -> list[dict[str, Any]]:
 class _References:
     """The resources and anchors of one schema, also of one that `referencing`'s drafts do not bear."""
 
-    def __init__(self, root: dict[str, Any]) -> None:
+    def __init__(self, root: JsonObject) -> None:
         import referencing
 
         self.dynamic: list[str] = []
@@ -203,7 +208,7 @@ class _References:
         self.registry: Any = referencing.Registry().with_resource(_id_of(root) or "", resource).crawl()
         self.resolver = self.registry.resolver_with_root(resource)
 
-    def anchors(self, specification: Any, schema: dict[str, Any]) -> Iterator[Any]:
+    def anchors(self, specification: Any, schema: JsonObject) -> Iterator[Any]:
         import referencing
 
         anchor: Any = referencing.Anchor
@@ -222,15 +227,13 @@ class _References:
     def resolve(self, resolver: Any, reference: object, keyword: str) -> tuple[Any, Any]:
         """Return the schema that a reference leads to, and its resolver."""
         if keyword != "$ref" and (len(self.registry) > 1 or len(set(self.dynamic)) < len(self.dynamic)):
-            msg = "a dynamic reference with more than one possible target"
-            raise _UnreadableError(msg)
+            _refuse("a dynamic reference with more than one possible target")
         try:
             found = resolver.lookup(reference)
         except Exception:  # noqa: BLE001 - of `referencing`, or of a stranger's text read as a URI
             found = None
         if found is None or not isinstance(found.contents, dict | bool):
-            msg = "leads outside of the schema; nothing is fetched"
-            raise _UnreadableError(msg)
+            _refuse("leads outside of the schema; nothing is fetched")
         return found.contents, found.resolver
 
 
@@ -282,7 +285,7 @@ class _Compiler:
             node.validator = base.evolve(schema=node.checks)
         return root
 
-    def node(self, schema: dict[str, Any] | bool, pointer: str, resolver: Any) -> Node:
+    def node(self, schema: JsonObject | bool, pointer: str, resolver: Any) -> Node:
         if isinstance(schema, bool):
             return self.true if schema else self.false
         known = self.nodes.get(id(schema))
@@ -335,7 +338,7 @@ class _Compiler:
 class _Builder:
     """Fills one node with what the keywords of its schema ask for; a malformed keyword is reported and left out."""
 
-    def __init__(self, compiler: _Compiler, node: Node, raw: dict[str, Any], resolver: Any) -> None:
+    def __init__(self, compiler: _Compiler, node: Node, raw: JsonObject, resolver: Any) -> None:
         self.compiler, self.node, self.raw, self.checks = compiler, node, raw, node.checks
         self.resolver = compiler.references.inside(resolver, raw) if compiler.references else None
 
@@ -377,14 +380,12 @@ class _Builder:
         values = [value] if keyword == "const" else _of(list, value)
         kinds = self.checks.get("type")
         if not values or (kinds and not any(has_kind(v, kinds) for v in values)):
-            msg = "no listed value has the declared type"
-            raise _UnreadableError(msg)
+            _refuse("no listed value has the declared type")
         run = Run(1_000_000)
         try:
             return frozenset(key_of(v, run) for v in values)
         except BudgetSpent:
-            msg = "a listed value is nested too deep or too large"
-            raise _UnreadableError(msg) from None
+            _refuse("a listed value is nested too deep or too large")
 
     def bound(self, keyword: str, value: Any) -> float | None:
         exclusive = f"exclusive{keyword.capitalize()}"
@@ -397,14 +398,12 @@ class _Builder:
 
     def pattern(self, _keyword: str, source: Any) -> Pattern:
         if self.compiler.programs < 0:
-            msg = "the patterns of the schema are too large together"
-            raise _UnreadableError(msg)
+            _refuse("the patterns of the schema are too large together")
         self.compiler.programs -= _MAX_PROGRAMS // 1_000
         try:
             made = compile_pattern(_of(str, source))
         except PatternError as error:
-            msg = f"pattern with {error}"
-            raise _UnreadableError(msg) from None
+            _refuse(f"pattern with {error}")
         self.compiler.programs -= made.size
         return made
 
@@ -429,8 +428,7 @@ class _Builder:
 
     def branches(self, keyword: str, value: Any) -> list[Node]:
         if not _of(list, value):
-            msg = "no alternatives"
-            raise _UnreadableError(msg)
+            _refuse("no alternatives")
         return self.link([self.child(sub, keyword, i) for i, sub in enumerate(value)], in_place=True)
 
     def reference(self, keyword: str, value: Any) -> None:
@@ -457,8 +455,7 @@ class _Builder:
 
     def additional(self, keyword: str, value: Any) -> Node:
         if self.node.opaque and "patternProperties" in self.raw and value is not True:
-            msg = "stands beside a pattern that cannot be checked"
-            raise _UnreadableError(msg)
+            _refuse("stands beside a pattern that cannot be checked")
         return self.one(keyword, value)
 
     def dependents(self, keyword: str, value: Any) -> None:
@@ -495,15 +492,13 @@ def _kinds(_b: _Builder, _keyword: str, value: Any) -> frozenset[str] | None:
     names = value if isinstance(value, list) else [value]
     found = {_KIND_OF.get(_of(str, name).strip().lower()) for name in names}
     if not found or None in found:
-        msg = "not a type of JSON Schema"
-        raise _UnreadableError(msg)
+        _refuse("not a type of JSON Schema")
     return None if "any" in found else frozenset(name for name in found if name)
 
 
 def _of(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
-        msg = f"not a {'schema' if kind is dict else kind.__name__}"
-        raise _UnreadableError(msg)
+        _refuse(f"not a {'schema' if kind is dict else kind.__name__}")
     return value
 
 
@@ -513,21 +508,18 @@ def _number(value: Any) -> float:
         pass
     elif value.bit_length() <= MAX_BITS if isinstance(value, int) else math.isfinite(value):
         return value
-    msg = "not a finite number"
-    raise _UnreadableError(msg)
+    _refuse("not a finite number")
 
 
 def _count(_b: _Builder, _keyword: str, value: Any) -> int:
     if _number(value) < 0 or value != int(value):
-        msg = "not a count"
-        raise _UnreadableError(msg)
+        _refuse("not a count")
     return int(value)
 
 
 def _step(_b: _Builder, _keyword: str, value: Any) -> Any:
     if _number(value) <= 0:
-        msg = "not a number above 0"
-        raise _UnreadableError(msg)
+        _refuse("not a number above 0")
     return fraction(value)
 
 

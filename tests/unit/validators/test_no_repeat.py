@@ -225,35 +225,7 @@ def test_bounds_of_comparing() -> None:
     assert codes(turn, call("read", id=290)) == ["repeated_call"]
 
 
-JSON = json_values()
-CALLS = st.lists(
-    st.fixed_dictionaries(
-        {"name": st.sampled_from(["search", "read", "save", None]), "args": JSON | st.dictionaries(st.text(), JSON)},
-        optional={"id": st.sampled_from(["1", "2", None])},
-    ),
-    max_size=4,
-)
-MESSAGES = st.one_of(
-    st.builds(HumanMessage, st.text()),
-    st.builds(lambda content, calls: AIMessage.model_construct(content=content, tool_calls=calls), JSON, CALLS),
-    st.builds(
-        lambda key, status: ToolMessage.model_construct(content="x", tool_call_id=key, status=status),
-        st.sampled_from(["1", "2", None]),
-        st.sampled_from(["success", "error", None]),
-    ),
-)
-
-
-@given(history=st.lists(MESSAGES, max_size=8), content=JSON, calls=CALLS)
-def test_never_raises(history: list[BaseMessage], content: Any, calls: Any) -> None:
-    """No history and no answer make it raise, and nothing it says is a hard fail."""
-    message = AIMessage.model_construct(content=content, tool_calls=calls)
-    found = NoRepeat()(Draft(message=message), StepContext(messages=history, tools=TOOLS, side_effects=EFFECTS))
-    assert all(not v.hard and v.score is not None for v in found or [])
-    assert len(found or []) <= 2
-
-
-@given(args=st.dictionaries(st.text(), JSON, max_size=4))
+@given(args=st.dictionaries(st.text(), json_values(), max_size=4))
 def test_every_call_repeats_itself(args: dict[str, Any]) -> None:
     """A call whose numbers are numbers is the same as itself after any copy."""
 

@@ -1,17 +1,17 @@
 """Paths for the record: names that nobody declared are the model's own words."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade_agent.validators._safe_path import names_in, redact_path
+from cascade_agent.core.records import StepContext, ToolSpec
+from cascade_agent.validators._safe_path import redact_path
 
 
-def of(pointer: str, *names: str) -> str:
-    """The pointer as it is told where these names are declared."""
-    return redact_path(pointer, lambda: frozenset(names))
+def of(pointer: str, *names: str, schema=None) -> str:
+    """The pointer as it is recorded where these names are declared."""
+    parameters = schema or {"properties": {name: {} for name in names}}
+    return redact_path(pointer, StepContext(tools=[ToolSpec("act", "", parameters)]))
 
 
 @pytest.mark.parametrize(
@@ -47,15 +47,10 @@ def test_nothing_undeclared_is_named_below_an_argument(keys):
     assert len(parts) <= 16
 
 
-def test_names_are_asked_for_only_where_they_matter():
-    """Only below an argument, and there at any depth: in `$defs`, items and branches."""
-
-    def never() -> Any:
-        raise AssertionError
-
-    assert redact_path("/tool_calls/0/args/city", never) == "/tool_calls/0/args/city"
+def test_names_are_found_at_any_depth():
+    """Declared is what stands in `$defs`, items and branches too."""
     schema = {
         "$defs": {"a": {"properties": {"deep": {}}}},
         "anyOf": [{"properties": {"b": {"items": {"required": ["c"]}}}}],
     }
-    assert names_in(schema, None) == {"deep", "b", "c"}
+    assert of("/parsed/deep/b/c/d", schema=schema) == "/parsed/deep/b/c/*"

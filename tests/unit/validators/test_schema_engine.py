@@ -298,7 +298,7 @@ def test_a_hostile_schema_meets_hostile_values_within_its_counted_budget(case: C
     schema = Schema(case.schema())
     for _, build in HOSTILE_VALUES[:: 1 if RUN["slow"] else 3]:
         for value in (build(), {"x": build(), "n": build()}):
-            report = schema.check(value)
+            report = schema.check(value, steps=6_000)  # a tenth of what a call may take: the end is the same, earlier
             assert len(report.faults) <= MAX_FAULTS
             json.dumps(report.faults).encode()  # clean text, whatever the value was
 

@@ -5,7 +5,9 @@ import math
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.types import Command
 
@@ -19,8 +21,10 @@ from cascade_agent.validators import (
     PlanConsistency,
     SkippedCall,
     TokenConfidence,
+    default_validators,
 )
 from cascade_agent.validators.validator_set import ValidatorSet, is_control_flow, name_of
+from tests.builders import examples, json_values
 
 DRAFT, CONTEXT = Draft(message=AIMessage("x")), StepContext()
 BOTH = pytest.mark.parametrize("way", ["sync", "async"])
@@ -272,3 +276,69 @@ def test_a_setting_that_cannot_work_is_refused(validator: Any, settings: dict[st
     """At construction, and named."""
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         validator(**settings)
+
+
+TEXTS = st.text(max_size=40) | st.sampled_from(
+    [
+        *("act", "act(", "Error: ", "Rome, Oslo and Bern", "1,5 ½ 五 'a b' “c”", "\ud800\x00", "$a", "${b.x}", "done"),
+        *('{"steps": [{"id": "a", "tool": "act"}]}', "small"),
+    ]
+)
+NAMES = st.sampled_from(
+    ["x", "y", "id", "tool", "depends_on", "status", "args", "result", "steps", "plan", "final_tier"]
+)
+JSON = json_values(TEXTS | st.just(2**4000), NAMES | TEXTS, leaves=10)
+STEPS = st.fixed_dictionaries(
+    {"id": st.sampled_from(["a", "b", "c", 1])},
+    optional={
+        "tool": st.sampled_from(["act", "fly", None]),
+        "depends_on": st.lists(st.sampled_from(["a", "b", "c"]), max_size=2) | JSON,
+        "status": st.sampled_from(["done", "pending", "failed", "quux"]) | JSON,
+        "args": st.dictionaries(NAMES, JSON) | JSON,
+        "result": JSON,
+    },
+)
+PLANS = JSON | st.lists(STEPS, max_size=4) | st.builds(lambda s: {"steps": s}, st.lists(STEPS, max_size=4))
+CALLS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["act", "fly", None]),
+            "args": st.dictionaries(NAMES | TEXTS, JSON | PLANS, max_size=3) | JSON,
+            "id": st.sampled_from(["1", "2", None]),
+        }
+    ),
+    max_size=3,
+)
+META = st.fixed_dictionaries({}, optional={"cascade": JSON | st.fixed_dictionaries({"final_tier": TEXTS})})
+ANSWERS = st.builds(
+    lambda content, calls, meta: AIMessage.model_construct(
+        content=content, tool_calls=calls, invalid_tool_calls=[], response_metadata=meta
+    ),
+    TEXTS | JSON,
+    CALLS,
+    META,
+)
+RESULTS = st.builds(
+    lambda content, key, status: ToolMessage.model_construct(
+        content=content, tool_call_id=key, name="act", status=status
+    ),
+    TEXTS | JSON,
+    st.sampled_from(["1", "2", None]),
+    st.sampled_from(["success", "error", None]),
+)
+MESSAGES = st.lists(st.builds(HumanMessage, TEXTS) | ANSWERS | RESULTS, max_size=6)
+
+
+@settings(max_examples=examples(200, 1_000), deadline=None)
+@given(answer=ANSWERS, messages=MESSAGES, state=st.none() | st.builds(dict, plan=PLANS, results=JSON), schema=JSON, parsed=st.none() | PLANS)  # fmt: skip
+def test_no_request_and_no_answer_breaks_a_shipped_validator(answer, messages, state, schema, parsed) -> None:
+    """Any texts, calls, results, plans and schemas of arguments are judged, the same each time, in short sentences."""
+    mine = [v for v in default_validators() if type(v).__name__ not in ("StructuredOutput", "TokenConfidence")]
+    validators = ValidatorSet(mine)
+    parameters = {"type": "object", "properties": dict.fromkeys("xy", schema), "required": schema}
+    spec = ToolSpec("act", "Acts on texts.", parameters)
+    asked = {"messages": messages, "tools": (spec,), "state": state}
+    found = validators.validate(Draft(message=answer, parsed=parsed), StepContext(**asked))
+    assert [v for v in found if v.broken] == []
+    assert all(len(v.reason) <= 500 for v in found)
+    assert found == validators.validate(Draft(message=answer, parsed=parsed), StepContext(**asked))
