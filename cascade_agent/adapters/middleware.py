@@ -23,7 +23,7 @@ from cascade_agent.engine.step import Answer, CascadeSettings
 from cascade_agent.engine.structured import parse
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.models.options import bound_constraints
+from cascade_agent.models.options import BoundConstraints, bound_constraints
 from cascade_agent.models.tier import Role, Tier, configured
 from cascade_agent.models.tool_spec import tool_specs
 
@@ -161,7 +161,7 @@ class _AgentCall:
         self.tools = middleware.specs(request.tools)
         choice = {} if request.tool_choice is None else {"tool_choice": request.tool_choice}
         options = {**request.model_settings, **choice}
-        self.bound = {
+        self.bound: dict[Role, BoundConstraints] = {
             role: bound_constraints({**tier.bound, "tool_choice": None, **options}) for role, tier in self.tiers.items()
         }
 

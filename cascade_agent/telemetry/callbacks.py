@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
+    from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import SideCall, Verdict
 
 
@@ -37,7 +38,7 @@ class _Frame:
     _children: Any = None
     """The manager under which the run is opened; None when no handler hears of it."""
     _title = ""
-    _inputs: dict[str, object]
+    _inputs: JsonObject
     _run: Any = None
     _span: Span | None = None
     _chat: Span | None = None
@@ -163,17 +164,16 @@ class ModelCall(_Frame):
 class EvidenceCall(_Frame):
     """The call of evidence. `config` is what its models are called with; give what it found to `record_verdict`."""
 
-    _step: spans.StepScope
     _adopted: Span | None = None
 
     def __init__(self, scope: spans.Scope, evidence: Any, config: RunnableConfig | None) -> None:
         self.config, self._parent = config, scope
         attempt = scope if isinstance(scope, spans.AttemptScope) else None
-        self._step = scope.step if isinstance(scope, spans.AttemptScope) else scope
+        self._step = self._own = scope.step if isinstance(scope, spans.AttemptScope) else scope
         self._evidence, name = evidence, str(evidence.name)
         self._title, self._inputs = f"{names.VALIDATE} {name}", {"validator": name}
         self._known = {names.EVALUATION_NAME: name, names.SPAN_KIND: names.KIND_EVALUATOR}
-        if self._step.has_listeners and config is not None:
+        if self._own.has_listeners and config is not None:
             run = None if attempt is None else attempt.run
             self._children = config.get("callbacks") if run is None else run.get_child("evidence")
 
@@ -194,18 +194,18 @@ class EvidenceCall(_Frame):
         del is_async
         self._run = run
         self.config = cast("RunnableConfig", {**(self.config or {}), "callbacks": run.get_child("evidence")})
-        if self._step.adopter is not None:
-            self._adopted = adopted(self._step.adopter, run.run_id)
+        if self._own.adopter is not None:
+            self._adopted = adopted(self._own.adopter, run.run_id)
             if self._adopted is not None:
                 spans.take_over(self._adopted, self._title, self._known)
 
     def _open(self) -> None:
         with guarded:
-            if self._adopted is None and self._step.live:
+            if self._adopted is None and self._own.live:
                 self._span = spans.open_span(self._title, self._parent.current, self._known)
             span, tier = self._span or self._adopted, getattr(self._evidence, "tier", None)
-            if span is not None and self._step.chat and tier is not None:
-                self._chat = open_chat(span, tier, (), thread_id=self._step.thread_id)
+            if span is not None and self._own.chat and tier is not None:
+                self._chat = open_chat(span, tier, (), thread_id=self._own.thread_id)
         innermost = self._chat or self._span or self._adopted
         if innermost is not None:
             self._token = spans.attach(innermost)
