@@ -26,6 +26,10 @@ def stub() -> Iterator[StubOpenAI]:
         yield server
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of every collection of garbage: it stays."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what was imported out of every collection of garbage; refuse a pytest under which groups are none."""
     gc.freeze()
+    grouped = next((item for item in session.items if item.get_closest_marker("xdist_group")), None)
+    if grouped is not None and getattr(session.config.option, "loadgroup", False) and "@" not in grouped.nodeid:
+        msg = "pytest-xdist groups no tests under this pytest: take the versions of requirements-dev.txt"
+        raise pytest.UsageError(msg)

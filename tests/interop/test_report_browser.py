@@ -24,6 +24,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 pytestmark = [
+    pytest.mark.slow,  # in CI, which installs a Chromium
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (Debian: chromium), and CHROMIUM is unset"),
     pytest.mark.xdist_group("browser"),  # one process starts one Chromium
 ]

@@ -17,6 +17,8 @@ from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import CrossCheck
 from tests.builders import call, command, written
 
+pytestmark = pytest.mark.xdist_group("evidence_share")  # what these share is made once
+
 if TYPE_CHECKING:
     from pathlib import Path
 
