@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import Decision, Draft, StepOutcome, StepTrace
     from cascade_agent.engine.step import Effect
     from cascade_agent.models.tier import Role
-    from cascade_agent.validators.validator_set import Evidence
+    from cascade_agent.validators.validator_set import Evidence, Gathered
 
 T = TypeVar("T")
 E = TypeVar("E", Executor, AsyncExecutor)
@@ -218,9 +218,6 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
     place of this one.
     """
     draft, context = cast("Answer", progress.answer).draft, progress.context("small")
-    for_tier = getattr(evidence, "for_tier", None)
-    if for_tier is not None:
-        evidence = cast("Evidence", for_tier(progress.request.tiers["small"]))
     better: Draft | None = None
     reply: Reply = yield AskEvidence(evidence, draft, context, progress.seconds("small"))
     if reply.error is not None:
@@ -229,8 +226,7 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
         usage, cost = usage_and_cost_of_error(reply.error)[:2] if reply.made else (NOTHING, 0.0)
         call = SideCall(name=evidence.name, usage=usage, cost=cost, latency=reply.latency)
     else:
-        verdict, call, *others = cast("tuple[Any, ...]", reply.value)
-        better = others[0] if others else None
+        verdict, call, better = cast("Gathered", reply.value)
         call = replace(call, name=evidence.name, latency=reply.latency)
     progress.side_call(call)
     if better is not None and not progress.replaced(better):

@@ -23,7 +23,7 @@ from cascade_agent.engine.worker_threads import (
     stream_within,
 )
 from cascade_agent.models.tier import CALL_SECONDS
-from cascade_agent.validators.validator_set import is_control_flow, own_copy
+from cascade_agent.validators.validator_set import gathered, is_control_flow, own_copy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from cascade_agent.engine.budget import Budget
     from cascade_agent.engine.recorder import StepRecorder
     from cascade_agent.engine.step import Answer, Effect, Pending, StepRequest
-    from cascade_agent.models.tier import Role
+    from cascade_agent.models.tier import Role, Tier
+    from cascade_agent.validators.validator_set import Evidence
 
 T = TypeVar("T")
 _GRACE = 0.005
@@ -59,6 +60,11 @@ class _Base:
         if is_control_flow(error) or (host_raised is not None and host_raised(error)):
             raise error
         return Reply(None, error, late=False, latency=perf_counter() - started)
+
+    def _at_small(self, evidence: Evidence) -> Evidence:
+        """Return evidence as it is asked; one that asks the small tier itself is given it."""
+        for_tier: Callable[[Tier], Evidence] | None = getattr(evidence, "for_tier", None)
+        return evidence if for_tier is None else for_tier(self.request.tiers["small"])
 
     def hand_over(self, effect: HandOver) -> float:
         """Record a hand-over; return the seconds to wait before large is asked."""
@@ -167,16 +173,17 @@ class Executor(_Base):
         return partial(cast("Callable[[Role, str | None], Answer]", self.request.call), role, note)
 
     def _ask_evidence(self, effect: AskEvidence) -> Reply:
-        evidence, scope = effect.evidence, self.recorder.scope
-        if (unmade := _unmade(effect.seconds, evidence.name)) is not None:
+        scope, name = self.recorder.scope, effect.evidence.name
+        if (unmade := _unmade(effect.seconds, name)) is not None:
             return unmade
 
         def ask() -> object:
+            evidence = self._at_small(effect.evidence)
             with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
-                draft = own_copy(effect.draft)
-                return call.record_verdict(evidence.gather(draft, effect.context, config=call.config))
+                found = evidence.gather(own_copy(effect.draft), effect.context, config=call.config)
+                return call.record_verdict(gathered(evidence, found))
 
-        return self._reply(ask, effect.seconds, scope, evidence.name)
+        return self._reply(ask, effect.seconds, scope, name)
 
     def _reply(
         self, call: Callable[[], object], seconds: float | None, scope: telemetry.Scope, callee: str = ""
@@ -286,14 +293,15 @@ class AsyncExecutor(_Base):
         return partial(cast("Callable[[Role, str | None], Awaitable[Answer]]", call), role, note)
 
     async def _ask_evidence(self, effect: AskEvidence) -> Reply:
-        evidence, scope = effect.evidence, self.recorder.scope
+        scope = self.recorder.scope
         if (unmade := _unmade(effect.seconds)) is not None:
             return unmade
 
         async def ask() -> object:
+            evidence = self._at_small(effect.evidence)
             async with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
-                draft = own_copy(effect.draft)
-                return call.record_verdict(await evidence.agather(draft, effect.context, config=call.config))
+                found = await evidence.agather(own_copy(effect.draft), effect.context, config=call.config)
+                return call.record_verdict(gathered(evidence, found))
 
         return await self._reply(ask, effect.seconds, scope)
 

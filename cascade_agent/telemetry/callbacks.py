@@ -7,7 +7,7 @@ work with `with` and `async with`, open only what somebody listens to, and other
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from cascade_agent import semconv as names
 from cascade_agent.telemetry import spans
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import SideCall, Verdict
+
+T = TypeVar("T")
 
 
 class _Frame:
@@ -177,10 +179,10 @@ class EvidenceCall(_Frame):
             run = None if attempt is None else attempt.run
             self._children = config.get("callbacks") if run is None else run.get_child("evidence")
 
-    def record_verdict(self, found: tuple[Verdict, SideCall]) -> tuple[Verdict, SideCall]:
+    def record_verdict(self, found: tuple[Verdict, SideCall, T]) -> tuple[Verdict, SideCall, T]:
         """Note what was found and what it cost, and return it as it is."""
-        with guarded:  # it may be malformed: the engine judges that
-            verdict, spend, *_ = found
+        with guarded:
+            verdict, spend, _ = found
             span = self._span or self._adopted
             if span is not None and span.is_recording():
                 spans.set_known(

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, runtime_checkable
 
 from cascade_agent._log import LOG
-from cascade_agent.core.records import Origin, StepContext, Verdict
+from cascade_agent.core.records import Draft, Origin, SideCall, StepContext, Verdict
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.validators._safe_path import redact_path
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.policy import Policy
-    from cascade_agent.core.records import Draft, SideCall
     from cascade_agent.core.scoring import Weight
 
 Finding = Verdict | Iterable[Verdict] | bool | None
@@ -202,6 +201,19 @@ class ValidatorSet:
 
 
 _set = object.__setattr__  # a verdict is frozen
+
+
+Gathered: TypeAlias = "tuple[Verdict, SideCall, Draft | None]"
+
+
+def gathered(evidence: Evidence, found: object) -> Gathered:
+    """Return what evidence gave: a verdict, its cost, and a better draft or None. Anything else is its own fault."""
+    verdict, call, better = (*found, None, None, None)[:3] if isinstance(found, tuple) else (None, None, None)
+    if isinstance(verdict, Verdict) and isinstance(call, SideCall) and isinstance(better, Draft | None):
+        return verdict, call, better
+    given = ", ".join(type(part).__name__ for part in found) if isinstance(found, tuple) else type(found).__name__
+    why = f"returned ({given}), expected (Verdict, SideCall) or (Verdict, SideCall, Draft)"
+    return _broken(evidence.name, why, "evidence_error"), SideCall(name=evidence.name), None
 
 
 def own_copy(draft: Draft) -> Draft:

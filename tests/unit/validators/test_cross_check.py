@@ -10,7 +10,7 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Policy, Price, Tier, Verdict, default_validators
-from cascade_agent.core.records import Draft, StepContext
+from cascade_agent.core.records import Draft, SideCall, StepContext
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
@@ -254,7 +254,6 @@ def test_only_evidence_decides_when_there_is_nothing_else() -> None:
 
 def test_a_users_own_evidence() -> None:
     """Anything with `stage = "evidence"`, `gather` and `agather` is evidence; its verdict counts as a user's score."""
-    from cascade_agent.core.records import SideCall
 
     class Oracle:
         name, stage = "Oracle", "evidence"
@@ -267,3 +266,45 @@ def test_a_users_own_evidence() -> None:
 
     model = pair(["a"], ["b"], validators=[Oracle()], policy=Policy())
     assert model.invoke("?").response_metadata["cascade"]["final_tier"] == "large"
+
+
+FINE = (Verdict(outcome="pass", score=0.9), SideCall(name="x", cost=0.5))
+
+
+@pytest.mark.parametrize(
+    ("found", "named"),
+    [
+        (None, "NoneType"),
+        (5, "int"),
+        ((), ""),
+        (("x", FINE[1]), "str, SideCall"),
+        ((True, FINE[1]), "bool, SideCall"),
+        (([], FINE[1]), "list, SideCall"),
+        ((FINE[0], None), "Verdict, NoneType"),
+        ((*FINE, "better"), "Verdict, SideCall, str"),
+        (ZeroDivisionError(), None),
+    ],
+)
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+def test_evidence_of_another_shape_breaks_no_step(found: Any, named: str | None, way: str) -> None:
+    """A user's evidence that returns something else, or cannot be given the tier, abstains and says why."""
+
+    class Odd:
+        name, stage = "Odd", "evidence"
+
+        def for_tier(self, tier: Tier) -> "Odd":
+            if isinstance(found, Exception):
+                raise found
+            return self
+
+        def gather(self, draft: Draft, context: StepContext, *, config: Any) -> Any:
+            return found
+
+        async def agather(self, draft: Draft, context: StepContext, *, config: Any) -> Any:
+            return found
+
+    model = pair(["a"], ["b"], validators=[Odd()], policy=Policy())
+    answer = asyncio.run(model.ainvoke("?")) if way == "ainvoke" else model.invoke("?")
+    (verdict,) = answer.response_metadata["cascade"]["attempts"][0]["verdicts"]
+    assert (answer.text, verdict["outcome"], verdict["code"]) == ("a", "abstain", "evidence_error")
+    assert verdict["reason"] == "ZeroDivisionError" if named is None else f"({named})" in verdict["reason"]
