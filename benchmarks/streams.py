@@ -72,8 +72,8 @@ class _Handler(Handler):
                 time.sleep(len(script.deltas) / script.rate)
                 choice = {"index": 0, "message": _whole(script.deltas), "finish_reason": script.finish}
                 body = {**head, "object": "chat.completion", "choices": [choice], "usage": USAGE}
+                self.owner.done += 1  # before the end of it, which a reader may be faster with than we
                 self.reply(body)
-            self.owner.done += 1
         except (BrokenPipeError, ConnectionResetError):
             self.owner.left += 1
 
@@ -99,6 +99,7 @@ class _Handler(Handler):
         if script.cut is None and usage:
             self._event({**head, "object": "chat.completion.chunk", "choices": [], "usage": USAGE})
         if script.cut is None:
+            self.owner.done += 1
             self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, body: dict[str, Any]) -> None:
@@ -108,7 +109,7 @@ class _Handler(Handler):
 
 
 class TokenServer(Loopback):
-    """An OpenAI-compatible server on the loopback; `done` counts its answers, `left` those whose reader was gone."""
+    """An OpenAI-compatible server on the loopback; `done` counts answers, `left` readers that were gone."""
 
     handler = _Handler
 
