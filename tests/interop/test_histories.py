@@ -12,6 +12,7 @@ from tests.builders import get_weather
 from tests.interop.providers import KINDS, TEXT, Providers
 
 pytestmark = pytest.mark.xdist_group("providers")  # in one process: six clients take long to import
+pytest.importorskip("langchain_anthropic", reason="langchain-anthropic is not installed (extra interop)")
 
 
 @pytest.fixture(scope="module")
