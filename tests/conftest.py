@@ -1,6 +1,5 @@
 """Fixtures that several folders use."""
 
-import gc
 from collections.abc import Iterator
 
 import pytest
@@ -27,8 +26,7 @@ def stub() -> Iterator[StubOpenAI]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave what was imported out of every collection of garbage; refuse a pytest under which groups are none."""
-    gc.freeze()
+    """Refuse a pytest under which groups are none."""
     grouped = next((item for item in session.items if item.get_closest_marker("xdist_group")), None)
     if grouped is not None and getattr(session.config.option, "loadgroup", False) and "@" not in grouped.nodeid:
         msg = "pytest-xdist groups no tests under this pytest: take the versions of requirements-dev.txt"

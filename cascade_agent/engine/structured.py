@@ -1,4 +1,4 @@
-"""What a tier returned as an answer, and structured output as plain JSON, and back."""
+"""Answers of what tiers return; structured output as plain JSON, and back."""
 
 from __future__ import annotations
 

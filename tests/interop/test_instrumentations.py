@@ -4,6 +4,7 @@
 """
 
 import functools
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -33,15 +34,33 @@ HOWS = ("sync", "async", "stream", "astream")
 Tree = list[Any]
 
 
+NEEDS = {
+    "openinference": "openinference.instrumentation.langchain",
+    "genai": "opentelemetry.instrumentation.genai.langchain",
+    "traceloop": "opentelemetry.instrumentation.langchain",
+}
+
+
+def _installed(backend: str) -> bool:
+    try:
+        return backend not in NEEDS or importlib.util.find_spec(NEEDS[backend]) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
+
+
 @functools.cache
 def _started() -> dict[str, fresh.Running]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_", "CASCADE_"))}
-    return {backend: fresh.start(SCRIPT, backend, env=env) for backend in BACKENDS}  # they sleep much of their time
+    return {
+        backend: fresh.start(SCRIPT, backend, env=env) for backend in filter(_installed, BACKENDS)
+    }  # they sleep much of their time
 
 
 @functools.cache
 def ran(backend: str) -> dict[str, Any]:
     """All scenarios under a backend, run once."""
+    if not _installed(backend):
+        pytest.skip(f"{NEEDS[backend]} is not installed (extra interop)")
     done = _started()[backend].ended()
     assert done.code == 0, done.err[-4000:]
     return json.loads(done.out)

@@ -284,7 +284,7 @@ _BY_LARGE: Final = ("large", "shadow")
 
 @dataclass(slots=True)
 class _Estimate:
-    """How a step ends under a policy, while it is made up; `paid` are `own` to `large_more` of its `Sums`."""
+    """The end of a step under a policy, while it is made up; `paid` are `own` to `large_more` of its `Sums`."""
 
     finals: int = BY_SMALL
     escalated: int = 0

@@ -107,7 +107,7 @@ def test_what_is_no_journal_is_named(place: Path, name: str) -> None:
     for file, complaint in (("none.jsonl", "no journal matches"), ("empty.jsonl", "empty.jsonl"), ("dir", "is a directory"),
                             ("cut.jsonl.gz", "--out" if name == "label" else "is cut off")):  # fmt: skip
         refused(place, complaint, name, file, *READERS[name])
-    refused(place, {"trace": "FILE", "label": "journal"}.get(name, "JOURNAL"), name)
+    refused(place, "FILE" if name == "trace" else "Missing argument", name)
 
 
 J = "j.jsonl"
