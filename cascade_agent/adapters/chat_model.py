@@ -53,6 +53,9 @@ _OF_TIERS = (
     "base_url",
     "model",
     "model_name",
+    "cache",
+    "rate_limiter",
+    "custom_get_token_ids",
 )
 """LangChain's standard parameters of a model: here each tier's model has its own."""
 
@@ -60,14 +63,11 @@ _OF_TIERS = (
 class HostSettings(TypedDict, total=False):
     """Settings that every LangChain chat model takes."""
 
-    cache: Any
     callbacks: Any
-    custom_get_token_ids: Callable[[str], list[int]] | None
     disable_streaming: Any
     metadata: JsonObject | None
     output_version: str | None
     profile: Any
-    rate_limiter: Any
     tags: list[str] | None
     verbose: bool
 
@@ -136,8 +136,8 @@ class CascadeChatModel(BaseChatModel):
         **host: Unpack[HostSettings],
     ) -> None:
         for given in list(host):
-            if given in _OF_TIERS:
-                host.pop(given)  # type: ignore[misc]  # no setting of ours, so type checkers refuse it already
+            # no settings of ours, so type checkers refuse them already
+            if given in _OF_TIERS and host.pop(given) is not None:  # type: ignore[misc]
                 LOG.warning("CascadeChatModel ignores %s: set it on the models of small and large", given)
         _refuse_policy_settings(host)
         refuse_unknown("CascadeChatModel", host, type(self).model_fields)
