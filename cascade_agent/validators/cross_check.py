@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.core.scoring import Scorer, Weight
-from cascade_agent.validators._model_call import ModelValidator, bound_for
+from cascade_agent.validators._model_call import ModelValidator, Requests, bound_for
 from cascade_agent.validators.agreement import Similarity, agreement
 from cascade_agent.validators.validator_set import ValidatorSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from langchain_core.messages import BaseMessage
-
-    from cascade_agent.models.tier import Ready
 
 
 class CrossCheck(ModelValidator):
@@ -45,9 +41,9 @@ class CrossCheck(ModelValidator):
         super().__init__(model, name=name)
         self._similarity = similarity
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
+    def _request(self, draft: Draft, context: StepContext) -> Requests:
         del draft  # the second model must not see the first one's answer
-        return bound_for(self.tier, context), self.tier.messages_for(list(context.messages))
+        return Requests(bound_for(self.tier, context), [self.tier.messages_for(list(context.messages))])
 
     def _read(self, answer: Draft, draft: Draft, context: StepContext) -> Verdict:
         score = cross_checked(draft, answer, context, similarity=self._similarity)

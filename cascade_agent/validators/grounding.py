@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._conversation import Conversation, conversation
 from cascade_agent.validators._words import (
     VALUE_CHARS,
+    WORD,
     Answer,
     Leaf,
     answer,
+    compact,
     fold,
     identifier_words,
     number,
@@ -49,7 +51,6 @@ _DATE = re.compile(
     r"|(\d{4})年(\d{1,2})月(\d{1,2})日"
 )
 _YEAR = re.compile(r"(?<!\d)(?:1[6-9]|20|21)\d\d(?!\d)")
-_WORD = re.compile(r"[^\W_]+")
 _DOT = re.compile(r"(?<=\w)\.(?=\w)|\.(?=\s|$)")
 
 _COUNTED: Final = 12  # whole numbers up to it may stand in words of any language
@@ -202,16 +203,12 @@ def typical(values: Sequence[float]) -> float:
     return (min(values) + sum(values) / len(values)) / 2
 
 
-def groundings(found: Answer, conv: Conversation) -> list[float | None]:
-    """Return how well each leaf of the answer is grounded; None for what cannot be judged. Kept for the step."""
-    kept = conv.context.cache.get("validators.groundings")
-    if kept is None or kept[0] is not found:
-        values: list[float | None] = []
-        for leaf in found.leaves:
-            known = found.tools[leaf.call] is not None
-            values.append(_grounded(leaf, conv) if known else None)
-        kept = conv.context.cache["validators.groundings"] = (found, values)
-    return cast("list[float | None]", kept[1])
+def groundings(found: Answer, conv: Conversation) -> Sequence[float | None]:
+    """Return how well each leaf of the answer is grounded, read once; None for what cannot be judged."""
+    if found.groundings is None:
+        known = [found.tools[leaf.call] is not None for leaf in found.leaves]
+        found.groundings = [_grounded(leaf, conv) if k else None for leaf, k in zip(found.leaves, known, strict=True)]
+    return found.groundings
 
 
 def date_grounded(value: str, conv: Conversation) -> float | None:
@@ -279,7 +276,7 @@ def _text_grounded(value: str, conv: Conversation) -> float:
         return 1.0
     as_number = number(folded)
     as_date = date_grounded(folded, conv)
-    joined = "".join(_WORD.findall(folded))
+    joined = compact(folded)
     if as_number is not None:
         score = _number_grounded(as_number, conv)
     elif as_date is not None and as_date > 0:
@@ -313,7 +310,7 @@ def _words_grounded(text: str, conv: Conversation) -> float:
         return 1.0
     score = held / total
     if score < _DERIVED:
-        words = _WORD.findall(fold(text))
+        words = WORD.findall(fold(text))
         for letters in ("".join(w[0] for w in words), "".join(w[0] for w in words if len(w) >= _OWN_WORD)):
             if len(letters) > 1 and _has_word(_DOT.sub("", conv.evidence), letters):
                 return _DERIVED
