@@ -198,12 +198,12 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
     ):
         reason = f"the {part} of a called tool shares few words with the request"
         out.append(_graded(code, typical(shares), reason))
-    left, open_ = known.difference(found.used.terms, *[tool.description for tool in called.values()]), 0.0
+    left, missed = known.difference(found.used.terms, *[tool.description for tool in called.values()]), 0.0
     for tool in offered.tools:
         if id(tool) not in called and not _apart(tool, left):
-            open_ = max(open_, _share(tool.by_name, left) * _share(tool.by_description, left))
-    if open_ > 0:
-        out.append(_graded("part_open", 1.0 - open_, "words of the request belong to a tool that was not called"))
+            missed = max(missed, _share(tool.by_name, left) * _share(tool.by_description, left))
+    if missed > 0:
+        out.append(_graded("part_open", 1.0 - missed, "words of the request belong to a tool that was not called"))
     return out
 
 
