@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -24,7 +24,7 @@ TOKEN = (  # DeepSeek writes the bars full width, Kimi and GLM with letters of t
     r"|</?s>|<(?:bos|eos|pad|unk|unused\d+)>|\[/?INST\]|<</?SYS>>"
     rf"|<(?:start|end)_of_(?:turn|utterance)>(?:{_ROLE}(?!\w))?+"
 )
-_ONLY_TOKENS = re.compile(rf"(?:{_SPACE}++|{TOKEN})*+")
+is_template: Final = re.compile(rf"(?:{_SPACE}++|{TOKEN})*+").fullmatch
 _CALLING = r"(?i:tool|func|call|invoke|action|plugin|python_tag)"
 _BETWEEN = re.compile(
     rf"{_SPACE}++|[;,)]|```(?:\w+)?|{TOKEN}|\[/?[A-Z][A-Z_]{{2,30}}\]|</[^<>\n]{{1,80}}>|json(?=\s*[{{\[])"
@@ -89,10 +89,6 @@ def without_thoughts(text: str) -> str:
     if text.startswith("analysis") and (stripped := _FINAL.match(text)):
         return text if stripped["none"] is not None and _STRIPPED.search(text) else text[stripped.end() :]
     return text
-
-
-def is_template(text: str) -> bool:
-    return _ONLY_TOKENS.fullmatch(text) is not None
 
 
 def ends_in_template(text: str) -> bool:

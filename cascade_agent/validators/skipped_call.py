@@ -106,11 +106,11 @@ class _Turn:
 
     @cached_property
     def withdrawn(self) -> bool:
-        return declines(self.user)
+        return declines(self.user) is not None
 
     @cached_property
     def refuses(self) -> bool:
-        return declines(self.text)
+        return declines(self.text) is not None
 
     def announced(self) -> tuple[str, str] | None:
         """Return a finding where the answer says what it is about to do, and stops."""
@@ -136,7 +136,7 @@ class _Turn:
             return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
         if self.length > _SHORT or self.refuses:
             return None
-        question = asks(self.user)
+        question = asks(self.user) is not None
         if question and any(value in self.numbers for span in spans for value in span.values):
             return None
         return self._unmet(question=question)

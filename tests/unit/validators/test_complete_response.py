@@ -109,7 +109,7 @@ BROKEN = {
         "special tokens in blocks": AIMessage([text_block("<|im_end|>")]),
     },
     "truncated": {
-        "incomplete (OpenAI Responses)": reply(status="incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        "incomplete (OpenAI Responses)": reply(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
     },
     "refused": {
         "filter (OpenAI Responses)": reply("", status="incomplete", incomplete_details={"reason": "content_filter"}),
