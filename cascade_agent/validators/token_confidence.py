@@ -129,10 +129,9 @@ def _tokens(data: object) -> Tokens:
         data = [{"token": text, "logprob": logprob} for text, logprob in zip(texts, logprobs, strict=True)]
     out: Tokens = []
     for item in data[-_MAX_TOKENS:] if isinstance(data, list) else ():
-        text, logprob = "", item
-        if isinstance(item, dict):
-            text = item.get("token", item.get("text", ""))
-            logprob = next((item[key] for key in _LOGPROB if key in item), None)
+        token = item if isinstance(item, dict) else {"logprob": item}
+        text = token.get("token", token.get("text"))
+        logprob = next((token[key] for key in _LOGPROB if key in token), None)
         if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not logprob <= math.inf:  # NaN
             continue
         word = text[:_MAX_WORD] if isinstance(text, str) else ""
