@@ -205,18 +205,17 @@ def number_spans(folded: str, *, limit: int = _SPANS) -> list[NumberSpan]:
         before = folded[max(0, start - 2) : start]
         joined = before[-1:].isalpha() or (before[-1:] in ("-", "_") and before[:1].isalpha())
         out.append(NumberSpan(tuple(values), parts, start, match.end(), joined))
-    return out if plain else [*out, *islice(_signs(folded), limit)]
-
-
-def _signs(folded: str) -> Iterator[NumberSpan]:
-    """Yield numbers that are not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十."""
+    if plain:
+        return out
+    signs: list[NumberSpan] = []  # not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十
     for match in _FRACTION.finditer(folded):
         above, below = (float(part[:_LONG_NUMBER]) for part in match.groups())
         if below:
-            yield NumberSpan((above / below,), (), match.start(), match.end(), joined=True)
+            signs.append(NumberSpan((above / below,), (), match.start(), match.end(), joined=True))
     for index, char in enumerate(folded[:REQUEST_CHARS]):
         if char.isnumeric() and not char.isdecimal():
-            yield NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True)
+            signs.append(NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True))
+    return [*out, *signs[:limit]]
 
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
@@ -435,10 +434,11 @@ def schema_text(schema: object, *, depth: int = 3) -> str:
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """The calls of a draft with their leaves, and all of their values as text."""
 
+    draft: Draft
     calls: Sequence[JsonMapping]
     tools: Sequence[ToolText | None]
     leaves: Sequence[Leaf]
@@ -453,20 +453,27 @@ class Answer:
 
 def answer(draft: Draft, context: StepContext) -> Answer:
     """Return the draft's calls, read once; the result is kept in `context.cache` for the same draft."""
-    found = context.cache.get("validators.answer")
-    if found is None or found[0] is not draft:
-        found = context.cache["validators.answer"] = (draft, _read_answer(draft, context))
-    return cast("Answer", found[1])
+    found = cast("Answer | None", context.cache.get("validators.answer"))
+    if found is None or found.draft is not draft:
+        by_name = context.tools_by_name
+        calls = cast("Sequence[JsonMapping]", draft.tool_calls[:MAX_LEAVES])
+        tools = [tool_text(by_name[c["name"]]) if c["name"] in by_name else None for c in calls]
+        leaves = list(islice(_leaves(calls, tools), MAX_LEAVES))
+        used = Reading(fold("\n".join([value_text(leaf.value) for leaf in leaves])))
+        found = Answer(draft=draft, calls=calls, tools=tools, leaves=leaves, used=used)
+        context.cache["validators.answer"] = found
+    return found
 
 
-def _read_answer(draft: Draft, context: StepContext) -> Answer:
-    by_name = context.tools_by_name
-    calls = cast("Sequence[JsonMapping]", draft.tool_calls[:MAX_LEAVES])
-    tools = [tool_text(by_name[c["name"]]) if c["name"] in by_name else None for c in calls]
-    found = (_leaves(i, call.get("args"), tool) for i, (call, tool) in enumerate(zip(calls, tools, strict=True)))
-    leaves = list(islice(chain.from_iterable(found), MAX_LEAVES))
-    used = Reading(fold("\n".join([value_text(leaf.value) for leaf in leaves])))
-    return Answer(calls=calls, tools=tools, leaves=leaves, used=used)
+def _leaves(calls: Sequence[JsonMapping], tools: Sequence[ToolText | None]) -> Iterator[Leaf]:
+    for index, (call, tool) in enumerate(zip(calls, tools, strict=True)):
+        for key, value in islice(_mapping(call.get("args")).items(), MAX_LEAVES):
+            schema, required = (
+                ({}, False) if tool is None else (_mapping(tool.properties.get(key)), key in tool.required)
+            )
+            path = f"/tool_calls/{index}/args/{pointer_part(key)}"
+            for place, leaf, own in walk(value, schema, path, 5):
+                yield Leaf(index, place, str(key), leaf, own, required, place == path)
 
 
 def value_text(value: object) -> str:
@@ -478,15 +485,6 @@ def value_text(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
         return ""
     return str(value)
-
-
-def _leaves(index: int, args: object, spec: ToolText | None) -> Iterator[Leaf]:
-    for key, value in islice(_mapping(args).items(), MAX_LEAVES):
-        schema = _mapping(spec.properties.get(key)) if spec is not None else {}
-        required = spec is not None and key in spec.required
-        path = f"/tool_calls/{index}/args/{pointer_part(key)}"
-        for place, leaf, leaf_schema in walk(value, schema, path, 5):
-            yield Leaf(index, place, str(key), leaf, leaf_schema, required, place == path)
 
 
 def _mapping(value: object) -> JsonMapping:

@@ -34,7 +34,6 @@ from cascade_agent.validators.agreement import same_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Draft, StepContext
 
 # Shapes that no language fills with a meaning: <city>, {{city}}, [CITY_NAME], ..., ???, XXXX, ____
@@ -142,11 +141,18 @@ def _graded(code: str, values: list[tuple[float, str]]) -> Verdict:
 def _fault(leaf: Leaf, conv: Conversation) -> str | None:
     """Return the code of the soft fail that a text or a null is by itself, or None."""
     value, schema = leaf.value, leaf.schema
+    options, kind = schema.get("enum"), schema.get("type")
+    listed = isinstance(options, list) and value in options
     if value is None or not value.strip():
-        return "required_empty" if leaf.required and leaf.whole and not _may_be_empty(value, schema) else None
+        # without a type it is a union or a reference: the schema check's business
+        nullable = (
+            not kind or kind == "null" or (isinstance(kind, list) and "null" in kind) or schema.get("nullable") is True
+        )
+        allowed = not schema or listed or is_default(value, schema) or (value is None and nullable)
+        return "required_empty" if leaf.required and leaf.whole and not allowed else None
     if "default" in schema and is_default(value, schema):
         return None
-    if _placeholder(value, leaf, conv):
+    if not listed and _placeholder(value, leaf, conv):
         return "placeholder_value"
     return "date_invented" if date_grounded(value, conv) == 0.0 and not conv.literally(value) else None
 
@@ -168,26 +174,15 @@ def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
     return re.search(rf"(?<![\d.,]){re.escape(value_text(value))}(?:[.,]0+)?\s?%", conv.asked.folded) is not None
 
 
-def _may_be_empty(value: str | None, schema: JsonMapping) -> bool:
-    options, kind = schema.get("enum"), schema.get("type")
-    if not schema or is_default(value, schema) or (isinstance(options, list) and value in options):
-        return True
-    # without a type it is a union or a reference: the schema check's business
-    nullable = (
-        not kind or kind == "null" or (isinstance(kind, list) and "null" in kind) or schema.get("nullable") is True
-    )
-    return value is None and nullable
-
-
 def _placeholder(value: str, leaf: Leaf, conv: Conversation) -> bool:
-    text, options = value.strip()[:80], leaf.schema.get("enum")
+    text = value.strip()[:80]
     folded = fold(text)
     template = _HOLLOW.fullmatch(text) or _YOUR.fullmatch(text)
     word = folded in _EMPTY_WORDS and leaf.schema.get("type") == "string"
     own_name = leaf.whole and folded[3:] and folded == fold(leaf.key)  # {"city": "city"}
-    if not (template or word or own_name) or (isinstance(options, list) and value in options):
+    if not (template or word or own_name) or folded in conv.evidence:
         return False
-    return folded not in conv.evidence and folded not in fold(str(leaf.schema.get("description", ""))[:VALUE_CHARS])
+    return folded not in fold(str(leaf.schema.get("description", ""))[:VALUE_CHARS])
 
 
 def is_default(value: object, schema: object) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.validators._words import walk
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolCall
@@ -25,6 +26,7 @@ _MAX_TOKENS = 4_096
 _MAX_WORD = 32
 _MAX_VALUES = 64
 _MAX_NODES = 500
+_MAX_DEPTH = 32
 _MAX_NEEDLE = 2_000
 _IMPOSSIBLE = -10_000
 
@@ -174,18 +176,10 @@ def _action_tokens(tokens: Tokens, calls: Sequence[ToolCall]) -> list[float]:
 def _needles(args: object) -> list[tuple[str, ...]]:
     """Return the spellings of each value of the arguments: as plain text and as JSON."""
     out: list[tuple[str, ...]] = []
-    stack: list[object] = [args]
-    for _ in range(_MAX_NODES):
-        if not stack or len(out) >= _MAX_VALUES:
-            break
-        item = stack.pop()
-        if isinstance(item, Mapping):
-            stack.extend(reversed(list(islice(item.values(), _MAX_VALUES))))
-        elif isinstance(item, list | tuple):
-            stack.extend(reversed(item[:_MAX_VALUES]))
-        elif isinstance(item, str):
+    for _, item, _ in islice(walk(args, {}, "", _MAX_DEPTH), _MAX_NODES):
+        if isinstance(item, str):
             if 0 < len(item) <= _MAX_NEEDLE:
                 out.append((json.dumps(item)[1:-1], json.dumps(item, ensure_ascii=False)[1:-1], item))
         elif item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256):
             out.append((json.dumps(item), str(item)))  # str() of huge ones is refused
-    return out
+    return out[:_MAX_VALUES]
