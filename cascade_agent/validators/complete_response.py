@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
@@ -111,8 +111,6 @@ class CompleteResponse:
     """
 
     max_chars: int = 1_000_000
-    name: ClassVar[str] = "CompleteResponse"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "incomplete"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(_SCORES, HANDED_ON)
@@ -156,8 +154,7 @@ class CompleteResponse:
 
 
 def _fail(code: str, reason: str, path: str = "/text") -> Verdict:
-    score, name = _SCORES.get(code), CompleteResponse.name
-    return Verdict(outcome="fail", code=code, reason=reason, score=score, path=path, validator=name)
+    return Verdict(outcome="fail", code=code, reason=reason, score=_SCORES.get(code), path=path)
 
 
 # ---- what is read of messages ---------------------------------------------------------------------------------------

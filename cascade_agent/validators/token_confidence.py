@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
@@ -79,8 +79,6 @@ class TokenConfidence:
 
     quantile: float = _QUANTILE
     graded: bool = True
-    name: ClassVar[str] = "TokenConfidence"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "low_confidence"
     weights: ClassVar[Mapping[str, Weight]] = {
