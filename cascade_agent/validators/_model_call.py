@@ -1,4 +1,4 @@
-"""Evidence that asks a model: the requests in sync and async, their cost, and a breaker for a model that is down.
+"""Evidence that asks a model: the requests in sync and async, their cost, and a pause for a model that is down.
 
 Whatever goes wrong is an abstain; a draft is never failed because its judge was.
 """
@@ -102,50 +102,44 @@ _FAILURES: Final = 5
 _PROBE_AFTER: Final = 30.0
 
 
-class Breaker:
-    """Stops asking after 5 failures in a row and lets one call through every 30 s to see whether it is better."""
-
-    def __init__(self) -> None:
-        self._failed, self._open_until = 0, 0.0
-        self._lock = threading.Lock()
-
-    def allows(self) -> bool:
-        """Return whether a call may be made now."""
-        with self._lock:
-            now = time.monotonic()
-            if self._failed >= _FAILURES and now < self._open_until:
-                return False
-            self._open_until = now + _PROBE_AFTER
-            return True
-
-    def record(self, *, worked: bool) -> None:
-        """Count how a call went."""
-        with self._lock:
-            self._failed = 0 if worked else self._failed + 1
-            self._open_until = time.monotonic() + _PROBE_AFTER
-
-
 class ModelValidator(ModelEvidence[tuple[Verdict, SideCall]]):
-    """Evidence that one call gives: `_request` writes it, `_read` reads its answer. What the model raises goes out."""
+    """Evidence that one call gives: `_request` writes it, `_read` reads its answer. What the model raises goes out.
+
+    After 5 failures in a row nothing is asked but one call every 30 s, to see whether the model is better.
+    """
 
     def __init__(self, model: Any, *, name: str) -> None:
         self.tier = Tier.of(model)
         self.name = name
-        self._breaker = Breaker()
+        self._failed, self._paused_until = 0, 0.0
+        self._lock = threading.Lock()
+
+    def _may_ask(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if self._failed >= _FAILURES and now < self._paused_until:
+                return False
+            self._paused_until = now + _PROBE_AFTER
+            return True
+
+    def _count(self, *, worked: bool) -> None:
+        with self._lock:
+            self._failed = 0 if worked else self._failed + 1
+            self._paused_until = time.monotonic() + _PROBE_AFTER
 
     def _asking(self, draft: Draft, context: StepContext) -> Asking[tuple[Verdict, SideCall]]:
-        if not self._breaker.allows():
+        if not self._may_ask():
             reason = "paused: it failed 5 times in a row, the next try is due within 30 s"
             verdict = Verdict(outcome="abstain", code="evidence_paused", reason=reason)
             return verdict, SideCall(name=self.name, usage=NOTHING, cost=0.0)
         (reply,) = yield self._request(draft, context)
         if isinstance(reply, Exception):
-            self._breaker.record(worked=False)
+            self._count(worked=False)
         if isinstance(reply, BaseException):
             raise reply
         answer = as_draft(reply)
         verdict = self._read(answer, draft, context)
-        self._breaker.record(worked=verdict.score is not None)
+        self._count(worked=verdict.score is not None)
         usage, cost, _ = usage_and_cost(self.tier, answer.message)
         return verdict, SideCall(name=self.name, usage=usage, cost=cost)
 
