@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
-from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.token_confidence import TokenConfidence
 from tests.builders import json_values, pair, record
@@ -147,12 +146,6 @@ def test_bounds(args: Any, least: float) -> None:
         response_metadata=openai(("find", -0.1), *((str(n), -0.2) for n in range(10, 99))),
     )
     assert judge(message, 0).score == pytest.approx(math.exp(least))
-
-
-def test_what_is_no_quantile_is_refused() -> None:
-    """The field is named."""
-    with pytest.raises(ConfigurationError, match="TokenConfidence.quantile"):
-        TokenConfidence(quantile=1.0)
 
 
 def find(*values: float, name: float = -0.01) -> AIMessage:
