@@ -192,7 +192,9 @@ def _texts_alike(a: str, b: str) -> float:
     one, two = sorted((_COMPACT.sub(" ", text).split() for text in (a, b)), key=len)
     if _FORMULA.search(a) or _FORMULA.search(b) or not one:
         return 0.0
-    left, right = ({w[:-1] if len(w) > _SHORT and w[-1] == "s" != w[-2] else w for w in words} for words in (one, two))
+    left, right = (
+        {w if len(w) <= _SHORT or w.endswith("ss") else w.removesuffix("s") for w in words} for words in (one, two)
+    )
     initials = len(one) == 1 and len(two) > 1 and one[0] == "".join(w[0] for w in two)
     short = len(one) == len(two) and all(x == y or _short_for(x, y) for x, y in zip(one, two, strict=True))
     if left == right or initials or short:
