@@ -66,7 +66,7 @@ _USER = re.compile(
 _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
 _SIGNS = re.compile(r"[{(<\[:]")
 """Without one of these nothing is the markup of a call."""
-_MARK = re.compile(r"[\"'\\(){}\[\]]")
+_MARK = re.compile(r"\\.|[\"'(){}\[\]]", re.DOTALL)
 _ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input", "tool_input")
 _IDENTIFIER = re.compile(r"[A-Za-z]\w*(?:[.:\-]\w+)*")
 _NAMES = ("name", "tool", "tool_name", "function", "action")
@@ -207,19 +207,15 @@ def _after_bracket(text: str, start: int, *, may_be_cut: bool) -> int | None:
 
     A call that was never closed is one, too, where a text stops like markup: that is why nobody parsed it.
     """
-    depth, quote, escaped = 0, "", -1
+    depth, quote = 0, ""
     for match in _MARK.finditer(text, start):
-        at, mark = match.start(), match[0]
-        if at == escaped:
-            continue
-        if mark == "\\":
-            escaped = at + 1
-        elif quote:
+        mark = match[0]  # a backslash takes the next letter with it
+        if quote:
             quote = "" if mark == quote else quote
         elif mark in "\"'":
             quote = mark
-        else:
+        elif mark[0] != "\\":
             depth += 1 if mark in "([{" else -1
             if depth <= 0:
-                return at + 1
+                return match.end()
     return len(text) if may_be_cut and text[-1:] in "}])>" else None
