@@ -130,9 +130,8 @@ class CompleteResponse:
         return (
             _stopped(draft)
             or _choice(draft, context)
-            or (_empty(answer) if text_alone and not other else None)
+            or (_no_answer(answer, context) if text_alone and not other else None)
             or _runs_on(draft, text, context)
-            or (_call_as_text(answer, context) if text_alone and answer else None)
             or _missing_call(draft, context)
             or self._unstorable(draft)
             or _prompt_cut(draft, context)
@@ -255,11 +254,14 @@ def _choice(draft: Draft, context: StepContext) -> Verdict | None:
     return None
 
 
-def _empty(answer: str) -> Verdict | None:
+def _no_answer(answer: str, context: StepContext) -> Verdict | None:
+    """Return a finding where a text without calls and other content says nothing, or is a call by itself."""
     seen = _VISIBLE.search(answer)
-    if seen is not None and not (seen[0] in "<[" and _markup.is_template(answer)):
-        return None
-    return _fail("empty_answer", "the answer holds no text, no tool call and no other content")
+    if seen is None or (seen[0] in "<[" and _markup.is_template(answer)):
+        return _fail("empty_answer", "the answer holds no text, no tool call and no other content")
+    if context.output_schema is None and _markup.is_call(answer, context.tools_by_name, _request(context)):
+        return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call")
+    return None
 
 
 def _runs_on(draft: Draft, text: str, context: StepContext) -> Verdict | None:
@@ -272,12 +274,6 @@ def _runs_on(draft: Draft, text: str, context: StepContext) -> Verdict | None:
         text = draft.text.rstrip()  # some servers leave the stop word itself at the end
         if any(word.strip() and word in text and not text.endswith(word.rstrip()) for word in context.stop):
             return _fail("runs_on", "the text goes on after a word at which it had to stop")
-    return None
-
-
-def _call_as_text(answer: str, context: StepContext) -> Verdict | None:
-    if context.output_schema is None and _markup.is_call(answer, context.tools_by_name, _request(context)):
-        return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call")
     return None
 
 

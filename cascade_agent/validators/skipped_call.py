@@ -151,7 +151,10 @@ class _Turn:
             return None
         if asks(next((f.text for f in reversed(self.state.before) if f.kind == "ai" and f.text), "")):
             return _skipped("the user agreed to what was proposed, and nothing was called")
-        return _skipped("the answer says again what was asked for, and nothing was called") if self._echoes() else None
+        new = self.state.request_terms.intersection(term for term in terms(self.text) if weight(term) >= SAYS)
+        if new and new.difference(*[fact.whole.terms for fact in self.state.before]):
+            return _skipped("the answer says again what was asked for, and nothing was called")
+        return None
 
     def _unanswered(self) -> bool:
         """Return whether the user turn before this one ended without a call too."""
@@ -176,11 +179,6 @@ class _Turn:
         called = {call["name"] for fact in self.state.before for call in fact.calls}
         known = frozenset().union(*map(subject, called))
         return any(name not in called and not known.issuperset(words) for name, words in spoken)
-
-    def _echoes(self) -> bool:
-        """Return whether the answer takes up a word of the request that is new to the conversation."""
-        new = self.state.request_terms.intersection(term for term in terms(self.text) if weight(term) >= SAYS)
-        return bool(new) and bool(new.difference(*[fact.whole.terms for fact in self.state.before]))
 
     @cached_property
     def numbers(self) -> frozenset[float]:
