@@ -137,7 +137,7 @@ class _Turn:
         if self.length > _SHORT or self.refuses:
             return None
         question = asks(self.user) is not None
-        if question and any(value in self.numbers for span in spans for value in span.values):
+        if question and any(self._held(value) for span in spans for value in span.values):
             return None
         return self._unmet(question=question)
 
@@ -180,19 +180,19 @@ class _Turn:
         known = frozenset().union(*map(subject, called))
         return any(name not in called and not known.issuperset(words) for name, words in spoken)
 
-    @cached_property
-    def numbers(self) -> frozenset[float]:
-        """All numbers of the conversation before this turn."""
-        return frozenset().union(*[fact.whole.numbers for fact in self.state.before])
+    def _held(self, value: float) -> bool:
+        """Return whether the conversation before this turn holds a number: mostly one of its last messages does."""
+        return any(value in fact.whole.numbers for fact in reversed(self.state.before))
 
     def _invented(self, span: NumberSpan) -> bool:
         """Return whether the conversation holds neither a number nor two of which it is the sum or the difference."""
-        known = self.numbers | self.state.request_numbers
-        if span.joined or any(abs(value) <= _SMALL or value in known for value in span.values):
+        request = self.state.request_numbers
+        if span.joined or any(abs(value) <= _SMALL or value in request or self._held(value) for value in span.values):
             return False
-        large = {number for number in known if number > _SMALL}
-        sums = (number for value in span.values for n in large for number in (round(value - n, 2), round(value + n, 2)))
-        return not (span.parts and known.issuperset(span.parts)) and large.isdisjoint(sums)
+        if span.parts and all(value in request or self._held(value) for value in span.parts):
+            return False
+        large = {n for n in request.union(*[fact.whole.numbers for fact in self.state.before]) if n > _SMALL}
+        return not any(round(v - n, 2) in large or round(v + n, 2) in large for v in span.values for n in large)
 
 
 def _skipped(reason: str) -> tuple[str, str]:
