@@ -402,7 +402,7 @@ class Conversation:
     @cached_property
     def initials(self) -> str:
         """First letters of the words of the request, for abbreviations."""
-        return "".join([term[0] for _, term in self.asked.placed])
+        return "".join([term[0] for term in terms(self.asked.folded)])
 
     def literally(self, value: str) -> bool:
         """Return whether any of the last messages holds the value letter by letter, also far back."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -24,7 +24,7 @@ TOKEN = (  # DeepSeek writes the bars full width, Kimi and GLM with letters of t
     r"|</?s>|<(?:bos|eos|pad|unk|unused\d+)>|\[/?INST\]|<</?SYS>>"
     rf"|<(?:start|end)_of_(?:turn|utterance)>(?:{_ROLE}(?!\w))?+"
 )
-_ONLY_TOKENS = re.compile(rf"(?:{_SPACE}++|{TOKEN})*+")
+is_template: Final = re.compile(rf"(?:{_SPACE}++|{TOKEN})*+").fullmatch
 _CALLING = r"(?i:tool|func|call|invoke|action|plugin|python_tag)"
 _BETWEEN = re.compile(
     rf"{_SPACE}++|[;,)]|```(?:\w+)?|{TOKEN}|\[/?[A-Z][A-Z_]{{2,30}}\]|</[^<>\n]{{1,80}}>|json(?=\s*[{{\[])"
@@ -66,7 +66,7 @@ _USER = re.compile(
 _CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
 _SIGNS = re.compile(r"[{(<\[:]")
 """Without one of these nothing is the markup of a call."""
-_MARK = re.compile(r"[\"'\\(){}\[\]]")
+_MARK = re.compile(r"\\.|[\"'(){}\[\]]", re.DOTALL)
 _ARGUMENTS = ("arguments", "args", "parameters", "input", "action_input", "tool_input")
 _IDENTIFIER = re.compile(r"[A-Za-z]\w*(?:[.:\-]\w+)*")
 _NAMES = ("name", "tool", "tool_name", "function", "action")
@@ -89,10 +89,6 @@ def without_thoughts(text: str) -> str:
     if text.startswith("analysis") and (stripped := _FINAL.match(text)):
         return text if stripped["none"] is not None and _STRIPPED.search(text) else text[stripped.end() :]
     return text
-
-
-def is_template(text: str) -> bool:
-    return _ONLY_TOKENS.fullmatch(text) is not None
 
 
 def ends_in_template(text: str) -> bool:
@@ -211,19 +207,15 @@ def _after_bracket(text: str, start: int, *, may_be_cut: bool) -> int | None:
 
     A call that was never closed is one, too, where a text stops like markup: that is why nobody parsed it.
     """
-    depth, quote, escaped = 0, "", -1
+    depth, quote = 0, ""
     for match in _MARK.finditer(text, start):
-        at, mark = match.start(), match[0]
-        if at == escaped:
-            continue
-        if mark == "\\":
-            escaped = at + 1
-        elif quote:
+        mark = match[0]  # a backslash takes the next letter with it
+        if quote:
             quote = "" if mark == quote else quote
         elif mark in "\"'":
             quote = mark
-        else:
+        elif mark[0] != "\\":
             depth += 1 if mark in "([{" else -1
             if depth <= 0:
-                return at + 1
+                return match.end()
     return len(text) if may_be_cut and text[-1:] in "}])>" else None

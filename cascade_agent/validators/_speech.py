@@ -7,25 +7,28 @@ by structure alone (question marks, figures, names, length), which errs on the s
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cascade_agent.validators._words import fold
 
-_QUESTION = re.compile(r"[?？؟՞¿፧]|か。|か$|吗|呢[。\s]*$")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+asks: Final = re.compile(r"[?？؟՞¿፧]|か。|か$|吗|呢[。\s]*$").search
 _DENSE = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _DENSE_WORTH: Final = 2
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？؟])\s+|\n+|(?<=[。！？])")
 
 
-def _words(*lists: str, dense: str) -> re.Pattern[str]:
-    """Return a pattern of whole words, where one in * stands for all that begin so, or of morphemes without spaces."""
+def _words(*lists: str, dense: str) -> Callable[[str], re.Match[str] | None]:
+    """Return a search for whole words, where one in * stands for all that begin so, or morphemes without spaces."""
     words = [w for line in lists for w in line.split()]
     parts = (re.escape(w[:-1]) + r"\w*" if w.endswith("*") else re.escape(w) for w in words)
-    return re.compile(r"(?<!\w)(?:" + "|".join(sorted(parts, key=len, reverse=True)) + rf")(?!\w)|{dense}")
+    return re.compile(r"(?<!\w)(?:" + "|".join(sorted(parts, key=len, reverse=True)) + rf")(?!\w)|{dense}").search
 
 
-# Negation and withdrawal.
-_NOT = _words(
+# Of folded texts: negation and withdrawal, thanks, a claim that all is done, an announcement, a request to wait.
+declines: Final = _words(
     "no not never none nothing nobody neither cannot without unable",
     "unfortunately sorry apologize* apologi* mind",
     "nein nicht nichts nie niemals kein keine keinen keiner keines keinem leider",
@@ -39,13 +42,13 @@ _NOT = _words(
     "όχι δεν μην τίποτα नहीं मत لا لم لن ليس لست غير לא אין",
     dense=r"\w+n['’]t(?!\w)|不|没|沒|别|別|算了|無|无|ない|ません|なかった|いいえ|結構|아니|않|못|없|괜찮|ไม่",
 )
-_THANKS = _words(
+thanks: Final = _words(
     "thank thanks thx cheers goodbye bye danke dank* tschüss merci adieu gracias adiós obrigad* tchau grazie ciao",
     "bedankt tack takk tak kiitos dzięk* dziek* děkuj* díky hvala köszön* mulțumesc спасибо дякую благодаря* teşekkür*",
     "sağol cảm terima makasih ευχαριστ* धन्यवाद शुक्रिया شكر* תודה",
     dense="谢谢|謝謝|多谢|再见|ありがと|감사|고마|ขอบคุณ",
 )
-_DONE = _words(
+says_done: Final = _words(
     "done finished completed complete ok okay ready fixed sorted",
     "fertig erledigt gemacht abgeschlossen fait terminé faite hecho",
     "listo terminado feito pronto concluído fatto finito",
@@ -54,19 +57,19 @@ _DONE = _words(
     "xong selesai beres έτοιμο हो तम تم בוצע",
     dense="完成|好了|完了|できました|しました|완료|했습니다|됐습니다|เสร็จ",
 )
-_ANNOUNCES = re.compile(
+announces: Final = re.compile(
     r"\b(?:let me(?! know)|i['’]ll|i will|i am going to|i['’]m going to|"
     r"ich werde|lass mich|lassen sie mich|je vais|laissez-moi|"
     r"voy a|déjame|vou |deixe-me|adesso |sto per|ik ga|ik zal|jag ska|jag kommer|jeg vil|jeg skal|сейчас|зараз|hemen)"
     r"|いたします|我来|我这就|하겠습니다",
-)
-_WAIT = re.compile(
+).search
+asks_to_wait: Final = re.compile(
     r"\b(?:one moment|one second|hold on|hang on|just a (?:moment|second)|"
     r"please wait|right away|einen moment|moment bitte|sofort|"
     r"un instant|tout de suite|un momento|enseguida|um momento|un attimo|"
     r"subito|een moment|ett ögonblick|et øjeblikk?|zaraz|chwil\w+|"
     r"минут\w+|bir dakika)|お待ち|すぐに|请稍|稍等|马上|잠시만",
-)
+).search
 _COURTESY = re.compile(
     r"anything else|something else|else (?:i|can|do)|further|sonst|noch (?:etwas|"
     r"was)|weiter|autre chose|d['’]autre|algo más|alguna otra|"
@@ -83,30 +86,6 @@ def without_courtesy(text: str) -> str:
     parts = _SENTENCE_END.split(text)
     kept = [part for part in parts if part and not (asks(part) and _COURTESY.search(fold(part)))]
     return " ".join(kept) if len(kept) < len(parts) else text
-
-
-def asks(text: str) -> bool:
-    return _QUESTION.search(text) is not None
-
-
-def declines(folded: str) -> bool:
-    return _NOT.search(folded) is not None
-
-
-def thanks(folded: str) -> bool:
-    return _THANKS.search(folded) is not None
-
-
-def says_done(folded: str) -> bool:
-    return _DONE.search(folded) is not None
-
-
-def announces(folded: str) -> bool:
-    return _ANNOUNCES.search(folded) is not None
-
-
-def asks_to_wait(folded: str) -> bool:
-    return _WAIT.search(folded) is not None
 
 
 def size(text: str) -> int:

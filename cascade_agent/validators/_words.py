@@ -39,12 +39,13 @@ MAX_TERMS: Final = 800
 MAX_LEAVES: Final = 64
 """Argument values that are looked at in one answer."""
 
-_WORD = re.compile(r"[^\W_]+")
+WORD: Final = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _LETTER_DIGIT = re.compile(r"(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
 # Scripts written without spaces, and Hangul whose words carry their particles: read as pairs of characters.
 _DENSE_CHARS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_DENSE = re.compile(f"[{_DENSE_CHARS}]+")
+_DENSE = re.compile(f"[{_DENSE_CHARS}]")
+_RUN = re.compile(rf"((?:(?=[{_DENSE_CHARS}])[^\W_])+)|(?:(?![{_DENSE_CHARS}])[^\W_])+")
 _NUMBER = re.compile(
     r"(?=[-\u2212+.\d])(?:"
     r"(?<![\w.])[-\u2212+]?(?:\d+(?:[.,_'\u202f\u00a0]\d+)*|\.\d+)(?:e[-+]?\d{1,3}\b)?|\d+(?:[.,]\d+)*)"
@@ -86,6 +87,11 @@ def unstorable_text(text: str) -> str:
     return ""
 
 
+def compact(folded: str) -> str:
+    """Return letters and digits only."""
+    return "".join(WORD.findall(folded))
+
+
 def clip(text: str, limit: int) -> str:
     """Return at most `limit` characters: the first and the last half."""
     if len(text) <= limit:
@@ -106,27 +112,12 @@ def stem(word: str) -> str:
 def terms(folded: str) -> list[str]:
     """Return the stems of the words of a folded text in order; pairs of characters where a script has no spaces."""
     if folded.isascii() or not _DENSE.search(folded):
-        return [stem(w) for w in _WORD.findall(folded)[:MAX_TERMS]]
-    return [term for _, term in placed_terms(folded)]
-
-
-def placed_terms(folded: str) -> list[tuple[int, str]]:
-    """Return the same as `terms`, each with the place where it starts."""
-    dense = not folded.isascii() and _DENSE.search(folded) is not None
-    out: list[tuple[int, str]] = []
-    for match in islice(_WORD.finditer(folded), MAX_TERMS):
-        word, start, position = match.group(), match.start(), 0
-        for run in _DENSE.finditer(word) if dense else ():
-            first, size = run.start(), run.end() - run.start()
-            if first > position:
-                out.append((start + position, stem(word[position:first])))
-            out.extend((start + i, word[i : i + 2]) for i in range(first, first + max(1, size - 1)))
-            position = run.end()
-        if position < len(word):
-            out.append((start + position, stem(word[position:])))
-        if len(out) > MAX_TERMS:
-            break
-    return out
+        return [stem(word) for word in WORD.findall(folded)[:MAX_TERMS]]
+    out: list[str] = []
+    for run in islice(_RUN.finditer(folded), MAX_TERMS):
+        dense = run[1]
+        out += [dense[i : i + 2] for i in range(max(1, len(dense) - 1))] if dense else [stem(run[0])]
+    return out[:MAX_TERMS]
 
 
 SAYS: Final = 0.7
@@ -214,26 +205,17 @@ def number_spans(folded: str, *, limit: int = _SPANS) -> list[NumberSpan]:
         before = folded[max(0, start - 2) : start]
         joined = before[-1:].isalpha() or (before[-1:] in ("-", "_") and before[:1].isalpha())
         out.append(NumberSpan(tuple(values), parts, start, match.end(), joined))
-    return out if plain else [*out, *islice(_signs(folded), limit)]
-
-
-def _signs(folded: str) -> Iterator[NumberSpan]:
-    """Yield numbers that are not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十."""
+    if plain:
+        return out
+    signs: list[NumberSpan] = []  # not written in digits alone: fractions (what ½ becomes when it is folded), 五, 十
     for match in _FRACTION.finditer(folded):
         above, below = (float(part[:_LONG_NUMBER]) for part in match.groups())
         if below:
-            yield NumberSpan((above / below,), (), match.start(), match.end(), joined=True)
+            signs.append(NumberSpan((above / below,), (), match.start(), match.end(), joined=True))
     for index, char in enumerate(folded[:REQUEST_CHARS]):
         if char.isnumeric() and not char.isdecimal():
-            yield NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True)
-
-
-def numbers_of(spans: Iterable[NumberSpan]) -> frozenset[float]:
-    """Return all values and parts of the numbers."""
-    found: set[float] = set()
-    for span in spans:
-        found.update(span.values, span.parts)
-    return frozenset(found)
+            signs.append(NumberSpan((unicodedata.numeric(char),), (), index, index + 1, joined=True))
+    return [*out, *signs[:limit]]
 
 
 def quoted(text: str, *, limit: int = 40) -> list[str]:
@@ -261,6 +243,14 @@ def content_text(message: BaseMessage, limit: int) -> str:
     return "\n".join(parts)
 
 
+class Sentence(NamedTuple):
+    """Where a sentence begins and ends, and its terms in order."""
+
+    start: int
+    end: int
+    terms: list[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """A text, folded, and what is read of it, each when it is asked for first."""
@@ -268,17 +258,17 @@ class Reading:
     folded: str
 
     @cached_property
-    def placed(self) -> list[tuple[int, str]]:
-        return placed_terms(self.folded)
-
-    @cached_property
     def terms(self) -> frozenset[str]:
         return frozenset(terms(self.folded))
 
     @cached_property
-    def ends(self) -> list[int]:
-        """Ends of its sentences, as far as marks show them."""
-        return [mark.end() for mark in _SENTENCE.finditer(self.folded)]
+    def sentences(self) -> list[Sentence]:
+        """Its sentences, as far as marks show them: the last one ends with the text."""
+        out, start, left = list[Sentence](), 0, MAX_TERMS
+        for end in (*(mark.end() for mark in _SENTENCE.finditer(self.folded)), len(self.folded)):
+            out.append(Sentence(start, end, terms(self.folded[start:end])[:left]))
+            start, left = end, left - len(out[-1].terms)
+        return out
 
     @cached_property
     def spans(self) -> list[NumberSpan]:
@@ -286,12 +276,12 @@ class Reading:
 
     @cached_property
     def numbers(self) -> frozenset[float]:
-        return numbers_of(self.spans if len(self.spans) < _SPANS else number_spans(self.folded, limit=3 * _SPANS))
+        spans = self.spans if len(self.spans) < _SPANS else number_spans(self.folded, limit=3 * _SPANS)
+        return frozenset(chain.from_iterable((*span.values, *span.parts) for span in spans))
 
     @cached_property
     def compact(self) -> str:
-        """Letters and digits only."""
-        return "".join(_WORD.findall(self.folded))
+        return compact(self.folded)
 
     @cached_property
     def short(self) -> frozenset[str]:
@@ -342,66 +332,38 @@ def subject_weight(term: str) -> float:
     return weight(term) * (_COMMON_WEIGHT if term in _COMMON else 1.0)
 
 
-@dataclass(frozen=True)
-class ToolText:
-    """The texts of one tool."""
-
-    name: str
-    name_terms: tuple[str, ...]
-    described: frozenset[str]  # stems of name, description and parameter names and descriptions
-    description_terms: frozenset[str]  # stems of name and description alone
-    described_well: bool  # the description says enough to be compared with a request
-    properties: JsonMapping
-    required: frozenset[str]
-
-    @cached_property
-    def by_name(self) -> Weighed:
-        return weighed(self.name_terms)
-
-    @cached_property
-    def by_description(self) -> Weighed:
-        return weighed(self.description_terms)
-
-    @cached_property
-    def latin(self) -> float:
-        return _latin(self.described)
-
-    @cached_property
-    def squashed(self) -> str:
-        return "".join(_WORD.findall(fold(self.name)))
-
-
 Weighed = tuple[tuple[tuple[str, float], ...], float]
 """Terms with their weights, and the sum of these."""
 
 
-def weighed(words: Iterable[str]) -> Weighed:
+def _weighed(words: Iterable[str]) -> Weighed:
     pairs = tuple((term, subject_weight(term)) for term in words)
     return pairs, sum(size for _, size in pairs)
 
 
-@dataclass(frozen=True, eq=False)
-class Offer:
+class ToolText(NamedTuple):
+    """The texts of one tool."""
+
+    name: str
+    compact: str
+    by_name: Weighed
+    description: frozenset[str]  # stems of name and description
+    by_description: Weighed
+    described: frozenset[str]  # these, and the stems of parameter names and their descriptions
+    described_well: bool  # the description says enough to be compared with a request
+    latin: float
+    properties: JsonMapping
+    required: frozenset[str]
+
+
+class Offer(NamedTuple):
     """The texts of the tools on offer, the first 64 of them."""
 
     tools: tuple[ToolText, ...]
-
-    @cached_property
-    def about(self) -> frozenset[str]:
-        return frozenset().union(*[t.described for t in self.tools])
-
-    @cached_property
-    def short(self) -> frozenset[str]:
-        return frozenset(t for t in self.about if len(t) in _SHORT)
-
-    @cached_property
-    def latin(self) -> float:
-        """The least share of words in Latin letters of a tool."""
-        return min((t.latin for t in self.tools), default=1.0)
-
-    @cached_property
-    def squashed(self) -> frozenset[str]:
-        return frozenset(t.squashed for t in self.tools)
+    about: frozenset[str]
+    short: frozenset[str]
+    latin: float  # the least share of words in Latin letters of a tool
+    names: frozenset[str]  # letters and digits of their names
 
 
 _MAX_TOOLS: Final = 64
@@ -418,32 +380,38 @@ def tool_text(tool: ToolSpec) -> ToolText:
 def offer(context: StepContext) -> Offer:
     """Return what the texts of the tools on offer say, put together once per set of tools."""
     tools = context.tools
+    return _offers.get(tools, lambda: _read_offer(tools)) if isinstance(tools, tuple) else _read_offer(tools)
 
-    def read() -> Offer:
-        return Offer(tuple(tool_text(tool) for tool in tools[:_MAX_TOOLS]))
 
-    return _offers.get(tools, read) if isinstance(tools, tuple) else read()
+def _read_offer(specs: Sequence[ToolSpec]) -> Offer:
+    tools = tuple(tool_text(spec) for spec in specs[:_MAX_TOOLS])
+    about = frozenset().union(*[tool.described for tool in tools])
+    short = frozenset(term for term in about if len(term) in _SHORT)
+    latin = min((tool.latin for tool in tools), default=1.0)
+    return Offer(tools, about, short, latin, frozenset(tool.compact for tool in tools))
 
 
 def _read_tool(tool: ToolSpec) -> ToolText:
     parameters = _mapping(tool.parameters)
     properties, required = _mapping(parameters.get("properties")), parameters.get("required")
     names = terms(identifier_words(tool.name))
-    description = terms(fold(clip(tool.description or "", TOOL_CHARS)))
+    described = frozenset(terms(fold(clip(tool.description or "", TOOL_CHARS))))
     rest, left = list[str](), TOOL_CHARS
-    for key, schema in list(properties.items())[:64]:
+    for key, schema in islice(properties.items(), 64):
         text = f"{identifier_words(str(key))} {schema_text(schema)}"[:left]
         rest.extend(terms(fold(text)))
         left -= len(text)
-        if left <= 0:
-            break
-    base = frozenset(names).union(description)
+    description = described.union(names)
+    everything = description.union(rest)
     return ToolText(
         name=tool.name,
-        name_terms=tuple(names),
-        described=base.union(rest),
-        description_terms=base,
-        described_well=sum(weight(t) for t in set(description)) >= _DESCRIBED_WELL,
+        compact=compact(fold(tool.name)),
+        by_name=_weighed(names),
+        description=description,
+        by_description=_weighed(description),
+        described=everything,
+        described_well=sum(map(weight, described)) >= _DESCRIBED_WELL,
+        latin=_latin(everything),
         properties=properties,
         required=frozenset(r for r in required if isinstance(r, str)) if isinstance(required, list) else frozenset(),
     )
@@ -466,36 +434,46 @@ def schema_text(schema: object, *, depth: int = 3) -> str:
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """The calls of a draft with their leaves, and all of their values as text."""
 
-    calls: tuple[JsonMapping, ...]
-    tools: tuple[ToolText | None, ...]
-    leaves: tuple[Leaf, ...]
+    draft: Draft
+    calls: Sequence[JsonMapping]
+    tools: Sequence[ToolText | None]
+    leaves: Sequence[Leaf]
     used: Reading  # all argument values
+    groundings: Sequence[float | None] | None = None  # of the leaves, once they were asked for
 
-    @cached_property
+    @property
     def about(self) -> frozenset[str]:
+        """Stems of the texts of the called tools."""
         return frozenset().union(*[t.described for t in self.tools if t is not None])
 
 
 def answer(draft: Draft, context: StepContext) -> Answer:
     """Return the draft's calls, read once; the result is kept in `context.cache` for the same draft."""
-    found = context.cache.get("validators.answer")
-    if found is None or found[0] is not draft:
-        found = context.cache["validators.answer"] = (draft, _read_answer(draft, context))
-    return cast("Answer", found[1])
+    found = cast("Answer | None", context.cache.get("validators.answer"))
+    if found is None or found.draft is not draft:
+        by_name = context.tools_by_name
+        calls = cast("Sequence[JsonMapping]", draft.tool_calls[:MAX_LEAVES])
+        tools = [tool_text(by_name[c["name"]]) if c["name"] in by_name else None for c in calls]
+        leaves = list(islice(_leaves(calls, tools), MAX_LEAVES))
+        used = Reading(fold("\n".join([value_text(leaf.value) for leaf in leaves])))
+        found = Answer(draft=draft, calls=calls, tools=tools, leaves=leaves, used=used)
+        context.cache["validators.answer"] = found
+    return found
 
 
-def _read_answer(draft: Draft, context: StepContext) -> Answer:
-    by_name = context.tools_by_name
-    calls = cast("Sequence[JsonMapping]", draft.tool_calls[:MAX_LEAVES])
-    specs = tuple(tool_text(by_name[c["name"]]) if c["name"] in by_name else None for c in calls)
-    found = (_leaves(i, call.get("args"), spec) for i, (call, spec) in enumerate(zip(calls, specs, strict=True)))
-    leaves = tuple(islice(chain.from_iterable(found), MAX_LEAVES))
-    used = Reading(fold("\n".join([value_text(leaf.value) for leaf in leaves])))
-    return Answer(calls=tuple(calls), tools=specs, leaves=leaves, used=used)
+def _leaves(calls: Sequence[JsonMapping], tools: Sequence[ToolText | None]) -> Iterator[Leaf]:
+    for index, (call, tool) in enumerate(zip(calls, tools, strict=True)):
+        for key, value in islice(_mapping(call.get("args")).items(), MAX_LEAVES):
+            schema, required = (
+                ({}, False) if tool is None else (_mapping(tool.properties.get(key)), key in tool.required)
+            )
+            path = f"/tool_calls/{index}/args/{pointer_part(key)}"
+            for place, leaf, own in walk(value, schema, path, 5):
+                yield Leaf(index, place, str(key), leaf, own, required, place == path)
 
 
 def value_text(value: object) -> str:
@@ -507,15 +485,6 @@ def value_text(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _MAX_BITS:
         return ""
     return str(value)
-
-
-def _leaves(index: int, args: object, spec: ToolText | None) -> Iterator[Leaf]:
-    for key, value in islice(_mapping(args).items(), MAX_LEAVES):
-        schema = _mapping(spec.properties.get(key)) if spec is not None else {}
-        required = spec is not None and key in spec.required
-        path = f"/tool_calls/{index}/args/{pointer_part(key)}"
-        for place, leaf, leaf_schema in walk(value, schema, path, 5):
-            yield Leaf(index, place, str(key), leaf, leaf_schema, required, place == path)
 
 
 def _mapping(value: object) -> JsonMapping:

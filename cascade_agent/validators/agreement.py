@@ -76,18 +76,13 @@ def _texts(a: str, b: str, context: StepContext, similarity: Similarity | None) 
     answered = any(m.type == "tool" for m in context.messages[max(0, context.turn_start) :])
     if answered or not context.tools or context.tool_choice == "none":
         return found
-    if _says_nothing(a) and _says_nothing(b):
+    words = [_WORD.findall(text[:_MAX_TEXT].casefold()) for text in (a, b)]
+    if max(len(a.strip()), len(b.strip())) <= _MAX_EMPTY and all(" ".join(part) in _NOTHING for part in words):
         return 1.0
     # short answers must be the same: numbers, names, yes and no; texts that talk agree on calling nothing
     figures = isinstance(normal(a), float) or isinstance(normal(b), float)
-    talk = max(len(_WORD.findall(t[:_MAX_TEXT])) for t in (a, b)) >= _TALK
+    talk = max(map(len, words)) >= _TALK
     return _BOTH_PROSE + (1.0 - _BOTH_PROSE) * found if talk and not figures else found
-
-
-def _says_nothing(text: str) -> bool:
-    """Return whether a text is one of the ways of writing that nothing is to be called: `[]`, `None`."""
-    text = text.strip()
-    return len(text) <= _MAX_EMPTY and " ".join(_WORD.findall(text.casefold())) in _NOTHING
 
 
 def _equal(a: str, b: str) -> float | None:
@@ -188,26 +183,21 @@ def _lists_alike(a: tuple[Hashable, ...], b: tuple[Hashable, ...]) -> float:
         return 0.0
     if sorted(map(repr, a)) == sorted(map(repr, b)):
         return _REORDERED
-    return math.prod(likeness(x, y) for x, y in zip(a, b, strict=True))
+    return math.prod(map(likeness, a, b))
 
 
 def _texts_alike(a: str, b: str) -> float:
     if _squeezed(a) == _squeezed(b):
         return 1.0
-    if _FORMULA.search(a) or _FORMULA.search(b):
+    one, two = sorted((_COMPACT.sub(" ", text).split() for text in (a, b)), key=len)
+    if _FORMULA.search(a) or _FORMULA.search(b) or not one:
         return 0.0
-    one, two = _COMPACT.sub(" ", a).split(), _COMPACT.sub(" ", b).split()
-    if not one or not two:
-        return 0.0
-    if len(one) > len(two):
-        one, two = two, one
-    left, right = {_singular(w) for w in one}, {_singular(w) for w in two}
+    left, right = (
+        {w if len(w) <= _SHORT or w.endswith("ss") else w.removesuffix("s") for w in words} for words in (one, two)
+    )
     initials = len(one) == 1 and len(two) > 1 and one[0] == "".join(w[0] for w in two)
-    if left == right or initials:
-        return _REWORDED
-    if len(one) == len(two) and all(
-        x == y or _short_for(*sorted((x, y), key=len)) for x, y in zip(one, two, strict=True)
-    ):
+    short = len(one) == len(two) and all(x == y or _short_for(x, y) for x, y in zip(one, two, strict=True))
+    if left == right or initials or short:
         return _REWORDED
     if left < right:
         return _CONTAINED
@@ -215,8 +205,9 @@ def _texts_alike(a: str, b: str) -> float:
     return 2 * common / (len(left) + len(right)) if union >= _PROSE else _CONTAINED * common / union
 
 
-def _short_for(short: str, long: str) -> bool:
+def _short_for(one: str, other: str) -> bool:
     """Return whether two or three letters abbreviate a word: km of kilometers, en of English, CA of California."""
+    short, long = sorted((one, other), key=len)
     if not (1 < len(short) <= _SHORT < len(long) and short[0] == long[0] and short.isalpha() and long.isalpha()):
         return False
     rest = iter(long)
@@ -225,10 +216,6 @@ def _short_for(short: str, long: str) -> bool:
 
 def _squeezed(text: str) -> str:
     return _LOOSE.sub("", text.replace("**", "^")).rstrip(".")
-
-
-def _singular(word: str) -> str:
-    return word[:-1] if len(word) > _SHORT and word.endswith("s") and not word.endswith("ss") else word
 
 
 # ---- the one meaning of "the same" ----------------------------------------------------------------------------------
@@ -266,7 +253,11 @@ def normal(value: object, depth: int = _MAX_DEPTH) -> Hashable:
     empty text. What is too deep or too long to compare equals nothing.
     """
     if isinstance(value, str):
-        return _normal_text(value)
+        if len(value) > _MAX_TEXT:
+            return value
+        text = " ".join(value.casefold().split())
+        number = _float(text) if len(text) <= _MAX_NUMBER else None
+        return (text or None) if number is None else number
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None or isinstance(value, float):
@@ -282,17 +273,12 @@ def normal(value: object, depth: int = _MAX_DEPTH) -> Hashable:
     return tuple([normal(v, depth - 1) for v in value])
 
 
-def _normal_text(text: str) -> str | float | None:
-    if len(text) > _MAX_TEXT:
-        return text
-    text = " ".join(text.casefold().split())
-    if len(text) <= _MAX_NUMBER:
-        try:
-            number = float(text)
-        except ValueError:
-            return text or None
-        return number if math.isfinite(number) else text
-    return text
+def _float(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 class _Pair(tuple[str, Hashable]):
@@ -373,14 +359,11 @@ def final_answer(text: str) -> Hashable | None:
         dates = [found.group().casefold() for found in _DATE.finditer(part)]
         figures = _FIGURE.findall(_DATE.sub(" ", part))
         if len(dates) + len(figures) == 1:
-            return ("date", dates[0]) if dates else _figure(figures[0])
+            figure = _LOOSE.sub("", "".join(figures).casefold()).replace(".m", "m").rstrip(".")
+            return ("date", dates[0]) if dates else ("figure", normal(figure))
     if not last or len(last) > _FEW_LETTERS or len(_WORD.findall(last)) > _FEW_WORDS:
         return None
     return _squeezed(last.casefold())
-
-
-def _figure(found: str) -> Hashable:
-    return "figure", normal(_LOOSE.sub("", found.casefold()).replace(".m", "m").rstrip("."))
 
 
 # ---- two recorded answers -------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ A refusal in ordinary words is an answer like any other.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
@@ -18,7 +18,7 @@ from cascade_agent.validators._soft import HANDED_ON
 from cascade_agent.validators._words import unstorable_text
 
 if TYPE_CHECKING:
-    from langchain_core.messages import BaseMessage, ToolCall
+    from langchain_core.messages import BaseMessage
 
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.core.scoring import Weight
@@ -67,9 +67,9 @@ _ENDED_BADLY: Final = {
     ),
 }
 _BY_WORD: Final = {word: found for found, words in _ENDED_BADLY.items() for word in words}
-_NOT_AN_ANSWER = _words(
-    "reasoning reasoning_content thinking redacted_thinking tool_use tool_call tool_call_chunk invalid_tool_call",
-    "function_call input_json_delta citation refusal",
+_NO_OTHER = _words(  # kinds of blocks that are text, or no part of the answer
+    "text output_text reasoning reasoning_content thinking redacted_thinking citation refusal",
+    "tool_use tool_call tool_call_chunk invalid_tool_call function_call input_json_delta",
 )
 _VISIBLE = re.compile(r"[^\s\u200b\u200c\u200d\u2060\ufeff]")
 _ANSWER_KWARGS = ("audio", "parsed", "function_call", "tool_outputs", "tool_calls")
@@ -111,8 +111,6 @@ class CompleteResponse:
     """
 
     max_chars: int = 1_000_000
-    name: ClassVar[str] = "CompleteResponse"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "incomplete"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(_SCORES, HANDED_ON)
@@ -125,28 +123,24 @@ class CompleteResponse:
 
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return the first thing that makes the answer unusable or doubtful, or nothing."""
-        text = _only_text(draft.message.content)
+        text, other = _content(draft.message.content)
         answer = _markup.without_thoughts(text) if text else ""
         acts = draft.tool_calls or draft.invalid_tool_calls or draft.parsed is not None
         text_alone = not (acts or any(map(draft.message.additional_kwargs.get, _ANSWER_KWARGS)))
         return (
             _stopped(draft)
-            or _refusal(draft)
             or _choice(draft, context)
-            or (_empty(draft, answer) if text_alone else None)
-            or _runs_on(draft, text)
-            or (_call_as_text(answer, context) if text_alone else None)
-            or (_past_stop(draft, context) if context.stop else None)
+            or (_no_answer(answer, context) if text_alone and not other else None)
+            or _runs_on(draft, text, context)
             or _missing_call(draft, context)
             or self._unstorable(draft)
             or _prompt_cut(draft, context)
-            or _unknown_end(draft)
-            or (_suspect(draft, answer.strip(), context) if answer else None)
+            or _suspect(draft, answer.strip(), context)
         )
 
     def _unstorable(self, draft: Draft) -> Verdict | None:
         content, kwargs = draft.message.content, draft.message.additional_kwargs
-        if _text_length(content) > self.max_chars:
+        if _length(content) > self.max_chars:
             return _fail("unstorable_text", f"the text has more than {self.max_chars} characters")
         if isinstance(content, str):
             if unstorable_text(content):
@@ -159,46 +153,128 @@ class CompleteResponse:
 
 
 def _fail(code: str, reason: str, path: str = "/text") -> Verdict:
-    score, name = _SCORES.get(code), CompleteResponse.name
-    return Verdict(outcome="fail", code=code, reason=reason, score=score, path=path, validator=name)
+    return Verdict(outcome="fail", code=code, reason=reason, score=_SCORES.get(code), path=path)
 
 
-# ---- how the provider says that it stopped --------------------------------------------------------------------------
+# ---- what is read of messages ---------------------------------------------------------------------------------------
 
 
-def _stopped(draft: Draft) -> Verdict | None:
-    if draft.finish_reason in _WHOLE:
-        return None
-    meta = draft.message.response_metadata
-    feedback = meta.get("prompt_feedback")  # Gemini: the prompt was blocked, no candidate exists
-    if isinstance(feedback, Mapping) and feedback.get("block_reason"):
-        return _fail("refused", "the provider blocked the prompt", "")
-    details = meta.get("incomplete_details")  # OpenAI Responses: {"reason": "max_output_tokens" | "content_filter"}
-    detail = details.get("reason") if isinstance(details, Mapping) else None
-    for word in filter(None, map(_plain_word, (draft.finish_reason, detail, meta.get("status")))):
-        if word in _BY_WORD:
-            code, reason = _BY_WORD[word]
-            return _fail(code, f"the provider {reason}: {word}", "/finish_reason")
-    return None
+def _content(content: object) -> tuple[str, bool]:
+    """Return all text of a message, none when something else is part of it, and whether that is so."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else "", False
+    texts, other = list[str](), len(content) > _MAX_BLOCKS
+    for block in content[:_MAX_BLOCKS]:
+        text = block.get("text") if isinstance(block, Mapping) else block
+        if isinstance(text, str):
+            texts.append(text)
+        elif isinstance(block, Mapping):
+            kind = block.get("type", "text")
+            other |= isinstance(kind, str) and kind not in _NO_OTHER
+    return "" if other else "".join(texts), other
+
+
+def _length(content: object) -> int:
+    blocks = content if isinstance(content, list) else [content]
+    texts = (block.get("text") if isinstance(block, Mapping) else block for block in blocks)
+    return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _request(context: StepContext) -> str:
+    """Return what the user wrote last."""
+    return _content(context.messages[context.turn_start].content)[0] if context.turn_start >= 0 else ""
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Every string in a JSON-like value, keys too, at most `_MAX_NODES` nodes."""
+    stack: list[object] = [value]
+    for _ in range(_MAX_NODES):
+        if not stack:
+            return
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+
+
+# ---- what is beyond doubt -------------------------------------------------------------------------------------------
 
 
 def _plain_word(word: object) -> str:
     return word[:100].lower().rpartition(".")[2].replace("-", "_") if isinstance(word, str) else ""
 
 
-def _unknown_end(draft: Draft) -> Verdict | None:
-    word = draft.finish_reason
-    if word is None or _plain_word(word) in _WHOLE or draft.tool_calls:
-        return None
-    return _fail("unknown_end", "the provider ends the answer with a word that is no clean end", "/finish_reason")
+def _stopped(draft: Draft) -> Verdict | None:
+    """Return a finding where the provider, or the model through its refusal channel, says that there is no answer."""
+    message, meta = draft.message, draft.message.response_metadata
+    if draft.finish_reason not in _WHOLE:
+        feedback = meta.get("prompt_feedback")  # Gemini: the prompt was blocked, no candidate exists
+        if isinstance(feedback, Mapping) and feedback.get("block_reason"):
+            return _fail("refused", "the provider blocked the prompt", "")
+        details = meta.get("incomplete_details")  # OpenAI Responses: {"reason": "max_output_tokens" | "content_filter"}
+        detail = details.get("reason") if isinstance(details, Mapping) else None
+        for word in map(_plain_word, (draft.finish_reason, detail, meta.get("status"))):
+            if word in _BY_WORD:
+                code, reason = _BY_WORD[word]
+                return _fail(code, f"the provider {reason}: {word}", "/finish_reason")
+    if message.additional_kwargs.get("refusal"):
+        return _fail("refused", "the model refused through its refusal field", "/additional_kwargs/refusal")
+    for index, block in enumerate(message.content[:_MAX_BLOCKS] if isinstance(message.content, list) else ()):
+        if isinstance(block, Mapping):
+            value = block.get("value")  # of a block that LangChain has no kind for
+            if "refusal" in (block.get("type"), value.get("type") if isinstance(value, Mapping) else None):
+                return _fail("refused", "the model refused through a refusal block", f"/content/{index}")
+    return None
 
 
-def _past_stop(draft: Draft, context: StepContext) -> Verdict | None:
-    text = draft.text.rstrip()  # some servers leave the stop word itself at the end
-    past = any(word.strip() and word in text and not text.endswith(word.rstrip()) for word in context.stop)
-    if draft.tool_calls or not past:
-        return None
-    return _fail("runs_on", "the text goes on after a word at which it had to stop")
+def _choice(draft: Draft, context: StepContext) -> Verdict | None:
+    """Return a finding where calls, or their lack, are not what the host requested."""
+    choice, allowed, calls = context.tool_choice, context.allowed_tools, draft.tool_calls
+    if choice == "none":
+        if calls or draft.invalid_tool_calls:
+            return _fail("call_forbidden", "the answer calls a tool where calls were forbidden", "/tool_calls/0")
+    elif choice not in (None, "auto") and draft.parsed is None:
+        if not calls and not draft.invalid_tool_calls:  # of a call that cannot be read the schema check speaks
+            return _fail("call_required", "the answer is prose where a tool call was required", "/tool_calls")
+        other = [i for i, c in enumerate(calls) if c["name"] != choice and choice not in ("required", "any")]
+        if other:
+            path = f"/tool_calls/{other[0]}/name"
+            return _fail("call_required", "the answer calls another tool than the required one", path)
+    if context.single_call and len(calls) > 1:
+        return _fail("call_forbidden", "more than one call where one alone was allowed", "/tool_calls/1")
+    if allowed is not None:
+        other = [i for i, c in enumerate(calls) if c["name"] in context.tools_by_name and c["name"] not in allowed]
+        if other:
+            path = f"/tool_calls/{other[0]}/name"
+            return _fail("call_forbidden", "the answer calls a tool that is not among the allowed ones", path)
+    return None
+
+
+def _no_answer(answer: str, context: StepContext) -> Verdict | None:
+    """Return a finding where a text without calls and other content says nothing, or is a call by itself."""
+    seen = _VISIBLE.search(answer)
+    if seen is None or (seen[0] in "<[" and _markup.is_template(answer)):
+        return _fail("empty_answer", "the answer holds no text, no tool call and no other content")
+    if context.output_schema is None and _markup.is_call(answer, context.tools_by_name, _request(context)):
+        return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call")
+    return None
+
+
+def _runs_on(draft: Draft, text: str, context: StepContext) -> Verdict | None:
+    for index, call in enumerate(draft.tool_calls):
+        if any(map(_markup.ends_in_template, _strings(call["args"]))):
+            return _fail("runs_on", "an argument ends in tokens of the chat template", f"/tool_calls/{index}/args")
+    if "<" in text and _markup.runs_on(text):
+        return _fail("runs_on", "the text runs on as the next turn of the user")
+    if context.stop and not draft.tool_calls:
+        text = draft.text.rstrip()  # some servers leave the stop word itself at the end
+        if any(word.strip() and word in text and not text.endswith(word.rstrip()) for word in context.stop):
+            return _fail("runs_on", "the text goes on after a word at which it had to stop")
+    return None
 
 
 def _missing_call(draft: Draft, context: StepContext) -> Verdict | None:
@@ -218,110 +294,9 @@ def _prompt_cut(draft: Draft, context: StepContext) -> Verdict | None:
     if not isinstance(read, int) or isinstance(read, bool) or read < 256:  # no window is smaller
         return None
     window = 1 << (read + read // 32).bit_length() - 1
-    if abs(read - window) > window // 32 or sum(_text_length(m.content) for m in context.messages) <= 8 * read:
+    if abs(read - window) > window // 32 or sum(_length(m.content) for m in context.messages) <= 8 * read:
         return None
     return _fail("prompt_cut", f"the server read {read} tokens, a full window, of a much longer prompt", "")
-
-
-def _refusal(draft: Draft) -> Verdict | None:
-    message = draft.message
-    if message.additional_kwargs.get("refusal"):
-        return _fail("refused", "the model refused through its refusal field", "/additional_kwargs/refusal")
-    for index, block in enumerate(message.content[:_MAX_BLOCKS] if isinstance(message.content, list) else ()):
-        if isinstance(block, Mapping):
-            value = block.get("value")  # of a block that LangChain has no kind for
-            if "refusal" in (block.get("type"), value.get("type") if isinstance(value, Mapping) else None):
-                return _fail("refused", "the model refused through a refusal block", f"/content/{index}")
-    return None
-
-
-# ---- of the kind that was asked for ---------------------------------------------------------------------------------
-
-
-def _choice(draft: Draft, context: StepContext) -> Verdict | None:
-    choice, allowed, calls = context.tool_choice, context.allowed_tools, draft.tool_calls
-    if choice == "none":
-        if calls or draft.invalid_tool_calls:
-            return _fail("call_forbidden", "the answer calls a tool where calls were forbidden", "/tool_calls/0")
-    elif choice not in (None, "auto") and draft.parsed is None:
-        if not calls and not draft.invalid_tool_calls:  # of a call that cannot be read the schema check speaks
-            return _fail("call_required", "the answer is prose where a tool call was required", "/tool_calls")
-        other = None if choice in ("required", "any") else _first(calls, lambda name: name != choice)
-        if other is not None:
-            return _fail("call_required", "the answer calls another tool than the required one", other)
-    if context.single_call and len(calls) > 1:
-        return _fail("call_forbidden", "more than one call where one alone was allowed", "/tool_calls/1")
-    if allowed is not None:
-        other = _first(calls, lambda name: name in context.tools_by_name and name not in allowed)
-        if other is not None:
-            return _fail("call_forbidden", "the answer calls a tool that is not among the allowed ones", other)
-    return None
-
-
-def _first(calls: Sequence[ToolCall], is_wrong: Callable[[str], bool]) -> str | None:
-    return next((f"/tool_calls/{i}/name" for i, call in enumerate(calls) if is_wrong(call["name"])), None)
-
-
-# ---- there at all ---------------------------------------------------------------------------------------------------
-
-
-def _empty(draft: Draft, answer: str) -> Verdict | None:
-    content: object = draft.message.content
-    blocks = content if isinstance(content, list) else ()
-    if _is_visible(answer) or len(blocks) > _MAX_BLOCKS or any(map(_answers, blocks)):
-        return None
-    return _fail("empty_answer", "the answer holds no text, no tool call and no other content")
-
-
-def _answers(block: object) -> bool:
-    text = block
-    if isinstance(block, Mapping):
-        kind, text = block.get("type", "text"), block.get("text")
-        if kind not in ("text", "output_text"):
-            return isinstance(kind, str) and kind not in _NOT_AN_ANSWER
-    return isinstance(text, str) and _is_visible(_markup.without_thoughts(text))
-
-
-def _is_visible(answer: str) -> bool:
-    """Return whether anything but white space, invisible characters and special tokens is there."""
-    seen = _VISIBLE.search(answer)
-    return seen is not None and not (seen[0] in "<[" and _markup.is_template(answer))
-
-
-def _runs_on(draft: Draft, text: str) -> Verdict | None:
-    for index, call in enumerate(draft.tool_calls):
-        if any(map(_markup.ends_in_template, _strings(call["args"]))):
-            return _fail("runs_on", "an argument ends in tokens of the chat template", f"/tool_calls/{index}/args")
-    if "<" in text and _markup.runs_on(text):
-        return _fail("runs_on", "the text runs on as the next turn of the user")
-    return None
-
-
-def _call_as_text(answer: str, context: StepContext) -> Verdict | None:
-    if context.output_schema is None and _markup.is_call(answer, context.tools_by_name, _request(context)):
-        return _fail("call_as_text", "the answer is the raw markup of a tool call, not a call")
-    return None
-
-
-def _request(context: StepContext) -> str:
-    """Return what the user wrote last."""
-    return _only_text(context.messages[context.turn_start].content) if context.turn_start >= 0 else ""
-
-
-def _only_text(content: object) -> str:
-    """Return all text of content blocks; none when something else than text is part of the answer."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or len(content) > _MAX_BLOCKS:
-        return ""
-    texts: list[str] = []
-    for block in content:
-        text = block.get("text") if isinstance(block, Mapping) else block
-        if isinstance(text, str):
-            texts.append(text)
-        elif _answers(block):
-            return ""
-    return "".join(texts)
 
 
 # ---- what a reader would suspect -----------------------------------------------------------------------------------
@@ -362,6 +337,9 @@ _WINDOW, _LOOPS, _LONG = 60, 15, 300
 
 
 def _suspect(draft: Draft, text: str, context: StepContext) -> Verdict | None:
+    word = draft.finish_reason
+    if word is not None and _plain_word(word) not in _WHOLE and not draft.tool_calls:
+        return _fail("unknown_end", "the provider ends the answer with a word that is no clean end", "/finish_reason")
     if not text or draft.parsed is not None:
         return None
     request = _request(context)
@@ -371,7 +349,9 @@ def _suspect(draft: Draft, text: str, context: StepContext) -> Verdict | None:
         return _fail("next_turn", "the text goes on as the next turn of the user")
     if not draft.tool_calls and context.tools and _announces(text):
         return _fail("call_announced", "the text ends where a call should follow")
-    return _other_script(text, context.messages, request)
+    if _in_other_script(text, context.messages, request):
+        return _fail("other_script", "the answer is in a script that the conversation does not use")
+    return None
 
 
 def _loops(text: str, request: str) -> bool:
@@ -404,43 +384,13 @@ def _announces(text: str) -> bool:
     return not re.search(r"[.!?]\s", intent["rest"]) and _ACTS.search(intent[0]) is not None
 
 
-def _other_script(text: str, messages: Sequence[BaseMessage], request: str) -> Verdict | None:
-    """Return a doubt for an answer mostly in a script of which nothing in the conversation speaks."""
+def _in_other_script(text: str, messages: Sequence[BaseMessage], request: str) -> bool:
+    """Return whether an answer is mostly in a script of which nothing in the conversation speaks."""
     if text.isascii() or sum(c.isalpha() for c in request[:2_000]) < 12 or _SCRIPTS.search(request):
-        return None
+        return False
     letters = [c for c in text[:2_000] if c.isalpha()]
     other = [c for c in letters if _SCRIPTS.match(c)]
     if not other[3:] or 2 * len(other) < len(letters):  # a word or two, or a name
-        return None
-    rest = [_only_text(m.content)[:20_000] for m in messages[-50:] if m.type in ("human", "system", "tool")]
-    if any(_LANGUAGES.search(part) or _SCRIPTS.search(part) for part in rest):
-        return None
-    return _fail("other_script", "the answer is in a script that the conversation does not use")
-
-
-# ---- can be kept ----------------------------------------------------------------------------------------------------
-
-
-def _text_length(content: object) -> int:
-    if isinstance(content, str):
-        return len(content)
-    if not isinstance(content, list):
-        return 0
-    texts = (block.get("text") if isinstance(block, Mapping) else block for block in content)
-    return sum(len(text) for text in texts if isinstance(text, str))
-
-
-def _strings(value: object) -> Iterator[str]:
-    """Every string in a JSON-like value, keys too, at most `_MAX_NODES` nodes."""
-    stack: list[object] = [value]
-    for _ in range(_MAX_NODES):
-        if not stack:
-            return
-        item = stack.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, Mapping):
-            stack.extend(item.keys())
-            stack.extend(item.values())
-        elif isinstance(item, list | tuple):
-            stack.extend(item)
+        return False
+    rest = [_content(m.content)[0][:20_000] for m in messages[-50:] if m.type in ("human", "system", "tool")]
+    return not any(_LANGUAGES.search(part) or _SCRIPTS.search(part) for part in rest)

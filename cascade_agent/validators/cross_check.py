@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.core.scoring import Scorer, Weight
-from cascade_agent.validators._model_call import ModelValidator, bound_for
+from cascade_agent.validators._model_call import ModelValidator, Requests, bound_for
 from cascade_agent.validators.agreement import Similarity, agreement
+from cascade_agent.validators.complete_response import CompleteResponse
+from cascade_agent.validators.grounding import Grounding
+from cascade_agent.validators.no_repeat import NoRepeat
+from cascade_agent.validators.tool_call_schema import ToolCallSchema
+from cascade_agent.validators.tool_relevance import ToolRelevance
+from cascade_agent.validators.turn_progress import TurnProgress
 from cascade_agent.validators.validator_set import ValidatorSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from langchain_core.messages import BaseMessage
-
-    from cascade_agent.models.tier import Ready
 
 
 class CrossCheck(ModelValidator):
@@ -45,9 +46,9 @@ class CrossCheck(ModelValidator):
         super().__init__(model, name=name)
         self._similarity = similarity
 
-    def _request(self, draft: Draft, context: StepContext) -> tuple[Ready, list[BaseMessage]]:
+    def _request(self, draft: Draft, context: StepContext) -> Requests:
         del draft  # the second model must not see the first one's answer
-        return bound_for(self.tier, context), self.tier.messages_for(list(context.messages))
+        return Requests(bound_for(self.tier, context), [self.tier.messages_for(list(context.messages))])
 
     def _read(self, answer: Draft, draft: Draft, context: StepContext) -> Verdict:
         score = cross_checked(draft, answer, context, similarity=self._similarity)
@@ -74,22 +75,12 @@ def cross_checked(
     neutral = CrossCheck.weights["agreement"].neutral
     if score is None or score >= neutral:
         return score
-    validators, scorer = _local()
-    sound = scorer.confidence(validators.validate(other, context))
+    sound = _SCORER.confidence(_LOCAL.validate(other, context))
     return score if sound is None else neutral - (neutral - score) * sound
 
 
-@cache
-def _local() -> tuple[ValidatorSet, Scorer]:
-    """Return what judges the second answer: the shipped validators that look at one answer, and their weights."""
-    from cascade_agent.validators.complete_response import CompleteResponse
-    from cascade_agent.validators.grounding import Grounding
-    from cascade_agent.validators.no_repeat import NoRepeat
-    from cascade_agent.validators.tool_call_schema import ToolCallSchema
-    from cascade_agent.validators.tool_relevance import ToolRelevance
-    from cascade_agent.validators.turn_progress import TurnProgress
-
-    found = ValidatorSet(
-        [CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance(), TurnProgress()]
-    )
-    return found, Scorer.from_weights(found.weights, in_loops=TurnProgress.in_loops)
+_LOCAL: Final = ValidatorSet(
+    [CompleteResponse(), ToolCallSchema(), NoRepeat(), Grounding(), ToolRelevance(), TurnProgress()]
+)
+"""The shipped validators that look at one answer: what judges the second one."""
+_SCORER: Final = Scorer.from_weights(_LOCAL.weights, in_loops=TurnProgress.in_loops)

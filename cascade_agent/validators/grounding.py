@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.validators._conversation import Conversation, conversation
 from cascade_agent.validators._words import (
     VALUE_CHARS,
+    WORD,
     Answer,
     Leaf,
     answer,
+    compact,
     fold,
     identifier_words,
     number,
@@ -32,7 +34,6 @@ from cascade_agent.validators.agreement import same_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Draft, StepContext
 
 # Shapes that no language fills with a meaning: <city>, {{city}}, [CITY_NAME], ..., ???, XXXX, ____
@@ -49,7 +50,6 @@ _DATE = re.compile(
     r"|(\d{4})年(\d{1,2})月(\d{1,2})日"
 )
 _YEAR = re.compile(r"(?<!\d)(?:1[6-9]|20|21)\d\d(?!\d)")
-_WORD = re.compile(r"[^\W_]+")
 _DOT = re.compile(r"(?<=\w)\.(?=\w)|\.(?=\s|$)")
 
 _COUNTED: Final = 12  # whole numbers up to it may stand in words of any language
@@ -141,11 +141,18 @@ def _graded(code: str, values: list[tuple[float, str]]) -> Verdict:
 def _fault(leaf: Leaf, conv: Conversation) -> str | None:
     """Return the code of the soft fail that a text or a null is by itself, or None."""
     value, schema = leaf.value, leaf.schema
+    options, kind = schema.get("enum"), schema.get("type")
+    listed = isinstance(options, list) and value in options
     if value is None or not value.strip():
-        return "required_empty" if leaf.required and leaf.whole and not _may_be_empty(value, schema) else None
+        # without a type it is a union or a reference: the schema check's business
+        nullable = (
+            not kind or kind == "null" or (isinstance(kind, list) and "null" in kind) or schema.get("nullable") is True
+        )
+        allowed = not schema or listed or is_default(value, schema) or (value is None and nullable)
+        return "required_empty" if leaf.required and leaf.whole and not allowed else None
     if "default" in schema and is_default(value, schema):
         return None
-    if _placeholder(value, leaf, conv):
+    if not listed and _placeholder(value, leaf, conv):
         return "placeholder_value"
     return "date_invented" if date_grounded(value, conv) == 0.0 and not conv.literally(value) else None
 
@@ -167,26 +174,15 @@ def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
     return re.search(rf"(?<![\d.,]){re.escape(value_text(value))}(?:[.,]0+)?\s?%", conv.asked.folded) is not None
 
 
-def _may_be_empty(value: str | None, schema: JsonMapping) -> bool:
-    options, kind = schema.get("enum"), schema.get("type")
-    if not schema or is_default(value, schema) or (isinstance(options, list) and value in options):
-        return True
-    # without a type it is a union or a reference: the schema check's business
-    nullable = (
-        not kind or kind == "null" or (isinstance(kind, list) and "null" in kind) or schema.get("nullable") is True
-    )
-    return value is None and nullable
-
-
 def _placeholder(value: str, leaf: Leaf, conv: Conversation) -> bool:
-    text, options = value.strip()[:80], leaf.schema.get("enum")
+    text = value.strip()[:80]
     folded = fold(text)
     template = _HOLLOW.fullmatch(text) or _YOUR.fullmatch(text)
     word = folded in _EMPTY_WORDS and leaf.schema.get("type") == "string"
     own_name = leaf.whole and folded[3:] and folded == fold(leaf.key)  # {"city": "city"}
-    if not (template or word or own_name) or (isinstance(options, list) and value in options):
+    if not (template or word or own_name) or folded in conv.evidence:
         return False
-    return folded not in conv.evidence and folded not in fold(str(leaf.schema.get("description", ""))[:VALUE_CHARS])
+    return folded not in fold(str(leaf.schema.get("description", ""))[:VALUE_CHARS])
 
 
 def is_default(value: object, schema: object) -> bool:
@@ -202,16 +198,12 @@ def typical(values: Sequence[float]) -> float:
     return (min(values) + sum(values) / len(values)) / 2
 
 
-def groundings(found: Answer, conv: Conversation) -> list[float | None]:
-    """Return how well each leaf of the answer is grounded; None for what cannot be judged. Kept for the step."""
-    kept = conv.context.cache.get("validators.groundings")
-    if kept is None or kept[0] is not found:
-        values: list[float | None] = []
-        for leaf in found.leaves:
-            known = found.tools[leaf.call] is not None
-            values.append(_grounded(leaf, conv) if known else None)
-        kept = conv.context.cache["validators.groundings"] = (found, values)
-    return cast("list[float | None]", kept[1])
+def groundings(found: Answer, conv: Conversation) -> Sequence[float | None]:
+    """Return how well each leaf of the answer is grounded, read once; None for what cannot be judged."""
+    if found.groundings is None:
+        known = [found.tools[leaf.call] is not None for leaf in found.leaves]
+        found.groundings = [_grounded(leaf, conv) if k else None for leaf, k in zip(found.leaves, known, strict=True)]
+    return found.groundings
 
 
 def date_grounded(value: str, conv: Conversation) -> float | None:
@@ -279,7 +271,7 @@ def _text_grounded(value: str, conv: Conversation) -> float:
         return 1.0
     as_number = number(folded)
     as_date = date_grounded(folded, conv)
-    joined = "".join(_WORD.findall(folded))
+    joined = compact(folded)
     if as_number is not None:
         score = _number_grounded(as_number, conv)
     elif as_date is not None and as_date > 0:
@@ -313,7 +305,7 @@ def _words_grounded(text: str, conv: Conversation) -> float:
         return 1.0
     score = held / total
     if score < _DERIVED:
-        words = _WORD.findall(fold(text))
+        words = WORD.findall(fold(text))
         for letters in ("".join(w[0] for w in words), "".join(w[0] for w in words if len(w) >= _OWN_WORD)):
             if len(letters) > 1 and _has_word(_DOT.sub("", conv.evidence), letters):
                 return _DERIVED

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import cycle, islice
 from operator import add
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.messages import SystemMessage
-from langchain_core.runnables.config import ContextThreadPoolExecutor
 
 from cascade_agent.core.records import Draft, SideCall, Usage, Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.usage import NOTHING, usage_and_cost, usage_and_cost_of_error
-from cascade_agent.validators._model_call import as_draft, bound_for
+from cascade_agent.validators._model_call import ModelEvidence, Requests, as_draft, bound_for
 from cascade_agent.validators.agreement import answer_key
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
-    from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.core.records import StepContext
-    from cascade_agent.models.tier import Ready, Tier
+    from cascade_agent.models.tier import Tier
+    from cascade_agent.validators._model_call import Asking
 
 Found = tuple[Verdict, SideCall, Draft | None]
-Requests = list[list["BaseMessage"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelfConsistency:
+class SelfConsistency(ModelEvidence[Found]):
     """Asks the small tier again under other instructions, side by side, and keeps the majority's draft.
 
     The diversity of the prompt is what pays, not the number of samples (Yue et al., *Large Language Model Cascades with
@@ -66,8 +64,6 @@ class SelfConsistency:
     staged: bool = False
     name: str = "SelfConsistency"
     tier: Tier | None = field(default=None, repr=False)
-    stage: ClassVar[Literal["evidence"]] = "evidence"
-    shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "disagreement"
     weights: ClassVar[Mapping[str, Weight]] = {
         "self_consistency": Weight(8.0, "a lead of half of what is wanted is not enough to keep a draft", neutral=0.8),
@@ -86,64 +82,28 @@ class SelfConsistency:
         """Return this evidence asking `tier`, unless it has one of its own."""
         return self if self.tier is not None else replace(self, tier=tier)
 
-    def gather(self, draft: Draft, context: StepContext, *, config: RunnableConfig | None) -> Found:
-        """Ask on threads; return the finding, its cost, and the majority's draft where it is another."""
-        sampling = self._sampling(draft, context)
-        try:
-            requests = next(sampling)
-            ready, settings = self._ready(context)
-
-            def ask(messages: list[BaseMessage]) -> object:
-                try:
-                    return ready.ask(messages, config, **settings)
-                except Exception as error:  # noqa: BLE001 - one sample that fails leaves the others
-                    return error
-
-            while True:
-                with ContextThreadPoolExecutor(max_workers=len(requests)) as pool:
-                    replies = list(pool.map(ask, requests))
-                requests = sampling.send(replies)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # what `_sampling` returns
-
-    async def agather(self, draft: Draft, context: StepContext, *, config: RunnableConfig | None) -> Found:
-        """Async twin of `gather`."""
-        sampling = self._sampling(draft, context)
-        try:
-            requests = next(sampling)
-            ready, settings = self._ready(context)
-            while True:
-                calls = (ready.aask(messages, config, **settings) for messages in requests)
-                requests = sampling.send(await asyncio.gather(*calls, return_exceptions=True))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]  # what `_sampling` returns
-
-    def _ready(self, context: StepContext) -> tuple[Ready, dict[str, Any]]:
-        tier = cast("Tier", self.tier)
-        given = {} if self.temperature is None else {"temperature": self.temperature}
-        return bound_for(tier, context), dict(tier.settings_for(given))
-
-    def _sampling(self, draft: Draft, context: StepContext) -> Generator[Requests, list[Any], Found]:
-        """Yield the requests to be asked side by side, receive the replies or their errors, return what was found."""
+    def _asking(self, draft: Draft, context: StepContext) -> Asking[Found]:
         tier = self.tier
         if tier is None:
             msg = f"{self.name} has no tier to ask: use it in a cascade, or give `tier`"
             raise ConfigurationError(msg)
         own = answer_key(draft, context)
-        call = context.output_schema is None and bool(draft.tool_calls)
-        if call or (own is None and context.tools):
-            return _abstained("not_sampled", "a call or prose: samples of one model say nothing about it", NOTHING, 0.0)
+        if (context.output_schema is None and draft.tool_calls) or (own is None and context.tools):
+            reason = "a call or prose: samples of one model say nothing about it"
+            return self._abstained("not_sampled", reason, NOTHING, 0.0)
         own = object() if own is None else own  # no answer among answers is outvoted; among its like it is prose
         votes: dict[Hashable, list[Draft]] = {own: [draft]}
         usage, costs = list[Usage](), list[float | None]()
         kinds = [None, *self.instructions]
         total = self.samples or len(kinds)
-        waiting = [tier.messages_for(_instructed(context, kinds[i % len(kinds)])) for i in range(1, total)]
+        waiting = [tier.messages_for(_instructed(context, kind)) for kind in islice(cycle(kinds), 1, total)]
         wanted, stages = (2, [waiting[:1], waiting[1:]]) if self.staged else (total, [waiting])
-        for requests in stages:
-            if not requests or (usage and _lead(votes) >= wanted):
+        ready = bound_for(tier, context)
+        settings = tier.settings_for({} if self.temperature is None else {"temperature": self.temperature})
+        for messages in stages:
+            if not messages or (usage and _lead(votes) >= wanted):
                 break
-            for reply in (yield requests):
+            for reply in (yield Requests(ready, messages, settings)):
                 used, cost, sample = _read(tier, reply)
                 usage.append(used)
                 costs.append(cost)
@@ -151,20 +111,19 @@ class SelfConsistency:
                 if sample is not None and key is not None:
                     votes.setdefault(key, []).append(sample)
         paid = None if None in costs else sum(cost for cost in costs if cost is not None)
-        return self._found(draft, votes, min(wanted, sum(map(len, votes.values()))), reduce(add, usage), paid)
-
-    def _found(
-        self, draft: Draft, votes: Mapping[Hashable, list[Draft]], wanted: int, usage: Usage, cost: float | None
-    ) -> Found:
-        answered = sum(map(len, votes.values()))
+        spent, answered = reduce(add, usage), sum(map(len, votes.values()))
         if answered <= 1:
-            return _abstained("agreement_unknown", "no other sample gave an answer to compare", usage, cost)
+            return self._abstained("agreement_unknown", "no other sample gave an answer to compare", spent, paid)
         majority = max(votes.values(), key=len)  # the draft's own answer where several are as frequent
         reason = f"{len(majority)} of {answered} samples agree, {len(votes)} different answers"
-        score = min(1.0, _lead(votes) / wanted)
+        score = min(1.0, _lead(votes) / min(wanted, answered))
         verdict = Verdict(outcome="abstain", code="self_consistency", reason=reason, score=score)
         kept = None if majority[0] is draft else majority[0]
-        return verdict, SideCall(name=self.name, usage=usage, cost=cost), kept
+        return verdict, SideCall(name=self.name, usage=spent, cost=paid), kept
+
+    def _abstained(self, code: str, reason: str, usage: Usage, cost: float | None) -> Found:
+        call = SideCall(name=self.name, usage=usage, cost=cost)
+        return Verdict(outcome="abstain", code=code, reason=reason), call, None
 
 
 def _read(tier: Tier, reply: Any) -> tuple[Usage, float | None, Draft | None]:
@@ -196,7 +155,3 @@ def _lead(votes: Mapping[Hashable, list[Draft]]) -> int:
     """Return by how many samples the most frequent answer leads the next one."""
     counts = sorted((*map(len, votes.values()), 0), reverse=True)
     return counts[0] - counts[1]
-
-
-def _abstained(code: str, reason: str, usage: Usage, cost: float | None) -> Found:
-    return Verdict(outcome="abstain", code=code, reason=reason), SideCall(name="", usage=usage, cost=cost), None

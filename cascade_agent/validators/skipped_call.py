@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from cascade_agent.core.records import Verdict
-from cascade_agent.validators._conversation import facts_of, loop, subject
+from cascade_agent.validators._conversation import loop, subject
 from cascade_agent.validators._soft import HANDED_ON, check_scores
 from cascade_agent.validators._speech import (
     announces,
@@ -23,11 +23,12 @@ from cascade_agent.validators._speech import (
 from cascade_agent.validators._words import SAYS, fold, number_spans, offer, terms, weight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from cascade_agent.core.records import Draft, StepContext
     from cascade_agent.core.scoring import Weight
     from cascade_agent.validators._conversation import Loop
+    from cascade_agent.validators._words import NumberSpan
 
 _BRIEF: Final = 40
 """Letters of an answer that has room for "done" and nothing else."""
@@ -38,8 +39,6 @@ _STANDS_ALONE: Final = 180
 for it: of recorded turns that ended so 1 in 4 was wrong, of the shorter ones 3 in 5."""
 _SMALL: Final = 12
 """Numbers up to this one are counted, not looked up."""
-_CHUNK: Final = 64
-"""Messages that are looked through at a time."""
 _VALUE = re.compile(r"[^\s,;:!?()\[\]{}\"'“”«»<>]*\d[^\s,;:!?()\[\]{}\"'“”«»<>]*|[^\s,;:()<>]+@[^\s,;:()<>]+")
 
 
@@ -104,23 +103,21 @@ class _Turn:
         self.state, self.context = state, context
         self.text, self.length = fold(text), size(text)
         self.user = fold(state.request_text)
-        self._numbers: list[frozenset[float]] = []
-        self._unread = state.past
 
     @cached_property
-    def _withdrawn(self) -> bool:
-        return declines(self.user)
+    def withdrawn(self) -> bool:
+        return declines(self.user) is not None
 
     @cached_property
-    def _refuses(self) -> bool:
-        return declines(self.text)
+    def refuses(self) -> bool:
+        return declines(self.text) is not None
 
     def announced(self) -> tuple[str, str] | None:
         """Return a finding where the answer says what it is about to do, and stops."""
         # after a call "please hold on" speaks of what the call set going
         if self.length > _SHORT or not (announces(self.text) or (not self.state.calls and asks_to_wait(self.text))):
             return None
-        if self._refuses or self._withdrawn or thanks(self.user):
+        if self.refuses or self.withdrawn or thanks(self.user):
             return None
         return "call_announced", "the answer announces what it does not do"
 
@@ -130,36 +127,40 @@ class _Turn:
             return None
         if thanks(self.user) and not self.values and not self.touched:
             return None
-        done = self.length <= _BRIEF and not self._refuses and says_done(self.text)
-        if done and (self.values or not self._withdrawn):
+        done = self.length <= _BRIEF and not self.refuses and says_done(self.text)
+        if done and (self.values or not self.withdrawn):
             stands_alone = size(self.user) > _STANDS_ALONE and not self._unanswered()
             return None if stands_alone else _skipped("the answer says done, and nothing was called in this turn")
-        if self.length <= 2 * _SHORT and self._invented():
+        spans = number_spans(self.text) if self.length <= 2 * _SHORT else ()
+        if any(map(self._invented, spans)):
             return "figure_unsupported", "figures of the answer stand nowhere in the conversation"
-        if self.length > _SHORT or (asks(self.user) and self._supported()) or self._refuses:
+        if self.length > _SHORT or self.refuses:
             return None
-        return self._unmet()
+        question = asks(self.user) is not None
+        if question and any(self._held(value) for span in spans for value in span.values):
+            return None
+        return self._unmet(question=question)
 
-    def _unmet(self) -> tuple[str, str] | None:
+    def _unmet(self, *, question: bool) -> tuple[str, str] | None:
         """Return a finding where the request brings a value, names something to do, or agrees to it."""
         if self.values:
             return _skipped("the user gave a value that no call took up")
-        if self._withdrawn:
-            return None
-        if self.touched:
+        if self.touched and not self.withdrawn:
             return _skipped("the request speaks of a tool that was not called")
-        if asks(self.user):
+        if question or self.withdrawn:
             return None
         if asks(next((f.text for f in reversed(self.state.before) if f.kind == "ai" and f.text), "")):
             return _skipped("the user agreed to what was proposed, and nothing was called")
-        return _skipped("the answer says again what was asked for, and nothing was called") if self._echoes() else None
+        new = self.state.request_terms.intersection(term for term in terms(self.text) if weight(term) >= SAYS)
+        if new and new.difference(*[fact.whole.terms for fact in self.state.before]):
+            return _skipped("the answer says again what was asked for, and nothing was called")
+        return None
 
     def _unanswered(self) -> bool:
         """Return whether the user turn before this one ended without a call too."""
-        for fact in reversed(self.state.before):
-            if fact.calls or fact.kind == "human":
-                return not fact.calls
-        return False
+        return next(
+            (not fact.calls for fact in reversed(self.state.before) if fact.calls or fact.kind == "human"), False
+        )
 
     @cached_property
     def values(self) -> bool:
@@ -179,44 +180,19 @@ class _Turn:
         known = frozenset().union(*map(subject, called))
         return any(name not in called and not known.issuperset(words) for name, words in spoken)
 
-    def _echoes(self) -> bool:
-        """Return whether the answer takes up a word of the request that is new to the conversation."""
-        new = self.state.request_terms.intersection(term for term in terms(self.text) if weight(term) >= SAYS)
-        for fact in reversed(self.state.before):
-            if not new:
-                return False
-            new -= fact.whole.terms
-        return bool(new)
+    def _held(self, value: float) -> bool:
+        """Return whether the conversation before this turn holds a number: mostly one of its last messages does."""
+        return any(value in fact.whole.numbers for fact in reversed(self.state.before))
 
-    def _before(self) -> Iterator[frozenset[float]]:
-        """Yield the numbers of the conversation before this turn, the latest first: mostly these are taken up."""
-        yield from self._numbers
-        while self._unread:
-            chunk, self._unread = self._unread[-_CHUNK:], self._unread[:-_CHUNK]
-            self._numbers.append(frozenset().union(*[fact.whole.numbers for fact in facts_of(chunk)]))
-            yield self._numbers[-1]
-
-    def _known(self, value: float) -> bool:
-        return value in self.state.request_numbers or any(value in numbers for numbers in self._before())
-
-    def _supported(self) -> bool:
-        """Return whether the answer takes a number from the conversation before this turn."""
-        values = [value for span in number_spans(self.text) for value in span.values]
-        return bool(values) and any(not numbers.isdisjoint(values) for numbers in self._before())
-
-    def _invented(self) -> bool:
-        """Return whether the answer holds a number that the conversation does not."""
-        return any(
-            not (span.joined or any(abs(value) <= _SMALL or self._known(value) for value in span.values))
-            and not (span.parts and all(map(self._known, span.parts)))
-            and not any(self._worked_out(value) for value in span.values)
-            for span in number_spans(self.text)
-        )
-
-    def _worked_out(self, value: float) -> bool:
-        """Return whether a number is the sum or the difference of two others."""
-        large = {number for number in self.state.request_numbers.union(*self._before()) if number > _SMALL}
-        return any(round(value - number, 2) in large or round(value + number, 2) in large for number in large)
+    def _invented(self, span: NumberSpan) -> bool:
+        """Return whether the conversation holds neither a number nor two of which it is the sum or the difference."""
+        request = self.state.request_numbers
+        if span.joined or any(abs(value) <= _SMALL or value in request or self._held(value) for value in span.values):
+            return False
+        if span.parts and all(value in request or self._held(value) for value in span.parts):
+            return False
+        large = {n for n in request.union(*[fact.whole.numbers for fact in self.state.before]) if n > _SMALL}
+        return not any(round(v - n, 2) in large or round(v + n, 2) in large for v in span.values for n in large)
 
 
 def _skipped(reason: str) -> tuple[str, str]:

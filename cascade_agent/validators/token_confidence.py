@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.validators._words import walk
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolCall
@@ -25,9 +26,11 @@ _MAX_TOKENS = 4_096
 _MAX_WORD = 32
 _MAX_VALUES = 64
 _MAX_NODES = 500
+_MAX_DEPTH = 32
 _MAX_NEEDLE = 2_000
 _IMPOSSIBLE = -10_000
 
+_LOGPROB = ("logprob", "log_probability", "logProbability")
 Tokens = list[tuple[str, float]]
 
 _QUANTILE = 0.1
@@ -76,8 +79,6 @@ class TokenConfidence:
 
     quantile: float = _QUANTILE
     graded: bool = True
-    name: ClassVar[str] = "TokenConfidence"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "low_confidence"
     weights: ClassVar[Mapping[str, Weight]] = {
@@ -98,74 +99,46 @@ class TokenConfidence:
     def __call__(self, draft: Draft, context: StepContext) -> Verdict | None:
         """Return one verdict; without log-probabilities an abstain, or nothing where it is not graded."""
         del context  # the answer alone counts
-        tokens = _tokens(draft.message.response_metadata)
+        meta = draft.message.response_metadata
+        tokens = _tokens(meta.get("logprobs")) or _tokens(meta.get("logprobs_result"))
         if not tokens and not self.graded:
             return None
         calls = draft.tool_calls
-        values = _action_tokens(tokens, calls) if calls else [logprob for _, logprob in tokens]
+        values = sorted(_action_tokens(tokens, calls) if calls else [logprob for _, logprob in tokens])
         if not values:
             reason = "the provider reports no log-probabilities" + (" of the call" if tokens else "")
             return Verdict(outcome="abstain", code="no_logprobs", reason=reason) if self.graded else None
-        values.sort()
-        score = math.exp(_at(self.quantile, values))
-        reason = f"quantile {self.quantile:g} of {len(values)} tokens of the {'call' if calls else 'answer'}"
-        fails = _hardly_ever_right(values, call=bool(calls))
+        score, lowest = (math.exp(values[int(share * len(values))]) for share in (self.quantile, _QUANTILE))
+        mean = math.fsum(max(_RARE, value) for value in values) / len(values)
+        fails = mean < _FAILED_MEAN or (lowest < _UNSURE and bool(calls or len(values) >= _MANY))
         if not fails and not self.graded:
             return None
+        reason = f"quantile {self.quantile:g} of {len(values)} tokens of the {'call' if calls else 'answer'}"
         return Verdict(outcome="fail" if fails else "pass", code="token_confidence", reason=reason, score=score)
 
 
-def _at(quantile: float, values: Sequence[float]) -> float:
-    return values[int(quantile * len(values))]
-
-
-def _hardly_ever_right(values: Sequence[float], *, call: bool) -> bool:
-    """Return whether sorted log-probabilities are as low as those of right answers hardly ever are."""
-    if math.fsum(max(_RARE, value) for value in values) / len(values) < _FAILED_MEAN:
-        return True
-    return (call or len(values) >= _MANY) and _at(_QUANTILE, values) < math.log(_UNSURE)
-
-
-# ---- where the providers keep them ----------------------------------------------------------------------------------
-
-
-def _tokens(meta: Mapping[str, object]) -> Tokens:
-    return _read(meta.get("logprobs")) or _read(meta.get("logprobs_result"))
-
-
-def _read(data: object) -> Tokens:
+def _tokens(data: object) -> Tokens:
+    """Return the tokens that a provider reports in any shape, each with a number between impossible and certain."""
     if isinstance(data, Mapping):
         logprobs, texts = data.get("token_logprobs"), data.get("tokens")
         if not isinstance(logprobs, list):
             lists = (data.get(key) for key in ("content", "chosen_candidates", "chosenCandidates"))
-            return _read(next((found for found in lists if isinstance(found, list)), None))
+            return _tokens(next((found for found in lists if isinstance(found, list)), None))
         if not isinstance(texts, list) or len(texts) != len(logprobs):
             texts = [""] * len(logprobs)
-        return _clean(zip(texts[-_MAX_TOKENS:], logprobs[-_MAX_TOKENS:], strict=True))
-    return _clean(map(_pair, data[-_MAX_TOKENS:])) if isinstance(data, list) else []
-
-
-def _pair(item: object) -> tuple[object, object]:
-    if not isinstance(item, dict):
-        return "", item
-    keys = ("logprob", "log_probability", "logProbability")
-    return item.get("token", item.get("text", "")), next((item[key] for key in keys if key in item), None)
-
-
-def _clean(pairs: Iterable[tuple[object, object]]) -> Tokens:
-    """Keep what is a number, between impossible and certain."""
+        data = [{"token": text, "logprob": logprob} for text, logprob in zip(texts, logprobs, strict=True)]
     out: Tokens = []
-    for text, logprob in pairs:
+    for item in data[-_MAX_TOKENS:] if isinstance(data, list) else ():
+        token = item if isinstance(item, dict) else {"logprob": item}
+        text = token.get("token", token.get("text"))
+        logprob = next((token[key] for key in _LOGPROB if key in token), None)
         if isinstance(logprob, bool) or not isinstance(logprob, int | float) or not logprob <= math.inf:  # NaN
             continue
         word = text[:_MAX_WORD] if isinstance(text, str) else ""
         if not word.isascii():  # byte-level vocabularies write a leading space as one of these two letters
             word = word.replace("Ġ", " ").replace("▁", " ")
-        out.append((word, min(0.0, float(max(_IMPOSSIBLE, min(0, logprob))))))
+        out.append((word, float(max(_IMPOSSIBLE, min(0, logprob)))))
     return out
-
-
-# ---- the tokens that act --------------------------------------------------------------------------------------------
 
 
 def _action_tokens(tokens: Tokens, calls: Sequence[ToolCall]) -> list[float]:
@@ -183,44 +156,28 @@ def _action_tokens(tokens: Tokens, calls: Sequence[ToolCall]) -> list[float]:
         cursor = start + len(name)
         needles = _needles(call["args"])[:left]
         left -= len(needles)
-        values = _value_spans(text, needles, cursor)
-        if needles and not values:
+        begin, spans = cursor, [(start, cursor)]
+        for spellings in needles:  # each is looked for behind the one before it first
+            places = ((text.find(n, place), len(n)) for place in (cursor, begin) for n in spellings)
+            at, size = next((found for found in places if found[0] >= 0), (-1, 0))
+            if at >= 0:
+                spans.append((at, at + size))
+                cursor = max(cursor, at + size)
+        if needles and not spans[1:]:
             continue  # the name stands in prose; the call itself was not reported
-        for first, last in ((start, cursor), *values):
+        for first, last in spans:
             spelled[first:last] = b"\1" * (last - first)
-            cursor = max(cursor, last)
     ends = accumulate(len(token) for token, _ in tokens)
     return [p for (token, p), end in zip(tokens, ends, strict=True) if 1 in spelled[end - len(token) : end]]
-
-
-def _value_spans(text: str, needles: list[tuple[str, ...]], start: int) -> list[tuple[int, int]]:
-    """Return where the values stand, each looked for behind the one before it first."""
-    spans: list[tuple[int, int]] = []
-    cursor = start
-    for spellings in needles:
-        places = ((text.find(n, begin), len(n)) for begin in (cursor, start) for n in spellings)
-        at, size = next((found for found in places if found[0] >= 0), (-1, 0))
-        if at >= 0:
-            spans.append((at, at + size))
-            cursor = max(cursor, at + size)
-    return spans
 
 
 def _needles(args: object) -> list[tuple[str, ...]]:
     """Return the spellings of each value of the arguments: as plain text and as JSON."""
     out: list[tuple[str, ...]] = []
-    stack: list[object] = [args]
-    for _ in range(_MAX_NODES):
-        if not stack or len(out) >= _MAX_VALUES:
-            break
-        item = stack.pop()
-        if isinstance(item, Mapping):
-            stack.extend(reversed(list(islice(item.values(), _MAX_VALUES))))
-        elif isinstance(item, list | tuple):
-            stack.extend(reversed(item[:_MAX_VALUES]))
-        elif isinstance(item, str):
+    for _, item, _ in islice(walk(args, {}, "", _MAX_DEPTH), _MAX_NODES):
+        if isinstance(item, str):
             if 0 < len(item) <= _MAX_NEEDLE:
                 out.append((json.dumps(item)[1:-1], json.dumps(item, ensure_ascii=False)[1:-1], item))
         elif item is None or isinstance(item, bool | float) or (isinstance(item, int) and item.bit_length() < 256):
             out.append((json.dumps(item), str(item)))  # str() of huge ones is refused
-    return out
+    return out[:_MAX_VALUES]

@@ -7,7 +7,6 @@ request and the tools are written in different languages the comparison says not
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -18,11 +17,14 @@ from cascade_agent.validators._conversation import Conversation, conversation
 from cascade_agent.validators._words import (
     REQUEST_CHARS,
     SAYS,
+    WORD,
     Answer,
     Offer,
+    Sentence,
     ToolText,
     Weighed,
     answer,
+    compact,
     fold,
     offer,
     quoted,
@@ -35,19 +37,17 @@ from cascade_agent.validators.agreement import normal
 from cascade_agent.validators.grounding import groundings, is_default, typical
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from cascade_agent.core.clean_json import Json, JsonMapping
-    from cascade_agent.core.records import Draft, Outcome, StepContext
+    from cascade_agent.core.clean_json import JsonMapping
+    from cascade_agent.core.records import Draft, StepContext
 
-_WORD = re.compile(r"[^\W_]+")
 _LIST_MARK = re.compile(r"(?:^|\n)\s*\(?\d{1,2}[.)](?=\s)|(?<![(\w])\d{1,2}\)(?=\s)")
 # After a space the parenthesis must begin as arguments do: "find_order (the tool for orders)" names a tool in passing.
 _PROSE_CALL = re.compile(
     r"(?<![^\W\d])([^\W\d][\w.\-]{1,80}+)(?:\(|\s+\((?=\s*(?:[)\d\"'{\[]|[\w.]{1,60}\s*[=:])))"
     r"|[\"'](?:name|function|tool|recipient_name)[\"']\s*:\s*[\"']([\w.\-]{2,80})[\"']"
 )
-
 _IDENTIFIER = re.compile(r"(?=[^\s]*[\d@])(?=[^\s]*[^\W\d])\S{4,120}")
 
 _OF_A_LANGUAGE: Final = 3  # short words from which on two texts without a common one differ in language
@@ -71,8 +71,6 @@ _WRITTEN: Final = 3
 _NUMERIC: Final = frozenset({"integer", "number", "int", "float", "double"})
 _MOST_UNUSED: Final = 0.2
 """Score of `number_unused` up to which it fails: all numbers, two of three, three of up to seven, four of any."""
-Span = tuple[int, int]
-"""Where a sentence of the request begins and ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +113,15 @@ class ToolRelevance:
             return []
         conv, offered = conversation(context), offer(context)
         if not draft.tool_calls:
-            return _prose(draft, context, conv, offered)
+            return [] if context.tool_choice == "none" else [_prose(draft.text, conv, offered)]
         found = answer(draft, context)
         foreign = not conv.answered and _foreign(conv, offered)
         out = _match(found, conv, offered, foreign=foreign)
         # once tools have answered the request is worked off step by step, and what is left over says nothing
         if conv.request and not conv.answered:
-            _coverage(out, found, conv, offered, foreign=foreign)
+            out += _coverage(found, conv, offered, foreign=foreign)
         if found.calls[1:]:
-            _calls(out, found, conv)
+            out += _several(found, conv)
         if len(offered.tools) == 1 and context.tool_choice is None and _off_topic(out, found, conv):
             out.append(_fail("off_topic", "request and called tool have next to nothing in common"))
         return out
@@ -134,33 +132,28 @@ def _graded(code: str, score: float, reason: str = "") -> Verdict:
     return Verdict(outcome="pass", code=code, reason=reason if score < 1.0 else "", score=score)
 
 
-def _fail(code: str, reason: str) -> Verdict:
-    return Verdict(outcome="fail", code=code, reason=reason, score=0.0)
+def _fail(code: str, reason: str, score: float = 0.0) -> Verdict:
+    return Verdict(outcome="fail", code=code, reason=reason, score=score)
 
 
-# ---- prose ----------------------------------------------------------------------------------------------------------
+# ---- request and tool -----------------------------------------------------------------------------------------------
 
 
-def _prose(draft: Draft, context: StepContext, conv: Conversation, offered: Offer) -> list[Verdict]:
+def _prose(text: str, conv: Conversation, offered: Offer) -> Verdict:
     """Judge an answer without calls: right where no tool fits or tools have answered, wrong where it spells a call."""
-    if context.tool_choice == "none":
-        return []
-    text = draft.text[:REQUEST_CHARS]
+    text = text[:REQUEST_CHARS]
     for match in _PROSE_CALL.finditer(text) if "(" in text or ":" in text else ():
-        if "".join(_WORD.findall(fold(match.group(1) or match.group(2)))) in offered.squashed:
-            return [_fail("call_in_prose", "the text writes out a call to an offered tool instead of making it")]
+        if compact(fold(match[1] or match[2])) in offered.names:
+            return _fail("call_in_prose", "the text writes out a call to an offered tool instead of making it")
     if conv.answered or not conv.request:
-        return [_graded("no_call", 1.0)]
+        return _graded("no_call", 1.0)
     if _foreign(conv, offered):
-        return [_graded("no_call", _NEUTRAL)]
+        return _graded("no_call", _NEUTRAL)
     known, fit = conv.asked.terms, 0.0
     for tool in offered.tools:
         if not _apart(tool, known):
             fit = max(fit, min(_share(tool.by_name, known), _share(tool.by_description, known) * 2))
-    return [_graded("no_call", 1.0 - fit, "no call although an offered tool resembles the request")]
-
-
-# ---- request and tool -----------------------------------------------------------------------------------------------
+    return _graded("no_call", 1.0 - fit, "no call although an offered tool resembles the request")
 
 
 def _share(wanted: Weighed, present: frozenset[str]) -> float:
@@ -175,7 +168,7 @@ def _share(wanted: Weighed, present: frozenset[str]) -> float:
 
 def _apart(tool: ToolText, known: frozenset[str]) -> bool:
     """Return whether name and description of a tool, which say something, share no word with what is known."""
-    return known.isdisjoint(tool.description_terms) and tool.by_description[1] > 0
+    return known.isdisjoint(tool.description) and tool.by_description[1] > 0
 
 
 def _foreign(conv: Conversation, offered: Offer) -> bool:
@@ -191,34 +184,26 @@ def _foreign(conv: Conversation, offered: Offer) -> bool:
 
 def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> list[Verdict]:
     """Compare the called tools with the request: words of the name, words of the description, and the other tools."""
+    score, reason = _NEUTRAL, ""
     if None in found.tools:
-        reason = "a called tool is not on offer"
-        return [_graded("tool_match", 0.0, reason), _graded("description_match", 0.0, reason)]
-    if conv.answered or foreign:
-        return [_graded("tool_match", _NEUTRAL), _graded("description_match", _NEUTRAL)]
+        score, reason = 0.0, "a called tool is not on offer"
+    if reason or conv.answered or foreign:
+        return [_graded(code, score, reason) for code in ("tool_match", "description_match")]
     known = conv.evidence_set if conv.follow_up else conv.asked.terms
-    called = set[int]()
-    names, descriptions, taken = [], [], found.used.terms
-    for tool in found.tools:
-        if tool is not None and id(tool) not in called:
-            called.add(id(tool))
-            names.append(_share(tool.by_name, known))
-            descriptions.append(_share(tool.by_description, known))
-            taken = taken.union(tool.description_terms)
-    out = [
-        _graded("tool_match", typical(names), "the name of a called tool shares few words with the request"),
-        _graded(
-            "description_match",
-            typical(descriptions),
-            "the description of a called tool shares few words with the request",
-        ),
-    ]
-    left, part = known.difference(taken), 0.0
+    called = {id(tool): tool for tool in found.tools if tool is not None}
+    out = []
+    for code, part, shares in (
+        ("tool_match", "name", [_share(tool.by_name, known) for tool in called.values()]),
+        ("description_match", "description", [_share(tool.by_description, known) for tool in called.values()]),
+    ):
+        reason = f"the {part} of a called tool shares few words with the request"
+        out.append(_graded(code, typical(shares), reason))
+    left, missed = known.difference(found.used.terms, *[tool.description for tool in called.values()]), 0.0
     for tool in offered.tools:
         if id(tool) not in called and not _apart(tool, left):
-            part = max(part, _share(tool.by_name, left) * _share(tool.by_description, left))
-    if part > 0:
-        out.append(_graded("part_open", 1.0 - part, "words of the request belong to a tool that was not called"))
+            missed = max(missed, _share(tool.by_name, left) * _share(tool.by_description, left))
+    if missed > 0:
+        out.append(_graded("part_open", 1.0 - missed, "words of the request belong to a tool that was not called"))
     return out
 
 
@@ -255,21 +240,128 @@ def _composed(found: Answer, conv: Conversation) -> bool:
         return True
     for leaf in found.leaves:
         if isinstance(leaf.value, str) and not leaf.schema.get("enum"):
-            if len(_WORD.findall(leaf.value)) >= _WRITTEN:
+            if len(WORD.findall(leaf.value)) >= _WRITTEN:
                 return True
             tool = found.tools[leaf.call]
             alone = tool is not None and len(tool.properties) == 1
-            if alone and conv.asked.terms.intersection(terms(fold(leaf.value))):
+            if alone and not conv.asked.terms.isdisjoint(terms(fold(leaf.value))):
                 return True
     return False
 
 
 def _has_identifier(found: Answer, conv: Conversation) -> bool:
     """Return whether a call takes up an identifier of the request: an order number, an address with @."""
-    return any(
-        isinstance(leaf.value, str) and _IDENTIFIER.fullmatch(leaf.value) and fold(leaf.value) in conv.asked.folded
-        for leaf in found.leaves
-    )
+    texts = [leaf.value for leaf in found.leaves if isinstance(leaf.value, str)]
+    return any(_IDENTIFIER.fullmatch(text) and fold(text) in conv.asked.folded for text in texts)
+
+
+# ---- what is left of the request ------------------------------------------------------------------------------------
+
+
+def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> list[Verdict]:
+    """Judge what of the request neither became an argument nor belongs to the called tools."""
+    out: list[Verdict] = []
+    request, used, about, calls = conv.request, found.used, found.about, len(found.calls)
+    asking = _asking(found, conv, offered)
+    if not foreign:
+        wanted = conv.asked.terms if asking is None else frozenset().union(*[sentence.terms for sentence in asking])
+        covered = _covered(wanted.difference(used.terms), about) if any(found.tools) else 0.0
+        out.append(_graded("request_covered", covered, "words of the request found in no call"))
+    unused, count = _numbers_unused(found, conv, asking, about) if conv.asked.spans else (0, 0)
+    if unused:
+        score, reason = (1.0 - unused / count) / unused, "numbers of the request that no argument takes up"
+        fails = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
+        out.append(_fail("number_unused", reason, score) if fails else _graded("number_unused", score, reason))
+    questions = request.count("?") + request.count("？") + request.count("؟")
+    if questions > calls:
+        out.append(_graded("question_open", calls / questions, "more questions than calls"))
+    quotes = quoted(request)
+    lost = [q for q in quotes if q not in used.folded]
+    lost = [q for q in lost if not ((letters := compact(q)) in used.compact or letters in offered.names)]
+    if lost:
+        out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
+    choices = _choices_unused(found, conv.asked.folded)
+    if choices:
+        out.append(_graded("choice_unused", 1.0 / (1 + choices), "options that the request names were not chosen"))
+    return out
+
+
+def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[Sentence] | None:
+    """Return the sentences that ask: an argument was taken from them, or they speak of the tools' subjects.
+
+    None is the whole request: it is one sentence, or none of it asks.
+    """
+    sentences = conv.asked.sentences
+    if sentences[0].end >= len(conv.asked.folded):
+        return None
+    about, used, out = offered.about, found.used.terms, []
+    for sentence in sentences:
+        subject = 0.0
+        for term in sentence.terms:
+            if term in used and (weight(term) >= SAYS or term.isdecimal()):
+                subject = _SENTENCE_SUBJECT
+            elif term in about:
+                subject += subject_weight(term)
+        if subject >= _SENTENCE_SUBJECT:
+            out.append(sentence)
+    return out or None
+
+
+def _covered(wanted: Iterable[str], about: frozenset[str]) -> float:
+    """Return the weighted share of the wanted words that the called tools' texts explain."""
+    total = held = 0.0
+    for term in wanted:
+        size = subject_weight(term)
+        total += size
+        if term in about:
+            held += size
+    return held / total if total > _ONE_SHORT_WORD else _NEUTRAL
+
+
+def _numbers_unused(
+    found: Answer, conv: Conversation, asking: Sequence[Sentence] | None, about: frozenset[str]
+) -> tuple[int, int]:
+    """Return how many numbers of the asking sentences no argument takes up, and how many there are.
+
+    Numbers inside words, words of the tools (3D), list marks and percent turned into fractions are no loss; each number
+    among the arguments that the request does not hold may stand for one that was worked out from others.
+    """
+    folded, given = conv.asked.folded, {leaf.value for leaf in found.leaves if type(leaf.value) is int}
+    marks = [mark.span() for mark in _LIST_MARK.finditer(folded)] if ")" in folded or "." in folded else ()
+    parts = marks if asking is None else [sentence[:2] for sentence in asking]
+    count = unused = 0
+    for span in conv.asked.spans:
+        at, end = span.start, span.end
+        if span.joined or _within(at, marks) or not (asking is None or _within(at, parts)):
+            continue
+        if folded[end : end + 1].isalpha() and (word := WORD.match(folded, at)) and stem(word[0]) in about:
+            continue
+        count += 1
+        if given.isdisjoint(span.values):  # else found without reading the numbers of all arguments
+            used = found.used.numbers
+            if used.isdisjoint(span.values) and used.isdisjoint([round(value * 0.01, 9) for value in span.values]):
+                unused += not (span.parts and used.issuperset(span.parts))
+    worked_out = len(found.used.numbers - conv.asked.numbers) if unused else 0
+    return max(0, unused - worked_out), count
+
+
+def _within(place: int, spans: Iterable[tuple[int, int]]) -> bool:
+    for start, end in spans:  # noqa: SIM110 - no generator: it is asked for each number
+        if start <= place < end:
+            return True
+    return False
+
+
+def _takes_numbers(found: Answer) -> bool:
+    """Return whether a called tool has a parameter for a number; else numbers may be meant for the answer's form."""
+    for schema in [schema for tool in found.tools if tool is not None for schema in tool.properties.values()]:
+        if isinstance(schema, Mapping):
+            branches = schema.get("anyOf")
+            for part in (schema, schema.get("items"), *(branches[:8] if isinstance(branches, list) else ())):
+                kind = part.get("type") if isinstance(part, Mapping) else None
+                if not _NUMERIC.isdisjoint(str(k).lower() for k in (kind if isinstance(kind, list) else [kind])):
+                    return True
+    return False
 
 
 def _prepares(found: Answer, conv: Conversation, offered: Offer) -> bool:
@@ -279,164 +371,29 @@ def _prepares(found: Answer, conv: Conversation, offered: Offer) -> bool:
     return any(fit > 2 * _NEXT for fit in fits) or _has_identifier(found, conv)
 
 
-# ---- what is left of the request ------------------------------------------------------------------------------------
-
-
-def _coverage(out: list[Verdict], found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> None:
-    """Judge what of the request neither became an argument nor belongs to the called tools."""
-    asking = _asking(found, conv, offered)
-    if not foreign:
-        out.append(_graded("request_covered", _covered(found, conv, asking), "words of the request found in no call"))
-    unused, count = _numbers_unused(found, conv, asking) if conv.asked.spans else (0, 0)
-    if unused:
-        score = (1.0 - unused / count) / unused
-        fails = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
-        outcome: Outcome = "fail" if fails else "pass"
-        reason = "numbers of the request that no argument takes up"
-        out.append(Verdict(outcome=outcome, code="number_unused", reason=reason, score=score))
-    questions = conv.request.count("?") + conv.request.count("？") + conv.request.count("؟")
-    if questions > len(found.calls):
-        out.append(_graded("question_open", len(found.calls) / questions, "more questions than calls"))
-    quotes = quoted(conv.request)
-    lost = [q for q in quotes if q not in found.used.folded and not _compact_in(q, found, offered)] if quotes else ()
-    if lost:
-        out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
-    choices = _choices_unused(found, conv)
-    if choices:
-        out.append(_graded("choice_unused", 1.0 / (1 + choices), "options that the request names were not chosen"))
-
-
-def _compact_in(quote: str, found: Answer, offered: Offer) -> bool:
-    """Return whether letters and digits of a quotation stand in an argument or are a tool's name."""
-    compact = "".join(_WORD.findall(quote))
-    return compact in found.used.compact or compact in offered.squashed
-
-
-def _takes_numbers(found: Answer) -> bool:
-    """Return whether a called tool has a parameter for a number; else numbers may be meant for the answer's form."""
-    return any(_NUMERIC.intersection(_kinds(s)) for t in found.tools if t is not None for s in t.properties.values())
-
-
-def _kinds(schema: object) -> Iterable[str]:
-    """Yield the types that a parameter takes, one level deep."""
-    if isinstance(schema, Mapping):
-        branches = schema.get("anyOf")
-        for part in (schema, schema.get("items"), *(branches[:8] if isinstance(branches, list) else ())):
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            yield from (str(k).lower() for k in (kind if isinstance(kind, list) else [kind]))
-
-
-def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[Span] | None:
-    """Return the sentences that ask: an argument was taken from them, or they speak of the tools' subjects.
-
-    None is the whole request: it is one sentence, or none of it asks.
-    """
-    length = len(conv.asked.folded)
-    ends = [*conv.asked.ends, length]
-    if ends[0] >= length:
-        return None
-    about, used = offered.about, found.used.terms
-    out: list[Span] = []
-    start, subject, index = 0, 0.0, 0
-    for place, term in (*conv.asked.placed, (length + 1, "")):
-        while index < len(ends) and place >= ends[index]:
-            if subject >= _SENTENCE_SUBJECT:
-                out.append((start, ends[index]))
-            start, subject, index = ends[index], 0.0, index + 1
-        if term in used and (weight(term) >= SAYS or term.isdecimal()):
-            subject = _SENTENCE_SUBJECT
-        elif term in about:
-            subject += subject_weight(term)
-    return out or None
-
-
-def _covered(found: Answer, conv: Conversation, asking: Sequence[Span] | None) -> float:
-    """Return the weighted share of the words that are no arguments which the called tools' texts explain."""
-    if not any(found.tools):
-        return 0.0
-    wanted: Collection[str] = conv.asked.terms
-    if asking is not None:
-        placed, wanted = conv.asked.placed, set()
-        for start, end in asking:
-            first, last = bisect_left(placed, (start, "")), bisect_left(placed, (end, ""))
-            wanted.update([term for _, term in placed[first:last]])
-    about, used = found.about, found.used.terms
-    total = held = 0.0
-    for term in wanted:
-        if term not in used:
-            size = subject_weight(term)
-            total += size
-            if term in about:
-                held += size
-    return held / total if total > _ONE_SHORT_WORD else _NEUTRAL
-
-
-def _numbers_unused(found: Answer, conv: Conversation, asking: Sequence[Span] | None) -> tuple[int, int]:
-    """Return how many numbers of the asking sentences no argument takes up, and how many there are.
-
-    Numbers inside words, words of the tools (3D), list marks and percent turned into fractions are no loss; each number
-    among the arguments that the request does not hold may stand for one that was worked out from others.
-    """
-    folded, given = conv.asked.folded, set[int]()
-    for leaf in found.leaves:
-        if type(leaf.value) is int:
-            given.add(leaf.value)  # found without reading the numbers of all arguments
-    marks = [mark.span() for mark in _LIST_MARK.finditer(folded)] if ")" in folded or "." in folded else ()
-    count = unused = 0
-    for span in conv.asked.spans:
-        if (
-            span.joined
-            or (marks and _within(span.start, marks))
-            or (asking is not None and not _within(span.start, asking))
-        ):
-            continue
-        if folded[span.end : span.end + 1].isalpha():
-            word = _WORD.match(folded, span.start)
-            if word is not None and stem(word.group()) in found.about:
-                continue
-        count += 1
-        if given.isdisjoint(span.values):
-            used = found.used.numbers
-            if used.isdisjoint(span.values) and used.isdisjoint([round(value * 0.01, 9) for value in span.values]):
-                unused += not (span.parts and used.issuperset(span.parts))
-    worked_out = len(found.used.numbers - conv.asked.numbers) if unused else 0
-    return max(0, unused - worked_out), count
-
-
-def _within(place: int, spans: Sequence[Span]) -> bool:
-    for start, end in spans:  # noqa: SIM110 - no generator: it is asked for each number
-        if start <= place < end:
-            return True
-    return False
-
-
-def _choices_unused(found: Answer, conv: Conversation) -> int:
+def _choices_unused(found: Answer, asked: str) -> int:
     """Count the options that the request names and no call chose, for parameters that the calls set."""
-    chosen: dict[str, tuple[list[Json], set[str]]] = {}
+    chosen: dict[str, tuple[list[object], set[str]]] = {}
     for leaf in found.leaves:
         listed = leaf.schema.get("enum")
         if isinstance(listed, list) and isinstance(leaf.value, str):
             chosen.setdefault(leaf.key, (listed[:32], set()))[1].add(fold(leaf.value[:80]))
     count = 0
     for options, taken in chosen.values():
-        for option in options:
-            word = fold(option[:80]) if isinstance(option, str) else ""
-            if (
-                len(word) >= _OPTION
-                and word in conv.asked.folded
-                and word not in found.used.folded
-                and not any(word in value or value in word for value in taken)
-            ):
-                count += re.search(rf"(?<!\w){re.escape(word)}(?!\w)", conv.asked.folded) is not None
+        for word in [fold(option[:80]) for option in options if isinstance(option, str)]:
+            if len(word) < _OPTION or word not in asked or word in found.used.folded:
+                continue
+            if not any(word in value or value in word for value in taken):
+                count += re.search(rf"(?<!\w){re.escape(word)}(?!\w)", asked) is not None
     return count
 
 
 # ---- the calls among each other -------------------------------------------------------------------------------------
 
 
-def _calls(out: list[Verdict], found: Answer, conv: Conversation) -> None:
+def _several(found: Answer, conv: Conversation) -> list[Verdict]:
     """Judge several calls: one call would do, as they are split over a list, or they say the same again."""
-    out.append(_graded("several_calls", 0.0, "each of several calls must be right"))
+    out = [_graded("several_calls", 0.0, "each of several calls must be right")]
     groups: dict[str, tuple[ToolText, list[JsonMapping]]] = {}
     for call, tool in zip(found.calls, found.tools, strict=True):
         args = call.get("args")
@@ -446,17 +403,16 @@ def _calls(out: list[Verdict], found: Answer, conv: Conversation) -> None:
         out.append(_graded("calls_split", 0.0, "calls differ only in a parameter that takes a list"))
     if any(_alike(tool, calls, conv) for tool, calls in groups.values()):
         out.append(_fail("calls_alike", "two calls carry the same values"))
+    return out
 
 
 def _split(tool: ToolText, calls: Sequence[JsonMapping]) -> bool:
-    for key, schema in tool.properties.items():
-        if not isinstance(schema, Mapping) or schema.get("type") != "array":
-            continue
-        if not all(isinstance(c.get(key), list) and len(c[key]) <= 1 for c in calls):
-            continue
-        if len({normal({k: v for k, v in c.items() if k != key}) for c in calls}) < len(calls):
-            return True
-    return False
+    lists = [key for key, s in tool.properties.items() if isinstance(s, Mapping) and s.get("type") == "array"]
+    return any(
+        all(isinstance(c.get(key), list) and len(c[key]) <= 1 for c in calls)
+        and len({normal({k: v for k, v in c.items() if k != key}) for c in calls}) < len(calls)
+        for key in lists
+    )
 
 
 def _alike(tool: ToolText, calls: Sequence[JsonMapping], conv: Conversation) -> bool:

@@ -81,17 +81,16 @@ class TurnProgress:
             for tool in context.tools[:_MAX_TOOLS]:
                 touched += not asked.isdisjoint(subject(tool.name))
             logit += _TOUCHED * min(_MOST, touched)
-        elif draft.tool_calls and len(context.tools) >= _MANY_TOOLS and _long(state.request_text):
+        elif (
+            draft.tool_calls
+            and len(context.tools) >= _MANY_TOOLS
+            and (size(state.request_text) > _SHORT or len(sentences(state.request_text)) > 1)
+        ):  # it looks like a request for several calls
             logit = _FIRST
         else:
             return None
         score, reason = 1.0 / (1.0 + math.exp(-logit)), "the place of the step in its turn"
         return Verdict(outcome="pass", code="turn_progress", reason=reason, score=score)
-
-
-def _long(request: str) -> bool:
-    """Return whether the first request of a conversation looks like one for several calls."""
-    return size(request) > _SHORT or len(sentences(request)) > 1
 
 
 def _logit(draft: Draft, state: Loop) -> float:

@@ -1,4 +1,4 @@
-"""Tests of Grounding: what is made up is found, and what was said in another writing is left alone."""
+"""Tests of Grounding: what is made up is found, and what was written in another way is left alone."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def tool(required: dict[str, Any], optional: dict[str, Any] | None = None) -> To
 
 
 def judge(
-    said: str | list[BaseMessage], args: dict[str, Any], spec: ToolSpec | None = None, **context: Any
+    request: str | list[BaseMessage], args: dict[str, Any], spec: ToolSpec | None = None, **context: Any
 ) -> dict[str, Verdict]:
     """The verdicts by code on one call of `act` with `args`."""
     if spec is None:
         spec = tool({k: STRING if isinstance(v, str) else NUMBER for k, v in args.items()})
-    messages = [HumanMessage(said)] if isinstance(said, str) else said
+    messages = [HumanMessage(request)] if isinstance(request, str) else request
     draft = Draft(message=AIMessage("", tool_calls=[{"name": "act", "args": args, "id": "1"}]))
     verdicts = Grounding()(draft, StepContext(messages=messages, tools=(spec,), **context))
     return {v.code: v for v in verdicts}
 
 
-def grounded(said: str | list[BaseMessage], value: Any, schema: dict[str, Any] | None = None) -> float:
+def grounded(request: str | list[BaseMessage], value: Any, schema: dict[str, Any] | None = None) -> float:
     """Score of one required argument."""
     spec = tool({"x": schema or (STRING if isinstance(value, str) else NUMBER)})
-    score = judge(said, {"x": value}, spec)["argument_grounded"].score
+    score = judge(request, {"x": value}, spec)["argument_grounded"].score
     assert score is not None
     return score
 
 
 @pytest.mark.parametrize(
-    ("said", "value"),
+    ("request", "value"),
     [
         ("Weather in Lisbon please", "Lisbon"),
         ("weather in LISBON", "lisbon"),
@@ -67,31 +67,20 @@ def grounded(said: str | list[BaseMessage], value: Any, schema: dict[str, Any] |
         ("pay in Euros", "EUR"),
         ("find user_name john_doe", "john doe"),
         ("the straße is closed", "STRASSE"),
-    ],
-)
-def test_what_was_said_in_any_writing_is_grounded(said: str, value: Any) -> None:
-    """A value that the request holds in another writing, case, alphabet width or date format has nothing against it."""
-    assert grounded(said, value) >= 0.8
-
-
-@pytest.mark.parametrize(
-    ("said", "value"),
-    [
         ("a rate of 5%", 0.05),
-        ("a rate of 5 percent", 0.05),
         ("wait two or rather 2 hours", 120),
         ("walk 3 km", 3000),
         ("4.5 million people", 4_500_000),
         ("90 minutes", 1.5),
     ],
 )
-def test_change_of_unit_is_derived_not_invented(said: str, value: float) -> None:
-    """A number that follows from a mentioned one by a usual factor counts as grounded."""
-    assert grounded(said, value) >= 0.8
+def test_another_writing_or_unit_is_grounded(request: str, value: Any) -> None:
+    """A value that the request holds in another writing, case, width, date format or usual unit has nothing against it."""
+    assert grounded(request, value) >= 0.8
 
 
 @pytest.mark.parametrize(
-    ("said", "value"),
+    ("request", "value"),
     [
         ("What is the weather like?", "Springfield"),
         ("How tall is the tower?", 324),
@@ -99,12 +88,11 @@ def test_change_of_unit_is_derived_not_invented(said: str, value: float) -> None
         ("天気は?", "大阪"),
     ],
 )
-def test_value_out_of_nowhere_is_objected_to(said: str, value: Any) -> None:
+def test_value_out_of_nowhere_is_objected_to(request: str, value: Any) -> None:
     """A value that nobody mentioned scores low, with the path of the argument and without quoting it."""
-    verdict = judge(said, {"x": value})["argument_grounded"]
+    verdict = judge(request, {"x": value})["argument_grounded"]
+    assert (verdict.outcome, verdict.path) == ("pass", "/tool_calls/0/args/x")
     assert verdict.score < 0.4
-    assert verdict.outcome == "pass"
-    assert verdict.path == "/tool_calls/0/args/x"
     assert str(value) not in verdict.reason
 
 
@@ -137,20 +125,28 @@ def test_argument_from_an_early_tool_result(steps: int) -> None:
     assert grounded(history(steps), "TCK-99999") < 0.5
 
 
-def test_the_whole_conversation_counts() -> None:
+BILL = [HumanMessage("Pay the bill"), ToolMessage('{"total": 4718.5, "id": 9921}', tool_call_id="1")]
+TAXI = [SystemMessage("The user is Ada Lovelace, account 55-10."), HumanMessage("I live in Turin")]
+TAXI += [AIMessage("Noted."), HumanMessage("Order a taxi to my place")]
+BLOCKS: Any = [{"type": "image", "url": "http://x"}, {"type": "text", "text": "Weather in Porto"}, "now"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "value", "known"),
+    [
+        (BILL, 4718.5, True),
+        (BILL, 9921, True),
+        (BILL, 992, False),
+        (TAXI, "Turin", True),
+        (TAXI, "55-10", True),
+        ([HumanMessage(BLOCKS)], "Porto", True),
+        ([SystemMessage("Nightly job for Oslo")], "Oslo", True),
+        ([], "Oslo", False),
+    ],
+)
+def test_the_whole_conversation_counts(messages: list[BaseMessage], value: Any, known: bool) -> None:
     """Numbers of tool results, earlier turns, the system text and content blocks are known; a human message is not needed."""
-    messages = [HumanMessage("Pay the bill"), ToolMessage('{"total": 4718.5, "id": 9921}', tool_call_id="1")]
-    assert grounded(messages, 4718.5) == 1.0
-    assert grounded(messages, 9921) == 1.0
-    assert grounded(messages, 992) < 0.5
-    messages = [SystemMessage("The user is Ada Lovelace, account 55-10."), HumanMessage("I live in Turin")]
-    messages += [AIMessage("Noted."), HumanMessage("Order a taxi to my place")]
-    assert grounded(messages, "Turin") == 1.0
-    assert grounded(messages, "55-10") == 1.0
-    blocks: list[Any] = [{"type": "image", "url": "http://x"}, {"type": "text", "text": "Weather in Porto"}, "now"]
-    assert grounded([HumanMessage(blocks)], "Porto") == 1.0
-    assert grounded([SystemMessage("Nightly job for Oslo")], "Oslo") == 1.0
-    assert grounded([], "Oslo") == 0.0
+    assert grounded(messages, value) == 1.0 if known else grounded(messages, value) < 0.5
 
 
 def test_what_is_doubted_less() -> None:
@@ -163,93 +159,77 @@ def test_what_is_doubted_less() -> None:
     assert judge("List files", {"since": "1970-01-01"}, spec) == {}
 
 
-@pytest.mark.parametrize("value", [True, False])
-def test_booleans_are_not_judged(value: bool) -> None:
-    """No verdict on a truth value: no text holds one."""
-    assert judge("Do it", {"x": value}, tool({"x": {"type": "boolean"}})) == {}
-
-
 def test_optional_values() -> None:
     """One that nobody mentioned is its own sign; a mentioned or an empty one says nothing."""
     spec = tool({"city": STRING}, {"tone": STRING, "days": {"type": "integer"}})
     assert "optional_grounded" not in judge("Weather in Rome for 30 days", {"city": "Rome", "days": 30}, spec)
     verdict = judge("Weather in Rome", {"city": "Rome", "tone": "pirate"}, spec)["optional_grounded"]
-    assert verdict.score == 0.0
-    assert verdict.outcome == "pass"
+    assert (verdict.outcome, verdict.score) == ("pass", 0.0)
     assert judge("Do it", {"x": ""}, tool({}, {"x": STRING})) == {}
 
 
-def test_dates() -> None:
-    """A full date of a year that nobody mentioned is a soft fail; what follows from a known date is no invention."""
-    for value in ["2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日"]:
-        verdict = judge("When is sunset tomorrow?", {"x": value})["date_invented"]
-        assert verdict.outcome == "fail"
-        assert verdict.score is not None
-        assert not verdict.hard
+RATE = {"type": "number", "description": "Yearly rate of interest."}
+DATES = ("2023-10-04", "2023-10-04T12:00:00Z", "04/10/2023", "4.10.2023", "2023年10月4日")
+SHAPES = ("<city>", "{{city}}", "{city}", "[CITY_NAME]", "...", "???", "XXXX", "____", "your_api_key")
+EMPTY_WORDS = ("N/A", "unknown", "TBD", "null", "string", "city")
+FAULTS = [
+    *[("date_invented", "When is sunset tomorrow?", value, STRING) for value in DATES],
+    *[("placeholder_value", "天気は?", value, STRING) for value in (*SHAPES, *EMPTY_WORDS)],
+    *[("required_empty", "Do it", value, schema) for value, schema in [(None, STRING), (None, NUMBER), ("  ", STRING)]],
+    ("percent_as_written", "Interest at 8% on it", 8, RATE),
+]
+KNOWN = [
+    ("date_invented", "When is sunset on 4 October 2023?", "2023-10-04", STRING),
+    ("placeholder_value", "Replace <city> in the template", "<city>", STRING),
+    ("placeholder_value", "Search for 'unknown'", "unknown", STRING),
+    ("placeholder_value", "Which?", "unknown", {"type": "string", "enum": ["known", "unknown"]}),
+    ("placeholder_value", "Which?", "none", {"type": "string", "description": "filter, or none"}),
+    ("placeholder_value", "Which?", "none", {"type": "string", "default": "none"}),
+    ("placeholder_value", "Solve it", "[1, 2]", STRING),
+    ("placeholder_value", "Send it", '{"a": 1}', STRING),
+    ("placeholder_value", "Search", "-5", STRING),
+    ("required_empty", "Do it", None, {"type": ["string", "null"]}),
+    ("required_empty", "Do it", None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+    ("required_empty", "Do it", None, {"type": "string", "nullable": True}),
+    ("required_empty", "Do it", "", {"type": "string", "enum": ["", "a"]}),
+    ("required_empty", "Do it", "", {"type": "string", "default": ""}),
+    ("required_empty", "Do it", [], {"type": "array"}),
+    ("percent_as_written", "Interest at 8% on it", 0.08, RATE),
+    ("percent_as_written", "Interest at 8% on it", 8, {**RATE, "description": "Rate in percent"}),
+    ("percent_as_written", "Interest at 8% on it", 8, {**RATE, "maximum": 100}),
+    ("percent_as_written", "Interest at 8% on it", 8, {**RATE, "default": 5}),
+    ("percent_as_written", "Interest at 8% on it", 8, {"type": "integer"}),
+    ("percent_as_written", "A discount of 18% on 8 lamps", 8, RATE),
+    ("percent_as_written", "A discount of 0.8% on it", 8, RATE),
+    ("percent_as_written", "Interest of 8 on it", 8, RATE),
+]
+
+
+@pytest.mark.parametrize(("code", "request", "value", "schema"), FAULTS)
+def test_faults_of_one_value_are_soft_fails(code: str, request: str, value: Any, schema: dict[str, Any]) -> None:
+    """A date of no known year, a shape or word for no value, the parameter's name, an empty value, percent as written."""
+    verdict = judge(request, {"city": value}, tool({"city": schema}))[code]
+    assert (verdict.outcome, verdict.score, verdict.hard) == ("fail", 0.0, False)
+
+
+@pytest.mark.parametrize(("code", "request", "value", "schema"), KNOWN)
+def test_look_alikes_of_faults(code: str, request: str, value: Any, schema: dict[str, Any]) -> None:
+    """What the user wrote, an option, a default, JSON, what the schema allows, a parameter that takes percent."""
+    assert code not in judge(request, {"city": value}, tool({"city": schema}))
+
+
+def test_a_date_that_follows_from_a_known_one() -> None:
+    """The system text or a result may hold today's date."""
     for messages in [
         [SystemMessage("Today is 2023-10-03."), HumanMessage("When is sunset tomorrow?")],
-        [HumanMessage("When is sunset on 4 October 2023?")],
         [HumanMessage("When was it?"), ToolMessage("now: Tue Oct 3 2023", tool_call_id="1")],
     ]:
         assert "date_invented" not in judge(messages, {"x": "2023-10-04"})
 
 
-def test_placeholders() -> None:
-    """Shapes that stand for a value in every language, the parameter's own name, and words for "no value", are a soft fail."""
-    for value in [
-        "<city>",
-        "{{city}}",
-        "{city}",
-        "[CITY_NAME]",
-        "...",
-        "???",
-        "XXXX",
-        "____",
-        "your_api_key",
-        "city_name",
-    ]:
-        verdict = judge("天気は?", {"city_name": value})["placeholder_value"]
-        assert verdict.outcome == "fail"
-        assert verdict.score == 0.0
-    for value in ["N/A", "unknown", "TBD", "null", "string"]:
-        assert "placeholder_value" in judge("Weather?", {"city": value})
-
-
-@pytest.mark.parametrize(
-    ("said", "value", "schema"),
-    [
-        ("Replace <city> in the template", "<city>", STRING),
-        ("Search for 'unknown'", "unknown", STRING),
-        ("Which?", "unknown", {"type": "string", "enum": ["known", "unknown"]}),
-        ("Which?", "none", {"type": "string", "description": "filter, or none"}),
-        ("Which?", "none", {"type": "string", "default": "none"}),
-        ("Solve it", "[1, 2]", STRING),
-        ("Send it", '{"a": 1}', STRING),
-        ("Search", "-5", STRING),
-    ],
-)
-def test_look_alikes_of_placeholders(said: str, value: str, schema: dict[str, Any]) -> None:
-    """What the user wrote, an option, a default and JSON text are no placeholders."""
-    assert "placeholder_value" not in judge(said, {"x": value}, tool({"x": schema}))
-
-
-def test_empty_required_value() -> None:
-    """Null and an empty text where the tool requires a value are a soft fail, but where the schema allows them."""
-    for value, schema in [(None, STRING), ("", STRING), ("  ", STRING), (None, NUMBER)]:
-        assert judge("Do it", {"x": value}, tool({"x": schema}))["required_empty"].outcome == "fail"
-    for value, schema in [
-        (None, {"type": ["string", "null"]}),
-        (None, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
-        (None, {"type": "string", "nullable": True}),
-        ("", {"type": "string", "enum": ["", "a"]}),
-        ("", {"type": "string", "default": ""}),
-        ([], {"type": "array"}),
-    ]:
-        assert "required_empty" not in judge("Do it", {"x": value}, tool({"x": schema}))
-
-
 def test_silent_without_calls_and_for_structured_output() -> None:
-    """Nothing is said about prose, about an unknown tool's arguments, nor where structured output was asked for."""
+    """Nothing is request of prose, an unknown tool's arguments, truth values, nor where structured output was asked for."""
+    assert judge("Do it", {"x": True}, tool({"x": {"type": "boolean"}})) == {}
     context = StepContext(messages=[HumanMessage("hi")], tools=(tool({"x": STRING}),))
     assert list(Grounding()(Draft(message=AIMessage("Hello!")), context)) == []
     assert judge("hi", {"x": "zzz"}, output_schema={"type": "object"}) == {}
@@ -267,31 +247,3 @@ def test_hostile_sizes() -> None:
     messages = [HumanMessage("1.1," * 1_000_000), ToolMessage(huge, tool_call_id="1")]
     verdicts = judge(messages, args, tool({key: {} for key in args}))
     assert verdicts["argument_grounded"].score is not None
-
-
-RATE = {"type": "number", "description": "Yearly rate of interest."}
-
-
-def test_percent_passed_on_as_written_is_a_soft_fail() -> None:
-    """A number in percent that went unchanged into a parameter that speaks of no percent is a soft fail."""
-    verdict = judge("Interest at 8% on it", {"rate": 8}, tool({"rate": RATE}))["percent_as_written"]
-    assert (verdict.outcome, verdict.score) == ("fail", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("said", "value", "schema"),
-    [
-        ("Interest at 8% on it", 0.08, RATE),
-        ("Interest at 8% on it", 8, {**RATE, "description": "Rate in percent"}),
-        ("Interest at 8% on it", 8, {**RATE, "maximum": 100}),
-        ("Interest at 8% on it", 8, {**RATE, "default": 5}),
-        ("Interest at 8% on it", 8, {"type": "integer"}),
-        ("A discount of 18% on 8 lamps", 8, RATE),
-        ("A discount of 0.8% on it", 8, RATE),
-        ("Interest of 8 on it", 8, RATE),
-        ("100% sure: 8 lamps", True, {"type": "boolean"}),
-    ],
-)
-def test_percent_that_is_meant_as_written(said: str, value: Any, schema: dict[str, Any]) -> None:
-    """Fractions, integers, parameters that name percent or allow for numbers above 1, and other numbers are let be."""
-    assert "percent_as_written" not in judge(said, {"rate": value}, tool({"rate": schema}))

@@ -1,6 +1,5 @@
 """`SelfConsistency`: the small tier under other instructions, the majority's draft, and what that costs."""
 
-import asyncio
 import threading
 from typing import Any
 
@@ -18,6 +17,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import SelfConsistency, default_validators
 from cascade_agent.validators.agreement import answer_key, final_answer
+from tests.builders import BOTH, ask, call, record
 
 
 def cascade(
@@ -52,24 +52,22 @@ FOUR = {"instructions": ["A", "B", "C"]}
         (["42", RuntimeError("down"), "42"], {"samples": 3}, "small", "42", 3),
     ],
 )
-@pytest.mark.parametrize("is_async", [False, True])
-def test_the_majority_is_kept(case: tuple[list[Any], dict[str, Any], str, str, int], is_async: bool) -> None:
+@BOTH
+async def test_the_majority_is_kept(case: tuple[list[Any], dict[str, Any], str, str, int], how: str) -> None:
     """All samples must agree; staged, the others are asked only where two differ, and a lead of two is enough."""
     small, settings, tier, text, queried = case
     model, judged = cascade(small, **settings)
-    answer = asyncio.run(judged.ainvoke("6 * 7?")) if is_async else judged.invoke("6 * 7?")
-    step = answer.response_metadata["cascade"]
-    assert (step["final_tier"], answer.text, model.asked) == (tier, text, queried)
+    answer = await ask(judged, "6 * 7?", how=how)
+    assert (record(answer)["final_tier"], answer.text, model.asked) == (tier, text, queried)
 
 
 def test_the_cost_is_in_the_record() -> None:
     """Samples are one call of evidence in the record, with the tokens and the cost of all of them."""
     _, judged = cascade(["42", "42", "42"], samples=3)
-    step = judged.invoke("6 * 7?").response_metadata["cascade"]
-    assert step["evidence"][0]["name"] == "SelfConsistency"
-    assert step["evidence"][0]["cost"] == pytest.approx(30e-6)
-    assert step["evidence"][0]["usage"]["calls"] == 2
-    assert step["cost"] == pytest.approx(45e-6)
+    step = record(judged.invoke("6 * 7?"))
+    (spent,) = step["evidence"]
+    assert (spent["name"], spent["usage"]["calls"]) == ("SelfConsistency", 2)
+    assert (spent["cost"], step["cost"]) == (pytest.approx(30e-6), pytest.approx(45e-6))
 
 
 def test_what_is_sent() -> None:
@@ -94,7 +92,7 @@ def test_samples_are_asked_side_by_side() -> None:
         return "42"
 
     _, judged = cascade([wait] * 3, samples=3)
-    assert judged.invoke("6 * 7?").response_metadata["cascade"]["final_tier"] == "small"
+    assert record(judged.invoke("6 * 7?"))["final_tier"] == "small"
 
 
 def test_the_majority_s_draft_is_validated_too() -> None:
@@ -106,14 +104,14 @@ def test_the_majority_s_draft_is_validated_too() -> None:
     _, judged = cascade(
         ["42", "41", "41", "41"], **FOUR, staged=True, validators=[no_41], policy=Policy(evidence=(0, 1))
     )
-    step = judged.invoke("6 * 7?").response_metadata["cascade"]
+    step = record(judged.invoke("6 * 7?"))
     assert (step["final_tier"], step["reason"]) == ("large", "no_41")
 
 
 @pytest.mark.parametrize(
     "draft",
     [
-        AIMessage("", tool_calls=[{"name": "find", "args": {}, "id": "1"}]),
+        call("find"),
         AIMessage("Happy to help you with anything around your orders, returns and invoices today."),
     ],
 )
@@ -121,8 +119,8 @@ def test_calls_and_prose_are_not_sampled(draft: AIMessage) -> None:
     """Samples of one model say little about a call, nothing about prose among tools: nobody is asked, nothing is paid."""
     tools = tool_specs([{"name": "find", "description": "Find.", "input_schema": {"type": "object", "properties": {}}}])
     evidence = SelfConsistency(instructions=["A"], tier=Tier.of(ScriptedChatModel(["never"])))
-    verdict, call, better = evidence.gather(Draft(message=draft), StepContext(tools=tools), config=None)
-    assert (verdict.code, verdict.score, call.cost, better) == ("not_sampled", None, 0.0, None)
+    verdict, spent, better = evidence.gather(Draft(message=draft), StepContext(tools=tools), config=None)
+    assert (verdict.code, verdict.score, spent.cost, better) == ("not_sampled", None, 0.0, None)
 
 
 def test_samples_without_an_answer() -> None:
@@ -130,9 +128,9 @@ def test_samples_without_an_answer() -> None:
     prose = "I am afraid that this does not follow from the question as it was put to me."
     for others, tier in ((["42", "42"], "large"), ([prose, prose], "small")):
         _, judged = cascade([prose, *others], samples=3)
-        assert judged.invoke("6 * 7?").response_metadata["cascade"]["final_tier"] == tier
+        assert record(judged.invoke("6 * 7?"))["final_tier"] == tier
     _, judged = cascade(["42", RuntimeError("down")])
-    step = judged.invoke("6 * 7?").response_metadata["cascade"]
+    step = record(judged.invoke("6 * 7?"))
     assert (step["final_tier"], step["attempts"][0]["verdicts"][-1]["code"]) == ("small", "agreement_unknown")
 
 
@@ -142,11 +140,7 @@ class Sum(BaseModel):
 
 def test_structured_output() -> None:
     """Structured answers are compared as parsed, and the majority's value is what the host gets."""
-
-    def reply(value: object) -> AIMessage:
-        return AIMessage("", tool_calls=[{"name": "Sum", "args": {"value": value}, "id": "1"}])
-
-    _, judged = cascade([reply(42), reply(41), reply("41"), reply(41)], **FOUR, staged=True)
+    _, judged = cascade([call("Sum", value=value) for value in (42, 41, "41", 41)], **FOUR, staged=True)
     assert judged.with_structured_output(Sum).invoke("6 * 7?") == Sum(value=41)
 
 
@@ -176,26 +170,18 @@ SAME = [
 
 
 def test_final_answers() -> None:
-    """The final answer of a text is one value in any writing, and another answer another value."""
+    """The final answer of a text is one value in any writing, another answer another value; prose may have none."""
     keys = [{final_answer(text) for text in group} for group in SAME]
     assert [len(k) for k in keys] == [1] * len(SAME), [k for k in keys if len(k) > 1]
     assert None not in set.union(*keys)
     assert len(set.union(*keys)) == len(SAME)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "   ", "Between 3 and 5 of them, as far as the figures of last year can be trusted."]
-)
-def test_prose_has_no_final_answer(text: str) -> None:
-    """Prose that ends in no single answer is not compared."""
-    assert final_answer(text) is None
+    for text in ("", "   ", "Between 3 and 5 of them, as far as the figures of last year can be trusted."):
+        assert final_answer(text) is None
 
 
 def test_a_call_is_another_answer_than_a_text() -> None:
     """A sample that calls a tool disagrees with a text."""
-    call = AIMessage("", tool_calls=[{"name": "find", "args": {"q": "A"}, "id": "1"}])
-    same = AIMessage("", tool_calls=[{"name": "find", "args": {"q": "a"}, "id": "2"}])
-    keys = [answer_key(Draft(message=m), StepContext()) for m in (call, same, AIMessage("42"))]
+    keys = [answer_key(Draft(message=m), StepContext()) for m in (call(q="A"), call(q="a"), AIMessage("42"))]
     assert keys[0] == keys[1] != keys[2]
 
 

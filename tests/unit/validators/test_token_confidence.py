@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from cascade_agent import CascadeChatModel
 from cascade_agent.core.records import Draft, StepContext, Verdict
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators.token_confidence import TokenConfidence
-from tests.builders import json_values
+from tests.builders import json_values, pair, record
 
 
 def judge(message: AIMessage, quantile: float = 0.1) -> Verdict:
@@ -45,14 +44,6 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("case", SHAPES)
-def test_shapes(case: str) -> None:
-    """The least sure token of an answer is found in every shape."""
-    verdict = judge(AIMessage("The answer is four", response_metadata=SHAPES[case]), quantile=0)
-    assert (verdict.outcome, verdict.code) == ("pass", "token_confidence")
-    assert verdict.score == pytest.approx(math.exp(-1.5))
-
-
 NOTHING = {
     "no metadata": {},
     "null (OpenAI without the option)": {"logprobs": None},
@@ -66,19 +57,32 @@ NOTHING = {
 }
 
 
-@pytest.mark.parametrize("case", NOTHING)
-def test_abstains(case: str) -> None:
-    """Where the provider gives none it abstains without a score."""
-    verdict = judge(AIMessage("The answer is four", response_metadata=NOTHING[case]))
-    assert (verdict.outcome, verdict.code, verdict.score) == ("abstain", "no_logprobs", None)
+@pytest.mark.parametrize("case", [*SHAPES, *NOTHING])
+def test_shapes(case: str) -> None:
+    """The least sure token is found in every provider's shape; where there is none it abstains without a score."""
+    verdict = judge(AIMessage("The answer is four", response_metadata=(SHAPES | NOTHING)[case]), quantile=0)
+    known = ("pass", "token_confidence", pytest.approx(math.exp(-1.5)))
+    assert (verdict.outcome, verdict.code, verdict.score) == (
+        known if case in SHAPES else ("abstain", "no_logprobs", None)
+    )
 
 
-def test_quantile_is_no_mean() -> None:
-    """One unsure token among ten decides at .1; one among eleven does not, and the mean plays no part."""
-    ten = AIMessage("x", response_metadata={"logprobs": [-3.0] + [-0.1] * 8 + [-0.2]})
-    assert judge(ten, 0).score == pytest.approx(math.exp(-3))
-    assert judge(ten, 0.1).score == pytest.approx(math.exp(-0.2))
-    assert judge(ten, 0.5).score == pytest.approx(math.exp(-0.1))
+@pytest.mark.parametrize(
+    ("logprobs", "quantile", "expected"),
+    [
+        ([-3.0] + [-0.1] * 8 + [-0.2], 0, -3),
+        ([-3.0] + [-0.1] * 8 + [-0.2], 0.1, -0.2),
+        ([-3.0] + [-0.1] * 8 + [-0.2], 0.5, -0.1),
+        ([-5.0] + [-0.5] * 4_096, 0, -0.5),
+        ([-9999.0, -0.1], 0, -math.inf),
+        ([-math.inf], 0, -math.inf),
+        ([1e-7, 0, 10**400], 0, 0),
+    ],
+)
+def test_quantile_is_no_mean(logprobs: list[float], quantile: float, expected: float) -> None:
+    """One of ten tokens decides at .1, one of eleven does not; the last 4,096 count; impossible ones score 0, certain 1."""
+    message = AIMessage("x", response_metadata={"logprobs": logprobs})
+    assert judge(message, quantile).score == pytest.approx(math.exp(expected))
 
 
 def test_action_tokens_first() -> None:
@@ -117,33 +121,31 @@ def test_prose_next_to_a_call_says_nothing_about_the_call() -> None:
     assert (verdict.outcome, verdict.score) == ("abstain", None)
 
 
-def test_which_tokens_count() -> None:
-    """A call's name without arguments, the last 4,096 of a long answer; impossible ones score 0, certain ones 1."""
+def test_a_call_without_arguments() -> None:
+    """Its name counts."""
     raw = openai(("list", -0.1), ("_all", -0.6), ("()", -3.0))
     message = AIMessage("", tool_calls=[{"name": "list_all", "args": {}, "id": "1"}], response_metadata=raw)
     assert judge(message, 0).score == pytest.approx(math.exp(-0.6))
-    assert judge(AIMessage("x", response_metadata={"logprobs": [-9999.0, -0.1]}), 0).score == 0.0
-    assert judge(AIMessage("x", response_metadata={"logprobs": [-math.inf]}), 0).score == 0.0
-    assert judge(AIMessage("x", response_metadata={"logprobs": [1e-7, 0, 10**400]}), 0).score == 1.0
-    logprobs = [-5.0] + [-0.5] * 4_096
-    assert judge(AIMessage("x", response_metadata={"logprobs": logprobs}), 0).score == pytest.approx(math.exp(-0.5))
 
 
-def test_bounds() -> None:
+@pytest.mark.parametrize(
+    ("args", "least"),
+    [
+        ({"ids": list(range(10, 99))}, -0.2),
+        ({"x": "y" * 10_000}, -0.1),
+        ({"x": {1, 2}}, -0.1),
+        ({"x": 2**300}, -0.1),
+        ([[[[]] * 60] * 60] * 60, -0.1),
+    ],
+)
+def test_bounds(args: Any, least: float) -> None:
     """Of very many, very long or strange arguments a fixed number is looked for, and the rest is left out."""
-    text = [("find", -0.1), *((str(n), -0.2) for n in range(10, 99))]
-
-    def score(args: Any) -> float | None:
-        message = AIMessage.model_construct(
-            content="", tool_calls=[{"name": "find", "args": args, "id": "1"}] * 2, response_metadata=openai(*text)
-        )
-        return judge(message, 0).score
-
-    assert score({"ids": list(range(10, 99))}) == pytest.approx(math.exp(-0.2))
-    assert score({"x": "y" * 10_000}) == pytest.approx(math.exp(-0.1))
-    assert score({"x": {1, 2}}) == pytest.approx(math.exp(-0.1))
-    assert score({"x": 2**300}) == pytest.approx(math.exp(-0.1))
-    assert score([[[[]] * 60] * 60] * 60) == pytest.approx(math.exp(-0.1))
+    message = AIMessage.model_construct(
+        content="",
+        tool_calls=[{"name": "find", "args": args, "id": "1"}] * 2,
+        response_metadata=openai(("find", -0.1), *((str(n), -0.2) for n in range(10, 99))),
+    )
+    assert judge(message, 0).score == pytest.approx(math.exp(least))
 
 
 def find(*values: float, name: float = -0.01) -> AIMessage:
@@ -190,9 +192,7 @@ def test_counts_without_a_threshold() -> None:
     """By default an unsure draft goes to large, a sure one and one without log-probabilities stay as they were."""
     for meta, unsure in (({"logprobs": [-2.5] * 8}, True), ({"logprobs": [-0.1] * 8}, False), ({}, False)):
         small = ScriptedChatModel([AIMessage("It is four.", response_metadata=meta)])
-        step = (
-            CascadeChatModel(small=small, large=ScriptedChatModel(["4"])).invoke("2 + 2?").response_metadata["cascade"]
-        )
+        step = record(pair(small, ["4"]).invoke("2 + 2?"))
         assert (step["final_tier"], step["reason"]) == (
             ("large", "low_confidence") if unsure else ("small", "accepted")
         )
