@@ -248,11 +248,10 @@ def _number_grounded(value: float, conv: Conversation) -> float:
     if wanted in mentioned or -wanted in mentioned:
         return 1.0
     tolerance = 1e-6 * max(abs(wanted), 1e-9)
-    for known in mentioned:
-        if abs(known - wanted) <= tolerance:
-            return 1.0
-        if known and any(abs(known * factor - wanted) <= tolerance for factor in _FACTORS):
-            return _DERIVED
+    if any(abs(known - wanted) <= tolerance for known in mentioned):
+        return 1.0
+    if any(known and abs(known * factor - wanted) <= tolerance for known in mentioned for factor in _FACTORS):
+        return _DERIVED
     return _SMALL if wanted.is_integer() and 0 <= wanted <= _COUNTED else 0.0
 
 
