@@ -3,7 +3,7 @@
     python tests/interop/scenarios.py none|openinference|genai|traceloop|langsmith
 
 Instrumentations patch LangChain for the whole process and not all of them can be undone, so each backend has a process
-of its own; `test_interop.py` starts it and holds the trees to what they should be.
+of its own; `test_instrumentations.py` starts it and holds the trees to what they should be.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import logging
 import operator
 import sys
 import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
-from langchain_core.tools import tool
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langgraph.checkpoint.memory import InMemorySaver
@@ -101,31 +102,24 @@ def _end(run: dict[str, Any]) -> Any:
 
 def instrument(backend: str) -> None:
     """Switch a backend on for this process."""
-    if backend == "openinference":
-        from openinference.instrumentation.langchain import LangChainInstrumentor
-
-        LangChainInstrumentor().instrument(tracer_provider=PROVIDER)
-    elif backend == "genai":
-        from opentelemetry.instrumentation.genai.langchain import LangChainInstrumentor as GenAi
-
-        GenAi().instrument(tracer_provider=PROVIDER)
-    elif backend == "traceloop":
-        from opentelemetry.instrumentation.langchain import LangchainInstrumentor
-
-        LangchainInstrumentor().instrument(tracer_provider=PROVIDER)
+    where = {
+        "openinference": ("openinference.instrumentation.langchain", "LangChainInstrumentor"),
+        "genai": ("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
+        "traceloop": ("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
+    }
+    if backend in where:
+        module, name = where[backend]
+        getattr(import_module(module), name)().instrument(tracer_provider=PROVIDER)
 
 
 # ---- what is run ----------------------------------------------------------------------------------------------------
+HI: Any = {"messages": [("user", "hi")]}
+
+
 class State(MessagesState):
     """Messages, and what parallel branches say."""
 
     said: Annotated[list[str], operator.add]
-
-
-@tool
-def lookup(order: int) -> str:
-    """Look an order up."""
-    return f"order {order}"
 
 
 def refuses_small(draft: Any, _context: Any) -> Verdict | None:
@@ -145,31 +139,30 @@ def pair(**kwargs: Any) -> dict[str, Any]:
     return {"small": model("s"), "large": model("l"), "validators": [refuses_small], "name": "desk", **kwargs}
 
 
-def chat_model(**kwargs: Any) -> Any:
+def chat_model(**kwargs: Any) -> CascadeChatModel:
     """A chat model, called by itself."""
-    return CascadeChatModel(**pair(**kwargs)), "hi"
+    return CascadeChatModel(**pair(**kwargs))
 
 
-def node(**kwargs: Any) -> Any:
-    """A node of a graph."""
-    settings = pair(**kwargs)
-    builder = StateGraph(MessagesState)
-    builder.add_node("agent", cascade_node(settings.pop("small"), settings.pop("large"), **settings))
-    builder.add_edge(START, "agent")
-    return builder.compile(), {"messages": [("user", "hi")]}
+def graph(body: Any, name: str = "agent", saver: Any = None) -> Any:
+    """A graph of one node."""
+    return StateGraph(MessagesState).add_node(name, body).add_edge(START, name).compile(checkpointer=saver)
 
 
-def middleware(**kwargs: Any) -> Any:
-    """A middleware of an agent, whose own model is the small tier."""
+def node(saver: Any = None, **kwargs: Any) -> Any:
+    """A graph of one cascade node."""
+    return graph(cascade_node(**pair(**kwargs)), saver=saver)
+
+
+def middleware() -> Any:
+    """An agent whose own model is the small tier."""
     from langchain.agents import create_agent
 
-    settings = pair(**kwargs)
-    small, large = settings.pop("small"), settings.pop("large")
-    agent = create_agent(small, tools=[lookup], middleware=[CascadeMiddleware(large, **settings)])
-    return agent, {"messages": [("user", "hi")]}
+    settings = pair()
+    return create_agent(settings.pop("small"), middleware=[CascadeMiddleware(**settings)])
 
 
-ADAPTERS: dict[str, Callable[..., Any]] = {"chat_model": chat_model, "node": node, "middleware": middleware}
+ADAPTERS: dict[str, Callable[[], Any]] = {"chat_model": chat_model, "node": node, "middleware": middleware}
 
 
 async def ask(runnable: Any, value: Any, how: str, config: Any) -> Any:
@@ -186,6 +179,18 @@ async def ask(runnable: Any, value: Any, how: str, config: Any) -> Any:
             return [chunk async for chunk in runnable.astream(value, config, **mode)]
 
 
+async def both(runnable: Any, config: Any, text: str | None = None) -> None:
+    """One call in a thread and one in a task; what is given up in it has ended when this returns."""
+    before = asyncio.all_tasks()
+    for how in ("sync", "async"):
+        answer = await ask(runnable, "hi", how, config)
+        assert text in (None, answer.text)
+        for _ in range(3000):
+            if not (asyncio.all_tasks() - before or sum(worker_threads._late.values())):
+                break
+            await asyncio.sleep(0.02)
+
+
 SCENARIOS: dict[str, Callable[[Any], Any]] = {}
 
 
@@ -196,19 +201,15 @@ def scenario(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _adapter(adapter: str, how: str) -> Callable[[Any], Any]:
-    async def run(config: Any) -> None:
-        runnable, value = ADAPTERS[adapter]()
-        await ask(runnable, value, how, config)
-
-    return run
+    return lambda config: ask(ADAPTERS[adapter](), "hi" if adapter == "chat_model" else HI, how, config)
 
 
 SCENARIOS.update({f"{adapter}-{how}": _adapter(adapter, how) for adapter in ADAPTERS for how in HOWS})
 
 
-def _branches(*, how: str) -> Callable[[Any], Any]:
+def _branches(how: str) -> Callable[[Any], Any]:
     async def run(config: Any) -> None:
-        cascade = CascadeChatModel(**pair())
+        cascade = chat_model()
 
         def body(_state: Any) -> Any:
             return {"said": [cascade.invoke("hi").text]}
@@ -218,57 +219,34 @@ def _branches(*, how: str) -> Callable[[Any], Any]:
 
         builder = StateGraph(State)
         for name in ("left", "right"):
-            builder.add_node(name, abody if how == "async" else body)
-            builder.add_edge(START, name)
-        graph = builder.compile()
-        await ask(graph, {"messages": [], "said": []}, how, config)
+            builder.add_node(name, abody if how == "async" else body).add_edge(START, name)
+        await ask(builder.compile(), {"messages": [], "said": []}, how, config)
 
     return run
 
 
-SCENARIOS["branches-sync"], SCENARIOS["branches-async"] = _branches(how="sync"), _branches(how="async")
-
-
-@scenario
-async def batch(config: Any) -> None:
-    """Three steps in the threads of `batch`."""
-    CascadeChatModel(**pair()).batch(["a", "b", "c"], config)
-
-
-@scenario
-async def gather(config: Any) -> None:
-    """Three steps side by side in one loop."""
-    cascade = CascadeChatModel(**pair())
-    await asyncio.gather(*(cascade.ainvoke("hi", config) for _ in range(3)))
+SCENARIOS.update({f"branches-{how}": _branches(how) for how in ("sync", "async")})
 
 
 @scenario
 async def no_deadline(config: Any) -> None:
     """A synchronous step without a deadline runs in the caller's thread."""
-    CascadeChatModel(**pair(policy=Policy(latency_budget=None))).invoke("hi", config)
+    chat_model(policy=Policy(latency_budget=None)).invoke("hi", config)
 
 
 @scenario
 async def subgraph(config: Any) -> None:
     """A cascade node in a graph that is itself a node."""
-    inner, _ = node()
-    builder = StateGraph(MessagesState)
-    builder.add_node("inner", inner)
-    builder.add_edge(START, "inner")
-    await builder.compile().ainvoke({"messages": [("user", "hi")]}, config)
+    await graph(node(), "inner").ainvoke(HI, config)
 
 
 @scenario
 async def interrupted(config: Any) -> None:
     """A human decides, and the decision is used: two runs of one thread."""
-    builder = StateGraph(MessagesState)
-    settings = pair(validators=[always_fail(score=0.1)], policy=Policy(on_exhausted="interrupt"))
-    builder.add_node("agent", cascade_node(settings.pop("small"), settings.pop("large"), **settings))
-    builder.add_edge(START, "agent")
-    graph = builder.compile(checkpointer=InMemorySaver())
-    config = {**config, "configurable": {"thread_id": "t1"}}
-    await graph.ainvoke({"messages": [("user", "hi")]}, config)
-    await graph.ainvoke(Command(resume="accept"), config)
+    settings: Any = {"validators": [always_fail(score=0.1)], "policy": Policy(on_exhausted="interrupt")}
+    reviewed, config = node(saver=InMemorySaver(), **settings), {**config, "configurable": {"thread_id": "t1"}}
+    await reviewed.ainvoke(HI, config)
+    await reviewed.ainvoke(Command(resume="accept"), config)
 
 
 @scenario
@@ -281,7 +259,7 @@ async def cancelled(config: Any) -> None:
             asked.set()
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(CascadeChatModel(**pair(small=Hanging("s", name="s"))).ainvoke("hi", config))
+    task = asyncio.create_task(chat_model(small=Hanging("s", name="s")).ainvoke("hi", config))
     await asked.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -289,58 +267,33 @@ async def cancelled(config: Any) -> None:
 
 @scenario
 async def late(config: Any) -> None:
-    """The small model misses its deadline, in a thread and in a task."""
-    slow = Tier(model("s", delay=0.3), timeout=0.05)
-    cascade = CascadeChatModel(**pair(small=slow))
-    cascade.invoke("hi", config)
-    before = asyncio.all_tasks()
-    await cascade.ainvoke("hi", config)
-    if given_up := asyncio.all_tasks() - before:
-        await asyncio.wait(given_up, timeout=60)
-    for _ in range(3000):  # the late call on a thread
-        if not sum(worker_threads._late.values()):
-            break
-        await asyncio.sleep(0.02)
+    """The small model misses its deadline."""
+    await both(chat_model(small=Tier(model("s", delay=0.3), timeout=0.05)), config, "l")
 
 
 @scenario
 async def hedged(config: Any) -> None:
-    """Large is called in parallel with a slow small one, and answers first; in threads and in tasks."""
-    settings = pair(small=model("s", delay=0.5), policy=Policy(hedge_after=0.02), validators=[])
-    cascade = CascadeChatModel(**settings)
-    assert cascade.invoke("hi", config).text == "l"
-    await asyncio.sleep(0.7)
-    assert (await cascade.ainvoke("hi", config)).text == "l"
+    """Large is called in parallel with a slow small one, and answers first."""
+    await both(chat_model(small=model("s", delay=0.5), policy=Policy(hedge_after=0.02), validators=[]), config, "l")
 
 
 @scenario
 async def hedged_in_vain(config: Any) -> None:
     """Large is called in parallel with small, and small answers first and well."""
-    settings = pair(small=model("s", delay=0.2), large=model("l", delay=0.5), validators=[])
-    cascade = CascadeChatModel(**settings, policy=Policy(hedge_after=0.02))
-    assert cascade.invoke("hi", config).text == "s"
-    await asyncio.sleep(0.7)
-    assert (await cascade.ainvoke("hi", config)).text == "s"
-
-
-@scenario
-async def not_hedged(config: Any) -> None:
-    """Small answers before large would have been called in parallel."""
-    cascade = CascadeChatModel(**pair(validators=[], policy=Policy(hedge_after=30.0)))
-    assert cascade.invoke("hi", config).text == "s"
-    assert (await cascade.ainvoke("hi", config)).text == "s"
+    slow = {"small": model("s", delay=0.2), "large": model("l", delay=0.5)}
+    await both(chat_model(**slow, validators=[], policy=Policy(hedge_after=0.02)), config, "s")
 
 
 @scenario
 async def raising(config: Any) -> None:
     """The small model raises."""
-    await CascadeChatModel(**pair(small=ScriptedChatModel(ValueError("secret"), name="s"))).ainvoke("hi", config)
+    await chat_model(small=ScriptedChatModel(ValueError("secret"), name="s")).ainvoke("hi", config)
 
 
 @scenario
 async def left_stream(config: Any) -> None:
     """The consumer leaves a stream, in the task that read it and in another."""
-    cascade = CascadeChatModel(**pair(large=model("l", "one two three four")))
+    cascade = chat_model(large=model("l", "one two three four"))
     for _ in cascade.stream("hi", config):
         break
     stream = cascade.astream("hi", config)
@@ -350,11 +303,8 @@ async def left_stream(config: Any) -> None:
 
 @scenario
 async def evidence(config: Any) -> None:
-    """A second model is asked about the small one's draft, sync and async."""
-    checked = pair(validators=[CrossCheck(model("x", "s"))], policy=Policy(evidence=(0.0, 1.0)))
-    cascade = CascadeChatModel(**checked)
-    cascade.invoke("hi", config)
-    await cascade.ainvoke("hi", config)
+    """A second model is asked about the small one's draft."""
+    await both(chat_model(validators=[CrossCheck(model("x", "s"))], policy=Policy(evidence=(0.0, 1.0))), config)
 
 
 @scenario
@@ -372,14 +322,13 @@ async def own_evidence(config: Any) -> None:
         async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
             return self.gather(draft, context, config=config)
 
-    await CascadeChatModel(**pair(validators=[Judge()])).ainvoke("hi", config)
+    await chat_model(validators=[Judge()]).ainvoke("hi", config)
 
 
 @scenario
 async def ladder(config: Any) -> None:
     """The large tier is itself a cascade."""
-    inner = CascadeChatModel(**pair(small=model("m"), name="inner"))
-    await CascadeChatModel(**pair(large=inner)).ainvoke("hi", config)
+    await chat_model(large=chat_model(small=model("m"), name="inner")).ainvoke("hi", config)
 
 
 class Answer(TypedDict):
@@ -391,7 +340,6 @@ class Answer(TypedDict):
 @scenario
 async def structured(config: Any) -> None:
     """Structured output: each tier's chain of its own stands between the attempt and the model."""
-    from langchain_core.runnables import RunnableLambda
 
     def whole(message: Any) -> Any:
         return {"raw": message, "parsed": {"text": message.text}, "parsing_error": None}
@@ -402,8 +350,7 @@ async def structured(config: Any) -> None:
             return self | RunnableLambda(whole, name="whole")
 
     small, large = (Structured(name, name=name, usage=USAGE, loop=True) for name in "sl")
-    cascade = CascadeChatModel(**pair(small=small, large=large)).with_structured_output(Answer)
-    assert cascade.invoke("hi", config) == {"text": "l"}
+    assert chat_model(small=small, large=large).with_structured_output(Answer).invoke("hi", config) == {"text": "l"}
 
 
 @scenario
@@ -415,16 +362,14 @@ async def own_spans(config: Any) -> None:
             return AIMessage("s")
 
     with TRACER.start_as_current_span("request"):
-        await CascadeChatModel(**pair(small=model("s", reply))).ainvoke("hi", config)
-        CascadeChatModel(**pair(small=model("s", reply))).invoke("hi", config)
+        await both(chat_model(small=model("s", reply)), config)
 
 
 @scenario
 async def workflow(config: Any) -> None:
     """A root for one run of a graph, where nothing else makes one."""
-    runnable, value = node()
     with invoke_workflow("support", thread_id="t1"):
-        await runnable.ainvoke(value, config)
+        await node().ainvoke(HI, config)
 
 
 @scenario
@@ -432,8 +377,7 @@ async def switched_off(config: Any) -> None:
     """Without spans of ours the handlers still see the runs."""
     configure(otel_spans=False)
     try:
-        CascadeChatModel(**pair()).invoke("hi", config)
-        await CascadeChatModel(**pair()).ainvoke("hi", config)
+        await both(chat_model(), config)
     finally:
         configure()
 
@@ -447,12 +391,11 @@ async def handler_that_raises(config: Any) -> None:
 
         def on_chain_start(self, _serialized: Any, _inputs: Any, **kwargs: Any) -> None:
             if str(kwargs.get("name")).startswith("cascade.attempt"):
-                msg = "no"
-                raise OSError(msg)
+                raise OSError("no")
 
     handlers = [*(config.get("callbacks") or ()), Raising()]
-    assert CascadeChatModel(**pair()).invoke("hi", {**config, "callbacks": handlers}).text == "l"
-    assert (await CascadeChatModel(**pair()).ainvoke("hi", {**config, "callbacks": handlers})).text == "l"
+    for how in ("sync", "async"):
+        assert (await ask(chat_model(), "hi", how, {**config, "callbacks": handlers})).text == "l"
 
 
 # ---- what was seen --------------------------------------------------------------------------------------------------
@@ -491,12 +434,10 @@ def seen(spans: list[ReadableSpan]) -> dict[str, Any]:
     }
 
 
-async def run(backend: str, only: str | None) -> dict[str, Any]:
+async def run(backend: str) -> dict[str, Any]:
     """All scenarios under one backend."""
     out: dict[str, Any] = {}
     for name, function in SCENARIOS.items():
-        if only is not None and name != only:
-            continue
         EXPORTER.clear()
         LOGS.said.clear()
         faults.lost = 0
@@ -523,8 +464,7 @@ def main() -> None:
         logging.getLogger(name).addHandler(LOGS)
     otel_trace.set_tracer_provider(PROVIDER)
     instrument(sys.argv[1])
-    report = asyncio.run(run(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
-    json.dump(report, sys.stdout, default=str)
+    json.dump(asyncio.run(run(sys.argv[1])), sys.stdout, default=str)
 
 
 if __name__ == "__main__":
