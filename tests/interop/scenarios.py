@@ -13,6 +13,7 @@ import json
 import logging
 import operator
 import sys
+import threading
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
@@ -83,6 +84,13 @@ class LocalClient:
     def update_run(self, run_id: Any, **changes: Any) -> None:
         """A run that ended."""
         self.runs[run_id] = {**self.runs.get(run_id, {}), **{k: v for k, v in changes.items() if v is not None}}
+
+    async def ended(self) -> None:
+        """Wait until the steps and attempts ended; the tracer may be told on a thread, and LangChain forgets models."""
+        for _ in range(3000):
+            if all(run.get("end_time") for run in self.runs.values() if run["name"].startswith("cascade.")):
+                break
+            await asyncio.sleep(0.02)
 
     def tree(self, parent: Any = None) -> list[Any]:
         """Names and how they ended, nested."""
@@ -186,7 +194,8 @@ async def both(runnable: Any, config: Any, text: str | None = None) -> None:
         answer = await ask(runnable, "hi", how, config)
         assert text in (None, answer.text)
         for _ in range(3000):
-            if not (asyncio.all_tasks() - before or sum(worker_threads._late.values())):
+            threads = [thread for thread in threading.enumerate() if thread.name == "cascade-tier"]
+            if len(threads) == len(worker_threads._idle) and asyncio.all_tasks() == before:
                 break
             await asyncio.sleep(0.02)
 
@@ -445,6 +454,7 @@ async def run(backend: str) -> dict[str, Any]:
         config = {"callbacks": [LangChainTracer(client=runs), collector]} if backend == "langsmith" else {}
         before = otel_context.get_current()
         await asyncio.create_task(function(config))
+        await runs.ended()
         spans = sorted(EXPORTER.get_finished_spans(), key=lambda span: span.start_time or 0)
         out[name] = {
             **seen(spans),
