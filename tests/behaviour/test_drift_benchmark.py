@@ -22,11 +22,6 @@ def bench() -> Any:
     return drift
 
 
-def entry(case: Any) -> dict[str, Any]:
-    """What the monitors see of a step without labels."""
-    return case.trace.to_json()
-
-
 def test_streams(bench: Any) -> None:
     """Equal with one seed up to the change; `longest` is the length of the longest conversation."""
     streams = {name: list(bench.stream(bench.generator(name), seed=3, scenario=name)) for name in bench.SCENARIOS}
