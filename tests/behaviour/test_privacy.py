@@ -21,7 +21,7 @@ from cascade_agent.models.tool_spec import tool_specs
 from cascade_agent.validators import TokenConfidence
 from cascade_agent.validators.validator_set import ValidatorSet
 from tests import fresh
-from tests.builders import RUN, otlp_receiver
+from tests.builders import RUN, json_values, otlp_receiver
 
 pytestmark = pytest.mark.xdist_group("privacy")  # what these share is made once
 
@@ -123,32 +123,26 @@ TOOLS = [
         "when": {"type": "string", "format": "date"}, "map": {"type": "object", "additionalProperties": {"type": "integer"}}}}},
 ]  # fmt: skip
 SPECS = tool_specs(TOOLS)
-VALUES = st.sampled_from(
-    [
-        "zqx1", "zqx2 @mail.example", "2031-01-01 zqx3", "<zqx4>", "${zqx5.zqx6}", "", None, 7, 2**70, float("nan"), "your_zqx7",
-        '{"steps": [{"id": "zqx8", "tool": "zqx9", "args": {}}]}', "zqx\0", "\ud800zqx",
-    ]
-)  # fmt: skip
+TEXTS = [
+    "zqx1",
+    "zqx2 @mail.example",
+    "2031-01-01 zqx3",
+    "<zqx4>",
+    "${zqx5.zqx6}",
+    "your_zqx7",
+    "zqx\0",
+    "\ud800zqx",
+    "",
+]
+PLAN = '{"steps": [{"id": "zqx8", "tool": "zqx9", "args": {}}]}'
 KEYS = st.sampled_from(["zqx10", "zqx11@mail.example", "zqx 12", "zqx/13", "args", "steps", "name", "5"])
-DATA = st.recursive(
-    VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=8
-)
-ARGS = st.dictionaries(
-    st.sampled_from(["city", "seats", "people", "nested", "when", "map", "zqx14@mail.example", "zqx 15"]),
-    DATA,
-    max_size=4,
-)
-CALL = st.fixed_dictionaries(
-    {
-        "name": st.sampled_from(["book", "plain", "zqxtool", "", "make_plan"]),
-        "args": ARGS,
-        "id": st.sampled_from(["zqx16", ""]),
-    }
-)
-STEP = st.fixed_dictionaries(
-    {"id": st.sampled_from(["zqx17", "b"]), "tool": st.sampled_from(["book", "zqx18"]), "args": ARGS,
-     "depends_on": st.lists(st.sampled_from(["zqx17", "zqx19"]), max_size=2)}
-)  # fmt: skip
+DATA = json_values(st.sampled_from([*TEXTS, PLAN]), KEYS, size=3) | st.sampled_from([7, 2**70])
+NAMES = ["city", "seats", "people", "nested", "when", "map", "zqx14@mail.example", "zqx 15"]
+ARGS = st.dictionaries(st.sampled_from(NAMES), DATA, max_size=4)
+TOOL_NAMES = st.sampled_from(["book", "plain", "zqxtool", "", "make_plan"])
+CALL = st.fixed_dictionaries({"name": TOOL_NAMES, "args": ARGS, "id": st.sampled_from(["zqx16", ""])})
+IDS = st.sampled_from(["zqx17", "zqx19", "b"])
+STEP = st.fixed_dictionaries({"id": IDS, "tool": TOOL_NAMES, "args": ARGS, "depends_on": st.lists(IDS, max_size=2)})
 SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string", "maxLength": 3}}}
 
 

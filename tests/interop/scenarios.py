@@ -187,12 +187,11 @@ async def ask(runnable: Any, value: Any, how: str, config: Any) -> Any:
             return [chunk async for chunk in runnable.astream(value, config, **mode)]
 
 
-async def both(runnable: Any, config: Any, text: str | None = None) -> None:
+async def both(runnable: Any, config: Any) -> None:
     """One call in a thread and one in a task; what is given up in it has ended when this returns."""
     before = asyncio.all_tasks()
     for how in ("sync", "async"):
-        answer = await ask(runnable, "hi", how, config)
-        assert text in (None, answer.text)
+        await ask(runnable, "hi", how, config)
         for _ in range(3000):
             threads = [thread for thread in threading.enumerate() if thread.name == "cascade-tier"]
             if len(threads) == len(worker_threads._idle) and asyncio.all_tasks() == before:
@@ -200,6 +199,45 @@ async def both(runnable: Any, config: Any, text: str | None = None) -> None:
             await asyncio.sleep(0.02)
 
 
+class Judge:
+    """Evidence that opens a span of its own."""
+
+    name, stage = "judge", "evidence"
+
+    def gather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
+        """Judge a draft."""
+        del config
+        with TRACER.start_as_current_span("judging"):
+            return Verdict(outcome="abstain", score=0.95, code="judged_right"), SideCall(name="judge", cost=0.0)
+
+    async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
+        """The same."""
+        return self.gather(draft, context, config=config)
+
+
+def post(_messages: Any) -> AIMessage:
+    """Answer as a model whose client opens a span of its own."""
+    with TRACER.start_as_current_span("POST"):
+        return AIMessage("s")
+
+
+def slow() -> dict[str, Any]:
+    """Tiers that are both slow."""
+    return {"small": model("s", delay=0.2), "large": model("l", delay=0.5)}
+
+
+HEDGES = Policy(hedge_after=0.02)
+CHAT_MODELS: dict[str, Callable[[], dict[str, Any]]] = {
+    "late": lambda: {"small": Tier(model("s", delay=0.3), timeout=0.05)},
+    "hedged": lambda: {"small": model("s", delay=0.5), "policy": HEDGES, "validators": []},
+    "hedged_in_vain": lambda: {**slow(), "policy": HEDGES, "validators": []},
+    "no_deadline": lambda: {"policy": Policy(latency_budget=None)},
+    "raising": lambda: {"small": ScriptedChatModel(ValueError("secret"), name="s", loop=True)},
+    "evidence": lambda: {"validators": [CrossCheck(model("x", "s"))], "policy": Policy(evidence=(0.0, 1.0))},
+    "own_evidence": lambda: {"validators": [Judge()]},
+    "ladder": lambda: {"large": chat_model(small=model("m"), name="inner")},
+}
+"""Settings of chat models that are called in a thread and in a task."""
 SCENARIOS: dict[str, Callable[[Any], Any]] = {}
 
 
@@ -213,7 +251,8 @@ def _adapter(adapter: str, how: str) -> Callable[[Any], Any]:
     return lambda config: ask(ADAPTERS[adapter](), "hi" if adapter == "chat_model" else HI, how, config)
 
 
-SCENARIOS.update({f"{adapter}-{how}": _adapter(adapter, how) for adapter in ADAPTERS for how in HOWS})
+def _chat_model(settings: Callable[[], dict[str, Any]]) -> Callable[[Any], Any]:
+    return lambda config: both(chat_model(**settings()), config)
 
 
 def _branches(how: str) -> Callable[[Any], Any]:
@@ -234,13 +273,9 @@ def _branches(how: str) -> Callable[[Any], Any]:
     return run
 
 
+SCENARIOS.update({f"{adapter}-{how}": _adapter(adapter, how) for adapter in ADAPTERS for how in HOWS})
 SCENARIOS.update({f"branches-{how}": _branches(how) for how in ("sync", "async")})
-
-
-@scenario
-async def no_deadline(config: Any) -> None:
-    """A synchronous step without a deadline runs in the caller's thread."""
-    chat_model(policy=Policy(latency_budget=None)).invoke("hi", config)
+SCENARIOS.update({name: _chat_model(settings) for name, settings in CHAT_MODELS.items()})
 
 
 @scenario
@@ -275,31 +310,6 @@ async def cancelled(config: Any) -> None:
 
 
 @scenario
-async def late(config: Any) -> None:
-    """The small model misses its deadline."""
-    await both(chat_model(small=Tier(model("s", delay=0.3), timeout=0.05)), config, "l")
-
-
-@scenario
-async def hedged(config: Any) -> None:
-    """Large is called in parallel with a slow small one, and answers first."""
-    await both(chat_model(small=model("s", delay=0.5), policy=Policy(hedge_after=0.02), validators=[]), config, "l")
-
-
-@scenario
-async def hedged_in_vain(config: Any) -> None:
-    """Large is called in parallel with small, and small answers first and well."""
-    slow = {"small": model("s", delay=0.2), "large": model("l", delay=0.5)}
-    await both(chat_model(**slow, validators=[], policy=Policy(hedge_after=0.02)), config, "s")
-
-
-@scenario
-async def raising(config: Any) -> None:
-    """The small model raises."""
-    await chat_model(small=ScriptedChatModel(ValueError("secret"), name="s")).ainvoke("hi", config)
-
-
-@scenario
 async def left_stream(config: Any) -> None:
     """The consumer leaves a stream, in the task that read it and in another."""
     cascade = chat_model(large=model("l", "one two three four"))
@@ -310,54 +320,28 @@ async def left_stream(config: Any) -> None:
     await asyncio.create_task(stream.aclose())
 
 
-@scenario
-async def evidence(config: Any) -> None:
-    """A second model is asked about the small one's draft."""
-    await both(chat_model(validators=[CrossCheck(model("x", "s"))], policy=Policy(evidence=(0.0, 1.0))), config)
-
-
-@scenario
-async def own_evidence(config: Any) -> None:
-    """Evidence that opens a span of its own."""
-
-    class Judge:
-        name, stage = "judge", "evidence"
-
-        def gather(self, _draft: Any, _context: Any, *, config: Any) -> Any:
-            del config
-            with TRACER.start_as_current_span("judging"):
-                return Verdict(outcome="abstain", score=0.95, code="judged_right"), SideCall(name="judge", cost=0.0)
-
-        async def agather(self, draft: Any, context: Any, *, config: Any) -> Any:
-            return self.gather(draft, context, config=config)
-
-    await chat_model(validators=[Judge()]).ainvoke("hi", config)
-
-
-@scenario
-async def ladder(config: Any) -> None:
-    """The large tier is itself a cascade."""
-    await chat_model(large=chat_model(small=model("m"), name="inner")).ainvoke("hi", config)
-
-
 class Answer(TypedDict):
     """What is asked for."""
 
     text: str
 
 
+class Structured(ScriptedChatModel):
+    """A model with a chain of its own for structured output."""
+
+    def with_structured_output(self, schema: Any, *, include_raw: bool = False, **_: Any) -> Any:
+        """Any answer as the text of one."""
+        assert include_raw
+        return self | RunnableLambda(_whole, name="whole")
+
+
+def _whole(message: Any) -> Any:
+    return {"raw": message, "parsed": {"text": message.text}, "parsing_error": None}
+
+
 @scenario
 async def structured(config: Any) -> None:
     """Structured output: each tier's chain of its own stands between the attempt and the model."""
-
-    def whole(message: Any) -> Any:
-        return {"raw": message, "parsed": {"text": message.text}, "parsing_error": None}
-
-    class Structured(ScriptedChatModel):
-        def with_structured_output(self, schema: Any, *, include_raw: bool = False, **_: Any) -> Any:
-            assert include_raw
-            return self | RunnableLambda(whole, name="whole")
-
     small, large = (Structured(name, name=name, usage=USAGE, loop=True) for name in "sl")
     assert chat_model(small=small, large=large).with_structured_output(Answer).invoke("hi", config) == {"text": "l"}
 
@@ -365,13 +349,8 @@ async def structured(config: Any) -> None:
 @scenario
 async def own_spans(config: Any) -> None:
     """Spans of the application: a request around the step, and one inside the model's client."""
-
-    def reply(_messages: Any) -> AIMessage:
-        with TRACER.start_as_current_span("POST"):
-            return AIMessage("s")
-
     with TRACER.start_as_current_span("request"):
-        await both(chat_model(small=model("s", reply)), config)
+        await both(chat_model(small=model("s", post)), config)
 
 
 @scenario
@@ -402,9 +381,7 @@ async def handler_that_raises(config: Any) -> None:
             if str(kwargs.get("name")).startswith("cascade.attempt"):
                 raise OSError("no")
 
-    handlers = [*(config.get("callbacks") or ()), Raising()]
-    for how in ("sync", "async"):
-        assert (await ask(chat_model(), "hi", how, {**config, "callbacks": handlers})).text == "l"
+    await both(chat_model(), {**config, "callbacks": [*(config.get("callbacks") or ()), Raising()]})
 
 
 # ---- what was seen --------------------------------------------------------------------------------------------------

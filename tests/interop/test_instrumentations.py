@@ -123,6 +123,7 @@ def seen_by(backend: str) -> dict[str, tuple[int, list[Any]]]:
     branches = [(above(backend, node), step(backend)) for node in ("left", "right")]
     checked = desk(small(backend, ["cascade.validate CrossCheck", [model(backend, "x")]]))
     judged = desk(small(backend, ["cascade.validate judge", [["judging", []]]]))
+    nested = desk(small(backend), attempt("large", step(backend, "inner", "m")))
     # LangChain tells handlers nothing of a cancelled model call, so that OpenInference never ends its span
     left = desk(attempt("small") if backend == "openinference" else small(backend))
     return {
@@ -130,15 +131,15 @@ def seen_by(backend: str) -> dict[str, tuple[int, list[Any]]]:
         **{f"node-{how}": (2, [(over, step(backend))]) for how in HOWS},
         **{f"middleware-{how}": (2, [(agent, step(backend))]) for how in HOWS},
         **{f"branches-{how}": (4, branches) for how in ("sync", "async")},
-        "no_deadline": (2, [one]),
+        "no_deadline": (4, [one] * 2),
         "subgraph": (2, [((*above(backend, "inner"), *inner.get(backend, ())), step(backend))]),
         "interrupted": (2, [(over, step(backend)), (over, desk())]),
         "cancelled": (0, [((), left)]),
-        "raising": (1, [one]),
+        "raising": (2, [one] * 2),
         "left_stream": (4, [one] * 2),
         "evidence": (4, [((), checked)] * 2),
-        "own_evidence": (1, [((), judged)]),
-        "ladder": (3, [((), desk(small(backend), attempt("large", step(backend, "inner", "m"))))]),
+        "own_evidence": (2, [((), judged)] * 2),
+        "ladder": (6, [((), nested)] * 2),
         "workflow": (2, [(("invoke_workflow support",) if backend in OURS else over, step(backend))]),
     }
 
@@ -150,7 +151,7 @@ def test_the_tree_of_a_step(backend, scenario):
     report, (calls, expected) = ran(backend)[scenario], seen_by(backend)[scenario]
     assert sorted(steps(report["tree"])) == sorted(expected)
     assert report["tokens"] == [11 * calls, 5 * calls]
-    assert quiet(report, errors=scenario == "raising")
+    assert quiet(report, errors=2 * (scenario == "raising"))
     adapter = scenario.partition("-")[0]
     if adapter in ("chat_model", "node"):  # an agent has more around it, and with one instrumentation two traces
         assert (len(names(report["tree"])), report["traces"]) == (len(expected[0][0]) + 5, 1)
@@ -282,7 +283,7 @@ def test_how_ends_stand_on_the_spans(backend):
     cancelled = [s["attributes"] for s in ran(backend)["cancelled"]["spans"] if s["name"].startswith("cascade.")]
     assert [a.get("cascade.step.outcome", a.get("cascade.attempt.outcome")) for a in cancelled] == ["cancelled"] * 2
     spans = ran(backend)["raising"]["spans"]
-    assert [s["attributes"]["error.type"] for s in spans if s["name"] == "cascade.attempt small"] == ["ValueError"]
+    assert [s["attributes"]["error.type"] for s in spans if s["name"] == "cascade.attempt small"] == ["ValueError"] * 2
     assert "secret" not in json.dumps(spans)
 
 
@@ -312,8 +313,8 @@ def test_langsmith_sees_steps_and_attempts_as_runs(how):
 def test_how_runs_end():
     """A tier that raised or was late ends its attempt's run with that error; a cancelled attempt is none."""
     report = ran("langsmith")
-    (raising,) = report["raising"]["runs"]
-    assert raising[1][0] == _run("cascade.attempt small", _run("s", end="ValueError"), end="ValueError")
+    raised = _run("cascade.attempt small", _run("s", end="ValueError"), end="ValueError")
+    assert [raising[1][0] for raising in report["raising"]["runs"]] == [raised, raised]
     assert [late[1][0][2] for late in report["late"]["runs"]] == ["TimeoutError", "TimeoutError"]
     (cancelled,) = report["cancelled"]["runs"]
     assert (cancelled[1][0][2], cancelled[2]) == ("cancelled", "CancelledError")
