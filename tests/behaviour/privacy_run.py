@@ -70,11 +70,8 @@ class Journals:
 
     def __init__(self, out: Path) -> None:
         self.messages = (out / "metadata.jsonl").open("w", encoding="utf-8")
-        self.all = [
-            Journal(out / "plain.jsonl"),
-            Journal(out / "redacted.jsonl", redact=scrubbed),
-            Journal(out / "broken.jsonl", redact=refuses),
-        ]
+        hooks: dict[str, Any] = {"plain": None, "redacted": scrubbed, "broken": refuses}
+        self.all = [Journal(out / f"{name}.jsonl", redact=redact) for name, redact in hooks.items()]
 
     def append(self, record: Any) -> bool:
         """Write it everywhere, and as it would stand on a message."""
@@ -109,30 +106,21 @@ def look(number: int, note: str = "", extra: dict[str, int] | None = None) -> st
 LOOK = StructuredTool.from_function(
     look, name="look", description="zqxtooldoc: look an order up", args_schema=Order, handle_tool_error=True
 )
-PLAIN_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "book",
-        "description": "zqxtooldoc",
-        "parameters": {
-            "type": "object",
-            "required": ["city"],
-            "properties": {
-                "city": {"type": "string", "enum": ["Rome", "zqxenum"], "description": "zqxfielddoc"},
-                "people": {"type": "object", "additionalProperties": {"type": "integer"}},
-                "mail": {"type": "string", "pattern": "^[a-z]+$", "format": "email"},
-                "when": {"type": "string", "format": "date", "maxLength": 10},
-                "list": {"type": "array", "items": {"type": "integer", "maximum": 5}},
-            },
-        },
-    },
+PROPERTIES = {
+    "city": {"type": "string", "enum": ["Rome", "zqxenum"], "description": "zqxfielddoc"},
+    "people": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "mail": {"type": "string", "pattern": "^[a-z]+$", "format": "email"},
+    "when": {"type": "string", "format": "date", "maxLength": 10},
+    "list": {"type": "array", "items": {"type": "integer", "maximum": 5}},
 }
+SCHEMA = {"type": "object", "required": ["city"], "properties": PROPERTIES}
+PLAIN_TOOL = {"type": "function", "function": {"name": "book", "description": "zqxtooldoc", "parameters": SCHEMA}}
 
 
-def calling(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
+def calling(*calls: dict[str, Any]) -> AIMessage:
     """An answer with calls."""
     made = [{"id": f"zqxcallid{n}", "type": "tool_call", **call} for n, call in enumerate(calls)]
-    return AIMessage(text, tool_calls=made, response_metadata={"note": "zqxresponsemeta"}, **more)
+    return AIMessage("", tool_calls=made, response_metadata={"note": "zqxresponsemeta"})
 
 
 def look_up(**args: Any) -> AIMessage:
@@ -187,14 +175,9 @@ HISTORY = [
 ]  # fmt: skip
 
 
-def model(reply: Reply, name: str = "tiny") -> ScriptedChatModel:
-    """A model that always answers this."""
-    return ScriptedChatModel(reply, name=name, usage=(100, 10), loop=True)
-
-
-def tier(reply: Reply, name: str = "tiny", price: float = 1.0, **more: Any) -> Tier:
-    """The same with a price."""
-    return Tier(model(reply, name), price=Price(price, price), **more)
+def tier(reply: Reply, name: str = "tiny", price: float = 1.0) -> Tier:
+    """A priced model that always answers this."""
+    return Tier(ScriptedChatModel(reply, name=name, usage=(100, 10), loop=True), price=Price(price, price))
 
 
 def breaks(_draft: Any, context: Any) -> Verdict:
@@ -244,16 +227,13 @@ def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
     for check in checks:
         for policy in (Policy(), Policy(on_broken="accept"), Policy(handover="feedback")):
             yield "validator", pair(tier("zqxanswer"), large, validators=[check], policy=policy)
-    judges = [
-        CrossCheck(tier(raises(), "second")), CrossCheck(tier("zqxsecond opinion", "second")), CrossCheck(tier(LARGE, "second")),
-        Judge(tier('{"verdict": "wrong", "reason": "zqxjudged"}', "judge"), "zqxrubric"), Judge(tier("zqxjudged", "judge"), "zqxrubric"),
-    ]  # fmt: skip
-    for evidence in judges:
+    replies = (raises(), "zqxsecond opinion", LARGE), ('{"verdict": "wrong", "reason": "zqxjudged"}', "zqxjudged")
+    checked = [CrossCheck(tier(reply, "second")) for reply in replies[0]]
+    judged = [Judge(tier(reply, "judge"), "zqxrubric") for reply in replies[1]]
+    for evidence in (*checked, *judged):
         settings: Any = {"validators": [*default_validators(), evidence], "policy": Policy(evidence=(0.0, 1.0))}
-        yield (
-            "evidence",
-            pair(tier(look_up(number=5, note="zqxarg")), tier(LARGE, "huge"), **settings).bind_tools([LOOK]),
-        )
+        small = tier(look_up(number=5, note="zqxarg"))
+        yield "evidence", pair(small, tier(LARGE, "huge"), **settings).bind_tools([LOOK])
     inner = CascadeChatModel(small=tier(""), large=large, name="inner")
     yield "inner", pair(inner, large)
     yield "inner", pair(tier(raises()), inner)

@@ -97,16 +97,14 @@ def test_every_error_is_the_error_that_it_is_called(seed):
     fits = Draft202012Validator(TASK.tools(0)[0]["function"]["parameters"]).is_valid
     right, kind = answers({}, seed=seed)
     assert (right.tool_calls[0]["args"], kind) == (true, "right")
-    wrong, _ = answers({"argument": 1.0}, seed=seed)
-    args = wrong.tool_calls[0]["args"]
+    args = answers({"argument": 1.0}, seed=seed)[0].tool_calls[0]["args"]
     assert fits(args)
     assert sum(args[key] != true[key] for key in true) == 1
     bad, _ = answers({"malformed": 1.0}, seed=seed)
     assert bad.invalid_tool_calls or bad.tool_calls[0]["name"] != "copy" or not fits(bad.tool_calls[0]["args"])
     for error, named in (("skip", "skip, ends the turn"), ("announce", "announce")):
         message, kind = answers({error: 1.0}, seed=seed)
-        assert (message.tool_calls, message.invalid_tool_calls, kind) == ([], [], named)
-        assert message.text
+        assert (message.tool_calls, message.invalid_tool_calls, bool(message.text), kind) == ([], [], True, named)
 
 
 @pytest.mark.parametrize("unmended", [0.0, 1.0])
