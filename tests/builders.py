@@ -197,21 +197,13 @@ class Runs(BaseCallbackHandler):
     def __init__(self) -> None:
         self.runs: dict[Any, dict[str, Any]] = {}
 
-    def _start(self, kind: str, run_id: Any, parent_run_id: Any, kwargs: Any) -> None:
-        self.runs[run_id] = {
-            "kind": kind,
-            "parent": parent_run_id,
-            "name": kwargs.get("name") or (kwargs.get("metadata") or {}).get("ls_model_name"),
-            "tags": kwargs.get("tags") or [],
-            "metadata": kwargs.get("metadata") or {},
-            "end": None,
-        }
+    def on_chain_start(self, _serialized, _inputs, *, run_id, parent_run_id=None, kind="chain", **kwargs):
+        metadata = kwargs.get("metadata") or {}
+        named = {"name": kwargs.get("name") or metadata.get("ls_model_name"), "tags": kwargs.get("tags") or []}
+        self.runs[run_id] = {"kind": kind, "parent": parent_run_id, "metadata": metadata, "end": None, **named}
 
-    def on_chain_start(self, _serialized, _inputs, *, run_id, parent_run_id=None, **kwargs):
-        self._start("chain", run_id, parent_run_id, kwargs)
-
-    def on_chat_model_start(self, _serialized, _messages, *, run_id, parent_run_id=None, **kwargs):
-        self._start("model", run_id, parent_run_id, kwargs)
+    def on_chat_model_start(self, serialized, messages, **kwargs):
+        self.on_chain_start(serialized, messages, kind="model", **kwargs)
 
     def on_chain_end(self, _outputs, *, run_id, **_):
         self.runs[run_id]["end"] = "end"
@@ -225,11 +217,8 @@ class Runs(BaseCallbackHandler):
 
     def tree(self, parent: Any = None) -> list[Any]:
         """Names, nested."""
-        return [
-            (run["kind"], run["name"], self.tree(run_id))
-            for run_id, run in self.runs.items()
-            if run["parent"] == parent
-        ]
+        children = [(run_id, run) for run_id, run in self.runs.items() if run["parent"] == parent]
+        return [(run["kind"], run["name"], self.tree(run_id)) for run_id, run in children]
 
 
 class City(BaseModel):
@@ -298,10 +287,7 @@ def loopback(answer: Callable[[Handler, bytes], tuple[int, bytes, str]]) -> Iter
             status, body, kind = answer(self, self.rfile.read(int(self.headers["Content-Length"])))
             self.reply(body, status, Content_Type=kind)
 
-    class Server(Loopback):
-        handler = Answers
-
-    with Server() as server:
+    with type("Server", (Loopback,), {"handler": Answers})() as server:
         yield server.address
 
 

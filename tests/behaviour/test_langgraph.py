@@ -142,7 +142,7 @@ async def test_a_node_timeout_ends_the_step_and_asks_nobody_after():
     journal, large = TraceCapture(), model("never")
     node = cascade_node(model("late", delay=30.0), large, journal=journal)
     with pytest.raises(NodeTimeoutError):
-        await graph_of(node, timeout=TimeoutPolicy(run_timeout=0.5)).ainvoke(HI)
+        await graph_of(node, timeout=TimeoutPolicy(run_timeout=1.5)).ainvoke(HI)
     assert ([t.outcome for t in journal], large.asked) == (["cancelled"], 0)
 
 

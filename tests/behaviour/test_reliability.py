@@ -67,7 +67,7 @@ async def test_one_deadline_covers_the_whole_step(how):
     """R2: there is one by default, it leaves the large tier its share; what small used up, large does not get."""
     late = ScriptedChatModel("a", delay=30.0)
     assert pair(late, "large").policy.latency_budget == Policy().latency_budget is not None
-    message = await ask(pair(late, "large", policy=Policy(latency_budget=1.0)), how=how)
+    message = await ask(pair(late, "large", policy=Policy(latency_budget=3.0)), how=how)
     assert (message.text, record(message)["attempts"][0]["outcome"]) == ("large", "timeout")
     large = ScriptedChatModel("large")
     model = pair(Tier(ScriptedChatModel("a", delay=30.0), timeout=60), large, policy=Policy(latency_budget=0.2))

@@ -30,10 +30,6 @@ KINDS: dict[str, tuple[str, ...]] = {
 TEXT = "It is 21."
 
 
-class RefusedError(ValueError):
-    """A request that the provider would answer with an error."""
-
-
 class _Handler(Handler):
     owner: Providers
 
@@ -45,7 +41,7 @@ class _Handler(Handler):
             kind = found[1].strip() if (found := re.search(r"write ([a-z ]+)", text)) else "plain"
             status, answer = 200, write(kind, mark)
             self.owner.bodies.append((provider, body))
-        except (RefusedError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             status, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}", "code": 400}}
         self.reply(answer, status)
 
@@ -93,7 +89,7 @@ class Providers(Loopback):
 
 def _need(condition: object, what: str) -> None:
     if not condition:
-        raise RefusedError(what)
+        raise ValueError(what)
 
 
 def _keys(value: Mapping[str, Any], required: str, optional: str = "") -> None:
