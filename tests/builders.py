@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import json
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Tier, Verdict, cascade_node, cascade_step
 from cascade_agent.cli import app
+from cascade_agent.core.clean_json import clean
 from cascade_agent.core.records import Attempt, Label, StepTrace
 from cascade_agent.journal.writer import Journal
 from cascade_agent.testing import ScriptedChatModel
@@ -86,6 +88,13 @@ def pair(small: Any, large: Any, **settings: Any) -> CascadeChatModel:
 def record(message: BaseMessage) -> dict[str, Any]:
     """The record on a message."""
     return message.response_metadata["cascade"]
+
+
+def assert_plain_json(data: dict[str, Any]) -> None:
+    """A record is strict JSON in clean UTF-8 that every store holds, and of bounded size."""
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+    assert len(text.encode("utf-8")) < 200_000
+    assert clean(data, depth=200) == data == json.loads(text)
 
 
 def refuses_small(draft: Any, _context: Any) -> Verdict | None:

@@ -17,7 +17,20 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, TimeoutPolicy, in
 
 from cascade_agent import CascadeChatModel, CascadeExhausted, Policy, cascade_node, swap_node
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
-from tests.builders import BOTH, City, behind, call, graph_of, lookup, no_draft, pair, record, run, streamed
+from tests.builders import (
+    BOTH,
+    City,
+    assert_plain_json,
+    behind,
+    call,
+    graph_of,
+    lookup,
+    no_draft,
+    pair,
+    record,
+    run,
+    streamed,
+)
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 KEEPS_TASKS_OF_SUBGRAPHS = (1, 2, 16)
@@ -342,6 +355,7 @@ HOSTILE = {
     "not a number": call(order=float("nan")),
     "infinite": call(order=float("inf")),
     "lone surrogate in an argument": call(order="\ud800"),
+    "lone surrogate in a name": call(**{"\ud800": 1}),
     "NUL in an argument": call(order="a\0b"),
     "900 deep": call(order=nested(900)),
     "5 MB in an argument": call(order="x" * 5_000_000),
@@ -358,7 +372,7 @@ WHERE: Any = {"messages": "Where is order 7?"}
 @pytest.mark.parametrize("what", HOSTILE)
 @pytest.mark.parametrize(("adapter", "database", "how"), SAVERS)
 async def test_a_hostile_draft_crashes_no_run_with_a_saver(what, adapter, database, how, saver_of, thread):
-    """R19: what a checkpoint cannot hold is refused before it is stored; large answers and the record is stored."""
+    """R19: what a checkpoint cannot hold is refused before it is stored; large answers, and the record is plain JSON."""
     small, large = (model(text, streams=False) for text in (HOSTILE[what], AIMessage("Order 7 was shipped.")))
     journal = TraceCapture()
     async with saver_of(database, how) as saver:
@@ -366,7 +380,11 @@ async def test_a_hostile_draft_crashes_no_run_with_a_saver(what, adapter, databa
         out = await run(graph, WHERE, thread, how=how)
         assert out["messages"][1].text == "Order 7 was shipped."
         assert (await graph.aget_state(thread) if how == "async" else graph.get_state(thread)).values == out
-    assert journal.traces[0].attempts[0].outcome == "rejected"
+    kept, entry = journal.traces[0], record(out["messages"][1])
+    assert (kept.attempts[0].outcome, entry["final_tier"]) == ("rejected", "large")
+    assert type(kept).from_json(kept.to_json()).to_json() == kept.to_json()
+    for data in (kept.to_json(), entry):
+        assert_plain_json(data)
 
 
 @pytest.mark.parametrize("what", [what for what in HOSTILE if what != "5 MB of text"])
