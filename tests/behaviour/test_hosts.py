@@ -161,10 +161,10 @@ def test_prompt_caching_middleware_marks_what_the_cascade_middleware_asks():
     with Providers() as hosts:
         model = hosts.model("anthropic")
         around = CascadeMiddleware(model)
-        for asked, middleware in (
+        for chat, middleware in (
             (model, [around, caching]),
             (model, [caching, around]),
             (pair(model, model), [caching]),
         ):
-            create_agent(asked, [get_weather], system_prompt="Be brief.", middleware=middleware).invoke(HI)
-            assert ("cache_control" in str(hosts.bodies[-1][1])) == (asked is model)
+            create_agent(chat, [get_weather], system_prompt="Be brief.", middleware=middleware).invoke(HI)
+            assert ("cache_control" in str(hosts.bodies[-1][1])) == (chat is model)

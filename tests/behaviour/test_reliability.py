@@ -402,14 +402,14 @@ async def test_hostile_texts_and_errors_are_recorded_clean(how):
 
 # ---- the sums -------------------------------------------------------------------------------------------------------
 usages = st.none() | st.tuples(st.integers(0, 10_000), st.integers(0, 10_000))
-scripts = st.tuples(
+answers = st.tuples(
     st.sampled_from(["ok", "bad", "raise"]), usages, st.none() | st.integers(0, 500), st.sampled_from([None, 1.0, 3.0])
 )
 
 
-def _paid(name: str, script: Any, used: list[Any]) -> Tier:
-    """A tier that answers by a drawn script, and notes the usage that it reported."""
-    kind, usage, cached, rate = script
+def _paid(name: str, drawn: Any, used: list[Any]) -> Tier:
+    """A tier that answers as it was drawn, and notes the usage that it reported."""
+    kind, usage, cached, rate = drawn
 
     def reply(_messages: Any) -> Any:
         if kind == "raise":
@@ -427,7 +427,7 @@ def _paid(name: str, script: Any, used: list[Any]) -> Tier:
 
 
 @settings(max_examples=examples(50, 150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(small=scripts, middle=scripts, large=scripts, ladder=st.booleans(), how=st.sampled_from(["sync", "async"]))
+@given(small=answers, middle=answers, large=answers, ladder=st.booleans(), how=st.sampled_from(["sync", "async"]))
 def test_all_sums_agree(small, middle, large, ladder, how):
     """The sum of the attempts, the record on the message, the usage callbacks and the journal agree to the token.
 

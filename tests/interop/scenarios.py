@@ -59,10 +59,10 @@ class Logs(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(f"{record.name}: {record.getMessage()}")
+        self.lines.append(f"{record.name}: {record.getMessage()}")
 
 
 LOGS = Logs()
@@ -86,7 +86,7 @@ class LocalClient:
         self.runs[run_id] = {**self.runs.get(run_id, {}), **{k: v for k, v in changes.items() if v is not None}}
 
     async def ended(self) -> None:
-        """Wait until the steps and attempts ended; the tracer may be told on a thread, and LangChain forgets models."""
+        """Wait until the steps and attempts ended; the tracer may hear of it on a thread, and LangChain forgets models."""
         for _ in range(3000):
             if all(run.get("end_time") for run in self.runs.values() if run["name"].startswith("cascade.")):
                 break
@@ -127,7 +127,7 @@ HI: Any = {"messages": [("user", "hi")]}
 class State(MessagesState):
     """Messages, and what parallel branches say."""
 
-    said: Annotated[list[str], operator.add]
+    texts: Annotated[list[str], operator.add]
 
 
 def refuses_small(draft: Any, _context: Any) -> Verdict | None:
@@ -260,15 +260,15 @@ def _branches(how: str) -> Callable[[Any], Any]:
         cascade = chat_model()
 
         def body(_state: Any) -> Any:
-            return {"said": [cascade.invoke("hi").text]}
+            return {"texts": [cascade.invoke("hi").text]}
 
         async def abody(_state: Any) -> Any:
-            return {"said": [(await cascade.ainvoke("hi")).text]}
+            return {"texts": [(await cascade.ainvoke("hi")).text]}
 
         builder = StateGraph(State)
         for name in ("left", "right"):
             builder.add_node(name, abody if how == "async" else body).add_edge(START, name)
-        await ask(builder.compile(), {"messages": [], "said": []}, how, config)
+        await ask(builder.compile(), {"messages": [], "texts": []}, how, config)
 
     return run
 
@@ -296,15 +296,15 @@ async def interrupted(config: Any) -> None:
 @scenario
 async def cancelled(config: Any) -> None:
     """The caller gives up while the small model is asked."""
-    asked = asyncio.Event()
+    called = asyncio.Event()
 
     class Hanging(ScriptedChatModel):
         async def _agenerate(self, *_: Any, **__: Any) -> Any:
-            asked.set()
+            called.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(chat_model(small=Hanging("s", name="s")).ainvoke("hi", config))
-    await asked.wait()
+    await called.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -321,7 +321,7 @@ async def left_stream(config: Any) -> None:
 
 
 class Answer(TypedDict):
-    """What is asked for."""
+    """The form of an answer."""
 
     text: str
 
@@ -425,7 +425,7 @@ async def run(backend: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, function in SCENARIOS.items():
         EXPORTER.clear()
-        LOGS.said.clear()
+        LOGS.lines.clear()
         faults.lost = 0
         runs, collector = LocalClient(), RunCollectorCallbackHandler()
         config = {"callbacks": [LangChainTracer(client=runs), collector]} if backend == "langsmith" else {}
@@ -437,7 +437,7 @@ async def run(backend: str) -> dict[str, Any]:
             **seen(spans),
             "runs": runs.tree(),
             "collected": [run.name for run in collector.traced_runs],
-            "logs": list(LOGS.said),
+            "logs": list(LOGS.lines),
             "lost": faults.lost,
             "left": otel_context.get_current() != before,
         }

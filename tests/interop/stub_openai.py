@@ -134,15 +134,15 @@ def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
 def answer(payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The assistant's message and its finish reason."""
     weak = payload["model"].startswith("weak")
-    asked = _last_text(payload["messages"])
-    tool = _called(payload, asked)
+    question = _last_text(payload["messages"])
+    tool = _called(payload, question)
     if tool is not None:
-        arguments = json.dumps(_value(tool.get("parameters") or {}, asked, {}), ensure_ascii=False)
+        arguments = json.dumps(_value(tool.get("parameters") or {}, question, {}), ensure_ascii=False)
         call = {"id": f"call_{len(payload['messages'])}_{tool['name']}", "type": "function"}
         call["function"] = {"name": tool["name"], "arguments": arguments[:-3] if weak else arguments}
         message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
         return message, "length" if weak else "tool_calls"
-    text = _text(payload, asked)
+    text = _text(payload, question)
     stops = payload.get("stop") or []
     for mark in [stops] if isinstance(stops, str) else stops:
         text = text.partition(mark)[0]
@@ -161,14 +161,14 @@ def _plain(content: Any) -> str:
     return str(content or "")
 
 
-def _called(payload: dict[str, Any], asked: str) -> dict[str, Any] | None:
+def _called(payload: dict[str, Any], question: str) -> dict[str, Any] | None:
     tools = [tool["function"] for tool in payload.get("tools") or [] if tool.get("type") == "function"]
     choice = payload.get("tool_choice", "auto")
     if not tools or choice == "none":
         return None
     if isinstance(choice, dict):
         return next(tool for tool in tools if tool["name"] == choice["function"]["name"])
-    words = set(WORD.findall(asked.lower()))
+    words = set(WORD.findall(question.lower()))
     wanted = [t for t in tools if t["name"] in words or words & {w for w in t["name"].lower().split("_") if len(w) > 3}]
     if choice == "required":
         return (wanted or tools)[0]
@@ -177,41 +177,41 @@ def _called(payload: dict[str, Any], asked: str) -> dict[str, Any] | None:
     return wanted[0] if wanted else None
 
 
-def _text(payload: dict[str, Any], asked: str) -> str:
+def _text(payload: dict[str, Any], question: str) -> str:
     form = payload.get("response_format") or {}
     if form.get("type") == "json_schema":
-        return json.dumps(_value(form["json_schema"]["schema"], asked, {}), ensure_ascii=False)
+        return json.dumps(_value(form["json_schema"]["schema"], question, {}), ensure_ascii=False)
     if form.get("type") == "json_object":
-        return json.dumps({key: f"the {key}" for key in re.findall(r"'(\w+)'", asked)})
+        return json.dumps({key: f"the {key}" for key in re.findall(r"'(\w+)'", question)})
     last = payload["messages"][-1]
     if last["role"] == "tool":
         return f"The tool says: {_plain(last['content'])}"
-    return f"You said to me: {asked}"
+    return f"You said to me: {question}"
 
 
-def _value(schema: dict[str, Any], asked: str, defs: dict[str, Any]) -> Any:
+def _value(schema: dict[str, Any], question: str, defs: dict[str, Any]) -> Any:
     """A value of the schema, taken from the request where it holds one."""
     defs = {**defs, **(schema.get("$defs") or schema.get("definitions") or {})}
     if "$ref" in schema:
-        return _value(defs[schema["$ref"].rsplit("/", 1)[-1]], asked, defs)
+        return _value(defs[schema["$ref"].rsplit("/", 1)[-1]], question, defs)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         return schema["enum"][0]
     for union in ("anyOf", "oneOf", "allOf"):
         if schema.get(union):
-            return _value(schema[union][0], asked, defs)
+            return _value(schema[union][0], question, defs)
     kind = schema.get("type", "object" if "properties" in schema else "string")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object":
-        return {k: _value(v, asked, defs) for k, v in (schema.get("properties") or {}).items()}
+        return {k: _value(v, question, defs) for k, v in (schema.get("properties") or {}).items()}
     if kind == "array":
-        return [_value(schema.get("items") or {}, asked, defs)]
+        return [_value(schema.get("items") or {}, question, defs)]
     if kind in ("integer", "number"):
-        number = NUMBER.search(asked)
+        number = NUMBER.search(question)
         return (int if kind == "integer" else float)(number[0] if number else 1)
     if kind in ("boolean", "null"):
         return True if kind == "boolean" else None
-    quoted = re.search(r"'([^']+)'", asked)
-    proper = re.findall(r"(?<!^)\b[A-Z]\w+(?: [A-Z]\w+)*", asked)
-    return quoted[1] if quoted else proper[0] if proper else asked
+    quoted = re.search(r"'([^']+)'", question)
+    proper = re.findall(r"(?<!^)\b[A-Z]\w+(?: [A-Z]\w+)*", question)
+    return quoted[1] if quoted else proper[0] if proper else question
