@@ -1,7 +1,7 @@
 """A program full of secrets: steps of every kind through every adapter, into every exporter. Run by test_privacy.py.
 
-Every secret holds `zqx`; what stands behind that word says where it was planted. `python privacy_run.py OUT COLLECTOR`
-leaves what each exporter wrote as a file in OUT.
+Every secret holds `zqx`; what stands behind that word says where it was planted. Given a folder and the address of a
+collector, it leaves what each exporter wrote as a file in the folder.
 """
 
 from __future__ import annotations
