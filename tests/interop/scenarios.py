@@ -223,13 +223,13 @@ def post(_messages: Any) -> AIMessage:
 
 def slow() -> dict[str, Any]:
     """Tiers that are both slow."""
-    return {"small": model("s", delay=0.2), "large": model("l", delay=0.5)}
+    return {"small": model("s", delay=0.2), "large": model("l", delay=1.0)}
 
 
 HEDGES = Policy(hedge_after=0.02)
 CHAT_MODELS: dict[str, Callable[[], dict[str, Any]]] = {
     "late": lambda: {"small": Tier(model("s", delay=0.3), timeout=0.05)},
-    "hedged": lambda: {"small": model("s", delay=0.5), "policy": HEDGES, "validators": []},
+    "hedged": lambda: {"small": model("s", delay=1.0), "policy": HEDGES, "validators": []},
     "hedged_in_vain": lambda: {**slow(), "policy": HEDGES, "validators": []},
     "no_deadline": lambda: {"policy": Policy(latency_budget=None)},
     "raising": lambda: {"small": ScriptedChatModel(ValueError("secret"), name="s", loop=True)},
