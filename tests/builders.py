@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,16 @@ async def streamed(
     if how == "sync":
         return list(runnable.stream(value, config, **kwargs))
     return [part async for part in runnable.astream(value, config, **kwargs)]
+
+
+async def all_of(model: Any, n: int, how: str, config: Any = None) -> list[Any]:
+    """So many steps at the same time; what each gave or raised."""
+    if how == "async":
+        return await asyncio.gather(*(model.ainvoke("hi", config) for _ in range(n)), return_exceptions=True)
+
+    with ThreadPoolExecutor(64) as pool:
+        running = [pool.submit(model.invoke, "hi", config) for _ in range(n)]
+    return [each.exception() or each.result() for each in running]
 
 
 def call(name: str = "lookup", /, *, call_id: str = "c1", **args: Any) -> AIMessage:

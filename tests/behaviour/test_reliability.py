@@ -25,6 +25,7 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel, TraceCapture, always_pass
 from tests.builders import (
     BOTH,
+    all_of,
     ask,
     assert_plain_json,
     call,
@@ -501,21 +502,16 @@ def priced(name: str, rate: float, **kwargs: Any) -> Tier:
     return Tier(ScriptedChatModel(name, name=name, usage=(0, 10_000), loop=True, **kwargs), price=Price(0, rate))
 
 
+@BOTH
 @trials(250, 1000)
-@pytest.mark.parametrize("way", ["async", "threads"])
-async def test_many_steps_at_once_do_not_overrun_a_budget(way, trials):
+async def test_many_steps_at_once_do_not_overrun_a_budget(how, trials):
     """R18: calls that are foreseen at their mean are never started beyond the ceiling."""
-    journal, config = TraceCapture(), thread(f"budget {way}")
+    journal, config = TraceCapture(), thread(f"budget {how}")
     policy = Policy(max_cost={"thread": 1.0}, skip_small=False)
     tiers = priced("small", 0.1), priced("large", 1.0, delay=0.001)
     llm = pair(*tiers, validators=[refuses_small], policy=policy, journal=journal)
     await llm.ainvoke("what a call costs", config)
-    if way == "async":
-        ended = await asyncio.gather(*(llm.ainvoke("hi", config) for _ in range(trials)), return_exceptions=True)
-    else:
-        with ThreadPoolExecutor(32) as pool:
-            running = [pool.submit(llm.invoke, "hi", config) for _ in range(trials)]
-        ended = [end.exception() or end.result() for end in running]
+    ended = await all_of(llm, trials, how, config)
     assert all(isinstance(end, AIMessage | CascadeExhausted) for end in ended)
     assert 0.9 < sum(trace.cost for trace in journal) <= 1.0 + 1e-9
     assert {t.reason for t in journal} == {"bad", "budget"}
