@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import gzip
+import json
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from typer.testing import CliRunner, Result
 
 from cascade_agent import CascadeChatModel, CascadeMiddleware, Tier, Verdict, cascade_node, cascade_step
 from cascade_agent.cli import app
+from cascade_agent.core.clean_json import clean
 from cascade_agent.core.records import Attempt, Label, StepTrace
 from cascade_agent.journal.writer import Journal
 from cascade_agent.testing import ScriptedChatModel
@@ -72,6 +75,16 @@ async def streamed(
     return [part async for part in runnable.astream(value, config, **kwargs)]
 
 
+async def all_of(model: Any, n: int, how: str, config: Any = None) -> list[Any]:
+    """So many steps at the same time; what each gave or raised."""
+    if how == "async":
+        return await asyncio.gather(*(model.ainvoke("hi", config) for _ in range(n)), return_exceptions=True)
+
+    with ThreadPoolExecutor(64) as pool:
+        running = [pool.submit(model.invoke, "hi", config) for _ in range(n)]
+    return [each.exception() or each.result() for each in running]
+
+
 def call(name: str = "lookup", /, *, call_id: str = "c1", **args: Any) -> AIMessage:
     """An answer that calls one tool."""
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": call_id}])
@@ -86,6 +99,13 @@ def pair(small: Any, large: Any, **settings: Any) -> CascadeChatModel:
 def record(message: BaseMessage) -> dict[str, Any]:
     """The record on a message."""
     return message.response_metadata["cascade"]
+
+
+def assert_plain_json(data: dict[str, Any]) -> None:
+    """A record is strict JSON in clean UTF-8 that every store holds, and of bounded size."""
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+    assert len(text.encode("utf-8")) < 200_000
+    assert clean(data, depth=200) == data == json.loads(text)
 
 
 def refuses_small(draft: Any, _context: Any) -> Verdict | None:
@@ -197,21 +217,13 @@ class Runs(BaseCallbackHandler):
     def __init__(self) -> None:
         self.runs: dict[Any, dict[str, Any]] = {}
 
-    def _start(self, kind: str, run_id: Any, parent_run_id: Any, kwargs: Any) -> None:
-        self.runs[run_id] = {
-            "kind": kind,
-            "parent": parent_run_id,
-            "name": kwargs.get("name") or (kwargs.get("metadata") or {}).get("ls_model_name"),
-            "tags": kwargs.get("tags") or [],
-            "metadata": kwargs.get("metadata") or {},
-            "end": None,
-        }
+    def on_chain_start(self, _serialized, _inputs, *, run_id, parent_run_id=None, kind="chain", **kwargs):
+        metadata = kwargs.get("metadata") or {}
+        named = {"name": kwargs.get("name") or metadata.get("ls_model_name"), "tags": kwargs.get("tags") or []}
+        self.runs[run_id] = {"kind": kind, "parent": parent_run_id, "metadata": metadata, "end": None, **named}
 
-    def on_chain_start(self, _serialized, _inputs, *, run_id, parent_run_id=None, **kwargs):
-        self._start("chain", run_id, parent_run_id, kwargs)
-
-    def on_chat_model_start(self, _serialized, _messages, *, run_id, parent_run_id=None, **kwargs):
-        self._start("model", run_id, parent_run_id, kwargs)
+    def on_chat_model_start(self, serialized, messages, **kwargs):
+        self.on_chain_start(serialized, messages, kind="model", **kwargs)
 
     def on_chain_end(self, _outputs, *, run_id, **_):
         self.runs[run_id]["end"] = "end"
@@ -225,11 +237,8 @@ class Runs(BaseCallbackHandler):
 
     def tree(self, parent: Any = None) -> list[Any]:
         """Names, nested."""
-        return [
-            (run["kind"], run["name"], self.tree(run_id))
-            for run_id, run in self.runs.items()
-            if run["parent"] == parent
-        ]
+        children = [(run_id, run) for run_id, run in self.runs.items() if run["parent"] == parent]
+        return [(run["kind"], run["name"], self.tree(run_id)) for run_id, run in children]
 
 
 class City(BaseModel):
@@ -298,10 +307,7 @@ def loopback(answer: Callable[[Handler, bytes], tuple[int, bytes, str]]) -> Iter
             status, body, kind = answer(self, self.rfile.read(int(self.headers["Content-Length"])))
             self.reply(body, status, Content_Type=kind)
 
-    class Server(Loopback):
-        handler = Answers
-
-    with Server() as server:
+    with type("Server", (Loopback,), {"handler": Answers})() as server:
         yield server.address
 
 

@@ -75,11 +75,10 @@ def start(
     written = tempfile.TemporaryDirectory()
     for name in FILES:
         Path(written.name, name).touch()
-    place, given = str(cwd or Path.cwd()), dict(os.environ if env is None else env)
     _PROCESSES.set_forkserver_preload(PRELOAD)
-    process = _PROCESSES.Process(
-        target=_program, args=(str(program), [*map(str, arguments)], place, given, written.name)
-    )
+    place, given = str(cwd or Path.cwd()), dict(os.environ if env is None else env)
+    given_to = (str(program), [*map(str, arguments)], place, given, written.name)
+    process = _PROCESSES.Process(target=_program, args=given_to)
     process.start()
     return Running(process=process, written=written)
 

@@ -33,12 +33,14 @@ effects = st.sampled_from([None, None, "read", "write", "irreversible"])
 EVIDENCE = ("CrossCheck", "Judge")
 
 
+FAILED = ("error", "timeout", "skipped")
+
+
 @st.composite
 def drafts(draw, tier, outcomes=("accepted", "rejected", "rejected", "error", "timeout")):
     """An attempt of a tier."""
     outcome = draw(st.sampled_from(outcomes))
-    failed = outcome in ("error", "timeout", "skipped")
-    answer = {"text": draw(st.sampled_from(["1", "2", "a b"])), "tool_calls": []}
+    failed = outcome in FAILED
     return Attempt(
         tier=tier,
         outcome=outcome,
@@ -49,25 +51,21 @@ def drafts(draw, tier, outcomes=("accepted", "rejected", "rejected", "error", "t
         cost=draw(costs),
         latency=draw(times),
         effect=draw(effects),
-        answer=None if failed else answer,
+        answer=None if failed else {"text": draw(st.sampled_from(["1", "2", "a b"])), "tool_calls": []},
     )
 
 
 numbers = st.none() | st.sampled_from([0.0, 0.01, 0.5, 2.0, 100.0])
-inputs_seen = st.none() | st.builds(
+MEASURES = "small_cost large_cost small_latency large_latency time_left money_left"
+inputs_seen = st.builds(
     DecisionInputs,
     kind=st.sampled_from([None, "call", "text"]),
     escalation=st.none() | scores,
     broken=st.none() | scores,
-    small_cost=numbers,
-    large_cost=numbers,
-    small_latency=numbers,
-    large_latency=numbers,
-    time_left=numbers,
-    money_left=st.none() | st.none() | numbers,
     stays_on_large=st.booleans(),
     probe=st.booleans(),
     retry=st.booleans(),
+    **dict.fromkeys(MEASURES.split(), numbers),
 )
 
 
@@ -75,44 +73,37 @@ inputs_seen = st.none() | st.builds(
 def traces(draw, number=None):
     """A recorded step: any draft, evidence that could be asked or was, large asked or not, more than once, a human."""
     askable = draw(st.sampled_from([(), EVIDENCE[:1], EVIDENCE, EVIDENCE[::-1]]))
-    gathered = askable[: draw(st.integers(0, len(askable)))]
-    small = draw(drafts("small", ("accepted", "rejected", "rejected", "error", "timeout", "skipped")))
-    if small.outcome in ("error", "timeout", "skipped"):
-        gathered = ()
-    reply = tuple(
-        Verdict(outcome="pass", code=code, score=draw(scores), validator=name)
-        for name, code in zip(gathered, ("agreement", "judged_right"), strict=False)
-    )
+    small = draw(drafts("small", ("accepted", "rejected", "rejected", *FAILED)))
+    gathered = () if small.outcome in FAILED else askable[: draw(st.integers(0, len(askable)))]
+    codes = zip(gathered, ("agreement", "judged_right"), strict=False)
+    reply = tuple(Verdict(outcome="pass", code=code, score=draw(scores), validator=name) for name, code in codes)
     small = replace(small, verdicts=small.verdicts + reply, gathered=gathered)
-    larges = draw(st.lists(drafts("large"), max_size=2))
     human = [Attempt(tier="human", outcome="accepted", cost=0.0)] if draw(st.integers(0, 9)) == 0 else []
-    attempts = (small, *larges, *human)
-    unfinished = draw(st.integers(0, 19)) == 0
-    escalated = len(attempts) > 1
-    outcome = (
-        "cancelled"
-        if unfinished
-        else "escalated"
-        if escalated
-        else draw(st.sampled_from(["accepted"] * 4 + ["exhausted"]))
-    )
-    step_id = f"s{number if number is not None else draw(st.integers(0, 10**9))}"
+    attempts = (small, *draw(st.lists(drafts("large"), max_size=2)), *human)
+    ends = ["escalated"] if len(attempts) > 1 else ["accepted"] * 4 + ["exhausted"]
     return StepTrace(
-        id=step_id,
+        id=f"s{number if number is not None else draw(st.integers(0, 10**9))}",
         step=draw(st.sampled_from(["plan", "act"])),
         kind=draw(st.sampled_from(["call", "text"])),
-        outcome=outcome,
+        outcome="cancelled" if draw(st.integers(0, 19)) == 0 else draw(st.sampled_from(ends)),
         reason="r",
         attempts=attempts,
         evidence=tuple(SideCall(name=name, cost=draw(costs), latency=draw(times)) for name in gathered),
         askable=askable,
-        inputs_seen=tuple(s for s in draw(st.lists(inputs_seen, max_size=3)) if s is not None),
+        inputs_seen=tuple(draw(st.lists(inputs_seen, max_size=3))),
         decisions=draw(st.sampled_from([(), (Decision(action="ask_small", reason="draft", hedge=0.3),)])),
         final=draw(st.none() | st.integers(0, len(attempts) - 1)),
         cost=draw(costs),
         latency=draw(times),
         thread_id=draw(st.sampled_from([None, "t1", "t2", "t3"])),
     )
+
+
+def shadowed(step_id, right, propensity, side_call):
+    """The label of a step that was shadowed."""
+    harm = None if right is None else not right
+    known = {"right": right, "harm": harm, "propensity": propensity, "side_call": side_call}
+    return Label(step_id=step_id, source="shadow", **known)
 
 
 @st.composite
@@ -123,20 +114,15 @@ def labels_of(draw, trace):
         found.append(Label(step_id=trace.id, source="person", right=draw(st.none() | st.booleans())))
     if not trace.escalated and draw(st.booleans()):
         spend = draw(st.none() | st.builds(SideCall, name=st.just("large"), cost=costs, latency=times))
-        right = draw(st.none() | st.booleans())
-        harm = None if right is None else not right
         propensity = draw(st.sampled_from([None, 0.1, 0.3, 1.0]))
-        found.append(
-            Label(step_id=trace.id, source="shadow", right=right, harm=harm, propensity=propensity, side_call=spend)
-        )
+        found.append(shadowed(trace.id, draw(st.none() | st.booleans()), propensity, spend))
     return found
 
 
+kinds = st.sampled_from(["call", "text", "write", "irreversible", "default"])
 policies = st.builds(
     Policy,
-    threshold=st.none()
-    | scores
-    | st.dictionaries(st.sampled_from(["call", "text", "write", "irreversible", "default"]), scores, max_size=3),
+    threshold=st.none() | scores | st.dictionaries(kinds, scores, max_size=3),
     evidence=st.sampled_from([(0.0, 1.0), (0.3, 0.89), (0.6, 0.7), (0.0, 0.0)]),
     on_exhausted=st.sampled_from(["pass", "return", "raise", "interrupt"]),
     on_broken=st.sampled_from(["escalate", "accept"]),
@@ -165,16 +151,11 @@ def called(step_id, verdicts, *, value=1, large=None, tool="f", **fields):
 
 def labelled(step_id, verdicts=(), *, kind="call", answered=True, drafted=True, gathered=(), labels=(), **outcome):
     """A step as calibration holds it: what was found about its draft, and what is known of it."""
-    small = Attempt(
-        tier="small",
-        outcome="skipped" if not drafted else "accepted" if answered else "rejected",
-        verdicts=tuple(verdicts),
-        gathered=gathered,
-    )
+    ended = "skipped" if not drafted else "accepted" if answered else "rejected"
+    small = Attempt(tier="small", outcome=ended, verdicts=tuple(verdicts), gathered=gathered)
     attempts = (small,) if answered else (small, Attempt(tier="large", outcome="accepted"))
-    trace = StepTrace(
-        id=step_id, step="s", kind=kind, outcome="accepted", reason="r", attempts=attempts, final=len(attempts) - 1
-    )
+    facts = {"kind": kind, "outcome": "accepted", "reason": "r", "final": len(attempts) - 1}
+    trace = StepTrace(id=step_id, step="s", attempts=attempts, **facts)
     return LabelledStep(trace=trace, labels=tuple(labels), outcome=Outcome(**outcome))
 
 
@@ -194,47 +175,22 @@ def world(episodes, steps=4, *, seed=0, shadow=1.0, threshold=0.6):
             right = chance.random() < min(1.0, max(0.0, p + mood))
             step_id = f"{seed}-{episode}-{number}"
             large_cost, name = chance.choice([0.01, 0.02]), chance.choice(["plan", "act"])
-            accepted = p >= threshold
-            verdict = Verdict(outcome="pass", code="mine", score=p, validator="mine")
-            reply = {"text": "1" if right else "2", "tool_calls": []}
-            small = Attempt(
-                tier="small",
-                outcome="accepted" if accepted else "rejected",
-                verdicts=(verdict,),
-                confidence=p,
-                cost=0.001,
-                latency=0.5,
-                answer=reply,
-            )
-            large = Attempt(
-                tier="large", outcome="accepted", cost=large_cost, latency=2.0, answer={"text": "1", "tool_calls": []}
-            )
-            attempts = (small,) if accepted else (small, large)
-            cost = sum(a.cost for a in attempts)
-            found.append(
-                StepTrace(
-                    id=step_id,
-                    step=name,
-                    kind="text",
-                    outcome="accepted" if accepted else "escalated",
-                    reason="r",
-                    attempts=attempts,
-                    final=len(attempts) - 1,
-                    cost=cost,
-                    latency=sum(a.latency for a in attempts),
-                    thread_id=f"{seed}-{episode}",
+            small, large = (
+                Attempt(
+                    tier=tier, outcome="accepted", cost=cost, latency=latency, answer={"text": text, "tool_calls": []}
+                )
+                for tier, cost, latency, text in (
+                    ("small", 0.001, 0.5, "1" if right else "2"),
+                    ("large", large_cost, 2.0, "1"),
                 )
             )
+            verdicts = (Verdict(outcome="pass", code="mine", score=p, validator="mine"),)
+            small = replace(small, verdicts=verdicts, confidence=p)
+            attempts = (small,) if p >= threshold else (replace(small, outcome="rejected"), large)
+            facts = {"kind": "text", "latency": sum(a.latency for a in attempts), "thread_id": f"{seed}-{episode}"}
+            found.append(recorded(step_id, *attempts, step=name, cost=sum(a.cost for a in attempts), **facts))
             truth.append((p, right, large_cost))
-            if accepted and chance.random() < shadow:
-                labels.append(
-                    Label(
-                        step_id=step_id,
-                        source="shadow",
-                        right=right,
-                        harm=not right,
-                        propensity=shadow,
-                        side_call=SideCall(name="large", cost=large_cost, latency=2.0),
-                    )
-                )
+            if p >= threshold and chance.random() < shadow:
+                spend = SideCall(name="large", cost=large_cost, latency=2.0)
+                labels.append(shadowed(step_id, right, shadow, spend))
     return found, labels, truth

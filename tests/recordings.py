@@ -11,14 +11,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CITIES = ("Rome", "Oslo", "Bern", "Turin", "Porto", "Lima", "Cairo", "Kyiv")
-SHOW = {
-    "type": "function",
-    "function": {
-        "name": "show_weather",
-        "description": "Show the weather of a city.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FUNCTION = {"name": "show_weather", "description": "Show the weather of a city.", "parameters": PARAMETERS}
+SHOW = {"type": "function", "function": FUNCTION}
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -48,15 +43,10 @@ def recordings(path: Path, *, labels: int | None = 0, ids: str = "case", categor
     write_lines(path / "cases.jsonl.gz", cases)
     write_lines(path / "truth.jsonl.gz", [{"id": n, "core": True} for n in names])
     entry = {"usd_per_1m_in": 1.0, "usd_per_1m_out": 1.0, "price_source": "list"}
-    manifest = {
-        "core_categories": ["one", "two"],
-        "models": {
-            "small": {**entry, "family": "a"},
-            "large": {**entry, "family": "b", "usd_per_1m_in": 20.0},
-            "other": {**entry, "family": "c"},
-        },
-        "pairs": [{"small": "small", "large": "large"}],
-    }
+    models = {name: {**entry, "family": family} for name, family in (("small", "a"), ("large", "b"), ("other", "c"))}
+    models["large"]["usd_per_1m_in"] = 20.0
+    pairs = [{"small": "small", "large": "large"}]
+    manifest = {"core_categories": ["one", "two"], "models": models, "pairs": pairs}
     (path / "manifest.json").write_text(json.dumps(manifest))
     shuffled = list(CITIES)
     random.Random(large).shuffle(shuffled)
@@ -65,14 +55,8 @@ def recordings(path: Path, *, labels: int | None = 0, ids: str = "case", categor
         rows = []
         for k, n in enumerate(names):
             city = cities[model][k % len(CITIES)] if k % 4 or model == "large" else "Atlantis"
-            call = {"name": "show_weather", "args": {"city": city}}
-            row = {
-                "id": n,
-                "status": "calls",
-                "tool_calls": [call],
-                "text": "",
-                "correct": right[k] if model == "small" or large else True,
-            }
-            rows.append({**row, "input_tokens": 100, "output_tokens": 10})
+            answer = {"status": "calls", "tool_calls": [{"name": "show_weather", "args": {"city": city}}], "text": ""}
+            known = right[k] if model == "small" or large else True
+            rows.append({"id": n, **answer, "correct": known, "input_tokens": 100, "output_tokens": 10})
         write_lines(path / "models" / f"{model}.jsonl.gz", rows)
     return path

@@ -54,8 +54,8 @@ def step(
     """A recorded step. Its verdicts give the shipped rules a confidence, so that thresholds tell steps apart."""
     verdicts = [Verdict(outcome="pass", code="argument_grounded", score=confidence, validator="Grounding")]
     if escalated:
-        verdicts.insert(0, Verdict(outcome="fail", code="wrong_type", reason="not a number", path="/tool_calls/0/args/n",
-                                   validator="ToolCallSchema"))  # fmt: skip
+        wrong = {"code": "wrong_type", "reason": "not a number", "path": "/tool_calls/0/args/n"}
+        verdicts.insert(0, Verdict(outcome="fail", validator="ToolCallSchema", **wrong))
     small = Attempt(
         tier="small",
         model="tiny-1",
@@ -67,27 +67,31 @@ def step(
         latency=0.2 + number / 1000,
         answer=call(n=1 if same else "one"),
     )
-    attempts, final = (small,), 0
+    large = Attempt(
+        tier="large",
+        model="huge-1",
+        outcome="accepted",
+        confidence=0.95,
+        usage=Usage(input_tokens=110, output_tokens=12),
+        cost=large_cost,
+        latency=1.0 + number / 1000,
+        answer=call(n=1),
+    )
+    attempts, decisions = (small,), [Decision(action="accept", reason="accepted", attempt=0)]
     if escalated:
-        usage = Usage(input_tokens=110, output_tokens=12)
-        large = Attempt(tier="large", model="huge-1", outcome="accepted", confidence=0.95, usage=usage, cost=large_cost,
-                        latency=1.0 + number / 1000, answer=call(n=1))  # fmt: skip
-        attempts, final = (small, large), 1
-    costs = [a.cost for a in attempts] + [spend.cost for spend in more.get("evidence", ())]
-    decisions = [Decision(action="ask_small", reason="draft")]
-    decisions += [Decision(action="escalate", reason=reason), Decision(action="accept", reason="escalated", attempt=1)] if escalated else [
-        Decision(action="accept", reason="accepted", attempt=0)
-    ]  # fmt: skip
+        attempts, accepted = (small, large), Decision(action="accept", reason="escalated", attempt=1)
+        decisions = [Decision(action="escalate", reason=reason), accepted]
+    costs = [spend.cost for spend in (*attempts, *more.get("evidence", ()))]
     return StepTrace(
         id=f"step-{number}",
         step=name,
         outcome=outcome or ("escalated" if escalated else "accepted"),
         reason=reason if escalated else "accepted",
         attempts=attempts,
-        decisions=tuple(decisions),
-        final=final,
+        decisions=(Decision(action="ask_small", reason="draft"), *decisions),
+        final=len(attempts) - 1,
         kind="call",
-        confidence=attempts[final].confidence,
+        confidence=attempts[-1].confidence,
         cost=None if None in costs else sum(c for c in costs if c is not None),
         latency=sum(a.latency or 0.0 for a in attempts) + 0.01,
         started_at=None if at is None else (at + dt.timedelta(minutes=7 * number)).isoformat(),
@@ -104,10 +108,10 @@ def ordinary(path: Path, count: int = 120) -> Path:
         for number in range(count):
             escalated = draw.random() < 0.3
             confidence = round(draw.uniform(0.2, 1.0), 3)
-            more = {}
-            if number % 10 == 3:
-                more["evidence"] = (SideCall(name="CrossCheck", cost=0.0005, latency=0.4),)
-                more["askable"] = ("CrossCheck",)
+            evidence = {
+                "evidence": (SideCall(name="CrossCheck", cost=0.0005, latency=0.4),),
+                "askable": ("CrossCheck",),
+            }
             trace = step(
                 number,
                 confidence=confidence,
@@ -116,15 +120,13 @@ def ordinary(path: Path, count: int = 120) -> Path:
                 name=("planner", "executor", "writer")[number % 3],
                 reason=draw.choice(REASONS),
                 small_cost=None if number % 17 == 5 else 0.001 + number / 1e6,
-                **more,
+                **(evidence if number % 10 == 3 else {}),
             )
             journal.append(trace)
             if not escalated and draw.random() < 0.6:
-                right = draw.random() < confidence
-                journal.append_label(
-                    Label(step_id=trace.id, source="shadow", right=right, harm=not right, propensity=0.6,
-                          side_call=SideCall(name="shadow", cost=0.011), at=trace.started_at)
-                )  # fmt: skip
+                right, spend = draw.random() < confidence, SideCall(name="shadow", cost=0.011)
+                known = {"right": right, "harm": not right, "propensity": 0.6, "side_call": spend}
+                journal.append_label(Label(step_id=trace.id, source="shadow", at=trace.started_at, **known))
         journal.append(step(count, escalated=True, outcome="exhausted", name="planner", large_cost=0.05))
     return path
 

@@ -30,33 +30,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skipif(not BINARIES, reason="no PostgreSQL server: apt-get install postgresql"))
 
 
-def _owner() -> pwd.struct_passwd:
-    if os.getuid() != 0:
-        return pwd.getpwuid(os.getuid())
-    try:
-        return pwd.getpwnam("postgres")
-    except KeyError:
-        return pwd.getpwnam("nobody")
-
-
 @pytest.fixture(scope="session")
 def postgres():
     """The address of a server on loopback, run as an ordinary user in a folder of its own."""
     home = Path(tempfile.mkdtemp(prefix="cascade-postgres-"))
-    owner = _owner()
-    os.chown(home, owner.pw_uid, owner.pw_gid)
     port = free_port()
     options = f"-h 127.0.0.1 -p {port} -k {home} -c fsync=off -c timezone=UTC"
+    identity: dict[str, Any] = {}
+    if os.getuid() == 0:  # it refuses to run as root
+        names = {entry.pw_name: entry for entry in pwd.getpwall()}
+        owner = names.get("postgres", names["nobody"])
+        identity = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        os.chown(home, owner.pw_uid, owner.pw_gid)
+    log = home.parent / f"{home.name}.log"
 
-    def server(*command: str) -> None:
-        program = str(BINARIES[-1].parent / command[0])
-        identity: dict[str, Any] = {}
-        if os.getuid() == 0:  # it refuses to run as root
-            identity = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        with (home.parent / f"{home.name}.log").open("ab") as log:
-            subprocess.run(
-                [program, *command[1:]], check=True, cwd=home, stdout=log, stderr=log, timeout=120, **identity
-            )
+    def server(name: str, *given: str) -> None:
+        program = str(BINARIES[-1].parent / name)
+        with log.open("ab") as out:
+            subprocess.run([program, *given], check=True, cwd=home, stdout=out, stderr=out, timeout=120, **identity)
 
     try:
         server("initdb", "-D", str(home / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -66,7 +57,7 @@ def postgres():
         if (home / "data" / "postmaster.pid").exists():
             server("pg_ctl", "-D", str(home / "data"), "-m", "immediate", "stop")
         shutil.rmtree(home)
-        (home.parent / f"{home.name}.log").unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A program full of secrets: steps of every kind through every adapter, into every exporter. Run by test_privacy.py.
 
-Every secret holds `zqx`; what stands behind that word says where it was planted. `python privacy_run.py OUT COLLECTOR`
-leaves what each exporter wrote as a file in OUT.
+Every secret holds `zqx`; what stands behind that word says where it was planted. Given a folder and the address of a
+collector, it leaves what each exporter wrote as a file in the folder.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import os
 import re
 import sys
 import traceback
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -24,17 +22,8 @@ from langchain_core.tools import StructuredTool
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
-from opentelemetry import metrics, trace
-from opentelemetry._logs import set_logger_provider
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import BaseModel, Field
 
@@ -46,12 +35,13 @@ from cascade_agent import (
     Tier,
     Verdict,
     cascade_node,
-    default_validators,
     swap_node,
+    telemetry,
 )
 from cascade_agent.journal.writer import Journal
 from cascade_agent.testing import ScriptedChatModel
-from cascade_agent.validators import CrossCheck, Judge
+from cascade_agent.validators import CrossCheck, Judge, default_validators
+from tests.exporting import exporting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,11 +70,8 @@ class Journals:
 
     def __init__(self, out: Path) -> None:
         self.messages = (out / "metadata.jsonl").open("w", encoding="utf-8")
-        self.all = [
-            Journal(out / "plain.jsonl"),
-            Journal(out / "redacted.jsonl", redact=scrubbed),
-            Journal(out / "broken.jsonl", redact=refuses),
-        ]
+        hooks: dict[str, Any] = {"plain": None, "redacted": scrubbed, "broken": refuses}
+        self.all = [Journal(out / f"{name}.jsonl", redact=redact) for name, redact in hooks.items()]
 
     def append(self, record: Any) -> bool:
         """Write it everywhere, and as it would stand on a message."""
@@ -119,30 +106,21 @@ def look(number: int, note: str = "", extra: dict[str, int] | None = None) -> st
 LOOK = StructuredTool.from_function(
     look, name="look", description="zqxtooldoc: look an order up", args_schema=Order, handle_tool_error=True
 )
-PLAIN_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "book",
-        "description": "zqxtooldoc",
-        "parameters": {
-            "type": "object",
-            "required": ["city"],
-            "properties": {
-                "city": {"type": "string", "enum": ["Rome", "zqxenum"], "description": "zqxfielddoc"},
-                "people": {"type": "object", "additionalProperties": {"type": "integer"}},
-                "mail": {"type": "string", "pattern": "^[a-z]+$", "format": "email"},
-                "when": {"type": "string", "format": "date", "maxLength": 10},
-                "list": {"type": "array", "items": {"type": "integer", "maximum": 5}},
-            },
-        },
-    },
+PROPERTIES = {
+    "city": {"type": "string", "enum": ["Rome", "zqxenum"], "description": "zqxfielddoc"},
+    "people": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "mail": {"type": "string", "pattern": "^[a-z]+$", "format": "email"},
+    "when": {"type": "string", "format": "date", "maxLength": 10},
+    "list": {"type": "array", "items": {"type": "integer", "maximum": 5}},
 }
+SCHEMA = {"type": "object", "required": ["city"], "properties": PROPERTIES}
+PLAIN_TOOL = {"type": "function", "function": {"name": "book", "description": "zqxtooldoc", "parameters": SCHEMA}}
 
 
-def calling(*calls: dict[str, Any], text: str = "", **more: Any) -> AIMessage:
+def calling(*calls: dict[str, Any]) -> AIMessage:
     """An answer with calls."""
     made = [{"id": f"zqxcallid{n}", "type": "tool_call", **call} for n, call in enumerate(calls)]
-    return AIMessage(text, tool_calls=made, response_metadata={"note": "zqxresponsemeta"}, **more)
+    return AIMessage("", tool_calls=made, response_metadata={"note": "zqxresponsemeta"})
 
 
 def look_up(**args: Any) -> AIMessage:
@@ -171,34 +149,22 @@ DRAFTS: list[Reply] = [
     raises(TimeoutError),
     look_up(number=1, note="zqxarg right"),
     look_up(number="zqxarg wrong type"),
-    look_up(note="zqxarg missing"),
     look_up(number=1, **{"zqx arg@name.example": "zqxarg"}),
     look_up(number=1, extra={"zqxkey@mail.example": "zqxarg"}),
-    look_up(number=1, extra={"zqxkey": 1.5, "zqxkey2": "x"}),
-    look_up(number=1, note="zqxarg \0 and \ud800"),
-    look_up(number=2**80, note="zqxarg"),
-    book(city="zqxarg"),
-    book(city="Rome", mail="zqxarg@mail.example", when="zqxarg long and no date"),
-    book(city="Rome", people={"zqxkey": "zqxarg", "zqxkey@mail.example": None}),
-    book(city="Rome", list=["zqxarg", 7, {"zqxkey": 1}]),
+    book(city="Rome", mail="zqxarg@mail.example", when="zqxarg long and no date", list=["zqxarg", {"zqxkey": 1}]),
     book(people="zqxarg", nonsense={"zqxkey": "zqxarg"}),
     calling({"name": "zqxnosuchtool", "args": {"zqxkey": "zqxarg"}}),
     calling({"name": "look", "args": {"number": 1}}, {"name": "look", "args": {"number": 1}}),
     AIMessage("", invalid_tool_calls=[{"name": "look", "args": '{"number": zqxarg', "id": "x", "error": "zqxparse"}]),
     AIMessage("zqxanswer cut", response_metadata={"finish_reason": "length", "zqx": "zqxresponsemeta"}),
-    AIMessage("zqxanswer odd", response_metadata={"finish_reason": "odd"}),
-    AIMessage("", response_metadata={"finish_reason": "content_filter"}, additional_kwargs={"refusal": "zqxrefusal"}),
     AIMessage([{"type": "refusal", "refusal": "zqxrefusal"}, {"type": "text", "text": "zqxanswer"}]),
     'zqxanswer I call look(number=1, note="zqxarg") now. <tool_call>{"name": "look", "arguments": {"n": "zqxarg"}}</tool_call>',
     calling({"name": "make_plan", "args": {"steps": [
         {"id": "zqxplan", "tool": "zqxplantool", "args": {"zqxkey@a b": "${zqxplan9.zqxfield}"}, "depends_on": ["zqxother"]},
         {"id": "zqxplan", "tool": "look", "args": {"number": "${zqxplan9}"}, "depends_on": []},
     ]}}),
-    calling({"name": "make_plan", "args": {"steps": [
-        {"id": "a", "tool": "look", "args": {"extra": {"zqx key": "${zqxplan9.zqxfield}"}}, "depends_on": []},
-    ]}}),
 ]  # fmt: skip
-"""What the small model says, step by step."""
+"""What the small model says, step by step; what validators make of stranger answers is a property of its own."""
 
 HISTORY = [
     SystemMessage('zqxsystem Plan so far (JSON): {"steps": [{"id": "s1", "tool": "look", "args": {"number": 1, "note": "zqxplanned"}}]}'),
@@ -209,14 +175,9 @@ HISTORY = [
 ]  # fmt: skip
 
 
-def model(reply: Reply, name: str = "tiny") -> ScriptedChatModel:
-    """A model that always answers this."""
-    return ScriptedChatModel(reply, name=name, usage=(100, 10), loop=True)
-
-
-def tier(reply: Reply, name: str = "tiny", price: float = 1.0, **more: Any) -> Tier:
-    """The same with a price."""
-    return Tier(model(reply, name), price=Price(price, price), **more)
+def tier(reply: Reply, name: str = "tiny", price: float = 1.0) -> Tier:
+    """A priced model that always answers this."""
+    return Tier(ScriptedChatModel(reply, name=name, usage=(100, 10), loop=True), price=Price(price, price))
 
 
 def breaks(_draft: Any, context: Any) -> Verdict:
@@ -266,16 +227,13 @@ def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
     for check in checks:
         for policy in (Policy(), Policy(on_broken="accept"), Policy(handover="feedback")):
             yield "validator", pair(tier("zqxanswer"), large, validators=[check], policy=policy)
-    judges = [
-        CrossCheck(tier(raises(), "second")), CrossCheck(tier("zqxsecond opinion", "second")), CrossCheck(tier(LARGE, "second")),
-        Judge(tier('{"verdict": "wrong", "reason": "zqxjudged"}', "judge"), "zqxrubric"), Judge(tier("zqxjudged", "judge"), "zqxrubric"),
-    ]  # fmt: skip
-    for evidence in judges:
+    replies = (raises(), "zqxsecond opinion", LARGE), ('{"verdict": "wrong", "reason": "zqxjudged"}', "zqxjudged")
+    checked = [CrossCheck(tier(reply, "second")) for reply in replies[0]]
+    judged = [Judge(tier(reply, "judge"), "zqxrubric") for reply in replies[1]]
+    for evidence in (*checked, *judged):
         settings: Any = {"validators": [*default_validators(), evidence], "policy": Policy(evidence=(0.0, 1.0))}
-        yield (
-            "evidence",
-            pair(tier(look_up(number=5, note="zqxarg")), tier(LARGE, "huge"), **settings).bind_tools([LOOK]),
-        )
+        small = tier(look_up(number=5, note="zqxarg"))
+        yield "evidence", pair(small, tier(LARGE, "huge"), **settings).bind_tools([LOOK])
     inner = CascadeChatModel(small=tier(""), large=large, name="inner")
     yield "inner", pair(inner, large)
     yield "inner", pair(tier(raises()), inner)
@@ -283,22 +241,22 @@ def cascades(journal: Journals) -> Iterator[tuple[str, Any]]:
     yield "late", pair(Tier(slow, timeout=0.05), large)
 
 
-def drive(ask: Callable[[], Any]) -> None:
-    """Do one step; how it ends is for the exporters to see."""
-    with contextlib.suppress(Exception):
-        ask()
+async def drive(runnable: Any, given: Any, *ways: str, **more: Any) -> None:
+    """Do a step in these ways; how it ends is for the exporters to see."""
+    for way in ways:
+        with contextlib.suppress(Exception):
+            match way:
+                case "invoke":
+                    runnable.invoke(given, CONFIG)
+                case "ainvoke":
+                    await runnable.ainvoke(given, CONFIG)
+                case "stream":
+                    list(runnable.stream(given, CONFIG, **more))
+                case _:
+                    [chunk async for chunk in runnable.astream(given, CONFIG, **more)]
 
 
-async def adrive(ask: Any) -> None:
-    """The same."""
-    with contextlib.suppress(Exception):
-        await ask
-
-
-async def consumed(stream: Any) -> None:
-    """Read a stream to its end."""
-    async for _ in stream:
-        pass
+WAYS = ("invoke", "ainvoke", "stream", "astream")
 
 
 async def chat_models(journal: Journals) -> None:
@@ -307,25 +265,19 @@ async def chat_models(journal: Journals) -> None:
     for number, (kind, cascade) in enumerate(cascades(journal)):
         if few and number % 5:
             continue
-        ways = range(4) if every else [(number + number // 4) % 4]  # the cascades of one answer stand four in a row
-        streams = kind not in ("both", "pydantic")
-        if 0 in ways or (2 in ways and not streams):
-            drive(lambda model=cascade: model.invoke(HISTORY, CONFIG))
-        if 1 in ways or (3 in ways and not streams):
-            await adrive(cascade.ainvoke(HISTORY, CONFIG))
-        if 2 in ways and streams:
-            drive(lambda model=cascade: list(model.stream(HISTORY[1:2], CONFIG)))
-        if 3 in ways and streams:
-            await adrive(consumed(cascade.astream(HISTORY[1:2], CONFIG)))
-    late = CascadeChatModel(
-        small=tier("zqxanswer"), large=tier("zqxlarge", "huge"), validators=[breaks_later], journal=journal
-    )
-    await adrive(late.ainvoke(HISTORY))
-    slow = CascadeChatModel(
-        small=ScriptedChatModel("zqxanswer", delay=30.0), large=tier("zqxlarge"), journal=journal, name="left"
-    )
-    task = asyncio.create_task(slow.ainvoke(HISTORY))
-    await asyncio.sleep(0.05)
+        way = WAYS[(number + number // 4) % 4]  # the cascades of one answer stand four in a row
+        if kind in ("both", "pydantic"):  # they are not streamed
+            way = way.replace("stream", "invoke")
+        for chosen in WAYS if every else [way]:
+            await drive(cascade, HISTORY if "invoke" in chosen else HISTORY[1:2], chosen)
+    tiers: Any = {"small": tier("zqxanswer"), "large": tier("zqxlarge", "huge"), "journal": journal}
+    await drive(CascadeChatModel(**tiers, validators=[breaks_later]), HISTORY, "ainvoke")
+    slow = ScriptedChatModel("zqxanswer", delay=30.0)
+    task = asyncio.create_task(CascadeChatModel(**{**tiers, "small": slow}, name="left").ainvoke(HISTORY))
+    for _ in range(6000):
+        if slow.asked:
+            break
+        await asyncio.sleep(0.01)
     task.cancel("zqxcancelled")
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -333,8 +285,7 @@ async def chat_models(journal: Journals) -> None:
     def stops(_draft: Any, _context: Any) -> Verdict:
         raise GraphInterrupt(["zqxinterrupt"])
 
-    steered = CascadeChatModel(small=tier("zqxanswer"), large=tier("zqxlarge"), validators=[stops], journal=journal)
-    drive(lambda: steered.invoke(HISTORY))
+    await drive(CascadeChatModel(**tiers, validators=[stops]), HISTORY, "invoke")
 
 
 class Shop(MessagesState):
@@ -347,50 +298,37 @@ async def graphs(journal: Journals) -> None:
     """Nodes, a swapped node, a node body, and the middleware: agents whose tools fail and succeed."""
 
     def graph(node: Any) -> Any:
-        builder = StateGraph(Shop)
-        builder.add_node("agent", node)
-        builder.add_node("tools", ToolNode([LOOK], handle_tool_errors=True))
-        builder.add_edge(START, "agent")
-        builder.add_conditional_edges("agent", tools_condition)
-        builder.add_edge("tools", "agent")
-        return builder
+        builder = StateGraph(Shop).add_node("agent", node).add_node("tools", ToolNode([LOOK], handle_tool_errors=True))
+        builder.add_edge(START, "agent").add_edge("tools", "agent")
+        return builder.add_conditional_edges("agent", tools_condition)
 
     def body(state: Shop, *, model: Any) -> dict[str, Any]:
         if "zqxraise" in state["secret"]:
             raise RuntimeError("zqxnodeerror " + state["secret"])
-        return {
-            "messages": [
-                model.bind_tools([LOOK]).invoke([SystemMessage("zqxsystem " + state["secret"]), *state["messages"]])
-            ]
-        }
+        messages = [SystemMessage("zqxsystem " + state["secret"]), *state["messages"]]
+        return {"messages": [model.bind_tools([LOOK]).invoke(messages)]}
 
-    def small() -> Tier:
-        replies = [look_up(number=1, note="zqxfails"), look_up(number="zqxarg"), "zqxanswer done", "zqxanswer done"]
-        return Tier(ScriptedChatModel(replies, usage=(10, 1), loop=True))
+    def tiers() -> Any:
+        small = [look_up(number=1, note="zqxfails"), look_up(number="zqxarg"), "zqxanswer done", "zqxanswer done"]
+        large = [look_up(number=2, note="zqxlarge"), "zqxlarge done"]
+        return (ScriptedChatModel(replies, usage=(10, 1), loop=True) for replies in (small, large))
 
-    def large() -> Tier:
-        return Tier(ScriptedChatModel([look_up(number=2, note="zqxlarge"), "zqxlarge done"], usage=(10, 1), loop=True))
+    async def run(compiled: Any, **state: Any) -> None:
+        given = {"messages": HISTORY, "secret": "zqxstate", **state}
+        await drive(compiled, given, "invoke", "ainvoke", "stream", stream_mode=["updates", "messages"])
 
-    async def run(compiled: Any, state: dict[str, Any]) -> None:
-        drive(lambda: compiled.invoke(state, CONFIG))
-        await adrive(compiled.ainvoke(state, CONFIG))
-        drive(lambda: list(compiled.stream(state, CONFIG, stream_mode=["updates", "messages"])))
-
-    state = {"messages": HISTORY, "secret": "zqxstate"}
-    await run(graph(cascade_node(small(), large(), tools=[LOOK], prompt="zqxsystem", journal=journal)).compile(), state)
-    await run(graph(cascade_node(small(), large(), step=body, journal=journal)).compile(), state)
-    await run(
-        graph(cascade_node(small(), large(), step=body, journal=journal)).compile(), {**state, "secret": "zqxraise"}
-    )
+    await run(graph(cascade_node(*tiers(), tools=[LOOK], prompt="zqxsystem", journal=journal)).compile())
+    for secret in ("zqxstate", "zqxraise"):
+        await run(graph(cascade_node(*tiers(), step=body, journal=journal)).compile(), secret=secret)
     builder = graph(lambda _state: {"messages": []})
-    swap_node(builder, "agent", cascade_node(small(), large(), tools=[LOOK], journal=journal))
-    await run(builder.compile(), state)
+    swap_node(builder, "agent", cascade_node(*tiers(), tools=[LOOK], journal=journal))
+    await run(builder.compile())
     with contextlib.suppress(ImportError):
         from langchain.agents import create_agent
 
-        middleware = CascadeMiddleware(large(), journal=journal)
-        agent = create_agent(small().base, tools=[LOOK], system_prompt="zqxsystem", middleware=[middleware])
-        await run(agent, {"messages": HISTORY})
+        small, large = tiers()
+        around = [CascadeMiddleware(large, journal=journal)]
+        await run(create_agent(small, tools=[LOOK], system_prompt="zqxsystem", middleware=around))
 
 
 # ---- the exporters ----------------------------------------------------------------------------------------------------
@@ -398,50 +336,26 @@ def main(out: Path, collector: str) -> None:
     """Set every exporter up, run, and leave what they wrote."""
     logging.basicConfig(filename=out / "python.log", level=logging.DEBUG, format="%(name)s %(levelname)s %(message)s")
     logging.captureWarnings(capture=True)
-    memory, console = InMemorySpanExporter(), (out / "console.json").open("w", encoding="utf-8")
-    tracing, logs = TracerProvider(), LoggerProvider()
-    tracing.add_span_processor(SimpleSpanProcessor(memory))
-    tracing.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=console)))
-    tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{collector}/v1/traces")))
+    memory, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    console = (out / "console.json").open("w", encoding="utf-8")
+    exporters: list[Any] = [memory, ConsoleSpanExporter(out=console)]
     with contextlib.suppress(ImportError):
         from opentelemetry.exporter.otlp.json.file.trace_exporter import FileSpanExporter
 
-        tracing.add_span_processor(SimpleSpanProcessor(FileSpanExporter(out / "otlp.jsonl")))
-    logs.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(f"{collector}/v1/logs")))
-    reader = InMemoryMetricReader()
-    periodic = PeriodicExportingMetricReader(
-        OTLPMetricExporter(f"{collector}/v1/metrics"), export_interval_millis=60_000
-    )
-    metering = MeterProvider([reader, periodic])
-    trace.set_tracer_provider(tracing)
-    set_logger_provider(logs)
-    if find_spec("opentelemetry.sdk._events") is not None:  # before 1.38 events go through a provider of their own
-        events = import_module("opentelemetry.sdk._events").EventLoggerProvider(logs)
-        import_module("opentelemetry._events").set_event_logger_provider(events)
-    metrics.set_meter_provider(metering)
-    if os.environ.get("PRIVACY_CONTENT"):
-        from cascade_agent import telemetry
-
-        hooks = {"redacted": lambda text: str(scrubbed(text)), "broken": refuses}
-        redact = hooks.get(os.environ["PRIVACY_CONTENT"])
-        telemetry.configure(content=True, events="both", redact=redact)
-
+        exporters.append(FileSpanExporter(out / "otlp.jsonl"))
+    end = exporting(collector, reader, *map(SimpleSpanProcessor, exporters))
+    if content := os.environ.get("PRIVACY_CONTENT"):
+        hooks: dict[str, Any] = {"redacted": lambda text: str(scrubbed(text)), "broken": refuses}
+        telemetry.configure(content=True, events="both", redact=hooks.get(content))
     journal = Journals(out)
     asyncio.run(chat_models(journal))
     asyncio.run(graphs(journal))
     journal.messages.close()
-
-    data = reader.get_metrics_data()
+    data, spans = reader.get_metrics_data(), memory.get_finished_spans()
     (out / "metrics.json").write_text("" if data is None else data.to_json(), encoding="utf-8")
-    tracing.force_flush()
-    (out / "spans.txt").write_text(
-        "\n".join(
-            f"{s.to_json(indent=None)} {s.status.description} {s.events} {s.links}" for s in memory.get_finished_spans()
-        ),
-        encoding="utf-8",
-    )
-    for provider in (tracing, logs, metering):
-        provider.shutdown()
+    texts = (f"{s.to_json(indent=None)} {s.status.description} {s.events} {s.links}" for s in spans)
+    (out / "spans.txt").write_text("\n".join(texts), encoding="utf-8")
+    end()
     console.close()
 
 

@@ -22,11 +22,6 @@ def bench() -> Any:
     return drift
 
 
-def entry(case: Any) -> dict[str, Any]:
-    """What the monitors see of a step without labels."""
-    return case.trace.to_json()
-
-
 def test_streams(bench: Any) -> None:
     """Equal with one seed up to the change; `longest` is the length of the longest conversation."""
     streams = {name: list(bench.stream(bench.generator(name), seed=3, scenario=name)) for name in bench.SCENARIOS}
@@ -47,6 +42,7 @@ def test_only_labels_see_a_silent_change(
     """The rows hold what was found: nothing on the stationary stream, no unlabelled monitor on a silent change."""
     if not RUN["slow"]:
         monkeypatch.setattr(bench, "SCENARIOS", ("stationary", "silent 30 %"))
+        monkeypatch.setattr(bench, "SHADOW", (0.2,))
     out = bench.measure(None, 1, 11, 8)
     rows = {(row["scenario"], row["shadow_rate"]): row for row in json.loads(json.dumps(out))["rows"]}
     assert len(rows) == len(bench.SCENARIOS) * len(bench.SHADOW)
@@ -60,10 +56,9 @@ def test_only_labels_see_a_silent_change(
 
 def test_it_runs_on_recordings(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded answers are judged, and a stream is drawn from them for every pair."""
-    monkeypatch.setattr(bench, "STEPS", 300)
-    monkeypatch.setattr(bench, "CHANGE", 200)
+    for name, value in {"STEPS": 300, "CHANGE": 200, "SCENARIOS": ("stationary", "swap"), "SHADOW": (0.2,)}.items():
+        monkeypatch.setattr(bench, name, value)
     out = bench.measure(recordings(tmp_path, labels=None), 2, 0, 8)
     assert out["data"] == "recorded"
-    stationary = out["rows"][0]
-    assert stationary["streams"] == 2
-    assert 0.0 < stationary["escalated"] < 1.0
+    assert [row["streams"] for row in out["rows"]] == [2, 2]
+    assert 0.0 < out["rows"][0]["escalated"] < 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain_core.messages import HumanMessage
@@ -33,18 +33,16 @@ async def test_a_policy_as_plain_json_reaches_every_cascade(name, how, tmp_path,
     """A threshold of 1 leaves no draft of small; the graph's other settings stay; sync and async."""
     monkeypatch.setenv("CASCADE_JOURNAL", str(tmp_path / "j.jsonl"))
     graph, question = GRAPHS[name].graph, {"messages": [HumanMessage(TEXTS.get(name, "What is the status of O-2189?"))]}
-    if how == "context":
-        graph.invoke(question, context={"policy": EVERYTHING_TO_LARGE})
-        await graph.ainvoke(question, context={"policy": EVERYTHING_TO_LARGE})
-    else:
-        key = {"configurable": "policy"}.get(how, how)
-        graph.invoke(question, {"configurable": {key: EVERYTHING_TO_LARGE}})
-        await graph.ainvoke(question, {"configurable": {key: EVERYTHING_TO_LARGE}})
+    settings: dict[str, Any] = {"context": {"policy": EVERYTHING_TO_LARGE}}
+    if how != "context":
+        key = "policy" if how == "configurable" else how
+        settings = {"config": {"configurable": {key: EVERYTHING_TO_LARGE}}}
+    graph.invoke(question, **settings)
+    await graph.ainvoke(question, **settings)
     steps = list(read(tmp_path / "j.jsonl"))
-    assert steps
     assert {step.final_tier for step in steps} == {"large"}
-    assert len(policies(tmp_path / "j.jsonl")) == 1
     before = policies(tmp_path / "j.jsonl")
+    assert len(before) == 1
     graph.invoke(question)
     assert len(policies(tmp_path / "j.jsonl") - before) == 1
 

@@ -4,18 +4,16 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware, ModelRetryMiddleware
 from langchain.agents.structured_output import StructuredOutputValidationError, ToolStrategy
-from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import ConfigurableField
 from langgraph.types import RetryPolicy
 
-from cascade_agent import CascadeChatModel, CascadeMiddleware, Journal
+from cascade_agent import CascadeMiddleware
 from cascade_agent.testing import ScriptedChatModel
-from tests.builders import BOTH, City, Refused, ask, get_weather, graph_of, pair, record
+from tests.builders import BOTH, City, Refused, ask, call, get_weather, graph_of, pair, record
 
 HI = {"messages": [("user", "What is the weather in Paris?")]}
 PLACES = pytest.mark.parametrize("place", ["model", "middleware"])
@@ -26,50 +24,20 @@ def says(*replies: Any, **settings: Any) -> ScriptedChatModel:
     return ScriptedChatModel(list(replies), **settings)
 
 
-def agent(small: Any, large: Any, place: str, *outer: Any, **settings: Any) -> Any:
+def agent(small: Any, large: Any, place: str, **settings: Any) -> Any:
     """An agent on a cascade, as its model or around the calls of it."""
     if place == "model":
-        return create_agent(pair(small, large), middleware=list(outer), **settings)
-    return create_agent(small, middleware=[*outer, CascadeMiddleware(large)], **settings)
-
-
-class Compact(AgentMiddleware):
-    """Asks again with less, as middleware that summarizes does."""
-
-    def wrap_model_call(self, request: Any, handler: Any) -> Any:
-        """Catch the one exception that it can mend."""
-        try:
-            return handler(request)
-        except ContextOverflowError:
-            return handler(request.override(messages=request.messages[-1:]))
-
-
-OUTER: dict[str, tuple[Exception, Any]] = {
-    "summarizing": (ContextOverflowError("too long"), Compact()),
-    "retrying": (
-        Refused(),
-        ModelRetryMiddleware(retry_on=(Refused,), initial_delay=0.0, jitter=False, on_failure="error"),
-    ),
-}
-
-
-@PLACES
-@pytest.mark.parametrize("outer", OUTER)
-def test_middleware_outside_knows_larges_exception(outer, place):
-    """By its type, so that it mends what it can mend."""
-    error, middleware = OUTER[outer]
-    graph = agent(says(error, "recovered"), says(error, "recovered"), place, middleware)
-    assert graph.invoke(HI)["messages"][-1].text == "recovered"
+        return create_agent(pair(small, large), **settings)
+    return create_agent(says("own"), middleware=[CascadeMiddleware(large, small=small)], **settings)
 
 
 def test_retries_and_fallbacks_around_a_cascade_know_larges_exception():
     """`RetryPolicy` of a node, `with_retry` and `with_fallbacks`."""
 
-    def both() -> CascadeChatModel:
+    def both() -> Any:
         return pair(says(Refused(), "again"), says(Refused(), "again"))
 
-    model = both()
-    policy = RetryPolicy(retry_on=Refused, initial_interval=0.01)
+    model, policy = both(), RetryPolicy(retry_on=Refused, initial_interval=0.01)
     graph = graph_of(lambda state: {"messages": [model.invoke(state["messages"])]}, retry_policy=policy)
     assert graph.invoke(HI)["messages"][-1].text == "again"
     again = both().with_retry(retry_if_exception_type=(Refused,), wait_exponential_jitter=False)
@@ -82,22 +50,17 @@ def test_retries_and_fallbacks_around_a_cascade_know_larges_exception():
 @PLACES
 def test_structured_output_heals_in_one_more_turn(place):
     """`ToolStrategy(handle_errors=True)` shows large its error; without, it reaches the host."""
-    wrong, right = (
-        AIMessage("", tool_calls=[{"name": "City", "args": {"name": "Lyon", "size": size}, "id": str(size)}])
-        for size in ("big", 3)
-    )
+    wrong, right = (call("City", name="Lyon", size=size, call_id=str(size)) for size in ("big", 3))
     graph = agent(says(wrong, right), says(wrong, right), place, response_format=ToolStrategy(City, handle_errors=True))
     out = graph.invoke(HI)
     assert out["structured_response"] == City(name="Lyon", size=3)
     assert [m.type for m in out["messages"]] == ["human", "ai", "tool", "ai", "tool"]
-    strict = ToolStrategy(City, handle_errors=False)
     with pytest.raises(StructuredOutputValidationError):
-        agent(says(wrong), says(wrong), place, response_format=strict).invoke(HI)
+        agent(says(wrong), says(wrong), place, response_format=ToolStrategy(City, handle_errors=False)).invoke(HI)
 
 
 # ---- what is wrapped around a tier ----------------------------------------------------------------------------------
 WRAPPERS: dict[str, Any] = {
-    "retry": lambda model: model.with_retry(wait_exponential_jitter=False),
     "bound retry": lambda model: model.bind(temperature=0).with_retry(wait_exponential_jitter=False),
     "fallback": lambda model: says(OSError("first is down")).with_fallbacks(
         [model.with_retry(wait_exponential_jitter=False)]
@@ -110,36 +73,28 @@ WRAPPERS: dict[str, Any] = {
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 async def test_retries_and_fallbacks_around_a_tier_are_that_tiers_own(wrapper, place, how):
     """Under the middleware, too, where the agent's handler asks the model."""
-    model = says(ConnectionError("once"), "It is 21.")
-    tier, large = WRAPPERS[wrapper](model), says("large")
-    if place == "model":
-        graph = create_agent(pair(tier, large), [get_weather])
-    else:
-        graph = create_agent(says("the agent's own"), [get_weather], middleware=[CascadeMiddleware(large, small=tier)])
-    last = (await ask(graph, HI, how=how))["messages"][-1]
-    assert (last.text, last.response_metadata["cascade"]["outcome"]) == ("It is 21.", "accepted")
+    model, large = says(ConnectionError("once"), "It is 21."), says("large")
+    last = (await ask(agent(WRAPPERS[wrapper](model), large, place, tools=[get_weather]), HI, how=how))["messages"][-1]
+    assert (last.text, record(last)["outcome"]) == ("It is 21.", "accepted")
     assert (model.asked, large.asked) == (2, 0)
     assert [name for options in model.options for name in options] == ["temperature"] * (wrapper == "bound retry") * 2
-    assert all(offered for offered in model.offered)
+    assert all(model.offered)
 
 
 @BOTH
 async def test_a_configurable_tier_is_configured_by_each_call_of_an_agent(how):
     """By the fields that it names, under the middleware as in a chat model."""
-    field = ConfigurableField(id="text")
-    tier = says("It is 21.", loop=True).configurable_fields(replies=field)
-    graph = create_agent(says("own"), middleware=[CascadeMiddleware(says("large"), small=tier)])
+    tier = says("It is 21.", loop=True).configurable_fields(replies=ConfigurableField(id="text"))
+    graph = agent(tier, says("large"), "middleware")
     for given, text in (({}, "It is 21."), ({"text": ["It is 22."]}, "It is 22.")):
-        config: Any = {"configurable": given}
-        out = graph.invoke(HI, config) if how == "sync" else await graph.ainvoke(HI, config)
-        assert out["messages"][-1].text == text
+        assert (await ask(graph, HI, {"configurable": given}, how=how))["messages"][-1].text == text
 
 
 # ---- streams --------------------------------------------------------------------------------------------------------
 def test_a_model_that_is_not_to_stream_gives_one_chunk():
     """`disable_streaming`, as LangChain's models take it; for calls of tools alone, too."""
 
-    def model(value: Any) -> CascadeChatModel:
+    def model(value: Any) -> Any:
         return pair(says("It is 21.", loop=True), says("x"), disable_streaming=value)
 
     assert [chunk.text for chunk in model(True).stream("hi")] == ["It is 21."]
@@ -194,36 +149,22 @@ def test_hosts_take_a_cascade_for_the_kind_of_model_that_large_is():
     assert inner.large.options == [{"seed": 1, "thinking": {"type": "disabled"}, "top_k": 3}]
 
 
-# ---- smaller --------------------------------------------------------------------------------------------------------
-
-
-def test_a_journal_that_keeps_requests_gets_them(tmp_path):
-    """What was asked stands next to the step, for people who label; without the setting it does not."""
-    for keeps in (True, False):
-        path = tmp_path / f"{keeps}.jsonl"
-        pair(says("It is 21."), says("x"), journal=Journal(path, requests=keeps)).invoke(
-            [HumanMessage("What is the weather in Paris?")]
-        )
-        assert ("What is the weather in Paris?" in path.read_text()) == keeps
-
-
 @pytest.mark.xdist_group("providers")
 @pytest.mark.filterwarnings("ignore")
 def test_prompt_caching_middleware_marks_what_the_cascade_middleware_asks():
     """Listed before or after; what a `CascadeChatModel` is asked carries no marks, as the README says."""
-    middleware = pytest.importorskip("langchain_anthropic.middleware", reason="extra interop")
+    anthropic = pytest.importorskip("langchain_anthropic.middleware", reason="extra interop")
 
     from tests.interop.providers import Providers
 
-    caching = middleware.AnthropicPromptCachingMiddleware(unsupported_model_behavior="ignore")
+    caching = anthropic.AnthropicPromptCachingMiddleware(unsupported_model_behavior="ignore")
     with Providers() as hosts:
         model = hosts.model("anthropic")
-        for middleware, marked in (
-            ([CascadeMiddleware(model), caching], True),
-            ([caching, CascadeMiddleware(model)], True),
+        around = CascadeMiddleware(model)
+        for chat, middleware in (
+            (model, [around, caching]),
+            (model, [caching, around]),
+            (pair(model, model), [caching]),
         ):
-            create_agent(model, [get_weather], system_prompt="Be brief.", middleware=middleware).invoke(HI)
-            assert ("cache_control" in str(hosts.bodies[-1][1])) == marked
-        cascade = pair(model, model)
-        create_agent(cascade, [get_weather], middleware=[caching]).invoke(HI)
-        assert "cache_control" not in str(hosts.bodies[-1][1])
+            create_agent(chat, [get_weather], system_prompt="Be brief.", middleware=middleware).invoke(HI)
+            assert ("cache_control" in str(hosts.bodies[-1][1])) == (chat is model)

@@ -12,14 +12,10 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHIP = {
-    "type": "function",
-    "function": {
-        "name": "ship_order",
-        "description": "Ship an order.",
-        "parameters": {"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]},
-    },
-}
+PARAMETERS = {"type": "object", "properties": {"order_id": {"type": "string"}}, "required": ["order_id"]}
+SHIP_FUNCTION = {"name": "ship_order", "description": "Ship an order.", "parameters": PARAMETERS}
+SHIP = {"type": "function", "function": SHIP_FUNCTION}
+SHIPPED = {"name": "ship_order", "args": {"order_id": "A-1"}, "id": "1"}
 
 
 def step(*calls: tuple[str, str], changed: bool = False) -> dict[str, Any]:
@@ -35,14 +31,8 @@ def step(*calls: tuple[str, str], changed: bool = False) -> dict[str, Any]:
 
 def run(second: list[dict[str, Any]], states: list[int], failing: int | None) -> dict[str, Any]:
     """A recorded run of two turns, the first of which ships A-1."""
-    turns = [[step(("A-1", "shipped"), changed=True), step()], second]
-    return {
-        "turns": turns,
-        "state_ids": states,
-        "inference_ok": True,
-        "valid": failing is None,
-        "first_failing_turn": failing,
-    }
+    turns, fails = [[step(("A-1", "shipped"), changed=True), step()], second], {"first_failing_turn": failing}
+    return {"turns": turns, "state_ids": states, "inference_ok": True, "valid": failing is None, **fails}
 
 
 RIGHT = run([step(("A-2", "shipped"), changed=True), step()], [0, 1, 2], None)
@@ -66,11 +56,7 @@ CONVERSATION = {
     "passed": True,
     "messages": [
         {"role": "user", "content": "Ship order A-1."},
-        {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [{"name": "ship_order", "args": {"order_id": "A-1"}, "id": "1"}],
-        },
+        {"role": "assistant", "content": "", "tool_calls": [SHIPPED]},
         {"role": "tool", "content": "shipped", "id": "1"},
         {"role": "assistant", "content": "Order A-1 is shipped."},
     ],
@@ -88,24 +74,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_skipped_turn_goes_to_large(folder: Path) -> None:
-    """The second turn ends without its call, the large model's turn takes its place, and both are paid."""
-    found = loops.measure(folder, status=False, ratios=[3.0], stays=["turn"])
+def test_turns_are_taken_over_rules_measured_and_texts_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second turn ends without its call: large's takes its place, both are paid, and the rule that saw it is named."""
+    found = loops.measure(folder, status=True, ratios=[3.0], stays=["turn"])
     (row,) = found["tasks"]
     assert (row["success"], row["escalations"], row["uncovered"]) == (1.0, 1.0, 0)
     assert row["cost"] == pytest.approx((3 + 2 * 3) / (4 * 3))  # three small steps, two large ones, of four large ones
-
-
-def test_each_rule_is_measured_on_turns(folder: Path) -> None:
-    """Recall counts failing turns, false good ones, and the lowest confidence ranks them."""
-    turns = loops.measure(folder, status=True, ratios=[3.0], stays=["run"])["turns"]
+    turns = found["turns"]
     assert (turns["failing"], turns["good"], turns["auroc"]) == (1, 1, 1.0)
     assert turns["rules"]["call_skipped"] == {"recall": 1.0, "false": 0.0, "precision": 1.0}
-
-
-def test_texts_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Steps and texts of conversations and follow-ups are counted, and everything is printed."""
-    found = loops.measure(folder, status=False, ratios=[3.0], stays=["turn"])
     assert found["conversations"]["passed: steps"] == 0.0
     assert found["followups"] == {"right answers kept": "1 of 1", "skipped work escalated": "1 of 1"}
     loops.show(found)
@@ -114,7 +93,6 @@ def test_texts_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_parts_and_missing_files(folder: Path) -> None:
     """A part keeps its scenarios alone, and what the folder does not hold is left out."""
-    assert loops.of_part(TASK, 2)
-    assert not loops.of_part(TASK, 1)
+    assert [loops.of_part(TASK, part) for part in (1, 2)] == [False, True]
     (folder / "tasks.jsonl.gz").unlink()
     assert loops.measure(folder, status=False, ratios=[3.0], stays=["turn"]).keys() == {"conversations", "followups"}

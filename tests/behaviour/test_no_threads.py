@@ -1,12 +1,10 @@
 """A process that can start no thread (its main one has ended, or there are too many): steps answer, records are kept."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,11 +15,6 @@ from cascade_agent.journal.reader import read
 from cascade_agent.testing import ScriptedChatModel
 from tests.builders import pair, record
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cascade_agent.core.records import StepTrace
-
 
 class Own:
     """A journal of the user's own."""
@@ -29,13 +22,13 @@ class Own:
     def __init__(self) -> None:
         self.ids: list[str] = []
 
-    def append(self, trace: StepTrace) -> None:
+    def append(self, trace: Any) -> None:
         """Keep the id."""
         self.ids.append(trace.id)
 
 
 @pytest.fixture
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_threads(monkeypatch):
     """Nobody can start a thread, and none of ours runs."""
 
     def refuse(_: threading.Thread) -> None:
@@ -50,7 +43,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_threads")
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("how", ["invoke", "stream", "hedged", "ainvoke"])
-def test_steps_answer_and_are_recorded(tmp_path: Path, how: str, *, own: bool) -> None:
+def test_steps_answer_and_are_recorded(tmp_path, how, *, own):
     """Whatever would have run on a thread of its own is done at once, or left out where it may be."""
     journal: Any = Own() if own else Journal(tmp_path / "j.jsonl", max_bytes=1500, compress=True)
     policy = Policy(hedge_after=0.001) if how == "hedged" else Policy(shadow_rate=1.0)
@@ -58,12 +51,10 @@ def test_steps_answer_and_are_recorded(tmp_path: Path, how: str, *, own: bool) -
     model = pair(small, large, journal=journal, policy=policy)
 
     def step() -> Any:
-        if how == "ainvoke":
-            return asyncio.run(model.ainvoke("hi"))
         if how == "stream":
             chunks = list(model.stream("hi"))
             return sum(chunks[1:], chunks[0])
-        return model.invoke("hi")
+        return asyncio.run(model.ainvoke("hi")) if how == "ainvoke" else model.invoke("hi")
 
     messages = [step() for _ in range(4)]
     assert [m.text for m in messages] == ["fine"] * 4
@@ -88,14 +79,10 @@ threading.Thread(target=work).start()
 """
 
 
-def test_a_thread_that_outlives_the_main_one_goes_on(tmp_path: Path) -> None:
+def test_a_thread_that_outlives_the_main_one_goes_on(tmp_path):
     """Python 3.12 starts no thread any more when the main one has ended; the others still work."""
-    done = subprocess.run(
-        [sys.executable, "-c", ENDED, str(tmp_path / "j.jsonl")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    path = tmp_path / "j.jsonl"
+    command = [sys.executable, "-c", ENDED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert (done.stdout.split(), done.stderr) == (["fine"] * 4, "")
-    assert len(list(read(*Journal(tmp_path / "j.jsonl").files()))) == 4
+    assert len(list(read(*Journal(path).files()))) == 4

@@ -38,13 +38,6 @@ def refunds(db) -> list[tuple[str, int]]:
     return sorted((row["order_id"], row["amount_cents"]) for row in rows if row["refunded_on"] == "2026-03-15")
 
 
-def test_a_small_refund_is_paid_at_once():
-    """Nobody is asked."""
-    _, _, state, db = started(SMALL)
-    assert "__interrupt__" not in state
-    assert refunds(db) == [("O-2140", 2000)]
-
-
 @pytest.mark.parametrize("amount", [100.01, "100.01", "a lot", None, float("nan")])
 def test_a_large_or_unreadable_refund_needs_a_person(amount):
     """What is not known to be small is asked about."""
@@ -54,21 +47,23 @@ def test_a_large_or_unreadable_refund_needs_a_person(amount):
     assert not support.needs_person(call("cancel_order", amount=amount))
 
 
+EDIT = {"type": "edit", "edited_action": {"name": "refund_order", "args": {**LARGE["args"], "amount": 300.0}}}
+
+
 @pytest.mark.parametrize(
     ("decision", "paid", "words"),
     [
         ({"type": "approve"}, [("O-2138", 56660)], "566.60"),
         ({"type": "reject", "message": "send it back first"}, [], "send it back first"),
-        (
-            {"type": "edit", "edited_action": {"name": "refund_order", "args": {**LARGE["args"], "amount": 300.0}}},
-            [("O-2138", 30000)],
-            "300.00",
-        ),
+        (EDIT, [("O-2138", 30000)], "300.00"),
     ],
     ids=["approve", "reject", "edit"],
 )
 def test_a_person_decides(decision, paid, words):
-    """The question is in the form of LangChain's front ends; what is decided is done, and the model reads it."""
+    """The question is in the form of LangChain's front ends; what is decided is done, and the model reads it.
+
+    What is small is paid at once where nothing large stands next to it.
+    """
     graph, config, state, db = started(LARGE, SMALL)
     question = state["__interrupt__"][0].value
     assert [(r["name"], r["args"]) for r in question["action_requests"]] == [("refund_order", LARGE["args"])]
@@ -80,25 +75,18 @@ def test_a_person_decides(decision, paid, words):
     assert {m.tool_call_id for m in results} == {"r", "s"}
     assert any(words in m.text for m in results)
     assert state["messages"][-1].text == "Done."
+    _, _, state, db = started(SMALL)
+    assert ("__interrupt__" in state, refunds(db)) == (False, [("O-2140", 2000)])
 
 
-@pytest.mark.parametrize(
-    "reply", ["yes", {"decisions": []}, {"decisions": [{"type": "maybe"}]}, {"decisions": [{"type": "edit"}]}]
-)
-def test_what_is_not_understood_is_asked_again(reply):
-    """The question comes again with what was expected; nothing was paid."""
+@pytest.mark.parametrize("wrong", ["yes", {"decisions": [{"type": "maybe"}]}, {"decisions": [{"type": "edit"}]}])
+@pytest.mark.parametrize("reply", [[{"action": "APPROVE"}], "approve", {"decisions": [True]}])
+def test_replies_of_every_front_end_are_understood_or_asked_again(wrong, reply):
+    """The question comes again with what was expected; then the inbox's form or a plain word means the same."""
     graph, config, _, db = started(LARGE)
-    state = graph.invoke(Command(resume=reply), config)
+    state = graph.invoke(Command(resume=wrong), config)
     assert "approve, edit, reject" in state["__interrupt__"][0].value["error"]
     assert refunds(db) == []
-    graph.invoke(Command(resume={"decisions": [{"type": "approve"}]}), config)
-    assert refunds(db) == [("O-2138", 56660)]
-
-
-@pytest.mark.parametrize("reply", [{"type": "accept"}, [{"action": "APPROVE"}], "approve", {"decisions": [True]}])
-def test_the_replies_of_other_front_ends_are_understood_too(reply):
-    """LangGraph's inbox and plain words mean the same as LangChain's decisions."""
-    graph, config, _, db = started(LARGE)
     graph.invoke(Command(resume=reply), config)
     assert refunds(db) == [("O-2138", 56660)]
 
@@ -113,11 +101,15 @@ def after(*results: tuple[dict, str, str]) -> tuple:
 
 ERROR = (call("get_order", order_id="O-1111"), "There is no order O-1111.", "error")
 ORDER = '{{"order_id": "O-1111", "customer_id": "{}", "status": "processing", "paid": "9.00"}}'
-ME = (
-    call("get_customer", "2", email="ana@example.com"),
-    '{"customer_id": "C-1", "email": "ana@example.com"}',
-    "success",
-)
+ACCOUNT = '{"customer_id": "C-1", "email": "ana@example.com"}'
+ME = (call("get_customer", "2", email="ana@example.com"), ACCOUNT, "success")
+
+
+def seen(name: str, text: str) -> tuple:
+    """A look-up that succeeded."""
+    return call(name, "3"), text, "success"
+
+
 CANCEL = AIMessage("", tool_calls=[call("cancel_order", "9", order_id="O-1111", reason="other")])
 
 
@@ -131,22 +123,21 @@ CANCEL = AIMessage("", tool_calls=[call("cancel_order", "9", order_id="O-1111", 
         (support.error_told, CANCEL, [ERROR], None),
         (support.owner_checked, CANCEL, [], "owner_unchecked"),
         (support.owner_checked, CANCEL, [ME], "owner_unchecked"),
-        (support.owner_checked, CANCEL, [ME, (call("get_order", "3"), ORDER.format("C-2"), "success")], "owner_unchecked"),
-        (support.owner_checked, CANCEL, [ME, (call("get_order", "3"), ORDER.format("C-1"), "success")], ""),
-        (support.owner_checked, CANCEL, [ME, (call("list_orders", "3"), f'{{"orders": [{ORDER.format("C-1")}]}}', "success")], ""),
+        (support.owner_checked, CANCEL, [ME, seen("get_order", ORDER.format("C-2"))], "owner_unchecked"),
+        (support.owner_checked, CANCEL, [ME, seen("get_order", ORDER.format("C-1"))], ""),
+        (support.owner_checked, CANCEL, [ME, seen("list_orders", f'{{"orders": [{ORDER.format("C-1")}]}}')], ""),
         (support.owner_checked, AIMessage("", tool_calls=[call("get_order", order_id="O-1111")]), [], None),
     ],
 )  # fmt: skip
 def test_what_the_rules_of_the_desk_find(rule, message, results, found):
-    """An error must be named; an action for a named account needs an order that was seen to be of that account."""
-    verdict = rule(Draft(message=message, tier="small"), StepContext(messages=after(*results)))
+    """An error must be named; an action for a named account needs an order that was seen to be of that account.
+
+    Who gives only an order number may act on it, as the shop's rules have it.
+    """
+    draft = Draft(message=message, tier="small")
+    verdict = rule(draft, StepContext(messages=after(*results)))
     assert (None if verdict is None else verdict.code) == found
-
-
-def test_an_order_without_a_named_account_is_not_checked():
-    """Who gives only an order number may act on it, as the shop's rules have it."""
-    context = StepContext(messages=(HumanMessage("Cancel O-1111."),))
-    assert support.owner_checked(Draft(message=CANCEL, tier="small"), context) is None
+    assert support.owner_checked(draft, StepContext(messages=(HumanMessage("Cancel O-1111."),))) is None
 
 
 def test_a_table_that_does_not_answer_is_an_error_to_the_model():

@@ -11,8 +11,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from tests.loopback import Handler, Loopback
@@ -30,22 +30,18 @@ KINDS: dict[str, tuple[str, ...]] = {
 TEXT = "It is 21."
 
 
-class RefusedError(ValueError):
-    """A request that the provider would answer with an error."""
-
-
 class _Handler(Handler):
     owner: Providers
 
     def answer(self) -> None:
-        body = self.payload()
+        body, mark = self.payload(), self.owner.mark
         provider, check, write = next(found for path, found in _ROUTES.items() if path in self.path)
-        mark = self.owner.mark
         try:
-            kind = check(body, mark)
+            text = check(body, mark)
+            kind = found[1].strip() if (found := re.search(r"write ([a-z ]+)", text)) else "plain"
             status, answer = 200, write(kind, mark)
             self.owner.bodies.append((provider, body))
-        except (RefusedError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             status, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}", "code": 400}}
         self.reply(answer, status)
 
@@ -66,45 +62,34 @@ class Providers(Loopback):
         """Return a model of the real integration that asks here; the same one again for the same settings."""
         key = (provider, repr(settings))
         if key not in self._models:
-            self._models[key] = self._made(provider, **settings)
+            module, name, given = self._client(provider)
+            self._models[key] = getattr(import_module(module), name)(**{**given, **settings})
         return self._models[key]
 
-    def _made(self, provider: str, **settings: Any) -> Any:
-        from langchain_anthropic import ChatAnthropic
-        from langchain_google_genai import ChatGoogleGenerativeAI
-        from langchain_mistralai import ChatMistralAI
-        from langchain_ollama import ChatOllama
-        from langchain_openai import ChatOpenAI
+    def _client(self, provider: str) -> tuple[str, str, dict[str, Any]]:
+        url, key = self.url, {"api_key": "x", "max_retries": 0}
+        if provider in ("openai", "responses"):
+            more = {"use_responses_api": True} if provider == "responses" else {}
+            return "langchain_openai", "ChatOpenAI", {"model": "gpt-5", "base_url": f"{url}/openai/v1", **key, **more}
+        if provider == "anthropic":
+            return "langchain_anthropic", "ChatAnthropic", {"model": "claude-sonnet-4-5", "base_url": url, **key}
+        if provider == "gemini":
+            from langchain_google_genai import ChatGoogleGenerativeAI
 
-        url = self.url
-        match provider:
-            case "openai" | "responses":
-                more = {"use_responses_api": True} if provider == "responses" else {}
-                given = {"model": "gpt-5", "base_url": f"{url}/openai/v1", "api_key": "x", "max_retries": 0, **more}
-                return ChatOpenAI(**{**given, **settings})
-            case "anthropic":
-                given = {"model": "claude-sonnet-4-5", "base_url": url, "api_key": "x", "max_retries": 0}
-                return ChatAnthropic(**{**given, **settings})
-            case "gemini":
-                given = {"model": "gemini-2.5-flash", "google_api_key": "x", "max_retries": 1}
+            there: dict[str, Any] = {"base_url": url}
+            if "transport" in ChatGoogleGenerativeAI.model_fields:  # before 4.0
                 there = {"api_transport": "rest", "client_options": {"api_endpoint": url}}
-                if "transport" not in ChatGoogleGenerativeAI.model_fields:  # since 4.0
-                    there = {"base_url": url}
-                return ChatGoogleGenerativeAI(**{**given, **there, **settings})
-            case "mistral":
-                given = {"model": "magistral-small", "endpoint": f"{url}/mistral/v1", "api_key": "x", "max_retries": 1}
-                return ChatMistralAI(**{**given, **settings})
-        return ChatOllama(**{"model": "qwen3:8b", "base_url": url, "reasoning": True, **settings})
-
-
-def _kind(text: str) -> str:
-    found = re.search(r"write ([a-z ]+)", text)
-    return found[1].strip() if found else "plain"
+            given = {"model": "gemini-2.5-flash", "google_api_key": "x", "max_retries": 1, **there}
+            return "langchain_google_genai", "ChatGoogleGenerativeAI", given
+        if provider == "mistral":
+            given = {"model": "magistral-small", "endpoint": f"{url}/mistral/v1", **key, "max_retries": 1}
+            return "langchain_mistralai", "ChatMistralAI", given
+        return "langchain_ollama", "ChatOllama", {"model": "qwen3:8b", "base_url": url, "reasoning": True}
 
 
 def _need(condition: object, what: str) -> None:
     if not condition:
-        raise RefusedError(what)
+        raise ValueError(what)
 
 
 def _keys(value: Mapping[str, Any], required: str, optional: str = "") -> None:
@@ -139,6 +124,10 @@ class _Calls:
         self.open: set[str] = set()
         self.seen: set[str] = set()
 
+    def turn(self, role: str) -> None:
+        if role != "tool":
+            self.closed()
+
     def made(self, name: Any) -> None:
         _need(isinstance(name, str) and name and name not in self.seen, f"call id {name!r}")
         self.open.add(name)
@@ -152,13 +141,12 @@ class _Calls:
         _need(not self.open, f"calls {self.open} are not answered")
 
 
-# ---- OpenAI ---------------------------------------------------------------------------------------------------------
-def _check_openai(body: dict[str, Any], mark: str) -> str:
+# ---- OpenAI and Mistral -----------------------------------------------------------------------------------------------
+def _check_openai(body: dict[str, Any], _: str) -> str:
     calls, text = _Calls(), ""
     for message in body["messages"]:
         role, content = message["role"], message.get("content")
-        if role != "tool":
-            calls.closed()
+        calls.turn(role)
         if role == "assistant":
             _keys(message, "role", "content name tool_calls refusal audio")
             _need(isinstance(content, str) or message.get("tool_calls"), "an empty assistant turn")
@@ -179,31 +167,72 @@ def _check_openai(body: dict[str, Any], mark: str) -> str:
             _need(isinstance(content, str) or any(b["type"] != "text" for b in found), "text in a list")
             text = _words(found)
     calls.closed()
-    return _kind(text)
+    return text
 
 
-def _openai_message(kind: str) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": TEXT}
+_CHUNKS = {"text": ("text", ""), "image_url": ("image_url", "")}
+_FOLLOWS = {
+    "system": ("system", "user"),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
+}
+
+
+def _check_mistral(body: dict[str, Any], mark: str) -> str:
+    calls, text, last = _Calls(), "", "system"
+    more = {**_CHUNKS, "thinking": ("thinking", "closed signature"), "reference": ("reference_ids", "")}
+    for message in body["messages"]:
+        role, content = message["role"], message.get("content")
+        _need(role in _FOLLOWS[last], f"role {role!r} after role {last!r}")
+        last = role
+        calls.turn(role)
+        if role == "assistant":
+            _keys(message, "role", "content tool_calls prefix")
+            _need(content or message.get("tool_calls"), "either content or tool_calls")
+            for block in _blocks(content, more, role) if content else ():
+                _need(block["type"] != "thinking" or mark in str(block["thinking"]), "a thought of another server")
+                _need(block["type"] != "thinking" or isinstance(block["thinking"], list), "thinking is no list")
+            for call in message.get("tool_calls") or ():
+                _keys(call, "id function", "type index")
+                _need(re.fullmatch(r"[a-zA-Z0-9]{9}", call["id"]), f"tool id {call['id']!r}")
+                calls.made(call["id"])
+        elif role == "tool":
+            _keys(message, "role content tool_call_id", "name")
+            calls.answered(message["tool_call_id"])
+            text = ""
+        else:
+            _keys(message, "role content")
+            text = _words(_blocks(content, _CHUNKS, role))
+    calls.closed()
+    _need(last in ("user", "tool"), "expected last role user or tool")
+    return text
+
+
+def _write_chat(kind: str, content: dict[str, Any], call_id: str) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": content.get(kind, TEXT)}
     if kind == "refusal":
         message |= {"content": None, "refusal": "I cannot say."}
     if kind == "call":
         function = {"name": CALL["name"], "arguments": json.dumps(CALL["args"])}
-        message |= {"content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": function}]}
-    return message
-
-
-def _chat_completion(message: dict[str, Any]) -> dict[str, Any]:
-    finish = "tool_calls" if message.get("tool_calls") else "stop"
-    choice = {"index": 0, "message": message, "finish_reason": finish}
+        message["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if kind == "call" else "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
     return {**head, "choices": [choice], "usage": usage}
 
 
 def _write_openai(kind: str, _: str) -> dict[str, Any]:
-    return _chat_completion(_openai_message(kind))
+    return _write_chat(kind, {"call": None}, "call_1")
 
 
+def _write_mistral(kind: str, mark: str) -> dict[str, Any]:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": f"hm {mark}"}]}
+    text, link = {"type": "text", "text": TEXT}, {"type": "reference", "reference_ids": [1], "text": " [1]"}
+    return _write_chat(kind, {"call": "", "thinking": [thought, text], "citation": [text, link]}, "abcdefghi")
+
+
+# ---- OpenAI's Responses ---------------------------------------------------------------------------------------------
 _ITEMS = {
     "reasoning": ("id summary", "encrypted_content content status"),
     "web_search_call": ("id status", "action"),
@@ -238,7 +267,7 @@ def _check_responses(body: dict[str, Any], mark: str) -> str:
                 calls.answered(item["call_id"])
                 text = ""
     calls.closed()
-    return _kind(text)
+    return text
 
 
 def _write_responses(kind: str, mark: str) -> dict[str, Any]:
@@ -256,14 +285,8 @@ def _write_responses(kind: str, mark: str) -> dict[str, Any]:
         thought["encrypted_content"] = f"secret {mark}"
     search = {"type": "web_search_call", "id": f"ws_{mark}", "status": "completed"}
     search["action"] = {"type": "search", "query": "q"}
-    code = {
-        "type": "code_interpreter_call",
-        "id": f"ci_{mark}",
-        "code": "1",
-        "container_id": "c",
-        "status": "completed",
-    }
-    code["outputs"] = []
+    code = {"type": "code_interpreter_call", "id": f"ci_{mark}", "status": "completed"}
+    code |= {"code": "1", "container_id": "c", "outputs": []}
     image = {"type": "image_generation_call", "id": f"ig_{mark}", "result": PNG, "status": "completed"}
     output = {
         "call": [call],
@@ -323,15 +346,11 @@ def _check_anthropic(body: dict[str, Any], mark: str) -> str:
         else:
             final = found
     _need(last == "user", "the last turn is the assistant's")
-    ends_in_result = any(b["type"] == "tool_result" for b in _as_list(body["messages"][-1]["content"]))
     begins = final[0]["type"] if final else ""
-    mended = not (thinks and ends_in_result) or begins in ("thinking", "redacted_thinking")
+    after_tool = any(block["type"] == "tool_result" for block in found)
+    mended = not (thinks and after_tool) or begins in ("thinking", "redacted_thinking")
     _need(mended, "a final assistant message must start with a thinking block")
-    return _kind(text)
-
-
-def _as_list(content: Any) -> list[dict[str, Any]]:
-    return [] if isinstance(content, str) else content
+    return text
 
 
 def _write_anthropic(kind: str, mark: str) -> dict[str, Any]:
@@ -388,7 +407,7 @@ def _check_gemini(body: dict[str, Any], mark: str) -> str:
         if content["role"] == "user":
             text = _words(content["parts"])
     _need(open_calls == 0, "a call without result")
-    return _kind(text)
+    return text
 
 
 def _write_gemini(kind: str, mark: str) -> dict[str, Any]:
@@ -411,58 +430,6 @@ def _write_gemini(kind: str, mark: str) -> dict[str, Any]:
     return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash"}
 
 
-# ---- Mistral --------------------------------------------------------------------------------------------------------
-_CHUNKS = {"text": ("text", ""), "image_url": ("image_url", "")}
-
-
-def _check_mistral(body: dict[str, Any], mark: str) -> str:
-    calls, text, last = _Calls(), "", "system"
-    follows = {"system": {"system", "user"}, "user": {"assistant"}, "assistant": {"user", "tool"}}
-    follows["tool"] = {"tool", "assistant"}
-    for message in body["messages"]:
-        role, content = message["role"], message.get("content")
-        _need(role in follows[last], f"role {role!r} after role {last!r}")
-        last = role
-        if role != "tool":
-            calls.closed()
-        if role == "assistant":
-            _keys(message, "role", "content tool_calls prefix")
-            _need(content or message.get("tool_calls"), "either content or tool_calls")
-            if content:
-                more = {"thinking": ("thinking", "closed signature"), "reference": ("reference_ids", "")}
-                for block in _blocks(content, {**_CHUNKS, **more}, role):
-                    _need(block["type"] != "thinking" or mark in str(block["thinking"]), "a thought of another server")
-                    _need(block["type"] != "thinking" or isinstance(block["thinking"], list), "thinking is no list")
-            for call in message.get("tool_calls") or ():
-                _keys(call, "id function", "type index")
-                _need(re.fullmatch(r"[a-zA-Z0-9]{9}", call["id"]), f"tool id {call['id']!r}")
-                calls.made(call["id"])
-        elif role == "tool":
-            _keys(message, "role content tool_call_id", "name")
-            calls.answered(message["tool_call_id"])
-            text = ""
-        else:
-            _keys(message, "role content")
-            text = _words(_blocks(content, _CHUNKS, role))
-    calls.closed()
-    _need(last in ("user", "tool"), "expected last role user or tool")
-    return _kind(text)
-
-
-def _write_mistral(kind: str, mark: str) -> dict[str, Any]:
-    if kind == "call":
-        message = _openai_message("call")
-        message["tool_calls"][0]["id"] = "abcdefghi"
-        return _chat_completion({**message, "content": ""})
-    thought = {"type": "thinking", "thinking": [{"type": "text", "text": f"hm {mark}"}]}
-    text = {"type": "text", "text": TEXT}
-    content = {
-        "thinking": [thought, text],
-        "citation": [text, {"type": "reference", "reference_ids": [1], "text": " [1]"}],
-    }
-    return _chat_completion({"role": "assistant", "content": content.get(kind, TEXT)})
-
-
 # ---- Ollama ---------------------------------------------------------------------------------------------------------
 def _check_ollama(body: dict[str, Any], mark: str) -> str:
     text = ""
@@ -478,7 +445,7 @@ def _check_ollama(body: dict[str, Any], mark: str) -> str:
             _need(content.strip() or message.get("tool_calls"), "an empty assistant turn")
         else:
             text = content if message["role"] == "user" else ""
-    return _kind(text)
+    return text
 
 
 def _write_ollama(kind: str, mark: str) -> dict[str, Any]:
@@ -487,9 +454,8 @@ def _write_ollama(kind: str, mark: str) -> dict[str, Any]:
         message |= {"content": "", "tool_calls": [{"function": {"name": CALL["name"], "arguments": CALL["args"]}}]}
     if "thinking" in kind:
         message["thinking"] = f"hm {mark}"
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(0))
-    counts = {"prompt_eval_count": 1, "eval_count": 1}
-    return {"model": "qwen3:8b", "created_at": made, "message": message, "done": True, "done_reason": "stop", **counts}
+    counts = {"created_at": "1970-01-01T00:00:00Z", "prompt_eval_count": 1, "eval_count": 1}
+    return {"model": "qwen3:8b", "message": message, "done": True, "done_reason": "stop", **counts}
 
 
 _ROUTES: dict[str, tuple[str, Callable[[dict[str, Any], str], str], Callable[[str, str], dict[str, Any]]]] = {

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 Payload = dict[str, Any]
 WORD = re.compile(r"\w+")
 NUMBER = re.compile(r"-?\d+")
+BUSY = (429, "rate limit reached", "rate_limit_exceeded")
+TOO_LONG = "This model's maximum context length is 8 tokens. Please reduce the length of the messages."
+REFUSALS: dict[str, tuple[int, str, str, dict[str, str]]] = {
+    "fail-429": (*BUSY, {"Retry_After": "20"}),
+    "busy-once": (*BUSY, {"Retry_After": "0.05"}),
+    "fail-500": (500, "the server had an error", "server_error", {}),
+    "fail-context": (400, TOO_LONG, "context_length_exceeded", {}),
+}
 
 
 class _Handler(Handler):
@@ -38,15 +46,10 @@ class _Handler(Handler):
         payload = self.payload()
         self.owner.requests.append(payload)
         model = payload["model"]
-        if model == "fail-429":
-            return self.reply(_error("rate limit reached", "rate_limit_exceeded"), 429, Retry_After="20")
-        if model == "busy-once" and sum(r["model"] == model for r in self.owner.requests) == 1:
-            return self.reply(_error("rate limit reached", "rate_limit_exceeded"), 429, Retry_After="0.05")
-        if model == "fail-500":
-            return self.reply(_error("the server had an error", "server_error"), 500)
-        if model == "fail-context":
-            text = "This model's maximum context length is 8 tokens. Please reduce the length of the messages."
-            return self.reply(_error(text, "context_length_exceeded"), 400)
+        if model in REFUSALS and (model != "busy-once" or self.owner.asked(model) == 1):
+            status, text, code, headers = REFUSALS[model]
+            error = {"message": text, "type": "stub", "param": None, "code": code}
+            return self.reply({"error": error}, status, **headers)
         if model == "fail-drop":
             self.close_connection = True
             return self.connection.close()
@@ -67,10 +70,9 @@ class _Handler(Handler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         head = _head(payload, "chat.completion.chunk")
-        for delta in _deltas(message):
-            choice = {"index": 0, "delta": delta, "finish_reason": None}
+        for delta, reason in [*((delta, None) for delta in _deltas(message)), ({}, finish)]:
+            choice = {"index": 0, "delta": delta, "finish_reason": reason}
             self._event({**head, "choices": [choice], "usage": None})
-        self._event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": None})
         if (payload.get("stream_options") or {}).get("include_usage"):
             self._event({**head, "choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
@@ -105,39 +107,26 @@ class StubOpenAI(Loopback):
         super().__exit__(*exc)
 
 
-def _error(message: str, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "stub", "param": None, "code": code}}
-
-
 def _head(payload: dict[str, Any], kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{id(payload):x}", "object": kind, "created": 1_700_000_000, "model": payload["model"]}
 
 
 def _usage(payload: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
-    sent = len(WORD.findall(json.dumps(payload["messages"])))
-    written = len(WORD.findall(json.dumps(message)))
-    return {
-        "prompt_tokens": sent,
-        "completion_tokens": written,
-        "total_tokens": sent + written,
-        "prompt_tokens_details": {"cached_tokens": sent // 4, "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
-    }
+    sent, written = (len(WORD.findall(json.dumps(part))) for part in (payload["messages"], message))
+    counts = {"prompt_tokens": sent, "completion_tokens": written, "total_tokens": sent + written}
+    read, thought = {"cached_tokens": sent // 4, "audio_tokens": 0}, {"reasoning_tokens": 0, "audio_tokens": 0}
+    return {**counts, "prompt_tokens_details": read, "completion_tokens_details": thought}
 
 
 def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     out += [{"content": piece} for piece in re.findall(r"\s*\S+|\s+$", message["content"] or "")]
     for index, call in enumerate(message.get("tool_calls") or []):
-        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        arguments = call["function"]["arguments"]
         half = len(arguments) // 2
-        first = {"index": index, "id": call["id"], "type": "function", "function": {"name": name, "arguments": ""}}
-        out.append({"tool_calls": [first]})
-        out += [
-            {"tool_calls": [{"index": index, "function": {"arguments": part}}]}
-            for part in (arguments[:half], arguments[half:])
-            if part
-        ]
+        out.append({"tool_calls": [{"index": index, **call, "function": {**call["function"], "arguments": ""}}]})
+        for part in filter(None, (arguments[:half], arguments[half:])):
+            out.append({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
     return out
 
 
@@ -145,25 +134,21 @@ def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
 def answer(payload: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The assistant's message and its finish reason."""
     weak = payload["model"].startswith("weak")
-    asked = _last_text(payload["messages"])
-    tool = _called(payload, asked)
+    question = _last_text(payload["messages"])
+    tool = _called(payload, question)
     if tool is not None:
-        arguments = json.dumps(_value(tool.get("parameters") or {}, "", asked, {}), ensure_ascii=False)
+        arguments = json.dumps(_value(tool.get("parameters") or {}, question, {}), ensure_ascii=False)
         call = {"id": f"call_{len(payload['messages'])}_{tool['name']}", "type": "function"}
         call["function"] = {"name": tool["name"], "arguments": arguments[:-3] if weak else arguments}
         message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
         return message, "length" if weak else "tool_calls"
-    text = _text(payload, asked)
-    for mark in _stops(payload):
+    text = _text(payload, question)
+    stops = payload.get("stop") or []
+    for mark in [stops] if isinstance(stops, str) else stops:
         text = text.partition(mark)[0]
     if weak:
         text = text[: len(text) // 2] if payload.get("response_format") else ""
     return {"role": "assistant", "content": text, "refusal": None}, "length" if weak else "stop"
-
-
-def _stops(payload: dict[str, Any]) -> list[str]:
-    stop = payload.get("stop") or []
-    return [stop] if isinstance(stop, str) else stop
 
 
 def _last_text(messages: list[dict[str, Any]]) -> str:
@@ -176,14 +161,14 @@ def _plain(content: Any) -> str:
     return str(content or "")
 
 
-def _called(payload: dict[str, Any], asked: str) -> dict[str, Any] | None:
+def _called(payload: dict[str, Any], question: str) -> dict[str, Any] | None:
     tools = [tool["function"] for tool in payload.get("tools") or [] if tool.get("type") == "function"]
     choice = payload.get("tool_choice", "auto")
     if not tools or choice == "none":
         return None
     if isinstance(choice, dict):
         return next(tool for tool in tools if tool["name"] == choice["function"]["name"])
-    words = set(WORD.findall(asked.lower()))
+    words = set(WORD.findall(question.lower()))
     wanted = [t for t in tools if t["name"] in words or words & {w for w in t["name"].lower().split("_") if len(w) > 3}]
     if choice == "required":
         return (wanted or tools)[0]
@@ -192,46 +177,41 @@ def _called(payload: dict[str, Any], asked: str) -> dict[str, Any] | None:
     return wanted[0] if wanted else None
 
 
-def _text(payload: dict[str, Any], asked: str) -> str:
+def _text(payload: dict[str, Any], question: str) -> str:
     form = payload.get("response_format") or {}
     if form.get("type") == "json_schema":
-        return json.dumps(_value(form["json_schema"]["schema"], "", asked, {}), ensure_ascii=False)
+        return json.dumps(_value(form["json_schema"]["schema"], question, {}), ensure_ascii=False)
     if form.get("type") == "json_object":
-        return json.dumps({key: f"the {key}" for key in re.findall(r"'(\w+)'", asked)})
+        return json.dumps({key: f"the {key}" for key in re.findall(r"'(\w+)'", question)})
     last = payload["messages"][-1]
     if last["role"] == "tool":
         return f"The tool says: {_plain(last['content'])}"
-    return f"You said to me: {asked}"
+    return f"You said to me: {question}"
 
 
-def _value(schema: dict[str, Any], name: str, asked: str, defs: dict[str, Any]) -> Any:  # noqa: C901 - one per type
+def _value(schema: dict[str, Any], question: str, defs: dict[str, Any]) -> Any:
     """A value of the schema, taken from the request where it holds one."""
     defs = {**defs, **(schema.get("$defs") or schema.get("definitions") or {})}
     if "$ref" in schema:
-        return _value(defs[schema["$ref"].rsplit("/", 1)[-1]], name, asked, defs)
+        return _value(defs[schema["$ref"].rsplit("/", 1)[-1]], question, defs)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         return schema["enum"][0]
     for union in ("anyOf", "oneOf", "allOf"):
         if schema.get(union):
-            return _value(schema[union][0], name, asked, defs)
+            return _value(schema[union][0], question, defs)
     kind = schema.get("type", "object" if "properties" in schema else "string")
     kind = kind[0] if isinstance(kind, list) else kind
-    number = NUMBER.search(asked)
-    match kind:
-        case "object":
-            return {k: _value(v, k, asked, defs) for k, v in (schema.get("properties") or {}).items()}
-        case "array":
-            return [_value(schema.get("items") or {}, name, asked, defs)]
-        case "integer":
-            return int(number[0]) if number else 1
-        case "number":
-            return float(number[0]) if number else 1.0
-        case "boolean":
-            return True
-        case "null":
-            return None
-    quoted = re.search(r"'([^']+)'", asked)
-    proper = re.findall(r"(?<!^)\b[A-Z]\w+(?: [A-Z]\w+)*", asked)
-    return quoted[1] if quoted else proper[0] if proper else asked
+    if kind == "object":
+        return {k: _value(v, question, defs) for k, v in (schema.get("properties") or {}).items()}
+    if kind == "array":
+        return [_value(schema.get("items") or {}, question, defs)]
+    if kind in ("integer", "number"):
+        number = NUMBER.search(question)
+        return (int if kind == "integer" else float)(number[0] if number else 1)
+    if kind in ("boolean", "null"):
+        return True if kind == "boolean" else None
+    quoted = re.search(r"'([^']+)'", question)
+    proper = re.findall(r"(?<!^)\b[A-Z]\w+(?: [A-Z]\w+)*", question)
+    return quoted[1] if quoted else proper[0] if proper else question

@@ -8,10 +8,13 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from cascade_agent import CascadeChatModel, Policy, Tier, Verdict
-from tests.builders import get_weather
+from tests.builders import get_weather, record, refuses_small
 from tests.interop.providers import KINDS, TEXT, Providers
 
-pytestmark = pytest.mark.xdist_group("providers")  # in one process: six clients take long to import
+pytestmark = [
+    pytest.mark.xdist_group("providers"),  # in one process: six clients take long to import
+    pytest.mark.filterwarnings("ignore"),
+]
 pytest.importorskip("langchain_anthropic", reason="langchain-anthropic is not installed (extra interop)")
 
 
@@ -22,18 +25,12 @@ def hosts() -> Iterator[tuple[Providers, Providers]]:
         yield one, other
 
 
-def by_large(draft: Any, _: Any) -> Verdict | None:
-    """Send every step to large."""
-    return Verdict(outcome="fail") if draft.tier == "small" else None
-
-
 def pair(author: Any, asked: Any, role: str, *, answers: Any) -> Any:
     """A cascade of the two in which one of them answers."""
     small, large = (author, asked) if role == "small" else (asked, author)
-    validators = [] if answers is small else [by_large]
-    return CascadeChatModel(
-        small=small, large=large, validators=validators, policy=Policy(latency_budget=120.0)
-    ).bind_tools([get_weather])
+    validators = [] if answers is small else [refuses_small]
+    policy = Policy(latency_budget=120.0)
+    return CascadeChatModel(small=small, large=large, validators=validators, policy=policy).bind_tools([get_weather])
 
 
 def with_results(messages: list[BaseMessage], answer: AIMessage) -> list[BaseMessage]:
@@ -53,7 +50,6 @@ CELLS = [
 """Quickly each pair once, with the writer as small or as large; the other way is slow."""
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("author", "kind", "asked", "role"), CELLS)
 def test_any_history_is_in_the_asked_providers_form(hosts, author, kind, asked, role):
     """Of another provider or of the same one at another host, written by small or by large: the text and calls arrive."""
@@ -61,12 +57,12 @@ def test_any_history_is_in_the_asked_providers_form(hosts, author, kind, asked, 
     writer, reader = one.model(author), other.model(asked)
     question: list[BaseMessage] = [HumanMessage(f"write {kind}")]
     written = pair(writer, reader, role, answers=writer).invoke(question)
-    assert written.response_metadata["cascade"]["final_tier"] == role
+    assert record(written)["final_tier"] == role
     before = written.model_copy(deep=True)
     answer = pair(writer, reader, role, answers=reader).invoke(with_results(question, written))
-    record = answer.response_metadata["cascade"]
-    assert record["final_tier"] != role, record["attempts"]
-    assert (answer.text, [a.get("error") for a in record["attempts"]]) == (TEXT, [None] * len(record["attempts"]))
+    entry = record(answer)
+    assert entry["final_tier"] != role, entry["attempts"]
+    assert (answer.text, {a.get("error") for a in entry["attempts"]}) == (TEXT, {None})
     provider, body = other.bodies[-1]
     assert provider == asked
     sent = json.dumps(body)
@@ -81,7 +77,6 @@ def test_any_history_is_in_the_asked_providers_form(hosts, author, kind, asked, 
 OWN = [(author, kind) for author, kinds in KINDS.items() for kind in kinds if kind not in ("plain", "call", "refusal")]
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("author", "kind"), OWN)
 def test_what_the_asked_model_wrote_itself_comes_back_untouched(hosts, author, kind):
     """Thinking and its signatures, thought signatures, response ids: the very messages, and its server takes them."""
@@ -92,12 +87,11 @@ def test_what_the_asked_model_wrote_itself_comes_back_untouched(hosts, author, k
     tiers = {"small": Tier.of(model), "large": Tier.of(hosts[1].model("openai"))}
     assert all(a is b for a, b in zip(tiers["small"].messages_for(thread, pair=tiers), thread, strict=True))
     answer = cascade.invoke(thread)
-    assert (answer.text, answer.response_metadata["cascade"]["final_tier"]) == (TEXT, "small")
+    assert (answer.text, record(answer)["final_tier"]) == (TEXT, "small")
     if kind not in ("image", "citation"):
         assert hosts[0].mark in json.dumps(hosts[0].bodies[-1][1]) or author == "gemini"
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("begun_by", ["openai", "gemini", "ollama", "anthropic"])
 def test_manual_thinking_takes_over_a_turn_that_another_model_began(hosts, begun_by):
     """What was done so far is told as text, since the last answer of an open turn must start with a thought."""
@@ -107,14 +101,13 @@ def test_manual_thinking_takes_over_a_turn_that_another_model_began(hosts, begun
     question: list[BaseMessage] = [HumanMessage("write call")]
     thread = with_results(question, pair(small, large, "small", answers=small).invoke(question))
     answer = pair(small, large, "small", answers=large).invoke(thread)
-    assert answer.response_metadata["cascade"]["final_tier"] == "large"
+    assert record(answer)["final_tier"] == "large"
     sent = json.dumps(other.bodies[-1][1]["messages"])
     assert "get_weather" in sent
     assert "21 degrees" in sent
     assert "tool_use" not in sent
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_small_answers_again_after_an_escalation_to_a_thinking_model(hosts):
     """Thirty turns with a thinking large model and ChatOllama: one escalation, and small answers all the others."""
     one, other = hosts
@@ -129,17 +122,13 @@ def test_small_answers_again_after_an_escalation_to_a_thinking_model(hosts):
     by = []
     for turn in range(30):
         thread.append(HumanMessage("write thinking call" if turn == 2 else f"question {turn}"))
-        for _ in range(2):
+        while not isinstance(thread[-1], AIMessage):
             answer = cascade.invoke(thread)
-            by.append(answer.response_metadata["cascade"]["final_tier"])
-            thread.append(answer)
-            thread += [ToolMessage("21", tool_call_id=call["id"], name=call["name"]) for call in answer.tool_calls]
-            if not answer.tool_calls:
-                break
+            by.append(record(answer)["final_tier"])
+            thread += with_results([], answer) if answer.tool_calls else [answer]
     assert by == ["small", "small", "large", *["small"] * 28]
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("asked", KINDS)
 @pytest.mark.parametrize("last", [HumanMessage("Well?"), ToolMessage("21", tool_call_id="call_1", name="get_weather")])
 def test_a_note_keeps_the_order_of_roles(hosts, asked, last):

@@ -146,9 +146,8 @@ def test_phoenix_counts_tokens_once(phoenix):
 def test_no_content_reaches_phoenix(phoenix):
     """What the demo's users ask and what its models answer is in no span."""
     exported = json.dumps(phoenix.spans()).lower()
-    words = {
-        turn.lower() for task in json.loads((ROOT / "graphs" / "tasks.json").read_text()) for turn in task["turns"]
-    }
+    tasks = json.loads((ROOT / "graphs" / "evaluation" / "tasks.json").read_text())
+    words = {turn.lower() for task in tasks for turn in task["turns"]}
     assert len(words) > 50
     assert not [turn for turn in words if turn in exported]
 

@@ -59,29 +59,18 @@ def serve() -> Iterator[Any]:
     """Make servers that give one answer each."""
     with contextlib.ExitStack() as servers:
 
-        def address(answer: Any, status: int = 200) -> str:
+        def address(answer: Any) -> str:
             data = (json.dumps(answer) + "\n").encode()
-            return servers.enter_context(loopback(lambda *_: (status, data, "application/json")))
+            return servers.enter_context(loopback(lambda *_: (200, data, "application/json")))
 
         yield address
 
 
-def completion(text: str | None = "", calls: Any = (), finish: str = "stop", **more: Any) -> dict[str, Any]:
-    """An answer of OpenAI's chat API; `calls` are (name, arguments as text)."""
-    message: dict[str, Any] = {"role": "assistant", "content": text, **more}
-    if calls:
-        message["tool_calls"] = [
-            {"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": given}}
-            for i, (name, given) in enumerate(calls)
-        ]
-    return {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls" if calls else finish}],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-    }
+def completion(text: str | None = "", finish: str = "stop", **more: Any) -> dict[str, Any]:
+    """An answer of OpenAI's chat API."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **more}, "finish_reason": finish}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
 
 def gpt(url: str, **settings: Any) -> ChatOpenAI:
@@ -89,12 +78,19 @@ def gpt(url: str, **settings: Any) -> ChatOpenAI:
     return ChatOpenAI(**{"model": "gpt-4o-mini", "base_url": f"{url}/v1", "api_key": "x", "max_retries": 0, **settings})
 
 
+def ollama(serve: Any, text: str, **more: Any) -> Any:
+    """Ollama's client, at a server that says this."""
+    counts = {"done_reason": "stop", "prompt_eval_count": 10, "eval_count": 5, "created_at": "2026-01-01T00:00:00Z"}
+    answer = {"model": "q", "message": {"role": "assistant", "content": text}, "done": True, **counts, **more}
+    return langchain_ollama.ChatOllama(model="qwen3:8b", base_url=serve(answer))
+
+
 def reply(text: Any = "", *calls: dict[str, Any], **metadata: Any) -> AIMessage:
     """A model's answer."""
     return AIMessage(text, tool_calls=list(calls), response_metadata=metadata)
 
 
-def call(name: str = "get_weather", own_id: str | None = "c1", **args: Any) -> dict[str, Any]:
+def call(name: str = "get_weather", own_id: str = "c1", **args: Any) -> dict[str, Any]:
     """A call."""
     return {"name": name, "args": args or {"city": "Paris"}, "id": own_id}
 
@@ -123,16 +119,16 @@ def test_text_under_a_bound_response_format_is_held_to_it(form, fault, serve):
 
 def test_other_formats_and_calls():
     """`json_object` is an object; a call on the way to structured output is judged as a call."""
-    asks = {"response_format": {"type": "json_object"}}
     for text, outcome in ((GOOD, "accepted"), ("It is 21.", "escalated"), ("[1]", "escalated")):
-        assert record(pair(text, GOOD).bind(**asks).invoke(ASKED))["outcome"] == outcome
+        model = pair(text, GOOD).bind(response_format={"type": "json_object"})
+        assert record(model.invoke(ASKED))["outcome"] == outcome
     tier = ScriptedChatModel(["prose"], loop=True).bind(format="json")
-    answer = pair(tier, "prose of large, which was asked for none").invoke(ASKED)
-    assert (record(answer)["reason"], record(answer)["outcome"]) == ("schema_invalid", "escalated")
+    entry = record(pair(tier, "prose of large, which was asked for none").invoke(ASKED))
+    assert (entry["reason"], entry["outcome"]) == ("schema_invalid", "escalated")
     bound = {"response_format": FORMS["json_schema"]}
-    assert record(pair(reply("", call())).bind_tools([get_weather], **bound).invoke(ASKED))["outcome"] == "accepted"
-    wrong = pair(reply("", call(town="Paris")), reply("", call())).bind_tools([get_weather], **bound).invoke(ASKED)
-    assert (record(wrong)["reason"], wrong.tool_calls[0]["args"]) == ("schema_invalid", {"city": "Paris"})
+    for first, outcome in ((call(), "accepted"), (call(town="Paris"), "escalated")):
+        answer = pair(reply("", first), reply("", call())).bind_tools([get_weather], **bound).invoke(ASKED)
+        assert (record(answer)["outcome"], answer.tool_calls[0]["args"]) == (outcome, {"city": "Paris"})
 
 
 def test_an_agents_response_format_is_judged_on_a_cascade(serve):
@@ -140,23 +136,21 @@ def test_an_agents_response_format_is_judged_on_a_cascade(serve):
     model = pair(gpt(serve(completion(BAD["wrong type"]))), gpt(serve(completion(GOOD))))
     out = create_agent(model, [get_weather], response_format=Weather).invoke({"messages": ASKED})
     assert out["structured_response"] == Weather(city="Paris", degrees=21)
-    assert (record(out["messages"][-1])["outcome"], record(out["messages"][-1])["reason"]) == (
-        "escalated",
-        "schema_invalid",
-    )
+    entry = record(out["messages"][-1])
+    assert (entry["outcome"], entry["reason"]) == ("escalated", "schema_invalid")
 
 
 ONLY_TIME = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "get_time"}]}
 
 
+TWO = reply("", call(), call(own_id="c2", city="Rome"))
+
+
 @pytest.mark.parametrize(
     ("draft", "bound"),
     [
-        (reply("", call(), call(own_id="c2", city="Rome")), {"parallel_tool_calls": False}),
-        (
-            reply("", call(), call(own_id="c2", city="Rome")),
-            {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
-        ),
+        (TWO, {"parallel_tool_calls": False}),
+        (TWO, {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}),
         (reply("", call()), {"tool_choice": ONLY_TIME}),
         (reply("It is 21."), {"tool_choice": "required"}),
         (reply("", call()), {"tool_choice": {"type": "function", "function": {"name": "get_time"}}}),
@@ -178,18 +172,11 @@ def test_what_is_bound_to_the_call_is_judged(draft, bound):
 @pytest.mark.parametrize("wrong", [BAD["wrong type"], None])
 def test_an_answer_that_the_client_could_not_read_is_paid(wrong, serve):
     """Its reason is its form, its cost unknown, and what was set aside for it stays spent."""
-    body = completion(wrong) if wrong else {**completion(), "choices": []}
-    price = Price(1.0, 1.0)
-    small, large = Tier(gpt(serve(body)), price=price), Tier(gpt(serve(completion(GOOD))), price=price)
-    model = pair(small, large, policy=Policy(max_cost={"run": 1.0}))
-    if wrong:
-        step = record(
-            model.with_structured_output(Weather, method="json_schema", include_raw=True).invoke(ASKED)["raw"]
-        )
-    else:
-        step = record(model.invoke(ASKED))
-    assert (step["outcome"], step["reason"]) == ("escalated", "schema_invalid")
-    assert step.get("cost") is None
+    bodies = completion(wrong) if wrong else {**completion(), "choices": []}, completion(GOOD)
+    model = pair(*(Tier(gpt(serve(b)), price=Price(1.0, 1.0)) for b in bodies), policy=Policy(max_cost={"run": 1.0}))
+    structured = model.with_structured_output(Weather, method="json_schema", include_raw=True)
+    step = record(structured.invoke(ASKED)["raw"] if wrong else model.invoke(ASKED))
+    assert (step["outcome"], step["reason"], step.get("cost")) == ("escalated", "schema_invalid", None)
     assert step["attempts"][1]["cost"] > 0
 
 
@@ -204,13 +191,13 @@ def test_a_request_that_never_left_costs_nothing():
 
 
 # ---- how an answer ends ---------------------------------------------------------------------------------------------
+LEGACY = {"function_call": {"name": "get_weather", "arguments": "{}"}}
+TWICE = {"name": "get_weather", "arguments": json.dumps(json.dumps({"city": "Paris"}))}
 SERVED: dict[str, Callable[[Any], Any]] = {
-    "a call announced by the provider": lambda serve: gpt(serve(completion("Let me look.", finish="tool_calls"))),
-    "a call in the legacy field": lambda serve: gpt(
-        serve(completion(None, function_call={"name": "get_weather", "arguments": "{}"}))
-    ),
+    "a call announced by the provider": lambda serve: gpt(serve(completion("Let me look.", "tool_calls"))),
+    "a call in the legacy field": lambda serve: gpt(serve(completion(None, **LEGACY))),
     "arguments encoded twice": lambda serve: gpt(
-        serve(completion("", [("get_weather", json.dumps(json.dumps({"city": "Paris"})))]))
+        serve(completion("", "tool_calls", tool_calls=[{"id": "c0", "type": "function", "function": TWICE}]))
     ),
     "Ollama cut the answer": lambda serve: ollama(serve, "The weather in Par", done_reason="length"),
     **{
@@ -218,14 +205,6 @@ SERVED: dict[str, Callable[[Any], Any]] = {
         for word in ("pause_turn", "compaction", "IMAGE_RECITATION", "ESCALATION", "MALFORMED_RESPONSE")
     },
 }
-
-
-def ollama(serve: Any, text: str, **more: Any) -> Any:
-    """Ollama's client, at a server that says this."""
-    message = {"role": "assistant", "content": text}
-    answer = {"model": "q", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": True}
-    counts = {"done_reason": "stop", "prompt_eval_count": 10, "eval_count": 5}
-    return langchain_ollama.ChatOllama(model="qwen3:8b", base_url=serve({**answer, **counts, **more}))
 
 
 @pytest.mark.parametrize("kind", SERVED)
@@ -264,11 +243,7 @@ def test_the_readmes_tiers_answer(monkeypatch):
         tiers: dict[str, Any] = {}
         exec(re.sub(r'base_url="[^"]*"', f'base_url="{hosts.url}/openai/v1"', code), tiers)  # noqa: S102 - the README's
         for name in ("ollama", "vllm", "openrouter", "anthropic", "gemini"):
-            for small, large, by in (
-                (tiers[name], ScriptedChatModel(["no"]), "small"),
-                (ScriptedChatModel([""]), tiers[name], "large"),
-            ):
-                answer = (
-                    pair(Tier.of(small), Tier.of(large)).bind_tools([get_weather]).invoke([HumanMessage("Hello there")])
-                )
+            for small, large, by in ((tiers[name], "no", "small"), (ScriptedChatModel([""]), tiers[name], "large")):
+                model = pair(Tier.of(small), large if by == "small" else Tier.of(large)).bind_tools([get_weather])
+                answer = model.invoke([HumanMessage("Hello there")])
                 assert (answer.text, record(answer)["final_tier"]) == (TEXT, by), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,22 +35,16 @@ KINDS = ("ordinary", "hostile")
 
 
 @pytest.fixture(scope="module")
-def journals(tmp_path_factory) -> dict[str, Path]:
-    """Both journals."""
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """Reports of both journals, next to these, and of the ordinary one under another policy."""
     place = tmp_path_factory.mktemp("browser")
-    return {"ordinary": ordinary(place / "ordinary.jsonl"), "hostile": hostile(place / "hostile.jsonl")}
-
-
-@pytest.fixture(scope="module")
-def pages(journals) -> dict[str, Path]:
-    """Their reports."""
+    journals = {"ordinary": ordinary(place / "ordinary.jsonl"), "hostile": hostile(place / "hostile.jsonl")}
+    policy = {"policy": Policy(threshold=0.7), "policy_name": "policies/production.json", "made_up_prices": True}
     found = {}
-    for name, journal in journals.items():
-        found[name] = journal.with_suffix(".html")
-        found[name].write_text(render(build_report([journal], now=START, on_error="skip")), encoding="utf-8")
-    found["policy"] = journals["ordinary"].with_name("policy.html")
-    more = {"policy": Policy(threshold=0.7), "policy_name": "policies/production.json", "made_up_prices": True}
-    found["policy"].write_text(render(build_report([journals["ordinary"]], now=START, **more)), encoding="utf-8")
+    for name, more in {"ordinary": {}, "hostile": {"on_error": "skip"}, "policy": policy}.items():
+        report = build_report([journals.get(name, journals["ordinary"])], now=START, **more)
+        found[name] = place / f"{name}.html"
+        found[name].write_text(render(report), encoding="utf-8")
     return found
 
 
@@ -67,24 +62,26 @@ def browser():
 @pytest.fixture
 def show(browser, pages):
     """Opens a report: `show("ordinary", viewport=..., color_scheme=...)`; notes what the page complains of and asks for."""
-    contexts = []
+    words = {
+        "console": lambda message: f"{message.type}: {message.text}",
+        "pageerror": lambda error: f"error: {error}",
+        "requestfailed": lambda request: f"refused: {request.url} {request.failure}",
+        "dialog": lambda dialog: f"dialog: {dialog.message}",
+    }
+    with contextlib.ExitStack() as contexts:
 
-    def opened(name: str = "ordinary", **settings: object):
-        context = browser.new_context(viewport=settings.pop("viewport", DESK), **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints, page.requests = [], []
-        page.on("console", lambda message: page.complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: page.complaints.append(f"error: {error}"))
-        page.on("request", lambda request: page.requests.append(request.url))
-        page.on("requestfailed", lambda request: page.complaints.append(f"refused: {request.url} {request.failure}"))
-        page.on("dialog", lambda dialog: page.complaints.append(f"dialog: {dialog.message}"))
-        page.goto(pages[name].as_uri())
-        return page
+        def opened(name: str = "ordinary", **settings: object):
+            context = browser.new_context(viewport=settings.pop("viewport", DESK), **settings)
+            contexts.callback(context.close)
+            page = context.new_page()
+            page.complaints, page.requests = [], []
+            page.on("request", lambda request: page.requests.append(request.url))
+            for event, say in words.items():
+                page.on(event, lambda what, say=say: page.complaints.append(say(what)))
+            page.goto(pages[name].as_uri())
+            return page
 
-    yield opened
-    for context in contexts:
-        context.close()
+        yield opened
 
 
 def column(page, section: str, number: int) -> list[str]:
@@ -126,11 +123,11 @@ def test_hostile_texts_do_not_act(show):
     """Nothing of a hostile journal ran, no element of it exists, and the page is whole to its end."""
     page = show("hostile")
     assert page.evaluate("window.hacked") is None
-    assert page.evaluate("document.querySelectorAll('img,iframe,base,object,embed,link,form').length") == 0
-    assert page.evaluate("document.scripts.length") == 2
-    assert page.evaluate(
-        "[...document.querySelectorAll('*')].every(e => ![...e.attributes].some(a => a.name.startsWith('on')))"
+    foreign = "document.querySelectorAll('img,iframe,base,object,embed,link,form').length"
+    acting = (
+        "[...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length"
     )
+    assert page.evaluate(f"[{foreign}, {acting}, document.scripts.length]") == [0, 0, 2]
     assert page.query_selector("footer").is_visible()
     assert json.loads(page.text_content("#report-data"))
 
@@ -148,10 +145,10 @@ def test_the_policy_of_the_page_stops_a_foreign_script(show):
     assert "refused: https://example.invalid/x.png csp" in page.complaints
 
 
-def test_shown_figures_are_the_journals(show, journals):
+def test_shown_figures_are_the_journals(show, pages):
     """Tiles, tables and rows, as rendered, say what a plain count of the journal says."""
     page = show()
-    steps = list(read(journals["ordinary"]))
+    steps = list(read(pages["ordinary"].with_suffix(".jsonl")))
     escalated = [step for step in steps if step.escalated]
     assert page.inner_text("#tile-steps") == str(len(steps))
     assert page.inner_text("#tile-escalated") == f"{len(escalated) / len(steps):.1%}"
@@ -315,17 +312,13 @@ COVERED = """() => {
 @pytest.mark.parametrize("name", [*KINDS, "policy"])
 def test_no_label_covers_another_or_a_mark(show, name):
     """Bounding boxes as rendered: words of a chart lie on no other words, no mark, no curve, and inside of the chart."""
-    widths = (360, 390, 768, 1400)
-    assert at_widths(show(name), COVERED, *widths) == {width: [] for width in widths}
-
-
-def test_the_overlap_test_sees(show):
-    """A label that is moved onto the curve or another label is found."""
-    page = show()
-    page.evaluate("""() => { for (const svg of document.querySelectorAll('svg.frontier')) {
-        const [name, dot] = [svg.querySelector('.name'), svg.querySelectorAll('.dot')[3]];
-        name.setAttribute('x', dot.getAttribute('cx')); name.setAttribute('y', dot.getAttribute('cy')); } }""")
-    assert page.evaluate(COVERED) != []
+    page, widths = show(name), (360, 390, 768, 1400)
+    assert at_widths(page, COVERED, *widths) == {width: [] for width in widths}
+    if name == "ordinary":  # the measure finds a label that is moved onto the curve or another label
+        page.evaluate("""() => { for (const svg of document.querySelectorAll('svg.frontier')) {
+            const [name, dot] = [svg.querySelector('.name'), svg.querySelectorAll('.dot')[3]];
+            name.setAttribute('x', dot.getAttribute('cx')); name.setAttribute('y', dot.getAttribute('cy')); } }""")
+        assert page.evaluate(COVERED) != []
 
 
 def test_no_word_breaks_inside(show):
@@ -407,14 +400,10 @@ def test_contrast(show, scheme):
         assert len(marks) > 100
         assert [word for word in words if word[0] < word[1]] == []
         assert sorted({(mark[2], round(mark[0], 2)) for mark in marks if mark[0] < mark[1]}) == []
-
-
-def test_the_contrast_test_sees(show):
-    """A word in a paler ink is found."""
-    page = show()
-    page.evaluate("document.querySelector('h1').style.color = '#999'")
-    words, _ = page.evaluate(CONTRAST)
-    assert [word[2] for word in words if word[0] < word[1]] == ["Cascade report"]
+    if scheme == "light":  # the measure finds a word in a paler ink
+        page.evaluate("document.querySelector('h1').style.color = '#999'")
+        words, _ = page.evaluate(CONTRAST)
+        assert [word[2] for word in words if word[0] < word[1]] == ["Cascade report"]
 
 
 def test_assistive_names(show):
@@ -436,14 +425,11 @@ def test_assistive_names(show):
     assert doubles == []
 
 
-def test_less_motion_is_no_motion(show):
+@pytest.mark.parametrize("wish", ["reduce", "no-preference"])
+def test_less_motion_is_no_motion(show, wish):
     """Who asked for less motion gets none."""
-    page = show(reduced_motion="reduce")
-    moving = (
-        "[...document.querySelectorAll('*')].filter(e => parseFloat(getComputedStyle(e).transitionDuration) > 0).length"
-    )
-    assert page.evaluate(moving) == 0
-    assert show(reduced_motion="no-preference").evaluate(moving) > 0
+    moves = "[...document.querySelectorAll('*')].some(e => parseFloat(getComputedStyle(e).transitionDuration) > 0)"
+    assert show(reduced_motion=wish).evaluate(moves) is (wish == "no-preference")
 
 
 def test_without_script_all_is_shown(show):

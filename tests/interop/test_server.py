@@ -1,6 +1,7 @@
 """`langgraph dev` serves the graphs, driven over HTTP: threads, streams, people, assistants, one journal."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,14 +15,13 @@ import httpx
 import pytest
 
 from cascade_agent import Journal
-from tests.builders import free_port, until
+from tests.builders import ROOT, free_port, until
 
 pytest.importorskip("langgraph_api", reason="langgraph-cli[inmem] is not installed (extra interop)")
 from langgraph_sdk import get_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("server")]
-REPOSITORY = Path(__file__).parents[2]
-GRAPHS: dict[str, Any] = json.loads((REPOSITORY / "langgraph.json").read_text())["graphs"]
+GRAPHS: dict[str, Any] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
 PARALLEL = 16
 QUESTION = {"messages": [{"role": "user", "content": "Where is order O-2149?"}]}
 
@@ -33,22 +33,19 @@ class Server:
         self.journal, self.log = home / "steps.jsonl", home / "server.log"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        served = {name: str(REPOSITORY / _path(entry)) for name, entry in GRAPHS.items()}
+        paths = {name: entry if isinstance(entry, str) else entry["path"] for name, entry in GRAPHS.items()}
+        served = {name: str(ROOT / path.removeprefix("./")) for name, path in paths.items()}
         served["review"] = f"{Path(__file__).parent / 'server_graphs.py'}:review"
         config = home / "langgraph.json"
-        config.write_text(json.dumps({"dependencies": [str(REPOSITORY)], "graphs": served}))
+        config.write_text(json.dumps({"dependencies": [str(ROOT)], "graphs": served}))
         command = [sys.executable, "-m", "langgraph_cli", "dev", "--config", str(config), "--host", "127.0.0.1"]
-        options = ["--port", str(port), "--no-browser", "--no-reload", "--n-jobs-per-worker", str(PARALLEL)]
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("LANGSMITH_", "LANGCHAIN_", "COV_"))},
-            "CASCADE_JOURNAL": str(self.journal),
-            "LANGGRAPH_CLI_NO_ANALYTICS": "1",
-            "LANGSMITH_TRACING": "false",
-            "PYTHONPATH": str(REPOSITORY),
-        }
+        command += ["--port", str(port), "--no-browser", "--no-reload", "--n-jobs-per-worker", str(PARALLEL)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("LANGSMITH_", "LANGCHAIN_", "COV_"))}
+        environment |= {"CASCADE_JOURNAL": str(self.journal), "PYTHONPATH": str(ROOT)}
+        environment |= {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGSMITH_TRACING": "false"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, *options], cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
+                command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait(self) -> None:
@@ -56,10 +53,9 @@ class Server:
 
         def answers() -> bool:
             assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()[-4000:]}"
-            try:
+            with contextlib.suppress(httpx.TransportError):
                 return httpx.get(f"{self.url}/ok", timeout=1).is_success
-            except httpx.TransportError:
-                return False
+            return False
 
         until(answers, seconds=300, what="an answer of the server")
 
@@ -72,9 +68,9 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-
-def _path(entry: Any) -> str:
-    return (entry if isinstance(entry, str) else entry["path"]).removeprefix("./")
+    def steps(self, thread: str | None = None) -> Counter[str]:
+        """The journal's steps, of a thread."""
+        return Counter(trace.id for trace in Journal(self.journal) if thread in (None, trace.thread_id))
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +91,10 @@ async def client(server):
         yield own
 
 
-def answers(state: Any) -> list[Any]:
-    """The messages of a state that carry the record of a step."""
+def records(state: Any) -> list[tuple[Any, Any]]:
+    """The messages of a state that carry the record of a step, with it."""
     found = [m for m in (state or {}).get("messages", ()) if m["type"] == "ai"]
-    return [m for m in found if "cascade" in m["response_metadata"]]
-
-
-def ids(server: Server) -> Counter[str]:
-    """The journal's steps."""
-    return Counter(trace.id for trace in Journal(server.journal))
-
-
-def of_thread(server: Server, thread: str) -> Counter[str]:
-    """The journal's steps of a thread."""
-    return Counter(trace.id for trace in Journal(server.journal) if trace.thread_id == thread)
+    return [(m, m["response_metadata"]["cascade"]) for m in found if "cascade" in m["response_metadata"]]
 
 
 async def ask(client: Any, assistant: str, question: Any = QUESTION, **settings: Any) -> tuple[str, Any]:
@@ -121,14 +107,14 @@ async def ask(client: Any, assistant: str, question: Any = QUESTION, **settings:
 async def test_a_graph_answers_on_a_thread_and_its_steps_are_in_the_journal(name, server, client):
     """Two turns of one thread: each has steps in the journal, those of its answers too, all once."""
     thread, first = await ask(client, name)
-    steps = of_thread(server, thread)
+    steps = server.steps(thread)
     assert steps
     out = await client.runs.wait(thread, name, input={"messages": [{"role": "user", "content": "And O-2198?"}]})
     assert (await client.threads.get_state(thread))["values"] == out
-    later = of_thread(server, thread)
+    later = server.steps(thread)
     assert len(later) > len(steps)
     assert set(later.values()) == {1}
-    assert {m["response_metadata"]["cascade"]["id"] for m in answers(first) + answers(out)} <= set(later)
+    assert {entry["id"] for _, entry in records(first) + records(out)} <= set(later)
 
 
 @pytest.mark.parametrize("mode", ["values", "updates", "messages-tuple", "events", "custom", "debug", "tasks"])
@@ -150,7 +136,7 @@ async def test_a_stream_mode_works(mode, client):
         for message, _ in seen:
             if message["type"].startswith(("ai", "AI")):
                 chunks[message["id"]] = chunks.get(message["id"], "") + message["content"]
-        assert Counter(chunks.values()) == Counter(m["content"] for m in answers(state))
+        assert Counter(chunks.values()) == Counter(m["content"] for m, _ in records(state))
 
 
 async def test_a_person_decides_over_http(server, client):
@@ -167,9 +153,9 @@ async def test_a_person_decides_over_http(server, client):
     assert "perhaps" not in again["error"]
     assert again["understood"]
     out = await reply({"decisions": [{"type": "approve"}]})
-    (answer,) = answers(out)
+    ((answer, entry),) = records(out)
     assert answer["tool_calls"][0]["args"]["order"] == "large"
-    (trace,) = [t for t in Journal(server.journal) if t.id == answer["response_metadata"]["cascade"]["id"]]
+    (trace,) = [t for t in Journal(server.journal) if t.id == entry["id"]]
     assert (trace.outcome, trace.final_tier, trace.usage.calls) == ("human_review", "large", 2)
     assert (await client.threads.get(thread))["status"] == "idle"
 
@@ -181,9 +167,9 @@ async def test_an_assistant_carries_a_policy_as_json(where, client):
     carried = {"config": {"configurable": settings}} if where == "configurable" else {"context": settings}
     strict = await client.assistants.create("support", **carried)
     _, out = await ask(client, strict["assistant_id"])
-    assert {m["response_metadata"]["cascade"]["final_tier"] for m in answers(out)} == {"large"}
+    assert {entry["final_tier"] for _, entry in records(out)} == {"large"}
     _, out = await ask(client, "support")
-    assert "small" in {m["response_metadata"]["cascade"]["final_tier"] for m in answers(out)}
+    assert "small" in {entry["final_tier"] for _, entry in records(out)}
 
 
 @pytest.mark.parametrize(
@@ -202,12 +188,12 @@ async def test_a_run_that_fails_says_why(assistant, policy, expected, client):
 
 async def test_sixteen_runs_at_once_are_each_recorded_once(server, client):
     """All answer, no step is lost or doubled, and nothing of ours blocks the server's loop."""
-    before = ids(server)
+    before = server.steps()
     outs = await asyncio.gather(*(ask(client, "support") for _ in range(PARALLEL)))
-    steps = [m["response_metadata"]["cascade"]["id"] for _, out in outs for m in answers(out)]
+    steps = [entry["id"] for _, out in outs for _, entry in records(out)]
     assert len(steps) >= PARALLEL
-    assert ids(server) - before == Counter(steps)
-    log = server.log.read_text(errors="replace")
-    assert "BlockingError" not in log
-    assert "blocking call" not in log.lower()
-    assert set(ids(server).values()) == {1}
+    assert server.steps() - before == Counter(steps)
+    assert set(server.steps().values()) == {1}
+    log = server.log.read_text(errors="replace").lower()
+    assert "blockingerror" not in log
+    assert "blocking call" not in log

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -18,12 +17,17 @@ from langchain_tests.integration_tests.chat_models import _get_joke_class, _Test
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from cascade_agent import CascadeChatModel
+from tests.builders import BOTH, ask, record, streamed
 from tests.interop.stub_openai import StubOpenAI
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # httpx clients live as long as the process
     pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema"),  # ChatOpenAI chooses another method
 ]
+
+
+SCHEMAS = pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
+ONE_RUN = pytest.mark.xfail(reason="on this way two models are asked, each in its own run; the suite counts on one")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,7 +81,7 @@ class TestAccepted(_Suite, ChatModelIntegrationTests):
 
     def test_the_small_model_answers(self, model: BaseChatModel) -> None:
         """Every step of this class ends with the small tier: the suite ran on the way it is named for."""
-        assert _record(model.invoke("hi"))["final_tier"] == "small"
+        assert record(model.invoke("hi"))["final_tier"] == "small"
 
 
 class TestEscalated(_Suite, ChatModelIntegrationTests):
@@ -87,51 +91,32 @@ class TestEscalated(_Suite, ChatModelIntegrationTests):
 
     def test_the_large_model_answers(self, model: BaseChatModel) -> None:
         """Every step of this class is escalated: the suite ran on the way it is named for."""
-        record = _record(model.invoke("hi"))
-        assert (record["final_tier"], record["reason"]) == ("large", "incomplete")
+        entry = record(model.invoke("hi"))
+        assert (entry["final_tier"], entry["reason"]) == ("large", "incomplete")
 
-    @pytest.mark.xfail(reason="on this way two models are asked, each in its own run; the suite counts on one")
-    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
+    @ONE_RUN
+    @SCHEMAS
     def test_structured_output(self, model: BaseChatModel, schema_type: Any) -> None:
         super().test_structured_output(model, schema_type)
 
-    @pytest.mark.xfail(reason="on this way two models are asked, each in its own run; the suite counts on one")
-    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
+    @ONE_RUN
+    @SCHEMAS
     async def test_structured_output_async(self, model: BaseChatModel, schema_type: Any) -> None:
         await super().test_structured_output_async(model, schema_type)
 
-    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
-    def test_structured_output_of_both(self, model: BaseChatModel, schema_type: Any) -> None:
+    @SCHEMAS
+    @BOTH
+    async def test_structured_output_of_both(self, model: BaseChatModel, schema_type: Any, how: str) -> None:
         """All else that the suite asks of structured output holds, for each of the two runs."""
         schema, valid = _get_joke_class(schema_type)
         chat, heard = model.with_structured_output(schema), _TestCallbackHandler()
-        assert valid(chat.invoke("Tell me a joke about cats.", config={"callbacks": [heard]}))
-        streamed = list(chat.stream("Tell me a joke about cats.", config={"callbacks": [heard]}))
-        assert len(streamed) == 1
-        assert valid(streamed[0])
-        self._check_options(heard, schema, calls=4)
-
-    @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
-    async def test_structured_output_of_both_async(self, model: BaseChatModel, schema_type: Any) -> None:
-        """As the synchronous test, on the asynchronous way."""
-        schema, valid = _get_joke_class(schema_type)
-        chat, heard = model.with_structured_output(schema), _TestCallbackHandler()
-        assert valid(await chat.ainvoke("Tell me a joke about cats.", config={"callbacks": [heard]}))
-        streamed = [chunk async for chunk in chat.astream("Tell me a joke about cats.", config={"callbacks": [heard]})]
-        assert len(streamed) == 1
-        assert valid(streamed[0])
-        self._check_options(heard, schema, calls=4)
-
-    @staticmethod
-    def _check_options(heard: Any, schema: Any, *, calls: int) -> None:
+        given: Any = ("Tell me a joke about cats.", {"callbacks": [heard]})
+        answers = [await ask(chat, *given, how=how), *await streamed(chat, *given, how=how)]
+        assert [valid(answer) for answer in answers] == [True, True]
         formats = [options["ls_structured_output_format"]["schema"] for options in heard.options]
-        assert formats == [convert_to_json_schema(schema)] * calls
+        assert formats == [convert_to_json_schema(schema)] * 4
 
     @property
     def supports_model_override(self) -> bool:
         """The override reaches both tiers, and would make the small one good: `TestAccepted` has these tests."""
         return False
-
-
-def _record(message: AIMessage) -> dict[str, Any]:
-    return message.response_metadata["cascade"]

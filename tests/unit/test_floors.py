@@ -15,21 +15,22 @@ from tests.builders import ROOT
 PACKAGE = ROOT / "cascade_agent"
 
 FLOORS = {
-    "errors": 1,
-    "semconv": 1,
-    "_log": 1,
-    "_fork": 1,
-    "core": 2,
-    "models": 3,
-    "journal": 3,
-    "telemetry": 3,
-    "validators": 4,
-    "engine": 5,
-    "offline": 5,
-    "adapters": 6,
-    "testing": 7,
-    "cli": 8,
-    "__main__": 9,
+    name: floor
+    for floor, names in enumerate(
+        [
+            "errors semconv _log _fork",
+            "core",
+            "models journal telemetry",
+            "validators",
+            "engine offline",
+            "adapters",
+            "testing",
+            "cli",
+            "__main__",
+        ],
+        1,
+    )
+    for name in names.split()
 }
 """Folder (or module at the root) -> its floor. `__init__` names everything and imports nothing until it is used."""
 
@@ -45,22 +46,7 @@ ONLY_IN = {
     "jsonschema": {"validators"},
 }
 """Packages and the only folders that may import them at run time; the rest of the house does without."""
-
-HEAVY = (
-    "dask",
-    "genai_prices",
-    "jsonschema",
-    "langchain",
-    "langchain_core",
-    "langgraph",
-    "numpy",
-    "opentelemetry",
-    "pyarrow",
-    "pydantic",
-    "re2",
-    "rich",
-    "typer",
-)
+HEAVY = {*ONLY_IN, "langchain_core", "numpy", "pydantic", "re2"}
 
 
 class Import(NamedTuple):
@@ -75,71 +61,46 @@ class Import(NamedTuple):
 def _imports(file: Path) -> list[Import]:
     """Return every import of a file, wherever it stands in it."""
     tree = ast.parse(file.read_text())
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
+    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    typing_only = {id(inner) for guard in guards for statement in guard.body for inner in ast.walk(statement)}
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute here"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found += [Import(name, node.lineno, id(node) in typing_only) for name in names]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            above = "" if isinstance(node, ast.Import) else f"{node.module}."
+            assert not getattr(node, "level", 0), f"{file}:{node.lineno}: imports are absolute here"
+            found += [Import(above + alias.name, node.lineno, id(node) in typing_only) for alias in node.names]
     return found
 
 
-def _files() -> list[Path]:
-    return sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 
 
 def _folder(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def _stem(file: Path) -> str:
-    return str(file.relative_to(ROOT))
-
-
-def test_every_folder_has_a_floor() -> None:
-    """The table names every folder and every module at the root, and no other."""
-    assert {_folder(file) for file in _files()} == FLOORS.keys()
-
-
 def test_imports_point_down() -> None:
-    """A file imports from its own folder and from lower floors only, for types too."""
-    for file in _files():
+    """The table names every folder; a file imports from its own and from lower floors only, for types too."""
+    assert {_folder(file) for file in FILES} == FLOORS.keys()
+    for file in FILES:
         folder = _folder(file)
         for name, line, _ in _imports(file):
-            parts = name.split(".")
-            if parts[0] != "cascade_agent":
+            if not name.startswith("cascade_agent."):
                 continue
-            other = parts[1]
+            other = name.split(".")[1]
             assert other in FLOORS, f"{file}:{line}: import the module that a name lives in, not the root"
             lower = other == folder or FLOORS[other] < FLOORS[folder]
             assert lower, f"{file}:{line}: {folder} (floor {FLOORS[folder]}) imports {other} (floor {FLOORS[other]})"
 
 
-def _module(name: str, known: set[str]) -> str | None:
-    """Return the module of ours that an imported name lives in."""
-    while name and name not in known:
-        name = name.rpartition(".")[0]
-    return name or None
-
-
 def test_no_files_import_in_a_circle() -> None:
     """No file imports itself by way of others, for types too."""
-    modules = {_stem(file).removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in _files()}
+    stems = {str(file.relative_to(ROOT).with_suffix("")).removesuffix("/__init__"): file for file in FILES}
+    modules = {stem.replace("/", "."): file for stem, file in stems.items()}
     graph = {}
     for module, file in modules.items():
-        found = {_module(name, set(modules)) for name, _, _ in _imports(file)}
-        graph[module] = {other for other in found if other not in (None, module)}
+        found = {name if name in modules else name.rpartition(".")[0] for name, _, _ in _imports(file)}
+        graph[module] = found & modules.keys() - {module}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -149,14 +110,14 @@ def test_no_files_import_in_a_circle() -> None:
 def test_packages_stay_in_their_folders() -> None:
     """Each is imported where the table says only; no SDK of OpenTelemetry and no private module of langgraph anywhere."""
     api = tuple(f"opentelemetry.{name}" for name in ("baggage", "context", "metrics", "trace", "util.types"))
-    for file in _files():
+    for file in FILES:
         for name, line, typing_only in _imports(file):
             package, *inner = name.split(".")
-            folders = ONLY_IN.get(package)
-            assert typing_only or folders is None or _folder(file) in folders, f"{file}:{line}: imports {name}"
-            assert package != "opentelemetry" or name.startswith(api), f"{file}:{line}: imports {name}"
+            where = f"{file}:{line}: imports {name}"
+            assert typing_only or _folder(file) in ONLY_IN.get(package, FLOORS), where
+            assert package != "opentelemetry" or name.startswith(api), where
             private = any(part.startswith("_") for part in inner[:-1])  # the last one may be a name inside of a module
-            assert typing_only or package != "langgraph" or not private, f"{file}:{line}: imports {name}"
+            assert typing_only or package != "langgraph" or not private, where
 
 
 def test_tools_know_langchain_core_only() -> None:
@@ -167,16 +128,9 @@ def test_tools_know_langchain_core_only() -> None:
             assert name.split(".")[0] in allowed, f"{file}:{line}: imports {name}"
 
 
-def _imported_by(statement: str) -> set[str]:
-    code = f"import sys; before = set(sys.modules)\n{statement}\nprint(*(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
-    return {name for name in done.stdout.split() if name.split(".")[0] in HEAVY}
-
-
 @pytest.mark.parametrize(
     "statement",
     [
-        "import cascade_agent",
         "import cascade_agent; dir(cascade_agent)",
         "from cascade_agent import CascadeError, CascadeExhausted, Draft, Journal, Price, Scorer, StepContext, Verdict",
         "from cascade_agent import Policy, StepTrace",
@@ -184,7 +138,9 @@ def _imported_by(statement: str) -> set[str]:
 )
 def test_the_root_and_the_values_are_light(statement: str) -> None:
     """The root, and the values that only hold or read records, import neither the host nor anything heavy."""
-    assert _imported_by(statement) == set()
+    code = f"import sys; before = set(sys.modules)\n{statement}\nprint(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert {name for name in done.stdout.split() if name.split(".")[0] in HEAVY} == set()
 
 
 def test_the_floor_test_sees(tmp_path: Path) -> None:

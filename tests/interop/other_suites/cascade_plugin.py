@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableBinding
 from pydantic import BaseModel
 
 from cascade_agent import CascadeChatModel, Draft, StepContext, Verdict
+from cascade_agent.testing import ScriptedChatModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,26 +44,6 @@ HOSTS = (
     "trustcall.create_extractor",
     "langmem.create_memory_manager",
 )
-
-
-class Small(BaseChatModel):
-    """A small model that never helps: it raises, or writes what `reject_small` rejects."""
-
-    def _generate(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        if SMALL_IS == "raising":
-            msg = "small is down"
-            raise ConnectionError(msg)
-        return ChatResult(generations=[ChatGeneration(message=AIMessage("a draft that nobody should see"))])
-
-    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
-        """Take any tools."""
-        return self.bind(**kwargs)
-
-    @property
-    def _llm_type(self) -> str:
-        return "small"
 
 
 def reject_small(draft: Draft, context: StepContext) -> Verdict:
@@ -112,7 +92,8 @@ def cascaded(given: Any) -> Any:
 def _(model: BaseChatModel) -> BaseChatModel:
     if SMALL_IS == "accepted":
         return BothTheSame(small=model, large=model.model_copy(), validators=[])
-    return CascadeChatModel(small=Small(), large=model, validators=[reject_small])
+    reply = ConnectionError("small is down") if SMALL_IS == "raising" else "a draft that nobody should see"
+    return CascadeChatModel(small=ScriptedChatModel(reply, loop=True), large=model, validators=[reject_small])
 
 
 @cascaded.register
@@ -133,16 +114,16 @@ def _wrapped(host: Callable[..., Any]) -> Callable[..., Any]:
     return given_cascades
 
 
-def _equal_but_for_the_record(one: AIMessage, other: object) -> bool:
+def _equal_but_for_the_record(*messages: object) -> bool:
     """Compare messages as pydantic does; the record of the step is what a cascade adds to an answer by design."""
-    return BaseModel.__eq__(*(m if not isinstance(m, AIMessage) else _without_record(m) for m in (one, other)))
 
+    def bare(message: object) -> object:
+        if not isinstance(message, AIMessage):
+            return message
+        metadata = {k: v for k, v in message.response_metadata.items() if k != "cascade"}
+        return message.model_copy(update={"response_metadata": metadata})
 
-def _without_record(message: AIMessage) -> AIMessage:
-    metadata = message.response_metadata
-    if "cascade" not in metadata:
-        return message
-    return message.model_copy(update={"response_metadata": {k: v for k, v in metadata.items() if k != "cascade"}})
+    return BaseModel.__eq__(*map(bare, messages))
 
 
 def pytest_configure() -> None:

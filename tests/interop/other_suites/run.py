@@ -32,20 +32,9 @@ SUITES = {  # the name of the sdist, and where its tests are; deepagents, trustc
     "langmem": "tests",
 }
 TOOLS = (
-    "pytest",
-    "pytest-asyncio",
-    "pytest-mock",
-    "pytest-socket",
-    "pytest-timeout",
-    "syrupy",
-    "blockbuster",
-    "langchain-openai",
-    "langchain-anthropic",
-    "langchain-tests",
-    "langgraph-checkpoint-postgres",
-    "langgraph-checkpoint-sqlite",
-    "psycopg[binary]",
-    "psycopg-pool",
+    *("pytest", "pytest-asyncio", "pytest-mock", "pytest-socket", "pytest-timeout", "syrupy", "blockbuster"),
+    *("langchain-openai", "langchain-anthropic", "langchain-tests", "psycopg[binary]", "psycopg-pool"),
+    *("langgraph-checkpoint-postgres", "langgraph-checkpoint-sqlite"),
 )
 REASONS = {  # a pattern of the test's name: why it fails with a cascade
     "test_per_call_needs_a_tool_call_id|test_per_call_same_tool_twice": "call ids: an empty id becomes a fresh one",
