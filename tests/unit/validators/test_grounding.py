@@ -23,27 +23,27 @@ def tool(required: dict[str, Any], optional: dict[str, Any] | None = None) -> To
 
 
 def judge(
-    request: str | list[BaseMessage], args: dict[str, Any], spec: ToolSpec | None = None, **context: Any
+    wish: str | list[BaseMessage], args: dict[str, Any], spec: ToolSpec | None = None, **context: Any
 ) -> dict[str, Verdict]:
     """The verdicts by code on one call of `act` with `args`."""
     if spec is None:
         spec = tool({k: STRING if isinstance(v, str) else NUMBER for k, v in args.items()})
-    messages = [HumanMessage(request)] if isinstance(request, str) else request
+    messages = [HumanMessage(wish)] if isinstance(wish, str) else wish
     draft = Draft(message=AIMessage("", tool_calls=[{"name": "act", "args": args, "id": "1"}]))
     verdicts = Grounding()(draft, StepContext(messages=messages, tools=(spec,), **context))
     return {v.code: v for v in verdicts}
 
 
-def grounded(request: str | list[BaseMessage], value: Any, schema: dict[str, Any] | None = None) -> float:
+def grounded(wish: str | list[BaseMessage], value: Any, schema: dict[str, Any] | None = None) -> float:
     """Score of one required argument."""
     spec = tool({"x": schema or (STRING if isinstance(value, str) else NUMBER)})
-    score = judge(request, {"x": value}, spec)["argument_grounded"].score
+    score = judge(wish, {"x": value}, spec)["argument_grounded"].score
     assert score is not None
     return score
 
 
 @pytest.mark.parametrize(
-    ("request", "value"),
+    ("wish", "value"),
     [
         ("Weather in Lisbon please", "Lisbon"),
         ("weather in LISBON", "lisbon"),
@@ -74,13 +74,13 @@ def grounded(request: str | list[BaseMessage], value: Any, schema: dict[str, Any
         ("90 minutes", 1.5),
     ],
 )
-def test_another_writing_or_unit_is_grounded(request: str, value: Any) -> None:
+def test_another_writing_or_unit_is_grounded(wish: str, value: Any) -> None:
     """A value that the request holds in another writing, case, width, date format or usual unit has nothing against it."""
-    assert grounded(request, value) >= 0.8
+    assert grounded(wish, value) >= 0.8
 
 
 @pytest.mark.parametrize(
-    ("request", "value"),
+    ("wish", "value"),
     [
         ("What is the weather like?", "Springfield"),
         ("How tall is the tower?", 324),
@@ -88,9 +88,9 @@ def test_another_writing_or_unit_is_grounded(request: str, value: Any) -> None:
         ("天気は?", "大阪"),
     ],
 )
-def test_value_out_of_nowhere_is_objected_to(request: str, value: Any) -> None:
+def test_value_out_of_nowhere_is_objected_to(wish: str, value: Any) -> None:
     """A value that nobody mentioned scores low, with the path of the argument and without quoting it."""
-    verdict = judge(request, {"x": value})["argument_grounded"]
+    verdict = judge(wish, {"x": value})["argument_grounded"]
     assert (verdict.outcome, verdict.path) == ("pass", "/tool_calls/0/args/x")
     assert verdict.score < 0.4
     assert str(value) not in verdict.reason
@@ -205,17 +205,17 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("code", "request", "value", "schema"), FAULTS)
-def test_faults_of_one_value_are_soft_fails(code: str, request: str, value: Any, schema: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("code", "wish", "value", "schema"), FAULTS)
+def test_faults_of_one_value_are_soft_fails(code: str, wish: str, value: Any, schema: dict[str, Any]) -> None:
     """A date of no known year, a shape or word for no value, the parameter's name, an empty value, percent as written."""
-    verdict = judge(request, {"city": value}, tool({"city": schema}))[code]
+    verdict = judge(wish, {"city": value}, tool({"city": schema}))[code]
     assert (verdict.outcome, verdict.score, verdict.hard) == ("fail", 0.0, False)
 
 
-@pytest.mark.parametrize(("code", "request", "value", "schema"), KNOWN)
-def test_look_alikes_of_faults(code: str, request: str, value: Any, schema: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("code", "wish", "value", "schema"), KNOWN)
+def test_look_alikes_of_faults(code: str, wish: str, value: Any, schema: dict[str, Any]) -> None:
     """What the user wrote, an option, a default, JSON, what the schema allows, a parameter that takes percent."""
-    assert code not in judge(request, {"city": value}, tool({"city": schema}))
+    assert code not in judge(wish, {"city": value}, tool({"city": schema}))
 
 
 def test_a_date_that_follows_from_a_known_one() -> None:
@@ -228,7 +228,7 @@ def test_a_date_that_follows_from_a_known_one() -> None:
 
 
 def test_silent_without_calls_and_for_structured_output() -> None:
-    """Nothing is request of prose, an unknown tool's arguments, truth values, nor where structured output was asked for."""
+    """Nothing is asked of prose, an unknown tool's arguments, truth values, nor where structured output was asked for."""
     assert judge("Do it", {"x": True}, tool({"x": {"type": "boolean"}})) == {}
     context = StepContext(messages=[HumanMessage("hi")], tools=(tool({"x": STRING}),))
     assert list(Grounding()(Draft(message=AIMessage("Hello!")), context)) == []
