@@ -172,9 +172,7 @@ def labelled(step_id, verdicts=(), *, kind="call", answered=True, drafted=True, 
         gathered=gathered,
     )
     attempts = (small,) if answered else (small, Attempt(tier="large", outcome="accepted"))
-    trace = StepTrace(
-        id=step_id, step="s", kind=kind, outcome="accepted", reason="r", attempts=attempts, final=len(attempts) - 1
-    )
+    trace = recorded(step_id, *attempts, step="s", kind=kind, outcome="accepted")
     return LabelledStep(trace=trace, labels=tuple(labels), outcome=Outcome(**outcome))
 
 
@@ -195,46 +193,24 @@ def world(episodes, steps=4, *, seed=0, shadow=1.0, threshold=0.6):
             step_id = f"{seed}-{episode}-{number}"
             large_cost, name = chance.choice([0.01, 0.02]), chance.choice(["plan", "act"])
             accepted = p >= threshold
-            verdict = Verdict(outcome="pass", code="mine", score=p, validator="mine")
-            reply = {"text": "1" if right else "2", "tool_calls": []}
             small = Attempt(
                 tier="small",
                 outcome="accepted" if accepted else "rejected",
-                verdicts=(verdict,),
+                verdicts=(graded("mine", p, "mine"),),
                 confidence=p,
                 cost=0.001,
                 latency=0.5,
-                answer=reply,
+                answer={"text": "1" if right else "2", "tool_calls": []},
             )
-            large = Attempt(
-                tier="large", outcome="accepted", cost=large_cost, latency=2.0, answer={"text": "1", "tool_calls": []}
-            )
+            answer = {"text": "1", "tool_calls": []}
+            large = Attempt(tier="large", outcome="accepted", cost=large_cost, latency=2.0, answer=answer)
             attempts = (small,) if accepted else (small, large)
-            cost = sum(a.cost for a in attempts)
-            found.append(
-                StepTrace(
-                    id=step_id,
-                    step=name,
-                    kind="text",
-                    outcome="accepted" if accepted else "escalated",
-                    reason="r",
-                    attempts=attempts,
-                    final=len(attempts) - 1,
-                    cost=cost,
-                    latency=sum(a.latency for a in attempts),
-                    thread_id=f"{seed}-{episode}",
-                )
-            )
+            cost, latency = sum(a.cost for a in attempts), sum(a.latency for a in attempts)
+            fields = {"step": name, "kind": "text", "cost": cost, "latency": latency, "thread_id": f"{seed}-{episode}"}
+            found.append(recorded(step_id, *attempts, **fields))
             truth.append((p, right, large_cost))
             if accepted and chance.random() < shadow:
-                labels.append(
-                    Label(
-                        step_id=step_id,
-                        source="shadow",
-                        right=right,
-                        harm=not right,
-                        propensity=shadow,
-                        side_call=SideCall(name="large", cost=large_cost, latency=2.0),
-                    )
-                )
+                call = SideCall(name="large", cost=large_cost, latency=2.0)
+                means = {"right": right, "harm": not right, "propensity": shadow, "side_call": call}
+                labels.append(Label(step_id=step_id, source="shadow", **means))
     return found, labels, truth
