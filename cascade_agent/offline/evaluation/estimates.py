@@ -206,12 +206,12 @@ def _money_of(line: Line, ground: Line) -> tuple[Figure, Figure, Figure]:
     if ground["open"] == 0:
         estimate, saved = cost, saving
     elif ground["weight"] and not line["own_none"]:
-        big, alone = (_weighted(ground, *map(of.large, ("known_", "drawn_"))) for of in (line, ground))
+        big, alone = (_weighted(ground, of.large("known_"), of.large("drawn_")) for of in (line, ground))
         if math.isfinite(big[1]) and math.isfinite(alone[1]):
             estimate = own[0] + big[0], own[1] + big[1]
             if (ratio := _over(estimate, alone)) is not None:
                 saved = 1.0 - ratio[1], 1.0 - ratio[0]
-            success = _weighted(ground, *map(line.pair, ("known_success", "drawn_success")))
+            success = _weighted(ground, line.pair("known_success"), line.pair("drawn_success"))
     per_estimate = None if estimate is None else _over(estimate, success)
     return _figure(cost, estimate, ground["n"] * MONEY), _figure(saving, saved), _figure(per, per_estimate, MONEY)
 
@@ -318,17 +318,20 @@ def _quantiles(times: Times, q: float, ground: Line) -> tuple[Pair | None, Pair 
 
 def _quantile(counts: Iterable[tuple[int | None, float]], q: float) -> Pair | None:
     """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
-    by_place: dict[int | None, float] = defaultdict(float)
-    total = 0.0
+    known: dict[int, float] = defaultdict(float)
+    unknown = total = 0.0
     for place, n in counts:
-        by_place[place] += n
         total += n
-    unknown, wanted = by_place.pop(None, 0.0), q * total
+        if place is None:
+            unknown += n
+        else:
+            known[place] += n
+    wanted = q * total
     if not wanted:
         return None
 
     def reached(passed: float) -> float:
-        for place, n in sorted(by_place.items()):
+        for place, n in sorted(known.items()):
             passed += n
             if passed >= wanted:
                 return middle(place)
