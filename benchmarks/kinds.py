@@ -30,7 +30,7 @@ from judge import BAND, Bench, Judged, Pair, Way, half, judge, loss_and_cost, op
 
 from cascade_agent.core.kinds import kind_of
 from cascade_agent.offline.calibration.certificate import Unit
-from cascade_agent.offline.calibration.disagreement import Asked, learn_share
+from cascade_agent.offline.calibration.fit import Asked, learn_share
 from cascade_agent.offline.calibration.kinds import Path as Thresholds
 from cascade_agent.offline.calibration.kinds import path_by_kind
 from cascade_agent.offline.evaluation.metrics import auroc

@@ -14,7 +14,7 @@ CODES = ["tool_match", "argument_grounded", "date_invented"]
 scores = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0])
 costs = st.none() | st.sampled_from([0.0, 0.001, 0.01, 0.1])
 times = st.none() | st.sampled_from([0.0, 0.2, 1.0, 5.0])
-graded = st.builds(
+scored = st.builds(
     lambda code, score: Verdict(outcome="pass", code=code, score=score, validator="Grounding"),
     st.sampled_from(CODES),
     scores,
@@ -28,7 +28,7 @@ fails = st.sampled_from(
         Verdict(outcome="abstain", code="validator_error", validator="mine"),
     ]
 )
-verdicts = st.lists(st.one_of(graded, graded, graded, own, own, fails), max_size=4).map(tuple)
+verdicts = st.lists(st.one_of(scored, scored, scored, own, own, fails), max_size=4).map(tuple)
 effects = st.sampled_from([None, None, "read", "write", "irreversible"])
 EVIDENCE = ("CrossCheck", "Judge")
 
@@ -154,8 +154,7 @@ def labelled(step_id, verdicts=(), *, kind="call", answered=True, drafted=True, 
     ended = "skipped" if not drafted else "accepted" if answered else "rejected"
     small = Attempt(tier="small", outcome=ended, verdicts=tuple(verdicts), gathered=gathered)
     attempts = (small,) if answered else (small, Attempt(tier="large", outcome="accepted"))
-    facts = {"kind": kind, "outcome": "accepted", "reason": "r", "final": len(attempts) - 1}
-    trace = StepTrace(id=step_id, step="s", attempts=attempts, **facts)
+    trace = recorded(step_id, *attempts, step="s", kind=kind, outcome="accepted")
     return LabelledStep(trace=trace, labels=tuple(labels), outcome=Outcome(**outcome))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cascade_agent.offline.calibration.calibrate import CalibrationResult, Quality, calibrate
+from cascade_agent.offline.calibration.calibrate import CalibrationResult, Quality, Sample, calibrate
 from cascade_agent.offline.calibration.certificate import (
     Certificate,
     Claim,
@@ -11,11 +11,9 @@ from cascade_agent.offline.calibration.certificate import (
     labels_for_power,
     labels_needed,
 )
-from cascade_agent.offline.calibration.disagreement import learn_disagreement
-from cascade_agent.offline.calibration.fit import Example, Fit, fit, isotonic
+from cascade_agent.offline.calibration.fit import Example, Fit, fit, isotonic, learn_disagreement
 from cascade_agent.offline.calibration.labelling import find_step, import_labels, to_look_at
 from cascade_agent.offline.calibration.policy_file import load_policy, write_policy
-from cascade_agent.offline.calibration.sample import Sample
 
 __all__ = [
     "CalibrationResult",

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from cascade_agent.core.decide import decide
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.scoring import EvidenceShare
 from cascade_agent.errors import ConfigurationError, RecordError
@@ -23,20 +24,19 @@ from cascade_agent.offline.calibration.certificate import (
     NoThreshold,
     Per,
     Risk,
+    Unit,
     labels_for_power,
     labels_needed,
 )
-from cascade_agent.offline.calibration.disagreement import learn_disagreement
-from cascade_agent.offline.calibration.fit import Fit, Target, fit
+from cascade_agent.offline.calibration.fit import Example, Fit, Target, fit, learn_disagreement
 from cascade_agent.offline.calibration.kinds import Entries, Entry, entries_of, scope_of, thresholds_of, together
 from cascade_agent.offline.calibration.policy_file import library_version
-from cascade_agent.offline.calibration.sample import Sample, draw, examples_of, replayed_confidence, to_units
-from cascade_agent.offline.evaluation.dataset import Dataset, LabelRules, split_hash
+from cascade_agent.offline.evaluation.dataset import LOOKING, split_hash, unit_hash
 from cascade_agent.offline.evaluation.estimates import Estimates, Figure
-from cascade_agent.offline.evaluation.journals import ReadSettings, as_list, complete, fold
+from cascade_agent.offline.evaluation.journals import as_list, load_dataset
 from cascade_agent.offline.evaluation.metrics import auroc, auroc_within, brier, calibration_error, interval
 from cascade_agent.offline.evaluation.plain import Plain, plain
-from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
+from cascade_agent.offline.evaluation.replay import rescored
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from cascade_agent.core.scoring import Scorer
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.models.pricing import Price
-    from cascade_agent.offline.calibration.certificate import Unit
     from cascade_agent.offline.evaluation.dataset import Evaluator, LabelledStep, OnConflict, SameText
+    from cascade_agent.offline.evaluation.estimates import Basis
+    from cascade_agent.offline.evaluation.journals import Dataset
 
 ScorerChoice = Literal["auto", "rules", "error", "gain"]
 ByKind = Literal["one", "each", "together"]
@@ -59,6 +60,7 @@ MIN_FIT: Final = 50  # labelled drafts below which no scorer is fitted: the rule
 MAX_FIT: Final = 2000  # beyond, more of them go to the certificate; the ranking hardly gets better
 _SPARE = 1.1  # the certificate keeps this many times the episodes that it needs: a split by hash is not exact
 _MIN_KIND = 30  # drafts of a kind that has an AUROC of its own
+_MAX_WEIGHT = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,23 @@ class Quality(Plain):
     calibration_error: float | None
     brier: float | None
     by_kind: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The steps whose labels may stand for all steps, and how they came to be drawn.
+
+    `basis` is `all_escalated` (small answered no step: every label counts), `propensity` (accepted steps were shadowed
+    with a known probability, the other steps are thinned to the least of them, `rate`), `share` (accepted steps were
+    labelled by people or an evaluator; **assumed** not to be chosen by their outcome or their confidence) or `none`
+    (accepted steps have no such label, so nothing is known of them). `unclear` counts drawn steps whose label is
+    unknown; they are left out.
+    """
+
+    steps: tuple[LabelledStep, ...]
+    basis: Basis
+    rate: float
+    unclear: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,21 +157,6 @@ class CalibrationResult:
         }
 
 
-class _Read:
-    """One reading of the journals: the labelled steps, and what all steps cost."""
-
-    def __init__(self, side_effects: Mapping[str, str]) -> None:
-        self.dataset, self.tally = Dataset(side_effects=side_effects), Tally(SweepPlan())
-
-    def add(self, step: LabelledStep) -> None:
-        self.dataset.add(step)
-        self.tally.add(step)
-
-    def merge(self, other: _Read) -> None:
-        self.dataset.merge(other.dataset)
-        self.tally.merge(other.tally)
-
-
 def calibrate(
     paths: PathLike | Sequence[PathLike],
     *,
@@ -175,30 +179,24 @@ def calibrate(
 ) -> CalibrationResult:
     """Calibrate a policy on labelled journals.
 
-    With probability `confidence` over the labels, and as long as steps stay like those of the journal:
+    With probability `confidence` over the labels, and as long as steps stay like those of the journal, the thresholds
+    of the policy bound the risk (`harm` or `selective_error`, see `Claim`) by `max_loss`:
 
-    - with `by_kind="one"`, `Policy.threshold` bounds the risk (`harm` or `selective_error`, see `Claim`) by `max_loss`
-      over all steps together;
-    - with `by_kind="each"` it has one number per kind of step, and the risk is bounded within each kind that has
-      a certificate, in all of them at once. A kind for which nothing could be shown has 1.0: it goes to the large
-      model;
-    - with `by_kind="together"` it has the cheapest numbers per kind that bound the risk over all steps together: they
-      are chosen on the episodes that a scorer is fitted on and certified on the others;
-    - where the policy declares irreversible tools, `Policy.threshold["irreversible"]` bounds P(small wrong | accepted)
-      among the drafts that call one (1.0 where nothing could be shown). This claim has a `confidence` of its own; the
-      highest threshold that applies to a draft decides, which keeps the others.
+    - `by_kind="one"`: one threshold, over all steps together;
+    - `"each"`: a number per kind of step, within each kind that has a certificate, in all of them at once; a kind for
+      which nothing could be shown has 1.0, it goes to the large model;
+    - `"together"`: the cheapest numbers per kind that bound the risk over all steps together, chosen on the episodes
+      that a scorer is fitted on and certified on the others;
+    - `Policy.threshold["irreversible"]`, where the policy declares such tools, bounds P(small wrong | accepted) among
+      the drafts that call one, with a `confidence` of its own (1.0 where nothing could be shown).
 
     A loss is counted `per` one drawn step of each episode (steps of one `thread_id`), one drawn `turn` (steps of one
-    `run_id`), or the whole `episode`. Thresholds that were set by hand for a kind or an effect stay where they are the
-    stricter ones.
-
-    `policy` holds the settings to start from: its threshold is replaced, its scorer is the prior of a fit (one that an
-    earlier calibration fitted gives way to the shipped rules, so that no label counts twice). `scorer="rules"` keeps
-    it, `error` and `gain` fit one, `auto` takes what ranks harm best on episodes that the fit did not see, of those
-    that would hold a threshold there.
-
-    `evidence_share` is the share of steps to ask the evidence about, where it most likely disagrees (see
-    `learn_disagreement`); it is learned without labels on half of the episodes, the threshold certified on the others.
+    `run_id`), or the whole `episode`. `policy` holds the settings to start from: its threshold is replaced (numbers set
+    by hand for a kind or an effect stay where they are stricter), its scorer is the prior of a fit (one that an earlier
+    calibration fitted gives way to the shipped rules, so that no label counts twice). `scorer="rules"` keeps it,
+    `error` and `gain` fit one, `auto` takes what ranks harm best on episodes that the fit did not see, of those that
+    would hold a threshold there. `evidence_share` is the share of steps to ask the evidence about, where it most likely
+    disagrees (see `learn_disagreement`), learned without labels on half of the episodes.
 
     `evaluator`, `same_text` and `on_conflict` say how labels come about (see `LabelRules`), `on_error` what a line does
     that is no record (see `journal.read`), `dask` how files are read (see `ReadSettings`). `prices` (by model) and
@@ -220,18 +218,25 @@ def calibrate(
         evidence = learn_disagreement(*files, share=evidence_share, seed=seed, on_error=on_error)
     # a threshold is certified with these weights, whatever later versions ship
     base = replace(base, scorer=prior, evidence=evidence)
-    rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
-    how = ReadSettings(rules=rules, on_error=on_error, keep=True, dask=dask)
-    reading = fold(partial(_Read, base.side_effects), files, how)
-    dataset, tally = complete(reading.found.dataset, reading, files), reading.found.tally
+    dataset = load_dataset(
+        *files,
+        evaluator=evaluator,
+        same_text=same_text,
+        on_conflict=on_conflict,
+        side_effects=base.side_effects,
+        on_error=on_error,
+        dask=dask,
+    )
     if not any(step.labelled for step in dataset.steps):
         raise RecordError(_no_labels(files, dataset))
     sample = draw(dataset, base, seed=seed)
     learn, test, part = _split(dataset, sample, claim, scorer, base, learns=by_kind == "together")
-    fits = _fits(learn, sample, prior, scorer, seed)
-    chosen = _choose(fits, learn, base, scorer, claim)
-    judged = {"rules": base} | {name: replace(base, scorer=f.scorer) for name, f in fits.items()}
-    units = to_units(test, judged[chosen])
+    targets = [target for target in get_args(Target) if learn and scorer in ("auto", target)]
+    examples = examples_of(learn, sample)
+    fits = {target: fit(examples, target=target, prior=prior, seed=seed) for target in targets}
+    judged = {"rules": base} | {name: replace(base, scorer=fitted.scorer) for name, fitted in fits.items()}
+    chosen = scorer if scorer in fits else _choose(fits, judged, learn, claim)
+    units, tally = to_units(test, judged[chosen]), dataset.tally
     certificate, kinds = _certified(units, sample, claim)
     irreversible = None
     if sample.basis != "none" and "irreversible" in base.side_effects.values():
@@ -242,7 +247,7 @@ def calibrate(
         certificate=certificate,
         by_kind=kinds,
         irreversible=irreversible,
-        scorer=prior if chosen == "rules" else fits[chosen].scorer,
+        scorer=judged[chosen].scorer or prior,
         chosen=chosen,
         fits=fits,
         quality={name: quality_of(test, judged[name], gain=name == "gain", seed=seed) for name in judged},
@@ -261,8 +266,11 @@ def calibrate(
         return result
     if irreversible is not None:
         entries["irreversible"] = Entry.of("irreversible", irreversible)
-    provenance = _provenance(result, entries, claim, prices, now or dt.datetime.now(dt.UTC))
-    return replace(result, policy=_policy_of(result, entries, base, part, provenance))
+    if chosen in fits:
+        learned: JsonObject = {"kind": "fitted", "target": chosen, "data": result.data, "learned": [list(part)]}
+        base = replace(base, scorer=replace(result.scorer, provenance=learned))
+    provenance = _provenance(result, entries, claim, prices or {}, now or dt.datetime.now(dt.UTC))
+    return replace(result, policy=replace(base, threshold=thresholds_of(entries, base), provenance=provenance))
 
 
 def _check(name: str, value: object, choice: object) -> None:
@@ -316,33 +324,21 @@ def _learned(scorer: Scorer | None) -> list[Part]:
     return [(int(seed), float(share)) for seed, share in parts] if isinstance(parts, list) else []
 
 
-def _fits(
-    learn: Sequence[LabelledStep], sample: Sample, prior: Scorer, choice: ScorerChoice, seed: int
-) -> dict[str, Fit]:
-    wanted = [target for target in get_args(Target) if learn and choice in ("auto", target)]
-    examples = examples_of(learn, sample)
-    return {target: fit(examples, target=target, prior=prior, seed=seed) for target in wanted}
-
-
-def _choose(
-    fits: Mapping[str, Fit], learn: Sequence[LabelledStep], base: Policy, choice: ScorerChoice, claim: Claim
-) -> str:
+def _choose(fits: Mapping[str, Fit], judged: Mapping[str, Policy], learn: Sequence[LabelledStep], claim: Claim) -> str:
     """Return the candidate that ranks harm best on held-out episodes, among the drafts that a threshold decides on.
 
     One that holds no threshold on what it was chosen on gives way to those that do: a fit may rank best and still give
     its greatest confidence to so many harmful drafts that nothing is left to certify.
     """
-    if choice != "auto" or not fits:
-        return choice if choice in fits else "rules"
-    free = [(i, p) for i, step in enumerate(learn) if (p := replayed_confidence(step, base)) is not None]
-    harmless = [not learn[i].loss for i, _ in free]
-    folds = next(iter(fits.values())).folds
-    fold_of = [folds[i] for i, _ in free]
-    ranked = {"rules": [p for _, p in free]}
-    ranked |= {name: [fitted.held_out[i] for i, _ in free] for name, fitted in fits.items()}
-    judged = {"rules": base} | {name: replace(base, scorer=fitted.scorer) for name, fitted in fits.items()}
+    if not fits:
+        return "rules"
+    found = ((i, replayed_confidence(step, judged["rules"])) for i, step in enumerate(learn))
+    free = {i: p for i, p in found if p is not None}
+    harmless, folds = [not learn[i].loss for i in free], next(iter(fits.values())).folds
+    ranked = {"rules": [*free.values()]} | {name: [fitted.held_out[i] for i in free] for name, fitted in fits.items()}
     holds = {name for name, policy in judged.items() if claim.test(to_units(learn, policy))}
-    return max(ranked, key=lambda name: (name in holds, auroc_within(ranked[name], harmless, fold_of) or 0.0))
+    within = {name: auroc_within(scores, harmless, [folds[i] for i in free]) for name, scores in ranked.items()}
+    return max(ranked, key=lambda name: (name in holds, within[name] or 0.0))
 
 
 def quality_of(steps: Sequence[LabelledStep], policy: Policy, *, gain: bool = False, seed: int = 0) -> Quality:
@@ -397,23 +393,8 @@ def labels_hash(steps: Sequence[LabelledStep]) -> str:
     return digest.hexdigest()
 
 
-def _policy_of(result: CalibrationResult, entries: Entries, base: Policy, part: Part, provenance: JsonObject) -> Policy:
-    scorer, thresholds = result.scorer, thresholds_of(entries, base)
-    if result.chosen in result.fits:
-        learned: JsonObject = {"target": result.chosen, "data": result.data, "learned": [list(part)]}
-        scorer = replace(scorer, provenance={"kind": "fitted", **learned})
-    whole = thresholds.pop("", None)
-    default = max(thresholds.values()) if whole is None else whole
-    threshold = {**thresholds, "default": default} if thresholds else default
-    return replace(base, threshold=threshold, scorer=scorer, provenance=provenance)
-
-
 def _provenance(
-    result: CalibrationResult,
-    entries: Entries,
-    claim: Claim,
-    prices: Mapping[str, Price] | None,
-    now: dt.datetime,
+    result: CalibrationResult, entries: Entries, claim: Claim, prices: Mapping[str, Price], now: dt.datetime
 ) -> JsonObject:
     dataset = result.dataset
     return {
@@ -437,6 +418,100 @@ def _provenance(
         "paid": plain(dict(sorted(dataset.paid.items()))),
         "prices": {
             model: {"source": price.source, "date": price.date, "currency": price.currency}
-            for model, price in (prices or {}).items()
+            for model, price in prices.items()
         },
     }
+
+
+def draw(dataset: Dataset, policy: Policy, *, seed: int = 0) -> Sample:
+    """Return a sample in which every step of the journal had the same chance to be, and whose losses are known.
+
+    Labels come unevenly: an escalated step labels itself, an accepted one only when it was shadowed, or when somebody
+    looked. Escalated steps alone say nothing about accepted ones. So all are thinned, by a hash of `seed` and the id,
+    to the rate at which accepted steps have labels. A step that no threshold accepts needs no label: it does no harm.
+    """
+    accepted = [step for step in dataset.steps if step.answered]
+    shadowed = [step for step in accepted if step.outcome.propensity is not None]
+    looked_at = [step for step in accepted if step.outcome.source in LOOKING]
+    basis: Basis
+    if not dataset.answered:
+        basis, rate, kept = "all_escalated", 1.0, []
+    elif looked_at and len(looked_at) >= len(shadowed):
+        basis, rate, kept = "share", len(looked_at) / dataset.answered, looked_at
+    elif shadowed:
+        rate = min(step.outcome.propensity or 1.0 for step in shadowed)
+        chosen = [step for step in accepted if step.outcome.propensity is not None or _tool_failed(step)]
+        basis, kept = "propensity", [step for step in chosen if _coin(step, seed) < rate / _chance(step)]
+    else:
+        return Sample(steps=(), basis="none", rate=0.0, unclear=0)
+    drawn = [step for step in dataset.steps if not step.answered and _coin(step, seed) < rate]
+    known = [step for step in drawn if step.labelled or replayed_confidence(step, policy) is None]
+    steps = sorted([*kept, *known], key=lambda step: step.id)
+    return Sample(steps=tuple(steps), basis=basis, rate=rate, unclear=len(drawn) - len(known))
+
+
+def _chance(step: LabelledStep) -> float:
+    """Return with which probability an accepted step came to be labelled: a tool's error is always seen."""
+    return 1.0 if step.outcome.propensity is None or _tool_failed(step) else step.outcome.propensity
+
+
+def _tool_failed(step: LabelledStep) -> bool:
+    return any(label.source == "tool_error" for label in step.labels)
+
+
+def _coin(step: LabelledStep, seed: int) -> float:
+    return unit_hash(f"draw\0{seed}\0{step.id}")
+
+
+def replayed_confidence(step: LabelledStep, policy: Policy) -> float | None:
+    """Return the confidence with which the policy would decide a step; None when every threshold escalates it."""
+    if not step.drafted:
+        return None
+    attempt = rescored(policy, step.small, ())
+    if policy.threshold != 0.0:  # every confidence reaches it: what still escalates does so under all
+        policy = replace(policy, threshold=0.0)
+    while True:
+        move = decide(policy, (attempt,), evidence=step.small.gathered)
+        if move.action != "ask_evidence" or move.evidence is None:
+            return attempt.confidence if move.action == "accept" else None
+        attempt = rescored(policy, step.small, (*attempt.gathered, move.evidence))
+
+
+def to_units(steps: Sequence[LabelledStep], policy: Policy) -> list[Unit]:
+    """Return labelled steps as units of a certificate for this policy's scorer."""
+    costs = [next((a.cost for a in s.trace.attempts if a.tier == "large" and a.cost is not None), None) for s in steps]
+    known = [cost for cost in costs if cost]
+    mean = math.fsum(known) / len(known) if known else 1.0
+    return [
+        Unit(
+            episode=step.episode,
+            step_id=step.id,
+            confidence=replayed_confidence(step, policy),
+            harm=step.loss,
+            wrong=step.outcome.right is False,
+            kind=step.trace.kind,
+            turn=step.trace.run_id or "",
+            price=cost or mean,
+        )
+        for step, cost in zip(steps, costs, strict=True)
+    ]
+
+
+def examples_of(steps: Sequence[LabelledStep], sample: Sample) -> list[Example]:
+    """Return labelled drafts to fit on, each weighed by one over the chance of its label, at most 10."""
+
+    def chance(step: LabelledStep) -> float:
+        looked_at = sample.basis == "share" and step.answered and step.outcome.source in LOOKING
+        return sample.rate if looked_at else _chance(step)
+
+    return [
+        Example(
+            verdicts=step.small.verdicts,
+            wrong=not step.outcome.right,
+            gain=step.loss,
+            episode=step.episode,
+            weight=min(_MAX_WEIGHT, 1.0 / chance(step)),
+        )
+        for step in steps
+        if step.outcome.right is not None and step.drafted
+    ]

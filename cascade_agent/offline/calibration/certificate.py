@@ -20,7 +20,7 @@ from cascade_agent.offline.evaluation.metrics import binomial_cdf, upper_bound
 from cascade_agent.offline.evaluation.plain import Plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Sequence, Sized
 
 Risk = Literal["harm", "selective_error"]
 Per = Literal["step", "turn", "episode"]
@@ -140,8 +140,7 @@ class Claim:
     are not more often right).
 
     Steps of one episode depend on each other, so units are episodes: one `step` of each, drawn by a hash of `seed` and
-    the episode; one drawn `turn`, which is a loss if any of its steps is; or the whole `episode`, the claim for "at
-    most this share of my tasks".
+    the episode; one drawn `turn`, a loss if any of its steps is; or the whole `episode`.
 
     Raises:
         ConfigurationError: a target that is no probability, or a combination that has no test.
@@ -175,7 +174,7 @@ class Claim:
         for unit in units:
             episodes[unit.episode].append(unit)
         every = [unit for steps in episodes.values() for unit in steps]
-        found, n, losses = self._walk([self._unit(e, steps) for e, steps in episodes.items()], every)
+        found, n, losses = self._walk([self._unit(steps) for steps in episodes.values()], every)
         if found is None:
             return self.none(n=n, losses=losses)
         accepted = sum(u.confidence is not None and u.confidence >= found for u in every)
@@ -200,16 +199,16 @@ class Claim:
         groups: dict[str, list[Unit]] = defaultdict(list)
         for unit in units:
             groups[unit.kind].append(unit)
-        need = labels_needed(self.max_loss, self._shared(len(groups)).confidence)
-        merged: dict[str, list[Unit]] = {}
+        need = labels_needed(self.max_loss, self._shared(groups).confidence)
+        merged: dict[str, list[Unit]] = defaultdict(list)
         for kind, members in sorted(groups.items()):
             enough = len({u.episode for u in members}) >= need
-            merged.setdefault(kind if enough else "", []).extend(members)
-        claim = self._shared(len(merged))
+            merged[kind if enough else ""] += members
+        claim = self._shared(merged)
         return {kind: claim.test(members) for kind, members in sorted(merged.items())}
 
-    def _shared(self, groups: int) -> Claim:
-        return replace(self, confidence=1.0 - (1.0 - self.confidence) / max(1, groups))
+    def _shared(self, groups: Sized) -> Claim:
+        return replace(self, confidence=1.0 - (1.0 - self.confidence) / max(1, len(groups)))
 
     def none(self, reason: str = "", *, n: int, losses: int) -> NoThreshold:
         """Return that nothing holds, for a reason, and what is missing."""
@@ -233,19 +232,24 @@ class Claim:
             **asdict(self), reason=reason or found, n=n, losses=losses, missing=missing, missing_for_power=power
         )
 
-    def _unit(self, episode: str, steps: list[Unit]) -> Unit:
+    def _unit(self, steps: Sequence[Unit]) -> Unit:
         """Return an episode as the one unit that the claim counts."""
-        if self.per == "episode":
-            return _worst(steps)
-        drawn = self._drawn(episode, steps)
-        if self.per == "step":
-            return drawn
-        turns = {_turn(u): u for u in steps}
-        turn = _turn(self._drawn(episode, list(turns.values())))
-        return _worst([u for u in steps if _turn(u) == turn])
 
-    def _drawn(self, episode: str, steps: list[Unit]) -> Unit:
-        return sorted(steps, key=lambda u: u.step_id)[sha(f"{self.seed}\0{episode}") % len(steps)]
+        def draw(some: Iterable[Unit]) -> Unit:
+            ordered = sorted(some, key=lambda u: u.step_id)
+            return ordered[sha(f"{self.seed}\0{steps[0].episode}") % len(ordered)]
+
+        def turn(unit: Unit) -> str:
+            return unit.turn or unit.step_id
+
+        if self.per == "step":
+            return draw(steps)
+        if self.per == "turn":
+            drawn = turn(draw({turn(u): u for u in steps}.values()))
+            steps = [u for u in steps if turn(u) == drawn]
+        # a loss from the threshold down at which the first of its harms is accepted
+        harms = [u for u in steps if u.harm and u.confidence is not None]
+        return max(harms, key=lambda u: u.confidence or 0.0) if harms else replace(steps[0], harm=False)
 
     def _walk(self, sample: Sequence[Unit], every: Sequence[Unit]) -> tuple[float | None, int, int]:
         """Return the least threshold before the first at which the test fails, from the top, with its units and losses.
@@ -261,27 +265,16 @@ class Claim:
             need = labels_needed(self.max_loss, self.confidence, losses=_FIRST_LOSSES)
             need = need if len(known) >= 2 * need else labels_needed(self.max_loss, self.confidence)
         accepted = losses = 0
-        found: float | None = None
-        held = tested = (-1, -1)
+        found: tuple[float, int, int] | None = None
         for threshold in sorted(grid, reverse=True):
             while known and known[-1][0] >= threshold:
                 losses += known.pop()[1]
                 accepted += 1
-            seen = (len(sample) if harm else accepted, losses)
+            n = len(sample) if harm else accepted
             if accepted < need:
                 continue
-            if seen != tested and binomial_cdf(losses, seen[0], self.max_loss) > 1.0 - self.confidence:
+            same = found is not None and found[1:] == (n, losses)
+            if not same and binomial_cdf(losses, n, self.max_loss) > 1.0 - self.confidence:
                 break
-            found, held, tested = threshold, seen, seen
-        n = len(sample) if harm else accepted
-        return (None, n, losses) if found is None else (found, held[0], held[1])
-
-
-def _turn(unit: Unit) -> str:
-    return unit.turn or unit.step_id
-
-
-def _worst(steps: Sequence[Unit]) -> Unit:
-    """Return an episode as one unit: a loss from the threshold down at which the first of its harms is accepted."""
-    harms = [u for u in steps if u.harm and u.confidence is not None]
-    return max(harms, key=lambda u: u.confidence or 0.0) if harms else replace(steps[0], harm=False)
+            found = threshold, n, losses
+        return found or (None, len(sample) if harm else accepted, losses)

@@ -1,5 +1,8 @@
 """A scorer from labels: logistic regression on verdict scores, drawn towards the shipped rules, plain Python.
 
+The same fit, on steps in which both answered, says where a second model disagrees with small drafts; that needs no
+label.
+
 The same examples give the same scorer to the last bit, and nothing but verdict codes and scores is looked at.
 
 The fit is the most probable one under a Gaussian prior whose centre is the rules and whose width is chosen on episodes
@@ -11,21 +14,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import mul
 from typing import TYPE_CHECKING, Final, Literal
 
-from cascade_agent.core.scoring import LOOP, Scorer
-from cascade_agent.errors import ConfigurationError
-from cascade_agent.offline.evaluation.dataset import sha
+from cascade_agent.core.scoring import LOOP, EvidenceShare, Scorer
+from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.journal.reader import read
+from cascade_agent.offline.evaluation.dataset import DRAFTED, episode_of, sha, split_hash
 from cascade_agent.offline.evaluation.metrics import auroc_within, calibration_error
 from cascade_agent.validators import shipped_scorer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from cascade_agent.core.records import Verdict
+    from cascade_agent.core.clean_json import JsonObject
+    from cascade_agent.core.records import StepTrace, Verdict
+    from cascade_agent.journal.format import OnError, PathLike
 
 Target = Literal["error", "gain"]
 Knots = tuple[tuple[float, float], ...]
@@ -41,12 +47,18 @@ ENOUGH_FOR_KNOTS: Final = 1000  # below, an isotonic table overfits (Niculescu-M
 MIN_SEEN: Final = 30  # labelled steps in which a code must have spoken, unless the rules weigh it already
 NEW_WEIGHT: Final = 2.0  # where the prior puts the weight of a new code: among the rules' middling ones
 
+MIN_ASKED: Final = 50
+"""Steps in which both models answered below which nothing is learned; 100 to 300 are what helped on recorded steps."""
+
 _FOLDS = 5
 _SPREAD = 0.05  # least standard deviation of a feature; a code that hardly ever varies keeps the rules' weight
 _BIAS_WIDTH, _SCALE_WIDTH = 3.0, 0.5
 _LIMIT = 60.0
 _NEWTON_STEPS, _ENOUGH, _LEAST_STEP = 60, 1e-9, 1e-6
 _SWEEPS, _STILL = 300, 1e-9  # of a standard error: coordinate descent has arrived
+_AGREES, _HALF = 0.5, 0.5  # score from which the second model agrees; share of the conversations that are learned from
+_STRENGTH = 30.0  # labels that the rules weigh against: they know what is wrong, the fit shall learn what is contested
+_LEAST = 0.3  # confidence below which a draft goes to large without asking anybody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +118,7 @@ def fit(
         msg = f"target={target!r}, strength={strength!r}; expected 'error' or 'gain', and None or a number > 0"
         raise ConfigurationError(msg)
     right = [not (e.wrong if target == "error" or e.gain is None else e.gain) for e in examples]
-    model = _Model.of(examples, right, shipped_scorer() if prior is None else prior)
+    model = _Model(examples, right, shipped_scorer() if prior is None else prior)
     folds = [sha(f"{seed}\0{e.episode}") % _FOLDS for e in examples]
     if strength is None:
         strength = model.choose(folds) if min(sum(right), len(right) - sum(right)) >= FEW else FEW_STRENGTH
@@ -125,9 +137,6 @@ def fit(
         auroc=auroc_within(held, right, folds),
         error=calibration_error(held, right),
     )
-
-
-# ---- features -------------------------------------------------------------------------------------------------------
 
 
 def read_codes(verdicts: Iterable[Verdict], reader: Scorer) -> dict[str, float]:
@@ -152,10 +161,6 @@ def _new_codes(examples: Iterable[Example], prior: Scorer) -> dict[str, float]:
     return {c: math.fsum(v) / len(v) for c, v in sorted(spoken.items()) if len(v) >= MIN_SEEN}
 
 
-# ---- the logistic model ---------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
 class _Model:
     """Labelled drafts as sparse rows of (place, what is taken from the logit per unit of the parameter), and the prior.
 
@@ -167,39 +172,28 @@ class _Model:
     there in the prior: one parameter is fitted on both sorts of steps, not two on half of the labels each.
     """
 
-    prior: Scorer
-    codes: list[str]
-    shifted: list[str]
-    rows: list[Sparse]
-    right: list[bool]
-    weights: list[float]
-    centre: list[float]
-    spread: list[float]
-    means: dict[str, float]
-    partner: dict[int, tuple[int, float]]
-
-    @classmethod
-    def of(cls, examples: Sequence[Example], right: list[bool], prior: Scorer) -> _Model:
+    def __init__(self, examples: Sequence[Example], right: list[bool], prior: Scorer) -> None:
         new = _new_codes(examples, prior)
         reader = Scorer(weights=dict.fromkeys({*prior.weights, *new}, 1.0), bias=0.0)
         read = [read_codes(e.verdicts, reader) for e in examples]
-        codes = sorted({code for scores in read for code in scores})
-        means = {code: new.get(code, prior.means.get(code, 1.0)) for code in codes}
-        shifted = [code for code in codes if means[code] != 1.0]
-        place = {code: i + 1 for i, code in enumerate(codes)}
-        shift = {code: i + 1 + len(codes) for i, code in enumerate(shifted)}
-        partner = {place[c]: (shift[c], means[c]) for c in shifted} | {shift[c]: (place[c], means[c]) for c in shifted}
+        self.prior, self.right = prior, right
+        self.codes = sorted({code for scores in read for code in scores})
+        self.means = means = {code: new.get(code, prior.means.get(code, 1.0)) for code in self.codes}
+        self.shifted = [code for code in self.codes if means[code] != 1.0]
+        place = {code: i for i, code in enumerate(self.codes, 1)}
+        shift = {code: i for i, code in enumerate(self.shifted, 1 + len(self.codes))}
+        self.partner = {place[c]: (shift[c], means[c]) for c in shift} | {shift[c]: (place[c], means[c]) for c in shift}
         left = _left_in_loops(prior)
-        rows = []
+        self.rows: list[Sparse] = []
         for scores in read:
             spoke = [(c, score, left.get(c, 1.0) if LOOP in scores else 1.0) for c, score in sorted(scores.items())]
             row = [(place[code], share * (means[code] - score)) for code, score, share in spoke if score != means[code]]
-            rows.append(row + [(shift[code], -share) for code, _, share in spoke if code in shift])
+            self.rows.append(row + [(shift[code], -share) for code, _, share in spoke if code in shift])
         total = math.fsum(e.weight for e in examples)
         effective = total**2 / math.fsum(e.weight**2 for e in examples)
-        weights = [e.weight * effective / total for e in examples]
-        centre = [prior.bias, *(prior.weights.get(code, NEW_WEIGHT) for code in codes), *(0.0 for _ in shifted)]
-        return cls(prior, codes, shifted, rows, right, weights, centre, _spread(rows, len(centre)), means, partner)
+        self.weights = [e.weight * effective / total for e in examples]
+        self.centre = [prior.bias, *(prior.weights.get(c, NEW_WEIGHT) for c in self.codes), *(0.0 for _ in shift)]
+        self.spread = _spread(self.rows, len(self.centre))
 
     def limits(self, i: int, point: list[float]) -> tuple[float, float]:
         """Return between which numbers a parameter may move: weights stay >= 0 and means inside of [0, 1]."""
@@ -312,13 +306,12 @@ class _Model:
 
     def held_out(self, folds: list[int], strength: float, start: list[float]) -> list[float]:
         """Return each example's confidence by a fit on the other folds; `start` is where the search begins."""
-        out = [0.0] * len(folds)
-        for fold in range(_FOLDS):
-            theta = self.solve([m for m, f in enumerate(folds) if f != fold], strength, start)
-            for m, f in enumerate(folds):
-                if f == fold:
-                    out[m] = self.predict(m, theta)
-        return out
+
+        def predictor(others: list[int]) -> Callable[[int], float]:
+            theta = self.solve(others, strength, start)
+            return lambda member: self.predict(member, theta)
+
+        return _by_fold(folds, predictor)
 
     def choose(self, folds: list[int]) -> float:
         """Return the strongest prior whose log loss on held-out episodes is within a standard error of the least one's.
@@ -376,9 +369,6 @@ def _no_worse(some: Sequence[float], best: Sequence[float]) -> bool:
     return mean <= math.sqrt(math.fsum((gap - mean) ** 2 for gap in gaps)) / len(gaps)
 
 
-# ---- isotonic -------------------------------------------------------------------------------------------------------
-
-
 def pava(values: Sequence[float], weights: Sequence[float]) -> list[float]:
     """Return the nearest not falling sequence (weighted least squares), by pooling adjacent violators."""
     blocks: list[tuple[float, float, int]] = []  # mean, weight, length
@@ -416,12 +406,86 @@ def isotonic(confidence: Sequence[float], right: Sequence[bool], *, weights: Seq
 
 def _held_out_knots(held: list[float], right: list[bool], weights: list[float], folds: list[int]) -> list[float]:
     """Return held-out confidences through tables that were fitted without their own fold."""
-    out = list(held)
-    for fold in range(_FOLDS):
-        inside = [m for m, f in enumerate(folds) if f != fold]
-        table = isotonic([held[m] for m in inside], [right[m] for m in inside], weights=[weights[m] for m in inside])
-        reader = Scorer(weights={}, bias=0.0, knots=table)
-        for m, f in enumerate(folds):
-            if f == fold:
-                out[m] = reader._calibrated(held[m])  # noqa: SLF001 - the one reading of a table
-    return out
+
+    def table(others: list[int]) -> Callable[[int], float]:
+        some = [held[m] for m in others], [right[m] for m in others], [weights[m] for m in others]
+        knots = isotonic(some[0], some[1], weights=some[2])
+        reader = Scorer(weights={}, bias=0.0, knots=knots)
+        return lambda member: reader._calibrated(held[member])  # noqa: SLF001 - the one reading of a table
+
+    return _by_fold(folds, table)
+
+
+def _by_fold(folds: list[int], fit_on: Callable[[list[int]], Callable[[int], float]]) -> list[float]:
+    """Return for each member what is fitted on the members of the other folds says of it."""
+    fitted = [fit_on([m for m, f in enumerate(folds) if f != fold]) for fold in range(_FOLDS)]
+    return [fitted[fold](m) for m, fold in enumerate(folds)]
+
+
+# ---- where a second model disagrees ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A draft: what the local validators found, and the second model's score of it; None where it was not asked."""
+
+    verdicts: tuple[Verdict, ...]
+    agreement: float | None = None
+    episode: str = ""
+
+
+def learn_disagreement(*paths: PathLike, share: float, seed: int = 0, on_error: OnError = "raise") -> EvidenceShare:
+    """Learn from journals on which steps to ask the evidence, for `Policy(evidence=...)`.
+
+    Record some hundred steps with a wide band, `Policy(evidence=(0.0, 1.0))`: what the evidence was never asked about
+    is not learned. `share` of the steps are to be asked about, in (0, 1); those with a failed check never are. Half of
+    the conversations, by a hash of `seed`, are learned from; `agrees` remembers them, and `calibrate` certifies a
+    threshold on the others.
+
+    Raises:
+        RecordError: too few steps in which evidence spoke.
+        ConfigurationError: a share that is none.
+    """
+    half = [
+        _asked(trace)
+        for trace in read(*paths, on_error=on_error)
+        if trace.attempts and trace.attempts[0].outcome in DRAFTED and split_hash(seed, episode_of(trace)) < _HALF
+    ]
+    learned = learn_share(half, share=share, seed=seed)
+    provenance: JsonObject = {"kind": "disagreement", "learned": [[seed, _HALF]]}
+    return replace(learned, agrees=replace(learned.agrees, provenance=provenance))
+
+
+def learn_share(steps: Sequence[Asked], *, share: float, seed: int = 0) -> EvidenceShare:
+    """Learn where the second model disagrees, and the quantile of that on these steps (see `learn_disagreement`)."""
+    if not 0.0 < share < 1.0:
+        msg = f"share is {share!r}; expected the share of steps to ask about, between 0 and 1"
+        raise ConfigurationError(msg)
+    examples = [
+        Example(verdicts=s.verdicts, wrong=s.agreement < _AGREES, episode=s.episode or str(i))
+        for i, s in enumerate(steps)
+        if s.agreement is not None
+    ]
+    if len(examples) < MIN_ASKED:
+        msg = (
+            f"evidence spoke in {len(examples)} steps, {MIN_ASKED} are needed to learn where it disagrees (of a "
+            "journal half is learned from); record some with Policy(evidence=(0.0, 1.0))"
+        )
+        raise RecordError(msg)
+    agrees, rules = fit(examples, strength=_STRENGTH, seed=seed).scorer, shipped_scorer()
+    passed = [s.verdicts for s in steps if all(v.outcome != "fail" for v in s.verdicts)]
+    open_ = [verdicts for verdicts in passed if (rules.confidence(verdicts) or 1.0) >= _LEAST]
+    ranked = sorted(p for verdicts in open_ if (p := agrees.confidence(verdicts)) is not None)
+    if not ranked:
+        msg = "no step was left for evidence to decide: each failed a check, or was sure to"
+        raise RecordError(msg)
+    upto = {p: n for n, p in enumerate(ranked, 1)}  # drafts of which the verdicts are the same go together
+    below = min(upto, key=lambda p: (abs(upto[p] - share * len(steps)), p))
+    return EvidenceShare(share=share, agrees=agrees, below=below)
+
+
+def _asked(trace: StepTrace) -> Asked:
+    small = trace.attempts[0]
+    scores = [v.score for v in small.verdicts if v.validator in small.gathered and v.score is not None]
+    local = tuple(v for v in small.verdicts if v.validator not in small.gathered)
+    return Asked(verdicts=local, agreement=min(scores, default=None), episode=episode_of(trace))

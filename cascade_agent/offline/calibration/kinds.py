@@ -100,10 +100,11 @@ def _with_unseen(entries: Entries) -> Entries:
     return {kind: e for kind, e in entries.items() if kind in KEYS} | {k: Entry.of("unseen", None) for k in unseen}
 
 
-def thresholds_of(entries: Entries, base: Policy) -> dict[str, float]:
-    """Return the numbers of a policy, `""` its `threshold`: what was shown, and by hand only what is stricter.
+def thresholds_of(entries: Entries, base: Policy) -> float | dict[str, float]:
+    """Return the threshold of a policy: what was shown, and by hand only what is stricter.
 
-    A number for an effect alone takes the place of `threshold`, so it is never below it.
+    A number for an effect alone takes the place of the one for all other drafts, so it is never below it. Without one
+    for these they meet the strictest.
     """
     measured = base.provenance.get("thresholds")
     by_hand = {k: v for k, v in base.thresholds.items() if not isinstance(measured, Mapping) or k not in measured}
@@ -111,7 +112,9 @@ def thresholds_of(entries: Entries, base: Policy) -> dict[str, float]:
     floor = out.get("", 0.0)
     for key in {*by_hand, *(["irreversible"] if "irreversible" in out else [])}:
         out[key] = max(floor, by_hand.get(key, 0.0), out.get(key, 0.0))
-    return dict(sorted(out.items()))
+    default = out.pop("", None)
+    default = max(out.values()) if default is None else default
+    return {**dict(sorted(out.items())), "default": default} if out else default
 
 
 def scope_of(entries: Entries) -> str:
@@ -130,14 +133,13 @@ def path_by_kind(units: Iterable[Unit]) -> Path:
     """
     free = [unit for unit in units if unit.confidence is not None]
     mean = math.fsum(u.price for u in free) / max(1, len(free)) or 1.0
+    families, kinds = _grouped(free, _family), _grouped(free, lambda unit: unit.kind)
     every = _Curve.of(free, mean)
+    wider = {name: _Curve.of(some, mean).with_prior(every, _FAMILY_PRIOR) for name, some in families.items()}
     curves = {"": every}
-    for members in _grouped(free, _family).values():
-        family = _Curve.of(members, mean).with_prior(every, _FAMILY_PRIOR)
-        for kind, own in _grouped(members, lambda unit: unit.kind).items():
-            curves[kind] = _Curve.of(own, mean).with_prior(family, _KIND_PRIOR)
-    held = dict.fromkeys(curves, 1.0)
-    path = []
+    for kind, own in kinds.items():
+        curves[kind] = _Curve.of(own, mean).with_prior(wider[_family(own[0])], _KIND_PRIOR)
+    held, path = dict.fromkeys(curves, 1.0), []
     for worth in _WORTHS:
         held = {kind: min(held[kind], curve.cheapest(worth)) for kind, curve in curves.items()}
         path.append(held)

@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from cascade_agent.errors import RecordError
 from cascade_agent.journal.reader import checked_label, read, records
-from cascade_agent.offline.evaluation.dataset import (
-    LOOKING,
-    label_step,
-    resolve,
-    says,
-    unit_hash,
-)
+from cascade_agent.offline.evaluation.dataset import LOOKING, label_step, resolve, says, unit_hash
 from cascade_agent.offline.evaluation.journals import no_step
 
 if TYPE_CHECKING:
@@ -35,6 +29,7 @@ if TYPE_CHECKING:
     from cascade_agent.journal.format import OnError, PathLike
 
 Order = Literal["doubtful", "random"]
+_NAMED: Final = 5
 
 SOURCES: Final = ("person", "review", "evaluator", "tool_error")
 """Sources that may be named by hand; shadow calls and escalations speak for themselves."""
@@ -70,19 +65,18 @@ def find_step(*paths: PathLike, prefix: str, on_error: OnError = "raise") -> Ste
     return near[_only(prefix, sorted(near), paths, steps)]  # after the last line: a journal with a fault gets no label
 
 
-_NAMED = 5
-
-
 def _only(prefix: str, near: Sequence[str], paths: Sequence[PathLike], steps: int) -> str:
     """Return which of the ids that begin so is meant: the same one, or the only one."""
     if prefix in near or len(near) == 1:
         return prefix if prefix in near else near[0]
-    names = ", ".join(str(path) for path in paths)
-    hint = "`cascade-agent trace --json` prints the ids"
-    msg = f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; {hint}"
     if not steps:
-        msg = no_step(paths)
-    elif near:
+        raise RecordError(no_step(paths))
+    names = ", ".join(str(path) for path in paths)
+    msg = (
+        f"{names}: none of the {steps} steps has an id that begins with {prefix!r}; `cascade-agent trace --json` "
+        "prints the ids"
+    )
+    if near:
         more = ", ..." if len(near) > _NAMED else ""
         msg = f"{names}: several steps begin with {prefix!r} ({', '.join(near[:_NAMED])}{more}); give more of the id"
     raise RecordError(msg)
@@ -114,21 +108,17 @@ def to_look_at(
 
     seen: set[str] = set()
 
-    def waiting() -> Iterator[StepTrace]:
-        for trace in read(*paths, on_error=on_error):
-            if trace.id in seen:
-                continue
-            step = label_step(trace, labels.get(trace.id, ()))
-            seen.add("" if step.facts is None else trace.id)  # LangGraph may run an unfinished step again
-            if step.facts is None:
-                continue
-            if order == "random":
-                if step.answered and not any(label.source in LOOKING and says(label) for label in step.given):
-                    yield trace
-            elif step.small.answer is not None and resolve(step.labels) is None:
-                yield trace
+    def waits(trace: StepTrace) -> bool:
+        step = label_step(trace, labels.get(trace.id, ()))
+        if trace.id in seen or step.facts is None:
+            seen.add("")  # LangGraph may run an unfinished step again
+            return False
+        seen.add(trace.id)
+        if order == "doubtful":
+            return step.small.answer is not None and resolve(step.labels) is None
+        return step.answered and not any(label.source in LOOKING and says(label) for label in step.given)
 
-    found = heapq.nsmallest(limit, waiting(), key=key)
+    found = heapq.nsmallest(limit, filter(waits, read(*paths, on_error=on_error)), key=key)
     if not seen:
         raise RecordError(no_step(paths))
     return found
@@ -215,23 +205,20 @@ def _jsonl(path: Path, text: str) -> Iterator[tuple[int, JsonMapping]]:
 
 def _label(row: JsonMapping) -> Label:
     kept = {key: row[key] for key in (*_COLUMNS, "schema") if row.get(key) is not None}
-    step_id = str(kept.get("step_id", "")).strip()
+    step_id, source = (str(kept.get(key, "")).strip() for key in ("step_id", "source"))
+    truths = {key: _truth(key, kept.get(key)) for key in ("right", "harm")}
+    msg = ""
     if not step_id:
         msg = "no step_id"
-        raise RecordError(msg)
-    truths = {key: _truth(key, kept.get(key)) for key in ("right", "harm")}
-    if truths["right"] is None and truths["harm"] is None:
+    elif set(truths.values()) == {None}:
         msg = "it says neither right nor harm"
-        raise RecordError(msg)
-    source = str(kept.get("source", "")).strip() or "person"
-    if source not in SOURCES:
+    elif source and source not in SOURCES:
         msg = f"source is {source!r}; expected one of {', '.join(SOURCES)}"
+    if msg:
         raise RecordError(msg)
-    rest = {key: str(kept[key]) for key in ("note", "at") if kept.get(key)}
-    data = {**rest, **truths, "step_id": step_id, "source": source}
-    if "schema" in kept:
-        data["schema"] = kept["schema"]
-    return checked_label(data)
+    texts = {key: str(kept[key]) for key in ("note", "at") if kept.get(key)}
+    schema = {key: kept[key] for key in ("schema",) if key in kept}
+    return checked_label({**texts, **truths, **schema, "step_id": step_id, "source": source or "person"})
 
 
 def _truth(key: str, value: object) -> bool | None:

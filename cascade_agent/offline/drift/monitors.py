@@ -9,7 +9,6 @@ import copy
 import datetime as dt
 import threading
 from collections import OrderedDict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from cascade_agent.errors import ConfigurationError
@@ -74,7 +73,7 @@ def watch_journals(paths: Sequence[PathLike], how: ReadSettings, **settings: Unp
     """Run the monitors over journals, oldest first, whose files are read on Dask, some at a time."""
     watcher = DriftWatch(**settings)
     labels = labelled = repeated = 0
-    for part in ordered(paths, replace(how, lean=settings.get("prices") is None)):
+    for part in ordered(paths, how):
         for step in part.found:
             watcher.take(step.trace, step.given)
         labels, labelled, repeated = part.labels, labelled + part.labelled, repeated + part.repeated

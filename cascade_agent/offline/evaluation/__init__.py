@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from cascade_agent.journal.labels import LabelStore
 from cascade_agent.offline.evaluation.compare import Comparison, Row, compare
-from cascade_agent.offline.evaluation.dataset import Dataset, LabelledStep, LabelRules, Outcome, same_answers
+from cascade_agent.offline.evaluation.dataset import LabelledStep, LabelRules, Outcome, same_answers
 from cascade_agent.offline.evaluation.estimates import Estimates, Figure, Figures
-from cascade_agent.offline.evaluation.journals import load_dataset
+from cascade_agent.offline.evaluation.journals import Dataset, load_dataset
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
 

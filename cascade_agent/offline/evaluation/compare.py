@@ -103,7 +103,7 @@ def compare(
     plan, given = SweepPlan.of(policies, grid), as_list(paths)
     files, copies = originals(given, on_error=on_error)
     rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
-    how = ReadSettings(labels=labels, rules=rules, on_error=on_error, lean=True, dask=dask)
+    how = ReadSettings(labels=labels, rules=rules, on_error=on_error, dask=dask)
     reading = fold(partial(Tally, plan), files, how)
     tally = reading.found
     if tally.steps == tally.unfinished:

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
-from cascade_agent.core.records import Label, StepTrace, Usage
+from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.validators.agreement import recorded_calls, same
+from cascade_agent.validators.agreement import same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cascade_agent.core.clean_json import JsonMapping, JsonObject
-    from cascade_agent.core.records import Attempt, Verdict
+    from cascade_agent.core.records import Attempt
 
 N = TypeVar("N", int, float)
 
@@ -39,8 +35,7 @@ MONEY: Final = 10**12  # money is counted in whole trillionths, so that sums do 
 WEIGHT: Final = 2**24  # weights (one over a probability) likewise
 
 _COMPARED = ("escalation", "shadow")
-_UNASKED = ("stays_on_large", "skipped_small", "budget")  # reasons that leave small out without a look at the step
-_MOST: Final = 1e9  # no call costs more, and nobody draws one of so many: several sums share a number (see `tally`)
+_MOST: Final = 1e9  # no call costs more, and nobody draws one of so many
 
 Evaluator = Callable[[StepTrace], bool | None]
 SameText = Callable[[str, str], bool | None]
@@ -114,13 +109,9 @@ class Facts(NamedTuple):
     def calls(self) -> list[tuple[str, int | None]]:
         """The calls that were paid, shadow calls included."""
         found = list(self.evidence.items())
-        if not self.skipped:
-            found.append(("small", self.small))
-        if self.shadow is None or self.shadow:
-            found.append(("large", self.shadow))
-        if self.asked_large:
-            found.append(("large", self.large))
-        return found
+        found += [("small", self.small)] * (not self.skipped)
+        found += [("large", self.shadow)] * (self.shadow != 0)
+        return found + [("large", self.large)] * self.asked_large
 
     def with_label(self, label: Label) -> Facts:
         """Return the facts with one more label: what it cost, and what a shadow call says of large's price."""
@@ -198,9 +189,6 @@ def episode_of(trace: StepTrace) -> str:
     return trace.thread_id or f"step:{trace.id}"
 
 
-# ---- labels ---------------------------------------------------------------------------------------------------------
-
-
 def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules = DEFAULT_RULES) -> LabelledStep:
     """Join a step with its labels and with those that need nobody.
 
@@ -208,18 +196,15 @@ def label_step(trace: StepTrace, labels: Sequence[Label] = (), rules: LabelRules
     enough, when they differ it counts as harm. That is conservative (it counts about twice the true harm). Texts that
     are neither equal, equal numbers nor equal JSON say nothing, unless `same_text` decides.
     """
+    every = list(labels)
     if not trace.attempts or trace.outcome in UNFINISHED:
-        return LabelledStep(trace=trace, labels=tuple(labels))
-    every = (*labels, *_own(trace, rules))
-    outcome = _outcome(every, rules.on_conflict) if every else Outcome()
-    return LabelledStep(trace=trace, labels=every, outcome=outcome, facts=_facts_of(trace, every, outcome))
-
-
-def _own(trace: StepTrace, rules: LabelRules) -> Iterator[Label]:
+        return LabelledStep(trace=trace, labels=tuple(every))
     if rules.evaluator is not None and (right := rules.evaluator(trace)) is not None:
-        yield Label(step_id=trace.id, source="evaluator", right=bool(right))
+        every.append(Label(step_id=trace.id, source="evaluator", right=bool(right)))
     if trace.escalated and (alike := same_answers(trace, same_text=rules.same_text)) is not None:
-        yield Label(step_id=trace.id, source="escalation", right=alike, harm=not alike)
+        every.append(Label(step_id=trace.id, source="escalation", right=alike, harm=not alike))
+    outcome = _outcome(every, rules.on_conflict) if every else Outcome()
+    return LabelledStep(trace=trace, labels=tuple(every), outcome=outcome, facts=_facts_of(trace, every, outcome))
 
 
 def _outcome(labels: Sequence[Label], on_conflict: OnConflict) -> Outcome:
@@ -247,8 +232,7 @@ def resolve(labels: Sequence[Label], on_conflict: OnConflict = "precedence") -> 
         return None
     ranks = {source: -rank for rank, source in enumerate(PRECEDENCE)}
     last = -len(PRECEDENCE)
-    order = [(ranks.get(label.source, last), label.at or "", i) for i, label in enumerate(telling)]
-    return telling[max(order)[2]]
+    return max(reversed(telling), key=lambda label: (ranks.get(label.source, last), label.at or ""))
 
 
 def says(label: Label) -> bool:
@@ -300,9 +284,6 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big")
 
 
-# ---- what one step cost ---------------------------------------------------------------------------------------------
-
-
 def _facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Facts:
     """Read what a finished step cost and which answers may be right."""
     small, tried = trace.attempts[0], [a for a in trace.attempts if a.tier == "large"]
@@ -311,16 +292,14 @@ def _facts_of(trace: StepTrace, labels: Sequence[Label], outcome: Outcome) -> Fa
     evidence = {call.name: money(call.cost, trace.id) for call in trace.evidence}
     for call in trace.evidence:
         seconds(call.latency, trace.id)
-    priced = [
-        ("small" if a.tier == "small" else "large", cost)
-        for a, cost in zip(trace.attempts, costs, strict=True)
-        if a.tier != "human" and a.outcome in DRAFTED
-    ]
     large: int | None = 0 if tried else None
     large_time: float | None = 0.0 if tried else None
+    priced = []
     for attempt, cost, time in zip(trace.attempts, costs, times, strict=True):
         if attempt.tier == "large":
             large, large_time = plus(large, cost), plus(large_time, time)
+        if attempt.tier != "human" and attempt.outcome in DRAFTED:
+            priced.append(("small" if attempt.tier == "small" else "large", cost))
     judged = outcome.source in LOOKING and outcome.right is not None
     right = False if outcome.right is None and _useless(small) else outcome.right
     large_right = False if tried and _useless(tried[-1]) else outcome.large_right
@@ -382,102 +361,3 @@ def _worlds(right: bool | None, by_large: bool | None, harm: bool | None) -> int
         if fits and (harm is None or by_large is not None or (not one and two) == harm):
             found |= 1 << bit
     return found
-
-
-# ---- all steps that calibration looks at ----------------------------------------------------------------------------
-
-
-@dataclass(slots=True, kw_only=True)
-class Dataset:
-    """The labelled steps of some journals, without anything that people or models said; it takes steps one by one.
-
-    `steps` holds those that escalated or have a label, in the order of the journal. Of the `total`, steps that small
-    answered (`answered`) and nobody labelled are only counted (`unlabelled`, of them `undecided` have labels that say
-    neither right nor wrong). In `unasked` ones an economy left small out. `repeated` ones came a second time, `orphans`
-    are ids of labels without a step. `paid` is model -> calls, tokens, cost and currency, as far as known; `codes`
-    validator -> its codes that carried a score or a hard fail.
-    """
-
-    side_effects: Mapping[str, str] = field(default_factory=dict)
-    steps: list[LabelledStep] = field(default_factory=list)
-    total: int = 0
-    answered: int = 0
-    unlabelled: int = 0
-    undecided: int = 0
-    unasked: int = 0
-    repeated: int = 0
-    orphans: tuple[str, ...] = ()
-    ids: set[str] = field(default_factory=set)
-    paid: dict[str, JsonObject] = field(default_factory=dict)
-    codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    shared: dict[Verdict, Verdict] = field(default_factory=dict)
-
-    @property
-    def conflicts(self) -> tuple[LabelledStep, ...]:
-        """The steps whose labels contradict each other."""
-        return tuple(step for step in self.steps if contradict(step.labels))
-
-    @property
-    def by_source(self) -> dict[str, int]:
-        """Number of labels that counted, by their source."""
-        return dict(sorted(Counter(s.outcome.source for s in self.steps if s.outcome.source and s.labelled).items()))
-
-    def add(self, step: LabelledStep) -> None:
-        """Take a step."""
-        trace = step.trace
-        self.total += 1
-        if step.given:
-            self.ids.add(trace.id)
-        if step.facts is None:
-            return
-        small = step.small
-        if small.outcome == "skipped" and any(move.reason in _UNASKED for move in trace.decisions):
-            self.unasked += 1  # counted as harmless, it would understate the risk for the day small is asked again
-            return
-        for attempt in trace.attempts:
-            if attempt.model and attempt.outcome != "skipped":
-                tokens = attempt.usage or Usage()
-                spent = {"calls": 1, "input_tokens": tokens.input_tokens, "output_tokens": tokens.output_tokens}
-                self._pay(attempt.model, {**spent, "cost": attempt.cost, "currency": trace.currency})
-        for name in trace.askable:
-            self.codes[name].update(())  # it was there, though it may never say anything
-        self.answered += step.answered
-        verdicts = tuple(map(self._bare, small.verdicts))
-        if step.answered and step.outcome.source is None:
-            self.unlabelled += 1
-            self.undecided += bool(step.labels)
-            return
-        effects = {self.side_effects.get(str(call.get("name"))) for call in recorded_calls(small.answer)}
-        attempts = tuple(
-            replace(a, verdicts=() if i else verdicts, answer=None, error=None, usage=None, inner=None)
-            for i, a in enumerate(trace.attempts)
-        )
-        bare = replace(trace, attempts=attempts, decisions=(), inputs_seen=(), evidence=(), usage=None)
-        self.steps.append(replace(step, trace=bare, facts=None, irreversible="irreversible" in effects))
-
-    def merge(self, other: Dataset) -> None:
-        """Take in the steps of another part of the journals."""
-        self.steps += other.steps
-        for name in ("total", "answered", "unlabelled", "undecided", "unasked"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.ids |= other.ids
-        for model, paid in other.paid.items():
-            self._pay(model, paid)
-        for validator, codes in other.codes.items():
-            self.codes[validator] |= codes
-
-    def _pay(self, model: str, spent: JsonMapping) -> None:
-        currency = spent["currency"]
-        none = {"calls": 0, "input_tokens": 0, "output_tokens": 0, "cost": 0.0, "currency": currency}
-        paid = self.paid.setdefault(model, none)
-        for key in ("calls", "input_tokens", "output_tokens", "cost"):
-            known = key != "cost" or currency == paid["currency"]
-            paid[key] = plus(paid[key], spent[key] if known else None)
-
-    def _bare(self, verdict: Verdict) -> Verdict:
-        """Count the code of a verdict, and return it without its texts; equal ones are one in memory."""
-        codes = self.codes[verdict.validator]
-        if verdict.score is not None or verdict.hard:
-            codes.add(verdict.code or verdict.outcome)
-        bare = replace(verdict, reason="", path="")
-        return self.shared.setdefault(bare, bare)

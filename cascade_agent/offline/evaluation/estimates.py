@@ -26,7 +26,6 @@ from cascade_agent.offline.evaluation.tally import (
     BY_NOBODY,
     BY_OTHERS,
     BY_SMALL,
-    Ending,
     Sums,
     middle,
     totals,
@@ -34,10 +33,10 @@ from cascade_agent.offline.evaluation.tally import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from cascade_agent.core.clean_json import JsonObject
-    from cascade_agent.offline.evaluation.tally import Cell, Place, Tally, When
+    from cascade_agent.offline.evaluation.tally import Cell, Ending, Place, Row, Tally, When
 
 Pair = tuple[float, float]
 RESAMPLES: Final = 300
@@ -77,6 +76,11 @@ class Figure(Plain):
         found = self.value
         return found if found is not None or self.estimate is None else sum(self.estimate) / 2
 
+    @property
+    def bounds(self) -> Pair | None:
+        """`low` and `high` where both are known."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
     def to_json(self) -> JsonObject:
         """As plain JSON, its `value` too."""
         return {"value": self.value, **Plain.to_json(self)}
@@ -107,18 +111,15 @@ class Figures(Plain):
     p95: Figure
 
 
-# ---- sums that figures are made of ----------------------------------------------------------------------------------
-
-
 class Line(dict[str, float]):
     """Sums over steps under one policy; what is not there is 0.
 
-    Ends `_lo` and `_hi` are at best and at worst. `known_` are sums over steps outside of the lottery of shadow calls,
-    `drawn_` weighted sums over those drawn in it, `judged_` sums over those that somebody looked at. `big` is the
-    recorded cost of large calls, `big_more` of those that may have been made; `x` the cost of unrecorded large calls,
-    `y` of those that may have been made, `shadow` that of the policy's own shadow calls. `_none` counts those of which
-    not even a range is known. Steps are counted too: `n` in all, `lottery` of them accepted, `open` of these not drawn,
-    `judged`, and the `weight` of those drawn. The line of always-large is the `ground` that others are held against.
+    Ends `_lo` and `_hi` are at best and at worst. `big` is the recorded cost of large calls, `big_more` of those that
+    may have been made; `x` the cost of unrecorded large calls, `y` of those that may have been made, `shadow` that of
+    the policy's own shadow calls, `own` that of small and evidence. `_none` counts those of which not even a range is
+    known. Steps are counted too: `n` in all, `lottery` of them accepted, `open` of these not drawn, `judged`, and the
+    `weight` of those drawn. What begins with `known_`, `drawn_` or `judged_` is of the steps of that stratum alone,
+    drawn ones weighted. The line of always-large is the `ground` that others are held against.
     """
 
     __slots__ = ()
@@ -127,15 +128,20 @@ class Line(dict[str, float]):
         """Return 0 for what was never added."""
         return 0.0
 
-    def pair(self, name: str, prefix: str = "") -> Pair:
+    def pair(self, name: str) -> Pair:
         """Both ends of a sum."""
-        return self[f"{prefix}{name}_lo"], self[f"{prefix}{name}_hi"]
+        return self[f"{name}_lo"], self[f"{name}_hi"]
+
+    def large(self, sample: str = "") -> Pair:
+        """Least and greatest cost of large's calls; infinite where it is not known."""
+        low = sum(self[sample + name] for name in ("big", "x_lo", "shadow_lo"))
+        high = sum(self[sample + name] for name in ("big", "big_more", "x_hi", "y_hi", "shadow_hi"))
+        return low, math.inf if any(self[f"{sample}{name}_none"] for name in ("x", "y", "shadow")) else high
 
 
-_SUM: Final = {name: i for i, name in enumerate(Sums._fields)}
 _TRUTHS: Final = ("success", "loss", "harm")
-_SAMPLES: Final = {"known": ("n", "large", "large_more"), "drawn": ("weight", "w_large", "w_more")}
-"""Stratum -> what counts its steps, and their costs of large, in an estimate of money."""
+_SUM: Final = {name: i for i, name in enumerate(Sums._fields)}
+_WEIGHTED: Final = {"n": "weight", "large": "w_large", "large_more": "w_more"}
 
 Ranges = dict[str, tuple[int, int]]
 Recipe = tuple[tuple[str, int, int], ...]
@@ -147,64 +153,44 @@ def ends(worlds: int, finals: int) -> dict[str, tuple[int, int]]:
     """Return least and greatest success, loss and harm of one step, over the worlds and whoever may have answered."""
     found: dict[str, set[int]] = {name: set() for name in _TRUTHS}
     for bit, (small, large) in enumerate(WORLDS):
-        if not worlds >> bit & 1:
-            continue
         answers = ((BY_SMALL, (small,)), (BY_LARGE, (large,)), (BY_NOBODY, (False,)), (BY_OTHERS, (False, True)))
-        for value in (value for who, values in answers if finals & who for value in values):
+        for value in (value for who, values in answers if finals & who and worlds >> bit & 1 for value in values):
             found["success"].add(int(value))
             found["loss"].add(int(large) - int(value))
-            found["harm"].add(max(0, int(large) - int(value)))
+            found["harm"].add(int(large and not value))
     return {name: (min(values), max(values)) for name, values in found.items()}
 
 
 def recipe_of(key: Ending, ranges: Ranges, rate: float) -> Recipe:
     """Return how steps of one ending count. `rate` is the policy's own rate of shadow calls."""
+    stratum = key.stratum
     parts: list[tuple[str, str, int]] = [
         ("n", "n", 1),
-        ("lottery", "n", key.stratum != "known"),
-        ("open", "n", key.stratum in ("open", "judged")),
-        ("judged", "n", key.stratum == "judged"),
-        ("weight", "weight", key.stratum == "drawn"),
+        ("lottery", "n", stratum != "known"),
+        ("open", "n", stratum in ("open", "judged")),
+        ("judged", "n", stratum == "judged"),
+        ("weight", "weight", stratum == "drawn"),
         ("esc_lo", "n", key.escalated == 1),
         ("esc_hi", "n", key.escalated > 0),
         ("own_lo", "own", 1),
         ("own_hi", "own", 1),
         ("own_hi", "own_more", 1),
-        ("big", "large", 1),
-        ("big_more", "large_more", 1),
     ]
-    count, large, more = _SAMPLES.get(key.stratum, ("n", "", ""))
+    sampled: list[tuple[str, str, int]] = [("big", "large", 1), ("big_more", "large_more", 1)]
     for name, (low, high) in ends(key.worlds, key.finals).items():
-        for where, by in (("", "n"), (f"{key.stratum}_", count)):
-            parts += (f"{where}{name}_lo", by, low), (f"{where}{name}_hi", by, high)
-    if large:
-        big = f"{key.stratum}_big"
-        parts += (f"{big}_lo", large, 1), (f"{big}_hi", large, 1), (f"{big}_hi", more, 1)
+        sampled += (f"{name}_lo", "n", low), (f"{name}_hi", "n", high)
     for role, sure in (*((role, True) for role in key.sure), *((role, False) for role in key.maybe)):
-        parts += _unknown_parts(role, ranges, rate, key.stratum, sure=sure)
+        into = "shadow" if role == "shadow" else "own" if role != "large" else "x" if sure else "y"
+        bounds, share = ranges.get("large" if role in ("hedge", "shadow") else role), rate if into == "shadow" else 1
+        low, high = (round(share * bound) for bound in bounds or (0, 0))
+        into_parts = parts if into == "own" else sampled  # small and evidence were made, in whatever sample
+        into_parts.append((f"{into}_none", "n", bounds is None))
+        into_parts += (f"{into}_lo", "n", low * (sure or into == "y")), (f"{into}_hi", "n", high)
+    parts += sampled
+    if stratum != "open":
+        weighted = _WEIGHTED if stratum == "drawn" else {}
+        parts += [(f"{stratum}_{line}", weighted.get(entry, entry), factor) for line, entry, factor in sampled]
     return tuple((line, _SUM[entry], int(factor)) for line, entry, factor in parts if factor)
-
-
-def _unknown_parts(
-    role: str, ranges: Ranges, rate: float, stratum: str, *, sure: bool
-) -> Iterator[tuple[str, str, int]]:
-    """Return how a call of unknown cost counts. Small and evidence are known to have been made, in whatever sample."""
-    sampled = stratum in _SAMPLES and role in ("large", "shadow")
-    into = "shadow" if role == "shadow" else "own" if role != "large" else "x" if sure else "y"
-    bounds = ranges.get("large" if role in ("hedge", "shadow") else role)
-    if bounds is None:
-        yield f"{into}_none", "n", 1
-        if sampled:
-            yield "sample_none", "n", 1
-        return
-    low, high = (round(rate * bound) if role == "shadow" else bound for bound in bounds)
-    if sure or into == "y":
-        yield f"{into}_lo", "n", low
-    yield f"{into}_hi", "n", high
-    if sampled:
-        count = _SAMPLES[stratum][0]
-        yield f"{stratum}_big_lo", count, low * sure
-        yield f"{stratum}_big_hi", count, high
 
 
 # ---- figures from sums ----------------------------------------------------------------------------------------------
@@ -212,25 +198,22 @@ def _unknown_parts(
 
 def _money_of(line: Line, ground: Line) -> tuple[Figure, Figure, Figure]:
     """Return (cost per step, saving, cost per success)."""
-    scaled = ground["n"] * MONEY
-    unbounded = line["own_none"] + line["x_none"] + line["y_none"] + line["shadow_none"]
-    low = line["own_lo"] + line["big"] + line["x_lo"] + line["shadow_lo"]
-    high = sum(line[name] for name in ("own_hi", "big", "big_more", "x_hi", "y_hi", "shadow_hi"))
-    cost: Pair = (low, math.inf if unbounded else high)
-    saving, success = _saving(line, ground), line.pair("success")
+    own, big, success, saving = line.pair("own"), line.large(), line.pair("success"), _saving(line, ground)
+    cost = own[0] + big[0], math.inf if line["own_none"] else own[1] + big[1]
+    per = _over(cost, success)
     estimate: Pair | None = None
     saved: Pair | None = None
     if ground["open"] == 0:
         estimate, saved = cost, saving
-    elif ground["weight"] and not line["own_none"] and not line["sample_none"] and not ground["sample_none"]:
-        own, big = line.pair("own"), _weighted(line, ground, "big")
-        estimate = own[0] + big[0], own[1] + big[1]
-        if (ratio := _over(estimate, _weighted(ground, ground, "big"))) is not None:
-            saved = 1.0 - ratio[1], 1.0 - ratio[0]
-        success = _weighted(line, ground, "success")
-    per = _over(cost, line.pair("success"))
+    elif ground["weight"] and not line["own_none"]:
+        big, alone = (_weighted(ground, of.large("known_"), of.large("drawn_")) for of in (line, ground))
+        if math.isfinite(big[1]) and math.isfinite(alone[1]):
+            estimate = own[0] + big[0], own[1] + big[1]
+            if (ratio := _over(estimate, alone)) is not None:
+                saved = 1.0 - ratio[1], 1.0 - ratio[0]
+            success = _weighted(ground, line.pair("known_success"), line.pair("drawn_success"))
     per_estimate = None if estimate is None else _over(estimate, success)
-    return _figure(cost, estimate, scaled), _figure(saving, saved), _figure(per, per_estimate, MONEY)
+    return _figure(cost, estimate, ground["n"] * MONEY), _figure(saving, saved), _figure(per, per_estimate, MONEY)
 
 
 def _saving(line: Line, ground: Line) -> Pair:
@@ -246,8 +229,11 @@ def _saving(line: Line, ground: Line) -> Pair:
         others = ground[f"x_{one}"] - line[f"x_{one}"] - line[f"y_{one}"]
         shadow, x, y = line[f"shadow_{one}"], line[f"x_{two}"], line[f"y_{two}"]
         alone = ground["big"] + others + x + y
-        most += _ratio(line["own_hi"] + line["big"] + line["big_more"] + shadow + x + y, alone)
-        least += _ratio(line["own_lo"] + line["big"] + shadow + x, alone)
+        dear = line["own_hi"] + line["big"] + line["big_more"] + shadow + x + y
+        cheap = line["own_lo"] + line["big"] + shadow + x
+        for ratios, cost in ((most, dear), (least, cheap)):
+            if alone > 0 or cost > 0:  # nothing over nothing is no number
+                ratios.append(cost / alone if alone > 0 else math.inf)
     if line["x_none"] or line["y_none"]:  # dear beyond all bounds, and made
         most.append(1.0)
         least.append(1.0)
@@ -258,14 +244,9 @@ def _saving(line: Line, ground: Line) -> Pair:
     return 1.0 - max(most, default=math.inf), 1.0 - min(least, default=-math.inf)
 
 
-def _ratio(a: float, b: float) -> list[float]:
-    """Return a / b, as far as that is a number: nothing over nothing is none."""
-    return [a / b] if b > 0 else [math.inf] if a > 0 else []
-
-
-def _weighted(line: Line, ground: Line, name: str, sample: str = "drawn", size: str = "weight") -> Pair:
-    """Return both ends of a sum over all steps, those of the sample standing for the lottery."""
-    scale, known, seen = ground["lottery"] / ground[size], line.pair(name, "known_"), line.pair(name, f"{sample}_")
+def _weighted(ground: Line, known: Pair, seen: Pair, size: str = "weight") -> Pair:
+    """Return both ends of a sum over all steps, those `seen` standing for the whole lottery."""
+    scale = ground["lottery"] / ground[size]
     return known[0] + scale * seen[0], known[1] + scale * seen[1]
 
 
@@ -277,9 +258,9 @@ def _figure_of(name: str, line: Line, ground: Line) -> Figure:
     if name == "escalation" or ground["open"] == 0 or bounds[0] == bounds[1]:
         estimate = bounds
     elif ground["weight"]:
-        estimate = _weighted(line, ground, name)
+        estimate = _weighted(ground, line.pair(f"known_{name}"), line.pair(f"drawn_{name}"))
     elif ground["judged"]:
-        estimate = _weighted(line, ground, name, "judged", "judged")
+        estimate = _weighted(ground, line.pair(f"known_{name}"), line.pair(f"judged_{name}"), "judged")
     return _figure(bounds, estimate, ground["n"])
 
 
@@ -301,10 +282,6 @@ def _over(a: Pair, b: Pair) -> Pair | None:
     return (a[0] / b[1] if math.isfinite(b[1]) else 0.0, a[1] / b[0]) if b[0] > 0 else None
 
 
-def _bounds(figure: Figure) -> Pair | None:
-    return None if figure.low is None or figure.high is None else (figure.low, figure.high)
-
-
 def _share(saving: Figure, best: Figure) -> Figure:
     """Return the share of the oracle's saving; of nothing there is none."""
 
@@ -314,36 +291,42 @@ def _share(saving: Figure, best: Figure) -> Figure:
         corners = [x / y for x in a for y in b]
         return min(corners), max(corners)
 
-    return _figure(divide(_bounds(saving), _bounds(best)), divide(saving.estimate, best.estimate))
+    return _figure(divide(saving.bounds, best.bounds), divide(saving.estimate, best.estimate))
 
 
-# ---- latency --------------------------------------------------------------------------------------------------------
-
-
-Times = dict[tuple[str, int | None], list[int]]
+Times = dict[tuple[str, int | None], tuple[int, ...]]
 """Stratum and bucket of a latency (None: unknown) -> number of steps, and their weights."""
+
+
+def _latency(own: Times, alone: Times, q: float, ground: Line) -> Figure:
+    """Return a quantile of the latencies over that of always-large."""
+    pairs = zip(_quantiles(own, q, ground), _quantiles(alone, q, ground), strict=True)
+    bounds, estimate = (None if a is None or b is None else _over(a, b) for a, b in pairs)
+    return _figure(bounds, estimate)
 
 
 def _quantiles(times: Times, q: float, ground: Line) -> tuple[Pair | None, Pair | None]:
     """Return (least and greatest quantile, estimate) in seconds; unknown times may lie at either end."""
-    bounds = _quantile({key: float(n) for key, (n, _) in times.items()}, q)
+    bounds = _quantile(((place, n) for (_, place), (n, _) in times.items()), q)
     if ground["open"] == 0 or not ground["weight"]:
         return bounds, bounds if ground["open"] == 0 else None
     scale = ground["lottery"] / ground["weight"]
-    mixed = {key: float(n) for key, (n, _) in times.items() if key[0] == "known"}
-    mixed |= {key: scale * weight for key, (_, weight) in times.items() if key[0] == "drawn"}
-    return bounds, _quantile(mixed, q)
+    known = [(place, n) for (stratum, place), (n, _) in times.items() if stratum == "known"]
+    drawn = [(place, scale * weight) for (stratum, place), (_, weight) in times.items() if stratum == "drawn"]
+    return bounds, _quantile((*known, *drawn), q)
 
 
-def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair | None:
+def _quantile(counts: Iterable[tuple[int | None, float]], q: float) -> Pair | None:
     """Return where a share `q` of the steps is done, unknown times coming first, and last; None without steps."""
     known: dict[int, float] = defaultdict(float)
-    unknown, wanted = 0.0, q * sum(counts.values())
-    for (_, place), n in counts.items():
+    unknown = total = 0.0
+    for place, n in counts:
+        total += n
         if place is None:
             unknown += n
         else:
             known[place] += n
+    wanted = q * total
     if not wanted:
         return None
 
@@ -357,19 +340,10 @@ def _quantile(counts: Mapping[tuple[str, int | None], float], q: float) -> Pair 
     return 0.0 if unknown and unknown >= wanted else reached(unknown), reached(0.0)
 
 
-def _latency(own: Times, alone: Times, q: float, ground: Line) -> Figure:
-    pairs = zip(_quantiles(own, q, ground), _quantiles(alone, q, ground), strict=True)
-    bounds, estimate = (None if a is None or b is None else _over(a, b) for a, b in pairs)
-    return _figure(bounds, estimate)
-
-
-# ---- a tally as figures ---------------------------------------------------------------------------------------------
-
 Subset = tuple[str, str | None]
 """(`all`, None), (`step`, name) or (`kind`, kind)."""
 ALL: Final[Subset] = ("all", None)
-Rows = dict["Place", list[tuple[Ending, list[tuple[int, ...]]]]]
-TimeRows = dict["When", list[tuple[int, ...]]]
+Rows = dict["Place", list[tuple["Ending", "Row"]]]
 _ALONE, _ORACLE = BASELINES.index("always large"), BASELINES.index("oracle")
 
 
@@ -389,15 +363,11 @@ class Estimates:
         parts: bool = True,
         intervals: Sequence[str] = INTERVALS,
     ) -> None:
-        self._tally, self._wanted = tally, intervals
-        self._ranges = _ranges_of(tally)
-        self._widest: Ranges = {}
-        for ranges in self._ranges.values():
-            for role, limits in ranges.items():
-                widen(self._widest, role, limits)
+        self._tally, self._wanted, self._ranges = tally, intervals, _ranges_of(tally)
+        self._mixed = len(tally.currencies) > 1
         self._recipes: dict[tuple[str | None, Ending, float], Recipe] = {}
-        self._tables = {0: self._table(0)}
-        places = self._tables[0][0]
+        self._tables: dict[int, tuple[Rows, dict[When, Row]]] = {}
+        places = self._table(0)[0]
         self._groups = sorted(place for place in places if isinstance(place, int))
         self.subsets: dict[Subset, list[Cell]] = {ALL: []}
         for cell in sorted(place for place in places if not isinstance(place, int)):
@@ -415,10 +385,10 @@ class Estimates:
     def accepted_price(self) -> float | None:
         """The mean cost of large on steps that small answered, by their shadow calls; None is unknown."""
         ground = self.grounds[ALL]
-        if not ground["weight"] or ground["sample_none"] or len(self._tally.currencies) > 1:
+        low, high = ground.large("drawn_")
+        if not ground["weight"] or low != high or math.isinf(ground.large("known_")[1]) or self._mixed:
             return None
-        low, high = ground.pair("big", "drawn_")
-        return low / ground["weight"] / MONEY if low == high else None
+        return low / ground["weight"] / MONEY
 
     def recorded(self) -> Figures:
         """Return what all steps came to as they ran."""
@@ -436,29 +406,24 @@ class Estimates:
     def escalated(self, number: int) -> int:
         """Return how many steps surely reach large under one policy of the plan."""
         family, index = self._tally.plan.places[number]
-        by_place, _ = self._family(family + 1)
-        return sum(row[index][0] for cell in self.subsets[ALL] for key, row in by_place[cell] if key.escalated == 1)
+        rows, _ = self._table(family + 1)
+        return sum(row[index][0] for cell in self.subsets[ALL] for key, row in rows[cell] if key.escalated == 1)
 
-    # ---- tables as sums ---------------------------------------------------------------------------------------------
-
-    def _table(self, number: int) -> tuple[Rows, TimeRows]:
-        """Return the rows of a table of the tally as sums at each place."""
-        by_place: Rows = defaultdict(list)
-        for (place, key), row in self._tally.rows[number].items():
-            by_place[place].append((key, totals(row, len(_SUM))))
-        return by_place, {when: totals(row, 2) for when, row in self._tally.times[number].items()}
-
-    def _family(self, number: int) -> tuple[Rows, TimeRows]:
-        """Return a table: that of the baselines, or of a family, of which one is kept at a time."""
+    def _table(self, number: int) -> tuple[Rows, dict[When, Row]]:
+        """Return the sums of a table of the tally at each place, and its times; one family is kept at a time."""
         if number not in self._tables:
-            self._tables = {0: self._tables[0], number: self._table(number)}
+            rows: Rows = defaultdict(list)
+            for (place, key), row in self._tally.rows[number].items():
+                rows[place].append((key, totals(row)))
+            times = {when: totals(row) for when, row in self._tally.times[number].items()}
+            self._tables = {n: table for n, table in self._tables.items() if n == 0} | {number: (rows, times)}
         return self._tables[number]
 
     def _line(self, number: int, index: int, places: Iterable[Place], rate: float = 0.0) -> Line:
         """Return the sums of one policy of a table over some places."""
-        by_place, out = self._family(number)[0], Line()
+        rows, out = self._table(number)[0], Line()
         for place in places:
-            for key, row in by_place[place]:
+            for key, row in rows[place]:
                 if row[index][0]:
                     for entry, source, factor in self._recipe(place, key, rate):
                         out[entry] += row[index][source] * factor
@@ -466,31 +431,26 @@ class Estimates:
 
     def _recipe(self, place: Place, key: Ending, rate: float) -> Recipe:
         """Return a recipe, made once per step name: a group of episodes holds many, and takes the widest range."""
-        name = None if isinstance(place, int) else place[0]
-        if (name, key, rate) not in self._recipes:
-            ranges = self._widest if name is None else self._ranges[name]
-            self._recipes[name, key, rate] = recipe_of(key, ranges, rate)
-        return self._recipes[name, key, rate]
+        of = None if isinstance(place, int) else place[0], key, rate
+        if of not in self._recipes:
+            self._recipes[of] = recipe_of(key, self._ranges[of[0]], rate)
+        return self._recipes[of]
 
     def _times(self, number: int, index: int) -> dict[Subset, Times]:
-        _, rows = self._family(number)
         out: dict[Subset, Times] = {}
         for subset, cells in self.subsets.items():
-            chosen, times = set(cells), defaultdict[tuple[str, int | None], list[int]](lambda: [0, 0])
-            for (cell, stratum, place), row in rows.items():
+            chosen, times = set(cells), out.setdefault(subset, {})
+            for (cell, stratum, place), row in self._table(number)[1].items():
                 if cell in chosen:
-                    times[stratum, place] = list(map(add, times[stratum, place], row[index]))
-            out[subset] = times
+                    times[stratum, place] = tuple(map(add, times.get((stratum, place), (0, 0)), row[index]))
         return out
-
-    # ---- sums as figures --------------------------------------------------------------------------------------------
 
     def _figures(self, number: int, index: int, rate: float = 0.0) -> dict[Subset, Figures]:
         out, times = {}, self._times(number, index)
         for subset, cells in self.subsets.items():
             line, ground = self._line(number, index, cells, rate), self.grounds[subset]
             cost, saving, per_success = _money_of(line, ground)
-            if len(self._tally.currencies) > 1:
+            if self._mixed:
                 cost = saving = per_success = Figure()
             out[subset] = Figures(
                 steps=int(ground["n"]),
@@ -504,56 +464,54 @@ class Estimates:
                 p95=_latency(times[subset], self._alone[subset], 0.95, ground),
             )
         if self._draws:
-            lines = [self._line(number, index, [group], rate) for group in self._groups]
+            lines = _resampled([self._line(number, index, [group], rate) for group in self._groups], self._draws)
             out[ALL] = self._with_intervals(out[ALL], lines)
         return out
 
     def _with_intervals(self, found: Figures, lines: Sequence[Line]) -> Figures:
-        again = [pair for pair in zip(_resampled(lines, self._draws), self._drawn_grounds, strict=True) if pair[1]["n"]]
+        """Return figures with 95 % percentile intervals of what resamples say: of the estimate, or of the bounds."""
+        again = [pair for pair in zip(lines, self._drawn_grounds, strict=True) if pair[1]["n"]]
         new: dict[str, Figure] = {}
         for name in self._wanted:
             figure: Figure = getattr(found, name)
             if figure.estimate is not None or figure.low is not None:
-                drawn = (_figure_of(name, line, ground) for line, ground in again)
-                new[name] = replace(figure, interval=_interval(drawn, estimated=figure.estimate is not None))
+                drawn = [_figure_of(name, line, ground) for line, ground in again]
+                pairs = [one.bounds if figure.estimate is None else one.estimate for one in drawn]
+                known = [pair for pair in pairs if pair is not None]
+                low, high = ([pair[i] for pair in known] for i in (0, 1))
+                interval = (percentiles(low)[0], percentiles(high)[1]) if known else None
+                new[name] = replace(figure, interval=interval)
         return replace(found, **new)  # type: ignore[arg-type] # all of these are figures
 
 
-def _ranges_of(tally: Tally) -> dict[str, Ranges]:
-    """Return between which costs an unrecorded call lies, by step name and role."""
-    found: dict[str, Ranges] = defaultdict(dict)
+def _ranges_of(tally: Tally) -> dict[str | None, Ranges]:
+    """Return between which costs an unrecorded call lies, by step name and role; under None the widest."""
+    found: dict[str | None, Ranges] = defaultdict(dict)
     for (step, role), limits in tally.ranges.items():
         found[step][role] = limits
     for ranges in found.values():
         if "large" in ranges and "shadow" not in ranges:
             low, high = ranges["large"]
             ranges["large"] = (min(low, ranges.get("small", (0, 0))[0]), high)
+    widest: Ranges = {}
+    for role, limits in (pair for ranges in found.values() for pair in ranges.items()):
+        widen(widest, role, limits)
+    found[None] = widest
     return found
 
 
 def _draws(groups: int, resamples: int, seed: int) -> list[list[float]]:
     """Return how often each group is in each resample."""
     chance = random.Random(seed)  # a repeatable bootstrap, no secret
-    out = []
-    for _ in range(resamples if groups > 1 else 0):
-        times = Counter(chance.choices(range(groups), k=groups))
-        out.append([float(times[g]) for g in range(groups)])
-    return out
+    drawn = (Counter(chance.choices(range(groups), k=groups)) for _ in range(resamples if groups > 1 else 0))
+    return [[float(times[group]) for group in range(groups)] for times in drawn]
 
 
 def _resampled(lines: Sequence[Line], draws: Sequence[Sequence[float]]) -> list[Line]:
     """Return the sum of the lines of each resample."""
-    columns = {
-        name: [float(line[name]) for line in lines] for name in sorted({name for line in lines for name in line})
-    }
+    names = sorted({name for line in lines for name in line})
+    columns = {name: [float(line[name]) for line in lines] for name in names}
     return [Line({name: sum(map(mul, times, column)) for name, column in columns.items()}) for times in draws]
-
-
-def _interval(found: Iterable[Figure], *, estimated: bool) -> Pair | None:
-    """Return the 95 % percentile interval of what resamples say: of the estimate, or of the bounds without one."""
-    pairs = [figure.estimate if estimated else _bounds(figure) for figure in found]
-    known = [pair for pair in pairs if pair is not None]
-    return (percentiles([p[0] for p in known])[0], percentiles([p[1] for p in known])[1]) if known else None
 
 
 def less(low: float | None, high: float | None, digits: int = 1) -> str:

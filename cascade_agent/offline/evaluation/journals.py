@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar, cast
 
-from cascade_agent.core.records import Label, StepTrace, Verdict, load
+from cascade_agent.core.records import Label, StepTrace, Usage
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.labels import LabelStore
 from cascade_agent.journal.reader import files_of, read, records
-from cascade_agent.offline.evaluation.dataset import DEFAULT_RULES, Dataset, LabelRules, label_step, money, text_hash
+from cascade_agent.offline.evaluation.dataset import (
+    DEFAULT_RULES,
+    LabelRules,
+    contradict,
+    label_step,
+    money,
+    plus,
+    text_hash,
+)
+from cascade_agent.offline.evaluation.tally import SweepPlan, Tally
+from cascade_agent.validators.agreement import recorded_calls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cascade_agent.core.clean_json import JsonMapping
+    from cascade_agent.core.clean_json import JsonMapping, JsonObject
+    from cascade_agent.core.records import Verdict
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.dataset import Evaluator, LabelledStep, OnConflict, SameText
 
 REMEMBERED: Final = 200_000  # steps among which one that comes a second time is recognised, where not all are kept
 _AHEAD: Final = 16  # files that are read on Dask before their steps are needed
+_UNASKED: Final = ("stays_on_large", "skipped_small", "budget")  # reasons that leave small out unseen
 
 
 class Fold(Protocol):
@@ -39,7 +52,7 @@ class Fold(Protocol):
 F = TypeVar("F", bound=Fold)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Reading(Generic[F]):
     """The result of a reading of journals: what was folded, and how steps and labels met.
 
@@ -48,10 +61,10 @@ class Reading(Generic[F]):
     """
 
     found: F
-    repeated: int
-    labelled: int
     labels: int
-    label_ids: frozenset[str] = frozenset()
+    label_ids: frozenset[str]
+    repeated: int = 0
+    labelled: int = 0
 
     @property
     def orphans(self) -> int:
@@ -63,8 +76,7 @@ class Reading(Generic[F]):
 class ReadSettings:
     """Settings of a reading of journals.
 
-    `labels` are further files with labels alone. `lean` leaves out what no figure needs: tokens, texts of verdicts,
-    decisions but for what they began early. `keep` remembers the ids of all steps, for what holds them in memory
+    `labels` are further files with labels alone. `keep` remembers the ids of all steps, for what holds them in memory
     anyway; else a repeated step is recognised among the last 200,000.
 
     `dask` reads every file in a task of its own: what is given to `dask.compute`, such as `{"scheduler": "processes",
@@ -75,7 +87,6 @@ class ReadSettings:
     labels: Sequence[PathLike] = ()
     rules: LabelRules = DEFAULT_RULES
     on_error: OnError = "raise"
-    lean: bool = False
     keep: bool = False
     dask: Mapping[str, object] | None = None
 
@@ -105,76 +116,15 @@ class StepList(list["LabelledStep"]):
     add, merge = list.append, list.extend
 
 
-def originals(paths: Iterable[PathLike], *, on_error: OnError = "raise") -> tuple[list[Path], list[str]]:
-    """Return the files of paths and patterns, and those left out: named twice, or beginning with another's first step.
-
-    Rotated journals that are just being compressed, and copies, would count their steps twice.
-    """
-    seen: set[str] = set()
-    files: list[Path] = []
-    copies: list[str] = []
-    for file in files_of(*paths):
-        first = next((step.id for step in read(file, on_error=on_error)), None)
-        if first is not None and first in seen:
-            copies.append(str(file))
-            continue
-        seen.update([] if first is None else [first])
-        files.append(file)
-    return files, copies
-
-
-def as_list(paths: PathLike | Sequence[PathLike]) -> list[PathLike]:
-    """Return one path, or several, as several."""
-    return list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
-
-
-def no_step(paths: Iterable[object], found: str = "the journal holds no step yet") -> str:
-    """Return the message about journals without a step."""
-    return f"{', '.join(map(str, paths))}: {found}; set CASCADE_JOURNAL where the agent runs and let it work"
-
-
-def load_dataset(
-    *paths: PathLike,
-    evaluator: Evaluator | None = None,
-    same_text: SameText | None = None,
-    on_conflict: OnConflict = "precedence",
-    side_effects: Mapping[str, str] | None = None,
-    on_error: OnError = "raise",
-) -> Dataset:
-    """Read journals and join their labels to their steps; labels may stand in other files than their steps.
-
-    The keywords are those of `LabelRules` and `journal.read`; `side_effects` are those of the policy.
-
-    Raises:
-        RecordError: a path without a file, a line that is no record, a journal without steps, an impossible label.
-        ConfigurationError: an unknown `on_conflict`.
-    """
-    rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
-    how = ReadSettings(rules=rules, on_error=on_error, keep=True)
-    reading = fold(partial(Dataset, side_effects=side_effects or {}), paths, how)
-    return complete(reading.found, reading, paths)
-
-
-def complete(found: Dataset, reading: Reading[Any], paths: Iterable[object]) -> Dataset:
-    """Return a dataset with what was counted while it was read; journals without steps are refused."""
-    if not found.total:
-        raise RecordError(no_step(paths))
-    found.repeated, found.orphans = reading.repeated, tuple(sorted(reading.label_ids - found.ids))
-    return found
-
-
 def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore, how: ReadSettings) -> Reading[F]:
-    found, seen, repeated, labelled = make(), dict[int, None](), 0, 0
-    whole = how.rules.evaluator is not None and not how.lean
-    build = StepTrace.from_json if whole else partial(_bare, lean=how.lean)
+    ids = frozenset(store.ids()) if how.keep else frozenset[str]()
+    seen, out = dict[int, None](), Reading(found=make(), labels=store.steps, label_ids=ids)
 
     def joined(data: JsonMapping) -> LabelledStep | None:
-        nonlocal repeated, labelled
-        trace = build(data)
-        _check(trace)
+        trace = _checked(StepTrace.from_json(data))
         key, one = text_hash(trace.id), text_hash(f"{trace.id} {trace.started_at}")
         if key in seen or one in seen:
-            repeated += 1
+            out.repeated += 1
             return None
         labels = store.of_step(trace.id)
         step = label_step(trace, labels, how.rules)
@@ -182,63 +132,22 @@ def _folded(make: Callable[[], F], paths: Sequence[PathLike], store: LabelStore,
         seen[one if trace.final is None else key] = None
         if len(seen) > REMEMBERED and not how.keep:
             del seen[next(iter(seen))]
-        labelled += bool(labels)
+        out.labelled += bool(labels)
         return step
 
     for step in records(*paths, kind="step", build=joined, on_error=how.on_error):
-        if step is not None:
-            found.add(step)
-    ids = frozenset(store.ids()) if how.keep else frozenset[str]()
-    return Reading(found=found, repeated=repeated, labelled=labelled, labels=store.steps, label_ids=ids)
+        out.found.add(step)
+    return out
 
 
-def _check(trace: StepTrace) -> None:
+def _checked(trace: StepTrace) -> StepTrace:
     """Refuse numbers that cannot be; their types were checked when the record was read."""
     money(trace.cost, trace.id)
     for p in (trace.confidence, *(attempt.confidence for attempt in trace.attempts)):
         if p is not None and not 0 <= p <= 1:
             msg = f"step {trace.id!r} has a confidence of {p!r}; expected null or a number in [0, 1]: correct the line"
             raise RecordError(msg)
-
-
-def _bare(data: JsonMapping, *, lean: bool = False) -> StepTrace:
-    """Read a step without the texts of its verdicts, which then are few different ones: most of the time goes there.
-
-    `lean` leaves out tokens too, and decisions but for what they began early.
-    """
-    attempts = data.get("attempts")
-    if not isinstance(attempts, list) or not all(
-        isinstance(attempt, dict) and isinstance(attempt.get("verdicts", []), list) for attempt in attempts
-    ):
-        return StepTrace.from_json(data)  # says what is wrong with it
-    out = ("verdicts", "usage") if lean else ("verdicts",)
-    bare = [{k: v for k, v in attempt.items() if k not in out} for attempt in attempts]
-    rest = {k: v for k, v in data.items() if k not in ("usage", "decisions")} if lean else dict(data)
-    decisions = data.get("decisions", ())
-    if lean and isinstance(decisions, list) and any("hedge" in d for d in decisions if isinstance(d, dict)):
-        rest["decisions"] = decisions
-    trace = StepTrace.from_json({**rest, "attempts": bare})
-    judged = tuple(
-        replace(attempt, verdicts=tuple(map(_verdict, found["verdicts"]))) if found.get("verdicts") else attempt
-        for attempt, found in zip(trace.attempts, attempts, strict=True)
-    )
-    return replace(trace, attempts=judged)
-
-
-_KEPT: Final = ("outcome", "code", "score", "validator", "origin", "escalates_as")
-_ABSENT: Final = object()
-
-
-def _verdict(data: JsonMapping) -> Verdict:
-    try:
-        return _known_verdict(*(data.get(name, _ABSENT) for name in _KEPT))
-    except (AttributeError, TypeError):
-        return load(Verdict, data)  # says what is wrong with it
-
-
-@lru_cache(maxsize=65_536, typed=True)
-def _known_verdict(*values: object) -> Verdict:
-    return load(Verdict, {name: value for name, value in zip(_KEPT, values, strict=True) if value is not _ABSENT})
+    return trace
 
 
 def _tasks(make: Callable[[], F], paths: Sequence[PathLike], how: ReadSettings) -> tuple[Any, list[Any]]:
@@ -269,5 +178,153 @@ def _merged(parts: Sequence[Reading[F]]) -> Reading[F]:
     first, *others = parts
     for part in others:
         first.found.merge(part.found)
-    repeated, labelled = (sum(getattr(part, name) for part in parts) for name in ("repeated", "labelled"))
-    return replace(first, repeated=repeated, labelled=labelled)
+        first.repeated += part.repeated
+        first.labelled += part.labelled
+    return first
+
+
+def originals(paths: Iterable[PathLike], *, on_error: OnError = "raise") -> tuple[list[Path], list[str]]:
+    """Return the files of paths and patterns, and those left out: named twice, or beginning with another's first step.
+
+    Rotated journals that are just being compressed, and copies, would count their steps twice.
+    """
+    files: dict[str, Path] = {}
+    copies: list[str] = []
+    for file in files_of(*paths):
+        first = next((f"id {step.id}" for step in read(file, on_error=on_error)), f"file {file}")
+        if files.setdefault(first, file) is not file:
+            copies.append(str(file))
+    return list(files.values()), copies
+
+
+def as_list(paths: PathLike | Sequence[PathLike]) -> list[PathLike]:
+    """Return one path, or several, as several."""
+    return list(paths) if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
+
+
+def no_step(paths: Iterable[object], found: str = "the journal holds no step yet") -> str:
+    """Return the message about journals without a step."""
+    return f"{', '.join(map(str, paths))}: {found}; set CASCADE_JOURNAL where the agent runs and let it work"
+
+
+@dataclass(slots=True, kw_only=True)
+class Dataset:
+    """The labelled steps of some journals, without anything that people or models said; it takes steps one by one.
+
+    `steps` holds those that escalated or have a label, in the order of the journal. Of the `total`, steps that small
+    answered (`answered`) and nobody labelled are only counted (`unlabelled`, of them `undecided` have labels that say
+    neither right nor wrong). In `unasked` ones an economy left small out. `repeated` ones came a second time, `orphans`
+    are ids of labels without a step. `paid` is model -> calls, tokens, cost and currency, as far as known; `codes`
+    validator -> its codes that carried a score or a hard fail. `tally` has what all steps cost.
+    """
+
+    side_effects: Mapping[str, str] = field(default_factory=dict)
+    steps: list[LabelledStep] = field(default_factory=list)
+    total: int = 0
+    answered: int = 0
+    unlabelled: int = 0
+    undecided: int = 0
+    unasked: int = 0
+    repeated: int = 0
+    orphans: tuple[str, ...] = ()
+    ids: set[str] = field(default_factory=set)
+    paid: dict[str, JsonObject] = field(default_factory=dict)
+    codes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    shared: dict[Verdict, Verdict] = field(default_factory=dict)
+    tally: Tally = field(default_factory=lambda: Tally(SweepPlan()))
+
+    @property
+    def conflicts(self) -> tuple[LabelledStep, ...]:
+        """The steps whose labels contradict each other."""
+        return tuple(step for step in self.steps if contradict(step.labels))
+
+    @property
+    def by_source(self) -> dict[str, int]:
+        """Number of labels that counted, by their source."""
+        return dict(sorted(Counter(s.outcome.source for s in self.steps if s.outcome.source and s.labelled).items()))
+
+    def add(self, step: LabelledStep) -> None:
+        """Take a step."""
+        trace = step.trace
+        self.tally.add(step)
+        self.total += 1
+        if step.given:
+            self.ids.add(trace.id)
+        if step.facts is None:
+            return
+        if step.small.outcome == "skipped" and any(move.reason in _UNASKED for move in trace.decisions):
+            self.unasked += 1  # counted as harmless, it would understate the risk for the day small is asked again
+            return
+        for attempt in trace.attempts:
+            if attempt.model and attempt.outcome != "skipped":
+                tokens = attempt.usage or Usage()
+                spent = {"calls": 1, "input_tokens": tokens.input_tokens, "output_tokens": tokens.output_tokens}
+                self._pay(attempt.model, {**spent, "cost": attempt.cost, "currency": trace.currency})
+        for name in trace.askable:
+            self.codes[name].update(())  # it was there, though it may never say anything
+        self.answered += step.answered
+        verdicts = tuple(map(self._bare, step.small.verdicts))
+        if step.answered and step.outcome.source is None:
+            self.unlabelled += 1
+            self.undecided += bool(step.labels)
+            return
+        effects = {self.side_effects.get(str(call.get("name"))) for call in recorded_calls(step.small.answer)}
+        attempts = tuple(
+            replace(a, verdicts=() if i else verdicts, answer=None, error=None, usage=None, inner=None)
+            for i, a in enumerate(trace.attempts)
+        )
+        bare = replace(trace, attempts=attempts, decisions=(), inputs_seen=(), evidence=(), usage=None)
+        self.steps.append(replace(step, trace=bare, facts=None, irreversible="irreversible" in effects))
+
+    def merge(self, other: Dataset) -> None:
+        """Take in the steps of another part of the journals."""
+        self.tally.merge(other.tally)
+        self.steps += other.steps
+        for name in ("total", "answered", "unlabelled", "undecided", "unasked"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.ids |= other.ids
+        for model, paid in other.paid.items():
+            self._pay(model, paid)
+        for validator, codes in other.codes.items():
+            self.codes[validator] |= codes
+
+    def _pay(self, model: str, spent: JsonMapping) -> None:
+        paid = self.paid.setdefault(model, {**dict.fromkeys(spent, 0), "cost": 0.0, "currency": spent["currency"]})
+        same = spent["currency"] == paid["currency"]
+        for key in spent.keys() - {"currency"}:
+            paid[key] = plus(paid[key], spent[key] if same or key != "cost" else None)
+
+    def _bare(self, verdict: Verdict) -> Verdict:
+        """Count the code of a verdict, and return it without its texts; equal ones are one in memory."""
+        codes = self.codes[verdict.validator]
+        if verdict.score is not None or verdict.hard:
+            codes.add(verdict.code or verdict.outcome)
+        bare = replace(verdict, reason="", path="")
+        return self.shared.setdefault(bare, bare)
+
+
+def load_dataset(
+    *paths: PathLike,
+    evaluator: Evaluator | None = None,
+    same_text: SameText | None = None,
+    on_conflict: OnConflict = "precedence",
+    side_effects: Mapping[str, str] | None = None,
+    on_error: OnError = "raise",
+    dask: Mapping[str, object] | None = None,
+) -> Dataset:
+    """Read journals and join their labels to their steps; labels may stand in other files than their steps.
+
+    The keywords are those of `LabelRules` and `ReadSettings`; `side_effects` are those of the policy.
+
+    Raises:
+        RecordError: a path without a file, a line that is no record, a journal without steps, an impossible label.
+        ConfigurationError: an unknown `on_conflict`, or dask is not installed.
+    """
+    rules = LabelRules(evaluator=evaluator, same_text=same_text, on_conflict=on_conflict)
+    how = ReadSettings(rules=rules, on_error=on_error, keep=True, dask=dask)
+    reading = fold(partial(Dataset, side_effects=side_effects or {}), paths, how)
+    found = reading.found
+    if not found.total:
+        raise RecordError(no_step(paths))
+    found.repeated, found.orphans = reading.repeated, tuple(sorted(reading.label_ids - found.ids))
+    return found

@@ -30,20 +30,28 @@ Missing = Literal["draft", "evidence", "large"]
 class Replayed:
     """A recorded step as it would have gone under a policy.
 
-    `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`known` is
-    False then, and `missing` says what it lacks). `calls` are the recorded calls that the policy would have made, in
-    order; a hedge that is not in the record stands there without a cost. `cost` is their sum in the record's currency,
-    `latency` that of their times in seconds; None when a part of it is unknown.
+    `final_tier` is who would have answered, None when nobody would have or when the record cannot tell (`missing` then
+    says what it lacks). `calls` are the recorded calls that the policy would have made, in order; a hedge that is not
+    in the record stands there without a cost. `latency` is the sum of their times in seconds, None when one is unknown.
     """
 
     decisions: tuple[Decision, ...]
-    known: bool
     escalated: bool
     final_tier: str | None
-    cost: float | None
     latency: float | None = None
     missing: Missing | None = None
     calls: tuple[Attempt | SideCall, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Return whether the record can tell how the step ends."""
+        return self.missing is None
+
+    @property
+    def cost(self) -> float | None:
+        """The sum of the costs of the calls in the record's currency; None when a part of it is unknown."""
+        costs = [call.cost for call in self.calls if call.cost is not None]
+        return sum(costs) if self.known and len(costs) == len(self.calls) else None
 
 
 def replay(trace: StepTrace, policy: Policy) -> Replayed:
@@ -83,11 +91,6 @@ def sweep(trace: StepTrace, policies: Sequence[Policy]) -> Iterator[tuple[int, i
 
 def _move(decision: Decision) -> tuple[object, ...]:
     return decision.action, decision.evidence, decision.attempt, decision.hedge
-
-
-def accept_all(policy: Policy) -> Policy:
-    """Return the policy with a threshold that every confidence reaches: what still escalates does so under all."""
-    return policy if policy.threshold == 0.0 else replace(policy, threshold=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +136,7 @@ class _Record:
         """Return what the decision of that number knew; beyond what is recorded, what the last one did."""
         seen = self.trace.inputs_seen or _NOTHING_SEEN
         if policy.thresholds:
-            if self._kinds is None:
-                self._kinds = tuple(replace(inputs, kind=self.trace.kind) for inputs in seen)
-            seen = self._kinds
+            seen = self._kinds = self._kinds or tuple(replace(inputs, kind=self.trace.kind) for inputs in seen)
         return seen[min(number, len(seen) - 1)]
 
     def misses(self, state: _State, policy: Policy) -> bool:
@@ -146,27 +147,27 @@ class _Record:
 
     def after(self, policy: Policy, state: _State, decision: Decision) -> _State | Missing | None:
         """Return the step after a move; what the record lacks for it, or None where the step ends."""
-        decisions = (*state.decisions, decision)
+        call: Attempt | SideCall | None
         if decision.action == "escalate":
             done = (*state.done, state.attempt)
             tried = sum(attempt.tier != "small" for attempt in done)
             if tried >= len(self.large):
                 return "large"
-            large = self.large[tried]
-            return _State(done, large, (*state.calls, large), plus(state.latency, large.latency), decisions)
-        if decision.action == "ask_small":
+            call = attempt = self.large[tried]
+        elif decision.action == "ask_small":
             waits = self.raced is not None and (decision.hedge is None or decision.hedge > self.raced)
             if not self.drafted or waits:  # it was given up because large was faster; this policy would have waited
                 return "draft"
-            return _State((), rescored(policy, self.small, ()), (self.small,), self.small.latency, decisions)
-        if decision.action != "ask_evidence" or decision.evidence is None:
+            done, call, attempt = (), self.small, rescored(policy, self.small, ())
+        elif decision.action == "ask_evidence" and (name := decision.evidence) is not None:
+            call = self.evidence.get(name)
+            if call is None or name not in self.small.gathered:  # never asked, or dropped before it answered
+                return "evidence"
+            done, attempt = state.done, rescored(policy, self.small, (*state.attempt.gathered, name))
+        else:
             return None
-        name = decision.evidence
-        call = self.evidence.get(name)
-        if call is None or name not in self.small.gathered:  # never asked, or dropped before it answered
-            return "evidence"
-        attempt = rescored(policy, self.small, (*state.attempt.gathered, name))
-        return _State(state.done, attempt, (*state.calls, call), plus(state.latency, call.latency), decisions)
+        latency = plus(state.latency, call.latency)
+        return _State(done, attempt, (*state.calls, call), latency, (*state.decisions, decision))
 
     def dropped(self, state: _State) -> tuple[SideCall, ...]:
         """Return the large call that was started while small was slow, and not needed, where the policy hedges."""
@@ -175,26 +176,20 @@ class _Record:
             return ()
         if "hedge" in self.evidence:
             return (self.evidence["hedge"],)
-        if any(d.hedge is not None and d.hedge <= hedge for d in self.trace.decisions):
-            return ()  # it was to be asked as early, and small was faster
         took = self.small.latency
-        return () if took is not None and took <= hedge else (SideCall(name="hedge"),)
+        early = any(d.hedge is not None and d.hedge <= hedge for d in self.trace.decisions)  # and small was faster
+        return () if early or (took is not None and took <= hedge) else (SideCall(name="hedge"),)
 
 
 def _end(record: _Record, policy: Policy, state: _State, decision: Decision, missing: Missing | None) -> Replayed:
-    attempts, known = (*state.done, state.attempt), missing is None
-    final = final_attempt(policy, decision)
-    calls = (*state.calls, *record.dropped(state)) if decision.action == "accept" else state.calls
-    costs = [call.cost for call in calls]
+    attempts, final = (*state.done, state.attempt), final_attempt(policy, decision)
     return Replayed(
         decisions=(*state.decisions, decision),
-        known=known,
         escalated=missing == "large" or bool(state.done),
         final_tier=None if final is None else attempts[final].tier,
-        cost=sum(c for c in costs if c is not None) if known and None not in costs else None,
-        latency=state.latency if known else None,
+        latency=state.latency if missing is None else None,
         missing=missing,
-        calls=calls,
+        calls=(*state.calls, *record.dropped(state)) if decision.action == "accept" else state.calls,
     )
 
 

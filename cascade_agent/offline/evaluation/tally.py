@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate
-from operator import add
+from operator import add, sub
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from cascade_agent.core.policy import Policy
@@ -79,12 +79,13 @@ class SweepPlan:
             same = policy.with_threshold(None if base is None else 0.0).version
             keys.append((same, -1.0 if base is None else float(base)))
             families.setdefault(same, {})[keys[-1][1]] = policy
-        order, sizes = list(families), {same: sorted(members) for same, members in families.items()}
+        ascending = {same: dict(sorted(members.items())) for same, members in families.items()}
+        order = list(ascending)
         return cls(
             titles=tuple(wanted),
             policies=tuple(wanted.values()),
-            families=tuple(tuple(families[same][value] for value in sizes[same]) for same in order),
-            places=tuple((order.index(same), sizes[same].index(value)) for same, value in keys),
+            families=tuple(tuple(members.values()) for members in ascending.values()),
+            places=tuple((order.index(same), list(ascending[same]).index(value)) for same, value in keys),
         )
 
 
@@ -120,6 +121,8 @@ class Sums(NamedTuple):
     w_more: int
 
 
+Row = list[tuple[int, ...]]
+"""Differences over the policies of a family: the sums of one are those of all places up to its own."""
 Cell = tuple[str, str]
 """Name and kind of a step."""
 Place = Cell | int
@@ -133,8 +136,8 @@ class Tally:
     """Sums over steps. Two of the same plan are equal when they are of the same steps, in whatever order.
 
     `rows` and `times` hold a table for the `BASELINES`, then one for each family of the plan: by where and how a step
-    ended, a row of differences over the policies of the family. `ranges` are the least and the greatest recorded cost
-    of a call, by step name and role.
+    ended, a row of `Sums`, or of numbers of steps and their weights. `ranges` are the least and the greatest recorded
+    cost of a call, by step name and role.
     """
 
     plan: SweepPlan
@@ -145,8 +148,8 @@ class Tally:
     currencies: set[str] = field(default_factory=set)
     validators: set[str] = field(default_factory=set)
     episodes: set[int] = field(default_factory=set)
-    rows: list[dict[tuple[Place, Ending], list[int]]] = field(default_factory=list)
-    times: list[dict[When, list[int]]] = field(default_factory=list)
+    rows: list[dict[tuple[Place, Ending], Row]] = field(default_factory=list)
+    times: list[dict[When, Row]] = field(default_factory=list)
     ranges: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -177,22 +180,22 @@ class Tally:
             for first, end, replayed in sweep(trace, family):
                 ending, sums, latency = _ending(trace, family[first], replayed, facts)
                 span = first, end, len(family)
-                _add_to(rows, (cell, ending), sums, span)
-                _add_to(rows, (group, ending), sums, span)
-                _add_to(times, _when(cell, facts, latency), pack(1, facts.weight), span)
+                for place in (cell, group):
+                    _add_to(rows, (place, ending), sums, span)
+                _add_to(times, _when(cell, facts, latency), (1, facts.weight), span)
 
     def count(self, cell: Cell, group: int, facts: Facts, *, sign: int = 1) -> None:
         """Count what was recorded of a step; with a `sign` of -1 take it back, for facts that a late label changes."""
         for role, cost in facts.priced:
             if cost is not None:
                 widen(self.ranges, (cell[0], role), (cost, cost))
-        for i, (ending, sums) in enumerate(_baselines(facts)):
+        spans = [(i, i + 1, len(BASELINES)) for i in range(len(BASELINES))]
+        for span, (ending, sums) in zip(spans, _baselines(facts), strict=True):
             for place in (cell, group):
-                _add_to(self.rows[0], (place, ending), sign * sums, (i, i + 1, len(BASELINES)))
+                _add_to(self.rows[0], (place, ending), sums, span, sign)
         own = None if facts.skipped else facts.small_time
-        for i, time in enumerate((facts.time, own, facts.large_time)):
-            span = i, i + 1, len(BASELINES)
-            _add_to(self.times[0], _when(cell, facts, time), sign * pack(1, facts.weight), span)
+        for span, time in zip(spans, (facts.time, own, facts.large_time), strict=False):
+            _add_to(self.times[0], _when(cell, facts, time), (1, facts.weight), span, sign)
 
     def merge(self, other: Tally) -> Tally:
         """Add another tally to this one, and return it. The other is left as it was."""
@@ -202,9 +205,8 @@ class Tally:
         for name in ("steps", "unfinished", "conflicts"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.sources.update(other.sources)
-        self.currencies |= other.currencies
-        self.validators |= other.validators
-        self.episodes |= other.episodes
+        for name in ("currencies", "validators", "episodes"):
+            getattr(self, name).update(getattr(other, name))
         for mine, theirs in zip(self.rows, other.rows, strict=True):
             _merge_rows(mine, theirs)
         for mine_times, theirs_times in zip(self.times, other.times, strict=True):
@@ -218,7 +220,7 @@ class Tally:
         """Number of steps of which nothing is known: every world is possible."""
         anything, alone = (1 << len(WORLDS)) - 1, BASELINES.index("always large")
         rows = (row for (place, key), row in self.rows[0].items() if key.worlds == anything and type(place) is tuple)
-        return sum(totals(row, 1)[alone][0] for row in rows)
+        return sum(totals(row)[alone][0] for row in rows)
 
     @property
     def episode_count(self) -> tuple[int, bool]:
@@ -227,6 +229,33 @@ class Tally:
         if len(least) < _SKETCH:
             return len(least), True
         return round((_SKETCH - 1) * 2**64 / least[-1]), False
+
+
+def _when(cell: Cell, facts: Facts, latency: float | None) -> When:
+    return cell, facts.stratum, None if latency is None else bucket(latency)
+
+
+def _add_to(table: dict[K, Row], key: K, sums: tuple[int, ...], span: tuple[int, int, int], sign: int = 1) -> None:
+    """Add to a row of differences: what begins at the first place, less what ends before the end."""
+    first, end, size = span
+    row = table.get(key)
+    if row is None:
+        row = table[key] = [(0,) * len(sums)] * size
+    more, less = (add, sub) if sign > 0 else (sub, add)
+    row[first] = tuple(map(more, row[first], sums))
+    if end < size:
+        row[end] = tuple(map(less, row[end], sums))
+
+
+def _merge_rows(mine: dict[K, Row], theirs: Mapping[K, Row]) -> None:
+    for key, row in theirs.items():
+        own = mine.get(key)
+        mine[key] = list(row) if own is None else [tuple(map(add, a, b)) for a, b in zip(own, row, strict=True)]
+
+
+def totals(row: Row) -> Row:
+    """Return a row of differences as the sums at each place."""
+    return list(accumulate(row, lambda a, b: tuple(map(add, a, b))))
 
 
 def widen(ranges: dict[K, tuple[int, int]], of: K, limits: tuple[int, int]) -> None:
@@ -245,16 +274,12 @@ def middle(number: int) -> float:
     return math.exp(number * _RATIO)
 
 
-def _when(cell: Cell, facts: Facts, latency: float | None) -> When:
-    return cell, facts.stratum, None if latency is None else bucket(latency)
-
-
-def _sums(facts: Facts, own: int = 0, large: int = 0, own_more: int = 0, large_more: int = 0) -> int:
+def _sums(facts: Facts, own: int = 0, large: int = 0, own_more: int = 0, large_more: int = 0) -> Sums:
     weight = facts.weight
-    return pack(*Sums(1, own, large, own_more, large_more, weight, weight * large, weight * large_more))
+    return Sums(1, own, large, own_more, large_more, weight, weight * large, weight * large_more)
 
 
-def _baselines(facts: Facts) -> Iterator[tuple[Ending, int]]:
+def _baselines(facts: Facts) -> Iterator[tuple[Ending, Sums]]:
     """Return how a step ends, and its sums, under each of the `BASELINES`."""
     stratum, worlds = facts.stratum, facts.worlds
     small, large = None if facts.skipped else facts.small, facts.large
@@ -279,17 +304,11 @@ def _baselines(facts: Facts) -> Iterator[tuple[Ending, int]]:
 # ---- one step under one policy --------------------------------------------------------------------------------------
 
 
-_BY_LARGE: Final = ("large", "shadow")
-
-
 @dataclass(slots=True)
-class _Estimate:
-    """The end of a step under a policy, while it is made up; `paid` are `own` to `large_more` of its `Sums`."""
+class _Paid:
+    """The cost of a step: `known` are `own` to `large_more` of its `Sums`, the others roles of an unknown cost."""
 
-    finals: int = BY_SMALL
-    escalated: int = 0
-    latency: float | None = None
-    paid: list[int] = field(default_factory=lambda: [0] * 4)
+    known: list[int] = field(default_factory=lambda: [0] * 4)
     sure: list[str] = field(default_factory=list)
     maybe: list[str] = field(default_factory=list)
 
@@ -298,101 +317,42 @@ class _Estimate:
         if cost is None:
             (self.sure if made else self.maybe).append(role)
         else:
-            self.paid[(role in _BY_LARGE) + 2 * (not made)] += cost
+            self.known[(role in ("large", "shadow")) + 2 * (not made)] += cost
 
 
-def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Ending, int, float | None]:
+def _ending(trace: StepTrace, policy: Policy, replayed: Replayed, facts: Facts) -> tuple[Ending, Sums, float | None]:
     """Return what is kept of a step under a policy: its ending, its sums, and its latency."""
-    found = _Estimate(escalated=int(replayed.escalated), latency=replayed.latency)
+    paid, latency, escalated = _Paid(), replayed.latency, int(replayed.escalated)
     for call in replayed.calls:
         role = call.name if isinstance(call, SideCall) else "small" if call.tier == "small" else "large"
         cost = money(call.cost, trace.id)
-        found.call(role, facts.large if cost is None and role == "hedge" else cost)  # dropped, and billed in full
+        paid.call(role, facts.large if cost is None and role == "hedge" else cost)  # dropped, and billed in full
     if replayed.missing is None:
-        _known_end(found, policy, replayed, facts)
+        nobody = BY_OTHERS if policy.on_exhausted == "interrupt" else BY_NOBODY
+        finals = {None: nobody, "small": BY_SMALL}.get(replayed.final_tier, BY_LARGE)
+        if policy.shadow_rate and replayed.decisions[-1].action == "accept" and not replayed.escalated:
+            # in expectation: the journal may come from a policy that drew more often, or never
+            paid.call("shadow", None if facts.large is None else round(policy.shadow_rate * facts.large))
     elif replayed.missing == "large":
-        _without_large(found, replayed, facts)
-    else:
-        _undecided(found, trace, replayed, facts)
-    sure, maybe = tuple(sorted(found.sure)), tuple(sorted(found.maybe))
-    key = Ending(facts.stratum, found.finals, found.escalated, facts.worlds, sure, maybe)
-    return key, _sums(facts, *found.paid), found.latency
+        again = facts.asked_large  # once more than in the record; else a shadow call says what large answered
+        finals = BY_LARGE | BY_OTHERS if again else BY_LARGE
+        paid.call("large", None if again else facts.large)
+        times = [*(call.latency for call in replayed.calls), facts.large_time]
+        latency = None if again or None in times else sum(time for time in times if time is not None)
+    else:  # its draft, or evidence about it, is not in the record: it may end either way, at more cost
+        finals, escalated = BY_SMALL | BY_LARGE, 2
+        _undecided(paid, trace, replayed, facts)
+    key = Ending(facts.stratum, finals, escalated, facts.worlds, tuple(sorted(paid.sure)), tuple(sorted(paid.maybe)))
+    return key, _sums(facts, *paid.known), latency
 
 
-def _known_end(found: _Estimate, policy: Policy, replayed: Replayed, facts: Facts) -> None:
-    """Take an end that the record holds in full."""
-    tier = replayed.final_tier
-    if tier is not None:
-        found.finals = BY_SMALL if tier == "small" else BY_LARGE
-    else:
-        found.finals = BY_OTHERS if policy.on_exhausted == "interrupt" else BY_NOBODY
-    if policy.shadow_rate and replayed.decisions[-1].action == "accept" and not replayed.escalated:
-        # in expectation: the journal may come from a policy that drew more often, or never
-        found.call("shadow", None if facts.large is None else round(policy.shadow_rate * facts.large))
-
-
-def _without_large(found: _Estimate, replayed: Replayed, facts: Facts) -> None:
-    """Take an escalation that is not in the record; a shadow call says what large answered."""
-    again = facts.asked_large  # once more than in the record
-    found.finals, found.latency = BY_LARGE | BY_OTHERS if again else BY_LARGE, None
-    found.call("large", None if again else facts.large)
-    times = [call.latency for call in replayed.calls]
-    if not again and facts.large_time is not None and None not in times:
-        found.latency = facts.large_time + sum(time for time in times if time is not None)
-
-
-def _undecided(found: _Estimate, trace: StepTrace, replayed: Replayed, facts: Facts) -> None:
-    """Take a step whose draft, or evidence about it, is not in the record: it may end either way, at more cost."""
-    found.finals, found.latency, found.escalated = BY_SMALL | BY_LARGE, None, 2
+def _undecided(paid: _Paid, trace: StepTrace, replayed: Replayed, facts: Facts) -> None:
     if replayed.missing == "draft":
-        found.call("small", None)
+        paid.call("small", None)
     made = {call.name for call in replayed.calls if isinstance(call, SideCall)}
     for name in trace.askable:
         if name == replayed.decisions[-1].evidence:
-            found.call(name, None)
+            paid.call(name, None)
         elif name not in made:
-            found.call(name, facts.evidence.get(name), made=False)
-    found.call("large", facts.large, made=False)
-
-
-# ---- tables of sums, several in one number --------------------------------------------------------------------------
-
-
-def _add_to(table: dict[K, list[int]], key: K, sums: int, span: tuple[int, int, int]) -> None:
-    """Add to places of a row of differences: what begins at the first, less what ends behind the last."""
-    first, end, size = span
-    row = table.get(key)
-    if row is None:
-        row = table[key] = [0] * size
-    row[first] += sums
-    if end < size:
-        row[end] -= sums
-
-
-def _merge_rows(mine: dict[K, list[int]], theirs: Mapping[K, list[int]]) -> None:
-    for key, row in theirs.items():
-        own = mine.get(key)
-        mine[key] = list(row) if own is None else list(map(add, own, row))
-
-
-_BITS_EACH: Final = 192
-_MASK: Final = (1 << _BITS_EACH) - 1
-"""Room for 2^60 steps that cost 1e9 each and were drawn once in 1e9."""
-
-
-def pack(*sums: int) -> int:
-    """Return several numbers >= 0 as one, so that one addition adds all of them."""
-    packed = 0
-    for value in reversed(sums):
-        packed = packed << _BITS_EACH | value
-    return packed
-
-
-def unpack(packed: int, count: int) -> tuple[int, ...]:
-    """Return the numbers again."""
-    return tuple(packed >> _BITS_EACH * i & _MASK for i in range(count))
-
-
-def totals(row: list[int], count: int) -> list[tuple[int, ...]]:
-    """Return a row of differences as the sums at each place."""
-    return [unpack(packed, count) for packed in accumulate(row)]
+            paid.call(name, facts.evidence.get(name), made=False)
+    paid.call("large", facts.large, made=False)

@@ -47,9 +47,6 @@ def world(n, *, seed=0, weights=None, bias=2.0):
     return out
 
 
-# ---- the solver -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("strength", [1.0, 30.0])
 def test_logistic_is_that_of_scikit_learn(strength):
     """Around a prior of zeros it is the L2 logistic regression of scikit-learn on scaled features."""
@@ -70,7 +67,7 @@ def test_bounded_optimum_is_that_of_scipy(seed, strength, backwards):
     weights = {"a": 2.0, "b": 0.5, "c": -1.5 if backwards else 1.0}
     examples = world(120, seed=seed, weights=weights)
     prior = Scorer(weights={"a": 1.0, "b": 2.0, "c": 0.5}, bias=1.0)
-    model = _Model.of(examples, [not e.wrong for e in examples], prior)
+    model = _Model(examples, [not e.wrong for e in examples], prior)
     members, penalty = list(range(120)), model._penalty(strength)
     ours = model.solve(members, strength)
     found = minimize(
@@ -89,7 +86,7 @@ def test_bounded_optimum_is_that_of_scipy(seed, strength, backwards):
 
 def test_prior_lets_all_weights_stretch_together():
     """One common factor on the rules costs far less than the same change of one weight alone."""
-    model = _Model.of(world(300), [True] * 300, Scorer(weights={"a": 2.0, "b": 2.0}, bias=1.0))
+    model = _Model(world(300), [True] * 300, Scorer(weights={"a": 2.0, "b": 2.0}, bias=1.0))
     penalty = np.array(model._penalty(100.0))
     together, alone = np.array([0.0, 1.0, 1.0]), np.array([0.0, 2**0.5, 0.0])
     assert together @ penalty @ together < 0.1 * (alone @ penalty @ alone)
@@ -100,11 +97,11 @@ def test_silent_codes_are_stretched_with_the_others():
     """A code of the rules that never spoke gets the weight that the whole prior, fitted with it, would give it."""
     examples = world(400, weights={"a": 6.0, "b": 3.0})
     prior = Scorer(weights={"a": 2.0, "b": 1.0, "silent": 4.0}, bias=2.0)
-    model = _Model.of(examples, [not e.wrong for e in examples], prior)
+    model = _Model(examples, [not e.wrong for e in examples], prior)
     fitted = model.scorer(model.solve(range(400), 30.0), 30.0)
     assert 4.0 < fitted.weights["silent"] < 16.0
     once = [*examples, Example(verdicts=(graded("silent", 1.0),), wrong=False, weight=1e-9)]  # spoke, and said nothing
-    other = _Model.of(once, [not e.wrong for e in once], prior)
+    other = _Model(once, [not e.wrong for e in once], prior)
     whole = other.scorer(other.solve(range(401), 30.0), 30.0)
     assert fitted.weights == pytest.approx(whole.weights, rel=0.02)
 
@@ -114,9 +111,6 @@ def test_one_sort_of_labels_has_a_finite_fit():
     scorer = fit([replace(e, wrong=False) for e in world(200)]).scorer
     assert 0.9 < scorer.confidence([graded("argument_grounded", 1.0)]) < 1.0
     assert Scorer.from_json(scorer.to_json()) == scorer
-
-
-# ---- the prior ------------------------------------------------------------------------------------------------------
 
 
 def test_few_labels_stay_with_the_rules():
@@ -133,42 +127,27 @@ def test_few_labels_stay_with_the_rules():
 
 
 def test_many_labels_outvote_the_rules():
-    """With 900 labels a code that means nothing here loses its weight and one that means much gains it."""
-    truth = {"argument_grounded": 0.0, "tool_match": 5.0}
-    scorer = fit(world(900, weights=truth, bias=1.5)).scorer
+    """A code that means nothing here loses its weight, one that means much gains it; new drafts are ordered better."""
+    truth = {"argument_grounded": 0.0, "tool_match": 5.0, "request_covered": 3.0}
+    scorer = fit(world(900, weights=truth)).scorer
     assert scorer.weights["argument_grounded"] < 0.5
     assert scorer.weights["tool_match"] > 3.5
-
-
-def test_fit_beats_wrong_rules_on_new_episodes():
-    """On episodes that it has not seen a fit orders drafts better than rules that are wrong for them."""
-    truth = {"argument_grounded": 0.3, "tool_match": 5.0, "request_covered": 3.0}
-    scorer = fit(world(600, weights=truth)).scorer
     fresh = [e for e in world(2000, seed=9, weights=truth) if e.verdicts]
-    ranked = [
-        auroc([s.confidence(e.verdicts) or 0.0 for e in fresh], [not e.wrong for e in fresh])
-        for s in (scorer, shipped_scorer())
-    ]
-    assert ranked[0] > ranked[1] + 0.01
+    right = [not e.wrong for e in fresh]
+    fitted, rules = (auroc([s.confidence(e.verdicts) or 0.0 for e in fresh], right) for s in (scorer, shipped_scorer()))
+    assert fitted > rules + 0.01
 
 
-def test_confidence_is_calibrated():
-    """The fitted confidence is what it says, out of sample; the rules' was not."""
-    found = fit(world(800, bias=0.5))
+def test_confidence_is_calibrated_and_labels_without_meaning_teach_nothing():
+    """The fitted confidence is what it says, out of sample; with shuffled labels its order is that of chance."""
+    examples = world(800, bias=0.5)
+    found = fit(examples)
     assert found.error < 0.05
     assert found.auroc > 0.6
-
-
-def test_labels_without_meaning_teach_nothing():
-    """With shuffled labels the held-out order of drafts is that of chance."""
-    examples = world(600)
     wrong = [e.wrong for e in examples]
     random.Random(1).shuffle(wrong)
     found = fit([replace(e, wrong=w) for e, w in zip(examples, wrong, strict=True)])
     assert abs(found.auroc - 0.5) < 0.08
-
-
-# ---- features -------------------------------------------------------------------------------------------------------
 
 
 def test_own_codes_are_weighed_once_seen_often():
@@ -196,7 +175,7 @@ def test_what_is_fitted_is_always_a_scorer(seed, strength):
         spoke = [c for c in ("agreement", "mine", "argument_grounded") if rng.random() < 0.7]
         verdicts = tuple(graded(c, rng.random() ** rng.choice([0.2, 1, 5])) for c in spoke)
         examples.append(Example(verdicts=verdicts, wrong=rng.random() < rng.random(), episode=str(i)))
-    model = _Model.of(examples, [not e.wrong for e in examples], shipped_scorer())
+    model = _Model(examples, [not e.wrong for e in examples], shipped_scorer())
     theta = model.solve(range(60), strength)
     scorer = model.scorer(theta, strength)
     for i, example in enumerate(examples):
@@ -241,9 +220,6 @@ def test_fit_is_repeatable_and_reads_nothing_else():
     assert fit(disguised, strength=10.0).scorer.to_json() == first.to_json()
 
 
-# ---- targets, weights, knots ----------------------------------------------------------------------------------------
-
-
 def test_gain_is_fitted_on_gain():
     """Where half of the errors are large's too, P(escalating gains nothing) is above P(right); unknown, it is one."""
     examples = world(900)
@@ -262,19 +238,13 @@ def test_weights_stand_for_copies():
     assert heavy.confidence([graded("a", 0.5)]) < same.confidence([graded("a", 0.5)]) - 0.1
 
 
-@pytest.mark.parametrize(
-    ("n", "kwargs", "complaint"),
-    [
-        (30, {"target": "loss"}, "target="),
-        (30, {"strength": 0.0}, "target="),
-        (30, {"strength": math.nan}, "target="),
-        (0, {}, "label some steps"),
-    ],
-)
-def test_impossible_settings_are_refused(n, kwargs, complaint):
+def test_impossible_settings_are_refused():
     """A target or strength that cannot be, or no example at all, is refused."""
-    with pytest.raises(ConfigurationError, match=complaint):
-        fit(world(n), **kwargs)
+    for settings in ({"target": "loss"}, {"strength": 0.0}, {"strength": math.nan}):
+        with pytest.raises(ConfigurationError, match="target="):
+            fit(world(30), **settings)
+    with pytest.raises(ConfigurationError, match="label some steps"):
+        fit([])
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 5)), min_size=1, max_size=40))
@@ -285,7 +255,7 @@ def test_pava_is_that_of_scikit_learn(rows):
     assert pava(values, weights) == pytest.approx(list(other), abs=1e-9)
 
 
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0]) | st.floats(0, 1), st.booleans()), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1), st.booleans()), max_size=60))
 def test_isotonic_table_is_one_that_a_scorer_takes(rows):
     """The knots are accepted by a scorer, rise, and leave 0 and 1 in place."""
     knots = isotonic([r[0] for r in rows], [r[1] for r in rows])

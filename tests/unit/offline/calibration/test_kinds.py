@@ -14,7 +14,7 @@ from cascade_agent.core.records import Attempt, DecisionInputs, StepContext, Ver
 from cascade_agent.core.scoring import LOOP, EvidenceShare, Scorer
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.offline.calibration import Certificate, Claim, Example, Unit, fit, learn_disagreement
-from cascade_agent.offline.calibration.disagreement import Asked, learn_share
+from cascade_agent.offline.calibration.fit import Asked, learn_share
 from cascade_agent.offline.calibration.kinds import along, entry_at, path_by_kind, together
 from cascade_agent.offline.evaluation.dataset import split_hash
 from cascade_agent.validators import shipped_scorer
@@ -70,15 +70,11 @@ def test_the_most_specific_key_counts_then_the_effect():
 
 def test_a_loop_begins_where_the_assistant_has_spoken():
     """A first request is none; a later step of its turn and a later turn are."""
-    first = [HumanMessage("a")]
-    called = [
-        *first,
-        AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
-        ToolMessage("x", tool_call_id="1"),
-    ]
-    later = [*first, AIMessage("b"), HumanMessage("c")]
-    assert [StepContext(messages=m).in_loop for m in (first, called, later)] == [False, True, True]
-    assert not StepContext(messages=[AIMessage("hello"), *first]).in_loop
+    first, asked = HumanMessage("a"), AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}])
+    called = [first, asked, ToolMessage("x", tool_call_id="1")]
+    later = [first, AIMessage("b"), HumanMessage("c")]
+    found = [StepContext(messages=m).in_loop for m in ([first], called, later, [AIMessage("hello"), first])]
+    assert found == [False, True, True, False]
 
 
 def test_kinds_give_up_escalations_at_one_price_of_a_loss():

@@ -1,21 +1,18 @@
 """Journals read: from any kind of file, in one process or file by file on Dask, and refused where a line is no record."""
 
 import gzip
-import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
 
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import Attempt, Label, SideCall, Verdict
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.reader import to_parquet
-from cascade_agent.offline.evaluation import LabelStore, SweepPlan, Tally, compare, load_dataset, replay
+from cascade_agent.offline.evaluation import LabelStore, compare, load_dataset, replay
 from cascade_agent.offline.evaluation.dataset import label_step
-from cascade_agent.offline.evaluation.journals import _bare
 from tests.builders import recorded, written
-from tests.journals import policies, traces, world
+from tests.journals import world
 
 GRID = [0.2, 0.6]
 
@@ -136,58 +133,34 @@ def test_empty_journals_are_refused(tmp_path):
 
 
 def test_labels_outgrow_memory_into_a_file_of_their_own():
-    """The store gives each step its labels in their order, each once, and knows how many steps it has."""
+    """The store gives each step its labels in their order, each once, without answers, and knows its number of steps."""
     many = [Label(step_id=f"s{i % 500}", source="person", right=bool(i % 2), note="secret") for i in range(2000)]
-    with LabelStore(many) as store:
-        assert store.steps == 500
-        assert [label.right for label in store.of_step("s3")] == [True]
-        assert [label.note for label in store.of_step("s2")] == ["secret"]
-        assert store.of_step("nobody") == []
     spend = SideCall(name="large", cost=0.5)
     shadow = Label(step_id="1", source="shadow", side_call=spend, propensity=0.5, answer={"text": "x"})
-    with LabelStore([shadow]) as store:
+    with LabelStore([*many, shadow]) as store:
+        assert store.steps == 501
+        assert [(label.right, label.note) for label in store.of_step("s3")] == [(True, "secret")]
+        assert store.of_step("nobody") == []
         assert store.of_step("1") == [replace(shadow, answer=None)]
 
 
-SHIPPED = {
-    "a pass that measures nothing": Verdict(outcome="pass", code="schema", validator="V", origin="shipped"),
-    "a code that no scorer weighs": Verdict(outcome="pass", code="new", score=0.9, validator="V", origin="shipped"),
-    "a finding of the user": Verdict(outcome="pass", code="mine", score=0.2, validator="V", origin="user"),
-}
-
-
-@pytest.mark.parametrize("verdict", SHIPPED.values(), ids=SHIPPED)
-def test_who_found_something_is_read(tmp_path, verdict):
-    """What a shipped validator found is no claim of the user's: `compare` decides as `replay` of the whole step does."""
+@pytest.mark.parametrize(
+    ("code", "score", "origin"), [("schema", None, "shipped"), ("new", 0.9, "shipped"), ("mine", 0.2, "user")]
+)
+def test_who_found_something_is_read(tmp_path, code, score, origin):
+    """A code that no scorer weighs is no claim of the user's where a shipped validator found it: `compare` is `replay`."""
+    verdict = Verdict(outcome="pass", code=code, score=score, validator="V", origin=origin)
     small = Attempt(tier="small", outcome="accepted", verdicts=(verdict,), answer={"text": "a"})
     step, policy = recorded("1", small), Policy(threshold=0.5)
     escalated = compare(written(tmp_path / "j.jsonl", [step]), policy, resamples=0).policies[0].all.escalation.value
     assert escalated == float(replay(step, policy).escalated)
 
 
-@settings(max_examples=60, deadline=None)
-@given(trace=traces(), policy=policies)
-def test_what_is_left_unread_is_not_needed(trace, policy):
-    """A step read without tokens, texts and most decisions is replayed like the whole one."""
-    data = json.loads(json.dumps(trace.to_json()))
-    lean = _bare(data, lean=True)
-    assert data == trace.to_json()
-    read, whole = Tally(SweepPlan.of(policy, GRID)), Tally(SweepPlan.of(policy, GRID))
-    read.add(label_step(lean))
-    whole.add(label_step(trace))
-    assert read == whole
-
-
 def test_costs_may_be_whole_numbers():
     """A cost of 1 is a cost of 1.0, and a time of 2 one of 2.0."""
-    steps, _, _ = world(1, threshold=0.0)
-    small = replace(steps[0].attempts[0], cost=1, latency=2)
-    whole, real = (
-        label_step(replace(steps[0], attempts=(replace(small, cost=cost, latency=time),))).facts
-        for cost, time in ((1, 2), (1.0, 2.0))
-    )
-    assert whole == real
-    assert (whole.small, whole.small_time) == (10**12, 2.0)
+    found = [label_step(recorded("1", Attempt(tier="small", cost=a, latency=b))).facts for a, b in ((1, 2), (1.0, 2.0))]
+    assert found[0] == found[1]
+    assert (found[0].small, found[0].small_time) == (10**12, 2.0)
 
 
 @pytest.fixture
@@ -201,33 +174,24 @@ def files(tmp_path):
     return tmp_path
 
 
-def asked(files, **more):
-    """What is asked of both."""
-    how = {"grid": [0.4, 0.8], "labels": [files / "labels.jsonl"], "resamples": 20, **more}
-    return (files / "j*.jsonl", Policy(threshold=0.6)), how
+def both(files, dask):
+    """What is said in one process, and in tasks."""
+    given = {"grid": [0.4, 0.8], "labels": [files / "labels.jsonl"], "resamples": 20, "on_error": "strict"}
+    return [compare(files / "j*.jsonl", Policy(threshold=0.6), **given, dask=how).to_json() for how in (dask, None)]
 
 
-def test_tasks_give_the_same_answer(files):
-    """Every file a task, merged as a tree: identical to one process, labels of other files included."""
-    args, how = asked(files)
-    assert compare(*args, **how, dask={"scheduler": "sync"}).to_json() == compare(*args, **how).to_json()
-
-
-@pytest.mark.slow
-def test_two_workers_give_the_same_answer(files):
-    """Two processes, which share nothing but the files, give the identical answer."""
-    args, how = asked(files)
-    found = compare(*args, **how, dask={"scheduler": "processes", "num_workers": 2})
-    assert found.to_json() == compare(*args, **how).to_json()
-
-
-def test_errors_come_through(files):
-    """A line that is no record is told from a task with file and line."""
+@pytest.mark.parametrize(
+    "dask",
+    [{"scheduler": "sync"}, pytest.param({"scheduler": "processes", "num_workers": 2}, marks=pytest.mark.slow)],
+)
+def test_tasks_give_the_same_answer(files, dask):
+    """Every file a task, merged as a tree, in processes that share nothing but the files: identical to one process."""
+    tasks, one = both(files, dask)
+    assert tasks == one
     with (files / "j3.jsonl").open("ab") as file:
         file.write(b"{}\n")
-    args, how = asked(files, on_error="strict")
     with pytest.raises(RecordError, match=r"j3\.jsonl:\d+: "):
-        compare(*args, **how, dask={"scheduler": "sync"})
+        both(files, dask)
 
 
 def test_without_dask_it_says_what_to_install(tmp_path, monkeypatch):

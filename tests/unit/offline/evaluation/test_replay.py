@@ -80,26 +80,21 @@ def test_a_hedge_that_was_not_needed_is_paid():
 
 def test_what_is_missing_is_named():
     """No draft, no evidence, no large answer: each is said, and nothing is made up for it."""
-    skipped = Attempt(tier="small", outcome="skipped", cost=0.0)
-    cases = {
-        "large": (_step(_small(0.5)), Policy(threshold=0.9)),
-        "evidence": (_step(_small(0.5), LARGE, askable=("e",)), Policy(evidence=(0.0, 1.0))),
-        "draft": (_step(skipped, LARGE), Policy()),
-    }
-    for missing, (trace, policy) in cases.items():
+    skipped, refused = (
+        Attempt(tier="small", outcome="skipped", cost=0.0),
+        Attempt(tier="large", outcome="error", error="RateLimit: x", retry_after=1.0, cost=0.0, latency=0.1),
+    )
+    human, strict = Attempt(tier="human", outcome="accepted", cost=0.0), Policy(threshold=0.9)
+    assert replay(_step(_small(0.5), refused, LARGE, human), strict).final_tier == "large", "in the order of the record"
+    for missing, trace, policy in (
+        ("large", _step(_small(0.5)), strict),
+        ("large", _step(_small(0.5), refused, human), strict),
+        ("evidence", _step(_small(0.5), LARGE, askable=("e",)), Policy(evidence=(0.0, 1.0))),
+        ("draft", _step(skipped, LARGE), Policy()),
+    ):
         found = replay(trace, policy)
-        assert (found.missing, found.known) == (missing, False)
+        assert (found.missing, found.known, found.escalated) == (missing, False, missing == "large")
         assert found.cost is found.latency is found.final_tier is None
-
-
-def test_a_refused_large_call_is_made_again_as_recorded():
-    """Large calls are taken from the record in their order, each paid; a human's answer is no large call."""
-    refused = Attempt(tier="large", outcome="error", error="RateLimit: x", retry_after=1.0, cost=0.0, latency=0.1)
-    human = Attempt(tier="human", outcome="accepted", cost=0.0)
-    policy = Policy(threshold=0.9)
-    assert replay(_step(_small(0.5), refused, LARGE, human), policy).final_tier == "large"
-    again = replay(_step(_small(0.5), refused, human), policy)
-    assert (again.missing, again.escalated) == ("large", True)
 
 
 def test_the_recorded_situation_counts():

@@ -19,7 +19,7 @@ from cascade_agent.offline.evaluation import Estimates, SweepPlan, Tally
 from cascade_agent.offline.evaluation.compare import comparison_of
 from cascade_agent.offline.evaluation.dataset import label_step
 from cascade_agent.offline.evaluation.metrics import interval
-from cascade_agent.offline.evaluation.tally import BASELINES, bucket, middle, pack, unpack
+from cascade_agent.offline.evaluation.tally import BASELINES, bucket, middle
 from tests.builders import recorded
 from tests.journals import graded, labels_of, policies, scores, traces, world
 
@@ -44,9 +44,6 @@ def rows(steps, labels, policy=None, grid=GRID, **kwargs):
         tallied(steps, labels, SweepPlan.of(policy or Policy(threshold=0.6), grid)), **{"resamples": 0, **kwargs}
     )
     return {row.title: row.all for row in (*found.baselines, *found.policies)}
-
-
-# ---- exact where everything is known --------------------------------------------------------------------------------
 
 
 def test_known_journals_give_the_figures_of_a_hand_count():
@@ -101,9 +98,6 @@ def test_shadow_calls_cost_what_the_policy_itself_would_draw():
     )
     accepted = math.fsum(large for p, _, large in truth if p >= 0.6)
     assert with_rate - without == pytest.approx(0.1 * accepted / len(truth))
-
-
-# ---- an interval where the journal cannot say -----------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,9 +164,6 @@ def test_evidence_that_was_never_asked_leaves_the_step_open():
     assert (figures.cost.low, figures.cost.high) == (pytest.approx(0.001), None), "what it costs was never seen"
 
 
-# ---- estimates from propensities ------------------------------------------------------------------------------------
-
-
 def test_estimates_are_near_the_truth_and_bounds_hold_them():
     """With one accepted step in five drawn, the weighted estimate is near the figure of the whole, its interval wider."""
     steps, labels, _ = world(1200, shadow=1.0, seed=3)
@@ -204,9 +195,6 @@ def test_propensities_weigh():
     assert abs(naive - true) > 0.1
 
 
-# ---- intervals ------------------------------------------------------------------------------------------------------
-
-
 def test_the_interval_draws_episodes():
     """The bootstrap over hashed groups of episodes agrees with one over the episodes themselves, not over steps."""
     steps, labels, truth = world(1000, steps=8, shadow=1.0, seed=2)
@@ -225,12 +213,9 @@ def test_the_interval_draws_episodes():
 def test_no_resamples_no_interval():
     """Intervals are left out when nobody asks for resamples, or when there is but one episode."""
     steps, labels, _ = world(3, shadow=1.0)
-    assert rows(steps, labels)["threshold 0.6"].loss.interval is None
     one = [step for step in steps if step.thread_id == steps[0].thread_id]
-    assert rows(one, labels, resamples=50)["threshold 0.6"].loss.interval is None
-
-
-# ---- parts and wholes -----------------------------------------------------------------------------------------------
+    for some, resamples in ((steps, 0), (one, 50)):
+        assert rows(some, labels, resamples=resamples)["threshold 0.6"].loss.interval is None
 
 
 @st.composite
@@ -302,20 +287,10 @@ def test_the_number_of_episodes_is_exact_and_then_estimated():
     assert count == copy.deepcopy(second).merge(first).episode_count[0]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**150), st.integers(0, 2**150)), min_size=1, max_size=6))
-def test_packed_sums_are_sums(rows):
-    """Numbers packed into one add up like themselves."""
-    a, b = zip(*rows, strict=True)
-    assert unpack(pack(*a) + pack(*b), len(rows)) == tuple(map(sum, rows))
-
-
 @given(st.floats(1e-5, 1e5))
 def test_buckets_of_latencies_are_two_percent_wide(seconds):
     """A latency is told from its bucket to 1 %."""
     assert middle(bucket(seconds)) == pytest.approx(seconds, rel=0.0101)
-
-
-# ---- plans -----------------------------------------------------------------------------------------------------------
 
 
 def test_plans_are_checked():
