@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
+    from cascade_agent.telemetry.events import Attributes
+
 
 class Kind(Enum):
     """A handler by what it makes of a run."""
@@ -101,11 +103,16 @@ def adopter(handlers: Iterable[object]) -> object | None:
     return next((handler for handler in handlers if kind_of(handler) is Kind.ADOPTED), None)
 
 
-def adopted(handler: Any, run_id: object) -> Span | None:
-    """Return the span that an adopted handler opened for a run; None when it has none."""
+def adopted(handler: Any, run: Any, title: str, attributes: Attributes) -> Span | None:
+    """Make the span that an adopted handler opened for a run ours, and return it; None when there is none."""
     with guarded:  # in another version of it there may be none: then our own span stands next to its
-        holder = handler.spans.get(run_id)
-        return None if holder is None else cast("Span", holder.span)
+        holder = None if handler is None else handler.spans.get(run.run_id)
+        if holder is not None:
+            span = cast("Span", holder.span)
+            if span.is_recording():
+                span.update_name(title)
+                span.set_attributes(attributes)
+            return span
     return None
 
 
