@@ -297,7 +297,7 @@ class _AgentCall:
             messages=tuple(self.messages),
             tools=(*self.tools, *carriers),
             state=self.request.state,
-            **{**self.bound.get(cast("Role", role), self.bound["large"]).facts(), "output_schema": self.schema},
+            **{**vars(self.bound.get(cast("Role", role), self.bound["large"])), "output_schema": self.schema},
             thread_id=None if thread_id is None else str(thread_id),
             side_effects=self._middleware.policy.side_effects,
         )

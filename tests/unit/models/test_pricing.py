@@ -304,9 +304,9 @@ def test_a_table_that_cannot_be_read_is_an_unknown_price(
 
 def test_the_memory_of_prices() -> None:
     """Bounded for ever new names; warming is a daemon thread that ends by itself; every alias leads to a host of the table."""
-    for index in range(pricing._MAX_ENTRIES + 10):
+    for index in range(pricing._MAX_MODELS + 10):
         price_of(f"model-{index}", "openai")
-    assert 0 < len(pricing._cache[1]) <= pricing._MAX_ENTRIES
+    assert 0 < len(pricing._prices.models) <= pricing._MAX_MODELS
     warm()
     for thread in threading.enumerate():
         if thread.name == "cascade-agent-prices":
