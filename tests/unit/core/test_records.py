@@ -97,16 +97,11 @@ labels = st.builds(
 )
 
 
-@given(st.one_of(traces, labels))
-def test_a_record_goes_to_json_and_back(record):
-    """What is written is read back equal, through the text of a JSON file."""
-    text = json.dumps(record.to_json(), allow_nan=False)
-    assert type(record).from_json(json.loads(text)) == record
-
-
-@given(traces)
-def test_what_a_reader_sees(trace):
-    """Unknown measures stand there as null; `content=False` leaves out answers and what errors quote, not their class."""
+@given(traces, labels)
+def test_a_record_goes_to_json_and_back(trace, label):
+    """Through the text of a file. Unknown measures are null; `content=False` leaves out answers and what errors quote."""
+    for record in (trace, label):
+        assert type(record).from_json(json.loads(json.dumps(record.to_json(), allow_nan=False))) == record
     entry = trace.to_json()
     assert {"cost", "usage", "confidence", "latency", "final"} <= entry.keys()
     assert all({"cost", "usage", "latency", "confidence"} <= a.keys() for a in entry["attempts"])
