@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextvars import ContextVar
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as otel_context
@@ -45,7 +46,6 @@ _HIDDEN = ("openinference.", "opentelemetry.instrumentation.genai.", "openteleme
 _ADOPTED = "TraceloopCallbackHandler"
 _EXPORTING = ("langfuse.", "langchain_azure_ai.")
 _LANGSMITH_EXPORTS = ("LANGSMITH_OTEL_ENABLED", "LANGCHAIN_OTEL_ENABLED")  # its tracer reads these itself
-_kinds: dict[type, Kind] = {}
 BEFORE: ContextVar[Context | None] = ContextVar("cascade_before", default=None)
 """The context before a run was opened that an adopted handler sees; after asynchronous ones it restores none."""
 M = TypeVar("M", bound="BaseCallbackManager")
@@ -53,18 +53,17 @@ M = TypeVar("M", bound="BaseCallbackManager")
 
 def kind_of(handler: object) -> Kind:
     """Return the kind of a handler, by the package that it or a class that it builds on comes from."""
-    cls = type(handler)
-    if cls not in _kinds:
-        _kinds[cls] = next(filter(None, map(_kind, cls.__mro__)), Kind.PLAIN)
-    return _kinds[cls]
+    return _kind_of(type(handler))
 
 
-def _kind(base: type) -> Kind | None:
-    if base.__name__ == _ADOPTED:
-        return Kind.ADOPTED
-    if base.__module__.startswith(_HIDDEN):
-        return Kind.HIDDEN
-    return Kind.EXPORTING if base.__module__.startswith(_EXPORTING) else None
+@cache
+def _kind_of(cls: type) -> Kind:
+    for base in cls.__mro__:
+        if base.__name__ == _ADOPTED:
+            return Kind.ADOPTED
+        if base.__module__.startswith((*_HIDDEN, *_EXPORTING)):
+            return Kind.HIDDEN if base.__module__.startswith(_HIDDEN) else Kind.EXPORTING
+    return Kind.PLAIN
 
 
 def visible_to(manager: M) -> M:
