@@ -31,7 +31,7 @@ from cascade_agent._log import LOG
 from cascade_agent.core.records import Usage
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.history import messages_for
-from cascade_agent.models.options import offer_for, settings_for
+from cascade_agent.models.options import offer_for
 from cascade_agent.models.pricing import Price, price_of
 from cascade_agent.models.tool_spec import ToolLike, tool_specs
 from cascade_agent.models.traits import NESTED, ModelTraits
@@ -178,20 +178,6 @@ class Tier:
         """
         known = None if pair is None else {role: tier.traits for role, tier in pair.items()}
         return messages_for(self.traits, messages, pair=known, note=note)
-
-    def offer_for(
-        self, tools: Sequence[ToolLike], options: JsonMapping, *, mixed: bool = True
-    ) -> tuple[list[Any], JsonObject]:
-        """Return tools and options (`tool_choice` and the like) as this tier takes them; nothing given is changed.
-
-        Raises:
-            ConfigurationError: a tool that only another provider carries out.
-        """
-        return offer_for(self.traits, tools, options, mixed=mixed)
-
-    def settings_for(self, options: JsonMapping) -> JsonObject:
-        """Return the options of one call as this tier takes them."""
-        return settings_for(self.traits, options)
 
     def plain(self) -> Ready:
         """Ready to be asked as it is; tools bound to the model itself are on offer."""

@@ -13,7 +13,7 @@ from cascade_agent._log import LOG
 from cascade_agent.core.clean_json import JsonObject
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.history import messages_for
-from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints
+from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints, settings_for
 from cascade_agent.models.tool_spec import tool_specs
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class ToolBinding:
 
         def ask(way: Way, role: Role, note: str | None, config: RunnableConfig) -> Any:
             taken = messages_for(self._traits[role], messages, pair=self._traits, note=note)
-            more = self._tiers[role].settings_for(given) if given else given
+            more = settings_for(self._traits[role], given) if given else given
             return offer.ready[role].call(way, taken, config, more)
 
         return ask

@@ -14,6 +14,7 @@ from langchain_core.runnables.config import ContextThreadPoolExecutor
 from cascade_agent.core.records import Draft, SideCall, Usage, Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.models.options import settings_for
 from cascade_agent.models.usage import NOTHING, usage_and_cost, usage_and_cost_of_error
 from cascade_agent.validators._model_call import as_draft, bound_for
 from cascade_agent.validators.agreement import answer_key
@@ -121,7 +122,7 @@ class SelfConsistency:
     def _ready(self, context: StepContext) -> tuple[Ready, dict[str, Any]]:
         tier = cast("Tier", self.tier)
         given = {} if self.temperature is None else {"temperature": self.temperature}
-        return bound_for(tier, context), dict(tier.settings_for(given))
+        return bound_for(tier, context), settings_for(tier.traits, given)
 
     def _sampling(self, draft: Draft, context: StepContext) -> Generator[Requests, list[Any], Found]:
         """Yield the requests to be asked side by side, receive the replies or their errors, return what was found."""
