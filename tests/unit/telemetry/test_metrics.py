@@ -2,8 +2,6 @@
 
 import asyncio
 import itertools
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -417,9 +415,9 @@ model = CascadeChatModel(small=ScriptedChatModel("a"), large=ScriptedChatModel("
 assert model.invoke("hi").text == "a"
 assert errors.lost == 2, errors.lost
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("telemetry failed") == 1
+    done = fresh.run(code)
+    assert done.code == 0, done.err
+    assert done.err.count("telemetry failed") == 1
 
 
 def test_losses_are_counted(seen, tmp_path):
