@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from contextvars import ContextVar
 from enum import Enum
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry import context as otel_context
@@ -46,6 +45,7 @@ _HIDDEN = ("openinference.", "opentelemetry.instrumentation.genai.", "openteleme
 _ADOPTED = "TraceloopCallbackHandler"
 _EXPORTING = ("langfuse.", "langchain_azure_ai.")
 _LANGSMITH_EXPORTS = ("LANGSMITH_OTEL_ENABLED", "LANGCHAIN_OTEL_ENABLED")  # its tracer reads these itself
+_kinds: dict[type, Kind] = {}
 BEFORE: ContextVar[Context | None] = ContextVar("cascade_before", default=None)
 """The context before a run was opened that an adopted handler sees; after asynchronous ones it restores none."""
 M = TypeVar("M", bound="BaseCallbackManager")
@@ -53,10 +53,12 @@ M = TypeVar("M", bound="BaseCallbackManager")
 
 def kind_of(handler: object) -> Kind:
     """Return the kind of a handler, by the package that it or a class that it builds on comes from."""
-    return _kind_of(type(handler))
+    cls = type(handler)
+    if cls not in _kinds:
+        _kinds[cls] = _kind_of(cls)
+    return _kinds[cls]
 
 
-@cache
 def _kind_of(cls: type) -> Kind:
     for base in cls.__mro__:
         if base.__name__ == _ADOPTED:
