@@ -26,28 +26,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "Assessment": "offline.evaluation.assess",
-    "CascadeChatModel": "adapters.chat_model",
-    "CascadeError": "errors",
-    "CascadeExhausted": "errors",
-    "CascadeMiddleware": "adapters.middleware",
-    "Draft": "core.records",
-    "Journal": "journal.writer",
-    "Policy": "core.policy",
-    "Price": "models.pricing",
-    "Scorer": "core.scoring",
-    "StepContext": "core.records",
-    "StepTrace": "core.records",
-    "Tier": "models.tier",
-    "Verdict": "core.records",
-    "assess": "offline.evaluation.assess",
-    "cascade_node": "adapters.node",
-    "cascade_step": "adapters.node",
-    "default_validators": "validators",
-    "load_policy": "offline.calibration.policy_file",
-    "swap_node": "adapters.node",
+_MODULES = {
+    "adapters.chat_model": "CascadeChatModel",
+    "adapters.middleware": "CascadeMiddleware",
+    "adapters.node": "cascade_node cascade_step swap_node",
+    "core.policy": "Policy",
+    "core.records": "Draft StepContext StepTrace Verdict",
+    "core.scoring": "Scorer",
+    "errors": "CascadeError CascadeExhausted",
+    "journal.writer": "Journal",
+    "models.pricing": "Price",
+    "models.tier": "Tier",
+    "offline.calibration.policy_file": "load_policy",
+    "offline.evaluation.assess": "Assessment assess",
+    "validators": "default_validators",
 }
+_LAZY = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = [
     "Assessment",

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-# ---- spans ----------------------------------------------------------------------------------------------------------
-
 STEP: Final = "cascade.step"
 ATTEMPT: Final = "cascade.attempt"
 VALIDATE: Final = "cascade.validate"
 CHAT: Final = "chat"
 INVOKE_WORKFLOW: Final = "invoke_workflow"
-
-# ---- our own attributes ---------------------------------------------------------------------------------------------
 
 STEP_ID: Final = "cascade.step.id"
 STEP_NAME: Final = "cascade.step.name"
@@ -45,12 +41,8 @@ VALIDATION_PASSED: Final = "cascade.validation.passed"
 VALIDATION_FAILED: Final = "cascade.validation.failed"
 ESCALATION_REASON: Final = "cascade.escalation.reason"
 
-# ---- events ---------------------------------------------------------------------------------------------------------
-
 ESCALATION: Final = "cascade.escalation"
 EVALUATION_RESULT: Final = "gen_ai.evaluation.result"
-
-# ---- metrics --------------------------------------------------------------------------------------------------------
 
 STEP_DURATION: Final = "cascade.step.duration"
 ATTEMPTS: Final = "cascade.attempts"
@@ -61,8 +53,6 @@ COST: Final = "cascade.cost"
 COST_UNKNOWN: Final = "cascade.cost.unknown"
 TELEMETRY_LOST: Final = "cascade.telemetry.lost"
 JOURNAL_LOST: Final = "cascade.journal.lost"
-
-# ---- OpenTelemetry --------------------------------------------------------------------------------------------------
 
 ERROR_TYPE: Final = "error.type"
 SERVER_ADDRESS: Final = "server.address"
@@ -90,8 +80,6 @@ USAGE_CACHE_WRITE: Final = "gen_ai.usage.cache_creation.input_tokens"
 SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
-
-# ---- OpenInference --------------------------------------------------------------------------------------------------
 
 SPAN_KIND: Final = "openinference.span.kind"
 KIND_CHAIN: Final = "CHAIN"

@@ -28,7 +28,7 @@ from cascade_agent.engine.streaming import aevent_stream, event_stream
 from cascade_agent.engine.structured import answer_of, rebuilt
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.writer import lost_records
-from cascade_agent.models.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, PairCall, ToolBinding, common_profile
+from cascade_agent.models.tool_binding import PLAIN_MESSAGES, Offer, OfferedTools, ToolBinding, common_profile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -290,7 +290,7 @@ class CascadeChatModel(BaseChatModel):
         if given:
             _refuse_policy_settings(given)
         config, messages = ensure_config(config), self._messages_of(value)
-        pair = PairCall(self._binding, offer, messages, given)
+        ask = self._binding.asker(offer, messages, given)
         name, own_name = self.name or "cascade", self.get_name()
         if name == "cascade":  # not named by the user: the node it runs in says more
             name = (config.get("metadata") or {}).get("langgraph_node", name)
@@ -300,11 +300,11 @@ class CascadeChatModel(BaseChatModel):
             name=name,
             messages=messages,
             config=config,
-            call=pair.ask,
-            acall=pair.aask,
-            stream=pair.stream,
-            astream=pair.astream,
-            shadow=partial(pair.ask, "large", None, SHADOW),
+            call=partial(ask, "invoke"),
+            acall=partial(ask, "ainvoke"),
+            stream=partial(ask, "stream"),
+            astream=partial(ask, "astream"),
+            shadow=partial(ask, "invoke", "large", None, SHADOW),
             read=partial(answer_of, structured=offer.ready["small"].structured),
             to_native=to_native,
             rebuild=partial(rebuilt, offer.schema),

@@ -23,7 +23,7 @@ from cascade_agent.engine.step import Answer, CascadeSettings
 from cascade_agent.engine.structured import parse
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
 from cascade_agent.errors import ConfigurationError
-from cascade_agent.models.options import BoundConstraints, bound_constraints
+from cascade_agent.models.options import BoundConstraints, bound_constraints, offer_for
 from cascade_agent.models.tier import Role, Tier, configured
 from cascade_agent.models.tool_spec import tool_specs
 
@@ -236,7 +236,7 @@ class _AgentCall:
         if request.tool_choice is not None:
             options["tool_choice"] = request.tool_choice
         mixed = len({other.traits.kind for other in (tier, *self.tiers.values())}) > 1
-        tools, settings = tier.offer_for(request.tools, options, mixed=mixed)
+        tools, settings = offer_for(tier.traits, request.tools, options, mixed=mixed)
         choice = settings.pop("tool_choice", None) if request.tool_choice is not None else None
         own = {**self.tiers[role].bound, **tier.bound, **(given or {})}
         bound = {key: value for key, value in own.items() if key not in ("tools", "tool_choice")}
@@ -297,7 +297,7 @@ class _AgentCall:
             messages=tuple(self.messages),
             tools=(*self.tools, *carriers),
             state=self.request.state,
-            **{**self.bound.get(cast("Role", role), self.bound["large"]).facts(), "output_schema": self.schema},
+            **{**vars(self.bound.get(cast("Role", role), self.bound["large"])), "output_schema": self.schema},
             thread_id=None if thread_id is None else str(thread_id),
             side_effects=self._middleware.policy.side_effects,
         )

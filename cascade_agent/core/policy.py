@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
-from functools import wraps
+from functools import cached_property, wraps
 from types import MappingProxyType
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from cascade_agent.core.kinds import KEYS
 from cascade_agent.core.records import SideEffect
@@ -109,7 +109,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Refuse at construction what would fail at the first step."""
-        for name, allows, expected in _SETTINGS:
+        for name, (allows, expected) in _SETTINGS.items():
             if not allows(getattr(self, name)):
                 msg = f"Policy.{name} is {getattr(self, name)!r}; expected {expected}"
                 raise ConfigurationError(msg)
@@ -119,11 +119,8 @@ class Policy:
 
     def __repr__(self) -> str:
         """Return the settings that differ from the default."""
-        values = [(f.name, getattr(self, f.name), f.default) for f in fields(self)]
-        own = (
-            f"{name}={value!r}" for name, value, default in values if value != ({} if default is MISSING else default)
-        )
-        return f"Policy({', '.join(own)})"
+        values = {f.name: (getattr(self, f.name), {} if f.default is MISSING else f.default) for f in fields(self)}
+        return f"Policy({', '.join(f'{name}={v!r}' for name, (v, default) in values.items() if v != default)})"
 
     @classmethod
     def of(cls, value: Policy | Mapping[str, Any] | None, *, base: Policy | None = None) -> Policy:
@@ -201,26 +198,21 @@ class Policy:
     @property
     def ceilings(self) -> Mapping[Ceiling, float]:
         """The amounts of `max_cost` by what they limit."""
-        if self.max_cost is None:
-            return {}
-        if isinstance(self.max_cost, Mapping):
-            return {key: self.max_cost[key] for key in get_args(Ceiling) if key in self.max_cost}
-        return {"run": self.max_cost}
+        most = self.max_cost
+        if isinstance(most, Mapping):
+            return {key: most[key] for key in get_args(Ceiling) if key in most}
+        return {} if most is None else {"run": most}
 
     @property
     def strict_cost(self) -> bool:
         """Return whether `max_cost` may not be overrun."""
         return isinstance(self.max_cost, Mapping) and self.max_cost.get("strict") is True
 
-    @property
+    @cached_property
     def version(self) -> str:
         """A short hash of all settings: the same settings have the same version on every machine."""
-        cached = self.__dict__.get("_version")
-        if cached is None:
-            text = json.dumps(self.to_json(), sort_keys=True, default=str)
-            cached = hashlib.sha256(text.encode()).hexdigest()[:12]
-            self.__dict__["_version"] = cached
-        return cast("str", cached)
+        text = json.dumps(self.to_json(), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON."""
@@ -285,8 +277,15 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str], *, me
         raise ConfigurationError(msg)
 
 
-def _in_unit(value: object) -> bool:
+# ---- what each setting takes ----------------------------------------------------------------------------------------
+
+
+def _is_share(value: object) -> bool:
     return is_number(value, high=1.0)
+
+
+def _is_amount(value: object) -> bool:
+    return value is None or is_number(value)
 
 
 def _is_time(value: object) -> bool:
@@ -294,65 +293,46 @@ def _is_time(value: object) -> bool:
 
 
 def _is_band(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_in_unit, value)) and value[0] <= value[1]
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_share, value)) and value[0] <= value[1]
 
 
-def _maps(keys: Iterable[str] | None, test: Callable[[Any], bool]) -> Callable[[object], bool]:
+def _maps(value: object, test: Callable[[Any], bool], keys: Container[str] | None = None) -> bool:
     """Return whether something is a mapping of these keys (None: any) to such values."""
-
-    def allows(value: object) -> bool:
-        if not isinstance(value, Mapping):
-            return False
-        return all((keys is None or key in keys) and test(item) for key, item in value.items())
-
-    return allows
-
-
-def _or_none(test: Callable[[Any], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or test(value)
-
-
-def _one_of(literal: Any) -> tuple[Callable[[object], bool], str]:
-    allowed = get_args(literal)
-    return lambda value: value in allowed, f"one of {', '.join(allowed)}"
+    return isinstance(value, Mapping) and all((keys is None or k in keys) and test(v) for k, v in value.items())
 
 
 def _is_max_cost(value: object) -> bool:
     if not isinstance(value, Mapping):
-        return _or_none(is_number)(value)
+        return _is_amount(value)
     amounts = {key: item for key, item in value.items() if key != "strict"}
-    return isinstance(value.get("strict", False), bool) and _maps(get_args(Ceiling), is_number)(amounts)
+    return isinstance(value.get("strict", False), bool) and _maps(amounts, is_number, get_args(Ceiling))
 
 
-_THRESHOLDS = (*KEYS, *get_args(SideEffect), "default")
-_SETTINGS: Sequence[tuple[str, Callable[[Any], bool], str]] = (
-    (
-        "threshold",
-        lambda value: value is None or _in_unit(value) or _maps(_THRESHOLDS, _in_unit)(value),
+_EFFECTS = get_args(SideEffect)
+_THRESHOLDS = (*KEYS, *_EFFECTS, "default")
+_WORDS = {"on_exhausted": OnExhausted, "on_broken": OnBroken, "handover": Handover, "stay_on_large": StayOnLarge}
+_SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "threshold": (
+        lambda value: value is None or _is_share(value) or _maps(value, _is_share, _THRESHOLDS),
         f"None, a number in [0, 1], or such numbers by {', '.join(_THRESHOLDS)}",
     ),
-    ("scorer", lambda value: value is None or isinstance(value, Scorer), "None or a Scorer"),
-    (
-        "evidence",
+    "scorer": (lambda value: value is None or isinstance(value, Scorer), "None or a Scorer"),
+    "evidence": (
         lambda value: isinstance(value, EvidenceShare) or _is_band(value),
         "two numbers 0 <= low <= high <= 1, or an EvidenceShare",
     ),
-    ("on_exhausted", *_one_of(OnExhausted)),
-    ("on_broken", *_one_of(OnBroken)),
-    ("handover", *_one_of(Handover)),
-    ("latency_budget", _or_none(_is_time), "None or a positive number of seconds"),
-    ("validator_timeout", _is_time, "a positive number of seconds"),
-    ("hedge_after", _or_none(is_number), "None or a number of seconds >= 0"),
-    ("value_of_time", _or_none(is_number), "None or a price per second >= 0"),
-    ("max_cost", _is_max_cost, "None, a number >= 0, or numbers >= 0 by run, thread and strict as True or False"),
-    ("shadow_rate", _in_unit, "a share in [0, 1]"),
-    ("skip_small", lambda value: isinstance(value, bool), "True or False"),
-    ("stay_on_large", *_one_of(StayOnLarge)),
-    ("provenance", lambda value: isinstance(value, Mapping), "a mapping"),
-    (
-        "side_effects",
-        _maps(None, lambda value: value in get_args(SideEffect)),
+    **{name: (get_args(words).__contains__, f"one of {', '.join(get_args(words))}") for name, words in _WORDS.items()},
+    "latency_budget": (lambda value: value is None or _is_time(value), "None or a positive number of seconds"),
+    "validator_timeout": (_is_time, "a positive number of seconds"),
+    "hedge_after": (_is_amount, "None or a number of seconds >= 0"),
+    "value_of_time": (_is_amount, "None or a price per second >= 0"),
+    "max_cost": (_is_max_cost, "None, a number >= 0, or numbers >= 0 by run, thread and strict as True or False"),
+    "shadow_rate": (_is_share, "a share in [0, 1]"),
+    "skip_small": (lambda value: isinstance(value, bool), "True or False"),
+    "provenance": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "side_effects": (
+        lambda value: _maps(value, _EFFECTS.__contains__),
         "a mapping of tool names to read, write or irreversible",
     ),
-)
-"""Setting, whether it takes a value, and what it expects."""
+}
+"""Setting -> whether it takes a value, and what it expects."""

@@ -616,20 +616,29 @@ def _fields_of(cls: type) -> _Fields:
 _FIELDS: dict[type, _Fields] = {}
 
 
+def readable(name: str, data: object) -> JsonMapping:
+    """Return what a record was written as.
+
+    Raises:
+        RecordError: no JSON object, or one with a schema number above ours.
+    """
+    if not isinstance(data, Mapping):
+        msg = f"expected a JSON object for a {name}, found {type(data).__name__}"
+        raise RecordError(msg)
+    schema = data.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        msg = f"{name} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
+        raise RecordError(msg)
+    return data
+
+
 def load(cls: type[T], data: object) -> T:
     """Build a record of type `cls` from plain JSON; unknown keys are ignored, so older readers read newer minor fields.
 
     Raises:
         RecordError: a missing or impossible field, or a schema number above ours.
     """
-    if not isinstance(data, Mapping):
-        msg = f"expected a JSON object for a {cls.__name__}, found {type(data).__name__}"
-        raise RecordError(msg)
-    schema = data.get("schema", SCHEMA)
-    if not isinstance(schema, int) or schema > SCHEMA:
-        msg = f"{cls.__name__} has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
-        raise RecordError(msg)
-    kwargs: JsonObject = {}
+    data, kwargs = readable(cls.__name__, data), JsonObject()
     for name, optional, expected, fits, part in _FIELDS.get(cls) or _FIELDS.setdefault(cls, _fields_of(cls)):
         if name not in data:
             continue

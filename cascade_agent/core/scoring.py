@@ -12,10 +12,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from cascade_agent.core.clean_json import Json, JsonMapping, JsonObject, clean
-from cascade_agent.core.records import SCHEMA
+from cascade_agent.core.records import SCHEMA, readable
 from cascade_agent.errors import ConfigurationError, RecordError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ LOOP: Final = "turn_progress"
 """The code that speaks in a loop, and only there: a later user turn, a turn in which calls were made."""
 
 _LIMIT: Final = 60.0
+_MAX: Final = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +89,14 @@ class Scorer:
 
     def __post_init__(self) -> None:
         """Refuse numbers that would break monotony or finiteness."""
-        for code, weight in [*self.weights.items(), *self.in_loops.items()]:
-            if not is_number(weight):
-                msg = f"Scorer.weights[{code!r}] is {weight!r}; expected a finite number >= 0"
-                raise ConfigurationError(msg)
-        if not is_number(self.bias, -sys.float_info.max):
-            msg = f"Scorer.bias is {self.bias!r}; expected a finite number"
-            raise ConfigurationError(msg)
-        for code, mean in self.means.items():
-            if not is_number(mean, high=1.0):
-                msg = f"Scorer.means[{code!r}] is {mean!r}; expected a number in [0, 1]"
+        weights, means = [*self.weights.items(), *self.in_loops.items()], self.means.items()
+        for name, value, low, high, expected in (
+            *((f"weights[{code!r}]", weight, 0.0, _MAX, "finite number >= 0") for code, weight in weights),
+            ("bias", self.bias, -_MAX, _MAX, "finite number"),
+            *((f"means[{code!r}]", mean, 0.0, 1.0, "number in [0, 1]") for code, mean in means),
+        ):
+            if not is_number(value, low, high):
+                msg = f"Scorer.{name} is {value!r}; expected a {expected}"
                 raise ConfigurationError(msg)
         shares = all(is_number(v, high=1.0) for knot in self.knots for v in knot)
         if not shares or any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(self.knots)):
@@ -213,22 +212,10 @@ class Scorer:
         Raises:
             RecordError: not a scorer, impossible numbers, or written by a newer version.
         """
-        if not isinstance(data, Mapping):
-            msg = f"expected a JSON object for a Scorer, found {type(data).__name__}"
-            raise RecordError(msg)
-        schema = data.get("schema", SCHEMA)
-        if not isinstance(schema, int) or schema > SCHEMA:
-            msg = f"Scorer has schema {schema!r}, this version reads up to {SCHEMA}: upgrade cascade_agent"
-            raise RecordError(msg)
+        found = readable("Scorer", data)
         try:
-            return cls(
-                weights=dict(_mapping(data, "weights")),
-                bias=data["bias"],
-                means=dict(_mapping(data, "means")),
-                in_loops=dict(_mapping(data, "in_loops")),
-                knots=tuple((x, y) for x, y in cast("Any", data.get("knots", ()))),
-                provenance=dict(_mapping(data, "provenance")),
-            )
+            mappings = {name: dict(_mapping(found, name)) for name in ("weights", "means", "in_loops", "provenance")}
+            return cls(**mappings, bias=found["bias"], knots=tuple((x, y) for x, y in found.get("knots", ())))
         except (KeyError, TypeError, ValueError) as error:
             msg = f"not a Scorer: {error!r}"
             raise RecordError(msg) from error
@@ -295,6 +282,6 @@ def _mapping(data: JsonMapping, key: str) -> JsonMapping:
     return value
 
 
-def is_number(value: object, low: float = 0.0, high: float = sys.float_info.max) -> bool:
+def is_number(value: object, low: float = 0.0, high: float = _MAX) -> bool:
     """Return whether a value is a finite number from `low` to `high`."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

@@ -137,7 +137,7 @@ class ModelCall(Generic[T]):
             step=self.name,
             thread_id=None if thread_id is None else str(thread_id),
             side_effects=policy.side_effects,
-            **bound["small"].facts(),
+            **vars(bound["small"]),
         )
         same = tools[0] is tools[1] and bound["small"] is bound["large"]
         return StepRequest(
@@ -145,7 +145,7 @@ class ModelCall(Generic[T]):
             tiers={"small": cast("Tier", self.small or settings.small), "large": settings.large},
             contexts={
                 "small": context,
-                "large": context if same else replace(context, tools=tools[1], **bound["large"].facts()),
+                "large": context if same else replace(context, tools=tools[1], **vars(bound["large"])),
             },
             validators=settings.validators,
             policy=policy,

@@ -231,7 +231,7 @@ class _Rewriting:
         if isinstance(message.content, str):
             return message
         if self.other_marks:
-            message = prompt_cache.for_messages([message], self.model.kind)[0]
+            message = prompt_cache.for_message(message, self.model.kind)
         content: Any = message.content
         if self.model.plain_strings and (joined := _joined(content)) is not None:
             return message.model_copy(update={"content": joined})

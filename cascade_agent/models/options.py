@@ -44,9 +44,9 @@ CONSTRAINING = frozenset({"tool_choice", "tool_config", "parallel_tool_calls", "
 ANY_OBJECT: Mapping[str, str] = {"type": "object"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BoundConstraints:
-    """The demands that the options of a call make of its answer, whatever words they were given in."""
+    """The demands that the options of a call make of its answer; `vars` of them are arguments of a `StepContext`."""
 
     tool_choice: str | None = None
     """`none`, `required`, or the name of the only tool that may be called; None leaves it to the model."""
@@ -57,16 +57,6 @@ class BoundConstraints:
     output_schema: object = None
     """The schema that text must follow: a class or a JSON Schema."""
     stop: tuple[str, ...] = ()
-
-    def facts(self) -> JsonObject:
-        """Return them as the arguments of a `StepContext`."""
-        return {
-            "tool_choice": self.tool_choice,
-            "allowed_tools": self.allowed_tools,
-            "single_call": self.single_call,
-            "output_schema": self.output_schema,
-            "stop": self.stop,
-        }
 
 
 _Mode = Literal["auto", "none", "required", "tool"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from cascade_agent._log import LOG
+from cascade_agent.core.scoring import is_number
 from cascade_agent.errors import ConfigurationError, RecordError
 
 if TYPE_CHECKING:
@@ -37,12 +37,16 @@ T = TypeVar("T")
 _MILLION = 1_000_000
 _MAX_TOKENS = 2**53
 """Above this a count is a fault of the provider, not a number of tokens."""
+_RATES = ("input", "output", "cached_input", "cache_write", "per_call")
 
 
-def _check_rate(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
-        msg = f"{name} is {value!r}; expected a finite number >= 0 (a price per million tokens, per call for per_call)"
-        raise ConfigurationError(msg)
+def _check_rates(price: Price | PriceTier) -> None:
+    for name in _RATES:
+        value = getattr(price, name, 0.0)
+        if not is_number(value) and not (value is None and name.startswith("cache")):
+            mend = "expected a finite number >= 0 (a price per million tokens, per call for per_call)"
+            msg = f"{type(price).__name__}.{name} is {value!r}; {mend}"
+            raise ConfigurationError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,6 @@ class Price:
     def __post_init__(self) -> None:
         """Refuse what no cost could be computed from."""
         _check_rates(self)
-        _check_rate("Price.per_call", self.per_call)
         starts = [tier.above for tier in self.tiers]
         if starts != sorted(set(starts)):
             msg = f"Price.tiers start above {starts} tokens; expected each once, in ascending order"
@@ -133,15 +136,10 @@ class Price:
             return None
         read = min(_count(usage.cache_read_tokens) or 0, tokens_in)
         write = min(_count(usage.cache_write_tokens) or 0, tokens_in - read)
-        fresh = tokens_in - read - write
-        total = fresh * rates.input + tokens_out * rates.output
-        if read:
-            total += read * (rates.input if rates.cached_input is None else rates.cached_input)
-        if write:
-            total += write * (rates.input if rates.cache_write is None else rates.cache_write)
-        total /= _MILLION
-        if self.per_call:
-            total += self.per_call * max(usage.calls, 0)
+        total = (tokens_in - read - write) * rates.input + tokens_out * rates.output
+        total += read * (rates.input if rates.cached_input is None else rates.cached_input)
+        total += write * (rates.input if rates.cache_write is None else rates.cache_write)
+        total = total / _MILLION + self.per_call * max(usage.calls, 0)
         return total if math.isfinite(total) else None
 
     def to_json(self) -> JsonObject:
@@ -165,16 +163,6 @@ class Price:
         except (TypeError, ValueError) as error:
             msg = f"not a price: {error}"
             raise RecordError(msg) from error
-
-
-def _check_rates(price: Price | PriceTier) -> None:
-    kind = type(price).__name__
-    _check_rate(f"{kind}.input", price.input)
-    _check_rate(f"{kind}.output", price.output)
-    if price.cached_input is not None:
-        _check_rate(f"{kind}.cached_input", price.cached_input)
-    if price.cache_write is not None:
-        _check_rate(f"{kind}.cache_write", price.cache_write)
 
 
 def _given(price: Price | PriceTier) -> JsonObject:
@@ -213,6 +201,7 @@ _PROVIDERS = {
 }
 """The host's names of providers (`ls_provider`, `init_chat_model`) that the table calls otherwise."""
 
+_NAMES = dict(zip(_RATES, ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok"), strict=False))
 _UNSEEN = ("output_reasoning_mtok", "output_citation_mtok")
 """Text prices for tokens that a usage does not tell apart: a model that has one cannot be priced from a usage."""
 
@@ -237,12 +226,7 @@ def price_of(
     """
     if not model_name or not (provider or base_url):
         return None
-
-    def look(table: DataSnapshot) -> Price | None:
-        entry = _lookup(table, model_name, provider, base_url)
-        return None if entry is None else entry.price(at)
-
-    return _read(look)
+    return _read(lambda table: _prices_of(table).find((model_name, provider, base_url), at))
 
 
 def warm() -> None:
@@ -272,46 +256,50 @@ def _read(look: Callable[[DataSnapshot], T]) -> T | None:
         return None
 
 
-class _Entry:
-    """One model of the table with its prices in our form, made when first needed."""
-
-    def __init__(self, model: ModelInfo, source: str, date: str | None) -> None:
-        self._model, self._source, self._date = model, source, date
-        self._prices: dict[int, Price | None] = {}  # by identity: the model keeps its price objects alive
-
-    def price(self, at: dt.datetime | None) -> Price | None:
-        table_price = self._model.get_prices(at or dt.datetime.now(dt.UTC))
-        key = id(table_price)
-        if key not in self._prices:
-            self._prices[key] = _from_table(table_price, self._source, self._date)
-        return self._prices[key]
-
-
+_MAX_MODELS = 1024
 _Key = tuple[str, str | None, str | None]
-_MAX_ENTRIES = 1024
-_cache: tuple[DataSnapshot | None, dict[_Key, _Entry | None]] = (None, {})
-"""The table in use and what was looked up in it: replaced whole, so that a thread sees the old pair or the new."""
 
 
-def _lookup(table: DataSnapshot, model_name: str, provider: str | None, base_url: str | None) -> _Entry | None:
-    global _cache  # noqa: PLW0603 - one cache per process, of one table
-    of, entries = _cache
-    if table is not of or len(entries) >= _MAX_ENTRIES:
-        entries = {}
-        _cache = (table, entries)
-    key = (model_name, provider, base_url)
-    if key not in entries:
-        entries[key] = _find(table, model_name, provider, base_url)
-    return entries[key]
+class _Prices:
+    """The prices of one table in our form, each made when it is first needed."""
+
+    def __init__(self, table: DataSnapshot) -> None:
+        self.table = table
+        self.models: dict[_Key, tuple[ModelInfo, str] | None] = {}
+        self._made: dict[tuple[int, str], Price | None] = {}  # by identity: the table keeps its price objects alive
+
+    def find(self, key: _Key, at: dt.datetime | None) -> Price | None:
+        if key not in self.models:
+            self.models[key] = _find(self.table, *key)
+        found = self.models[key]
+        if found is None:
+            return None
+        table_price, source = found[0].get_prices(at or dt.datetime.now(dt.UTC)), found[1]
+        made = id(table_price), source
+        if made not in self._made:
+            self._made[made] = _from_table(table_price, source, _date(self.table))
+        return self._made[made]
 
 
-def _find(table: DataSnapshot, model_name: str, provider: str | None, base_url: str | None) -> _Entry | None:
+_prices: _Prices | None = None
+"""The table in use and what was looked up in it: replaced whole, so that a thread sees the old one or the new."""
+
+
+def _prices_of(table: DataSnapshot) -> _Prices:
+    global _prices  # noqa: PLW0603 - one memory per process, of one table
+    if _prices is None or _prices.table is not table or len(_prices.models) >= _MAX_MODELS:
+        _prices = _Prices(table)
+    return _prices
+
+
+def _find(table: DataSnapshot, name: str, provider: str | None, base_url: str | None) -> tuple[ModelInfo, str] | None:
+    """Return a model of the table and where it stands there."""
     wanted = (provider or "").strip().lower()
     wanted = _PROVIDERS.get(wanted, wanted)
     for host in table.providers:
         if re.match(host.api_pattern, base_url) if base_url else host.id == wanted:
-            model = host.find_model(model_name.removeprefix("models/"), all_providers=table.providers)
-            return None if model is None else _Entry(model, f"{_source(table)} {host.id}/{model.id}", _date(table))
+            model = host.find_model(name.removeprefix("models/"), all_providers=table.providers)
+            return None if model is None else (model, f"{_source(table)} {host.id}/{model.id}")
     return None
 
 
@@ -337,9 +325,7 @@ def _from_table(table_price: ModelPrice, source: str, date: str | None) -> Price
     given = {key: value for key, value in vars(table_price).items() if value is not None}
     if "input_mtok" not in given or "output_mtok" not in given or any(key in given for key in _UNSEEN):
         return None
-    names = {"input": "input_mtok", "output": "output_mtok"}
-    names |= {"cached_input": "cache_read_mtok", "cache_write": "cache_write_mtok"}
-    names = {ours: theirs for ours, theirs in names.items() if theirs in given}
+    names = {ours: theirs for ours, theirs in _NAMES.items() if theirs in given}
     starts = sorted({tier.start for key in names.values() for tier in getattr(given[key], "tiers", ())})
 
     def rates(tokens: int) -> JsonObject:

@@ -28,10 +28,13 @@ _AFFINITY = "x-session-affinity"
 _NESTED = ("extras", "metadata")
 
 
-def for_messages(messages: Sequence[M], llm_type: str) -> list[M]:
-    """Return the messages as a model of this `_llm_type` takes them; unmarked messages are the same objects."""
-    plain = llm_type in _ANTHROPIC
-    return [m if plain or isinstance(m.content, str) else _message(m) for m in messages]
+def for_message(message: M, llm_type: str) -> M:
+    """Return a message as a model of this `_llm_type` takes it; an unmarked one is the same object."""
+    if llm_type in _ANTHROPIC or isinstance(message.content, str):
+        return message
+    content = [_unmarked(block) for block in message.content]
+    same = all(new is old for new, old in zip(content, message.content, strict=True))
+    return message if same else message.model_copy(update={"content": content})
 
 
 def for_tools(tools: Sequence[object], llm_type: str) -> list[object]:
@@ -54,30 +57,25 @@ def for_settings(settings: JsonMapping, llm_type: str) -> JsonObject:
     return out
 
 
-def _message(message: M) -> M:
-    content = [_block(block) for block in message.content]
-    if all(new is old for new, old in zip(content, message.content, strict=True)):
-        return message
-    return message.model_copy(update={"content": content})
+def _tool(tool: Any) -> Any:
+    if isinstance(tool, Mapping):
+        return _unmarked(tool)
+    extras = getattr(tool, "extras", None)
+    kept = _without_mark(extras)
+    return tool if kept is extras else tool.model_copy(update={"extras": kept or None})
 
 
-def _block(block: Any) -> Any:
-    if not isinstance(block, Mapping):
-        return block
-    marked = [key for key in _NESTED if isinstance(block.get(key), Mapping) and "cache_control" in block[key]]
-    if "cache_control" not in block and not marked:
-        return block
-    out = {key: value for key, value in block.items() if key != "cache_control"}
-    for key in marked:
-        out[key] = {k: v for k, v in block[key].items() if k != "cache_control"}
+def _unmarked(block: Any) -> Any:
+    """Return a block or tool without marks of its own and of its extras and metadata; itself where it has none."""
+    out = _without_mark(block)
+    for key in _NESTED if isinstance(out, Mapping) else ():
+        kept = _without_mark(out.get(key))
+        if kept is not out.get(key):
+            out = {**out, key: kept}
     return out
 
 
-def _tool(tool: Any) -> Any:
-    if isinstance(tool, Mapping):
-        return _block(tool)
-    extras = getattr(tool, "extras", None)
-    if not isinstance(extras, Mapping) or "cache_control" not in extras:
-        return tool
-    kept = {key: value for key, value in extras.items() if key != "cache_control"}
-    return tool.model_copy(update={"extras": kept or None})
+def _without_mark(value: Any) -> Any:
+    if not isinstance(value, Mapping) or "cache_control" not in value:
+        return value
+    return {key: item for key, item in value.items() if key != "cache_control"}

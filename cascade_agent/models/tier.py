@@ -31,13 +31,13 @@ from cascade_agent._log import LOG
 from cascade_agent.core.records import Usage
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.history import messages_for
-from cascade_agent.models.options import offer_for, settings_for
+from cascade_agent.models.options import offer_for
 from cascade_agent.models.pricing import Price, price_of
 from cascade_agent.models.tool_spec import ToolLike, tool_specs
 from cascade_agent.models.traits import NESTED, ModelTraits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from langchain_core.runnables import RunnableConfig
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import ToolSpec
 
 Role = Literal["small", "large"]
+Way = Literal["invoke", "ainvoke", "stream", "astream"]
 AnyRunnable = Runnable[Any, Any]
 ModelLike: TypeAlias = "Tier | BaseChatModel | AnyRunnable | str"
 """A tier, or anything that can be made one: a chat model, what hosts wrap around one, a provider string."""
@@ -97,9 +98,7 @@ class Tier:
     def __post_init__(self) -> None:
         """Unwrap the bindings and read the name once."""
         seconds = self.timeout
-        if seconds is not None and (
-            isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0
-        ):
+        if seconds is not None and not (isinstance(seconds, int | float) and seconds is not True and seconds > 0):
             msg = f"Tier.timeout is {self.timeout!r}; expected a positive number of seconds or None"
             raise ConfigurationError(msg)
         if self.price is not None and not isinstance(self.price, Price):
@@ -180,20 +179,6 @@ class Tier:
         known = None if pair is None else {role: tier.traits for role, tier in pair.items()}
         return messages_for(self.traits, messages, pair=known, note=note)
 
-    def offer_for(
-        self, tools: Sequence[ToolLike], options: JsonMapping, *, mixed: bool = True
-    ) -> tuple[list[Any], JsonObject]:
-        """Return tools and options (`tool_choice` and the like) as this tier takes them; nothing given is changed.
-
-        Raises:
-            ConfigurationError: a tool that only another provider carries out.
-        """
-        return offer_for(self.traits, tools, options, mixed=mixed)
-
-    def settings_for(self, options: JsonMapping) -> JsonObject:
-        """Return the options of one call as this tier takes them."""
-        return settings_for(self.traits, options)
-
     def plain(self) -> Ready:
         """Ready to be asked as it is; tools bound to the model itself are on offer."""
         return self._ready(self.core, tools=cast("Sequence[ToolLike]", self.bound.get("tools") or ()), bound=self.bound)
@@ -273,40 +258,30 @@ class Ready:
 
     def ask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Any:
         """Ask the tier; arguments of this call win over bound ones."""
-        runnable, request, given = self._called(messages, more)
-        seconds, setting = CALL_SECONDS.get(), self.tier.traits.timeout_setting
-        if seconds is not None and setting and "timeout" not in given and self._is_bare():
-            own, longest = getattr(self.tier.base, setting), 1.05 * seconds + 0.1  # the deadline itself passes first
-            if own is None or (isinstance(own, int | float) and own > longest):
-                given["timeout"] = longest
-        return runnable.invoke(request, config, **given)
+        return self.call("invoke", messages, config, more)
 
     def aask(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Awaitable[Any]:
         """Async twin of `ask`."""
-        runnable, request, given = self._called(messages, more)
-        return runnable.ainvoke(request, config, **given)
+        return cast("Awaitable[Any]", self.call("ainvoke", messages, config, more))
 
-    def stream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> Iterator[Any]:
-        """Ask the tier for its answer in chunks."""
-        runnable, request, given = self._called(messages, more)
-        return runnable.stream(request, config, **given)
-
-    def astream(self, messages: list[BaseMessage], config: RunnableConfig | None, **more: Any) -> AsyncIterator[Any]:
-        """Async twin of `stream`."""
-        runnable, request, given = self._called(messages, more)
-        return runnable.astream(request, config, **given)
-
-    def _is_bare(self) -> bool:
-        """Return whether arguments reach the client alone: no wrapper, and no cache that they would be a key of."""
-        base = self.tier.base
-        return not (self.structured or self.tier.wrapped or base.cache) and (base.cache is False or not get_llm_cache())
-
-    def _called(self, messages: list[BaseMessage], more: JsonMapping) -> tuple[AnyRunnable, Any, JsonObject]:
+    def call(self, way: Way, messages: list[BaseMessage], config: RunnableConfig | None, more: JsonMapping) -> Any:
+        """Ask the tier in one of the ways of a runnable."""
+        runnable, given = self.runnable, {**self.given, **more}
         if more and self.structured:
-            return _with_bound(self.runnable, more), messages, dict(self.given)
-        if not self.takes_prompts:
-            return self.runnable, messages, {**self.given, **more}
-        return self.runnable, _Prompt(messages=[*messages]), {**self.given, **more}
+            runnable, given = _with_bound(runnable, more), {**self.given}
+        if way == "invoke" and (seconds := CALL_SECONDS.get()) is not None and "timeout" not in given:
+            given.update(self._timeout(seconds))
+        request: Any = _Prompt(messages=[*messages]) if self.takes_prompts else messages
+        return getattr(runnable, way)(request, config, **given)
+
+    def _timeout(self, seconds: float) -> JsonObject:
+        """Return the timeout of a call where it reaches the client alone: no wrapper, no cache that it is a key of."""
+        base, setting = self.tier.base, self.tier.traits.timeout_setting
+        cached = base.cache or (base.cache is not False and get_llm_cache())
+        if not setting or self.structured or self.tier.wrapped or cached:
+            return {}
+        own, longest = getattr(base, setting), 1.05 * seconds + 0.1  # the deadline itself passes first
+        return {"timeout": longest} if own is None or (isinstance(own, int | float) and own > longest) else {}
 
 
 def _without_tools(bound: JsonMapping) -> JsonObject:

@@ -11,21 +11,20 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from cascade_agent._log import LOG
 from cascade_agent.core.clean_json import JsonObject
-from cascade_agent.core.frozen import quick
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.history import messages_for
-from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints
+from cascade_agent.models.options import CONSTRAINING, BoundConstraints, bound_constraints, settings_for
 from cascade_agent.models.tool_spec import tool_specs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import RunnableConfig
 
     from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import ToolSpec
-    from cascade_agent.models.tier import Ready, Role, Tier
+    from cascade_agent.models.tier import Ready, Role, Tier, Way
 
 ROLES: tuple[Role, Role] = ("small", "large")
 PLAIN_MESSAGES = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
@@ -131,43 +130,15 @@ class ToolBinding:
             offer = replace(offer, bound=self._bound({**options, **kwargs}, names))
         return offer, kwargs
 
-    def request(
-        self, role: Role, messages: list[BaseMessage], note: str | None, given: JsonMapping
-    ) -> tuple[list[BaseMessage], JsonMapping]:
-        """Return the conversation and the arguments of a call as this tier takes them."""
-        messages = messages_for(self._traits[role], messages, pair=self._traits, note=note)
-        return messages, self._tiers[role].settings_for(given) if given else given
+    def asker(self, offer: Offer, messages: list[BaseMessage], given: JsonMapping) -> Callable[..., Any]:
+        """Return a function that asks a tier with what it can take of the conversation and of the call's arguments."""
 
+        def ask(way: Way, role: Role, note: str | None, config: RunnableConfig) -> Any:
+            taken = messages_for(self._traits[role], messages, pair=self._traits, note=note)
+            more = settings_for(self._traits[role], given) if given else given
+            return offer.ready[role].call(way, taken, config, more)
 
-@quick
-@dataclass(frozen=True, eq=False, slots=True)
-class PairCall:
-    """One call of a pair: asks a tier with what it can take of the conversation and of the call's arguments."""
-
-    binding: ToolBinding
-    offer: Offer
-    messages: list[BaseMessage]
-    given: JsonMapping
-
-    def ask(self, role: Role, note: str | None, config: RunnableConfig) -> Any:
-        """Ask a tier."""
-        messages, given = self.binding.request(role, self.messages, note, self.given)
-        return self.offer.ready[role].ask(messages, config, **given)
-
-    async def aask(self, role: Role, note: str | None, config: RunnableConfig) -> Any:
-        """Async twin of `ask`."""
-        messages, given = self.binding.request(role, self.messages, note, self.given)
-        return await self.offer.ready[role].aask(messages, config, **given)
-
-    def stream(self, role: Role, note: str | None, config: RunnableConfig) -> Iterator[Any]:
-        """Ask a tier for its answer in chunks."""
-        messages, given = self.binding.request(role, self.messages, note, self.given)
-        return self.offer.ready[role].stream(messages, config, **given)
-
-    def astream(self, role: Role, note: str | None, config: RunnableConfig) -> AsyncIterator[Any]:
-        """Async twin of `stream`."""
-        messages, given = self.binding.request(role, self.messages, note, self.given)
-        return self.offer.ready[role].astream(messages, config, **given)
+        return ask
 
 
 def _check_names(specs: Sequence[ToolSpec], tools: Sequence[Any], options: JsonMapping) -> None:

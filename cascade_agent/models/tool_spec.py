@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +28,7 @@ _SIMPLE_TOOL: JsonObject = {"type": "object", "properties": {"__arg1": {"type": 
 """The schema that LangChain offers for a `Tool` without one of its own."""
 
 _MEMO_SIZE = 256
-_memo: OrderedDict[int, tuple[object, tuple[object, ...], ToolSpec]] = OrderedDict()
+_memo: dict[int, tuple[object, tuple[object, ...], ToolSpec]] = {}
 _memo_lock = threading.Lock()
 
 
@@ -71,18 +70,14 @@ def tool_specs(tools: Sequence[ToolLike]) -> tuple[ToolSpec, ...]:
 def _remembered(tool: ToolLike, where: str) -> ToolSpec:
     # What, when reassigned on the same object, makes it another tool, is compared on each look-up.
     stamp = (getattr(tool, "name", None), getattr(tool, "description", None), id(getattr(tool, "args_schema", None)))
-    key = id(tool)
-    with _memo_lock:
-        known = _memo.get(key)
-        if known is not None and known[0] is tool and known[1] == stamp:
-            _memo.move_to_end(key)
-            return known[2]
+    known = _memo.get(id(tool))
+    if known is not None and known[0] is tool and known[1] == stamp:
+        return known[2]
     spec = _from_object(tool, where)
     with _memo_lock:
-        _memo[key] = (tool, stamp, spec)
-        _memo.move_to_end(key)
-        while len(_memo) > _MEMO_SIZE:
-            _memo.popitem(last=False)
+        while len(_memo) >= _MEMO_SIZE:
+            del _memo[next(iter(_memo))]
+        _memo[id(tool)] = (tool, stamp, spec)
     return spec
 
 

@@ -16,9 +16,8 @@ from opentelemetry.trace import SpanKind
 
 from cascade_agent import semconv as names
 from cascade_agent.core.records import Usage
-from cascade_agent.telemetry.errors import guarded
 from cascade_agent.telemetry.settings import TelemetrySettings, current
-from cascade_agent.telemetry.spans import open_span, set_error, set_known
+from cascade_agent.telemetry.spans import open_span, set_known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +92,7 @@ def set_answer(span: Span, message: AIMessage, answer_id: str | None) -> None:
             names.RESPONSE_ID: answer_id,
             names.RESPONSE_MODEL: model if isinstance(model, str) else None,
             names.RESPONSE_FINISH_REASONS: None if finish is None else [finish],
-            **_tokens(Usage.of(message)),
+            **tokens_of(Usage.of(message)),
         },
     )
     settings = current()
@@ -102,26 +101,14 @@ def set_answer(span: Span, message: AIMessage, answer_id: str | None) -> None:
         span.set_attribute(names.OUTPUT_MESSAGES, _json([answer]))
 
 
-def set_usage(span: Span, usage: Usage | None) -> None:
-    """Set the tokens of a call, as far as they are known."""
-    if usage is not None:
-        set_known(span, _tokens(usage))
-
-
-def _tokens(usage: Usage) -> dict[str, int | None]:
+def tokens_of(usage: Usage) -> dict[str, int | None]:
+    """Return the attributes that say the tokens of a call."""
     return {
         names.USAGE_INPUT_TOKENS: usage.input_tokens,
         names.USAGE_OUTPUT_TOKENS: usage.output_tokens,
         names.USAGE_CACHE_READ: usage.cache_read_tokens,
         names.USAGE_CACHE_WRITE: usage.cache_write_tokens,
     }
-
-
-def close_chat(span: Span, error: BaseException | None) -> None:
-    """End the span. A cancelled call is no error of the model; one that raised is, by its class alone."""
-    with guarded:
-        set_error(span, error)
-        span.end()
 
 
 def response_id(message: AIMessage) -> str | None:

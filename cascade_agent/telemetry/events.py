@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
-    from cascade_agent.core.records import Attempt, Decision, Verdict
+    from cascade_agent.core.records import Attempt, Verdict
     from cascade_agent.telemetry.settings import TelemetrySettings
 
 _SCOPE = "cascade_agent"
@@ -43,16 +43,10 @@ def report_verdicts(span: Span, attempt: Attempt, response_id: str | None) -> No
     settings = current()
     if verdicts and (span.is_recording() or settings.events != "span"):
         events = [_evaluation(verdict, response_id, settings) for verdict in verdicts]
-        _report(span, names.EVALUATION_RESULT, events)
+        report(span, names.EVALUATION_RESULT, events)
 
 
-def report_escalation(span: Span, decision: Decision) -> None:
-    """Report `cascade.escalation` with its reason."""
-    known = {names.TIER_FROM: "small", names.TIER_TO: "large", names.ESCALATION_REASON: decision.reason}
-    _report(span, names.ESCALATION, [known])
-
-
-def _report(span: Span, name: str, events: Sequence[Attributes]) -> None:
+def report(span: Span, name: str, events: Sequence[Attributes]) -> None:
     """Report events where the settings want them; as log events also where the span is not sampled, or none."""
     where = current().events
     emit = None if where == "span" else _emitter()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
+    from cascade_agent.telemetry.events import Attributes
+
 
 class Kind(Enum):
     """A handler by what it makes of a run."""
@@ -53,16 +55,17 @@ def kind_of(handler: object) -> Kind:
     """Return the kind of a handler, by the package that it or a class that it builds on comes from."""
     cls = type(handler)
     if cls not in _kinds:
-        _kinds[cls] = next(filter(None, map(_kind, cls.__mro__)), Kind.PLAIN)
+        _kinds[cls] = _kind_of(cls)
     return _kinds[cls]
 
 
-def _kind(base: type) -> Kind | None:
-    if base.__name__ == _ADOPTED:
-        return Kind.ADOPTED
-    if base.__module__.startswith(_HIDDEN):
-        return Kind.HIDDEN
-    return Kind.EXPORTING if base.__module__.startswith(_EXPORTING) else None
+def _kind_of(cls: type) -> Kind:
+    for base in cls.__mro__:
+        if base.__name__ == _ADOPTED:
+            return Kind.ADOPTED
+        if base.__module__.startswith((*_HIDDEN, *_EXPORTING)):
+            return Kind.HIDDEN if base.__module__.startswith(_HIDDEN) else Kind.EXPORTING
+    return Kind.PLAIN
 
 
 def visible_to(manager: M) -> M:
@@ -101,11 +104,16 @@ def adopter(handlers: Iterable[object]) -> object | None:
     return next((handler for handler in handlers if kind_of(handler) is Kind.ADOPTED), None)
 
 
-def adopted(handler: Any, run_id: object) -> Span | None:
-    """Return the span that an adopted handler opened for a run; None when it has none."""
+def adopted(handler: Any, run: Any, title: str, attributes: Attributes) -> Span | None:
+    """Make the span that an adopted handler opened for a run ours, and return it; None when there is none."""
     with guarded:  # in another version of it there may be none: then our own span stands next to its
-        holder = handler.spans.get(run_id)
-        return None if holder is None else cast("Span", holder.span)
+        holder = None if handler is None else handler.spans.get(run.run_id)
+        if holder is not None:
+            span = cast("Span", holder.span)
+            if span.is_recording():
+                span.update_name(title)
+                span.set_attributes(attributes)
+            return span
     return None
 
 

@@ -20,7 +20,7 @@ from cascade_agent import semconv as names
 from cascade_agent.core.records import Attempt
 from cascade_agent.telemetry import metrics
 from cascade_agent.telemetry.errors import count, guarded
-from cascade_agent.telemetry.events import MAX_EVENTS, Attributes, report_escalation, report_verdicts
+from cascade_agent.telemetry.events import MAX_EVENTS, Attributes, report, report_verdicts
 from cascade_agent.telemetry.instrumentations import (
     BEFORE,
     adopted,
@@ -179,10 +179,9 @@ def _open_step(scope: StepScope, name: str, policy: str, thread_id: str | None, 
     title, parent = f"{names.STEP} {name}", None
     if handlers and scope.run is not None:
         manager, handler = scope.run.manager, adopter(handlers)
-        span = None if handler is None else adopted(handler, manager.run_id)
+        span = adopted(handler, manager, title, known)
         if span is not None:
             scope.span, scope.adopter = span, handler
-            take_over(span, title, known)
             return
         parent = parent_context(handlers, manager.parent_run_id)
     scope.span = _TRACER.start_span(title, context=parent, attributes=known)
@@ -252,8 +251,7 @@ def end_attempt(scope: AttemptScope, attempt: Attempt) -> None:
             if span.is_recording():
                 _set_attempt(span, attempt)
         if ends and span is not scope.step.span:
-            with guarded:
-                span.end()
+            close(span)
         if scope.run is not None:
             _end_attempt_run(scope, attempt)
 
@@ -285,8 +283,9 @@ def end_run(run: Any, outputs: JsonObject, error: BaseException | None) -> Any:
 
 def record_escalation(scope: StepScope, decision: Decision) -> None:
     """Report that small handed over to large, and why."""
+    known = {names.TIER_FROM: "small", names.TIER_TO: "large", names.ESCALATION_REASON: decision.reason}
     with guarded:
-        report_escalation(scope.span, decision)
+        report(scope.span, names.ESCALATION, [known])
 
 
 def end_step(scope: StepScope, trace: StepTrace) -> None:
@@ -297,8 +296,7 @@ def end_step(scope: StepScope, trace: StepTrace) -> None:
             if scope.span.is_recording():
                 _set_step(scope, trace)
         if scope.adopter is None:
-            with guarded:
-                scope.span.end()
+            close(scope.span)
 
 
 def _set_attempt(span: Span, attempt: Attempt) -> None:
@@ -341,9 +339,7 @@ def _set_step(scope: StepScope, trace: StepTrace) -> None:
     )
     if trace.outcome == "error" or (trace.outcome == "exhausted" and trace.final is None):
         span.set_status(Status(StatusCode.ERROR))
-    elif (
-        scope.adopter is not None
-    ):  # final: its handler takes an interrupt of the host, or a stream that is left, for an error
+    elif scope.adopter is not None:  # final: its handler takes an interrupt, or a stream that is left, for an error
         span.set_status(Status(StatusCode.OK))
 
 
@@ -359,13 +355,6 @@ def open_span(
     return _TRACER.start_span(
         title, context=otel_trace.set_span_in_context(parent), kind=kind, attributes=attributes, start_time=start_time
     )
-
-
-def take_over(span: Span, title: str, attributes: Attributes) -> None:
-    """Make a span that a handler opened ours; the handler ends it."""
-    if span.is_recording():
-        span.update_name(title)
-        span.set_attributes(attributes)
 
 
 def attach(span: Span) -> Token[Context] | None:
@@ -387,12 +376,15 @@ def set_known(span: Span, attributes: Mapping[str, Any]) -> None:
     span.set_attributes({key: value for key, value in attributes.items() if value is not None})
 
 
-def set_error(span: Span, error: BaseException | None) -> None:
-    """Set the class of an error, never its message; a cancellation leaves the status as it is."""
-    if error is not None and span.is_recording():
-        span.set_attribute(names.ERROR_TYPE, type(error).__name__)
-        if isinstance(error, Exception):
-            span.set_status(Status(StatusCode.ERROR))
+def close(span: Span, error: BaseException | None = None, *, ends: bool = True) -> None:
+    """End a span with the class of an error, never its message; a cancellation leaves the status as it is."""
+    with guarded:
+        if error is not None and span.is_recording():
+            span.set_attribute(names.ERROR_TYPE, type(error).__name__)
+            if isinstance(error, Exception):
+                span.set_status(Status(StatusCode.ERROR))
+        if ends:
+            span.end()
 
 
 # ---- a root ---------------------------------------------------------------------------------------------------------
@@ -413,29 +405,23 @@ def invoke_workflow(graph: str, *, thread_id: str | None = None) -> Iterator[Spa
     """
     from langchain_core.callbacks import CallbackManager
 
-    span = otel_trace.get_current_span()
-    opened = None
-    if (
-        current().otel_spans
-        and not span.get_span_context().is_valid
-        and not opens_llm_spans(CallbackManager(handlers=[]).handlers)  # an instrumentation is in every manager
-    ):
+    span, opened = otel_trace.get_current_span(), None
+    everywhere = CallbackManager(handlers=[]).handlers  # an instrumentation is in every manager
+    if current().otel_spans and not span.get_span_context().is_valid and not opens_llm_spans(everywhere):
         known = {names.OPERATION_NAME: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: graph}
         if thread_id is not None:
             known[names.CONVERSATION_ID] = thread_id
         with guarded:
             opened = span = _TRACER.start_span(f"{names.INVOKE_WORKFLOW} {graph}", attributes=known)
-    if opened is None:
-        yield span
-        return
-    token = attach(opened)
+    token = None if opened is None else attach(opened)
+    failed: Exception | None = None
     try:
         yield span
     except Exception as error:
         if not any(cls.__name__ == "GraphBubbleUp" for cls in type(error).__mro__):  # the host steering is no error
-            set_error(opened, error)
+            failed = error
         raise
     finally:
         detach(token)
-        with guarded:
-            opened.end()
+        if opened is not None:
+            close(opened, failed)

@@ -13,6 +13,7 @@ from langchain_core.messages import SystemMessage
 from cascade_agent.core.records import Draft, SideCall, Usage, Verdict
 from cascade_agent.core.scoring import Weight
 from cascade_agent.errors import ConfigurationError
+from cascade_agent.models.options import settings_for
 from cascade_agent.models.usage import NOTHING, usage_and_cost, usage_and_cost_of_error
 from cascade_agent.validators._model_call import ModelEvidence, Requests, as_draft, bound_for
 from cascade_agent.validators.agreement import answer_key
@@ -99,7 +100,7 @@ class SelfConsistency(ModelEvidence[Found]):
         waiting = [tier.messages_for(_instructed(context, kind)) for kind in islice(cycle(kinds), 1, total)]
         wanted, stages = (2, [waiting[:1], waiting[1:]]) if self.staged else (total, [waiting])
         ready = bound_for(tier, context)
-        settings = tier.settings_for({} if self.temperature is None else {"temperature": self.temperature})
+        settings = settings_for(tier.traits, {} if self.temperature is None else {"temperature": self.temperature})
         for messages in stages:
             if not messages or (usage and _lead(votes) >= wanted):
                 break

@@ -51,17 +51,13 @@ def test_values_are_those_of_a_dataclass(kind: Any) -> None:
         assert pickle.loads(pickle.dumps(made)) == made
 
 
-def test_it_is_frozen() -> None:
-    """Neither a field nor anything else can be set or deleted once it is made."""
+def test_refusals_are_those_of_a_dataclass() -> None:
+    """It is frozen; what is missing, unknown or out of place is refused; a check after the fields runs, and may set one."""
     for made in (Slotted(1), Checked()):
         with pytest.raises(FrozenInstanceError):
             made.first = 2  # type: ignore[misc,union-attr]
         with pytest.raises(FrozenInstanceError):
             del made.first  # type: ignore[union-attr]
-
-
-def test_refusals_are_those_of_a_dataclass() -> None:
-    """What is missing, unknown or out of place is refused; a check after the fields runs, and may set one."""
     assert Checked(number=2).number == 4
     assert str(inspect.signature(Slotted)).startswith("(first: 'int', second:")
     for arguments, named in (((), {}), ((1, [], "x"), {}), ((1,), {"fourth": 1})):

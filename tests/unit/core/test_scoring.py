@@ -115,42 +115,29 @@ def scorers(draw: st.DrawFn) -> Scorer:
     )
 
 
-@given(scorer=scorers(), verdicts=VERDICTS, data=st.data())
-def test_confidence_is_a_probability_in_any_order(scorer: Scorer, verdicts: list[Verdict], data: st.DataObject) -> None:
-    """None or in [0, 1] for every lawful scorer; the order changes neither the last bit nor the explanation."""
+@given(scorer=scorers(), verdicts=VERDICTS.filter(bool), data=st.data())
+def test_confidence_is_a_monotone_probability(scorer: Scorer, verdicts: list[Verdict], data: st.DataObject) -> None:
+    """None or in [0, 1], the same to the last bit in any order; raising a score never lowers it."""
     value = scorer.confidence(verdicts)
     assert value is None or 0.0 <= value <= 1.0
     shuffled = data.draw(st.permutations(verdicts))
-    assert scorer.confidence(shuffled) == value
-    assert scorer.explain(shuffled) == scorer.explain(verdicts)
-
-
-@given(scorer=scorers(), verdicts=VERDICTS.filter(bool), data=st.data())
-def test_monotone_in_each_score(scorer: Scorer, verdicts: list[Verdict], data: st.DataObject) -> None:
-    """Raising one verdict's score never lowers the confidence."""
+    assert (scorer.confidence(shuffled), scorer.explain(shuffled)) == (value, scorer.explain(verdicts))
     index = data.draw(st.integers(0, len(verdicts) - 1))
-    low, high = sorted([data.draw(SCORES), data.draw(SCORES)])
     one = verdicts[index]
 
     def at(score: float) -> float | None:
         changed = entry(one.code, score, one.outcome, one.origin)
         return scorer.confidence([*verdicts[:index], changed, *verdicts[index + 1 :]])
 
-    before, after = at(low), at(high)
+    before, after = (at(score) for score in sorted([data.draw(SCORES), data.draw(SCORES)]))
     assert (before is None) == (after is None)
     assert before is None or after is None or before <= after
 
 
-@given(scorer=scorers())
-def test_json_round_trip(scorer: Scorer) -> None:
-    """A scorer survives its JSON, and the JSON is plain."""
+@given(scorer=scorers(), verdicts=VERDICTS)
+def test_json_and_explanations(scorer: Scorer, verdicts: list[Verdict]) -> None:
+    """A scorer survives its plain JSON; bias plus the contributions is the logit where only shipped validators spoke."""
     assert Scorer.from_json(json.loads(json.dumps(scorer.to_json(), allow_nan=False))) == scorer
-
-
-# ---- explain ---------------------------------------------------------------------------------------------------------
-@given(verdicts=VERDICTS)
-def test_explanation_adds_up(verdicts: list[Verdict]) -> None:
-    """Bias plus the contributions is the logit of the confidence where only shipped validators spoke."""
     rules = shipped_scorer()
     known = [v for v in verdicts if v.code in CODES and v.score is not None]
     value = rules.confidence(known)

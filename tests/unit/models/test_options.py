@@ -93,14 +93,10 @@ def traits(family: str, label: str = "m") -> ModelTraits:
     ],
 )
 def test_what_is_bound_is_read_in_every_spelling(options, expected):
-    """Of OpenAI, Anthropic, Google, vLLM and LangChain."""
+    """Of OpenAI, Anthropic, Google, vLLM and LangChain; a choice of no known kind is refused with what was expected."""
     assert bound_constraints(options) == BoundConstraints(**expected)
-
-
-def test_a_tool_choice_of_no_known_kind_is_refused():
-    """With what was expected."""
     with pytest.raises(ConfigurationError, match="tool_choice is a int; expected a word"):
-        bound_constraints({"tool_choice": 3})
+        bound_constraints({**options, "tool_choice": 3})
 
 
 @pytest.mark.parametrize(
@@ -197,11 +193,6 @@ def test_a_format_in_the_words_of_one_client_reaches_every_other(name, family):
     assert bound_constraints(kept).output_schema == SCHEMA
 
 
-def test_anthropic_has_no_format_for_any_object():
-    """It is asked without; the answer is judged by it all the same."""
-    assert settings_for(traits("anthropic"), {"response_format": {"type": "json_object"}}) == {}
-
-
 @pytest.mark.parametrize("given", [City, FORMAT, SCHEMA])
 def test_an_output_schema_is_put_in_each_providers_words(given):
     """A class, OpenAI's form and a bare schema; those that read all three are given what was given."""
@@ -216,13 +207,13 @@ def test_an_output_schema_is_put_in_each_providers_words(given):
     assert (mistral["type"], set(mistral["json_schema"]["schema"]["properties"])) == ("json_schema", {"name"})
 
 
-def test_a_format_in_one_providers_own_option_reaches_the_other_as_a_format():
-    """Anthropic's `output_config` stays with Anthropic and becomes `response_format` elsewhere; effort stays behind."""
+def test_formats_that_few_clients_have():
+    """Anthropic's `output_config` becomes `response_format` elsewhere, effort stays behind; it has none for any object."""
     options = {"output_config": {"effort": "low", "format": {"type": "json_schema", "schema": SCHEMA}}}
     assert settings_for(traits("anthropic"), options) == options
-    moved = settings_for(traits("openai"), options)
-    assert moved == {"response_format": FORMAT}
+    assert settings_for(traits("openai"), options) == {"response_format": FORMAT}
     assert settings_for(traits("openai"), {"output_config": {"effort": "low"}}) == {}
+    assert settings_for(traits("anthropic"), {"response_format": {"type": "json_object"}}) == {}
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,13 @@ def marked_tool() -> StructuredTool:
 def test_nothing_is_copied_without_need():
     """Anthropic models, nested cascades and unmarked messages are handed the same objects."""
     for kind in ["anthropic-chat", "anthropic-bedrock-chat", "anthropic-chat-vertexai", "cascade"]:
-        messages, tools = [HumanMessage([BLOCK])], [marked_tool(), {"name": "t", "cache_control": MARK}]
-        assert all(new is old for new, old in zip(cache_marks.for_messages(messages, kind), messages, strict=True))
+        message, tools = HumanMessage([BLOCK]), [marked_tool(), {"name": "t", "cache_control": MARK}]
+        assert cache_marks.for_message(message, kind) is message
         assert all(new is old for new, old in zip(cache_marks.for_tools(tools, kind), tools, strict=True))
         assert cache_marks.for_settings({"cache_control": MARK}, kind) == {"cache_control": MARK}
-    messages = [HumanMessage("text"), AIMessage([{"type": "text", "text": "x"}])]
+    for message in (HumanMessage("text"), AIMessage([{"type": "text", "text": "x"}])):
+        assert cache_marks.for_message(message, "x") is message
     tools = [StructuredTool.from_function(lookup), {"name": "t"}, lookup]
-    assert all(new is old for new, old in zip(cache_marks.for_messages(messages, "x"), messages, strict=True))
     assert all(new is old for new, old in zip(cache_marks.for_tools(tools, "x"), tools, strict=True))
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_copied_without_need():
 def test_marks_of_content_blocks_go(block, left):
     """On the block, in its extras and in its metadata; the message given stays as it was."""
     message = SystemMessage([block], id="1", name="n")
-    (out,) = cache_marks.for_messages([message], "openai-chat")
+    out = cache_marks.for_message(message, "openai-chat")
     assert out.content == [left]
     assert (out.id, out.name, type(out)) == ("1", "n", SystemMessage)
     assert message.content == [block]

@@ -28,25 +28,17 @@ def gpt(**kwargs: Any) -> ChatOpenAI:
     return ChatOpenAI(**{"model": "gpt-4o-mini", "api_key": "none", **kwargs})
 
 
-def test_a_tier_is_what_it_is_made_of():
-    """A model, a binding of one, a tier: the base, the bound arguments and the config are found."""
+def test_what_a_tier_is_made_of():
+    """Base, bound arguments, config and name are read once; a bound `model` wins; a nameless one goes by its class."""
     model = ScriptedChatModel("a", name="m")
-    bound = model.bind(a=1, b=1).with_config(tags=["x"]).bind(b=2).with_config(metadata={"y": 1})
-    tier = Tier.of(bound)
-    assert tier.base is model
-    assert tier.bound == {"a": 1, "b": 2}
+    tier = Tier.of(model.bind(a=1, b=1).with_config(tags=["x"]).bind(b=2).with_config(metadata={"y": 1}))
+    assert (tier.base, tier.bound, Tier.of(tier)) == (model, {"a": 1, "b": 2}, tier)
     assert (tier.config["tags"], tier.config["metadata"]) == (["x"], {"y": 1})
-    assert Tier.of(tier) is tier
     assert (tier.model_name, tier.label) == ("m", "m")
-    assert Tier(model).config is None
-
-
-def test_names_of_models():
-    """Read once as tracers read them; a bound `model` wins; one that cannot name itself is known by its class."""
+    assert (Tier(model).config, Tier(model).base_url) == (None, None)
     tier = Tier(gpt(base_url="http://127.0.0.1:1/v1"))
     assert (tier.model_name, tier.provider, tier.base_url) == ("gpt-4o-mini", "openai", "http://127.0.0.1:1/v1")
     assert Tier(gpt().bind(model="gpt-4o")).model_name == "gpt-4o"
-    assert Tier(ScriptedChatModel("a")).base_url is None
     tier = Tier(Nameless())
     assert (tier.model_name, tier.label) == (None, "Nameless")
     assert tier.cost(Usage(input_tokens=1, output_tokens=1)) is None
@@ -68,11 +60,9 @@ class Nameless(BaseChatModel):
 
 def test_the_cost_is_the_given_price_or_the_tables():
     """A price by hand wins; the table knows a public model at its own host; nobody knows it at another."""
-    usage = Usage(input_tokens=1_000_000, output_tokens=0)
-    assert Tier(gpt(), price=Price(7, 8, currency="EUR")).cost(usage) == 7
-    assert Tier(gpt(), price=Price(7, 8, currency="EUR")).currency == "EUR"
-    assert Tier(gpt()).cost(usage) == pytest.approx(0.15)
-    assert Tier(gpt()).currency == "USD"
+    usage, priced = Usage(input_tokens=1_000_000, output_tokens=0), Tier(gpt(), price=Price(7, 8, currency="EUR"))
+    assert (priced.cost(usage), priced.currency) == (7, "EUR")
+    assert (Tier(gpt()).cost(usage), Tier(gpt()).currency) == (pytest.approx(0.15), "USD")
     assert Tier(gpt()).cost(Usage()) is None
     assert Tier(gpt(base_url="http://127.0.0.1:1/v1")).cost(usage) is None
 
@@ -208,14 +198,12 @@ def test_retries_of_a_client_are_told_once(caplog):
     ]
 
 
-class Picky(ScriptedChatModel):
-    """A model whose client refuses a tool."""
-
-    def bind_tools(self, *_: Any, **__: Any) -> Any:
-        raise KeyError("function")
-
-
 def test_a_client_that_refuses_a_tool_is_named():
     """With the tool and what the client said, in place of a bare `KeyError`."""
+
+    class Picky(ScriptedChatModel):
+        def bind_tools(self, *_: Any, **__: Any) -> Any:
+            raise KeyError("function")
+
     with pytest.raises(ConfigurationError, match=r"p cannot be offered the tools 'City'.*KeyError: 'function'"):
         Tier(Picky("a", name="p")).with_tools([City])

@@ -10,11 +10,10 @@ from opentelemetry.sdk import _logs as logs_sdk
 from opentelemetry.sdk._logs import export as logs_export
 from opentelemetry.sdk.trace import sampling
 
-from cascade_agent import Verdict
 from cascade_agent.telemetry import configure, settings
 from cascade_agent.telemetry import errors as faults
 from cascade_agent.telemetry import events as log_api
-from tests.builders import pair
+from tests.builders import pair, refuses_small
 from tests.unit.telemetry.conftest import Spans
 
 pytestmark = pytest.mark.filterwarnings("ignore:LogRecord init with")  # 1.35-1.37 warn of their own event loggers
@@ -61,13 +60,6 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Any:
     choose = log_api._emitter
     yield Exported(monkeypatch)
     choose.cache_clear()
-
-
-def refuses_small(draft: Any, _context: Any) -> Verdict | None:
-    """A validator that objects to every draft of the small tier."""
-    if draft.tier == "large":
-        return None
-    return Verdict(outcome="fail", code="odd", reason="it is small", path="/text", score=0.25)
 
 
 def run() -> None:
@@ -137,12 +129,7 @@ def test_without_a_way_to_log_events_go_to_the_span(exported, monkeypatch, caplo
 
 def test_a_logger_that_raises_never_fails_a_step(exported, monkeypatch):
     """The step answers, the loss is counted, the span is closed."""
-
-    def broken(*_: Any, **__: Any) -> Any:
-        msg = "no collector"
-        raise ConnectionError(msg)
-
-    monkeypatch.setattr(log_api, "_emitter", lambda: broken)
+    monkeypatch.setattr(log_api, "_emitter", lambda: lambda *_: 1 / 0)
     configure(events="both")
     run()
     assert faults.lost == 2

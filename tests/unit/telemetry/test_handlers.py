@@ -1,5 +1,6 @@
 """The handlers that see our runs: known by the package they come from, looked up once per class."""
 
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -78,5 +79,5 @@ def test_whose_spans_are_adopted():
     assert otel_trace.get_current_span(context) is span
     assert handlers.parent_context([keeper], uuid4()) is None
     assert handlers.parent_context([keeper], None) is None
-    assert handlers.adopted(handler("x"), uuid4()) is None
+    assert handlers.adopted(handler("x"), SimpleNamespace(run_id=uuid4()), "x", {}) is None
     assert faults.lost == 1

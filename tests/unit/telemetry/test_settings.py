@@ -1,7 +1,5 @@
 """The settings are made once per process: by the environment, or by `configure`."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.telemetry import configure, settings
 from cascade_agent.telemetry import errors as faults
+from tests import fresh
 
 VARIABLES = ("CASCADE_OTEL_SPANS", "CASCADE_LLM_SPANS", "CASCADE_EVENTS")
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -106,5 +105,5 @@ from opentelemetry import trace
 assert telemetry.settings._settings is None
 assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider"
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = fresh.run(code)
+    assert (done.code, done.err) == (0, "")
