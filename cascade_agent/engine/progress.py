@@ -21,6 +21,8 @@ from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langchain_core.messages import AIMessage
 
     from cascade_agent.core.clean_json import JsonObject
@@ -45,8 +47,8 @@ class StepProgress:
     """The attempts, decisions and costs of a step so far."""
 
     request: StepRequest
-    elapsed: float = 0.0
-    """Seconds since the step began; whoever executes it keeps it up to date."""
+    clock: Callable[[], float]
+    """Gives the seconds since the step began."""
     done: list[Attempt] = field(default_factory=list)
     answers: list[Answer | None] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
@@ -69,12 +71,12 @@ class StepProgress:
     """Kind of the step, by its first draft; empty before there is one."""
 
     @classmethod
-    def handed_over(cls, request: StepRequest, before: StepTrace) -> StepProgress:
+    def handed_over(cls, request: StepRequest, clock: Callable[[], float], before: StepTrace) -> StepProgress:
         """Return the progress of a step that was left at its hand-over: small's attempt in hand, without the draft."""
         (small,) = before.attempts
         return cls(
             request,
-            elapsed=before.latency or 0.0,
+            clock,
             decisions=[*before.decisions],
             inputs_seen=[*before.inputs_seen] or [UNKNOWN] * len(before.decisions),
             side_calls=[*before.evidence],
@@ -91,7 +93,7 @@ class StepProgress:
     def time_left(self) -> float | None:
         """The rest of the latency budget."""
         budget = self.request.policy.latency_budget
-        return None if budget is None else budget - self.elapsed
+        return None if budget is None else budget - self.clock()
 
     def seconds(self, role: Role) -> float | None:
         """Return how long a tier may take now: its own limit, and what the step's budget leaves it."""
@@ -100,7 +102,7 @@ class StepProgress:
             return own
         if own is None:
             own = budget * _SMALL_SHARE if role == "small" else budget
-        return min(own, budget - self.elapsed)
+        return min(own, budget - self.clock())
 
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
@@ -120,7 +122,7 @@ class StepProgress:
         Not where the policy may refuse it, nor where it may call a tool that acts.
         """
         request, effects = self.request, self.request.policy.side_effects
-        if request.policy.on_exhausted != "pass" or (request.stream is None and request.astream is None):
+        if request.policy.on_exhausted != "pass" or not request.streams:
             return False
         return not any(effects.get(tool.name) in ("write", "irreversible") for tool in request.contexts["large"].tools)
 

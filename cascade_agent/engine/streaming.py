@@ -11,28 +11,29 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseCallbackManager, CallbackManager
-from langchain_core.callbacks.manager import ahandle_event, handle_event
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 
 from cascade_agent.core.records import Draft
+from cascade_agent.engine.ways import resolved
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from uuid import UUID
 
     from langchain_core.callbacks.manager import BaseRunManager
     from langchain_core.messages import BaseMessage, InvalidToolCall, ToolCall
 
     from cascade_agent.core.clean_json import JsonObject
+    from cascade_agent.engine.ways import Send, Way
     from cascade_agent.models.tier import Tier
 
 M = TypeVar("M", bound=BaseCallbackManager)
@@ -264,49 +265,26 @@ class LiveStream(BaseCallbackHandler):
                 yield handler, "on_llm_new_token", _token(last), {**own, "chunk": chunk}
             yield handler, name, event if accepted is None else _result(accepted), more
 
-    def close(self, message: AIMessage | None = None) -> None:
+    async def close(self, way: Way, message: AIMessage | None = None) -> None:
         """Give the handlers what was kept for them: with the record, where there is one."""
         for handler, name, event, more in self._ends(message):
-            handle_event([handler], name, "ignore_llm", event, **more)
-
-    async def aclose(self, message: AIMessage | None = None) -> None:
-        """Async twin of `close`."""
-        for handler, name, event, more in self._ends(message):
-            await ahandle_event([handler], name, "ignore_llm", event, **more)
+            await resolved(way.handle([handler], name, "ignore_llm", event, **more))
 
     # ---- who reads the stream ---------------------------------------------------------------------------------------
 
-    def pull(self, parts: Iterator[Any]) -> Generator[AIMessageChunk, None, Any]:
-        """Yield the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
-        self._read, self.last = [], None
-        with closing(cast("Any", parts)):
-            for part in parts:
-                if not isinstance(part, AIMessageChunk):
-                    return part
-                self._read.append(part)
-                self.last, kept = (part if part.chunk_position == "last" else None), self.last
-                if kept is not None:
-                    yield _outgoing(kept)
-                if self.last is None:
-                    yield _outgoing(part)
-        return _message_of(self._read)
-
-    async def apull(self, parts: AsyncIterator[Any], send: Callable[[AIMessageChunk], None]) -> Any:
+    async def pull(self, parts: AsyncIterator[Any], send: Send) -> Any:
         """Send the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
         self._read, self.last = [], None
-        task = cast("asyncio.Task[Any]", asyncio.current_task())  # our own, for this stream alone
         async with aclosing(cast("Any", parts)):
             async for part in parts:
-                if task.cancelling():  # `asyncio.wait_for`, in a client, can swallow it before Python 3.12
-                    raise asyncio.CancelledError
                 if not isinstance(part, AIMessageChunk):
                     return part
                 self._read.append(part)
                 self.last, kept = (part if part.chunk_position == "last" else None), self.last
                 if kept is not None:
-                    send(_outgoing(kept))
+                    await send(_outgoing(kept))
                 if self.last is None:
-                    send(_outgoing(part))
+                    await send(_outgoing(part))
         return _message_of(self._read)
 
 
@@ -436,14 +414,32 @@ class AnswerStream:
         self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
         self._at_once = bool(self.handlers) and tier is not None and not tier.streams
 
-    def _chunks(self, message: AIMessage) -> Iterator[AIMessageChunk]:
-        return (
-            chunks(message, whole=self._whole) if self._read is None else iter((last_chunk(message, self._read.last),))
-        )
+    async def emit(self, message: AIMessage, way: Way, send: Send | None) -> None:
+        """Give out the answer in chunks, each to the handlers first; `send` takes them for who reads the stream."""
+        run: Any = None
+        if self.handlers:
+            started = self._manager(way).on_chat_model_start({}, [list(self._messages)], name=self._name)
+            run = (await resolved(started))[0]
+        read, hears = self._read, run is not None and not self._at_once
+        parts = chunks(message, whole=self._whole) if read is None else iter((last_chunk(message, read.last),))
+        try:
+            for chunk in parts:
+                if hears:
+                    await resolved(run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk)))
+                if send is not None:
+                    await send(chunk, paced=True)
+        except BaseException as error:  # the consumer left
+            if run is not None:
+                await resolved(run.on_llm_error(error))
+            raise
+        if run is not None:
+            for event in self._events(message):
+                await resolved(run.on_stream_event(event))
+            await resolved(run.on_llm_end(_result(message)))
 
-    def _manager(self, kind: type[M]) -> M:
+    def _manager(self, way: Way) -> Any:
         run, tier = self._run, self._tier
-        manager = kind(
+        manager = way.manager(
             handlers=[],
             inheritable_handlers=list(run.inheritable_handlers),  # instrumentations add themselves where they miss one
             parent_run_id=run.run_id,
@@ -452,46 +448,6 @@ class AnswerStream:
         )
         manager.handlers = list(self.handlers)
         return manager
-
-    def emit(self, message: AIMessage) -> Iterator[AIMessageChunk]:
-        """Yield the answer in chunks, each given to the handlers first."""
-        run = None
-        if self.handlers:
-            manager = self._manager(CallbackManager)
-            run = manager.on_chat_model_start({}, [list(self._messages)], name=self._name)[0]
-        try:
-            for chunk in self._chunks(message):
-                if run is not None and not self._at_once:
-                    run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
-                yield chunk
-        except BaseException as error:  # the consumer left
-            if run is not None:
-                run.on_llm_error(error)
-            raise
-        if run is not None:
-            for event in self._events(message):
-                run.on_stream_event(event)
-            run.on_llm_end(_result(message))
-
-    async def aemit(self, message: AIMessage) -> AsyncGenerator[AIMessageChunk, None]:
-        """Async twin of `emit`."""
-        run = None
-        if self.handlers:
-            manager = self._manager(AsyncCallbackManager)
-            run = (await manager.on_chat_model_start({}, [list(self._messages)], name=self._name))[0]
-        try:
-            for chunk in self._chunks(message):
-                if run is not None and not self._at_once:
-                    await run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
-                yield chunk
-        except BaseException as error:  # the consumer left
-            if run is not None:
-                await run.on_llm_error(error)
-            raise
-        if run is not None:
-            for event in self._events(message):
-                await run.on_stream_event(event)
-            await run.on_llm_end(_result(message))
 
     def _events(self, message: AIMessage) -> Iterator[Any]:
         """Yield the answer as content-block events, where a handler takes these (`stream_events(version="v3")`)."""

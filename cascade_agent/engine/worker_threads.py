@@ -203,12 +203,16 @@ class BackgroundCall(Future[T]):
         self._dropped.set()
         self.cancel()
 
-    def drop_unless_started(self) -> bool:
-        """Give the call up if it did not start yet; return whether it is given up."""
+    def drop_unless_made(self) -> bool:
+        """Give the call up if it was not made yet; return whether it is given up."""
         if self.cancel():
             self._dropped.set()
-            return True
-        return False
+        return self.cancelled()
+
+    @property
+    def is_made(self) -> bool:
+        """Return whether the call was made, or is being made."""
+        return self.running() or (self.done() and not self.cancelled())
 
     def work(self, call: Callable[[], T], after: float) -> None:
         """Make the call `after` seconds from now, if it was not dropped until then."""
