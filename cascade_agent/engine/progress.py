@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
@@ -366,8 +366,8 @@ def judged_as(context: StepContext, answer: Answer | None) -> StepContext:
     """Return what an answer is judged as: one that calls a tool on offer does not owe the structured output yet."""
     if answer is None:
         return context
-    if answer.context is not None:
-        return answer.context
+    if answer.judged_with is not None:
+        return replace(context, **cast("Any", answer.judged_with))
     draft = answer.draft
     owes = context.output_schema is None or not context.tools or not (draft.tool_calls or draft.invalid_tool_calls)
     return context if owes else replace(context, output_schema=None)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
-        Awaitable,
         Callable,
         Iterator,
         Mapping,
@@ -52,16 +51,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Call: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Any]"
-AsyncCall: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Awaitable[Any]]"
 
 
 @dataclass(eq=False, kw_only=True)
 class ModelCall(Generic[T]):
     """One model call of a host, as an adapter hands it over.
 
-    `call` (or `acall`) asks a tier under a config, `read` makes an answer of what it returned; `to_native` makes the
-    host's own value of the accepted answer and of its message, which carries the record. `tools` are those on offer to
-    small and to large, `bound` the demands on each tier's answer, `small` the tier where the settings have none.
+    `call` (`acall` on an event loop) asks a tier under a config, `read` makes an answer of what it returned;
+    `to_native` makes the host's own value of the accepted answer and of its message, which carries the record. `tools`
+    are those on offer to small and to large, `bound` the demands on each tier's answer, `small` the tier where the
+    settings have none.
     """
 
     settings: CascadeSettings
@@ -71,10 +70,10 @@ class ModelCall(Generic[T]):
     bound: Mapping[Role, BoundConstraints]
     rebuild: Rebuild
     read: Callable[[Role, Any], Answer]
+    call: Call
+    acall: Call
     to_native: Callable[[Answer, AIMessage], T] | None = None
     """None where the message itself is the host's value."""
-    call: Call | None = None
-    acall: AsyncCall | None = None
     stream: Callable[[Role, str | None, RunnableConfig], Iterator[Any]] | None = None
     astream: Callable[[Role, str | None, RunnableConfig], AsyncIterator[Any]] | None = None
     """The call of a tier as a stream, where somebody may read it."""
@@ -211,14 +210,6 @@ class ModelCall(Generic[T]):
         """Return the host's own value."""
         return cast("T", message) if self.to_native is None else self.to_native(answer, message)
 
-    def emitter(
-        self, manager: BaseRunManager, request: StepRequest, trace: StepTrace, live: LiveStream | None
-    ) -> AnswerStream:
-        """Return the stream that the accepted message goes out through."""
-        tier = request.tiers.get(cast("Role", trace.final_tier))
-        came = live if live is not None and live.used and trace.final_tier == "large" else None
-        return AnswerStream(manager, self.messages, name=self.stream_name, tier=tier, whole=self.whole, live=came)
-
 
 # ---- the run of a step ----------------------------------------------------------------------------------------------
 
@@ -271,7 +262,7 @@ async def _run(call: ModelCall[T], way: Way, send: Send | None = None) -> T:
     manager: Any = await resolved(call.manager(way.manager).on_chain_start(None, **call.start()))
     try:
         answer, message, stream = await _decided(call, manager, way, send)
-        if stream is not None and (send is not None or stream.handlers):
+        if send is not None or manager.handlers:
             await stream.emit(message, way, send)
         native = call.native(answer, message)
         if manager.handlers:  # even without any it costs a task
@@ -284,7 +275,7 @@ async def _run(call: ModelCall[T], way: Way, send: Send | None = None) -> T:
 
 async def _decided(
     call: ModelCall[Any], manager: BaseRunManager, way: Way, send: Send | None
-) -> tuple[Answer, AIMessage, AnswerStream | None]:
+) -> tuple[Answer, AIMessage, AnswerStream]:
     """Run the step; return its answer, that as the message with the record, and the stream that it goes out through."""
     stream = call.live(manager, read=send is not None)
     read = call.astream if way.is_async else call.stream
@@ -298,10 +289,8 @@ async def _decided(
                 config = call.under(frame)
                 if seen is not None and send is not None and read is not None:
                     native = await seen.pull(way.parts(read(role, note, config)), send)
-                elif way.is_async:
-                    native = await cast("AsyncCall", call.acall)(role, note, config)
                 else:
-                    native = cast("Call", call.call)(role, note, config)
+                    native = await resolved((call.acall if way.is_async else call.call)(role, note, config))
                 answer = call.read(role, native)
                 frame.record_answer(answer.draft.message)
                 return answer
@@ -314,8 +303,6 @@ async def _decided(
     try:
         answer, trace = await run_durably(request, call.rebuild, way)
         message = call.accepted(answer, trace)
-        heard = send is not None or manager.handlers
-        emitter = call.emitter(manager, request, trace, stream) if heard else None
         if stream is not None:
             await stream.close(way, message)
     finally:
@@ -323,4 +310,9 @@ async def _decided(
             await stream.close(way)
         if way.is_async:
             await run.close()
-    return answer, message, emitter
+    tier = request.tiers.get(cast("Role", trace.final_tier))
+    came = stream if stream is not None and stream.used and trace.final_tier == "large" else None
+    out = AnswerStream(
+        run=manager, messages=call.messages, name=call.stream_name, tier=tier, whole=call.whole, live=came
+    )
+    return answer, message, out

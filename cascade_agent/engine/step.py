@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
     from langchain_core.runnables import RunnableConfig
 
+    from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.core.records import Attempt, Draft, StepOutcome
     from cascade_agent.engine.budget import Budget
     from cascade_agent.models.tier import Role
@@ -43,13 +44,13 @@ NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
 class Answer:
     """A tier's answer: the draft to be judged, and the host's own value that is returned when it is accepted.
 
-    `context` is set where the answer itself says what it is to be judged as: an agent that owes structured output in
-    the end first calls ordinary tools.
+    `judged_with` changes fields of the step's context where the answer itself says what it is to be judged as: an agent
+    that owes structured output in the end first calls ordinary tools.
     """
 
     draft: Draft
     native: object = None
-    context: StepContext | None = None
+    judged_with: JsonMapping | None = None
 
 
 Rebuild = Callable[[str, "AIMessage", object], Answer]
