@@ -205,7 +205,7 @@ class _AgentCall:
             async def aasked(_: object, **bound: Any) -> Any:
                 return await resolved(asked(_, **bound))
 
-            return RunnableLambda(aasked if is_async else asked)
+            return RunnableLambda(aasked if is_async else asked, name="asked")
 
         around = tier.around(wrapped)
         return cast("ModelResponse[Any]", await around.ainvoke(None) if is_async else around.invoke(None))

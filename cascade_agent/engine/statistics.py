@@ -46,7 +46,6 @@ class _Mean:
         spread = _Z * math.sqrt(max(p * (1 - p), 0.0) / n + _Z**2 / (4 * n**2))
         return (middle - spread) / (1 + _Z**2 / n)
 
-
     def add(self, value: float | None) -> None:
         """Add a value; an unknown one is left out."""
         if value is not None:
