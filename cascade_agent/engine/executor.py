@@ -149,9 +149,13 @@ class Executor:
         self, call: Body[object], seconds: float | None, scope: telemetry.Scope, callee: str, *, live: bool = False
     ) -> Reply:
         started, value, error = perf_counter(), None, None
-        try:
+
+        async def scoped() -> object:  # here: between two chunks a reader may go on in another context
             with telemetry.using(scope):
-                value = await self._way.within(seconds, call, callee=callee, live=live)
+                return await call()
+
+        try:
+            value = await self._way.within(seconds, scoped, callee=callee, live=live)
         except Exception as raised:  # a tier that fails is what the cascade is for
             error, host_raised = unwrapped(raised), self.request.host_raised
             if not isinstance(error, LateError) and (

@@ -194,10 +194,6 @@ class ModelCall(Generic[T]):
             live.attach(children)
         return telemetry.ModelCall(children, role, tier=tier, messages=messages)
 
-    def under(self, asked: telemetry.ModelCall) -> RunnableConfig:
-        """Return the config under which a tier is asked."""
-        return cast("RunnableConfig", {**self.config, "callbacks": asked.callbacks})
-
     def accepted(self, answer: Answer, trace: StepTrace) -> AIMessage:
         """Return the accepted message with the record of its step."""
         message = answer.draft.message
@@ -205,10 +201,6 @@ class ModelCall(Generic[T]):
             metadata = {**message.response_metadata, "output_version": "v1"}
             message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
         return recorded(message, trace, self.messages)
-
-    def native(self, answer: Answer, message: AIMessage) -> T:
-        """Return the host's own value."""
-        return cast("T", message) if self.to_native is None else self.to_native(answer, message)
 
 
 # ---- the run of a step ----------------------------------------------------------------------------------------------
@@ -264,7 +256,7 @@ async def _run(call: ModelCall[T], way: Way, send: Send | None = None) -> T:
         answer, message, stream = await _decided(call, manager, way, send)
         if send is not None or manager.handlers:
             await stream.emit(message, way, send)
-        native = call.native(answer, message)
+        native = cast("T", message) if call.to_native is None else call.to_native(answer, message)
         if manager.handlers:  # even without any it costs a task
             await resolved(manager.on_chain_end(message))
     except BaseException as error:
@@ -286,7 +278,7 @@ async def _decided(
         nested, seen = NESTED.set(True), stream if live else None
         try:
             async with way.frame(call.asking(manager, role, note, request, seen)) as frame:
-                config = call.under(frame)
+                config = cast("RunnableConfig", {**call.config, "callbacks": frame.callbacks})
                 if seen is not None and send is not None and read is not None:
                     native = await seen.pull(way.parts(read(role, note, config)), send)
                 else:

@@ -102,10 +102,10 @@ class Threads:
         Raises:
             LateError: it did not return in time.
         """
+        if live:
+            return await _relayed(stream_within(seconds, lambda: streamed(call()), callee=callee))
         limit = CALL_SECONDS.set(seconds)
         try:
-            if live:
-                return await _relayed(stream_within(seconds, lambda: streamed(call()), callee=callee))
             return run_within(seconds, lambda: finished(call()), callee=callee)
         finally:
             CALL_SECONDS.reset(limit)

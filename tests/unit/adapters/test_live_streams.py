@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from contextvars import copy_context
 from functools import reduce
 from operator import add
 from typing import Any
@@ -285,6 +286,24 @@ async def test_what_a_reader_sets_between_chunks_is_his_own():
             for _ in parts:
                 assert trace_of(other.invoke("hi")).run_id is not None
     assert [trace.outcome for trace in journal] == ["escalated", "escalated"]
+
+
+@pytest.mark.parametrize("budget", [180.0, None])
+@pytest.mark.parametrize("small", ["", "one two three"], ids=["live", "whole"])
+@pytest.mark.parametrize("how", ["sync", "async"])
+async def test_a_reader_may_go_on_in_another_context(how, small, budget):
+    """As web servers do, which take each part of a stream on whatever thread or task is free."""
+    large = ScriptedChatModel("one two three", streams=True)
+    model, parts = pair(small, large, policy=Policy(latency_budget=budget)), []
+    if how == "sync":
+        stream = model.stream("hi")
+        while (part := copy_context().run(next, stream, None)) is not None:
+            parts.append(part)
+    else:
+        later = model.astream("hi")
+        while (part := await asyncio.create_task(anext(later, None))) is not None:
+            parts.append(part)
+    assert reduce(add, parts).text == "one two three"
 
 
 @pytest.mark.parametrize("used", ["call_1", ""])
