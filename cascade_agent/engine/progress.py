@@ -11,7 +11,7 @@ from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
 from cascade_agent.core.records import UNKNOWN, Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
-from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line, is_nested
+from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
 from cascade_agent.engine.structured import plain
 from cascade_agent.engine.tier_faults import draft_fault, error_fault, text_of
 from cascade_agent.engine.worker_threads import SupersededError
@@ -205,7 +205,7 @@ class StepProgress:
     def held_for_others(self, decision: Decision) -> float | None:
         """Return what the next call costs where it is short only of money that is set aside for calls in flight."""
         budget, left = self.request.budget, self.time_left
-        if budget is None or (left is not None and left <= 0) or is_nested():
+        if budget is None or (left is not None and left <= 0) or self.request.nested:
             return None
         amount = self._price("small" if decision.detail == "small" else "large") or _ANY_MONEY
         free, unspent = budget.remaining(), budget.remaining(held=True)

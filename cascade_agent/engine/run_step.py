@@ -20,7 +20,7 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import StepContext
 from cascade_agent.engine.durable import run_durably
 from cascade_agent.engine.recorder import recorded
-from cascade_agent.engine.step import DISABLED, NESTED, StepRequest, is_nested, is_on
+from cascade_agent.engine.step import DISABLED, NESTED, StepRequest, is_on
 from cascade_agent.engine.streaming import AnswerStream, LiveStream, is_streaming, silence
 from cascade_agent.engine.tier_faults import raised_in_callback
 from cascade_agent.engine.ways import EVENT_LOOP, THREADS, finished, give_out, resolved, streamed
@@ -117,7 +117,7 @@ class ModelCall(Generic[T]):
             ConfigurationError: the policy of the call cannot work.
         """
         settings, own = self.settings, self.config.get("configurable") or {}
-        policy, thread_id, nested = settings.policy, own.get("thread_id"), is_nested()
+        policy, thread_id, nested = settings.policy, own.get("thread_id"), NESTED.get()
         if "cascade_policy" in own and not nested:  # it is meant for the cascade that the caller sees
             policy = Policy.of(own["cascade_policy"], base=policy)
             check_fit(policy, settings.validators)

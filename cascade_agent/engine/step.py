@@ -152,11 +152,6 @@ def is_on(*switches: object) -> bool:
     return False
 
 
-def is_nested() -> bool:
-    """Return whether a tier is being called here, whose outer step may hold the money that this one is short of."""
-    return NESTED.get()
-
-
 @contextmanager
 def state_of_step(state: object) -> Iterator[None]:
     """Let validators of the steps inside see the graph's state (plan consistency reads it)."""
