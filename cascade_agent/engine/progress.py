@@ -23,8 +23,6 @@ from cascade_agent.validators.validator_set import is_control_flow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_core.messages import AIMessage
-
     from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import AttemptOutcome, SideEffect, StepContext, StepOutcome, StepTrace, Usage
     from cascade_agent.engine.step import Pending
@@ -126,15 +124,14 @@ class StepProgress:
             return False
         return not any(effects.get(tool.name) in ("write", "irreversible") for tool in request.contexts["large"].tools)
 
-    def _spent(self, sent: AIMessage | None) -> tuple[Usage | None, float | None]:
-        """Return usage and cost of a call that broke off; unknown unless all of its answer had come."""
+    def _broken_off(self) -> tuple[bool, Usage | None, float | None]:
+        """Return whether some of large's answer went out, and its usage and cost: unknown unless all of it had come."""
+        request, sent = self.request, None
+        if request.sent is not None and self.facts["tier"] == "large":
+            sent = request.sent()
         if sent is None or sent.usage_metadata is None or Draft(message=sent, tier="large").finish_reason is None:
-            return None, None
-        return usage_and_cost(self.request.tiers["large"], sent)[:2]
-
-    def _sent(self) -> AIMessage | None:
-        """Return what of large's answer went out so far."""
-        return None if self.request.sent is None or self.facts["tier"] != "large" else self.request.sent()
+            return sent is not None, None, None
+        return True, *usage_and_cost(request.tiers["large"], sent)[:2]
 
     # ---- decisions --------------------------------------------------------------------------------------------------
 
@@ -241,9 +238,9 @@ class StepProgress:
         tier = self.request.tiers[self.facts["tier"]]
         usage, cost, inner = usage_and_cost_of_error(error, nested=tier.nested) if reply.made else (NOTHING, 0.0, None)
         unread = reply.made and was_answered(error)
-        sent = self._sent()
-        if sent is not None:
-            usage, cost = self._spent(sent)
+        went_out, used, spent = self._broken_off()
+        if went_out:
+            usage, cost = used, spent
         self.facts.update(
             outcome=outcome,
             verdicts=(*self.facts["verdicts"], *((_UNREAD,) if unread else ())),
@@ -252,7 +249,7 @@ class StepProgress:
             usage=usage,
             cost=cost,
             inner=inner,
-            retry_after=retry_after(error) if sent is None else None,  # what went out is not taken back
+            retry_after=None if went_out else retry_after(error),  # what went out is not taken back
             fault=error_fault(error),
         )
         self.charge(cost)
@@ -338,7 +335,7 @@ class StepProgress:
         between = self.is_closed  # handed over, and large not asked yet
         self.charge(0.0 if between else None)
         if self.facts["outcome"] == "pending":
-            usage, cost = self._spent(self._sent())
+            _, usage, cost = self._broken_off()
             self.facts.update(usage=usage, cost=cost)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))

@@ -222,7 +222,7 @@ inputs_seen = st.builds(
 )
 
 
-@settings(max_examples=examples(40, 300), deadline=None)
+@settings(max_examples=examples(25, 300), deadline=None)
 @given(
     small=with_hangs,
     large=with_hangs,
@@ -256,7 +256,7 @@ def test_sync_async_and_replay_agree(**script):
         assert again.cost == pytest.approx(trace.cost)
 
 
-@settings(max_examples=examples(40, 100), deadline=None)
+@settings(max_examples=examples(25, 100), deadline=None)
 @given(small=scripts, large=scripts, policy=policies)
 def test_what_holds_of_every_step(small, large, policy):
     """What is returned passed every hard check; at most one call per tier; every attempt is closed."""
