@@ -262,7 +262,7 @@ class LiveStream(BaseCallbackHandler):
 
     # ---- who reads the stream ---------------------------------------------------------------------------------------
 
-    async def pull(self, parts: AsyncIterator[Any], send: Send) -> Any:
+    async def pull(self, parts: AsyncIterator[object], send: Send) -> object:
         """Send the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
         self._read, self.last = [], None
         async with aclosing(cast("Any", parts)):

@@ -13,7 +13,7 @@ import types
 from collections.abc import Awaitable
 from concurrent.futures import FIRST_COMPLETED
 from concurrent.futures import wait as wait_for_futures
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
@@ -31,12 +31,15 @@ from cascade_agent.engine.worker_threads import (
 from cascade_agent.models.tier import CALL_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+    from types import TracebackType
 
     from langchain_core.messages import AIMessageChunk
 
+    from cascade_agent.telemetry import EvidenceCall, ModelCall
+
 T = TypeVar("T")
+F = TypeVar("F", "ModelCall", "EvidenceCall")
 Send: TypeAlias = "Callable[..., Awaitable[None]]"
 """`await send(chunk)` gives a chunk to whoever reads a stream; with `paced=True` it waits till the next is wanted."""
 Body: TypeAlias = "Callable[[], Coroutine[Any, Any, T]]"
@@ -70,7 +73,7 @@ def give_out(chunk: AIMessageChunk, *, paced: bool = False) -> Generator[AIMessa
 
 
 @types.coroutine
-def _relayed(steps: Generator[Any, None, T]) -> Generator[Any, None, T]:
+def _relayed(steps: Generator[AIMessageChunk, None, T]) -> Generator[AIMessageChunk, None, T]:
     return (yield from steps)
 
 
@@ -126,30 +129,32 @@ class Threads:
         """Give up a call; nobody waits for it."""
         call.drop()
 
-    def frame(self, frame: Any) -> AbstractAsyncContextManager[Any]:
+    def frame(self, frame: F) -> AbstractAsyncContextManager[F]:
         """Return what stands around a call of a model or of evidence, for `async with`."""
         return _Frame(frame)
 
-    def parts(self, parts: Any) -> AsyncIterator[Any]:
+    def parts(self, parts: object) -> AsyncIterator[object]:
         """Return the parts of a model's stream."""
-        return _spread(parts)
+        return _spread(cast("Generator[object]", parts))
 
 
-class _Frame:
+class _Frame(AbstractAsyncContextManager[F]):
     __slots__ = ("_frame",)
 
-    def __init__(self, frame: Any) -> None:
+    def __init__(self, frame: F) -> None:
         self._frame = frame
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> F:
         return self._frame.__enter__()
 
-    async def __aexit__(self, *error: object) -> None:
-        self._frame.__exit__(*error)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._frame.__exit__(kind, error, trace)
 
 
-async def _spread(parts: Iterator[T]) -> AsyncGenerator[T, None]:
-    with closing(cast("Any", parts)):
+async def _spread(parts: Generator[object]) -> AsyncGenerator[object, None]:
+    with closing(parts):
         for part in parts:
             yield part
 
@@ -210,13 +215,13 @@ class EventLoop:
         call.drop()
         await asyncio.wait([call.task], timeout=_GRACE)
 
-    def frame(self, frame: Any) -> AbstractAsyncContextManager[Any]:
+    def frame(self, frame: F) -> AbstractAsyncContextManager[F]:
         """Return what stands around a call of a model or of evidence."""
-        return cast("AbstractAsyncContextManager[Any]", frame)
+        return frame
 
-    def parts(self, parts: Any) -> AsyncIterator[Any]:
+    def parts(self, parts: object) -> AsyncIterator[object]:
         """Return the parts of a model's stream."""
-        return cast("AsyncIterator[Any]", parts)
+        return cast("AsyncIterator[object]", parts)
 
 
 class TaskCall(Generic[T]):
