@@ -120,8 +120,7 @@ async def _handed_over(progress: StepProgress, executor: Executor, decision: Dec
     if not progress.reserve("large"):
         return False
     note = _note(progress) if progress.request.policy.handover == "feedback" else None
-    first = progress.facts["tier"] == "small"
-    await executor.hand_over(progress.close_attempt(), decision, first=first)
+    await executor.hand_over(progress.close_attempt(), decision)
     if leave and progress.draft_is_spent:
         return True
     await _large(progress, executor, note)

@@ -51,9 +51,9 @@ class Executor:
             return judges.validate(draft, context)
         return await judges.avalidate(draft, context, seconds=self.request.policy.validator_timeout)
 
-    async def hand_over(self, attempt: Attempt, decision: Decision, *, first: bool) -> None:
-        """Record that an attempt is over and large is next, and wait as long as it asked for; `first` after small."""
-        self.recorder.hand_over(attempt, decision, first=first)
+    async def hand_over(self, attempt: Attempt, decision: Decision) -> None:
+        """Record that an attempt is over and large is next, and wait as long as it asked for."""
+        self.recorder.hand_over(attempt, decision)
         if decision.wait:
             await self._way.sleep(decision.wait * (1.0 + _JITTER * random.random()))
 

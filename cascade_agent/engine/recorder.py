@@ -65,10 +65,10 @@ class StepRecorder:
             self._waiting = self.scope = scope
         return scope
 
-    def hand_over(self, attempt: Attempt, decision: Decision, *, first: bool) -> None:
-        """Record that an attempt is over and large is next; `first` when small was it."""
+    def hand_over(self, attempt: Attempt, decision: Decision) -> None:
+        """Record that an attempt is over and large is next."""
         self._close(attempt)
-        if first:
+        if attempt.tier == "small":
             telemetry.record_escalation(self._span, decision)
 
     def _close(self, attempt: Attempt) -> None:
