@@ -227,13 +227,17 @@ async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, N
     The step is a task: what it sets in its context, whoever reads the stream does not see.
     """
     sent: asyncio.Queue[AIMessageChunk | None] = asyncio.Queue()
+    is_left = False
 
     async def send(chunk: AIMessageChunk, *, paced: bool = False) -> None:
         if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
             raise asyncio.CancelledError  # `asyncio.wait_for`, in a client, can swallow it before Python 3.12
         sent.put_nowait(chunk)
         if paced:
-            await sent.join()
+            try:
+                await sent.join()
+            except asyncio.CancelledError:
+                raise GeneratorExit if is_left else asyncio.CancelledError from None
 
     step = asyncio.create_task(_run(call, EVENT_LOOP, send))
     step.add_done_callback(lambda _: sent.put_nowait(None))
@@ -242,6 +246,9 @@ async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, N
             yield chunk
             sent.task_done()
         step.result()
+    except GeneratorExit:
+        is_left = True
+        raise
     finally:  # whoever reads may have left: what the step then ends with is nobody's any more
         step.cancel()
         await asyncio.wait((step,))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cascade_agent.telemetry import EvidenceCall, ModelCall
 
 T = TypeVar("T")
-F = TypeVar("F", "ModelCall", "EvidenceCall")
+F = TypeVar("F", bound="ModelCall | EvidenceCall")
 Send: TypeAlias = "Callable[..., Awaitable[None]]"
 """`await send(chunk)` gives a chunk to whoever reads a stream; with `paced=True` it waits till the next is wanted."""
 Body: TypeAlias = "Callable[[], Coroutine[Any, Any, T]]"
@@ -217,7 +217,7 @@ class EventLoop:
 
     def frame(self, frame: F) -> AbstractAsyncContextManager[F]:
         """Return what stands around a call of a model or of evidence."""
-        return frame
+        return cast("AbstractAsyncContextManager[F]", frame)
 
     def parts(self, parts: object) -> AsyncIterator[object]:
         """Return the parts of a model's stream."""
