@@ -145,7 +145,8 @@ class _Frame(AbstractAsyncContextManager[F]):
         self._frame = frame
 
     async def __aenter__(self) -> F:
-        return self._frame.__enter__()
+        self._frame.__enter__()
+        return self._frame
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
