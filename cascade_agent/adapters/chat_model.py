@@ -177,57 +177,35 @@ class CascadeChatModel(BaseChatModel):
 
     # ---- asking: sync and async -------------------------------------------------------------------------------------
 
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
         """Answer one step."""
-        return run_step(self._call(input, config, stop, kwargs))
+        return run_step(self._call(input, config, kwargs))
 
     async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
         """Async twin of `invoke`."""
-        return await arun_step(self._call(input, config, stop, kwargs))
+        return await arun_step(self._call(input, config, kwargs))
 
     def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """Stream the answer in chunks: small's when it is accepted, large's as it comes, where it cannot be refused."""
-        yield from stream_step(self._call(input, config, stop, kwargs))
+        yield from stream_step(self._call(input, config, kwargs))
 
     async def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """Async twin of `stream`."""
-        async with aclosing(astream_step(self._call(input, config, stop, kwargs))) as chunks:
+        async with aclosing(astream_step(self._call(input, config, kwargs))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     def _call(
-        self, value: LanguageModelInput, config: RunnableConfig | None, stop: list[str] | None, kwargs: JsonObject
+        self, value: LanguageModelInput, config: RunnableConfig | None, kwargs: JsonObject
     ) -> ModelCall[AIMessage]:
-        if stop is not None:
-            kwargs["stop"] = stop
+        if kwargs.get("stop", "") is None:
+            del kwargs["stop"]
         offer, given = self._binding.of_call(kwargs)
         return self._model_call(value, config, offer, given)
 
@@ -334,70 +312,39 @@ class CascadeChatModel(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=self.invoke(messages, stop=stop, **kwargs))])
 
     def generate(
-        self,
-        messages: list[list[BaseMessage]],
-        stop: list[str] | None = None,
-        callbacks: Any = None,
-        *,
-        tags: list[str] | None = None,
-        metadata: JsonObject | None = None,
-        run_name: str | None = None,
-        run_id: Any = None,
-        **kwargs: Any,
+        self, messages: list[list[BaseMessage]], stop: list[str] | None = None, callbacks: Any = None, **more: Any
     ) -> LLMResult:
         """Answer several steps; each is a run of its own, as in `batch`."""
-        config = _config(callbacks, tags, metadata, run_name, run_id if len(messages) == 1 else None)
-        answers = [self.invoke(m, config.copy(), stop=stop, **kwargs) for m in messages]
-        return LLMResult(generations=[[ChatGeneration(message=answer)] for answer in answers])
+        config = _config_in(more, callbacks, len(messages))
+        return _result([self.invoke(m, config.copy(), stop=stop, **more) for m in messages])
 
     async def agenerate(
-        self,
-        messages: list[list[BaseMessage]],
-        stop: list[str] | None = None,
-        callbacks: Any = None,
-        *,
-        tags: list[str] | None = None,
-        metadata: JsonObject | None = None,
-        run_name: str | None = None,
-        run_id: Any = None,
-        **kwargs: Any,
+        self, messages: list[list[BaseMessage]], stop: list[str] | None = None, callbacks: Any = None, **more: Any
     ) -> LLMResult:
         """Async twin of `generate`; the steps run concurrently."""
-        config = _config(callbacks, tags, metadata, run_name, run_id if len(messages) == 1 else None)
-        steps = (self.ainvoke(m, config.copy(), stop=stop, **kwargs) for m in messages)
+        config = _config_in(more, callbacks, len(messages))
+        steps = (self.ainvoke(m, config.copy(), stop=stop, **more) for m in messages)
         answers = await asyncio.gather(*steps, return_exceptions=True)  # no step goes on behind the caller's back
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        return LLMResult(generations=[[ChatGeneration(message=cast("AIMessage", answer))] for answer in answers])
+        return _result(cast("list[AIMessage]", answers))
 
     def stream_events(
-        self,
-        input: Any,
-        config: RunnableConfig | None = None,
-        *,
-        version: Any = "v2",
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: Any, config: RunnableConfig | None = None, *, version: Any = "v2", **kwargs: Any
     ) -> Any:
         """As `BaseChatModel.stream_events`; under `v3` the accepted answer comes as one model's stream."""
         if version != "v3":
-            return super().stream_events(input, config, version=version, stop=stop, **kwargs)
-        return event_stream(partial(self.stream, input, config, stop=stop, **kwargs))
+            return super().stream_events(input, config, version=version, **kwargs)
+        return event_stream(self.stream(input, config, **kwargs))
 
     def astream_events(
-        self,
-        input: Any,
-        config: RunnableConfig | None = None,
-        *,
-        version: Any = "v2",
-        stop: list[str] | None = None,
-        **kwargs: Any,
+        self, input: Any, config: RunnableConfig | None = None, *, version: Any = "v2", **kwargs: Any
     ) -> Any:
         """Async twin of `stream_events`."""
         if version != "v3":
-            return super().astream_events(input, config, version=version, stop=stop, **kwargs)
-        return aevent_stream(partial(self.astream, input, config, stop=stop, **kwargs))
+            return super().astream_events(input, config, version=version, **kwargs)
+        return aevent_stream(self.astream(input, config, **kwargs))
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
         """Count as the large model does."""
@@ -455,6 +402,13 @@ def _structured(answer: Answer, message: AIMessage, *, include_raw: bool) -> Any
     return parsed
 
 
-def _config(callbacks: Any, tags: Any, metadata: Any, run_name: Any, run_id: Any) -> RunnableConfig:
-    given = {"callbacks": callbacks, "tags": tags, "metadata": metadata, "run_name": run_name, "run_id": run_id}
-    return cast("RunnableConfig", {k: v for k, v in given.items() if v is not None})
+def _config_in(more: JsonObject, callbacks: Any, steps: int) -> RunnableConfig:
+    """Take the config of a run out of the arguments of `generate`; several steps cannot have one id."""
+    given = {"callbacks": callbacks, **{key: more.pop(key, None) for key in ("tags", "metadata", "run_name", "run_id")}}
+    if steps != 1:
+        del given["run_id"]
+    return cast("RunnableConfig", {key: value for key, value in given.items() if value is not None})
+
+
+def _result(answers: Sequence[AIMessage]) -> LLMResult:
+    return LLMResult(generations=[[ChatGeneration(message=answer)] for answer in answers])

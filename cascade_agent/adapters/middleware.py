@@ -7,21 +7,22 @@ is a step of the cascade, and a tier is asked by calling the agent's own handler
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
 from cascade_agent.core.policy import Policy
-from cascade_agent.core.records import Draft, StepContext, ToolSpec
+from cascade_agent.core.records import Draft, ToolSpec
 from cascade_agent.engine.run_step import ModelCall, arun_step, run_step
 from cascade_agent.engine.shadow import SHADOW
 from cascade_agent.engine.step import Answer, CascadeSettings
 from cascade_agent.engine.structured import parse
 from cascade_agent.engine.tier_faults import raised_in_callback, raised_outside_models
+from cascade_agent.engine.ways import resolved
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.models.options import BoundConstraints, bound_constraints, offer_for
 from cascade_agent.models.tier import Role, Tier, configured
@@ -35,7 +36,7 @@ except ImportError as missing:
     raise ConfigurationError(_MSG) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from langchain_core.messages import BaseMessage
     from langchain_core.runnables import Runnable, RunnableConfig
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import ModelLike
 
 _POLICY = Policy()
-T = TypeVar("T")
+Handler: TypeAlias = "Callable[[ModelRequest[Any]], ModelResponse[Any] | Awaitable[ModelResponse[Any]]]"
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -102,33 +103,13 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Run one model call of the agent as a step."""
-        agent = _AgentCall(self, request)
-
-        def call(role: Role, note: str | None, config: RunnableConfig) -> ModelResponse[Any] | StructuredOutputError:
-            with agent.child_of(role, config):
-                try:
-                    return agent.ask(role, note, handler)
-                except StructuredOutputError as error:
-                    return error
-
-        return run_step(agent.model_call(call=call))
+        return run_step(_AgentCall(self, request).model_call(handler, is_async=False))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """Async twin of `wrap_model_call`."""
-        agent = _AgentCall(self, request)
-
-        async def call(
-            role: Role, note: str | None, config: RunnableConfig
-        ) -> ModelResponse[Any] | StructuredOutputError:
-            with agent.child_of(role, config):
-                try:
-                    return await agent.aask(role, note, handler)
-                except StructuredOutputError as error:
-                    return error
-
-        return await arun_step(agent.model_call(acall=call))
+        return await arun_step(_AgentCall(self, request).model_call(handler, is_async=True))
 
     def specs(self, tools: Sequence[Any]) -> tuple[ToolSpec, ...]:
         """Return the tools as validators see them; the same tools give the same specs, which are compiled once."""
@@ -165,8 +146,9 @@ class _AgentCall:
             role: bound_constraints({**tier.bound, "tool_choice": None, **options}) for role, tier in self.tiers.items()
         }
 
-    def model_call(self, **calls: Any) -> ModelCall[ModelResponse[Any]]:
+    def model_call(self, handler: Handler, *, is_async: bool) -> ModelCall[ModelResponse[Any]]:
         """Return the call as the cascade runs it."""
+        ask = partial(self.ask, handler=handler, is_async=is_async)
         metadata = self.config.get("metadata") or {}
         agent = metadata.get("lc_agent_name") or metadata.get("langgraph_node", "cascade")
         name = str(self._middleware.step_name or agent)
@@ -185,44 +167,48 @@ class _AgentCall:
             bound=self.bound,
             state=self.request.state,
             stream_name=name,
-            **calls,
+            call=ask,
+            acall=ask,
         )
 
     def shadow(self) -> Any:
         """Ask the large tier out of the agent's sight, past its other middleware."""
         request, tier = self.request_of("large", None), self.tiers["large"]
         ready = tier.with_tools(request.tools, tool_choice=request.tool_choice) if request.tools else tier.plain()
-        system = request.system_message
-        messages = [*([] if system is None else [system]), *request.messages]
-        return ready.ask(cast("Any", messages), SHADOW, **request.model_settings)
+        return ready.ask(self.messages, SHADOW, **request.model_settings)
 
-    def ask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], T]) -> T:
-        """Ask the agent's handler with the tier's model, within the retries and fallbacks wrapped around it."""
+    async def ask(
+        self, role: Role, note: str | None, config: RunnableConfig, *, handler: Handler, is_async: bool
+    ) -> ModelResponse[Any] | StructuredOutputError:
+        """Ask the agent's handler with the tier's model, in a child of the step's run."""
+        bound = self.tiers[role].config
+        token = var_child_runnable_config.set(merge_configs(config, bound) if bound else config)
+        try:
+            return await self._asked(role, note, handler, is_async=is_async)
+        except StructuredOutputError as error:
+            return error
+        finally:
+            var_child_runnable_config.reset(token)
+
+    async def _asked(self, role: Role, note: str | None, handler: Handler, *, is_async: bool) -> ModelResponse[Any]:
+        """Ask the handler, within the retries and fallbacks that are wrapped around the tier's model."""
         tier = self.tiers[role]
         if not tier.wrapped:
-            return handler(self.request_of(role, note))
+            return await resolved(handler(self.request_of(role, note)))
 
-        def wrapped(model: Any) -> Runnable[Any, T]:
-            own = replace(tier, model=configured(model, self.config))
-            return RunnableLambda(lambda _, **bound: handler(self.request_of(role, note, own, bound)))
-
-        return cast("T", tier.around(wrapped).invoke(None))
-
-    async def aask(self, role: Role, note: str | None, handler: Callable[[ModelRequest[Any]], Awaitable[T]]) -> T:
-        """Async twin of `ask`."""
-        tier = self.tiers[role]
-        if not tier.wrapped:
-            return await handler(self.request_of(role, note))
-
-        def wrapped(model: Any) -> Runnable[Any, T]:
+        def wrapped(model: Any) -> Runnable[Any, Any]:
             own = replace(tier, model=configured(model, self.config))
 
-            async def asked(_: object, **bound: Any) -> T:
-                return await handler(self.request_of(role, note, own, bound))
+            def asked(_: object, **bound: Any) -> Any:
+                return handler(self.request_of(role, note, own, bound))
 
-            return RunnableLambda(asked)
+            async def aasked(_: object, **bound: Any) -> Any:
+                return await resolved(asked(_, **bound))
 
-        return cast("T", await tier.around(wrapped).ainvoke(None))
+            return RunnableLambda(aasked if is_async else asked, name="asked")
+
+        around = tier.around(wrapped)
+        return cast("ModelResponse[Any]", await around.ainvoke(None) if is_async else around.invoke(None))
 
     def request_of(
         self, role: Role, note: str | None, inner: Tier | None = None, given: JsonMapping | None = None
@@ -241,9 +227,7 @@ class _AgentCall:
         own = {**self.tiers[role].bound, **tier.bound, **(given or {})}
         bound = {key: value for key, value in own.items() if key not in ("tools", "tool_choice")}
         system = request.system_message
-        messages = tier.messages_for(
-            [*([] if system is None else [system]), *request.messages], pair=self.tiers, note=note
-        )
+        messages = tier.messages_for(self.messages, pair=self.tiers, note=note)
         return request.override(
             model=tier.base,
             model_settings={**bound, **settings},
@@ -252,16 +236,6 @@ class _AgentCall:
             system_message=cast("Any", None if system is None else messages[0]),
             messages=cast("Any", messages if system is None else messages[1:]),
         )
-
-    @contextmanager
-    def child_of(self, role: Role, config: RunnableConfig) -> Iterator[None]:
-        """Make the tier's call a child of the step's run."""
-        bound = self.tiers[role].config
-        token = var_child_runnable_config.set(merge_configs(config, bound) if bound else config)
-        try:
-            yield
-        finally:
-            var_child_runnable_config.reset(token)
 
     def answer(self, role: str, response: ModelResponse[Any] | AIMessage | StructuredOutputError) -> Answer:
         """Read a tier's response. What the agent answered itself, in tool messages, was structured output."""
@@ -279,28 +253,20 @@ class _AgentCall:
         if parsed is None:
             fault = f"{StructuredOutputError.__name__}: {answers[0].text}" if answers else "nothing was parsed"
         draft = Draft(message=message, tier=role, parsed=parsed, parsing_error=fault)
-        return Answer(draft=draft, native=response, context=self._structured(role, (m.name for m in answers)))
+        return Answer(draft=draft, native=response, judged_with=self._structured(m.name for m in answers))
 
     def _unparsed(self, role: str, error: StructuredOutputError) -> Answer:
         """Read a structured answer that the agent refused: a draft to be judged, not a model that failed."""
         source = getattr(error, "source", error)
         draft = Draft(message=error.ai_message, tier=role, parsing_error=f"{type(source).__name__}: {source}")
         names = (call["name"] for call in error.ai_message.tool_calls)
-        return Answer(draft=draft, native=error, context=self._structured(role, names))
+        return Answer(draft=draft, native=error, judged_with=self._structured(names))
 
-    def _structured(self, role: str, names: Any) -> StepContext:
-        """Return the context of a structured answer: the tools that carry one are known and were parsed."""
+    def _structured(self, names: Iterable[str | None]) -> JsonMapping:
+        """Return what a structured answer is judged with: the tools that carry one are known and were parsed."""
         known = {tool.name for tool in self.tools}
         carriers = [ToolSpec(name=name) for name in dict.fromkeys(names) if name and name not in known]
-        thread_id = (self.config.get("configurable") or {}).get("thread_id")
-        return StepContext(
-            messages=tuple(self.messages),
-            tools=(*self.tools, *carriers),
-            state=self.request.state,
-            **{**vars(self.bound.get(cast("Role", role), self.bound["large"])), "output_schema": self.schema},
-            thread_id=None if thread_id is None else str(thread_id),
-            side_effects=self._middleware.policy.side_effects,
-        )
+        return {"tools": (*self.tools, *carriers), "output_schema": self.schema}
 
     def rebuilt(self, tier: str, message: AIMessage, parsed: object) -> Answer:
         """Return an answer from what was saved of it, or from a human's."""
@@ -340,10 +306,8 @@ def _response(answer: Answer, recorded: AIMessage) -> ModelResponse[Any]:
     for message in response.result:
         if message is own:
             result.append(recorded)
-        elif isinstance(message, ToolMessage) and ids.get(message.tool_call_id, message.tool_call_id) is not None:
-            result.append(
-                message.model_copy(update={"tool_call_id": ids.get(message.tool_call_id, message.tool_call_id)})
-            )
+        elif isinstance(message, ToolMessage) and (new := ids.get(message.tool_call_id, message.tool_call_id)):
+            result.append(message.model_copy(update={"tool_call_id": new}))
         else:
             result.append(message)
     return ModelResponse(result=result, structured_response=response.structured_response)

@@ -20,6 +20,7 @@ from langchain_core.runnables.config import ensure_config, run_in_executor, var_
 from cascade_agent.adapters.chat_model import CascadeChatModel
 from cascade_agent.core.policy import Policy
 from cascade_agent.engine.step import state_of_step
+from cascade_agent.engine.ways import finished
 from cascade_agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from cascade_agent.models.tier import ModelLike
 
 Prompt = str | SystemMessage | Callable[[Any], str | SystemMessage | Sequence[BaseMessage]]
+Body = Callable[[Any, RunnableConfig, bool], Awaitable[Any]]
+"""`(state, config, is_async) -> update`; on the way of threads it is done when it comes back."""
 F = TypeVar("F", bound=Callable[..., Any])
 B = TypeVar("B")
 _POLICY = Policy()
@@ -40,34 +43,25 @@ class CascadeNode(Runnable[Any, Any]):
     It opens no run of its own: the graph has one for the node, the cascade one for each step.
     """
 
-    def __init__(
-        self,
-        model: CascadeChatModel,
-        call: Callable[[Any, RunnableConfig], Any],
-        acall: Callable[[Any, RunnableConfig], Awaitable[Any]],
-        *,
-        name: str,
-    ) -> None:
-        self.model, self.name = model, name
-        self._call, self._acall = call, acall
+    def __init__(self, model: CascadeChatModel, body: Body, *, name: str) -> None:
+        self.model, self.name, self._body = model, name, body
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Run the node on a state; gives its update."""
         del kwargs
-        config = ensure_config() if config is None else config
-        token = var_child_runnable_config.set(config)
-        try:
-            return self._call(input, config)
-        finally:
-            var_child_runnable_config.reset(token)
+        return finished(self._run(input, config, is_async=False))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Async twin of `invoke`."""
         del kwargs
+        return await self._run(input, config, is_async=True)
+
+    async def _run(self, state: Any, config: RunnableConfig | None, *, is_async: bool) -> Any:
         config = ensure_config() if config is None else config
         token = var_child_runnable_config.set(config)
         try:
-            return await self._acall(input, config)
+            with state_of_step(state):
+                return await self._body(state, config, is_async)
         finally:
             var_child_runnable_config.reset(token)
 
@@ -129,15 +123,13 @@ def cascade_node(
     # passed on here: the binding would merge the graph's config once more, a tenth of a step's time
     bound: JsonMapping = offered.kwargs if isinstance(offered, RunnableBinding) else {}
 
-    def call(state: Any, config: RunnableConfig) -> Any:
-        with state_of_step(state):
-            return _update(state, model.invoke(_request(state, prompt), config, **bound))
+    async def body(state: Any, config: RunnableConfig, is_async: bool) -> Any:
+        request = _request(state, prompt)
+        if is_async:
+            return _update(state, await model.ainvoke(request, config, **bound))
+        return _update(state, model.invoke(request, config, **bound))
 
-    async def acall(state: Any, config: RunnableConfig) -> Any:
-        with state_of_step(state):
-            return _update(state, await model.ainvoke(_request(state, prompt), config, **bound))
-
-    return CascadeNode(model, call, acall, name=name or "cascade")
+    return CascadeNode(model, body, name=name or "cascade")
 
 
 def cascade_step(
@@ -178,25 +170,22 @@ def cascade_step(
             msg = f"{body!r} has no parameter `model`: write `def {getattr(body, '__name__', 'node')}(state, *, model)`"
             raise ConfigurationError(msg)
         first = next(iter(inspect.signature(body).parameters))
-        wrapper: Any
-        if inspect.iscoroutinefunction(body):
 
-            @functools.wraps(body)
-            async def awrapper(*args: Any, **kwargs: Any) -> Any:
-                state, rest = (args[0], args[1:]) if args else (kwargs.pop(first), ())
-                with state_of_step(state):
-                    return await body(owned(state), *rest, **{"model": offered, **kwargs})
+        def called(args: tuple[Any, ...], kwargs: JsonObject) -> tuple[Any, Callable[[], Any]]:
+            state, rest = (args[0], args[1:]) if args else (kwargs.pop(first), ())
+            return state, functools.partial(body, owned(state), *rest, **{"model": offered, **kwargs})
 
-            wrapper = awrapper
-        else:
+        async def acall(*args: Any, **kwargs: Any) -> Any:
+            state, ready = called(args, kwargs)
+            with state_of_step(state):
+                return await ready()
 
-            @functools.wraps(body)
-            def swrapper(*args: Any, **kwargs: Any) -> Any:
-                state, rest = (args[0], args[1:]) if args else (kwargs.pop(first), ())
-                with state_of_step(state):
-                    return body(owned(state), *rest, **{"model": offered, **kwargs})
+        def call(*args: Any, **kwargs: Any) -> Any:
+            state, ready = called(args, kwargs)
+            with state_of_step(state):
+                return ready()
 
-            wrapper = swrapper
+        wrapper: Any = functools.wraps(body)(acall if inspect.iscoroutinefunction(body) else call)
         wrapper.cascade = cascade
         return cast("F", wrapper)
 
@@ -264,24 +253,19 @@ def _with_body(model: CascadeChatModel, offered: Any, step: Callable[..., Any], 
     by_name = _takes_model_by_name(step)
     native = inspect.iscoroutinefunction(step) or inspect.iscoroutinefunction(getattr(step, "__call__", None))  # noqa: B004 - a callable object's own method
 
-    def body(state: Any, config: RunnableConfig) -> Any:
+    def play(state: Any, config: RunnableConfig) -> Any:
         given = _injection(takes, config)
         return step(owned(state), model=offered, **given) if by_name else step(owned(state), offered, **given)
 
-    def call(state: Any, config: RunnableConfig) -> Any:
-        if native:
+    async def body(state: Any, config: RunnableConfig, is_async: bool) -> Any:
+        if native and not is_async:
             msg = f"the step of node {name!r} is async: run the graph with ainvoke or astream, or give a sync step"
             raise ConfigurationError(msg)
-        with state_of_step(state):
-            return body(state, config)
+        if native:
+            return await play(state, config)
+        return await run_in_executor(config, play, state, config) if is_async else play(state, config)
 
-    async def acall(state: Any, config: RunnableConfig) -> Any:
-        with state_of_step(state):
-            if native:
-                return await body(state, config)
-            return await run_in_executor(config, body, state, config)
-
-    return CascadeNode(model, call, acall, name=name)
+    return CascadeNode(model, body, name=name)
 
 
 def _takes_model_by_name(step: Callable[..., Any]) -> bool:

@@ -13,43 +13,42 @@ import asyncio
 import hashlib
 import sys
 import threading
-import time
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cascade_agent.core.clean_json import clean
 from cascade_agent.core.records import StepTrace, load
 from cascade_agent.engine.budget import Budget
-from cascade_agent.engine.engine import OpenStep, arun, arun_on, drained, run, stream
-from cascade_agent.engine.executor import AsyncExecutor, Executor
+from cascade_agent.engine.engine import OpenStep
 from cascade_agent.engine.human_review import ask_human, record_review
 from cascade_agent.engine.shadow import shadow
 from cascade_agent.engine.step import StepResult
 from cascade_agent.engine.structured import plain
+from cascade_agent.engine.ways import finished
 from cascade_agent.errors import RejectedDraft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Iterator
 
-    from langchain_core.messages import AIMessageChunk
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import CheckpointTuple
 
     from cascade_agent.core.clean_json import JsonMapping, JsonObject
-    from cascade_agent.engine.engine import E
-    from cascade_agent.engine.recorder import StepRecorder
     from cascade_agent.engine.step import Answer, Rebuild, StepRequest
+    from cascade_agent.engine.ways import Body, Way
+
+T = TypeVar("T")
 
 TASK = "cascade.step"
 """Name of the task, and the key under which `stream_mode="updates"` shows its result."""
 
 
-def run_durably(request: StepRequest, rebuild: Rebuild) -> Generator[AIMessageChunk, None, tuple[Answer, StepTrace]]:
-    """Run a step; return its answer and its record, after yielding what goes out as it comes.
+async def run_durably(request: StepRequest, rebuild: Rebuild, way: Way) -> tuple[Answer, StepTrace]:
+    """Run a step; return its answer and its record.
 
-    A task yields nothing: in one, what would be yielded is not, and only handlers see it come.
+    On the way of threads a task gives out no chunks: it has a result alone, and only handlers see the answer come.
 
     With `on_exhausted="interrupt"` an exhausted step interrupts the graph with a question (see `human_review`), and
     again with an `"error"` where the reply is not understood. Without a graph that has a checkpointer it raises.
@@ -59,50 +58,18 @@ def run_durably(request: StepRequest, rebuild: Rebuild) -> Generator[AIMessageCh
         Exception: large's own, where large alone would have raised it.
     """
     request, saves = _placed(request)
-    if not saves:
-        result = yield from stream(OpenStep(request, Executor))
+    result = await _in_parts(request, rebuild, way) if saves else None
+    if result is None:
+        result = await OpenStep(request, way).run()
         shadow(request, result)
-    else:
-        with _Parts(request, rebuild) as parts:
-
-            def part() -> JsonObject:
-                return parts.save(drained(stream(parts.step(Executor), leave=parts.result is None)))
-
-            while parts.remain:
-                parts.take(run_as_task(part))
-        result = parts.result or run(request)
     if result.answer is None and request.interruptible:
         result = ask_human(request, result, rebuild)
-        run_as_task(lambda: record_review(request, result.trace))
-    return _ended(result)
-
-
-async def arun_durably(request: StepRequest, rebuild: Rebuild) -> tuple[Answer, StepTrace]:
-    """Async twin of `run_durably`."""
-    request, saves = _placed(request)
-    if not saves:
-        result = await arun(request)
-        shadow(request, result)
-    else:
-        with _Parts(request, rebuild) as parts:
-
-            async def part() -> JsonObject:
-                return parts.save(await arun_on(parts.step(AsyncExecutor), leave=parts.result is None))
-
-            while parts.remain:
-                parts.take(await arun_as_task(part))
-        result = parts.result or await arun(request)
-    if result.answer is None and request.interruptible:
-        result = ask_human(request, result, rebuild)
+        reviewed = result.trace
 
         async def record() -> None:
-            record_review(request, result.trace)
+            record_review(request, reviewed)
 
-        await arun_as_task(record)
-    return _ended(result)
-
-
-def _ended(result: StepResult) -> tuple[Answer, StepTrace]:
+        await as_task(record, way)
     if result.answer is None:
         raise result.failure()
     return result.answer, result.trace
@@ -161,37 +128,29 @@ def _runtime() -> object:
         return None
 
 
-def run_as_task(function: Callable[[], Any]) -> Any:
+async def as_task(part: Body[T], way: Way) -> T | None:
     """Return the result of a function, saved as a task's.
 
     A synchronous call in a node of an asynchronous run stands on the thread of the loop that would have to run the
     task: there it is run at once, and not saved.
     """
-    done = False
+    from langgraph.func import task
 
-    def once() -> Any:
-        return None if done else function()
-
-    future = _task(once)()
-    if asyncio.isfuture(future):
-        done = True
-        return function()
-    result = future.result()
+    make: Any = task(name=TASK)
+    if way.is_async:
+        result = await make(part)()
+    else:
+        done = False
+        future = make(lambda: None if done else finished(part()))()
+        if asyncio.isfuture(future):
+            done = True
+            return await part()
+        result = future.result()
     for saver, place, pause in _looks(result):
-        if _holds(saver.get_tuple(place), result):
+        if _holds(await saver.aget_tuple(place) if way.is_async else saver.get_tuple(place), result):
             break
-        time.sleep(pause)
-    return result
-
-
-async def arun_as_task(function: Callable[[], Any]) -> Any:
-    """Async twin of `run_as_task`."""
-    result = await _task(function)()
-    for saver, place, pause in _looks(result):
-        if _holds(await saver.aget_tuple(place), result):
-            break
-        await asyncio.sleep(pause)
-    return result
+        await way.sleep(pause)
+    return cast("T | None", result)
 
 
 _PAUSES = tuple(0.001 * 2**n for n in range(13))
@@ -222,83 +181,72 @@ def _holds(checkpoint: CheckpointTuple | None, result: object) -> bool:
     return any(isinstance(value, dict) and value == result for *_, value in writes)
 
 
-def _task(function: Callable[[], Any]) -> Callable[[], Any]:
-    from langgraph.func import task
-
-    decorate: Any = task(name=TASK)
-    return cast("Callable[[], Any]", decorate(function))
-
-
 # ---- a step as tasks ------------------------------------------------------------------------------------------------
 
 
-class _Parts:
-    """The parts of a step that are a task each, and what is known of the step after those that are over.
+async def _in_parts(request: StepRequest, rebuild: Rebuild, way: Way) -> StepResult | None:
+    """Run a step in parts that are a task each; None where what is saved is of another request.
 
     A part that a checkpoint holds is read from there; one that runs in this process is not.
     """
+    step: OpenStep | None = None
+    ran: StepResult | None = None
+    result: StepResult | None = None
 
-    def __init__(self, request: StepRequest, rebuild: Rebuild) -> None:
-        self.request, self.rebuild = request, rebuild
-        self.remain = True
-        self.result: StepResult | None = None
-        """The result of the last part; None before the first, and when what is saved is of another request."""
-        self._ran: StepResult | None = None
-        self._step: OpenStep[Any] | None = None
+    async def part() -> JsonObject:
+        nonlocal step, ran
+        if step is None:  # it goes on where another process left it
+            step = OpenStep(request, way, None if result is None else result.trace)
+        ran = await step.run(leave=result is None)
+        return _saved(request, ran)
 
-    def __enter__(self) -> Self:
-        return self
+    try:
+        while result is None or result.is_left:
+            saved = await as_task(part, way)
+            if ran is not None:
+                shadow(request, ran)
+            result, ran = ran or _read(request, rebuild, saved), None
+            if result is None:
+                return None
+    except BaseException as error:
+        if step is not None and step.is_left:  # ended between two parts
+            step.stopped(error)
+        raise
+    return result
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Record a step that was ended between two parts."""
-        if error is not None and self._step is not None and self._step.is_left:
-            self._step.stopped(error)
 
-    def step(self, executor: Callable[[StepRequest, StepRecorder], E]) -> OpenStep[E]:
-        """Return the step where it was left, here or by another process."""
-        if self._step is None:
-            self._step = OpenStep(self.request, executor, None if self.result is None else self.result.trace)
-        return self._step
+def _saved(request: StepRequest, result: StepResult) -> JsonObject:
+    """Return what a checkpoint keeps of a part that ran here. Not a failure: a retry of the node is to ask anew."""
+    if result.answer is None and not (result.is_left or request.interruptible):
+        raise result.failure()
+    best = result.answer or result.best
+    return {
+        "request": _fingerprint(request),
+        "accepted": result.answer is not None,
+        "is_left": result.is_left,
+        "trace": result.trace.to_json(content=False),  # a rejected draft is in no checkpoint
+        "errors": [str(clean(f"{type(e).__name__}: {e}"[:500])) for e in result.errors],
+        "message": None if best is None else best.draft.message.model_dump(),
+        "tier": None if best is None else best.draft.tier,
+        "parsed": None if best is None else plain(best.draft.parsed),
+    }
 
-    def save(self, result: StepResult) -> JsonObject:
-        """Return what a checkpoint keeps of a part that ran here. Not a failure: a retry of the node is to ask anew."""
-        self._ran = result
-        if result.answer is None and not (result.is_left or self.request.interruptible):
-            raise result.failure()
-        best = result.answer or result.best
-        return {
-            "request": _fingerprint(self.request),
-            "accepted": result.answer is not None,
-            "is_left": result.is_left,
-            "trace": result.trace.to_json(content=False),  # a rejected draft is in no checkpoint
-            "errors": [str(clean(f"{type(e).__name__}: {e}"[:500])) for e in result.errors],
-            "message": None if best is None else best.draft.message.model_dump(),
-            "tier": None if best is None else best.draft.tier,
-            "parsed": None if best is None else plain(best.draft.parsed),
-        }
 
-    def take(self, saved: JsonMapping | None) -> None:
-        """Go on after a part, by its result as it came here or as it is saved."""
-        if self._ran is not None:
-            shadow(self.request, self._ran)
-        self.result, self._ran = self._ran or self._read(saved), None
-        self.remain = self.result is not None and self.result.is_left
+def _read(request: StepRequest, rebuild: Rebuild, saved: JsonMapping | None) -> StepResult | None:
+    from langchain_core.messages import AIMessage
 
-    def _read(self, saved: JsonMapping | None) -> StepResult | None:
-        from langchain_core.messages import AIMessage
-
-        if saved is None or saved["request"] != _fingerprint(self.request):
-            return None
-        best = None
-        if saved["message"] is not None:
-            best = self.rebuild(saved["tier"], AIMessage(**saved["message"]), saved["parsed"])
-        return StepResult(
-            answer=best if saved["accepted"] else None,
-            best=best,
-            trace=load(StepTrace, saved["trace"]),
-            errors=tuple(RejectedDraft(text) for text in saved["errors"]),
-            is_left=bool(saved.get("is_left")),
-        )
+    if saved is None or saved["request"] != _fingerprint(request):
+        return None
+    best = None
+    if saved["message"] is not None:
+        best = rebuild(saved["tier"], AIMessage(**saved["message"]), saved["parsed"])
+    return StepResult(
+        answer=best if saved["accepted"] else None,
+        best=best,
+        trace=load(StepTrace, saved["trace"]),
+        errors=tuple(RejectedDraft(text) for text in saved["errors"]),
+        is_left=bool(saved.get("is_left")),
+    )
 
 
 def _fingerprint(request: StepRequest) -> str:

@@ -1,217 +1,152 @@
 """One step, from the small tier's draft to its end: decide, ask, validate, decide again.
 
-`step_script` is the whole way of a step without I/O and without a clock: it yields what it wants done and is sent the
-result. `run` and `arun` are the two loops around it, so sync and async cannot differ.
+`_played` is the whole way of a step without I/O and without a clock: these are its executor's.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from cascade_agent.core.decide import final_attempt
 from cascade_agent.core.records import SideCall, Verdict
-from cascade_agent.engine.executor import AsyncExecutor, Executor
+from cascade_agent.engine.executor import Executor
 from cascade_agent.engine.progress import StepProgress
 from cascade_agent.engine.recorder import StepRecorder
-from cascade_agent.engine.step import (
-    Answer,
-    AskEvidence,
-    AwaitMoney,
-    CallTier,
-    CancelPending,
-    HandOver,
-    Reply,
-    StepEnd,
-    StepRequest,
-    StepResult,
-    Validate,
-)
+from cascade_agent.engine.step import Answer, StepEnd, StepRequest, StepResult
 from cascade_agent.models.usage import NOTHING, usage_and_cost_of_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
-    from langchain_core.messages import AIMessageChunk
-
     from cascade_agent.core.records import Decision, Draft, StepOutcome, StepTrace
-    from cascade_agent.engine.step import Effect
+    from cascade_agent.engine.ways import Way
     from cascade_agent.models.tier import Role
     from cascade_agent.validators.validator_set import Evidence, Gathered
 
-T = TypeVar("T")
-E = TypeVar("E", Executor, AsyncExecutor)
 
-
-class OpenStep(Generic[E]):
+class OpenStep:
     """A step under way, which may be left at its hand-over to large and gone on with.
 
     `before` is what a checkpoint holds of one that another process left there.
     """
 
-    __slots__ = ("executor", "is_left", "progress", "recorder", "script")
+    __slots__ = ("_way", "executor", "is_left", "progress", "recorder")
 
-    def __init__(
-        self, request: StepRequest, executor: Callable[[StepRequest, StepRecorder], E], before: StepTrace | None = None
-    ) -> None:
-        self.recorder, self.is_left = StepRecorder(request), False
-        self.progress = StepProgress(request) if before is None else StepProgress.handed_over(request, before)
-        self.executor: E = executor(request, self.recorder)
-        self.executor.started -= self.progress.elapsed
-        self.script = step_script(self.progress)
+    def __init__(self, request: StepRequest, way: Way, before: StepTrace | None = None) -> None:
+        self.recorder, self.is_left, self._way = StepRecorder(request), False, way
+        self.executor = Executor(request, self.recorder, way)
+        clock = self.executor.elapsed
+        if before is None:
+            self.progress = StepProgress(request, clock)
+        else:
+            self.progress = StepProgress.handed_over(request, clock, before)
+            self.executor.started -= before.latency or 0.0
+        if request.statistics is not None:
+            self.progress.known = request.statistics.snapshot(request.name)
 
-    def leaves(self, effect: Effect) -> bool:
-        """Leave the step after a hand-over where nobody needs small's draft any more; return whether it is left."""
-        self.is_left = isinstance(effect, HandOver) and self.progress.draft_is_spent
-        return self.is_left
+    async def run(self, *, leave: bool = False) -> StepResult:
+        """Run the step; return how it ended. With `leave` it may be left at the hand-over to large: then run it on.
 
-    def left(self) -> StepResult:
-        """Return what is known of a step that was left."""
-        end = StepEnd(outcome="interrupted", reason=self.progress.decisions[-1].reason)
-        return StepResult(answer=None, best=None, trace=self.recorder.trace(self.progress, end), is_left=True)
-
-    def ended(self, end: StepEnd) -> StepResult:
-        """Record the end of the step; return its result."""
-        self.executor.cancel()
-        return self.progress.result(end, self.recorder.record(self.progress, end))
+        Raises:
+            BaseException: only what the host steers with (`GraphBubbleUp`, `KeyboardInterrupt`, ...).
+        """
+        self.is_left = False
+        try:
+            end = await _played(self.progress, self.executor, leave=leave)
+        except BaseException as error:
+            self.stopped(error)
+            raise
+        self.is_left = end is None
+        if end is None:
+            end = StepEnd(outcome="interrupted", reason=self.progress.decisions[-1].reason)
+            return StepResult(answer=None, best=None, trace=self.recorder.trace(self.progress, end), is_left=True)
+        result = self.progress.result(end, self.recorder.record(self.progress, end))
+        if self._way.is_async:
+            await self.recorder.written()
+        return result
 
     def stopped(self, error: BaseException) -> None:
         """Record a step that the host, or something outside of it, ended."""
-        self.progress.elapsed = perf_counter() - self.executor.started
-        self.recorder.record(self.progress, self.progress.stopped(error, hedged=self.executor.hedge_made))
+        rival = self.executor.rival
+        self.recorder.record(self.progress, self.progress.stopped(error, hedged=rival is not None and rival.is_made))
         self.executor.cancel()
-
-
-def run(request: StepRequest) -> StepResult:
-    """Run a step. Raises only what the host steers with (`GraphBubbleUp`, `KeyboardInterrupt`, ...)."""
-    return drained(stream(OpenStep(request, Executor)))
-
-
-def stream(step: OpenStep[Executor], *, leave: bool = False) -> Generator[AIMessageChunk, None, StepResult]:
-    """Run a step; yield the answer of the tier with the last word as it comes, and return how the step ended.
-
-    With `leave` it may be left at the hand-over to large: then run it on from there.
-    """
-    executor, step.is_left = step.executor, False
-    try:
-        effect = step.script.send(None)
-        while True:
-            if isinstance(effect, CallTier) and effect.live:
-                done: object = yield from executor.stream(effect)
-            else:
-                done = executor.execute(effect)
-            step.progress.elapsed = perf_counter() - executor.started
-            if leave and step.leaves(effect):
-                return step.left()
-            effect = step.script.send(done)
-    except StopIteration as stop:
-        end: StepEnd = stop.value
-    except BaseException as error:
-        step.stopped(error)
-        raise
-    return step.ended(end)
-
-
-def drained(steps: Generator[object, None, T]) -> T:
-    """Return what a generator returns; nobody wants what it yields."""
-    try:
-        while True:
-            next(steps)
-    except StopIteration as stop:
-        return cast("T", stop.value)
-    except RuntimeError as error:  # a fake whose iterator is at its end: Python lets no generator raise that
-        if isinstance(error.__cause__, StopIteration) and str(error) == "generator raised StopIteration":
-            raise error.__cause__ from None
-        raise
-
-
-async def arun(request: StepRequest) -> StepResult:
-    """Async twin of `run`."""
-    return await arun_on(OpenStep(request, AsyncExecutor))
-
-
-async def arun_on(step: OpenStep[AsyncExecutor], *, leave: bool = False) -> StepResult:
-    """Async twin of `stream`, which yields nothing."""
-    executor, step.is_left = step.executor, False
-    try:
-        effect = step.script.send(None)
-        while True:
-            done = await executor.execute(effect)
-            step.progress.elapsed = perf_counter() - executor.started
-            if leave and step.leaves(effect):
-                return step.left()
-            effect = step.script.send(done)
-    except StopIteration as stop:
-        end: StepEnd = stop.value
-    except BaseException as error:
-        step.stopped(error)
-        raise
-    result = step.ended(end)
-    await step.recorder.written()
-    return result
 
 
 # ---- the way of a step, without I/O ---------------------------------------------------------------------------------
 
 
-def step_script(progress: StepProgress) -> Generator[Effect, Any, StepEnd]:
-    """Yield what a step wants done, from its first decision to its end."""
+async def _played(progress: StepProgress, executor: Executor, *, leave: bool) -> StepEnd | None:
+    """Take a step from where it is to its end; with `leave` return None where it is left at its hand-over to large."""
     request = progress.request
-    if request.statistics is not None:
-        progress.known = request.statistics.snapshot(request.name)
-    if progress.decisions:  # it was left at this one
-        yield from _large(progress, progress.decisions[-1])
+    if progress.is_closed:  # it was left there
+        await _large(progress, executor)
+    elif progress.decisions:  # by another process
+        await _handed_over(progress, executor, progress.decisions[-1])
     else:
-        before = (yield Validate(None, request.contexts["small"])) if request.validators.before else ()
+        before = await executor.validate(None, request.contexts["small"]) if request.validators.before else ()
         progress.open_attempt("small", before)
-    hedged = False
     while True:
         decision = progress.decide()
-        if decision.action == "ask_small":
-            if progress.reserve("small"):
-                hedged = decision.hedge is not None
-                yield from _draft(progress, "small", hedge=decision.hedge)
-        elif decision.action == "ask_evidence" and decision.evidence is not None:
-            yield from _evidence(progress, request.validators.evidence[decision.evidence])
-        elif decision.action == "escalate":
-            yield from _large(progress, decision)
-        elif decision.reason == "budget" and (amount := progress.held_for_others(decision)) is not None:
-            progress.take_back_decision()
-            yield AwaitMoney(amount, progress.time_left)
-        else:
+        if decision.action == "escalate":
+            if await _handed_over(progress, executor, decision, leave=leave):
+                return None
+        elif not await _moved(progress, executor, decision):
             break
-    if hedged:
-        progress.dropped((yield CancelPending()))
+    if executor.rival is not None:
+        progress.dropped(await executor.drop_rival())
     return _end(progress, decision)
 
 
-def _large(progress: StepProgress, decision: Decision) -> Generator[Effect, Any, None]:
-    """Hand the step over to the large tier."""
+async def _moved(progress: StepProgress, executor: Executor, decision: Decision) -> bool:
+    """Do what a decision wants done, but for a hand-over; False where it is the last one."""
+    if decision.action == "ask_small":
+        if progress.reserve("small"):
+            await _draft(progress, executor, "small", hedge=decision.hedge)
+        return True
+    if decision.action == "ask_evidence" and decision.evidence is not None:
+        await _evidence(progress, executor, progress.request.validators.evidence[decision.evidence])
+        return True
+    amount = progress.held_for_others(decision) if decision.reason == "budget" else None
+    if amount is not None:
+        progress.take_back_decision()
+        await executor.await_money(amount, progress.time_left)
+    return amount is not None
+
+
+async def _handed_over(progress: StepProgress, executor: Executor, decision: Decision, *, leave: bool = False) -> bool:
+    """Hand the step over to the large tier; return whether it is left before that is asked.
+
+    It is left only where nobody needs small's draft any more, which no checkpoint keeps.
+    """
     if not progress.reserve("large"):
-        return
+        return False
     note = _note(progress) if progress.request.policy.handover == "feedback" else None
-    first = progress.facts["tier"] == "small"
-    yield HandOver(progress.close_attempt(), decision, first)
+    await executor.hand_over(progress.close_attempt(), decision)
+    if leave and progress.draft_is_spent:
+        return True
+    await _large(progress, executor, note)
+    return False
+
+
+async def _large(progress: StepProgress, executor: Executor, note: str | None = None) -> None:
     progress.open_attempt("large")
-    yield from _draft(progress, "large", note=note)
+    await _draft(progress, executor, "large", note=note)
 
 
-def _draft(
-    progress: StepProgress, role: Role, *, note: str | None = None, hedge: float | None = None
-) -> Generator[Effect, Any, None]:
+async def _draft(
+    progress: StepProgress, executor: Executor, role: Role, *, note: str | None = None, hedge: float | None = None
+) -> None:
     """Ask a tier and validate its draft."""
     live = role == "large" and progress.last_word
-    reply: Reply = yield CallTier(role, progress.seconds(role), note, hedge, live)
+    reply = await executor.call_tier(role, progress.seconds(role), note, hedge=hedge, live=live)
     if reply.error is not None:
         progress.failed(reply, reply.error)
         return
     answer = cast("Answer", reply.value)
     progress.drafted(reply, answer)
-    progress.judged((yield Validate(answer.draft, progress.context(role))))
+    progress.judged(await executor.validate(answer.draft, progress.context(role)))
 
 
-def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, Any, None]:
+async def _evidence(progress: StepProgress, executor: Executor, evidence: Evidence) -> None:
     """Ask one piece of evidence about the draft and judge anew. A piece that breaks is an abstain.
 
     Evidence that asks the small tier again (`for_tier`) may return a third value, another draft of small that takes the
@@ -219,7 +154,7 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
     """
     draft, context = cast("Answer", progress.answer).draft, progress.context("small")
     better: Draft | None = None
-    reply: Reply = yield AskEvidence(evidence, draft, context, progress.seconds("small"))
+    reply = await executor.ask_evidence(evidence, draft, context, progress.seconds("small"))
     if reply.error is not None:
         code = "evidence_timeout" if reply.late else "evidence_error"
         verdict = Verdict(outcome="abstain", code=code, reason=type(reply.error).__name__, validator=evidence.name)
@@ -232,7 +167,7 @@ def _evidence(progress: StepProgress, evidence: Evidence) -> Generator[Effect, A
     if better is not None and not progress.replaced(better):
         verdict = Verdict(outcome="abstain", code="evidence_error", reason="the host could not read the better draft")
     elif better is not None:
-        progress.judged((yield Validate(better, progress.context("small"))))
+        progress.judged(await executor.validate(better, progress.context("small")))
     progress.judged((progress.request.validators.stamp(evidence.name, verdict, context),), gathered=evidence.name)
 
 

@@ -1,387 +1,165 @@
-"""Executes what the script of a step wants done, on threads or on asyncio, and keeps the clock of the step."""
+"""Makes the calls of a step, on threads or on an event loop, and keeps its clock."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar, assert_never, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent import telemetry
-from cascade_agent.engine.step import AskEvidence, AwaitMoney, CallTier, CancelPending, HandOver, Reply, Validate
-from cascade_agent.engine.worker_threads import (
-    MAX_LATE,
-    BackgroundCall,
-    LateError,
-    SupersededError,
-    is_full,
-    run_within,
-    start,
-    stream_within,
-)
-from cascade_agent.models.tier import CALL_SECONDS
+from cascade_agent.engine.step import Reply
+from cascade_agent.engine.ways import resolved, unwrapped
+from cascade_agent.engine.worker_threads import LateError, SupersededError
 from cascade_agent.validators.validator_set import gathered, is_control_flow, own_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Callable
 
-    from langchain_core.messages import AIMessageChunk
-
+    from cascade_agent.core.records import Attempt, Decision, Draft, StepContext, Verdict
     from cascade_agent.engine.budget import Budget
     from cascade_agent.engine.recorder import StepRecorder
-    from cascade_agent.engine.step import Answer, Effect, Pending, StepRequest
+    from cascade_agent.engine.step import Pending, StepRequest
+    from cascade_agent.engine.ways import Body, Way
     from cascade_agent.models.tier import Role, Tier
     from cascade_agent.validators.validator_set import Evidence
 
-T = TypeVar("T")
-_GRACE = 0.005
-"""Seconds in which a call that was cancelled may end; nobody waits for what it does later."""
 _JITTER = 0.1
 """Share of a provider's waiting time that is added at random, so that those who were refused together do not return
 together."""
 
 
-class _Base:
-    """The parts that both executors share: the request, the recorder, the clock, a large call in parallel."""
+class Executor:
+    """The calls of one step: of its tiers, validators and evidence. No call of a tier raises: see `Reply`."""
 
-    __slots__ = ("hedge_made", "recorder", "request", "started")
+    __slots__ = ("_way", "recorder", "request", "rival", "started")
 
-    request: StepRequest
-    recorder: StepRecorder
-    hedge_made: bool
-    started: float
+    def __init__(self, request: StepRequest, recorder: StepRecorder, way: Way) -> None:
+        self.request, self.recorder, self.started = request, recorder, perf_counter()
+        self._way: Any = way
+        self.rival: Any = None
+        """A call of large in parallel to the one of small."""
 
-    def failed(self, error: Exception, started: float) -> Reply:
-        """Return the reply of a call that raised; what the host raised passes through."""
-        host_raised = self.request.host_raised
-        if is_control_flow(error) or (host_raised is not None and host_raised(error)):
-            raise error
-        return Reply(None, error, late=False, latency=perf_counter() - started)
+    def elapsed(self) -> float:
+        """Return the seconds since the step began."""
+        return perf_counter() - self.started
 
-    def _at_small(self, evidence: Evidence) -> Evidence:
-        """Return evidence as it is asked; one that asks the small tier itself is given it."""
-        for_tier: Callable[[Tier], Evidence] | None = getattr(evidence, "for_tier", None)
-        return evidence if for_tier is None else for_tier(self.request.tiers["small"])
+    async def validate(self, draft: Draft | None, context: StepContext) -> tuple[Verdict, ...]:
+        """Run the local validators on a draft; without one, those that look at the context alone."""
+        judges = self.request.validators
+        if not self._way.is_async:
+            return judges.validate(draft, context)
+        return await judges.avalidate(draft, context, seconds=self.request.policy.validator_timeout)
 
-    def hand_over(self, effect: HandOver) -> float:
-        """Record a hand-over; return the seconds to wait before large is asked."""
-        self.recorder.hand_over(effect)
-        pause = effect.decision.wait or 0.0
-        return pause * (1.0 + _JITTER * random.random()) if pause else 0.0
+    async def hand_over(self, attempt: Attempt, decision: Decision) -> None:
+        """Record that an attempt is over and large is next, and wait as long as it asked for."""
+        self.recorder.hand_over(attempt, decision)
+        if decision.wait:
+            await self._way.sleep(decision.wait * (1.0 + _JITTER * random.random()))
 
+    async def await_money(self, amount: float, seconds: float | None) -> None:
+        """Wait at most `seconds` until a call that money is set aside for is over, and the amount may be there."""
+        budget = cast("Budget", self.request.budget)
+        await resolved((budget.await_money if self._way.is_async else budget.wait)(amount, seconds))
 
-class Executor(_Base):
-    """Executes on the calling thread; what may come too late runs on a worker."""
-
-    __slots__ = ("hedge",)
-
-    def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        self.request, self.recorder = request, recorder
-        self.hedge: BackgroundCall[Reply] | None = None
-        self.hedge_made, self.started = False, perf_counter()
-
-    def execute(self, effect: Effect) -> object:
-        """Execute one effect; return what the script is to be sent."""
-        if isinstance(effect, Validate):
-            return self.request.validators.validate(effect.draft, effect.context)
-        if isinstance(effect, CallTier):
-            return self._call_tier(effect)
-        if isinstance(effect, AskEvidence):
-            return self._ask_evidence(effect)
-        if isinstance(effect, HandOver):
-            pause = self.hand_over(effect)
-            if pause:
-                time.sleep(pause)
-            return None
-        if isinstance(effect, AwaitMoney):
-            cast("Budget", self.request.budget).wait(effect.amount, effect.seconds)
-            return None
-        if isinstance(effect, CancelPending):
-            return self.cancel()
-        assert_never(effect)
-
-    def cancel(self) -> Pending:
-        """Give up the call that still runs; nobody waits for it."""
-        call, self.hedge = self.hedge, None
-        if call is None:
-            return None
-        pending = _pending(call) if self.hedge_made else None
-        call.drop()
-        self.hedge_made = False
-        return pending
-
-    def _call_tier(self, effect: CallTier) -> Reply:
-        scope = self.recorder.open_attempt(effect.role)
-        call, label = self._call(effect.role, effect.note), self.request.tiers[effect.role].label
-        if (unmade := _unmade(effect.seconds, label)) is not None:
-            return unmade
-        if effect.hedge is None:
-            own, self.hedge, self.hedge_made = self.hedge, None, False
-            if own is None or own.drop_unless_started():
-                return self._reply(call, effect.seconds, scope, label)
-            return self._first(own, None, effect.seconds)  # large is asked already
-        small = start(partial(self._reply, call, None, scope))
-        if small.done():
-            return small.result()
-        later = self.recorder.open_attempt("large", later=True)
-        self.hedge = start(partial(self._hedge, later), after=effect.hedge)
-        return self._first(small, self.hedge, effect.seconds)
-
-    def stream(self, effect: CallTier) -> Generator[AIMessageChunk, None, Reply]:
-        """Call the tier with the last word; yield its answer as it comes."""
-        if self.hedge is not None and self.hedge.drop_unless_started():
-            self.hedge, self.hedge_made = None, False
-        label = self.request.tiers[effect.role].label
-        if self.hedge is not None or _unmade(effect.seconds, label) is not None:
-            return self._call_tier(effect)
-        scope, started = self.recorder.open_attempt(effect.role), perf_counter()
-
-        def call() -> Generator[AIMessageChunk, None, Answer]:
-            with telemetry.using(scope):
-                stream = cast("Callable[..., Generator[AIMessageChunk, None, Answer]]", self.request.stream)
-                return (yield from stream(effect.role, effect.note))
-
-        try:
-            value = yield from stream_within(effect.seconds, call, callee=label)
-        except Exception as error:  # noqa: BLE001 - as in `_reply`
-            return self._no_value(error, started)
-        return Reply(value, None, late=False, latency=perf_counter() - started)
-
-    def _first(self, own: BackgroundCall[Reply], rival: BackgroundCall[Reply] | None, seconds: float | None) -> Reply:
-        """Wait for a call; give it up when its time is over, or when large answered first."""
-        started = perf_counter()
-        waiting: set[Future[Any]] = {own} if rival is None else {own, rival}
-        while waiting:
-            left = None if seconds is None else seconds - (perf_counter() - started)
-            done, _ = wait(waiting, left, return_when=FIRST_COMPLETED)
-            if own in done:
-                return own.result()
-            if not done or (rival in done and rival is not None and rival.result().error is None):
-                break
-            waiting -= done  # large failed: small is all there is
-        own.drop()
-        return _overtaken(rival is not None and rival.done(), seconds, started)
-
-    def _hedge(self, scope: telemetry.AttemptScope) -> Reply:
-        self.hedge_made = True
-        return self._reply(self._call("large", None), None, scope)
-
-    def _call(self, role: Role, note: str | None) -> Callable[[], Answer]:
-        return partial(cast("Callable[[Role, str | None], Answer]", self.request.call), role, note)
-
-    def _ask_evidence(self, effect: AskEvidence) -> Reply:
-        scope, name = self.recorder.scope, effect.evidence.name
-        if (unmade := _unmade(effect.seconds, name)) is not None:
-            return unmade
-
-        def ask() -> object:
-            evidence = self._at_small(effect.evidence)
-            with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
-                found = evidence.gather(own_copy(effect.draft), effect.context, config=call.config)
-                return call.record_verdict(gathered(evidence, found))
-
-        return self._reply(ask, effect.seconds, scope, name)
-
-    def _reply(
-        self, call: Callable[[], object], seconds: float | None, scope: telemetry.Scope, callee: str = ""
+    async def call_tier(
+        self, role: Role, seconds: float | None, note: str | None = None, *, hedge: float | None = None, live: bool
     ) -> Reply:
-        started = perf_counter()
-        limit = CALL_SECONDS.set(seconds)
-        try:
-            with telemetry.using(scope):
-                value = run_within(seconds, call, callee=callee)
-        except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
-            return self._no_value(error, started)
-        finally:
-            CALL_SECONDS.reset(limit)
-        return Reply(value, None, late=False, latency=perf_counter() - started)
+        """Ask a tier for its draft within `seconds`; one that is `live` goes out as it comes.
 
-    def _no_value(self, error: Exception, started: float) -> Reply:
-        if isinstance(error, LateError):
-            return Reply(None, error, late=True, latency=perf_counter() - started)
-        return self.failed(error, started)
-
-
-class AsyncExecutor(_Base):
-    """Async twin of `Executor`."""
-
-    __slots__ = ("hedge",)
-
-    def __init__(self, request: StepRequest, recorder: StepRecorder) -> None:
-        self.request, self.recorder = request, recorder
-        self.hedge: asyncio.Task[Reply] | None = None
-        self.hedge_made, self.started = False, perf_counter()
-
-    async def execute(self, effect: Effect) -> object:
-        """Execute one effect; return what the script is to be sent."""
-        if isinstance(effect, Validate):
-            judges, seconds = self.request.validators, self.request.policy.validator_timeout
-            return await judges.avalidate(effect.draft, effect.context, seconds=seconds)
-        if isinstance(effect, CallTier):
-            return await self._call_tier(effect)
-        if isinstance(effect, AskEvidence):
-            return await self._ask_evidence(effect)
-        if isinstance(effect, HandOver):
-            pause = self.hand_over(effect)
-            if pause:
-                await asyncio.sleep(pause)
-            return None
-        if isinstance(effect, AwaitMoney):
-            await cast("Budget", self.request.budget).await_money(effect.amount, effect.seconds)
-            return None
-        if isinstance(effect, CancelPending):
-            call, pending = self.hedge, self.cancel()
-            if call is not None:
-                await asyncio.wait({call}, timeout=_GRACE)
-            return pending
-        assert_never(effect)
-
-    def cancel(self) -> Pending:
-        """Cancel the call that still runs."""
-        call, self.hedge = self.hedge, None
-        if call is None:
-            return None
-        pending = _pending(call) if self.hedge_made else None
-        call.cancel()
-        self.hedge_made = False
-        return pending
-
-    async def _call_tier(self, effect: CallTier) -> Reply:
-        scope = self.recorder.open_attempt(effect.role)
-        if (unmade := _unmade(effect.seconds)) is not None:
+        `hedge` starts the call of large, that many seconds later, in parallel to this one of small; should large answer
+        first, small is given up. Then large is not asked again: what runs already is waited for.
+        """
+        scope, label = self.recorder.open_attempt(role), self.request.tiers[role].label
+        if (unmade := self._unmade(seconds, label)) is not None:
             return unmade
-        call = self._call(effect.role, effect.note, live=effect.live)
-        if effect.hedge is None:
-            own, made, self.hedge, self.hedge_made = self.hedge, self.hedge_made, None, False
-            if own is None or not made:
-                if own is not None:
-                    own.cancel()
-                return await self._reply(call, effect.seconds, scope)
-            return await self._first(own, None, effect.seconds)  # large is asked already
-        small = asyncio.create_task(self._reply(call, None, scope))
-        later = self.recorder.open_attempt("large", later=True)
-        self.hedge = asyncio.create_task(self._hedge(later, effect.hedge))
-        return await self._first(small, self.hedge, effect.seconds)
+        call = partial(self.request.ask, role, note, live=live)
+        if hedge is not None:
+            small = self._way.start(partial(self._reply, call, None, scope, label))
+            if not small.done():  # it is where there are no more threads
+                later, large = self.recorder.open_attempt("large", later=True), self.request.tiers["large"].label
+                ask = partial(self.request.ask, "large", None, live=False)
+                self.rival = self._way.start(partial(self._reply, ask, None, later, large), after=hedge)
+            return await self._first(small, self.rival, seconds)
+        rival, self.rival = self.rival, None
+        if rival is not None and not rival.drop_unless_made():
+            return await self._first(rival, None, seconds)
+        return await self._reply(call, seconds, scope, label, live=live)
 
-    async def _first(self, own: asyncio.Task[Reply], rival: asyncio.Task[Reply] | None, seconds: float | None) -> Reply:
+    async def _first(self, own: Any, rival: Any, seconds: float | None) -> Reply:
         """Wait for a call; give it up when its time is over, or when large answered first."""
         started = perf_counter()
-        waiting: set[asyncio.Task[Reply]] = {own} if rival is None else {own, rival}
+        waiting = [own] if rival is None else [own, rival]
         try:
-            while waiting:
+            while not own.done():
                 left = None if seconds is None else seconds - (perf_counter() - started)
-                done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if own in done:
-                    return own.result()
-                if not done or (rival in done and rival is not None and rival.result().error is None):
-                    break
-                waiting -= done  # large failed: small is all there is
+                await self._way.first(waiting, left)
+                over = [call for call in waiting if call.done()]
+                if own not in over and (not over or rival.result().error is None):
+                    error, latency = SupersededError() if over else LateError.after(seconds), perf_counter() - started
+                    await self._way.gone(own)
+                    return Reply(None, error, late=True, latency=latency)
+                waiting = [own]  # large failed: small is all there is
+            return cast("Reply", own.result())
         finally:
-            own.cancel()
-        return _overtaken(rival is not None and rival.done(), seconds, started)
+            own.drop()
 
-    async def _hedge(self, scope: telemetry.AttemptScope, after: float) -> Reply:
-        await asyncio.sleep(after)
-        self.hedge_made = True
-        return await self._reply(self._call("large", None), None, scope)
+    async def drop_rival(self) -> Pending:
+        """Give up the call of large that still runs; return its `Reply`, `"running"`, or None when it was not made."""
+        rival, self.rival = self.rival, None
+        if rival is None:
+            return None
+        pending: Pending = None
+        if rival.is_made:
+            pending = rival.result() if rival.done() and rival.exception() is None else "running"
+        await self._way.gone(rival)
+        return pending
 
-    def _call(self, role: Role, note: str | None, *, live: bool = False) -> Callable[[], Awaitable[Answer]]:
-        call = self.request.astream if live else self.request.acall
-        return partial(cast("Callable[[Role, str | None], Awaitable[Answer]]", call), role, note)
+    def cancel(self) -> None:
+        """Give up the call that still runs; nobody waits for it."""
+        if self.rival is not None:
+            self.rival.drop()
 
-    async def _ask_evidence(self, effect: AskEvidence) -> Reply:
+    async def ask_evidence(
+        self, evidence: Evidence, draft: Draft, context: StepContext, seconds: float | None
+    ) -> Reply:
+        """Ask a piece of evidence about a draft within `seconds`; one that asks small itself is given that tier."""
         scope = self.recorder.scope
-        if (unmade := _unmade(effect.seconds)) is not None:
+        if (unmade := self._unmade(seconds, evidence.name)) is not None:
             return unmade
 
         async def ask() -> object:
-            evidence = self._at_small(effect.evidence)
-            async with telemetry.EvidenceCall(scope, evidence, self.request.config) as call:
-                found = await evidence.agather(own_copy(effect.draft), effect.context, config=call.config)
-                return call.record_verdict(gathered(evidence, found))
+            for_tier: Callable[[Tier], Evidence] | None = getattr(evidence, "for_tier", None)
+            own = evidence if for_tier is None else for_tier(self.request.tiers["small"])
+            async with self._way.frame(telemetry.EvidenceCall(scope, own, self.request.config)) as call:
+                gather = own.agather if self._way.is_async else own.gather
+                found: Any = await resolved(cast("Any", gather(own_copy(draft), context, config=call.config)))
+                return call.record_verdict(gathered(own, found))
 
-        return await self._reply(ask, effect.seconds, scope)
+        return await self._reply(ask, seconds, scope, evidence.name)
+
+    def _unmade(self, seconds: float | None, callee: str) -> Reply | None:
+        """Return the reply of a call that is not made: no time is left, or too many late ones of it still run."""
+        why: str | None = "the step's latency budget was spent before this call"
+        if seconds is None or seconds > 0:
+            why = self._way.objection(callee)
+        return None if why is None else Reply(None, LateError(why), late=True, latency=0.0, made=False)
 
     async def _reply(
-        self, call: Callable[[], Awaitable[object]], seconds: float | None, scope: telemetry.Scope
+        self, call: Body[object], seconds: float | None, scope: telemetry.Scope, callee: str, *, live: bool = False
     ) -> Reply:
-        started = perf_counter()
-        try:
+        started, value, error = perf_counter(), None, None
+
+        async def scoped() -> object:  # here: between two chunks a reader may go on in another context
             with telemetry.using(scope):
-                value = await _await_within(seconds, call)
-        except LateError as error:
-            return Reply(None, error, late=True, latency=perf_counter() - started)
-        except Exception as error:  # noqa: BLE001 - a tier that fails is what the cascade is for
-            return self.failed(error, started)
-        return Reply(value, None, late=False, latency=perf_counter() - started)
+                return await call()
 
-
-async def _await_within(seconds: float | None, call: Callable[[], Awaitable[T]]) -> T:
-    """Await a call at most `seconds`; whatever it does after it was cancelled, nobody waits for that.
-
-    Raises:
-        LateError: the call did not return in time.
-    """
-    if seconds is None:
-        return await call()
-    loop = asyncio.get_running_loop()
-    over = loop.create_future()
-
-    async def awaited() -> T:
         try:
-            return await call()
-        finally:
-            _wake(over)  # not by a callback of the task, which would run a turn of the loop later
-
-    task, timer = loop.create_task(awaited()), loop.call_later(seconds, _wake, over)
-    try:
-        await over
-        if task.done():
-            return task.result()
-        raise LateError.after(seconds)
-    finally:
-        timer.cancel()
-        if not task.done():
-            task.cancel()
-            _left.add(task)
-            task.add_done_callback(_forget)
-            await asyncio.wait({task}, timeout=_GRACE)
-
-
-def _wake(over: asyncio.Future[None]) -> None:
-    if not over.done():
-        over.set_result(None)
-
-
-_left: set[asyncio.Future[Any]] = set()
-"""Calls that were cancelled and clean up; the event loop itself keeps them no longer than it must."""
-
-
-def _forget(task: asyncio.Future[Any]) -> None:
-    _left.discard(task)
-    if not task.cancelled():
-        task.exception()  # else asyncio logs that nobody retrieved it
-
-
-def _unmade(seconds: float | None, callee: str | None = None) -> Reply | None:
-    """Return the reply of a call that is not made: no time is left, or too many late ones of it still run."""
-    if seconds is not None and seconds <= 0:
-        why = "the step's latency budget was spent before this call"
-    elif callee is not None and is_full(callee):
-        why = f"{MAX_LATE} late calls of {callee} still run"
-    else:
-        return None
-    return Reply(None, LateError(why), late=True, latency=0.0, made=False)
-
-
-def _overtaken(rival_answered: bool, seconds: float | None, started: float) -> Reply:
-    error = SupersededError() if rival_answered else LateError.after(seconds)
-    return Reply(None, error, late=True, latency=perf_counter() - started)
-
-
-def _pending(call: BackgroundCall[Reply] | asyncio.Task[Reply]) -> Pending:
-    """Return the reply of a call that was started; "running" while it has none."""
-    return call.result() if call.done() and not call.cancelled() and call.exception() is None else "running"
+            value = await self._way.within(seconds, scoped, callee=callee, live=live)
+        except Exception as raised:  # a tier that fails is what the cascade is for
+            error, host_raised = unwrapped(raised), self.request.host_raised
+            if not isinstance(error, LateError) and (
+                is_control_flow(error) or (host_raised is not None and host_raised(error))
+            ):
+                raise
+        return Reply(value, error, late=isinstance(error, LateError), latency=perf_counter() - started)

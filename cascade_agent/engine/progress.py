@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cascade_agent.core.clean_json import clean_text
 from cascade_agent.core.decide import decide
 from cascade_agent.core.kinds import kind_of
 from cascade_agent.core.records import UNKNOWN, Attempt, Decision, DecisionInputs, Draft, SideCall, Verdict
-from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line, is_nested
+from cascade_agent.engine.step import Answer, Reply, StepEnd, StepRequest, StepResult, attempt_line
 from cascade_agent.engine.structured import plain
 from cascade_agent.engine.tier_faults import draft_fault, error_fault, text_of
 from cascade_agent.engine.worker_threads import SupersededError
@@ -21,7 +21,7 @@ from cascade_agent.validators import shipped_scorer
 from cascade_agent.validators.validator_set import is_control_flow
 
 if TYPE_CHECKING:
-    from langchain_core.messages import AIMessage
+    from collections.abc import Callable
 
     from cascade_agent.core.clean_json import JsonObject
     from cascade_agent.core.records import AttemptOutcome, SideEffect, StepContext, StepOutcome, StepTrace, Usage
@@ -45,8 +45,8 @@ class StepProgress:
     """The attempts, decisions and costs of a step so far."""
 
     request: StepRequest
-    elapsed: float = 0.0
-    """Seconds since the step began; whoever executes it keeps it up to date."""
+    clock: Callable[[], float]
+    """Gives the seconds since the step began."""
     done: list[Attempt] = field(default_factory=list)
     answers: list[Answer | None] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
@@ -69,12 +69,12 @@ class StepProgress:
     """Kind of the step, by its first draft; empty before there is one."""
 
     @classmethod
-    def handed_over(cls, request: StepRequest, before: StepTrace) -> StepProgress:
+    def handed_over(cls, request: StepRequest, clock: Callable[[], float], before: StepTrace) -> StepProgress:
         """Return the progress of a step that was left at its hand-over: small's attempt in hand, without the draft."""
         (small,) = before.attempts
         return cls(
             request,
-            elapsed=before.latency or 0.0,
+            clock,
             decisions=[*before.decisions],
             inputs_seen=[*before.inputs_seen] or [UNKNOWN] * len(before.decisions),
             side_calls=[*before.evidence],
@@ -91,7 +91,7 @@ class StepProgress:
     def time_left(self) -> float | None:
         """The rest of the latency budget."""
         budget = self.request.policy.latency_budget
-        return None if budget is None else budget - self.elapsed
+        return None if budget is None else budget - self.clock()
 
     def seconds(self, role: Role) -> float | None:
         """Return how long a tier may take now: its own limit, and what the step's budget leaves it."""
@@ -100,7 +100,7 @@ class StepProgress:
             return own
         if own is None:
             own = budget * _SMALL_SHARE if role == "small" else budget
-        return min(own, budget - self.elapsed)
+        return min(own, budget - self.clock())
 
     def context(self, role: Role) -> StepContext:
         """Return what the answer in hand is judged as."""
@@ -120,19 +120,18 @@ class StepProgress:
         Not where the policy may refuse it, nor where it may call a tool that acts.
         """
         request, effects = self.request, self.request.policy.side_effects
-        if request.policy.on_exhausted != "pass" or (request.stream is None and request.astream is None):
+        if request.policy.on_exhausted != "pass" or not request.streams:
             return False
         return not any(effects.get(tool.name) in ("write", "irreversible") for tool in request.contexts["large"].tools)
 
-    def _spent(self, sent: AIMessage | None) -> tuple[Usage | None, float | None]:
-        """Return usage and cost of a call that broke off; unknown unless all of its answer had come."""
+    def _broken_off(self) -> tuple[bool, Usage | None, float | None]:
+        """Return whether some of large's answer went out, and its usage and cost: unknown unless all of it had come."""
+        request, sent = self.request, None
+        if request.sent is not None and self.facts["tier"] == "large":
+            sent = request.sent()
         if sent is None or sent.usage_metadata is None or Draft(message=sent, tier="large").finish_reason is None:
-            return None, None
-        return usage_and_cost(self.request.tiers["large"], sent)[:2]
-
-    def _sent(self) -> AIMessage | None:
-        """Return what of large's answer went out so far."""
-        return None if self.request.sent is None or self.facts["tier"] != "large" else self.request.sent()
+            return sent is not None, None, None
+        return True, *usage_and_cost(request.tiers["large"], sent)[:2]
 
     # ---- decisions --------------------------------------------------------------------------------------------------
 
@@ -203,7 +202,7 @@ class StepProgress:
     def held_for_others(self, decision: Decision) -> float | None:
         """Return what the next call costs where it is short only of money that is set aside for calls in flight."""
         budget, left = self.request.budget, self.time_left
-        if budget is None or (left is not None and left <= 0) or is_nested():
+        if budget is None or (left is not None and left <= 0) or self.request.nested:
             return None
         amount = self._price("small" if decision.detail == "small" else "large") or _ANY_MONEY
         free, unspent = budget.remaining(), budget.remaining(held=True)
@@ -239,9 +238,9 @@ class StepProgress:
         tier = self.request.tiers[self.facts["tier"]]
         usage, cost, inner = usage_and_cost_of_error(error, nested=tier.nested) if reply.made else (NOTHING, 0.0, None)
         unread = reply.made and was_answered(error)
-        sent = self._sent()
-        if sent is not None:
-            usage, cost = self._spent(sent)
+        went_out, used, spent = self._broken_off()
+        if went_out:
+            usage, cost = used, spent
         self.facts.update(
             outcome=outcome,
             verdicts=(*self.facts["verdicts"], *((_UNREAD,) if unread else ())),
@@ -250,7 +249,7 @@ class StepProgress:
             usage=usage,
             cost=cost,
             inner=inner,
-            retry_after=retry_after(error) if sent is None else None,  # what went out is not taken back
+            retry_after=None if went_out else retry_after(error),  # what went out is not taken back
             fault=error_fault(error),
         )
         self.charge(cost)
@@ -336,7 +335,7 @@ class StepProgress:
         between = self.is_closed  # handed over, and large not asked yet
         self.charge(0.0 if between else None)
         if self.facts["outcome"] == "pending":
-            usage, cost = self._spent(self._sent())
+            _, usage, cost = self._broken_off()
             self.facts.update(usage=usage, cost=cost)
         if hedged:
             self.side_calls.append(SideCall(name="hedge"))
@@ -364,8 +363,8 @@ def judged_as(context: StepContext, answer: Answer | None) -> StepContext:
     """Return what an answer is judged as: one that calls a tool on offer does not owe the structured output yet."""
     if answer is None:
         return context
-    if answer.context is not None:
-        return answer.context
+    if answer.judged_with is not None:
+        return replace(context, **cast("Any", answer.judged_with))
     draft = answer.draft
     owes = context.output_schema is None or not context.tools or not (draft.tool_calls or draft.invalid_tool_calls)
     return context if owes else replace(context, output_schema=None)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
 
     from cascade_agent.core.clean_json import JsonObject
-    from cascade_agent.core.records import Attempt, Usage
+    from cascade_agent.core.records import Attempt, Decision, Usage
     from cascade_agent.engine.progress import StepProgress
-    from cascade_agent.engine.step import HandOver, StepEnd, StepRequest
+    from cascade_agent.engine.step import StepEnd, StepRequest
     from cascade_agent.models.tier import Role
 
 _ids = random.Random()
@@ -65,11 +65,11 @@ class StepRecorder:
             self._waiting = self.scope = scope
         return scope
 
-    def hand_over(self, effect: HandOver) -> None:
+    def hand_over(self, attempt: Attempt, decision: Decision) -> None:
         """Record that an attempt is over and large is next."""
-        self._close(effect.attempt)
-        if effect.first:
-            telemetry.record_escalation(self._span, effect.decision)
+        self._close(attempt)
+        if attempt.tier == "small":
+            telemetry.record_escalation(self._span, decision)
 
     def _close(self, attempt: Attempt) -> None:
         self._closed += 1
@@ -126,7 +126,7 @@ class StepRecorder:
             cost=cost,
             currency=currency,
             usage=_total(progress),
-            latency=progress.elapsed,
+            latency=progress.clock(),
             started_at=self._started_at,
             thread_id=context.thread_id,
             run_id=request.run_id,

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
-from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import patch_config
 
 from cascade_agent import telemetry
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import StepContext
-from cascade_agent.engine.durable import arun_durably, run_durably
-from cascade_agent.engine.engine import drained
+from cascade_agent.engine.durable import run_durably
 from cascade_agent.engine.recorder import recorded
-from cascade_agent.engine.step import DISABLED, NESTED, StepRequest, is_nested, is_on
+from cascade_agent.engine.step import DISABLED, NESTED, StepRequest, is_on
 from cascade_agent.engine.streaming import AnswerStream, LiveStream, is_streaming, silence
 from cascade_agent.engine.tier_faults import raised_in_callback
+from cascade_agent.engine.ways import EVENT_LOOP, THREADS, finished, give_out, resolved, streamed
 from cascade_agent.journal.writer import Journal
 from cascade_agent.validators.validator_set import check_fit
 
@@ -34,15 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
-        Awaitable,
         Callable,
-        Generator,
         Iterator,
         Mapping,
         Sequence,
     )
 
-    from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
     from langchain_core.callbacks.base import BaseCallbackHandler
     from langchain_core.callbacks.manager import BaseRunManager
     from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -51,21 +45,22 @@ if TYPE_CHECKING:
     from cascade_agent.core.clean_json import JsonMapping, JsonObject
     from cascade_agent.core.records import StepTrace, ToolSpec
     from cascade_agent.engine.step import Answer, CascadeSettings, Rebuild
+    from cascade_agent.engine.ways import Send, Way
     from cascade_agent.models.options import BoundConstraints
     from cascade_agent.models.tier import Role, Tier
 
 T = TypeVar("T")
 Call: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Any]"
-AsyncCall: TypeAlias = "Callable[[Role, str | None, RunnableConfig], Awaitable[Any]]"
 
 
 @dataclass(eq=False, kw_only=True)
 class ModelCall(Generic[T]):
     """One model call of a host, as an adapter hands it over.
 
-    `call` (or `acall`) asks a tier under a config, `read` makes an answer of what it returned; `to_native` makes the
-    host's own value of the accepted answer and of its message, which carries the record. `tools` are those on offer to
-    small and to large, `bound` the demands on each tier's answer, `small` the tier where the settings have none.
+    `call` (`acall` on an event loop) asks a tier under a config, `read` makes an answer of what it returned;
+    `to_native` makes the host's own value of the accepted answer and of its message, which carries the record. `tools`
+    are those on offer to small and to large, `bound` the demands on each tier's answer, `small` the tier where the
+    settings have none.
     """
 
     settings: CascadeSettings
@@ -75,10 +70,10 @@ class ModelCall(Generic[T]):
     bound: Mapping[Role, BoundConstraints]
     rebuild: Rebuild
     read: Callable[[Role, Any], Answer]
+    call: Call
+    acall: Call
     to_native: Callable[[Answer, AIMessage], T] | None = None
     """None where the message itself is the host's value."""
-    call: Call | None = None
-    acall: AsyncCall | None = None
     stream: Callable[[Role, str | None, RunnableConfig], Iterator[Any]] | None = None
     astream: Callable[[Role, str | None, RunnableConfig], AsyncIterator[Any]] | None = None
     """The call of a tier as a stream, where somebody may read it."""
@@ -122,7 +117,7 @@ class ModelCall(Generic[T]):
             ConfigurationError: the policy of the call cannot work.
         """
         settings, own = self.settings, self.config.get("configurable") or {}
-        policy, thread_id, nested = settings.policy, own.get("thread_id"), is_nested()
+        policy, thread_id, nested = settings.policy, own.get("thread_id"), NESTED.get()
         if "cascade_policy" in own and not nested:  # it is meant for the cascade that the caller sees
             policy = Policy.of(own["cascade_policy"], base=policy)
             check_fit(policy, settings.validators)
@@ -199,10 +194,6 @@ class ModelCall(Generic[T]):
             live.attach(children)
         return telemetry.ModelCall(children, role, tier=tier, messages=messages)
 
-    def under(self, asked: telemetry.ModelCall) -> RunnableConfig:
-        """Return the config under which a tier is asked."""
-        return cast("RunnableConfig", {**self.config, "callbacks": asked.callbacks})
-
     def accepted(self, answer: Answer, trace: StepTrace) -> AIMessage:
         """Return the accepted message with the record of its step."""
         message = answer.draft.message
@@ -211,98 +202,23 @@ class ModelCall(Generic[T]):
             message = message.model_copy(update={"content": message.content_blocks, "response_metadata": metadata})
         return recorded(message, trace, self.messages)
 
-    def native(self, answer: Answer, message: AIMessage) -> T:
-        """Return the host's own value."""
-        return cast("T", message) if self.to_native is None else self.to_native(answer, message)
 
-    def emitter(
-        self, manager: BaseRunManager, request: StepRequest, trace: StepTrace, live: LiveStream | None
-    ) -> AnswerStream:
-        """Return the stream that the accepted message goes out through."""
-        tier = request.tiers.get(cast("Role", trace.final_tier))
-        came = live if live is not None and live.used and trace.final_tier == "large" else None
-        return AnswerStream(manager, self.messages, name=self.stream_name, tier=tier, whole=self.whole, live=came)
-
-
-# ---- sync -----------------------------------------------------------------------------------------------------------
+# ---- the run of a step ----------------------------------------------------------------------------------------------
 
 
 def run_step(call: ModelCall[T]) -> T:
     """Run one model call as a step; return the host's own value."""
-    return drained(_step(call, read=False))
+    return finished(_run(call, THREADS))
 
 
 def stream_step(call: ModelCall[Any]) -> Iterator[AIMessageChunk]:
     """Run one model call as a step; yield the accepted answer in chunks."""
-    yield from _step(call, read=True)
-
-
-def _step(call: ModelCall[T], *, read: bool) -> Generator[AIMessageChunk, None, T]:
-    manager = call.manager(CallbackManager).on_chain_start(None, **call.start())
-    try:
-        answer, message, stream = yield from _decided(call, manager, read=read)
-        if stream is not None and (read or stream.handlers):
-            yield from stream.emit(message)
-        native = call.native(answer, message)
-        manager.on_chain_end(message)
-    except BaseException as error:
-        manager.on_chain_error(error)
-        raise
-    return native
-
-
-def _decided(
-    call: ModelCall[Any], manager: CallbackManagerForChainRun, *, read: bool
-) -> Generator[AIMessageChunk, None, tuple[Answer, AIMessage, AnswerStream | None]]:
-    live = call.live(manager, read=read)
-    reads = call.stream if read and not call.settings.durable else None  # a task gives its result alone
-
-    def ask(role: Role, note: str | None, live: LiveStream | None = None) -> Generator[AIMessageChunk, None, Answer]:
-        nested = NESTED.set(True)
-        try:
-            with call.asking(manager, role, note, request, live) as frame:
-                if live is None or reads is None:
-                    native = cast("Call", call.call)(role, note, call.under(frame))
-                else:
-                    native = yield from live.pull(reads(role, note, call.under(frame)))
-                answer = call.read(role, native)
-                frame.record_answer(answer.draft.message)
-                return answer
-        finally:
-            NESTED.reset(nested)
-
-    calls: JsonObject = {} if live is None else {"stream": partial(ask, live=live), "sent": live.sent}
-    request = call.request(manager, telemetry.StepRun(manager), call=lambda *to: drained(ask(*to)), **calls)
-    try:
-        answer, trace = yield from run_durably(request, call.rebuild)
-        message = call.accepted(answer, trace)
-        stream = call.emitter(manager, request, trace, live) if read or manager.handlers else None
-        if live is not None:
-            live.close(message)
-    finally:
-        if live is not None:
-            live.close()
-    return answer, message, stream
-
-
-# ---- async ----------------------------------------------------------------------------------------------------------
+    yield from streamed(_run(call, THREADS, give_out))
 
 
 async def arun_step(call: ModelCall[T]) -> T:
     """Async twin of `run_step`."""
-    manager = await call.manager(AsyncCallbackManager).on_chain_start(None, **call.start())
-    try:
-        answer, message, stream = await _adecided(call, manager, None)
-        if stream is not None and stream.handlers:
-            async for _ in stream.aemit(message):
-                pass
-        native = call.native(answer, message)
-        if manager.handlers:  # even without any it costs a task
-            await manager.on_chain_end(message)
-    except BaseException as error:
-        await manager.on_chain_error(error)
-        raise
-    return native
+    return await _run(call, EVENT_LOOP)
 
 
 async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, None]:
@@ -310,48 +226,70 @@ async def astream_step(call: ModelCall[Any]) -> AsyncGenerator[AIMessageChunk, N
 
     The step is a task: what it sets in its context, whoever reads the stream does not see.
     """
-    manager = await call.manager(AsyncCallbackManager).on_chain_start(None, **call.start())
+    sent: asyncio.Queue[AIMessageChunk | None] = asyncio.Queue()
+    is_left = False
+
+    async def send(chunk: AIMessageChunk, *, paced: bool = False) -> None:
+        if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
+            raise asyncio.CancelledError  # `asyncio.wait_for`, in a client, can swallow it before Python 3.12
+        sent.put_nowait(chunk)
+        if paced:
+            try:
+                await sent.join()
+            except asyncio.CancelledError:
+                raise GeneratorExit if is_left else asyncio.CancelledError from None
+
+    step = asyncio.create_task(_run(call, EVENT_LOOP, send))
+    step.add_done_callback(lambda _: sent.put_nowait(None))
     try:
-        sent: asyncio.Queue[AIMessageChunk | None] = asyncio.Queue()
-        step = asyncio.create_task(_adecided(call, manager, sent.put_nowait))
-        step.add_done_callback(lambda _: sent.put_nowait(None))
-        try:
-            while (chunk := await sent.get()) is not None:
-                yield chunk
-            _, message, stream = step.result()
-        finally:
-            await _stopped(step)
-        async with aclosing(cast("AnswerStream", stream).aemit(message)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-        await manager.on_chain_end(message)
-    except BaseException as error:
-        await manager.on_chain_error(error)
+        while (chunk := await sent.get()) is not None:
+            yield chunk
+            sent.task_done()
+        step.result()
+    except GeneratorExit:
+        is_left = True
         raise
+    finally:  # whoever reads may have left: what the step then ends with is nobody's any more
+        step.cancel()
+        await asyncio.wait((step,))
+        if not step.cancelled():
+            step.exception()
 
 
-async def _stopped(step: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for its end; what it ends with is nobody's any more."""
-    step.cancel()
-    await asyncio.wait((step,))
-    if not step.cancelled():
-        step.exception()
+async def _run(call: ModelCall[T], way: Way, send: Send | None = None) -> T:
+    """Open the run of a step, take the step to its end and close the run; `send` takes what is streamed."""
+    manager: Any = await resolved(call.manager(way.manager).on_chain_start(None, **call.start()))
+    try:
+        answer, message, stream = await _decided(call, manager, way, send)
+        if send is not None or manager.handlers:
+            await stream.emit(message, way, send)
+        native = cast("T", message) if call.to_native is None else call.to_native(answer, message)
+        if manager.handlers:  # even without any it costs a task
+            await resolved(manager.on_chain_end(message))
+    except BaseException as error:
+        await resolved(manager.on_chain_error(error))
+        raise
+    return native
 
 
-async def _adecided(
-    call: ModelCall[Any], manager: AsyncCallbackManagerForChainRun, send: Callable[[AIMessageChunk], None] | None
-) -> tuple[Answer, AIMessage, AnswerStream | None]:
-    """Async twin of `_decided`; `send` takes what goes out to whoever reads the stream."""
-    live = call.live(manager, read=send is not None)
+async def _decided(
+    call: ModelCall[Any], manager: BaseRunManager, way: Way, send: Send | None
+) -> tuple[Answer, AIMessage, AnswerStream]:
+    """Run the step; return its answer, that as the message with the record, and the stream that it goes out through."""
+    stream = call.live(manager, read=send is not None)
+    read = call.astream if way.is_async else call.stream
+    if not way.is_async and call.settings.durable:  # a task gives its result alone
+        read = None
 
-    async def ask(role: Role, note: str | None, live: LiveStream | None = None) -> Answer:
-        nested = NESTED.set(True)
+    async def ask(role: Role, note: str | None, *, live: bool) -> Answer:
+        nested, seen = NESTED.set(True), stream if live else None
         try:
-            async with call.asking(manager, role, note, request, live) as frame:
-                if live is None or send is None or call.astream is None:
-                    native = await cast("AsyncCall", call.acall)(role, note, call.under(frame))
+            async with way.frame(call.asking(manager, role, note, request, seen)) as frame:
+                config = cast("RunnableConfig", {**call.config, "callbacks": frame.callbacks})
+                if seen is not None and send is not None and read is not None:
+                    native = await seen.pull(way.parts(read(role, note, config)), send)
                 else:
-                    native = await live.apull(call.astream(role, note, call.under(frame)), send)
+                    native = await resolved((call.acall if way.is_async else call.call)(role, note, config))
                 answer = call.read(role, native)
                 frame.record_answer(answer.draft.message)
                 return answer
@@ -359,17 +297,21 @@ async def _adecided(
             NESTED.reset(nested)
 
     run = telemetry.StepRun(manager)
-    calls = {} if live is None else {"astream": partial(ask, live=live), "sent": live.sent}
-    request = call.request(manager, run, acall=ask, **calls)
+    sent = None if stream is None else stream.sent
+    request = call.request(manager, run, ask=ask, streams=stream is not None, sent=sent)
     try:
-        answer, trace = await arun_durably(request, call.rebuild)
+        answer, trace = await run_durably(request, call.rebuild, way)
         message = call.accepted(answer, trace)
-        heard = send is not None or manager.handlers
-        stream = call.emitter(manager, request, trace, live) if heard else None
-        if live is not None:
-            await live.aclose(message)
+        if stream is not None:
+            await stream.close(way, message)
     finally:
-        if live is not None:
-            await live.aclose()
-        await run.close()
-    return answer, message, stream
+        if stream is not None:
+            await stream.close(way)
+        if way.is_async:
+            await run.close()
+    tier = request.tiers.get(cast("Role", trace.final_tier))
+    came = stream if stream is not None and stream.used and trace.final_tier == "large" else None
+    out = AnswerStream(
+        run=manager, messages=call.messages, name=call.stream_name, tier=tier, whole=call.whole, live=came
+    )
+    return answer, message, out

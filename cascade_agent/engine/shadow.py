@@ -1,6 +1,6 @@
 """Shadow calls: the large tier's answer to a step that the small one answered.
 
-A shadow runs after the answer is on its way, in a thread and a context of its own, so that it can neither delay
+A shadow runs after the answer is on its way, on a worker and in a context of its own, so that it can neither delay
 nor fail a step, nor be seen by the graph; at exit it is not waited for. Its finding is a label in the journal with
 the probability with which it was drawn, and its cost.
 """
@@ -19,6 +19,7 @@ from cascade_agent import telemetry
 from cascade_agent._fork import after_fork
 from cascade_agent._log import LOG
 from cascade_agent.core.records import Label, SideCall
+from cascade_agent.engine.worker_threads import hand_over
 from cascade_agent.models.usage import usage_and_cost
 from cascade_agent.validators.agreement import same
 
@@ -41,43 +42,38 @@ lost: int = 0
 
 
 class _Crew:
-    """A few daemon threads that take what waits, made when they are needed."""
+    """The jobs that wait, and a few workers that take them as long as there are any."""
 
     def __init__(self) -> None:
         self._todo: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
-        self._threads, self._idle, self._busy = 0, 0, 0
+        self._busy = 0
 
     def take(self, job: Callable[[], None]) -> bool:
         with self._changed:
             if len(self._todo) >= _WAITING:
                 return False
             self._todo.append(job)
-            if not self._idle and self._threads < _THREADS:
+            if self._busy < _THREADS:
                 try:
-                    threading.Thread(target=self._work, name="cascade-shadow", daemon=True).start()
-                except RuntimeError:  # the main thread has ended, and whoever asked may not wait
+                    hand_over(Context(), self._work)
+                except RuntimeError:  # there are no more threads, and whoever asked may not wait
                     self._todo.pop()
                     return False
-                self._threads += 1
-            self._changed.notify()
+                self._busy += 1
         return True
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._idle += 1
-                while not self._todo:
-                    self._changed.wait()
-                self._idle -= 1
+                if not self._todo:
+                    self._busy -= 1
+                    self._changed.notify_all()
+                    return
                 job = self._todo.popleft()
-                self._busy += 1
             with contextlib.suppress(Exception):  # a job counts its own failures
                 Context().run(job)
             del job
-            with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
 
     def wait(self, seconds: float | None) -> bool:
         with self._changed:

@@ -46,14 +46,12 @@ class _Mean:
         spread = _Z * math.sqrt(max(p * (1 - p), 0.0) / n + _Z**2 / (4 * n**2))
         return (middle - spread) / (1 + _Z**2 / n)
 
-
-def _add(*found: tuple[_Mean, float | None]) -> None:
-    """Add values to means; unknown ones are left out."""
-    for mean, value in found:
+    def add(self, value: float | None) -> None:
+        """Add a value; an unknown one is left out."""
         if value is not None:
-            mean.total = mean.total * _KEPT + value
-            mean.weight = mean.weight * _KEPT + 1.0
-            mean.value = mean.total / mean.weight
+            self.total = self.total * _KEPT + value
+            self.weight = self.weight * _KEPT + 1.0
+            self.value = self.total / self.weight
 
 
 @dataclass(slots=True)
@@ -64,10 +62,8 @@ class _Steps:
     seen: int = 0
     escalated: _Mean = field(default_factory=_Mean)
     broken: _Mean = field(default_factory=_Mean)
-    small_cost: _Mean = field(default_factory=_Mean)
-    large_cost: _Mean = field(default_factory=_Mean)
-    small_latency: _Mean = field(default_factory=_Mean)
-    large_latency: _Mean = field(default_factory=_Mean)
+    cost: dict[str, _Mean] = field(default_factory=lambda: {"small": _Mean(), "large": _Mean()})
+    latency: dict[str, _Mean] = field(default_factory=lambda: {"small": _Mean(), "large": _Mean()})
     cause: str | None = None
 
 
@@ -93,10 +89,10 @@ class StepStatistics:
             return DecisionInputs(
                 escalation=steps.escalated.lower(),
                 broken=steps.broken.lower(),
-                small_cost=steps.small_cost.value,
-                large_cost=steps.large_cost.value,
-                small_latency=steps.small_latency.value,
-                large_latency=steps.large_latency.value,
+                small_cost=steps.cost["small"].value,
+                large_cost=steps.cost["large"].value,
+                small_latency=steps.latency["small"].value,
+                large_latency=steps.latency["large"].value,
                 probe=probe,
                 cause=steps.cause,
             )
@@ -115,7 +111,7 @@ class StepStatistics:
         """Return the mean cost of a call of this tier; None before one was made."""
         with self._lock:
             steps = self._steps.get(name)
-            return None if steps is None else getattr(steps, f"{role}_cost").value
+            return None if steps is None else steps.cost[role].value
 
     def observe(self, trace: StepTrace) -> None:
         """Learn from a step that ended; nothing of its contents is kept."""
@@ -133,7 +129,8 @@ class StepStatistics:
                     _observe_small(steps, small, trace)
             for large in trace.attempts:
                 if large.tier == "large" and large.outcome in ("accepted", "rejected"):
-                    _add((steps.large_cost, large.cost), (steps.large_latency, large.latency))
+                    steps.cost["large"].add(large.cost)
+                    steps.latency["large"].add(large.latency)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Start anew in a copy, or in another process."""
@@ -145,12 +142,10 @@ def _observe_small(steps: _Steps, small: Attempt, trace: StepTrace) -> None:
     escalated, more = small.outcome != "accepted", trace.evidence
     cause = _unusable(small) if escalated else None
     steps.cause = cause or steps.cause
-    _add(
-        (steps.escalated, float(escalated)),
-        (steps.broken, float(cause is not None)),
-        (steps.small_cost, _plus(small.cost, [call.cost for call in more]) if more else small.cost),
-        (steps.small_latency, _plus(small.latency, [call.latency for call in more]) if more else small.latency),
-    )
+    steps.escalated.add(float(escalated))
+    steps.broken.add(float(cause is not None))
+    steps.cost["small"].add(_plus(small.cost, [call.cost for call in more]) if more else small.cost)
+    steps.latency["small"].add(_plus(small.latency, [call.latency for call in more]) if more else small.latency)
 
 
 def _unusable(attempt: Attempt) -> str | None:

@@ -1,4 +1,4 @@
-"""A step as an adapter hands it over, what its script wants done, and how it ended: values only."""
+"""A step as an adapter hands it over, what its calls gave, and how it ended: values only."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from cascade_agent.validators import default_validators
 from cascade_agent.validators.validator_set import ValidatorSet, check_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Iterator, Sequence
+    from collections.abc import Coroutine, Iterator, Sequence
 
-    from langchain_core.messages import AIMessage, AIMessageChunk
+    from langchain_core.messages import AIMessage
     from langchain_core.runnables import RunnableConfig
 
-    from cascade_agent.core.records import Attempt, Decision, Draft, StepOutcome
+    from cascade_agent.core.clean_json import JsonMapping
+    from cascade_agent.core.records import Attempt, Draft, StepOutcome
     from cascade_agent.engine.budget import Budget
     from cascade_agent.models.tier import Role
-    from cascade_agent.validators.validator_set import Evidence
 
 DISABLED = "CASCADE_DISABLED"
 """Environment variable: set to anything but 0, false, no or off, everything goes to the large tier."""
@@ -44,13 +44,13 @@ NESTED: ContextVar[bool] = ContextVar("cascade_nested", default=False)
 class Answer:
     """A tier's answer: the draft to be judged, and the host's own value that is returned when it is accepted.
 
-    `context` is set where the answer itself says what it is to be judged as: an agent that owes structured output in
-    the end first calls ordinary tools.
+    `judged_with` changes fields of the step's context where the answer itself says what it is to be judged as: an agent
+    that owes structured output in the end first calls ordinary tools.
     """
 
     draft: Draft
     native: object = None
-    context: StepContext | None = None
+    judged_with: JsonMapping | None = None
 
 
 Rebuild = Callable[[str, "AIMessage", object], Answer]
@@ -109,11 +109,10 @@ def _same(one: Any, other: Any) -> bool:
 class StepRequest:
     """One step as an adapter hands it over.
 
-    `call` (or `acall`) asks a tier; a note is a hand-over for the large one. `shadow` asks the large one out of the
-    host's sight. `stream` (or `astream`) is there when somebody streams: it asks the tier that has the last word, whose
-    answer goes out as it comes, and `sent` gives what of it went out so far. `host_raised` says of an exception that it
-    is the host's own and no model's failure. `rebuild` makes the adapter's own value of another draft of small that
-    evidence found.
+    `ask(role, note, live=...)` asks a tier; a note is a hand-over for the large one, and what is `live`, where somebody
+    `streams`, goes out as it comes; `sent` gives what of it went out so far. `shadow` asks large out of the host's
+    sight. `host_raised` says of an exception that it is the host's own and no model's failure. `rebuild` makes the
+    adapter's own value of another draft of small that evidence found.
 
     `interruptible` says that a human can be asked when the step is exhausted; its record is then not yet the last word
     and is left to whoever asks him.
@@ -124,10 +123,8 @@ class StepRequest:
     contexts: Mapping[Role, StepContext]
     validators: ValidatorSet
     policy: Policy
-    call: Callable[[Role, str | None], Answer] | None = None
-    acall: Callable[[Role, str | None], Awaitable[Answer]] | None = None
-    stream: Callable[[Role, str | None], Generator[AIMessageChunk, None, Answer]] | None = None
-    astream: Callable[[Role, str | None], Awaitable[Answer]] | None = None
+    ask: Callable[..., Coroutine[Any, Any, Answer]]
+    streams: bool = False
     sent: Callable[[], AIMessage | None] | None = None
     shadow: Callable[[], Answer] | None = None
     host_raised: Callable[[Exception], bool] | None = None
@@ -155,11 +152,6 @@ def is_on(*switches: object) -> bool:
     return False
 
 
-def is_nested() -> bool:
-    """Return whether a tier is being called here, whose outer step may hold the money that this one is short of."""
-    return NESTED.get()
-
-
 @contextmanager
 def state_of_step(state: object) -> Iterator[None]:
     """Let validators of the steps inside see the graph's state (plan consistency reads it)."""
@@ -175,69 +167,6 @@ def current_state() -> object:
     return _STATE.get()
 
 
-# ---- what a script wants done ---------------------------------------------------------------------------------------
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class CallTier:
-    """Ask a tier for its draft within `seconds`.
-
-    `hedge` starts the call of large, that many seconds later, in parallel to this one of small; should large answer
-    first, small is given up. With `live` the answer goes out as it comes.
-    """
-
-    role: Role
-    seconds: float | None
-    note: str | None = None
-    hedge: float | None = None
-    live: bool = False
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class Validate:
-    """Run the local validators on a draft; without one, those that look at the context alone."""
-
-    draft: Draft | None
-    context: StepContext
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class AskEvidence:
-    """Ask a piece of evidence about a draft within `seconds`."""
-
-    evidence: Evidence
-    draft: Draft
-    context: StepContext
-    seconds: float | None
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class AwaitMoney:
-    """Wait at most `seconds` until a call that money is set aside for is over, and the amount may be there."""
-
-    amount: float
-    seconds: float | None
-
-
-@quick
-@dataclass(frozen=True, slots=True)
-class HandOver:
-    """An attempt is over and large is next, after `decision.wait` seconds; `first` when small was it."""
-
-    attempt: Attempt
-    decision: Decision
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CancelPending:
-    """Give up a large call that runs in parallel: its `Reply`, `"running"`, or None when it was never made."""
-
-
 @quick
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -251,7 +180,6 @@ class Reply:
     """True if the call was made at all."""
 
 
-Effect = CallTier | Validate | AskEvidence | AwaitMoney | HandOver | CancelPending
 Pending = Reply | Literal["running"] | None
 
 

@@ -11,28 +11,30 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from contextlib import aclosing, closing
+from contextlib import aclosing
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseCallbackManager, CallbackManager
-from langchain_core.callbacks.manager import ahandle_event, handle_event
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import AIMessage, AIMessageChunk, message_chunk_to_message
 from langchain_core.messages.ai import add_ai_message_chunks
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 
 from cascade_agent.core.records import Draft
+from cascade_agent.engine.ways import resolved
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from uuid import UUID
 
     from langchain_core.callbacks.manager import BaseRunManager
     from langchain_core.messages import BaseMessage, InvalidToolCall, ToolCall
 
     from cascade_agent.core.clean_json import JsonObject
+    from cascade_agent.engine.ways import Send, Way
     from cascade_agent.models.tier import Tier
 
 M = TypeVar("M", bound=BaseCallbackManager)
@@ -92,24 +94,17 @@ class _Live(_Silenced):
 
     def __getattr__(self, name: str) -> Any:
         event = super().__getattr__(name)
-        passes = getattr(self._stream, f"pass_{name}", None)
-        if passes is None:
+        if name not in ("on_llm_new_token", "on_stream_event", "on_llm_end"):
             return event
-        if not asyncio.iscoroutinefunction(event):
 
-            def synchronous(*args: Any, **more: Any) -> None:
-                given = passes(self._handler, args, more)
-                if given is not None:
-                    event(*args, **given)
+        def passed(*args: Any, **more: Any) -> Any:
+            given = self._stream.passed(name, self._handler, args, more)
+            return None if given is None else event(*args, **given)
 
-            return synchronous
+        async def apassed(*args: Any, **more: Any) -> None:
+            await resolved(passed(*args, **more))
 
-        async def asynchronous(*args: Any, **more: Any) -> None:
-            given = passes(self._handler, args, more)
-            if given is not None:
-                await event(*args, **given)
-
-        return asynchronous
+        return apassed if asyncio.iscoroutinefunction(event) else passed
 
 
 @cache
@@ -215,35 +210,31 @@ class LiveStream(BaseCallbackHandler):
 
     # ---- what its streaming handlers get ----------------------------------------------------------------------------
 
-    def pass_on_llm_new_token(
-        self, handler: BaseCallbackHandler, _args: tuple[Any, ...], more: JsonObject
+    def passed(
+        self, name: str, handler: BaseCallbackHandler, args: tuple[Any, ...], more: JsonObject
     ) -> JsonObject | None:
-        """Pass a chunk on, not one of a call that was given up; the last one waits for the record."""
-        message = getattr(more.get("chunk"), "message", None)
-        if self._over or not isinstance(message, AIMessageChunk):
-            return None if self._over else more
-        self._seen.add(more["run_id"])
+        """Return with what an event goes on to a handler; None where it waits for the record, or is not to be seen.
+
+        The last chunk and the end wait for the record; chunks of a call that was given up are not seen.
+        """
         key = (id(handler), more["run_id"])
-        if key in self._lasts:
-            message = add_ai_message_chunks(self._lasts.pop(key), message)
-        if message.chunk_position == "last":
+        if name == "on_llm_new_token":
+            message = getattr(more.get("chunk"), "message", None)
+            if self._over or not isinstance(message, AIMessageChunk):
+                return None if self._over else more
+            self._seen.add(more["run_id"])
+            if key in self._lasts:
+                message = add_ai_message_chunks(self._lasts.pop(key), message)
+            if message.chunk_position != "last":
+                return {**more, "chunk": ChatGenerationChunk(message=_outgoing(message))}
             self._lasts[key] = message
             return None
-        return {**more, "chunk": ChatGenerationChunk(message=_outgoing(message))}
-
-    def pass_on_stream_event(
-        self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: JsonObject
-    ) -> JsonObject | None:
-        """Pass a content-block event on; the last one waits for the record."""
-        self._seen.add(more["run_id"])
-        if args[0].get("event") != "message-finish":
-            return more
-        self._held.append((handler, "on_stream_event", args[0], more))
+        if name == "on_stream_event":
+            self._seen.add(more["run_id"])
+            if args[0].get("event") != "message-finish":
+                return more
+        self._held.append((handler, name, args[0], more))
         return None
-
-    def pass_on_llm_end(self, handler: BaseCallbackHandler, args: tuple[Any, ...], more: JsonObject) -> None:
-        """Keep the end of a run until the record is there."""
-        self._held.append((handler, "on_llm_end", args[0], more))
 
     def _ends(self, message: AIMessage | None) -> Iterator[_Event]:
         """Yield the events that were kept; those of the run that gave `message` with the record on it."""
@@ -264,50 +255,31 @@ class LiveStream(BaseCallbackHandler):
                 yield handler, "on_llm_new_token", _token(last), {**own, "chunk": chunk}
             yield handler, name, event if accepted is None else _result(accepted), more
 
-    def close(self, message: AIMessage | None = None) -> None:
+    async def close(self, way: Way, message: AIMessage | None = None) -> None:
         """Give the handlers what was kept for them: with the record, where there is one."""
         for handler, name, event, more in self._ends(message):
-            handle_event([handler], name, "ignore_llm", event, **more)
-
-    async def aclose(self, message: AIMessage | None = None) -> None:
-        """Async twin of `close`."""
-        for handler, name, event, more in self._ends(message):
-            await ahandle_event([handler], name, "ignore_llm", event, **more)
+            await resolved(way.handle([handler], name, "ignore_llm", event, **more))
 
     # ---- who reads the stream ---------------------------------------------------------------------------------------
 
-    def pull(self, parts: Iterator[Any]) -> Generator[AIMessageChunk, None, Any]:
-        """Yield the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
-        self._read, self.last = [], None
-        with closing(cast("Any", parts)):
-            for part in parts:
-                if not isinstance(part, AIMessageChunk):
-                    return part
-                self._read.append(part)
-                self.last, kept = (part if part.chunk_position == "last" else None), self.last
-                if kept is not None:
-                    yield _outgoing(kept)
-                if self.last is None:
-                    yield _outgoing(part)
-        return _message_of(self._read)
-
-    async def apull(self, parts: AsyncIterator[Any], send: Callable[[AIMessageChunk], None]) -> Any:
+    async def pull(self, parts: AsyncIterator[object], send: Send) -> object:
         """Send the chunks of a model's stream; return their sum, or what a model gave that does not stream."""
         self._read, self.last = [], None
-        task = cast("asyncio.Task[Any]", asyncio.current_task())  # our own, for this stream alone
         async with aclosing(cast("Any", parts)):
             async for part in parts:
-                if task.cancelling():  # `asyncio.wait_for`, in a client, can swallow it before Python 3.12
-                    raise asyncio.CancelledError
                 if not isinstance(part, AIMessageChunk):
                     return part
                 self._read.append(part)
                 self.last, kept = (part if part.chunk_position == "last" else None), self.last
                 if kept is not None:
-                    send(_outgoing(kept))
+                    await send(_outgoing(kept))
                 if self.last is None:
-                    send(_outgoing(part))
+                    await send(_outgoing(part))
         return _message_of(self._read)
+
+    def end(self, message: AIMessage) -> Iterator[AIMessageChunk]:
+        """Yield the chunk that whoever reads the stream did not get yet, with the record."""
+        yield last_chunk(message, self.last)
 
 
 def _message_of(parts: Sequence[AIMessageChunk]) -> AIMessage:
@@ -413,96 +385,73 @@ def _words(text: str) -> list[str]:
     return ["".join(words[i : i + size]) for i in range(0, len(words), size)]
 
 
+@dataclass(frozen=True, kw_only=True)
 class AnswerStream:
-    """Emits an accepted answer to the streaming handlers of a run, as if a model streamed it just now.
+    """The way of an accepted answer to the streaming handlers of a run, as if `tier` streamed it just now.
 
     Every other handler (tracers, usage counters) already saw the tier's own call and receives nothing here. Nor does
     anybody when the user keeps the tier that answered out of streams, or when it was seen as it came (`live`).
     """
 
-    def __init__(
-        self,
-        run: BaseRunManager,
-        messages: Sequence[BaseMessage],
-        *,
-        name: str,
-        tier: Tier | None,
-        whole: bool = False,
-        live: LiveStream | None = None,
-    ) -> None:
-        hidden = live is not None or (tier is not None and tier.hidden)
-        self.handlers = [] if hidden else [h for h in run.handlers if is_streaming(h)]
-        self._read = live if live is not None and live.pulled else None
-        self._run, self._messages, self._name, self._tier, self._whole = run, messages, name, tier, whole
-        self._at_once = bool(self.handlers) and tier is not None and not tier.streams
+    run: BaseRunManager
+    messages: Sequence[BaseMessage]
+    name: str
+    tier: Tier | None
+    whole: bool
+    live: LiveStream | None
 
-    def _chunks(self, message: AIMessage) -> Iterator[AIMessageChunk]:
-        return (
-            chunks(message, whole=self._whole) if self._read is None else iter((last_chunk(message, self._read.last),))
-        )
+    async def emit(self, message: AIMessage, way: Way, send: Send | None) -> None:
+        """Give out the answer in chunks, each to the handlers first; `send` takes them for who reads the stream."""
+        tier, live, run = self.tier, self.live, None
+        handlers = self._listeners()
+        if handlers:
+            manager = self._manager(way, handlers)
+            run = (await resolved(manager.on_chat_model_start({}, [list(self.messages)], name=self.name)))[0]
+        elif send is None:
+            return
+        parts = chunks(message, whole=self.whole) if live is None or not live.pulled else live.end(message)
+        in_pieces = tier is None or tier.streams
+        try:
+            for chunk in parts:
+                if run is not None and in_pieces:
+                    await resolved(run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk)))
+                if send is not None:
+                    await send(chunk, paced=True)
+        except BaseException as error:  # the consumer left
+            if run is not None:
+                await resolved(run.on_llm_error(error))
+            raise
+        if run is not None:
+            takes_events = in_pieces and not self.whole and any(map(_takes_events, handlers))
+            for event in _events(message) if takes_events else ():
+                await resolved(run.on_stream_event(event))
+            await resolved(run.on_llm_end(_result(message)))
 
-    def _manager(self, kind: type[M]) -> M:
-        run, tier = self._run, self._tier
-        manager = kind(
+    def _listeners(self) -> list[BaseCallbackHandler]:
+        if self.live is not None or (self.tier is not None and self.tier.hidden):
+            return []
+        return [handler for handler in self.run.handlers if is_streaming(handler)]
+
+    def _manager(self, way: Way, handlers: list[BaseCallbackHandler]) -> Any:
+        run, tier = self.run, self.tier
+        manager = way.manager(
             handlers=[],
             inheritable_handlers=list(run.inheritable_handlers),  # instrumentations add themselves where they miss one
             parent_run_id=run.run_id,
             tags=list(run.tags),  # HIDDEN among them when the user asked for it
             metadata=dict(run.metadata) if tier is None else {**run.metadata, **_named(tier)},
         )
-        manager.handlers = list(self.handlers)
+        manager.handlers = handlers
         return manager
 
-    def emit(self, message: AIMessage) -> Iterator[AIMessageChunk]:
-        """Yield the answer in chunks, each given to the handlers first."""
-        run = None
-        if self.handlers:
-            manager = self._manager(CallbackManager)
-            run = manager.on_chat_model_start({}, [list(self._messages)], name=self._name)[0]
-        try:
-            for chunk in self._chunks(message):
-                if run is not None and not self._at_once:
-                    run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
-                yield chunk
-        except BaseException as error:  # the consumer left
-            if run is not None:
-                run.on_llm_error(error)
-            raise
-        if run is not None:
-            for event in self._events(message):
-                run.on_stream_event(event)
-            run.on_llm_end(_result(message))
 
-    async def aemit(self, message: AIMessage) -> AsyncGenerator[AIMessageChunk, None]:
-        """Async twin of `emit`."""
-        run = None
-        if self.handlers:
-            manager = self._manager(AsyncCallbackManager)
-            run = (await manager.on_chat_model_start({}, [list(self._messages)], name=self._name))[0]
-        try:
-            for chunk in self._chunks(message):
-                if run is not None and not self._at_once:
-                    await run.on_llm_new_token(_token(chunk), chunk=ChatGenerationChunk(message=chunk))
-                yield chunk
-        except BaseException as error:  # the consumer left
-            if run is not None:
-                await run.on_llm_error(error)
-            raise
-        if run is not None:
-            for event in self._events(message):
-                await run.on_stream_event(event)
-            await run.on_llm_end(_result(message))
+def _events(message: AIMessage) -> Iterator[Any]:
+    """Return the answer as content-block events, for handlers that take these (`stream_events(version="v3")`)."""
+    from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
 
-    def _events(self, message: AIMessage) -> Iterator[Any]:
-        """Yield the answer as content-block events, where a handler takes these (`stream_events(version="v3")`)."""
-        if not (self._whole or self._at_once) and any(_takes_events(handler) for handler in self.handlers):
-            from langchain_core.language_models._compat_bridge import chunks_to_events, message_to_events
-
-            if isinstance(message.content, str):
-                parts = (ChatGenerationChunk(message=chunk) for chunk in chunks(message, whole=self._whole))
-                yield from chunks_to_events(parts, message_id=message.id)
-            else:
-                yield from message_to_events(message, message_id=message.id)
+    if not isinstance(message.content, str):
+        return message_to_events(message, message_id=message.id)
+    return chunks_to_events((ChatGenerationChunk(message=chunk) for chunk in chunks(message)), message_id=message.id)
 
 
 def _named(tier: Tier) -> dict[str, str]:
@@ -522,19 +471,15 @@ def _result(message: AIMessage) -> LLMResult:
 # ---- the third version of events: one model's stream ----------------------------------------------------------------
 
 
-def event_stream(answer: Callable[[], Iterator[AIMessageChunk]]) -> Any:
-    """Return the events of an answer; it is asked for when they are first read."""
+def event_stream(answer: Iterator[AIMessageChunk]) -> Any:
+    """Return the events of an answer, which is asked for when they are first read."""
     from langchain_core.language_models._compat_bridge import chunks_to_events
     from langchain_core.language_models.chat_model_stream import ChatModelStream
 
-    stream = ChatModelStream()
-    events: Iterator[Any] | None = None
+    stream, events = ChatModelStream(), chunks_to_events(ChatGenerationChunk(message=chunk) for chunk in answer)
 
     def pump() -> bool:
-        nonlocal events
         try:
-            if events is None:
-                events = chunks_to_events(ChatGenerationChunk(message=chunk) for chunk in answer())
             event = next(events, None)
             if event is not None:
                 stream.dispatch(event)
@@ -547,7 +492,7 @@ def event_stream(answer: Callable[[], Iterator[AIMessageChunk]]) -> Any:
     return stream
 
 
-async def aevent_stream(answer: Callable[[], AsyncIterator[AIMessageChunk]]) -> Any:
+async def aevent_stream(answer: AsyncIterator[AIMessageChunk]) -> Any:
     """Async twin of `event_stream`."""
     from langchain_core.language_models._compat_bridge import achunks_to_events
     from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
@@ -556,14 +501,13 @@ async def aevent_stream(answer: Callable[[], AsyncIterator[AIMessageChunk]]) -> 
 
     async def produce() -> None:
         try:
-            async with aclosing(cast("Any", answer())) as parts:
+            async with aclosing(cast("Any", answer)) as parts:
                 async for event in achunks_to_events(ChatGenerationChunk(message=chunk) async for chunk in parts):
                     stream.dispatch(event)
-        except asyncio.CancelledError as error:
+        except BaseException as error:  # the stream raises it where it is read
             stream.fail(error)
-            raise
-        except BaseException as error:  # noqa: BLE001 - the stream raises it where it is read
-            stream.fail(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
 
     async def start() -> None:
         if stream._producer_task is None:

@@ -45,6 +45,12 @@ class SupersededError(LateError):
         super().__init__("large answered first")
 
 
+class _Box(SimpleQueue[tuple[object, BaseException | None]]):
+    """The place where a worker leaves its result; `late_for` says whose it is once nobody waits for it."""
+
+    late_for: str | None = None
+
+
 class _Worker:
     __slots__ = ("inbox",)
 
@@ -75,12 +81,6 @@ def _outcome(context: Context, call: Callable[[], object]) -> tuple[object, Base
         return None, error
 
 
-class _Box(SimpleQueue[tuple[object, BaseException | None]]):
-    """The place where a worker leaves its result; `late_for` says whose it is once nobody waits for it."""
-
-    late_for: str | None = None
-
-
 _idle: list[_Worker] = []
 _late: Counter[str] = Counter()
 _counting = threading.Lock()
@@ -107,7 +107,7 @@ def run_within(seconds: float | None, call: Callable[[], T], *, callee: str = ""
     """
     if seconds is None:
         return call()
-    box = _hand_over(copy_context(), call)
+    box = _handed_over(call)
     try:
         value, error = box.get(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
     except Empty:
@@ -152,7 +152,7 @@ def stream_within(
             context.run(made.close)
     found: SimpleQueue[tuple[Y | None, _End | None]] = SimpleQueue()
     left = threading.Event()
-    closed = _hand_over(context, partial(_feed, made, found, left))
+    closed = _handed_over(partial(_feed, made, found, left), context)
     deadline = perf_counter() + min(seconds, threading.TIMEOUT_MAX)
     try:
         while True:
@@ -203,12 +203,16 @@ class BackgroundCall(Future[T]):
         self._dropped.set()
         self.cancel()
 
-    def drop_unless_started(self) -> bool:
-        """Give the call up if it did not start yet; return whether it is given up."""
+    def drop_unless_made(self) -> bool:
+        """Give the call up if it was not made yet; return whether it is given up."""
         if self.cancel():
             self._dropped.set()
-            return True
-        return False
+        return self.cancelled()
+
+    @property
+    def is_made(self) -> bool:
+        """Return whether the call was made, or is being made."""
+        return self.running() or (self.done() and not self.cancelled())
 
     def work(self, call: Callable[[], T], after: float) -> None:
         """Make the call `after` seconds from now, if it was not dropped until then."""
@@ -223,19 +227,30 @@ class BackgroundCall(Future[T]):
 def start(call: Callable[[], T], *, after: float = 0.0) -> BackgroundCall[T]:
     """Let a worker make a call, `after` seconds from now, in a copy of this context."""
     background: BackgroundCall[T] = BackgroundCall()
-    _hand_over(copy_context(), lambda: background.work(call, after))
+    _handed_over(lambda: background.work(call, after))
     return background
 
 
-def _hand_over(context: Context, call: Callable[[], object]) -> _Box:
+def hand_over(context: Context, call: Callable[[], object]) -> _Box:
+    """Let a worker make a call; return where it leaves the result.
+
+    Raises:
+        RuntimeError: no worker is free, and no thread can be started.
+    """
     box = _Box()
     try:
         worker = _idle.pop()
     except IndexError:
-        try:
-            worker = _Worker()
-        except RuntimeError:  # no more threads, or the main one has ended: an answer without a deadline is one
-            box.put(_outcome(context, call))
-            return box
+        worker = _Worker()
     worker.inbox.put((context, call, box))
     return box
+
+
+def _handed_over(call: Callable[[], object], context: Context | None = None) -> _Box:
+    context = copy_context() if context is None else context
+    try:
+        return hand_over(context, call)
+    except RuntimeError:  # no more threads, or the main one has ended: an answer without a deadline is one
+        box = _Box()
+        box.put(_outcome(context, call))
+        return box

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from cascade_agent import CascadeChatModel, cascade_node, cascade_step, swap_node
 from cascade_agent.errors import ConfigurationError
 from cascade_agent.testing import ScriptedChatModel
-from tests.builders import BOTH, ask, graph_of, lookup, no_draft, seeing
+from tests.builders import BOTH, ask, graph_of, lookup, no_draft, seeing, streamed
 
 
 def pair(small="draft", large="final", *, loop=True):
@@ -196,10 +196,7 @@ async def test_a_body_takes_what_langgraph_injects(how):
     store = InMemoryStore()
     graph = builder.compile(store=store)
     config = {"configurable": {"user": "ada"}}
-    if how == "sync":
-        written = list(graph.stream({"messages": "hi"}, config, context={"k": 1}, stream_mode="custom"))
-    else:
-        written = [x async for x in graph.astream({"messages": "hi"}, config, context={"k": 1}, stream_mode="custom")]
+    written = await streamed(graph, {"messages": "hi"}, config, how=how, context={"k": 1}, stream_mode="custom")
     assert written == [{"progress": 1}]
     assert got["config"]["configurable"]["user"] == "ada"
     assert got["runtime"].context == {"k": 1}

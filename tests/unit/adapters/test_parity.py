@@ -261,7 +261,7 @@ def seen(ask: Any) -> Any:
 STRUCTURED = st.sampled_from([city(3), city("big"), call("City"), "fine", ConnectionError("down"), ValueError("odd")])
 
 
-@settings(max_examples=examples(40, 300), deadline=None)
+@settings(max_examples=examples(25, 300), deadline=None)
 @given(
     data=st.data(),
     shape=st.sampled_from([*SHAPES, "agent"]),

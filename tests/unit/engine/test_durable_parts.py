@@ -12,7 +12,7 @@ from langgraph.types import Command
 
 from cascade_agent import CascadeMiddleware, Policy, Price, Tier, Verdict, cascade_node
 from cascade_agent.core.records import Draft, SideCall, StepContext, StepTrace, Usage
-from cascade_agent.engine import budget, durable, executor
+from cascade_agent.engine import budget, durable
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from tests.builders import BOTH, Refused, graph_of, pair, refuses_small, run
 
@@ -255,7 +255,7 @@ def test_a_step_that_ends_while_it_waits_for_large_counts_no_attempt_twice(monke
     journal = TraceCapture()
     small, large = models(Refused(after="30"), "never")
     cascade = pair(small, large, validators=[refuses_small], journal=journal)
-    monkeypatch.setattr(executor.time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         cascade.invoke("hi")
     assert [(a.tier, a.outcome) for a in journal.traces[0].attempts] == [("small", "rejected"), ("large", "error")]

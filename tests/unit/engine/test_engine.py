@@ -13,10 +13,12 @@ from langchain_core.messages import AIMessage
 
 from cascade_agent import Policy, Price, Tier, Verdict
 from cascade_agent.core.records import Attempt, DecisionInputs, Draft, SideCall, StepContext, StepTrace, Usage
-from cascade_agent.engine.engine import arun, run
-from cascade_agent.engine.step import Answer, StepRequest, trace_of
+from cascade_agent.engine.engine import OpenStep
+from cascade_agent.engine.step import Answer, StepRequest, StepResult, trace_of
+from cascade_agent.engine.ways import EVENT_LOOP, THREADS, finished
 from cascade_agent.engine.worker_threads import LateError, run_within
 from cascade_agent.errors import RecordError
+from cascade_agent.journal.background import in_event_loop
 from cascade_agent.offline.evaluation.replay import replay
 from cascade_agent.testing import ScriptedChatModel, TraceCapture
 from cascade_agent.validators import shipped_scorer
@@ -139,13 +141,12 @@ def a_step(
         usage = None if tokens is None else {"input_tokens": tokens[0], "output_tokens": tokens[1], "total_tokens": 9}
         return Answer(draft=Draft(message=AIMessage(f"{role} says", usage_metadata=usage), tier=role), native=role)
 
-    def ask(role: str, _note: str | None) -> Answer:
-        if says[role].kind == "hangs":
-            released.wait(1)
-        return answer(role)
-
-    async def aask(role: str, _note: str | None) -> Answer:
-        await asyncio.sleep(60 if says[role].kind == "hangs" else 0)
+    async def ask(role: str, _note: str | None, *, live: bool) -> Answer:
+        assert not live
+        if not in_event_loop():
+            released.wait(1 if says[role].kind == "hangs" else 0)
+        else:
+            await asyncio.sleep(60 if says[role].kind == "hangs" else 0)
         return answer(role)
 
     def tier(role: str, rate: float | None) -> Tier:
@@ -161,12 +162,16 @@ def a_step(
         contexts={"small": ctx, "large": ctx},
         validators=ValidatorSet([before(context), judge(says), *evidence]),
         policy=policy or Policy(),
-        call=ask,
-        acall=aask,
+        ask=ask,
         journal=journal,
         statistics=None if inputs is None else Fixed(inputs),
     )
     return step, journal
+
+
+def run(step: StepRequest, way: str = "sync") -> StepResult:
+    """Run it on one of the two ways."""
+    return finished(OpenStep(step, THREADS).run()) if way == "sync" else asyncio.run(OpenStep(step, EVENT_LOOP).run())
 
 
 def timeless(trace: StepTrace) -> str:
@@ -217,7 +222,7 @@ inputs_seen = st.builds(
 )
 
 
-@settings(max_examples=examples(40, 300), deadline=None)
+@settings(max_examples=examples(25, 300), deadline=None)
 @given(
     small=with_hangs,
     large=with_hangs,
@@ -231,7 +236,7 @@ def test_sync_async_and_replay_agree(**script):
     """R20: for any script and policy the same decisions, and records that are byte-identical but for ids and times."""
     step, kept = a_step(**script)
     astep, akept = a_step(**script)
-    result, aresult = run(step), asyncio.run(arun(astep))
+    result, aresult = run(step), run(astep, "async")
     assert timeless(result.trace) == timeless(aresult.trace)
     assert [timeless(t) for t in kept] == [timeless(t) for t in akept] == [timeless(result.trace)]
     assert (result.answer and result.answer.native) == (aresult.answer and aresult.answer.native)
@@ -251,7 +256,7 @@ def test_sync_async_and_replay_agree(**script):
         assert again.cost == pytest.approx(trace.cost)
 
 
-@settings(max_examples=examples(40, 100), deadline=None)
+@settings(max_examples=examples(25, 100), deadline=None)
 @given(small=scripts, large=scripts, policy=policies)
 def test_what_holds_of_every_step(small, large, policy):
     """What is returned passed every hard check; at most one call per tier; every attempt is closed."""
@@ -281,7 +286,7 @@ def test_evidence_is_asked_only_while_it_can_decide(way):
     pieces_ = (Piece("cheap", score=0.99), Piece("dear", score=0.99))
     policy = Policy(threshold=0.5, evidence=(0.0, 0.9))
     step, _ = a_step(Says("answers", validator="graded", score=0.6), Says("answers"), policy=policy, evidence=pieces_)
-    result = run(step) if way == "sync" else asyncio.run(arun(step))
+    result = run(step, way)
     queried = [s.name for s in result.trace.evidence]
     assert queried == [p.name for p in pieces_ if p.asked]
     assert queried[0] == "cheap"
@@ -312,7 +317,7 @@ def test_no_time_left_asks_no_evidence(way):
 
     step, _ = a_step(Says("answers"), Says("answers"), policy=Policy(latency_budget=1.0))
     step = replace(step, validators=ValidatorSet([slow, piece]))
-    trace = run(step).trace if way == "sync" else asyncio.run(arun(step)).trace
+    trace = run(step, way).trace
     assert piece.asked == []
     assert [v.code for v in trace.attempts[0].verdicts] == ["evidence_timeout"]
     assert (trace.evidence[0].cost, trace.evidence[0].usage.calls) == (0.0, 0)
