@@ -183,7 +183,7 @@ class DriftWatch:
 
     def _place(self, step: StepTrace) -> StepRef:
         """Give a step its place in the stream and in its conversation, and remember it."""
-        turn, time = 0, moment(step.started_at)
+        turn, time = 0, None if self._since is None else moment(step.started_at)
         if step.thread_id is not None:
             turn = self._turns[step.thread_id] = self._turns.get(step.thread_id, -1) + 1
         ref = self._recent[step.id] = StepRef(

@@ -208,9 +208,9 @@ class Watcher:
 class Latest(OrderedDict[K, V]):
     """A table of the entries that were set last, at most so many."""
 
-    def __init__(self, most: int = REMEMBERED) -> None:
+    def __init__(self, most: int | None = None) -> None:
         super().__init__()
-        self.most = most
+        self.most = REMEMBERED if most is None else most
 
     def __setitem__(self, key: K, value: V) -> None:
         """Set an entry, and forget the one that was set longest ago."""

@@ -248,3 +248,8 @@ class Report(Plain):
     doubtful: tuple[StepTrace, ...]
     drift: DriftReport
     notes: tuple[str, ...]
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Return the median latency of each sort of calls."""
+        return {row.who: row.p50 for row in self.latency}

@@ -54,7 +54,7 @@ def templates() -> Environment:
     )
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     env.filters |= {function.__name__: function for function in _FILTERS}
-    env.globals |= {function.__name__: function for function in (answer_text, compared_note, cost_tile, saving)}
+    env.globals |= {function.__name__: function for function in (answer_text, cost_tile, saving)}
     env.globals["plots"] = plots
     return env
 
@@ -103,13 +103,3 @@ def cost_tile(report: data.Report) -> tuple[str, str]:
     parts.append(f"{fmt.money(known / (totals.steps - unknown), currency)} a step")
     return ("≥ " if unknown else "") + fmt.money(known, currency), "; ".join(parts)
 
-
-def compared_note(report: data.Report) -> str:
-    """Return what the share of always-large's cost rests on."""
-    compared, currency = report.always_large, report.currency
-    if compared.share is None:
-        return compared.why
-    text = f"of {fmt.money(compared.large, currency)}"
-    if not compared.estimated:
-        return text + ", as measured: the large model was asked in every step"
-    return f"{text}, estimated from {fmt.plural(compared.drawn, 'shadow call')}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 _NARROW: Final = 328.0
 _MIDDLE: Final = 660.0
-_MARKS: Final = {"as it ran": "run", "always small": "small", "always large": "large"}
+MARKS: Final = {"as it ran": "run", "always small": "small", "always large": "large"}
 _REFERENCES: Final = ("small", "large")
 _FIFTHS: Final = (0, 0.2, 0.4, 0.6, 0.8, 1)
 
@@ -82,11 +82,11 @@ def frontier(width: float, data: Frontier) -> Markup:
 
 def _whiskered(point: Point) -> bool:
     """Return whether the interval of a mark is drawn."""
-    return bool(_MARKS.get(point.name) not in _REFERENCES and point.quality.n and point.quality.low is not None)
+    return bool(MARKS.get(point.name) not in _REFERENCES and point.quality.n and point.quality.low is not None)
 
 
 def _mark(chart: Chart, point: Point, x: float, y: float, placer: Placer) -> None:
-    kind, sentence = _MARKS.get(point.name, "policy"), _sentence(point)
+    kind, sentence = MARKS.get(point.name, "policy"), _sentence(point)
     if kind == "run":
         chart.dot(x, y, 7.5, "mark-run", sentence)
     elif kind in _REFERENCES:

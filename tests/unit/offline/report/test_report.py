@@ -71,7 +71,7 @@ def report(journal):
 
 # ---- figures are the journal's --------------------------------------------------------------------------------------
 def test_counts_and_sums_are_the_journals(journal, report):
-    """Steps, outcomes, answers, escalations, costs and labels equal a plain recount of the lines."""
+    """Steps, outcomes, answers, escalations and their reasons, costs and labels equal a plain recount of the lines."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     steps = [line for line in lines if line["type"] == "step"]
     totals = report.totals
@@ -85,17 +85,10 @@ def test_counts_and_sums_are_the_journals(journal, report):
     assert totals.shadow_calls == len(side_calls)
     assert totals.shadow.known == pytest.approx(sum(side_calls))
     assert totals.labels == sum(line["type"] == "label" for line in lines)
-    assert totals.models == {
-        "small": {"tiny-1": len(steps)},
-        "large": {"huge-1": sum(len(s["attempts"]) - 1 for s in steps)},
-    }
-
-
-def test_reasons_are_counted_by_step(journal, report):
-    """Each escalated step counts once, under its name and the reason of its first escalation."""
-    wanted = Counter((t.step, t.reason) for t in read(journal) if t.escalated)
+    large = sum(len(s["attempts"]) - 1 for s in steps)
+    assert totals.models == {"small": {"tiny-1": len(steps)}, "large": {"huge-1": large}}
     found = {(row.step, reason): n for row in report.escalations for reason, n in row.reasons.items()}
-    assert found == wanted
+    assert found == Counter((t.step, t.reason) for t in read(journal) if t.escalated)
     assert {row.step: row.steps for row in report.escalations} == Counter(t.step for t in read(journal))
 
 
@@ -119,9 +112,8 @@ def test_spend_over_time_adds_up(report):
     assert sum(p.unknown for p in periods) == report.totals.cost.unknown
     paid = sum(p.small + p.large + p.evidence for p in periods)
     assert paid == pytest.approx(report.totals.cost.known)
-    assert sum(p.evidence for p in periods) == pytest.approx(
-        sum(0.0005 for n in range(120) if n % 10 == 3 and n % 17 != 5)
-    )
+    asked = [n for n in range(120) if n % 10 == 3 and n % 17 != 5]
+    assert sum(p.evidence for p in periods) == pytest.approx(0.0005 * len(asked))
     assert sum(p.shadow for p in periods) == pytest.approx(report.totals.shadow.known)
     assert periods[0].start.startswith("2026-03-02T08:00:00")
 
@@ -199,8 +191,7 @@ def test_unknown_stays_unknown(reported):
 def test_quality_needs_labels_of_accepted_steps(reported):
     """Escalated steps label themselves; without a label of an accepted one quality is unknown and the page says why."""
     report = reported(*(step(n, escalated=n % 2 == 0, confidence=0.5 + n / 40) for n in range(20)))
-    assert report.frontier.basis == "none"
-    assert report.frontier.marks[0].quality.value is None
+    assert (report.frontier.basis, report.frontier.marks[0].quality.value) == ("none", None)
     assert report.reliability.n == 10
     assert "set shadow_rate" in render(report)
 
@@ -345,15 +336,6 @@ class Reader(html.parser.HTMLParser):
             self.text.append(data)
 
 
-ELEMENTS = {
-    *("html", "head", "meta", "title", "style", "body", "a", "header", "main", "section", "footer", "script"),
-    *("div", "p", "span", "b", "bdi", "h1", "h2", "h3", "ul", "ol", "li", "dl", "dt", "dd", "pre", "code"),
-    *("details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"),
-    *("svg", "rect", "circle", "line", "path", "polygon", "text"),
-    *("label", "input", "select", "option", "output", "button", "fieldset", "legend"),
-}
-
-
 def read_page(page: str) -> Reader:
     """The page, read."""
     reader = Reader()
@@ -371,11 +353,11 @@ def attacked(tmp_path_factory):
     return build_report([path], title=HOSTILE[0], policy=policy, policy_name=HOSTILE[3], on_error="skip")
 
 
-def test_hostile_texts_are_texts(attacked):
-    """Whatever stands in a field: only the page's own elements and scripts, no handler, no address; the text is shown."""
-    page = render(attacked)
+def test_hostile_texts_are_texts(attacked, journal):
+    """Whatever stands in a field: only a harmless page's elements and scripts, no handler, no address; the text is shown."""
+    page, harmless = render(attacked), render(build_report([journal], policy=Policy(threshold=0.5)))
     reader = read_page(page)
-    assert set(reader.tags) <= ELEMENTS
+    assert reader.tags.keys() <= read_page(harmless).tags.keys()
     assert [attributes.get("type") for attributes, _ in reader.scripts] == ["application/json", None]
     assert not [
         a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "action", "formaction", "style")
@@ -453,8 +435,7 @@ def test_plots_and_tables(report):
     for name in ("frontier", "reasons", "calibration", "confidence", "latency", "spending", "drift"):
         assert f'<table id="{name}-table"' in page
     table = re.search(r'<table id="reasons-table".*?</table>', page, re.DOTALL)[0]
-    for row in report.escalations:
-        assert f"<td>{row.steps}</td><td>{row.escalated}</td>" in table
+    assert all(f"<td>{row.steps}</td><td>{row.escalated}</td>" in table for row in report.escalations)
 
 
 def test_the_page_begins_with_the_saving(report, reported):
@@ -552,21 +533,26 @@ def test_a_journal_of_one_odd_step_has_a_page(reported, trace):
     report = reported(trace)
     assert report.totals.steps == 1
     assert "<h2" in render(report)
+    with pytest.raises(RecordError, match="no step yet"):
+        reported()
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_the_page(tmp_path, journal):
-    """It names the file and what is in it; the page is the one of the library, for its owner only."""
+    """It names the file and what is in it; the page is for its owner only, and an older one is replaced, not its link."""
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
-    result = run(journal, "-o", "out.html", "--policy", "policy.json", "--title", "Tuesday", cwd=tmp_path)
-    assert (result.exit_code, result.stdout) == (0, "out.html: 121 steps, 35 escalated\n"), result.stderr
-    page = (tmp_path / "out.html").read_text(encoding="utf-8")
-    assert "<title>Tuesday</title>" in page
-    assert "policy.json" in page
-    assert (tmp_path / "out.html").stat().st_mode & 0o777 == 0o600
-    assert {file.name for file in tmp_path.iterdir()} == {"out.html", "policy.json"}
+    page, link = tmp_path / "page.html", tmp_path / "link.html"
+    link.symlink_to(page)
+    for title in ("Monday", "Tuesday"):
+        result = run(journal, "-o", "link.html", "--policy", "policy.json", "--title", title, cwd=tmp_path)
+        assert (result.exit_code, result.stdout) == (0, "link.html: 121 steps, 35 escalated\n"), result.stderr
+    assert link.is_symlink()
+    assert "<title>Tuesday</title>" in page.read_text(encoding="utf-8")
+    assert "policy.json" in page.read_text(encoding="utf-8")
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert {file.name for file in tmp_path.iterdir()} == {"page.html", "link.html", "policy.json"}
 
 
 def test_the_command_prints_the_figures(tmp_path, journal, report):
@@ -576,40 +562,6 @@ def test_the_command_prints_the_figures(tmp_path, journal, report):
     assert list(tmp_path.iterdir()) == []
     assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).exit_code == 0
     assert (tmp_path / "x.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("args", "part"),
-    [
-        (("nowhere.jsonl",), "nowhere.jsonl"),
-        ((), "JOURNAL"),
-        (("empty.jsonl",), "no step yet"),
-        (("broken.jsonl",), "broken.jsonl:1"),
-        (("good.jsonl", "-o", "no/such/dir/x.html"), "no/such/dir"),
-        (("good.jsonl", "--policy", "empty.jsonl"), "empty.jsonl"),
-    ],
-    ids=["no file", "no argument", "no step", "broken line", "no directory", "no policy"],
-)
-def test_bad_input_is_named_in_a_line(tmp_path, args, part):
-    """What cannot be used is named with exit code 2 and no traceback."""
-    (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "broken.jsonl").write_text('{"type":"step"}\n')
-    written(tmp_path / "good.jsonl", [step(0)])
-    result = run(*args, cwd=tmp_path)
-    assert result.exit_code == 2
-    assert part in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_bad_lines_can_be_skipped(tmp_path):
-    """With `--skip-bad` a line that is no record is left out; a torn last line always is."""
-    path = written(tmp_path / "j.jsonl", [step(0)])
-    with path.open("a") as file:
-        file.write('{"type":"step"}\n{"type":"step","id":"to')
-    with pytest.raises(RecordError):
-        build_report([path])
-    result = run(path, "--skip-bad", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout)["totals"]["steps"] == 1
 
 
 def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
@@ -626,21 +578,6 @@ def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
     report = build_report([path])
     assert (report.frontier.basis, report.frontier.known, report.made_up_prices) == ("propensity", True, True)
     assert "made-up prices" in render(report)
-
-
-def test_the_command_writes_over_pages_alone(tmp_path):
-    """A journal or a policy is never replaced by the page; an older page is."""
-    path = written(tmp_path / "steps.jsonl", [step(0)])
-    before = path.read_bytes()
-    result = run(path, "-o", path, cwd=tmp_path)
-    assert (result.exit_code, path.read_bytes()) == (2, before)
-    assert "is no HTML page" in result.output
-    page, link = tmp_path / "page.html", tmp_path / "link.html"
-    link.symlink_to(page)
-    for _ in range(2):
-        assert run(path, "-o", link, cwd=tmp_path).exit_code == 0
-    assert link.is_symlink()
-    assert page.read_text().lower().startswith("<!doctype html")
 
 
 # ---- drift ----------------------------------------------------------------------------------------------------------
