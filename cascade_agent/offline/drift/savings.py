@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cascade_agent.offline.drift.values import Latest, PriceBasis, Saving, Watcher
-from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, Facts, label_step, text_hash
+from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, Facts, episode_of, label_step, text_hash
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates, Figure
 from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tally
 
@@ -118,7 +118,7 @@ class SavingsMonitor(Watcher):
         if facts is None or step.currency != self._currency:
             self.unknown += 1
             return
-        cell, group = (name, ""), text_hash(step.thread_id or f"step:{step.id}") % GROUPS
+        cell, group = (name, ""), text_hash(episode_of(step)) % GROUPS
         self._tally.count(cell, group, facts)
         self._late[step.id] = (cell, group, facts)
         costs = [cost for _, cost in facts.calls]
@@ -174,8 +174,10 @@ class SavingsMonitor(Watcher):
     @property
     def stopped(self) -> bool:
         """Return whether it does not pay now."""
-        run, recent = self._run, self.recent
-        return recent is not None and recent <= 0.0 and run.n >= _WINDOW and _sure(run.lost, run.squares, run.n)
+        run = self._run
+        lost = run.n >= _WINDOW and _sure(run.lost, run.squares, run.n)
+        recent = self.recent if lost else None
+        return recent is not None and recent <= 0.0
 
     @property
     def recent(self) -> float | None:
