@@ -112,8 +112,8 @@ def build_report(
         reliability=_reliability(out),
         latency=tuple(_latency(out)),
         spending=_spending(out, estimates, policy),
-        expensive=tuple(shown_step(trace, content=content) for trace in out.expensive.items()),
-        doubtful=tuple(shown_step(trace, content=content) for trace in out.doubtful.items()),
+        expensive=tuple(cut_step(trace, content=content) for trace in out.expensive.items()),
+        doubtful=tuple(cut_step(trace, content=content) for trace in out.doubtful.items()),
         drift=drift.report(),
         notes=tuple(_notes(out, reading.repeated, reading.orphans)),
     )
@@ -393,10 +393,10 @@ def _notes(out: Collected, repeated: int, orphans: int) -> Iterator[str]:
         yield f"Percentiles of {', '.join(sampled)} come from {of}."
 
 
-# ---- shown steps ----------------------------------------------------------------------------------------------------
+# ---- steps in full -------------------------------------------------------------------------------------------------
 
 
-def shown_step(trace: StepTrace, *, content: bool = True) -> StepTrace:
+def cut_step(trace: StepTrace, *, content: bool = True) -> StepTrace:
     """Return a step with its texts cut to what a page can hold; without `content` nobody's words are in it."""
     record = trace.to_json() if content else without_content(trace)
     record = {**record, "inputs_seen": [], "attempts": record["attempts"][:_ATTEMPTS]}

@@ -30,7 +30,7 @@ MAX_SAMPLE: Final = 10_000
 MAX_THREADS: Final = 200_000
 MAX_NAMES: Final = 64
 MAX_CODES: Final = 40
-SHOWN: Final = 20
+MAX_STEPS: Final = 20
 
 GRID: Final = (*(i / 20 for i in range(18)), *(i / 200 for i in range(180, 200)), 0.998, 0.999, 1.0)
 """Thresholds that are swept; closer near 1, where most drafts are."""
@@ -217,7 +217,7 @@ def _amounts(step: LabelledStep) -> Iterator[tuple[str, float]]:
     yield "unknown", trace.cost is None
     if trace.cost is not None:
         yield "known", trace.cost
-        for attempt in _asked(trace):
+        for attempt in _made(trace):
             yield _tier(attempt.tier), attempt.cost or 0.0
         yield "evidence", sum(call.cost or 0.0 for call in trace.evidence)
     for call in (label.side_call for label in step.given if label.side_call is not None):
@@ -248,8 +248,8 @@ class Collected:
         self.accounts = Table[Account](partial(Account, self.plan))
         self.latency = Table[Least[float]](partial(Least, MAX_SAMPLE))
         self.drafts = Least[tuple[float, bool, str]](MAX_SAMPLE)
-        self.expensive: Least[StepTrace] = Least(SHOWN)
-        self.doubtful: Least[StepTrace] = Least(SHOWN)
+        self.expensive: Least[StepTrace] = Least(MAX_STEPS)
+        self.doubtful: Least[StepTrace] = Least(MAX_STEPS)
         self.first, self.last = Least[float](1), Least[float](1)
 
     @property
@@ -300,7 +300,7 @@ class Collected:
         self.sums["degraded"] += trace.degraded is True
         self.threads.add(f"{text_hash(episode_of(trace)):x}")
         self.policies.add(trace.policy or "(not recorded)")
-        for attempt in _asked(trace):
+        for attempt in _made(trace):
             self.models[_tier(attempt.tier)].add(attempt.model or "(not recorded)")
         if trace.escalated:
             self.sums["escalated"] += 1
@@ -308,7 +308,7 @@ class Collected:
             self.reasons[name].add(reason or "(not recorded)")
 
     def _latency(self, trace: StepTrace) -> None:
-        times = [(_tier(attempt.tier), attempt.latency) for attempt in _asked(trace)]
+        times = [(_tier(attempt.tier), attempt.latency) for attempt in _made(trace)]
         times += [("evidence", call.latency) for call in trace.evidence]
         times.append(("step, escalated" if trace.escalated else "step, small only", trace.latency))
         for i, (who, spent) in enumerate(times):
@@ -343,7 +343,7 @@ class Collected:
             self.drafts.add(text_hash(step.id), (confidence, step.outcome.right, step.outcome.source or "?"))
 
 
-def _asked(trace: StepTrace) -> list[Attempt]:
+def _made(trace: StepTrace) -> list[Attempt]:
     return [attempt for attempt in trace.attempts if attempt.outcome != "skipped"]
 
 

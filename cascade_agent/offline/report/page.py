@@ -102,4 +102,3 @@ def cost_tile(report: data.Report) -> tuple[str, str]:
         parts.append(f"and {len(others) - fmt.FEW} more currencies")
     parts.append(f"{fmt.money(known / (totals.steps - unknown), currency)} a step")
     return ("≥ " if unknown else "") + fmt.money(known, currency), "; ".join(parts)
-

@@ -19,7 +19,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -112,8 +112,8 @@ def test_spend_over_time_adds_up(report):
     assert sum(p.unknown for p in periods) == report.totals.cost.unknown
     paid = sum(p.small + p.large + p.evidence for p in periods)
     assert paid == pytest.approx(report.totals.cost.known)
-    asked = [n for n in range(120) if n % 10 == 3 and n % 17 != 5]
-    assert sum(p.evidence for p in periods) == pytest.approx(0.0005 * len(asked))
+    with_evidence = [n for n in range(120) if n % 10 == 3 and n % 17 != 5]
+    assert sum(p.evidence for p in periods) == pytest.approx(0.0005 * len(with_evidence))
     assert sum(p.shadow for p in periods) == pytest.approx(report.totals.shadow.known)
     assert periods[0].start.startswith("2026-03-02T08:00:00")
 
@@ -132,12 +132,6 @@ def test_the_curve_is_what_the_comparison_says(journal, report):
         assert point.cost == pytest.approx(1 - figures.saving.point)
         assert point.quality.value == pytest.approx(1 - figures.harm.point)
     assert report.always_large.share == pytest.approx(1 - rows["as recorded"].saving.point)
-
-
-def test_the_page_holds_its_figures_as_json(report):
-    """The JSON in the page is the report, to the last digit."""
-    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', render(report), re.DOTALL)
-    assert json.loads(found[1]) == report.to_json()
 
 
 def test_the_shown_twenty(journal, report, reported):
@@ -359,6 +353,7 @@ def test_hostile_texts_are_texts(attacked, journal):
     reader = read_page(page)
     assert reader.tags.keys() <= read_page(harmless).tags.keys()
     assert [attributes.get("type") for attributes, _ in reader.scripts] == ["application/json", None]
+    assert json.loads(reader.scripts[0][1]) == attacked.to_json(), "the figures stand in the page as they are"
     assert not [
         a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "action", "formaction", "style")
     ]
@@ -401,6 +396,7 @@ def test_content_can_be_left_out(tmp_path):
 
 
 @given(st.text(), st.text())
+@settings(max_examples=30, deadline=None)
 def test_an_element_holds_its_text_and_nothing_else(attribute, text):
     """Any text is one attribute or one content of the page, cleaned of what no page may hold."""
     for page in (
@@ -411,18 +407,6 @@ def test_an_element_holds_its_text_and_nothing_else(attribute, text):
         assert reader.tags == {"div": 1}
         assert reader.attributes == [("div", "title", html.unescape(escape(attribute)))]
         assert "".join(reader.text) == html.unescape(escape(text))
-
-
-@given(
-    st.recursive(
-        st.text() | st.none() | st.booleans() | st.integers(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
-    )
-)
-def test_data_comes_back_from_the_page(data):
-    """JSON in a page is the same JSON when read, and holds no character that could end it."""
-    inside = templates().from_string("{{ data|tojson }}").render(data=data)
-    assert not set("<>&\u2028\u2029") & set(inside)
-    assert json.loads(inside) == data
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -440,7 +424,7 @@ def test_plots_and_tables(report):
 
 def test_the_page_begins_with_the_saving(report, reported):
     """An amount, its share and its interval; where nothing can be compared it says why."""
-    headline = re.compile(r'class="headline">(.*?)</p>')
+    headline = re.compile(r'class="headline">(.*?)</p>', re.DOTALL)
     assert re.match(
         r"Saved an estimated [\d.]+ USD \(\d+%, \d+\W+\d+%\)\. The small model", headline.search(render(report))[1]
     )
@@ -534,7 +518,7 @@ def test_a_journal_of_one_odd_step_has_a_page(reported, trace):
     assert report.totals.steps == 1
     assert "<h2" in render(report)
     with pytest.raises(RecordError, match="no step yet"):
-        reported()
+        reported(Label(step_id=trace.id, source="person", right=True))
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
