@@ -6,8 +6,10 @@ No clock, no files, no randomness; each states the chance of a false alarm that 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from cascade_agent.errors import ConfigurationError
@@ -17,8 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Category = str | float | None
-HORIZON: Final = 10_000
-"""Observations within which the chance of a false alarm is stated."""
+HORIZON: Final = 10_000  # observations within which the chance of a false alarm is stated
+
+
+def check_share(name: str, value: object) -> None:
+    """Refuse what is no number in (0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1.0:
+        msg = f"{name} is {value!r}; expected a number in (0, 1), such as 0.05"
+        raise ConfigurationError(msg)
 
 
 # ---- ADWIN ----------------------------------------------------------------------------------------------------------
@@ -49,15 +57,17 @@ class Adwin:
     BUCKETS: Final = 5
     LEAST_PART: Final = 5
     GRACE: Final = 10
+    BLOCKS: Final = 64
+    """Blocks over which their differences are averaged."""
 
     def __init__(self, delta: float) -> None:
-        _check_share("delta", delta)
+        check_share("delta", delta)
         self.delta = delta
         self.width = self.ticks = 0
         """Observations in the window, and in all."""
         self.total = self._squares = 0.0
         self._rows: list[deque[tuple[float, float]]] = [deque()]  # of each size, oldest first: sum, squared deviations
-        self._spread = _Spread()
+        self._block = self._block_before = self._difference = 0.0
 
     @property
     def mean(self) -> float | None:
@@ -72,7 +82,8 @@ class Adwin:
     @property
     def inflation(self) -> float:
         """By how much dependence inflates the variance of a mean, at least 1."""
-        return self._spread.inflation(self.variance)
+        variance = self.variance
+        return max(1.0, self.CLOCK * self._difference / 2.0 / variance) if variance > 0.0 else 1.0
 
     def update(self, value: float) -> Change | None:
         """Take one observation; the most telling cut if the window was shortened, else None."""
@@ -81,14 +92,16 @@ class Adwin:
             self._squares += self.width * (value - self.total / self.width) ** 2 / (self.width + 1)
         self.width += 1
         self.total += value
+        self._block += value
         self._rows[0].append((value, 0.0))
         self._compress()
-        self._spread.add(value)
+        if self.ticks % self.CLOCK:
+            return None
+        self._end_block()
         found: Change | None = None
-        if self.ticks % self.CLOCK == 0 and self.width > self.GRACE:
-            while (cut := self._cut()) is not None:
-                found = found or cut
-                self._drop()
+        while self.width > self.GRACE and (cut := self._cut()) is not None:
+            found = found or cut
+            self._drop()
         return found
 
     def _compress(self) -> None:
@@ -100,21 +113,27 @@ class Adwin:
                 self._rows.append(deque())
             self._rows[index + 1].append((one + two, first + second + (one - two) ** 2 / (2 << index)))
 
+    def _end_block(self) -> None:
+        mean, pairs = self._block / self.CLOCK, self.ticks // self.CLOCK - 1
+        if pairs:
+            self._difference += ((mean - self._block_before) ** 2 - self._difference) / min(pairs, self.BLOCKS)
+        self._block, self._block_before = 0.0, mean
+
     def _cut(self) -> Change | None:
         """Return the cut that exceeds its bound the most, None when none does."""
-        n, log_term = self.width, math.log(2.0 * math.log(self.width) / self.delta)
+        log_term = math.log(2.0 * math.log(self.width) / self.delta)
         variance, bernstein = 2.0 * self.variance * self.inflation * log_term, 2.0 / 3.0 * log_term
         best: Change | None = None
-        most, n0, u0, least = 1.0, 0, 0.0, self.LEAST_PART
+        most, n0, total0 = 1.0, 0, 0.0
         for index in range(len(self._rows) - 1, -1, -1):
             for total, _ in self._rows[index]:
                 n0 += 1 << index
-                u0 += total
-                n1 = n - n0
-                if n0 < least or n1 < least:
+                total0 += total
+                n1 = self.width - n0
+                if min(n0, n1) < self.LEAST_PART:
                     continue
-                share = 1.0 / (n0 - least + 1) + 1.0 / (n1 - least + 1)
-                before, after = u0 / n0, (self.total - u0) / n1
+                share = 1.0 / (n0 - self.LEAST_PART + 1) + 1.0 / (n1 - self.LEAST_PART + 1)
+                before, after = total0 / n0, (self.total - total0) / n1
                 excess = abs(before - after) / (math.sqrt(share * variance) + bernstein * share)
                 if excess > most:
                     most, best = excess, Change(before=before, after=after, n_after=n1)
@@ -130,34 +149,6 @@ class Adwin:
         self.total -= total
         rest = self.total / self.width - total / size
         self._squares -= squares + size * self.width * rest * rest / (size + self.width)
-
-
-@dataclass(slots=True)
-class _Spread:
-    """Difference of the means of neighbouring blocks, as a moving average over about 64 blocks."""
-
-    size: int = 32
-    total: float = 0.0
-    count: int = 0
-    last: float | None = None
-    blocks: int = 0
-    difference: float = 0.0
-
-    def add(self, value: float) -> None:
-        self.total += value
-        self.count += 1
-        if self.count < self.size:
-            return
-        mean = self.total / self.size
-        if self.last is not None:
-            self.blocks += 1
-            self.difference += ((mean - self.last) ** 2 - self.difference) / min(self.blocks, 64)
-        self.last, self.total, self.count = mean, 0.0, 0
-
-    def inflation(self, variance: float) -> float:
-        if variance <= 0.0 or not self.blocks:
-            return 1.0
-        return max(1.0, self.size * self.difference / 2.0 / variance)
 
 
 # ---- PSI ------------------------------------------------------------------------------------------------------------
@@ -214,7 +205,7 @@ class Stability:
     RARE: Final = 5.0
 
     def __init__(self, level: float) -> None:
-        _check_share("level", level)
+        check_share("level", level)
         self.level = level
         self.value: float | None = None
         """The last PSI, None before the first look."""
@@ -224,8 +215,6 @@ class Stability:
     def restart(self) -> None:
         """Forget the reference and collect a new one."""
         self._waiting: list[Category] = []
-        self._edges: list[float] = []
-        self._cells: dict[Category, int] = {}
         self._base: list[int] = []
         self._hops: deque[list[int]] = deque(maxlen=self.WINDOW // self.HOP)
         self._seen = 0
@@ -241,7 +230,7 @@ class Stability:
         if not self._base:
             self._waiting.append(value)
             if len(self._waiting) == self.REFERENCE:
-                self._fix()
+                self._fix(self._waiting)
             return None
         if self._seen % self.HOP == 0:
             self._hops.append([0] * len(self._base))
@@ -249,37 +238,35 @@ class Stability:
         self._seen += 1
         return None if self._seen % self.HOP or self._seen < self.WINDOW else self._look()
 
-    def _fix(self) -> None:
+    def _fix(self, found: list[Category]) -> None:
         """Make cells of what was collected: the last one holds the rare and the new."""
-        numbers = sorted(v for v in self._waiting if isinstance(v, float))
-        self._edges = _edges(numbers, self.BINS)
-        raw = Counter(self._key(v) for v in self._waiting)
+        numbers = sorted(value for value in found if isinstance(value, float))
+        cuts = {numbers[max(0, len(numbers) * i // self.BINS - 1)] for i in range(1, self.BINS)} if numbers else set()
+        self._edges = sorted(cut for cut in cuts if cut < numbers[-1])
         enough = self.RARE * self.REFERENCE / self.WINDOW
-        kept = sorted((key for key, count in raw.items() if count >= enough), key=str)
-        self._cells = {key: index for index, key in enumerate(kept)}
-        cells = [self._cell(v) for v in self._waiting]
-        self._waiting = []
-        blocks = [Counter(cells[i : i + self.BLOCK]) for i in range(0, len(cells), self.BLOCK)]
-        counts = [[block[i] for i in range(len(kept) + 1)] for block in blocks]
-        self._base = _summed(counts)
-        self._effect, self._uneven, self._scale_df = _design_effect(self._base, counts)
+        counts = Counter(map(self._key, found))
+        self._names = sorted((key for key, count in counts.items() if count >= enough), key=str)
+        self._cells = {key: cell for cell, key in enumerate(self._names)}
+        blocks = [[0] * (len(self._names) + 1) for _ in range(self.REFERENCE // self.BLOCK)]
+        for i, value in enumerate(found):
+            blocks[i // self.BLOCK][self._cell(value)] += 1
+        self._base, self._waiting = _summed(blocks), []
+        self._effect, self._uneven, self._scale_df = _design_effect(blocks)
 
     def _key(self, value: Category) -> Category:
-        return float(sum(value > edge for edge in self._edges)) if isinstance(value, float) else value
+        """Return what makes observations alike: a name itself, of a number the number of its bin."""
+        return float(bisect_left(self._edges, value)) if isinstance(value, float) else value
 
     def _cell(self, value: Category) -> int:
         return self._cells.get(self._key(value), len(self._cells))
 
     def _title(self, cell: int) -> str:
         """Return the name of a cell; of a bin its edges."""
-        if cell == len(self._cells):
-            return "other"
-        key = list(self._cells)[cell]
+        key = "other" if cell == len(self._names) else self._names[cell]
         if not isinstance(key, float):
-            return "none" if key is None else str(key)
-        index = int(key)
-        low = "" if index == 0 else f"{self._edges[index - 1]:.3g} < "
-        return low + "value" + ("" if index == len(self._edges) else f" <= {self._edges[index]:.3g}")
+            return "none" if key is None else key
+        low, high = list(pairwise((None, *self._edges, None)))[int(key)]
+        return ("" if low is None else f"{low:.3g} < ") + "value" + ("" if high is None else f" <= {high:.3g}")
 
     def _look(self) -> Shift | None:
         now = _summed(self._hops)
@@ -300,39 +287,32 @@ class Stability:
         return shift
 
 
-def _edges(numbers: list[float], bins: int) -> list[float]:
-    """Return upper edges of bins of about equal count; equal numbers are never torn apart."""
-    edges = {numbers[max(0, len(numbers) * i // bins - 1)] for i in range(1, bins)} if numbers else ()
-    return sorted(edge for edge in edges if edge < numbers[-1])
-
-
 def _summed(rows: Iterable[Sequence[int]]) -> list[int]:
     return [sum(column) for column in zip(*rows, strict=True)]
 
 
-def _design_effect(base: Sequence[int], blocks: Sequence[Sequence[int]]) -> tuple[float, float, int]:
+def _design_effect(blocks: Sequence[Sequence[int]]) -> tuple[float, float, int]:
     """Return the design effect, the squared variation of the cells' own ones, degrees of freedom of the estimate."""
-    used = [i for i, count in enumerate(base) if count]
-    if len(used) < 2:  # one cell does not vary
-        return 1.0, 0.0, len(blocks) - 1
-    rest = len(used) - 1
-    single = _cell_effects(base, used, blocks)
-    double = _cell_effects(base, used, [_summed(pair) for pair in zip(blocks[::2], blocks[1::2], strict=True)])
+    single = _cell_effects(blocks)
+    double = _cell_effects([_summed(pair) for pair in zip(blocks[::2], blocks[1::2], strict=True)])
+    rest, among = len(single) - 1, len(blocks) - 1
+    if rest < 1:  # one cell does not vary
+        return 1.0, 0.0, among
     mean, longer = (sum(w * d for w, d in effects) / rest for effects in (single, double))
     square = sum(w * d * d for w, d in single) / rest
     uneven = square / (mean * mean) - 1.0 if mean > 0.0 else 0.0
-    return max(1.0, mean, longer), max(0.0, uneven), rest * (len(blocks) - 1)
+    return max(1.0, mean, longer), max(0.0, uneven), rest * among
 
 
-def _cell_effects(
-    base: Sequence[int], used: Sequence[int], blocks: Sequence[Sequence[int]]
-) -> list[tuple[float, float]]:
+def _cell_effects(blocks: Sequence[Sequence[int]]) -> list[tuple[float, float]]:
     """(1 - share, design effect) of each used cell: the variance of its count over the blocks, over the binomial."""
-    n, found = sum(base), []
-    for i in used:
-        share = base[i] / n
-        squares = sum((block[i] - share * sum(block)) ** 2 / (share * sum(block)) for block in blocks)
-        found.append((1.0 - share, squares / (len(blocks) - 1) / (1.0 - share)))
+    base = _summed(blocks)
+    found = []
+    for cell, count in enumerate(base):
+        if 0 < count < sum(base):
+            expected, rest = count / len(blocks), 1.0 - count / sum(base)
+            squares = sum((block[cell] - expected) ** 2 for block in blocks) / expected
+            found.append((rest, squares / (len(blocks) - 1) / rest))
     return found
 
 
@@ -358,12 +338,11 @@ class EDetector:
     """Alternatives, in multiples of the bound."""
 
     def __init__(self, bound: float, *, level: float) -> None:
-        _check_share("bound", bound)
-        _check_share("level", level)
-        self.bound, self.limit = bound, HORIZON / level
+        check_share("bound", bound)
+        check_share("level", level)
+        self.bound, self.limit, self.n = bound, HORIZON / level, 0
         self._sized = 0.0, 0.0  # chance and bound that the rates are for
         self._rates: tuple[float, ...] = ()
-        self.n = 0
         self.restart()
 
     @property
@@ -379,30 +358,19 @@ class EDetector:
         """Count one observation, as one without a loss."""
         self.n += 1
         bound = self.bound if bound is None else bound
-        if (
-            p,
-            bound,
-        ) != self._sized:  # rates grow fastest if the mean is an alternative: likelihood ratio of rare losses
+        if (p, bound) != self._sized:
             self._sized, top = (p, bound), 0.5 * (1.0 + bound)
-            self._rates = tuple(
-                p * (min(times * bound, top) - bound) / (bound * (1.0 - p * bound)) for times in self.TIMES
-            )
-        self._stakes = [
-            (stake + 1.0) * (1.0 - rate * bound) for stake, rate in zip(self._stakes, self._rates, strict=True)
-        ]
+            # stakes grow fastest at these rates if the mean is an alternative: the likelihood ratio of rare losses
+            above = (min(times * bound, top) - bound for times in self.TIMES)
+            self._rates = tuple(p * more / (bound * (1.0 - p * bound)) for more in above)
+        pairs = zip(self._stakes, self._rates, strict=True)
+        self._stakes = [(stake + 1.0) * (1.0 - rate * bound) for stake, rate in pairs]
 
     def loss(self, *, p: float = 1.0) -> bool:
         """The last counted observation (or an earlier one) was a loss, seen with probability `p`; whether to alarm."""
         if not 0.0 < p <= 1.0:
             msg = f"p is {p!r}; expected a number in (0, 1]"
             raise ConfigurationError(msg)
-        bound = self._sized[1]
-        for i, rate in enumerate(self._rates):
-            self._stakes[i] *= (1.0 + rate * (1.0 / p - bound)) / (1.0 - rate * bound)
+        bound, pairs = self._sized[1], zip(self._stakes, self._rates, strict=True)
+        self._stakes = [stake * ((1.0 + rate * (1.0 / p - bound)) / (1.0 - rate * bound)) for stake, rate in pairs]
         return self.value >= self.limit
-
-
-def _check_share(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1.0:
-        msg = f"{name} is {value!r}; expected a number in (0, 1)"
-        raise ConfigurationError(msg)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
 
 from cascade_agent.offline.drift.detectors import EDetector
-from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, put
+from cascade_agent.offline.drift.values import Latest, Watcher
 from cascade_agent.offline.evaluation.dataset import LOOKING
 
 if TYPE_CHECKING:
@@ -15,18 +15,29 @@ if TYPE_CHECKING:
     from cascade_agent.core.records import Label
     from cascade_agent.offline.drift.values import Alarm, Monitor, StepRef
 
-_APART = 20
-"""Steps of a conversation between two of its harms (labels) that count."""
-_DESCRIBED = 300
-"""Labels, the latest, that an alarm describes."""
-_SURE = 2.33
-"""Standard errors of a one-sided 99 % bound."""
+_APART = 20  # steps of a conversation between two of its harms (labels) that count
+_DESCRIBED = 300  # labels, the latest, that an alarm describes
+_SURE = 2.33  # standard errors of a one-sided 99 % bound
 _LATELY = 1000.0
-Who = Literal["shadow", "judges"]
-_NAMES: Final[dict[Who, tuple[str, str]]] = {
-    "shadow": ("harm (shadow)", "disagreement with large counts as harm, which overstates it"),
-    "judges": ("harm (person, evaluator)", "assumes that labels are not chosen by outcome"),
-}
+
+
+class _Losses(Watcher):
+    """An e-detector on losses, and the last step of each conversation that counted."""
+
+    def __init__(self, name: str, bound: float, *, level: float, note: str) -> None:
+        super().__init__(name, "e_detector", chance=level, note=note)
+        self.detector = EDetector(bound, level=level)
+        self._last = Latest[str, int]()
+
+    def apart(self, step: StepRef) -> bool:
+        """Return whether the step is far enough from the last one of its conversation that counted; then it counts."""
+        if step.episode is None:
+            return True
+        last = self._last.get(step.episode)
+        if last is not None and step.turn - last < _APART:
+            return False
+        self._last[step.episode] = step.turn
+        return True
 
 
 class HarmMonitor:
@@ -50,33 +61,31 @@ class HarmMonitor:
         self._p = policy.shadow_rate if policy is not None and policy.shadow_rate > 0.0 else None
         self._answered = self._weight = 0.0
         self._steps = self._others = self._labels = 0
-        self._detectors: dict[Who, EDetector] = {}
-        self._logs: dict[Who, AlarmLog] = {}
-        self._last: OrderedDict[tuple[Who, str], int] = OrderedDict()
-        self._latest: deque[tuple[str, str, bool]] = deque(maxlen=_DESCRIBED)
-        if self.bound is None:
-            return
-        target = "P(wrong | small answered)" if self._selective else "harm per step"
-        for who, (name, rests) in _NAMES.items():
-            self._detectors[who] = EDetector(self.bound, level=level)
-            note = f"{target} <= {self.bound:g}; {rests}"
-            self._logs[who] = AlarmLog(name, "e_detector", chance=level, note=note)
+        self._latest: deque[tuple[tuple[str, str], bool]] = deque(maxlen=_DESCRIBED)
+        self._watchers: tuple[_Losses, ...] = ()
+        if self.bound is not None:
+            target = f"{'P(wrong | small answered)' if self._selective else 'harm per step'} <= {self.bound:g}"
+            rests = "disagreement with large counts as harm, which overstates it"
+            self._shadow = _Losses("harm (shadow)", self.bound, level=level, note=f"{target}; {rests}")
+            rests = "assumes that labels are not chosen by outcome"
+            self._judges = _Losses("harm (person, evaluator)", self.bound, level=level, note=f"{target}; {rests}")
+            self._watchers = self._shadow, self._judges
 
-    def count(self, policy: str | None, *, answered: bool) -> None:
-        """Count a step of the policy with this version."""
-        if not self._own(policy):
+    def count(self, step: StepRef) -> None:
+        """Count a step."""
+        if not self._own(step):
             self._others += 1
             return
         self._steps += 1
         self._weight = min(self._weight + 1.0, _LATELY)
-        self._answered += (answered - self._answered) / self._weight
-        if self._detectors and self._p is not None and not self._selective:
-            self._detectors["shadow"].count(p=self._p)
+        self._answered += (step.answered - self._answered) / self._weight
+        if self._watchers and self._p is not None and not self._selective:
+            self._shadow.detector.count(p=self._p)
 
-    def restart(self) -> None:
+    def restart(self, _name: str) -> None:
         """Forget all evidence: another policy decides."""
-        for detector in self._detectors.values():
-            detector.restart()
+        for watcher in self._watchers:
+            watcher.detector.restart()
         self._latest.clear()
 
     def label(self, label: Label, step: StepRef) -> list[Alarm]:
@@ -84,78 +93,62 @@ class HarmMonitor:
         loss = label.harm
         if loss is None or self._selective:
             loss = None if label.right is None else not label.right
-        if not self._detectors or loss is None or not step.answered or not self._own(step.policy):
+        if not self._watchers or loss is None or not step.answered or not self._own(step):
             return []
         if label.source == "shadow":
             return self._shadowed(label.propensity, step, loss=loss)
         return self._judged(step, loss=loss) if label.source in LOOKING else []
 
-    def _own(self, policy: str | None) -> bool:
-        return self._version is None or policy is None or policy == self._version
+    def _own(self, step: StepRef) -> bool:
+        return self._version is None or step.policy in (None, self._version)
 
     def _shadowed(self, p: float | None, step: StepRef, *, loss: bool) -> list[Alarm]:
         if p is None or not 0.0 < p <= 1.0:
             return []
         self._note(step, loss=loss)
         bet, self._p = self._p is not None, p  # of the bets from the next step on: a bet must not know its own step
-        detector = self._detectors["shadow"]
         if self._selective:
             bet, p = True, 1.0
-            detector.count()
-        alarms = loss and bet and self._apart("shadow", step) and detector.loss(p=p)
-        return self._alarm("shadow", step) if alarms else []
+            self._shadow.detector.count()
+        found = loss and bet and self._shadow.apart(step) and self._shadow.detector.loss(p=p)
+        return self._alarm(self._shadow, step) if found else []
 
     def _judged(self, step: StepRef, *, loss: bool) -> list[Alarm]:
-        if not self._apart("judges", step):
+        if not self._judges.apart(step):
             return []
         self._note(step, loss=loss)
-        detector, bound = self._detectors["judges"], self.bound or 0.0
+        bound, share = self.bound or 0.0, self._answered
         if not self._selective:
-            bound = min(0.9, bound / max(self._answers_at_least(), bound))
-        detector.count(bound=bound)
-        return self._alarm("judges", step) if loss and detector.loss() else []
-
-    def _answers_at_least(self) -> float:
-        a = self._answered
-        return a - _SURE * (a * (1.0 - a) / self._weight) ** 0.5 if self._weight else 0.0
-
-    def _apart(self, who: Who, step: StepRef) -> bool:
-        """Return whether the step is far enough from the last one of its conversation that counted; then it counts."""
-        if step.episode is None:
-            return True
-        key = (who, step.episode)
-        last = self._last.get(key)
-        if last is not None and step.turn - last < _APART:
-            return False
-        put(self._last, key, step.turn, most=REMEMBERED)
-        return True
+            at_least = share - _SURE * (share * (1.0 - share) / self._weight) ** 0.5
+            bound = min(0.9, bound / max(at_least, bound))
+        self._judges.detector.count(bound=bound)
+        return self._alarm(self._judges, step) if loss and self._judges.detector.loss() else []
 
     def _note(self, step: StepRef, *, loss: bool) -> None:
         self._labels += 1
-        self._latest.append((step.name, step.kind, loss))
+        self._latest.append(((step.name, step.kind), loss))
 
-    def _alarm(self, who: Who, step: StepRef) -> list[Alarm]:
-        self._detectors[who].restart()
-        labels = Counter((name, kind) for name, kind, _ in self._latest)
-        losses = Counter((name, kind) for name, kind, loss in self._latest if loss)
+    def _alarm(self, watcher: _Losses, step: StepRef) -> list[Alarm]:
+        watcher.detector.restart()
+        labels = Counter(place for place, _ in self._latest)
+        losses = Counter(place for place, loss in self._latest if loss)
         self._latest.clear()
-        (name, kind), worst = losses.most_common(1)[0]
-        word = "wrong" if self._selective else "harmful"
-        return self._logs[who].alarm(
+        (place, worst), share = losses.most_common(1)[0], losses.total() / labels.total()
+        name, kind = place
+        return watcher.alarm(
             step,
-            f"answers of the small model are {word} more often than the certified {self.bound:g}: "
-            f"{losses.total()} of the last {labels.total()} labelled ones, most in {kind!r} steps named {name!r} "
-            f"({worst} of {labels[name, kind]})",
+            f"answers of the small model are {'wrong' if self._selective else 'harmful'} more often than the certified "
+            f"{self.bound:g}: {losses.total()} of the last {labels.total()} labelled ones, most in {kind!r} steps "
+            f"named {name!r} ({worst} of {labels[place]})",
             f"escalate every {kind!r} step of {name!r} (a threshold of 1 there) and calibrate anew on labels "
             "from now on (`cascade-agent calibrate`)",
             step=name,
-            before=self.bound,
-            after=losses.total() / labels.total(),
+            moved=(self.bound, share),
         )
 
     def monitors(self) -> list[Monitor]:
         """Return both as they stand."""
-        return [self._logs[who].stands(d.n, d.value, limit=d.limit) for who, d in self._detectors.items()]
+        return [w.stands(w.detector.n, w.detector.value, limit=w.detector.limit) for w in self._watchers]
 
     def notes(self) -> list[str]:
         """Return why the labelled monitors may be blind."""

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cascade_agent.offline.drift.values import REMEMBERED, AlarmLog, PriceBasis, Saving, put
-from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, label_step, text_hash
+from cascade_agent.offline.drift.values import Latest, PriceBasis, Saving, Watcher
+from cascade_agent.offline.evaluation.dataset import MONEY, WEIGHT, Facts, episode_of, label_step, text_hash
 from cascade_agent.offline.evaluation.estimates import ALL, Estimates, Figure
 from cascade_agent.offline.evaluation.tally import GROUPS, Cell, SweepPlan, Tally
 
 if TYPE_CHECKING:
-    from cascade_agent.core.records import Attempt, Label, StepTrace
+    from cascade_agent.core.records import Label, StepTrace, Usage
     from cascade_agent.models.pricing import Price
     from cascade_agent.offline.drift.values import Alarm, Monitor, StepRef
-    from cascade_agent.offline.evaluation.dataset import Facts
 
 Prices = Mapping[str, "Price"] | Callable[[str], "Price | None"]
 
 _OTHERS = "(other steps)"
-_NAMES = 20
-"""Step names, and models, that are told apart."""
-_WINDOW = 300
-"""Steps over which a saving is the present one."""
-_ENOUGH = 10
-"""Shadow calls before they say what large would have cost on other accepted steps of that name."""
-_MEMORY = 200.0
-"""Shadow calls after which an old one counts for a third."""
-_LOOK = 50
-"""Steps between two looks at whether it pays again."""
-_SURE = 3.0
-"""Standard errors by which a saving must lie below (or above) 0 to be called one."""
-_MAX_SOURCES = 20
-"""Sources of prices that fit a line."""
+_NAMES = 20  # step names, and models, that are told apart
+_WINDOW = 300  # steps over which a saving is the present one
+_ENOUGH = 10  # shadow calls before they say what large would have cost on other accepted steps of that name
+_MEMORY = 200.0  # shadow calls after which an old one counts for a third
+_LOOK = 50  # steps between two looks at whether it pays again
+_SURE = 3.0  # standard errors by which a saving must lie below (or above) 0 to be called one
+_MAX_SOURCES = 20  # sources of prices that fit a line
 
 
 @dataclass(slots=True)
@@ -71,7 +63,7 @@ def _sure(total: float, squares: float, n: int) -> bool:
     return total >= _SURE * math.sqrt(n * spread)
 
 
-class SavingsMonitor:
+class SavingsMonitor(Watcher):
     """The saving of a stream of steps at the recorded prices, or at given ones, by the estimates of `evaluation`.
 
     Evidence is paid at its recorded cost, as the record does not name its model. The policy stopped paying at the step
@@ -81,15 +73,15 @@ class SavingsMonitor:
     """
 
     def __init__(self, prices: Prices | None = None) -> None:
-        self._prices = prices
         self.basis: PriceBasis = "recorded" if prices is None else "given"
-        self._log = AlarmLog(f"saving ({self.basis} prices)", "saving")
+        super().__init__(f"saving ({self.basis} prices)", "saving")
+        self._prices = prices
         self._currency: str | None = None
         self._tally = Tally(SweepPlan())
         self._names: set[str] = set()
         self._means: dict[str, _Mean] = {}
         self._models: dict[str, str] = {}
-        self._late: OrderedDict[str, tuple[Cell, int, Facts]] = OrderedDict()
+        self._late = Latest[str, tuple[Cell, int, Facts]]()
         self._recent: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
         self._run = _Run()
         self.known = self.unknown = 0
@@ -104,37 +96,38 @@ class SavingsMonitor:
         run = self._run
         when = (run.at or "")[:10] or f"step {run.index}"
         more = f": since then it cost {run.lost / run.large:.0%} more than always-large" if run.large > 0.0 else ""
-        return self._log.alarm(
+        return self.alarm(
             ref,
             f"this policy stopped paying on {when}{more}",
             "ask the large model alone for now, or calibrate anew; "
             f"{self.unknown} of {self.known + self.unknown} steps have costs that are not known",
-            after=self.recent,
+            moved=(None, self.recent),
             since=ref.index - run.index,
         )
 
     def monitor(self) -> Monitor:
         """Return the monitor as it stands."""
-        return self._log.stands(self.known, self.recent, limit=0.0)
+        return self.stands(self.known, self.recent, limit=0.0)
 
     def _count(self, step: StepTrace, ref: StepRef) -> None:
         if self._currency is None:
             self._currency = step.currency
-        facts = label_step(self._priced(step)).facts
+        name = step.step if step.step in self._names or len(self._names) < _NAMES else _OTHERS
+        self._names.add(name)
+        facts = label_step(self._priced(step, name)).facts
         if facts is None or step.currency != self._currency:
             self.unknown += 1
             return
-        name = step.step if step.step in self._names or len(self._names) < _NAMES else _OTHERS
-        self._names.add(name)
-        cell = (name, "")
-        group = text_hash(step.thread_id or f"step:{step.id}") % GROUPS
+        cell, group = (name, ""), text_hash(episode_of(step)) % GROUPS
         self._tally.count(cell, group, facts)
-        put(self._late, step.id, (cell, group, facts), most=REMEMBERED)
+        self._late[step.id] = (cell, group, facts)
         costs = [cost for _, cost in facts.calls]
-        self.unknown += None in costs
-        self.known += None not in costs
-        large = facts.large / MONEY if facts.large is not None else self._expected(cell[0])
-        if None not in costs and large is not None:
+        if None in costs:
+            self.unknown += 1
+            return
+        self.known += 1
+        large = facts.large / MONEY if facts.large is not None else self._expected(name)
+        if large is not None:
             cost = sum(cost or 0 for cost in costs) / MONEY
             self._recent.append((cost, large))
             self._follow(cost - large, large, ref)
@@ -170,37 +163,29 @@ class SavingsMonitor:
         return None if seen is None else seen[1] / MONEY
 
     def _follow(self, lost: float, large: float, ref: StepRef) -> None:
-        """Keep the run of steps in which the cascade lost in sum."""
-        run = self._run
-        if run.n == 0:
-            run.at, run.index = ref.at, ref.index
-        run.lost, run.squares, run.large = run.lost + lost, run.squares + lost * lost, run.large + large
-        run.n += 1
-        if run.lost <= 0.0 or self._pays_again():
-            self._run = _Run()
-
-    def _pays_again(self) -> bool:
-        if self._run.n <= _WINDOW or self._run.n % _LOOK:
-            return False
-        gains = [large - cost for cost, large in self._recent]
-        return _sure(math.fsum(gains), math.fsum(g * g for g in gains), len(gains))
+        """Keep the run of steps in which the cascade lost in sum, until that is won back or it pays again."""
+        run = self._run if self._run.n else _Run(at=ref.at, index=ref.index)
+        run.n, run.large = run.n + 1, run.large + large
+        run.lost, run.squares = run.lost + lost, run.squares + lost * lost
+        gains = [large - cost for cost, large in self._recent] if run.n > _WINDOW and run.n % _LOOK == 0 else []
+        pays = run.lost <= 0.0 or _sure(math.fsum(gains), math.fsum(g * g for g in gains), len(gains))
+        self._run = _Run() if pays else run
 
     @property
     def stopped(self) -> bool:
         """Return whether it does not pay now."""
         run = self._run
-        if run.n < _WINDOW or not _sure(run.lost, run.squares, run.n):
-            return False
-        recent = self.recent
+        lost = run.n >= _WINDOW and _sure(run.lost, run.squares, run.n)
+        recent = self.recent if lost else None
         return recent is not None and recent <= 0.0
 
     @property
     def recent(self) -> float | None:
         """The saving over the last 300 known steps; None before there are so many, or without a cost."""
-        large = math.fsum(large for _, large in self._recent)
-        if len(self._recent) < _WINDOW or large <= 0.0:
+        if len(self._recent) < _WINDOW:
             return None
-        return 1.0 - math.fsum(cost for cost, _ in self._recent) / large
+        large = math.fsum(large for _, large in self._recent)
+        return 1.0 - math.fsum(cost for cost, _ in self._recent) / large if large > 0.0 else None
 
     def saving(self) -> Saving:
         """Return the saving as it stands."""
@@ -230,37 +215,33 @@ class SavingsMonitor:
             source="; ".join(sorted(self._sources)[:_MAX_SOURCES]),
         )
 
-    def _priced(self, step: StepTrace) -> StepTrace:
+    # ---- given prices -----------------------------------------------------------------------------------------------
+
+    def _priced(self, step: StepTrace, name: str) -> StepTrace:
         """Return the step as it would cost at the given prices."""
         if self._prices is None:
             return step
         model = next((a.model for a in reversed(step.attempts) if a.tier != "small" and a.model), None)
         if model is not None:
-            self._models[""] = model
-            if step.step in self._models or len(self._models) < _NAMES:
-                self._models[step.step] = model
-        attempts = tuple(
-            a if a.outcome == "skipped" else replace(a, cost=self._price_of(a, step.currency)) for a in step.attempts
-        )
-        return replace(step, attempts=attempts)
-
-    def _price_of(self, attempt: Attempt, currency: str) -> float | None:
-        price = self._price(attempt.model)
-        if price is None or attempt.usage is None or attempt.inner is not None or price.currency != currency:
-            return None
-        if len(self._sources) <= _MAX_SOURCES:
-            self._sources.add(f"{attempt.model}: {price.source or 'given'}{f', {price.date}' if price.date else ''}")
-        return price.cost(attempt.usage)
+            self._models[name] = self._models[""] = model
+        costs = (None if a.inner is not None else self._cost(a.model, a.usage, step.currency) for a in step.attempts)
+        pairs = zip(step.attempts, costs, strict=True)
+        return replace(step, attempts=tuple(a if a.outcome == "skipped" else replace(a, cost=c) for a, c in pairs))
 
     def _label_priced(self, label: Label, name: str) -> Label:
         call = label.side_call
         if self._prices is None or call is None:
             return label
-        price = self._price(self._models.get(name) or self._models.get(""))
-        cost = None if price is None or call.usage is None else price.cost(call.usage)
+        cost = self._cost(self._models.get(name) or self._models.get(""), call.usage, self._currency)
         return replace(label, side_call=replace(call, cost=cost))
 
-    def _price(self, model: str | None) -> Price | None:
-        if model is None or self._prices is None:
+    def _cost(self, model: str | None, usage: Usage | None, currency: str | None) -> float | None:
+        """Return the cost of a call of a model at its given price; None without one in that currency."""
+        if model is None or usage is None or self._prices is None:
             return None
-        return self._prices(model) if callable(self._prices) else self._prices.get(model)
+        price = self._prices(model) if callable(self._prices) else self._prices.get(model)
+        if price is None or price.currency != currency:
+            return None
+        if len(self._sources) <= _MAX_SOURCES:
+            self._sources.add(f"{model}: {price.source or 'given'}{f', {price.date}' if price.date else ''}")
+        return price.cost(usage)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeVar
 
@@ -10,7 +12,6 @@ from cascade_agent.offline.drift.detectors import HORIZON
 from cascade_agent.offline.evaluation.plain import Plain
 
 if TYPE_CHECKING:
-    from collections import OrderedDict
     from collections.abc import Mapping
 
 K = TypeVar("K")
@@ -18,8 +19,7 @@ V = TypeVar("V")
 Method = Literal["adwin", "psi", "e_detector", "fact", "saving"]
 Knowledge = Literal["unlabelled", "labelled", "money"]
 PriceBasis = Literal["recorded", "given"]
-REMEMBERED: Final = 20_000
-"""Steps for which a label may still come, and conversations that are kept apart."""
+REMEMBERED: Final = 20_000  # steps for which a label may still come, and conversations that are kept apart
 _KEPT = 20
 _KNOWLEDGE: Final[dict[Method, Knowledge]] = {"e_detector": "labelled", "saving": "money"}
 
@@ -169,61 +169,61 @@ class StepRef:
     policy: str | None
 
 
-class AlarmLog:
+class Watcher:
     """A monitor with its alarms; the one place that raises them."""
 
     def __init__(
         self, name: str, method: Method, *, chance: float | None = None, step: str | None = None, note: str = ""
     ) -> None:
-        self.monitor = Monitor(
-            name=name,
-            method=method,
-            knowledge=_KNOWLEDGE.get(method, "unlabelled"),
-            step=step,
-            false_alarms=chance,
-            horizon=None if chance is None else HORIZON,
-            note=note,
-        )
+        knowledge, horizon = _KNOWLEDGE.get(method, "unlabelled"), None if chance is None else HORIZON
+        named = Monitor(name=name, method=method, knowledge=knowledge, step=step, note=note)
+        self.state = replace(named, false_alarms=chance, horizon=horizon)
 
     def alarm(
         self,
-        at: StepRef,
+        ref: StepRef,
         what: str,
         advice: str,
         *,
         step: str | None = None,
-        before: float | None = None,
-        after: float | None = None,
+        moved: tuple[float | None, float | None] = (None, None),
         since: int | None = None,
     ) -> list[Alarm]:
-        """Raise an alarm at a step, where alarms count."""
-        if not at.counts:
+        """Raise an alarm at a step, where alarms count; `moved` is what was measured before and after."""
+        if not ref.counts:
             return []
-        alarm = Alarm(
-            monitor=self.monitor.name,
-            index=at.index,
-            at=at.at,
-            step=step,
-            before=before,
-            after=after,
-            since=since,
-            what=what,
-            advice=advice,
-        )
-        alarms = (*self.monitor.alarms, alarm)[-_KEPT:]
-        self.monitor = replace(self.monitor, count=self.monitor.count + 1, alarms=alarms)
+        state, (before, after) = self.state, moved
+        alarm = Alarm(monitor=state.name, index=ref.index, at=ref.at, what=what, advice=advice, step=step or state.step)
+        alarm = replace(alarm, before=before, after=after, since=since)
+        self.state = replace(state, count=state.count + 1, alarms=(*state.alarms, alarm)[-_KEPT:])
         return [alarm]
 
     def stands(self, n: int, value: float | None, *, limit: float | None = None, note: str | None = None) -> Monitor:
         """Return the monitor as it stands; a value that JSON cannot hold is unknown."""
         known = value is not None and math.isfinite(value)
-        note = self.monitor.note if note is None else note
-        return replace(self.monitor, n=n, value=value if known else None, limit=limit, note=note)
+        note = self.state.note if note is None else note
+        return replace(self.state, n=n, value=value if known else None, limit=limit, note=note)
 
 
-def put(table: OrderedDict[K, V], key: K, value: V, *, most: int) -> None:
-    """Remember a value as the latest of so many."""
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > most:
-        table.popitem(last=False)
+class Latest(OrderedDict[K, V]):
+    """A table of the entries that were set last, at most so many."""
+
+    def __init__(self, most: int | None = None) -> None:
+        super().__init__()
+        self.most = REMEMBERED if most is None else most
+
+    def __setitem__(self, key: K, value: V) -> None:
+        """Set an entry, and forget the one that was set longest ago."""
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        if len(self) > self.most:
+            self.popitem(last=False)
+
+
+def moment(value: str | None) -> dt.datetime | None:
+    """Return an ISO 8601 time; without a zone it is UTC, and None is one that cannot be read."""
+    try:
+        time = dt.datetime.fromisoformat(value or "")
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=dt.UTC)

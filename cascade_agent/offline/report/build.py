@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+from bisect import bisect_left
 from collections import Counter
 from functools import partial
 from itertools import pairwise
@@ -18,15 +19,16 @@ from cascade_agent.offline.evaluation.estimates import ALL, Estimates
 from cascade_agent.offline.evaluation.journals import ReadSettings, fold, no_step
 from cascade_agent.offline.evaluation.metrics import auroc, calibration_error, upper_bound
 from cascade_agent.offline.report import data
-from cascade_agent.offline.report.collect import Collected, Sums, percentiles
+from cascade_agent.offline.report.collect import MAX_SAMPLE, Collected, percentiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cascade_agent.core.clean_json import Json, JsonObject
     from cascade_agent.core.policy import Policy
     from cascade_agent.journal.format import OnError, PathLike
     from cascade_agent.offline.evaluation.estimates import Basis, Figures
+    from cascade_agent.offline.report.collect import Sums
 
 CURVE_POINTS: Final = 24
 EDGES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -80,19 +82,20 @@ def build_report(
     Raises:
         RecordError: journals that cannot be read or hold no step. Names file, line and mend.
     """
-    name = "shipped policy" if policy is None else policy_name
     how = ReadSettings(on_error=on_error, dask=dask)
     drift = DriftWatch(policy=policy) if dask is None else watch_journals(paths, policy=policy, how=how)
+    name = "shipped policy" if policy is None else policy_name
     reading = fold(partial(Collected, policy, name, drift if dask is None else None), paths, how)
     out = reading.found
-    if not out.steps:
+    if not out.sums["steps"]:
         raise RecordError(no_step(paths))
     if dask is None:
-        drift.note_reading(repeated=reading.repeated, orphans=reading.orphans)
+        drift.repeated += reading.repeated
+        drift.orphans += reading.orphans
     tally = out.account.tally
     finished = tally.steps > tally.unfinished
     estimates = Estimates(tally, resamples=_RESAMPLES, parts=False, intervals=_INTERVALS) if finished else None
-    stand_ins = any(name in _STAND_INS for models in out.models.values() for name in models.of)
+    stand_ins = any(name in _STAND_INS for models in out.models.values() for name in models)
     return data.Report(
         title=title,
         files=tuple(Path(path).name for path in paths),
@@ -109,8 +112,8 @@ def build_report(
         reliability=_reliability(out),
         latency=tuple(_latency(out)),
         spending=_spending(out, estimates, policy),
-        expensive=tuple(shown_step(trace, content=content) for trace in out.expensive.items()),
-        doubtful=tuple(shown_step(trace, content=content) for trace in out.doubtful.items()),
+        expensive=tuple(cut_step(trace, content=content) for trace in out.expensive.items()),
+        doubtful=tuple(cut_step(trace, content=content) for trace in out.doubtful.items()),
         drift=drift.report(),
         notes=tuple(_notes(out, reading.repeated, reading.orphans)),
     )
@@ -121,32 +124,29 @@ def build_report(
 
 def _always_large(out: Collected, estimates: Estimates | None) -> data.AlwaysLarge:
     """Compare the whole journal with always-large, shadow calls included on the cascade's side."""
-    sums = out.account.sums
+    sums, every = out.account.sums, int(out.sums["steps"])
     shadow = float(sums["shadow"])
     if estimates is None:
-        return data.AlwaysLarge(left_out=out.steps, shadow=shadow, why="no step is finished")
+        return data.AlwaysLarge(left_out=every, shadow=shadow, why="no step is finished")
     recorded, alone = estimates.recorded(), estimates.baseline("always large")[ALL]
-    saving, steps = recorded.saving, recorded.steps
-    ground = estimates.grounds[ALL]
+    ground, saving, steps = estimates.grounds[ALL], recorded.saving.point, recorded.steps
     unknown, drawn = int(ground["open"]), int(ground["lottery"] - ground["open"])
     paid, large = (None if cost is None else cost * steps for cost in (recorded.cost.point, alone.cost.point))
     low, high, interval = _costs(recorded)
-    why = ""
+    why = "" if saving is not None else "no shadow call says what it would have cost where small answered"
     if low is None or high is None:
         why = "the large model was asked in no step whose costs are known, so its price is not in the journal"
         why = why if sums["known"] else "the cost of no step is known"
-    elif saving.point is None:
-        why = "no shadow call says what it would have cost where small answered"
     return data.AlwaysLarge(
         steps=steps,
         measured=steps - unknown,
         drawn=drawn,
         estimated=unknown,
-        left_out=out.steps - steps,
+        left_out=every - steps,
         cascade=None if paid is None else max(0.0, paid - shadow),
         shadow=shadow,
         large=large,
-        share=None if saving.point is None else 1.0 - saving.point,
+        share=None if saving is None else 1.0 - saving,
         low=low,
         high=high,
         interval=interval,
@@ -164,17 +164,17 @@ def _costs(figures: Figures) -> tuple[float | None, float | None, tuple[float, f
 
 def _frontier(out: Collected, estimates: Estimates | None, *, name: str | None) -> data.Frontier:
     """Return the cost and quality of thresholds and of other ways to answer; `name` is that of a given policy."""
-    marks: list[data.Point] = []
+    every = out.sums
+    marks = [data.Point(name="as it ran", escalated=every["escalated"] / every["steps"], quality=data.Share())]
     curve: list[data.Point] = []
     basis: Basis = "none"
     steps, undecided = 0, 0.0
     if estimates is not None:
-        recorded, ground = estimates.recorded(), estimates.grounds[ALL]
+        recorded, ground, own = estimates.recorded(), estimates.grounds[ALL], estimates.policy(0)[ALL]
         basis, steps = recorded.basis, recorded.steps
         # steps that small answered and somebody looked at
         point = partial(_point, int(ground["lottery"] - ground["open"]) or int(ground["judged"]))
-        marks.append(point("as it ran", recorded))
-        own = estimates.policy(0)[ALL]
+        marks = [point("as it ran", recorded)]
         if name is not None or own.escalation != recorded.escalation:
             marks.append(point(out.plan.titles[0], own))
         marks += [point(title, estimates.baseline(title)[ALL]) for title in ("always small", "always large")]
@@ -182,8 +182,6 @@ def _frontier(out: Collected, estimates: Estimates | None, *, name: str | None) 
             found, threshold = estimates.policy(number)[ALL], out.plan.policies[number].base_threshold
             curve.append(point(f"threshold {threshold:.3g}", found, threshold))
             undecided = max(undecided, (found.escalation.high or 0.0) - (found.escalation.low or 0.0))
-    if not marks:
-        marks = [data.Point(name="as it ran", escalated=out.escalated / out.steps, quality=data.Share())]
     return data.Frontier(
         curve=tuple(curve),
         marks=tuple(marks),
@@ -192,22 +190,17 @@ def _frontier(out: Collected, estimates: Estimates | None, *, name: str | None) 
         steps=steps,
         unreplayable=round(undecided * steps),
         scorer=name or "shipped rules",
-        agrees=not out.differing,
+        agrees=not every["differing"],
     )
 
 
 def _thresholds(estimates: Estimates, count: int) -> list[int]:
     """Return the numbers of the thresholds that tell steps apart, about evenly over the steps."""
-    different: dict[int, int] = {}
-    for number in range(1, count):
-        different[estimates.escalated(number)] = number
-    chosen = list(different.values())
-    if len(chosen) <= CURVE_POINTS:
-        return chosen
+    different = {estimates.escalated(number): number for number in range(1, count)}
     levels, kept = list(different), list[int]()
-    low, high = levels[0], levels[-1]
     for level in levels:
-        if level >= low + (high - low) * len(kept) / (CURVE_POINTS - 1):
+        even = levels[0] + (levels[-1] - levels[0]) * len(kept) / (CURVE_POINTS - 1)
+        if level >= even or len(levels) <= CURVE_POINTS:
             kept.append(different[level])
     return kept
 
@@ -252,20 +245,23 @@ def _reliability(out: Collected) -> data.Reliability:
         by_source=dict(sorted(Counter(source for _, _, source in drafts).items())),
         auroc=auroc(confidence, right),
         error=calibration_error(confidence, right),
-        histogram=tuple((taken, escalated) for taken, escalated in out.histogram),
-        unmeasured=out.unmeasured,
+        histogram=tuple((int(out.histogram[i, False]), int(out.histogram[i, True])) for i in range(20)),
+        unmeasured=int(out.sums["unmeasured"]),
     )
 
 
-def _bins(confidence: Sequence[float], right: Sequence[bool]) -> Iterable[data.Bin]:
+def _bins(confidence: list[float], right: list[bool]) -> Iterator[data.Bin]:
+    """Yield the bins of ascending confidences that hold any."""
+    start = 0
     for low, high in pairwise(EDGES):
-        inside = [i for i, p in enumerate(confidence) if low <= p < high or p == high == 1.0]
+        end = bisect_left(confidence, high) if high < 1.0 else len(confidence)
+        inside, count, hits = confidence[start:end], end - start, sum(right[start:end])
+        start = end
         if inside:
-            count, hits = len(inside), sum(right[i] for i in inside)
             yield data.Bin(
                 low=low,
                 high=high,
-                confidence=sum(confidence[i] for i in inside) / count,
+                confidence=sum(inside) / count,
                 n=count,
                 right=hits,
                 share=hits / count,
@@ -291,56 +287,52 @@ def _policy(policy: Policy, name: str) -> JsonObject:
 
 
 def _totals(out: Collected, repeated: int) -> data.Totals:
-    sums = out.account.sums
     others = {code: _money(other.sums) for code, other in out.accounts.items() if code != out.currency}
     return data.Totals(
-        steps=out.steps,
-        threads=len(out.threads),
-        threads_counted=not out.threads_full,
-        escalated=out.escalated,
-        by_outcome=dict(out.outcomes.most_common()),
-        by_answer=dict(out.answers.most_common()),
-        degraded=out.degraded,
-        cost=_money(sums),
-        shadow=_money(sums, "shadow", "shadow_unknown"),
-        shadow_calls=out.shadow_calls,
+        steps=int(out.sums["steps"]),
+        threads=len(out.threads) - (out.threads.rest in out.threads),
+        threads_counted=out.threads.rest not in out.threads,
+        escalated=int(out.sums["escalated"]),
+        by_outcome=out.outcomes.ordered(),
+        by_answer=out.answers.ordered(),
+        degraded=int(out.sums["degraded"]),
+        cost=_money(out.account.sums),
+        shadow=_money(out.account.sums, "shadow", "shadow_unknown"),
+        shadow_calls=sum(int(account.sums["shadow_calls"]) for account in out.accounts.values()),
         other_currencies=others,
-        labels=out.labels,
-        labelled=dict(out.sources.most_common()),
+        labels=int(out.sums["labels"]),
+        labelled=out.sources.ordered(),
         repeated=repeated,
         policies=out.policies.ordered(),
         models={tier: counts.ordered() for tier, counts in sorted(out.models.items(), reverse=True)},
-        first=_iso(out.first),
-        last=_iso(out.last),
+        first=next(map(_iso, out.first.items()), None),
+        last=next(map(_iso, out.last.items()), None),
     )
 
 
-def _money(sums: Sums, known: str = "known", unknown: str = "unknown") -> data.Money:
+def _money(sums: Sums[str], known: str = "known", unknown: str = "unknown") -> data.Money:
     return data.Money(known=float(sums[known]), unknown=int(sums[unknown]))
 
 
-def _iso(time: float | None) -> str | None:
+def _iso(time: float) -> str:
     """Return seconds since 1970 as ISO 8601 in UTC."""
-    if time is None:
-        return None
     return (dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=time)).isoformat(timespec="milliseconds")
 
 
 def _escalations(out: Collected) -> tuple[data.Escalations, ...]:
     rows = []
-    for name, count in out.names.of.items():
-        reasons = out.reasons[name].ordered() if name in out.reasons else {}
-        rows.append(data.Escalations(step=name, steps=count, escalated=sum(reasons.values()), reasons=reasons))
+    for name, count in out.names.items():
+        reasons = out.reasons[name].ordered()
+        rows.append(data.Escalations(step=name, steps=int(count), escalated=sum(reasons.values()), reasons=reasons))
     return tuple(sorted(rows, key=lambda row: (-row.escalated, -row.steps, row.step)))
 
 
-def _latency(out: Collected) -> Iterable[data.Latency]:
+def _latency(out: Collected) -> Iterator[data.Latency]:
     for who in _WHO:
-        if (found := out.latency.get(who)) is not None:
-            values = found.items()
+        if values := out.latency[who].items():
             p50, p95, p99 = percentiles(values, 0.5, 0.95, 0.99)
-            kept = len(values)
-            yield data.Latency(who=who, n=found.n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == found.n)
+            n, kept = out.latency[who].n, len(values)
+            yield data.Latency(who=who, n=n, p50=p50, p95=p95, p99=p99, kept=kept, exact=kept == n)
 
 
 def _spending(out: Collected, estimates: Estimates | None, policy: Policy | None) -> data.Spending:
@@ -351,16 +343,17 @@ def _spending(out: Collected, estimates: Estimates | None, policy: Policy | None
         known = not cell["unpriced"] and (price is not None or not cell["lottery"])
         periods.append(
             data.Period(
-                start=_iso(start) or "",
+                start=_iso(start),
                 steps=int(cell["steps"]),
                 escalated=int(cell["escalated"]),
-                **{what: float(cell[what]) for what in data.PARTS},
+                **{part: float(cell[part]) for part in data.PARTS},
                 always_large=cell["alone"] + cell["lottery"] * (price or 0.0) if known else None,
                 unknown=int(cell["unknown"]),
             )
         )
     prices = _prices(known=bool(out.account.sums["known"]), policy=policy)
-    return data.Spending(periods=tuple(periods), width=timeline.width, undated=out.undated, prices=prices)
+    undated = int(out.sums["undated"])
+    return data.Spending(periods=tuple(periods), width=timeline.width, undated=undated, prices=prices)
 
 
 def _prices(*, known: bool, policy: Policy | None) -> str:
@@ -377,38 +370,33 @@ def _prices(*, known: bool, policy: Policy | None) -> str:
         return "No cost in this journal is known."
     from cascade_agent.models.pricing import table_version
 
-    table = table_version()
     text = "Costs are as recorded when each step ran; a journal does not say which prices it was written with."
-    if table is None:
+    if (table := table_version()) is None:
         return text
-    source, date = table
-    return f"{text} Where they came from the price table, the one installed here is {source}" + (
-        f", with prices as of {date}." if date else "."
-    )
+    dated = f", with prices as of {table[1]}." if table[1] else "."
+    return f"{text} Where they came from the price table, the one installed here is {table[0]}{dated}"
 
 
-def _notes(out: Collected, repeated: int, orphans: int) -> Iterable[str]:
+def _notes(out: Collected, repeated: int, orphans: int) -> Iterator[str]:
     if repeated:
         yield f"{repeated:,} steps came a second time in these files and are counted once."
     if orphans:
         yield f"{orphans:,} steps have labels and are not in these files."
-    if out.drafts.n > len(out.drafts.items()):
-        kept = len(out.drafts.items())
+    if out.drafts.n > (kept := len(out.drafts.items())):
         yield f"The calibration curve uses {kept:,} of {out.drafts.n:,} labelled drafts, drawn by a hash of their ids."
-    if out.undated:
-        yield f"{out.undated:,} steps have no time and are missing in the plot of spend over time."
+    if undated := int(out.sums["undated"]):
+        yield f"{undated:,} steps have no time and are missing in the plot of spend over time."
     if len(out.accounts) > 1:
         yield f"Costs in other currencies are not converted: plots show {out.currency} only."
-    sampled = [who for who, values in out.latency.items() if values.n > values.size]
-    if sampled:
-        kept = max(values.size for values in out.latency.values())
-        yield f"Percentiles of {', '.join(sampled)} come from {kept:,} values each, drawn by a hash of their steps."
+    if sampled := [who for who, values in out.latency.items() if values.n > MAX_SAMPLE]:
+        of = f"{MAX_SAMPLE:,} values each, drawn by a hash of their steps"
+        yield f"Percentiles of {', '.join(sampled)} come from {of}."
 
 
-# ---- shown steps ----------------------------------------------------------------------------------------------------
+# ---- steps in full -------------------------------------------------------------------------------------------------
 
 
-def shown_step(trace: StepTrace, *, content: bool = True) -> StepTrace:
+def cut_step(trace: StepTrace, *, content: bool = True) -> StepTrace:
     """Return a step with its texts cut to what a page can hold; without `content` nobody's words are in it."""
     record = trace.to_json() if content else without_content(trace)
     record = {**record, "inputs_seen": [], "attempts": record["attempts"][:_ATTEMPTS]}

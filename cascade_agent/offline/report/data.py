@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from cascade_agent.offline.drift import DriftReport
     from cascade_agent.offline.evaluation.estimates import Basis
 
-PARTS: Final = ("small", "large", "evidence", "shadow")
-"""The purposes that money is spent on."""
+ANSWERS: Final = ("small", "large", "nobody", "unfinished")  # who answered a step
+PARTS: Final = ("small", "large", "evidence", "shadow")  # what money is spent on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,11 @@ class Totals(Plain):
     models: dict[str, dict[str, int]]
     first: str | None
     last: str | None
+
+    @property
+    def answered(self) -> list[tuple[str, float]]:
+        """Return who answered which share of the steps."""
+        return [(who, self.by_answer[who] / self.steps) for who in ANSWERS if self.by_answer.get(who)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +144,11 @@ class Escalations(Plain):
     steps: int
     escalated: int
     reasons: dict[str, int]
+
+    @property
+    def most(self) -> float:
+        """Return the share of the steps that escalated for the most frequent reason."""
+        return max(self.reasons.values(), default=0) / self.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +223,11 @@ class Spending(Plain):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report(Plain):
-    """Everything a report says."""
+    """Everything a report says.
+
+    `stand_ins`: the demo's offline stand-ins answered, programs and no models. The texts of the most `expensive` and
+    most `doubtful` steps are cut. `notes` are on what was left out, cut or sampled.
+    """
 
     title: str
     files: tuple[str, ...]
@@ -223,7 +237,6 @@ class Report(Plain):
     currency: str
     made_up_prices: bool
     stand_ins: bool
-    """The demo's offline stand-ins answered: programs, no models."""
     totals: Totals
     always_large: AlwaysLarge
     frontier: Frontier
@@ -233,7 +246,10 @@ class Report(Plain):
     spending: Spending
     expensive: tuple[StepTrace, ...]
     doubtful: tuple[StepTrace, ...]
-    """Steps with their texts cut."""
     drift: DriftReport
     notes: tuple[str, ...]
-    """Notes on what was left out, cut or sampled."""
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Return the median latency of each sort of calls."""
+        return {row.who: row.p50 for row in self.latency}

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 UNKNOWN = "unknown"
+FEW = 3
 _LEAST = -6
 _UNIT = 10
 _MINUTE, _HOUR, _DAY, _YEAR = 60.0, 3600.0, 86400.0, 364 * 86400.0
@@ -47,7 +48,12 @@ def money(value: float | None, currency: str) -> str:
 
 def unit(currency: str) -> str:
     """Return the name of a currency, short whatever a record says."""
-    return currency if len(currency) <= _UNIT else f"{currency[: _UNIT - 1]}…"
+    return short(currency, _UNIT)
+
+
+def short(name: str, length: int) -> str:
+    """Return a name, or its beginning."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def seconds(value: float | None, write: Callable[[float], str] = figure) -> str:
@@ -101,3 +107,14 @@ def tick_time(time: dt.datetime, size: float) -> str:
 def plural(number: float, one: str) -> str:
     """Return a count with its word."""
     return f"{count(number)} {one if number == 1 else one + 's'}"
+
+
+def counted(counts: Mapping[str, int]) -> list[str]:
+    """Return names with their counts."""
+    return [f"{name} ({count(n)})" for name, n in counts.items()]
+
+
+def few(names: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")

@@ -12,15 +12,14 @@ import markupsafe
 from markupsafe import Markup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
 """Characters that no page may hold, and the marks that turn the direction of the text around them."""
 
-_WORD = 16
-"""Letters of a word that fits a column of a phone; a longer one may break inside."""
+_WORD = 16  # letters of a word that fits a column of a phone; a longer one may break inside
 
 
 def escape(value: object) -> Markup:
@@ -55,10 +54,10 @@ def breakable(text: str) -> Markup:
 Anchor = Literal["start", "middle", "end"]
 
 CHAR: Final = 6.7
-BOLD: Final = 8.2
-"""Mean width of a character in a label, and in one of the name of a mark, in pixels, on the safe side."""
+BOLD: Final = 8.2  # mean width of a character in a label, and in one of the name of a mark, in pixels, on the safe side
 
 LINE: Final = 15.0
+PHONE: Final = 420.0  # charts up to this wide are those of a phone
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,37 +98,68 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [n * 10.0**p for p in powers for n in (1, 2, 5) if low <= n * 10.0**p <= high]
 
 
-def label(x: float, y: float, words: str, kind: str = "axis", anchor: Anchor = "start") -> Markup:
-    """A text."""
-    return el("text", {"x": round(x, 1), "y": round(y, 1), "class": kind, "text-anchor": anchor}, words)
+def share(value: float) -> str:
+    """Return a share as an axis names it."""
+    return f"{round(value * 100, 6):g}%"
 
 
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    """A straight line."""
-    return el("line", {"x1": round(x1, 1), "y1": round(y1, 1), "x2": round(x2, 1), "y2": round(y2, 1), "class": kind})
+class Chart:
+    """A drawing that grows shape by shape; `left` to `bottom` is where its data lies, below it the words of an axis."""
 
+    def __init__(
+        self, width: float, height: float, *, left: float = 52.0, top: float = 34.0, below: float = 44.0
+    ) -> None:
+        self.width, self.height, self.wide = width, height, width > PHONE
+        self.left, self.right, self.top, self.bottom = left, width - 14.0, top, height - below
+        self.shapes: list[Markup] = []
 
-def rect(x: float, y: float, width: float, height: float, kind: str, *inside: Markup) -> Markup:
-    """A bar."""
-    size = {"width": max(0.0, round(width, 1)), "height": max(0.0, round(height, 1))}
-    return el("rect", {"x": round(x, 1), "y": round(y, 1), **size, "class": kind}, *inside)
+    def add(self, name: str, attributes: Mapping[str, str | float], tip: str = "") -> None:
+        """Add a shape; `tip` is what a pointer reads on it."""
+        self.shapes.append(el(name, attributes, *([el("title", {}, tip)] if tip else ())))
 
+    def label(self, x: float, y: float, words: str, kind: str = "axis", anchor: Anchor = "start") -> None:
+        """Add a text."""
+        place: dict[str, str | float] = {"x": round(x, 1), "y": round(y, 1), "class": kind, "text-anchor": anchor}
+        self.shapes.append(el("text", place, words))
 
-def path(points: Sequence[tuple[float, float]], kind: str, *, closed: bool = False) -> Markup:
-    """A line through points."""
-    steps = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
-    return el("path", {"d": steps + (" Z" if closed else ""), "class": kind})
+    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
+        """Add a straight line."""
+        ends = {"x1": round(x1, 1), "y1": round(y1, 1), "x2": round(x2, 1), "y2": round(y2, 1)}
+        self.add("line", {**ends, "class": kind})
 
+    def rect(self, x: float, y: float, width: float, height: float, kind: str, *, tip: str = "") -> None:
+        """Add a bar."""
+        size = {"width": max(0.0, round(width, 1)), "height": max(0.0, round(height, 1))}
+        self.add("rect", {"x": round(x, 1), "y": round(y, 1), **size, "class": kind}, tip)
 
-def tip(words: str) -> Markup:
-    """Return the text that a pointer reads on a shape."""
-    return el("title", {}, words)
+    def dot(self, x: float, y: float, radius: float, kind: str, tip: str) -> None:
+        """Add a circle."""
+        self.add("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip)
 
+    def path(self, points: Sequence[tuple[float, float]], kind: str, *, closed: bool = False) -> None:
+        """Add a line through points."""
+        steps = " ".join(f"{'L' if i else 'M'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
+        self.add("path", {"d": steps + (" Z" if closed else ""), "class": kind})
 
-def svg(width: float, height: float, words: str, kind: str, *inside: Markup) -> Markup:
-    """A drawing with a sentence for those who do not see it."""
-    box = f"0 0 {width:g} {height:g}"
-    return el("svg", {"viewBox": box, "class": f"chart {kind}", "role": "img", "aria-label": words}, *inside)
+    def levels(self, values: Iterable[float], y: Scale, words: Callable[[float], str] = share) -> None:
+        """Add the lines and numbers of an upright axis."""
+        for value in values:
+            self.line(self.left, y(value), self.right, y(value), "grid")
+            self.label(self.left - 8, y(value) + 4, words(value), anchor="end")
+
+    def base(
+        self, words: str, values: Iterable[float], x: Scale, number: Callable[[float], str] = "{:g}".format
+    ) -> None:
+        """Add the numbers of the axis at the bottom, its line, and what it says."""
+        for value in values:
+            self.label(x(value), self.bottom + 20, number(value), anchor="middle")
+        self.line(self.left, self.bottom, self.right, self.bottom, "base")
+        self.label(self.right, self.bottom + 38, words, anchor="end")
+
+    def svg(self, words: str, kind: str) -> Markup:
+        """Return the drawing with a sentence for those who do not see it."""
+        box = f"0 0 {self.width:g} {self.height:g}"
+        return el("svg", {"viewBox": box, "class": f"chart {kind}", "role": "img", "aria-label": words}, *self.shapes)
 
 
 class Placer:

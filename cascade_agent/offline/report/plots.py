@@ -1,133 +1,130 @@
-"""The charts: each drawn twice, for a desk and for a phone, because a shrunk chart has unreadable words."""
+"""The charts: each drawn for a desk and for a phone, because a shrunk chart has unreadable words."""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
 
 from cascade_agent.offline.report import format as fmt
 from cascade_agent.offline.report.data import PARTS
-from cascade_agent.offline.report.markup import Placer, Scale, el, label, line, log_ticks, path, rect, svg, ticks, tip
+from cascade_agent.offline.report.markup import PHONE, Chart, Placer, Scale, el, log_ticks, share, ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from markupsafe import Markup
 
     from cascade_agent.offline.report.data import Frontier, Latency, Period, Point, Reliability, Spending
 
+P = ParamSpec("P")
 _NARROW: Final = 328.0
 _MIDDLE: Final = 660.0
-_PHONE: Final = 420.0
-_REFERENCES: Final = ("always small", "always large")
-_NAME: Final = 24
-_SHORT_NAME: Final = 10
+MARKS: Final = {"as it ran": "run", "always small": "small", "always large": "large"}
+_REFERENCES: Final = ("small", "large")
+_FIFTHS: Final = (0, 0.2, 0.4, 0.6, 0.8, 1)
 
 
-def both(draw: Callable[[float], Markup], wide: float) -> Markup:
+def both(draw: Callable[Concatenate[float, P], Markup], wide: float, *data: P.args, **more: P.kwargs) -> Markup:
     """A chart for each width; style sheets show one of them."""
-    widths = (
-        {"desk": wide, "middle": _MIDDLE, "narrow": _NARROW} if wide > _MIDDLE else {"wide": wide, "narrow": _NARROW}
-    )
-    return el("div", {"class": "plot"}, *(el("div", {"class": kind}, draw(width)) for kind, width in widths.items()))
+    widths = {"desk": wide, "middle": _MIDDLE} if wide > _MIDDLE else {"wide": wide}
+    drawn = {kind: draw(width, *data, **more) for kind, width in {**widths, "narrow": _NARROW}.items()}
+    return el("div", {"class": "plot"}, *(el("div", {"class": kind}, chart) for kind, chart in drawn.items()))
 
 
 def bar(parts: Sequence[tuple[str, float]], kind: str = "bar") -> Markup:
     """Parts of a whole as one bar that takes all the room it gets: (class, share)."""
-    at, shapes = 0.0, []
-    for name, share in parts:
-        shapes.append(rect(at * 1000, 0, share * 1000, 10, f"fill-{name}"))
-        at += share
+    chart, at = Chart(1000, 10), 0.0
+    for name, part in parts:
+        chart.rect(at * 1000, 0, part * 1000, 10, f"fill-{name}")
+        at += part
     box = {"viewBox": "0 0 1000 10", "preserveAspectRatio": "none", "class": kind, "aria-hidden": "true"}
-    return el("svg", box, *shapes)
+    return el("svg", box, *chart.shapes)
 
 
-def frontier(data: Frontier, width: float) -> Markup:
+def frontier(width: float, data: Frontier) -> Markup:
     """Quality over cost: the swept curve with its interval, and the marks."""
     points, marks = ([p for p in some if p.known] for some in (data.curve, data.marks))
-    height = 400.0 if width > _PHONE else 340.0
-    left, right, top, bottom = 52.0, width - 14.0, 24.0, height - 44.0
+    chart = Chart(width, 400.0 if width > PHONE else 340.0, top=42.0)
     lows = [p.quality.low or 0.0 for p in points] + [p.quality.value or 0.0 for p in marks]
     floor = max(0.0, math.floor((min(lows, default=0.9) - 0.02) * 20) / 20)
-    x = Scale(0.0, max([1.1, *((p.cost or 0.0) * 1.04 for p in [*points, *marks])]), left, right)
-    y = Scale(floor, 1.0, bottom, top + 18.0)
-    shapes = [label(2, 14, "answers at least as good as the large model's" if width > _PHONE else "as good as large")]
-    shapes += _levels(ticks(floor, 1.0, 5), y, left, right)
-    for value in ticks(0.0, x.high, 6 if width > _PHONE else 4):
-        shapes.append(label(x(value), bottom + 20, _share(value), anchor="middle"))
-    shapes += _base(left, right, bottom, "cost, always large = 100%")
-    upper, lower, middle = (
-        [(x(p.cost or 0), y(getattr(p.quality, end) or 0)) for p in points] for end in ("high", "low", "value")
-    )
-    shapes += [path([*upper, *reversed(lower)], "band", closed=True), path(middle, "curve")] if points else []
-    shapes += [_dot(x(p.cost or 0), y(p.quality.value or 0), 3, "dot", _sentence(p)) for p in points]
-    placer = Placer(left, 17.0, right + 6, bottom)  # from below the words of the axis on
+    x = Scale(0.0, max([1.1, *((p.cost or 0.0) * 1.04 for p in [*points, *marks])]), chart.left, chart.right)
+    y = Scale(floor, 1.0, chart.bottom, chart.top)
+
+    def at(p: Point, quality: float | None) -> tuple[float, float]:
+        return x(p.cost or 0), y(max(quality or 0, floor))
+
+    upper, lower = [at(p, p.quality.high) for p in points], [at(p, p.quality.low) for p in points]
+    middle = [at(p, p.quality.value) for p in points]
+    chart.label(2, 14, "answers at least as good as the large model's" if chart.wide else "as good as large")
+    chart.levels(ticks(floor, 1.0, 5), y)
+    chart.base("cost, always large = 100%", ticks(0.0, x.high, 6 if chart.wide else 4), x, share)
+    if points:
+        chart.path([*upper, *reversed(lower)], "band", closed=True)
+        chart.path(middle, "curve")
+    placer = Placer(chart.left, 17.0, chart.right + 6, chart.bottom)  # from below the words of the axis on
     placer.block_line(middle)
-    for p in [*points, *marks]:
-        placer.block(x(p.cost or 0), y(p.quality.value or 0), 8 if p in marks else 4)
+    for p, place in zip(points, middle, strict=True):
+        chart.dot(*place, 3, "dot", _sentence(p))
+        placer.block(*place, 4)
+    whiskers = {p.name: [at(p, p.quality.low), at(p, p.quality.high)] for p in marks if _whiskered(p)}
     for p in marks:
-        placer.block_line([(x(p.cost or 0), end) for end in _whisker(p, y)])
+        placer.block(*at(p, p.quality.value), 8)
+    for whisker in whiskers.values():
+        placer.block_line(whisker)
     for p in marks:
-        shapes += _mark(p, x(p.cost or 0), y(p.quality.value or 0), y, placer)
+        if whisker := whiskers.get(p.name, []):
+            chart.line(*whisker[0], *whisker[1], "whisker")
+        _mark(chart, p, *at(p, p.quality.value), placer)
     sentence = "; ".join(_sentence(p) for p in marks)
-    return svg(width, height, f"Cost and quality of {len(points)} thresholds. {sentence}", "frontier", *shapes)
+    return chart.svg(f"Cost and quality of {len(points)} thresholds. {sentence}", "frontier")
 
 
-def _mark(point: Point, x: float, y: float, scale: Scale, placer: Placer) -> list[Markup]:
-    reference = point.name in _REFERENCES
-    shapes = [line(x, ends[0], x, ends[1], "whisker")] if (ends := _whisker(point, scale)) else []
-    if point.name == "as it ran":
-        shapes.append(_dot(x, y, 7.5, "mark-run", _sentence(point)))
-    elif reference:
-        kind = "mark-small" if point.name == "always small" else "mark-large"
-        shapes.append(rect(x - 6, y - 6, 12, 12, kind, tip(_sentence(point))))
+def _whiskered(point: Point) -> bool:
+    """Return whether the interval of a mark is drawn."""
+    return bool(MARKS.get(point.name) not in _REFERENCES and point.quality.n and point.quality.low is not None)
+
+
+def _mark(chart: Chart, point: Point, x: float, y: float, placer: Placer) -> None:
+    kind, sentence = MARKS.get(point.name, "policy"), _sentence(point)
+    if kind == "run":
+        chart.dot(x, y, 7.5, "mark-run", sentence)
+    elif kind in _REFERENCES:
+        chart.rect(x - 6, y - 6, 12, 12, f"mark-{kind}", tip=sentence)
     else:
         corners = f"{x},{y - 9:.1f} {x + 9:.1f},{y} {x},{y + 9:.1f} {x - 9:.1f},{y}"
-        shapes.append(el("polygon", {"points": corners, "class": "mark-policy"}, tip(_sentence(point))))
-    length = _NAME if placer.right > _PHONE else _SHORT_NAME
-    name = point.name if len(point.name) <= length else point.name[: length - 1] + "…"
-    words_x, words_y, anchor = placer.put(x, y, name, bold=not reference)
-    shapes.append(label(words_x, words_y, name, "name" if not reference else "axis strong", anchor))
-    return shapes
+        chart.add("polygon", {"points": corners, "class": "mark-policy"}, sentence)
+    name = fmt.short(point.name, 24 if chart.wide else 10)
+    words_x, words_y, anchor = placer.put(x, y, name, bold=kind not in _REFERENCES)
+    chart.label(words_x, words_y, name, "axis strong" if kind in _REFERENCES else "name", anchor)
 
 
-def _whisker(point: Point, scale: Scale) -> list[float]:
-    """Return where the interval of a mark ends; nothing where none is drawn."""
-    low, high = point.quality.low, point.quality.high
-    if point.name in _REFERENCES or not point.quality.n or low is None or high is None:
-        return []
-    return [scale(max(low, scale.low)), scale(high)]
-
-
-def sweep(data: Frontier, width: float) -> Markup:
+def sweep(width: float, data: Frontier) -> Markup:
     """Draw the cost of each threshold (or its escalations, where no cost is known); quality is not known here."""
     by_cost = any(p.cost is not None for p in data.curve)
-    values = [(p.threshold, p.cost if by_cost else p.escalated) for p in data.curve if p.threshold is not None]
-    points = [(t, v) for t, v in values if v is not None]
-    height, left, right, top = 300.0, 52.0, width - 14.0, 34.0
-    bottom = height - 44.0
+    values = [(p.threshold, p.cost if by_cost else p.escalated) for p in data.curve]
+    points = [(t, v) for t, v in values if t is not None and v is not None]
     run = next((mark.cost if by_cost else mark.escalated for mark in data.marks), None)
     most = max([1.0, *(v for _, v in points)]) * 1.05
-    x, y = Scale(0.0, 1.0, left, right), Scale(0.0, most, bottom, top)
-    shapes = [label(2, 14, "cost, always large = 100%" if by_cost else "share of steps that escalate")]
-    shapes += _levels(ticks(0.0, most, 4), y, left, right)
-    shapes += [label(x(value), bottom + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
-    shapes += _base(left, right, bottom, "threshold on the confidence")
-    shapes += [path([(x(t), y(v)) for t, v in points], "curve")] if points else []
-    shapes += [_dot(x(t), y(v), 3, "dot", f"threshold {t:.3f}: {_share(v)}") for t, v in points]
+    chart = Chart(width, 300.0)
+    x, y = Scale(0.0, 1.0, chart.left, chart.right), Scale(0.0, most, chart.bottom, chart.top)
+    chart.label(2, 14, "cost, always large = 100%" if by_cost else "share of steps that escalate")
+    chart.levels(ticks(0.0, most, 4), y)
+    chart.base("threshold on the confidence", _FIFTHS, x)
+    if points:
+        chart.path([(x(t), y(v)) for t, v in points], "curve")
+    for t, v in points:
+        chart.dot(x(t), y(v), 3, "dot", f"threshold {t:.3f}: {share(v)}")
     if run is not None:
-        shapes += [
-            line(left, y(run), right, y(run), "whisker dashed"),
-            label(left + 6, y(run) - 7, f"as it ran: {fmt.percent(run)}", "name"),
-        ]
-    return svg(width, height, f"What {len(points)} thresholds cost", "sweep", *shapes)
+        chart.line(chart.left, y(run), chart.right, y(run), "whisker dashed")
+        chart.label(chart.left + 6, y(run) - 7, f"as it ran: {fmt.percent(run)}", "name")
+    return chart.svg(f"What {len(points)} thresholds cost", "sweep")
 
 
 def _sentence(point: Point) -> str:
     quality = point.quality
     good = fmt.percent(quality.value)
-    if quality.n and quality.low is not None and quality.high is not None:
+    if quality.n:
         good += f" ({fmt.between(quality.low, quality.high)}, {fmt.plural(quality.n, 'label')})"
     return (
         f"{point.name}: cost {fmt.percent(point.cost)} of always large, {good} as good as large, "
@@ -135,146 +132,95 @@ def _sentence(point: Point) -> str:
     )
 
 
-def _share(value: float) -> str:
-    return f"{round(value * 100, 6):g}%"
-
-
-def _levels(
-    values: Iterable[float], y: Scale, left: float, right: float, words: Callable[[float], str] = _share
-) -> Iterator[Markup]:
-    """Yield the lines and numbers of an upright axis."""
-    for value in values:
-        yield line(left, y(value), right, y(value), "grid")
-        yield label(left - 8, y(value) + 4, words(value), anchor="end")
-
-
-def _base(left: float, right: float, bottom: float, words: str) -> Iterator[Markup]:
-    """Yield the line at the bottom and what the axis below it says."""
-    yield line(left, bottom, right, bottom, "base")
-    yield label(right, bottom + 38, words, anchor="end")
-
-
-def _dot(x: float, y: float, radius: float, kind: str, sentence: str) -> Markup:
-    return el("circle", {"cx": x, "cy": y, "r": round(radius, 1), "class": kind}, tip(sentence))
-
-
-def reliability(data: Reliability, width: float) -> Markup:
+def reliability(width: float, data: Reliability) -> Markup:
     """Share of right drafts over confidence with exact intervals; below, how many steps have each confidence."""
-    left, right, top = 52.0, width - 14.0, 34.0
-    bottom = top + min(290.0, width * 0.72)
-    floor, height = bottom + 78.0, bottom + 78.0 + 44.0
-    x, y = Scale(0.0, 1.0, left + 8, right), Scale(0.0, 1.0, bottom, top)
-    shapes: list[Markup] = []
+    height = 34.0 + min(290.0, width * 0.72) if data.bins else 22.0  # of the curve, above the bars
+    chart = Chart(width, height + (122.0 if data.bins else 142.0))
+    x, y = Scale(0.0, 1.0, chart.left + 8, chart.right), Scale(0.0, 1.0, height, chart.top)
     if data.bins:
-        shapes.append(label(2, 14, "right drafts among the labelled"))
-        shapes += _levels((0.0, 0.25, 0.5, 0.75, 1.0), y, left, right)
-        shapes.append(line(x(0), y(0), x(1), y(1), "diagonal"))
-        most = max(b.n for b in data.bins)
-        for b in data.bins:
-            place = x(b.confidence)
-            shapes += [
-                line(place, y(b.interval_low), place, y(b.interval_high), "whisker"),
-                _dot(place, y(b.share), 3.5 + 5.5 * math.sqrt(b.n / most), "mark-run",
-                     f"confidence {b.low:g} to {b.high:g}: {b.right} of {b.n} right, "
-                     f"95% interval {fmt.between(b.interval_low, b.interval_high)}"),
-            ]  # fmt: skip
-    else:
-        bottom, floor, height = 22.0, 120.0, 164.0
-    counts = data.histogram
-    tallest = max((a + b for a, b in counts), default=0) or 1
-    up = Scale(0.0, tallest, floor, bottom + 16.0)
-    for index, (taken, escalated) in enumerate(counts):
-        start, end = x(index / len(counts)) + 1, x((index + 1) / len(counts)) - 1
-        sentence = tip(f"confidence {index / 20:.2f} to {(index + 1) / 20:.2f}: {taken} taken, {escalated} escalated")
-        shapes += [
-            rect(start, up(taken), end - start, floor - up(taken), "fill-small", sentence),
-            rect(start, up(taken + escalated), end - start, up(taken) - up(taken + escalated), "fill-large", sentence),
-        ]
-    shapes += [line(left, floor, right, floor, "base"), label(left - 8, up(tallest) + 4, f"{tallest:,}", anchor="end")]
-    shapes += [label(x(value), floor + 20, f"{value:g}", anchor="middle") for value in (0, 0.2, 0.4, 0.6, 0.8, 1)]
-    shapes.append(label(right, height - 6, "confidence in the small draft", anchor="end"))
-    title = (
-        f"{data.n} labelled drafts in {len(data.bins)} bins of confidence" if data.bins else "Confidences of all steps"
-    )
-    return svg(width, height, title, "reliability", *shapes)
+        chart.label(2, 14, "right drafts among the labelled")
+        chart.levels((0.0, 0.25, 0.5, 0.75, 1.0), y)
+        chart.line(x(0), y(0), x(1), y(1), "diagonal")
+    for b in data.bins:
+        place, size = x(b.confidence), math.sqrt(b.n / max(other.n for other in data.bins))
+        interval = fmt.between(b.interval_low, b.interval_high)
+        sentence = f"confidence {b.low:g} to {b.high:g}: {b.right} of {b.n} right, 95% interval {interval}"
+        chart.line(place, y(b.interval_low), place, y(b.interval_high), "whisker")
+        chart.dot(place, y(b.share), 3.5 + 5.5 * size, "mark-run", sentence)
+    tallest = max((a + b for a, b in data.histogram), default=0) or 1
+    up = Scale(0.0, tallest, chart.bottom, height + 16.0)
+    for i, (taken, escalated) in enumerate(data.histogram):
+        start, end = x(i / len(data.histogram)) + 1, x((i + 1) / len(data.histogram)) - 1
+        sentence = f"confidence {i / 20:.2f} to {(i + 1) / 20:.2f}: {taken} taken, {escalated} escalated"
+        top, between = up(taken + escalated), up(taken)
+        chart.rect(start, between, end - start, chart.bottom - between, "fill-small", tip=sentence)
+        chart.rect(start, top, end - start, between - top, "fill-large", tip=sentence)
+    chart.label(chart.left - 8, up(tallest) + 4, f"{tallest:,}", anchor="end")
+    chart.base("confidence in the small draft", _FIFTHS, x)
+    labelled = f"{data.n} labelled drafts in {len(data.bins)} bins of confidence"
+    return chart.svg(labelled if data.bins else "Confidences of all steps", "reliability")
 
 
-def latency(rows: Sequence[Latency], width: float) -> Markup:
+def latency(width: float, rows: Sequence[Latency]) -> Markup:
     """Median, 95th and 99th percentile of each row on one logarithmic axis."""
     kept = [row for row in rows if row.p99 > 0]
-    row_height = 78.0 if width > _PHONE else 60.0
-    left, right = 10.0, width - 14.0
-    bottom = 14.0 + row_height * len(kept)
-    height = bottom + 44.0
     low = min((max(row.p50, row.p99 / 1e6) for row in kept), default=0.001) / 1.6
     high = max((row.p99 for row in kept), default=1.0) * 1.4
-    x = Scale(low, high, left, right, log=True)
-    shapes: list[Markup] = []
-    for value in log_ticks(low * 1.15, high / 1.15):
-        shapes += [
-            line(x(value), 10, x(value), bottom, "grid"),
-            label(x(value), bottom + 20, fmt.seconds(value, "{:g}".format), anchor="middle"),
-        ]
+    step = 78.0 if width > PHONE else 60.0
+    chart = Chart(width, 58.0 + step * len(kept), left=10.0)
+    x = Scale(low, high, chart.left, chart.right, log=True)
+    marks = log_ticks(low * 1.15, high / 1.15)
+    for value in marks:
+        chart.line(x(value), 10, x(value), chart.bottom, "grid")
     for index, row in enumerate(kept):
-        top = 14.0 + row_height * index
-        y = top + 42.0
-        kind = row.who if row.who in PARTS else "ink"
-        p50 = max(row.p50, low)
-        p95 = f"95th percentile {fmt.seconds(row.p95)}"
-        values = " · ".join(fmt.seconds(v) for v in (row.p50, row.p95, row.p99))
-        shapes += [
-            label(left, top + 18, row.who, "name"),
-            label(right, top + 18, values, "axis strong", "end"),
-            line(x(p50), y, x(row.p99), y, f"range stroke-{kind}"),
-            _dot(x(p50), y, 6.5, f"fill-{kind} ring", f"{row.who}, median {fmt.seconds(row.p50)}"),
-            _dot(x(max(row.p95, low)), y, 5, f"hollow stroke-{kind}", f"{row.who}, {p95}"),
-            line(x(row.p99), y - 6, x(row.p99), y + 6, f"range stroke-{kind}"),
-        ]
-    shapes += _base(left, right, bottom, "median ● · p95 ○ · p99 |")
+        top = 32.0 + step * index
+        y, kind = top + 24.0, row.who if row.who in PARTS else "ink"
+        p50, p95, p99 = (fmt.seconds(value) for value in (row.p50, row.p95, row.p99))
+        start, end = x(max(row.p50, low)), x(row.p99)
+        chart.label(chart.left, top, row.who, "name")
+        chart.label(chart.right, top, f"{p50} · {p95} · {p99}", "axis strong", "end")
+        chart.line(start, y, end, y, f"range stroke-{kind}")
+        chart.dot(start, y, 6.5, f"fill-{kind} ring", f"{row.who}, median {p50}")
+        chart.dot(x(max(row.p95, low)), y, 5, f"hollow stroke-{kind}", f"{row.who}, 95th percentile {p95}")
+        chart.line(end, y - 6, end, y + 6, f"range stroke-{kind}")
+    chart.base("median ● · p95 ○ · p99 |", marks, x, lambda value: fmt.seconds(value, "{:g}".format))
     sentence = "; ".join(f"{row.who}: median {fmt.seconds(row.p50)}, p99 {fmt.seconds(row.p99)}" for row in rows)
-    return svg(width, height, f"Latency. {sentence}", "latency", *shapes)
+    return chart.svg(f"Latency. {sentence}", "latency")
 
 
-def spending(data: Spending, currency: str, width: float) -> Markup:
+def spending(width: float, data: Spending, currency: str) -> Markup:
     """Stacked bars of what was paid, a stroke where always-large would be; below, the share of escalated steps."""
-    periods = data.periods
-    left, right, top, bottom = 58.0, width - 14.0, 34.0, 236.0
-    strip_top, strip = bottom + 62.0, bottom + 128.0
-    height = strip + 16.0
-    first = _time(periods[0])
-    slots = round((_time(periods[-1]) - first) / data.width) + 1
-    slot = (right - left) / slots
-    most = max(max(_paid(p), p.always_large or 0.0) for p in periods) or 1.0
-    y, rate = Scale(0.0, most * 1.04, bottom, top), Scale(0.0, 1.0, strip, strip_top)
-    shapes = [
-        label(2, 14, f"{fmt.unit(currency)} per {fmt.width(data.width)}"),
-        label(2, strip_top - 14, "escalated steps"),
-    ]
-    shapes += _levels(ticks(0.0, most, 4), y, left, right, "{:g}".format)
-    shapes += _levels((0.0, 0.5, 1.0), rate, left, right)
+    chart, strip_top, strip = Chart(width, 380.0, left=58.0, below=144.0), 298.0, 364.0
+    first, last = _time(data.periods[0]), _time(data.periods[-1])
+    slots = round((last - first) / data.width) + 1
+    slot = (chart.right - chart.left) / slots
     inset = min(slot * 0.14, 6.0)
-    for period in periods:
-        index = round((_time(period) - first) / data.width)
-        start, wide, at = left + index * slot + inset, slot - 2 * inset, 0.0
-        sentence = tip(_spent(period, currency))
+    most = max(max(_paid(p), p.always_large or 0.0) for p in data.periods) or 1.0
+    y, rate = Scale(0.0, most * 1.04, chart.bottom, chart.top), Scale(0.0, 1.0, strip, strip_top)
+    chart.label(2, 14, f"{fmt.unit(currency)} per {fmt.width(data.width)}")
+    chart.label(2, strip_top - 14, "escalated steps")
+    chart.levels(ticks(0.0, most, 4), y, "{:g}".format)
+    chart.levels((0.0, 0.5, 1.0), rate)
+    for p in data.periods:
+        start = chart.left + round((_time(p) - first) / data.width) * slot + inset
+        wide, at = slot - 2 * inset, 0.0
         for part in PARTS:
-            cost = getattr(period, part)
-            if cost > 0:
-                shapes.append(rect(start, y(at + cost), wide, y(at) - y(at + cost), f"fill-{part}", sentence))
+            if (cost := getattr(p, part)) > 0:
+                chart.rect(start, y(at + cost), wide, y(at) - y(at + cost), f"fill-{part}", tip=_spent(p, currency))
                 at += cost
-        if period.always_large is not None:
-            shapes.append(line(start, y(period.always_large), start + wide, y(period.always_large), "always"))
-        if period.steps:
-            share = period.escalated / period.steps
-            sentence = tip(f"{fmt.clock(period.start)}: {period.escalated} of {period.steps} steps escalated")
-            shapes.append(rect(start, rate(share), wide, strip - rate(share), "fill-quiet", sentence))
-    shapes += [line(left, bottom, right, bottom, "base"), line(left, strip, right, strip, "base")]
-    for index in range(0, slots, max(1, math.ceil(slots / (7 if width > _PHONE else 3)))):
+        if p.always_large is not None:
+            chart.line(start, y(p.always_large), start + wide, y(p.always_large), "always")
+        escalated = rate(p.escalated / p.steps)
+        sentence = f"{fmt.clock(p.start)}: {p.escalated} of {p.steps} steps escalated"
+        chart.rect(start, escalated, wide, strip - escalated, "fill-quiet", tip=sentence)
+    for at in (chart.bottom, strip):
+        chart.line(chart.left, at, chart.right, at, "base")
+    for index in range(0, slots, max(1, math.ceil(slots / (7 if chart.wide else 3)))):
         time = dt.datetime.fromtimestamp(first + index * data.width, dt.UTC)
-        words = fmt.tick_time(time, data.width)
-        shapes.append(label(left + slot / 2 + index * slot, bottom + 20.0, words, anchor="middle"))
-    total = sum(_paid(p) for p in periods)
-    return svg(width, height, f"{fmt.money(total, currency)} over {len(periods)} periods", "spending", *shapes)
+        place = chart.left + slot / 2 + index * slot
+        chart.label(place, chart.bottom + 20.0, fmt.tick_time(time, data.width), anchor="middle")
+    total = fmt.money(sum(map(_paid, data.periods)), currency)
+    return chart.svg(f"{total} over {len(data.periods)} periods", "spending")
 
 
 def _time(period: Period) -> float:

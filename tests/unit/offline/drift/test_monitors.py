@@ -6,8 +6,9 @@ import datetime as dt
 import json
 import pickle
 import random
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from cascade_agent import Policy, Price, StepTrace, Verdict
 from cascade_agent.core.records import Attempt, Label, SideCall, Usage
 from cascade_agent.errors import ConfigurationError, RecordError
-from cascade_agent.offline.drift import Alarm, DriftReport, DriftWatch, Monitor, watch
+from cascade_agent.offline.drift import Alarm, DriftReport, DriftWatch, Monitor, values, watch
 from cascade_agent.offline.drift.monitors import gravest
 from tests.builders import recorded
 
@@ -105,10 +106,8 @@ def test_more_escalations_alarm_once_with_place_and_advice() -> None:
     (alarm,) = [a for a in found if a.monitor == "escalation"]
     assert 1000 <= alarm.index < 1300
     assert alarm.before == pytest.approx(0.1, abs=0.03)
-    assert alarm.after is not None
-    assert alarm.after > 0.3
-    assert alarm.since is not None
-    assert abs(alarm.index - alarm.since - 1000) < 100
+    assert (alarm.after or 0) > 0.3
+    assert abs(alarm.index - (alarm.since or 0) - 1000) < 100
     assert alarm.at == step(alarm.index).started_at
     assert "rose from" in alarm.what
     assert "shadow_rate" in alarm.advice
@@ -176,41 +175,34 @@ def test_another_policy_is_a_fact_and_starts_anew() -> None:
     assert by_name(in_turn, "escalation").count == 1
 
 
-def test_another_small_model_is_a_fact() -> None:
-    """A changed name of a model stands with both names, once; so does one that comes back after long, not one in turn."""
-    report = watch(step(i, model="b" if 50 <= i < 1200 else "a") for i in range(1210))
+def test_another_small_model_is_a_fact_and_one_that_was_not_calibrated_an_alarm() -> None:
+    """A changed model stands with both names, once; so does one that comes back after long, not one in turn.
+
+    A certificate names its models: another small model is an alarm, at once and once. Of very many the last are kept.
+    """
+    steps = [step(i, model="b" if 50 <= i < 1200 else "a") for i in range(1210)]
+    report = watch(steps)
     assert [(f.what, f.step, f.index, f.before, f.after) for f in report.facts] == [
         ("small_model", "agent", 50, "a", "b"),
         ("small_model", "agent", 1200, "b", "a"),
     ]
     assert not report.alarmed
     assert len(watch(step(i, model=f"small-{i % 2}") for i in range(100)).facts) == 1
-
-
-def test_facts_and_strange_models_are_kept_within_limits() -> None:
-    """Of a thousand models the last 200 changes are kept, and 200 of them are alarms; the rest is counted."""
-    policy = Policy(provenance={"models": ["small-1"]})
-    report = watch((step(i, model=f"m{i}") for i in range(1000)), policy=policy)
-    assert (len(report.facts), report.facts[-1].after) == (200, "m999")
-    assert any("799 older facts" in note for note in report.notes)
-    small = by_name(report, "small model")
+    (alarm,) = fed(steps, policy=Policy(provenance={"models": ["a", "large-1"]}))
+    assert (alarm.monitor, alarm.index) == ("small model", 50)
+    assert "'b'" in alarm.what
+    many = watch((step(i, model=f"m{i}") for i in range(1000)), policy=Policy(provenance={"models": ["small-1"]}))
+    assert (len(many.facts), many.facts[-1].after) == (200, "m999")
+    assert any("799 older facts" in note for note in many.notes)
+    small = by_name(many, "small model")
     assert (small.count, len(small.alarms)) == (200, 20)
-
-
-def test_a_model_that_the_policy_was_not_calibrated_with_is_an_alarm() -> None:
-    """A certificate names its models; another small model is an alarm, at once and once."""
-    policy = Policy(threshold=0.5, provenance={"models": ["small-1", "large-1"]})
-    found = fed((step(i, model="small-1" if i < 50 else "small-2") for i in range(300)), policy=policy)
-    assert [(a.monitor, a.index) for a in found] == [("small model", 50)]
-    assert "'small-2'" in found[0].what
 
 
 def test_changes_before_since_are_learned_and_raise_nothing() -> None:
     """A change before `since` raises nothing, nor does harm; one after it does."""
     steps, since = list(stream(1, (600, 0.1), (600, 0.6), (600, 0.1))), START + dt.timedelta(minutes=1000)
-    found = at(fed(steps, since=since), "escalation")
-    assert len(found) == 1
-    assert found[0] >= 1200
+    (found,) = at(fed(steps, since=since), "escalation")
+    assert found >= 1200
     assert watch(steps[:2], since=since).since == since.isoformat()
     assert fed(*shadowed(2, 500, 0.3), max_loss=0.02, since=START + dt.timedelta(days=9)) == []
 
@@ -247,27 +239,18 @@ def test_a_skipped_small_tier_has_no_confidence() -> None:
     assert report.savings[0].saving == 0.0
 
 
+fail, passed = (partial(Verdict, outcome=outcome) for outcome in ("fail", "pass"))
+
+
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
         ((), "-"),
-        ((Verdict(outcome="pass", score=1.0, code="fine", validator="A"),), "-"),
+        ((passed(score=1.0, code="fine", validator="A"),), "-"),
         ((Verdict(outcome="abstain", code="validator_error", validator="A"),), "-"),
-        ((Verdict(outcome="pass", score=0.4, code="b", validator="A"),), "A:b"),
-        (
-            (
-                Verdict(outcome="pass", score=0.0, code="low", validator="A"),
-                Verdict(outcome="fail", score=0.9, code="soft", validator="B"),
-            ),
-            "B:soft",
-        ),
-        (
-            (
-                Verdict(outcome="fail", score=0.0, code="soft", validator="B"),
-                Verdict(outcome="fail", code="hard", validator="C"),
-            ),
-            "C:hard",
-        ),
+        ((passed(score=0.4, code="b", validator="A"),), "A:b"),
+        ((passed(score=0.0, code="low", validator="A"), fail(score=0.9, code="soft", validator="B")), "B:soft"),
+        ((fail(score=0.0, code="soft", validator="B"), fail(code="hard", validator="C")), "C:hard"),
     ],
 )
 def test_the_gravest_finding(verdicts: tuple[Verdict, ...], expected: str) -> None:
@@ -295,10 +278,10 @@ def shadowed(
 
 @pytest.mark.slow
 def test_harm_above_the_certified_loss_is_found_and_below_it_is_not() -> None:
-    """Harm at the bound raises nothing in 4 streams of 3,000 steps; at eight times it each stream alarms."""
-    for seed in range(4):
-        assert fed(*shadowed(seed, 3000, 0.024), max_loss=0.02) == []
-        assert fed(*shadowed(seed, 3000, 0.16), max_loss=0.02)
+    """Harm at the bound raises nothing in 3 streams of 2,000 steps; at eight times it each stream alarms."""
+    for seed in range(3):
+        assert fed(*shadowed(seed, 2000, 0.024), max_loss=0.02) == []
+        assert fed(*shadowed(seed, 2000, 0.16), max_loss=0.02)
 
 
 def test_a_labelled_alarm_says_where_and_what_to_do() -> None:
@@ -357,13 +340,8 @@ def test_labels_that_are_no_sample_move_nothing() -> None:
     """Labels that were not drawn at random, have no propensity or say nothing are no evidence of harm."""
     steps, labels = shadowed(6, 300, 0.5)
     assert fed(steps, labels, max_loss=0.02)
-    for change in (
-        {"source": "tool_error"},
-        {"source": "escalation"},
-        {"propensity": None},
-        {"propensity": 0.0},
-        {"right": None, "harm": None},
-    ):
+    changes = [{"source": "tool_error"}, {"source": "escalation"}, {"propensity": None}, {"propensity": 0.0}]
+    for change in (*changes, {"right": None, "harm": None}):
         assert fed(steps, [replace(label, **change) for label in labels], max_loss=0.02) == []  # type: ignore[arg-type]
 
 
@@ -371,8 +349,9 @@ def test_a_conversation_counts_once_in_a_while() -> None:
     """Harm in twenty steps of one conversation is one harm, in an endless one they count again; so do judged labels."""
     base = [step(i, thread="calm") for i in range(300)]
     bad = [step(300 + i, thread="bad") for i in range(20)]
-    labels = [Label(step_id=s.id, source="shadow", right=True, harm=False, propensity=0.5) for s in base[::2]]
-    labels += [Label(step_id=s.id, source="shadow", right=False, harm=True, propensity=0.5) for s in bad]
+    shadow = partial(Label, source="shadow", propensity=0.5)
+    labels = [shadow(step_id=s.id, right=True, harm=False) for s in base[::2]]
+    labels += [shadow(step_id=s.id, right=False, harm=True) for s in bad]
     assert fed([*base, *bad], labels, max_loss=0.02) == []
     assert fed([*base, *(replace(s, thread_id=s.id) for s in bad)], labels, max_loss=0.02)
     assert fed(*shadowed(7, 1500, 0.5, thread="only"), max_loss=0.02)
@@ -393,7 +372,7 @@ def test_labels_of_escalated_steps_and_of_no_step() -> None:
 
 def test_labels_that_come_late_count() -> None:
     """Labels that come when all steps are over are joined to their steps, and the alarm is that of the step."""
-    steps, labels = shadowed(9, 500, 0.4)
+    steps, labels = shadowed(9, 300, 0.4)
     watcher = DriftWatch(policy=Policy(shadow_rate=0.2), max_loss=0.02)
     for s in steps:
         watcher.add(s)
@@ -404,27 +383,22 @@ def test_labels_that_come_late_count() -> None:
 def test_threads_may_feed_it_at_once() -> None:
     """Steps added by several threads are all counted."""
     watcher = DriftWatch()
-    workers = [
-        threading.Thread(target=lambda k=k: [watcher.add(step(k * 1000 + i)) for i in range(100)]) for k in range(4)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: [watcher.add(step(k * 1000 + i)) for i in range(100)], range(4)))
     assert watcher.report().steps == 400
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_stream() -> None:
-    """State after 27,000 steps of ever new threads, names, codes and models is as large as after 21,000."""
+def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """State after 4,000 steps of ever new threads, names, codes and models is as large as after 3,000."""
+    monkeypatch.setattr(values, "REMEMBERED", 500)
     watcher, sizes = DriftWatch(max_loss=0.02), []
     rng = random.Random(0)
-    for index in range(27_000):
+    for index in range(4_000):
         odd = f"x{index}"
         trace = step(index, name=odd, code=odd, model=odd, thread=odd, escalated=rng.random() < 0.1, policy="p")
         watcher.add(trace)
         watcher.add_label(Label(step_id=trace.id, source="shadow", harm=rng.random() < 0.02, propensity=0.5))
-        if index + 1 in (21_000, 27_000):
+        if index + 1 in (3_000, 4_000):
             state = {k: v for k, v in watcher.__dict__.items() if k != "_lock"}
             sizes.append(len(pickle.dumps(state)))
     assert sizes[1] < sizes[0] * 1.1
@@ -437,12 +411,9 @@ def test_harm_under_an_old_policy_is_forgotten_under_the_next() -> None:
         watcher.add(step(i, policy="a"))
         if i % 10 == 0:
             watcher.add_label(Label(step_id=f"s{i}", source="shadow", harm=i % 200 == 100, propensity=0.1))
-    before = by_name(watcher.report(), "harm (shadow)").value
+    assert (by_name(watcher.report(), "harm (shadow)").value or 0) > 100
     watcher.add(step(300, policy="b"))
-    after = by_name(watcher.report(), "harm (shadow)").value
-    assert before is not None
-    assert after is not None
-    assert before > 100 > after
+    assert (by_name(watcher.report(), "harm (shadow)").value or 0) < 100
 
 
 # ---- money ----------------------------------------------------------------------------------------------------------
@@ -478,13 +449,11 @@ def test_it_says_when_the_policy_stopped_paying_and_that_it_pays_again() -> None
             saving = watcher.report().savings[0]
         alarms += watcher.add(step(index, escalated=rng.random() < shares[index // 500]))
     (alarm,) = [a for a in alarms if a.monitor == "saving (recorded prices)"]
-    assert saving.stopped_index is not None
-    assert 480 <= saving.stopped_index < 700
+    assert 480 <= (saving.stopped_index or 0) < 700
     day = (START + dt.timedelta(minutes=saving.stopped_index)).date().isoformat()
     assert f"stopped paying on {day}" in alarm.what
     assert alarm.since == alarm.index - saving.stopped_index
-    assert saving.since_stopped is not None
-    assert -0.12 < saving.since_stopped < 0.0
+    assert -0.12 < (saving.since_stopped or 0) < 0.0
     report = watcher.report()
     assert report.savings[0].stopped is None
     assert by_name(report, "saving (recorded prices)").count == 1
@@ -494,10 +463,8 @@ def test_evidence_and_shadow_calls_are_paid() -> None:
     """Evidence and shadow calls are part of the cost, and a shadow call says what large costs."""
     steps = [step(i, evidence=(SideCall(name="CrossCheck", cost=2.0),)) for i in range(100)]
     spend = SideCall(name="shadow", cost=10.0)
-    labels = [
-        Label(step_id=s.id, source="shadow", right=True, harm=False, propensity=0.5, side_call=spend)
-        for s in steps[::2]
-    ]
+    shadow = partial(Label, source="shadow", right=True, harm=False, propensity=0.5, side_call=spend)
+    labels = [shadow(step_id=s.id) for s in steps[::2]]
     saving = watch(steps, labels, max_loss=0.1).savings[0]
     assert saving.known == 100
     assert saving.cost == pytest.approx(100 * 3.0 + 50 * 10.0)
@@ -505,14 +472,13 @@ def test_evidence_and_shadow_calls_are_paid() -> None:
 
 
 def test_other_prices_price_the_tokens_anew() -> None:
-    """With prices given, recorded tokens are priced by them next to the recorded costs; the alarm is that of the prices."""
+    """With prices given, recorded tokens are priced by them next to the recorded costs, and the alarm is theirs."""
     rng = random.Random(1)
     steps = [step(i, escalated=rng.random() < 0.2) for i in range(500)]
     prices = {"small-1": Price(9.0, 9.0, source="list", date="2026-03-02"), "large-1": Price(10.0, 10.0)}
     report = watch(steps, prices=prices)
     recorded, anew = report.savings
-    assert recorded.high is not None
-    assert recorded.high > 0.6
+    assert (recorded.high or 0) > 0.6
     assert anew.basis == "given"
     assert anew.high == pytest.approx(1 - (0.9 + 0.2), abs=0.05)
     assert "small-1: list, 2026-03-02" in anew.source
@@ -522,18 +488,11 @@ def test_other_prices_price_the_tokens_anew() -> None:
     assert watch(steps[:50], prices={"large-1": Price(1.0, 1.0)}).savings[1].known == 0
     spend = SideCall(name="shadow", usage=Usage(input_tokens=1000, output_tokens=100))
     labels = [Label(step_id=s.id, source="shadow", right=True, propensity=0.1, side_call=spend) for s in steps]
-    with_labels = watch(steps, labels, prices=prices).savings[1]
-    assert with_labels.cost is not None
-    assert anew.cost is not None
-    assert with_labels.cost > anew.cost
-
-
-def test_many_models_stand_in_one_line() -> None:
-    """The sources of prices stay short, however many models there are."""
-    steps = [step(i, escalated=True, model=f"m{i}") for i in range(100)]
-    saving = watch(steps, prices=lambda _: Price(1.0, 2.0)).savings[1]
+    assert (watch(steps, labels, prices=prices).savings[1].cost or 0) > (anew.cost or 0)
+    many = [step(i, escalated=True, model=f"m{i}") for i in range(100)]
+    saving = watch(many, prices=lambda _: Price(1.0, 2.0)).savings[1]
     assert saving.known == 100
-    assert saving.source.count(";") < 20
+    assert saving.source.count(";") < 20, "the sources of prices stay short"
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------
@@ -556,13 +515,8 @@ def test_what_is_no_report_is_refused() -> None:
     good = watch([step(0)]).to_json()
     for change, part in (
         ({"steps": "3"}, "steps"),
-        ({"steps": True}, "steps"),
-        ({"monitors": {}}, "monitors"),
-        ({"monitors": [3]}, "Monitor"),
         ({"monitors": [{"name": "x"}]}, "method"),
-        ({"facts": ["x"]}, "JSON object for a Fact"),
-        ({"false_alarms": None}, "false_alarms"),
-        ({"since": 3}, "since"),
+        ({"facts": ["x"]}, "a Fact"),
     ):
         with pytest.raises(RecordError, match=part):
             DriftReport.from_json({**good, **change})

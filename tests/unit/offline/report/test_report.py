@@ -15,11 +15,11 @@ import re
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -71,7 +71,7 @@ def report(journal):
 
 # ---- figures are the journal's --------------------------------------------------------------------------------------
 def test_counts_and_sums_are_the_journals(journal, report):
-    """Steps, outcomes, answers, escalations, costs and labels equal a plain recount of the lines."""
+    """Steps, outcomes, answers, escalations and their reasons, costs and labels equal a plain recount of the lines."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     steps = [line for line in lines if line["type"] == "step"]
     totals = report.totals
@@ -85,17 +85,10 @@ def test_counts_and_sums_are_the_journals(journal, report):
     assert totals.shadow_calls == len(side_calls)
     assert totals.shadow.known == pytest.approx(sum(side_calls))
     assert totals.labels == sum(line["type"] == "label" for line in lines)
-    assert totals.models == {
-        "small": {"tiny-1": len(steps)},
-        "large": {"huge-1": sum(len(s["attempts"]) - 1 for s in steps)},
-    }
-
-
-def test_reasons_are_counted_by_step(journal, report):
-    """Each escalated step counts once, under its name and the reason of its first escalation."""
-    wanted = Counter((t.step, t.reason) for t in read(journal) if t.escalated)
+    large = sum(len(s["attempts"]) - 1 for s in steps)
+    assert totals.models == {"small": {"tiny-1": len(steps)}, "large": {"huge-1": large}}
     found = {(row.step, reason): n for row in report.escalations for reason, n in row.reasons.items()}
-    assert found == wanted
+    assert found == Counter((t.step, t.reason) for t in read(journal) if t.escalated)
     assert {row.step: row.steps for row in report.escalations} == Counter(t.step for t in read(journal))
 
 
@@ -119,9 +112,8 @@ def test_spend_over_time_adds_up(report):
     assert sum(p.unknown for p in periods) == report.totals.cost.unknown
     paid = sum(p.small + p.large + p.evidence for p in periods)
     assert paid == pytest.approx(report.totals.cost.known)
-    assert sum(p.evidence for p in periods) == pytest.approx(
-        sum(0.0005 for n in range(120) if n % 10 == 3 and n % 17 != 5)
-    )
+    with_evidence = [n for n in range(120) if n % 10 == 3 and n % 17 != 5]
+    assert sum(p.evidence for p in periods) == pytest.approx(0.0005 * len(with_evidence))
     assert sum(p.shadow for p in periods) == pytest.approx(report.totals.shadow.known)
     assert periods[0].start.startswith("2026-03-02T08:00:00")
 
@@ -140,12 +132,6 @@ def test_the_curve_is_what_the_comparison_says(journal, report):
         assert point.cost == pytest.approx(1 - figures.saving.point)
         assert point.quality.value == pytest.approx(1 - figures.harm.point)
     assert report.always_large.share == pytest.approx(1 - rows["as recorded"].saving.point)
-
-
-def test_the_page_holds_its_figures_as_json(report):
-    """The JSON in the page is the report, to the last digit."""
-    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', render(report), re.DOTALL)
-    assert json.loads(found[1]) == report.to_json()
 
 
 def test_the_shown_twenty(journal, report, reported):
@@ -168,30 +154,25 @@ def test_always_large_is_what_the_shadow_calls_say(reported):
     found = reported(
         *records, Label(step_id="step-2", source="shadow", right=True, propensity=0.5, side_call=spend)
     ).always_large
-    assert found.large == pytest.approx(0.012 + 3 * 0.02)
-    assert found.cascade == pytest.approx(0.013 + 3 * 0.002)
+    assert (found.large, found.cascade) == pytest.approx((0.012 + 3 * 0.02, 0.013 + 3 * 0.002))
     assert found.share == pytest.approx((found.cascade + 0.02) / found.large)
     assert (found.steps, found.measured, found.drawn, found.estimated, found.left_out) == (4, 2, 1, 2, 0)
     found = reported(*records, step(4, escalated=True, large_cost=0.03)).always_large
+    assert (found.low, found.high) == pytest.approx((0.050 / (0.042 + 3 * 0.03), 0.050 / (0.042 + 3 * 0.001)))
     assert found.share is None
-    assert found.low == pytest.approx(0.050 / (0.042 + 3 * 0.03))
-    assert found.high == pytest.approx(0.050 / (0.042 + 3 * 0.001))
     assert "no shadow call" in found.why
 
 
 def test_unknown_stays_unknown(reported):
     """Without escalations large's price is unknown, without costs there is no sum, other currencies stand apart."""
-    report = reported(step(0), step(1))
-    assert report.always_large.share is None
-    assert "so its price is not in the journal" in render(report)
-    assert "No step of this journal escalated." in render(report)
+    page = render(reported(step(0), step(1)))
+    assert "so its price is not in the journal" in page
+    assert "No step of this journal escalated." in page
     report = reported(*(step(n, small_cost=None, confidence=n / 10, at=None) for n in range(10)))
     page = render(report)
-    assert 'id="tile-cost">unknown<' in page
-    assert 'id="tile-share">unknown<' in page
+    assert page.count('id="tile-cost">unknown<') == page.count('id="tile-share">unknown<') == 1
     assert "share of steps that escalate" in page
-    assert report.spending.undated == 10
-    assert report.totals.first is None
+    assert (report.spending.undated, report.totals.first) == (10, None)
     report = reported(step(0), step(1), step(2, currency="EUR", small_cost=5.0))
     assert report.currency == "USD"
     assert report.totals.cost.known == pytest.approx(0.002)
@@ -204,8 +185,7 @@ def test_unknown_stays_unknown(reported):
 def test_quality_needs_labels_of_accepted_steps(reported):
     """Escalated steps label themselves; without a label of an accepted one quality is unknown and the page says why."""
     report = reported(*(step(n, escalated=n % 2 == 0, confidence=0.5 + n / 40) for n in range(20)))
-    assert report.frontier.basis == "none"
-    assert report.frontier.marks[0].quality.value is None
+    assert (report.frontier.basis, report.frontier.marks[0].quality.value) == ("none", None)
     assert report.reliability.n == 10
     assert "set shadow_rate" in render(report)
 
@@ -229,13 +209,11 @@ def test_quality_weighs_shadow_labels(reported):
 def test_a_judged_share_and_its_interval(reported, report):
     """Labels of people count alike; ten right of twenty are ten independent looks; the highest threshold is as good as large."""
     records = [step(n, confidence=0.9, thread=f"t{n}") for n in range(20)]
-    labels = [Label(step_id=f"step-{n}", source="person", right=n > 0) for n in range(4)]
-    judged = reported(*records[:10], *labels)
-    assert judged.frontier.basis == "share"
+    judged = reported(*records[:10], *(Label(step_id=f"step-{n}", source="person", right=n > 0) for n in range(4)))
+    assert (judged.frontier.basis, judged.totals.labelled) == ("share", {"person": 4})
     assert judged.frontier.marks[0].quality.value == pytest.approx(0.75)
-    assert judged.totals.labelled == {"person": 4}
-    labels = [Label(step_id=f"step-{n}", source="shadow", right=True, propensity=0.5) for n in range(10)]
-    quality = reported(*records, *labels).frontier.marks[0].quality
+    drawn = (Label(step_id=f"step-{n}", source="shadow", right=True, propensity=0.5) for n in range(10))
+    quality = reported(*records, *drawn).frontier.marks[0].quality
     assert (quality.value, quality.high) == (1.0, 1.0)
     assert quality.low == pytest.approx(1 - 0.5 * stats.binomtest(0, 10).proportion_ci(method="exact").high)
     last = report.frontier.curve[-1]
@@ -352,15 +330,6 @@ class Reader(html.parser.HTMLParser):
             self.text.append(data)
 
 
-ELEMENTS = {
-    *("html", "head", "meta", "title", "style", "body", "a", "header", "main", "section", "footer", "script"),
-    *("div", "p", "span", "b", "bdi", "h1", "h2", "h3", "ul", "ol", "li", "dl", "dt", "dd", "pre", "code"),
-    *("details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"),
-    *("svg", "rect", "circle", "line", "path", "polygon", "text"),
-    *("label", "input", "select", "option", "output", "button", "fieldset", "legend"),
-}
-
-
 def read_page(page: str) -> Reader:
     """The page, read."""
     reader = Reader()
@@ -378,12 +347,13 @@ def attacked(tmp_path_factory):
     return build_report([path], title=HOSTILE[0], policy=policy, policy_name=HOSTILE[3], on_error="skip")
 
 
-def test_hostile_texts_are_texts(attacked):
-    """Whatever stands in a field: only the page's own elements and scripts, no handler, no address; the text is shown."""
-    page = render(attacked)
+def test_hostile_texts_are_texts(attacked, journal):
+    """Whatever stands in a field: only a harmless page's elements and scripts, no handler, no address; the text is shown."""
+    page, harmless = render(attacked), render(build_report([journal], policy=Policy(threshold=0.5)))
     reader = read_page(page)
-    assert set(reader.tags) <= ELEMENTS
+    assert reader.tags.keys() <= read_page(harmless).tags.keys()
     assert [attributes.get("type") for attributes, _ in reader.scripts] == ["application/json", None]
+    assert json.loads(reader.scripts[0][1]) == attacked.to_json(), "the figures stand in the page as they are"
     assert not [
         a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "action", "formaction", "style")
     ]
@@ -426,6 +396,7 @@ def test_content_can_be_left_out(tmp_path):
 
 
 @given(st.text(), st.text())
+@settings(max_examples=30, deadline=None)
 def test_an_element_holds_its_text_and_nothing_else(attribute, text):
     """Any text is one attribute or one content of the page, cleaned of what no page may hold."""
     for page in (
@@ -438,18 +409,6 @@ def test_an_element_holds_its_text_and_nothing_else(attribute, text):
         assert "".join(reader.text) == html.unescape(escape(text))
 
 
-@given(
-    st.recursive(
-        st.text() | st.none() | st.booleans() | st.integers(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
-    )
-)
-def test_data_comes_back_from_the_page(data):
-    """JSON in a page is the same JSON when read, and holds no character that could end it."""
-    inside = templates().from_string("{{ data|tojson }}").render(data=data)
-    assert not set("<>&\u2028\u2029") & set(inside)
-    assert json.loads(inside) == data
-
-
 # ---- the page -------------------------------------------------------------------------------------------------------
 def test_plots_and_tables(report):
     """Each chart carries a sentence and a table that says what the report says."""
@@ -460,13 +419,12 @@ def test_plots_and_tables(report):
     for name in ("frontier", "reasons", "calibration", "confidence", "latency", "spending", "drift"):
         assert f'<table id="{name}-table"' in page
     table = re.search(r'<table id="reasons-table".*?</table>', page, re.DOTALL)[0]
-    for row in report.escalations:
-        assert f"<td>{row.steps}</td><td>{row.escalated}</td>" in table
+    assert all(f"<td>{row.steps}</td><td>{row.escalated}</td>" in table for row in report.escalations)
 
 
 def test_the_page_begins_with_the_saving(report, reported):
     """An amount, its share and its interval; where nothing can be compared it says why."""
-    headline = re.compile(r'class="headline">(.*?)</p>')
+    headline = re.compile(r'class="headline">(.*?)</p>', re.DOTALL)
     assert re.match(
         r"Saved an estimated [\d.]+ USD \(\d+%, \d+\W+\d+%\)\. The small model", headline.search(render(report))[1]
     )
@@ -489,8 +447,7 @@ def test_plots_and_legends_show_what_is_there(report, reported):
     """A journal without a confidence has no empty plot; a mark that no plot shows has no swatch."""
     page = render(reported(step(0, confidence=None)))
     assert "No threshold can be tried: no finished step has a draft with a confidence." in page
-    assert 'class="chart frontier"' not in page
-    assert 'class="chart sweep"' not in page
+    assert not re.search('class="chart (frontier|sweep)"', page)
     assert "always small" in page
     page = render(reported(*(step(n) for n in range(5))))
     calibration = page.partition('id="calibration"')[2].partition("</section>")[0]
@@ -511,18 +468,18 @@ def test_words_of_the_page(report):
 
 def test_figures_of_people():
     """Three digits that count, small ones never as 0; seconds, milliseconds or microseconds; a log axis has something to read by."""
-    for value, entry in [
-        (0.0, "0"),
-        (1234567.0, "1,234,567"),
-        (0.3010299, "0.301"),
-        (12.345, "12.3"),
-        (999.6, "1,000"),
-        (5e-9, "5.0e-09"),
-        (None, "unknown"),
-    ]:
-        assert fmt.figure(value) == entry
-    for value, entry in [(0.0, "0 s"), (2.5, "2.50 s"), (0.0213, "21.3 ms"), (4e-5, "40.0 µs"), (None, "unknown")]:
-        assert fmt.seconds(value) == entry
+    figures = {
+        0.0: "0",
+        1234567.0: "1,234,567",
+        0.3010299: "0.301",
+        12.345: "12.3",
+        999.6: "1,000",
+        5e-9: "5.0e-09",
+        None: "unknown",
+    }
+    times = {0.0: "0 s", 2.5: "2.50 s", 0.0213: "21.3 ms", 4e-5: "40.0 µs", None: "unknown"}
+    assert [fmt.figure(value) for value in figures] == list(figures.values())
+    assert [fmt.seconds(value) for value in times] == list(times.values())
     assert log_ticks(0.001, 10) == [0.001, 0.01, 0.1, 1.0, 10.0]
     assert log_ticks(0.15, 0.6) == [0.2, 0.5]
     assert Scale(1, 100, 0, 10, log=True)(10) == 5
@@ -539,12 +496,9 @@ def test_ticks_are_few_and_inside(low, size):
 def test_labels_keep_out_of_each_others_way():
     """Labels of marks that lie close together do not cover each other while there is room."""
     placer = Placer(0, 0, 600, 300)
-    spots = [placer.put(x, 150, "a label") for x in (300, 310, 320)]
-    assert len({(x, y) for x, y, _ in spots}) == 3
-    boxes = placer.taken
-    for i, a in enumerate(boxes):
-        for b in boxes[i + 1 :]:
-            assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+    assert len({placer.put(x, 150, "a label")[:2] for x in (300, 310, 320)}) == 3
+    for a, b in combinations(placer.taken, 2):
+        assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
 @pytest.mark.parametrize(
@@ -563,103 +517,51 @@ def test_a_journal_of_one_odd_step_has_a_page(reported, trace):
     report = reported(trace)
     assert report.totals.steps == 1
     assert "<h2" in render(report)
+    with pytest.raises(RecordError, match="no step yet"):
+        reported(Label(step_id=trace.id, source="person", right=True))
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_the_page(tmp_path, journal):
-    """It names the file and what is in it; the page is the one of the library, for its owner only."""
+    """It names the file and what is in it; the page is for its owner only, and an older one is replaced, not its link."""
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")
-    result = run(journal, "-o", "out.html", "--policy", "policy.json", "--title", "Tuesday", cwd=tmp_path)
-    assert result.exit_code == 0, result.stderr
-    assert result.stdout == "out.html: 121 steps, 35 escalated\n"
-    page = (tmp_path / "out.html").read_text(encoding="utf-8")
-    assert "<title>Tuesday</title>" in page
-    assert "policy.json" in page
-    assert (tmp_path / "out.html").stat().st_mode & 0o777 == 0o600
-    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
+    page, link = tmp_path / "page.html", tmp_path / "link.html"
+    link.symlink_to(page)
+    for title in ("Monday", "Tuesday"):
+        result = run(journal, "-o", "link.html", "--policy", "policy.json", "--title", title, cwd=tmp_path)
+        assert (result.exit_code, result.stdout) == (0, "link.html: 121 steps, 35 escalated\n"), result.stderr
+    assert link.is_symlink()
+    assert "<title>Tuesday</title>" in page.read_text(encoding="utf-8")
+    assert "policy.json" in page.read_text(encoding="utf-8")
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert {file.name for file in tmp_path.iterdir()} == {"page.html", "link.html", "policy.json"}
 
 
 def test_the_command_prints_the_figures(tmp_path, journal, report):
     """`--json` prints the report's figures and writes no page unless asked."""
-    result = run(journal, "--json", cwd=tmp_path)
-    printed = json.loads(result.stdout)
-    wanted = json.loads(json.dumps(report.to_json()))
-    printed.pop("made_at"), wanted.pop("made_at")
-    assert printed == wanted
+    printed = json.loads(run(journal, "--json", cwd=tmp_path).stdout)
+    assert {**printed, "made_at": ""} == {**json.loads(json.dumps(report.to_json())), "made_at": ""}
     assert list(tmp_path.iterdir()) == []
     assert run(journal, "--json", "-o", "x.html", cwd=tmp_path).exit_code == 0
     assert (tmp_path / "x.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("args", "part"),
-    [
-        (("nowhere.jsonl",), "nowhere.jsonl"),
-        ((), "JOURNAL"),
-        (("empty.jsonl",), "no step yet"),
-        (("broken.jsonl",), "broken.jsonl:1"),
-        (("good.jsonl", "-o", "no/such/dir/x.html"), "no/such/dir"),
-        (("good.jsonl", "--policy", "empty.jsonl"), "empty.jsonl"),
-    ],
-    ids=["no file", "no argument", "no step", "broken line", "no directory", "no policy"],
-)
-def test_bad_input_is_named_in_a_line(tmp_path, args, part):
-    """What cannot be used is named with exit code 2 and no traceback."""
-    (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "broken.jsonl").write_text('{"type":"step"}\n')
-    written(tmp_path / "good.jsonl", [step(0)])
-    result = run(*args, cwd=tmp_path)
-    assert result.exit_code == 2
-    assert part in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_bad_lines_can_be_skipped(tmp_path):
-    """With `--skip-bad` a line that is no record is left out; a torn last line always is."""
-    path = written(tmp_path / "j.jsonl", [step(0)])
-    with path.open("a") as file:
-        file.write('{"type":"step"}\n{"type":"step","id":"to')
-    with pytest.raises(RecordError):
-        build_report([path])
-    result = run(path, "--skip-bad", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout)["totals"]["steps"] == 1
 
 
 def test_the_labels_of_the_picture_are_true(tmp_path, monkeypatch):
     """The journal behind `docs/report.png` has shadow labels on taken small drafts alone, some of them wrong, and the frontier is drawn."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     monkeypatch.delenv("CASCADE_JOURNAL", raising=False)
-    picture = importlib.import_module("report_picture")
     path = tmp_path / "journal.jsonl"
-    picture.write_journal(path, tasks=12)
-    steps = {trace.id: trace for trace in read(path)}
-    labels = list(read_labels(path))
+    importlib.import_module("report_picture").write_journal(path, tasks=12)
+    steps, labels = {trace.id: trace for trace in read(path)}, list(read_labels(path))
     assert {(label.source, label.propensity) for label in labels} == {("shadow", 1.0)}
     assert {label.right for label in labels} >= {True, False}
-    assert all(not steps[label.step_id].escalated for label in labels)
+    assert not any(steps[label.step_id].escalated for label in labels)
     assert len({label.step_id for label in labels}) == len(labels)
     report = build_report([path])
-    assert report.frontier.basis == "propensity"
-    assert any(point.cost is not None and point.quality.value is not None for point in report.frontier.curve)
-    assert report.to_json()["made_up_prices"] is True
+    assert (report.frontier.basis, report.frontier.known, report.made_up_prices) == ("propensity", True, True)
     assert "made-up prices" in render(report)
-
-
-def test_the_command_writes_over_pages_alone(tmp_path):
-    """A journal or a policy is never replaced by the page; an older page is."""
-    path = written(tmp_path / "steps.jsonl", [step(0)])
-    before = path.read_bytes()
-    result = run(path, "-o", path, cwd=tmp_path)
-    assert (result.exit_code, path.read_bytes()) == (2, before)
-    assert "is no HTML page" in result.output
-    page, link = tmp_path / "page.html", tmp_path / "link.html"
-    link.symlink_to(page)
-    for _ in range(2):
-        assert run(path, "-o", link, cwd=tmp_path).exit_code == 0
-    assert link.is_symlink()
-    assert page.read_text().lower().startswith("<!doctype html")
 
 
 # ---- drift ----------------------------------------------------------------------------------------------------------
@@ -676,7 +578,7 @@ def test_drift_is_what_the_monitors_say(journal, report):
 def test_an_alarm_is_shown_with_its_advice(reported):
     """When escalations rise from one in ten to six in ten the page shows the alarm and its advice, all of it escaped."""
     draw = random.Random(3)
-    bad = (draw.random() < (0.1 if number < 600 else 0.6) for number in range(1000))
+    bad = (draw.random() < (0.1 if number < 400 else 0.7) for number in range(700))
     report = reported(*(step(n, escalated=b, name="<b onclick=x>", thread=f"t{n}") for n, b in enumerate(bad)))
     assert report.drift.alarmed
     page = render(report)
