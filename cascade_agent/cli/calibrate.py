@@ -97,7 +97,7 @@ def calibrate(
 
         base = None if policy is None else load_policy(policy)
         if by_kind and together:
-            ui.fail("--by-kind and --together are two claims; give one of them", code=2)
+            ui.fail("--by-kind and --together are two claims; give one of them")
         claim: JsonObject = {
             "target": max_loss,
             "confidence": confidence,
@@ -123,7 +123,7 @@ def calibrate(
             )
             new = result.policy
         elif evidence_share is None:
-            ui.fail("give --max-loss, --evidence-share, or both", code=2)
+            ui.fail("give --max-loss, --evidence-share, or both")
         else:
             evidence = learn_disagreement(*paths, share=evidence_share, seed=seed, on_error=mode)
             new = replace(base or Policy(), evidence=evidence)
@@ -166,7 +166,7 @@ def _replaced(out: Path, base: Policy | None, claim: JsonMapping, *, force: bool
     from cascade_agent.offline.calibration import load_policy
 
     if out.is_dir() or not out.absolute().parent.is_dir():
-        ui.fail(f"--out {out}: give a file in a directory that exists", code=2)
+        ui.fail(f"--out {out}: give a file in a directory that exists")
     if not out.exists():
         return None
     try:
@@ -174,10 +174,10 @@ def _replaced(out: Path, base: Policy | None, claim: JsonMapping, *, force: bool
     except RecordError as error:
         if force:
             return None
-        ui.fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
+        ui.fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})")
     objections = [*_lost(old, base, claim), *(_weaker(old, claim) if claim["target"] is not None else ())]
     if objections and not force:
-        ui.fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
+        ui.fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force")
     return old
 
 

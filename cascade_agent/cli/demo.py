@@ -52,9 +52,9 @@ def demo(
     with clear_errors():
         pair = _live_pair(small, large, base_url)
         if graph not in (None, "support", "plan_execute", "code_repair", "extraction"):
-            fail(f"--graph is {graph!r}; expected support, plan_execute, code_repair or extraction", code=2)
+            fail(f"--graph is {graph!r}; expected support, plan_execute, code_repair or extraction")
         if out.exists() and not out.is_dir():
-            fail(f"--out {out} is a file; give a directory", code=2)
+            fail(f"--out {out} is a file; give a directory")
         _find_demo()
         from graphs.evaluation.demo import choose, demo_tasks, run_demo
         from graphs.standins.models import standin_tiers
@@ -84,10 +84,10 @@ def demo(
 def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tuple[Tier, Tier] | None:
     if small is None and large is None:
         if base_url is not None:
-            fail("--base-url needs --small and --large: the names of two models of that endpoint", code=2)
+            fail("--base-url needs --small and --large: the names of two models of that endpoint")
         return None
     if small is None or large is None:
-        fail("give both --small and --large, or neither for the offline stand-ins", code=2)
+        fail("give both --small and --large, or neither for the offline stand-ins")
     from cascade_agent.models.tier import Tier
 
     if base_url is None:
@@ -95,7 +95,7 @@ def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tu
     try:
         from langchain_openai import ChatOpenAI
     except ImportError:
-        fail("--base-url needs langchain-openai: pip install langchain-openai", code=2)
+        fail("--base-url needs langchain-openai: pip install langchain-openai")
     from pydantic import SecretStr
 
     key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")

@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
+from rich.tree import Tree
 
 from cascade_agent.cli import _app as ui
-from cascade_agent.cli._app import SkipBad, app
+from cascade_agent.cli._app import SkipBad, clear_errors
+from cascade_agent.cli._input import Step, entries, entry, grows, labels_of, tail
+from cascade_agent.cli._tree import label_line, plain, step_line, step_tree, thread_name
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import RecordError
+from cascade_agent.journal.format import parse
+from cascade_agent.journal.labels import LabelStore
+from cascade_agent.journal.reader import expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from rich.console import Console
-
-    from cascade_agent.cli._input import Step
-    from cascade_agent.journal.labels import LabelStore
 
     Wanted = Callable[[Step], bool]
 
@@ -39,7 +42,7 @@ _PIPE = 10_000
 """Width of a pipe: a step stays on its line there."""
 
 
-@app.command()
+@clear_errors()
 def trace(
     files: Annotated[
         list[Path],
@@ -73,29 +76,13 @@ def trace(
         name = str(step.data.get("thread_id") or "")
         return name.startswith(thread or "") and (not escalated or step.record().escalated)
 
-    show = _json_lines if as_json else _quiet_lines if quiet else _print_threads
-    with ui.clear_errors():
-        if not follow:
-            _show(files, wanted, last, show, skip_bad=skip_bad)
-        elif len(files) > 1:
-            ui.fail(f"--follow takes one file, not {len(files)}", code=2)
-        else:
-            with suppress(KeyboardInterrupt):
-                _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
-
-
-def _show(
-    files: list[Path],
-    wanted: Wanted,
-    last: int | None,
-    show: Callable[[Iterable[StepTrace], LabelStore], None],
-    *,
-    skip_bad: bool,
-) -> None:
-    from cascade_agent.cli._input import Step, entries, labels_of
-    from cascade_agent.journal.labels import LabelStore
-    from cascade_agent.journal.reader import expand
-
+    if follow:
+        if len(files) > 1:
+            ui.fail(f"--follow takes one file, not {len(files)}")
+        with suppress(KeyboardInterrupt):
+            _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
+        return
+    show = _print_json if as_json else _print_lines if quiet else _print_threads
     paths = expand(files)
     found = entries(paths, skip_bad=skip_bad)
     if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
@@ -120,7 +107,7 @@ def _last(found: Iterable[Step | Label], wanted: Wanted, labels: LabelStore, cou
     return steps
 
 
-def _json_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
+def _print_json(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     """Print an array, one record a line; it is closed too where a later line cannot be read."""
     before = "[\n"
     try:
@@ -138,18 +125,10 @@ def _json(step: StepTrace, labels: LabelStore) -> str:
     return ui.safe_json({**step.to_json(), "labels": known} if known else step.to_json())
 
 
-def _quiet_lines(steps: Iterable[StepTrace], _labels: LabelStore) -> None:
-    console = ui.make_console(piped=_PIPE)
+def _print_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
+    show = _printer(labels, quiet=True)
     for step in steps:
-        _quiet_line(console, step)
-
-
-def _quiet_line(console: Console, step: StepTrace) -> None:
-    from rich.text import Text
-
-    from cascade_agent.cli._tree import plain, step_line
-
-    console.print(Text(f"{plain(step.thread_id or '-', 40)} ", "dim"), step_line(step), sep="", soft_wrap=True)
+        show(step)
 
 
 def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
@@ -157,11 +136,6 @@ def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
 
     At most `_GROUPED` steps wait, so a thread that goes on much later gets a second heading.
     """
-    from rich.text import Text
-    from rich.tree import Tree
-
-    from cascade_agent.cli._tree import step_tree, thread_name
-
     console, count = ui.make_console(piped=_PIPE), 0
     threads, printed = OrderedDict[str, dict[str, tuple[StepTrace, Tree]]](), OrderedDict[str, None]()
 
@@ -190,8 +164,6 @@ def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
 
 
 def _heading(name: str, steps: Sequence[StepTrace]) -> str:
-    from cascade_agent.cli._tree import plain
-
     facts = [name]
     if len(steps) > 1:
         escalated, currencies = sum(step.escalated for step in steps), {step.currency for step in steps}
@@ -206,15 +178,12 @@ def _heading(name: str, steps: Sequence[StepTrace]) -> str:
 
 def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:
     """Print the last steps, each step that comes, and what is known later about one that was printed."""
-    from cascade_agent.cli._input import grows
-    from cascade_agent.journal.labels import LabelStore
-
     if not grows(file):
-        ui.fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
+        ui.fail(f"{file} does not grow line by line; --follow takes one file of lines")
     if not file.exists():
         ui.complain(f"waiting for {file}")
     labels, found = LabelStore(texts=True), _grown(file)
-    show = _json_printer(labels) if as_json else _printer(labels, quiet=quiet)
+    show = _printer(labels, quiet=quiet, as_json=as_json)
     for one in chain(_last(iter(partial(next, found), None), wanted, labels, count), found):
         if one is None:
             time.sleep(_LOOK)
@@ -224,25 +193,16 @@ def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: boo
             show(one.record())
 
 
-def _json_printer(labels: LabelStore) -> Callable[[StepTrace | Label], None]:
-    def show(one: StepTrace | Label) -> None:
-        text = ui.safe_json({"type": "label", **one.to_json()}) if isinstance(one, Label) else _json(one, labels)
-        typer.echo(text)
-
-    return show
-
-
-def _printer(labels: LabelStore, *, quiet: bool) -> Callable[[StepTrace | Label], None]:
-    """Return what prints a step below the heading of its thread, and a label of one that was printed."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from cascade_agent.cli._tree import label_line, plain, step_tree, thread_name
-
+def _printer(labels: LabelStore, *, quiet: bool, as_json: bool = False) -> Callable[[StepTrace | Label], None]:
+    """Return what prints a step as it comes, and a label of one that was printed."""
     console, heading, names = ui.make_console(piped=_PIPE), "", OrderedDict[str, str]()
 
     def show(one: StepTrace | Label) -> None:
         nonlocal heading
+        if as_json:
+            text = ui.safe_json({"type": "label", **one.to_json()}) if isinstance(one, Label) else _json(one, labels)
+            typer.echo(text)
+            return
         if isinstance(one, Label):
             if one.step_id in names:
                 console.print(label_line(one).append(f"  for {ui.safe_text(names[one.step_id])}", "dim"))
@@ -250,7 +210,8 @@ def _printer(labels: LabelStore, *, quiet: bool) -> Callable[[StepTrace | Label]
             return
         name = thread_name(one)
         if quiet:
-            _quiet_line(console, one)
+            thread = Text(f"{plain(one.thread_id or '-', 40)} ", "dim")
+            console.print(thread, step_line(one), sep="", soft_wrap=True)
         else:
             if name != heading:
                 console.print(Text(name, "bold"))
@@ -265,9 +226,6 @@ def _printer(labels: LabelStore, *, quiet: bool) -> Callable[[StepTrace | Label]
 
 def _grown(file: Path) -> Iterator[Step | Label | None]:
     """Yield the records of a file that others write; the first line that is none is complained of and all left out."""
-    from cascade_agent.cli._input import entry, tail
-    from cascade_agent.journal.format import parse
-
     complained = False
     for line in tail(file):
         if line is None:
