@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-_COMMANDS: Final = ("calibrate", "demo", "drift", "label", "replay", "report", "trace")
+_COMMANDS: Final = ("replay", "calibrate", "demo", "drift", "label", "report", "trace")
 _SUMMARY: Final = "Small-then-large model cascades for LangGraph: see them run, read their records."
 _ACTS: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.format import MAX_LINE, kind_of, lines, parse
-from cascade_agent.journal.reader import named, records_of
+from cascade_agent.journal.format import MAX_LINE, kind_of, parse
+from cascade_agent.journal.reader import lines, named, records_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from cascade_agent.cli import _app as ui
 from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, clear_errors
+from cascade_agent.journal.format import whole_file
 from cascade_agent.offline.calibration.policy_file import load_policy
 from cascade_agent.offline.report import build_report, render
 
@@ -73,11 +73,9 @@ def _write(target: Path, page: str) -> None:
     if target.exists() and not target.is_file():  # a pipe, a terminal
         target.write_text(page, encoding="utf-8")
         return
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.touch(mode=0o600)  # it holds answers
-        part.write_text(page, encoding="utf-8")
-        part.replace(target)
+        with whole_file(target) as part:
+            part.touch(mode=0o600)  # it holds answers
+            part.write_text(page, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         ui.fail(f"{target}: the report cannot be written ({error}); give a file in an existing, writable directory")
