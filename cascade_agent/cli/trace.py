@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,18 +20,19 @@ from rich.tree import Tree
 
 from cascade_agent.cli import _app as ui
 from cascade_agent.cli._app import SkipBad, clear_errors
-from cascade_agent.cli._input import Step, entries, entry, grows, labels_of, tail
 from cascade_agent.cli._tree import label_line, plain, step_line, step_tree, thread_name
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import RecordError
-from cascade_agent.journal.format import parse
+from cascade_agent.journal.format import MAX_LINE, kind_of, parse
 from cascade_agent.journal.labels import LabelStore
-from cascade_agent.journal.reader import expand
+from cascade_agent.journal.reader import expand, lines, named, records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    Wanted = Callable[[Step], bool]
+    from cascade_agent.core.clean_json import JsonMapping
+
+    Wanted = Callable[["_Step"], bool]
 
 _GROUPED = 1000
 """Steps that wait to be printed under the heading of their thread."""
@@ -40,6 +43,9 @@ _KNOWN = 10_000
 _LOOK = 0.2
 _PIPE = 10_000
 """Width of a pipe: a step stays on its line there."""
+_NO_LINES = (b"\x1f\x8b", b"PAR1")
+"""First bytes of gzip and Parquet files."""
+_PIECE = 2**20
 
 
 @clear_errors()
@@ -72,7 +78,7 @@ def trace(
 ) -> None:
     """Print the steps of a journal as a tree: thread, step, attempts, verdicts, labels."""
 
-    def wanted(step: Step) -> bool:
+    def wanted(step: _Step) -> bool:
         name = str(step.data.get("thread_id") or "")
         return name.startswith(thread or "") and (not escalated or step.record().escalated)
 
@@ -84,11 +90,11 @@ def trace(
         return
     show = _print_json if as_json else _print_lines if quiet else _print_threads
     paths = expand(files)
-    found = entries(paths, skip_bad=skip_bad)
+    found = _entries(paths, skip_bad=skip_bad)
     if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
         with ui.reading_progress(wanted=not sys.stdout.isatty()):
-            labels = LabelStore(labels_of(paths), texts=True)
-            show((one.record() for one in found if isinstance(one, Step) and wanted(one)), labels)
+            labels = LabelStore(_labels_of(paths), texts=True)
+            show((one.record() for one in found if isinstance(one, _Step) and wanted(one)), labels)
     else:
         labels = LabelStore(texts=True)
         with ui.reading_progress():
@@ -96,15 +102,69 @@ def trace(
         show((step.record() for step in steps), labels)
 
 
-def _last(found: Iterable[Step | Label], wanted: Wanted, labels: LabelStore, count: int) -> Iterable[Step]:
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step that was read, and is made a record only when it is looked at, which takes thrice as long."""
+
+    data: JsonMapping
+    at: str
+    """File and line."""
+
+    def record(self) -> StepTrace:
+        """Return the step."""
+        try:
+            return StepTrace.from_json(self.data)
+        except RecordError as error:
+            raise named(error, self.at) from error
+
+
+def _entry(data: JsonMapping, at: str = "", *, check: bool) -> _Step | Label:
+    """Return the record of a line; `check` refuses a step that cannot be one at once."""
+    if kind_of(data) == "label":
+        return Label.from_json(data)
+    if check:
+        StepTrace.from_json(data)
+    return _Step(data, at)
+
+
+def _entries(files: Sequence[Path], *, skip_bad: bool) -> Iterator[_Step | Label]:
+    """Yield steps and labels, one in memory at a time."""
+    seen, build = 0, partial(_entry, check=skip_bad)
+    for file in files:
+        found: Generator[_Step | Label, None, int] = records_of(file, build, "skip" if skip_bad else "raise")
+        seen += yield from found
+    if not seen:
+        msg = f"{', '.join(map(str, files))}: no record yet; is CASCADE_JOURNAL set where the steps run?"
+        raise RecordError(msg)
+
+
+def _labels_of(files: Sequence[Path]) -> Iterator[Label]:
+    """Yield the labels alone, without reading the steps; a file that cannot be read twice has none.
+
+    Faults are left to `_entries`.
+    """
+    for file in files:
+        for _, line in lines(file, lenient=True) if file.is_file() else ():
+            with suppress(RecordError):
+                if b'"step_id"' in line and isinstance(found := _entry(parse(line), check=False), Label):
+                    yield found
+
+
+def _last(found: Iterable[_Step | Label], wanted: Wanted, labels: LabelStore, count: int) -> Iterable[_Step]:
     """Return the last steps, and keep the labels of all."""
-    steps: deque[Step] = deque(maxlen=count)
+    steps: deque[_Step] = deque(maxlen=count)
     for one in found:
         if isinstance(one, Label):
             labels.add(one)
         elif wanted(one):
             steps.append(one)
     return steps
+
+
+# ---- printing --------------------------------------------------------------------------------------------------------
 
 
 def _print_json(steps: Iterable[StepTrace], labels: LabelStore) -> None:
@@ -176,9 +236,12 @@ def _heading(name: str, steps: Sequence[StepTrace]) -> str:
     return ", ".join(facts)
 
 
+# ---- a file that grows -----------------------------------------------------------------------------------------------
+
+
 def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:
     """Print the last steps, each step that comes, and what is known later about one that was printed."""
-    if not grows(file):
+    if not _grows(file):
         ui.fail(f"{file} does not grow line by line; --follow takes one file of lines")
     if not file.exists():
         ui.complain(f"waiting for {file}")
@@ -224,16 +287,54 @@ def _printer(labels: LabelStore, *, quiet: bool, as_json: bool = False) -> Calla
     return show
 
 
-def _grown(file: Path) -> Iterator[Step | Label | None]:
+def _grown(file: Path) -> Iterator[_Step | Label | None]:
     """Yield the records of a file that others write; the first line that is none is complained of and all left out."""
     complained = False
-    for line in tail(file):
+    for line in _tail(file):
         if line is None:
             yield None
         elif line.strip():
             try:
-                yield entry(parse(line), check=True)
+                yield _entry(parse(line), check=True)
             except RecordError as error:
                 if not complained:
                     ui.complain(f"a line is left out: {error}")
                 complained = True
+
+
+def _grows(file: Path) -> bool:
+    """Return whether a file is one of lines, which may get more of them; one that is not there yet may become so."""
+    if not file.is_file():
+        return not file.is_dir()
+    with file.open("rb") as stream:
+        return not stream.read(4).startswith(_NO_LINES)
+
+
+def _tail(path: Path) -> Iterator[bytes | None]:
+    """Yield the whole lines of a file as they come, from its beginning; None where there is none for now.
+
+    As `tail -F` does it goes on in the file that takes the name, in one that was emptied, and before it is there.
+    """
+    while True:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            yield None
+            continue
+        with file:
+            own, part, current = os.fstat(file.fileno()), b"", True
+            while current:
+                with suppress(FileNotFoundError):  # put away, and the next one is not there: this may still grow
+                    state = path.stat()
+                    current = os.path.samestat(state, own)
+                    if current and state.st_size < file.tell():
+                        file.seek(0)
+                        part = b""
+                while piece := file.readline(_PIECE):  # of a file that was put away what came since the last look
+                    part += piece if len(part) <= MAX_LINE else b""
+                    if piece.endswith(b"\n"):
+                        if len(part) <= MAX_LINE:
+                            yield part
+                        part = b""
+                if current:
+                    yield None
