@@ -265,6 +265,7 @@ class Journal:
                 continue
             if not (may_rotate and self.max_bytes and size > 0 and size + more > self.max_bytes):
                 return fd, size, bool(locked)
+            self._line_end(fd, size, locked=bool(locked))  # what a stopped writer left is not put away
             may_rotate = self._rotate()
         msg = "other writers hold it locked"
         raise TimeoutError(msg)

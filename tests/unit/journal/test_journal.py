@@ -265,6 +265,17 @@ def test_the_next_writer_mends_the_last_line(tmp_path: Path, tail: bytes, kept: 
     assert path.read_bytes().startswith(first + kept + b'{"type":"step","id":"2"')
 
 
+def test_what_a_stopped_writer_left_is_not_put_away(tmp_path: Path) -> None:
+    """Where the next record begins a new file, the old one is mended before it gets its other name."""
+    path = tmp_path / "j.jsonl"
+    Journal(path).append(a_trace("1"))
+    with path.open("ab") as file:
+        file.write(RECORD[:40])
+    assert Journal(path, max_bytes=10).append(a_trace("2"))
+    assert len(Journal(path).files()) == 2
+    assert ids_of(*Journal(path).files()) == ["1", "2"]
+
+
 def test_last_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Left out by readers with a warning, refused by `strict`; a record of a newer version is an error even without its newline."""
     path = tmp_path / "j.jsonl"
