@@ -32,7 +32,7 @@ import os, sys, threading
 from cascade_agent.core.records import Attempt, StepTrace
 from cascade_agent.journal.writer import Journal
 path, who, threads, max_bytes, notes = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
-journal = Journal(path, max_bytes=max_bytes, compress=True)
+journal = Journal(path, max_bytes=max_bytes or None, compress=True)
 noted = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 def write(thread):
     n = 0
@@ -62,7 +62,9 @@ class Writer:
         return time.monotonic() > self._until
 
 
-def run(place: Path, *, seconds: float, processes: int = 4, threads: int = 3, max_bytes: int = 1_000_000) -> Found:
+def run(
+    place: Path, *, seconds: float, processes: int = 4, threads: int = 3, max_bytes: int | None = 1_000_000
+) -> Found:
     """Write with kills for some seconds, at least two a process, and return what is in the files."""
     draw, path = random.Random(0), place / "j.jsonl"
     running: list[Writer] = []
@@ -76,7 +78,7 @@ def run(place: Path, *, seconds: float, processes: int = 4, threads: int = 3, ma
             running.remove(writer)
             kills += 1
         while len(running) < processes and not over:
-            args = [str(path), str(started), str(threads), str(max_bytes)]
+            args = [str(path), str(started), str(threads), str(max_bytes or 0)]
             running.append(Writer(args, place / f"notes-{started}", draw.random()))
             started += 1
         time.sleep(0.02)

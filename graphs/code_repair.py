@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.messages import AIMessage, SystemMessage, ToolMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 from cascade_agent import Policy, Verdict, default_validators
 from graphs.evaluation.projects import load_projects
-from graphs.settings import Settings, SettingsNode
+from graphs.settings import Settings, SettingsNode, alone, ask_with
 from graphs.standins.models import standin_tiers
 from tools.patch import PatchError, apply_patch, read_patch
 from tools.project import PROPOSE, SIDE_EFFECTS, Project, project_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from langchain_core.language_models import BaseChatModel
@@ -108,7 +107,7 @@ def build(
     tools = project_tools(project)
     judges = [*default_validators(), PatchCheck(project), no_patch] if validators is None else list(validators)
     policy = policy or Policy(side_effects=SIDE_EFFECTS)
-    node = SettingsNode(small, large, step=_ask(tools), validators=judges, policy=policy, name="repair")
+    node = SettingsNode(small, large, step=ask_with(tools, PROMPT), validators=judges, policy=policy, name="repair")
     return _graph(node, tools, checkpointer)
 
 
@@ -117,16 +116,7 @@ def build_alone(
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Return the same graph with one model and no cascade."""
     tools = project_tools(project if isinstance(project, Project) else Project(project))
-    ask = _ask(tools)
-    return _graph(RunnableLambda(lambda state: ask(state, model), name="repair"), tools, checkpointer)
-
-
-def _ask(tools: Sequence[BaseTool]) -> Callable[[Any, Any], dict[str, Any]]:
-    def ask(state: Any, model: Any) -> dict[str, Any]:
-        # a plain function: asynchronous runs get a thread, so a test run never blocks their loop
-        return {"messages": [model.bind_tools(tools).invoke([SystemMessage(PROMPT), *state["messages"]])]}
-
-    return ask
+    return _graph(alone(ask_with(tools, PROMPT), model, "repair"), tools, checkpointer)
 
 
 def _graph(

@@ -11,15 +11,14 @@ import calendar
 import json
 import re
 from datetime import date
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import RunnableLambda
 from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel, Field
 
 from cascade_agent import CascadeExhausted, Policy, Verdict, default_validators
-from graphs.settings import Settings, SettingsNode
+from graphs.settings import Settings, SettingsNode, alone
 from graphs.standins.models import standin_tiers
 
 if TYPE_CHECKING:
@@ -302,8 +301,7 @@ def build_alone(
     model: BaseChatModel, *, checkpointer: BaseCheckpointSaver[str] | None = None
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Return the first pass with one model and no cascade."""
-    first: Any = RunnableLambda(lambda state: _extract(cast("ExtractionState", state), model), name="extract")
-    return _graph(first, None, checkpointer)
+    return _graph(alone(_extract, model, "extract"), None, checkpointer)
 
 
 def _graph(

@@ -10,7 +10,6 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from langchain_core.messages import AIMessage, SystemMessage, ToolMessage
-from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
@@ -18,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from cascade_agent import CascadeExhausted, Policy, default_validators
 from cascade_agent.validators import PlanConsistency
-from graphs.settings import Settings, SettingsNode
+from graphs.settings import Settings, SettingsNode, alone
 from graphs.standins.models import standin_tiers
 from graphs.standins.view import PLAN_MARK, PLAN_TOOL
 from tools.database import TODAY, OrderDatabase
@@ -123,7 +122,7 @@ def build_alone(
     """The same graph with one model and no cascade."""
 
     def node(step: Step, name: str) -> Any:
-        return RunnableLambda(lambda state: step(state, model), name=name)
+        return alone(step, model, name)
 
     return _graph(node, order_tools(db or OrderDatabase()), checkpointer)
 

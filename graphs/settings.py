@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables import Runnable
+from langchain_core.messages import SystemMessage
+from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langgraph.runtime import get_runtime
 from typing_extensions import TypedDict  # pydantic makes the JSON Schema of it: typing's own is refused before 3.12
@@ -13,7 +14,11 @@ from typing_extensions import TypedDict  # pydantic makes the JSON Schema of it:
 from cascade_agent import cascade_node
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from langchain_core.language_models import BaseChatModel
     from langchain_core.runnables import RunnableConfig
+    from langchain_core.tools import BaseTool
 
     from cascade_agent.adapters.node import CascadeNode
 
@@ -30,6 +35,20 @@ class Settings(TypedDict, total=False):
     """Provider string of the small model, such as `openai:gpt-4o-mini`."""
     large: str
     """Provider string of the large model."""
+
+
+def alone(step: Callable[[Any, Any], dict[str, Any]], model: BaseChatModel, name: str) -> Any:
+    """Return a node that does a step with one model and no cascade; asynchronous runs of it get a thread."""
+    return RunnableLambda(lambda state: step(state, model), name=name)
+
+
+def ask_with(tools: Sequence[BaseTool], prompt: str) -> Callable[[Any, Any], dict[str, Any]]:
+    """Return the step that asks a model for the next message, with tools on offer."""
+
+    def ask(state: Any, model: Any) -> dict[str, Any]:
+        return {"messages": [model.bind_tools(tools).invoke([SystemMessage(prompt), *state["messages"]])]}
+
+    return ask
 
 
 class SettingsNode(Runnable[Any, Any]):

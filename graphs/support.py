@@ -13,15 +13,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.messages import HumanMessage, ToolMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Send, interrupt
 
 from cascade_agent import Policy, Verdict, default_validators
 from cascade_agent.engine.human_review import edited_call, read_decisions
-from graphs.settings import Settings, SettingsNode
+from graphs.settings import Settings, SettingsNode, alone, ask_with
 from graphs.standins.models import standin_tiers
 from tools.database import TODAY, OrderDatabase
 from tools.orders import SIDE_EFFECTS, order_tools
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import Runnable
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.graph.state import CompiledStateGraph
 
@@ -83,15 +83,7 @@ def build_alone(
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """The same agent with one model and no cascade."""
     tools = order_tools(db or OrderDatabase())
-    bound = model.bind_tools(tools)
-
-    def ask(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [bound.invoke([SystemMessage(PROMPT), *state["messages"]])]}
-
-    async def aask(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [await bound.ainvoke([SystemMessage(PROMPT), *state["messages"]])]}
-
-    return _graph(RunnableLambda(ask, aask), tools, checkpointer)
+    return _graph(alone(ask_with(tools, PROMPT), model, "support"), tools, checkpointer)
 
 
 def _graph(

@@ -12,7 +12,7 @@ import re
 import sqlite3
 from datetime import date
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException, create_schema_from_function
 from pydantic import Field
@@ -63,6 +63,15 @@ Topic = Annotated[
 Line = Annotated[str, Field(min_length=1, max_length=120)]
 
 
+def _refuse(text: str) -> NoReturn:
+    raise ToolException(text)
+
+
+def _like(text: str) -> str:
+    """The SQL pattern of what contains a text, in which no character has a meaning of its own."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", text.strip()) + "%"
+
+
 def euros(cents: int) -> str:
     """An amount in cents as text in euros, `1990` -> `19.90`."""
     return f"{Decimal(cents) / 100:.2f}"
@@ -103,25 +112,22 @@ class _Desk:
         """Find the customer with this e-mail address."""
         rows = self._db.read("SELECT id, name, email, level FROM customers WHERE email = ?", (email.strip().lower(),))
         if not rows:
-            msg = f"There is no customer with the e-mail address {email}."
-            raise ToolException(msg)
+            _refuse(f"There is no customer with the e-mail address {email}.")
         return _customer_json(rows[0])
 
     def find_customers(
         self, name: Annotated[str, Field(description="The name or a part of it", min_length=2, max_length=80)]
     ) -> dict[str, Any]:
         """Find customers by name; several people may carry the same name."""
-        pattern = "%" + name.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         rows = self._db.read(
-            "SELECT id, name, email, level FROM customers WHERE name LIKE ? ESCAPE '\\' ORDER BY id", (pattern,)
+            "SELECT id, name, email, level FROM customers WHERE name LIKE ? ESCAPE '\\' ORDER BY id", (_like(name),)
         )
         return {"customers": [_customer_json(row) for row in rows]}
 
     def list_orders(self, customer_id: CustomerId, status: Status = "any") -> dict[str, Any]:
         """List a customer's orders, newest first, with status, date and amount paid."""
         if not self._db.read("SELECT id FROM customers WHERE id = ?", (customer_id,)):
-            msg = f"There is no customer {customer_id}."
-            raise ToolException(msg)
+            _refuse(f"There is no customer {customer_id}.")
         rows = self._db.read(
             "SELECT * FROM orders WHERE customer_id = ? AND (? = 'any' OR status = ?) ORDER BY placed_on DESC, id DESC",
             (customer_id, status, status),
@@ -137,13 +143,12 @@ class _Desk:
         ] = None,
     ) -> dict[str, Any]:
         """Find orders that contain a product, newest first."""
-        pattern = "%" + product.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         rows = self._db.read(
             "SELECT orders.*, items.product, items.quantity, items.unit_cents FROM items "
             "JOIN orders ON orders.id = items.order_id "
             "WHERE items.product LIKE ? ESCAPE '\\' AND (? IS NULL OR orders.customer_id = ?) "
             "ORDER BY orders.placed_on DESC, orders.id DESC",
-            (pattern, customer_id, customer_id),
+            (_like(product), customer_id, customer_id),
             limit=MAX_ROWS + 1,
         )
         orders = [
@@ -161,8 +166,7 @@ class _Desk:
         """Read where a parcel is: carrier, status, place, expected and actual day of delivery."""
         rows = self._db.read("SELECT * FROM shipments WHERE tracking_number = ?", (tracking_number,))
         if not rows:
-            msg = f"There is no parcel {tracking_number}."
-            raise ToolException(msg)
+            _refuse(f"There is no parcel {tracking_number}.")
         return dict(rows[0])
 
     def get_policy(self, topic: Topic) -> dict[str, Any]:
@@ -175,13 +179,13 @@ class _Desk:
         """Change the shipping address of an order that is still processing. Country is a two-letter code such as DE."""
         code = country.strip().upper()
         if re.fullmatch("[A-Z]{2}", code) is None:
-            msg = f"The country must be a two-letter code such as DE, not {country!r}."
-            raise ToolException(msg)
+            _refuse(f"The country must be a two-letter code such as DE, not {country!r}.")
         with self._db.write() as connection:
             order = self._order(order_id)
             if order["status"] != "processing":
-                msg = f"Order {order_id} is {order['status']}: its address can only be changed while it is processing."
-                raise ToolException(msg)
+                _refuse(
+                    f"Order {order_id} is {order['status']}: its address can only be changed while it is processing."
+                )
             connection.execute(
                 "UPDATE addresses SET street = ?, city = ?, postal_code = ?, country = ? WHERE order_id = ?",
                 (street.strip(), city.strip(), postal_code.strip(), code, order_id),
@@ -194,8 +198,7 @@ class _Desk:
         with self._db.write() as connection:
             order = self._order(order_id)
             if order["status"] != "processing":
-                msg = f"Order {order_id} is {order['status']}: only an order that is processing can be cancelled."
-                raise ToolException(msg)
+                _refuse(f"Order {order_id} is {order['status']}: only an order that is processing can be cancelled.")
             connection.execute(
                 "UPDATE orders SET status = 'cancelled', cancel_reason = ? WHERE id = ?", (reason, order_id)
             )
@@ -210,8 +213,7 @@ class _Desk:
         """Pay money back for a delivered or cancelled order. This cannot be undone."""
         value = Decimal(str(amount))
         if value != value.quantize(Decimal("0.01")):
-            msg = f"An amount in EUR has at most 2 decimals, not {value}."
-            raise ToolException(msg)
+            _refuse(f"An amount in EUR has at most 2 decimals, not {value}.")
         cents = int(value * 100)
         with self._db.write() as connection:
             self._may_refund(order_id, cents, reason)
@@ -224,30 +226,25 @@ class _Desk:
     def _may_refund(self, order_id: str, cents: int, reason: str) -> None:
         order = self._order(order_id)
         if order["status"] not in ("delivered", "cancelled"):
-            msg = f"Order {order_id} is {order['status']}: only a delivered or cancelled order can be refunded."
-            raise ToolException(msg)
+            _refuse(f"Order {order_id} is {order['status']}: only a delivered or cancelled order can be refunded.")
         left = _int(order["paid_cents"]) - self._refunded(order_id)
         if cents > left:
-            msg = f"At most {euros(left)} EUR can still be refunded for order {order_id}."
-            raise ToolException(msg)
+            _refuse(f"At most {euros(left)} EUR can still be refunded for order {order_id}.")
         if reason == "goodwill" and cents > GOODWILL_CENTS:
-            msg = f"A goodwill refund is at most {euros(GOODWILL_CENTS)} EUR."
-            raise ToolException(msg)
+            _refuse(f"A goodwill refund is at most {euros(GOODWILL_CENTS)} EUR.")
         if order["status"] == "delivered":
             rows = self._db.read("SELECT delivered_on FROM shipments WHERE order_id = ?", (order_id,))
             age = (TODAY - date.fromisoformat(str(rows[0]["delivered_on"]))).days
             allowed = FAULT_DAYS if reason in ("damaged", "wrong_item") else RETURN_DAYS
             if age > allowed:
-                msg = (
+                _refuse(
                     f"Order {order_id} was delivered {age} days ago: a {reason} refund is possible for {allowed} days."
                 )
-                raise ToolException(msg)
 
     def _order(self, order_id: str) -> Row:
         rows = self._db.read("SELECT * FROM orders WHERE id = ?", (order_id,))
         if not rows:
-            msg = f"There is no order {order_id}."
-            raise ToolException(msg)
+            _refuse(f"There is no order {order_id}.")
         return rows[0]
 
     def _refunded(self, order_id: str) -> int:
@@ -308,16 +305,4 @@ def _tool(body: Callable[..., dict[str, Any]]) -> BaseTool:
 def order_tools(db: OrderDatabase) -> list[BaseTool]:
     """All tools of the desk over one database, the calculator among them, in a fixed order."""
     desk = _Desk(db)
-    bodies: list[Callable[..., dict[str, Any]]] = [
-        desk.get_order,
-        desk.get_customer,
-        desk.find_customers,
-        desk.list_orders,
-        desk.search_orders,
-        desk.track_shipment,
-        desk.get_policy,
-        desk.change_address,
-        desk.cancel_order,
-        desk.refund_order,
-    ]
-    return [*map(_tool, bodies), calculator_tool()]
+    return [*(_tool(getattr(desk, name)) for name in SIDE_EFFECTS if name != "calculate"), calculator_tool()]

@@ -12,18 +12,25 @@ import re
 import sys
 import time
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.progress import Progress
+from rich.text import Text
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from cascade_agent.errors import CascadeError, ConfigurationError, RecordError
+from cascade_agent.journal.format import observe_reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from rich.console import Console
-
+_COMMANDS: Final = ("replay", "calibrate", "demo", "drift", "label", "report", "trace")
 _SUMMARY: Final = "Small-then-large model cascades for LangGraph: see them run, read their records."
 _ACTS: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
@@ -32,7 +39,21 @@ _ACTS: Final = re.compile(
 _SHOW_AFTER: Final = 0.5
 """Seconds after which a read is long enough for a progress bar."""
 
-app = typer.Typer(name="cascade-agent", help=_SUMMARY, no_args_is_help=True, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """Imports the file of the command that is called, which may take long; for help those of all."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for name in args[:1] if args and args[0] in _COMMANDS else _COMMANDS:
+            alone = typer.Typer(add_completion=False)
+            alone.command()(getattr(import_module(f"cascade_agent.cli.{name}"), name))
+            self.add_command(get_command(alone))
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="cascade-agent", cls=_Commands, help=_SUMMARY, no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out lines that are no records instead of refusing.")]
@@ -67,8 +88,6 @@ def _escape(match: re.Match[str]) -> str:
 def say(text: str = "", *, err: bool = False, style: str = "") -> None:
     """Print one line."""
     if style:
-        from rich.text import Text
-
         make_console().print(Text(safe_text(text), style), soft_wrap=True)
     else:
         typer.echo(safe_text(text), err=err)
@@ -79,8 +98,8 @@ def complain(message: str) -> None:
     say(f"cascade-agent: {message}", err=True)
 
 
-def fail(message: str, *, code: int) -> NoReturn:
-    """Print what is wrong on standard error and leave with `code`."""
+def fail(message: str, *, code: int = 2) -> NoReturn:
+    """Print what is wrong on standard error and leave with `code`: input that cannot be used."""
     complain(message)
     raise typer.Exit(code)
 
@@ -92,8 +111,6 @@ def print_json(data: object) -> None:
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
     """Print a table, the first `left` columns to the left; in several parts where the terminal is too narrow."""
-    from rich.cells import cell_len, set_cell_size
-
     table = [[safe_text(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     parts, width = [[0]], make_console().width - widths[0]
@@ -118,18 +135,17 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], 
         typer.echo()
 
 
+class _SafeConsole(Console):
+    """A console whose plain texts are safe too: those of the demo's graphs."""
+
+    def print(self, *objects: Any, **kwargs: Any) -> None:
+        texts = ("\n".join(map(safe_text, o.split("\n"))) if isinstance(o, str) else o for o in objects)
+        super().print(*texts, **kwargs)
+
+
 def make_console(*, piped: int | None = None, quiet: bool = False) -> Console:
     """Return a console as wide as the terminal; in a pipe as `COLUMNS` or 80 characters, or as wide as `piped`."""
-    from rich.console import Console
-
-    class SafeConsole(Console):
-        """A console whose plain texts are safe too: those of the demo's graphs."""
-
-        def print(self, *objects: Any, **kwargs: Any) -> None:
-            texts = ("\n".join(map(safe_text, o.split("\n"))) if isinstance(o, str) else o for o in objects)
-            super().print(*texts, **kwargs)
-
-    return SafeConsole(width=None if sys.stdout.isatty() else piped, quiet=quiet)
+    return _SafeConsole(width=None if sys.stdout.isatty() else piped, quiet=quiet)
 
 
 @contextmanager
@@ -138,11 +154,6 @@ def reading_progress(*, wanted: bool = True) -> Iterator[None]:
     if not (wanted and sys.stderr.isatty()):
         yield
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from cascade_agent.journal.format import observe_reading
-
     started = time.monotonic()
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", visible=False)
@@ -200,7 +211,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, RecordError) as error:
-        fail(str(error).replace("read with on_error='skip'", "give --skip-bad"), code=2)
+        fail(str(error).replace("read with on_error='skip'", "give --skip-bad"))
     except CascadeError as error:
         fail(f"{type(error).__name__}: {error}", code=1)
     except BrokenPipeError:  # `| head` has seen enough

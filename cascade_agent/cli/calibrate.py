@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from cascade_agent.cli import _app as ui
-from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, clear_errors
+from cascade_agent.cli._tree import label_text
 from cascade_agent.cli.replay import saving_line
+from cascade_agent.core.policy import Policy
 from cascade_agent.errors import RecordError
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline import calibration
+from cascade_agent.offline.calibration import Certificate, load_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cascade_agent.core.clean_json import JsonMapping, JsonObject
-    from cascade_agent.core.policy import Policy
     from cascade_agent.journal.format import OnError
-    from cascade_agent.offline.calibration import CalibrationResult, Certificate, NoThreshold
+    from cascade_agent.offline.calibration import CalibrationResult, NoThreshold
 
 
 Per = Literal["step", "turn", "episode"]
@@ -38,7 +42,7 @@ _SHOWN = 20
 _ALIKE = 0.0005
 
 
-@app.command()
+@clear_errors()
 def calibrate(
     journals: Journals,
     *,
@@ -89,27 +93,19 @@ def calibrate(
 
     Exit code 1: no threshold holds with these labels. It says how many are missing, and --out is left as it was.
     """
-    with ui.clear_errors(), ui.reading_progress():
-        paths = [part for name in (*journals, *(labels or ())) for part in parts_of(name)]
-        from cascade_agent.core.policy import Policy
-        from cascade_agent.offline.calibration import calibrate as run
-        from cascade_agent.offline.calibration import learn_disagreement, load_policy, write_policy
-
+    if by_kind and together:
+        ui.fail("--by-kind and --together are two claims; give one of them")
+    if max_loss is None and evidence_share is None:
+        ui.fail("give --max-loss, --evidence-share, or both")
+    mode: OnError = "skip" if skip_bad else "strict"
+    result = None
+    with ui.reading_progress():
+        paths = [part for name in (*journals, *(labels or ())) for part in _parts(name)]
         base = None if policy is None else load_policy(policy)
-        if by_kind and together:
-            ui.fail("--by-kind and --together are two claims; give one of them", code=2)
-        claim: JsonObject = {
-            "target": max_loss,
-            "confidence": confidence,
-            "per": per,
-            "by_kind": by_kind,
-            "evidence_share": evidence_share,
-        }
-        replaced = None if out is None else _replaced(out, base, claim, force=force)
-        mode: OnError = "skip" if skip_bad else "strict"
-        result = None
+        claim: JsonObject = {"target": max_loss, "confidence": confidence, "per": per, "by_kind": by_kind}
+        replaced = _replaced(out, base, claim | {"evidence_share": evidence_share}, force=force)
         if max_loss is not None:
-            result = run(
+            result = calibration.calibrate(
                 paths,
                 max_loss=max_loss,
                 confidence=confidence,
@@ -122,36 +118,39 @@ def calibrate(
                 seed=seed,
             )
             new = result.policy
-        elif evidence_share is None:
-            ui.fail("give --max-loss, --evidence-share, or both", code=2)
-        else:
-            evidence = learn_disagreement(*paths, share=evidence_share, seed=seed, on_error=mode)
+        elif evidence_share is not None:
+            evidence = calibration.learn_disagreement(*paths, share=evidence_share, seed=seed, on_error=mode)
             new = replace(base or Policy(), evidence=evidence)
         if new is not None and out is not None:
-            write_policy(new, out)
+            calibration.write_policy(new, out)
     if as_json:
         found = {} if result is None else result.to_json()
         written = None if out is None or new is None else str(out)
         ui.print_json(found | {"policy": None if new is None else new.to_json(), "out": written})
-    else:
-        for line in _evidence_lines(new) if result is None else _result_lines(result, by_kind=by_kind or together):
+    elif result is None:
+        for line in (*_evidence_lines(new), _file_line(new, out, "")):
             ui.say(line)
-        if result is not None and any(quality.n for quality in result.quality.values()):
-            ui.say()
-            _print_quality(result)
-            ui.say(_choice(result))
-        ui.say(_file_line(new, out, "" if result is None else _mark(result.data, replaced)))
+    else:
+        _show(result, by_kind=by_kind or together)
+        ui.say(_file_line(new, out, _mark(result.data, replaced)))
     if new is None:
         raise typer.Exit(1)
 
 
-def _result_lines(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
-    yield saving_line(result.saving)
-    yield from _findings(result, by_kind=by_kind)
-    yield from _evidence_lines(result.policy)
-    yield ""
-    yield from _labels(result)
-    yield from _conflicts(result)
+def _show(result: CalibrationResult, *, by_kind: bool) -> None:
+    """Print what was found, and how well each scorer did."""
+    found = _findings(result, by_kind=by_kind)
+    for line in (saving_line(result.saving), *found, *_evidence_lines(result.policy), "", *_labels(result)):
+        ui.say(line)
+    if any(quality.n for quality in result.quality.values()):
+        ui.say()
+        _print_quality(result)
+        ui.say(_choice(result))
+
+
+def _parts(name: str) -> list[str]:
+    """Return the files of a journal, a plain one with its rotated parts; patterns stay as they are."""
+    return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
 
 
 def _evidence_lines(policy: Policy | None) -> Iterable[str]:
@@ -161,12 +160,12 @@ def _evidence_lines(policy: Policy | None) -> Iterable[str]:
         yield f"Evidence: asked about {share:.1%} of the steps, those in which the second model most likely disagrees."
 
 
-def _replaced(out: Path, base: Policy | None, claim: JsonMapping, *, force: bool) -> Policy | None:
+def _replaced(out: Path | None, base: Policy | None, claim: JsonMapping, *, force: bool) -> Policy | None:
     """Return the policy that stands there, if it may be replaced; leave with 2 if it may not."""
-    from cascade_agent.offline.calibration import load_policy
-
+    if out is None:
+        return None
     if out.is_dir() or not out.absolute().parent.is_dir():
-        ui.fail(f"--out {out}: give a file in a directory that exists", code=2)
+        ui.fail(f"--out {out}: give a file in a directory that exists")
     if not out.exists():
         return None
     try:
@@ -174,28 +173,24 @@ def _replaced(out: Path, base: Policy | None, claim: JsonMapping, *, force: bool
     except RecordError as error:
         if force:
             return None
-        ui.fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})", code=2)
-    objections = [*_lost(old, base, claim), *(_weaker(old, claim) if claim["target"] is not None else ())]
+        ui.fail(f"--out {out} exists and is no policy file; give another name, or --force ({error})")
+    objections = [*_objections(old, base or Policy(), claim)]
     if objections and not force:
-        ui.fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force", code=2)
+        ui.fail(f"--out {out} is left as it is: {'; '.join(objections)}. Give another name, or --force")
     return old
 
 
-def _lost(old: Policy, base: Policy | None, claim: JsonMapping) -> Iterable[str]:
-    """Yield the settings of an old policy that the one in its place would not have."""
-    from cascade_agent.core.policy import Policy
-
-    new, before = (Policy() if base is None else base).to_json(), old.to_json()
+def _objections(old: Policy, base: Policy, claim: JsonMapping) -> Iterable[str]:
+    """Yield the settings of an old policy that the one in its place would not have, and what it promises more."""
+    new, before = base.to_json(), old.to_json()
     learned = ("threshold", "scorer") if claim["target"] is not None else ()
     measured = {"provenance", *learned, "evidence" if claim["evidence_share"] is not None else ""}
     lost = [key for key in before if key not in measured and before[key] != new[key]]
     if lost:
         yield f"it has other settings ({', '.join(lost)}), start from them with --policy"
-
-
-def _weaker(old: Policy, claim: JsonMapping) -> Iterable[str]:
-    """Yield reasons for which the claim of an old policy is worth more than the one that would take its place."""
     was = old.provenance
+    if claim["target"] is None:
+        return
     if was.get("kind") != "calibrated":
         if old.threshold is not None:
             yield "its thresholds were set by hand"
@@ -214,17 +209,8 @@ def _weaker(old: Policy, claim: JsonMapping) -> Iterable[str]:
         yield "it holds within each kind of step, the new one would over all together (--by-kind keeps that)"
 
 
-def parts_of(name: str) -> list[str]:
-    """Return the files of a journal, a plain one with its rotated parts; patterns stay as they are."""
-    from cascade_agent.journal.writer import Journal
-
-    return [str(part) for part in Journal(name).files()] if Path(name).is_file() else [name]
-
-
 def _findings(result: CalibrationResult, *, by_kind: bool) -> Iterable[str]:
     """Yield the thresholds and what is promised of them, or what is missing."""
-    from cascade_agent.offline.calibration import Certificate
-
     certificate, policy = result.certificate, result.policy
     kinds = [(kind or "other kinds", _short(found)) for kind, found in result.by_kind.items()]
     if policy is None:
@@ -296,12 +282,7 @@ def _labels(result: CalibrationResult) -> Iterable[str]:
     yield f"Sample: {len(sample.steps)} steps; {_BASIS[sample.basis]}."
     if sample.unclear:
         yield f"{sample.unclear} steps of it could not be judged (prose on both sides) and were left out."
-
-
-def _conflicts(result: CalibrationResult) -> Iterable[str]:
-    from cascade_agent.cli._tree import label_text
-
-    conflicts = result.dataset.conflicts
+    conflicts = dataset.conflicts
     if conflicts:
         yield f"{len(conflicts)} steps have labels that contradict each other:"
     for case in conflicts[:_SHOWN]:
@@ -350,8 +331,6 @@ def _choice(result: CalibrationResult) -> str:
 
 
 def _short(found: Certificate | NoThreshold) -> str:
-    from cascade_agent.offline.calibration import Certificate
-
     if isinstance(found, Certificate):
         return (
             f"threshold {found.threshold:.4g}, {found.losses} losses in {found.n} episodes, upper bound "

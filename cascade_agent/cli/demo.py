@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, app, clear_errors, fail, make_console, print_json
+from cascade_agent.cli._app import JsonFlag, clear_errors, fail, make_console, print_json
 from cascade_agent.errors import CascadeError
 
 if TYPE_CHECKING:
     from cascade_agent.models.tier import Tier
 
 
-@app.command()
+@clear_errors()
 def demo(
     *,
     small: Annotated[
@@ -49,34 +49,33 @@ def demo(
 
     Without --small and --large two offline stand-ins answer: rule-based programs, not language models.
     """
-    with clear_errors():
-        pair = _live_pair(small, large, base_url)
-        if graph not in (None, "support", "plan_execute", "code_repair", "extraction"):
-            fail(f"--graph is {graph!r}; expected support, plan_execute, code_repair or extraction", code=2)
-        if out.exists() and not out.is_dir():
-            fail(f"--out {out} is a file; give a directory", code=2)
-        _find_demo()
-        from graphs.evaluation.demo import choose, demo_tasks, run_demo
-        from graphs.standins.models import standin_tiers
+    pair = _live_pair(small, large, base_url)
+    if graph not in (None, "support", "plan_execute", "code_repair", "extraction"):
+        fail(f"--graph is {graph!r}; expected support, plan_execute, code_repair or extraction")
+    if out.exists() and not out.is_dir():
+        fail(f"--out {out} is a file; give a directory")
+    _find_demo()
+    from graphs.evaluation.demo import choose, demo_tasks, run_demo
+    from graphs.standins.models import standin_tiers
 
-        chosen = [task for task in demo_tasks() if graph in (None, task.graph)]
-        chosen = choose(chosen, tasks if tasks is not None or pair is None else 6)
-        first, second = pair or standin_tiers()
-        try:
-            summary = run_demo(
-                first,
-                second,
-                tasks=chosen,
-                offline=pair is None,
-                out=out,
-                console=make_console(piped=160, quiet=as_json),
-                show=show,
-                repeats=repeats,
-            )
-        except CascadeError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a provider raises is one line
-            fail(f"the demo stopped: {type(error).__name__}: {error}", code=1)
+    chosen = [task for task in demo_tasks() if graph in (None, task.graph)]
+    chosen = choose(chosen, tasks if tasks is not None or pair is None else 6)
+    first, second = pair or standin_tiers()
+    try:
+        summary = run_demo(
+            first,
+            second,
+            tasks=chosen,
+            offline=pair is None,
+            out=out,
+            console=make_console(piped=160, quiet=as_json),
+            show=show,
+            repeats=repeats,
+        )
+    except CascadeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a provider raises is one line
+        fail(f"the demo stopped: {type(error).__name__}: {error}", code=1)
     if as_json:
         print_json(summary)
 
@@ -84,10 +83,10 @@ def demo(
 def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tuple[Tier, Tier] | None:
     if small is None and large is None:
         if base_url is not None:
-            fail("--base-url needs --small and --large: the names of two models of that endpoint", code=2)
+            fail("--base-url needs --small and --large: the names of two models of that endpoint")
         return None
     if small is None or large is None:
-        fail("give both --small and --large, or neither for the offline stand-ins", code=2)
+        fail("give both --small and --large, or neither for the offline stand-ins")
     from cascade_agent.models.tier import Tier
 
     if base_url is None:
@@ -95,7 +94,7 @@ def _live_pair(small: str | None, large: str | None, base_url: str | None) -> tu
     try:
         from langchain_openai import ChatOpenAI
     except ImportError:
-        fail("--base-url needs langchain-openai: pip install langchain-openai", code=2)
+        fail("--base-url needs langchain-openai: pip install langchain-openai")
     from pydantic import SecretStr
 
     key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")

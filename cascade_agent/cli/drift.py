@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascade_agent.cli import _app as ui
-from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, clear_errors
 from cascade_agent.cli.replay import compared
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.journal.reader import read, read_labels
+from cascade_agent.models.pricing import Price, price_of
+from cascade_agent.offline.calibration import load_policy
+from cascade_agent.offline.drift import watch
+from cascade_agent.offline.evaluation.estimates import Figure, less
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cascade_agent.journal.format import OnError
-    from cascade_agent.models.pricing import Price
     from cascade_agent.offline.drift import DriftReport, Monitor, Saving
 
 ALARM = 3
@@ -28,7 +32,7 @@ ALARM = 3
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@app.command()
+@clear_errors()
 def drift(
     journals: Journals,
     *,
@@ -70,14 +74,10 @@ def drift(
 
     Exit code 0: no alarm. 3: alarms. 2: input that cannot be used. 1: a run that failed.
     """
-    with ui.clear_errors(), ui.reading_progress():
-        from cascade_agent.journal.reader import read, read_labels
-        from cascade_agent.offline.calibration import load_policy
-        from cascade_agent.offline.drift import watch
-
-        if max_loss is not None and not 0.0 < max_loss < 1.0:
-            ui.fail(f"--max-loss is {max_loss}; expected a share between 0 and 1, such as 0.02", code=2)
-        mode: OnError = "skip" if skip_bad else "raise"
+    if max_loss is not None and not 0.0 < max_loss < 1.0:
+        ui.fail(f"--max-loss is {max_loss}; expected a share between 0 and 1, such as 0.02")
+    mode: OnError = "skip" if skip_bad else "raise"
+    with ui.reading_progress():
         report = watch(
             read(*journals, on_error=mode),
             read_labels(*journals, on_error=mode),
@@ -87,12 +87,9 @@ def drift(
             max_loss=max_loss,
             false_alarms=false_alarms,
         )
-        if not report.steps:
-            left = f" ({report.unfinished} unfinished ones)" if report.unfinished else ""
-            msg = (
-                f"{', '.join(journals)}: no finished step to watch{left}; is CASCADE_JOURNAL set where the agent runs?"
-            )
-            raise RecordError(msg)
+    if not report.steps:
+        left = f" ({report.unfinished} unfinished ones)" if report.unfinished else ""
+        ui.fail(f"{', '.join(journals)}: no finished step to watch{left}; is CASCADE_JOURNAL set where the agent runs?")
     if as_json:
         ui.print_json({**report.to_json(), "alarmed": report.alarmed})
     else:
@@ -118,12 +115,10 @@ def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | 
     """Return prices by the name of a model: from the file, else from the table; None where nothing was asked for."""
     if not providers and file is None:
         return None
-    from cascade_agent.models.pricing import price_of
-
     given = {} if file is None else _read_prices(file)
     hosts = {model: host for model, _, host in (text.rpartition("=") for text in providers)}
     if "" in hosts.values():
-        ui.fail("--provider is empty; expected a host such as openai, or MODEL=HOST", code=2)
+        ui.fail("--provider is empty; expected a host such as openai, or MODEL=HOST")
 
     def price(model: str) -> Price | None:
         return given.get(model) or price_of(model, hosts.get(model) or hosts.get(""))
@@ -132,8 +127,6 @@ def _prices(providers: list[str], file: Path | None) -> Callable[[str], Price | 
 
 
 def _read_prices(file: Path) -> Mapping[str, Price]:
-    from cascade_agent.models.pricing import Price
-
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -176,8 +169,6 @@ def _show(report: DriftReport) -> None:
 
 
 def _saving(saving: Saving) -> str:
-    from cascade_agent.offline.evaluation.estimates import Figure, less
-
     head = f"at {saving.basis} prices"
     if saving.low is None or saving.high is None:
         return f"{head}: saving unknown ({saving.unknown} steps without a known cost, or nothing to compare with)"

@@ -13,15 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cascade_agent.cli._app import JsonFlag, SkipBad, app, clear_errors, fail, print_json, reading_progress, say
+from cascade_agent.cli._app import JsonFlag, SkipBad, clear_errors, fail, print_json, reading_progress, say
+from cascade_agent.cli._tree import finding, label_text
+from cascade_agent.core.records import Label
+from cascade_agent.journal.format import answer_text
+from cascade_agent.journal.reader import read, records
+from cascade_agent.journal.writer import Journal
+from cascade_agent.offline.calibration.labelling import find_step, import_labels, labels_of, promoted, to_look_at
+from cascade_agent.offline.evaluation.dataset import contradict, label_step, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from cascade_agent.core.clean_json import JsonMapping, JsonObject
-    from cascade_agent.core.records import Label, StepTrace
+    from cascade_agent.core.records import StepTrace
     from cascade_agent.journal.format import OnError
-
 
 Source = Literal["person", "review", "evaluator", "tool_error"]
 Order = Literal["doubtful", "random"]
@@ -30,11 +36,9 @@ _KEYS = "r right, w wrong, h wrong and large right, b both wrong, s skip, q quit
 _finding = attrgetter("source", "right", "harm", "note")
 _MAX_TEXT = 2000
 _MAX_LINES = 20
-_NEVER = 2**62
-"""Bytes: a writer with this limit never rotates, and waits for those who do."""
 
 
-@app.command()
+@clear_errors()
 def label(
     journal: Annotated[str, typer.Argument(help="A journal, or a pattern of its parts (then --out).")],
     step_id: Annotated[
@@ -68,43 +72,74 @@ def label(
 
     Labels are appended to the journal. Labels of one step stand side by side; contradictions are shown.
     """
-    if step_id is not None and not step_id.strip():
-        fail("STEP_ID is empty; give the id of a step, or its beginning", code=2)
-    if import_file is not None and step_id is not None:
-        fail("give STEP_ID or --from, not both", code=2)
-    if step_id is None and (right is not None or harm is not None or note):
-        fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID", code=2)
-    with clear_errors():
-        with reading_progress():
-            desk = _Desk(journal, out, "skip" if skip_bad else "strict")
-        if step_id is not None:
-            seen = desk.one(step_id, right=right, harm=harm, note=note, source=source)
-        elif import_file is not None:
-            seen = desk.many(import_file)
-        else:
-            seen = desk.session(order, limit, seed, err=as_json)
-        conflicts = desk.conflicts(seen)
-    if as_json:
-        print_json(_as_json(desk, conflicts))
+    _check(step_id, import_file, right=right, harm=harm, note=note)
+    with reading_progress():
+        desk = _Desk(journal, out, "skip" if skip_bad else "strict")
+    seen: Iterable[StepTrace]
+    if step_id is not None:
+        seen = [find_step(*desk.paths, prefix=step_id, on_error=desk.on_error)]
+        desk.note(seen[0], right=False if harm else right, harm=harm, note=note, source=source)
+    elif import_file is not None:
+        ids = desk.add_file(import_file)
+        seen = (trace for trace in read(*desk.paths, on_error=desk.on_error) if trace.id in ids)
     else:
-        for line in _summary(desk, conflicts):
+        seen = desk.session(order, limit, seed, err=as_json)
+    conflicts = desk.conflicts(seen)
+    if as_json:
+        print_json({
+            "file": str(desk.target),
+            "written": [label.to_json() for label in desk.written],
+            "known_already": desk.repeated,
+            "conflicts": [_conflict_json(step, labels) for step, labels in conflicts.items()],
+        })  # fmt: skip
+    else:
+        known = f", {desk.repeated} stood there already" if desk.repeated else ""
+        say(f"{len(desk.written)} labels written to {desk.target}{known}.")
+        for line in (line for step, labels in conflicts.items() for line in _conflict_lines(step, labels)):
             say(line)
+
+
+def _check(step_id: str | None, import_file: Path | None, *, right: bool | None, harm: bool | None, note: str) -> None:
+    """Refuse words that cannot be meant."""
+    if step_id is None:
+        if right is not None or harm is not None or note:
+            fail("--right, --wrong, --harm, --no-harm and --note say something about one step: give its STEP_ID")
+    elif not step_id.strip():
+        fail("STEP_ID is empty; give the id of a step, or its beginning")
+    elif import_file is not None:
+        fail("give STEP_ID or --from, not both")
+    elif right is None and harm is None:
+        fail("say --right or --wrong (or --harm, --no-harm)")
+    elif right and harm:
+        fail("--right and --harm contradict each other: harm is small wrong and large right")
+
+
+def _conflict_lines(step: str, labels: Sequence[Label]) -> Iterable[str]:
+    yield f"{step}: labels contradict each other, all are kept:"
+    yield from (f"  {label_text(label)}" for label in labels)
+    if (counted := resolve(labels)) is not None:
+        yield f"  {label_text(counted)}: this one counts"
+
+
+def _conflict_json(step: str, labels: Sequence[Label]) -> JsonObject:
+    counted = resolve(labels)
+    return {
+        "step_id": step,
+        "counted": None if counted is None else counted.to_json(),
+        "labels": [label.to_json() for label in labels],
+    }
 
 
 class _Desk:
     """A journal, its labels, and where new ones go."""
 
     def __init__(self, journal: str, out: Path | None, on_error: OnError) -> None:
-        from cascade_agent.journal.reader import read
-        from cascade_agent.journal.writer import Journal
-        from cascade_agent.offline.calibration.labelling import labels_of
-
         plain = Path(journal)
         single = plain.is_file() and plain.suffix != ".gz"
         if out is None and not single:
             if plain.is_dir() or not plain.exists():
                 next(iter(read(journal)), None)  # says what is wrong with it
-            fail(f"{journal} is no single plain file to append to: give --out FILE for the labels", code=2)
+            fail(f"{journal} is no single plain file to append to: give --out FILE for the labels")
         self.paths: list[Path | str] = [*Journal(plain).files()] if single else [journal]
         if out is not None and out.is_file() and out.resolve() not in {Path(p).resolve() for p in self.paths}:
             self.paths.append(out)
@@ -116,58 +151,32 @@ class _Desk:
 
     def add(self, label: Label) -> None:
         """Append a label unless the very same stands there already."""
-        from cascade_agent.journal.writer import Journal
-
         if any(_finding(label) == _finding(other) for other in self.labels[label.step_id]):
             self.repeated += 1
             return
-        with Journal(self.target, max_bytes=_NEVER) as journal:
+        with Journal(self.target) as journal:
             if not journal.append_label(label):
                 fail(f"{self.target} cannot be written; {len(self.written)} labels were", code=1)
         self.labels[label.step_id].append(label)
         self.written.append(label)
 
-    def say(self, trace: StepTrace, *, right: bool | None, harm: bool | None, note: str, source: str) -> None:
+    def note(self, trace: StepTrace, *, right: bool | None, harm: bool | None, source: str, note: str = "") -> None:
         """Append what somebody says about a step."""
-        from cascade_agent.core.records import Label
-
         at = dt.datetime.now(dt.UTC).isoformat()
         self.add(Label(step_id=trace.id, source=source, right=right, harm=harm, note=note, at=at))
 
-    def one(
-        self, step_id: str, *, right: bool | None, harm: bool | None, note: str, source: str
-    ) -> Iterable[StepTrace]:
-        from cascade_agent.offline.calibration.labelling import find_step
-
-        if right is None and harm is None:
-            fail("say --right or --wrong (or --harm, --no-harm)", code=2)
-        if right and harm:
-            fail("--right and --harm contradict each other: harm is small wrong and large right", code=2)
-        trace = find_step(*self.paths, prefix=step_id, on_error=self.on_error)
-        self.say(trace, right=False if harm else right, harm=harm, note=note, source=source)
-        return [trace]
-
-    def many(self, file: Path) -> Iterable[StepTrace]:
-        from cascade_agent.journal.reader import read
-        from cascade_agent.offline.calibration.labelling import import_labels
-
+    def add_file(self, file: Path) -> set[str]:
+        """Append the labels of a file; return the ids of their steps."""
         labels = import_labels(file, journals=self.paths, on_error=self.on_error)
         for label in labels:
             self.add(label)
-        ids = {label.step_id for label in labels}
-        return (trace for trace in read(*self.paths, on_error=self.on_error) if trace.id in ids)
+        return {label.step_id for label in labels}
 
-    def session(self, order: Order, limit: int, seed: int, *, err: bool) -> Iterable[StepTrace]:
-        from cascade_agent.offline.calibration.labelling import promoted, to_look_at
-
+    def session(self, order: Order, limit: int, seed: int, *, err: bool) -> list[StepTrace]:
+        """Ask about step after step; return those that were judged."""
         with reading_progress():
             steps = to_look_at(
-                *self.paths,
-                labels=self.labels,
-                order=order,
-                limit=limit,
-                seed=seed,
-                on_error=self.on_error,
+                *self.paths, labels=self.labels, order=order, limit=limit, seed=seed, on_error=self.on_error
             )
             requests = self._requests({trace.id for trace in steps})
         seen = []
@@ -176,7 +185,7 @@ class _Desk:
         for number, trace in enumerate(steps, 1):
             before = promoted(self.labels[trace.id]) if order == "random" else None
             if before is not None:  # looked at earlier: no need to ask again
-                self.say(trace, right=before.right, harm=before.harm, note="reviewed before", source="person")
+                self.note(trace, right=before.right, harm=before.harm, note="reviewed before", source="person")
                 seen.append(trace)
                 continue
             say(err=err)
@@ -188,26 +197,21 @@ class _Desk:
                 break
             if key != "s":
                 source = "review" if order == "doubtful" else "person"
-                harm = {"h": True, "b": False}.get(key)
-                self.say(trace, right=key == "r", harm=harm, note="", source=source)
+                self.note(trace, right=key == "r", harm={"h": True, "b": False}.get(key), source=source)
                 seen.append(trace)
         return seen
 
     def _requests(self, ids: set[str]) -> dict[str, object]:
         """Return the requests of steps, where the journal kept them."""
-        from cascade_agent.journal.reader import records
 
         def build(data: JsonMapping) -> tuple[str, object] | None:
             step, request = data.get("id"), data.get("request")
             return (step, request) if request and isinstance(step, str) and step in ids else None
 
-        found = records(*self.paths, kind="step", build=build, on_error=self.on_error, containing=b'"request"')
-        return dict(pair for pair in found if pair is not None)
+        return dict(records(*self.paths, kind="step", build=build, on_error=self.on_error, containing=b'"request"'))
 
     def conflicts(self, traces: Iterable[StepTrace]) -> dict[str, tuple[Label, ...]]:
         """Return the labels of those steps whose labels contradict each other."""
-        from cascade_agent.offline.evaluation.dataset import contradict, label_step
-
         found: dict[str, tuple[Label, ...]] = {}
         for trace in traces:
             found.setdefault(trace.id, label_step(trace, self.labels[trace.id]).labels)
@@ -232,8 +236,6 @@ def _next_key(*, large: bool, err: bool) -> str:
 
 def _card(trace: StepTrace, labels: Sequence[Label], request: object) -> Iterable[str]:
     """Yield a step as a person judges it: request, first answer, verdicts, decision, final answer."""
-    from cascade_agent.cli._tree import finding, label_text
-
     place = f" in thread {trace.thread_id}" if trace.thread_id else ""
     yield f"{trace.step}{place} ({trace.kind}), id {trace.id}"
     for message in request if isinstance(request, list) else ():
@@ -254,40 +256,7 @@ def _card(trace: StepTrace, labels: Sequence[Label], request: object) -> Iterabl
 
 
 def _answer_lines(answer: object, error: str | None) -> list[str]:
-    from cascade_agent.journal.format import answer_text
-
     if answer is None:
         return [error or "(no answer)"]
     text = answer_text(answer)
     return [*text[:_MAX_TEXT].splitlines(), *["..."] * (len(text) > _MAX_TEXT)] or ["(empty)"]
-
-
-def _as_json(desk: _Desk, conflicts: Mapping[str, Sequence[Label]]) -> JsonObject:
-    from cascade_agent.offline.evaluation.dataset import resolve
-
-    return {
-        "file": str(desk.target),
-        "written": [label.to_json() for label in desk.written],
-        "known_already": desk.repeated,
-        "conflicts": [
-            {
-                "step_id": step,
-                "counted": None if (counted := resolve(labels)) is None else counted.to_json(),
-                "labels": [label.to_json() for label in labels],
-            }
-            for step, labels in conflicts.items()
-        ],
-    }
-
-
-def _summary(desk: _Desk, conflicts: Mapping[str, Sequence[Label]]) -> Iterable[str]:
-    from cascade_agent.cli._tree import label_text
-    from cascade_agent.offline.evaluation.dataset import resolve
-
-    known = f", {desk.repeated} stood there already" if desk.repeated else ""
-    yield f"{len(desk.written)} labels written to {desk.target}{known}."
-    for step, labels in conflicts.items():
-        yield f"{step}: labels contradict each other, all are kept:"
-        yield from (f"  {label_text(label)}" for label in labels)
-        if (counted := resolve(labels)) is not None:
-            yield f"  {label_text(counted)}: this one counts"

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cascade_agent.cli import _app as ui
-from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, clear_errors
+from cascade_agent.offline.calibration import load_policy
+from cascade_agent.offline.evaluation import compare
+from cascade_agent.offline.evaluation.estimates import less
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from cascade_agent.core.policy import Policy
     from cascade_agent.offline.evaluation import Comparison, Figure, Figures
 
 _MOST: Final = 1000
 
 
-@app.command()
+@clear_errors()
 def replay(
     journals: Journals,
     *,
@@ -50,14 +52,13 @@ def replay(
     Beside each policy stand always-small, always-large, an oracle and what was recorded. What the journal cannot say is
     an interval; where shadow calls were drawn with a logged probability, an estimate (~).
     """
-    with ui.clear_errors(), ui.reading_progress():
-        from cascade_agent.offline.evaluation import compare
-
-        if on_conflict not in ("precedence", "exclude"):
-            ui.fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude", code=2)
+    if on_conflict not in ("precedence", "exclude"):
+        ui.fail(f"--on-conflict is {on_conflict!r}; expected precedence or exclude")
+    with ui.reading_progress():
+        policies = {str(file): load_policy(file) for file in policy or ()}
         found = compare(
             journals,
-            _policies(policy or []),
+            policies if len(policies) > 1 else next(iter(policies.values()), None),
             grid=_thresholds(grid),
             labels=labels or [],
             on_conflict="exclude" if on_conflict == "exclude" else "precedence",
@@ -70,15 +71,6 @@ def replay(
         _show(found)
 
 
-def _policies(files: list[Path]) -> Policy | Mapping[str, Policy] | None:
-    from cascade_agent.offline.calibration import load_policy
-
-    if not files:
-        return None
-    loaded = {str(file): load_policy(file) for file in files}
-    return next(iter(loaded.values())) if len(files) == 1 else loaded
-
-
 def _thresholds(text: str | None) -> list[float]:
     """The thresholds of `--grid`; in decimals, so that 0.5:0.95:0.05 is what it says."""
     if text is None:
@@ -89,7 +81,7 @@ def _thresholds(text: str | None) -> list[float]:
         found = []
     thresholds = [float(threshold) for threshold in found]
     if not thresholds or not all(0.0 <= threshold <= 1.0 for threshold in thresholds):
-        ui.fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]", code=2)
+        ui.fail(f"--grid is {text!r}; expected FROM:TO:STEP such as 0.5:0.95:0.05, or a list, all in [0, 1]")
     return thresholds
 
 
@@ -99,8 +91,6 @@ def _range(first: Decimal, last: Decimal, step: Decimal) -> list[Decimal]:
 
 def saving_line(saving: Figure) -> str:
     """Return what the cascade saved as a sentence."""
-    from cascade_agent.offline.evaluation.estimates import less
-
     found = compared(saving)
     if found is None:
         return "What the cascade saved is unknown: nothing says what the large model would have cost."
@@ -110,8 +100,6 @@ def saving_line(saving: Figure) -> str:
 
 def compared(saving: Figure) -> str | None:
     """Return a cost as people say it, such as `20.0% less than always-large`; None where it is unknown."""
-    from cascade_agent.offline.evaluation.estimates import less
-
     known = saving.low is not None and saving.low == saving.high
     low, high = (saving.low, saving.high) if known or saving.estimate is None else saving.estimate
     if low is None and high is None:

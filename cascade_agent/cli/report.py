@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cascade_agent.cli import _app as ui
-from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, app
+from cascade_agent.cli._app import Journals, JsonFlag, SkipBad, clear_errors
+from cascade_agent.journal.format import whole_file
+from cascade_agent.offline.calibration.policy_file import load_policy
+from cascade_agent.offline.report import build_report, render
 
 
-@app.command()
+@clear_errors()
 def report(
     journals: Journals,
     *,
@@ -34,13 +36,10 @@ def report(
 
     With --json the same figures are printed as JSON; the page is then written only if --out is given.
     """
-    with ui.clear_errors(), ui.reading_progress():
-        from cascade_agent.offline.calibration.policy_file import load_policy
-        from cascade_agent.offline.report import build_report, render
-
-        target = out or (None if as_json else Path("report.html"))
-        if target is not None:
-            _refuse_to_destroy(target)
+    target = out or (None if as_json else Path("report.html"))
+    if target is not None:
+        _refuse_to_destroy(target)
+    with ui.reading_progress():
         found = build_report(
             journals,
             policy=None if policy is None else load_policy(policy),
@@ -61,11 +60,11 @@ def report(
 def _refuse_to_destroy(target: Path) -> None:
     """Refuse to write over anything but a page: not a journal, not a policy."""
     if target.is_dir():
-        ui.fail(f"{target}: is a directory; give a file in it, such as {target}/report.html", code=2)
+        ui.fail(f"{target}: is a directory; give a file in it, such as {target}/report.html")
     if target.is_file() and target.stat().st_size:
         with target.open("rb") as file:
             if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
-                ui.fail(f"{target}: exists and is no HTML page; give another file, or remove it", code=2)
+                ui.fail(f"{target}: exists and is no HTML page; give another file, or remove it")
 
 
 def _write(target: Path, page: str) -> None:
@@ -74,13 +73,9 @@ def _write(target: Path, page: str) -> None:
     if target.exists() and not target.is_file():  # a pipe, a terminal
         target.write_text(page, encoding="utf-8")
         return
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.touch(mode=0o600)  # it holds answers
-        part.write_text(page, encoding="utf-8")
-        part.replace(target)
+        with whole_file(target) as part:
+            part.touch(mode=0o600)  # it holds answers
+            part.write_text(page, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
-        ui.fail(
-            f"{target}: the report cannot be written ({error}); give a file in an existing, writable directory", code=2
-        )
+        ui.fail(f"{target}: the report cannot be written ({error}); give a file in an existing, writable directory")

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
+from rich.tree import Tree
 
 from cascade_agent.cli import _app as ui
-from cascade_agent.cli._app import SkipBad, app
+from cascade_agent.cli._app import SkipBad, clear_errors
+from cascade_agent.cli._tree import label_line, plain, step_line, step_tree, thread_name
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import RecordError
+from cascade_agent.journal.format import MAX_LINE, kind_of, parse
+from cascade_agent.journal.labels import LabelStore
+from cascade_agent.journal.reader import expand, lines, named, records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    from rich.console import Console
+    from cascade_agent.core.clean_json import JsonMapping
 
-    from cascade_agent.cli._input import Step
-    from cascade_agent.journal.labels import LabelStore
-
-    Wanted = Callable[[Step], bool]
+    Wanted = Callable[["_Step"], bool]
 
 _GROUPED = 1000
 """Steps that wait to be printed under the heading of their thread."""
@@ -37,9 +43,12 @@ _KNOWN = 10_000
 _LOOK = 0.2
 _PIPE = 10_000
 """Width of a pipe: a step stays on its line there."""
+_NO_LINES = (b"\x1f\x8b", b"PAR1")
+"""First bytes of gzip and Parquet files."""
+_PIECE = 2**20
 
 
-@app.command()
+@clear_errors()
 def trace(
     files: Annotated[
         list[Path],
@@ -69,39 +78,23 @@ def trace(
 ) -> None:
     """Print the steps of a journal as a tree: thread, step, attempts, verdicts, labels."""
 
-    def wanted(step: Step) -> bool:
+    def wanted(step: _Step) -> bool:
         name = str(step.data.get("thread_id") or "")
         return name.startswith(thread or "") and (not escalated or step.record().escalated)
 
-    show = _json_lines if as_json else _quiet_lines if quiet else _print_threads
-    with ui.clear_errors():
-        if not follow:
-            _show(files, wanted, last, show, skip_bad=skip_bad)
-        elif len(files) > 1:
-            ui.fail(f"--follow takes one file, not {len(files)}", code=2)
-        else:
-            with suppress(KeyboardInterrupt):
-                _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
-
-
-def _show(
-    files: list[Path],
-    wanted: Wanted,
-    last: int | None,
-    show: Callable[[Iterable[StepTrace], LabelStore], None],
-    *,
-    skip_bad: bool,
-) -> None:
-    from cascade_agent.cli._input import Step, entries, labels_of
-    from cascade_agent.journal.labels import LabelStore
-    from cascade_agent.journal.reader import expand
-
+    if follow:
+        if len(files) > 1:
+            ui.fail(f"--follow takes one file, not {len(files)}")
+        with suppress(KeyboardInterrupt):
+            _follow(files[0], wanted, last or _FIRST, quiet=quiet, as_json=as_json)
+        return
+    show = _print_json if as_json else _print_lines if quiet else _print_threads
     paths = expand(files)
-    found = entries(paths, skip_bad=skip_bad)
+    found = _entries(paths, skip_bad=skip_bad)
     if last is None:  # printed while it is read: labels stand behind their steps, so they are looked for first
         with ui.reading_progress(wanted=not sys.stdout.isatty()):
-            labels = LabelStore(labels_of(paths), texts=True)
-            show((one.record() for one in found if isinstance(one, Step) and wanted(one)), labels)
+            labels = LabelStore(_labels_of(paths), texts=True)
+            show((one.record() for one in found if isinstance(one, _Step) and wanted(one)), labels)
     else:
         labels = LabelStore(texts=True)
         with ui.reading_progress():
@@ -109,9 +102,60 @@ def _show(
         show((step.record() for step in steps), labels)
 
 
-def _last(found: Iterable[Step | Label], wanted: Wanted, labels: LabelStore, count: int) -> Iterable[Step]:
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step that was read, and is made a record only when it is looked at, which takes thrice as long."""
+
+    data: JsonMapping
+    at: str
+    """File and line."""
+
+    def record(self) -> StepTrace:
+        """Return the step."""
+        try:
+            return StepTrace.from_json(self.data)
+        except RecordError as error:
+            raise named(error, self.at) from error
+
+
+def _entry(data: JsonMapping, at: str = "", *, check: bool) -> _Step | Label:
+    """Return the record of a line; `check` refuses a step that cannot be one at once."""
+    if kind_of(data) == "label":
+        return Label.from_json(data)
+    if check:
+        StepTrace.from_json(data)
+    return _Step(data, at)
+
+
+def _entries(files: Sequence[Path], *, skip_bad: bool) -> Iterator[_Step | Label]:
+    """Yield steps and labels, one in memory at a time."""
+    seen, build = 0, partial(_entry, check=skip_bad)
+    for file in files:
+        found: Generator[_Step | Label, None, int] = records_of(file, build, "skip" if skip_bad else "raise")
+        seen += yield from found
+    if not seen:
+        msg = f"{', '.join(map(str, files))}: no record yet; is CASCADE_JOURNAL set where the steps run?"
+        raise RecordError(msg)
+
+
+def _labels_of(files: Sequence[Path]) -> Iterator[Label]:
+    """Yield the labels alone, without reading the steps; a file that cannot be read twice has none.
+
+    Faults are left to `_entries`.
+    """
+    for file in files:
+        for _, line in lines(file, lenient=True) if file.is_file() else ():
+            with suppress(RecordError):
+                if b'"step_id"' in line and isinstance(found := _entry(parse(line), check=False), Label):
+                    yield found
+
+
+def _last(found: Iterable[_Step | Label], wanted: Wanted, labels: LabelStore, count: int) -> Iterable[_Step]:
     """Return the last steps, and keep the labels of all."""
-    steps: deque[Step] = deque(maxlen=count)
+    steps: deque[_Step] = deque(maxlen=count)
     for one in found:
         if isinstance(one, Label):
             labels.add(one)
@@ -120,7 +164,10 @@ def _last(found: Iterable[Step | Label], wanted: Wanted, labels: LabelStore, cou
     return steps
 
 
-def _json_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
+# ---- printing --------------------------------------------------------------------------------------------------------
+
+
+def _print_json(steps: Iterable[StepTrace], labels: LabelStore) -> None:
     """Print an array, one record a line; it is closed too where a later line cannot be read."""
     before = "[\n"
     try:
@@ -138,18 +185,10 @@ def _json(step: StepTrace, labels: LabelStore) -> str:
     return ui.safe_json({**step.to_json(), "labels": known} if known else step.to_json())
 
 
-def _quiet_lines(steps: Iterable[StepTrace], _labels: LabelStore) -> None:
-    console = ui.make_console(piped=_PIPE)
+def _print_lines(steps: Iterable[StepTrace], labels: LabelStore) -> None:
+    show = _printer(labels, quiet=True)
     for step in steps:
-        _quiet_line(console, step)
-
-
-def _quiet_line(console: Console, step: StepTrace) -> None:
-    from rich.text import Text
-
-    from cascade_agent.cli._tree import plain, step_line
-
-    console.print(Text(f"{plain(step.thread_id or '-', 40)} ", "dim"), step_line(step), sep="", soft_wrap=True)
+        show(step)
 
 
 def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
@@ -157,11 +196,6 @@ def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
 
     At most `_GROUPED` steps wait, so a thread that goes on much later gets a second heading.
     """
-    from rich.text import Text
-    from rich.tree import Tree
-
-    from cascade_agent.cli._tree import step_tree, thread_name
-
     console, count = ui.make_console(piped=_PIPE), 0
     threads, printed = OrderedDict[str, dict[str, tuple[StepTrace, Tree]]](), OrderedDict[str, None]()
 
@@ -190,8 +224,6 @@ def _print_threads(steps: Iterable[StepTrace], labels: LabelStore) -> None:
 
 
 def _heading(name: str, steps: Sequence[StepTrace]) -> str:
-    from cascade_agent.cli._tree import plain
-
     facts = [name]
     if len(steps) > 1:
         escalated, currencies = sum(step.escalated for step in steps), {step.currency for step in steps}
@@ -204,17 +236,17 @@ def _heading(name: str, steps: Sequence[StepTrace]) -> str:
     return ", ".join(facts)
 
 
+# ---- a file that grows -----------------------------------------------------------------------------------------------
+
+
 def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: bool) -> None:
     """Print the last steps, each step that comes, and what is known later about one that was printed."""
-    from cascade_agent.cli._input import grows
-    from cascade_agent.journal.labels import LabelStore
-
-    if not grows(file):
-        ui.fail(f"{file} does not grow line by line; --follow takes one file of lines", code=2)
+    if not _grows(file):
+        ui.fail(f"{file} does not grow line by line; --follow takes one file of lines")
     if not file.exists():
         ui.complain(f"waiting for {file}")
     labels, found = LabelStore(texts=True), _grown(file)
-    show = _json_printer(labels) if as_json else _printer(labels, quiet=quiet)
+    show = _printer(labels, quiet=quiet, as_json=as_json)
     for one in chain(_last(iter(partial(next, found), None), wanted, labels, count), found):
         if one is None:
             time.sleep(_LOOK)
@@ -224,25 +256,16 @@ def _follow(file: Path, wanted: Wanted, count: int, *, quiet: bool, as_json: boo
             show(one.record())
 
 
-def _json_printer(labels: LabelStore) -> Callable[[StepTrace | Label], None]:
-    def show(one: StepTrace | Label) -> None:
-        text = ui.safe_json({"type": "label", **one.to_json()}) if isinstance(one, Label) else _json(one, labels)
-        typer.echo(text)
-
-    return show
-
-
-def _printer(labels: LabelStore, *, quiet: bool) -> Callable[[StepTrace | Label], None]:
-    """Return what prints a step below the heading of its thread, and a label of one that was printed."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    from cascade_agent.cli._tree import label_line, plain, step_tree, thread_name
-
+def _printer(labels: LabelStore, *, quiet: bool, as_json: bool = False) -> Callable[[StepTrace | Label], None]:
+    """Return what prints a step as it comes, and a label of one that was printed."""
     console, heading, names = ui.make_console(piped=_PIPE), "", OrderedDict[str, str]()
 
     def show(one: StepTrace | Label) -> None:
         nonlocal heading
+        if as_json:
+            text = ui.safe_json({"type": "label", **one.to_json()}) if isinstance(one, Label) else _json(one, labels)
+            typer.echo(text)
+            return
         if isinstance(one, Label):
             if one.step_id in names:
                 console.print(label_line(one).append(f"  for {ui.safe_text(names[one.step_id])}", "dim"))
@@ -250,7 +273,8 @@ def _printer(labels: LabelStore, *, quiet: bool) -> Callable[[StepTrace | Label]
             return
         name = thread_name(one)
         if quiet:
-            _quiet_line(console, one)
+            thread = Text(f"{plain(one.thread_id or '-', 40)} ", "dim")
+            console.print(thread, step_line(one), sep="", soft_wrap=True)
         else:
             if name != heading:
                 console.print(Text(name, "bold"))
@@ -263,19 +287,54 @@ def _printer(labels: LabelStore, *, quiet: bool) -> Callable[[StepTrace | Label]
     return show
 
 
-def _grown(file: Path) -> Iterator[Step | Label | None]:
+def _grown(file: Path) -> Iterator[_Step | Label | None]:
     """Yield the records of a file that others write; the first line that is none is complained of and all left out."""
-    from cascade_agent.cli._input import entry, tail
-    from cascade_agent.journal.format import parse
-
     complained = False
-    for line in tail(file):
+    for line in _tail(file):
         if line is None:
             yield None
         elif line.strip():
             try:
-                yield entry(parse(line), check=True)
+                yield _entry(parse(line), check=True)
             except RecordError as error:
                 if not complained:
                     ui.complain(f"a line is left out: {error}")
                 complained = True
+
+
+def _grows(file: Path) -> bool:
+    """Return whether a file is one of lines, which may get more of them; one that is not there yet may become so."""
+    if not file.is_file():
+        return not file.is_dir()
+    with file.open("rb") as stream:
+        return not stream.read(4).startswith(_NO_LINES)
+
+
+def _tail(path: Path) -> Iterator[bytes | None]:
+    """Yield the whole lines of a file as they come, from its beginning; None where there is none for now.
+
+    As `tail -F` does it goes on in the file that takes the name, in one that was emptied, and before it is there.
+    """
+    while True:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            yield None
+            continue
+        with file:
+            own, part, current = os.fstat(file.fileno()), b"", True
+            while current:
+                with suppress(FileNotFoundError):  # put away, and the next one is not there: this may still grow
+                    state = path.stat()
+                    current = os.path.samestat(state, own)
+                    if current and state.st_size < file.tell():
+                        file.seek(0)
+                        part = b""
+                while piece := file.readline(_PIECE):  # of a file that was put away what came since the last look
+                    part += piece if len(part) <= MAX_LINE else b""
+                    if piece.endswith(b"\n"):
+                        if len(part) <= MAX_LINE:
+                            yield part
+                        part = b""
+                if current:
+                    yield None

@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING, Literal, NoReturn, TypeAlias, cast
 
 from cascade_agent._log import LOG
 from cascade_agent.errors import RecordError
-from cascade_agent.journal import parquet
 
 if TYPE_CHECKING:
     from cascade_agent.core.clean_json import JsonMapping, JsonObject
@@ -73,15 +72,8 @@ def kind_of(data: JsonMapping) -> str:
     raise RecordError(msg)
 
 
-def lines(file: Path, *, lenient: bool = False) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their numbers, or the records of a Parquet file with those of their rows.
-
-    Blank lines are left out. `lenient` gives what is whole of a compressed file that is cut off.
-    """
-    return parquet.lines(file) if parquet.is_parquet(file) else _text_lines(file, lenient=lenient)
-
-
-def _text_lines(file: Path, *, lenient: bool) -> Iterator[tuple[int, bytes]]:
+def text_lines(file: Path, *, lenient: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a text file that are not blank with their numbers; `lenient` also of one that is cut off."""
     number, observer = 0, _observer.get()
     try:
         with ExitStack() as stack:
@@ -121,6 +113,17 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
         while line and not line.endswith(b"\n"):
             line = stream.readline(MAX_LINE)
         yield b"too long\n"
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a file to write to, which takes the name of `target` when all is written, and is gone when it is not."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def answer_text(answer: object, separator: str = "\n") -> str:

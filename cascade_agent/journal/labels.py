@@ -68,13 +68,9 @@ class LabelStore(AbstractContextManager["LabelStore"]):
         for (record,) in self._db.execute("SELECT record FROM label ORDER BY rowid"):
             yield Label.from_json(json.loads(record))
 
-    def close(self) -> None:
-        """Drop them."""
-        self._close()
-
     def __exit__(self, *_: object) -> None:
         """Drop the labels."""
-        self.close()
+        self._close()
 
     def _row(self, label: Label) -> tuple[str, str]:
         kept = label if self._texts else replace(label, answer=None)

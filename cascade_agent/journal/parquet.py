@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from itertools import islice, starmap
 from typing import TYPE_CHECKING, Any, Final
 
 from cascade_agent.errors import ConfigurationError, RecordError
+from cascade_agent.journal.format import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,19 +61,15 @@ def write(rows: Iterable[tuple[JsonMapping, bytes]], out: Path) -> int:
     """Write records, each parsed and as its line, whole or not at all; return their number."""
     pa, pq = _pyarrow()
     schema = pa.schema([*((name, pa.string()) for name in _TEXTS), ("cost", pa.float64()), (RECORD, pa.string())])
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     count, waiting = 0, starmap(_row, rows)
     try:
-        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        with whole_file(out) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
             while batch := list(islice(waiting, _ROWS)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
                 count += len(batch)
-        part.replace(out)
     except (OSError, pa.ArrowException) as error:
         msg = f"{out}: cannot be written ({error}); give a file in an existing, writable directory"
         raise RecordError(msg) from error
-    finally:
-        part.unlink(missing_ok=True)
     return count
 
 

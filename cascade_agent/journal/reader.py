@@ -12,7 +12,7 @@ from cascade_agent._log import LOG
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background, parquet
-from cascade_agent.journal.format import NotJsonError, OnError, PathLike, kind_of, lines, parse
+from cascade_agent.journal.format import NotJsonError, OnError, PathLike, kind_of, parse, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -63,6 +63,14 @@ def records(
         return build(data) if kind_of(data) == kind else None
 
     return chain.from_iterable(records_of(file, of_kind, on_error, containing) for file in expand(paths))
+
+
+def lines(file: Path, *, lenient: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers, or the records of a Parquet file with those of their rows.
+
+    Blank lines are left out. `lenient` gives what is whole of a compressed file that is cut off.
+    """
+    return parquet.lines(file) if parquet.is_parquet(file) else text_lines(file, lenient=lenient)
 
 
 def records_of(

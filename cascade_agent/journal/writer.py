@@ -31,7 +31,7 @@ from cascade_agent.core.clean_json import JsonMapping, JsonObject, clean
 from cascade_agent.core.records import Label, StepTrace
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal import background
-from cascade_agent.journal.format import MAX_LINE, PathLike
+from cascade_agent.journal.format import MAX_LINE, PathLike, whole_file
 from cascade_agent.journal.reader import read, read_labels
 
 if sys.platform != "win32":
@@ -265,6 +265,7 @@ class Journal:
                 continue
             if not (may_rotate and self.max_bytes and size > 0 and size + more > self.max_bytes):
                 return fd, size, bool(locked)
+            self._line_end(fd, size, locked=bool(locked))  # what a stopped writer left is not put away
             may_rotate = self._rotate()
         msg = "other writers hold it locked"
         raise TimeoutError(msg)
@@ -499,12 +500,8 @@ def _is_unfinished(tail: bytes) -> bool:
 
 def _compress(file: Path) -> None:
     """Put `file.gz` in the place of `file`; a reader sees one or both, a crash loses nothing."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
+    with whole_file(file.with_name(f"{file.name}.gz")) as part:
         with file.open("rb") as source, gzip.open(part, "wb", compresslevel=6) as target:
             shutil.copyfileobj(source, target)
         part.chmod(0o600)
-        part.rename(file.with_name(f"{file.name}.gz"))
-        file.unlink()
-    finally:
-        part.unlink(missing_ok=True)
+    file.unlink()

@@ -40,7 +40,7 @@ def spoil(reply: Reply, view: View) -> Reply:
     if reply.tool is None and view.last_failed and hit("over an error", 0.35):
         return Reply(text="Your order is on its way.")
     if reply.tool is None:
-        return _spoil_text(reply, hit("cut", 0.03), hit("fact", 0.08), view)
+        return _spoil_text(reply, hit("cut", 0.03), hit("fact", 0.08))
     if hit("repeat", 0.05) and view.now:
         return replace(reply, tool=view.now[-1].tool, args=dict(view.now[-1].args))
     args = reply.args or {}
@@ -96,7 +96,7 @@ def _transposed(number: str) -> str:
     return number[:-2] + number[-1] + number[-2]
 
 
-def _spoil_text(reply: Reply, cut: bool, fact: bool, view: View) -> Reply:
+def _spoil_text(reply: Reply, cut: bool, fact: bool) -> Reply:
     if cut:
         return replace(reply, text=reply.text[: max(1, len(reply.text) // 3)], cut=True)
     if not fact:
@@ -112,7 +112,6 @@ def _spoil_text(reply: Reply, cut: bool, fact: bool, view: View) -> Reply:
     for right, wrong in (("processing", "shipped"), ("delayed", "on time"), ("cannot", "can")):
         if right in text:
             return replace(reply, text=text.replace(right, wrong, 1))
-    del view
     return reply
 
 

@@ -108,6 +108,10 @@ class _Stop(Exception):
     """The goal cannot be reached; the text says why."""
 
 
+def _stop(text: str) -> NoReturn:
+    raise _Stop(text)
+
+
 class _Desk:
     """The goals of one request, one after the other."""
 
@@ -126,7 +130,7 @@ class _Desk:
         if goal.condition == "if_failed" and self._went_well:
             return ""
         try:
-            return _PROCEDURES[goal.kind](self, goal)
+            return str(getattr(self, goal.kind)(goal))  # the method that bears the name of the kind
         except _Stop as stop:
             self._went_well = False
             return str(stop)
@@ -134,8 +138,7 @@ class _Desk:
     def _ask(self, tool: str, /, *, fresh: bool = False, **args: Any) -> Any:
         result = self._asker(tool, fresh=fresh, **args)
         if OUTAGE in (failed(result) or ""):
-            msg = "Sorry, the orders cannot be read at the moment. Please try again later."
-            raise _Stop(msg)
+            _stop("Sorry, the orders cannot be read at the moment. Please try again later.")
         return result
 
     # ---- which orders ----
@@ -146,18 +149,16 @@ class _Desk:
             found = self._ask("get_customer", email=request.email)
             error = failed(found)
             if error:
-                raise _Stop(error)
+                _stop(error)
             return found
         if request.name:
             people = self._ask("find_customers", name=request.name)["customers"]
             if not people:
-                msg = "I cannot find your name. What is your e-mail address?"
-                raise _Stop(msg)
+                _stop("I cannot find your name. What is your e-mail address?")
             if len(people) > 1 and self._skills.asks_when_ambiguous:
-                msg = "Several customers have this name. Which e-mail address is yours?"
-                raise _Stop(msg)
+                _stop("Several customers have this name. Which e-mail address is yours?")
             return people[0]
-        raise _Stop(_NO_NUMBER)
+        _stop(_NO_NUMBER)
 
     def orders(self, goal: Goal) -> list[Any]:
         """Numbers of the orders that a goal is about."""
@@ -169,23 +170,19 @@ class _Desk:
             if self._skills.invents_numbers:
                 return ["O-2000"]
             if not (self._request.email or self._request.name):
-                raise _Stop(_NO_NUMBER)
+                _stop(_NO_NUMBER)
         listed = self.listed(goal)
         if goal.which == "all":
             numbers = [order["order_id"] for order in listed["orders"]]
         elif goal.which == "cheapest":
-            numbers = (
-                [min(listed["orders"], key=lambda order: Decimal(order["paid"]))["order_id"]]
-                if listed["orders"]
-                else []
-            )
+            cheap = sorted(listed["orders"], key=lambda order: Decimal(order["paid"]))
+            numbers = [order["order_id"] for order in cheap[:1]]
         elif isinstance(listed, Ref):
             return [listed["orders"][0]["order_id"]]
         else:
             numbers = [order["order_id"] for order in listed["orders"][:1]]
         if not numbers:
-            msg = "I found no such order."
-            raise _Stop(msg)
+            _stop("I found no such order.")
         return numbers
 
     def listed(self, goal: Goal) -> Any:
@@ -199,7 +196,7 @@ class _Desk:
         order = self._ask("get_order", fresh=fresh, order_id=number)
         error = failed(order)
         if error:
-            raise _Stop(error)
+            _stop(error)
         return order
 
     def owned(self, goal: Goal, number: object) -> None:
@@ -208,8 +205,7 @@ class _Desk:
         if not (goal.orders and request.email and request.claims and self._skills.checks_owner):
             return
         if self.order(number)["customer_id"] != self.customer()["customer_id"]:
-            msg = f"I cannot do that: order {number} does not belong to your account."
-            raise _Stop(msg)
+            _stop(f"I cannot do that: order {number} does not belong to your account.")
 
     def may(self, goal: Goal, number: object) -> bool:
         """Return whether the condition of a goal holds."""
@@ -226,8 +222,7 @@ class _Desk:
 
     def address(self, goal: Goal) -> str:
         if goal.address is None:
-            msg = "What is the new address (street, city, postal code, country)?"
-            raise _Stop(msg)
+            _stop("What is the new address (street, city, postal code, country)?")
         street, city, code, country = goal.address
         parts = {"street": street, "city": city, "postal_code": code, "country": country}
         return self._each(goal, lambda number: self._act("change_address", number, **parts))
@@ -258,8 +253,7 @@ class _Desk:
         result = self._ask(tool, order_id=number, **args)
         error = failed(result)
         if error:
-            msg = f"Sorry, that is not possible. {error}"
-            raise _Stop(msg)
+            _stop(f"Sorry, that is not possible. {error}")
         if isinstance(result, Ref):
             return ""
         if tool == "cancel_order":
@@ -274,8 +268,7 @@ class _Desk:
             text = str(self._ask("get_policy", topic=goal.reason or "refunds")["text"])
             found = re.search(r"\d+\.\d\d", text)
             if found is None:
-                msg = "The rule names no amount."
-                raise _Stop(msg)
+                _stop("The rule names no amount.")
             return float(found[0])
         if goal.amount == "paid":
             return _number(self.order(number)["paid"])
@@ -285,8 +278,7 @@ class _Desk:
         if goal.amount == "item":
             items = [i for i in self.order(number)["items"] if goal.product and goal.product in i["product"]]
             if not items:
-                msg = f"I cannot find that item in order {number}."
-                raise _Stop(msg)
+                _stop(f"I cannot find that item in order {number}.")
             return _number(items[0]["unit_price"])
         return float(goal.amount or 0)
 
@@ -299,8 +291,7 @@ class _Desk:
     def _parcel(self, number: Any) -> Any:
         tracking = self.order(number)["tracking_number"]
         if not isinstance(tracking, Ref) and tracking is None:
-            msg = f"Order {number} has not been shipped yet."
-            raise _Stop(msg)
+            _stop(f"Order {number} has not been shipped yet.")
         return self._ask("track_shipment", tracking_number=tracking)
 
     def track(self, goal: Goal) -> str:
@@ -361,8 +352,7 @@ class _Desk:
     def dearest(self, goal: Goal) -> str:
         orders = self.listed(goal)["orders"]
         if not orders:
-            msg = "I found no order."
-            raise _Stop(msg)
+            _stop("I found no order.")
         top = max(orders, key=lambda order: Decimal(order["paid"]))
         return f"The most expensive order is {top['order_id']} with {top['paid']} EUR."
 
@@ -370,8 +360,7 @@ class _Desk:
         result = self._ask("search_orders", product=goal.product or "", customer_id=self.customer()["customer_id"])
         orders = result["orders"]
         if not orders:
-            msg = f"I found no order with {goal.product}."
-            raise _Stop(msg)
+            _stop(f"I found no order with {goal.product}.")
         self._found.append(orders[0]["order_id"])
         return f"Order {orders[0]['order_id']} contains the {goal.product}."
 
@@ -413,24 +402,3 @@ def _money(value: Any) -> Decimal:
 
 def _number(value: Any) -> Any:
     return value if isinstance(value, Ref) else float(_money(value))
-
-
-_PROCEDURES: Final[dict[str, Callable[[_Desk, Goal], str]]] = {
-    "cancel": _Desk.cancel,
-    "address": _Desk.address,
-    "refund": _Desk.refund,
-    "track": _Desk.track,
-    "delivered": _Desk.delivered,
-    "delayed": _Desk.delayed,
-    "status": _Desk.status,
-    "paid": _Desk.paid,
-    "items": _Desk.items,
-    "confirm": _Desk.confirm,
-    "refunded": _Desk.refunded,
-    "count": _Desk.count,
-    "dearest": _Desk.dearest,
-    "find": _Desk.find,
-    "total": _Desk.total,
-    "difference": _Desk.difference,
-    "policy": _Desk.policy,
-}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from functools import partial
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
@@ -13,8 +12,6 @@ from cascade_agent.journal.writer import read
 from cascade_agent.testing import ScriptedChatModel
 from graphs import extraction
 from graphs.evaluation.documents import extraction_tasks
-from graphs.evaluation.run import run_task
-from graphs.standins.models import LARGE_PRICE, SMALL_PRICE, standin_tiers
 
 TASKS = extraction_tasks()
 DOCUMENT = "From: Ana\nReceived: 2 March 2026\norder O-2001 hoped. Send a new one. I need an answer by 2026-03-09,"
@@ -99,18 +96,3 @@ def test_the_documents_can_be_read(task):
     rules = (extraction.missing_fields, extraction.wrong_sums, extraction.wrong_dates)
     assert not [finding for rule in rules for finding in rule(task.kind, record, task.turns[0])]
     assert extraction.KINDS[task.kind].model_fields.keys() == {*record, "quotes"}
-
-
-@pytest.mark.slow
-def test_the_cascade_is_right_where_one_model_is_not():
-    """Over all documents with the stand-ins: better than either model alone, and cheaper than large alone."""
-    small, large = standin_tiers()
-    prices = {"standin-small": SMALL_PRICE, "standin-large": LARGE_PRICE}
-    alone = [partial(extraction.build_alone, tier.base) for tier in (small, large)]
-    success, cost = [], []
-    for build in (alone[0], partial(extraction.build, small, large), alone[1]):
-        results = [run_task(task, build) for task in TASKS]
-        success.append(sum(result.success for result in results))
-        cost.append(sum(result.cost(lambda name, usage: prices[name].cost(usage)) for result in results))
-    assert success[0] < success[2] < success[1]
-    assert cost[0] < cost[1] < cost[2]

@@ -14,8 +14,9 @@ from cascade_agent import Policy
 from cascade_agent.journal.reader import read
 from cascade_agent.testing import ScriptedChatModel
 from cascade_agent.validators import PlanConsistency
-from graphs import plan_execute, support
+from graphs import extraction, plan_execute, support
 from graphs.evaluation.demo import choose
+from graphs.evaluation.documents import extraction_tasks
 from graphs.evaluation.run import run_task
 from graphs.evaluation.tasks import load_tasks
 from graphs.standins.models import LARGE_PRICE, SMALL_PRICE, large_standin, small_standin, standin_tiers
@@ -234,19 +235,29 @@ def test_the_sums_of_a_task_agree(tmp_path, monkeypatch):
         assert len(result.calls) == sum(a.outcome != "skipped" for step in steps for a in step.attempts)
 
 
-@pytest.mark.slow
-def test_the_cascade_lies_between_its_models():
-    """Over all tasks with the stand-ins: success and cost of the cascade lie between small alone and large alone."""
-    tiers = standin_tiers()
+def compared(tasks, graph_of_task) -> tuple[list[int], list[float]]:
+    """Successes and costs of small alone, the cascade, and large alone, with the stand-ins."""
+    small, large = standin_tiers()
     prices = {"standin-small": SMALL_PRICE, "standin-large": LARGE_PRICE}
     success, cost = [], []
-    for build in (
-        lambda graph: partial(graph.build_alone, tiers[0].base),
-        lambda graph: partial(graph.build, *tiers),
-        lambda graph: partial(graph.build_alone, tiers[1].base),
-    ):
-        results = [run_task(task, build(GRAPHS[task.graph])) for task in TASKS]
+    for way, models in (("build_alone", [small.base]), ("build", [small, large]), ("build_alone", [large.base])):
+        results = [run_task(task, partial(getattr(graph_of_task(task), way), *models)) for task in tasks]
         success.append(sum(result.success for result in results))
         cost.append(sum(result.cost(lambda name, usage: prices[name].cost(usage)) for result in results))
+    return success, cost
+
+
+@pytest.mark.slow
+def test_the_cascade_lies_between_its_models():
+    """Over all tasks: success and cost of the cascade lie between small alone and large alone."""
+    success, cost = compared(TASKS, lambda task: GRAPHS[task.graph])
     assert success[0] < success[1] <= success[2]
+    assert cost[0] < cost[1] < cost[2]
+
+
+@pytest.mark.slow
+def test_the_cascade_reads_documents_that_one_model_does_not():
+    """Over all documents: better than either model alone, and cheaper than large alone."""
+    success, cost = compared(extraction_tasks(), lambda _: extraction)
+    assert success[0] < success[2] < success[1]
     assert cost[0] < cost[1] < cost[2]

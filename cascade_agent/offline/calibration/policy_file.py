@@ -7,7 +7,6 @@ the ones in use.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from cascade_agent.core.clean_json import clean
 from cascade_agent.core.policy import Policy
 from cascade_agent.core.records import SCHEMA
 from cascade_agent.errors import RecordError
+from cascade_agent.journal.format import PathLike, whole_file
 from cascade_agent.validators.validator_set import check_fit
 
 
@@ -25,7 +25,7 @@ def library_version() -> str:
     return str(sys.modules["cascade_agent"].__version__)
 
 
-def write_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
+def write_policy(policy: Policy, path: PathLike) -> None:
     """Write a policy file, whole or not at all.
 
     Raises:
@@ -34,17 +34,15 @@ def write_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     data = {"type": "policy", "schema": SCHEMA, "version": library_version(), "policy": clean(policy.to_json())}
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(target)
+        with whole_file(target) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         msg = f"{target}: the policy cannot be written ({error}); give a file in an existing, writable directory"
         raise RecordError(msg) from error
 
 
-def load_policy(path: str | os.PathLike[str], *, validators: Sequence[Any] | None = None) -> Policy:
+def load_policy(path: PathLike, *, validators: Sequence[Any] | None = None) -> Policy:
     """Read a policy file, or the bare JSON of `Policy.to_json`.
 
     `validators` is what the cascade judges with, evidence included; None checks nothing (see `check_fit`).

@@ -6,6 +6,7 @@ Memory is bounded whatever the length of the stream, the number of step names, m
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from cascade_agent.errors import ConfigurationError

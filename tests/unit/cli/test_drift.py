@@ -18,7 +18,7 @@ from cascade_agent.errors import ConfigurationError
 from cascade_agent.journal.reader import read, read_labels
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.drift import DriftReport, watch
-from tests.builders import command, written
+from tests.builders import command, recorded, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,19 +36,10 @@ def steps(count: int, *, after: float = 0.1, change: int = 900, seed: int = 1) -
     large = Attempt(tier="large", model="gpt-4o", outcome="accepted", cost=0.0035, usage=usage)
     for index in range(count):
         up = rng.random() < (0.1 if index < change else after)
-        found.append(
-            StepTrace(
-                id=f"s{index}",
-                step="agent [1]",
-                outcome="escalated" if up else "accepted",
-                reason="low_confidence" if up else "accepted",
-                attempts=(replace(small, outcome="rejected"), large) if up else (small,),
-                final=int(up),
-                cost=0.1,
-                kind="call",
-                started_at=(START + dt.timedelta(minutes=index)).isoformat(),
-            )
-        )
+        attempts = (replace(small, outcome="rejected"), large) if up else (small,)
+        reason, at = "low_confidence" if up else "accepted", (START + dt.timedelta(minutes=index)).isoformat()
+        fields = {"step": "agent [1]", "reason": reason, "cost": 0.1, "kind": "call", "started_at": at}
+        found.append(recorded(f"s{index}", *attempts, **fields))
     return found
 
 

@@ -11,7 +11,7 @@ from cascade_agent.core.policy import Policy
 from cascade_agent.journal.writer import Journal
 from cascade_agent.offline.calibration import write_policy
 from cascade_agent.offline.evaluation import Figure
-from tests.builders import command
+from tests.builders import command, written
 from tests.journals import world
 
 run = partial(command, "replay")
@@ -21,11 +21,7 @@ run = partial(command, "replay")
 def place(tmp_path, monkeypatch):
     """A directory with a journal, labels of their own, and a policy file."""
     steps, labels, _ = world(60, shadow=0.4)
-    with Journal(tmp_path / "a.jsonl") as journal:
-        for step in steps:
-            journal.append(step)
-        for label in labels:
-            journal.append_label(label)
+    written(tmp_path / "a.jsonl", steps, labels)
     with Journal(tmp_path / "labels.jsonl") as journal:
         journal.label(steps[0].id, source="person", right=True)
     write_policy(Policy(threshold=0.7), tmp_path / "policy.json")

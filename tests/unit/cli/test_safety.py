@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from typer.testing import CliRunner
 
 from cascade_agent.cli import app
-from cascade_agent.core.records import Attempt, Decision, SideCall, StepTrace, Verdict
+from cascade_agent.core.records import Attempt, Decision, SideCall, Verdict
 from cascade_agent.journal.writer import Journal
+from tests.builders import recorded
 from tests.unit.cli.test_mutations import ACTS, READERS
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def test_no_text_of_others_acts_upon_the_terminal(tmp_path: Path, monkeypatch: p
                 tier="small", model=f"{HOSTILE}{n % 2}", verdicts=(verdict,), confidence=0.5, answer=answer, cost=1.0,
                 error=HOSTILE,
             )  # fmt: skip
-            trace = StepTrace(
-                id=f"id{n}{HOSTILE}", step=HOSTILE, outcome="escalated", reason=HOSTILE, thread_id=HOSTILE, final=1,
-                attempts=(small, Attempt(tier="large", model=HOSTILE, outcome="accepted", answer=answer, cost=2.0)),
+            large = Attempt(tier="large", model=HOSTILE, outcome="accepted", answer=answer, cost=2.0)
+            trace = recorded(
+                f"id{n}{HOSTILE}", small, large, step=HOSTILE, reason=HOSTILE, thread_id=HOSTILE,
                 decisions=(Decision(action="escalate", reason="stays_on_large", detail=HOSTILE),), evidence=(SideCall(name=HOSTILE),),
                 currency=HOSTILE, policy=HOSTILE, cost=3.0, started_at=f"2026-01-01T00:00:{n:02d}+00:00",
             )  # fmt: skip
@@ -62,14 +63,7 @@ def test_no_text_of_others_acts_upon_the_terminal(tmp_path: Path, monkeypatch: p
 
 def test_label_shows_the_request_where_it_was_kept(tmp_path: Path) -> None:
     """The messages stand above the answers; without them it says how to keep them."""
-    step = StepTrace(
-        id="a",
-        step="s",
-        outcome="accepted",
-        reason="r",
-        final=0,
-        attempts=(Attempt(tier="small", answer={"text": "4"}),),
-    )
+    step = recorded("a", Attempt(tier="small", answer={"text": "4"}))
     for keep in (True, False):
         path = tmp_path / f"{keep}.jsonl"
         Journal(path, requests=keep).append(step, request=[{"role": "human", "content": "2 + 2?"}])

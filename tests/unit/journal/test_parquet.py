@@ -6,7 +6,7 @@ import pytest
 
 from cascade_agent.errors import ConfigurationError, RecordError
 from cascade_agent.journal.reader import read, read_labels, to_parquet
-from cascade_agent.journal.writer import Journal
+from tests.builders import written
 from tests.journals import world
 
 
@@ -14,12 +14,7 @@ from tests.journals import world
 def journal(tmp_path):
     """A journal of steps and labels."""
     steps, labels, _ = world(10, shadow=0.5)
-    with Journal(tmp_path / "a.jsonl") as journal:
-        for step in steps:
-            journal.append(step)
-        for label in labels:
-            journal.append_label(label)
-    return journal.path
+    return written(tmp_path / "a.jsonl", steps, labels)
 
 
 def test_there_and_back(journal, tmp_path):
