@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -85,14 +85,13 @@ class PlanConsistency:
     """
 
     plan: Callable[[Any], object] | None = None
-    known_tools: Collection[str] | None = field(default=None, kw_only=True)
-    required_outputs: Collection[str] | Callable[[StepContext], Iterable[str]] | None = field(
-        default=None, kw_only=True
-    )
-    free_tools: Collection[str] = field(default=(), kw_only=True)
-    open_score: float = field(default=0.2, kw_only=True)
-    differs_score: float = field(default=0.4, kw_only=True)
-    max_steps: int = field(default=200, kw_only=True)
+    _: KW_ONLY
+    known_tools: Collection[str] | None = None
+    required_outputs: Collection[str] | Callable[[StepContext], Iterable[str]] | None = None
+    free_tools: Collection[str] = ()
+    open_score: float = 0.2
+    differs_score: float = 0.4
+    max_steps: int = 200
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "plan_inconsistent"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(("plan_steps_open", "plan_argument_differs"), HANDED_ON)
@@ -321,10 +320,14 @@ def _places(draft: Draft) -> Iterator[tuple[object, str]]:
         if isinstance(inner, Mapping):  # a union in a wrapper, as re-planners have it: {"action": Plan | Answer}
             yield from ((value, f"/parsed/{pointer_part(key)}") for key, value in islice(inner.items(), 16))
     elif draft.tool_calls:
-        calls = enumerate(draft.tool_calls[:_MAX_CALLS])
-        yield from ((call.get("args"), f"/tool_calls/{index}/args") for index, call in calls)
+        for index, call in enumerate(draft.tool_calls[:_MAX_CALLS]):
+            args = call.get("args")
+            if isinstance(args, dict) and "steps" in args:
+                yield args, f"/tool_calls/{index}/args"
     else:
-        yield _json_of(draft.message.content), "/text"
+        found = _json_of(draft.message.content)
+        if found is not None:
+            yield found, "/text"
 
 
 def _json_of(content: object) -> object:
