@@ -152,7 +152,7 @@ class PlanConsistency:
                 continue
             if draft.parsed is None and self.known_tools is None:
                 known = self._known(draft, context)
-                if known and not any(field_of(item, "tool") in known for item in islice(items, self.max_steps)):
+                if known and not any(field_of(item, "tool") in known for item in islice(items or (), self.max_steps)):
                     break  # a recipe, a bill of materials: data of that shape that was asked for
             return items, path if isinstance(value, list | tuple) else f"{path}/steps"
         return None, ""
@@ -303,7 +303,7 @@ class _View:
         step = next((step for step in self.steps if step.id == step_id), None)
         if step is None or step.result is not None:
             return MISSING if step is None else step.result
-        answers = self.answered.get(step.tool, ())
+        answers = self.answered.get(step.tool, [])
         alone = len(answers) == 1 and sum(other.tool == step.tool for other in self.steps) == 1
         return answers[0] if alone else MISSING
 

@@ -207,7 +207,8 @@ class _References:
         for keyword in ("$anchor", "$dynamicAnchor", "$id"):
             name = schema.get(keyword)
             if isinstance(name, str) and (keyword != "$id" or name.startswith("#")):  # an anchor of Draft 6 and 7
-                self.dynamic |= {(name, id(schema))} if keyword == "$dynamicAnchor" else set()
+                if keyword == "$dynamicAnchor":
+                    self.dynamic.add((name, id(schema)))
                 yield anchor(name=name.removeprefix("#"), resource=specification.create_resource(schema))
 
     def inside(self, resolver: Any, schema: object) -> Any:
