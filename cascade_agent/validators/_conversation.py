@@ -287,20 +287,23 @@ def _turn(messages: Sequence[BaseMessage]) -> tuple[Turn, Sequence[Facts]]:
     return known, steps
 
 
-@dataclass(eq=False)
 class Loop:
-    """Where a step stands: what the user asked last, what was done since, and what was before."""
+    """Where a step stands: what the user asked last, what was done since, and what was before.
 
-    request: Sequence[Facts]
-    """The human messages since the assistant last spoke to the user, oldest first."""
-    steps: Sequence[Facts]
-    """The messages after them: answers and results."""
-    turn: Turn
-    """The state that is kept of these."""
-    past: Sequence[BaseMessage]
-    """The conversation before them."""
-    calls: Sequence[Call]
-    """The calls of this turn, oldest first, with what became of them."""
+    `request` holds the human messages since the assistant last spoke to the user, oldest first, `steps` the answers and
+    results after them, `turn` the state that is kept of these, `past` the conversation before them, and `calls` the
+    calls of this turn, oldest first, with what became of them.
+    """
+
+    def __init__(self, context: StepContext) -> None:
+        messages = context.messages[-WINDOW:]
+        self.turn, self.steps = _turn(messages)
+        end = start = len(messages) - len(self.steps)
+        while start > 0 and messages[start - 1].type not in _ANSWERS:
+            start -= 1
+        self.request = [fact for fact in facts_of(messages[start:end]) if fact.kind == "human"]
+        self.past = messages[:start]
+        self.calls = self.turn.calls
 
     @cached_property
     def before(self) -> Sequence[Facts]:
@@ -344,35 +347,41 @@ def loop(context: StepContext) -> Loop:
     """Return the state of the loop of a step; it is put together once a step from facts that are read once a thread."""
     found = context.cache.get("validators.loop")
     if found is None:
-        messages = context.messages[-WINDOW:]
-        turn, steps = _turn(messages)
-        end = start = len(messages) - len(steps)
-        while start > 0 and messages[start - 1].type not in _ANSWERS:
-            start -= 1
-        request = [fact for fact in facts_of(messages[start:end]) if fact.kind == "human"]
-        found = Loop(request=request, steps=steps, turn=turn, past=messages[:start], calls=turn.calls)
-        context.cache["validators.loop"] = found
+        found = context.cache["validators.loop"] = Loop(context)
     return cast("Loop", found)
 
 
 # ---- what a value may come from -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
 class Conversation:
-    """A step as the graded validators read it, cut to bounds."""
+    """A step as the graded validators read it, cut to bounds.
 
-    request: str
-    """The last human message as it was written."""
-    asked: Reading
-    """The same, read."""
-    readings: Sequence[Reading]
-    """This turn's tool results and answers, earlier messages and the system text."""
-    answered: bool
-    """A tool has answered in this turn."""
-    follow_up: bool
-    """Earlier human messages exist, so the request may lean on them."""
-    context: StepContext = field(repr=False)
+    `request` is the last human message as it was written, `asked` the same, read. `readings` are this turn's results
+    and answers, earlier messages and the system text. `answered`: a tool has answered in this turn. `follow_up`:
+    earlier human messages exist, so the request may lean on them.
+    """
+
+    def __init__(self, context: StepContext) -> None:
+        state, messages = loop(context), context.messages
+        self.context = context
+        # a turn that is longer than the window has its request before it
+        start = len(messages) - len(state.steps) - 1 if state.request else context.turn_start
+        now = state.steps[-MESSAGES:]
+        past = facts_of(messages[max(0, len(messages) - MESSAGES - 1) : max(start, 0)])
+        kinds = [*map(_KIND, past), *map(_KIND, now)]
+        system, self.follow_up = None, "human" in kinds
+        if "system" in kinds:
+            system = (*past, *now)[kinds.index("system")]
+        elif len(messages) > MESSAGES and messages[0].type == "system":
+            system, self.follow_up = facts(messages[0]), True
+        self.answered = "tool" in kinds[len(past) :]
+        self.readings = _readings(now, RESULT_CHARS, earlier=False) + _readings(past, HISTORY_CHARS, earlier=True)
+        if system is not None:
+            self.readings.append(reading(clip(system.text, SYSTEM_CHARS)))
+        request = state.request[-1] if state.request else facts(messages[start]) if start >= 0 else _NOTHING
+        self.request = clip(request.text, REQUEST_CHARS)
+        self.asked = request.plain if self.request is request.text else reading(self.request)
 
     @cached_property
     def others(self) -> str:
@@ -413,48 +422,26 @@ class Conversation:
         return [content_text(message, RAW_CHARS) for message in self.context.messages[-RAW_MESSAGES:]]
 
 
+def _readings(messages: Sequence[Facts], left: int, *, earlier: bool) -> list[Reading]:
+    """Return what messages say, the newest first, up to `left` characters; of earlier calls the values too."""
+    found: list[Reading] = []
+    for fact in reversed(messages):
+        if fact.kind == "system":
+            continue
+        if earlier and fact.calls:
+            found += fact.values
+        size = len(fact.text)
+        if size:
+            found.append(fact.plain if size < left else reading(clip(fact.text, left)))
+            left -= size
+            if left <= 0:
+                break
+    return found
+
+
 def conversation(context: StepContext) -> Conversation:
     """Return the step's messages as the graded validators read them; put together once a step."""
     found = context.cache.get("validators.conversation")
     if found is None:
-        found = context.cache["validators.conversation"] = _evidence(context)
+        found = context.cache["validators.conversation"] = Conversation(context)
     return cast("Conversation", found)
-
-
-def _evidence(context: StepContext) -> Conversation:
-    state, messages = loop(context), context.messages
-    # a turn that is longer than the window has its request before it
-    start = len(messages) - len(state.steps) - 1 if state.request else context.turn_start
-    now = state.steps[-MESSAGES:]
-    past = facts_of(messages[max(0, len(messages) - MESSAGES - 1) : max(start, 0)])
-    kinds = [*map(_KIND, past), *map(_KIND, now)]
-    system, follow_up = None, "human" in kinds
-    if "system" in kinds:
-        system = (*past, *now)[kinds.index("system")]
-    elif len(messages) > MESSAGES and messages[0].type == "system":
-        system, follow_up = facts(messages[0]), True
-    readings: list[Reading] = []
-    for said, left, earlier in ((now, RESULT_CHARS, False), (past, HISTORY_CHARS, True)):
-        for fact in reversed(said):
-            if fact.kind == "system":
-                continue
-            if earlier and fact.calls:
-                readings += fact.values
-            size = len(fact.text)
-            if size:
-                readings.append(fact.plain if size < left else reading(clip(fact.text, left)))
-                left -= size  # noqa: PLW2901 - what is left of the bound
-                if left <= 0:
-                    break
-    if system is not None:
-        readings.append(reading(clip(system.text, SYSTEM_CHARS)))
-    request = state.request[-1] if state.request else facts(messages[start]) if start >= 0 else _NOTHING
-    text = clip(request.text, REQUEST_CHARS)
-    return Conversation(
-        request=text,
-        asked=request.plain if text is request.text else reading(text),
-        readings=readings,
-        answered="tool" in kinds[len(past) :],
-        follow_up=follow_up,
-        context=context,
-    )

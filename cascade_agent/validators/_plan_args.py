@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from cascade_agent.validators._words import pointer_part, value_text
 from cascade_agent.validators.agreement import normal, same_value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cascade_agent.core.clean_json import JsonMapping
     from cascade_agent.validators._plan import Step
 
-_REFERENCE = re.compile(
-    r"\$(?:\{([A-Za-z0-9_-]{1,80})((?:\.[\w-]{1,80}){0,16})\}|([A-Za-z0-9_-]{1,80})((?:\.[\w-]{1,80}){0,16}))"
-)
+_REFERENCE = re.compile(r"\$(\{)?([A-Za-z0-9_-]{1,80})((?:\.[\w-]{1,80}){0,16})(?(1)\})")
+"""A brace or none, the id of a step, the path in its result."""
 _ENVIRONMENT = re.compile(r"[A-Z0-9_]+")
 _MAX_PLANNED = 2_000
 _MAX_RESULT = 200_000
@@ -29,6 +30,8 @@ _MAX_DEPTH = 16
 _MAX_REFERENCES = 64
 _MAX_REFERENCES_IN_PLAN = 5_000
 MISSING = object()
+Result: TypeAlias = "Callable[[str], object]"
+"""Gives what a step of this id gave, `MISSING` when it is not known."""
 
 
 # ---- references in a plan -------------------------------------------------------------------------------------------
@@ -44,7 +47,7 @@ def find_bad_reference(steps: list[Step], earlier: set[str]) -> str | None:
         for path, text in _texts(step.args):
             for found in islice(_REFERENCE.finditer(text), max(0, min(left, _MAX_REFERENCES))):
                 left -= 1
-                target = found[1] or found[3]
+                target = found[2]
                 if target in before or (target not in by_id and not _certain(found, text)):
                     continue
                 before_it = _waited_for(step, by_id) if before_it is None else before_it
@@ -56,11 +59,10 @@ def find_bad_reference(steps: list[Step], earlier: set[str]) -> str | None:
 
 def _certain(found: re.Match[str], text: str) -> bool:
     """Return whether a `$` before an unknown name must be a reference: `$5`, `$HOME` and `${HOME}/bin` need not be."""
-    target = found[1] or found[3]
+    braced, target, path = found.groups()
     if target.isdigit() or _ENVIRONMENT.fullmatch(target):
         return False
-    braced, dotted, whole = found[1] is not None, bool(found[2] or found[4]), found[0] == text.strip()
-    return (braced and (whole or dotted)) or (whole and dotted)
+    return (braced is not None) + bool(path) + (found[0] == text.strip()) > 1  # two signs of three
 
 
 def _waited_for(step: Step, by_id: Mapping[str, Step]) -> set[str]:
@@ -103,29 +105,6 @@ def _texts(args: object) -> list[tuple[str, str]]:
 # ---- results --------------------------------------------------------------------------------------------------------
 
 
-class Results:
-    """Looks up what earlier steps gave: their own `result`, or the only message of a tool that only one step calls."""
-
-    def __init__(self, steps: Sequence[Step], answered: Mapping[str, Sequence[object]]) -> None:
-        self._steps = steps
-        self._answered = answered
-
-    def get(self, step_id: str, path: str) -> object:
-        """Return a step's result, or the part of it at a dotted path; `MISSING` when it is not known."""
-        step = next((step for step in self._steps if step.id == step_id), None)
-        if step is None:
-            return MISSING
-        value = self._answer(step) if step.result is None else step.result
-        for part in path.split(".")[1:]:
-            value = _part(_decoded(value), part)
-        return value
-
-    def _answer(self, step: Step) -> object:
-        answers = self._answered.get(step.tool or "", ())
-        alone = len(answers) == 1 and sum(other.tool == step.tool for other in self._steps) == 1
-        return answers[0] if alone else MISSING
-
-
 def _decoded(value: object) -> object:
     """Return a result, read where it is JSON in a string, as tools return it."""
     if isinstance(value, str) and len(value) <= _MAX_RESULT and value.lstrip()[:1] in ("{", "["):
@@ -136,60 +115,62 @@ def _decoded(value: object) -> object:
     return value
 
 
-def _part(value: object, key: str) -> object:
-    if isinstance(value, Mapping):
-        return value.get(key, MISSING)
-    if isinstance(value, list | tuple):
-        at = int(key) if key.isascii() and key.isdecimal() and not key[6:] else len(value)  # no list is longer
-        return value[at] if at < len(value) else MISSING
-    return MISSING
+def _part_of(value: object, path: str) -> object:
+    """Return the part of a result at a dotted path; `MISSING` when it is not known."""
+    for key in path.split(".")[1:]:
+        value = _decoded(value)
+        if isinstance(value, list | tuple):
+            at = int(key) if re.fullmatch("[0-9]{1,6}", key) else len(value)  # no list is longer
+            value = value[at] if at < len(value) else MISSING
+        else:
+            value = value.get(key, MISSING) if isinstance(value, Mapping) else MISSING
+    return value
 
 
 # ---- whether the arguments of a call are the planned ones -----------------------------------------------------------
 
 
-def compare(step: Step, args: JsonMapping, results: Results) -> tuple[str | None, str | None]:
+def compare(step: Step, args: JsonMapping, result: Result) -> tuple[str | None, str | None]:
     """Return the name of an argument that is not the earlier result, and of one that is not the plan's own literal."""
     differs: str | None = None
     for key, planned in islice(step.args.items(), _MAX_NODES):
         given = args.get(key, MISSING)
         if has_reference(planned):
-            if not _agrees(planned, given, results, 0):
+            if not _agrees(planned, given, result, 0):
                 return key, None
         elif differs is None and not (same_value(given, planned) or (planned is None and given is MISSING)):
             differs = key
     return None, differs
 
 
-def _agrees(planned: object, given: object, results: Results, depth: int) -> bool:
+def _agrees(planned: object, given: object, result: Result, depth: int) -> bool:
     """Return whether a given argument is what the planned one becomes with the results put in."""
     if isinstance(planned, str):
-        return _text_agrees(planned, given, results) if "$" in planned else same_value(given, planned)
+        return _text_agrees(planned, given, result) if "$" in planned else same_value(given, planned)
     if depth >= _MAX_DEPTH:
         return True
     if isinstance(planned, Mapping):
         return isinstance(given, Mapping) and all(
-            _agrees(v, given.get(k, MISSING), results, depth + 1) for k, v in islice(planned.items(), _MAX_NODES)
+            _agrees(v, given.get(k, MISSING), result, depth + 1) for k, v in islice(planned.items(), _MAX_NODES)
         )
     if isinstance(planned, list | tuple):
         return (
             isinstance(given, list | tuple)
             and len(given) == len(planned)
-            and all(_agrees(p, g, results, depth + 1) for p, g in zip(planned[:_MAX_NODES], given, strict=False))
+            and all(_agrees(p, g, result, depth + 1) for p, g in zip(planned[:_MAX_NODES], given, strict=False))
         )
     return same_value(given, planned)
 
 
-def _text_agrees(planned: str, given: object, results: Results) -> bool:
+def _text_agrees(planned: str, given: object, result: Result) -> bool:
     if len(planned) > _MAX_PLANNED:
         return True
     whole = _REFERENCE.fullmatch(planned.strip())
     if whole is not None:
-        path = whole[2] or whole[4] or ""
-        value = results.get(whole[1] or whole[3], path)
-        return value is MISSING or _is_result(given, value, loose=not path)
+        value = _part_of(result(whole[2]), whole[3])
+        return value is MISSING or _is_result(given, value, loose=not whole[3])
     for found in islice(_REFERENCE.finditer(planned), _MAX_REFERENCES):
-        value = results.get(found[1] or found[3], found[2] or found[4] or "")
+        value = _part_of(result(found[2]), found[3])
         if isinstance(value, str | int | float) and not (isinstance(given, str) and _plain(value) in _plain(given)):
             return False
     return True

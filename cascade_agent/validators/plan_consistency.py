@@ -6,10 +6,10 @@ What cannot be read as a plan is somebody else's data and is left alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.errors import ConfigurationError
@@ -25,7 +25,7 @@ from cascade_agent.validators._plan import (
     looks_like_plan,
     read_steps,
 )
-from cascade_agent.validators._plan_args import Results, compare, find_bad_reference, has_reference
+from cascade_agent.validators._plan_args import MISSING, compare, find_bad_reference, has_reference
 from cascade_agent.validators._soft import HANDED_ON, check_scores
 from cascade_agent.validators._words import pointer_part
 from cascade_agent.validators.agreement import same_value
@@ -85,14 +85,13 @@ class PlanConsistency:
     """
 
     plan: Callable[[Any], object] | None = None
-    known_tools: Collection[str] | None = field(default=None, kw_only=True)
-    required_outputs: Collection[str] | Callable[[StepContext], Iterable[str]] | None = field(
-        default=None, kw_only=True
-    )
-    free_tools: Collection[str] = field(default=(), kw_only=True)
-    open_score: float = field(default=0.2, kw_only=True)
-    differs_score: float = field(default=0.4, kw_only=True)
-    max_steps: int = field(default=200, kw_only=True)
+    _: KW_ONLY
+    known_tools: Collection[str] | None = None
+    required_outputs: Collection[str] | Callable[[StepContext], Iterable[str]] | None = None
+    free_tools: Collection[str] = ()
+    open_score: float = 0.2
+    differs_score: float = 0.4
+    max_steps: int = 200
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "plan_inconsistent"
     weights: ClassVar[Mapping[str, Weight]] = dict.fromkeys(("plan_steps_open", "plan_argument_differs"), HANDED_ON)
@@ -145,19 +144,18 @@ class PlanConsistency:
 
     def _proposed(self, draft: Draft, context: StepContext) -> tuple[Sequence[object] | None, str]:
         """Return the plan that the answer is or carries, unread, and where it stands; None when it is none."""
-        if draft.parsed is not None:
-            return _proposed_parsed(draft.parsed, context)
-        items, path = (None, "") if draft.tool_calls else _proposed_text(draft.message.content)
-        for index, call in enumerate(draft.tool_calls[:_MAX_CALLS]):
-            args = call.get("args")
-            if isinstance(args, Mapping) and "steps" in args and looks_like_plan(args["steps"]):
-                items, path = args["steps"], f"/tool_calls/{index}/args/steps"
-                break
-        if items is not None and self.known_tools is None:
-            known = self._known(draft, context)
-            if known and not any(field_of(item, "tool") in known for item in islice(items, self.max_steps)):
-                return None, ""  # a recipe, a bill of materials: data of that shape that was asked for
-        return items, path
+        for value, path in _places(draft):
+            items = items_of(value)
+            whole = isinstance(value, Mapping) and value is draft.parsed
+            asked_for = isinstance(value, Plan) or (whole and asks_for_plan(context.output_schema))
+            if not asked_for and not looks_like_plan(items):
+                continue
+            if draft.parsed is None and self.known_tools is None:
+                known = self._known(draft, context)
+                if known and not any(field_of(item, "tool") in known for item in islice(items or (), self.max_steps)):
+                    break  # a recipe, a bill of materials: data of that shape that was asked for
+            return items, path if isinstance(value, list | tuple) else f"{path}/steps"
+        return None, ""
 
     def _known(self, draft: Draft, context: StepContext) -> Collection[str]:
         """Return the names that a plan may use; the tool by which the plan itself is handed in is none of them."""
@@ -200,9 +198,7 @@ class PlanConsistency:
             if step.status == "pending" and step.result is not None:
                 step.status = "done"
         view = _View(steps, context.messages)
-        if draft.tool_calls:
-            return self._judge_calls(view, draft)
-        return self._judge_text(view, draft, context)
+        return self._judge_calls(view, draft) if draft.tool_calls else self._judge_text(view, draft, context)
 
     def _judge_text(self, view: _View, draft: Draft, context: StepContext) -> Verdict | None:
         if draft.invalid_tool_calls or draft.parsed is not None or context.output_schema is not None:
@@ -234,7 +230,7 @@ class PlanConsistency:
         due = [step for step in startable if view.due(step)]
         if not due:
             return self._not_due(view, mine, startable, args)
-        findings = [(step, *compare(step, args, view.results)) for step in due]
+        findings = [(step, *compare(step, args, view.result)) for step in due]
         step, wrong, differs = min(findings, key=lambda found: (found[1] is not None, found[2] is not None))
         if wrong is not None:
             reason = "an argument differs from the earlier result that the plan takes it from"
@@ -281,73 +277,72 @@ class _View:
         self.steps = steps
         self.tracked = any(step.states_status or step.result is not None for step in steps)
         self.finished = not any(step.open or step.status == "failed" for step in steps)
+        self.answered: dict[str | None, list[object]] = {}
+        """The last answers of each tool, the newest first, errors left out."""
         self.answered_in_turn: set[str | None] = set()
-        answered = self._read(messages)
-        self.results = Results(steps, answered)
+        this_turn = True
+        for message in reversed(messages[-_WINDOW:]):
+            this_turn = this_turn and message.type not in _HUMAN
+            if message.type in _TOOL and message.name and getattr(message, "status", None) != "error":
+                self.answered.setdefault(message.name, []).append(message.content)
+                self.answered_in_turn.update([message.name] if this_turn else ())
         self.ran: set[str] = set()  # ids of open steps whose tool has answered more often than the done ones explain
-        for tool, answers in answered.items():
+        for tool, answers in self.answered.items():
             mine = [step for step in steps if step.tool == tool]
             spare = len(answers) - sum(step.status == "done" for step in mine)
             self.ran.update(step.id for step in [step for step in mine if step.open][: max(0, spare)])
-        self._done = {step.id for step in steps if step.closed} | self.ran
-        self._ids = {step.id for step in steps}
+        self._waiting = {step.id for step in steps if not step.closed} - self.ran
         self.free_step_due = any(step.tool is None and step.open and self.due(step) for step in steps)
 
     def due(self, step: Step) -> bool:
         """Return whether every step that this one waits for is done; one of an earlier plan is."""
-        return all(d in self._done or d not in self._ids for d in step.depends_on)
+        return self._waiting.isdisjoint(step.depends_on)
 
-    def _read(self, messages: Sequence[BaseMessage]) -> dict[str, list[object]]:
-        """Return what each tool has answered of late, errors left out."""
-        answered: dict[str, list[object]] = {}
-        this_turn = True
-        for index in range(len(messages) - 1, max(-1, len(messages) - 1 - _WINDOW), -1):
-            message = messages[index]
-            kind = message.type
-            if kind in _HUMAN:
-                this_turn = False
-            elif kind in _TOOL and message.name and getattr(message, "status", None) != "error":
-                answered.setdefault(message.name, []).append(message.content)
-                if this_turn:
-                    self.answered_in_turn.add(message.name)
-        return answered
+    def result(self, step_id: str) -> object:
+        """Return what a step gave: its `result`, or the only answer of a tool that only it calls; else `MISSING`."""
+        step = next((step for step in self.steps if step.id == step_id), None)
+        if step is None or step.result is not None:
+            return MISSING if step is None else step.result
+        answers = self.answered.get(step.tool, [])
+        alone = len(answers) == 1 and sum(other.tool == step.tool for other in self.steps) == 1
+        return answers[0] if alone else MISSING
 
 
-# ---- a plan in an answer --------------------------------------------------------------------------------------------
+# ---- where an answer may hold a plan --------------------------------------------------------------------------------
 
 
-def _proposed_parsed(parsed: object, context: StepContext) -> tuple[Sequence[object] | None, str]:
-    if isinstance(parsed, Plan) or (isinstance(parsed, Mapping) and asks_for_plan(context.output_schema)):
-        return items_of(parsed), "/parsed/steps"
-    places: list[tuple[object, str]] = [(parsed, "/parsed")]
-    inner = parsed if isinstance(parsed, Mapping) else getattr(parsed, "__dict__", None)
-    if isinstance(inner, Mapping):  # a union in a wrapper, as re-planners have it: {"action": Plan | Answer}
-        places.extend((value, f"/parsed/{pointer_part(key)}") for key, value in islice(inner.items(), 16))
-    for value, path in places:
-        items = None if isinstance(value, str) else items_of(value)
-        if items is not None and (isinstance(value, Plan) or looks_like_plan(items)):
-            return items, path if isinstance(value, list | tuple) else f"{path}/steps"
-    return None, ""
+def _places(draft: Draft) -> Iterator[tuple[object, str]]:
+    """Yield values that a plan may be made of, and where they stand."""
+    parsed = draft.parsed
+    if parsed is not None:
+        yield parsed, "/parsed"
+        inner = parsed if isinstance(parsed, Mapping) else getattr(parsed, "__dict__", None)
+        if isinstance(inner, Mapping):  # a union in a wrapper, as re-planners have it: {"action": Plan | Answer}
+            yield from ((value, f"/parsed/{pointer_part(key)}") for key, value in islice(inner.items(), 16))
+    elif draft.tool_calls:
+        for index, call in enumerate(draft.tool_calls[:_MAX_CALLS]):
+            args = call.get("args")
+            if isinstance(args, dict) and "steps" in args:
+                yield args, f"/tool_calls/{index}/args"
+    else:
+        found = _json_of(draft.message.content)
+        if found is not None:
+            yield found, "/text"
 
 
-def _proposed_text(content: object) -> tuple[Sequence[object] | None, str]:
+def _json_of(content: object) -> object:
+    """Return the JSON that a text is, fenced or not, where it may be a plan; else None."""
     if isinstance(content, list):
         texts = (block.get("text") if isinstance(block, Mapping) else block for block in content)
         content = "".join(text for text in texts if isinstance(text, str))
     if not isinstance(content, str) or len(content) > _MAX_TEXT or '"id"' not in content:
-        return None, ""
-    if '"tool"' not in content and '"depends_on"' not in content:
-        return None, ""
+        return None
     text = content.strip()
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json").strip()
-    if text[:1] not in ("{", "["):
-        return None, ""
+    if text[:1] not in ("{", "[") or ('"tool"' not in text and '"depends_on"' not in text):
+        return None
     try:
-        data = json.loads(text)
+        return cast("object", json.loads(text))
     except (ValueError, RecursionError):
-        return None, ""
-    items = items_of(data)
-    if items is None or not looks_like_plan(items):
-        return None, ""
-    return items, "/text/steps" if isinstance(data, dict) else "/text"
+        return None

@@ -11,18 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NotRequired,
-    Required,
-    Union,
-    get_args,
-    get_origin,
-)
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired, Required, Union, get_args, get_origin
 
 from cascade_agent.core.records import Verdict
 from cascade_agent.validators._cache import IdentityCache
@@ -65,8 +54,6 @@ class StructuredOutput:
     is too large to be followed to its end.
     """
 
-    name: ClassVar[str] = "StructuredOutput"
-    stage: ClassVar[Literal["context", "draft", "evidence"]] = "draft"
     shipped: ClassVar[bool] = True
     escalates_as: ClassVar[str] = "schema_invalid"
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from cascade_agent._log import LOG
@@ -37,8 +37,6 @@ _INT_MIN, _INT_END = -(2**63), 2**64
 _MAX_VERDICTS = 10
 _MAX_ERRORS = 200
 _MAX_WARNINGS = 512
-Path = tuple[Any, ...]
-"""Where a value stands: `()` for the arguments, else the path of its parent and its key or index."""
 
 
 class Problem(NamedTuple):
@@ -134,23 +132,23 @@ def _verdict(base: str, problem: Problem) -> Verdict:
 
 def _unstorable(arguments: JsonObject) -> Problem | None:
     """Return the first thing in the arguments that a checkpoint cannot hold; without recursion, in linear time."""
-    stack: list[tuple[JsonObject | list[Json], Path, int]] = [(arguments, (), 1)]
+    stack: list[tuple[JsonObject | list[Json], tuple[object, ...]]] = [(arguments, ())]
     size = 0
     while stack:
-        value, path, depth = stack.pop()
+        value, path = stack.pop()
         size += 2 * len(value)
-        if depth > MAX_ARGUMENT_DEPTH:
+        if len(path) >= MAX_ARGUMENT_DEPTH:
             return _cannot(path, f"nested more than {MAX_ARGUMENT_DEPTH} deep")
         items: Iterable[tuple[object, object]] = value.items() if isinstance(value, dict) else enumerate(value)
         for key, item in items:
             if isinstance(value, dict):
                 if wrong := "" if isinstance(key, str) and key.isidentifier() else _bad_name(key):
-                    return _cannot((path, key), wrong)
+                    return _cannot((*path, key), wrong)
                 size += len(str(key))
             if isinstance(item, dict | list):
-                stack.append((item, (path, key), depth + 1))
+                stack.append((item, (*path, key)))
             elif wrong := _bad_scalar(item):
-                return _cannot((path, key), wrong)
+                return _cannot((*path, key), wrong)
             elif isinstance(item, str):
                 size += len(item)
         if size > MAX_ARGUMENT_BYTES:
@@ -158,7 +156,7 @@ def _unstorable(arguments: JsonObject) -> Problem | None:
     return None
 
 
-def _cannot(path: Path, reason: str) -> Problem:
+def _cannot(path: tuple[object, ...], reason: str) -> Problem:
     return Problem("/args" + pointer_of(path), "unstorable_argument", f"a checkpoint cannot hold it: {reason}")
 
 
@@ -242,7 +240,7 @@ def _check_schema(schema: Schema, arguments: JsonObject) -> list[Problem]:
 
 
 def _extra(key: object) -> Problem:
-    return Problem("/args" + pointer_of(((), key)), "extra_argument", "the tool declares no such argument")
+    return Problem("/args" + pointer_of([key]), "extra_argument", "the tool declares no such argument")
 
 
 # ---- Python tools ---------------------------------------------------------------------------------------------------
@@ -329,7 +327,7 @@ class _ModelChecker:
             if code == "extra_argument" and len(item["loc"]) == 1:
                 continue  # found by the checker, for every model
             reason = "refused by the tool's own validation" if code == "schema_violation" else kind.replace("_", " ")
-            yield Problem("/args" + pointer_of(reduce(lambda path, key: (path, key), item["loc"], ())), code, reason)
+            yield Problem("/args" + pointer_of(item["loc"]), code, reason)
 
 
 _RANGES = (

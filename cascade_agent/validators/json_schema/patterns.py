@@ -10,34 +10,30 @@ import re
 from typing import NamedTuple, NoReturn, Protocol
 
 _MAX_SOURCE = 4_000
-_MAX_COUNT = 1_000
 _MAX_MEMORY = 4 << 20
 
+_ESCAPE = r"""(?P<pair>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})
+    | (?P<hex>\\(?:u\{[0-9a-fA-F]{1,6}\} | u[0-9a-fA-F]{4} | x[0-9a-fA-F]{2}))
+    | (?P<control>\\c[A-Za-z])
+    | (?P<set>\\(?:[dDwWsS] | [pP]\{(?:\w\w?|Any|ASCII)\}))
+    | (?P<char>\\(?:[bBtnvfr] | 0(?![0-9]) | [^A-Za-z0-9]))"""
+_CLASS_TOKEN = re.compile(rf"{_ESCAPE} | (?P<plain>[^\\])", re.VERBOSE | re.DOTALL)
 _TOKEN = re.compile(
-    r"""\\u\{(?P<code>[0-9a-fA-F]{1,6})\}
-    | \\u(?P<high>[dD][89abAB][0-9a-fA-F]{2})\\u(?P<low>[dD][c-fC-F][0-9a-fA-F]{2})
-    | \\(?:u(?P<u>[0-9a-fA-F]{4}) | x(?P<x>[0-9a-fA-F]{2}) | c(?P<control>[A-Za-z]))
-    | \\(?P<property>[pP])\{(?P<name>\w{1,5})\}
-    | \\(?P<escape>[dDwWsSbBtnvfr] | 0(?![0-9]) | [^A-Za-z0-9])
-    | (?P<group>\((?:\?:|\?<[A-Za-z_]\w*>|(?!\?)))
-    | (?P<count>(?:[*+?] | \{(?P<least>\d+)(?P<most>,\d*)?\})\??)
+    rf"""{_ESCAPE} | (?P<group>\((?:\?:|\?<[A-Za-z_]\w*>|(?!\?))) | (?P<count>(?:[*+?] | \{{\d+(?:,\d*)?\}})\??)
     | (?P<plain>[^\\(])""",
     re.VERBOSE | re.DOTALL,
 )
-_CLASS_TOKEN = re.compile(
-    _TOKEN.pattern.replace("(?P<group>", "(?P<group>(?!)")
-    .replace("(?P<count>", "(?P<count>(?!)")
-    .replace(r"[^\\(]", r"[^\\]"),
-    _TOKEN.flags,
-)
-"""In a class, brackets and counts are characters like any other."""
 _ONE_CLASS = re.compile(r"\^(\.|\\[dDwWsS]|\[(?:[^\\\]]|\\.)+\])\{(\d{1,9})(?:,(\d{0,9}))?\}\$", re.DOTALL)
-_CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
-_LAST = 0x10FFFF
-_SPACES = (
-    *((9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)),
-    *((0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)),
-)
+_CONTROLS = {r"\t": 9, r"\n": 10, r"\v": 11, r"\f": 12, r"\r": 13, r"\0": 0}
+_SETS = {
+    r"\s": r"\s\x{b}\p{Z}\x{feff}",
+    # a class cannot hold the complement of several members: these are the gaps between them
+    r"\S": r"\w\x{0}-\x{8}\x{e}-\x{1f}\x{21}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}\x{202a}-\x{202e}"
+    r"\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{fefe}\x{ff00}-\x{10ffff}",
+    r"\p{ASCII}": r"[:ascii:]",
+    r"\P{ASCII}": r"[:^ascii:]",
+}
+"""Members of a class in RE2's form, where it differs."""
 
 
 class PatternError(Exception):
@@ -127,119 +123,88 @@ def _encode(text: str) -> bytes:
 
 
 def _code(code: int) -> int:
-    if code > _LAST:
+    if code > 0x10FFFF:
         _refuse("a code point above U+10FFFF")
     return code + 0x100000 if 0xD800 <= code <= 0xDFFF else code  # the surrogates
 
 
-def _translate(source: str, at: int, *, inner: bool) -> tuple[str, int, bool]:  # noqa: C901 - one branch per kind of token
+def _translate(source: str, at: int, *, inner: bool) -> tuple[str, int, bool]:
     """Return RE2's form of `source` from `at` on, where it ends, and whether it branches at its top.
 
-    `inner` text ends behind the bracket that closes it.
+    `inner` text ends behind the bracket that closes it. RE2 itself refuses brackets and counts that are out of place.
     """
     out: list[str] = []
-    depth, branches, repeatable = 0, False, False
+    depth, branches, last = 0, False, ""
     while at < len(source):
         token = _TOKEN.match(source, at)
         if token is None:
-            back = re.match(r"\\[1-9k]", source[at:])
-            look = source.startswith(("(?=", "(?!", "(?<"), at)
-            _refuse("a back-reference" if back else "lookaround" if look else "syntax that is not ECMAScript's")
-        at, mark = token.end(), token["plain"]
-        if token["count"]:
-            _check_count(token, repeatable=repeatable)
-            out.append(token[0])
-            repeatable = False
-            continue
-        repeatable = token["escape"] not in ("b", "B")
-        if token["group"]:
-            out.append("(?:")
-            depth, repeatable = depth + 1, False
-        elif mark == ")":
-            if depth == 0 and inner:
-                return "".join(out), at, branches
-            out.append(")")
-            depth -= 1
-        elif mark == "[":
+            _refuse(_foreign(source[at:]))
+        at, text = token.end(), token[0]
+        if text == ")" and inner and not depth:
+            return "".join(out), at, branches
+        depth += (token["group"] is not None) - (text == ")")
+        branches = branches or (text == "|" and not depth)
+        if token["count"] and last in ("^", "$", r"\b", r"\B"):  # RE2 takes it
+            _refuse("a count that stands behind nothing")
+        if text == "[":
             text, at = _class(source, at)
-            out.append(text)
-        elif mark is not None and mark in "^$|":
-            branches, repeatable = branches or (mark == "|" and depth == 0), False
-            out.append(mark)
-        elif mark == ".":
-            out.append(r"[^\n\r\x{2028}\x{2029}]")
-        else:
-            code, members = _atom(token)
-            out.append(token[0] if not repeatable else rf"\x{{{code:x}}}" if members is None else f"[{members}]")
-        if depth < 0:
-            break
-    if depth or inner:
+        elif token["group"]:
+            text = "(?:"
+        elif text == ".":
+            text = r"[^\n\r\x{2028}\x{2029}]"
+        elif not token["count"] and text not in ("^", "$", "|", ")", r"\b", r"\B"):
+            text = f"[{_atom(token)}]" if token["set"] else _atom(token)
+        out.append(text)
+        last = text
+    if inner:
         _refuse("brackets that do not match")
     return "".join(out), at, branches
 
 
-def _check_count(token: re.Match[str], *, repeatable: bool) -> None:
-    least, most = token["least"], (token["most"] or "").strip(",")
-    if not repeatable:
-        _refuse("a count that stands behind nothing")
-    if max(int((least or "0")[:9]), int((most or "0")[:9])) > _MAX_COUNT:
-        _refuse(f"a count over {_MAX_COUNT:,}")
+def _foreign(rest: str) -> str:
+    if re.match(r"\\[1-9k]", rest):
+        return "a back-reference"
+    return "lookaround" if rest.startswith(("(?=", "(?!", "(?<")) else "syntax that is not ECMAScript's, or not RE2's"
 
 
-def _atom(token: re.Match[str]) -> tuple[int, str | None]:
-    """Return the character that a token stands for, or (0, the members of a class in RE2's form)."""
-    if escape := token["escape"]:
-        if escape in _CONTROLS:
-            return _CONTROLS[escape], None
-        members = {"d": "0-9", "D": r"\D", "w": r"\w", "W": r"\W", "s": _ranges(_SPACES), "S": _ranges(_gaps(_SPACES))}
-        return ord(escape), members.get(escape)
-    if name := token["name"]:
-        if name == "ASCII":
-            return 0, r"\x00-\x7f" if token["property"] == "p" else r"\x{80}-\x{10ffff}"
-        if name != "Any" and name[2:]:  # a general category has one letter or two
-            _refuse("a property of Unicode that RE2 does not have")
-        return 0, rf"\{token['property']}{{{name}}}"
-    if token["high"]:
-        return 0x10000 + ((int(token["high"], 16) & 0x3FF) << 10) + (int(token["low"], 16) & 0x3FF), None
-    if token["control"]:
-        return ord(token["control"]) % 32, None
-    digits = token["code"] or token["u"] or token["x"]
-    return _code(int(digits, 16) if digits else ord(token["plain"])), None
-
-
-def _ranges(pairs: tuple[tuple[int, int], ...]) -> str:
-    return "".join([rf"\x{{{low:x}}}-\x{{{high:x}}}" for low, high in pairs])
-
-
-def _gaps(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    starts = [0, *(high + 1 for _, high in pairs)]
-    return tuple(zip(starts, [*(low - 1 for low, _ in pairs), _LAST], strict=True))
+def _atom(token: re.Match[str]) -> str:
+    """Return RE2's form of a character or of a set of them."""
+    text = token[0]
+    if token["set"]:
+        return _SETS.get(text, text)
+    if token["pair"]:
+        code = ord(bytes.fromhex(text.replace(r"\u", "")).decode("utf-16-be"))
+    elif token["hex"]:
+        code = int(text.strip(r"\ux{}"), 16)
+    else:
+        code = ord(text[-1]) % 32 if token["control"] else _CONTROLS.get(text, ord(text[-1]))
+    return rf"\x{{{_code(code):x}}}"
 
 
 def _class(source: str, at: int) -> tuple[str, int]:
     """Return the character class whose members begin at `at`, and where it ends."""
     negated = source.startswith("^", at)
     at += negated
-    atoms: list[tuple[int, str | None, bool]] = []
+    members: list[str] = []
+    dashes: set[int] = set()
     while not source.startswith("]", at):
         token = _CLASS_TOKEN.match(source, at)
         if token is None:
             _refuse("a class that is not closed")
         at = token.end()
-        if token["escape"] == "b":
-            atoms.append((8, None, False))
-        else:
-            atoms.append((*_atom(token), token[0] == "-"))
+        if token[0] == "-":
+            dashes.add(len(members))
+        members.append(r"\x{8}" if token[0] == r"\b" else _atom(token))
     out: list[str] = []
-    while atoms:
-        code, members, _ = atoms.pop(0)
-        high = code
-        if len(atoms) > 1 and atoms[0][2] and members is None and atoms[1][1] is None:
-            high = atoms[1][0]
-            del atoms[:2]
-        if high < code:
-            _refuse("a class with a range out of order")
-        out.append(_ranges(((code, high),)) if members is None else members)
+    index = 0
+    while index < len(members):
+        ends = members[index : index + 3 : 2]  # of a range, where a dash stands between two characters
+        if index + 1 in dashes and len(ends) == 2 and all(end.startswith(r"\x") for end in ends):
+            out.append("-".join(ends))
+            index += 3
+        else:
+            out.append(members[index])
+            index += 1
     if not out:
-        out, negated = [_ranges(((0, _LAST),))], not negated
+        out, negated = [r"\x{0}-\x{10ffff}"], not negated
     return f"[{'^' * negated}{''.join(out)}]", at + 1

@@ -82,7 +82,7 @@ class Schema:
         token = RUN.set(Run(steps))
         try:
             found = islice(errors(self._root, value), MAX_FAULTS)
-            faults.extend(Fault(_pointer(e.path), str(e.validator), e.message[:_TEXT]) for e in found)
+            faults.extend(Fault(pointer_of(e.path), str(e.validator), e.message[:_TEXT]) for e in found)
         except (BudgetSpent, RecursionError):
             return Report(tuple(faults), complete=False)
         finally:
@@ -110,16 +110,7 @@ class Schema:
         return found
 
 
-def pointer_of(path: tuple[Any, ...]) -> str:
-    """Return the JSON pointer of where a value stands: `()` for the root, else `(path of the parent, key or index)`."""
-    keys: list[object] = []
-    while path:
-        path, key = path
-        keys.append(key)
-    return _pointer(reversed(keys))
-
-
-def _pointer(keys: Iterable[object]) -> str:
+def pointer_of(keys: Iterable[object]) -> str:
     """Return a JSON pointer (RFC 6901) with clipped, printable segments."""
     texts = [key if isinstance(key, str) else str(key) for key in keys]
     clipped = [text if len(text) <= _KEY else text[:_KEY] + "…" for text in texts]
@@ -195,7 +186,8 @@ class _References:
     def __init__(self, root: JsonObject) -> None:
         import referencing
 
-        self.dynamic: list[str] = []
+        self.dynamic: set[tuple[str, int]] = set()
+        """Names of dynamic anchors and where they stand; a registry may ask for the same ones again."""
         draft: Any = referencing.Specification  # an attrs class, whose arguments mypy cannot see
         self.specification: Any = draft(
             name="bounded",
@@ -215,7 +207,8 @@ class _References:
         for keyword in ("$anchor", "$dynamicAnchor", "$id"):
             name = schema.get(keyword)
             if isinstance(name, str) and (keyword != "$id" or name.startswith("#")):  # an anchor of Draft 6 and 7
-                self.dynamic += [name] * (keyword == "$dynamicAnchor")
+                if keyword == "$dynamicAnchor":
+                    self.dynamic.add((name, id(schema)))
                 yield anchor(name=name.removeprefix("#"), resource=specification.create_resource(schema))
 
     def inside(self, resolver: Any, schema: object) -> Any:
@@ -226,7 +219,8 @@ class _References:
 
     def resolve(self, resolver: Any, reference: object, keyword: str) -> tuple[Any, Any]:
         """Return the schema that a reference leads to, and its resolver."""
-        if keyword != "$ref" and (len(self.registry) > 1 or len(set(self.dynamic)) < len(self.dynamic)):
+        names = {name for name, _ in self.dynamic}
+        if keyword != "$ref" and (len(self.registry) > 1 or len(names) < len(self.dynamic)):
             _refuse("a dynamic reference with more than one possible target")
         try:
             found = resolver.lookup(reference)
@@ -362,7 +356,7 @@ class _Builder:
         self.compiler.report(self.node.pointer, keyword, reason)
 
     def child(self, schema: object, *tokens: str | int) -> Node:
-        pointer = (self.node.pointer + _pointer(tokens))[:_TEXT]
+        pointer = (self.node.pointer + pointer_of(tokens))[:_TEXT]
         if isinstance(schema, dict | bool):
             return self.compiler.node(schema, pointer, self.resolver)
         self.compiler.report(pointer, "", "not a schema")

@@ -60,14 +60,7 @@ for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
 add("ref", "$schema is remote", {"$schema": "http://example.com/meta", **beside({})}, OK, BAD)
 add("ref", "$schema is no text", {"$schema": {"a": 1}, **beside({})}, OK, BAD)
 add("ref", "$vocabulary", {"$vocabulary": {"http://example.com/v": True}, **beside({})}, OK, BAD)
-add(
-    "ref",
-    "$id is remote",
-    {"$id": "http://example.com/root.json", **beside({"$ref": "child.json"})},
-    OK,
-    BAD,
-    unchecked=True,
-)
+add("ref", "$id is remote", {"$id": "http://example.com/root.json", **beside({"$ref": "child.json"})}, OK, BAD, unchecked=True)  # fmt: skip
 add("ref", "$id is broken", {"$id": "http://[", **beside({})}, OK, BAD)
 add("ref", "$id is broken below", {"$id": "http://e.com/a", **beside({"$id": "http://["})}, OK, BAD)
 add("ref", "a broken reference", {"$id": "http://e.com/a", **beside({"$ref": "http://["})}, OK, BAD, unchecked=True)
@@ -82,52 +75,15 @@ add(
     {"$defs": {"a": {"$id": "http://e.com/a", "$defs": {"t": {"type": "string"}}, "$ref": "#/$defs/t"}}, **beside({"$ref": "http://e.com/a"})},
     OK, {"x": 1, "n": 1}, unchecked=False,
 )  # fmt: skip
-add(
-    "ref",
-    "an anchor",
-    {"$defs": {"a": {"$anchor": "t", "type": "string"}}, **beside({"$ref": "#t"})},
-    OK,
-    {"x": 1, "n": 1},
-)
-add(
-    "ref",
-    "an anchor of Draft 7",
-    {"definitions": {"a": {"$id": "#t", "type": "string"}}, **beside({"$ref": "#t"})},
-    OK,
-    {"x": 1, "n": 1},
-)
-add(
-    "ref",
-    "escapes ~0 ~1",
-    {"$defs": {"a/b~c": {"type": "string"}}, **beside({"$ref": "#/$defs/a~1b~0c"})},
-    OK,
-    {"x": 1, "n": 1},
-)
-add(
-    "ref",
-    "escapes %25",
-    {"$defs": {"a%b c": {"type": "string"}}, **beside({"$ref": "#/$defs/a%25b%20c"})},
-    OK,
-    {"x": 1, "n": 1},
-)
+add("ref", "an anchor", {"$defs": {"a": {"$anchor": "t", "type": "string"}}, **beside({"$ref": "#t"})}, OK, {"x": 1, "n": 1})  # fmt: skip
+add("ref", "an anchor of Draft 7", {"definitions": {"a": {"$id": "#t", "type": "string"}}, **beside({"$ref": "#t"})}, OK, {"x": 1, "n": 1})  # fmt: skip
+add("ref", "escapes ~0 ~1", {"$defs": {"a/b~c": {"type": "string"}}, **beside({"$ref": "#/$defs/a~1b~0c"})}, OK, {"x": 1, "n": 1})  # fmt: skip
+add("ref", "escapes %25", {"$defs": {"a%b c": {"type": "string"}}, **beside({"$ref": "#/$defs/a%25b%20c"})}, OK, {"x": 1, "n": 1})  # fmt: skip
 add("ref", "into a list", {"allOf": [{"$ref": "#/$defs/l/1"}], "$defs": {"l": [{}, beside({})]}}, OK, BAD)
 add("ref", "itself", {"$ref": "#"}, {"a": 1}, unchecked=True)
 add("ref", "itself beside a rule", {"$ref": "#", "type": "object", "required": ["n"]}, OK, {}, unchecked=True)
-add(
-    "ref",
-    "a pair",
-    {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
-    OK,
-    unchecked=True,
-)
-add(
-    "ref",
-    "a ring through allOf",
-    {"allOf": [{"anyOf": [{"$ref": "#"}, {"not": {"$ref": "#"}}]}], **beside({})},
-    OK,
-    BAD,
-    unchecked=True,
-)
+add("ref", "a pair", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, OK, unchecked=True)  # fmt: skip
+add("ref", "a ring through allOf", {"allOf": [{"anyOf": [{"$ref": "#"}, {"not": {"$ref": "#"}}]}], **beside({})}, OK, BAD, unchecked=True)  # fmt: skip
 add("ref", "a dynamic ring", {"$dynamicAnchor": "a", "$dynamicRef": "#a", **beside({})}, OK, BAD, unchecked=True)
 add(
     "ref", "a dynamic reference with two targets",
@@ -143,14 +99,7 @@ add(
 )
 add("ref", "a chain of 1,500", lambda: {"$ref": "#/$defs/d0", "$defs": {**{f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(1500)}, "d1500": {"type": "object"}}}, {})  # fmt: skip
 add("ref", "names that look like keywords", {"type": "object", "properties": {"$ref": {"type": "string"}, "$schema": {"type": "string"}, "$id": {"type": "integer"}}}, {"$ref": "#/x", "$schema": "s", "$id": 1}, {"$ref": 1}, unchecked=False)  # fmt: skip
-add(
-    "ref",
-    "a reference inside enum and const is data",
-    beside({"enum": [{"$ref": "http://example.com"}, "v"]}),
-    OK,
-    BAD,
-    unchecked=False,
-)
+add("ref", "a reference inside enum and const is data", beside({"enum": [{"$ref": "http://example.com"}, "v"]}), OK, BAD, unchecked=False)  # fmt: skip
 add("ref", "$defs is a list", {"$defs": [], **beside({"$ref": "#/$defs/0"})}, OK, BAD, unchecked=True)
 
 
@@ -181,14 +130,7 @@ add("growth", "two recursive references per level", {"type": "object", "addition
 add("growth", "two recursive references, 40 levels", {"additionalProperties": {"anyOf": [{"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, {"$ref": "#"}]}}, lambda: chain(40))  # fmt: skip
 add("growth", "not in not, 50 deep", lambda: wrap("not", 50, {"type": "string"}), "v", 1)
 add("growth", "if in if", lambda: wrap("if", 50, {"type": "object"}), {})
-add(
-    "growth",
-    "dependentSchemas to itself",
-    {"dependentSchemas": {"x": {"$ref": "#"}}, **beside({})},
-    OK,
-    BAD,
-    unchecked=True,
-)
+add("growth", "dependentSchemas to itself", {"dependentSchemas": {"x": {"$ref": "#"}}, **beside({})}, OK, BAD, unchecked=True)  # fmt: skip
 add("growth", "unevaluatedProperties through recursion", {"allOf": [{"$ref": "#/$defs/a"}], "unevaluatedProperties": False, "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"properties": {"n": {}}}]}}}, {"n": 1}, unchecked=True)  # fmt: skip
 add(
     "growth",
@@ -295,13 +237,7 @@ odd("pattern", "inside of not", {"not": {"pattern": r"(v)\1?"}})
 odd("pattern", "inside of oneOf", {"oneOf": [{"pattern": r"(v)\1?"}, {"type": "string"}]})
 odd("pattern", "inside of if", {"if": {"pattern": r"(w)\1?"}, "then": {"type": "null"}})
 add("pattern", "inside of contains", beside({"contains": {"pattern": r"(w)\1?"}, "maxContains": 0, "minContains": 0}), {"x": ["v"], "n": 1}, BAD, unchecked=True)  # fmt: skip
-add(
-    "pattern",
-    "patternProperties explode",
-    {"patternProperties": {r"^(a+)+$": {"type": "integer"}}},
-    {"a" * 40 + "!": "v"},
-    {"a" * 40: "v"},
-)
+add("pattern", "patternProperties explode", {"patternProperties": {r"^(a+)+$": {"type": "integer"}}}, {"a" * 40 + "!": "v"}, {"a" * 40: "v"})  # fmt: skip
 add(
     "pattern",
     "patternProperties unreadable, closed",

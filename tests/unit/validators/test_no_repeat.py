@@ -15,18 +15,8 @@ from cascade_agent.core.records import Draft, StepContext, ToolSpec, Verdict
 from cascade_agent.validators.no_repeat import NoRepeat
 from tests.builders import json_values
 
-SEARCH = ToolSpec(
-    "search",
-    parameters={
-        "type": "object",
-        "properties": {
-            "query": {"type": "string"},
-            "limit": {"type": "integer", "default": 5},
-            "page": {"type": ["integer", "null"], "default": None},
-        },
-        "required": ["query"],
-    },
-)
+PROPERTIES = {"query": {"type": "string"}, "limit": {"type": "integer", "default": 5}, "page": {"default": None}}
+SEARCH = ToolSpec("search", parameters={"type": "object", "properties": PROPERTIES, "required": ["query"]})
 TOOLS = (SEARCH, ToolSpec("read"), ToolSpec("save"))
 EFFECTS = {"save": "write", "pay": "irreversible", "search": "read"}
 
@@ -79,29 +69,22 @@ def codes(*args: Any, **kwargs: Any) -> list[str]:
 
 A, B, C = call("search", query="a"), call("read", id=1), call("search", query="c")
 
+# what is the same value and the same call stands in test_agreement
 SAME = {
     "identical": (call("search", query="a"), call("search", query="a")),
     "order of keys": (call("read", x=1, y=2), call("read", y=2, x=1)),
-    "case and outer white space": (call("search", query="Oslo "), call("search", query="oslo")),
-    "5 and 5.0": (call("read", id=5), call("read", id=5.0)),
-    "a declared default": (call("search", query="a"), call("search", query="a", limit=5)),
     "a declared default of null": (call("search", query="a", page=None), call("search", query="a")),
     "nested": (call("read", q={"a": [1, {"b": "X"}]}), call("read", q={"a": [1.0, {"b": "x"}]})),
     "no arguments": (call("read"), call("read")),
-    "1 and the text 1": (call("read", id=1), call("read", id="1")),
     "null and nothing": (call("read", id=None), call("read")),
     "large integers": (call("read", id=2**70), call("read", id=2**70)),
 }
 DIFFERENT = {
     "another value": (call("search", query="a"), call("search", query="b")),
-    "another tool": (call("search", query="a"), call("read", query="a")),
     "another value beside a default": (call("search", query="a"), call("search", query="b", limit=5)),
-    "not the default": (call("search", query="a"), call("search", query="a", limit=6)),
     "an argument without a default": (call("search", query="a"), call("search", query="a", lang="en")),
-    "true and 1": (call("read", id=True), call("read", id=1)),
     "true and false": (call("read", id=True), call("read", id=False)),
     "null and zero": (call("read", id=None), call("read", id=0)),
-    "another order of a list": (call("read", ids=[1, 2]), call("read", ids=[2, 1])),
     "a longer list": (call("read", ids=[1, 2]), call("read", ids=[1, 2, 3])),
     "another nesting": (call("read", q={"a": {"b": 1}}), call("read", q={"a": [1]})),
     "more keys": (call("read", q={"a": 1}), call("read", q={"a": 1, "b": 2})),
@@ -238,9 +221,8 @@ def test_every_call_repeats_itself(args: dict[str, Any]) -> None:
 
     if finite(args):
         again = copy.deepcopy(args)
-        assert codes(
-            Turn().did({"name": "read", "args": args, "id": ""}), {"name": "read", "args": again, "id": ""}
-        ) == ["repeated_call"]
+        first, second = ({"name": "read", "args": a, "id": ""} for a in (args, again))
+        assert codes(Turn().did(first), second) == ["repeated_call"]
 
 
 # ---- polling --------------------------------------------------------------------------------------------------------

@@ -73,34 +73,28 @@ BROKEN_PLANS = {
     "a dotted reference to nothing": ([step("a", args={"x": "$zz.id"})], "plan_unknown_reference", "/0/args/x"),
     "a reference inside a text": ([step("a", args={"x": "No ${zz.id}!"})], "plan_unknown_reference", "/0/args/x"),
     "a reference to itself": ([step("a", args={"x": "${a.id}"})], "plan_unknown_reference", "/0/args/x"),
-    "a reference to a later step": (
-        [step("a", args={"x": {"y": ["$b"]}}), step("b", "refund")],
-        "plan_unknown_reference",
-        "/0/args/x/*/0",
-    ),
+    "a reference to a later step": ([step("a", args={"x": {"y": ["$b"]}}), step("b", "refund")], "plan_unknown_reference", "/0/args/x/*/0"),
+}  # fmt: skip
+
+
+SHAPES: dict[str, tuple[Any, str]] = {
+    "parsed dict": (lambda steps: judge("", parsed={"steps": steps}), "/parsed/steps"),
+    "parsed list": (lambda steps: judge("", parsed=steps), "/parsed"),
+    "wrapped": (lambda steps: judge("", parsed=SimpleNamespace(action={"steps": steps})), "/parsed/*/steps"),
+    "call": (lambda steps: judge([call("Plan", steps=steps)]), "/tool_calls/0/args/steps"),
+    "text": (lambda steps: judge(json.dumps({"goal": "g", "steps": steps})), "/text/steps"),
+    "fenced": (lambda steps: judge(f"```json\n{json.dumps({'steps': steps})}\n```"), "/text/steps"),
+    "list text": (lambda steps: judge(AIMessage([{"type": "text", "text": json.dumps(steps)}])), "/text"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN_PLANS)
-@pytest.mark.parametrize("shape", ["parsed dict", "parsed list", "wrapped", "call", "text", "fenced", "list text"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_broken_plan(case: str, shape: str) -> None:
     """A plan that does not hold together is a hard fail with its own code and place, however it is handed in."""
     steps, code, place = BROKEN_PLANS[case]
-    if shape == "parsed dict":
-        verdict, root = judge("", parsed={"steps": steps}), "/parsed/steps"
-    elif shape == "parsed list":
-        verdict, root = judge("", parsed=steps), "/parsed"
-    elif shape == "wrapped":
-        verdict, root = judge("", parsed=SimpleNamespace(action={"steps": steps})), "/parsed/*/steps"
-    elif shape == "call":
-        verdict, root = judge([call("Plan", steps=steps)]), "/tool_calls/0/args/steps"
-    elif shape == "text":
-        verdict, root = judge(json.dumps({"goal": "g", "steps": steps})), "/text/steps"
-    elif shape == "fenced":
-        verdict, root = judge(f"```json\n{json.dumps({'steps': steps})}\n```"), "/text/steps"
-    else:
-        blocks = [{"type": "text", "text": json.dumps(steps)}]
-        verdict, root = judge(AIMessage(blocks)), "/text"
+    judged, root = SHAPES[shape]
+    verdict = judged(steps)
     assert (verdict.code, verdict.hard, verdict.path) == (code, True, root + place)
 
 
@@ -115,11 +109,7 @@ GOOD_PLANS = {
     "numbers as ids": [step(1), step(2, "refund", 1, args={"order": "$1.id"})],
     "a step of text": [step("a"), step("b", None, "a")],
     "a dependency that stands later": [step("a", "refund", "b", args={"x": "${b}"}), step("b")],
-    "a far dependency that stands later": [
-        step("a", "refund", "b", args={"x": "$c"}),
-        step("b", "refund", "c"),
-        step("c"),
-    ],
+    "a far dependency that stands later": [step("a", "refund", "b", args={"x": "$c"}), step("b", "refund", "c"), step("c")],
     "a dependency reached on two ways": [
         step("a", "refund", "b", "c", args={"x": "$d"}),
         step("b", "refund", "d"),
@@ -128,7 +118,7 @@ GOOD_PLANS = {
     ],
     "money and environment": [step("a", args={"x": "$5", "y": "$5.00", "z": "$PATH", "w": "${HOME}/bin", "v": "a$b"})],
     "two independent steps": [step("a"), step("b", "get_weather")],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", GOOD_PLANS)
@@ -260,34 +250,14 @@ RESULTS = {"look": {"id": 17, "total": 5.0}}
 BAD_ACTIONS = {
     "a tool that the plan does not use": (order_plan(), [call("get_weather")], "plan_unexpected_call", "/name"),
     "a step whose dependency is open": (order_plan(), [call("send_mail")], "plan_dependency_open", ""),
-    "a step whose dependency has failed": (
-        order_plan("failed"),
-        [call("refund", order=17)],
-        "plan_dependency_open",
-        "",
-    ),
-    "a step and the one that waits for it": (
-        order_plan(),
-        [call("refund", order=17), call("send_mail")],
-        "plan_dependency_open",
-        "",
-    ),
+    "a step whose dependency has failed": (order_plan("failed"), [call("refund", order=17)], "plan_dependency_open", ""),
+    "a step and the one that waits for it": (order_plan(), [call("refund", order=17), call("send_mail")], "plan_dependency_open", ""),
     "a step that is done": (order_plan(), [call("find_order", name="ada ")], "plan_step_done", ""),
-    "a tool of a done step with other arguments": (
-        order_plan(),
-        [call("find_order", name="Bob")],
-        "plan_unexpected_call",
-        "/name",
-    ),
-    "one due step twice": (
-        order_plan(),
-        [call("refund", order=17), call("refund", order=17)],
-        "plan_unexpected_call",
-        "/name",
-    ),
+    "a tool of a done step with other arguments": (order_plan(), [call("find_order", name="Bob")], "plan_unexpected_call", "/name"),
+    "one due step twice": (order_plan(), [call("refund", order=17), call("refund", order=17)], "plan_unexpected_call", "/name"),
     "a wrong argument": (order_plan(), [call("refund", order=18)], "plan_wrong_argument", "/args/order"),
     "a missing argument": (order_plan(), [call("refund")], "plan_wrong_argument", "/args/order"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD_ACTIONS)
@@ -312,38 +282,35 @@ class ModelState(BaseModel):
     results: Any = None
 
 
-@pytest.mark.parametrize(
-    "kind", ["dict", "list", "model", "object state", "model state", "callable", "words", "no result"]
-)
+def state_of(plan: Any) -> dict[str, Any]:
+    """A state with a plan and the result of its first step."""
+    return {"plan": plan, "results": RESULTS}
+
+
+STATES: dict[str, Any] = {
+    "dict": state_of({"steps": order_plan()}),
+    "list": state_of(order_plan()),
+    "model": state_of(Plan.model_validate({"steps": order_plan()})),
+    "object state": ObjectState(**state_of(tuple(order_plan()))),
+    "model state": ModelState(**state_of(Plan.model_validate({"steps": order_plan()}))),
+    "callable": {"work": {"todo": order_plan()}, "results": RESULTS},
+    "words": state_of(order_plan("Completed", "to-do", "NOT STARTED")),
+    "no result": {"plan": {"steps": order_plan()}},
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
 def test_good_action(kind: str) -> None:
     """The call that is due is kept, whatever the plan and the state are made of."""
-    steps, validator = order_plan(), PlanConsistency()
-    state: Any = {"plan": {"steps": steps}, "results": RESULTS}
-    if kind == "list":
-        state["plan"] = steps
-    elif kind == "model":
-        state["plan"] = Plan.model_validate({"steps": steps})
-    elif kind == "object state":
-        state = ObjectState(plan=tuple(steps), results=RESULTS)
-    elif kind == "model state":
-        state = ModelState(plan=Plan.model_validate({"steps": steps}), results=RESULTS)
-    elif kind == "callable":
-        validator, state = PlanConsistency(lambda s: s["work"]["todo"]), {"work": {"todo": steps}, "results": RESULTS}
-    elif kind == "words":
-        state["plan"] = order_plan("Completed", "to-do", "NOT STARTED")
-    elif kind == "no result":
-        state.pop("results")
-    assert judge([call("refund", order=17)], validator, state=state) is None
-    assert judge([call("send_mail")], validator, state=state) is not None
+    validator = PlanConsistency(lambda s: s["work"]["todo"]) if kind == "callable" else PlanConsistency()
+    assert judge([call("refund", order=17)], validator, state=STATES[kind]) is None
+    assert judge([call("send_mail")], validator, state=STATES[kind]) is not None
 
 
 def test_parallel_independent_steps() -> None:
     """Parallel calls of independent due steps are kept, also of one tool with different arguments in any order."""
-    plan = [
-        step("a", args={"name": "Ada"}, status="pending"),
-        step("b", args={"name": "Bob"}),
-        step("c", "get_weather"),
-    ]
+    named = [step("a", args={"name": "Ada"}, status="pending"), step("b", args={"name": "Bob"})]
+    plan = [*named, step("c", "get_weather")]
     calls = [call("find_order", name="Bob"), call("get_weather"), call("find_order", name="Ada")]
     assert judge(calls, state={"plan": plan}) is None
 
@@ -411,14 +378,9 @@ def test_finished_plan_binds_no_later_turn() -> None:
     state = {"plan": order_plan("done", "done", "done")}
     assert judge([call("get_weather")], state=state) is None
     assert judge("All done!", state=state) is None
-    assert (
-        judge([call("find_order", name="Ada")], state=state, messages=[*answered("find_order"), HumanMessage("?")])
-        is None
-    )
-    verdict = judge(
-        [call("find_order", name="Ada")], state=state, messages=answered("find_order", "refund", "send_mail")
-    )
-    assert verdict.code == "plan_step_done"
+    again = [call("find_order", name="Ada")]
+    assert judge(again, state=state, messages=[*answered("find_order"), HumanMessage("?")]) is None
+    assert judge(again, state=state, messages=answered("find_order", "refund", "send_mail")).code == "plan_step_done"
 
 
 # ---- arguments taken from earlier results ---------------------------------------------------------------------------
@@ -526,9 +488,8 @@ def test_result_from_the_only_tool_message() -> None:
     messages: list[BaseMessage] = [HumanMessage("Hi"), AIMessage("", tool_calls=[call("find_order")]), found]
     assert judge([call("refund", order=17)], state={"plan": plan}, messages=messages) is None
     assert judge([call("refund", order=18)], state={"plan": plan}, messages=messages) is not None
-    assert (
-        judge([call("refund", order=18)], state={"plan": plan}, messages=[*messages, SystemMessage("."), found]) is None
-    )
+    twice = [*messages, SystemMessage("."), found]
+    assert judge([call("refund", order=18)], state={"plan": plan}, messages=twice) is None
     plan.append(step("c", "find_order", status="done"))
     assert judge([call("refund", order=18)], state={"plan": plan}, messages=messages) is None
 
@@ -538,11 +499,8 @@ def test_literal_argument_that_differs() -> None:
     plan = [step("a", args={"name": "Ada", "limit": 5, "page": None}, status="pending"), step("b", "refund")]
     assert judge([call("find_order", name="ada", limit=5.0)], state={"plan": plan}) is None
     verdict = judge([call("find_order", name="Bob", limit=6), call("refund")], state={"plan": plan})
-    assert (verdict.outcome, verdict.code, verdict.path) == (
-        "abstain",
-        "plan_argument_differs",
-        "/tool_calls/0/args/name",
-    )
+    found = (verdict.outcome, verdict.code, verdict.path)
+    assert found == ("abstain", "plan_argument_differs", "/tool_calls/0/args/name")
     hard = judge([call("find_order", name="Bob"), call("get_weather")], state={"plan": plan})
     assert hard.code == "plan_unexpected_call"
 

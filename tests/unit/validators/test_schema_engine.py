@@ -55,11 +55,7 @@ TABLE: list[tuple[Any, list[Any], list[Any]]] = [
     ({"properties": {"a": False}}, [{}, {"b": 1}], [{"a": 1}]),
     ({"additionalProperties": False, "properties": {"a": {}}}, [{}, {"a": 1}], [{"b": 1}]),
     ({"additionalProperties": {"type": "integer"}, "properties": {"a": {}}}, [{"a": "x", "b": 1}], [{"b": "x"}]),
-    (
-        {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False},
-        [{"x1": 1}, {}],
-        [{"x1": "a"}, {"y": 1}],
-    ),
+    ({"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False}, [{"x1": 1}, {}], [{"x1": "a"}, {"y": 1}]),
     ({"propertyNames": {"maxLength": 2}}, [{"ab": 1}, {}], [{"abc": 1}]),
     ({"propertyNames": False}, [{}], [{"a": 1}]),
     ({"minProperties": 1}, [{"a": 1}, []], [{}]),
@@ -218,16 +214,7 @@ DEFINED = st.builds(
 )
 
 
-def _same_reading(schema: dict[str, Any]) -> bool:
-    """Whether both read the schema alike: we leave out a `const` that the declared type forbids, as a slip."""
-    return not any("listed value" in fault.message for fault in Schema(schema).unchecked)
-
-
-@settings(
-    max_examples=examples(100, 400),
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@settings(max_examples=examples(100, 400), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])  # fmt: skip
 @given(schema=DEFINED, values=st.lists(VALUES, min_size=1, max_size=4))
 @example(schema={"contains": {"type": "integer"}, "unevaluatedItems": False, "$defs": {}}, values=[[1, "x"]])
 def test_random_schemas_are_judged_as_the_independent_implementation_judges_them(
@@ -235,8 +222,8 @@ def test_random_schemas_are_judged_as_the_independent_implementation_judges_them
 ):
     """On random schemas and values of the common subset, valid means valid for both."""
     ours = Schema(schema)
-    if not _same_reading(schema):
-        return
+    if any("listed value" in fault.message for fault in ours.unchecked):
+        return  # we leave out a `const` that the declared type forbids, as a slip
     assert ours.unchecked == ()
     oracle = jsonschema.Draft202012Validator(schema)
     for value in values:
@@ -259,17 +246,8 @@ CORPUS = [pytest.param(case, id=f"{case.group}-{case.name}"[:70]) for case in CA
 def test_the_corpus_is_large():
     """There are at least 120 hostile schemas, in every group."""
     assert len(CASES) >= 120
-    assert {case.group for case in CASES} >= {
-        "ref",
-        "growth",
-        "pattern",
-        "number",
-        "size",
-        "bulk",
-        "garbage",
-        "dialect",
-        "value",
-    }
+    groups = "ref growth pattern number size bulk garbage dialect value"
+    assert {case.group for case in CASES} == {*groups.split()}
 
 
 @pytest.mark.parametrize("case", CORPUS)
@@ -361,9 +339,8 @@ def test_the_bounds_of_size():
     """Above 2,000 subschemas the first are enforced, above the byte limit nothing; a later change of a schema changes nothing."""
     properties = {f"p{i}": {"type": "string"} for i in range(MAX_NODES + 50)}
     schema = Schema({"properties": properties})
-    assert [fault.message for fault in schema.unchecked] == [
-        "the schema has more than 2,000 subschemas; the rest is not checked"
-    ]
+    too_many = "the schema has more than 2,000 subschemas; the rest is not checked"
+    assert [fault.message for fault in schema.unchecked] == [too_many]
     assert schema.check({"p0": 1}).faults
     assert schema.check({f"p{MAX_NODES + 40}": 1}).faults == ()
     assert Schema({"type": "string", "description": "d" * (MAX_BYTES - 100)}).unchecked == ()
@@ -414,15 +391,16 @@ def test_a_fault_names_path_and_rule(schema: Any, value: Any, fault: tuple[str, 
 @given(secret=st.text(alphabet="QZ", min_size=12, max_size=12))
 def test_no_fault_quotes_a_value(secret: str):
     """A canary in the value is in no message."""
-    for schema in (
-        {"type": "integer"},
-        {"enum": ["a"]},
-        {"pattern": "^a$"},
-        {"maxLength": 1},
-        {"not": {}},
-        {"const": 1},
-        {"oneOf": [{}, {}]},
-    ):
+    rules = {
+        "type": "integer",
+        "enum": ["a"],
+        "pattern": "^a$",
+        "maxLength": 1,
+        "not": {},
+        "const": 1,
+        "oneOf": [{}, {}],
+    }
+    for schema in ({keyword: value} for keyword, value in rules.items()):
         report = Schema({"properties": {"k": schema}}).check({"k": secret})
         assert report.faults
         assert secret not in str(report)

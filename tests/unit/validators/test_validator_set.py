@@ -30,11 +30,13 @@ DRAFT, CONTEXT = Draft(message=AIMessage("x")), StepContext()
 BOTH = pytest.mark.parametrize("way", ["sync", "async"])
 
 
-def judged(validators: ValidatorSet, draft: Draft | None = DRAFT, *, way: str = "sync") -> list[Verdict]:
+def judged(
+    validators: ValidatorSet, draft: Draft | None = DRAFT, context: StepContext = CONTEXT, *, way: str = "sync"
+) -> list[Verdict]:
     """The verdicts of a set."""
     if way == "sync":
-        return list(validators.validate(draft, CONTEXT))
-    return list(asyncio.run(validators.avalidate(draft, CONTEXT, seconds=5)))
+        return list(validators.validate(draft, context))
+    return list(asyncio.run(validators.avalidate(draft, context, seconds=5)))
 
 
 class Named:
@@ -60,35 +62,23 @@ class Asking(Named):
 
 @BOTH
 @pytest.mark.parametrize(
-    ("finding", "outcomes"),
+    ("finding", "signed"),
     [
         (None, []),
         ([], []),
-        (True, ["pass"]),
-        (False, ["fail"]),
-        (Verdict(outcome="abstain"), ["abstain"]),
-        ((Verdict(outcome="pass"), Verdict(outcome="fail")), ["pass", "fail"]),
+        (True, [("pass", "mine")]),
+        (False, [("fail", "mine")]),
+        (Verdict(outcome="abstain"), [("abstain", "mine")]),
+        ((Verdict(outcome="pass", validator="other"), Verdict(outcome="fail")), [("pass", "other"), ("fail", "mine")]),
     ],
 )
-def test_what_a_validator_may_return(finding, outcomes, way):
-    """Nothing, a bool, a verdict or several; whoever does not sign is signed for."""
+def test_what_a_validator_may_return(finding, signed, way):
+    """Nothing, a bool, a verdict or several; one that speaks for another keeps its name, else it is signed for."""
 
     def mine(_draft: Any, _context: Any) -> Any:
         return finding
 
-    found = judged(ValidatorSet([mine]), way=way)
-    assert [v.outcome for v in found] == outcomes
-    assert {v.validator for v in found} <= {"mine"}
-
-
-@BOTH
-def test_a_signed_verdict_keeps_its_name(way):
-    """A validator that speaks for another may say so."""
-
-    def mine(_draft: Any, _context: Any) -> Any:
-        return [Verdict(outcome="pass", validator="other"), Verdict(outcome="pass")]
-
-    assert [v.validator for v in judged(ValidatorSet([mine]), way=way)] == ["other", "mine"]
+    assert [(v.outcome, v.validator) for v in judged(ValidatorSet([mine]), way=way)] == signed
 
 
 @BOTH
@@ -96,10 +86,7 @@ def test_those_that_need_no_draft_are_asked_before(way):
     """`context` validators see no draft, `draft` validators see one, each in the order they were given."""
     validators = ValidatorSet([Named("a"), Named("b", "context"), Named("c"), Asking("d", "evidence")])
     assert [(v.validator, v.reason) for v in judged(validators, None, way=way)] == [("b", "without a draft")]
-    assert [(v.validator, v.reason) for v in judged(validators, way=way)] == [
-        ("a", "with a draft"),
-        ("c", "with a draft"),
-    ]
+    assert [(v.validator, v.reason) for v in judged(validators, way=way)] == [(n, "with a draft") for n in "ac"]
     assert list(validators.evidence) == ["d"]
 
 
@@ -143,11 +130,8 @@ def test_a_fault_never_reaches_the_next_validator():
     def raises(_draft: Any, _context: Any) -> Any:
         raise TimeoutError
 
-    for validators, codes in [
-        ([raises, answers], ["validator_error", ""]),
-        ([answers, raises], ["", "validator_error"]),
-    ]:
-        assert [v.code for v in judged(ValidatorSet(validators), way="async")] == codes
+    for order, codes in (((raises, answers), ["validator_error", ""]), ((answers, raises), ["", "validator_error"])):
+        assert [v.code for v in judged(ValidatorSet(order), way="async")] == codes
 
 
 @pytest.mark.filterwarnings("error")
@@ -245,11 +229,7 @@ def test_a_validator_cannot_change_the_request_or_the_answer(way: str) -> None:
     def clears(_draft: Any, given: Any) -> None:
         given.messages.clear()
 
-    validators = ValidatorSet([meddles, clears])
-    if way == "sync":
-        found = validators.validate(draft, context)
-    else:
-        found = asyncio.run(validators.avalidate(draft, context, seconds=5))
+    found = judged(ValidatorSet([meddles, clears]), draft, context, way=way)
     assert [v.broken for v in found] == [False, True]
     assert (draft.message.content, draft.tool_calls[0]["args"], len(request)) == ("right", {"x": 1}, 1)
 
