@@ -98,7 +98,7 @@ def calibrate(
     if max_loss is None and evidence_share is None:
         ui.fail("give --max-loss, --evidence-share, or both")
     mode: OnError = "skip" if skip_bad else "strict"
-    result = None
+    result = new = None
     with ui.reading_progress():
         paths = [part for name in (*journals, *(labels or ())) for part in _parts(name)]
         base = None if policy is None else load_policy(policy)

@@ -95,7 +95,7 @@ class Executor:
                 left = None if seconds is None else seconds - (perf_counter() - started)
                 await self._way.first(waiting, left)
                 over = [call for call in waiting if call.done()]
-                if own not in over and (not over or rival.result().error is None):
+                if own not in over and (not over or over[0].result().error is None):
                     error, latency = SupersededError() if over else LateError.after(seconds), perf_counter() - started
                     await self._way.gone(own)
                     return Reply(None, error, late=True, latency=latency)

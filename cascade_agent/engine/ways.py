@@ -85,7 +85,7 @@ def unwrapped(error: Exception) -> Exception:
 
 async def resolved(value: T | Awaitable[T]) -> T:
     """Return a value, or what comes of it: methods of LangChain's asynchronous managers give coroutines."""
-    return await value if isinstance(value, Awaitable) else value
+    return cast("T", await value if isinstance(value, Awaitable) else value)
 
 
 class Threads:

@@ -264,7 +264,7 @@ class Stability:
         """Return the name of a cell; of a bin its edges."""
         key = "other" if cell == len(self._names) else self._names[cell]
         if not isinstance(key, float):
-            return "none" if key is None else key
+            return "none" if key is None else str(key)
         low, high = list(pairwise((None, *self._edges, None)))[int(key)]
         return ("" if low is None else f"{low:.3g} < ") + "value" + ("" if high is None else f" <= {high:.3g}")
 

@@ -86,7 +86,7 @@ class Counts(Sums[str]):
         self[name] += times
         return name
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Sums[str]) -> None:
         """Take in other counts."""
         for name, times in other.items():
             self.add(name, times)
