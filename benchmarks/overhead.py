@@ -232,6 +232,8 @@ def main() -> None:
         print(json.dumps(accepted_step(args.calls)))
         return
     if args.against:
+        if not (args.against / "cascade_agent").is_dir():  # Python would take the installed version instead
+            parser.error(f"--against {args.against}: expected a folder that holds cascade_agent/, as a checkout does")
         rows = compare(args.against, args.rounds, args.calls)
         show_comparison(rows)
         if args.json:
