@@ -184,13 +184,13 @@ class _AgentCall:
         bound = self.tiers[role].config
         token = var_child_runnable_config.set(merge_configs(config, bound) if bound else config)
         try:
-            return await self._asked(role, note, handler, is_async=is_async)
+            return await self._handled(role, note, handler, is_async=is_async)
         except StructuredOutputError as error:
             return error
         finally:
             var_child_runnable_config.reset(token)
 
-    async def _asked(self, role: Role, note: str | None, handler: Handler, *, is_async: bool) -> ModelResponse[Any]:
+    async def _handled(self, role: Role, note: str | None, handler: Handler, *, is_async: bool) -> ModelResponse[Any]:
         """Ask the handler, within the retries and fallbacks that are wrapped around the tier's model."""
         tier = self.tiers[role]
         if not tier.wrapped:
@@ -199,13 +199,13 @@ class _AgentCall:
         def wrapped(model: Any) -> Runnable[Any, Any]:
             own = replace(tier, model=configured(model, self.config))
 
-            def asked(_: object, **bound: Any) -> Any:
+            def handle(_: object, **bound: Any) -> Any:
                 return handler(self.request_of(role, note, own, bound))
 
-            async def aasked(_: object, **bound: Any) -> Any:
-                return await resolved(asked(_, **bound))
+            async def ahandle(_: object, **bound: Any) -> Any:
+                return await resolved(handle(_, **bound))
 
-            return RunnableLambda(aasked if is_async else asked, name="asked")
+            return RunnableLambda(ahandle if is_async else handle, name="handler")
 
         around = tier.around(wrapped)
         return cast("ModelResponse[Any]", await around.ainvoke(None) if is_async else around.invoke(None))

@@ -337,8 +337,8 @@ def _short(found: Certificate | NoThreshold) -> str:
             f"{found.upper:.4f} at {found.confidence:.3g}, {found.escalated:.1%} escalate"
         )
     power = f" About {found.missing_for_power} give a test 80 % power at half the target."
-    told = "missing" in found.reason or not found.missing
-    return f"no threshold holds: {found.reason}.{'' if told else power}"
+    known = "missing" in found.reason or not found.missing
+    return f"no threshold holds: {found.reason}.{'' if known else power}"
 
 
 def _file_line(new: Policy | None, out: Path | None, mark: str) -> str:

@@ -357,7 +357,7 @@ def loop(context: StepContext) -> Loop:
 class Conversation:
     """A step as the graded validators read it, cut to bounds.
 
-    `request` is the last human message as it was written, `asked` the same, read. `readings` are this turn's results
+    `request` is the last human message as it was written, `wish` the same, read. `readings` are this turn's results
     and answers, earlier messages and the system text. `answered`: a tool has answered in this turn. `follow_up`:
     earlier human messages exist, so the request may lean on them.
     """
@@ -381,7 +381,7 @@ class Conversation:
             self.readings.append(reading(clip(system.text, SYSTEM_CHARS)))
         request = state.request[-1] if state.request else facts(messages[start]) if start >= 0 else _NOTHING
         self.request = clip(request.text, REQUEST_CHARS)
-        self.asked = request.plain if self.request is request.text else reading(self.request)
+        self.wish = request.plain if self.request is request.text else reading(self.request)
 
     @cached_property
     def others(self) -> str:
@@ -391,27 +391,27 @@ class Conversation:
     @cached_property
     def evidence(self) -> str:
         """All that a value may be grounded in, folded."""
-        return f"{self.asked.folded}\n{self.others}" if self.others else self.asked.folded
+        return f"{self.wish.folded}\n{self.others}" if self.others else self.wish.folded
 
     @cached_property
     def evidence_set(self) -> frozenset[str]:
         """Stems of the evidence."""
-        return self.asked.terms.union(*map(_TERMS, self.readings))
+        return self.wish.terms.union(*map(_TERMS, self.readings))
 
     @cached_property
     def numbers(self) -> frozenset[float]:
         """All numbers of the evidence."""
-        return self.asked.numbers.union(*[r.numbers for r in self.readings])
+        return self.wish.numbers.union(*[r.numbers for r in self.readings])
 
     @cached_property
     def compact(self) -> str:
         """The evidence, letters and digits only."""
-        return self.asked.compact + "".join([r.compact for r in self.readings])
+        return self.wish.compact + "".join([r.compact for r in self.readings])
 
     @cached_property
     def initials(self) -> str:
         """First letters of the words of the request, for abbreviations."""
-        return "".join([term[0] for term in terms(self.asked.folded)])
+        return "".join([term[0] for term in terms(self.wish.folded)])
 
     def literally(self, value: str) -> bool:
         """Return whether any of the last messages holds the value letter by letter, also far back."""

@@ -107,7 +107,7 @@ class Grounding:
                 (required if leaf.required else optional).append((grounded, leaf.path))
         if required:
             out.append(_graded("argument_grounded", required))
-        if "%" in conv.asked.folded and any(_percent_as_written(leaf, conv) for leaf in found.leaves):
+        if "%" in conv.wish.folded and any(_percent_as_written(leaf, conv) for leaf in found.leaves):
             out.append(_fail("percent_as_written", ""))
         if optional and (worst := _graded("optional_grounded", optional)).score != 1.0:
             out.append(worst)
@@ -171,7 +171,7 @@ def _percent_as_written(leaf: Leaf, conv: Conversation) -> bool:
     known = [schema.get(key) for key in ("default", "maximum", "exclusiveMaximum", "example")]
     if any(isinstance(k, int | float) and k > 1 for k in known):
         return False
-    return re.search(rf"(?<![\d.,]){re.escape(value_text(value))}(?:[.,]0+)?\s?%", conv.asked.folded) is not None
+    return re.search(rf"(?<![\d.,]){re.escape(value_text(value))}(?:[.,]0+)?\s?%", conv.wish.folded) is not None
 
 
 def _placeholder(value: str, leaf: Leaf, conv: Conversation) -> bool:
@@ -242,7 +242,7 @@ def _number_grounded(value: float, conv: Conversation) -> float:
         wanted = float(value)
     except OverflowError:
         return 0.0
-    if wanted in conv.asked.numbers or -wanted in conv.asked.numbers or _written(value, conv.others):
+    if wanted in conv.wish.numbers or -wanted in conv.wish.numbers or _written(value, conv.others):
         return 1.0
     mentioned = conv.numbers
     if wanted in mentioned or -wanted in mentioned:

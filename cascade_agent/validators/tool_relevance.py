@@ -149,7 +149,7 @@ def _prose(text: str, conv: Conversation, offered: Offer) -> Verdict:
         return _graded("no_call", 1.0)
     if _foreign(conv, offered):
         return _graded("no_call", _NEUTRAL)
-    known, fit = conv.asked.terms, 0.0
+    known, fit = conv.wish.terms, 0.0
     for tool in offered.tools:
         if not _apart(tool, known):
             fit = max(fit, min(_share(tool.by_name, known), _share(tool.by_description, known) * 2))
@@ -176,10 +176,10 @@ def _foreign(conv: Conversation, offered: Offer) -> bool:
 
     Fewer than three short words on a side say nothing, except where the scripts differ altogether.
     """
-    asked = conv.asked
-    if min(len(asked.short), len(offered.short)) >= _OF_A_LANGUAGE and asked.short.isdisjoint(offered.short):
+    wish = conv.wish
+    if min(len(wish.short), len(offered.short)) >= _OF_A_LANGUAGE and wish.short.isdisjoint(offered.short):
         return True
-    return not asked.folded.isascii() and asked.latin < 1 / 3 and offered.latin > 2 / 3
+    return not wish.folded.isascii() and wish.latin < 1 / 3 and offered.latin > 2 / 3
 
 
 def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) -> list[Verdict]:
@@ -189,7 +189,7 @@ def _match(found: Answer, conv: Conversation, offered: Offer, *, foreign: bool) 
         score, reason = 0.0, "a called tool is not on offer"
     if reason or conv.answered or foreign:
         return [_graded(code, score, reason) for code in ("tool_match", "description_match")]
-    known = conv.evidence_set if conv.follow_up else conv.asked.terms
+    known = conv.evidence_set if conv.follow_up else conv.wish.terms
     called = {id(tool): tool for tool in found.tools if tool is not None}
     out = []
     for code, part, shares in (
@@ -244,7 +244,7 @@ def _composed(found: Answer, conv: Conversation) -> bool:
                 return True
             tool = found.tools[leaf.call]
             alone = tool is not None and len(tool.properties) == 1
-            if alone and not conv.asked.terms.isdisjoint(terms(fold(leaf.value))):
+            if alone and not conv.wish.terms.isdisjoint(terms(fold(leaf.value))):
                 return True
     return False
 
@@ -252,7 +252,7 @@ def _composed(found: Answer, conv: Conversation) -> bool:
 def _has_identifier(found: Answer, conv: Conversation) -> bool:
     """Return whether a call takes up an identifier of the request: an order number, an address with @."""
     texts = [leaf.value for leaf in found.leaves if isinstance(leaf.value, str)]
-    return any(_IDENTIFIER.fullmatch(text) and fold(text) in conv.asked.folded for text in texts)
+    return any(_IDENTIFIER.fullmatch(text) and fold(text) in conv.wish.folded for text in texts)
 
 
 # ---- what is left of the request ------------------------------------------------------------------------------------
@@ -264,10 +264,10 @@ def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: boo
     request, used, about, calls = conv.request, found.used, found.about, len(found.calls)
     asking = _asking(found, conv, offered)
     if not foreign:
-        wanted = conv.asked.terms if asking is None else frozenset().union(*[sentence.terms for sentence in asking])
+        wanted = conv.wish.terms if asking is None else frozenset().union(*[sentence.terms for sentence in asking])
         covered = _covered(wanted.difference(used.terms), about) if any(found.tools) else 0.0
         out.append(_graded("request_covered", covered, "words of the request found in no call"))
-    unused, count = _numbers_unused(found, conv, asking, about) if conv.asked.spans else (0, 0)
+    unused, count = _numbers_unused(found, conv, asking, about) if conv.wish.spans else (0, 0)
     if unused:
         score, reason = (1.0 - unused / count) / unused, "numbers of the request that no argument takes up"
         fails = score <= _MOST_UNUSED and _takes_numbers(found) and not _prepares(found, conv, offered)
@@ -280,7 +280,7 @@ def _coverage(found: Answer, conv: Conversation, offered: Offer, *, foreign: boo
     lost = [q for q in lost if not ((letters := compact(q)) in used.compact or letters in offered.names)]
     if lost:
         out.append(_graded("quote_unused", 1.0 - len(lost) / len(quotes), "quoted strings no argument takes up"))
-    choices = _choices_unused(found, conv.asked.folded)
+    choices = _choices_unused(found, conv.wish.folded)
     if choices:
         out.append(_graded("choice_unused", 1.0 / (1 + choices), "options that the request names were not chosen"))
     return out
@@ -291,8 +291,8 @@ def _asking(found: Answer, conv: Conversation, offered: Offer) -> list[Sentence]
 
     None is the whole request: it is one sentence, or none of it asks.
     """
-    sentences = conv.asked.sentences
-    if sentences[0].end >= len(conv.asked.folded):
+    sentences = conv.wish.sentences
+    if sentences[0].end >= len(conv.wish.folded):
         return None
     about, used, out = offered.about, found.used.terms, []
     for sentence in sentences:
@@ -326,11 +326,11 @@ def _numbers_unused(
     Numbers inside words, words of the tools (3D), list marks and percent turned into fractions are no loss; each number
     among the arguments that the request does not hold may stand for one that was worked out from others.
     """
-    folded, given = conv.asked.folded, {leaf.value for leaf in found.leaves if type(leaf.value) is int}
+    folded, given = conv.wish.folded, {leaf.value for leaf in found.leaves if type(leaf.value) is int}
     marks = [mark.span() for mark in _LIST_MARK.finditer(folded)] if ")" in folded or "." in folded else ()
     parts = marks if asking is None else [sentence[:2] for sentence in asking]
     count = unused = 0
-    for span in conv.asked.spans:
+    for span in conv.wish.spans:
         at, end = span.start, span.end
         if span.joined or _within(at, marks) or not (asking is None or _within(at, parts)):
             continue
@@ -341,7 +341,7 @@ def _numbers_unused(
             used = found.used.numbers
             if used.isdisjoint(span.values) and used.isdisjoint([round(value * 0.01, 9) for value in span.values]):
                 unused += not (span.parts and used.issuperset(span.parts))
-    worked_out = len(found.used.numbers - conv.asked.numbers) if unused else 0
+    worked_out = len(found.used.numbers - conv.wish.numbers) if unused else 0
     return max(0, unused - worked_out), count
 
 
@@ -366,12 +366,12 @@ def _takes_numbers(found: Answer) -> bool:
 
 def _prepares(found: Answer, conv: Conversation, offered: Offer) -> bool:
     """Return whether the calls may be the look-up before the step that was asked for: another tool fits it too."""
-    known = conv.asked.terms
+    known = conv.wish.terms
     fits = (_share(t.by_name, known) + _share(t.by_description, known) for t in offered.tools if t not in found.tools)
     return any(fit > 2 * _NEXT for fit in fits) or _has_identifier(found, conv)
 
 
-def _choices_unused(found: Answer, asked: str) -> int:
+def _choices_unused(found: Answer, wish: str) -> int:
     """Count the options that the request names and no call chose, for parameters that the calls set."""
     chosen: dict[str, tuple[list[object], set[str]]] = {}
     for leaf in found.leaves:
@@ -381,10 +381,10 @@ def _choices_unused(found: Answer, asked: str) -> int:
     count = 0
     for options, taken in chosen.values():
         for word in [fold(option[:80]) for option in options if isinstance(option, str)]:
-            if len(word) < _OPTION or word not in asked or word in found.used.folded:
+            if len(word) < _OPTION or word not in wish or word in found.used.folded:
                 continue
             if not any(word in value or value in word for value in taken):
-                count += re.search(rf"(?<!\w){re.escape(word)}(?!\w)", asked) is not None
+                count += re.search(rf"(?<!\w){re.escape(word)}(?!\w)", wish) is not None
     return count
 
 
@@ -424,6 +424,6 @@ def _alike(tool: ToolText, calls: Sequence[JsonMapping], conv: Conversation) -> 
     for args in calls:
         given = {k: v for k, v in args.items() if k in tool.required or not is_default(v, tool.properties.get(k))}
         numbers = [v for v in given.values() if isinstance(v, int | float) and not isinstance(v, bool)]
-        once = len(numbers) == len(given) and all(sum(v in s.values for s in conv.asked.spans) == 1 for v in numbers)
+        once = len(numbers) == len(given) and all(sum(v in s.values for s in conv.wish.spans) == 1 for v in numbers)
         seen.add(normal(sorted(numbers) if once else given))
     return len(seen) < len(calls)

@@ -77,9 +77,9 @@ class TurnProgress:
         state = loop(context)
         if state.calls or state.later:
             logit = _logit(draft, state)
-            asked, touched = state.request_terms, 0
+            wanted, touched = state.request_terms, 0
             for tool in context.tools[:_MAX_TOOLS]:
-                touched += not asked.isdisjoint(subject(tool.name))
+                touched += not wanted.isdisjoint(subject(tool.name))
             logit += _TOUCHED * min(_MOST, touched)
         elif (
             draft.tool_calls
@@ -108,5 +108,5 @@ def _logit(draft: Draft, state: Loop) -> float:
         return logit
     if not results:
         return logit if asks(draft.text) else logit + _NO_CALL
-    asked = state.request_numbers
-    return logit if not asked or asked <= state.turn.numbers_of(state.steps) else logit + _NUMBER_LEFT
+    wanted = state.request_numbers
+    return logit if not wanted or wanted <= state.turn.numbers_of(state.steps) else logit + _NUMBER_LEFT
